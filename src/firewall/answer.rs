@@ -1,0 +1,80 @@
+//! What is asked of the firewall and what it answers, free of HTTP.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::npm::{Agent, Integrity};
+use crate::upstream::Authorization;
+
+/// The address under which clients reach us: scheme, authority and path prefix, without a trailing slash. Tarball URLs are
+/// written under it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BaseUrl {
+    /// `http://127.0.0.1:4873`, `https://npm.example/registry`.
+    pub text: Arc<str>,
+    /// Whether answers made for it are kept. A stranger's `Host` fills no memory.
+    pub remembered: bool,
+}
+
+/// Who asks, as far as an answer or the ledger depends on it.
+#[derive(Clone)]
+pub struct Asker {
+    /// The client's address: the peer's, or the one a trusted proxy forwards.
+    pub address: IpAddr,
+    /// Its tool.
+    pub agent: Agent,
+    /// Whose credentials its request carries upstream.
+    pub authorization: Authorization,
+    /// Where it reached us.
+    pub base: BaseUrl,
+}
+
+/// Which packument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// `application/json`
+    Full,
+    /// `application/vnd.npm.install-v1+json`
+    Abbreviated,
+}
+
+/// How the bytes are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Coding {
+    /// As they are.
+    Identity,
+    /// One gzip member.
+    Gzip,
+}
+
+/// A packument, ready to send.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The bytes, in pieces that are shared with the memory.
+    pub chunks: Arc<[Bytes]>,
+    /// Their length together.
+    pub length: u64,
+    /// Which form this is.
+    pub form: Form,
+    /// How it is coded: what was asked for, or identity.
+    pub coding: Coding,
+    /// A strong entity tag, quotes included.
+    pub etag: Arc<str>,
+    /// When this view last changed; never upstream's date.
+    pub last_modified: Timestamp,
+    /// How long ago upstream confirmed it, when upstream could not be asked now.
+    pub stale: Option<Duration>,
+}
+
+/// A tarball that was admitted.
+#[derive(Debug, Clone)]
+pub struct Tarball {
+    /// All its bytes, mapped.
+    pub bytes: Bytes,
+    /// What they hash to.
+    pub integrity: Integrity,
+}

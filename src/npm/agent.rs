@@ -1,0 +1,109 @@
+//! Which client speaks, read off its User-Agent. Refuses to trust it for anything but wording and the ledger.
+
+use std::fmt;
+
+/// The tools whose answers differ, or whose name a person wants to read in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tool {
+    /// `npm/11.21.2 node/v24.21.0 linux x64 …`
+    Npm,
+    /// `pnpm/12.21.0 npm/? node/? linux x64`
+    Pnpm,
+    /// `yarn/1.22.22 npm/? node/…`; yarn 4 speaks as `got (…)` and is told from it.
+    Yarn,
+    /// `Bun/1.4.5`
+    Bun,
+    /// `Deno/2.9.6`
+    Deno,
+    /// Anything else.
+    Other,
+}
+
+impl Tool {
+    /// The tool's name as its users write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Npm => "npm",
+            Self::Pnpm => "pnpm",
+            Self::Yarn => "yarn",
+            Self::Bun => "bun",
+            Self::Deno => "deno",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A tool and the version it says it is, bounded in length and free of control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Agent {
+    /// Which tool.
+    pub tool: Tool,
+    /// Its version, or for [`Tool::Other`] the first product of the header; empty when nothing was sent.
+    pub version: Box<str>,
+}
+
+impl Agent {
+    /// Reads a User-Agent header. Never fails: what is not known is [`Tool::Other`].
+    #[must_use]
+    pub fn parse(header: &str) -> Self {
+        let first = header.split_ascii_whitespace().next().unwrap_or_default();
+        let (product, version) = first.split_once('/').unwrap_or((first, ""));
+        let tool = match product {
+            "npm" => Tool::Npm,
+            "pnpm" => Tool::Pnpm,
+            "yarn" | "got" => Tool::Yarn,
+            "Bun" | "bun" => Tool::Bun,
+            "Deno" | "deno" => Tool::Deno,
+            _ => Tool::Other,
+        };
+        let text = match tool {
+            Tool::Other => first,
+            Tool::Yarn if product == "got" => "berry",
+            _ => version,
+        };
+        Self { tool, version: text.chars().filter(|letter| letter.is_ascii_graphic()).take(48).collect::<String>().into() }
+    }
+
+    /// Whether this client prints `policyRestrictions` of a packument, and resolves rightly in its presence: npm from
+    /// 10.8.2 on. Older npm is pulled onto the restricted version and fails where it could have fallen back.
+    #[must_use]
+    pub fn reads_policy_restrictions(&self) -> bool {
+        let oldest = semver::Version::new(10, 8, 2);
+        self.tool == Tool::Npm && semver::Version::parse(&self.version).is_ok_and(|version| version.cmp_precedence(&oldest).is_ge())
+    }
+}
+
+impl fmt::Display for Agent {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.tool, &*self.version) {
+            (Tool::Other, "") => out.write_str("unknown"),
+            (Tool::Other, product) => out.write_str(product),
+            (tool, "") => out.write_str(tool.as_str()),
+            (tool, version) => write!(out, "{}/{version}", tool.as_str()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_say_who_they_are() {
+        let told = |header| Agent::parse(header).to_string();
+        assert_eq!(told("npm/11.21.2 node/v24.21.0 linux x64 workspaces/false"), "npm/11.21.2");
+        assert_eq!(told("pnpm/12.21.0 npm/? node/? linux x64"), "pnpm/12.21.0");
+        assert_eq!(told("got (https://example.test)"), "yarn/berry");
+        assert_eq!(told("Bun/1.4.5"), "bun/1.4.5");
+        assert_eq!(told("curl/7.88.1"), "curl/7.88.1");
+        assert_eq!(told(""), "unknown");
+    }
+
+    #[test]
+    fn only_npm_from_10_8_2_reads_policy_restrictions() {
+        let reads = |header| Agent::parse(header).reads_policy_restrictions();
+        assert!(reads("npm/10.8.2 node/v22") && reads("npm/12.0.0 node/v24"));
+        assert!(!reads("npm/10.8.1 node/v22") && !reads("npm/9.9.4") && !reads("pnpm/12.21.0 npm/? node/?") && !reads("npm/?"));
+    }
+}

@@ -1,0 +1,279 @@
+//! Integrity (SRI) and shasum: what a tarball must hash to. Refuses to know where the bytes come from.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// The digests npm's `dist` may carry, weakest first so that the order is the strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// Forty hex digits in `dist.shasum`; also as SRI in old lockfiles.
+    Sha1,
+    /// Accepted by SRI.
+    Sha256,
+    /// Accepted by SRI.
+    Sha384,
+    /// What npm writes today.
+    Sha512,
+}
+
+impl Algorithm {
+    /// The name SRI gives it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// The algorithm SRI calls `text`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512].into_iter().find(|algorithm| algorithm.as_str() == text)
+    }
+
+    fn digester(self) -> &'static digest::Algorithm {
+        match self {
+            Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => &digest::SHA256,
+            Self::Sha384 => &digest::SHA384,
+            Self::Sha512 => &digest::SHA512,
+        }
+    }
+
+    fn length(self) -> usize {
+        self.digester().output_len()
+    }
+}
+
+/// One digest, of the length its algorithm has.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    algorithm: Algorithm,
+    bytes: Box<[u8]>,
+}
+
+impl Digest {
+    /// A digest from its bytes; `None` when the length is not the algorithm's.
+    #[must_use]
+    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == algorithm.length()).then(|| Self { algorithm, bytes: bytes.into() })
+    }
+
+    /// Hashes `bytes` whole.
+    #[must_use]
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        Self { algorithm, bytes: digest::digest(algorithm.digester(), bytes).as_ref().into() }
+    }
+
+    /// Which algorithm made it.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The raw digest.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Lower-case hex.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// `sha512-…` as SRI writes it.
+    #[must_use]
+    pub fn to_sri(&self) -> String {
+        format!("{}-{}", self.algorithm.as_str(), STANDARD.encode(&self.bytes))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.to_sri())
+    }
+}
+
+/// Everything a packument says a tarball hashes to: at least one digest, at most one an algorithm, strongest first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Integrity(Box<[Digest]>);
+
+/// How two statements about one version's bytes relate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agreement {
+    /// They share an algorithm, and every shared one says the same.
+    Same,
+    /// A shared algorithm differs.
+    Different,
+    /// No algorithm is shared, so nothing can be said.
+    Incomparable,
+}
+
+impl Integrity {
+    /// Reads `dist.integrity` and `dist.shasum`, either of which may be missing.
+    ///
+    /// Unknown algorithms are passed over, as SRI says. Two different digests of one algorithm (which SRI allows and npm
+    /// never writes) or a digest of the wrong length make the whole statement unusable: `None`, as when there is none.
+    #[must_use]
+    pub fn parse(sri: Option<&str>, shasum: Option<&str>) -> Option<Self> {
+        let mut digests: Vec<Digest> = Vec::with_capacity(2);
+        for entry in sri.unwrap_or_default().split_ascii_whitespace() {
+            let (name, rest) = entry.split_once('-')?;
+            let Some(algorithm) = Algorithm::parse(name) else { continue };
+            let encoded = rest.split('?').next().unwrap_or_default();
+            digests.push(Digest::from_bytes(algorithm, &STANDARD.decode(encoded).ok()?)?);
+        }
+        if let Some(hex) = shasum.filter(|hex| !hex.is_empty()) {
+            digests.push(Digest::from_bytes(Algorithm::Sha1, &decode_hex(hex)?)?);
+        }
+        digests.sort_unstable_by(|one, other| other.cmp(one));
+        digests.dedup();
+        let repeated = digests.windows(2).any(|pair| pair[0].algorithm == pair[1].algorithm);
+        (!digests.is_empty() && !repeated).then(|| Self(digests.into()))
+    }
+
+    /// An integrity of one digest.
+    #[must_use]
+    pub fn single(digest: Digest) -> Self {
+        Self(Box::new([digest]))
+    }
+
+    /// The strongest digest: the one that decides, and the one the store files a tarball under.
+    #[must_use]
+    pub fn strongest(&self) -> &Digest {
+        &self.0[0]
+    }
+
+    /// All digests, strongest first.
+    #[must_use]
+    pub fn digests(&self) -> &[Digest] {
+        &self.0
+    }
+
+    /// Compares what two packuments said of one version.
+    #[must_use]
+    pub fn agreement(&self, other: &Self) -> Agreement {
+        let shared = self.0.iter().filter_map(|one| other.0.iter().find(|two| two.algorithm == one.algorithm).map(|two| one == two));
+        shared.fold(Agreement::Incomparable, |so_far, same| match (so_far, same) {
+            (Agreement::Different, _) | (_, false) => Agreement::Different,
+            (_, true) => Agreement::Same,
+        })
+    }
+
+    /// All digests as one SRI string, strongest first; [`Integrity::parse`] reads it back.
+    #[must_use]
+    pub fn to_sri(&self) -> String {
+        self.0.iter().map(Digest::to_sri).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn decode_hex(hex: &str) -> Option<Vec<u8>> {
+    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
+        return None;
+    }
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
+}
+
+/// Hashes bytes as they land, by every algorithm an [`Integrity`] names.
+pub struct Hasher {
+    expected: Integrity,
+    contexts: Vec<digest::Context>,
+}
+
+impl Hasher {
+    /// A hasher that will compare with `expected`.
+    #[must_use]
+    pub fn new(expected: Integrity) -> Self {
+        let contexts = expected.digests().iter().map(|digest| digest::Context::new(digest.algorithm.digester())).collect();
+        Self { expected, contexts }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for context in &mut self.contexts {
+            context.update(bytes);
+        }
+    }
+
+    /// Compares every digest.
+    ///
+    /// # Errors
+    /// The first digest that differs, with what the bytes really hash to.
+    pub fn finish(self) -> Result<(), Mismatch> {
+        for (expected, context) in self.expected.digests().iter().zip(self.contexts) {
+            let actual = Digest { algorithm: expected.algorithm, bytes: context.finish().as_ref().into() };
+            if actual != *expected {
+                return Err(Mismatch { expected: expected.clone(), actual });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are not what the packument said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {}, the bytes hash to {}", expected.to_sri(), actual.to_sri())]
+pub struct Mismatch {
+    /// What the packument says.
+    pub expected: Digest,
+    /// What came.
+    pub actual: Digest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sri(algorithm: Algorithm, text: &str) -> String {
+        Digest::of(algorithm, text.as_bytes()).to_sri()
+    }
+
+    #[test]
+    fn the_strongest_digest_leads_and_shasum_joins() {
+        let shasum = Digest::of(Algorithm::Sha1, b"x").to_hex();
+        let integrity = Integrity::parse(Some(&format!("{} {}", sri(Algorithm::Sha256, "x"), sri(Algorithm::Sha512, "x"))), Some(&shasum)).unwrap();
+        assert_eq!(integrity.strongest().algorithm(), Algorithm::Sha512);
+        assert_eq!(integrity.digests().len(), 3);
+        assert_eq!(Integrity::parse(Some(&integrity.to_sri()), None), Some(integrity));
+    }
+
+    #[test]
+    fn a_statement_that_contradicts_itself_is_none() {
+        let two = format!("{} {}", sri(Algorithm::Sha512, "x"), sri(Algorithm::Sha512, "y"));
+        assert_eq!(Integrity::parse(Some(&two), None), None);
+        assert_eq!(Integrity::parse(Some("sha512-AAAA"), None), None);
+        assert_eq!(Integrity::parse(None, None), None);
+        assert_eq!(Integrity::parse(None, Some("zz")), None);
+    }
+
+    #[test]
+    fn agreement_needs_a_shared_algorithm() {
+        let both = Integrity::parse(Some(&sri(Algorithm::Sha512, "x")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
+        let weak = Integrity::single(Digest::of(Algorithm::Sha1, b"x"));
+        let other = Integrity::parse(Some(&sri(Algorithm::Sha512, "y")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
+        let strong = Integrity::single(Digest::of(Algorithm::Sha512, b"x"));
+        assert_eq!(both.agreement(&weak), Agreement::Same);
+        assert_eq!(both.agreement(&other), Agreement::Different);
+        assert_eq!(weak.agreement(&strong), Agreement::Incomparable);
+    }
+
+    #[test]
+    fn a_hasher_names_the_digest_that_differs() {
+        let integrity = Integrity::single(Digest::of(Algorithm::Sha512, b"tarball"));
+        let mut right = Hasher::new(integrity.clone());
+        right.update(b"tar");
+        right.update(b"ball");
+        assert!(right.finish().is_ok());
+        let mut wrong = Hasher::new(integrity);
+        wrong.update(b"tampered");
+        assert_eq!(wrong.finish().unwrap_err().actual, Digest::of(Algorithm::Sha512, b"tampered"));
+    }
+}

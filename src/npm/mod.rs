@@ -1,0 +1,14 @@
+//! Floor 0: names things as npm names them. Pure: no clock, no I/O, no async, and no idea of policy.
+
+pub mod agent;
+pub mod endpoint;
+pub mod instant;
+pub mod integrity;
+pub mod name;
+pub mod version;
+
+pub use agent::{Agent, Tool};
+pub use endpoint::Endpoint;
+pub use integrity::{Agreement, Algorithm, Digest, Hasher, Integrity};
+pub use name::{PackageName, Spec};
+pub use version::{Range, Version};

@@ -1,0 +1,7 @@
+//! Floor 2: judges. Facts, rules and an instant make a verdict; nothing else does. Pure: no clock, no I/O, no async.
+
+pub mod rule;
+pub mod verdict;
+
+pub use rule::{Facts, PackageGlob, Policy, Presence};
+pub use verdict::{Reason, RuleId, Verdict};

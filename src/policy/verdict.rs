@@ -1,0 +1,125 @@
+//! What a policy says of one version, and which rule said it. Refuses to know how a refusal is worded for a client.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+/// The rules that can keep a version back. The words are stable: people grep for them, metrics are labelled by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuleId {
+    /// Younger than the minimum release age.
+    MinimumReleaseAge,
+    /// Upstream gives no usable publish time: held until the age has passed since it was first seen.
+    MissingTime,
+    /// The same version was seen with another integrity before.
+    IntegrityChanged,
+    /// The tarball's bytes are not what the packument says.
+    IntegrityMismatch,
+    /// The packument states neither `integrity` nor `shasum`, so nothing could be checked.
+    IntegrityMissing,
+    /// The manifest contradicts its packument: other name, other version, repeated field, no tarball.
+    SelfContradiction,
+    /// It was taken down upstream while young, or a security placeholder took its place.
+    Takedown,
+    /// It is no longer in the packument and was not served by us before.
+    Unpublished,
+    /// Its tarball lies on a host that is not the upstream's.
+    TarballHost,
+}
+
+impl RuleId {
+    /// Every rule, for metrics that start at zero.
+    pub const ALL: [Self; 9] = [
+        Self::MinimumReleaseAge,
+        Self::MissingTime,
+        Self::IntegrityChanged,
+        Self::IntegrityMismatch,
+        Self::IntegrityMissing,
+        Self::SelfContradiction,
+        Self::Takedown,
+        Self::Unpublished,
+        Self::TarballHost,
+    ];
+
+    /// The rule's id as people read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MinimumReleaseAge => "minimum-release-age",
+            Self::MissingTime => "missing-time",
+            Self::IntegrityChanged => "integrity-changed",
+            Self::IntegrityMismatch => "integrity-mismatch",
+            Self::IntegrityMissing => "integrity-missing",
+            Self::SelfContradiction => "self-contradiction",
+            Self::Takedown => "takedown",
+            Self::Unpublished => "unpublished",
+            Self::TarballHost => "tarball-host",
+        }
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// Why a version is kept back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The rule that decided.
+    pub rule: RuleId,
+    /// The particulars in words, lower case, no full stop: what a person reads after the version's name.
+    pub detail: String,
+}
+
+/// The outcome of a policy for one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Served.
+    Allow,
+    /// Refused until an instant.
+    Hold {
+        /// The first instant at which it may open, if upstream is asked again then.
+        until: Timestamp,
+        /// Why.
+        reason: Reason,
+    },
+    /// Refused.
+    Deny {
+        /// Why.
+        reason: Reason,
+    },
+}
+
+impl Verdict {
+    /// A denial.
+    #[must_use]
+    pub fn deny(rule: RuleId, detail: impl Into<String>) -> Self {
+        Self::Deny { reason: Reason { rule, detail: detail.into() } }
+    }
+
+    /// Whether the version is served.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        matches!(self, Self::Allow)
+    }
+
+    /// Why not, unless it is allowed.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Allow => None,
+            Self::Hold { reason, .. } | Self::Deny { reason } => Some(reason),
+        }
+    }
+
+    /// The instant at which it opens, if it is held.
+    #[must_use]
+    pub fn opens(&self) -> Option<Timestamp> {
+        match self {
+            Self::Hold { until, .. } => Some(*until),
+            Self::Allow | Self::Deny { .. } => None,
+        }
+    }
+}

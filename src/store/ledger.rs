@@ -1,0 +1,202 @@
+//! The ledger: the durable record of what was seen upstream and of what was served and refused.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use super::StoreError;
+use crate::npm::{Integrity, PackageName};
+
+/// Which package of which registry: the same name on two registries is two packages.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PackageKey {
+    /// The registry's address without credentials, ending in `/`.
+    pub upstream: std::sync::Arc<str>,
+    /// The package.
+    pub name: PackageName,
+}
+
+/// One version as it was first seen, and when it was gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// The key in `versions`, as upstream wrote it.
+    pub version: Box<str>,
+    /// What its tarball hashed to when it was first seen; `None` when upstream said nothing usable.
+    pub integrity: Option<Integrity>,
+    /// The publish time upstream gave when it was first seen; `None` when missing or unparsable.
+    pub published: Option<Timestamp>,
+    /// The effective publish time, set once (DESIGN §4).
+    pub effective: Timestamp,
+    /// When it was first seen.
+    pub first_seen: Timestamp,
+    /// When it was last seen, if the newest packument no longer has it.
+    pub gone: Option<Timestamp>,
+    /// Whether it went because a security placeholder took its package's place.
+    pub replaced: bool,
+}
+
+/// A dist-tag and a version it was seen to point to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagSighting {
+    /// The dist-tag.
+    pub tag: Box<str>,
+    /// The version it pointed to.
+    pub version: Box<str>,
+    /// When it was first seen to.
+    pub first_seen: Timestamp,
+    /// When it was last seen to.
+    pub last_seen: Timestamp,
+}
+
+/// The newest packument of a package: where its raw bytes lie and how to ask upstream whether it changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// When upstream was first asked for this package at all.
+    pub first_seen: Timestamp,
+    /// When upstream last confirmed these bytes, by the earlier of the two clocks.
+    pub validated: Timestamp,
+    /// When these bytes first came.
+    pub changed: Timestamp,
+    /// SHA-256 of the decoded document: the raw blob's name. `None` when upstream said the package is not there.
+    pub content: Option<[u8; 32]>,
+    /// The length of the decoded document, in bytes.
+    pub length: u64,
+    /// Upstream's ETag, as it came.
+    pub etag: Option<Box<str>>,
+    /// Upstream's Last-Modified, as it came.
+    pub last_modified: Option<Box<str>>,
+}
+
+/// Everything the ledger knows of one package.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PackageRecord {
+    /// The newest packument; `None` when the package was never seen.
+    pub document: Option<Document>,
+    /// Every (version, integrity) ever seen, in the order of `first_seen`.
+    pub releases: Vec<Release>,
+    /// Where its dist-tags pointed, oldest first.
+    pub tags: Vec<TagSighting>,
+}
+
+/// What one validation of a packument changes. Written in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct PackageChange {
+    /// The document as it now stands.
+    pub document: Option<Document>,
+    /// Releases that are new, or whose `gone` or `replaced` changed; (version, integrity) names the row. Of a row that
+    /// exists only `gone` and `replaced` are written: the rest was set once.
+    pub releases: Vec<Release>,
+    /// Sightings that are new, or whose `last_seen` moved; (tag, version, `first_seen`) names the row.
+    pub tags: Vec<TagSighting>,
+}
+
+/// What became of a request, as the ledger keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Bytes went out.
+    Served,
+    /// Refused by a rule.
+    Refused,
+}
+
+/// What kind of request it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A tarball: `version` and `integrity` say which.
+    Tarball,
+    /// A packument or a manifest: `hidden` says what was kept back.
+    Packument,
+}
+
+/// Who got what: one served or refused request. Equal ones within one batch are written as one row with a count.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Download {
+    /// Tarball or packument.
+    pub kind: Kind,
+    /// The package.
+    pub name: PackageName,
+    /// The version, for a tarball or a manifest.
+    pub version: Option<Box<str>>,
+    /// The strongest digest as SRI, for a tarball whose version is known.
+    pub integrity: Option<Box<str>>,
+    /// Served or refused.
+    pub outcome: Outcome,
+    /// The rule that refused.
+    pub rule: Option<&'static str>,
+    /// Versions that the answer hid, shared with the remembered answer.
+    pub hidden: std::sync::Arc<[Box<str>]>,
+    /// The client's address.
+    pub client: IpAddr,
+    /// The tool's name.
+    pub tool: &'static str,
+    /// The tool's version, as it says.
+    pub tool_version: Box<str>,
+}
+
+/// Who asked for a version, summed over the ledger: one line a client and tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exposure {
+    /// The client's address, as text.
+    pub client: String,
+    /// The tool's name.
+    pub tool: String,
+    /// The tool's version.
+    pub tool_version: String,
+    /// The version asked for.
+    pub version: String,
+    /// The digest of the bytes that went out, as SRI, where one was known.
+    pub integrity: Option<String>,
+    /// Served or refused.
+    pub outcome: Outcome,
+    /// The rule that refused.
+    pub rule: Option<String>,
+    /// How often.
+    pub times: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
+}
+
+/// An event that an operator must be able to find again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incident {
+    /// A stable word: `integrity_changed`, `integrity_mismatch`, `version_gone`, `metadata_stripped`, `clock_skew`, …
+    pub kind: &'static str,
+    /// The package, if it is about one.
+    pub name: Option<PackageName>,
+    /// The version, if it is about one.
+    pub version: Option<Box<str>>,
+    /// What happened, one line.
+    pub detail: String,
+}
+
+/// The ledger as the firewall uses it.
+pub trait Ledger: Send + Sync {
+    /// Everything known of a package.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError>;
+
+    /// Writes what one validation changed; durable against a kill of the process when it returns.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written; then nothing was.
+    fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError>;
+
+    /// Notes who got what, off the request path: returns at once, written with the next batch.
+    fn record_download(&self, download: Download, at: Timestamp);
+
+    /// Notes an event, off the request path.
+    fn record_incident(&self, incident: Incident, at: Timestamp);
+
+    /// Who asked for `name`, oldest first; `version` narrows it to one.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError>;
+
+    /// Writes everything noted so far. Blocks until it is on disk.
+    fn flush(&self);
+}

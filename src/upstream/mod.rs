@@ -1,0 +1,106 @@
+//! Floor 5: the registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
+
+pub mod registry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use registry::{Authorization, Fetched, Freshness, Passage, Passed, Registries, Registry, TarballBody, Validators};
+
+/// Who is to blame, which decides what a client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The request was wrong.
+    Client,
+    /// Upstream was.
+    Upstream,
+    /// We were.
+    Internal,
+}
+
+/// What upstream did not do. Cheap to clone: every waiter of one flight gets it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection: refused, DNS, TLS. `detail` names the layer and the cause.
+    #[error("cannot reach upstream `{host}`: {detail}")]
+    Unreachable {
+        /// Host and port.
+        host: Arc<str>,
+        /// DNS, TCP or TLS, and its words.
+        detail: Arc<str>,
+    },
+    /// It took longer than it may.
+    #[error("upstream `{host}` did not answer within {} s", after.as_secs())]
+    TimedOut {
+        /// Host and port.
+        host: Arc<str>,
+        /// The deadline that passed.
+        after: Duration,
+    },
+    /// The connection ended before the body did, or the body is longer or shorter than was said.
+    #[error("upstream `{host}` sent a broken answer: {detail}")]
+    Broken {
+        /// Host and port.
+        host: Arc<str>,
+        /// What is wrong with it.
+        detail: Arc<str>,
+    },
+    /// More bytes than a limit allows.
+    #[error("upstream `{host}` sent more than {limit} bytes")]
+    TooLarge {
+        /// Host and port.
+        host: Arc<str>,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// It is not there (404, 410).
+    #[error("not found upstream")]
+    NotFound,
+    /// 401 or 403: upstream wants other credentials.
+    #[error("upstream `{host}` refused with {status}: {message}")]
+    Denied {
+        /// Host and port.
+        host: Arc<str>,
+        /// 401 or 403.
+        status: u16,
+        /// Its message, one line of ASCII, bounded.
+        message: Arc<str>,
+    },
+    /// Any other status that is no success: 429, 5xx, an unexpected 4xx.
+    #[error("upstream `{host}` answered {status}")]
+    Status {
+        /// Host and port.
+        host: Arc<str>,
+        /// The status.
+        status: u16,
+        /// Its `Retry-After`, if it sent one.
+        retry_after: Option<Arc<str>>,
+    },
+    /// A redirect that is not followed.
+    #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
+    Redirected {
+        /// Host and port.
+        host: Arc<str>,
+        /// The host it points to, or what stood in `Location`.
+        to: Arc<str>,
+        /// Why not, and which setting would allow it.
+        detail: Arc<str>,
+    },
+    /// `dist.tarball` names a host that is not the upstream's and is not allowed.
+    #[error("the tarball lies on `{to}`, which is neither upstream nor allowed by `--tarball-host`")]
+    TarballHost {
+        /// That host.
+        to: Arc<str>,
+    },
+}
+
+impl UpstreamError {
+    /// Who is to blame.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        match self {
+            Self::NotFound | Self::Denied { .. } => Source::Client,
+            _ => Source::Upstream,
+        }
+    }
+}
