@@ -35,7 +35,8 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
 }
 
 /// The highest version, a deprecated one only when there is no other.
-fn highest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<&'a str> {
+#[must_use]
+pub fn highest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<&'a str> {
     entries
         .max_by(|one, other| (!one.deprecated, &one.version).cmp(&(!other.deprecated, &other.version)))
         .map(|entry| &*entry.key)
