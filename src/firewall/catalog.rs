@@ -3,25 +3,21 @@
 //! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
 //! because verdicts are as of the instant upstream confirmed it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::history::{self, Finding, Reconciled, Standing};
+use super::history::{self, Reconciled, Standing};
+use super::intake::{Arrival, content_of};
 use super::known::{Known, Slot};
 use super::shelf::Wish;
 use super::{Asker, Inner, Rejection};
-use crate::npm::gzip::{self, GunzipError};
-use crate::npm::{Algorithm, Digest, IngestError, Ingested, Integrity, PackageName, ingest, instant};
-use crate::policy::TAKEDOWN_AGE;
-use crate::store::{Document, Incident, PackageChange, PackageKey, PackageRecord};
-use crate::telemetry::{
-    CacheLabel, CacheOutcome, CacheUsed, ClockSkew, IntegrityChanged, MetadataStripped, ServedStale, UpstreamAnswered,
-    UpstreamOutcome, UpstreamWhat, VersionGone,
-};
+use crate::npm::{Algorithm, Digest, Ingested, PackageName, ingest, instant};
+use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
+use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
 use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
 
 /// How long a package that is not there is remembered as such.
@@ -29,9 +25,6 @@ const ABSENT: Duration = Duration::from_secs(60);
 
 /// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
-
-/// Clocks further apart than this are reported.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// What is known, and how it may be used.
 #[derive(Clone)]
@@ -43,13 +36,13 @@ pub struct Reading {
 }
 
 /// Everything a flight needs, owned, since it outlives whoever asked.
-struct Voyage {
-    slot: Slot,
-    registry: Arc<Registry>,
-    authorization: Authorization,
-    wish: Option<Wish>,
+pub struct Voyage {
+    pub slot: Slot,
+    pub registry: Arc<Registry>,
+    pub authorization: Authorization,
+    pub wish: Option<Wish>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
-    whole: bool,
+    pub whole: bool,
 }
 
 /// What there was before upstream is asked.
@@ -235,65 +228,6 @@ impl Inner {
         Ok(Reading { known: confirmed, stale: None })
     }
 
-    /// Reads a new document, holds it against the record, keeps what that changes.
-    async fn take_in(
-        self: Arc<Self>,
-        voyage: Voyage,
-        arrival: Arrival,
-        record: Arc<PackageRecord>,
-    ) -> Result<Reading, Rejection> {
-        let _permit = self.readers.acquire().await.map_err(|_| lost())?;
-        let inner = Arc::clone(&self);
-        self.blocking(move || inner.read(&voyage, arrival, &record)).await?
-    }
-
-    fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, record: &PackageRecord) -> Result<Reading, Rejection> {
-        let Slot { name, .. } = &voyage.slot;
-        let plain = self.decode(name, arrival.body.clone())?;
-        let Ingested { packument, fields } = ingest::ingest(name, &plain).map_err(|error| unreadable(name, &error))?;
-        let standing = voyage.slot.standing(&voyage.registry);
-        let Reconciled { provenance, mut change, findings } = history::reconcile(record, &packument, arrival.validated, standing);
-        let content = content_of(&arrival.body);
-        if standing == Standing::Primary {
-            change.document = Some(Document {
-                first_seen: record.document.as_ref().map_or(arrival.validated, |document| document.first_seen),
-                validated: arrival.validated,
-                changed: arrival.validated,
-                content: Some(content),
-                length: packument.length,
-                etag: arrival.validators.etag.clone(),
-                last_modified: arrival.validators.last_modified.clone(),
-            });
-        }
-        let mut record = record.clone();
-        history::apply(&mut record, &change);
-        self.write_record(voyage, &change);
-        self.report(name, &findings);
-        self.note_stripped(&voyage.registry, &packument);
-        let known = Arc::new(Known {
-            slot: voyage.slot.clone(),
-            registry: Arc::clone(&voyage.registry),
-            packument: Some(Arc::new(packument)),
-            provenance: provenance.into(),
-            record: Arc::new(record),
-            content,
-            validators: arrival.validators,
-            validated: arrival.validated,
-            checked: arrival.checked,
-            raw: Arc::default(),
-            screen: ArcSwapOption::empty(),
-        });
-        self.absent.invalidate(&voyage.slot);
-        self.unreachable.invalidate(&voyage.slot);
-        self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
-        if let Some(wish) = &voyage.wish {
-            self.render(&known, &plain, Some(&fields), wish);
-        }
-        drop(plain);
-        self.keep(&known, arrival.body);
-        Ok(Reading { known, stale: None })
-    }
-
     /// Upstream says there is no such package. One that was there is gone with all its versions, which the ledger keeps,
     /// so that lockfiles of old ones go on working and takedowns are told as such.
     async fn vanished(
@@ -360,132 +294,6 @@ impl Inner {
         Some(Reading { known: Arc::clone(known), stale: Some(age) })
     }
 
-    /// The document of `known`, decoded, from memory or the store.
-    async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
-        let (inner, known) = (Arc::clone(self), Arc::clone(known));
-        self.blocking(move || inner.load_now(&known)).await?
-    }
-
-    /// Like [`Inner::load`], blocking.
-    pub fn load_now(&self, known: &Known) -> Result<Option<Bytes>, Rejection> {
-        let stored = || known.digest().and_then(|digest| self.blobs.open(&digest).ok().flatten());
-        known.unstored().or_else(stored).map(|raw| self.decode(&known.slot.name, raw)).transpose()
-    }
-
-    /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
-    /// nobody waiting, and a full one keeps nobody from installing.
-    fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes) {
-        *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
-        let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
-        let name = known.slot.name.clone();
-        tokio::task::spawn_blocking(move || {
-            let Some(digest) = digest else { return };
-            let stored = Arc::clone(&inner.blobs).begin(Integrity::single(digest)).and_then(|mut pending| {
-                pending.write(&body)?;
-                pending.commit()
-            });
-            if let Err(error) = stored {
-                tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "a packument could not be kept");
-            }
-            // Without the store it would fill the memory instead; it is fetched again when needed.
-            *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        });
-    }
-
-    fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {
-        if !gzip::is_gzip(&raw) {
-            return Ok(raw);
-        }
-        gzip::gunzip(&raw, self.config.packument_limit)
-            .map_err(|error: GunzipError| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })
-    }
-
-    async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
-        let (inner, key) = (Arc::clone(self), voyage.key());
-        let written = self.blocking(move || inner.write(&key, &change)).await;
-        if written.is_err() {
-            tracing::error!("the ledger's task was lost");
-        }
-    }
-
-    fn write_record(&self, voyage: &Voyage, change: &PackageChange) {
-        self.write(&voyage.key(), change);
-    }
-
-    /// What the ledger does not take is still known in memory: a full disk stops nobody from installing what is allowed.
-    fn write(&self, key: &PackageKey, change: &PackageChange) {
-        if let Err(error) = self.ledger.record_package(key, change) {
-            tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "the ledger cannot be written");
-        }
-    }
-
-    fn report(&self, name: &PackageName, findings: &[Finding]) {
-        for finding in findings {
-            match finding {
-                Finding::IntegrityChanged { version, was, now } => {
-                    IntegrityChanged { name, version, was, now }.emit(&self.metrics);
-                    self.incident("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
-                }
-                Finding::Gone(release) => {
-                    let last_seen = release.gone.unwrap_or(release.first_seen);
-                    let takedown = release.replaced || instant::after(release.effective, TAKEDOWN_AGE) > last_seen;
-                    VersionGone { name, version: &release.version, takedown }.emit(&self.metrics);
-                    let kind = if takedown { "takedown" } else { "version_gone" };
-                    self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
-                }
-            }
-        }
-    }
-
-    /// Notes an event in the ledger.
-    pub fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
-        let incident = Incident { kind, name: name.cloned(), version: version.map(Into::into), detail };
-        self.ledger.record_incident(incident, self.clock.now());
-    }
-
-    fn note_skew(&self, registry: &Registry, date: Option<Timestamp>, now: Timestamp) {
-        let Some(skew) = date.map(|date| now.duration_since(date)).filter(|skew| skew.abs() > SKEW) else { return };
-        if !self.skew_told.is_due(now) {
-            return;
-        }
-        ClockSkew { upstream: registry.id(), seconds: skew.as_secs() }.emit(&self.metrics);
-        self.incident("clock_skew", None, None, format!("{} s ahead of {}", skew.as_secs(), registry.id()));
-    }
-
-    /// The first packument tells whether this registry strips metadata, as mirrors do.
-    fn note_stripped(&self, registry: &Registry, packument: &crate::npm::Packument) {
-        if packument.entries.is_empty()
-            || !self.strippers.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
-        {
-            return;
-        }
-        let missing: Vec<_> =
-            [(packument.has_time, "time"), (packument.has_publishers, "_npmUser"), (packument.has_signatures, "dist.signatures")]
-                .into_iter()
-                .filter(|(there, _)| !there)
-                .map(|(_, what)| what)
-                .collect();
-        if missing.is_empty() {
-            return;
-        }
-        let missing = missing.join(", ");
-        MetadataStripped { upstream: registry.id(), missing: &missing }.emit(&self.metrics);
-        self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
-    }
-
-    fn tell(&self, voyage: &Voyage, asked: Instant, fetched: &Result<crate::upstream::Fetched, UpstreamError>) {
-        let outcome = match fetched {
-            Ok(fetched) if matches!(fetched.freshness, Freshness::NotModified) => UpstreamOutcome::NotModified,
-            Ok(_) => UpstreamOutcome::Changed,
-            Err(UpstreamError::NotFound) => UpstreamOutcome::NotFound,
-            Err(_) => UpstreamOutcome::Failed,
-        };
-        let detail = fetched.as_ref().err().map(ToString::to_string);
-        let name = Some(&voyage.slot.name);
-        UpstreamAnswered { what: UpstreamWhat::Packument, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
-            .emit(&self.metrics);
-    }
-
     /// Runs `work` off the async threads.
     pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
         tokio::task::spawn_blocking(work).await.map_err(|_| lost())
@@ -493,21 +301,9 @@ impl Inner {
 }
 
 impl Voyage {
-    fn key(&self) -> PackageKey {
+    pub fn key(&self) -> PackageKey {
         PackageKey { upstream: Arc::clone(self.registry.id()), name: self.slot.name.clone() }
     }
-}
-
-/// A document that just came.
-struct Arrival {
-    body: Bytes,
-    validators: Validators,
-    validated: Timestamp,
-    checked: Timestamp,
-}
-
-fn content_of(body: &[u8]) -> [u8; 32] {
-    Digest::of(Algorithm::Sha256, body).as_bytes().try_into().unwrap_or_default()
 }
 
 /// Whether `now` is in the span that begins `since`; a clock that was set back is not.
@@ -515,14 +311,11 @@ fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
     since <= now && now < instant::after(since, span)
 }
 
-fn unreadable(name: &PackageName, error: &IngestError) -> Rejection {
-    Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() }
-}
-
 fn absent(name: &PackageName) -> Rejection {
     Rejection::NotFound(format!("{name} is not in the upstream registry").into())
 }
 
-fn lost() -> Rejection {
+/// A task of ours ended without an answer.
+pub fn lost() -> Rejection {
     Rejection::Internal("a task was lost".into())
 }

@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    fn gunzip(chunks: &[Bytes]) -> Vec<u8> {
+    fn inflated(chunks: &[Bytes]) -> Vec<u8> {
         let whole = chunks.concat();
         let mut decoder = flate2::bufread::GzDecoder::new(&whole[..]);
         let mut plain = Vec::new();
@@ -162,7 +162,7 @@ mod tests {
         #[test]
         fn any_choice_of_segments_joins_into_one_member(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5000), 0..8)) {
             let segments: Vec<_> = pieces.iter().enumerate().map(|(at, piece)| if at % 2 == 0 { Segment::deflate(piece) } else { Segment::store(piece) }).collect();
-            prop_assert_eq!(gunzip(&join(segments.iter())), pieces.concat());
+            prop_assert_eq!(inflated(&join(segments.iter())), pieces.concat());
             for (segment, piece) in segments.iter().zip(&pieces) {
                 prop_assert_eq!(&segment.inflate()[..], &piece[..]);
             }
@@ -185,6 +185,6 @@ mod tests {
         let segment = Segment::deflate(&piece);
         assert!(segment.deflated().len() < piece.len() / 10);
         assert_eq!(segment.inflate(), piece);
-        assert_eq!(gunzip(&join([&segment, &segment].into_iter())).len(), piece.len() * 2);
+        assert_eq!(inflated(&join([&segment, &segment].into_iter())).len(), piece.len() * 2);
     }
 }
