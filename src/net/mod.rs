@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Floor 4: sockets and HTTP that know nothing of npm. The client half: [`Client`] asks other servers, within deadlines
 //! and limits, directly or through an outbound proxy.
 
@@ -15,3 +16,14 @@ pub use client_error::{ClientError, Layer};
 pub use deadline::Deadlines;
 pub use dial::Reach;
 pub use proxies::{Proxies, ProxyError};
+=======
+//! Floor 4: sockets and HTTP. Bodies, headers, listeners with limits and deadlines. Refuses to know what is asked over them.
+
+pub mod body;
+pub mod headers;
+pub mod listener;
+mod stall;
+
+pub use body::{Body, BodyError};
+pub use listener::{Drained, Limits};
+>>>>>>> proxy
