@@ -35,10 +35,7 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             let noun = if count == 1 { "setting" } else { "settings" };
             output::print(&format!("{}: {count} {noun}, no mistake\n", arguments.file.display()))?;
         }
-        Command::Show(arguments) => {
-            let environment: Vec<_> = std::env::vars_os().collect();
-            output::print(&config::show_in_force(arguments.settings.sources(&environment))?)?;
-        }
+        Command::Show(arguments) => output::print(&arguments.settings.read(config::show_in_force)?)?,
     }
     Ok(Exit::Done)
 }

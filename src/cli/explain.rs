@@ -1,5 +1,7 @@
 //! `coldframe explain`: whether a version would be served, and why. Needs no running server and writes nothing down.
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde_json::json;
 
@@ -7,9 +9,11 @@ use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
 use super::serve::runtime;
 use crate::app;
+use crate::config::Config;
 use crate::firewall::Explanation;
 use crate::npm::{Spec, instant};
 use crate::policy::Verdict;
+use crate::telemetry::SystemClock;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -24,9 +28,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let config = arguments.settings.load()?;
+    let config = arguments.settings.read(Config::gather)?;
     let spec = arguments.spec;
-    let explanation = runtime()?.block_on(app::explain(config, &spec))?;
+    let explanation = runtime()?.block_on(app::explain(config, Arc::new(SystemClock), &spec))?;
     let text = if arguments.json { tell_json(&explanation) } else { tell(&explanation) };
     output::print(&text)?;
     Ok(if explanation.verdict.allows() { Exit::Done } else { Exit::Refused })

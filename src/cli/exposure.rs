@@ -23,8 +23,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let environment: Vec<_> = std::env::vars_os().collect();
-    let data_dir = config::data_dir(arguments.settings.sources(&environment))?;
+    let data_dir = arguments.settings.read(config::data_dir)?;
     let spec = arguments.spec;
     let exposures = app::exposure(&data_dir, &spec)?;
     let text = if arguments.json { tell_json(&exposures) } else { tell(&spec, &exposures) };

@@ -1,35 +1,28 @@
 //! The flags of the table of settings, and the configuration they give together with environment and file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
 use crate::config::settings::{Default, Kind, SETTINGS, Setting};
-use crate::config::{Config, Flags, Key, Mistakes, Sources};
+use crate::config::{Flags, Key, Mistakes, Sources};
 
 /// What a person asks a question with; the rest is accepted and not listed in their help.
 const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::DataDir];
 
 /// Every setting as a flag, and `--config`. `LISTED` says whether help shows all of them.
 #[derive(Debug, Clone)]
-pub struct SettingFlags<const LISTED: bool> {
+pub(super) struct SettingFlags<const LISTED: bool> {
     file: Option<PathBuf>,
     flags: Flags,
 }
 
 impl<const LISTED: bool> SettingFlags<LISTED> {
-    /// The configuration in force.
-    ///
-    /// # Errors
-    /// Every mistake in file, environment and flags.
-    pub fn load(self) -> Result<Config, Mistakes> {
+    /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
+    pub(super) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
+        #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
         let environment: Vec<_> = std::env::vars_os().collect();
-        Config::gather(self.sources(&environment))
-    }
-
-    /// What there is to read, with `environment`.
-    pub fn sources<'a>(&'a self, environment: &'a crate::config::Environment) -> Sources<'a> {
-        Sources { file: self.file.as_deref().map(Path::new), environment, flags: self.flags.clone() }
+        read(Sources { file: self.file.as_deref(), environment: &environment, flags: self.flags })
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let config = arguments.settings.load()?;
+    let config = arguments.settings.read(Config::gather)?;
     telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     let told = Told::of(&config);
     runtime()?.block_on(async {
@@ -45,7 +45,7 @@ impl From<AppError> for Failure {
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
             AppError::DataDir(_) => Exit::DataDir,
             AppError::Upstream(_) => Exit::Usage,
-            _ => Exit::Failed,
+            AppError::Scratch(_) | AppError::LedgerLost(_) | AppError::Rejected(_) => Exit::Failed,
         };
         Self::new(exit, wrong)
     }
@@ -69,7 +69,7 @@ impl Told {
             age => format!("{} minimum release age", instant::tell_age(age)),
         };
         rows.push(("age".to_owned(), age));
-        rows.push(("data".to_owned(), config.data_dir.display().to_string()));
+        rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
         Self { rows, public_url: config.public_url.as_ref().map(ToString::to_string) }
     }
 
@@ -105,7 +105,11 @@ fn stop_asked() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::listen()?;
     Ok(async move {
         signals.next().await;
-        tokio::spawn(async move { std::process::exit(signals.next().await) });
+        tokio::spawn(async move {
+            let code = signals.next().await;
+            #[expect(clippy::disallowed_methods, clippy::exit, reason = "asked twice: whoever asks does not want to wait")]
+            std::process::exit(code)
+        });
     })
 }
 

@@ -27,7 +27,7 @@ pub use written::{Environment, Flags, Written};
 use read::Reader;
 
 use crate::policy::{PackageGlob, Policy};
-use crate::{firewall, telemetry};
+use crate::{firewall, net, store, telemetry};
 
 /// A registry that was chosen, for people to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +56,8 @@ pub struct Sources<'a> {
 pub struct Config {
     /// Where to listen; never empty, the first one must succeed.
     pub listen: Vec<SocketAddr>,
-    /// Where data is kept.
-    pub data_dir: PathBuf,
-    /// Disk for tarballs and packuments, in bytes.
-    pub cache_size: u64,
+    /// Where data is kept, and how much of the disk it may take.
+    pub store: store::Config,
     /// Where packages come from, for people to read: the default registry first.
     pub chosen: Vec<Chosen>,
     /// The rules.
@@ -74,10 +72,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether writes are passed on.
     pub allow_writes: bool,
-    /// The most clients at once.
-    pub max_connections: usize,
-    /// How long running requests may take after a signal to stop.
-    pub drain_timeout: Duration,
+    /// What connections may cost, and how long draining may take.
+    pub limits: net::Limits,
     /// How long the ledger remembers who got what.
     pub ledger_retention: Duration,
     /// How log lines look, and which are written.
@@ -138,8 +134,7 @@ impl Config {
         });
         Some(Self {
             listen,
-            data_dir: data_dir?,
-            cache_size: cache_size?,
+            store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
             chosen: upstream
                 .into_iter()
                 .map(|url| Chosen { scope: None, url: url.to_string(), origin: "given".to_owned() })
@@ -156,8 +151,7 @@ impl Config {
             public_url,
             trusted_proxies,
             allow_writes: allow_writes?,
-            max_connections: max_connections?,
-            drain_timeout: drain_timeout?,
+            limits: net::Limits { connections: max_connections?, drain: drain_timeout?, ..net::Limits::default() },
             ledger_retention: ledger_retention?,
             telemetry: telemetry_config(log_format?, log_level?),
         })
@@ -338,7 +332,7 @@ memory = \"1GB\"
             ("cache-size", "2GB"),
         ])
         .unwrap();
-        assert_eq!((config.listen.len(), config.min_release_age.as_secs(), config.cache_size), (2, 129_600, 2_000_000_000));
+        assert_eq!((config.listen.len(), config.min_release_age.as_secs(), config.store.cache_size), (2, 129_600, 2_000_000_000));
         assert_eq!(config.firewall.packument_ttl, Duration::from_secs(300));
     }
 

@@ -48,7 +48,7 @@ fn found(key: Key, config: &Config) -> Option<(String, String)> {
             let default = config.chosen.iter().find(|chosen| chosen.scope.is_none())?;
             Some((default.url.clone(), default.origin.clone()))
         }
-        Key::DataDir => Some((config.data_dir.display().to_string(), "default".to_owned())),
+        Key::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
         _ => None,
     }
 }
