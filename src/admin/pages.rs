@@ -121,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_that_hangs_is_not_waited_for() {
-        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
         let hangs: Check = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
         let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)]);

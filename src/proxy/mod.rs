@@ -15,6 +15,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::firewall::Rejection;
+use crate::net::BodyError;
+use crate::npm::endpoint::EndpointError;
+
 pub use answers::Answers;
 pub use service::{Own, Service};
 
@@ -48,8 +52,34 @@ impl Default for Config {
             body_limit: 8 << 20,
             inflated_limit: 16 << 20,
             write_limit: 256 << 20,
-            body_deadline: Duration::from_secs(120),
+            body_deadline: Duration::from_mins(2),
             limits: crate::net::Limits::default(),
         }
     }
+}
+
+/// Why a request is not answered with what it asks for. [`respond`] gives each its status.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// It asks for nothing a registry knows.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Its headers do not say where it came from, or say it twice.
+    #[error("{0}")]
+    Headers(String),
+    /// Its body was not taken.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The firewall says no, or could not say.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It would change the registry, and that is not passed on.
+    #[error("coldframe passes on no writes: publish to the registry itself, or start coldframe with --allow-writes")]
+    WritesAreOff,
+    /// It reads a packument in order to send it back changed, and nobody says who does.
+    #[error("reading a packument to change it needs credentials of your own")]
+    NeedsCredentials,
+    /// A task of ours died over it.
+    #[error("coldframe failed to read the body")]
+    Died,
 }

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use super::passage;
+use super::{ProxyError, passage};
 use crate::firewall::{Answer, Coding, Form, Rejection, Tarball};
 use crate::net::headers::{Span, date, none_match, one_line, span};
 use crate::net::{Body, BodyError};
@@ -29,6 +29,7 @@ const TGZ: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, user-agent, authorization");
+const BY_CREDENTIALS: HeaderValue = HeaderValue::from_static("authorization");
 const VARY_BY_HOST: HeaderValue = HeaderValue::from_static("accept, accept-encoding, user-agent, authorization, host");
 
 /// A response, and what became of the request, for those who count.
@@ -111,7 +112,7 @@ pub fn tarball(tarball: &Tarball, head: &Parts) -> Reply {
         .with_text(header::ETAG, &etag)
         .with(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))
         .with(header::CACHE_CONTROL, NO_CACHE)
-        .with(header::VARY, HeaderValue::from_static("authorization"))
+        .with(header::VARY, BY_CREDENTIALS)
 }
 
 fn part(bytes: &Bytes, first: u64, last: u64) -> Reply {
@@ -136,6 +137,7 @@ pub fn passed(passed: Passed, notice: Option<&str>, private: bool) -> Reply {
     if let Some(notice) = notice {
         reply = with_notice(reply, notice);
     }
+    reply.response.headers_mut().append(header::VARY, BY_CREDENTIALS);
     reply.with(header::CACHE_CONTROL, if private { NO_STORE } else { NO_CACHE })
 }
 
@@ -166,15 +168,47 @@ pub fn own(page: Response<Bytes>) -> Reply {
 
 /// Why there is no answer.
 #[must_use]
-pub fn rejected(rejection: &Rejection) -> Reply {
-    let text = rejection.to_string();
+pub fn failed(error: &ProxyError) -> Reply {
+    let text = error.to_string();
+    match error {
+        ProxyError::Endpoint(error) => misdirected(error, &text),
+        ProxyError::Headers(_) => failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError),
+        ProxyError::Body(error) => body_not_taken(error, &text),
+        ProxyError::Rejected(rejection) => rejected(rejection, &text),
+        ProxyError::WritesAreOff => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        ProxyError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
+        ProxyError::Died => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
+    }
+}
+
+fn misdirected(error: &EndpointError, text: &str) -> Reply {
+    match error {
+        EndpointError::BadRequest(_) => failure(StatusCode::BAD_REQUEST, text, OutcomeLabel::ClientError),
+        EndpointError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
+        EndpointError::Method { allow, .. } => {
+            let reply = failure(StatusCode::METHOD_NOT_ALLOWED, text, OutcomeLabel::ClientError);
+            reply.with(header::ALLOW, HeaderValue::from_static(allow))
+        }
+    }
+}
+
+fn body_not_taken(error: &BodyError, text: &str) -> Reply {
+    let status = match error {
+        BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+        BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+    };
+    failure(status, text, OutcomeLabel::ClientError)
+}
+
+fn rejected(rejection: &Rejection, text: &str) -> Reply {
     match rejection {
         // 403 and nothing else: it is the one status that no client asks again for.
-        Rejection::Refused(_) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
-        Rejection::NotFound(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
-        Rejection::Upstream(error) => upstream_failed(error, &text),
-        Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
-        Rejection::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
+        Rejection::Refused(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
+        Rejection::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
+        Rejection::Upstream(error) => upstream_failed(error, text),
+        Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
+        Rejection::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError),
     }
 }
 
@@ -201,56 +235,6 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
         UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. } => reply.with_text(header::RETRY_AFTER, wait),
         _ => reply,
     }
-}
-
-/// A request that asks for nothing a registry knows.
-#[must_use]
-pub fn misdirected(error: &EndpointError) -> Reply {
-    let text = error.to_string();
-    match error {
-        EndpointError::BadRequest(_) => bad_request(&text),
-        EndpointError::NotFound(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
-        EndpointError::Method { allow, .. } => {
-            let reply = failure(StatusCode::METHOD_NOT_ALLOWED, &text, OutcomeLabel::ClientError);
-            reply.with(header::ALLOW, HeaderValue::from_static(allow))
-        }
-    }
-}
-
-/// A request that is malformed.
-#[must_use]
-pub fn bad_request(text: &str) -> Reply {
-    failure(StatusCode::BAD_REQUEST, text, OutcomeLabel::ClientError)
-}
-
-/// A body that was not taken.
-#[must_use]
-pub fn body_not_taken(error: &BodyError) -> Reply {
-    let status = match error {
-        BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-        BodyError::Broken(_) => StatusCode::BAD_REQUEST,
-    };
-    failure(status, &error.to_string(), OutcomeLabel::ClientError)
-}
-
-/// A write where writes are not passed on.
-#[must_use]
-pub fn write_refused() -> Reply {
-    let text = "coldframe passes on no writes: publish to the registry itself, or start coldframe with --allow-writes";
-    failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused)
-}
-
-/// A packument that is to be sent back changed, asked for by nobody in particular.
-#[must_use]
-pub fn write_needs_credentials() -> Reply {
-    failure(StatusCode::UNAUTHORIZED, "reading a packument to change it needs credentials of your own", OutcomeLabel::ClientError)
-}
-
-/// Something of ours broke.
-#[must_use]
-pub fn broken(text: &str) -> Reply {
-    failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError)
 }
 
 fn served(body: Body, media_type: HeaderValue) -> Reply {
@@ -388,7 +372,7 @@ mod tests {
             opens: None,
             text: text.into(),
         };
-        let reply = rejected(&Rejection::Refused(Arc::new(refusal)));
+        let reply = failed(&Rejection::Refused(Arc::new(refusal)).into());
         assert_eq!((status(&reply), reply.outcome), (403, OutcomeLabel::Refused));
         assert_eq!((phrase(&reply), header(&reply, "npm-notice")), (text, Some(text)));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
@@ -398,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn what_upstream_wrote_cannot_break_a_line() {
         let text = format!("bad\r\nx-evil: 1 {}", "\u{1f4a5}".repeat(500));
-        let reply = rejected(&Rejection::NotFound(text.as_str().into()));
+        let reply = failed(&Rejection::NotFound(text.as_str().into()).into());
         assert!(phrase(&reply).starts_with("bad  x-evil: 1 ?") && phrase(&reply).len() <= 400);
         assert_eq!(Some(phrase(&reply)), header(&reply, "npm-notice"));
         let parsed: serde_json::Value = serde_json::from_str(&body(reply).await).unwrap();
@@ -427,7 +411,7 @@ mod tests {
             (answered(418), 502),
         ] {
             let told = error.to_string();
-            let reply = rejected(&Rejection::Upstream(error));
+            let reply = failed(&Rejection::Upstream(error).into());
             assert_eq!((status(&reply), phrase(&reply)), (expected, told.as_str()));
             let waits = matches!(expected, 429 | 503).then_some("7");
             assert_eq!(header(&reply, "retry-after"), waits, "{told}");

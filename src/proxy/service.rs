@@ -14,8 +14,8 @@ use super::answers::Answers;
 use super::asker::Askers;
 use super::respond::{self, Reply};
 use super::watch::Watch;
-use super::{Config, passage};
-use crate::firewall::{Asker, Coding, Form, Rejection};
+use super::{Config, ProxyError, passage};
+use crate::firewall::{Asker, Coding, Form};
 use crate::net::headers::{best_media_type, list, takes_gzip};
 use crate::net::{Body, body};
 use crate::npm::{Endpoint, PackageName};
@@ -60,21 +60,22 @@ where
     let path = service.askers.strip(head.uri.path());
     let endpoint = match Endpoint::parse(head.method.as_str(), path, head.uri.query()) {
         Ok(endpoint) => endpoint,
-        Err(error) => return watch.answered(respond::misdirected(&error)),
+        Err(error) => return watch.answered(respond::failed(&error.into())),
     };
     watch.endpoint = label(&endpoint);
+    watch.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
     // A probe is answered whatever it calls us.
     if let Endpoint::Own(page) = endpoint {
         return watch.answered(respond::own((service.own)(head.method, page).await));
     }
     let asker = match service.askers.resolve(peer.ip(), &head) {
         Ok(asker) => asker,
-        Err(wrong) => return watch.answered(respond::bad_request(&wrong)),
+        Err(wrong) => return watch.answered(respond::failed(&ProxyError::Headers(wrong))),
     };
     watch.client = asker.address;
     watch.agent = Some(asker.agent.clone());
     let visit = Visit { service, head: &head, path, asker: &asker };
-    let reply = visit.answer(endpoint, body).await.unwrap_or_else(|failed| failed);
+    let reply = visit.answer(endpoint, body).await.unwrap_or_else(|error| respond::failed(&error));
     watch.answered(reply)
 }
 
@@ -88,7 +89,7 @@ struct Visit<'a, A> {
 
 impl<A: Answers> Visit<'_, A> {
     /// The reply, or the one that says why there is none.
-    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, Reply>
+    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -98,30 +99,30 @@ impl<A: Answers> Visit<'_, A> {
             Endpoint::Root | Endpoint::Own(_) => Ok(respond::root(self.head)),
             Endpoint::Packument(name) => {
                 let (form, coding) = self.wanted();
-                let answer = answers.packument(asker, &name, form, coding).await.map_err(rejected)?;
+                let answer = answers.packument(asker, &name, form, coding).await?;
                 Ok(respond::packument(&answer, self.head, by_host))
             }
             Endpoint::Manifest { name, wanted } => {
-                let bytes = answers.manifest(asker, &name, &wanted).await.map_err(rejected)?;
+                let bytes = answers.manifest(asker, &name, &wanted).await?;
                 Ok(respond::json(bytes, self.head, by_host))
             }
             Endpoint::DistTags(name) => {
-                let bytes = answers.dist_tags(asker, &name).await.map_err(rejected)?;
+                let bytes = answers.dist_tags(asker, &name).await?;
                 Ok(respond::json(bytes, self.head, false))
             }
             Endpoint::Tarball { name, version } => {
-                let tarball = answers.tarball(asker, &name, &version).await.map_err(rejected)?;
+                let tarball = answers.tarball(asker, &name, &version).await?;
                 Ok(respond::tarball(&tarball, self.head))
             }
-            Endpoint::Search { .. } => shared(answers.search(asker, self.passage(Bytes::new())).await),
+            Endpoint::Search { .. } => Ok(shared(answers.search(asker, self.passage(Bytes::new())).await?)),
             Endpoint::Attestations { name, version } => {
-                shared(answers.attestations(asker, &name, &version, self.passage(Bytes::new())).await)
+                Ok(shared(answers.attestations(asker, &name, &version, self.passage(Bytes::new())).await?))
             }
-            Endpoint::Ping | Endpoint::Keys => shared(answers.pass(asker, None, self.passage(Bytes::new())).await),
-            Endpoint::Whoami => private(answers.pass(asker, None, self.passage(Bytes::new())).await),
+            Endpoint::Ping | Endpoint::Keys => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+            Endpoint::Whoami => Ok(private(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
             Endpoint::Account(name) => {
                 let own = own_credentials_only(asker);
-                private(answers.pass(&own, name.as_ref(), self.passage(Bytes::new())).await)
+                Ok(private(answers.pass(&own, name.as_ref(), self.passage(Bytes::new())).await?))
             }
             Endpoint::Audit { bulk } => self.audit(bulk, body).await,
             Endpoint::Write(name) => self.write(name.as_ref(), body).await,
@@ -142,68 +143,59 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// Passes an audit on as it came, and says what was held back of the packages in it.
-    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, Reply>
+    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
         let config = &self.service.config;
-        let taken = body::collect(body, config.body_limit, config.body_deadline).await.map_err(not_taken)?;
+        let taken = body::collect(body, config.body_limit, config.body_deadline).await?;
         let read = if bulk { self.inflate(taken.clone()).await? } else { None };
-        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read).await.map_err(rejected)?;
+        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read).await?;
         Ok(respond::passed(passed, notice.as_deref(), true))
     }
 
     /// The body as its sender wrote it; `None` when it is coded in a way that we do not read.
-    async fn inflate(&self, bytes: Bytes) -> Result<Option<Bytes>, Reply> {
+    async fn inflate(&self, bytes: Bytes) -> Result<Option<Bytes>, ProxyError> {
         let limit = self.service.config.inflated_limit;
         let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
         match coding.as_deref() {
             None | Some("" | "identity") => Ok(Some(bytes)),
             Some("gzip" | "x-gzip") => {
                 let inflating = tokio::task::spawn_blocking(move || body::gunzip(&bytes, limit)).await;
-                let inflated = inflating.map_err(|_| respond::broken("inflating the body failed"))?;
-                inflated.map(Some).map_err(not_taken)
+                Ok(Some(inflating.map_err(|_| ProxyError::Died)??))
             }
             Some(_) => Ok(None),
         }
     }
 
     /// Passes a write on where that is enabled, with the client's own credentials and no others.
-    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, Reply>
+    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
         let config = &self.service.config;
         if !config.allow_writes {
-            return Err(respond::write_refused());
+            return Err(ProxyError::WritesAreOff);
         }
         let own = own_credentials_only(self.asker);
         let reads = matches!(self.head.method, Method::GET | Method::HEAD);
         // Such a packument holds hidden versions too: whoever may write there could see them anyway, nobody else shall.
         if reads && own.authorization == Authorization::None {
-            return Err(respond::write_needs_credentials());
+            return Err(ProxyError::NeedsCredentials);
         }
-        let taken = body::collect(body, config.write_limit, config.body_deadline).await.map_err(not_taken)?;
-        private(self.service.answers.pass(&own, name, self.passage(taken)).await)
+        let taken = body::collect(body, config.write_limit, config.body_deadline).await?;
+        Ok(private(self.service.answers.pass(&own, name, self.passage(taken)).await?))
     }
 }
 
-fn rejected(rejection: Rejection) -> Reply {
-    respond::rejected(&rejection)
+fn shared(passed: Passed) -> Reply {
+    respond::passed(passed, None, false)
 }
 
-fn not_taken(error: body::BodyError) -> Reply {
-    respond::body_not_taken(&error)
-}
-
-fn shared(passed: Result<Passed, Rejection>) -> Result<Reply, Reply> {
-    passed.map(|passed| respond::passed(passed, None, false)).map_err(rejected)
-}
-
-fn private(passed: Result<Passed, Rejection>) -> Result<Reply, Reply> {
-    passed.map(|passed| respond::passed(passed, None, true)).map_err(rejected)
+fn private(passed: Passed) -> Reply {
+    respond::passed(passed, None, true)
 }
 
 /// The asker without what was lent to it.
@@ -246,7 +238,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::firewall::{Answer, Refusal, Tarball};
+    use crate::firewall::{Answer, Refusal, Rejection, Tarball};
     use crate::npm::{Algorithm, Digest, Integrity};
     use crate::policy::RuleId;
     use crate::proxy::reverse;
@@ -257,7 +249,7 @@ mod tests {
     struct Stub(Mutex<Vec<String>>);
 
     impl Stub {
-        fn note(&self, asker: &Asker, what: String) {
+        fn note(&self, asker: &Asker, what: impl Display) {
             let whose = match &asker.authorization {
                 Authorization::None => "none",
                 Authorization::Lent => "lent",
@@ -282,6 +274,9 @@ mod tests {
     impl Answers for Stub {
         async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
             self.note(asker, format!("packument {name} {form:?} {coding:?} {}", asker.base.text));
+            if name.as_str() == "hangs" {
+                std::future::pending::<()>().await;
+            }
             if name.as_str() == "young" {
                 let text = "young has no version older than 72 h".into();
                 let refusal = Refusal { name: name.clone(), version: None, rule: RuleId::MinimumReleaseAge, opens: None, text };
@@ -484,6 +479,16 @@ mod tests {
         ] {
             assert!(numbers.contains(line), "{line} is missing from\n{numbers}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_before_its_answer_is_counted_too() {
+        let service = service(Config::default());
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), get(&service, "/hangs")).await;
+        assert!(asked.is_err());
+        let numbers = service.metrics.render();
+        assert!(numbers.contains("coldframe_requests_total{endpoint=\"packument\",outcome=\"abandoned\"} 1\n"), "{numbers}");
+        assert!(numbers.contains("coldframe_requests_in_flight 0\n"), "{numbers}");
     }
 
     #[tokio::test]
