@@ -1,1 +1,100 @@
-//! TODO
+//! Floor 10: the command line. One file a subcommand; turns words into calls, outcomes into text and exit codes.
+//!
+//! Refuses to decide anything: what is allowed is said by `config`, what happens by `app`.
+
+mod completions;
+mod config;
+mod explain;
+mod exposure;
+mod flags;
+mod output;
+mod serve;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use output::{Exit, Failure};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  it did what it should; for `explain`: the version is allowed
+   1  it failed while running
+   2  wrong flags or configuration
+   3  cannot listen on the first address
+   4  the data directory is in use by another coldframe
+   5  the data directory cannot be used
+  10  `explain`: the version is held or denied
+
+Settings:
+  Each can be given as a flag (`--min-release-age 7d`), as an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in
+  a TOML file (`min-release-age = \"7d\"`) that `--config` or COLDFRAME_CONFIG names. A flag beats the environment, which
+  beats the file.";
+
+/// An npm firewall: keeps young releases out, checks and caches tarballs, explains every refusal.
+#[derive(Debug, Parser)]
+#[command(name = "coldframe", version, after_long_help = EXIT_CODES, after_help = "More with `--help`.", max_term_width = 122)]
+#[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve npm clients; needs no flag and no file.
+    #[command(after_long_help = EXIT_CODES)]
+    Serve(serve::Arguments),
+    /// Say whether a version would be served, and why.
+    Explain(explain::Arguments),
+    /// Say who asked for a package, from the ledger; works beside a running server and without one.
+    Exposure(exposure::Arguments),
+    /// Check a configuration file, or show what is in force.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Print a script that teaches a shell to complete coldframe's words.
+    Completions(completions::Arguments),
+}
+
+/// Runs one command line, program name first. What went wrong stands on standard error when it returns.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(told) => return output::tell_usage(&told).into(),
+    };
+    let outcome = match arguments.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Exposure(arguments) => exposure::run(arguments),
+        Command::Config(command) => config::run(command),
+        Command::Completions(arguments) => completions::run(&arguments),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            output::complain(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_exit_code_is_documented() {
+        for exit in Exit::ALL {
+            let code = format!("{:>4}  ", exit as u8);
+            assert!(EXIT_CODES.lines().any(|line| line.starts_with(&code)), "{exit:?}");
+        }
+    }
+}

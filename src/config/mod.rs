@@ -1,1 +1,348 @@
-//! TODO
+//! Floor 8: file, environment and flags become one [`Config`], each room's own collected.
+//!
+//! Two types: [`Written`] is what people wrote, as text with its origin; [`Config`] is what is true, and nothing validates
+//! it again. Precedence is flag, environment, file, default. All mistakes are told at once. Refuses to know what a room
+//! does with its part.
+
+pub mod amount;
+mod file;
+pub mod mistake;
+pub mod place;
+mod read;
+pub mod settings;
+pub mod show;
+pub mod written;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+pub use mistake::{Mistake, Mistakes, Origin};
+pub use settings::Key;
+pub use written::{Environment, Flags, Written};
+
+use read::Reader;
+
+use crate::policy::{PackageGlob, Policy};
+use crate::{firewall, net, store, telemetry};
+
+/// A registry that was chosen, for people to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// The scope whose packages come from it; `None` for the default one.
+    pub scope: Option<String>,
+    /// Its address, without credentials.
+    pub url: String,
+    /// Who chose it: a flag, a variable, a file.
+    pub origin: String,
+}
+
+/// Where configuration may stand.
+#[derive(Debug)]
+pub struct Sources<'a> {
+    /// The file that `--config` names.
+    pub file: Option<&'a Path>,
+    /// The environment: settings, and what npm and the platform read there.
+    pub environment: &'a Environment,
+    /// The flags.
+    pub flags: Flags,
+}
+
+/// What is true.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen; never empty, the first one must succeed.
+    pub listen: Vec<SocketAddr>,
+    /// Where data is kept, and how much of the disk it may take.
+    pub store: store::Config,
+    /// Where packages come from, for people to read: the default registry first.
+    pub chosen: Vec<Chosen>,
+    /// The rules.
+    pub policy: Policy,
+    /// The age the rules ask for, for people to read.
+    pub min_release_age: Duration,
+    /// The firewall's bounds.
+    pub firewall: firewall::Config,
+    /// The address under which clients reach us.
+    pub public_url: Option<Url>,
+    /// Proxies in front that are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether writes are passed on.
+    pub allow_writes: bool,
+    /// What connections may cost, and how long draining may take.
+    pub limits: net::Limits,
+    /// How long the ledger remembers who got what.
+    pub ledger_retention: Duration,
+    /// How log lines look, and which are written.
+    pub telemetry: telemetry::Config,
+}
+
+impl Config {
+    /// A configuration of names and values alone: reads neither the environment nor npm's configuration. For programs
+    /// that embed Coldframe, and for tests.
+    ///
+    /// # Errors
+    /// Every mistake in it; `data-dir` and `upstream` must be there.
+    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
+        let written = Written::of(pairs)?;
+        let mut mistakes = Vec::new();
+        let config = Self::read(&written, None, &mut mistakes);
+        Mistakes::or(mistakes, config)
+    }
+
+    /// The configuration that flags, environment and file give together, with npm's own for what they leave open.
+    ///
+    /// # Errors
+    /// Every mistake in all of them.
+    pub fn gather(sources: Sources<'_>) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let written = Written::gather(sources.file, sources.environment, sources.flags, &mut mistakes);
+        let config = Self::read(&written, platform_data_dir(sources.environment), &mut mistakes);
+        Mistakes::or(mistakes, config)
+    }
+
+    /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
+    fn read(written: &Written, data_dir: Option<PathBuf>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        let mut reader = Reader::of(written, mistakes);
+        let listen = reader.several(Key::Listen, read::address);
+        if written.values(Key::Listen).is_empty() {
+            reader.object(Key::Listen, "nowhere to listen", Key::Listen.setting().kind.allowed());
+        }
+        let min_release_age = reader.one(Key::MinReleaseAge, read::duration);
+        let exclude = reader.several(Key::Exclude, PackageGlob::parse);
+        let data_dir = reader.data_dir(data_dir);
+        let upstream = reader.one(Key::Upstream, read::url);
+        let public_url = reader.one(Key::PublicUrl, read::public_url);
+        let trusted_proxies = reader.several(Key::TrustedProxy, read::network);
+        let allow_writes = reader.one(Key::AllowWrites, read::truth);
+        let packument_ttl = reader.one(Key::PackumentTtl, read::duration);
+        let max_stale = reader.one(Key::MaxStale, read::duration);
+        let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
+        let memory = reader.one(Key::Memory, read::size_from(1_000_000));
+        let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
+        let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
+        let max_connections = reader.one(Key::MaxConnections, read::count);
+        let drain_timeout = reader.one(Key::DrainTimeout, read::duration);
+        let log_format = reader.one(Key::LogFormat, read::word(settings::LOG_FORMATS));
+        let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
+        let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
+        let policy = Policy::new(min_release_age.unwrap_or_default(), &exclude).map_err(|wrong| {
+            reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs")
+        });
+        Some(Self {
+            listen,
+            store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
+            chosen: upstream
+                .into_iter()
+                .map(|url| Chosen { scope: None, url: url.to_string(), origin: "given".to_owned() })
+                .collect(),
+            policy: policy.ok()?,
+            min_release_age: min_release_age?,
+            firewall: firewall::Config {
+                packument_ttl: packument_ttl?,
+                max_stale: max_stale?,
+                memory: memory?,
+                packument_limit: packument_limit?,
+                tarball_limit: tarball_limit?,
+            },
+            public_url,
+            trusted_proxies,
+            allow_writes: allow_writes?,
+            limits: net::Limits { connections: max_connections?, drain: drain_timeout?, ..net::Limits::default() },
+            ledger_retention: ledger_retention?,
+            telemetry: telemetry_config(log_format?, log_level?),
+        })
+    }
+}
+
+/// Checks a file by itself and says how many settings it has.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn check(path: &Path) -> Result<usize, Mistakes> {
+    let mut mistakes = Vec::new();
+    let written = Written::from_file(path, &mut mistakes);
+    let elsewhere = Some(PathBuf::new());
+    Config::read(&written, elsewhere, &mut mistakes);
+    Mistakes::or(mistakes, Some(written.count()))
+}
+
+/// Everything in force and where each value came from, as TOML.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn show_in_force(sources: Sources<'_>) -> Result<String, Mistakes> {
+    let mut mistakes = Vec::new();
+    let written = Written::gather(sources.file, sources.environment, sources.flags, &mut mistakes);
+    let config = Config::read(&written, platform_data_dir(sources.environment), &mut mistakes);
+    let config = Mistakes::or(mistakes, config)?;
+    Ok(show::show(&written, &config))
+}
+
+/// The data directory alone, for those who only look at what is there.
+///
+/// # Errors
+/// Every mistake in what is written, except in npm's configuration.
+pub fn data_dir(sources: Sources<'_>) -> Result<PathBuf, Mistakes> {
+    let mut mistakes = Vec::new();
+    let written = Written::gather(sources.file, sources.environment, sources.flags, &mut mistakes);
+    let read = Reader::of(&written, &mut mistakes).data_dir(platform_data_dir(sources.environment));
+    Mistakes::or(mistakes, read)
+}
+
+fn platform_data_dir(environment: &Environment) -> Option<PathBuf> {
+    place::data_directory(|name| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()))
+}
+
+/// At `debug` and `trace` only our own lines grow in number; those of the libraries below would bury them.
+fn telemetry_config(format: &str, level: &str) -> telemetry::Config {
+    let format = if format == "json" { telemetry::Format::Json } else { telemetry::Format::Human };
+    let filter = if matches!(level, "debug" | "trace") { format!("info,coldframe={level}") } else { level.to_owned() };
+    telemetry::Config { format, filter }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use expect_test::expect;
+
+    use super::*;
+
+    /// The mistakes that `toml`, the environment and the flags have together, the file's directory left out.
+    fn mistakes(toml: &str, variables: &[(&str, &str)], flags: &[(Key, &str)]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("coldframe.toml");
+        std::fs::write(&path, toml).unwrap();
+        let mut noted = Flags::default();
+        for (key, text) in flags {
+            noted.note(*key, (*text).to_owned());
+        }
+        let home = ("HOME", directory.path().to_str().unwrap());
+        let environment: Vec<(OsString, OsString)> =
+            variables.iter().chain([&home]).map(|(name, value)| (name.into(), value.into())).collect();
+        let told =
+            Config::gather(Sources { file: Some(&path), environment: &environment, flags: noted }).unwrap_err().to_string();
+        told.replace(&format!("{}/", directory.path().display()), "")
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_each_with_its_place_and_what_is_allowed() {
+        let toml = "\
+# Coldframe
+min-release-age = 72
+upsteam = \"https://token@registry.example/\"
+listen = [\"127.0.0.1:4873\", \"npm.example\"]
+allow-writes = \"yes\"
+cache-size = \"10\"
+upstream = \"https://me:secret@registry.example/?x\"
+trusted-proxy = \"10.0.0.0/40\"
+
+[proxy]
+memory = \"1GB\"
+";
+        let variables = [("COLDFRAME_LOG_LEVEL", "loud"), ("COLDFRAME_LISTENS", "x")];
+        let flags = [(Key::MaxConnections, "0"), (Key::PackumentTtl, "5")];
+        expect![[r#"
+            12 mistakes in the configuration
+
+            coldframe.toml:2:19: `min-release-age` lacks a unit: `72`
+             2 | min-release-age = 72
+               |                   ^^
+               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none
+
+            coldframe.toml:3:1: unknown key: `upsteam`
+             3 | upsteam =
+               | ^^^^^^^
+               = allowed: `upstream`, if that was meant
+
+            coldframe.toml:4:29: `listen` is no address: `npm.example`
+             4 | listen = ["127.0.0.1:4873", "npm.example"]
+               |                             ^^^^^^^^^^^^^
+               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one
+
+            coldframe.toml:5:16: `allow-writes` cannot be of this type: string
+             5 | allow-writes = "yes"
+               |                ^^^^^
+               = allowed: `true` or `false`, without quotes
+
+            coldframe.toml:6:14: `cache-size` lacks a unit: `10`
+             6 | cache-size = "10"
+               |              ^^^^
+               = allowed: a number with a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as `512MB` or `10GiB`
+
+            coldframe.toml:7:12: `upstream` has a query or a fragment: `https://*********@registry.example/?x`
+             7 | upstream = "https://*********@registry.example/?x"
+               |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+               = allowed: an `http` or `https` URL without query, such as `https://registry.example/npm/`
+
+            coldframe.toml:8:17: `trusted-proxy` is no network: `10.0.0.0/40`
+             8 | trusted-proxy = "10.0.0.0/40"
+               |                 ^^^^^^^^^^^^^
+               = allowed: an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`
+
+            coldframe.toml:10:2: unknown table: `proxy`
+             10 | [proxy]
+                |  ^^^^^
+               = allowed: settings at the top level, as in `min-release-age = "72h"`
+
+            COLDFRAME_LISTENS: unknown variable: `COLDFRAME_LISTENS`
+               = allowed: `COLDFRAME_LISTEN`, if that was meant
+
+            COLDFRAME_LOG_LEVEL: `log-level` is not known: `loud`
+               = allowed: `error`, `warn`, `info`, `debug`, `trace`
+
+            --packument-ttl: `packument-ttl` lacks a unit: `5`
+               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none
+
+            --max-connections: `max-connections` cannot be nothing: `0`
+               = allowed: a whole number of at least 1"#]]
+        .assert_eq(&mistakes(toml, &variables, &flags));
+    }
+
+    #[test]
+    fn broken_toml_is_shown_where_it_breaks() {
+        expect![[r#"
+            3 mistakes in the configuration
+
+            coldframe.toml:1:14: not TOML: invalid basic string, expected `"`
+             1 | memory = "1GB
+               |              ^
+
+            coldframe.toml:3:10: not TOML: string values must be quoted, expected literal string
+             3 | listen =
+               |          ^
+
+            coldframe.toml:4:14: not TOML: string values must be quoted, expected literal string
+             4 | _authToken =
+               |              ^^^^^^"#]].assert_eq(&mistakes("memory = \"1GB\nport = 1\nlisten = \n_authToken = secret\nmax-stale = 5", &[], &[]));
+    }
+
+    #[test]
+    fn what_embeds_coldframe_hands_over_names_and_values() {
+        let config = Config::of(&[
+            ("listen", "127.0.0.1:0"),
+            ("listen", "[::1]:0"),
+            ("upstream", "http://127.0.0.1:1"),
+            ("data-dir", "/data"),
+            ("min-release-age", "1d12h"),
+            ("cache-size", "2GB"),
+        ])
+        .unwrap();
+        assert_eq!((config.listen.len(), config.min_release_age.as_secs(), config.store.cache_size), (2, 129_600, 2_000_000_000));
+        assert_eq!(config.firewall.packument_ttl, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn without_a_place_for_data_or_an_upstream_nothing_is_guessed() {
+        expect![[r#"
+            1 mistake in the configuration
+
+            no place for data is known here
+               = allowed: `data-dir` with a path"#]]
+        .assert_eq(&Config::of(&[]).unwrap_err().to_string());
+    }
+}

@@ -158,8 +158,8 @@ pub struct Exposure {
     pub last: Timestamp,
 }
 
-/// An event that an operator must be able to find again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An event that an operator must be able to find again. Equal ones within one batch are written as one row with a count.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Incident {
     /// A stable word: `integrity_changed`, `integrity_mismatch`, `version_gone`, `metadata_stripped`, `clock_skew`, …
     pub kind: &'static str,

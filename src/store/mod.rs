@@ -4,14 +4,37 @@
 //! through `spawn_blocking`, except [`Blobs::open`] of a blob that this process already verified, which is a look-up.
 
 pub mod blobs;
+pub mod data_dir;
+pub mod disk;
 pub mod ledger;
+pub mod sqlite;
+
+mod downloads;
+mod journal;
+mod mapping;
+mod packages;
+mod schema;
+mod shelf;
 
 use std::path::PathBuf;
 
 pub use blobs::{Blobs, PendingBlob};
+pub use data_dir::DataDir;
+pub use disk::{BlobStatistics, DiskBlobs};
+pub use downloads::RecordedIncident;
 pub use ledger::{
     Document, Download, Exposure, Incident, Kind, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release, TagSighting,
 };
+pub use sqlite::SqliteLedger;
+
+/// Where things are kept and how much of the disk they may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The data directory: made when it is missing, owned by one process at a time.
+    pub data_dir: PathBuf,
+    /// Bytes of disk for tarballs and raw packuments together. The ledger is not counted: its retention bounds it.
+    pub cache_size: u64,
+}
 
 /// What the store could not do.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +73,47 @@ pub enum StoreError {
         /// The newest schema this program knows.
         known: i64,
     },
+    /// The ledger's schema is older and this handle may not change it.
+    #[error("`{}` was written by an older coldframe (schema {found}, this one reads {known}); `coldframe serve` brings it up to date", path.display())]
+    Older {
+        /// The ledger's file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The schema this program reads.
+        known: i64,
+    },
+    /// A write through a handle that only reads.
+    #[error("the ledger is open for reading only")]
+    ReadOnly,
     /// Another process owns the data directory.
     #[error("`{}` is in use by another coldframe", path.display())]
     Locked {
         /// The data directory.
         path: PathBuf,
     },
+}
+
+impl StoreError {
+    /// What `source` means when the ledger was asked to `action`: damage is told apart from an inability.
+    fn ledger(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| {
+            if is_damage(&source) { Self::Damaged(source.to_string()) } else { Self::Ledger { action, source } }
+        }
+    }
+
+    /// What `source` means when `action` was tried on `path`.
+    fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::File { action, path: path.into(), source }
+    }
+}
+
+/// Whether the file holds something it should not, as opposed to a disk that is full or a lock that is held.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error {
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => true,
+        error => matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
+    }
 }

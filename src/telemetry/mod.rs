@@ -1,5 +1,26 @@
 //! Floor 3: what Coldframe says about itself. One struct an event; `emit()` writes the log line and moves the counter.
+//!
+//! Refuses to know why something happened, and takes no label value that does not come from an enum.
 
 pub mod clock;
+pub mod event;
+pub mod incident;
+pub mod label;
+pub mod logging;
+pub mod metrics;
+mod series;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use event::{CacheUsed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
+pub use incident::{ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, ServedStale, VersionGone};
+pub use label::{CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
+pub use logging::{Config, Format};
+pub use metrics::{InFlight, Metrics, Watched};
+
+/// What cannot be set up to tell about ourselves.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The log filter has directives nobody can read.
+    #[error("not a log filter: `{0}`")]
+    Filter(String),
+}

@@ -1,0 +1,29 @@
+//! A ledger that is read and never written: for questions that must leave no trace and need no lock.
+
+use jiff::Timestamp;
+
+use crate::npm::PackageName;
+use crate::store::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, SqliteLedger, StoreError};
+
+/// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
+pub(super) struct Glimpse(pub(super) Option<SqliteLedger>);
+
+impl Ledger for Glimpse {
+    fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(PackageRecord::default()), |ledger| ledger.package(key))
+    }
+
+    fn record_package(&self, _key: &PackageKey, _change: &PackageChange) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn record_download(&self, _download: Download, _at: Timestamp) {}
+
+    fn record_incident(&self, _incident: Incident, _at: Timestamp) {}
+
+    fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,54 @@
+//! The addresses of a server: the first must be free, a further one that is not is told and done without.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::AppError;
+
+/// A listener and where it really listens.
+pub(super) struct Bound {
+    /// The socket.
+    pub(super) listener: TcpListener,
+    /// Its address, with the port it got where 0 was asked for.
+    pub(super) address: SocketAddr,
+}
+
+/// Binds the addresses, in their order.
+///
+/// # Errors
+/// When the first one cannot be had.
+pub(super) async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Bound>, AppError> {
+    let mut bound = Vec::new();
+    for (at, address) in addresses.iter().enumerate() {
+        match bind_one(*address).await {
+            Ok(one) => bound.push(one),
+            Err(source) if at == 0 => return Err(AppError::Listen { address: *address, source }),
+            Err(error) => {
+                tracing::error!(server.address = %address, error = %error, "cannot listen here, serving on the other addresses");
+            }
+        }
+    }
+    Ok(bound)
+}
+
+async fn bind_one(address: SocketAddr) -> std::io::Result<Bound> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok(Bound { listener, address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_first_address_must_be_free() {
+        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (taken, free) = (holder.local_addr().unwrap(), "127.0.0.1:0".parse().unwrap());
+        assert!(matches!(bind(&[taken, free]).await, Err(AppError::Listen { address, .. }) if address == taken));
+        let bound = bind(&[free, taken, free]).await.unwrap();
+        assert_eq!(bound.len(), 2);
+        assert!(bound.iter().all(|bound| bound.address.port() != 0));
+    }
+}

@@ -1,0 +1,62 @@
+//! Questions that are answered once, without a server: beside a running one or on a bare machine. They change nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::AppError;
+use super::glimpse::Glimpse;
+use crate::config::Config;
+use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts};
+use crate::npm::{Agent, Spec};
+use crate::store::{Blobs, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError};
+use crate::telemetry::Clock;
+use crate::upstream::{Authorization, Registries};
+
+/// Says whether a version would be served, by `config`, by what its data directory knows, and by what upstream says now.
+///
+/// # Errors
+/// When there is no such version, upstream cannot be asked, or the ledger is there and cannot be read.
+pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec) -> Result<Explanation, AppError> {
+    let ledger = glimpse(&config.store.data_dir)?;
+    let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
+    let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
+    let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
+    let firewall = Firewall::new(Parts {
+        registries: Registries::open(&config.upstream).map_err(AppError::Upstream)?,
+        ledger: Arc::new(ledger) as Arc<dyn Ledger>,
+        blobs: blobs as Arc<dyn Blobs>,
+        clock,
+        policy: config.policy,
+        config: config.firewall,
+    });
+    Ok(firewall.explain(&asker(), &spec.name, spec.wanted.as_deref()).await?)
+}
+
+/// Who asked for a package and what became of it, by the ledger in `data_dir`.
+///
+/// # Errors
+/// When there is no ledger, or it cannot be read.
+pub fn exposure(data_dir: &Path, spec: &Spec) -> Result<Vec<Exposure>, AppError> {
+    let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
+    ledger.exposure(&spec.name, spec.wanted.as_deref()).map_err(AppError::DataDir)
+}
+
+/// The ledger of a data directory, or none where nothing was kept yet.
+fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
+    match SqliteLedger::read_only(data_dir) {
+        Ok(ledger) => Ok(Glimpse(Some(ledger))),
+        Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Glimpse(None)),
+        Err(wrong) => Err(AppError::DataDir(wrong)),
+    }
+}
+
+/// The one who sits at this machine, to whom its own credentials are lent.
+fn asker() -> Asker {
+    Asker {
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+        authorization: Authorization::Lent,
+        base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false },
+    }
+}

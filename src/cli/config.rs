@@ -1,0 +1,41 @@
+//! `coldframe config`: checks a file, or shows what is in force and where each value came from.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::flags::SettingFlags;
+use super::output::{self, Exit, Failure};
+use crate::config;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check a configuration file by itself; tells every mistake at once.
+    Check(CheckArguments),
+    /// Show every value in force and where it came from, as TOML.
+    Show(ShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// The file.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArguments {
+    #[command(flatten)]
+    settings: SettingFlags<true>,
+}
+
+pub(super) fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Check(arguments) => {
+            let count = config::check(&arguments.file)?;
+            let noun = if count == 1 { "setting" } else { "settings" };
+            output::print(&format!("{}: {count} {noun}, no mistake\n", arguments.file.display()))?;
+        }
+        Command::Show(arguments) => output::print(&arguments.settings.read(config::show_in_force)?)?,
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,79 @@
+//! The flags of the table of settings, and the configuration they give together with environment and file.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
+
+use crate::config::settings::{Default, Kind, SETTINGS, Setting};
+use crate::config::{Flags, Key, Mistakes, Sources};
+
+/// What a person asks a question with; the rest is accepted and not listed in their help.
+const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::DataDir];
+
+/// Every setting as a flag, and `--config`. `LISTED` says whether help shows all of them.
+#[derive(Debug, Clone)]
+pub(super) struct SettingFlags<const LISTED: bool> {
+    file: Option<PathBuf>,
+    flags: Flags,
+}
+
+impl<const LISTED: bool> SettingFlags<LISTED> {
+    /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
+    pub(super) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
+        #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
+        let environment: Vec<_> = std::env::vars_os().collect();
+        read(Sources { file: self.file.as_deref(), environment: &environment, flags: self.flags })
+    }
+}
+
+impl<const LISTED: bool> FromArgMatches for SettingFlags<LISTED> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Flags::default();
+        for setting in &SETTINGS {
+            for text in matches.get_many::<String>(setting.name).into_iter().flatten() {
+                flags.note(setting.key, text.clone());
+            }
+        }
+        Ok(Self { file: matches.get_one::<PathBuf>("config").cloned(), flags })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Read settings from a TOML file [env: COLDFRAME_CONFIG]");
+        let command = command.next_help_heading("Settings").arg(file);
+        SETTINGS
+            .iter()
+            .fold(command, |command, setting| command.arg(flag(setting).hide(!LISTED && !ASKED.contains(&setting.key))))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+fn flag(setting: &Setting) -> Arg {
+    let default = match setting.default {
+        Default::Value(value) => value.to_owned(),
+        Default::Absent(words) => words.to_owned(),
+    };
+    let several = if setting.several { "; may be repeated" } else { "" };
+    let flag = Arg::new(setting.name)
+        .long(setting.name)
+        .value_name(setting.kind.placeholder())
+        .help(format!("{}{several} [default: {default}]", setting.help));
+    match setting.kind {
+        Kind::Truth => flag.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ if setting.several => flag.action(ArgAction::Append),
+        _ => flag.action(ArgAction::Set),
+    }
+}

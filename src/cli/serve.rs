@@ -1,0 +1,190 @@
+//! `coldframe serve`: starts the server, says what it does, and ends it when asked to.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::flags::SettingFlags;
+use super::output::{self, Columns, Exit, Failure};
+use crate::app::{App, AppError};
+use crate::config::Config;
+use crate::npm::instant;
+use crate::telemetry::{self, SystemClock};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    settings: SettingFlags<true>,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let config = arguments.settings.read(Config::gather)?;
+    telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    let told = Told::of(&config);
+    runtime()?.block_on(async {
+        // Before anything is opened, so that a signal during the start ends it in order.
+        let stop = stop_asked()?;
+        let app = App::build(config, Arc::new(SystemClock)).await?;
+        output::print(&told.tell(app.addresses()))?;
+        app.run(stop).await?;
+        Ok(Exit::Done)
+    })
+}
+
+/// A runtime for a command.
+pub(super) fn runtime() -> Result<Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+impl From<AppError> for Failure {
+    fn from(wrong: AppError) -> Self {
+        let exit = match &wrong {
+            AppError::Listen { .. } => Exit::Listen,
+            AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
+            AppError::DataDir(_) => Exit::DataDir,
+            AppError::Upstream(_) => Exit::Usage,
+            AppError::Scratch(_) | AppError::LedgerLost(_) | AppError::Rejected(_) => Exit::Failed,
+        };
+        Self::new(exit, wrong)
+    }
+}
+
+/// What a person is told at the start, as far as it is known before anything is bound.
+struct Told {
+    rows: Vec<(String, String)>,
+    public_url: Option<String>,
+}
+
+impl Told {
+    fn of(config: &Config) -> Self {
+        let mut rows = Vec::new();
+        for chosen in &config.chosen {
+            let scope = chosen.scope.clone().unwrap_or_else(|| "upstream".to_owned());
+            rows.push((scope, format!("{} (from {})", chosen.url, chosen.origin)));
+        }
+        let age = match config.min_release_age {
+            age if age.is_zero() => "none: young releases are served".to_owned(),
+            age => format!("{} minimum release age", instant::tell_age(age)),
+        };
+        rows.push(("age".to_owned(), age));
+        rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
+        Self { rows, public_url: config.public_url.as_ref().map(ToString::to_string) }
+    }
+
+    fn tell(self, addresses: &[SocketAddr]) -> String {
+        let mut columns = Columns::indented("  ");
+        for address in addresses {
+            columns.row(["listening", &format!("http://{address}/")]);
+        }
+        for (left, right) in self.rows {
+            columns.row([left, right]);
+        }
+        let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));
+        let registry = self.public_url.or(reached).unwrap_or_default();
+        format!(
+            "coldframe {}\n{columns}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
+            env!("CARGO_PKG_VERSION")
+        )
+    }
+}
+
+/// An address that a client on this machine can use: nobody connects to "any".
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Ends when the process is asked to stop; asked a second time, the process ends at once.
+fn stop_asked() -> std::io::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::listen()?;
+    Ok(async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            let code = signals.next().await;
+            #[expect(clippy::disallowed_methods, clippy::exit, reason = "asked twice: whoever asks does not want to wait")]
+            std::process::exit(code)
+        });
+    })
+}
+
+/// The signals that ask a process to stop.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one; the exit code that shells give a process it ends.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => 128 + 15,
+            _ = self.interrupt.recv() => 128 + 2,
+        }
+    }
+}
+
+/// The signals that ask a process to stop.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Waits for the next one; the exit code that shells give a process it ends.
+    async fn next(&mut self) -> i32 {
+        // Where no signal can be awaited, none will be.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        128 + 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn the_start_says_where_which_upstream_how_old_and_what_to_write() {
+        let config = Config::of(&[
+            ("listen", "0.0.0.0:4873"),
+            ("upstream", "https://registry.example/npm"),
+            ("data-dir", "/data"),
+            ("min-release-age", "7d"),
+        ])
+        .unwrap();
+        let addresses = ["0.0.0.0:4873".parse().unwrap(), "[::1]:4874".parse().unwrap()];
+        expect![[r"
+            coldframe 0.1.0
+              listening  http://0.0.0.0:4873/
+              listening  http://[::1]:4874/
+              upstream   https://registry.example/npm/ (from given)
+              age        7 d minimum release age
+              data       /data
+
+            To use it, put this line into .npmrc:
+
+            registry=http://127.0.0.1:4873/
+        "]]
+        .assert_eq(&Told::of(&config).tell(&addresses));
+    }
+}

@@ -1,0 +1,169 @@
+//! Durations and sizes as people write them. A bare number is refused: days read as minutes have let releases through.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The longest duration, in seconds: a hundred years, so that an instant can always be moved by one.
+const LONGEST: u64 = 100 * 365 * 86_400;
+
+const DURATIONS: &[(&str, u64)] = &[("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 7 * 86_400)];
+
+const SIZES: &[(&str, u64)] = &[
+    ("B", 1),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+
+/// What is wrong with a duration or a size: the end of a sentence that starts with the setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// Nothing is written.
+    Empty,
+    /// A number stands there without its unit.
+    Bare,
+    /// The unit is none of the table's, or there is no number before it.
+    Unreadable,
+    /// It does not fit.
+    TooLarge,
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Empty => "is empty",
+            Self::Bare => "lacks a unit",
+            Self::Unreadable => "cannot be read",
+            Self::TooLarge => "is too large",
+        })
+    }
+}
+
+/// Reads a duration: `45s`, `90m`, `72h`, `7d`, `2w`, `1d12h`.
+///
+/// # Errors
+/// A number without a unit, an unknown unit, and more than a hundred years.
+pub fn duration(text: &str) -> Result<Duration, Flaw> {
+    let parts = parts(text, DURATIONS)?;
+    // `12h1d` and `1h1h` are more likely a slip than a wish.
+    if parts.windows(2).any(|pair| matches!(pair, [(_, left), (_, right)] if left <= right)) {
+        return Err(Flaw::Unreadable);
+    }
+    let seconds = total(&parts)?;
+    if seconds > LONGEST { Err(Flaw::TooLarge) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+/// Reads a size in bytes: `10GB` is 10⁹ bytes each, `128MiB` is 2²⁰ bytes each. The unit's case does not matter.
+///
+/// # Errors
+/// A number without a unit, an unknown unit, and what does not fit into 63 bits.
+pub fn size(text: &str) -> Result<u64, Flaw> {
+    let parts = parts(text, SIZES)?;
+    if parts.len() != 1 {
+        return Err(Flaw::Unreadable);
+    }
+    let bytes = total(&parts)?;
+    if i64::try_from(bytes).is_err() { Err(Flaw::TooLarge) } else { Ok(bytes) }
+}
+
+/// Each number with the worth of its unit.
+fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, Flaw> {
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(Flaw::Empty);
+    }
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at(digits);
+        let after = after.trim_start();
+        if number.is_empty() {
+            return Err(Flaw::Unreadable);
+        }
+        if after.is_empty() {
+            return Err(Flaw::Bare);
+        }
+        let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, after) = after.split_at(letters);
+        let known = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
+        let worth = known.map(|(_, worth)| *worth).ok_or(Flaw::Unreadable)?;
+        parts.push((number.parse().map_err(|_| Flaw::TooLarge)?, worth));
+        rest = after.trim_start();
+    }
+    Ok(parts)
+}
+
+fn total(parts: &[(u64, u64)]) -> Result<u64, Flaw> {
+    parts
+        .iter()
+        .try_fold(0_u64, |sum, (number, worth)| number.checked_mul(*worth).and_then(|part| sum.checked_add(part)))
+        .ok_or(Flaw::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_carry_their_units() {
+        let read = |text| duration(text).map(|duration| duration.as_secs());
+        for (text, seconds) in [
+            ("72h", 259_200),
+            ("7d", 604_800),
+            ("90m", 5_400),
+            ("45s", 45),
+            ("0s", 0),
+            ("2w", 1_209_600),
+            ("1d12h", 129_600),
+            ("1d 12h", 129_600),
+            (" 3 D ", 259_200),
+        ] {
+            assert_eq!(read(text), Ok(seconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_no_duration() {
+        for (text, flaw) in [
+            ("", Flaw::Empty),
+            ("72", Flaw::Bare),
+            ("0", Flaw::Bare),
+            ("1d12", Flaw::Bare),
+            ("72 hours", Flaw::Unreadable),
+            ("h", Flaw::Unreadable),
+            ("-1h", Flaw::Unreadable),
+            ("1.5d", Flaw::Unreadable),
+            ("12h1d", Flaw::Unreadable),
+            ("1h1h", Flaw::Unreadable),
+            ("3y", Flaw::Unreadable),
+            ("99999999999999999999s", Flaw::TooLarge),
+            ("18446744073709551615w", Flaw::TooLarge),
+            ("101w99999d", Flaw::TooLarge),
+        ] {
+            assert_eq!(duration(text), Err(flaw), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_count_in_tens_or_in_twos() {
+        for (text, bytes) in
+            [("10GB", 10_000_000_000), ("512MB", 512_000_000), ("128MiB", 134_217_728), ("0B", 0), ("1 gib", 1 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for (text, flaw) in [
+            ("10", Flaw::Bare),
+            ("10G", Flaw::Unreadable),
+            ("1GB1MB", Flaw::Unreadable),
+            ("9999999TiB", Flaw::TooLarge),
+            ("99999999TiB", Flaw::TooLarge),
+        ] {
+            assert_eq!(size(text), Err(flaw), "{text}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! From text to values: each setting is parsed once, here, and every mistake is noted. Refuses to know what the values
+//! are used for.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::amount;
+use super::mistake::{Mistake, blot_credentials};
+use super::settings::Key;
+use super::written::{Value, Written};
+
+/// Reads settings and gathers what is wrong with them.
+pub(super) struct Reader<'a> {
+    written: &'a Written,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of `written` that notes mistakes in `mistakes`.
+    pub(super) fn of(written: &'a Written, mistakes: &'a mut Vec<Mistake>) -> Self {
+        Self { written, mistakes }
+    }
+
+    /// The value of a setting; `None` when there is none, or a wrong one, which is noted.
+    pub(super) fn one<T>(&mut self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let values = self.written.values(key);
+        if let [_, again, ..] = &*values {
+            self.mistakes.push(Mistake::new(again.origin.clone(), format!("given twice: `{}`", key.setting().name), "it once"));
+        }
+        values.first().and_then(|value| self.parse(key, value, &parse))
+    }
+
+    /// The values of a setting that may be given several times, without the wrong ones, which are noted.
+    pub(super) fn several<T>(&mut self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let values = self.written.values(key);
+        values.iter().filter_map(|value| self.parse(key, value, &parse)).collect()
+    }
+
+    /// Notes that the values of `key`, each right by itself, are not right together or in this place.
+    pub(super) fn object(&mut self, key: Key, problem: impl Into<String>, allowed: impl Into<String>) {
+        let origin = self.written.values(key).pop().map_or(super::Origin::Default, |value| value.origin);
+        self.mistakes.push(Mistake::new(origin, problem, allowed));
+    }
+
+    /// The data directory: what is written, else the platform's.
+    pub(super) fn data_dir(&mut self, platform: Option<PathBuf>) -> Option<PathBuf> {
+        let written = !self.written.values(Key::DataDir).is_empty();
+        let read = self.one(Key::DataDir, path);
+        if !written && platform.is_none() {
+            self.object(Key::DataDir, "no place for data is known here", "`data-dir` with a path");
+        }
+        read.or(platform)
+    }
+
+    fn parse<T>(&mut self, key: Key, value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let setting = key.setting();
+        let parsed = parse(&value.text).map_err(|flaw| {
+            let text = blot_credentials(&value.text).escape_debug().to_string();
+            let problem = format!("`{}` {flaw}: `{text}`", setting.name);
+            self.mistakes.push(Mistake::new(value.origin.clone(), problem, setting.kind.allowed()));
+        });
+        parsed.ok()
+    }
+}
+
+/// An address to listen on. `localhost` is 127.0.0.1, as most would expect.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    if let Some(port) = text.strip_prefix("localhost:") {
+        let port = port.parse().map_err(|_| "is no address".to_owned())?;
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    match text.parse::<IpAddr>() {
+        Ok(_) => Err("lacks a port".to_owned()),
+        Err(_) => text.parse().map_err(|_| "is no address".to_owned()),
+    }
+}
+
+/// An `http` or `https` URL with a host and without query or fragment; its path ends in a slash.
+pub(super) fn url(text: &str) -> Result<Url, String> {
+    let mut url = Url::parse(text.trim()).map_err(|_| "is no URL".to_owned())?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err("is no `http` or `https` URL".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("has a query or a fragment".to_owned());
+    }
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+/// A URL that clients are told, which must carry no credentials.
+pub(super) fn public_url(text: &str) -> Result<Url, String> {
+    let url = url(text)?;
+    let bare = url.username().is_empty() && url.password().is_none();
+    if bare { Ok(url) } else { Err("carries credentials".to_owned()) }
+}
+
+/// A span of time.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    amount::duration(text).map_err(|flaw| flaw.to_string())
+}
+
+/// A span of time that is not nothing.
+pub(super) fn some_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|duration| if duration.is_zero() { Err("cannot be nothing".to_owned()) } else { Ok(duration) })
+}
+
+/// A number of bytes of at least `least`.
+pub(super) fn size_from(least: u64) -> impl Fn(&str) -> Result<u64, String> {
+    move |text| {
+        let bytes = amount::size(text).map_err(|flaw| flaw.to_string())?;
+        if bytes < least { Err(format!("must be at least {least} bytes")) } else { Ok(bytes) }
+    }
+}
+
+/// A whole number of at least one.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(0) => Err("cannot be nothing".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("is no whole number".to_owned()),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn truth(text: &str) -> Result<bool, String> {
+    text.trim().parse().map_err(|_| "is neither".to_owned())
+}
+
+/// A path; it need not exist.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse().map(|net: IpNet| net.trunc())).map_err(|_| "is no network".to_owned())
+}
+
+/// One of a few words.
+pub(super) fn word(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
+    move |text| words.iter().find(|word| **word == text.trim()).copied().ok_or_else(|| "is not known".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_an_ip_and_a_port() {
+        assert_eq!(address("localhost:4873"), Ok(SocketAddr::from(([127, 0, 0, 1], 4873))));
+        assert!(address("[::1]:0").is_ok() && address("0.0.0.0:80").is_ok());
+        assert_eq!(address("127.0.0.1"), Err("lacks a port".to_owned()));
+        for wrong in ["4873", ":4873", "npm.example:80", "127.0.0.1:99999", "http://127.0.0.1:1", ""] {
+            assert_eq!(address(wrong), Err("is no address".to_owned()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_http_and_ends_in_a_slash() {
+        assert_eq!(url("https://registry.example/npm").unwrap().as_str(), "https://registry.example/npm/");
+        for wrong in [
+            "registry.example",
+            "ftp://registry.example/",
+            "https://",
+            "https://registry.example/?a",
+            "https://registry.example/#a",
+            "",
+        ] {
+            assert!(url(wrong).is_err(), "{wrong}");
+        }
+        assert!(public_url("https://me@npm.example/").is_err());
+    }
+
+    #[test]
+    fn one_address_is_a_network_of_one() {
+        assert_eq!(network("10.0.0.7").unwrap().to_string(), "10.0.0.7/32");
+        assert_eq!(network("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
+        assert!(network("10.0.0.0/33").is_err());
+    }
+}

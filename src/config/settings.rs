@@ -1,0 +1,415 @@
+//! The one table of settings. Flags, environment, file, `config show` and README are all driven by it; it refuses to
+//! know what a value means beyond its kind.
+
+use std::fmt::Write as _;
+
+/// A setting. The order is the order of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the table below says of each what it is")]
+pub enum Key {
+    Listen,
+    Upstream,
+    MinReleaseAge,
+    Exclude,
+    DataDir,
+    PublicUrl,
+    TrustedProxy,
+    AllowWrites,
+    PackumentTtl,
+    MaxStale,
+    CacheSize,
+    Memory,
+    PackumentLimit,
+    TarballLimit,
+    TarballHost,
+    RedirectHost,
+    UpstreamCa,
+    UpstreamTimeout,
+    MaxConnections,
+    DrainTimeout,
+    LogFormat,
+    LogLevel,
+    LedgerRetention,
+}
+
+/// What a value looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An IP address and a port.
+    Address,
+    /// An `http` or `https` URL.
+    Url,
+    /// A span of time with its unit.
+    Duration,
+    /// A number of bytes with its unit.
+    Size,
+    /// A glob over package names.
+    PackageGlob,
+    /// A glob over host names.
+    HostGlob,
+    /// A path of the file system.
+    Path,
+    /// An IP address or a network in CIDR notation.
+    Network,
+    /// `true` or `false`.
+    Truth,
+    /// A whole number.
+    Count,
+    /// One of a few words.
+    Word(&'static [&'static str]),
+}
+
+/// What holds when nothing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// This value, as it would be written.
+    Value(&'static str),
+    /// Nothing, which means what the words say.
+    Absent(&'static str),
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Which.
+    pub key: Key,
+    /// Its name: the key in the file, and the flag behind `--`.
+    pub name: &'static str,
+    /// What a value looks like.
+    pub kind: Kind,
+    /// Whether it may be given several times.
+    pub several: bool,
+    /// What holds when nothing is written.
+    pub default: Default,
+    /// What it does: one line without a full stop.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// Its row of the table.
+    #[must_use]
+    pub fn setting(self) -> &'static Setting {
+        // The table lists the keys in their order, which a test holds.
+        &SETTINGS[self as usize]
+    }
+
+    /// The setting of a name, as the file and the flags spell it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        SETTINGS.iter().find(|setting| setting.name == name).map(|setting| setting.key)
+    }
+}
+
+impl Setting {
+    /// The flag: `--min-release-age`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        format!("--{}", self.name)
+    }
+
+    /// The environment variable: `COLDFRAME_MIN_RELEASE_AGE`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+impl Kind {
+    /// How a value is named in a usage line.
+    #[must_use]
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::Address => "ADDRESS:PORT",
+            Self::Url => "URL",
+            Self::Duration => "DURATION",
+            Self::Size => "SIZE",
+            Self::PackageGlob | Self::HostGlob => "GLOB",
+            Self::Path => "PATH",
+            Self::Network => "CIDR",
+            Self::Truth => "BOOL",
+            Self::Count => "NUMBER",
+            Self::Word(_) => "WORD",
+        }
+    }
+
+    /// What is allowed, for the one who wrote something else.
+    #[must_use]
+    pub fn allowed(self) -> String {
+        match self {
+            Self::Address => {
+                "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one".to_owned()
+            }
+            Self::Url => "an `http` or `https` URL without query, such as `https://registry.example/npm/`".to_owned(),
+            Self::Duration => {
+                "numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none".to_owned()
+            }
+            Self::Size => {
+                "a number with a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as `512MB` or `10GiB`".to_owned()
+            }
+            Self::PackageGlob => "a package name or a glob, such as `lodash`, `@acme/*` or `eslint-*`".to_owned(),
+            Self::HostGlob => "a host name or a glob, such as `cdn.example` or `*.storage.example`".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Network => "an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`".to_owned(),
+            Self::Truth => "`true` or `false`".to_owned(),
+            Self::Count => "a whole number of at least 1".to_owned(),
+            Self::Word(words) => {
+                let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+                quoted.join(", ")
+            }
+        }
+    }
+}
+
+/// What every variable of ours starts with.
+pub const PREFIX: &str = "COLDFRAME_";
+
+/// Names the file; no setting of the table, for a file cannot name itself.
+pub const FILE_VARIABLE: &str = "COLDFRAME_CONFIG";
+
+/// The log formats.
+pub const LOG_FORMATS: &[&str] = &["human", "json"];
+
+/// The log levels.
+pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
+/// The table.
+pub static SETTINGS: [Setting; 23] = [
+    several(Key::Listen, "listen", Kind::Address, Default::Value("127.0.0.1:4873"), "Where to listen"),
+    one(
+        Key::Upstream,
+        "upstream",
+        Kind::Url,
+        Default::Absent("what npm on this machine uses"),
+        "The registry that packages come from; its credentials are read from npm's configuration",
+    ),
+    one(
+        Key::MinReleaseAge,
+        "min-release-age",
+        Kind::Duration,
+        Default::Value("72h"),
+        "How old a release must be before it is served; `0s` switches it off",
+    ),
+    several(
+        Key::Exclude,
+        "exclude",
+        Kind::PackageGlob,
+        Default::Absent("none"),
+        "Packages whose releases need not be old, such as `@acme/*`; everything else is still checked",
+    ),
+    one(
+        Key::DataDir,
+        "data-dir",
+        Kind::Path,
+        Default::Absent("the platform's data directory"),
+        "Where tarballs, packuments and the ledger are kept; one process owns it",
+    ),
+    one(
+        Key::PublicUrl,
+        "public-url",
+        Kind::Url,
+        Default::Absent("what the client's `Host` says"),
+        "The address under which clients reach Coldframe; tarball URLs are written under it",
+    ),
+    several(
+        Key::TrustedProxy,
+        "trusted-proxy",
+        Kind::Network,
+        Default::Absent("none"),
+        "Proxies in front whose `X-Forwarded-*` headers are believed",
+    ),
+    one(
+        Key::AllowWrites,
+        "allow-writes",
+        Kind::Truth,
+        Default::Value("false"),
+        "Pass publish, login and dist-tag changes on, with the client's own credentials",
+    ),
+    one(
+        Key::PackumentTtl,
+        "packument-ttl",
+        Kind::Duration,
+        Default::Value("5m"),
+        "How long a packument is used before upstream is asked whether it changed",
+    ),
+    one(
+        Key::MaxStale,
+        "max-stale",
+        Kind::Duration,
+        Default::Value("24h"),
+        "How long the last packument is served while upstream cannot be asked",
+    ),
+    one(
+        Key::CacheSize,
+        "cache-size",
+        Kind::Size,
+        Default::Value("10GB"),
+        "Disk for tarballs and packuments; the least recently used go first",
+    ),
+    one(Key::Memory, "memory", Kind::Size, Default::Value("128MB"), "Memory for packuments that are ready to send"),
+    one(
+        Key::PackumentLimit,
+        "packument-limit",
+        Kind::Size,
+        Default::Value("200MB"),
+        "The largest packument taken from upstream, unpacked",
+    ),
+    one(Key::TarballLimit, "tarball-limit", Kind::Size, Default::Value("500MB"), "The largest tarball taken from upstream"),
+    several(
+        Key::TarballHost,
+        "tarball-host",
+        Kind::HostGlob,
+        Default::Absent("upstream's own"),
+        "Other hosts that packuments may name as the place of a tarball",
+    ),
+    several(
+        Key::RedirectHost,
+        "redirect-host",
+        Kind::HostGlob,
+        Default::Absent("upstream's own"),
+        "Other hosts that upstream may redirect a tarball to; they are asked without credentials",
+    ),
+    several(
+        Key::UpstreamCa,
+        "upstream-ca",
+        Kind::Path,
+        Default::Absent("the system's"),
+        "PEM files of further authorities that upstream's certificate may be signed by",
+    ),
+    one(
+        Key::UpstreamTimeout,
+        "upstream-timeout",
+        Kind::Duration,
+        Default::Value("30s"),
+        "How long upstream may be silent before a request to it is given up",
+    ),
+    one(Key::MaxConnections, "max-connections", Kind::Count, Default::Value("4096"), "How many clients may be connected at once"),
+    one(
+        Key::DrainTimeout,
+        "drain-timeout",
+        Kind::Duration,
+        Default::Value("10s"),
+        "How long running requests may take after a signal to stop",
+    ),
+    one(Key::LogFormat, "log-format", Kind::Word(LOG_FORMATS), Default::Value("human"), "How log lines are written"),
+    one(Key::LogLevel, "log-level", Kind::Word(LOG_LEVELS), Default::Value("info"), "Which log lines are written"),
+    one(
+        Key::LedgerRetention,
+        "ledger-retention",
+        Kind::Duration,
+        Default::Value("400d"),
+        "How long the ledger remembers who got what",
+    ),
+];
+
+const fn one(key: Key, name: &'static str, kind: Kind, default: Default, help: &'static str) -> Setting {
+    Setting { key, name, kind, several: false, default, help }
+}
+
+const fn several(key: Key, name: &'static str, kind: Kind, default: Default, help: &'static str) -> Setting {
+    Setting { key, name, kind, several: true, default, help }
+}
+
+/// The table as README shows it.
+#[must_use]
+pub fn table_markdown() -> String {
+    let mut table = "| file | flag | environment | default | what it does |\n|---|---|---|---|---|\n".to_owned();
+    for setting in &SETTINGS {
+        let several = if setting.several { " (several)" } else { "" };
+        let default = match setting.default {
+            Default::Value(value) => format!("`{value}`"),
+            Default::Absent(words) => words.to_owned(),
+        };
+        let row = format!(
+            "| `{}` | `{} {}`{several} | `{}` | {default} | {} |",
+            setting.name,
+            setting.flag(),
+            setting.kind.placeholder(),
+            setting.variable(),
+            setting.help
+        );
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(table, "{row}");
+    }
+    table
+}
+
+/// The name of the table that comes nearest to `wrong`, if one comes near.
+#[must_use]
+pub fn nearest(wrong: &str) -> Option<&'static str> {
+    let wrong = plain(wrong);
+    let allowed = (wrong.len() / 3).clamp(1, 4);
+    SETTINGS
+        .iter()
+        .map(|setting| (distance(&wrong, &plain(setting.name)), setting.name))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// A name without what people mix up: case, `-`, `_`, and the long form of `min`.
+fn plain(name: &str) -> String {
+    let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    letters.to_ascii_lowercase().replace("minimum", "min")
+}
+
+/// How many letters must be put in, left out or exchanged to come from one word to the other.
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, left) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, right) in to.bytes().enumerate() {
+            let exchanged = diagonal + usize::from(left != right);
+            diagonal = row[column + 1];
+            row[column + 1] = exchanged.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_lists_the_keys_in_their_order_and_no_name_twice() {
+        let mut names = std::collections::HashSet::new();
+        for (row, setting) in SETTINGS.iter().enumerate() {
+            assert_eq!(setting.key as usize, row, "{}", setting.name);
+            assert!(names.insert(setting.name), "{}", setting.name);
+            assert!(setting.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", setting.name);
+            assert!(!setting.help.ends_with('.'), "{}", setting.name);
+        }
+    }
+
+    #[test]
+    fn a_name_is_spelled_for_flag_and_environment() {
+        let setting = Key::MinReleaseAge.setting();
+        assert_eq!((setting.flag().as_str(), setting.variable().as_str()), ("--min-release-age", "COLDFRAME_MIN_RELEASE_AGE"));
+    }
+
+    #[test]
+    fn the_nearest_name_is_what_was_meant() {
+        for (wrong, meant) in [
+            ("min_release_age", Some("min-release-age")),
+            ("minimumReleaseAge", Some("min-release-age")),
+            ("MIN_RELEASE_AGES", Some("min-release-age")),
+            ("upsteam", Some("upstream")),
+            ("excludes", Some("exclude")),
+            ("port", None),
+            ("colour", None),
+        ] {
+            assert_eq!(nearest(wrong), meant, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_setting_has_a_row_in_readme() {
+        let table = table_markdown();
+        assert_eq!(table.lines().count(), SETTINGS.len() + 2);
+        assert!(table.contains(
+            "| `min-release-age` | `--min-release-age DURATION` | `COLDFRAME_MIN_RELEASE_AGE` | `72h` | How old a release must be \
+             before it is served; `0s` switches it off |"
+        ));
+    }
+}

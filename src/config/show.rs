@@ -1,0 +1,61 @@
+//! What is in force, as TOML that could be saved: each value with where it came from. Shows no credentials.
+
+use std::fmt::Write as _;
+
+use super::Config;
+use super::mistake::blot_credentials;
+use super::settings::{Default, Key, Kind, SETTINGS, Setting};
+use super::written::{Value, Written};
+
+/// Every setting, a line each; where nothing was written, what `config` found out.
+#[must_use]
+pub fn show(written: &Written, config: &Config) -> String {
+    let lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, &written.values(setting.key), config)).collect();
+    let width = lines.iter().map(|(left, _)| left.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
+    let mut out = String::new();
+    for (left, origin) in lines {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(out, "{left:width$}  # {origin}");
+    }
+    for chosen in &config.chosen {
+        if let Some(scope) = &chosen.scope {
+            let _ = writeln!(out, "# {scope} comes from {}  # {}", chosen.url, chosen.origin);
+        }
+    }
+    out
+}
+
+/// The setting, and where it comes from. What is not set is commented out, so that the whole stays TOML.
+fn line(setting: &Setting, values: &[Value], config: &Config) -> (String, String) {
+    if let Some(first) = values.first() {
+        let texts: Vec<_> = values.iter().map(|value| literal(setting.kind, &value.text)).collect();
+        let right = if setting.several { format!("[{}]", texts.join(", ")) } else { texts.concat() };
+        return (format!("{} = {right}", setting.name), first.origin.to_string());
+    }
+    if let Some((text, origin)) = found(setting.key, config) {
+        return (format!("{} = {}", setting.name, literal(setting.kind, &text)), origin);
+    }
+    match setting.default {
+        Default::Absent(words) => (format!("# {}", setting.name), format!("default: {words}")),
+        Default::Value(_) => (format!("# {}", setting.name), "empty".to_owned()),
+    }
+}
+
+/// What holds though nobody wrote it, and where from.
+fn found(key: Key, config: &Config) -> Option<(String, String)> {
+    match key {
+        Key::Upstream => {
+            let default = config.chosen.iter().find(|chosen| chosen.scope.is_none())?;
+            Some((default.url.clone(), default.origin.clone()))
+        }
+        Key::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
+        _ => None,
+    }
+}
+
+fn literal(kind: Kind, text: &str) -> String {
+    match kind {
+        Kind::Truth | Kind::Count => text.to_owned(),
+        _ => toml::Value::String(blot_credentials(text)).to_string(),
+    }
+}

@@ -1,0 +1,230 @@
+//! What is written, by whom: each setting's values as text, each with its origin. Refuses to know what a value means.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::file;
+use super::mistake::{Mistake, Mistakes, Origin};
+use super::settings::{self, Default, FILE_VARIABLE, Key, PREFIX, SETTINGS};
+
+/// One value as it was written.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// Its text.
+    pub text: String,
+    /// Who wrote it.
+    pub origin: Origin,
+}
+
+/// Every setting that somebody wrote. Who stands higher replaces the whole of a setting, lists too.
+#[derive(Debug, Clone, std::default::Default)]
+pub struct Written(BTreeMap<Key, Vec<Value>>);
+
+/// The environment of the process, or a test's.
+pub type Environment = [(std::ffi::OsString, std::ffi::OsString)];
+
+impl Written {
+    /// What a program or a test hands over: names and values; a name may come several times.
+    ///
+    /// # Errors
+    /// Unknown names, and one that comes several times though it stands for one value.
+    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
+        let (mut written, mut mistakes) = (Self::default(), Vec::new());
+        for (name, text) in pairs {
+            let value = Value { text: (*text).to_owned(), origin: Origin::Given };
+            match Key::named(name) {
+                None => mistakes.push(unknown(Origin::Given, "setting", name)),
+                Some(key) if written.0.contains_key(&key) && !key.setting().several => {
+                    mistakes.push(Mistake::new(Origin::Given, format!("given twice: `{name}`"), "it once"));
+                }
+                Some(key) => written.0.entry(key).or_default().push(value),
+            }
+        }
+        Mistakes::or(mistakes, Some(written))
+    }
+
+    /// Flags over the environment over the file. Reads the file that `file` names, else the one that the environment
+    /// names, else none. Mistakes of all three go to `mistakes`; what could be read is there all the same.
+    pub fn gather(file: Option<&Path>, environment: &Environment, flags: Flags, mistakes: &mut Vec<Mistake>) -> Self {
+        let mut written = Self::default();
+        let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
+        let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
+        if let Some((path, origin)) = file.map(|path| (path, Origin::Flag("--config".to_owned()))).or(named) {
+            written.0.extend(file::read(path, origin, mistakes));
+        }
+        written.0.extend(overlay(environment, mistakes));
+        written.0.extend(flags.0);
+        written
+    }
+
+    /// A file alone.
+    pub fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Self {
+        Self(file::read(path, Origin::Flag("config check".to_owned()), mistakes))
+    }
+
+    /// The values of a setting: what was written, else its default; nothing when there is neither.
+    #[must_use]
+    pub fn values(&self, key: Key) -> Vec<Value> {
+        match (self.0.get(&key), key.setting().default) {
+            (Some(values), _) => values.clone(),
+            (None, Default::Value(text)) => vec![Value { text: text.to_owned(), origin: Origin::Default }],
+            (None, Default::Absent(_)) => Vec::new(),
+        }
+    }
+
+    /// How many settings somebody wrote.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What stands on the command line.
+#[derive(Debug, Clone, std::default::Default)]
+pub struct Flags(BTreeMap<Key, Vec<Value>>);
+
+impl Flags {
+    /// Notes one flag; again for each time it was given.
+    pub fn note(&mut self, key: Key, text: String) {
+        self.0.entry(key).or_default().push(Value { text, origin: Origin::Flag(key.setting().flag()) });
+    }
+}
+
+/// A mistake for a name that is none of ours.
+pub(super) fn unknown(origin: Origin, noun: &str, name: &str) -> Mistake {
+    let allowed = match settings::nearest(name) {
+        Some(nearest) => format!("`{nearest}`, if that was meant"),
+        None => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
+    };
+    Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown {noun}: `{name}`"), allowed) }
+}
+
+/// What the environment says. An empty variable counts as not set, as compose files and CI leave them.
+fn overlay(environment: &Environment, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
+    let mut values = BTreeMap::new();
+    for (name, value) in environment {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        let origin = Origin::Variable(name.to_owned());
+        if name == FILE_VARIABLE || value.is_empty() || is_service_link(name) {
+            continue;
+        }
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
+            mistakes.push(unknown_variable(origin, name));
+            continue;
+        };
+        let Some(text) = value.to_str() else {
+            mistakes.push(Mistake::new(origin, "is not UTF-8", setting.kind.allowed()));
+            continue;
+        };
+        let texts = if setting.several { split(text) } else { vec![text] };
+        let values_of = |text: &str| Value { text: text.to_owned(), origin: origin.clone() };
+        values.insert(setting.key, texts.into_iter().map(values_of).collect());
+    }
+    values
+}
+
+fn unknown_variable(origin: Origin, name: &str) -> Mistake {
+    let nearest = settings::nearest(name.trim_start_matches(PREFIX)).and_then(Key::named);
+    let allowed = match nearest {
+        Some(key) => format!("`{}`, if that was meant", key.setting().variable()),
+        None => format!("`{FILE_VARIABLE}`, and `{PREFIX}` before the name of a setting"),
+    };
+    Mistake::new(origin, format!("unknown variable: `{name}`"), allowed)
+}
+
+/// Kubernetes puts these into every container beside a service that is called `coldframe`; nobody wrote them.
+fn is_service_link(name: &str) -> bool {
+    let rest = name.trim_start_matches(PREFIX);
+    rest == "PORT"
+        || rest.starts_with("PORT_")
+        || rest == "SERVICE_HOST"
+        || rest == "SERVICE_PORT"
+        || rest.starts_with("SERVICE_PORT_")
+}
+
+/// Splits a list at its commas, except within the braces of a glob.
+fn split(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_i32);
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth <= 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    fn texts(written: &Written, key: Key) -> Vec<String> {
+        written.values(key).into_iter().map(|value| format!("{} <- {}", value.text, value.origin)).collect()
+    }
+
+    #[test]
+    fn flags_stand_over_the_environment_over_the_file_over_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("coldframe.toml");
+        std::fs::write(&path, "memory = \"1GB\"\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nmax-stale = \"1h\"\n").unwrap();
+        let variables = environment(&[
+            ("COLDFRAME_CONFIG", path.to_str().unwrap()),
+            ("COLDFRAME_LISTEN", "127.0.0.1:3, 127.0.0.1:4"),
+            ("COLDFRAME_MAX_STALE", "2h"),
+            ("COLDFRAME_UPSTREAM", ""),
+            ("PATH", "/bin"),
+        ]);
+        let (mut flags, mut mistakes) = (Flags::default(), Vec::new());
+        flags.note(Key::MaxStale, "3h".to_owned());
+        let written = Written::gather(None, &variables, flags, &mut mistakes);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(texts(&written, Key::MaxStale), ["3h <- --max-stale"]);
+        assert_eq!(texts(&written, Key::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
+        assert_eq!(texts(&written, Key::Memory), [format!("1GB <- {}:1:10", path.display())]);
+        assert_eq!(texts(&written, Key::MinReleaseAge), ["72h <- default"]);
+        assert!(written.values(Key::Upstream).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_variable_is_a_mistake_and_a_service_link_is_not() {
+        let variables = environment(&[
+            ("COLDFRAME_MIN_AGE", "7d"),
+            ("COLDFRAME_UPSTREAMS", "x"),
+            ("COLDFRAME_PORT", "tcp://10.0.0.1:4873"),
+            ("COLDFRAME_SERVICE_HOST", "10.0.0.1"),
+            ("COLDFRAME_PORT_4873_TCP_ADDR", "10.0.0.1"),
+        ]);
+        let mut mistakes = Vec::new();
+        Written::gather(None, &variables, Flags::default(), &mut mistakes);
+        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "COLDFRAME_MIN_AGE: unknown variable: `COLDFRAME_MIN_AGE`\n   = allowed: `COLDFRAME_CONFIG`, and `COLDFRAME_` before the name of a setting",
+                "COLDFRAME_UPSTREAMS: unknown variable: `COLDFRAME_UPSTREAMS`\n   = allowed: `COLDFRAME_UPSTREAM`, if that was meant",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_in_a_variable_is_split_at_commas_outside_braces() {
+        assert_eq!(split("@acme/{a,b}, lodash,,"), ["@acme/{a,b}", "lodash"]);
+    }
+
+    #[test]
+    fn a_name_that_stands_for_one_value_is_given_once() {
+        assert!(Written::of(&[("listen", "127.0.0.1:1"), ("listen", "127.0.0.1:2")]).is_ok());
+        assert!(Written::of(&[("memory", "1GB"), ("memory", "2GB")]).is_err());
+        assert!(Written::of(&[("ports", "1")]).is_err());
+    }
+}

@@ -1,0 +1,280 @@
+//! Bodies: what goes out in shared pieces of known length, what comes in bounded in bytes and time.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io::Read as _;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+/// The largest piece handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
+const PIECE: usize = 256 * 1024;
+
+/// A body to send, its length known from the start.
+pub struct Body {
+    rest: Rest,
+    left: u64,
+    sent: u64,
+    ending: Option<Ending>,
+}
+
+/// Called once with the bytes sent, when a body was sent or given up.
+type Ending = Box<dyn FnOnce(u64) + Send>;
+
+/// What is still to be sent.
+enum Rest {
+    Owned(Bytes),
+    Shared { chunks: Arc<[Bytes]>, next: usize, current: Bytes },
+}
+
+impl Body {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::from(Bytes::new())
+    }
+
+    /// Pieces that others hold too.
+    #[must_use]
+    pub fn shared(chunks: Arc<[Bytes]>) -> Self {
+        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self { rest: Rest::Shared { chunks, next: 0, current: Bytes::new() }, left, sent: 0, ending: None }
+    }
+
+    /// Has `ending` called with the bytes sent, when the last one left or the client did.
+    #[must_use]
+    pub fn on_end(mut self, ending: impl FnOnce(u64) + Send + 'static) -> Self {
+        self.ending = Some(Box::new(ending));
+        self
+    }
+
+    /// Bytes still to be sent.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.left
+    }
+
+    /// Whether nothing is to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { left: bytes.len() as u64, rest: Rest::Owned(bytes), sent: 0, ending: None }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Body").field("left", &self.left).field("sent", &self.sent).finish_non_exhaustive()
+    }
+}
+
+impl Rest {
+    fn take(&mut self) -> Option<Bytes> {
+        let current = match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared { chunks, next, current } => {
+                while current.is_empty() {
+                    *current = chunks.get(*next)?.clone();
+                    *next += 1;
+                }
+                current
+            }
+        };
+        (!current.is_empty()).then(|| current.split_to(current.len().min(PIECE)))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(piece) = self.rest.take() else { return Poll::Ready(None) };
+        self.left -= piece.len() as u64;
+        self.sent += piece.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(ending) = self.ending.take() {
+            ending(self.sent);
+        }
+    }
+}
+
+/// Why a body that came in was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// More bytes than are taken.
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// It did not arrive in time.
+    #[error("the body did not arrive within {} s", after.as_secs())]
+    TooSlow {
+        /// The deadline that passed.
+        after: Duration,
+    },
+    /// It broke off, or its framing or coding is wrong.
+    #[error("the body is broken: {0}")]
+    Broken(String),
+}
+
+/// Reads a whole body of at most `limit` bytes within `deadline`.
+///
+/// # Errors
+/// When it is larger, slower, or breaks off.
+pub async fn collect<B>(body: B, limit: u64, deadline: Duration) -> Result<Bytes, BodyError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: fmt::Display,
+{
+    let reading = tokio::time::timeout(deadline, read_all(body, limit));
+    reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
+}
+
+async fn read_all<B>(body: B, limit: u64) -> Result<Bytes, BodyError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: fmt::Display,
+{
+    let mut body = pin!(body);
+    if body.size_hint().lower() > limit {
+        return Err(BodyError::TooLarge { limit });
+    }
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        length += piece.len() as u64;
+        if length > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        pieces.push(piece);
+    }
+    if let [whole] = pieces.as_slice() {
+        return Ok(whole.clone());
+    }
+    let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    Ok(whole.freeze())
+}
+
+/// Inflates gzip, all its members, to at most `limit` bytes. Takes processor time: not for an async thread.
+///
+/// # Errors
+/// When it is larger inflated, or no gzip.
+pub fn gunzip(bytes: &[u8], limit: u64) -> Result<Bytes, BodyError> {
+    let mut inflated = Vec::new();
+    let mut bounded = flate2::read::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
+    bounded.read_to_end(&mut inflated).map_err(|error| BodyError::Broken(error.to_string()))?;
+    if inflated.len() as u64 > limit {
+        return Err(BodyError::TooLarge { limit });
+    }
+    Ok(inflated.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use http_body::Body as _;
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn shared_pieces_go_out_whole_and_their_length_is_known() {
+        let large = Bytes::from(vec![7; PIECE + 1]);
+        let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"ab"), Bytes::new(), large.clone()]);
+        let sent = Arc::new(AtomicU64::new(0));
+        let seen = sent.clone();
+        let body = Body::shared(chunks).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
+        assert_eq!(body.size_hint().exact(), Some(PIECE as u64 + 3));
+        let whole = body.collect().await.unwrap().to_bytes();
+        assert_eq!(whole, [&b"ab"[..], &large].concat());
+        assert_eq!(sent.load(Ordering::SeqCst), PIECE as u64 + 3);
+    }
+
+    #[tokio::test]
+    async fn a_body_given_up_tells_what_was_sent() {
+        let sent = Arc::new(AtomicU64::new(99));
+        let seen = sent.clone();
+        let mut body = Body::from(Bytes::from(vec![0; 2 * PIECE])).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(body.len(), PIECE as u64);
+        drop(body);
+        assert_eq!(sent.load(Ordering::SeqCst), PIECE as u64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_in_has_a_limit_and_a_deadline() {
+        let deadline = Duration::from_secs(5);
+        let take = |bytes: &'static [u8], limit| collect(Full::new(Bytes::from_static(bytes)), limit, deadline);
+        assert_eq!(take(b"abc", 3).await.unwrap(), "abc");
+        assert_eq!(take(b"abcd", 3).await, Err(BodyError::TooLarge { limit: 3 }));
+        let unsized_body = || Pieces(vec![Bytes::from_static(b"cd"), Bytes::from_static(b"ab")]);
+        assert_eq!(collect(unsized_body(), 4, deadline).await.unwrap(), "abcd");
+        assert_eq!(collect(unsized_body(), 3, deadline).await, Err(BodyError::TooLarge { limit: 3 }));
+        assert_eq!(collect(Never, 3, deadline).await, Err(BodyError::TooSlow { after: deadline }));
+    }
+
+    /// A body that does not know its length.
+    struct Pieces(Vec<Bytes>);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    /// A body that never comes.
+    struct Never;
+
+    impl http_body::Body for Never {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&vec![0; 1 << 20]).unwrap();
+        let bomb = encoder.finish().unwrap();
+        assert_eq!(gunzip(&bomb, 1 << 20).unwrap().len(), 1 << 20);
+        assert_eq!(gunzip(&bomb, 1000), Err(BodyError::TooLarge { limit: 1000 }));
+        assert!(matches!(gunzip(b"no gzip", 1000), Err(BodyError::Broken(_))));
+        assert!(matches!(gunzip(&bomb[..bomb.len() - 4], 1 << 21), Err(BodyError::Broken(_))));
+    }
+}

@@ -1,0 +1,301 @@
+//! Headers that need thought: negotiation, conditions, ranges, and text that fits on one line. Refuses to know what is served.
+
+use std::time::SystemTime;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// All lines of a list header as one list; `None` when there is none. Lines that are not ASCII are passed over.
+#[must_use]
+pub fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let first = lines.next()?.to_owned();
+    Some(lines.fold(first, |joined, line| joined + "," + line))
+}
+
+/// A header that may stand there once.
+///
+/// # Errors
+/// When it stands there more often, or is not visible ASCII.
+pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, String> {
+    let mut lines = headers.get_all(name).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(format!("more than one `{name}` header"));
+    }
+    line.to_str().map(Some).map_err(|_| format!("the `{name}` header is not ASCII"))
+}
+
+/// Which of the `offered` media types an `Accept` header likes best: the highest quality, then the most exact match, then
+/// the first offered. The first when the header is missing or likes none: an answer nobody asked for beats none at all.
+#[must_use]
+pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
+    let Some(accept) = accept else { return 0 };
+    let ranges: Vec<(&str, u16)> = accept.split(',').map(weigh).collect();
+    let score = |media: &str| {
+        let main = media.split('/').next().unwrap_or_default();
+        let exactness = |range: &str| match range {
+            "*/*" => Some(1),
+            _ if range.eq_ignore_ascii_case(media) => Some(3),
+            _ => range.strip_suffix("/*").filter(|wanted| wanted.eq_ignore_ascii_case(main)).map(|_| 2),
+        };
+        // The most exact range decides the quality, whatever a wilder one says.
+        let matching = ranges.iter().filter_map(|(range, quality)| exactness(range).map(|exact| (exact, *quality)));
+        matching.max_by_key(|(exact, _)| *exact).map_or((0, 0), |(exact, quality)| (quality, exact))
+    };
+    let scores: Vec<(u16, u8)> = offered.iter().map(|media| score(media)).collect();
+    let best = scores.iter().copied().max().filter(|(quality, _)| *quality > 0);
+    best.and_then(|best| scores.iter().position(|score| *score == best)).unwrap_or_default()
+}
+
+/// Whether an `Accept-Encoding` header takes gzip, and does not like the bytes as they are better.
+#[must_use]
+pub fn takes_gzip(accept_encoding: Option<&str>) -> bool {
+    let Some(accept) = accept_encoding else { return false };
+    let codings: Vec<(&str, u16)> = accept.split(',').map(weigh).collect();
+    let named = |names: &[&str]| {
+        codings.iter().find(|(coding, _)| names.iter().any(|name| coding.eq_ignore_ascii_case(name))).map(|(_, quality)| *quality)
+    };
+    let gzip = named(&["gzip", "x-gzip"]).or_else(|| named(&["*"])).unwrap_or_default();
+    gzip > 0 && gzip >= named(&["identity"]).unwrap_or_default()
+}
+
+/// One element of a list with its quality in thousandths; an unreadable quality counts as none, so that it is not preferred.
+fn weigh(element: &str) -> (&str, u16) {
+    let mut parts = element.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    (name, quality.map_or(1000, thousandths))
+}
+
+fn thousandths(quality: &str) -> u16 {
+    let (whole, fraction) = quality.trim().split_once('.').unwrap_or((quality.trim(), ""));
+    let digits: String = fraction.chars().chain("000".chars()).take(3).collect();
+    match (whole, digits.parse::<u16>()) {
+        ("1", Ok(_)) => 1000,
+        ("0", Ok(digits)) => digits,
+        _ => 0,
+    }
+}
+
+/// Whether `If-None-Match` names `etag` (quotes included): weakly compared, since caches between weaken tags.
+#[must_use]
+pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
+    let Some(condition) = list(headers, &http::header::IF_NONE_MATCH) else { return false };
+    let opaque = etag.strip_prefix("W/").unwrap_or(etag);
+    let mut rest = condition.trim();
+    if rest == "*" {
+        return true;
+    }
+    // A tag may hold commas, so the list is walked from quote to quote.
+    while let Some(start) = rest.find('"') {
+        let Some(length) = rest[start + 1..].find('"') else { return false };
+        let (tag, after) = rest[start..].split_at(length + 2);
+        if tag == opaque {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// Which bytes of a body are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// All of them.
+    Whole,
+    /// From `first` to `last`, both included.
+    Part {
+        /// The first byte.
+        first: u64,
+        /// The last byte.
+        last: u64,
+    },
+    /// Bytes that are not there.
+    Unsatisfiable,
+}
+
+/// Reads `Range` and `If-Range` for a body of `length` bytes whose strong tag is `etag`. Several ranges, other units and
+/// whatever cannot be read are answered whole, as RFC 9110 allows.
+#[must_use]
+pub fn span(headers: &HeaderMap, length: u64, etag: &str) -> Span {
+    let Ok(Some(range)) = single(headers, &http::header::RANGE) else { return Span::Whole };
+    let condition = headers.get(http::header::IF_RANGE);
+    if condition.is_some_and(|condition| condition.as_bytes() != etag.as_bytes()) {
+        return Span::Whole;
+    }
+    let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Span::Whole;
+    };
+    match (digits(first), digits(last)) {
+        (Some(first), None) if last.trim().is_empty() => part(first, length.saturating_sub(1), length),
+        (Some(first), Some(last)) if first <= last => part(first, last.min(length.saturating_sub(1)), length),
+        (None, Some(suffix)) if first.trim().is_empty() && suffix > 0 => {
+            part(length.saturating_sub(suffix), length.saturating_sub(1), length)
+        }
+        (None, Some(0)) if first.trim().is_empty() => Span::Unsatisfiable,
+        _ => Span::Whole,
+    }
+}
+
+fn part(first: u64, last: u64, length: u64) -> Span {
+    if first >= length { Span::Unsatisfiable } else { Span::Part { first, last } }
+}
+
+fn digits(text: &str) -> Option<u64> {
+    let text = text.trim();
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// An instant as HTTP writes it.
+#[must_use]
+pub fn date(instant: SystemTime) -> HeaderValue {
+    HeaderValue::try_from(httpdate::fmt_http_date(instant)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+/// `text` as one line of visible ASCII of at most `longest` bytes: what a header or a reason phrase can hold.
+#[must_use]
+pub fn one_line(text: &str, longest: usize) -> String {
+    let visible = |letter: char| match letter {
+        ' '..='~' => letter,
+        _ if letter.is_whitespace() => ' ',
+        _ => '?',
+    };
+    let line: String = text.chars().map(visible).take(longest).collect();
+    let line = line.trim();
+    if text.chars().count() > longest {
+        format!("{}...", &line[..line.len().min(longest.saturating_sub(3))])
+    } else {
+        line.to_owned()
+    }
+}
+
+/// Whether `text` is a host with an optional port, as a `Host` header holds it: `files.example`, `127.0.0.1:4873`, `[::1]:80`.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    let (name, port) = split_host(text);
+    let well_formed = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')),
+    };
+    let fits =
+        port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0));
+    !name.is_empty() && text.len() <= 255 && well_formed && fits
+}
+
+/// A host without its port, and the port.
+#[must_use]
+pub fn split_host(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (text, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = "application/json";
+    const SHORT: &str = "application/vnd.short-v1+json";
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn each_client_gets_the_form_it_asks_for() {
+        let best = |accept| [FULL, SHORT][best_media_type(accept, &[FULL, SHORT])];
+        assert_eq!(best(Some("application/vnd.short-v1+json; q=1.0, application/json; q=0.8, */*")), SHORT);
+        assert_eq!(best(Some("application/json; q=1.0, */*")), FULL);
+        assert_eq!(best(Some("application/json, */*")), FULL);
+        assert_eq!(best(Some("*/*")), FULL);
+        assert_eq!(best(None), FULL);
+        assert_eq!(best(Some("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")), FULL);
+        assert_eq!(best(Some("application/json;q=0.1, application/*;q=0.5")), SHORT);
+        assert_eq!(best(Some("application/json;q=0, */*")), SHORT);
+        assert_eq!(best(Some("APPLICATION/VND.SHORT-V1+JSON")), SHORT);
+        assert_eq!(best(Some("text/html")), FULL);
+        assert_eq!(best(Some("application/json;q=high, application/vnd.short-v1+json;q=0.001")), SHORT);
+        assert_eq!(best(Some(",;,q=1;;")), FULL);
+    }
+
+    #[test]
+    fn gzip_goes_to_those_who_take_it() {
+        for yes in [
+            "gzip",
+            "gzip,deflate,br",
+            "zstd, gzip",
+            "*",
+            "br, *;q=0.1",
+            "x-gzip",
+            "gzip;q=0.5, identity;q=0.5",
+            "GZIP",
+            "identity;q=0, gzip",
+        ] {
+            assert!(takes_gzip(Some(yes)), "{yes}");
+        }
+        for no in ["identity", "br", "gzip;q=0", "*;q=0", "gzip;q=0, *", "identity, gzip;q=0.5", "", "gzip;q=0.0000"] {
+            assert!(!takes_gzip(Some(no)), "{no}");
+        }
+        assert!(!takes_gzip(None));
+    }
+
+    #[test]
+    fn an_entity_tag_is_compared_weakly_and_in_lists() {
+        let holds = |value| none_match(&headers(&[(http::header::IF_NONE_MATCH, value)]), "\"a,b\"");
+        assert!(holds("\"a,b\"") && holds("W/\"a,b\"") && holds("\"x\", \"a,b\"") && holds("*") && holds("\"x\",W/\"a,b\" "));
+        assert!(!holds("\"a\"") && !holds("a,b") && !holds("\"a,b") && !holds("") && !holds("\"x\", *"));
+        assert!(!none_match(&HeaderMap::new(), "\"a\""));
+    }
+
+    #[test]
+    fn one_range_is_answered_and_the_rest_is_whole() {
+        let told = |range| span(&headers(&[(http::header::RANGE, range)]), 10, "\"t\"");
+        let part = |first, last| Span::Part { first, last };
+        assert_eq!(told("bytes=0-3"), part(0, 3));
+        assert_eq!(told("bytes=4-"), part(4, 9));
+        assert_eq!(told("bytes=-3"), part(7, 9));
+        assert_eq!(told("bytes=-30"), part(0, 9));
+        assert_eq!(told("bytes=5-100"), part(5, 9));
+        assert_eq!(told("bytes=9-99999999999999999999999"), part(9, 9));
+        assert_eq!(
+            (told("bytes=10-"), told("bytes=10-12"), told("bytes=-0")),
+            (Span::Unsatisfiable, Span::Unsatisfiable, Span::Unsatisfiable)
+        );
+        for whole in
+            ["bytes=0-1,3-4", "bytes=3-2", "lines=1-2", "bytes=", "bytes=-", "bytes=a-b", "bytes=+1-2", "bytes=--3", "0-1"]
+        {
+            assert_eq!(told(whole), Span::Whole, "{whole}");
+        }
+        let empty = headers(&[(http::header::RANGE, "bytes=0-")]);
+        assert_eq!(span(&empty, 0, "\"t\""), Span::Unsatisfiable);
+    }
+
+    #[test]
+    fn a_range_of_other_bytes_is_answered_whole() {
+        let told = |tag| span(&headers(&[(http::header::RANGE, "bytes=0-3"), (http::header::IF_RANGE, tag)]), 10, "\"t\"");
+        assert_eq!(told("\"t\""), Span::Part { first: 0, last: 3 });
+        assert_eq!(
+            (told("\"u\""), told("W/\"t\""), told("Thu, 01 Jan 1970 00:00:00 GMT")),
+            (Span::Whole, Span::Whole, Span::Whole)
+        );
+    }
+
+    #[test]
+    fn a_line_is_ascii_and_bounded() {
+        assert_eq!(one_line("a\r\nb\u{e9}\0c", 100), "a  b??c");
+        assert_eq!(one_line(&"x".repeat(20), 10), "xxxxxxx...");
+        assert_eq!(one_line("", 10), "");
+        assert!(one_line(&"é ".repeat(500), 400).len() <= 400);
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
+        for right in ["files.example", "localhost:4873", "127.0.0.1:1", "[::1]", "[::1]:4873", "under_score"] {
+            assert!(is_host(right), "{right}");
+        }
+        for wrong in ["", ":80", "a:0", "a:70000", "a:x", "a:", "a/b", "a b", "user@a", "[::1", "[::x]", "::1", "a\"b", "a:+1"] {
+            assert!(!is_host(wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Accepts connections and serves HTTP/1.1 on them, within limits and deadlines, until told to drain. Refuses to know what
+//! is asked.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::body::Body;
+use super::stall::Stalling;
+
+/// How long to wait when the system has no more files or memory for a connection.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// What connections may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at once, over all listeners that share [`Limits::room`]; the next ones wait in the backlog.
+    pub connections: usize,
+    /// How long a request's head may take, and how long a connection may idle between requests.
+    pub head_timeout: Duration,
+    /// The largest head, in bytes; at least 8192.
+    pub head_bytes: usize,
+    /// The most header lines.
+    pub head_lines: usize,
+    /// How long a client may take no byte of an answer.
+    pub write_stall: Duration,
+    /// How long requests in flight may go on once draining began.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            head_timeout: Duration::from_secs(60),
+            head_bytes: 32 * 1024,
+            head_lines: 100,
+            write_stall: Duration::from_secs(60),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Limits {
+    /// Room for the connections that are allowed: one, shared by all listeners of a process.
+    #[must_use]
+    pub fn room(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.connections.clamp(1, Semaphore::MAX_PERMITS)))
+    }
+}
+
+/// How draining went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut because their deadline had passed.
+    pub cut: usize,
+}
+
+/// Serves `listener` with `handler` until `stop` resolves; then accepts no more, lets requests in flight finish for
+/// [`Limits::drain`], and cuts what is left.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    limits: &Limits,
+    room: &Arc<Semaphore>,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let closing = watch::Sender::new(false);
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, peer, permit) = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = accept(&listener, room) => accepted,
+        };
+        let (handler, limits, closing) = (handler.clone(), limits.clone(), closing.subscribe());
+        connections.spawn(async move {
+            converse(stream, peer, &limits, handler, closing).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    closing.send_replace(true);
+    let finished = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+    let cut = connections.len();
+    connections.shutdown().await;
+    if finished.is_err() {
+        tracing::warn!(connections.cut = cut, "the drain deadline passed");
+    }
+    Drained { cut }
+}
+
+/// The next connection, as soon as there is room for it.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            // Nobody closes the room; were it closed, there would be no next connection.
+            return std::future::pending().await;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, permit),
+            Err(error) if is_the_peers(&error) => {}
+            Err(error) => {
+                tracing::warn!(error = %error, "cannot accept a connection, trying again");
+                sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+/// Whether an error of `accept` belongs to one connection that is gone already.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Serves one connection to its end.
+async fn converse<H, F>(stream: TcpStream, peer: SocketAddr, limits: &Limits, handler: H, mut closing: watch::Receiver<bool>)
+where
+    H: Fn(SocketAddr, Request<Incoming>) -> F + Send + Sync,
+    F: Future<Output = Response<Body>> + Send,
+{
+    // An answer's last packet must not wait for an acknowledgement; where that cannot be had, it is only slower.
+    let _ = stream.set_nodelay(true);
+    let socket = Stalling::new(TokioIo::new(stream), limits.write_stall);
+    let service = service_fn(|request| {
+        let answer = handler(peer, request);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_headers(limits.head_lines)
+        .max_header_size(limits.head_bytes)
+        .half_close(true)
+        .serve_connection(socket, service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closed(&mut closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client.address = %peer.ip(), error = %error, "a connection broke");
+    }
+}
+
+/// Resolves when draining begins.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error means that the accept loop is gone, which is an end too.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::{Notify, oneshot};
+
+    use super::*;
+    use crate::net::body;
+
+    /// A server on a port of its own, which answers each request with its method, path and body.
+    struct Server {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        drained: tokio::task::JoinHandle<Drained>,
+        /// Lets requests for `/slow` go on.
+        gate: Arc<Notify>,
+        /// Told when a request for `/slow` came.
+        arrived: Arc<Notify>,
+    }
+
+    async fn serve_with(limits: Limits) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (gate, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (waiting, telling) = (gate.clone(), arrived.clone());
+        let handler = move |_, request: Request<Incoming>| {
+            let (waiting, telling) = (waiting.clone(), telling.clone());
+            async move {
+                if request.uri().path() == "/slow" {
+                    telling.notify_one();
+                    waiting.notified().await;
+                }
+                let told = format!("{} {} ", request.method(), request.uri().path());
+                let taken = body::collect(request.into_body(), 1 << 20, Duration::from_secs(5)).await.unwrap_or_default();
+                Response::new(Body::from(Bytes::from([told.as_bytes(), &taken].concat())))
+            }
+        };
+        let drained = tokio::spawn(async move {
+            let room = limits.room();
+            serve(listener, &limits, &room, handler, async { stopped.await.unwrap() }).await
+        });
+        Server { address, stop, drained, gate, arrived }
+    }
+
+    /// Sends bytes, ends the sending side, and reads until the server closes.
+    async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_all(&mut stream).await
+    }
+
+    async fn read_all(stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        // A reset after the answer ends it as well as a close does.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_sending_still_gets_its_answer() {
+        let server = serve_with(Limits::default()).await;
+        let answer = exchange(server.address, b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("GET /a "), "{answer}");
+        assert!(answer.contains("content-length: 7\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn requests_on_one_connection_are_answered_in_order() {
+        let server = serve_with(Limits::default()).await;
+        let two = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\nPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
+        let answer = exchange(server.address, two).await;
+        assert!(answer.contains("GET /a ") && answer.ends_with("POST /b abc"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn framing_that_could_be_read_twice_is_refused_or_read_once() {
+        let server = serve_with(Limits::default()).await;
+        for wrong in [
+            "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+            "content-length: +3\r\n\r\nabc",
+            "transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+            "transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+            "x: a\0b\r\n\r\n",
+        ] {
+            let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{wrong}").as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{wrong:?}: {answer}");
+        }
+        let both = "content-length: 30\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{both}").as_bytes()).await;
+        assert!(answer.ends_with("POST /a abc"), "{answer}");
+        let old = "POST /a HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        let answer = exchange(server.address, old.as_bytes()).await;
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_has_limits_in_bytes_lines_and_time() {
+        let limits = Limits { head_bytes: 8192, head_lines: 10, head_timeout: Duration::from_millis(100), ..Limits::default() };
+        let server = serve_with(limits).await;
+        let large = format!("GET /a HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(9000));
+        assert!(exchange(server.address, large.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        let many = format!("GET /a HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(11));
+        assert!(exchange(server.address, many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        let mut slow = TcpStream::connect(server.address).await.unwrap();
+        slow.write_all(b"GET /a HTTP/1.1\r\nhost:").await.unwrap();
+        assert_eq!(read_all(&mut slow).await, "");
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_so_many_connections_and_the_next_one_waits() {
+        let server = serve_with(Limits { connections: 1, ..Limits::default() }).await;
+        let mut first = TcpStream::connect(server.address).await.unwrap();
+        first.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        let address = server.address;
+        let second = tokio::spawn(async move { exchange(address, b"GET /b HTTP/1.1\r\nhost: x\r\n\r\n").await });
+        assert!(!second.is_finished());
+        server.gate.notify_one();
+        assert!(read_all(&mut first).await.ends_with("GET /slow "));
+        assert!(second.await.unwrap().ends_with("GET /b "));
+    }
+
+    #[tokio::test]
+    async fn draining_finishes_what_is_in_flight_and_closes_what_idles() {
+        let server = serve_with(Limits::default()).await;
+        let mut fresh = TcpStream::connect(server.address).await.unwrap();
+        let mut busy = TcpStream::connect(server.address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        server.stop.send(()).unwrap();
+        assert_eq!(read_all(&mut fresh).await, "");
+        assert!(TcpStream::connect(server.address).await.is_err());
+        server.gate.notify_one();
+        let answer = read_all(&mut busy).await;
+        assert!(answer.contains("connection: close\r\n") && answer.ends_with("GET /slow "), "{answer}");
+        assert_eq!(server.drained.await.unwrap(), Drained { cut: 0 });
+    }
+
+    #[tokio::test]
+    async fn what_does_not_finish_in_time_is_cut() {
+        let server = serve_with(Limits { drain: Duration::from_millis(50), ..Limits::default() }).await;
+        let mut busy = TcpStream::connect(server.address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        server.stop.send(()).unwrap();
+        assert_eq!(server.drained.await.unwrap(), Drained { cut: 1 });
+        assert_eq!(read_all(&mut busy).await, "");
+    }
+}

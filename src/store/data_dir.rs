@@ -1,0 +1,155 @@
+//! The data directory: made, owned by one process, swept. Refuses to know what lies in the files it names.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::StoreError;
+
+/// A data directory that this process owns for as long as this value, or a store opened in it, lives.
+///
+/// The lock is the operating system's, so a killed process leaves none behind.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    ownership: Ownership,
+}
+
+/// Keeps the data directory this process's own while it is held.
+pub(super) type Ownership = Arc<File>;
+
+impl DataDir {
+    /// Makes the directory when it is missing (readable by its owner alone), takes its lock, and removes what a killed
+    /// process left half-written.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process owns it; otherwise what the file system refused.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        make_private(path)?;
+        let ownership = Arc::new(lock(path)?);
+        let opened = Self { root: path.to_owned(), ownership };
+        make_private(&opened.blobs())?;
+        make_private(&opened.temporary())?;
+        sweep(&opened.temporary())?;
+        Ok(opened)
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the ledger of the data directory `root` lies, whether or not this process owns it.
+    pub(super) fn ledger_in(root: &Path) -> PathBuf {
+        root.join("ledger.sqlite")
+    }
+
+    /// Where the blobs lie.
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// Where blobs land until they are verified. On the same file system as the blobs, so that a rename is atomic.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// A share of the ownership, for a store that may outlive this value.
+    pub(super) fn ownership(&self) -> Ownership {
+        Arc::clone(&self.ownership)
+    }
+}
+
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(StoreError::file("create", path))
+}
+
+fn lock(root: &Path) -> Result<File, StoreError> {
+    let path = root.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(StoreError::file("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: root.to_owned() }),
+        Err(TryLockError::Error(source)) => return Err(StoreError::file("lock", path)(source)),
+    }
+    // For people who look; nothing reads it back, so a disk too full for it is no reason to stay closed.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn sweep(temporary: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(temporary).map_err(StoreError::file("list", temporary))? {
+        let path = entry.map_err(StoreError::file("list", temporary))?.path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::file("remove", path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_until_the_first_has_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("deep/data");
+        let first = DataDir::open(&root).unwrap();
+        let refused = DataDir::open(&root).unwrap_err();
+        assert_eq!(refused.to_string(), format!("`{}` is in use by another coldframe", root.display()));
+        assert_eq!(fs::read_to_string(root.join("lock")).unwrap(), format!("{}\n", std::process::id()));
+        drop(first);
+        DataDir::open(&root).unwrap();
+    }
+
+    #[test]
+    fn a_store_keeps_the_directory_owned_after_the_directory_value_went() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = super::super::DiskBlobs::open(&DataDir::open(home.path()).unwrap(), 1 << 20).unwrap();
+        assert!(matches!(DataDir::open(home.path()), Err(StoreError::Locked { .. })));
+        drop(blobs);
+        DataDir::open(home.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_half_written_is_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let temporary = DataDir::open(home.path()).unwrap().temporary();
+        fs::write(temporary.join("half"), b"half a tarball").unwrap();
+        drop(DataDir::open(home.path()).unwrap());
+        assert_eq!(fs::read_dir(temporary).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_may_look_into_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("data");
+        let _open = DataDir::open(&root).unwrap();
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_a_clear_error() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("data");
+        fs::write(&root, b"").unwrap();
+        let error = DataDir::open(&root).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot create `{}`", root.display()));
+    }
+}

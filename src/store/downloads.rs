@@ -1,0 +1,191 @@
+//! Who got what, and what happened, as rows of the ledger. Refuses to know when they are written: `journal` does.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
+
+use super::journal::{Batch, Tally};
+use super::ledger::{Download, Exposure, Incident, Kind, Outcome};
+use super::packages::{count_from_column, count_to_column, from_column, to_column};
+use crate::npm::PackageName;
+
+/// An event as the ledger keeps it: equal ones of one batch are one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedIncident {
+    /// A stable word, see [`Incident::kind`].
+    pub kind: String,
+    /// The package, if it is about one.
+    pub name: Option<String>,
+    /// The version, if it is about one.
+    pub version: Option<String>,
+    /// What happened, one line.
+    pub detail: String,
+    /// How often within the batch.
+    pub times: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
+}
+
+/// Writes a batch in one transaction, oldest first.
+pub(super) fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    write_downloads(&transaction, &batch.downloads())?;
+    write_incidents(&transaction, &batch.incidents())?;
+    transaction.commit()
+}
+
+/// Who asked for tarballs of `name`, summed, oldest first.
+pub(super) fn exposure(connection: &Connection, name: &PackageName, version: Option<&str>) -> rusqlite::Result<Vec<Exposure>> {
+    let mut query = connection.prepare_cached(
+        "SELECT clients.address, clients.tool, clients.tool_version, subjects.version, subjects.integrity, downloads.outcome,
+                downloads.rule, sum(downloads.times), min(downloads.first) AS earliest, max(downloads.last)
+         FROM subjects
+         JOIN downloads ON downloads.subject = subjects.id
+         JOIN clients ON clients.id = downloads.client
+         WHERE subjects.name = ?1 AND subjects.kind = 'tarball' AND (?2 IS NULL OR subjects.version = ?2)
+         GROUP BY clients.id, subjects.version, subjects.integrity, downloads.outcome, downloads.rule
+         ORDER BY earliest, clients.id, subjects.version, downloads.outcome",
+    )?;
+    let rows = query.query_map(params![name.as_str(), version], |row| {
+        Ok(Exposure {
+            client: row.get(0)?,
+            tool: row.get(1)?,
+            tool_version: row.get(2)?,
+            version: row.get(3)?,
+            integrity: Some(row.get::<_, String>(4)?).filter(|integrity| !integrity.is_empty()),
+            outcome: if row.get_ref(5)?.as_str()? == SERVED { Outcome::Served } else { Outcome::Refused },
+            rule: row.get(6)?,
+            times: count_from_column(row.get(7)?),
+            first: from_column(row.get(8)?),
+            last: from_column(row.get(9)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Events that happened at or after `since`, oldest first.
+pub(super) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedIncident>> {
+    let mut query = connection.prepare_cached(
+        "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
+    )?;
+    let rows = query.query_map([to_column(since)], |row| {
+        Ok(RecordedIncident {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            version: row.get(2)?,
+            detail: row.get(3)?,
+            times: count_from_column(row.get(4)?),
+            first: from_column(row.get(5)?),
+            last: from_column(row.get(6)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Deletes at most [`PRUNED_AT_ONCE`] rows that ended before `before`; how many it were. Zero means there are no more.
+pub(super) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
+    let mut gone = 0;
+    for table in ["downloads", "incidents"] {
+        let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last < ?1 LIMIT {PRUNED_AT_ONCE})");
+        gone += connection.prepare_cached(&sql)?.execute([to_column(before)])?;
+    }
+    Ok(gone as u64)
+}
+
+/// Deletes what no download names any more and gives its pages back to the disk.
+pub(super) fn sweep(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE subject = subjects.id);
+         DELETE FROM clients WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE client = clients.id);
+         PRAGMA incremental_vacuum;",
+    )
+}
+
+const SERVED: &str = "served";
+const REFUSED: &str = "refused";
+
+/// Few enough that nobody who waits for the writer notices.
+const PRUNED_AT_ONCE: u32 = 5_000;
+
+fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusqlite::Result<()> {
+    let mut clients = Interned::new(
+        connection,
+        "SELECT id FROM clients WHERE address = ?1 AND tool = ?2 AND tool_version = ?3",
+        "INSERT INTO clients (address, tool, tool_version) VALUES (?1, ?2, ?3)",
+    )?;
+    let mut subjects = Interned::new(
+        connection,
+        "SELECT id FROM subjects WHERE name = ?1 AND version = ?2 AND kind = ?3 AND integrity = ?4 AND hidden = ?5",
+        "INSERT INTO subjects (name, version, kind, integrity, hidden) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO downloads (subject, client, outcome, rule, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    // One install is one client and a thousand packages.
+    let mut known = HashMap::new();
+    for (row, tally) in rows {
+        let client = match known.get(&(row.client, row.tool, &row.tool_version)) {
+            Some(id) => *id,
+            None => {
+                let id = clients.id(params![row.client.to_canonical().to_string(), row.tool, row.tool_version])?;
+                known.insert((row.client, row.tool, &row.tool_version), id);
+                id
+            }
+        };
+        let kind = match row.kind {
+            Kind::Tarball => "tarball",
+            Kind::Packument => "packument",
+        };
+        let (version, integrity) = (row.version.as_deref().unwrap_or_default(), row.integrity.as_deref().unwrap_or_default());
+        let subject = subjects.id(params![row.name.as_str(), version, kind, integrity, list(&row.hidden)])?;
+        let outcome = match row.outcome {
+            Outcome::Served => SERVED,
+            Outcome::Refused => REFUSED,
+        };
+        let times = count_to_column(tally.times);
+        insert.execute(params![subject, client, outcome, row.rule, times, to_column(tally.first), to_column(tally.last)])?;
+    }
+    Ok(())
+}
+
+fn write_incidents(connection: &Connection, rows: &[(&Incident, Tally)]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO incidents (kind, name, version, detail, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for (row, tally) in rows {
+        let name = row.name.as_ref().map(PackageName::as_str);
+        let times = count_to_column(tally.times);
+        insert.execute(params![row.kind, name, row.version, row.detail, times, to_column(tally.first), to_column(tally.last)])?;
+    }
+    Ok(())
+}
+
+/// Rows that are written once and then named by number.
+struct Interned<'a> {
+    find: CachedStatement<'a>,
+    insert: CachedStatement<'a>,
+}
+
+impl<'a> Interned<'a> {
+    fn new(connection: &'a Connection, find: &str, insert: &str) -> rusqlite::Result<Self> {
+        Ok(Self { find: connection.prepare_cached(find)?, insert: connection.prepare_cached(insert)? })
+    }
+
+    fn id(&mut self, row: impl Params + Copy) -> rusqlite::Result<i64> {
+        match self.find.query_row(row, |row| row.get(0)).optional()? {
+            Some(id) => Ok(id),
+            None => self.insert.insert(row),
+        }
+    }
+}
+
+/// Versions as a JSON array; nothing when there are none.
+fn list(versions: &[Box<str>]) -> String {
+    if versions.is_empty() {
+        return String::new();
+    }
+    serde_json::Value::from_iter(versions.iter().map(|version| &**version)).to_string()
+}

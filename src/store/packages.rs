@@ -1,0 +1,182 @@
+//! Packages in the ledger: their newest document, every release and every dist-tag ever seen. Refuses to judge them.
+
+use jiff::Timestamp;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::ledger::{Document, PackageChange, PackageKey, PackageRecord, Release, TagSighting};
+use crate::npm::Integrity;
+
+/// Everything known of a package, as of one moment: a change that is being written is seen whole or not at all.
+pub(super) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
+    let snapshot = connection.unchecked_transaction()?;
+    let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
+    Ok(PackageRecord { document, releases: read_releases(&snapshot, id)?, tags: read_tags(&snapshot, id)? })
+}
+
+/// Writes what one validation changed, in one transaction.
+pub(super) fn write(connection: &mut Connection, key: &PackageKey, change: &PackageChange) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    let package = write_package(&transaction, key)?;
+    if let Some(document) = &change.document {
+        write_document(&transaction, package, document)?;
+    }
+    write_releases(&transaction, package, &change.releases)?;
+    write_tags(&transaction, package, &change.tags)?;
+    transaction.commit()
+}
+
+/// An instant as a column holds it: nanoseconds since 1970, at either end of what fits (the years 1677 and 2262) for one
+/// that lies beyond it. Hostile publish times do; their order with sane ones stays.
+pub(super) fn to_column(instant: Timestamp) -> i64 {
+    i64::try_from(instant.as_nanosecond()).unwrap_or(if instant < Timestamp::UNIX_EPOCH { i64::MIN } else { i64::MAX })
+}
+
+/// The instant a column holds. Every `i64` of nanoseconds is one.
+pub(super) fn from_column(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
+}
+
+/// A count as a column holds it.
+pub(super) fn count_to_column(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The count a column holds.
+pub(super) fn count_from_column(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or_default()
+}
+
+fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<Document>)>> {
+    let mut query = connection.prepare_cached(
+        "SELECT id, first_seen, validated, changed, content, length, etag, last_modified
+         FROM packages WHERE upstream = ?1 AND name = ?2",
+    )?;
+    let read = |row: &Row<'_>| {
+        let id: i64 = row.get(0)?;
+        let (Some(first_seen), Some(validated), Some(changed)) = (instant(row, 1)?, instant(row, 2)?, instant(row, 3)?) else {
+            return Ok((id, None));
+        };
+        let document = Document {
+            first_seen,
+            validated,
+            changed,
+            content: row.get(4)?,
+            length: count_from_column(row.get(5)?),
+            etag: row.get(6)?,
+            last_modified: row.get(7)?,
+        };
+        Ok((id, Some(document)))
+    };
+    query.query_row(params![&*key.upstream, key.name.as_str()], read).optional()
+}
+
+fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<Release>> {
+    let mut query = connection.prepare_cached(
+        "SELECT version, integrity, published, effective, first_seen, gone, replaced
+         FROM releases WHERE package = ?1 ORDER BY first_seen, version, integrity",
+    )?;
+    let rows = query.query_map([package], |row| {
+        Ok(Release {
+            version: row.get(0)?,
+            integrity: integrity(row, 1)?,
+            published: instant(row, 2)?,
+            effective: from_column(row.get(3)?),
+            first_seen: from_column(row.get(4)?),
+            gone: instant(row, 5)?,
+            replaced: row.get(6)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn read_tags(connection: &Connection, package: i64) -> rusqlite::Result<Vec<TagSighting>> {
+    let mut query = connection.prepare_cached(
+        "SELECT tag, version, first_seen, last_seen
+         FROM sightings WHERE package = ?1 ORDER BY first_seen, last_seen, tag, version",
+    )?;
+    let rows = query.query_map([package], |row| {
+        Ok(TagSighting {
+            tag: row.get(0)?,
+            version: row.get(1)?,
+            first_seen: from_column(row.get(2)?),
+            last_seen: from_column(row.get(3)?),
+        })
+    })?;
+    rows.collect()
+}
+
+fn write_package(connection: &Connection, key: &PackageKey) -> rusqlite::Result<i64> {
+    let named = params![&*key.upstream, key.name.as_str()];
+    let mut find = connection.prepare_cached("SELECT id FROM packages WHERE upstream = ?1 AND name = ?2")?;
+    if let Some(id) = find.query_row(named, |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    connection.prepare_cached("INSERT INTO packages (upstream, name) VALUES (?1, ?2)")?.insert(named)
+}
+
+fn write_document(connection: &Connection, package: i64, document: &Document) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE packages SET first_seen = coalesce(first_seen, ?2), validated = ?3, changed = ?4, content = ?5, length = ?6,
+         etag = ?7, last_modified = ?8 WHERE id = ?1",
+    )?;
+    update.execute(params![
+        package,
+        to_column(document.first_seen),
+        to_column(document.validated),
+        to_column(document.changed),
+        document.content,
+        count_to_column(document.length),
+        document.etag,
+        document.last_modified,
+    ])?;
+    Ok(())
+}
+
+fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO releases (package, version, integrity, published, effective, first_seen, gone, replaced)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (package, version, integrity) DO UPDATE SET gone = excluded.gone, replaced = excluded.replaced
+         WHERE gone IS NOT excluded.gone OR replaced IS NOT excluded.replaced",
+    )?;
+    for release in releases {
+        upsert.execute(params![
+            package,
+            release.version,
+            release.integrity.as_ref().map(Integrity::to_sri).unwrap_or_default(),
+            release.published.map(to_column),
+            to_column(release.effective),
+            to_column(release.first_seen),
+            release.gone.map(to_column),
+            release.replaced,
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO sightings (package, tag, version, first_seen, last_seen) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (package, tag, version, first_seen) DO UPDATE SET last_seen = excluded.last_seen",
+    )?;
+    for sighting in tags {
+        let seen = (to_column(sighting.first_seen), to_column(sighting.last_seen));
+        upsert.execute(params![package, sighting.tag, sighting.version, seen.0, seen.1])?;
+    }
+    Ok(())
+}
+
+fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(from_column))
+}
+
+/// An integrity that cannot be read is damage and not "none": a release must not pass for one that was never checked.
+fn integrity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Integrity>> {
+    let text = row.get_ref(column)?.as_str()?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let damaged = || rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("not an integrity: `{text}`").into());
+    Integrity::parse(Some(text), None).map(Some).ok_or_else(damaged)
+}

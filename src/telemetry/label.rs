@@ -1,0 +1,171 @@
+//! The only values a metric's label can have. Refuses text that a client or upstream could choose.
+
+use crate::policy::RuleId;
+
+/// One label of a metric: its key and every value it can have.
+pub trait Label: Copy + PartialEq + Send + Sync + 'static {
+    /// The label's name.
+    const KEY: &'static str;
+    /// Every value, so that each series exists from the start.
+    const ALL: &'static [Self];
+
+    /// The value as it is written.
+    fn value(self) -> &'static str;
+}
+
+/// Declares an enum whose values label a metric: the list of all of them cannot be incomplete.
+macro_rules! labels {
+    ($(#[$about:meta])* $name:ident, $key:literal { $($(#[$doc:meta])* $variant:ident = $value:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl Label for $name {
+            const KEY: &'static str = $key;
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            fn value(self) -> &'static str {
+                match self { $(Self::$variant => $value,)* }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What a request asked for.
+    EndpointLabel, "endpoint" {
+        /// The root document.
+        Root = "root",
+        /// A packument.
+        Packument = "packument",
+        /// One manifest.
+        Manifest = "manifest",
+        /// A tarball.
+        Tarball = "tarball",
+        /// The dist-tags.
+        DistTags = "dist_tags",
+        /// A search.
+        Search = "search",
+        /// A ping.
+        Ping = "ping",
+        /// Who am I.
+        Whoami = "whoami",
+        /// The signing keys.
+        Keys = "keys",
+        /// Attestations.
+        Attestations = "attestations",
+        /// An audit.
+        Audit = "audit",
+        /// An account's own data.
+        Account = "account",
+        /// A change of the registry.
+        Write = "write",
+        /// Our own health, numbers and pages.
+        Own = "own",
+        /// Nothing a registry knows.
+        Unknown = "unknown",
+    }
+}
+
+labels! {
+    /// What became of a request.
+    OutcomeLabel, "outcome" {
+        /// Bytes went out.
+        Served = "served",
+        /// The client had them already.
+        NotModified = "not_modified",
+        /// The policy said no.
+        Refused = "refused",
+        /// There is no such thing.
+        NotFound = "not_found",
+        /// The request was wrong, or upstream wants other credentials.
+        ClientError = "client_error",
+        /// Upstream did not do its part.
+        UpstreamError = "upstream_error",
+        /// We failed.
+        InternalError = "internal_error",
+        /// The client left before there was an answer.
+        Abandoned = "abandoned",
+    }
+}
+
+labels! {
+    /// What upstream was asked for.
+    UpstreamWhat, "what" {
+        /// A packument.
+        Packument = "packument",
+        /// A tarball.
+        Tarball = "tarball",
+        /// Anything that is passed on.
+        Pass = "pass",
+    }
+}
+
+labels! {
+    /// What upstream answered.
+    UpstreamOutcome, "outcome" {
+        /// New bytes.
+        Changed = "changed",
+        /// The same bytes as before.
+        NotModified = "not_modified",
+        /// It is not there.
+        NotFound = "not_found",
+        /// It did not do its part.
+        Failed = "failed",
+    }
+}
+
+labels! {
+    /// Which of our memories was asked.
+    CacheLabel, "cache" {
+        /// Ingested packuments.
+        Document = "document",
+        /// Answers made for a view.
+        Answer = "answer",
+        /// Tarballs on disk.
+        Blob = "blob",
+    }
+}
+
+labels! {
+    /// What a memory had.
+    CacheOutcome, "outcome" {
+        /// What was asked, and fresh.
+        Hit = "hit",
+        /// Nothing.
+        Miss = "miss",
+        /// What was asked, though upstream could not confirm it.
+        Stale = "stale",
+        /// What was asked, confirmed by upstream just now.
+        Revalidated = "revalidated",
+    }
+}
+
+labels! {
+    /// What an operator must hear of.
+    IncidentLabel, "kind" {
+        /// A version was seen with another integrity than before.
+        IntegrityChanged = "integrity_changed",
+        /// A tarball is not what its packument says.
+        IntegrityMismatch = "integrity_mismatch",
+        /// A version was taken down upstream.
+        Takedown = "takedown",
+        /// A version went that was too old to be a takedown.
+        Unpublished = "unpublished",
+        /// Upstream strips what rules ask for.
+        MetadataStripped = "metadata_stripped",
+        /// The clocks disagree.
+        ClockSkew = "clock_skew",
+        /// Rows of the ledger were lost.
+        LedgerLost = "ledger_lost",
+    }
+}
+
+impl Label for RuleId {
+    const KEY: &'static str = "rule";
+    const ALL: &'static [Self] = &RuleId::ALL;
+
+    fn value(self) -> &'static str {
+        self.as_str()
+    }
+}
