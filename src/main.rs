@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! The binary: an allocator and a call. Everything is in the library.
 
 use std::process::ExitCode;
@@ -11,4 +8,3 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     coldframe::cli::run(std::env::args_os())
 }
->>>>>>> config

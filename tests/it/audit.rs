@@ -19,7 +19,8 @@ async fn scene() -> Scene {
 #[tokio::test]
 async fn an_audit_is_passed_on_and_its_answer_back() {
     let scene = scene().await;
-    let advisories = r#"{"axios":[{"id":1,"title":"bad","severity":"high","url":"https://advisory.example","vulnerable_versions":"<1"}]}"#;
+    let advisories =
+        r#"{"axios":[{"id":1,"title":"bad","severity":"high","url":"https://advisory.example","vulnerable_versions":"<1"}]}"#;
     scene.registry.answer(BULK, Reply::json(advisories));
     let body = json!({ "axios": ["1.14.0"] });
     let answer = scene.ask("POST", BULK).npm("11.21.2").json(&body).await.is(200);
@@ -57,7 +58,9 @@ async fn the_notice_counts_and_names_what_is_newer_and_when_it_opens() {
     }
     let body = json!({ "axios": ["1.14.0"], "left-pad": ["1.0.0"], "@acme/ui": ["1.0.0"] });
     let notice = scene.ask("POST", BULK).npm("11.21.2").json(&body).await.is(200).header("npm-notice").to_owned();
-    for part in ["coldframe held back 2 newer releases", "axios 1.14.1", "2026-04-06 11:00 UTC", "left-pad 1.0.1", "2026-04-06 10:00 UTC"] {
+    for part in
+        ["coldframe held back 2 newer releases", "axios 1.14.1", "2026-04-06 11:00 UTC", "left-pad 1.0.1", "2026-04-06 10:00 UTC"]
+    {
         assert!(notice.contains(part), "{part:?} is missing: {notice}");
     }
     assert!(notice.is_ascii() && !notice.contains("@acme/ui"), "{notice}");
@@ -91,7 +94,13 @@ async fn an_audit_that_fails_upstream_still_carries_the_notice() {
 async fn the_older_audits_are_passed_through() {
     let scene = scene().await;
     for path in ["/-/npm/v1/security/audits", "/-/npm/v1/security/audits/quick"] {
-        scene.ask("POST", path).npm("9.9.4").json(&json!({ "name": "app", "requires": {}, "dependencies": {} })).packed().await.is(200);
+        scene
+            .ask("POST", path)
+            .npm("9.9.4")
+            .json(&json!({ "name": "app", "requires": {}, "dependencies": {} }))
+            .packed()
+            .await
+            .is(200);
         assert_eq!(scene.registry.count(path), 1);
     }
 }

@@ -31,7 +31,9 @@ impl Place {
 async fn it_says_where_it_listens_which_upstream_which_age_and_what_to_write() {
     let place = Place::make().await;
     let program = place.serve(&["--min-release-age", "7d"]);
-    for part in [&format!("http://{}/", program.address), &place.registry.url, "7 d", &format!("registry=http://{}/", program.address)] {
+    for part in
+        [&format!("http://{}/", program.address), &place.registry.url, "7 d", &format!("registry=http://{}/", program.address)]
+    {
         assert!(program.greeting.contains(part), "{part:?} is missing:\n{}", program.greeting);
     }
     program.get("/-/coldframe/readyz").await.is(200);
@@ -79,11 +81,24 @@ fn a_wrong_flag_is_exit_code_2_and_named() {
 fn wrong_toml_is_told_all_at_once_with_file_line_and_key() {
     let home = TempDir::new().unwrap();
     let file = home.path().join("coldframe.toml");
-    std::fs::write(&file, "min-release-age = \"soon\"\nupsteam = \"https://registry.example/\"\ncache-size = \"10\"\nlisten = [7]\n").unwrap();
+    std::fs::write(
+        &file,
+        "min-release-age = \"soon\"\nupsteam = \"https://registry.example/\"\ncache-size = \"10\"\nlisten = [7]\n",
+    )
+    .unwrap();
     for words in [vec!["config", "check"], vec!["serve", "--config"]] {
         let (code, _, errors) = run(coldframe(home.path()).args(words).arg(&file));
         assert_eq!(code, 2);
-        for part in ["coldframe.toml:1", "min-release-age", "coldframe.toml:2", "upsteam", "`upstream`", "coldframe.toml:3", "cache-size", "coldframe.toml:4"] {
+        for part in [
+            "coldframe.toml:1",
+            "min-release-age",
+            "coldframe.toml:2",
+            "upsteam",
+            "`upstream`",
+            "coldframe.toml:3",
+            "cache-size",
+            "coldframe.toml:4",
+        ] {
             assert!(errors.contains(part), "{part:?} is missing:\n{errors}");
         }
     }
@@ -147,7 +162,8 @@ async fn killed_in_the_middle_of_a_tarball_it_opens_again_with_nothing_half_writ
     gate.open();
     let program = place.serve(&[]);
     assert_eq!(program.get(TARBALL).await.is(200).body, bytes);
-    let halves: Vec<_> = files(place.data.path()).into_iter().filter(|(_, length)| (1_000_000..bytes.len() as u64).contains(length)).collect();
+    let halves: Vec<_> =
+        files(place.data.path()).into_iter().filter(|(_, length)| (1_000_000..bytes.len() as u64).contains(length)).collect();
     assert!(halves.is_empty(), "{halves:?}");
 }
 
@@ -303,7 +319,9 @@ async fn upstream_is_reached_through_the_outbound_proxy_of_the_environment() {
     let body = place.registry.packument("left-pad").to_string();
     proxy.answer("http://registry.example/left-pad", crate::reply::Reply::json(&body));
     let mut command = coldframe(place.home.path());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://registry.example/", "--data-dir"]).arg(place.data.path());
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://registry.example/", "--data-dir"])
+        .arg(place.data.path());
     command.env("HTTP_PROXY", &proxy.url).env("http_proxy", &proxy.url).env("NO_PROXY", "other.example");
     let program = Program::start(&mut command);
     assert_eq!(program.get("/left-pad").await.versions(), ["1.0.0"]);

@@ -37,12 +37,6 @@ impl Ask {
         self
     }
 
-    /// A header line more, even if one of that name stands there already.
-    pub fn another(mut self, name: &str, value: &str) -> Self {
-        self.headers.0.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     pub fn accept(self, accept: &str) -> Self {
         self.header("accept", accept)
     }
@@ -58,7 +52,8 @@ impl Ask {
 
     /// Speaks as npm of some version.
     pub fn npm(self, version: &str) -> Self {
-        self.header("user-agent", &format!("npm/{version} node/v22.23.3 linux x64 workspaces/false")).header("npm-command", "install")
+        self.header("user-agent", &format!("npm/{version} node/v22.23.3 linux x64 workspaces/false"))
+            .header("npm-command", "install")
     }
 
     pub fn token(self, token: &str) -> Self {
@@ -117,7 +112,7 @@ impl IntoFuture for Ask {
             match tokio::time::timeout(std::time::Duration::from_secs(60), self.attempt()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(wrong)) => panic!("{asked}: {wrong}"),
-                Err(_) => panic!("{asked}: no answer within a minute"),
+                Err(_elapsed) => panic!("{asked}: no answer within a minute"),
             }
         })
     }

@@ -39,7 +39,9 @@ async fn every_way_in_is_closed_to_the_wrong_token() {
     let scene = scene().await;
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
     scene.get(TARBALL).token("alice").await.is(200);
-    for path in ["/@acme%2fsecret", "/@acme%2fsecret/1.0.0", "/@acme%2fsecret/latest", "/-/package/@acme%2fsecret/dist-tags", TARBALL] {
+    for path in
+        ["/@acme%2fsecret", "/@acme%2fsecret/1.0.0", "/@acme%2fsecret/latest", "/-/package/@acme%2fsecret/dist-tags", TARBALL]
+    {
         for ask in [scene.get(path).token("mallory"), scene.get(path), scene.get(path).abbreviated().gzip().token("mallory")] {
             let answer = ask.await;
             assert!(matches!(answer.status, 401 | 403 | 404), "{path}: {}", answer.status);

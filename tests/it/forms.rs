@@ -11,7 +11,10 @@ use crate::scene::Scene;
 async fn scene() -> Scene {
     let scene = Scene::open().await;
     scene.publish(
-        Package::new("left-pad", "1.0.0").script("postinstall", "node build.js").depends_on("right-pad", "^1.0.0").field("gitHead", "abc"),
+        Package::new("left-pad", "1.0.0")
+            .script("postinstall", "node build.js")
+            .depends_on("right-pad", "^1.0.0")
+            .field("gitHead", "abc"),
     );
     scene.publish(Package::new("left-pad", "1.1.0").script("test", "node test.js"));
     scene
@@ -35,7 +38,10 @@ async fn accept_decides_the_form_with_its_quality_values() {
         assert!(answer.header("content-type").starts_with(expected), "{accept}: {}", answer.header("content-type"));
         assert_eq!(answer.json().get("readme").is_none(), abbreviated, "{accept}");
     }
-    assert!(scene.get("/left-pad").await.header("content-type").starts_with("application/json"), "no Accept asks for the full one");
+    assert!(
+        scene.get("/left-pad").await.header("content-type").starts_with("application/json"),
+        "no Accept asks for the full one"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +88,7 @@ async fn gzip_is_one_member_and_the_same_document() {
 #[tokio::test]
 async fn gzip_stays_one_member_when_a_large_packument_gains_and_loses_versions() {
     let scene = Scene::open().await;
-    let filler: String = (0..4000).map(|number| format!("{number:04}")).collect();
+    let filler = (0..4000).map(|number| format!("{number:04}")).collect::<Vec<_>>().concat();
     for number in 0..60 {
         let age = if number % 7 == 0 { hours(1 + number) } else { hours(1000 + number) };
         scene.publish(Package::new("large", &format!("1.{number}.0")).field("notes", filler.as_str()).aged(age));
@@ -172,7 +178,8 @@ async fn head_says_what_get_would_and_sends_nothing() {
 #[tokio::test]
 async fn tarball_urls_lead_back_here_under_the_name_the_client_used() {
     let scene = scene().await;
-    let told = |answer: &crate::wire::Response| answer.json()["versions"]["1.0.0"]["dist"]["tarball"].as_str().unwrap().to_owned();
+    let told =
+        |answer: &crate::wire::Response| answer.json()["versions"]["1.0.0"]["dist"]["tarball"].as_str().unwrap().to_owned();
     let path = "/left-pad/-/left-pad-1.0.0.tgz";
     assert_eq!(told(&scene.get("/left-pad").await), format!("{}{path}", scene.coldframe.url()));
     assert_eq!(told(&scene.get("/left-pad").header("host", "npm.example:8080").await), format!("http://npm.example:8080{path}"));

@@ -107,7 +107,8 @@ async fn a_manifest_that_repeats_a_field_is_hidden() {
 #[tokio::test]
 async fn what_states_no_digest_cannot_be_checked_and_is_refused() {
     let scene = Scene::open().await;
-    let bare = Package::new("left-pad", "1.1.0").dist("integrity", serde_json::Value::Null).dist("shasum", serde_json::Value::Null);
+    let bare =
+        Package::new("left-pad", "1.1.0").dist("integrity", serde_json::Value::Null).dist("shasum", serde_json::Value::Null);
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish(bare);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);

@@ -121,7 +121,11 @@ impl Listing {
         let etag = format!("\"{}\"", sha1(&body));
         let modified = httpdate::fmt_http_date(self.modified.into());
         let dress = |reply: Reply| {
-            if style.validators { reply.header("etag", &etag).header("last-modified", &modified).header("cache-control", "public, max-age=300") } else { reply }
+            if style.validators {
+                reply.header("etag", &etag).header("last-modified", &modified).header("cache-control", "public, max-age=300")
+            } else {
+                reply
+            }
         };
         if style.validators && request.headers.first("if-none-match") == Some(&etag) {
             return dress(Reply::status(304));

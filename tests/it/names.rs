@@ -25,9 +25,19 @@ async fn every_spelling_of_a_scoped_name_is_one_package() {
 async fn wrong_names_get_400_and_never_reach_upstream() {
     let scene = Scene::open().await;
     let long = format!("/{}", "a".repeat(300));
-    for path in
-        ["/.hidden", "/_private", "/a%00b", "/..%2f..%2fetc%2fpasswd", "/@acme%2f..", "/a%252fb", "/%ff", "/%zz", "/node_modules", "/a b%20", &long]
-    {
+    for path in [
+        "/.hidden",
+        "/_private",
+        "/a%00b",
+        "/..%2f..%2fetc%2fpasswd",
+        "/@acme%2f..",
+        "/a%252fb",
+        "/%ff",
+        "/%zz",
+        "/node_modules",
+        "/a b%20",
+        &long,
+    ] {
         let answer = scene.get(path).await;
         assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
         assert!(!answer.error().is_empty());
@@ -43,7 +53,9 @@ async fn unknown_paths_get_404_and_wrong_methods_405_with_json() {
         assert!(answer.header("content-type").starts_with("application/json"), "{path}");
         assert!(!answer.error().is_empty());
     }
-    for (method, path) in [("POST", "/left-pad/-/left-pad-1.0.0.tgz"), ("DELETE", "/-/ping"), ("GET", "/-/npm/v1/security/advisories/bulk")] {
+    for (method, path) in
+        [("POST", "/left-pad/-/left-pad-1.0.0.tgz"), ("DELETE", "/-/ping"), ("GET", "/-/npm/v1/security/advisories/bulk")]
+    {
         let answer = scene.ask(method, path).await.is(405);
         assert!(!answer.header("allow").is_empty(), "{method} {path}");
         assert!(!answer.error().is_empty());
@@ -89,7 +101,8 @@ async fn a_body_in_an_unknown_encoding_is_refused_in_words() {
     let scene = Scene::open().await;
     let answer = scene.ask("POST", "/-/npm/v1/security/advisories/bulk").header("content-encoding", "zstd").body("{}").await;
     assert!((400..=415).contains(&answer.status), "{}", answer.status);
-    let answer = scene.ask("POST", "/-/npm/v1/security/advisories/bulk").header("content-encoding", "gzip").body("not gzip").await.is(400);
+    let answer =
+        scene.ask("POST", "/-/npm/v1/security/advisories/bulk").header("content-encoding", "gzip").body("not gzip").await.is(400);
     assert!(!answer.error().is_empty());
 }
 
@@ -98,7 +111,9 @@ async fn what_is_no_http_is_hung_up_on() {
     let scene = Scene::open().await;
     let answer = raw(scene.coldframe.address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello").await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
-    let answer = raw(scene.coldframe.address, b"GET /left-pad HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n").await;
+    let answer =
+        raw(scene.coldframe.address, b"GET /left-pad HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n")
+            .await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
     let endless = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
     let answer = raw(scene.coldframe.address, endless.as_bytes()).await;

@@ -218,7 +218,7 @@ pub fn sha512(bytes: &[u8]) -> String {
 
 /// The hex SHA-1 of some bytes.
 pub fn sha1(bytes: &[u8]) -> String {
-    digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// A `.tgz` of these files, always the same bytes for the same files.

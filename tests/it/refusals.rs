@@ -14,7 +14,8 @@ async fn scene() -> Scene {
 }
 
 /// What every refusal of left-pad@1.1.0 tells.
-const TOLD: &[&str] = &["left-pad@1.1.0", "published 2026-04-03 11:00 UTC", "minimum-release-age", "72 h", "2026-04-06 11:00 UTC", "1.0.0"];
+const TOLD: &[&str] =
+    &["left-pad@1.1.0", "published 2026-04-03 11:00 UTC", "minimum-release-age", "72 h", "2026-04-06 11:00 UTC", "1.0.0"];
 
 #[track_caller]
 fn tells(text: &str, parts: &[&str]) {
@@ -73,7 +74,14 @@ async fn npm_from_10_8_2_is_told_of_hidden_versions_in_the_packument() {
 #[tokio::test]
 async fn nobody_else_is_told_that_way() {
     let scene = scene().await;
-    let agents = ["npm/9.9.4 node/v22", "npm/10.8.1 node/v22", "pnpm/12.21.0 npm/? node/? linux x64", "yarn/1.22.22 npm/? node/v22", "Bun/1.4.5", ""];
+    let agents = [
+        "npm/9.9.4 node/v22",
+        "npm/10.8.1 node/v22",
+        "pnpm/12.21.0 npm/? node/? linux x64",
+        "yarn/1.22.22 npm/? node/v22",
+        "Bun/1.4.5",
+        "",
+    ];
     for agent in agents {
         let packument = scene.get("/left-pad").header("user-agent", agent).await.is(200).json();
         assert!(packument.get("policyRestrictions").is_none(), "{agent}");

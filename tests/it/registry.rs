@@ -61,7 +61,7 @@ impl Gate {
 }
 
 impl Registry {
-    /// A registry like the public one: ETag, Last-Modified, gzip, signatures of nobody.
+    /// A registry like the public one: `ETag`, `Last-Modified`, gzip, signatures of nobody.
     pub async fn start(clock: &ManualClock) -> Self {
         Self::listen(clock, "127.0.0.1:0", Style::default(), None).await
     }
@@ -92,6 +92,7 @@ impl Registry {
     }
 
     /// Publishes a version now; published again, it takes the old one's place.
+    #[expect(clippy::needless_pass_by_value, reason = "a sentence hands its package over")]
     pub fn publish(&self, package: Package) {
         let now = self.now();
         let mut state = self.state();
@@ -192,11 +193,6 @@ impl Registry {
     /// Its clock is so much ahead of the test's (behind, if negative).
     pub fn clock_off_by(&self, offset: SignedDuration) {
         self.state().offset = offset;
-    }
-
-    /// How its answers look.
-    pub fn style(&self, change: impl FnOnce(&mut Style)) {
-        change(&mut self.state().style);
     }
 
     /// Every request so far.
@@ -322,7 +318,9 @@ impl State {
         if let Some((bytes, readers)) = self.tarballs.get(&path) {
             return match readers {
                 Some(token) if request.bearer() != Some(token.as_str()) => Reply::error(401, "who are you?"),
-                _ => Reply::ok(bytes.clone()).header("content-type", "application/octet-stream").header("cache-control", "public, immutable, max-age=31557600"),
+                _ => Reply::ok(bytes.clone())
+                    .header("content-type", "application/octet-stream")
+                    .header("cache-control", "public, immutable, max-age=31557600"),
             };
         }
         match (request.method.as_str(), path.as_str()) {

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use coldframe::app::App;
 use coldframe::config::Config;
-use coldframe::telemetry::{Clock as _, ManualClock};
-use jiff::Timestamp;
+use coldframe::telemetry::ManualClock;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -64,7 +63,8 @@ impl IntoFuture for Opening {
             let registry = if self.mirror { Registry::mirror(&clock).await } else { Registry::start(&clock).await };
             let data = TempDir::new().expect("a temporary folder");
             let mut settings = self.settings;
-            let defaults = [("listen", "127.0.0.1:0"), ("upstream", &registry.url), ("data-dir", data.path().to_str().expect("UTF-8"))];
+            let defaults =
+                [("listen", "127.0.0.1:0"), ("upstream", &registry.url), ("data-dir", data.path().to_str().expect("UTF-8"))];
             for (name, value) in defaults {
                 if !settings.iter().any(|(known, _)| known == name) {
                     settings.push((name.to_owned(), value.to_owned()));
@@ -104,10 +104,6 @@ impl Scene {
     /// Time passes.
     pub fn later(&self, by: Duration) {
         self.clock.advance(by);
-    }
-
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
     }
 
     /// Where Coldframe keeps what it keeps.

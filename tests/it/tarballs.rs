@@ -100,7 +100,9 @@ async fn no_byte_leaves_before_the_last_one_was_checked() {
     let asking = scene.get(TARBALL).start();
     scene.registry.until_asked(TARBALL, 1).await;
     let mut probe = tokio::net::TcpStream::connect(scene.coldframe.address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut probe, format!("GET {TARBALL} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut probe, format!("GET {TARBALL} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     // A request on another connection comes back in the meantime: had bytes been ready, they would be here.
     scene.get("/-/coldframe/healthz").await.is(200);
     let mut early = [0_u8; 1];
@@ -204,7 +206,9 @@ async fn every_spelling_of_a_scoped_tarball_is_one_tarball() {
     let package = Package::new("@acme/ui", "1.0.0");
     let bytes = package.tarball.clone();
     scene.publish(package);
-    for path in ["/@acme/ui/-/ui-1.0.0.tgz", "/@acme%2fui/-/ui-1.0.0.tgz", "/@acme%2Fui/-/ui-1.0.0.tgz", "/%40acme%2fui/-/ui-1.0.0.tgz"] {
+    for path in
+        ["/@acme/ui/-/ui-1.0.0.tgz", "/@acme%2fui/-/ui-1.0.0.tgz", "/@acme%2Fui/-/ui-1.0.0.tgz", "/%40acme%2fui/-/ui-1.0.0.tgz"]
+    {
         assert_eq!(scene.get(path).await.is(200).body, bytes, "{path}");
     }
     scene.publish(Package::new("@acme/young", "1.0.0").aged(hours(1)));

@@ -47,7 +47,9 @@ async fn allowed_writes_pass_with_the_clients_own_credentials_and_body() {
 #[tokio::test]
 async fn what_upstream_says_to_a_write_is_what_the_client_reads() {
     let scene = Scene::open().set("allow-writes", "true").await;
-    let refusal = Reply::error(401, "one-time password please").header("www-authenticate", "OTP").header("npm-notice", "look at your phone");
+    let refusal = Reply::error(401, "one-time password please")
+        .header("www-authenticate", "OTP")
+        .header("npm-notice", "look at your phone");
     scene.registry.answer("/left-pad", refusal);
     let answer = scene.ask("PUT", "/left-pad").token("mine").json(&json!({})).await.is(401);
     assert_eq!(answer.error(), "one-time password please");
