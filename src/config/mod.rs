@@ -298,7 +298,8 @@ memory = \"1GB\"
 
             coldframe.toml:4:14: not TOML: string values must be quoted, expected literal string
              4 | _authToken =
-               |              ^^^^^^"#]].assert_eq(&mistakes("memory = \"1GB\nport = 1\nlisten = \n_authToken = secret\nmax-stale = 5", &[], &[]));
+               |              ^^^^^^"#]]
+        .assert_eq(&mistakes("memory = \"1GB\nport = 1\nlisten = \n_authToken = secret\nmax-stale = 5", &[], &[]));
     }
 
     #[test]

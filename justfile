@@ -1,0 +1,59 @@
+# The words of this house. `just` alone lists them; `.ci/run` runs `ci`.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+export PATH := justfile_directory() / "target/tools/bin:" + env("PATH")
+
+# list the words
+default:
+    @just --list --unsorted
+
+# run the server from this tree
+serve *args:
+    cargo run --release -- serve {{ args }}
+
+# unit tests, the tidiness of the tree, and sentences over real sockets
+test *args:
+    cargo test --locked {{ args }}
+
+# only the rules of the house
+tidy:
+    cargo test --locked --test tidy
+
+# real npm 10 and 11, pnpm, yarn 1 and 4, bun against a registry of our own; they are fetched once, by name, to target/clients
+clients *args:
+    cargo test --locked --test clients -- {{ args }}
+
+# write the clients' words anew after a deliberate change; read the diff
+clients-bless:
+    UPDATE_EXPECT=1 cargo test --locked --test clients
+
+# put the source in order
+fmt:
+    cargo fmt
+
+# say whether it is in order
+fmt-check:
+    cargo fmt --check
+
+# clippy, warnings are errors
+lint:
+    cargo clippy --locked --all-targets -- -D warnings
+
+# the documentation builds without a broken link
+docs:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+# licences, duplicates, sources, banned crates
+deny: tools
+    cargo-deny --locked check --hide-inclusion-graph licenses bans sources
+
+# known vulnerabilities: fetches the RustSec database, so not part of `ci`
+advisories: tools
+    cargo-deny --locked check advisories
+
+# bring the tools `ci` needs into target/tools (cargo-deny; just itself when it is missing)
+tools:
+    .ci/tools
+
+# all of the above that a change must pass, the cheapest first
+ci: fmt-check deny test lint docs
+    if command -v node >/dev/null && command -v npm >/dev/null; then just clients; else echo "node and npm are not here: tests/clients did not run"; fi

@@ -1,0 +1,247 @@
+//! The minimum release age: hidden everywhere, by both clocks, and open only on a document that was asked for afterwards.
+
+use jiff::SignedDuration;
+use serde_json::json;
+
+use crate::package::{Package, days, hours, minutes};
+use crate::scene::{Scene, times};
+
+async fn young_and_old() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene
+}
+
+#[tokio::test]
+async fn a_young_release_is_in_neither_packument() {
+    let scene = young_and_old().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.0.0"]);
+    assert_eq!(scene.get("/left-pad").gzip().await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_young_release_has_no_manifest_by_version_tag_or_range() {
+    let scene = young_and_old().await;
+    scene.get("/left-pad/1.1.0").await.is(403);
+    assert_eq!(scene.get("/left-pad/latest").await.is(200).json()["version"], "1.0.0");
+    assert_eq!(scene.get("/left-pad/^1.0.0").await.is(200).json()["version"], "1.0.0");
+    assert_eq!(scene.get("/left-pad/1.0.0").await.is(200).json()["version"], "1.0.0");
+}
+
+#[tokio::test]
+async fn a_young_release_has_no_tarball_warm_or_cold() {
+    let scene = young_and_old().await;
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.get("/left-pad").await.is(200);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.ask("HEAD", "/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").header("range", "bytes=0-9").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_young_release_is_no_dist_tag() {
+    let scene = young_and_old().await;
+    assert_eq!(scene.get("/-/package/left-pad/dist-tags").await.is(200).json(), json!({ "latest": "1.0.0" }));
+    assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.0.0");
+}
+
+#[tokio::test]
+async fn a_release_opens_when_its_age_has_passed_and_not_a_minute_earlier() {
+    let scene = young_and_old().await;
+    scene.later(hours(70) + minutes(59));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.later(minutes(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.1.0");
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_release_does_not_open_on_a_document_older_than_its_opening() {
+    let scene = young_and_old().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(70) + minutes(58));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    // Three minutes on it has opened, but the document is younger than its TTL and was asked for before the opening.
+    scene.later(minutes(3));
+    scene.registry.goes_down();
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.registry.comes_back();
+    scene.later(minutes(6));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn an_opening_is_asked_for_though_the_document_is_still_fresh() {
+    let scene = Scene::open().set("packument-ttl", "12h").await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(2));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn zero_switches_the_age_off() {
+    let scene = Scene::open().set("min-release-age", "0s").await;
+    scene.publish(Package::new("left-pad", "1.1.0").aged(minutes(1)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn an_exclusion_waives_the_age_of_its_packages_only() {
+    let scene = Scene::open().set("exclude", "@acme/*").await;
+    scene.publish(Package::new("@acme/ui", "1.0.0").aged(minutes(1)));
+    scene.publish(Package::new("@acme-evil/ui", "1.0.0").aged(minutes(1)));
+    assert_eq!(scene.get("/@acme%2fui").await.versions(), ["1.0.0"]);
+    scene.get("/@acme-evil%2fui").await.is(403);
+}
+
+#[tokio::test]
+async fn a_package_of_young_releases_only_is_refused_in_words() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("newborn", "1.0.0").aged(hours(2)));
+    for accept in ["application/json", crate::client::ABBREVIATED] {
+        let refused = scene.get("/newborn").accept(accept).await.is(403);
+        assert!(refused.error().contains("newborn") && refused.error().contains("2026-04-06 10:00 UTC"), "{}", refused.error());
+    }
+    scene.get("/newborn/latest").await.is(403);
+    scene.get("/-/package/newborn/dist-tags").await.is(403);
+}
+
+#[tokio::test]
+async fn both_forms_tell_the_instants_of_hidden_versions() {
+    let scene = young_and_old().await;
+    for accept in ["application/json", crate::client::ABBREVIATED] {
+        let told = times(&scene.get("/left-pad").accept(accept).await);
+        assert_eq!(told["1.1.0"], "2026-04-03T11:00:00.000Z");
+        assert_eq!(told["1.0.0"], "2026-03-04T12:00:00.000Z");
+    }
+}
+
+#[tokio::test]
+async fn without_a_publish_time_the_age_counts_from_first_seen() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").without_time());
+    scene.publish(Package::new("left-pad", "1.2.0").time("last Tuesday"));
+    scene.publish(Package::new("left-pad", "1.3.0").time(7));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(71));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0", "1.3.0"]);
+}
+
+#[tokio::test]
+async fn a_packument_without_time_is_held_from_first_seen_not_opened() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.registry.edit("left-pad", |packument| drop(packument.as_object_mut().unwrap().remove("time")));
+    scene.get("/left-pad").await.is(403);
+    scene.later(hours(72));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_publish_time_in_the_future_is_held_until_it_has_aged() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").time("2026-04-04T12:00:00.000Z"));
+    scene.get("/left-pad").await.is(200);
+    scene.later(hours(95));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_local_clock_ahead_opens_nothing_early() {
+    let scene = Scene::open().await;
+    scene.registry.clock_off_by(SignedDuration::from_hours(-48));
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(100)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by upstream's clock it is 52 hours old");
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.later(hours(20));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn an_upstream_clock_ahead_opens_nothing_early() {
+    let scene = Scene::open().await;
+    scene.registry.clock_off_by(SignedDuration::from_hours(48));
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(52)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_release_that_claims_to_be_old_but_was_not_there_is_as_young_as_it_is() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(10));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    // It counts from the last moment it was seen to be missing.
+    scene.later(hours(62));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_version_that_upstream_loses_and_finds_is_not_held_anew() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.later(hours(1));
+    scene.registry.unpublish("left-pad", "1.1.0");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").time("2025-04-03T12:00:00.000Z"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_publish_time_that_moves_back_changes_nothing() {
+    let scene = young_and_old().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(70));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_mirror_that_strips_everything_is_held_to_the_same_age() {
+    let scene = Scene::open().mirror().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    for accept in ["application/json", crate::client::ABBREVIATED] {
+        let packument = scene.get("/left-pad").accept(accept).gzip().await;
+        assert_eq!(packument.versions(), ["1.0.0"]);
+        assert_eq!(packument.tag("latest").unwrap(), "1.0.0");
+        assert!(packument.header("etag").starts_with('"'));
+    }
+    scene.later(hours(72));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_newer_policy_after_a_restart_judges_what_is_already_cached() {
+    let mut scene = Scene::open().set("min-release-age", "0s").await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+    scene.restart_with("min-release-age", "72h").await;
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}

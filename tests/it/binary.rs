@@ -1,0 +1,340 @@
+//! The program as an operator meets it: what it says, how it ends, what it survives.
+
+use std::net::TcpListener;
+
+use tempfile::TempDir;
+
+use crate::package::{Package, hours};
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
+
+struct Place {
+    home: TempDir,
+    data: TempDir,
+    registry: Registry,
+}
+
+impl Place {
+    async fn make() -> Self {
+        let clock = machine_clock();
+        Self { home: TempDir::new().unwrap(), data: TempDir::new().unwrap(), registry: Registry::start(&clock).await }
+    }
+
+    fn serve(&self, more: &[&str]) -> Program {
+        Program::serve(self.home.path(), self.data.path(), &self.registry.url, more)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_it_listens_which_upstream_which_age_and_what_to_write() {
+    let place = Place::make().await;
+    let program = place.serve(&["--min-release-age", "7d"]);
+    for part in
+        [&format!("http://{}/", program.address), &place.registry.url, "7 d", &format!("registry=http://{}/", program.address)]
+    {
+        assert!(program.greeting.contains(part), "{part:?} is missing:\n{}", program.greeting);
+    }
+    program.get("/-/coldframe/readyz").await.is(200);
+    assert_eq!(place.registry.total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_a_clear_line_and_exit_code_3() {
+    let place = Place::make().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = coldframe(place.home.path());
+    command.args(["serve", "--listen", &address, "--upstream", &place.registry.url, "--data-dir"]).arg(place.data.path());
+    let (code, _, errors) = run(&mut command);
+    assert_eq!(code, 3, "{errors}");
+    assert!(errors.contains(&address) && errors.contains("in use"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_secondary_port_is_a_clear_line_and_not_the_end() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("left-pad", "1.0.0"));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let program = place.serve(&["--listen", &address]);
+    program.get("/left-pad").await.is(200);
+    program.signal("-TERM");
+    let (code, errors) = program.ended().await;
+    assert_eq!(code, 0, "{errors}");
+    assert!(errors.contains(&address), "{errors}");
+}
+
+#[test]
+fn a_wrong_flag_is_exit_code_2_and_named() {
+    let home = TempDir::new().unwrap();
+    let (code, _, errors) = run(coldframe(home.path()).args(["serve", "--min-realease-age", "7d"]));
+    assert_eq!(code, 2);
+    assert!(errors.contains("--min-realease-age") && errors.contains("--min-release-age"), "{errors}");
+    let (code, _, errors) = run(coldframe(home.path()).args(["serve", "--min-release-age", "7"]));
+    assert_eq!(code, 2);
+    assert!(errors.contains("unit") && errors.contains("7d"), "{errors}");
+}
+
+#[test]
+fn wrong_toml_is_told_all_at_once_with_file_line_and_key() {
+    let home = TempDir::new().unwrap();
+    let file = home.path().join("coldframe.toml");
+    std::fs::write(
+        &file,
+        "min-release-age = \"soon\"\nupsteam = \"https://registry.example/\"\ncache-size = \"10\"\nlisten = [7]\n",
+    )
+    .unwrap();
+    for words in [vec!["config", "check"], vec!["serve", "--config"]] {
+        let (code, _, errors) = run(coldframe(home.path()).args(words).arg(&file));
+        assert_eq!(code, 2);
+        for part in [
+            "coldframe.toml:1",
+            "min-release-age",
+            "coldframe.toml:2",
+            "upsteam",
+            "`upstream`",
+            "coldframe.toml:3",
+            "cache-size",
+            "coldframe.toml:4",
+        ] {
+            assert!(errors.contains(part), "{part:?} is missing:\n{errors}");
+        }
+    }
+    std::fs::write(&file, "min-release-age = \"7d\"\n").unwrap();
+    assert_eq!(run(coldframe(home.path()).args(["config", "check"]).arg(&file)).0, 0);
+    let (code, _, errors) = run(coldframe(home.path()).args(["config", "check", "nowhere.toml"]));
+    assert!(code == 2 && errors.contains("nowhere.toml"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_beats_the_environment_and_that_the_file() {
+    let place = Place::make().await;
+    let file = place.home.path().join("coldframe.toml");
+    std::fs::write(&file, "min-release-age = \"1d\"\npackument-ttl = \"1m\"\nmax-stale = \"1h\"\n").unwrap();
+    let mut command = coldframe(place.home.path());
+    command.args(["config", "show", "--min-release-age", "3d", "--upstream", &place.registry.url, "--config"]).arg(&file);
+    command.env("COLDFRAME_MIN_RELEASE_AGE", "2d").env("COLDFRAME_PACKUMENT_TTL", "2m");
+    let (code, shown, errors) = run(&mut command);
+    assert_eq!(code, 0, "{errors}");
+    for (key, value, origin) in [
+        ("min-release-age", "3d", "--min-release-age"),
+        ("packument-ttl", "2m", "COLDFRAME_PACKUMENT_TTL"),
+        ("max-stale", "1h", "coldframe.toml"),
+        ("memory", "128MB", "default"),
+    ] {
+        let line = shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key}:\n{shown}"));
+        assert!(line.contains(value) && line.contains(origin), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_do_not_share_a_data_directory() {
+    let place = Place::make().await;
+    let first = place.serve(&[]);
+    let mut command = coldframe(place.home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &place.registry.url, "--data-dir"]).arg(place.data.path());
+    let (code, _, errors) = run(&mut command);
+    assert_eq!(code, 4, "{errors}");
+    assert!(errors.contains(place.data.path().to_str().unwrap()) && errors.contains("in use"), "{errors}");
+    first.get("/-/coldframe/healthz").await.is(200);
+    first.kill();
+    // A killed process leaves no lock behind.
+    place.serve(&[]).get("/-/coldframe/healthz").await.is(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_of_a_tarball_it_opens_again_with_nothing_half_written() {
+    let place = Place::make().await;
+    let package = Package::new("left-pad", "1.0.0").sized(2_000_000);
+    let bytes = package.tarball.clone();
+    place.registry.publish(package);
+    let program = place.serve(&[]);
+    program.get("/left-pad").await.is(200);
+    let gate = place.registry.hold_body(TARBALL, bytes.len() / 2);
+    let asking = program.get(TARBALL);
+    let asking = tokio::spawn(asking.attempt());
+    place.registry.until_asked(TARBALL, 1).await;
+    until_half_is_on_disk(place.data.path(), bytes.len() as u64 / 8).await;
+    program.kill();
+    assert!(asking.await.unwrap().is_err(), "no byte was served");
+    gate.open();
+    let program = place.serve(&[]);
+    assert_eq!(program.get(TARBALL).await.is(200).body, bytes);
+    let halves: Vec<_> =
+        files(place.data.path()).into_iter().filter(|(_, length)| (1_000_000..bytes.len() as u64).contains(length)).collect();
+    assert!(halves.is_empty(), "{halves:?}");
+}
+
+/// Waits until a file of some size has come to be below `folder`: the program is in the middle of writing it.
+async fn until_half_is_on_disk(folder: &std::path::Path, length: u64) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !files(folder).iter().any(|(_, found)| *found >= length) {
+        assert!(std::time::Instant::now() < deadline, "nothing of it reached the disk: {:?}", files(folder));
+        tokio::task::yield_now().await;
+    }
+}
+
+fn files(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => found.extend(files(&entry.path())),
+            Ok(metadata) => found.push((entry.path(), metadata.len())),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_lets_running_requests_finish() {
+    for signal in ["-TERM", "-INT"] {
+        let place = Place::make().await;
+        place.registry.publish(Package::new("left-pad", "1.0.0"));
+        let program = place.serve(&[]);
+        let gate = place.registry.hold("/left-pad");
+        let asking = program.get("/left-pad").start();
+        place.registry.until_asked("/left-pad", 1).await;
+        program.signal(signal);
+        gate.open();
+        asking.await.unwrap().is(200);
+        let (code, errors) = program.ended().await;
+        assert_eq!(code, 0, "{signal}: {errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_has_a_deadline() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("left-pad", "1.0.0"));
+    let program = place.serve(&["--drain-timeout", "1s"]);
+    let gate = place.registry.hold("/left-pad");
+    let asking = tokio::spawn(program.get("/left-pad").attempt());
+    place.registry.until_asked("/left-pad", 1).await;
+    program.signal("-TERM");
+    let (code, errors) = program.ended().await;
+    assert_eq!(code, 0, "{errors}");
+    drop(asking.await);
+    drop(gate);
+}
+
+#[test]
+fn version_help_and_completions_are_printed() {
+    let home = TempDir::new().unwrap();
+    let (code, told, _) = run(coldframe(home.path()).arg("--version"));
+    assert_eq!((code, told.trim()), (0, concat!("coldframe ", env!("CARGO_PKG_VERSION"))));
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(coldframe(home.path()).args(["completions", shell]));
+        assert!(code == 0 && script.contains("coldframe") && script.contains("min-release-age"), "{shell}");
+    }
+    let (code, help, _) = run(coldframe(home.path()).arg("--help"));
+    assert!(code == 0 && help.contains("serve") && help.contains("explain") && help.contains("exposure"), "{help}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_why_and_when_and_answers_by_its_exit_code() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("axios", "1.14.0"));
+    place.registry.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    let explain = |spec: &str| {
+        let mut command = coldframe(place.home.path());
+        command.args(["explain", spec, "--upstream", &place.registry.url, "--data-dir"]).arg(place.data.path());
+        run(&mut command)
+    };
+    let (code, told, errors) = explain("axios@1.14.1");
+    assert_eq!(code, 10, "{told}{errors}");
+    for part in ["axios@1.14.1", "minimum-release-age", "1.14.0", "UTC"] {
+        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+    }
+    assert_eq!(explain("axios@1.14.0").0, 0);
+    assert_eq!(explain("axios").0, 10, "`latest` is the held one");
+    assert_eq!(explain("axios@9.9.9").0, 1);
+    assert_eq!(explain("not a name").0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exposure_is_told_beside_a_running_server_and_after_it() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("left-pad", "1.0.0"));
+    let program = place.serve(&[]);
+    program.get(TARBALL).npm("11.21.2").await.is(200);
+    let exposure = || {
+        let mut command = coldframe(place.home.path());
+        command.args(["exposure", "left-pad@1.0.0", "--data-dir"]).arg(place.data.path());
+        run(&mut command)
+    };
+    let (code, _, errors) = exposure();
+    assert_eq!(code, 0, "{errors}");
+    program.signal("-TERM");
+    program.ended().await;
+    let (code, told, errors) = exposure();
+    assert_eq!(code, 0, "{errors}");
+    assert!(told.contains("127.0.0.1") && told.contains("npm/11.21.2") && told.contains("served"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_and_its_credentials_come_from_npm_and_the_token_is_shown_nowhere() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("@acme/secret", "1.0.0").readable_with("npm_s3cr3t"));
+    let port = place.registry.address.port();
+    let npmrc = format!("registry={}/\n//127.0.0.1:{port}/:_authToken=npm_s3cr3t\n", place.registry.url);
+    std::fs::write(place.home.path().join(".npmrc"), npmrc).unwrap();
+    let mut command = coldframe(place.home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "trace", "--data-dir"]).arg(place.data.path());
+    let program = Program::start(&mut command);
+    assert!(program.greeting.contains(&place.registry.url) && program.greeting.contains(".npmrc"), "{}", program.greeting);
+    assert_eq!(program.get("/@acme%2fsecret").await.versions(), ["1.0.0"], "a loopback client borrows the token");
+    program.get("/@acme%2fsecret").token("mallory").await.is(404);
+    let greeting = program.greeting.clone();
+    program.signal("-TERM");
+    let (_, errors) = program.ended().await;
+    let (_, shown, _) = run(coldframe(place.home.path()).args(["config", "show"]));
+    for text in [greeting, errors, shown] {
+        assert!(!text.contains("s3cr3t"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_has_already_switched_is_not_proxied_to_himself() {
+    let place = Place::make().await;
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let project = format!("registry=http://localhost:{}/\n", free.port());
+    std::fs::write(place.home.path().join(".npmrc"), project).unwrap();
+    std::fs::create_dir(place.home.path().join("etc")).unwrap();
+    std::fs::write(place.home.path().join("etc/npmrc"), format!("registry={}/\n", place.registry.url)).unwrap();
+    let mut command = coldframe(place.home.path());
+    command.args(["serve", "--listen", &free.to_string(), "--data-dir"]).arg(place.data.path());
+    command.env("npm_config_globalconfig", place.home.path().join("etc/npmrc"));
+    let program = Program::start(&mut command);
+    assert!(program.greeting.contains(&place.registry.url), "{}", program.greeting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_is_reached_through_the_outbound_proxy_of_the_environment() {
+    let place = Place::make().await;
+    let proxy = Registry::elsewhere(&machine_clock()).await;
+    place.registry.publish(Package::new("left-pad", "1.0.0"));
+    let body = place.registry.packument("left-pad").to_string();
+    proxy.answer("http://registry.example/left-pad", crate::reply::Reply::json(&body));
+    let mut command = coldframe(place.home.path());
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://registry.example/", "--data-dir"])
+        .arg(place.data.path());
+    command.env("HTTP_PROXY", &proxy.url).env("http_proxy", &proxy.url).env("NO_PROXY", "other.example");
+    let program = Program::start(&mut command);
+    assert_eq!(program.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_cannot_be_used_is_exit_code_5() {
+    let place = Place::make().await;
+    let file = place.home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = coldframe(place.home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &place.registry.url, "--data-dir"]).arg(file.join("data"));
+    let (code, _, errors) = run(&mut command);
+    assert_eq!(code, 5, "{errors}");
+    assert!(errors.contains("file"), "{errors}");
+}

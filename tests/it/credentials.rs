@@ -1,0 +1,117 @@
+//! A response made for one set of credentials is never served to another.
+
+use crate::package::Package;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const TARBALL: &str = "/@acme/secret/-/secret-1.0.0.tgz";
+
+async fn scene() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
+    scene
+}
+
+#[tokio::test]
+async fn what_one_token_reads_another_does_not() {
+    let scene = scene().await;
+    assert_eq!(scene.get("/@acme%2fsecret").token("alice").await.versions(), ["1.0.0"]);
+    for _ in 0..2 {
+        scene.get("/@acme%2fsecret").token("mallory").await.is(404);
+        scene.get("/@acme%2fsecret").await.is(404);
+    }
+    assert_eq!(scene.get("/@acme%2fsecret").token("alice").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_cached_tarball_is_not_handed_to_who_may_not_read_it() {
+    let scene = scene().await;
+    scene.get(TARBALL).token("alice").await.is(200);
+    for ask in [scene.get(TARBALL).token("mallory"), scene.get(TARBALL)] {
+        let answer = ask.await;
+        assert!(matches!(answer.status, 401 | 403 | 404), "{}", answer.status);
+    }
+    scene.get(TARBALL).token("alice").await.is(200);
+}
+
+#[tokio::test]
+async fn every_way_in_is_closed_to_the_wrong_token() {
+    let scene = scene().await;
+    scene.get("/@acme%2fsecret").token("alice").await.is(200);
+    scene.get(TARBALL).token("alice").await.is(200);
+    for path in
+        ["/@acme%2fsecret", "/@acme%2fsecret/1.0.0", "/@acme%2fsecret/latest", "/-/package/@acme%2fsecret/dist-tags", TARBALL]
+    {
+        for ask in [scene.get(path).token("mallory"), scene.get(path), scene.get(path).abbreviated().gzip().token("mallory")] {
+            let answer = ask.await;
+            assert!(matches!(answer.status, 401 | 403 | 404), "{path}: {}", answer.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_304_tells_nothing_to_the_wrong_token() {
+    let scene = scene().await;
+    let etag = scene.get("/@acme%2fsecret").token("alice").await.is(200).header("etag").to_owned();
+    scene.get("/@acme%2fsecret").token("mallory").if_none_match(&etag).await.is(404);
+}
+
+#[tokio::test]
+async fn a_flight_is_not_shared_between_tokens() {
+    let scene = scene().await;
+    let gate = scene.registry.hold("/@acme/secret");
+    let alice = scene.get("/@acme%2fsecret").token("alice").start();
+    let mallory = scene.get("/@acme%2fsecret").token("mallory").start();
+    scene.registry.until_asked("/@acme/secret", 2).await;
+    gate.open();
+    alice.await.unwrap().is(200);
+    mallory.await.unwrap().is(404);
+}
+
+#[tokio::test]
+async fn a_token_that_loses_its_right_loses_the_cached_answer_too() {
+    let scene = scene().await;
+    scene.get("/@acme%2fsecret").token("alice").await.is(200);
+    scene.registry.answer("/@acme/secret", Reply::error(403, "your token was revoked"));
+    scene.later(crate::package::minutes(10));
+    scene.get("/@acme%2fsecret").token("alice").await.is(403);
+    scene.get(TARBALL).token("alice").await.is(403);
+}
+
+#[tokio::test]
+async fn answers_vary_by_authorization() {
+    let scene = scene().await;
+    let answer = scene.get("/@acme%2fsecret").token("alice").await.is(200);
+    assert!(answer.header("vary").to_ascii_lowercase().contains("authorization"), "{}", answer.header("vary"));
+}
+
+#[tokio::test]
+async fn a_token_is_not_sent_to_another_host() {
+    let scene = Scene::open().await;
+    let elsewhere = crate::registry::Registry::elsewhere(&scene.clock).await;
+    scene.registry.answer("/left-pad", Reply::redirect(302, &format!("{}/left-pad", elsewhere.url)));
+    assert!(scene.get("/left-pad").token("alice").await.status >= 400);
+    assert_eq!(elsewhere.total(), 0);
+}
+
+#[tokio::test]
+async fn tokens_reach_neither_metrics_nor_the_data_directory() {
+    let mut scene = scene().await;
+    scene.publish(Package::new("@acme/other", "1.0.0").readable_with("npm_s3cr3tT0ken"));
+    scene.get("/@acme%2fother").token("npm_s3cr3tT0ken").await.is(200);
+    scene.get("/@acme/other/-/other-1.0.0.tgz").token("npm_s3cr3tT0ken").await.is(200);
+    assert!(!scene.get("/-/coldframe/metrics").await.text().contains("s3cr3t"));
+    scene.coldframe.stop().await;
+    let mut folders = vec![scene.data().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let found = bytes.windows(6).any(|window| window == b"s3cr3t");
+            assert!(!found, "{} holds the token", entry.path().display());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! One flight per package and per tarball, however many clients ask and whichever of them leave.
+
+use crate::package::{Package, minutes};
+use crate::scene::Scene;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
+
+#[tokio::test]
+async fn many_clients_make_one_request_for_a_packument() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let gate = scene.registry.hold("/left-pad");
+    let mut asking = Vec::new();
+    for number in 0..40 {
+        let ask = scene.get("/left-pad");
+        asking.push(if number % 2 == 0 { ask.gzip().start() } else { ask.abbreviated().start() });
+    }
+    scene.registry.until_asked("/left-pad", 1).await;
+    gate.open();
+    for answer in asking {
+        assert_eq!(answer.await.unwrap().versions(), ["1.0.0"]);
+    }
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+}
+
+#[tokio::test]
+async fn many_clients_make_one_request_for_a_tarball() {
+    let scene = Scene::open().await;
+    let package = Package::new("left-pad", "1.0.0").sized(200_000);
+    let bytes = package.tarball.clone();
+    scene.publish(package);
+    let gate = scene.registry.hold_body(TARBALL, 1000);
+    let asking: Vec<_> = (0..20).map(|_| scene.get(TARBALL).start()).collect();
+    scene.registry.until_asked(TARBALL, 1).await;
+    gate.open();
+    for answer in asking {
+        assert_eq!(answer.await.unwrap().is(200).body, bytes);
+    }
+    assert_eq!(scene.registry.count(TARBALL), 1);
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_cancel_the_flight_for_the_others() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    for path in ["/left-pad", TARBALL] {
+        let gate = scene.registry.hold(path);
+        let leaves = scene.get(path).start();
+        scene.registry.until_asked(path, 1).await;
+        let stays = scene.get(path).start();
+        leaves.abort();
+        assert!(leaves.await.unwrap_err().is_cancelled());
+        gate.open();
+        stays.await.unwrap().is(200);
+        assert_eq!(scene.registry.count(path), 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_flight_lands_though_its_last_client_left() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    let gate = scene.registry.hold_body(TARBALL, 10);
+    let leaves = scene.get(TARBALL).start();
+    scene.registry.until_asked(TARBALL, 1).await;
+    leaves.abort();
+    assert!(leaves.await.unwrap_err().is_cancelled());
+    gate.open();
+    scene.get(TARBALL).await.is(200);
+    assert_eq!(scene.registry.count(TARBALL), 1);
+}
+
+#[tokio::test]
+async fn a_flight_that_fails_fails_for_all_and_the_next_one_starts_anew() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let gate = scene.registry.hold("/left-pad");
+    scene.registry.answer("/left-pad", crate::reply::Reply::error(404, "not yet"));
+    let asking: Vec<_> = (0..5).map(|_| scene.get("/left-pad").start()).collect();
+    scene.registry.until_asked("/left-pad", 1).await;
+    gate.open();
+    for answer in asking {
+        answer.await.unwrap().is(404);
+    }
+    scene.registry.answer_truly("/left-pad");
+    scene.later(minutes(30));
+    scene.get("/left-pad").await.is(200);
+}
+
+#[tokio::test]
+async fn one_slow_package_holds_up_no_other() {
+    let scene = Scene::open().await;
+    scene.publish_old("slow", &["1.0.0"]);
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let gate = scene.registry.hold("/slow");
+    let slow = scene.get("/slow").start();
+    scene.registry.until_asked("/slow", 1).await;
+    scene.get("/left-pad").await.is(200);
+    assert!(!slow.is_finished());
+    gate.open();
+    slow.await.unwrap().is(200);
+}
+
+#[tokio::test]
+async fn a_release_published_during_a_flight_is_judged_like_any_other() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let gate = scene.registry.hold("/left-pad");
+    let asking = scene.get("/left-pad").start();
+    scene.registry.until_asked("/left-pad", 1).await;
+    scene.publish(Package::new("left-pad", "1.1.0").aged(minutes(0)));
+    gate.open();
+    assert_eq!(asking.await.unwrap().versions(), ["1.0.0"]);
+}

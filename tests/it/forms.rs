@@ -1,0 +1,235 @@
+//! The two forms of a packument and everything HTTP says about them.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::client::ABBREVIATED;
+use crate::package::{Package, hours};
+use crate::scene::Scene;
+
+async fn scene() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish(
+        Package::new("left-pad", "1.0.0")
+            .script("postinstall", "node build.js")
+            .depends_on("right-pad", "^1.0.0")
+            .field("gitHead", "abc"),
+    );
+    scene.publish(Package::new("left-pad", "1.1.0").script("test", "node test.js"));
+    scene
+}
+
+#[tokio::test]
+async fn accept_decides_the_form_with_its_quality_values() {
+    let scene = scene().await;
+    for (accept, abbreviated) in [
+        (ABBREVIATED, true),
+        ("application/vnd.npm.install-v1+json", true),
+        ("application/json;q=0.5, application/vnd.npm.install-v1+json;q=0.9", true),
+        ("application/vnd.npm.install-v1+json;q=0.1, application/json", false),
+        ("application/vnd.npm.install-v1+json;q=0, */*", false),
+        ("application/json", false),
+        ("application/json; q=1.0, */*", false),
+        ("*/*", false),
+    ] {
+        let answer = scene.get("/left-pad").accept(accept).await.is(200);
+        let expected = if abbreviated { "application/vnd.npm.install-v1+json" } else { "application/json" };
+        assert!(answer.header("content-type").starts_with(expected), "{accept}: {}", answer.header("content-type"));
+        assert_eq!(answer.json().get("readme").is_none(), abbreviated, "{accept}");
+    }
+    assert!(
+        scene.get("/left-pad").await.header("content-type").starts_with("application/json"),
+        "no Accept asks for the full one"
+    );
+}
+
+#[tokio::test]
+async fn the_abbreviated_form_holds_what_installers_read() {
+    let scene = scene().await;
+    let packument = scene.get("/left-pad").abbreviated().await.json();
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(keys(&packument), ["dist-tags", "modified", "name", "time", "versions"].map(String::from).into());
+    let manifest = &packument["versions"]["1.0.0"];
+    assert_eq!(manifest["hasInstallScript"], json!(true));
+    assert_eq!(manifest["dependencies"], json!({ "right-pad": "^1.0.0" }));
+    assert!(manifest.get("gitHead").is_none() && manifest.get("scripts").is_none(), "{manifest}");
+    assert!(packument["versions"]["1.1.0"].get("hasInstallScript").is_none(), "a test script runs on no install");
+}
+
+#[tokio::test]
+async fn what_is_not_changed_leaves_byte_for_byte_as_it_came() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let odd = r#" "odd" : { "number":123456789012345678901234567890.000, "half":"\ud800", "é\/":[ 1 , 2e0 ] }"#;
+    let text = scene.registry.packument("left-pad").to_string();
+    let text = text.replacen("{\"_id\":\"left-pad@1.0.0\"", &format!("{{{odd},\"_id\":\"left-pad@1.0.0\""), 1);
+    scene.registry.raw("left-pad", text.replacen('{', &format!("{{{odd},"), 1));
+    let answer = scene.get("/left-pad").await.is(200);
+    let bytes = String::from_utf8(answer.body).unwrap();
+    let inside = odd.trim_start().split_once(':').unwrap().1.trim();
+    assert_eq!(bytes.matches(inside).count(), 2, "{bytes}");
+}
+
+#[tokio::test]
+async fn gzip_is_one_member_and_the_same_document() {
+    let scene = scene().await;
+    for accept in ["application/json", ABBREVIATED] {
+        let plain = scene.get("/left-pad").accept(accept).await.is(200);
+        let packed = scene.get("/left-pad").accept(accept).gzip().await.is(200);
+        assert_eq!(packed.header("content-encoding"), "gzip");
+        assert_eq!(plain.header("content-encoding"), "");
+        assert_eq!(plain.body, packed.content());
+    }
+    let refused = scene.get("/left-pad").header("accept-encoding", "gzip;q=0, identity").await.is(200);
+    assert_eq!(refused.header("content-encoding"), "");
+}
+
+#[tokio::test]
+async fn gzip_stays_one_member_when_a_large_packument_gains_and_loses_versions() {
+    let scene = Scene::open().await;
+    let filler = (0..4000).map(|number| format!("{number:04}")).collect::<Vec<_>>().concat();
+    for number in 0..60 {
+        let age = if number % 7 == 0 { hours(1 + number) } else { hours(1000 + number) };
+        scene.publish(Package::new("large", &format!("1.{number}.0")).field("notes", filler.as_str()).aged(age));
+    }
+    for _ in 0..3 {
+        let plain = scene.get("/large").await;
+        let packed = scene.get("/large").gzip().await;
+        assert_eq!(plain.versions(), packed.versions());
+        assert_eq!(plain.body, packed.content());
+        scene.later(hours(24));
+    }
+    assert_eq!(scene.get("/large").gzip().await.versions().len(), 60);
+}
+
+#[tokio::test]
+async fn an_etag_is_strong_and_belongs_to_one_form_and_encoding() {
+    let scene = scene().await;
+    let mut tags = BTreeSet::new();
+    for accept in ["application/json", ABBREVIATED] {
+        tags.insert(scene.get("/left-pad").accept(accept).await.header("etag").to_owned());
+        tags.insert(scene.get("/left-pad").accept(accept).gzip().await.header("etag").to_owned());
+    }
+    assert_eq!(tags.len(), 4, "{tags:?}");
+    assert!(tags.iter().all(|tag| tag.starts_with('"') && tag.ends_with('"')), "{tags:?}");
+}
+
+#[tokio::test]
+async fn a_known_etag_is_answered_304_until_something_changes() {
+    let scene = scene().await;
+    let etag = scene.get("/left-pad").gzip().await.header("etag").to_owned();
+    let unchanged = scene.get("/left-pad").gzip().if_none_match(&etag).await.is(304);
+    assert_eq!(unchanged.header("etag"), etag);
+    assert!(unchanged.body.is_empty());
+    scene.get("/left-pad").gzip().if_none_match(&format!("\"other\", W/{etag}")).await.is(304);
+    scene.get("/left-pad").gzip().if_none_match("*").await.is(304);
+    scene.get("/left-pad").if_none_match(&etag).await.is(200);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.2.0"));
+    assert_ne!(scene.get("/left-pad").gzip().if_none_match(&etag).await.is(200).header("etag"), etag);
+}
+
+#[tokio::test]
+async fn an_etag_changes_when_a_version_opens_though_upstream_did_not() {
+    let scene = scene().await;
+    scene.publish(Package::new("left-pad", "1.2.0").aged(hours(71)));
+    let before = scene.get("/left-pad").await.is(200);
+    scene.later(hours(1));
+    let after = scene.get("/left-pad").if_none_match(before.header("etag")).await.is(200);
+    assert_ne!(before.header("etag"), after.header("etag"));
+    let instant = |answer: &crate::wire::Response| httpdate::parse_http_date(answer.header("last-modified")).unwrap();
+    assert!(instant(&after) > instant(&before), "Last-Modified moves when the view changes");
+}
+
+#[tokio::test]
+async fn a_date_alone_is_never_answered_304() {
+    let scene = scene().await;
+    let answer = scene.get("/left-pad").await.is(200);
+    let date = answer.header("last-modified").to_owned();
+    assert!(!date.is_empty());
+    scene.get("/left-pad").header("if-modified-since", &date).await.is(200);
+    scene.get("/left-pad").header("if-modified-since", &date).if_none_match(answer.header("etag")).await.is(304);
+}
+
+#[tokio::test]
+async fn packuments_are_revalidated_and_say_what_they_depended_on() {
+    let scene = scene().await;
+    let answer = scene.get("/left-pad").gzip().await.is(200);
+    assert!(answer.header("cache-control").contains("no-cache"), "{}", answer.header("cache-control"));
+    assert!(!answer.header("cache-control").contains("max-age"));
+    let vary = answer.header("vary").to_ascii_lowercase();
+    for name in ["accept", "accept-encoding"] {
+        assert!(vary.split(',').any(|part| part.trim() == name), "{vary}");
+    }
+}
+
+#[tokio::test]
+async fn head_says_what_get_would_and_sends_nothing() {
+    let scene = scene().await;
+    let get = scene.get("/left-pad").gzip().await.is(200);
+    let head = scene.ask("HEAD", "/left-pad").gzip().await.is(200);
+    assert!(head.body.is_empty());
+    for name in ["etag", "content-length", "content-type", "content-encoding", "last-modified"] {
+        assert_eq!(head.header(name), get.header(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn tarball_urls_lead_back_here_under_the_name_the_client_used() {
+    let scene = scene().await;
+    let told =
+        |answer: &crate::wire::Response| answer.json()["versions"]["1.0.0"]["dist"]["tarball"].as_str().unwrap().to_owned();
+    let path = "/left-pad/-/left-pad-1.0.0.tgz";
+    assert_eq!(told(&scene.get("/left-pad").await), format!("{}{path}", scene.coldframe.url()));
+    assert_eq!(told(&scene.get("/left-pad").header("host", "npm.example:8080").await), format!("http://npm.example:8080{path}"));
+    let forwarded = scene.get("/left-pad").header("x-forwarded-host", "evil.example").header("x-forwarded-proto", "https").await;
+    assert_eq!(told(&forwarded), format!("{}{path}", scene.coldframe.url()), "nobody trusts this peer");
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_where_the_client_was() {
+    let scene = Scene::open().set("trusted-proxy", "127.0.0.0/8").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let answer = scene.get("/left-pad").header("x-forwarded-host", "npm.example").header("x-forwarded-proto", "https").await;
+    assert_eq!(answer.json()["versions"]["1.0.0"]["dist"]["tarball"], "https://npm.example/left-pad/-/left-pad-1.0.0.tgz");
+}
+
+#[tokio::test]
+async fn a_public_url_stands_in_every_tarball_url_with_its_prefix() {
+    let scene = Scene::open().set("public-url", "https://npm.example/registry/").await;
+    scene.publish_old("@acme/ui", &["1.0.0"]);
+    let url = "https://npm.example/registry/@acme/ui/-/ui-1.0.0.tgz";
+    for accept in ["application/json", ABBREVIATED] {
+        let answer = scene.get("/@acme%2fui").accept(accept).header("host", "other.example").await;
+        assert_eq!(answer.json()["versions"]["1.0.0"]["dist"]["tarball"], url);
+    }
+    let manifest = scene.get("/@acme%2fui/1.0.0").await.is(200).json();
+    assert_eq!(manifest["dist"]["tarball"], url);
+    // The proxy in front may strip the prefix or leave it.
+    scene.get("/@acme/ui/-/ui-1.0.0.tgz").await.is(200);
+    scene.get("/registry/@acme/ui/-/ui-1.0.0.tgz").await.is(200);
+    assert_eq!(scene.get("/registry/@acme%2fui").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn every_form_works_before_a_mirror_that_knows_none_of_them() {
+    let scene = Scene::open().mirror().await;
+    scene.publish(Package::new("left-pad", "1.0.0").script("install", "node-gyp rebuild"));
+    let full = scene.get("/left-pad").gzip().await.is(200);
+    assert_eq!((full.header("content-encoding"), full.header("etag").is_empty()), ("gzip", false));
+    scene.get("/left-pad").gzip().if_none_match(full.header("etag")).await.is(304);
+    let abbreviated = scene.get("/left-pad").abbreviated().await.json();
+    assert_eq!(abbreviated["versions"]["1.0.0"]["hasInstallScript"], json!(true));
+}
+
+#[tokio::test]
+async fn strangers_hosts_fill_no_memory_and_still_get_their_answer() {
+    let scene = scene().await;
+    for number in 0..200 {
+        let host = format!("host-{number}.example");
+        let answer = scene.get("/left-pad").header("host", &host).await.is(200);
+        assert!(answer.text().contains(&format!("http://{host}/left-pad/-/")));
+    }
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+}

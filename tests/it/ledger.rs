@@ -1,0 +1,80 @@
+//! Who got what: every tarball served or refused, every packument with what was hidden, found again by name.
+
+use std::process::Command;
+
+use crate::package::{Package, hours};
+use crate::scene::Scene;
+
+/// What `coldframe exposure` prints for a spec.
+fn exposure(scene: &Scene, spec: &str, more: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_coldframe"))
+        .args(["exposure", spec, "--data-dir", scene.data().to_str().unwrap()])
+        .args(more)
+        .env_remove("COLDFRAME_CONFIG")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn traffic() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("axios", "1.14.0"));
+    scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    scene.get("/axios").npm("11.21.2").await.is(200);
+    scene.get("/axios/-/axios-1.14.0.tgz").npm("11.21.2").await.is(200);
+    scene.get("/axios/-/axios-1.14.0.tgz").header("user-agent", "Bun/1.4.5").await.is(200);
+    scene.get("/axios/-/axios-1.14.1.tgz").header("user-agent", "pnpm/12.21.0 npm/? node/? linux x64").await.is(403);
+    scene
+}
+
+#[tokio::test]
+async fn served_and_refused_are_told_by_client_and_tool() {
+    let mut scene = traffic().await;
+    scene.coldframe.stop().await;
+    let served = exposure(&scene, "axios@1.14.0", &[]);
+    for part in ["127.0.0.1", "npm/11.21.2", "bun/1.4.5", "served"] {
+        assert!(served.contains(part), "{part:?} is missing:\n{served}");
+    }
+    assert!(!served.contains("pnpm"), "{served}");
+    let refused = exposure(&scene, "axios@1.14.1", &[]);
+    for part in ["127.0.0.1", "pnpm/12.21.0", "refused", "minimum-release-age"] {
+        assert!(refused.contains(part), "{part:?} is missing:\n{refused}");
+    }
+    assert!(exposure(&scene, "axios@9.9.9", &[]).contains("nobody"));
+}
+
+#[tokio::test]
+async fn json_carries_the_integrity_of_the_bytes_that_went_out() {
+    let mut scene = traffic().await;
+    scene.coldframe.stop().await;
+    let rows: serde_json::Value = serde_json::from_str(&exposure(&scene, "axios@1.14.0", &["--json"])).unwrap();
+    let integrity = scene.registry.packument("axios")["versions"]["1.14.0"]["dist"]["integrity"].clone();
+    assert!(rows.as_array().unwrap().iter().any(|row| row["integrity"] == integrity), "{rows:#}");
+}
+
+#[tokio::test]
+async fn the_ledger_is_read_beside_a_running_server() {
+    let scene = traffic().await;
+    let mut told = String::new();
+    // Rows are written in batches; a request is there at the latest when the next batch is.
+    for _ in 0..200 {
+        told = exposure(&scene, "axios@1.14.0", &[]);
+        if told.contains("bun/1.4.5") {
+            break;
+        }
+        scene.get("/-/coldframe/healthz").await.is(200);
+    }
+    assert!(told.contains("bun/1.4.5") && told.contains("npm/11.21.2"), "{told}");
+}
+
+#[tokio::test]
+async fn hidden_versions_of_a_packument_are_refusals_of_them() {
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("axios", "1.14.0"));
+    scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    scene.get("/axios").npm("11.21.2").await.is(200);
+    scene.coldframe.stop().await;
+    let told = exposure(&scene, "axios@1.14.1", &[]);
+    assert!(told.contains("npm/11.21.2") && told.contains("refused"), "{told}");
+}

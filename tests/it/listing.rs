@@ -1,0 +1,163 @@
+//! One package of the fake registry: what it holds, and the packument made of it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize as _;
+use serde_json::{Value, json};
+
+use crate::package::{Package, Place, gzip, sha1};
+use crate::registry::spell;
+use crate::reply::{Reply, Request};
+
+/// How a registry's packuments look.
+#[derive(Debug, Clone)]
+pub struct Style {
+    /// `ETag`, `Last-Modified`, and 304 for who sends them back.
+    pub validators: bool,
+    /// Packs for who accepts gzip.
+    pub gzip: bool,
+    /// Tells of no tag but `latest`, no `created`, no `modified`; writes instants and blanks as mirrors do.
+    pub stripped: bool,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self { validators: true, gzip: true, stripped: false }
+    }
+}
+
+impl Style {
+    /// What a mirror sends.
+    pub fn mirror() -> Self {
+        Self { validators: false, gzip: false, stripped: true }
+    }
+}
+
+/// A change made to each packument on its way out.
+type Edit = Box<dyn Fn(&mut Value) + Send + Sync>;
+
+/// One package.
+#[derive(Default)]
+pub struct Listing {
+    versions: BTreeMap<String, Value>,
+    time: BTreeMap<String, Value>,
+    tags: BTreeMap<String, String>,
+    modified: Timestamp,
+    /// Changes made on the way out.
+    pub edits: Vec<Edit>,
+    /// Bytes in place of everything.
+    pub raw: Option<Vec<u8>>,
+}
+
+impl Listing {
+    pub fn publish(&mut self, package: &Package, registry: &str, now: Timestamp) {
+        let mut manifest = package.manifest.clone();
+        let url = match &package.place {
+            Place::Url(url) => url.clone(),
+            Place::Conventional | Place::Path(_) => format!("{registry}{}", package.path()),
+        };
+        manifest["dist"]["tarball"] = json!(url);
+        self.versions.insert(package.version.clone(), manifest);
+        match spell(&package.published, now) {
+            Some(words) => drop(self.time.insert(package.version.clone(), words)),
+            None => drop(self.time.remove(&package.version)),
+        }
+        if let Some(tag) = &package.tag {
+            self.tags.insert(tag.clone(), package.version.clone());
+        }
+        self.modified = now;
+    }
+
+    pub fn unpublish(&mut self, version: &str, now: Timestamp) {
+        self.versions.remove(version);
+        self.tags.retain(|_, target| target != version);
+        if let Some(highest) = self.versions.keys().next_back() {
+            self.tags.entry("latest".to_owned()).or_insert_with(|| highest.clone());
+        }
+        self.modified = now;
+    }
+
+    pub fn tag(&mut self, tag: &str, version: &str, now: Timestamp) {
+        self.tags.insert(tag.to_owned(), version.to_owned());
+        self.modified = now;
+    }
+
+    pub fn tags_json(&self) -> String {
+        json!(self.tags).to_string()
+    }
+
+    /// The packument's bytes.
+    pub fn packument(&self, name: &str, style: &Style) -> Vec<u8> {
+        if let Some(raw) = &self.raw {
+            return raw.clone();
+        }
+        let mut tags = self.tags.clone();
+        let mut time = self.time.clone();
+        if style.stripped {
+            tags.retain(|tag, _| tag == "latest");
+            for words in time.values_mut() {
+                let micros = words.as_str().and_then(|text| text.strip_suffix('Z')).map(|text| format!("{text}000+00:00"));
+                *words = micros.map_or(Value::Null, Value::from);
+            }
+        } else {
+            time.insert("created".to_owned(), json!("2012-01-01T00:00:00.000Z"));
+            time.insert("modified".to_owned(), json!(format!("{:.3}", self.modified)));
+        }
+        let mut packument = json!({ "_id": name, "name": name, "dist-tags": tags, "versions": self.versions, "time": time });
+        if !style.stripped {
+            packument["readme"] = json!("# A package");
+            packument["maintainers"] = json!([{ "name": "someone", "email": "someone@registry.example" }]);
+        }
+        for edit in &self.edits {
+            edit(&mut packument);
+        }
+        if style.stripped { spaced(&packument) } else { packument.to_string().into_bytes() }
+    }
+
+    /// The answer to one request for it.
+    pub fn reply(&self, name: &str, style: &Style, request: &Request) -> Reply {
+        let body = self.packument(name, style);
+        let etag = format!("\"{}\"", sha1(&body));
+        let modified = httpdate::fmt_http_date(self.modified.into());
+        let dress = |reply: Reply| {
+            if style.validators {
+                reply.header("etag", &etag).header("last-modified", &modified).header("cache-control", "public, max-age=300")
+            } else {
+                reply
+            }
+        };
+        if style.validators && request.headers.first("if-none-match") == Some(&etag) {
+            return dress(Reply::status(304));
+        }
+        let packs = style.gzip && request.headers.first("accept-encoding").is_some_and(|accepted| accepted.contains("gzip"));
+        let reply = Reply::ok(if packs { gzip(&body) } else { body }).header("content-type", "application/json");
+        dress(if packs { reply.header("content-encoding", "gzip") } else { reply })
+    }
+
+    /// The package as search shows it.
+    pub fn found(&self, name: &str) -> Value {
+        let latest = self.tags.get("latest").cloned().unwrap_or_default();
+        let date = self.time.get(&latest).cloned().unwrap_or_default();
+        json!({ "package": { "name": name, "version": latest, "date": date, "description": "a package" }, "score": { "final": 1.0 }, "searchScore": 1.0 })
+    }
+}
+
+/// JSON with blanks after `,` and `:`, as some mirrors write it.
+fn spaced(value: &Value) -> Vec<u8> {
+    struct Spaced;
+    impl serde_json::ser::Formatter for Spaced {
+        fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
+            if first { Ok(()) } else { out.write_all(b", ") }
+        }
+        fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
+            if first { Ok(()) } else { out.write_all(b", ") }
+        }
+        fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+            out.write_all(b": ")
+        }
+    }
+    let mut out = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).expect("memory takes bytes");
+    out
+}

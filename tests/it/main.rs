@@ -1,0 +1,35 @@
+//! Sentences over real sockets: a fake registry, a real Coldframe before it, and what a client sees.
+//!
+//! One binary, loopback only. A request to the registry that no test declared fails the test.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+#![expect(unreachable_pub, reason = "the harness is read where it is used")]
+#![expect(clippy::format_push_string, reason = "a head of a message is short")]
+
+mod client;
+mod listing;
+mod package;
+mod program;
+mod registry;
+mod reply;
+mod scene;
+mod wire;
+
+mod admin;
+mod age;
+mod audit;
+mod binary;
+mod credentials;
+mod flights;
+mod forms;
+mod integrity;
+mod ledger;
+mod names;
+mod readme;
+mod refusals;
+mod restart;
+mod search;
+mod tags;
+mod takedown;
+mod tarballs;
+mod upstream;
+mod writes;

@@ -1,0 +1,132 @@
+//! A refusal explains itself in every channel some client shows: status, reason phrase, `error`, `npm-notice`, `policyRestrictions`.
+
+use serde_json::json;
+
+use crate::package::{Package, hours};
+use crate::scene::Scene;
+
+async fn scene() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene.publish(Package::new("newborn", "2.0.0").aged(hours(2)));
+    scene
+}
+
+/// What every refusal of left-pad@1.1.0 tells.
+const TOLD: &[&str] =
+    &["left-pad@1.1.0", "published 2026-04-03 11:00 UTC", "minimum-release-age", "72 h", "2026-04-06 11:00 UTC", "1.0.0"];
+
+#[track_caller]
+fn tells(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    assert!(text.is_ascii() && !text.contains(['\r', '\n']), "not one line of ASCII: {text:?}");
+}
+
+#[tokio::test]
+async fn a_refused_tarball_says_why_in_phrase_body_and_notice() {
+    let scene = scene().await;
+    let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").npm("10.9.9").await.is(403);
+    tells(&refused.reason, TOLD);
+    tells(&refused.error(), TOLD);
+    tells(refused.header("npm-notice"), TOLD);
+    assert!(refused.header("content-type").starts_with("application/json"));
+    assert_eq!(refused.header("retry-after"), "");
+}
+
+#[tokio::test]
+async fn a_refused_manifest_says_the_same() {
+    let scene = scene().await;
+    tells(&scene.get("/left-pad/1.1.0").await.is(403).error(), TOLD);
+}
+
+#[tokio::test]
+async fn a_package_without_a_visible_version_is_403_and_says_when_it_opens() {
+    let scene = scene().await;
+    let refused = scene.get("/newborn").await.is(403);
+    for text in [refused.reason.clone(), refused.error(), refused.header("npm-notice").to_owned()] {
+        tells(&text, &["newborn", "2026-04-06 10:00 UTC", "minimum-release-age"]);
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_kept_by_nobody() {
+    let scene = scene().await;
+    let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    let control = refused.header("cache-control");
+    assert!(control.contains("no-store") || control.contains("no-cache"), "{control:?}");
+}
+
+#[tokio::test]
+async fn npm_from_10_8_2_is_told_of_hidden_versions_in_the_packument() {
+    let scene = scene().await;
+    for version in ["10.8.2", "10.9.9", "11.21.2", "12.2.0"] {
+        let packument = scene.get("/left-pad").npm(version).await.is(200).json();
+        let told = &packument["policyRestrictions"];
+        tells(&told["message"].as_str().unwrap().replace('\n', " "), &["left-pad@1.1.0", "2026-04-06 11:00 UTC"]);
+        assert_eq!(told["versions"], json!({ "1.1.0": { "name": "left-pad", "version": "1.1.0" } }));
+        assert!(packument["versions"].get("1.1.0").is_none());
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_is_told_that_way() {
+    let scene = scene().await;
+    let agents = [
+        "npm/9.9.4 node/v22",
+        "npm/10.8.1 node/v22",
+        "pnpm/12.21.0 npm/? node/? linux x64",
+        "yarn/1.22.22 npm/? node/v22",
+        "Bun/1.4.5",
+        "",
+    ];
+    for agent in agents {
+        let packument = scene.get("/left-pad").header("user-agent", agent).await.is(200).json();
+        assert!(packument.get("policyRestrictions").is_none(), "{agent}");
+    }
+    let plain = scene.get("/left-pad").await.header("etag").to_owned();
+    let told = scene.get("/left-pad").npm("11.21.2").await;
+    assert_ne!(told.header("etag"), plain);
+    assert!(told.header("vary").to_ascii_lowercase().contains("user-agent"), "{}", told.header("vary"));
+}
+
+#[tokio::test]
+async fn a_packument_that_hides_nothing_carries_no_restrictions() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    assert!(scene.get("/left-pad").npm("11.21.2").await.is(200).json().get("policyRestrictions").is_none());
+}
+
+#[tokio::test]
+async fn upstreams_own_restrictions_are_not_passed_off_as_ours() {
+    let scene = scene().await;
+    scene.registry.edit("left-pad", |packument| {
+        packument["policyRestrictions"] = json!({ "message": "theirs", "versions": { "1.0.0": {} } });
+    });
+    for agent in ["npm/11.21.2 node/v24", "npm/9.9.4 node/v22"] {
+        let text = scene.get("/left-pad").header("user-agent", agent).await.is(200).text();
+        assert!(!text.contains("theirs"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_upstream_wrote_stays_out_of_headers() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").time("2026\r\nset-cookie: a=b \u{1F4A9}"));
+    let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    assert_eq!(refused.header("set-cookie"), "");
+    tells(&refused.reason, &["left-pad@1.1.0"]);
+    tells(refused.header("npm-notice"), &["left-pad@1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_newest_version_that_is_allowed() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0", "1.9.0", "1.10.0"]);
+    scene.publish(Package::new("left-pad", "2.0.0").aged(hours(1)));
+    let error = scene.get("/left-pad/-/left-pad-2.0.0.tgz").await.is(403).error();
+    tells(&error, &["1.10.0"]);
+}

@@ -1,0 +1,381 @@
+//! A fake registry on a loopback socket. It answers from what it holds at that moment, so a test publishes, unpublishes and
+//! tampers between requests; it notes every request, and a request for something nobody declared fails the test.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use coldframe::telemetry::{Clock as _, ManualClock};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::listing::{Listing, Style};
+use crate::package::{Package, Place, Published};
+use crate::reply::{Reply, Request};
+use crate::wire::{read_body, read_head};
+
+/// The registry. Dropping it ends the test badly if something undeclared was asked for.
+pub struct Registry {
+    /// `http://127.0.0.1:PORT`, without a trailing slash.
+    pub url: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    url: String,
+    clock: ManualClock,
+    state: Mutex<State>,
+    asked: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    style: Style,
+    offset: SignedDuration,
+    down: bool,
+    listings: BTreeMap<String, Listing>,
+    tarballs: HashMap<String, (Vec<u8>, Option<String>)>,
+    replies: HashMap<String, Reply>,
+    gates: HashMap<String, (watch::Receiver<bool>, Option<usize>)>,
+    absent: HashSet<String>,
+    tokens: HashMap<String, String>,
+    requests: Vec<Request>,
+    undeclared: Vec<String>,
+}
+
+/// Holds requests for one path back until it is opened or dropped.
+pub struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Registry {
+    /// A registry like the public one: `ETag`, `Last-Modified`, gzip, signatures of nobody.
+    pub async fn start(clock: &ManualClock) -> Self {
+        Self::listen(clock, "127.0.0.1:0", Style::default(), None).await
+    }
+
+    /// A mirror: no validators, no gzip, `latest` alone, microseconds and offsets in `time`.
+    pub async fn mirror(clock: &ManualClock) -> Self {
+        Self::listen(clock, "127.0.0.1:0", Style::mirror(), None).await
+    }
+
+    /// Another host: its address is `127.0.0.2`.
+    pub async fn elsewhere(clock: &ManualClock) -> Self {
+        Self::listen(clock, "127.0.0.2:0", Style::default(), None).await
+    }
+
+    /// Over TLS.
+    pub async fn secure(clock: &ManualClock, config: Arc<rustls::ServerConfig>) -> Self {
+        Self::listen(clock, "127.0.0.1:0", Style::default(), Some(config)).await
+    }
+
+    async fn listen(clock: &ManualClock, at: &str, style: Style, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = TcpListener::bind(at).await.expect("a loopback port");
+        let address = listener.local_addr().expect("its address");
+        let url = if tls.is_some() { format!("https://localhost:{}", address.port()) } else { format!("http://{address}") };
+        let state = Mutex::new(State { style, ..State::default() });
+        let shared = Arc::new(Shared { url: url.clone(), clock: clock.clone(), state, asked: watch::channel(0).0 });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), tls.map(tokio_rustls::TlsAcceptor::from)));
+        Self { url, address, shared, accepting }
+    }
+
+    /// Publishes a version now; published again, it takes the old one's place.
+    #[expect(clippy::needless_pass_by_value, reason = "a sentence hands its package over")]
+    pub fn publish(&self, package: Package) {
+        let now = self.now();
+        let mut state = self.state();
+        if let Some(token) = &package.readers {
+            state.tokens.insert(package.name.clone(), token.clone());
+        }
+        if !matches!(package.place, Place::Url(_)) {
+            state.tarballs.insert(package.path(), (package.tarball.clone(), package.readers.clone()));
+        }
+        let url = self.shared.url.clone();
+        state.listings.entry(package.name.clone()).or_default().publish(&package, &url, now);
+    }
+
+    /// Takes a version out of `versions`, as npm does; its instant stays in `time`, its tarball goes.
+    pub fn unpublish(&self, name: &str, version: &str) {
+        let now = self.now();
+        let mut state = self.state();
+        let listing = state.listings.get_mut(name).expect("a published package");
+        listing.unpublish(version, now);
+        let tarball = Package::new(name, version).path();
+        state.tarballs.remove(&tarball);
+    }
+
+    /// The whole package goes: 404 from now on.
+    pub fn remove(&self, name: &str) {
+        self.state().listings.remove(name);
+        self.absent(name);
+    }
+
+    /// Points a dist-tag somewhere.
+    pub fn tag(&self, name: &str, tag: &str, version: &str) {
+        let now = self.now();
+        self.state().listings.get_mut(name).expect("a published package").tag(tag, version, now);
+    }
+
+    /// Changes the packument on its way out, each time.
+    pub fn edit(&self, name: &str, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.state().listings.get_mut(name).expect("a published package").edits.push(Box::new(change));
+    }
+
+    /// These bytes are the packument, whatever they are.
+    pub fn raw(&self, name: &str, bytes: impl Into<Vec<u8>>) {
+        self.state().listings.entry(name.to_owned()).or_default().raw = Some(bytes.into());
+    }
+
+    /// What the packument is at this moment.
+    pub fn packument(&self, name: &str) -> Value {
+        let state = self.state();
+        serde_json::from_slice(&state.listings[name].packument(name, &state.style)).expect("JSON")
+    }
+
+    /// Other bytes under a tarball's path, whatever its integrity says.
+    pub fn tamper(&self, path: &str, bytes: impl Into<Vec<u8>>) {
+        self.state().tarballs.insert(path.to_owned(), (bytes.into(), None));
+    }
+
+    /// A path is answered with this.
+    pub fn answer(&self, path: &str, reply: Reply) {
+        self.state().replies.insert(path.to_owned(), reply);
+    }
+
+    /// A path is answered from what the registry holds again.
+    pub fn answer_truly(&self, path: &str) {
+        self.state().replies.remove(path);
+    }
+
+    /// This package is not there, and that is no surprise.
+    pub fn absent(&self, name: &str) {
+        self.state().absent.insert(name.to_owned());
+    }
+
+    /// Requests for a path wait at the gate.
+    pub fn hold(&self, path: &str) -> Gate {
+        self.gate(path, None)
+    }
+
+    /// Requests for a path get the head and so many bytes of the body, then wait at the gate.
+    pub fn hold_body(&self, path: &str, after: usize) -> Gate {
+        self.gate(path, Some(after))
+    }
+
+    fn gate(&self, path: &str, after: Option<usize>) -> Gate {
+        let (sender, receiver) = watch::channel(false);
+        self.state().gates.insert(path.to_owned(), (receiver, after));
+        Gate(sender)
+    }
+
+    /// From now on every connection is closed without a word.
+    pub fn goes_down(&self) {
+        self.state().down = true;
+    }
+
+    /// And answers again.
+    pub fn comes_back(&self) {
+        self.state().down = false;
+    }
+
+    /// Its clock is so much ahead of the test's (behind, if negative).
+    pub fn clock_off_by(&self, offset: SignedDuration) {
+        self.state().offset = offset;
+    }
+
+    /// Every request so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state().requests.clone()
+    }
+
+    /// How often a path (decoded, without query) was asked for.
+    pub fn count(&self, path: &str) -> usize {
+        self.state().requests.iter().filter(|request| request.path == path).count()
+    }
+
+    /// How often anything was asked for.
+    pub fn total(&self) -> usize {
+        self.state().requests.len()
+    }
+
+    /// The last request for a path.
+    #[track_caller]
+    pub fn last(&self, path: &str) -> Request {
+        let state = self.state();
+        state.requests.iter().rfind(|request| request.path == path).unwrap_or_else(|| panic!("nobody asked for {path}")).clone()
+    }
+
+    /// Waits until a path was asked for so often.
+    pub async fn until_asked(&self, path: &str, times: usize) {
+        let mut asked = self.shared.asked.subscribe();
+        let enough = asked.wait_for(|_| self.count(path) >= times);
+        let waited = tokio::time::timeout(Duration::from_secs(20), enough).await;
+        assert!(waited.is_ok(), "{path} was asked for {} times, not {times}", self.count(path));
+    }
+
+    /// Forgets what was asked for without being declared: for a test that provokes it.
+    pub fn forgive(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().undeclared)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        let undeclared = self.forgive();
+        assert!(std::thread::panicking() || undeclared.is_empty(), "asked for what nobody declared: {undeclared:?}");
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<tokio_rustls::TlsAcceptor>) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (shared, tls) = (Arc::clone(&shared), tls.clone());
+        connections.spawn(async move {
+            match tls {
+                None => serve(stream, &shared).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => serve(stream, &shared).await,
+                    Err(_) => Ok(()),
+                },
+            }
+        });
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, shared: &Shared) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some((first, headers)) = read_head(&mut stream).await? {
+        let body = read_body(&mut stream, &headers, false).await?;
+        let request = Request::new(&first, headers, body);
+        let gate = {
+            let mut state = shared.state();
+            if state.down {
+                return Ok(());
+            }
+            state.requests.push(request.clone());
+            state.gates.get(&request.path).cloned()
+        };
+        shared.asked.send_modify(|asked| *asked += 1);
+        if let Some((mut gate, None)) = gate.clone() {
+            let _ = gate.wait_for(|open| *open).await;
+        }
+        let mut reply = shared.state().reply(shared, &request);
+        if reply.headers.first("date").is_none() {
+            let told = shared.clock.now() + shared.state().offset;
+            reply.headers.set("date", httpdate::fmt_http_date(told.into()));
+        }
+        let bytes = reply.to_bytes(request.method == "HEAD");
+        let pause = gate.and_then(|(gate, after)| after.map(|after| (gate, reply.head_length() + after)));
+        if let Some((mut gate, after)) = pause {
+            stream.write_all(&bytes[..after.min(bytes.len())]).await?;
+            stream.flush().await?;
+            let _ = gate.wait_for(|open| *open).await;
+            stream.write_all(&bytes[after.min(bytes.len())..]).await?;
+        } else {
+            stream.write_all(&bytes).await?;
+        }
+        stream.flush().await?;
+        if reply.ends_connection() {
+            return stream.shutdown().await;
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn reply(&mut self, shared: &Shared, request: &Request) -> Reply {
+        if let Some(reply) = self.replies.get(&request.path) {
+            return reply.clone();
+        }
+        let path = request.path.clone();
+        if let Some((bytes, readers)) = self.tarballs.get(&path) {
+            return match readers {
+                Some(token) if request.bearer() != Some(token.as_str()) => Reply::error(401, "who are you?"),
+                _ => Reply::ok(bytes.clone())
+                    .header("content-type", "application/octet-stream")
+                    .header("cache-control", "public, immutable, max-age=31557600"),
+            };
+        }
+        match (request.method.as_str(), path.as_str()) {
+            ("GET", "/-/ping") => Reply::json("{}"),
+            ("GET", "/-/npm/v1/keys") => Reply::json(r#"{"keys":[]}"#),
+            ("GET", "/-/v1/search") => self.search(request),
+            ("GET", "/-/whoami") => match request.bearer() {
+                Some(token) => Reply::json(&format!(r#"{{"username":"{token}"}}"#)),
+                None => Reply::error(401, "who are you?"),
+            },
+            ("POST", audit) if audit.starts_with("/-/npm/v1/security/") => Reply::json("{}"),
+            ("GET" | "HEAD", _) => self.package(shared, request),
+            _ => self.undeclared(request),
+        }
+    }
+
+    fn package(&mut self, shared: &Shared, request: &Request) -> Reply {
+        let name = request.path.trim_start_matches('/');
+        let tags = name.strip_prefix("-/package/").and_then(|rest| rest.strip_suffix("/dist-tags"));
+        let (asked, only_tags) = (tags.unwrap_or(name), tags.is_some());
+        let may_read = self.tokens.get(asked).is_none_or(|token| request.bearer() == Some(token.as_str()));
+        match self.listings.get(asked) {
+            Some(_) if !may_read => Reply::error(404, "not found"),
+            Some(listing) if only_tags => Reply::json(&listing.tags_json()),
+            Some(listing) => listing.reply(asked, &self.style, request),
+            None if self.absent.contains(asked) => Reply::error(404, "not found"),
+            None if self.is_a_lost_tarball(asked) => Reply::error(404, "no such tarball"),
+            None => self.undeclared(request),
+        }
+        .for_host(&shared.url)
+    }
+
+    /// A tarball of a known package that is no longer there: a fair question with a plain answer.
+    fn is_a_lost_tarball(&self, path: &str) -> bool {
+        path.split_once("/-/").is_some_and(|(name, _)| self.listings.contains_key(name) || self.absent.contains(name))
+    }
+
+    fn search(&self, request: &Request) -> Reply {
+        let text = request.query("text").unwrap_or_default();
+        let found: Vec<Value> =
+            self.listings.iter().filter(|(name, _)| name.contains(&text)).map(|(name, listing)| listing.found(name)).collect();
+        Reply::json(&serde_json::json!({ "total": found.len(), "objects": found, "time": "now" }).to_string())
+    }
+
+    fn undeclared(&mut self, request: &Request) -> Reply {
+        self.undeclared.push(format!("{} {}", request.method, request.target));
+        Reply::error(404, "nobody declared this")
+    }
+}
+
+/// The words for `time`, in the registry's own spelling.
+pub fn spell(published: &Published, now: Timestamp) -> Option<Value> {
+    match published {
+        Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::npm::instant::before(now, *age)))),
+        Published::Words(words) => Some(words.clone()),
+        Published::Missing => None,
+    }
+}

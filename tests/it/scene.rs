@@ -1,0 +1,189 @@
+//! The scene of a sentence: a fake registry, a real Coldframe on port 0 before it, and a clock that stands still.
+
+use std::collections::BTreeMap;
+use std::future::{Future, IntoFuture};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coldframe::app::App;
+use coldframe::config::Config;
+use coldframe::telemetry::ManualClock;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::client::Ask;
+use crate::package::Package;
+use crate::registry::Registry;
+use crate::wire::Response;
+
+/// When every scene begins.
+pub const NOON: &str = "2026-04-03T12:00:00Z";
+
+/// A registry, Coldframe before it, and the time.
+pub struct Scene {
+    pub clock: ManualClock,
+    pub registry: Registry,
+    pub coldframe: Coldframe,
+    settings: Vec<(String, String)>,
+    data: TempDir,
+}
+
+/// A scene being set; awaiting it opens it.
+#[must_use = "a scene opens when it is awaited"]
+pub struct Opening {
+    settings: Vec<(String, String)>,
+    mirror: bool,
+}
+
+impl Opening {
+    /// A setting as the configuration file would say it; several of one name are several values.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The registry is a mirror that strips what it can.
+    pub fn mirror(mut self) -> Self {
+        self.mirror = true;
+        self
+    }
+}
+
+impl IntoFuture for Opening {
+    type Output = Scene;
+    type IntoFuture = Pin<Box<dyn Future<Output = Scene> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let clock = ManualClock::at(NOON.parse().expect("an instant"));
+            let registry = if self.mirror { Registry::mirror(&clock).await } else { Registry::start(&clock).await };
+            let data = TempDir::new().expect("a temporary folder");
+            let mut settings = self.settings;
+            let defaults =
+                [("listen", "127.0.0.1:0"), ("upstream", &registry.url), ("data-dir", data.path().to_str().expect("UTF-8"))];
+            for (name, value) in defaults {
+                if !settings.iter().any(|(known, _)| known == name) {
+                    settings.push((name.to_owned(), value.to_owned()));
+                }
+            }
+            let coldframe = Coldframe::start(&settings, &clock).await;
+            Scene { clock, registry, coldframe, settings, data }
+        })
+    }
+}
+
+impl Scene {
+    /// Default settings: 72 hours.
+    pub fn open() -> Opening {
+        Opening { settings: Vec::new(), mirror: false }
+    }
+
+    pub fn publish(&self, package: Package) {
+        self.registry.publish(package);
+    }
+
+    /// Publishes old versions of one package, the last one tagged `latest`.
+    pub fn publish_old(&self, name: &str, versions: &[&str]) {
+        for version in versions {
+            self.publish(Package::new(name, version));
+        }
+    }
+
+    pub fn ask(&self, method: &str, path: &str) -> Ask {
+        Ask::new(self.coldframe.address, method, path)
+    }
+
+    pub fn get(&self, path: &str) -> Ask {
+        self.ask("GET", path)
+    }
+
+    /// Time passes.
+    pub fn later(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Where Coldframe keeps what it keeps.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// The program stops and starts again on the same data directory.
+    pub async fn restart(&mut self) {
+        self.coldframe.stop().await;
+        self.coldframe = Coldframe::start(&self.settings, &self.clock).await;
+    }
+
+    /// The program stops and starts again with one setting changed.
+    pub async fn restart_with(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self.restart().await;
+    }
+
+    /// Every file below the data directory that holds bytes of a tarball or a packument, finished or not.
+    pub fn kept_files(&self) -> Vec<PathBuf> {
+        files(self.data.path()).into_iter().filter(|path| !path.to_string_lossy().contains("ledger")).collect()
+    }
+
+    /// One number of `/-/coldframe/metrics`, summed over its labels that contain `with`.
+    pub async fn metric(&self, name: &str, with: &str) -> f64 {
+        let text = self.get("/-/coldframe/metrics").await.is(200).text();
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(with));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// A running Coldframe.
+pub struct Coldframe {
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Coldframe {
+    pub async fn start(settings: &[(String, String)], clock: &ManualClock) -> Self {
+        let borrowed: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let config = Config::of(&borrowed).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let app = App::build(config, Arc::new(clock.clone())).await.unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let address = app.addresses()[0];
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(async move {
+            let shutdown = async move { drop(stopped.await) };
+            if let Err(wrong) = app.run(shutdown).await {
+                panic!("{wrong:?}");
+            }
+        });
+        Self { address, stop: Some(stop), running: Some(running) }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Drains and waits until everything is on disk.
+    pub async fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(running) = self.running.take() {
+            running.await.expect("a clean end");
+        }
+    }
+}
+
+/// A packument's `time` by version.
+#[track_caller]
+pub fn times(packument: &Response) -> BTreeMap<String, String> {
+    serde_json::from_value(packument.json()["time"].clone()).expect("`time` of strings")
+}

@@ -1,0 +1,50 @@
+//! Search: filtered from what is known and from the dates in the results, never by fetching packuments.
+
+use crate::package::{Package, days, hours};
+use crate::scene::Scene;
+
+fn found(answer: &crate::wire::Response) -> Vec<(String, String)> {
+    let objects = answer.json()["objects"].as_array().unwrap().clone();
+    let told = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    objects.iter().map(|object| (told(&object["package"]["name"]), told(&object["package"]["version"]))).collect()
+}
+
+#[tokio::test]
+async fn what_is_old_is_found_and_the_query_arrives_upstream() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
+    let answer = scene.get("/-/v1/search?text=left&size=20").await.is(200);
+    assert_eq!(found(&answer), [("left-pad".to_owned(), "1.0.0".to_owned())]);
+    assert_eq!(scene.registry.last("/-/v1/search").target, "/-/v1/search?text=left&size=20");
+}
+
+#[tokio::test]
+async fn a_young_version_is_not_named() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene.publish(Package::new("left-newborn", "1.0.0").aged(hours(1)));
+    let answer = scene.get("/-/v1/search?text=left").await.is(200);
+    assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
+    assert!(found(&answer).iter().all(|(name, version)| name != "left-newborn" && version != "1.1.0"), "{}", answer.text());
+    assert_eq!(scene.registry.total(), 1, "a search fetches no packuments");
+}
+
+#[tokio::test]
+async fn a_known_package_is_shown_with_the_version_that_is_visible() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene.get("/left-pad").await.is(200);
+    let answer = scene.get("/-/v1/search?text=left").await.is(200);
+    assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
+    assert!(found(&answer).iter().all(|(_, version)| version == "1.0.0"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_search_that_fails_upstream_says_so() {
+    let scene = Scene::open().await;
+    scene.registry.answer("/-/v1/search", crate::reply::Reply::ok("<html>"));
+    let answer = scene.get("/-/v1/search?text=left").await;
+    assert!(answer.status >= 400 && !answer.error().is_empty());
+}

@@ -1,0 +1,218 @@
+//! Tarballs: verdict first, checked whole before the first byte leaves, kept, and the same for HEAD, Range and conditions.
+
+use crate::package::{Package, hours};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
+
+async fn scene() -> (Scene, Vec<u8>) {
+    let scene = Scene::open().await;
+    let package = Package::new("left-pad", "1.1.0").sized(100_000);
+    let bytes = package.tarball.clone();
+    scene.publish(package);
+    (scene, bytes)
+}
+
+#[tokio::test]
+async fn a_tarball_is_fetched_once_and_served_from_then_on() {
+    let (scene, bytes) = scene().await;
+    for _ in 0..3 {
+        let answer = scene.get(TARBALL).await.is(200);
+        assert_eq!(answer.body, bytes);
+        assert_eq!(answer.header("content-type"), "application/octet-stream");
+        assert_eq!(answer.header("content-length"), bytes.len().to_string());
+        assert_eq!(answer.header("content-encoding"), "");
+    }
+    assert_eq!(scene.registry.count(TARBALL), 1);
+}
+
+#[tokio::test]
+async fn a_cold_tarball_needs_no_packument_request_from_the_client() {
+    let (scene, bytes) = scene().await;
+    assert_eq!(scene.get(TARBALL).await.is(200).body, bytes);
+    assert_eq!(scene.registry.count("/left-pad"), 1, "the verdict needs the packument");
+}
+
+#[tokio::test]
+async fn nothing_between_us_and_the_client_may_keep_what_we_later_deny() {
+    let (scene, _) = scene().await;
+    let control = scene.get(TARBALL).await.is(200).header("cache-control").to_owned();
+    assert!(!control.contains("immutable") && !control.contains("31557600"), "{control}");
+}
+
+#[tokio::test]
+async fn head_asks_for_admission_too_and_sends_no_body() {
+    let (scene, bytes) = scene().await;
+    let head = scene.ask("HEAD", TARBALL).await.is(200);
+    assert_eq!(head.header("content-length"), bytes.len().to_string());
+    assert!(head.body.is_empty());
+    scene.publish(Package::new("young", "1.0.0").aged(hours(1)));
+    scene.ask("HEAD", "/young/-/young-1.0.0.tgz").await.is(403);
+    assert_eq!(scene.registry.count("/young/-/young-1.0.0.tgz"), 0, "what is refused is not fetched");
+}
+
+#[tokio::test]
+async fn a_range_is_cut_from_the_admitted_blob() {
+    let (scene, bytes) = scene().await;
+    let total = bytes.len();
+    for (range, expected) in [
+        ("bytes=0-99".to_owned(), 0..100),
+        ("bytes=100-".to_owned(), 100..total),
+        ("bytes=-50".to_owned(), total - 50..total),
+        (format!("bytes=10-{}", total * 2), 10..total),
+    ] {
+        let part = scene.get(TARBALL).header("range", &range).await.is(206);
+        assert_eq!(part.header("content-range"), format!("bytes {}-{}/{total}", expected.start, expected.end - 1));
+        assert_eq!(part.body, bytes[expected]);
+    }
+    let past = scene.get(TARBALL).header("range", &format!("bytes={total}-")).await.is(416);
+    assert_eq!(past.header("content-range"), format!("bytes */{total}"));
+    assert_eq!(scene.get(TARBALL).header("range", "bytes=nonsense").await.is(200).body, bytes);
+    assert_eq!(scene.registry.count(TARBALL), 1);
+}
+
+#[tokio::test]
+async fn a_range_holds_only_if_the_tarball_is_the_same() {
+    let (scene, bytes) = scene().await;
+    let etag = scene.get(TARBALL).await.is(200).header("etag").to_owned();
+    assert!(etag.starts_with('"'), "{etag}");
+    scene.get(TARBALL).header("range", "bytes=0-9").header("if-range", &etag).await.is(206);
+    let whole = scene.get(TARBALL).header("range", "bytes=0-9").header("if-range", "\"other\"").await.is(200);
+    assert_eq!(whole.body, bytes);
+}
+
+#[tokio::test]
+async fn a_known_tarball_is_answered_304_but_only_while_it_is_admitted() {
+    let (scene, _) = scene().await;
+    let etag = scene.get(TARBALL).await.is(200).header("etag").to_owned();
+    scene.get(TARBALL).if_none_match(&etag).await.is(304);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").content("other bytes"));
+    scene.get(TARBALL).if_none_match(&etag).await.is(403);
+}
+
+#[tokio::test]
+async fn no_byte_leaves_before_the_last_one_was_checked() {
+    let (scene, bytes) = scene().await;
+    let gate = scene.registry.hold_body(TARBALL, bytes.len() - 1);
+    let asking = scene.get(TARBALL).start();
+    scene.registry.until_asked(TARBALL, 1).await;
+    let mut probe = tokio::net::TcpStream::connect(scene.coldframe.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut probe, format!("GET {TARBALL} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    // A request on another connection comes back in the meantime: had bytes been ready, they would be here.
+    scene.get("/-/coldframe/healthz").await.is(200);
+    let mut early = [0_u8; 1];
+    assert!(probe.try_read(&mut early).is_err(), "a byte came before the verdict");
+    assert!(!asking.is_finished());
+    gate.open();
+    assert_eq!(asking.await.unwrap().is(200).body, bytes);
+}
+
+#[tokio::test]
+async fn a_tarball_on_another_host_is_refused_when_it_is_asked_for() {
+    let scene = Scene::open().await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").at_url(&format!("{}{TARBALL}", elsewhere.url)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    let refused = scene.get(TARBALL).await.is(403);
+    assert!(refused.error().contains("tarball-host"), "{}", refused.error());
+    assert_eq!(elsewhere.total(), 0);
+}
+
+#[tokio::test]
+async fn a_tarball_on_an_allowed_host_is_fetched_without_credentials() {
+    let scene = Scene::open().set("tarball-host", "127.0.0.2").await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let package = Package::new("left-pad", "1.1.0").at_url(&format!("{}{TARBALL}", elsewhere.url));
+    elsewhere.publish(Package::new("left-pad", "1.1.0"));
+    scene.publish(package);
+    scene.get(TARBALL).token("secret").await.is(200);
+    assert_eq!(elsewhere.last(TARBALL).headers.first("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_tarball_url_that_is_no_http_is_refused() {
+    let scene = Scene::open().await;
+    for (number, url) in ["file:///etc/passwd", "ftp://registry.example/a.tgz", "not a url", ""].iter().enumerate() {
+        let version = format!("1.{number}.0");
+        scene.publish(Package::new("left-pad", &version).at_url(url));
+        let answer = scene.get(&format!("/left-pad/-/left-pad-{version}.tgz")).await;
+        assert!((400..500).contains(&answer.status), "{url}: {}", answer.status);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_on_the_same_host_is_followed() {
+    let (scene, bytes) = scene().await;
+    scene.registry.answer(TARBALL, Reply::redirect(302, "/storage/blob"));
+    scene.registry.answer("/storage/blob", Reply::ok(bytes.clone()));
+    assert_eq!(scene.get(TARBALL).await.is(200).body, bytes);
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_is_not_followed() {
+    let (scene, bytes) = scene().await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    elsewhere.answer("/blob", Reply::ok(bytes));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    let refused = scene.get(TARBALL).await;
+    assert!(refused.status >= 400, "{}", refused.status);
+    assert!(refused.error().contains("redirect"), "{}", refused.error());
+    assert_eq!(elsewhere.total(), 0);
+}
+
+#[tokio::test]
+async fn a_redirect_that_never_ends_does() {
+    let (scene, _) = scene().await;
+    scene.registry.answer(TARBALL, Reply::redirect(302, TARBALL));
+    assert!(scene.get(TARBALL).await.status >= 400);
+    assert!(scene.registry.count(TARBALL) < 30);
+}
+
+#[tokio::test]
+async fn a_tarball_over_the_limit_is_not_taken() {
+    let scene = Scene::open().set("tarball-limit", "50KB").await;
+    scene.publish(Package::new("left-pad", "1.1.0").sized(100_000));
+    let before = scene.get("/left-pad").await.is(200);
+    assert_eq!(before.versions(), ["1.1.0"]);
+    let answer = scene.get(TARBALL).await;
+    assert!(answer.status >= 400 && answer.error().contains("50000"), "{} {}", answer.status, answer.text());
+}
+
+#[tokio::test]
+async fn the_disk_has_a_limit_and_the_least_recently_used_goes_first() {
+    let scene = Scene::open().set("cache-size", "1MB").await;
+    for number in 0..10 {
+        let name = format!("pad-{number}");
+        scene.publish(Package::new(&name, "1.0.0").sized(300_000));
+        scene.get(&format!("/{name}/-/{name}-1.0.0.tgz")).await.is(200);
+    }
+    let bytes: u64 = scene.kept_files().iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum();
+    assert!(bytes <= 1_600_000, "{bytes} bytes are kept");
+    scene.get("/pad-9/-/pad-9-1.0.0.tgz").await.is(200);
+    assert_eq!(scene.registry.count("/pad-9/-/pad-9-1.0.0.tgz"), 1, "the newest is still here");
+    scene.get("/pad-0/-/pad-0-1.0.0.tgz").await.is(200);
+    assert_eq!(scene.registry.count("/pad-0/-/pad-0-1.0.0.tgz"), 2, "the oldest went and came again");
+}
+
+#[tokio::test]
+async fn every_spelling_of_a_scoped_tarball_is_one_tarball() {
+    let scene = Scene::open().await;
+    let package = Package::new("@acme/ui", "1.0.0");
+    let bytes = package.tarball.clone();
+    scene.publish(package);
+    for path in
+        ["/@acme/ui/-/ui-1.0.0.tgz", "/@acme%2fui/-/ui-1.0.0.tgz", "/@acme%2Fui/-/ui-1.0.0.tgz", "/%40acme%2fui/-/ui-1.0.0.tgz"]
+    {
+        assert_eq!(scene.get(path).await.is(200).body, bytes, "{path}");
+    }
+    scene.publish(Package::new("@acme/young", "1.0.0").aged(hours(1)));
+    for path in ["/@acme/young/-/young-1.0.0.tgz", "/@acme%2fyoung/-/young-1.0.0.tgz", "/%40acme%2Fyoung/-/young-1.0.0.tgz"] {
+        scene.get(path).await.is(403);
+    }
+}

@@ -1,0 +1,287 @@
+//! Upstream in all its moods: each ends in a clear line, nothing wrong is served and nothing is lost.
+
+use crate::package::{Package, days, hours, minutes};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+#[tokio::test]
+async fn statuses_are_told_apart_and_none_makes_a_client_wait() {
+    let scene = Scene::open().await;
+    for (upstream, ours) in [(404, 404), (410, 404), (401, 401), (403, 403)] {
+        let path = format!("/status-{upstream}");
+        scene.registry.answer(&path, Reply::error(upstream, "because I say so"));
+        let answer = scene.get(&path).await.is(ours);
+        assert!(!answer.error().is_empty());
+    }
+    for upstream in [400, 418, 429, 500, 502, 503] {
+        let path = format!("/status-{upstream}");
+        scene.registry.answer(&path, Reply::error(upstream, "not today").header("retry-after", "7"));
+        let answer = scene.get(&path).await;
+        assert!(answer.status >= 400, "{upstream}: {}", answer.status);
+        assert!(answer.error().contains(&upstream.to_string()), "{upstream}: {}", answer.error());
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_refused_in_words_that_name_the_byte() {
+    let scene = Scene::open().await;
+    for (name, garbage) in [
+        ("html", "<html>maintenance</html>".to_owned()),
+        ("cut", r#"{"name":"cut","versions":{"1.0.0":{"na"#.to_owned()),
+        ("list", "[]".to_owned()),
+        ("null", "null".to_owned()),
+        ("empty", String::new()),
+        ("deep", format!(r#"{{"name":"deep","versions":{{}},"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000))),
+        ("versions", r#"{"name":"versions","versions":[],"time":{},"dist-tags":{}}"#.to_owned()),
+        ("after", r#"{"name":"after","versions":{},"time":{},"dist-tags":{}} trailing"#.to_owned()),
+    ] {
+        scene.registry.raw(name, garbage);
+        let answer = scene.get(&format!("/{name}")).await;
+        assert!(answer.status >= 400, "{name}: {}", answer.text());
+        assert!(answer.error().contains(name), "{name}: {}", answer.error());
+    }
+    scene.registry.raw("cut", r#"{"name":"cut","versions":{"1.0.0":{"na"#);
+    assert!(scene.get("/cut").await.error().contains("38"), "it names the byte");
+    scene.get("/-/coldframe/healthz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_broken_body_is_no_packument() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let body = scene.registry.packument("left-pad").to_string();
+    let replies = [
+        Reply::json(&body).cut_after(50),
+        Reply::json(&body).says_length(body.len() + 10),
+        Reply::json(&body).chunked().cut_after(50),
+        Reply::json(&body).header("content-encoding", "gzip"),
+        Reply::ok(crate::package::gzip(body.as_bytes())[..60].to_vec()).header("content-encoding", "gzip"),
+        Reply::json(&body).header("content-encoding", "br"),
+    ];
+    for (number, reply) in replies.into_iter().enumerate() {
+        scene.registry.answer("/left-pad", reply);
+        let answer = scene.get("/left-pad").await;
+        assert!(answer.status >= 400, "{number}: {}", answer.text());
+        assert!(!answer.error().is_empty());
+        scene.later(minutes(10));
+    }
+    scene.registry.answer_truly("/left-pad");
+    scene.later(minutes(10));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_broken_tarball_is_not_served_and_not_kept() {
+    let scene = Scene::open().await;
+    let package = Package::new("left-pad", "1.0.0").sized(50_000);
+    let (path, bytes) = (package.path(), package.tarball.clone());
+    scene.publish(package);
+    scene.get("/left-pad").await.is(200);
+    let before = scene.kept_files();
+    for reply in [
+        Reply::ok(bytes.clone()).cut_after(1000),
+        Reply::ok(bytes.clone()).says_length(bytes.len() + 10),
+        Reply::ok(bytes.clone()).chunked().cut_after(1000),
+        Reply::ok(Vec::new()),
+        Reply::error(500, "no"),
+    ] {
+        scene.registry.answer(&path, reply);
+        let answer = scene.get(&path).await;
+        assert!(answer.status >= 400, "{}", answer.status);
+        assert_eq!(scene.kept_files(), before);
+    }
+    scene.registry.answer_truly(&path);
+    assert_eq!(scene.get(&path).await.is(200).body, bytes);
+}
+
+#[tokio::test]
+async fn while_upstream_is_down_the_last_answer_is_served_and_opens_nothing() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.registry.goes_down();
+    scene.later(hours(2));
+    let stale = scene.get("/left-pad").await.is(200);
+    assert_eq!(stale.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.registry.comes_back();
+    scene.later(minutes(10));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn the_last_answer_is_not_served_for_ever() {
+    let scene = Scene::open().set("max-stale", "24h").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    scene.registry.goes_down();
+    scene.later(hours(23));
+    scene.get("/left-pad").await.is(200);
+    scene.later(hours(2));
+    let answer = scene.get("/left-pad").await;
+    assert!(answer.status >= 500, "{}", answer.status);
+    assert!(answer.error().contains("upstream"), "{}", answer.error());
+}
+
+#[tokio::test]
+async fn an_error_of_upstream_loses_nothing_that_was_known() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    for reply in [Reply::error(500, "no"), Reply::error(429, "slow down"), Reply::ok("<html>"), Reply::error(401, "who?")] {
+        scene.registry.answer("/left-pad", reply);
+        scene.later(hours(1));
+        let answer = scene.get("/left-pad").await;
+        assert!(matches!(answer.status, 200 | 401), "{} {}", answer.status, answer.text());
+    }
+    scene.registry.answer_truly("/left-pad");
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_told_with_its_layer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    for (upstream, word) in
+        [(format!("http://127.0.0.1:{port}"), "refused"), ("http://no-such-host.invalid".to_owned(), "no-such-host.invalid")]
+    {
+        let scene = Scene::open().set("upstream", &upstream).await;
+        for path in ["/left-pad", "/left-pad/-/left-pad-1.0.0.tgz"] {
+            let answer = scene.get(path).await;
+            assert!(answer.status >= 500, "{}", answer.status);
+            assert!(answer.error().contains(word), "{}", answer.error());
+            assert!(answer.reason.is_ascii() && answer.reason.len() > 10, "{}", answer.reason);
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_that_is_no_tls_is_told_as_tls() {
+    let plain = Scene::open().await;
+    let scene = Scene::open().set("upstream", &plain.registry.url.replace("http://", "https://")).await;
+    let answer = scene.get("/left-pad").await;
+    assert!(answer.status >= 500);
+    assert!(answer.error().to_ascii_lowercase().contains("tls"), "{}", answer.error());
+}
+
+#[tokio::test]
+async fn an_authority_nobody_knows_is_refused_until_it_is_named() {
+    let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(identity.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.cert.der().clone()], key)
+        .unwrap();
+    let clock = Scene::open().await.clock.clone();
+    let secure = Registry::secure(&clock, std::sync::Arc::new(config)).await;
+    secure.publish(Package::new("left-pad", "1.0.0"));
+
+    let scene = Scene::open().set("upstream", &secure.url).await;
+    let answer = scene.get("/left-pad").await;
+    assert!(answer.status >= 500 && answer.error().to_ascii_lowercase().contains("certificate"), "{}", answer.text());
+
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("authority.pem");
+    std::fs::write(&file, identity.cert.pem()).unwrap();
+    let scene = Scene::open().set("upstream", &secure.url).set("upstream-ca", file.to_str().unwrap()).await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_redirect_of_a_packument_is_followed_on_the_same_host_only() {
+    let scene = Scene::open().await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.registry.answer("/alias", Reply::redirect(301, "/moved/left-pad"));
+    let body = scene.registry.packument("left-pad").to_string().replace("left-pad", "alias");
+    scene.registry.answer("/moved/left-pad", Reply::json(&body));
+    assert_eq!(scene.get("/alias").await.versions(), ["1.0.0"]);
+    scene.registry.answer("/away", Reply::redirect(302, &format!("{}/away", elsewhere.url)));
+    let answer = scene.get("/away").await;
+    assert!(answer.status >= 400 && answer.error().contains("redirect"), "{}", answer.text());
+    assert_eq!(elsewhere.total(), 0);
+}
+
+#[tokio::test]
+async fn a_packument_over_the_limit_is_not_taken() {
+    let scene = Scene::open().set("packument-limit", "100KB").await;
+    scene.publish(Package::new("large", "1.0.0").field("notes", "a".repeat(200_000)));
+    let answer = scene.get("/large").await;
+    assert!(answer.status >= 400 && answer.error().contains("100000"), "{} {}", answer.status, answer.text());
+}
+
+#[tokio::test]
+async fn upstream_is_asked_for_the_full_form_with_its_validators() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").abbreviated().await.is(200);
+    let first = scene.registry.last("/left-pad");
+    assert!(!first.headers.first("accept").unwrap_or_default().contains("install-v1"), "{:?}", first.headers);
+    assert!(first.headers.first("accept-encoding").unwrap_or_default().contains("gzip"));
+    scene.later(minutes(6));
+    scene.get("/left-pad").await.is(200);
+    let second = scene.registry.last("/left-pad");
+    assert!(second.headers.first("if-none-match").is_some(), "{:?}", second.headers);
+    assert_eq!(scene.registry.count("/left-pad"), 2);
+}
+
+#[tokio::test]
+async fn upstream_is_not_asked_again_within_the_ttl() {
+    let scene = Scene::open().set("packument-ttl", "5m").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    for _ in 0..5 {
+        scene.get("/left-pad").await.is(200);
+        scene.get("/left-pad").abbreviated().gzip().await.is(200);
+        scene.later(std::time::Duration::from_secs(59));
+    }
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+    scene.later(minutes(1));
+    scene.get("/left-pad").await.is(200);
+    assert_eq!(scene.registry.count("/left-pad"), 2);
+}
+
+#[tokio::test]
+async fn a_scope_is_asked_of_its_registry_under_a_path_prefix() {
+    let scene = Scene::open().await;
+    scene.publish_old("@acme/ui", &["1.0.0"]);
+    let prefixed = Scene::open().set("upstream", &format!("{}/repository/npm", scene.registry.url)).await;
+    let body = scene.registry.packument("@acme/ui").to_string().replace("/@acme/ui/-/", "/repository/npm/@acme/ui/-/");
+    scene.registry.answer("/repository/npm/@acme/ui", Reply::json(&body));
+    scene.registry.answer("/repository/npm/@acme/ui/-/ui-1.0.0.tgz", Reply::ok(Package::new("@acme/ui", "1.0.0").tarball));
+    assert_eq!(prefixed.get("/@acme%2fui").await.versions(), ["1.0.0"]);
+    prefixed.get("/@acme/ui/-/ui-1.0.0.tgz").await.is(200);
+    assert!(scene.registry.last("/repository/npm/@acme/ui").target.to_ascii_lowercase().contains("@acme%2fui"));
+}
+
+#[tokio::test]
+async fn starting_and_being_ready_send_nothing_upstream() {
+    let scene = Scene::open().await;
+    scene.get("/-/coldframe/readyz").await.is(200);
+    scene.get("/-/coldframe/healthz").await.is(200);
+    scene.get("/-/coldframe/metrics").await.is(200);
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn a_skewed_clock_and_a_stripping_mirror_are_reported() {
+    let scene = Scene::open().await;
+    scene.registry.clock_off_by(jiff::SignedDuration::from_mins(-20));
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    assert!(scene.metric("coldframe_incidents", "clock_skew").await >= 1.0);
+
+    let scene = Scene::open().mirror().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(9)));
+    scene.get("/left-pad").await.is(200);
+    assert!(scene.metric("coldframe_incidents", "metadata_stripped").await >= 1.0);
+}
