@@ -8,6 +8,8 @@ mod client_error;
 pub mod deadline;
 pub mod dial;
 pub mod proxies;
+#[cfg(test)]
+pub(crate) mod trial;
 
 pub use client::{Client, Outgoing, Response, Settings};
 pub use client_body::BodyStream;
