@@ -153,13 +153,14 @@ impl ClientError {
         if error.is_parse_too_large() {
             return Self::broken("the headers are larger than is taken");
         }
-        if error.is_incomplete_message() {
+        let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        if error.is_incomplete_message() || io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) {
             return Self::lost("the connection ended before the answer was complete");
         }
         if error.is_canceled() || error.is_closed() {
             return Self::lost("the connection ended before the request was sent");
         }
-        if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        if let Some(io) = io {
             return Self::lost(format!("the connection was lost: {}", io.kind()));
         }
         if error.is_parse() {

@@ -14,6 +14,8 @@ pub mod headers;
 pub mod listener;
 pub mod proxies;
 mod stall;
+#[cfg(test)]
+pub(crate) mod trial;
 
 pub use body::{Body, BodyError};
 pub use client::{Client, Outgoing, Response, Settings};

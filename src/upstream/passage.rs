@@ -74,3 +74,87 @@ fn only(headers: &HeaderMap, listed: &[HeaderName]) -> HeaderMap {
     let kept = headers.iter().filter(|(name, _)| passes(name));
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::super::trial;
+    use super::*;
+    use crate::net::trial::{Act, Server, answer};
+
+    fn passage(method: Method, path: &str) -> Passage {
+        Passage { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new() }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_listed_passes_either_way() {
+        let back = [
+            "npm-notice: hello",
+            "set-cookie: a=b",
+            "location: /elsewhere",
+            "x-secret: 1",
+            "www-authenticate: OTP",
+            "content-type: application/json",
+        ];
+        let server = Server::plain(move |_, _| Act::Say(answer("401 Unauthorized", &back, b"{\"error\":\"otp\"}"))).await;
+        let mut asked = passage(Method::POST, "-/npm/v1/security/advisories/bulk?a=b");
+        asked.body = Bytes::from_static(b"\x1f\x8b");
+        for (name, value) in [
+            ("content-encoding", "gzip"),
+            ("npm-otp", "123456"),
+            ("user-agent", "npm/11"),
+            ("authorization", "Bearer stray"),
+            ("cookie", "a=b"),
+            ("host", "evil.example"),
+            ("connection", "x-drop"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "10.0.0.1"),
+        ] {
+            asked.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let passed = trial::registry(&format!("{}npm/", server.url()))
+            .pass(asked, &Authorization::Own("Bearer own".into()))
+            .await
+            .unwrap();
+        let heard = &server.heard()[0];
+        assert_eq!(
+            (heard.line(), heard.body.as_slice()),
+            ("POST /npm/-/npm/v1/security/advisories/bulk?a=b HTTP/1.1", b"\x1f\x8b".as_slice())
+        );
+        let up = |name: &str| heard.header(name).map(str::to_owned);
+        assert_eq!(
+            (up("content-encoding"), up("npm-otp"), up("user-agent")),
+            (Some("gzip".into()), Some("123456".into()), Some("npm/11".into()))
+        );
+        assert_eq!((up("authorization"), up("host")), (Some("Bearer own".into()), Some(server.address.to_string())));
+        assert_eq!((up("cookie"), up("connection"), up("transfer-encoding"), up("x-forwarded-for")), (None, None, None, None));
+        assert_eq!((passed.status, passed.body.as_ref()), (StatusCode::UNAUTHORIZED, b"{\"error\":\"otp\"}".as_slice()));
+        let mut names: Vec<_> = passed.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "npm-notice", "www-authenticate"]);
+    }
+
+    #[tokio::test]
+    async fn a_path_cannot_leave_the_registry() {
+        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b""))).await;
+        let registry = trial::registry(&format!("{}npm/repo/", server.url()));
+        for path in ["../other", "a/../../other", "%2e%2e/other", "..\\other", "a/%2E%2e/%2e./x"] {
+            let refused = registry.pass(passage(Method::GET, path), &Authorization::Lent).await;
+            assert!(matches!(refused, Err(UpstreamError::NotFound)), "{path}");
+        }
+        assert!(server.heard().is_empty());
+        registry.pass(passage(Method::GET, "//x.example/y"), &Authorization::Lent).await.unwrap();
+        assert_eq!(server.heard()[0].line(), "GET /npm/repo///x.example/y HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn a_write_is_sent_once_and_its_redirect_is_not_followed() {
+        let server = Server::plain(|_, _| Act::Reset).await;
+        assert!(trial::registry(&server.url()).pass(passage(Method::PUT, "ui"), &Authorization::Lent).await.is_err());
+        assert_eq!(server.heard().len(), 1);
+        let server = Server::plain(|_, _| Act::Say(answer("307 Temporary Redirect", &["location: /other"], b""))).await;
+        let passed = trial::registry(&server.url()).pass(passage(Method::PUT, "ui"), &Authorization::Lent).await.unwrap();
+        assert_eq!((passed.status.as_u16(), passed.headers.len(), server.heard().len()), (307, 0, 1));
+    }
+}

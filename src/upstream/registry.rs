@@ -297,3 +297,73 @@ fn one_line(text: &str) -> String {
     line.truncate(ERROR_MESSAGE);
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial;
+    use super::*;
+    use crate::net::trial::{Act, Identity, Server, answer};
+
+    fn elsewhere(url: &str) -> RegistryConfig {
+        RegistryConfig::new(Url::parse(url).unwrap(), Origin::BuiltIn)
+    }
+
+    #[test]
+    fn a_scope_has_its_registry_and_the_rest_shares_one() {
+        let mut config = trial::config("http://npm.example/api?x#y");
+        config.scoped.insert("@acme".to_owned(), elsewhere("http://acme.example"));
+        let registries = Registries::open(&config).unwrap();
+        let id = |name: &str| registries.of(&PackageName::parse(name).unwrap()).id().to_string();
+        assert_eq!(
+            (id("@acme/ui"), id("ui"), id("@acmes/ui")),
+            ("http://acme.example/".into(), "http://npm.example/api/".into(), "http://npm.example/api/".into())
+        );
+        assert!(registries.default_registry().has_credentials());
+        config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
+        assert_eq!(Registries::open(&config).unwrap_err().to_string(), "a scope is written `@scope`: `acme`");
+    }
+
+    #[tokio::test]
+    async fn credentials_in_an_address_are_used_and_never_shown() {
+        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
+        let mut config = trial::config(&format!("http://user:hunter2@{}/", server.address));
+        config.default.credentials = None;
+        let registry = trial::open(&config);
+        assert_eq!(**registry.id(), *server.url());
+        registry.packument(&PackageName::parse("ui").unwrap(), &Authorization::Lent, None).await.unwrap();
+        assert_eq!(server.heard()[0].header("authorization"), Some("Basic dXNlcjpodW50ZXIy"));
+        let shown = format!("{config:?} {registry:?} {:?}", Authorization::Own("Bearer hunter2".into()));
+        assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_no_http_address_is_no_registry() {
+        let config = trial::config("ftp://user:hunter2@npm.example/");
+        let error = Registries::open(&config).unwrap_err().to_string();
+        assert_eq!(error, "`--upstream` names a registry that is no `http` or `https` address: `ftp://npm.example/`");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_authority_is_named_with_its_cure_and_the_cure_works() {
+        let identity = Identity::of("localhost");
+        let server = Server::secure(&identity, |_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
+        let name = PackageName::parse("ui").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (right, wrong) = (folder.path().join("right.pem"), folder.path().join("wrong.pem"));
+        std::fs::write(&right, &identity.authority).unwrap();
+        std::fs::write(&wrong, Identity::of("localhost").authority).unwrap();
+        let mut config = trial::config(&format!("https://localhost:{}/", server.address.port()));
+        // A wrong one keeps this true on a machine without roots, where opening fails instead.
+        config.tls.extra_roots = vec![wrong];
+        let refused = trial::open(&config).packument(&name, &Authorization::None, None).await.unwrap_err().to_string();
+        assert!(refused.contains(": TLS: the certificate ") && !refused.contains("DNS"), "{refused}");
+        config.tls.extra_roots.push(right);
+        trial::open(&config).packument(&name, &Authorization::None, None).await.unwrap();
+    }
+
+    #[test]
+    fn an_error_message_is_one_line_of_ascii() {
+        assert_eq!(one_line("  a\r\nb\u{1b}[0m\tc\u{2028}é "), "a b [0m c ?");
+        assert_eq!(one_line(&"x".repeat(1_000)).len(), 200);
+    }
+}

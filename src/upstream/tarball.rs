@@ -76,3 +76,177 @@ impl Registry {
         Ok(TarballBody { stream: response.body, host, limit, taken: 0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial;
+    use super::*;
+    use crate::net::trial::{Act, Server, answer};
+
+    async fn taken(mut body: TarballBody) -> Result<Vec<u8>, UpstreamError> {
+        let mut whole = Vec::new();
+        while let Some(bytes) = body.next().await? {
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole)
+    }
+
+    /// A registry that redirects `/registry/…` to `storage`, and what was asked of it.
+    async fn redirecting(to: impl Fn(&str) -> String + Send + Sync + 'static) -> Server {
+        Server::plain(move |heard, _| match heard.line().split(' ').nth(1) {
+            Some(path) if path.starts_with("/registry/") => {
+                Act::Say(answer("302 Found", &[&format!("location: {}", to(path))], b"moved"))
+            }
+            _ => Act::Say(answer("200 OK", &["content-encoding: gzip"], b"\x1f\x8btgz")),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn bytes_are_taken_as_they_come_whatever_they_are_labelled() {
+        let server = redirecting(str::to_owned).await;
+        let registry = trial::registry(&server.url());
+        let body = registry.tarball(&format!("{}ui/-/ui-1.0.0.tgz", server.url()), &Authorization::Lent).await.unwrap();
+        assert_eq!(body.length(), Some(5));
+        assert_eq!(taken(body).await.unwrap(), b"\x1f\x8btgz");
+        let heard = &server.heard()[0];
+        assert_eq!(heard.line(), "GET /ui/-/ui-1.0.0.tgz HTTP/1.1");
+        assert_eq!((heard.header("accept-encoding"), heard.header("authorization")), (Some("identity"), Some("Bearer lent")));
+    }
+
+    #[tokio::test]
+    async fn a_registry_may_state_another_scheme_for_itself() {
+        let server = redirecting(str::to_owned).await;
+        let registry = trial::registry(&server.url());
+        let stated = "https://127.0.0.1:8443/@acme/ui/-/ui-1.0.0.tgz";
+        assert!(taken(registry.tarball(stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert_eq!(server.heard()[0].header("host"), Some(server.address.to_string().as_str()));
+    }
+
+    #[tokio::test]
+    async fn artifactory_redirects_to_storage_which_sees_no_credentials() {
+        let storage = redirecting(str::to_owned).await;
+        let bucket = format!("{}bucket/sha1?X-Amz-Signature=abc", storage.url());
+        let server = redirecting(move |_| bucket.clone()).await;
+        let mut config = trial::config(&format!("{}registry/api/npm/main/", server.url()));
+        let stated = format!("{}registry/api/npm/main/ui/-/ui-1.0.0.tgz", server.url());
+        let refused = trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
+        let expected = format!(
+            "upstream `{}` redirects to `{}`, which is not allowed: another host has to be named by `--redirect-host`",
+            server.address, storage.address
+        );
+        assert_eq!(refused.to_string(), expected);
+        assert!(storage.heard().is_empty());
+
+        config.redirect_hosts = vec![storage.address.to_string().parse().unwrap()];
+        for who in [Authorization::Lent, Authorization::Own("Bearer own".into())] {
+            assert!(taken(trial::open(&config).tarball(&stated, &who).await.unwrap()).await.is_ok());
+        }
+        assert_eq!(server.heard()[1].header("authorization"), Some("Bearer lent"));
+        for heard in storage.heard() {
+            assert_eq!((heard.line(), heard.header("authorization")), ("GET /bucket/sha1?X-Amz-Signature=abc HTTP/1.1", None));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pattern_of_redirect_hosts_reaches_public_addresses_only() {
+        let storage = redirecting(str::to_owned).await;
+        let to = storage.url();
+        let server = redirecting(move |_| to.clone()).await;
+        let mut config = trial::config(&format!("{}registry/", server.url()));
+        config.redirect_hosts = vec!["127.*".parse().unwrap()];
+        config.tarball_hosts = vec!["localhos*".parse().unwrap()];
+        let registry = trial::open(&config);
+        let elsewhere = format!("http://localhost:{}/a.tgz", storage.address.port());
+        for (stated, host) in
+            [("ui/-/ui-1.0.0.tgz", storage.address.to_string()), (&elsewhere, format!("localhost:{}", storage.address.port()))]
+        {
+            let refused = registry.tarball(stated, &Authorization::Lent).await.unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("cannot reach upstream `{host}`: address: ")), "{refused}");
+            assert!(
+                refused.ends_with("is not a public address; a host that is named without `*` may have a private one"),
+                "{refused}"
+            );
+        }
+        assert!(storage.heard().is_empty());
+    }
+
+    #[tokio::test]
+    async fn github_redirects_its_downloads_on_the_way_to_storage() {
+        let storage = redirecting(str::to_owned).await;
+        let to = format!("{}npmregistryv2prod/blobs/1.tgz?sig=x", storage.url());
+        let server = Server::plain(move |heard, _| match heard.line() {
+            "GET /download/@acme/ui/1.0.0/0123abcd HTTP/1.1" => Act::Say(answer("302 Found", &[&format!("location: {to}")], b"")),
+            _ => Act::Say(answer("404 Not Found", &[], b"{}")),
+        })
+        .await;
+        let mut config = trial::config(&server.url());
+        config.redirect_hosts = vec!["127.0.0.1".parse().unwrap()];
+        let stated = format!("{}download/@acme/ui/1.0.0/0123abcd", server.url());
+        assert!(taken(trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert_eq!(storage.heard()[0].header("authorization"), None);
+        let missing = format!("{}download/@acme/ui/2.0.0/0123abcd", server.url());
+        assert!(matches!(
+            trial::open(&config).tarball(&missing, &Authorization::Lent).await.unwrap_err(),
+            UpstreamError::NotFound
+        ));
+    }
+
+    #[tokio::test]
+    async fn codeartifact_redirects_on_its_own_host_and_keeps_credentials() {
+        let server = redirecting(|path| path.replacen("/registry/", "/npm/repo/", 1)).await;
+        let config = trial::config(&format!("{}registry/repo/", server.url()));
+        let stated = "@acme/ui/-/@acme/ui-1.0.0.tgz";
+        assert!(
+            taken(trial::open(&config).tarball(stated, &Authorization::Own("Bearer own".into())).await.unwrap()).await.is_ok()
+        );
+        let heard = server.heard();
+        assert_eq!(heard[1].line(), "GET /npm/repo/repo/@acme/ui/-/@acme/ui-1.0.0.tgz HTTP/1.1");
+        assert_eq!(heard[1].header("authorization"), Some("Bearer own"));
+    }
+
+    #[tokio::test]
+    async fn redirects_end() {
+        let server = redirecting(str::to_owned).await;
+        let registry = trial::registry(&format!("{}registry/", server.url()));
+        let endless = registry.tarball("ui.tgz", &Authorization::None).await.unwrap_err();
+        assert!(endless.to_string().ends_with("which is not allowed: more than 5 in a row"), "{endless}");
+        assert_eq!(server.heard().len(), 6);
+        let nowhere = Server::plain(|_, _| Act::Say(answer("302 Found", &[], b""))).await;
+        let lost = trial::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
+        assert!(matches!(lost, UpstreamError::Broken { .. }), "{lost}");
+    }
+
+    #[tokio::test]
+    async fn another_host_is_not_asked_before_it_is_allowed_and_then_without_credentials() {
+        let other = redirecting(str::to_owned).await;
+        let server = redirecting(str::to_owned).await;
+        let mut config = trial::config(&server.url());
+        let stated = format!("{}ui-1.0.0.tgz", other.url());
+        let refused = trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
+        assert!(matches!(&refused, UpstreamError::TarballHost { to } if **to == other.address.to_string()), "{refused}");
+        assert!(other.heard().is_empty() && server.heard().is_empty());
+        config.tarball_hosts = vec![other.address.to_string().parse().unwrap()];
+        assert!(taken(trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert_eq!(other.heard()[0].header("authorization"), None);
+    }
+
+    #[tokio::test]
+    async fn a_tarball_that_is_too_long_too_short_or_too_slow_is_an_error() {
+        let head = |length: &str| format!("HTTP/1.1 200 OK\r\n{length}\r\n").into_bytes();
+        let server = Server::plain(move |heard, _| match heard.line().split(' ').nth(1) {
+            Some("/said") => Act::Hang([head("content-length: 1001\r\n"), b"x".to_vec()].concat()),
+            Some("/unsaid") => Act::Hang([head(""), vec![b'x'; 1_001]].concat()),
+            Some("/short") => Act::Close([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
+            _ => Act::Hang([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
+        })
+        .await;
+        let registry = trial::registry(&server.url());
+        let said = registry.tarball("said", &Authorization::None).await.unwrap_err();
+        assert!(matches!(said, UpstreamError::TooLarge { limit: 1_000, .. }), "{said}");
+        let fate = async |path: &str| taken(registry.tarball(path, &Authorization::None).await.unwrap()).await.unwrap_err();
+        assert!(matches!(fate("unsaid").await, UpstreamError::TooLarge { limit: 1_000, .. }));
+        assert!(matches!(fate("short").await, UpstreamError::Broken { .. }));
+        assert!(matches!(fate("silent").await, UpstreamError::TimedOut { .. }));
+    }
+}

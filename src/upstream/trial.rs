@@ -1,1 +1,37 @@
-//! x
+//! Registries for tests, which ask a scripted server on loopback. Refuses to be used outside tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::{Config, Credentials, Origin, Registries, Registry, RegistryConfig};
+use crate::net::{Deadlines, Proxies};
+use crate::tls;
+
+pub(super) fn config(url: &str) -> Config {
+    let moment = Duration::from_millis(150);
+    let mut default = RegistryConfig::new(Url::parse(url).unwrap(), Origin::Setting("--upstream".to_owned()));
+    default.credentials = Some(Credentials::bearer("lent").unwrap());
+    Config {
+        default,
+        scoped: BTreeMap::new(),
+        proxies: Proxies::none(),
+        tls: tls::Config::default(),
+        tarball_hosts: Vec::new(),
+        redirect_hosts: Vec::new(),
+        deadlines: Deadlines { connect: Duration::from_secs(1), headers: moment, idle: moment },
+        packument_limit: 1_000,
+        tarball_limit: 1_000,
+        user_agent: "coldframe/trial".to_owned(),
+    }
+}
+
+pub(super) fn open(config: &Config) -> Arc<Registry> {
+    Arc::clone(Registries::open(config).unwrap().default_registry())
+}
+
+pub(super) fn registry(url: &str) -> Arc<Registry> {
+    open(&config(url))
+}
