@@ -18,12 +18,14 @@ pub use question::{explain, exposure};
 
 use listening::Bound;
 
+use crate::admin::{Admin, Check};
 use crate::config::Config;
 use crate::firewall::{Firewall, Parts, Rejection};
-use crate::net::Limits;
-use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, SqliteLedger, StoreError};
-use crate::telemetry::Clock;
-use crate::upstream::{Registries, UpstreamError};
+use crate::proxy::{Own, Service, reverse};
+use crate::npm::PackageName;
+use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
+use crate::telemetry::{Clock, Metrics, Watched};
+use crate::upstream::{Registries, UpstreamSetupError};
 
 /// Why there is no server, or no answer.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +43,7 @@ pub enum AppError {
     DataDir(#[source] StoreError),
     /// Upstream cannot be set up: a certificate file, a proxy.
     #[error("cannot set up upstream")]
-    Upstream(#[source] UpstreamError),
+    Upstream(#[from] UpstreamSetupError),
     /// There is no place for what a question needs for a moment.
     #[error("cannot make a temporary directory")]
     Scratch(#[source] std::io::Error),
@@ -58,9 +60,10 @@ pub struct App {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
     firewall: Arc<Firewall>,
+    service: Arc<Service<Firewall>>,
+    admin: Arc<Admin>,
     ledger: Arc<SqliteLedger>,
     clock: Arc<dyn Clock>,
-    limits: Limits,
     ledger_retention: Duration,
 }
 
@@ -74,19 +77,24 @@ impl App {
         let data_dir = DataDir::open(&config.store.data_dir).map_err(AppError::DataDir)?;
         let ledger = Arc::new(SqliteLedger::open(&data_dir).map_err(AppError::DataDir)?);
         let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
-        let registries = Registries::open(&config.upstream).map_err(AppError::Upstream)?;
+        let metrics = Arc::new(Metrics::new());
+        let counted = Arc::clone(&blobs);
+        metrics.watch(Watched::BlobBytes, Box::new(move || counted.statistics().bytes));
         let firewall = Arc::new(Firewall::new(Parts {
-            registries,
+            registries: Registries::open(&config.upstream)?,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             blobs: blobs as Arc<dyn Blobs>,
             clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
             policy: config.policy,
             config: config.firewall,
         }));
         let bound = listening::bind(&config.listen).await?;
-        let addresses = bound.iter().map(|bound| bound.address).collect();
-        let (limits, ledger_retention) = (config.limits, config.ledger_retention);
-        Ok(Self { bound, addresses, firewall, ledger, clock, limits, ledger_retention })
+        let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks(&ledger)));
+        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), metrics);
+        let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
+        Ok(Self { bound, addresses, firewall, service, admin, ledger, clock, ledger_retention })
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -108,28 +116,48 @@ impl App {
     /// When some of what was served or refused could not be written to the ledger.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let stop = watch::Sender::new(false);
-        let room = self.limits.room();
-        let mut listeners = JoinSet::new();
-        for bound in self.bound {
-            let (limits, room, mut stopped) = (self.limits.clone(), Arc::clone(&room), stop.subscribe());
-            listeners.spawn(async move {
+        let room = self.service.config().limits.room();
+        let mut doors = JoinSet::new();
+        for Bound { listener, .. } in self.bound {
+            let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());
+            doors.spawn(async move {
                 let stopped = async move {
                     // An error means that the sender is gone, and with it whoever could ask for more.
                     let _ = stopped.wait_for(|stop| *stop).await;
                 };
-                crate::net::listener::serve(bound.listener, &limits, &room, handler, stopped).await
+                reverse::serve(listener, &room, &service, stopped).await
             });
         }
         let retention = tokio::spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         shutdown.await;
         tracing::info!("stopping");
+        self.admin.begin_drain();
         stop.send_replace(true);
-        while listeners.join_next().await.is_some() {}
+        while doors.join_next().await.is_some() {}
         retention.abort();
         let lost = flush(self.ledger).await;
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
     }
+}
+
+/// What readiness looks at. Upstream is not among it: a cache that can serve is ready, and asking would send something.
+fn checks(ledger: &Arc<SqliteLedger>) -> Vec<(&'static str, Check)> {
+    let ledger = Arc::clone(ledger);
+    let reads = move || {
+        let name = PackageName::parse("coldframe").map_err(|wrong| wrong.to_string())?;
+        ledger.package(&PackageKey { upstream: "".into(), name }).map(drop).map_err(|wrong| wrong.to_string())
+    };
+    vec![("ledger", Arc::new(reads))]
+}
+
+/// Hands what lies below `/-/coldframe/` to `admin`.
+fn own(admin: &Arc<Admin>) -> Own {
+    let admin = Arc::clone(admin);
+    Arc::new(move |method, path| {
+        let admin = Arc::clone(&admin);
+        Box::pin(async move { admin.answer(&method, &path).await })
+    })
 }
 
 /// Writes what the ledger was told and has not yet written; says how much of it was lost since the start.

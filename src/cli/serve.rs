@@ -60,9 +60,9 @@ struct Told {
 impl Told {
     fn of(config: &Config) -> Self {
         let mut rows = Vec::new();
-        for chosen in &config.chosen {
-            let scope = chosen.scope.clone().unwrap_or_else(|| "upstream".to_owned());
-            rows.push((scope, format!("{} (from {})", chosen.url, chosen.origin)));
+        let scoped = config.upstream.scoped.iter().map(|(scope, registry)| (scope.as_str(), registry));
+        for (scope, registry) in std::iter::once(("upstream", &config.upstream.default)).chain(scoped) {
+            rows.push((scope.to_owned(), format!("{} (from {})", registry.address(), registry.origin)));
         }
         let age = match config.min_release_age {
             age if age.is_zero() => "none: young releases are served".to_owned(),
@@ -70,7 +70,7 @@ impl Told {
         };
         rows.push(("age".to_owned(), age));
         rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
-        Self { rows, public_url: config.public_url.as_ref().map(ToString::to_string) }
+        Self { rows, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
     }
 
     fn tell(self, addresses: &[SocketAddr]) -> String {

@@ -17,9 +17,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use url::Url;
-
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use settings::Key;
 pub use written::{Environment, Flags, Written};
@@ -27,18 +24,7 @@ pub use written::{Environment, Flags, Written};
 use read::Reader;
 
 use crate::policy::{PackageGlob, Policy};
-use crate::{firewall, net, store, telemetry};
-
-/// A registry that was chosen, for people to read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
-    /// The scope whose packages come from it; `None` for the default one.
-    pub scope: Option<String>,
-    /// Its address, without credentials.
-    pub url: String,
-    /// Who chose it: a flag, a variable, a file.
-    pub origin: String,
-}
+use crate::{firewall, net, proxy, store, telemetry, upstream};
 
 /// Where configuration may stand.
 #[derive(Debug)]
@@ -58,22 +44,16 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where data is kept, and how much of the disk it may take.
     pub store: store::Config,
-    /// Where packages come from, for people to read: the default registry first.
-    pub chosen: Vec<Chosen>,
+    /// Where packages come from, with where each choice came from.
+    pub upstream: upstream::Config,
     /// The rules.
     pub policy: Policy,
     /// The age the rules ask for, for people to read.
     pub min_release_age: Duration,
     /// The firewall's bounds.
     pub firewall: firewall::Config,
-    /// The address under which clients reach us.
-    pub public_url: Option<Url>,
-    /// Proxies in front that are believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Whether writes are passed on.
-    pub allow_writes: bool,
-    /// What connections may cost, and how long draining may take.
-    pub limits: net::Limits,
+    /// How the doors behave.
+    pub proxy: proxy::Config,
     /// How long the ledger remembers who got what.
     pub ledger_retention: Duration,
     /// How log lines look, and which are written.
@@ -135,10 +115,7 @@ impl Config {
         Some(Self {
             listen,
             store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
-            chosen: upstream
-                .into_iter()
-                .map(|url| Chosen { scope: None, url: url.to_string(), origin: "given".to_owned() })
-                .collect(),
+            upstream: upstream?,
             policy: policy.ok()?,
             min_release_age: min_release_age?,
             firewall: firewall::Config {
@@ -148,10 +125,13 @@ impl Config {
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
-            public_url,
-            trusted_proxies,
-            allow_writes: allow_writes?,
-            limits: net::Limits { connections: max_connections?, drain: drain_timeout?, ..net::Limits::default() },
+            proxy: proxy::Config {
+                public_url,
+                trusted_proxies,
+                allow_writes: allow_writes?,
+                limits: net::Limits { connections: max_connections?, drain: drain_timeout?, ..net::Limits::default() },
+                ..proxy::Config::default()
+            },
             ledger_retention: ledger_retention?,
             telemetry: telemetry_config(log_format?, log_level?),
         })

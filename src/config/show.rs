@@ -17,10 +17,8 @@ pub fn show(written: &Written, config: &Config) -> String {
         // Writing to a `String` cannot fail.
         let _ = writeln!(out, "{left:width$}  # {origin}");
     }
-    for chosen in &config.chosen {
-        if let Some(scope) = &chosen.scope {
-            let _ = writeln!(out, "# {scope} comes from {}  # {}", chosen.url, chosen.origin);
-        }
+    for (scope, registry) in &config.upstream.scoped {
+        let _ = writeln!(out, "# {scope} comes from {}  # {}", registry.address(), registry.origin);
     }
     out
 }
@@ -45,8 +43,8 @@ fn line(setting: &Setting, values: &[Value], config: &Config) -> (String, String
 fn found(key: Key, config: &Config) -> Option<(String, String)> {
     match key {
         Key::Upstream => {
-            let default = config.chosen.iter().find(|chosen| chosen.scope.is_none())?;
-            Some((default.url.clone(), default.origin.clone()))
+            let default = &config.upstream.default;
+            Some((default.address().to_string(), default.origin.to_string()))
         }
         Key::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
         _ => None,

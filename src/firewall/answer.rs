@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use crate::npm::Form;
 use crate::npm::{Agent, Integrity};
 use crate::upstream::Authorization;
 
@@ -31,15 +32,6 @@ pub struct Asker {
     pub authorization: Authorization,
     /// Where it reached us.
     pub base: BaseUrl,
-}
-
-/// Which packument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
-    /// `application/json`
-    Full,
-    /// `application/vnd.npm.install-v1+json`
-    Abbreviated,
 }
 
 /// How the bytes are coded.

@@ -3,23 +3,48 @@
 //! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
 
 pub mod answer;
+mod audit;
+mod catalog;
+mod explain;
+pub mod flight;
+pub mod history;
+mod intake;
+mod known;
+mod notes;
+mod packument;
 pub mod refusal;
+mod screen;
+mod search;
+mod shelf;
+mod tarball;
+pub mod world;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
 
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use refusal::{Refusal, Rejection};
 
 use jiff::Timestamp;
 
+use self::catalog::Reading;
+use self::flight::Flights;
+use self::known::{Known, Slot};
+use self::shelf::{Rendered, ViewKey};
+use self::tarball::TarballKey;
+use self::world::World;
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
 use crate::store::{Blobs, Ledger};
-use crate::telemetry::Clock;
-use crate::upstream::{Passage, Passed, Registries};
+use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::upstream::{Passage, Passed, Registries, UpstreamError};
 
 /// Bounds on time and memory.
 #[derive(Debug, Clone)]
@@ -46,6 +71,8 @@ pub struct Parts {
     pub blobs: Arc<dyn Blobs>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// The rules in force.
     pub policy: Policy,
     /// Bounds.
@@ -75,15 +102,75 @@ pub struct Explanation {
     pub validated: Timestamp,
 }
 
+/// Packages of which it is remembered that they are not there, or could not be asked for.
+const REMEMBERED_FAILURES: u64 = 10_000;
+
+/// Packuments asked for upstream at once.
+const FETCHES: usize = 48;
+
+/// Tarballs fetched from upstream at once.
+const DOWNLOADS: usize = 64;
+
 /// The firewall. One a process; every door hands its questions here.
-pub struct Firewall;
+pub struct Firewall(Arc<Inner>);
+
+/// What every question shares. Its methods are spread over the files of this room, one file a kind of question.
+struct Inner {
+    registries: Registries,
+    ledger: Arc<dyn Ledger>,
+    blobs: Arc<dyn Blobs>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    config: Config,
+    world: ArcSwap<World>,
+    /// What is known of packages, bounded in bytes.
+    documents: Cache<Slot, Arc<Known>>,
+    /// Views of packuments, deflated, bounded in bytes.
+    views: Cache<ViewKey, Arc<Rendered>>,
+    /// Packages that are not there, and since when.
+    absent: Cache<Slot, Timestamp>,
+    /// Packages that could not be asked for, and since when.
+    unreachable: Cache<Slot, Timestamp>,
+    voyages: Flights<(Slot, bool), Result<Reading, Rejection>>,
+    renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
+    tarballs: Flights<TarballKey, Result<Bytes, Rejection>>,
+    fetches: Semaphore,
+    /// Documents read or rendered at once: bounds what is held in memory besides the caches.
+    readers: Semaphore,
+    downloads: Semaphore,
+    /// Registries whose first packument was looked at.
+    strippers: Mutex<HashSet<Arc<str>>>,
+    skew_told: Hourly,
+}
 
 impl Firewall {
     /// A firewall of `parts`. Sends nothing upstream.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let _ = parts;
-        todo!()
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
+        let views = Cache::builder().max_capacity(parts.config.memory / 3 * 2).weigher(|_, view: &Arc<Rendered>| view.weight());
+        Self(Arc::new(Inner {
+            registries: parts.registries,
+            ledger: parts.ledger,
+            blobs: parts.blobs,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            config: parts.config,
+            world: ArcSwap::from_pointee(World { policy: parts.policy, revision: 0 }),
+            documents: documents.build(),
+            views: views.build(),
+            absent: Cache::new(REMEMBERED_FAILURES),
+            unreachable: Cache::new(REMEMBERED_FAILURES),
+            voyages: Flights::new(),
+            renderings: Flights::new(),
+            tarballs: Flights::new(),
+            fetches: Semaphore::new(FETCHES),
+            readers: Semaphore::new(cores),
+            downloads: Semaphore::new(DOWNLOADS),
+            strippers: Mutex::default(),
+            skew_told: Hourly::default(),
+        }))
     }
 
     /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.
@@ -91,8 +178,7 @@ impl Firewall {
     /// # Errors
     /// When there is no such version, or upstream cannot be asked.
     pub async fn explain(&self, asker: &Asker, name: &PackageName, wanted: Option<&str>) -> Result<Explanation, Rejection> {
-        let _ = (asker, name, wanted);
-        todo!()
+        self.0.explain(asker, name, wanted).await
     }
 
     /// The packument, without what the policy hides.
@@ -100,47 +186,59 @@ impl Firewall {
     /// # Errors
     /// A refusal when no version is visible; what upstream or the store could not do.
     pub async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
-        let _ = (asker, name, form, coding);
-        todo!()
+        self.0.packument(asker, name, form, coding).await
     }
 
     /// One manifest by version, dist-tag or range: JSON.
+    ///
+    /// # Errors
+    /// A refusal when it is hidden, not found, or as [`Firewall::packument`].
     pub async fn manifest(&self, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
-        let _ = (asker, name, wanted);
-        todo!()
+        self.0.manifest(asker, name, wanted).await
     }
 
     /// The dist-tags as clients see them: JSON.
+    ///
+    /// # Errors
+    /// As [`Firewall::packument`].
     pub async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
-        let _ = (asker, name);
-        todo!()
+        self.0.dist_tags(asker, name).await
     }
 
     /// A tarball, verified against its packument.
+    ///
+    /// # Errors
+    /// A refusal when the version is hidden or its bytes are wrong; what upstream or the store could not do.
     pub async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
-        let _ = (asker, name, version);
-        todo!()
+        self.0.tarball(asker, name, version).await
     }
 
     /// Search results without what the policy hides; the passage is the client's request, the answer upstream's, filtered.
+    ///
+    /// # Errors
+    /// When upstream cannot be asked.
     pub async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
-        let _ = (asker, passage);
-        todo!()
+        self.0.search(asker, passage).await
     }
 
     /// An audit, passed on; `bulk_body` is the decoded body of a bulk audit. The text is for `npm-notice`: what was held
     /// back of the packages in it.
+    ///
+    /// # Errors
+    /// When upstream cannot be asked.
     pub async fn audit(
         &self,
         asker: &Asker,
         passage: Passage,
         bulk_body: Option<Bytes>,
     ) -> Result<(Passed, Option<String>), Rejection> {
-        let _ = (asker, passage, bulk_body);
-        todo!()
+        self.0.audit(asker, passage, bulk_body).await
     }
 
-    /// Attestations of one version, unless it is hidden.
+    /// Attestations of one version, unless it is hidden: then they are not found, which pnpm takes well.
+    ///
+    /// # Errors
+    /// Not found when the version is hidden; when upstream cannot be asked.
     pub async fn attestations(
         &self,
         asker: &Asker,
@@ -148,13 +246,60 @@ impl Firewall {
         version: &str,
         passage: Passage,
     ) -> Result<Passed, Rejection> {
-        let _ = (asker, name, version, passage);
-        todo!()
+        let spoken = self.0.spoken(asker, name, None).await?;
+        let shown = spoken.packument.find(version).is_some_and(|(at, _)| spoken.screen.shown[at]);
+        if !shown {
+            return Err(packument::no_version(name, version));
+        }
+        self.0.pass(asker, Some(name), passage).await
     }
 
     /// Anything else, passed on to the registry of `name`, or to the default one: ping, keys, whoami, accounts, writes.
+    ///
+    /// # Errors
+    /// When upstream cannot be asked.
     pub async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
-        let _ = (asker, name, passage);
-        todo!()
+        self.0.pass(asker, name, passage).await
+    }
+
+    /// Bytes of memory that facts and views take, about.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.0.documents.weighted_size() + self.0.views.weighted_size()
+    }
+}
+
+impl Inner {
+    async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        let registry = name.map_or(self.registries.default_registry(), |name| self.registries.of(name));
+        let asked = Instant::now();
+        let passed = registry.pass(passage, &asker.authorization).await;
+        let outcome = match &passed {
+            Ok(_) => UpstreamOutcome::Changed,
+            Err(UpstreamError::NotFound) => UpstreamOutcome::NotFound,
+            Err(_) => UpstreamOutcome::Failed,
+        };
+        let detail = passed.as_ref().err().map(ToString::to_string);
+        UpstreamAnswered { what: UpstreamWhat::Pass, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
+            .emit(&self.metrics);
+        Ok(passed?)
+    }
+}
+
+/// Lets something be told at most once an hour.
+#[derive(Debug)]
+struct Hourly(AtomicI64);
+
+impl Default for Hourly {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl Hourly {
+    fn is_due(&self, now: Timestamp) -> bool {
+        let (now, last) = (now.as_second(), self.0.load(Ordering::Relaxed));
+        let due = last == i64::MIN || now.saturating_sub(last).abs() >= 3600;
+        due && self.0.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }

@@ -1,11 +1,12 @@
 //! Why there is no answer, in words a person can act on.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::npm::PackageName;
-use crate::policy::RuleId;
+use crate::npm::{PackageName, instant};
+use crate::policy::{RuleId, Verdict};
 use crate::upstream::UpstreamError;
 
 /// A refusal by policy. `text` says it all in one line of ASCII; the rest is for those who count.
@@ -46,4 +47,63 @@ pub enum Rejection {
     /// The store or a task of ours failed.
     #[error("coldframe failed: {0}")]
     Internal(Arc<str>),
+}
+
+impl Refusal {
+    /// A version that is kept back. `nearest` is the newest version that is allowed instead.
+    #[must_use]
+    pub fn of_version(name: &PackageName, version: &str, verdict: &Verdict, nearest: Option<&str>) -> Option<Self> {
+        let reason = verdict.reason()?;
+        let manner = if verdict.opens().is_some() { "held" } else { "refused" };
+        let mut text = format!("{name}@{version} is {manner} by coldframe: {} (rule {})", reason.detail, reason.rule);
+        if let Some(opens) = verdict.opens() {
+            let _ = write!(text, "; opens {}", instant::tell_opening(opens));
+        }
+        match nearest {
+            Some(nearest) => {
+                let _ = write!(text, "; newest allowed: {nearest}");
+            }
+            None => text.push_str("; no version of it is allowed yet"),
+        }
+        Some(Self {
+            name: name.clone(),
+            version: Some(version.into()),
+            rule: reason.rule,
+            opens: verdict.opens(),
+            text: one_line(&text).into(),
+        })
+    }
+
+    /// A package none of whose versions is shown. `newest` is the highest of them, `first_opens` the first to open.
+    #[must_use]
+    pub fn of_package(
+        name: &PackageName,
+        count: usize,
+        newest: (&str, &Verdict),
+        first_opens: Option<Timestamp>,
+    ) -> Option<Self> {
+        let (version, verdict) = newest;
+        let reason = verdict.reason()?;
+        let what = if count == 1 { "its only version".to_owned() } else { format!("all its {count} versions") };
+        let mut text = format!("{name} is held by coldframe: {what}; {name}@{version}: {} (rule {})", reason.detail, reason.rule);
+        match first_opens {
+            Some(opens) => {
+                let _ = write!(text, "; opens {}", instant::tell_opening(opens));
+            }
+            None => text.push_str("; none will open by itself"),
+        }
+        Some(Self { name: name.clone(), version: None, rule: reason.rule, opens: first_opens, text: one_line(&text).into() })
+    }
+}
+
+/// `text` as one line of printable ASCII, whatever upstream wrote into it: a reason phrase and headers hold nothing else.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    printable(text).replace('\n', " ")
+}
+
+/// `text` in printable ASCII and line feeds.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter == '\n' || letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' }).collect()
 }

@@ -179,7 +179,9 @@ where
         return Ok(whole.clone());
     }
     let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
-    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    for piece in &pieces {
+        whole.extend_from_slice(piece);
+    }
     Ok(whole.freeze())
 }
 

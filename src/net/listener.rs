@@ -45,10 +45,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            head_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_mins(1),
             head_bytes: 32 * 1024,
             head_lines: 100,
-            write_stall: Duration::from_secs(60),
+            write_stall: Duration::from_mins(1),
             drain: Duration::from_secs(20),
         }
     }

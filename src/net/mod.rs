@@ -1,9 +1,25 @@
-//! Floor 4: sockets and HTTP. Bodies, headers, listeners with limits and deadlines. Refuses to know what is asked over them.
+//! Floor 4: sockets and HTTP. Refuses to know npm, and what is asked over them.
+//!
+//! The server half: bodies, headers, listeners with limits and deadlines. The client half: [`Client`] asks other servers,
+//! within deadlines and limits, directly or through an outbound proxy.
 
 pub mod body;
+pub mod client;
+mod client_body;
+mod client_connect;
+mod client_error;
+pub mod deadline;
+pub mod dial;
 pub mod headers;
 pub mod listener;
+pub mod proxies;
 mod stall;
 
 pub use body::{Body, BodyError};
+pub use client::{Client, Outgoing, Response, Settings};
+pub use client_body::BodyStream;
+pub use client_error::{ClientError, Layer};
+pub use deadline::Deadlines;
+pub use dial::Reach;
 pub use listener::{Drained, Limits};
+pub use proxies::{Proxies, ProxyError};

@@ -9,7 +9,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Wraps a socket; writes that are stuck for longer than a limit fail with [`io::ErrorKind::TimedOut`].
-pub struct Stalling<S> {
+pub(super) struct Stalling<S> {
     inner: S,
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -18,7 +18,7 @@ pub struct Stalling<S> {
 
 impl<S> Stalling<S> {
     /// Wraps `inner`.
-    pub fn new(inner: S, limit: Duration) -> Self {
+    pub(super) fn new(inner: S, limit: Duration) -> Self {
         Self { inner, limit, timer: None, stuck: false }
     }
 

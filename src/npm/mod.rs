@@ -2,13 +2,21 @@
 
 pub mod agent;
 pub mod endpoint;
+pub mod gzip;
+pub mod ingest;
 pub mod instant;
 pub mod integrity;
 pub mod name;
+pub mod packument;
+pub mod render;
+pub mod tag;
 pub mod version;
 
 pub use agent::{Agent, Tool};
 pub use endpoint::Endpoint;
+pub use ingest::{IngestError, Ingested};
 pub use integrity::{Agreement, Algorithm, Digest, Hasher, Integrity};
 pub use name::{PackageName, Spec};
+pub use packument::Packument;
+pub use render::{Form, View};
 pub use version::{Range, Version};

@@ -42,16 +42,17 @@ impl Version {
         !self.parsed.pre.is_empty()
     }
 
-    /// The prerelease channel: the first identifier when it is a word (`beta` of `2.0.0-beta.3`), empty when it is a
-    /// number, `None` for a stable version.
+    /// The prerelease channel: the letters it begins with (`beta` of `2.0.0-beta.3`), empty when it begins with a number,
+    /// `None` for a stable version.
     #[must_use]
     pub fn channel(&self) -> Option<&str> {
         if !self.is_prerelease() {
             return None;
         }
-        let first = self.parsed.pre.as_str().split('.').next().unwrap_or_default();
-        let word = first.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '-');
-        Some(if word.is_empty() { "" } else { word })
+        // `canary-97bffa77-20260101` and `rc5` are written without a dot, so the word ends where its letters do.
+        let pre = self.parsed.pre.as_str();
+        let end = pre.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(pre.len());
+        Some(&pre[..end])
     }
 
     /// The version in SemVer's own spelling: without the looseness of its text, without build metadata.
@@ -182,6 +183,7 @@ mod tests {
         assert_eq!(version("2.0.0-beta.3").channel(), Some("beta"));
         assert_eq!(version("3.0.0-rc5").channel(), Some("rc"));
         assert_eq!(version("3.0.0-0").channel(), Some(""));
+        assert_eq!(version("19.3.0-canary-97bffa77-20260101").channel(), Some("canary"));
         assert_eq!(version("3.0.0").channel(), None);
     }
 

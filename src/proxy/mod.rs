@@ -1,1 +1,85 @@
-//! TODO
+//! Floor 7: HTTP for the firewall. Doors let requests in, [`service`] turns them into questions, [`respond`] answers.
+//!
+//! Refuses to judge and to remember: what may be served is the firewall's to say.
+
+pub mod answers;
+pub mod asker;
+pub mod passage;
+pub mod respond;
+pub mod reverse;
+pub mod service;
+mod watch;
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use crate::firewall::Rejection;
+use crate::net::BodyError;
+use crate::npm::endpoint::EndpointError;
+
+pub use answers::Answers;
+pub use service::{Own, Service};
+
+/// How the doors behave.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address clients know us by: `http` or `https`, without credentials, query and fragment. Its path is our prefix.
+    pub public_url: Option<Url>,
+    /// Peers whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether what changes the registry is passed on.
+    pub allow_writes: bool,
+    /// The largest body of a read or an audit that is taken, in bytes, as it comes.
+    pub body_limit: u64,
+    /// The largest body of an audit, in bytes, inflated.
+    pub inflated_limit: u64,
+    /// The largest body of a write, in bytes: a publish holds its tarball.
+    pub write_limit: u64,
+    /// How long a body may take to arrive.
+    pub body_deadline: Duration,
+    /// What connections may cost.
+    pub limits: crate::net::Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            allow_writes: false,
+            body_limit: 8 << 20,
+            inflated_limit: 16 << 20,
+            write_limit: 256 << 20,
+            body_deadline: Duration::from_mins(2),
+            limits: crate::net::Limits::default(),
+        }
+    }
+}
+
+/// Why a request is not answered with what it asks for. [`respond`] gives each its status.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// It asks for nothing a registry knows.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Its headers do not say where it came from, or say it twice.
+    #[error("{0}")]
+    Headers(String),
+    /// Its body was not taken.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The firewall says no, or could not say.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It would change the registry, and that is not passed on.
+    #[error("coldframe passes on no writes: publish to the registry itself, or start coldframe with --allow-writes")]
+    WritesAreOff,
+    /// It reads a packument in order to send it back changed, and nobody says who does.
+    #[error("reading a packument to change it needs credentials of your own")]
+    NeedsCredentials,
+    /// A task of ours died over it.
+    #[error("coldframe failed to read the body")]
+    Died,
+}

@@ -16,6 +16,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that everyone else asks")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

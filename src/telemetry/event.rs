@@ -94,7 +94,7 @@ pub struct CacheUsed {
 
 impl CacheUsed {
     /// Counts it. There are too many for a log.
-    pub fn emit(&self, metrics: &Metrics) {
+    pub fn emit(self, metrics: &Metrics) {
         metrics.caches.of((self.cache, self.outcome)).inc();
     }
 }

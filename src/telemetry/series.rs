@@ -13,7 +13,7 @@ use super::label::Label;
 type Pairs = Vec<(&'static str, &'static str)>;
 
 /// What tells the series of one metric apart: a label, or two of them.
-pub trait Labels: Copy {
+pub(super) trait Labels: Copy {
     /// Every combination, in the order of [`Labels::place`].
     fn all() -> Vec<Pairs>;
 
@@ -44,14 +44,14 @@ impl<A: Label, B: Label> Labels for (A, B) {
 
 /// All series of one metric.
 #[derive(Debug)]
-pub struct Series<L, M> {
+pub(super) struct Series<L, M> {
     held: Box<[M]>,
     labels: PhantomData<fn(L)>,
 }
 
 impl<L: Labels, M: Clone> Series<L, M> {
     /// Registers a metric whose series are made by `make`, one for each combination of labels.
-    pub fn register<F>(registry: &mut Registry, name: &str, about: &str, make: F) -> Self
+    pub(super) fn register<F>(registry: &mut Registry, name: &str, about: &str, make: F) -> Self
     where
         M: EncodeMetric + TypedMetric + Send + Sync + std::fmt::Debug + 'static,
         F: MetricConstructor<M> + Clone + Send + Sync + 'static,
@@ -63,7 +63,7 @@ impl<L: Labels, M: Clone> Series<L, M> {
     }
 
     /// The series of one combination.
-    pub fn of(&self, labels: L) -> &M {
+    pub(super) fn of(&self, labels: L) -> &M {
         &self.held[labels.place()]
     }
 }

@@ -1,11 +1,30 @@
 //! Floor 5: the registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
 
+pub mod config;
+pub mod credentials;
+pub mod environment;
+pub mod host_glob;
+pub mod npmrc;
+mod packument;
+mod passage;
 pub mod registry;
+mod route;
+mod tarball;
+#[cfg(test)]
+mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use registry::{Authorization, Fetched, Freshness, Passage, Passed, Registries, Registry, TarballBody, Validators};
+pub use config::{Config, Origin, RegistryConfig, UpstreamSetupError};
+pub use credentials::{Credentials, CredentialsError};
+pub use environment::Environment;
+pub use host_glob::{HostGlob, HostGlobError};
+pub use npmrc::{Discovered, NpmrcError};
+pub use packument::{Fetched, Freshness, Validators};
+pub use passage::{Passage, Passed};
+pub use registry::{Authorization, Registries, Registry};
+pub use tarball::TarballBody;
 
 /// Who is to blame, which decides what a client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

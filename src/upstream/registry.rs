@@ -1,13 +1,27 @@
-//! One registry, and which registry a package belongs to.
+//! One registry and which registry a package belongs to: what every question to it has in common. Refuses to know what is
+//! asked; each question has its own file.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use url::Url;
 
-use super::UpstreamError;
+use super::route::Route;
+use super::{Config, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError};
+use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings};
 use crate::npm::PackageName;
+use crate::tls;
+
+/// The most redirects that are followed in a row.
+const MOST_REDIRECTS: usize = 5;
+
+/// The most bytes that are read of an error's body, and the most of its message that are passed on.
+const ERROR_BODY: u64 = 64 << 10;
+const ERROR_MESSAGE: usize = 200;
 
 /// Whose credentials a request upstream carries.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -20,120 +34,173 @@ pub enum Authorization {
     Own(Arc<str>),
 }
 
-/// How to ask upstream whether its answer changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// Its ETag, as it came.
-    pub etag: Option<Box<str>>,
-    /// Its Last-Modified, as it came.
-    pub last_modified: Option<Box<str>>,
-}
-
-/// Upstream's answer to a question for a packument.
-#[derive(Debug)]
-pub struct Fetched {
-    /// Upstream's clock: its `Date` plus its `Age`, if it sent a `Date`.
-    pub date: Option<Timestamp>,
-    /// Same bytes or new ones.
-    pub freshness: Freshness,
-}
-
-/// Same bytes or new ones.
-#[derive(Debug)]
-pub enum Freshness {
-    /// 304: what the validators named still holds.
-    NotModified,
-    /// 200: the body as it came over the wire.
-    Changed {
-        /// The body, complete.
-        body: Bytes,
-        /// Whether it is gzip.
-        gzip: bool,
-        /// Its validators.
-        validators: Validators,
-    },
-}
-
-/// A tarball on its way.
-pub struct TarballBody;
-
-impl TarballBody {
-    /// The next bytes, `None` at a clean end.
-    ///
-    /// # Errors
-    /// When the connection breaks, stalls, or the body is not as long as upstream said.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        todo!()
+impl fmt::Debug for Authorization {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::None => "None",
+            Self::Lent => "Lent",
+            Self::Own(_) => "Own(…)",
+        })
     }
-}
-
-/// A request that is passed on as it came: audit, search, ping, writes.
-pub struct Passage {
-    /// The method.
-    pub method: http::Method,
-    /// Path and query, encoded, below the registry's address; without a leading slash.
-    pub path: String,
-    /// The end-to-end headers that may be passed on (content type and encoding, accept, npm's own, `user-agent`).
-    pub headers: http::HeaderMap,
-    /// The whole body.
-    pub body: Bytes,
-}
-
-/// What upstream answered to a [`Passage`], whatever its status.
-pub struct Passed {
-    /// The status.
-    pub status: http::StatusCode,
-    /// The end-to-end headers that may be passed back.
-    pub headers: http::HeaderMap,
-    /// The whole body, bounded.
-    pub body: Bytes,
 }
 
 /// One registry.
-pub struct Registry;
+pub struct Registry {
+    id: Arc<str>,
+    origin: Origin,
+    pub(super) url: Url,
+    credentials: Option<Credentials>,
+    shared: Arc<Shared>,
+}
+
+/// What all registries have in common.
+struct Shared {
+    client: Client,
+    tarball_hosts: Vec<HostGlob>,
+    redirect_hosts: Vec<HostGlob>,
+    packument_limit: u64,
+    tarball_limit: u64,
+}
 
 impl Registry {
     /// Its address without credentials, ending in `/`: the ledger's key and what people read.
+    #[must_use]
     pub fn id(&self) -> &Arc<str> {
-        todo!()
+        &self.id
+    }
+
+    /// Where the choice of it came from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Whether it has credentials that could be lent.
+    #[must_use]
     pub fn has_credentials(&self) -> bool {
-        todo!()
+        self.credentials.is_some()
     }
 
-    /// Asks for the full packument; with `validators`, only if it changed.
-    pub async fn packument(
+    pub(super) fn packument_limit(&self) -> u64 {
+        self.shared.packument_limit
+    }
+
+    pub(super) fn tarball_limit(&self) -> u64 {
+        self.shared.tarball_limit
+    }
+
+    pub(super) fn tarball_hosts(&self) -> &[HostGlob] {
+        &self.shared.tarball_hosts
+    }
+
+    /// The address of `path` below the registry's own, `None` if it leads out of there.
+    pub(super) fn below(&self, path: &str) -> Option<Url> {
+        let url = Url::parse(&format!("{}{path}", self.url)).ok()?;
+        url.path().starts_with(self.url.path()).then_some(url)
+    }
+
+    /// GETs, following the redirects that are allowed; the answer's host comes along, for errors.
+    pub(super) async fn get(
         &self,
-        name: &PackageName,
+        mut route: Route,
+        headers: HeaderMap,
         authorization: &Authorization,
-        validators: Option<&Validators>,
-    ) -> Result<Fetched, UpstreamError> {
-        let _ = (name, authorization, validators);
-        todo!()
+    ) -> Result<(Route, Response), UpstreamError> {
+        for _ in 0..=MOST_REDIRECTS {
+            let response = self.send(Method::GET, &route, headers.clone(), Bytes::new(), authorization).await?;
+            if !is_redirect(response.status) {
+                return Ok((route, response));
+            }
+            let location = response.headers.get(LOCATION).and_then(|location| location.to_str().ok());
+            let Some(location) = location else {
+                return Err(UpstreamError::Broken { host: route.host(), detail: "a redirect that does not say where to".into() });
+            };
+            route = route.redirected(location, &self.shared.redirect_hosts)?;
+        }
+        let to = route.host();
+        Err(UpstreamError::Redirected {
+            host: Arc::clone(&to),
+            to,
+            detail: format!("more than {MOST_REDIRECTS} in a row").into(),
+        })
     }
 
-    /// Asks for a tarball by the URL its manifest states; another host is refused unless `--tarball-host` allows it.
-    pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
-        let _ = (url, authorization);
-        todo!()
+    /// Sends one request; credentials go along only where the route leads to the registry itself.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        route: &Route,
+        mut headers: HeaderMap,
+        body: Bytes,
+        authorization: &Authorization,
+    ) -> Result<Response, UpstreamError> {
+        headers.remove(AUTHORIZATION);
+        if let Some(value) = self.authorize(authorization).filter(|_| route.trusted) {
+            headers.insert(AUTHORIZATION, value);
+        }
+        let request = Outgoing { method, url: route.url.clone(), headers, body, reach: route.reach };
+        self.shared.client.send(&request).await.map_err(|error| failure(&route.host(), &error))
     }
 
-    /// Passes a request on and its answer back, whatever the status.
-    pub async fn pass(&self, passage: Passage, authorization: &Authorization) -> Result<Passed, UpstreamError> {
-        let _ = (passage, authorization);
-        todo!()
+    fn authorize(&self, authorization: &Authorization) -> Option<HeaderValue> {
+        match authorization {
+            Authorization::None => None,
+            Authorization::Lent => self.credentials.as_ref().map(|credentials| credentials.value().clone()),
+            Authorization::Own(own) => HeaderValue::from_str(own).ok().map(|mut value| {
+                value.set_sensitive(true);
+                value
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Registry").field("id", &self.id).field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
 /// Which registry a package belongs to: the default one, or its scope's.
+#[derive(Debug)]
 pub struct Registries {
     default: Arc<Registry>,
     scoped: HashMap<Box<str>, Arc<Registry>>,
 }
 
 impl Registries {
+    /// The registries of `config`. Sends nothing.
+    ///
+    /// # Errors
+    /// When an address, a scope or a file of certificates is wrong, or there is an `https` registry and nobody to trust.
+    pub fn open(config: &Config) -> Result<Self, UpstreamSetupError> {
+        let trust = tls::client_config(&config.tls)?;
+        let every = || std::iter::once(&config.default).chain(config.scoped.values());
+        if trust.roots == 0
+            && let Some(secure) = every().find(|registry| registry.url.scheme() == "https")
+        {
+            return Err(UpstreamSetupError::NoRoots { url: secure.address().into(), found: trust.trouble });
+        }
+        let user_agent = HeaderValue::from_str(&config.user_agent);
+        let user_agent = user_agent.map_err(|_| UpstreamSetupError::UserAgent(config.user_agent.escape_debug().to_string()))?;
+        let settings = Settings { deadlines: config.deadlines, proxies: config.proxies.clone(), tls: trust.client, user_agent };
+        let shared = Arc::new(Shared {
+            client: Client::new(&settings),
+            tarball_hosts: config.tarball_hosts.clone(),
+            redirect_hosts: config.redirect_hosts.clone(),
+            packument_limit: config.packument_limit,
+            tarball_limit: config.tarball_limit,
+        });
+        let default = Arc::new(open(&config.default, &shared)?);
+        let mut scoped = HashMap::with_capacity(config.scoped.len());
+        for (scope, registry) in &config.scoped {
+            if !scope.starts_with('@') || scope.len() == 1 || scope.contains('/') {
+                return Err(UpstreamSetupError::Scope(scope.escape_debug().to_string()));
+            }
+            scoped.insert(scope.as_str().into(), Arc::new(open(registry, &shared)?));
+        }
+        Ok(Self { default, scoped })
+    }
+
     /// The registry of a package.
     #[must_use]
     pub fn of(&self, name: &PackageName) -> &Arc<Registry> {
@@ -145,4 +212,88 @@ impl Registries {
     pub fn default_registry(&self) -> &Arc<Registry> {
         &self.default
     }
+}
+
+fn open(config: &RegistryConfig, shared: &Arc<Shared>) -> Result<Registry, UpstreamSetupError> {
+    let url = config.address();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(UpstreamSetupError::Address { url: url.into(), origin: config.origin.clone() });
+    }
+    let credentials = match &config.credentials {
+        Some(credentials) => Some(credentials.clone()),
+        None => Credentials::in_address(&config.url)
+            .map_err(|source| UpstreamSetupError::Credentials { origin: config.origin.clone(), source })?,
+    };
+    Ok(Registry { id: url.as_str().into(), origin: config.origin.clone(), url, credentials, shared: Arc::clone(shared) })
+}
+
+/// Whether the answer only says where to ask instead.
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// What `net` could not do, told of the host it could not do it with.
+pub(super) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
+    let host = Arc::clone(host);
+    match error {
+        ClientError::Unreachable { layer, .. } => {
+            let hint = match layer {
+                Layer::Trust => "; `--upstream-ca FILE` adds one",
+                Layer::Reach => "; a host that is named without `*` may have a private one",
+                Layer::Dns | Layer::Tcp | Layer::Proxy | Layer::Tls => "",
+            };
+            UpstreamError::Unreachable { host, detail: format!("{error}{hint}").into() }
+        }
+        ClientError::TimedOut { after } => UpstreamError::TimedOut { host, after: *after },
+        ClientError::Broken { detail, .. } => UpstreamError::Broken { host, detail: Arc::clone(detail) },
+        ClientError::TooLarge { limit } => UpstreamError::TooLarge { host, limit: *limit },
+    }
+}
+
+/// What an answer that is no success means. Reads a little of its body for the message of a denial.
+pub(super) async fn refusal(route: &Route, response: Response) -> UpstreamError {
+    let host = route.host();
+    let status = response.status.as_u16();
+    match status {
+        404 | 410 => UpstreamError::NotFound,
+        401 | 403 => UpstreamError::Denied { host, status, message: message(response).await },
+        200..=399 => UpstreamError::Broken { host, detail: format!("status {status}, which was not asked for").into() },
+        _ => UpstreamError::Status { host, status, retry_after: header(&response.headers, &RETRY_AFTER).map(Arc::from) },
+    }
+}
+
+/// A header that is text, bounded.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty() && text.len() <= 512)
+}
+
+/// Upstream's own words: `error` or `message` of a JSON body, else the reason phrase.
+async fn message(response: Response) -> Arc<str> {
+    #[derive(serde::Deserialize)]
+    struct Words {
+        error: Option<String>,
+        message: Option<String>,
+    }
+    let phrase = response.reason.clone().or_else(|| response.status.canonical_reason().map(str::to_owned)).unwrap_or_default();
+    // A body that does not come leaves the phrase, which is still true.
+    let body = response.body.collect(ERROR_BODY).await.unwrap_or_default();
+    let words = serde_json::from_slice::<Words>(&body).ok().and_then(|words| words.error.or(words.message));
+    one_line(&words.filter(|words| !words.trim().is_empty()).unwrap_or(phrase)).into()
+}
+
+/// `text` as one line of printable ASCII: it ends up in headers, logs and terminals.
+fn one_line(text: &str) -> String {
+    let ascii = |letter: char| {
+        if letter.is_ascii_graphic() {
+            letter
+        } else if letter.is_whitespace() || letter.is_control() {
+            ' '
+        } else {
+            '?'
+        }
+    };
+    let plain: String = text.chars().take(ERROR_MESSAGE * 4).map(ascii).collect();
+    let mut line = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.truncate(ERROR_MESSAGE);
+    line
 }

@@ -1,0 +1,88 @@
+//! Times the packument engine on captured documents (`just capture`), or on one that is made up when there are none.
+//! Prints the best of several rounds; asserts nothing about time.
+
+#![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use coldframe::npm::render::{Choice, View};
+use coldframe::npm::{Form, PackageName, ingest};
+
+const ROUNDS: usize = 9;
+
+fn main() {
+    let mut documents = captured();
+    if documents.is_empty() {
+        documents.push((PackageName::parse("demo").expect("a name"), made_up(3_000)));
+    }
+    println!(
+        "{:<24} {:>9} {:>8} {:>10} {:>11} {:>11} {:>10} {:>10}",
+        "package", "MB", "versions", "ingest ms", "full ms", "abbrev. ms", "join ms", "gzip MB"
+    );
+    for (name, document) in documents {
+        measure(&name, &document);
+    }
+}
+
+fn measure(name: &PackageName, document: &[u8]) {
+    let ingested = ingest::ingest(name, document).expect("a packument");
+    let count = ingested.packument.entries.len();
+    let young = |at: usize| at + 5 >= count;
+    let render = |form| View::render(document, &ingested.packument, &ingested.fields, form, "http://127.0.0.1:4873", &young);
+    let view = render(Form::Full);
+    let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
+    let join = || view.assemble(&Choice { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.gzip());
+    let size: usize = join().iter().flatten().map(bytes::Bytes::len).sum();
+    println!(
+        "{:<24} {:>9.2} {:>8} {:>10.2} {:>11.2} {:>11.2} {:>10.3} {:>10.2}",
+        name.as_str(),
+        mega(document.len()),
+        count,
+        best(|| ingest::ingest(name, document).map(drop)),
+        best(|| render(Form::Full)),
+        best(|| render(Form::Abbreviated)),
+        best(join),
+        mega(size)
+    );
+}
+
+/// The best of the rounds, in milliseconds.
+fn best<T>(mut work: impl FnMut() -> T) -> f64 {
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        black_box(work());
+        start.elapsed()
+    });
+    rounds.min().unwrap_or(Duration::ZERO).as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes are told to two digits")]
+fn mega(bytes: usize) -> f64 {
+    bytes as f64 / 1e6
+}
+
+fn captured() -> Vec<(PackageName, Vec<u8>)> {
+    let Ok(folder) = std::fs::read_dir("corpus") else { return Vec::new() };
+    let mut found: Vec<_> = folder
+        .flatten()
+        .filter_map(|file| {
+            let stem = file.path().file_stem()?.to_str()?.replace("%2f", "/");
+            Some((PackageName::parse(&stem).ok()?, std::fs::read(file.path()).ok()?))
+        })
+        .collect();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found
+}
+
+fn made_up(versions: usize) -> Vec<u8> {
+    let manifests: Vec<_> = (0..versions)
+        .map(|patch| {
+            format!(
+                r#""1.0.{patch}":{{"name":"demo","version":"1.0.{patch}","description":"a package that was made up","dependencies":{{"left-pad":"^{patch}.0.0"}},"scripts":{{"test":"x"}},"dist":{{"tarball":"https://registry.example/demo/-/demo-1.0.{patch}.tgz","shasum":"{:040x}"}}}}"#,
+                patch * 7919
+            )
+        })
+        .collect();
+    format!(r#"{{"name":"demo","dist-tags":{{"latest":"1.0.0"}},"versions":{{{}}}}}"#, manifests.join(",")).into_bytes()
+}

@@ -1,0 +1,143 @@
+//! The pages below `/-/coldframe/`. Anybody may see them: they hold no names, no addresses, no credentials.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Response, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use crate::telemetry::Metrics;
+
+/// How long one check may take before its part counts as not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Looks whether a part of the process works, and says what does not. May block; sends nothing upstream.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Answers for health and numbers.
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    checks: Vec<(&'static str, Check)>,
+    draining: AtomicBool,
+    patience: Duration,
+}
+
+impl Admin {
+    /// Pages over `metrics`; it is ready when every one of the named `checks` passes.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, checks: Vec<(&'static str, Check)>) -> Self {
+        Self { metrics, checks, draining: AtomicBool::new(false), patience: PATIENCE }
+    }
+
+    /// From now on we are not ready: whoever balances load sends the next requests elsewhere.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The page at `path`, which is decoded and below `/-/coldframe/`.
+    pub async fn answer(&self, method: &Method, path: &str) -> Response<Bytes> {
+        if !matches!(path, "healthz" | "readyz" | "metrics") {
+            return page(StatusCode::NOT_FOUND, &json!({ "error": "coldframe has no such page" }));
+        }
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "only GET and HEAD are allowed here" }));
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        match path {
+            "healthz" => page(StatusCode::OK, &json!({ "status": "ok" })),
+            "readyz" => self.readiness().await,
+            _ => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
+        }
+    }
+
+    async fn readiness(&self) -> Response<Bytes> {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let mut ready = !draining;
+        let mut told = Map::new();
+        for (name, check) in &self.checks {
+            let check = check.clone();
+            let looked = timeout(self.patience, tokio::task::spawn_blocking(move || check())).await;
+            let found = match looked {
+                Ok(Ok(Ok(()))) => "ok".to_owned(),
+                Ok(Ok(Err(wrong))) => wrong,
+                Ok(Err(_)) => "the check failed".to_owned(),
+                Err(_) => format!("no answer within {} ms", self.patience.as_millis()),
+            };
+            ready &= found == "ok";
+            told.insert((*name).to_owned(), Value::String(found));
+        }
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        page(status, &json!({ "ready": ready, "draining": draining, "checks": told }))
+    }
+}
+
+fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
+    text(status, "application/json", json.to_string())
+}
+
+fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admin(ledger: Result<(), String>) -> Admin {
+        Admin::new(Arc::new(Metrics::new()), vec![("ledger", Arc::new(move || ledger.clone()))])
+    }
+
+    async fn get(admin: &Admin, path: &str) -> (u16, String) {
+        let response = admin.answer(&Method::GET, path).await;
+        (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_when_every_check_passes() {
+        let well = admin(Ok(()));
+        assert_eq!(get(&well, "readyz").await, (200, r#"{"checks":{"ledger":"ok"},"draining":false,"ready":true}"#.to_owned()));
+        let broken = admin(Err("the disk is full".to_owned()));
+        let (status, told) = get(&broken, "readyz").await;
+        assert!(status == 503 && told.contains("the disk is full"), "{told}");
+        assert_eq!(get(&broken, "healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn while_it_drains_it_is_alive_and_not_ready() {
+        let admin = admin(Ok(()));
+        admin.begin_drain();
+        assert_eq!(get(&admin, "readyz").await, (503, r#"{"checks":{"ledger":"ok"},"draining":true,"ready":false}"#.to_owned()));
+        assert_eq!(get(&admin, "healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_check_that_hangs_is_not_waited_for() {
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let held = std::sync::Mutex::new(held);
+        let hangs: Check = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
+        let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)]);
+        admin.patience = Duration::from_millis(20);
+        let (status, told) = get(&admin, "readyz").await;
+        drop(release);
+        assert!(status == 503 && told.contains("no answer within 20 ms"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn pages_are_read_only_and_the_rest_is_not_there() {
+        let admin = admin(Ok(()));
+        let (status, numbers) = get(&admin, "metrics").await;
+        assert!(status == 200 && numbers.contains("coldframe_requests_total"), "{numbers}");
+        assert_eq!(get(&admin, "nothing").await.0, 404);
+        let refused = admin.answer(&Method::POST, "healthz").await;
+        assert_eq!((refused.status().as_u16(), refused.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+    }
+}

@@ -1,0 +1,321 @@
+//! Where a package's facts come from: memory, then the store, then one upstream request that every waiter shares.
+//!
+//! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
+//! because verdicts are as of the instant upstream confirmed it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::history::{self, Reconciled, Standing};
+use super::intake::{Arrival, content_of};
+use super::known::{Known, Slot};
+use super::shelf::Wish;
+use super::{Asker, Inner, Rejection};
+use crate::npm::{Algorithm, Digest, Ingested, PackageName, ingest, instant};
+use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
+use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
+use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
+
+/// How long a package that is not there is remembered as such.
+const ABSENT: Duration = Duration::from_secs(60);
+
+/// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
+const LEAVE_ALONE: Duration = Duration::from_secs(5);
+
+/// What is known, and how it may be used.
+#[derive(Clone)]
+pub struct Reading {
+    /// The facts.
+    pub known: Arc<Known>,
+    /// How long ago upstream confirmed them, when it could not be asked now.
+    pub stale: Option<Duration>,
+}
+
+/// Everything a flight needs, owned, since it outlives whoever asked.
+pub struct Voyage {
+    pub slot: Slot,
+    pub registry: Arc<Registry>,
+    pub authorization: Authorization,
+    pub wish: Option<Wish>,
+    /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
+    pub whole: bool,
+}
+
+/// What there was before upstream is asked.
+#[derive(Clone, Default)]
+struct Before {
+    record: Arc<PackageRecord>,
+    known: Option<Arc<Known>>,
+}
+
+impl Inner {
+    /// What is known of `name` as `asker` may see it, fresh if upstream can be asked. With a `wish`, a document that has to
+    /// be read is rendered at once, while it is at hand.
+    ///
+    /// # Errors
+    /// Not found, upstream's failure when there is nothing to fall back on, an unreadable packument.
+    pub async fn reading(self: &Arc<Self>, asker: &Asker, name: &PackageName, wish: Option<Wish>) -> Result<Reading, Rejection> {
+        let registry = Arc::clone(self.registries.of(name));
+        let slot = Slot::of(name, &registry, &asker.authorization);
+        let now = self.clock.now();
+        if let Some(known) = self.documents.get(&slot).filter(|known| self.is_fresh(known, now)) {
+            CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+            return Ok(Reading { known, stale: None });
+        }
+        if self.absent.get(&slot).is_some_and(|since| is_within(since, ABSENT, now)) {
+            return Err(absent(name));
+        }
+        self.embark(Voyage { slot, registry, authorization: asker.authorization.clone(), wish, whole: false }).await
+    }
+
+    /// Like [`Inner::reading`], with the document's bytes, decoded: fetched again when the store no longer has them.
+    ///
+    /// # Errors
+    /// As [`Inner::reading`].
+    pub async fn document(self: &Arc<Self>, asker: &Asker, reading: Reading) -> Result<(Reading, Bytes), Rejection> {
+        if let Some(document) = self.load(&reading.known).await? {
+            return Ok((reading, document));
+        }
+        let voyage = Voyage {
+            slot: reading.known.slot.clone(),
+            registry: Arc::clone(&reading.known.registry),
+            authorization: asker.authorization.clone(),
+            wish: None,
+            whole: true,
+        };
+        let again = self.embark(voyage).await?;
+        match self.load(&again.known).await? {
+            Some(document) => Ok((again, document)),
+            None => Err(Rejection::Internal("the packument is no longer in the store".into())),
+        }
+    }
+
+    /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
+    /// since it was checked. A clock that was set back makes it due.
+    fn is_fresh(&self, known: &Known, now: Timestamp) -> bool {
+        let opened =
+            known.screen(&self.world.load()).next_opening.is_some_and(|opening| known.checked < opening && opening <= now);
+        is_within(known.checked, self.config.packument_ttl, now) && !opened
+    }
+
+    async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
+        let inner = Arc::clone(self);
+        let key = (voyage.slot.clone(), voyage.whole);
+        self.voyages.join(key, move || async move { inner.sail(voyage).await }).await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    async fn sail(self: Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
+        let _permit = self.fetches.acquire().await.map_err(|_| lost())?;
+        let now = self.clock.now();
+        let mut before = self.before(&voyage).await?;
+        if let Some(known) = before.known.clone().filter(|_| !voyage.whole) {
+            if self.is_fresh(&known, now) {
+                self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+                return Ok(Reading { known, stale: None });
+            }
+            let left_alone = self.unreachable.get(&voyage.slot).is_some_and(|since| is_within(since, LEAVE_ALONE, now));
+            if let Some(stale) = self.stale(&known, now).filter(|_| left_alone) {
+                return Ok(stale);
+            }
+        }
+        let validators = before.known.as_ref().filter(|_| !voyage.whole).map(|known| known.validators.clone());
+        let asked = Instant::now();
+        let fetched = voyage.registry.packument(&voyage.slot.name, &voyage.authorization, validators.as_ref()).await;
+        self.tell(&voyage, asked, &fetched);
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(UpstreamError::NotFound) => return self.vanished(voyage, before.record, now).await,
+            Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
+            Err(error) => return self.fall_back(&voyage.slot, before.known, error.into(), now),
+        };
+        self.note_skew(&voyage.registry, fetched.date, now);
+        let validated = fetched.date.map_or(now, |date| date.min(now));
+        match (fetched.freshness, before.known.take()) {
+            (Freshness::NotModified, Some(known)) => self.confirm(&voyage, &known, validated, now, None).await,
+            (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
+            (Freshness::Changed { body, validators, .. }, known) => {
+                let same = known.clone().filter(|known| known.content == content_of(&body));
+                if let Some(known) = same {
+                    if voyage.whole {
+                        self.keep(&known, body);
+                    }
+                    return self.confirm(&voyage, &known, validated, now, Some(validators)).await;
+                }
+                let slot = voyage.slot.clone();
+                let arrival = Arrival { body, validators, validated, checked: now };
+                match Arc::clone(&self).take_in(voyage, arrival, before.record).await {
+                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&slot, known, rejection, now),
+                    taken => taken,
+                }
+            }
+        }
+    }
+
+    /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
+    async fn before(self: &Arc<Self>, voyage: &Voyage) -> Result<Before, Rejection> {
+        if let Some(known) = self.documents.get(&voyage.slot) {
+            return Ok(Before { record: Arc::clone(&known.record), known: Some(known) });
+        }
+        let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
+        self.blocking(move || inner.recall(&slot, &registry)).await
+    }
+
+    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Before {
+        let key = PackageKey { upstream: Arc::clone(registry.id()), name: slot.name.clone() };
+        let record = self.ledger.package(&key).unwrap_or_else(|error| {
+            tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
+            PackageRecord::default()
+        });
+        let record = Arc::new(record);
+        let known = self.recall_document(slot, registry, &record);
+        Before { record, known }
+    }
+
+    fn recall_document(&self, slot: &Slot, registry: &Arc<Registry>, record: &Arc<PackageRecord>) -> Option<Arc<Known>> {
+        let standing = slot.standing(registry);
+        let document = record.document.as_ref()?;
+        let content = document.content?;
+        let digest = Digest::from_bytes(Algorithm::Sha256, &content)?;
+        let raw = self.blobs.open(&digest).ok().flatten()?;
+        let plain = self.decode(&slot.name, raw).ok()?;
+        let Ingested { packument, .. } = ingest::ingest(&slot.name, &plain).ok()?;
+        let reconciled = history::reconcile(record, &packument, document.validated, standing);
+        Some(Arc::new(Known {
+            slot: slot.clone(),
+            registry: Arc::clone(registry),
+            packument: Some(Arc::new(packument)),
+            provenance: reconciled.provenance.into(),
+            record: Arc::clone(record),
+            content,
+            validators: Validators { etag: document.etag.clone(), last_modified: document.last_modified.clone() },
+            validated: document.validated,
+            // What another's credentials confirmed was not confirmed for these: upstream is asked before it is used.
+            checked: if standing == Standing::Primary { document.validated } else { Timestamp::MIN },
+            raw: Arc::default(),
+            screen: ArcSwapOption::empty(),
+        }))
+    }
+
+    /// Upstream confirmed what is known.
+    async fn confirm(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        known: &Arc<Known>,
+        validated: Timestamp,
+        checked: Timestamp,
+        validators: Option<Validators>,
+    ) -> Result<Reading, Rejection> {
+        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
+        let validators = validators.unwrap_or_else(|| known.validators.clone());
+        let mut record = Arc::clone(&known.record);
+        if voyage.slot.standing(&voyage.registry) == Standing::Primary {
+            let document = record.document.as_ref().map(|document| Document {
+                validated: validated.max(document.validated),
+                etag: validators.etag.clone(),
+                last_modified: validators.last_modified.clone(),
+                ..document.clone()
+            });
+            let change = PackageChange { document, ..PackageChange::default() };
+            history::apply(Arc::make_mut(&mut record), &change);
+            self.record(voyage, change).await;
+        }
+        let confirmed = Arc::new(known.confirmed(validated.max(known.validated), checked, record, validators));
+        self.documents.insert(voyage.slot.clone(), Arc::clone(&confirmed));
+        Ok(Reading { known: confirmed, stale: None })
+    }
+
+    /// Upstream says there is no such package. One that was there is gone with all its versions, which the ledger keeps,
+    /// so that lockfiles of old ones go on working and takedowns are told as such.
+    async fn vanished(
+        self: &Arc<Self>,
+        voyage: Voyage,
+        record: Arc<PackageRecord>,
+        now: Timestamp,
+    ) -> Result<Reading, Rejection> {
+        let slot = voyage.slot.clone();
+        let was_there = record.document.is_some() && slot.standing(&voyage.registry) == Standing::Primary;
+        if !was_there {
+            self.documents.invalidate(&slot);
+            self.absent.insert(slot.clone(), now);
+            return Err(absent(&slot.name));
+        }
+        let Reconciled { mut change, findings, .. } = history::vanish(&record);
+        change.document = record.document.as_ref().map(|document| Document { content: None, ..document.clone() });
+        let mut record = PackageRecord::clone(&record);
+        history::apply(&mut record, &change);
+        self.report(&slot.name, &findings);
+        self.record(&voyage, change).await;
+        let known = Arc::new(Known {
+            slot: slot.clone(),
+            registry: Arc::clone(&voyage.registry),
+            packument: None,
+            provenance: Arc::default(),
+            record: Arc::new(record),
+            content: [0; 32],
+            validators: Validators::default(),
+            validated: now,
+            checked: now,
+            raw: Arc::default(),
+            screen: ArcSwapOption::empty(),
+        });
+        self.documents.insert(slot, Arc::clone(&known));
+        Ok(Reading { known, stale: None })
+    }
+
+    /// Serves the last answer while upstream cannot be asked, for a bounded time.
+    fn fall_back(
+        &self,
+        slot: &Slot,
+        known: Option<Arc<Known>>,
+        rejection: Rejection,
+        now: Timestamp,
+    ) -> Result<Reading, Rejection> {
+        let reading = known.and_then(|known| self.stale(&known, now)).ok_or(rejection)?;
+        self.unreachable.insert(slot.clone(), now);
+        self.documents.insert(slot.clone(), Arc::clone(&reading.known));
+        Ok(reading)
+    }
+
+    fn stale(&self, known: &Arc<Known>, now: Timestamp) -> Option<Reading> {
+        // Kept for other credentials, and never confirmed for these.
+        if known.checked == Timestamp::MIN {
+            return None;
+        }
+        let age = Duration::try_from(now.duration_since(known.checked)).unwrap_or_default();
+        if age > self.config.max_stale {
+            return None;
+        }
+        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
+        ServedStale { name: &known.slot.name, age }.emit(&self.metrics);
+        Some(Reading { known: Arc::clone(known), stale: Some(age) })
+    }
+
+    /// Runs `work` off the async threads.
+    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
+        tokio::task::spawn_blocking(work).await.map_err(|_| lost())
+    }
+}
+
+impl Voyage {
+    pub fn key(&self) -> PackageKey {
+        PackageKey { upstream: Arc::clone(self.registry.id()), name: self.slot.name.clone() }
+    }
+}
+
+/// Whether `now` is in the span that begins `since`; a clock that was set back is not.
+fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
+    since <= now && now < instant::after(since, span)
+}
+
+fn absent(name: &PackageName) -> Rejection {
+    Rejection::NotFound(format!("{name} is not in the upstream registry").into())
+}
+
+/// A task of ours ended without an answer.
+pub fn lost() -> Rejection {
+    Rejection::Internal("a task was lost".into())
+}

@@ -1,0 +1,134 @@
+//! A new document comes in: decoded, read, held against the record, put into the store; and comes out of it again.
+//! Refuses to ask upstream, and to serve.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::catalog::{Reading, Voyage, lost};
+use super::history::{self, Reconciled, Standing};
+use super::known::{Known, Slot};
+use super::{Inner, Rejection};
+use crate::npm::gzip::{self, GunzipError};
+use crate::npm::{Algorithm, Digest, IngestError, Ingested, Integrity, PackageName, ingest};
+use crate::store::{Document, PackageRecord};
+use crate::upstream::Validators;
+
+/// A document that just came.
+pub struct Arrival {
+    pub body: Bytes,
+    pub validators: Validators,
+    pub validated: Timestamp,
+    pub checked: Timestamp,
+}
+
+impl Inner {
+    /// Reads a new document, holds it against the record, keeps what that changes.
+    pub async fn take_in(
+        self: Arc<Self>,
+        voyage: Voyage,
+        arrival: Arrival,
+        record: Arc<PackageRecord>,
+    ) -> Result<Reading, Rejection> {
+        let _permit = self.readers.acquire().await.map_err(|_| lost())?;
+        let inner = Arc::clone(&self);
+        self.blocking(move || inner.read(&voyage, arrival, &record)).await?
+    }
+
+    pub fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, record: &PackageRecord) -> Result<Reading, Rejection> {
+        let Slot { name, .. } = &voyage.slot;
+        let plain = self.decode(name, arrival.body.clone())?;
+        let Ingested { packument, fields } = ingest::ingest(name, &plain).map_err(|error| unreadable(name, &error))?;
+        let standing = voyage.slot.standing(&voyage.registry);
+        let Reconciled { provenance, mut change, findings } = history::reconcile(record, &packument, arrival.validated, standing);
+        let content = content_of(&arrival.body);
+        if standing == Standing::Primary {
+            change.document = Some(Document {
+                first_seen: record.document.as_ref().map_or(arrival.validated, |document| document.first_seen),
+                validated: arrival.validated,
+                changed: arrival.validated,
+                content: Some(content),
+                length: packument.length,
+                etag: arrival.validators.etag.clone(),
+                last_modified: arrival.validators.last_modified.clone(),
+            });
+        }
+        let mut record = record.clone();
+        history::apply(&mut record, &change);
+        self.write_record(voyage, &change);
+        self.report(name, &findings);
+        self.note_stripped(&voyage.registry, &packument);
+        let known = Arc::new(Known {
+            slot: voyage.slot.clone(),
+            registry: Arc::clone(&voyage.registry),
+            packument: Some(Arc::new(packument)),
+            provenance: provenance.into(),
+            record: Arc::new(record),
+            content,
+            validators: arrival.validators,
+            validated: arrival.validated,
+            checked: arrival.checked,
+            raw: Arc::default(),
+            screen: ArcSwapOption::empty(),
+        });
+        self.absent.invalidate(&voyage.slot);
+        self.unreachable.invalidate(&voyage.slot);
+        self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+        if let Some(wish) = &voyage.wish {
+            self.render(&known, &plain, Some(&fields), wish);
+        }
+        drop(plain);
+        self.keep(&known, arrival.body);
+        Ok(Reading { known, stale: None })
+    }
+
+    /// The document of `known`, decoded, from memory or the store.
+    pub async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
+        let (inner, known) = (Arc::clone(self), Arc::clone(known));
+        self.blocking(move || inner.load_now(&known)).await?
+    }
+
+    /// Like [`Inner::load`], blocking.
+    pub fn load_now(&self, known: &Known) -> Result<Option<Bytes>, Rejection> {
+        let stored = || known.digest().and_then(|digest| self.blobs.open(&digest).ok().flatten());
+        known.unstored().or_else(stored).map(|raw| self.decode(&known.slot.name, raw)).transpose()
+    }
+
+    /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
+    /// nobody waiting, and a full one keeps nobody from installing.
+    pub fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes) {
+        *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
+        let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
+        let name = known.slot.name.clone();
+        tokio::task::spawn_blocking(move || {
+            let Some(digest) = digest else { return };
+            let stored = Arc::clone(&inner.blobs).begin(Integrity::single(digest)).and_then(|mut pending| {
+                pending.write(&body)?;
+                pending.commit()
+            });
+            if let Err(error) = stored {
+                tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "a packument could not be kept");
+            }
+            // Without the store it would fill the memory instead; it is fetched again when needed.
+            *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        });
+    }
+
+    pub fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {
+        if !gzip::is_gzip(&raw) {
+            return Ok(raw);
+        }
+        gzip::gunzip(&raw, self.config.packument_limit)
+            .map_err(|error: GunzipError| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })
+    }
+}
+
+pub fn content_of(body: &[u8]) -> [u8; 32] {
+    Digest::of(Algorithm::Sha256, body).as_bytes().try_into().unwrap_or_default()
+}
+
+fn unreadable(name: &PackageName, error: &IngestError) -> Rejection {
+    Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() }
+}

@@ -1,0 +1,108 @@
+//! What the firewall writes down: into the ledger, the log and the counters. Refuses to decide anything.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Inner;
+use super::catalog::Voyage;
+use super::history::Finding;
+use crate::npm::{PackageName, Packument, instant};
+use crate::policy::TAKEDOWN_AGE;
+use crate::store::{Incident, PackageChange, PackageKey};
+use crate::telemetry::{
+    ClockSkew, IntegrityChanged, MetadataStripped, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionGone,
+};
+use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
+
+/// Clocks further apart than this are reported.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+impl Inner {
+    pub async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
+        let (inner, key) = (Arc::clone(self), voyage.key());
+        let written = self.blocking(move || inner.write(&key, &change)).await;
+        if written.is_err() {
+            tracing::error!("the ledger's task was lost");
+        }
+    }
+
+    pub fn write_record(&self, voyage: &Voyage, change: &PackageChange) {
+        self.write(&voyage.key(), change);
+    }
+
+    /// What the ledger does not take is still known in memory: a full disk stops nobody from installing what is allowed.
+    pub fn write(&self, key: &PackageKey, change: &PackageChange) {
+        if let Err(error) = self.ledger.record_package(key, change) {
+            tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "the ledger cannot be written");
+        }
+    }
+
+    pub fn report(&self, name: &PackageName, findings: &[Finding]) {
+        for finding in findings {
+            match finding {
+                Finding::IntegrityChanged { version, was, now } => {
+                    IntegrityChanged { name, version, was, now }.emit(&self.metrics);
+                    self.incident("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
+                }
+                Finding::Gone(release) => {
+                    let last_seen = release.gone.unwrap_or(release.first_seen);
+                    let takedown = release.replaced || instant::after(release.effective, TAKEDOWN_AGE) > last_seen;
+                    VersionGone { name, version: &release.version, takedown }.emit(&self.metrics);
+                    let kind = if takedown { "takedown" } else { "version_gone" };
+                    self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
+                }
+            }
+        }
+    }
+
+    /// Notes an event in the ledger.
+    pub fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
+        let incident = Incident { kind, name: name.cloned(), version: version.map(Into::into), detail };
+        self.ledger.record_incident(incident, self.clock.now());
+    }
+
+    pub fn note_skew(&self, registry: &Registry, date: Option<Timestamp>, now: Timestamp) {
+        let Some(skew) = date.map(|date| now.duration_since(date)).filter(|skew| skew.abs() > SKEW) else { return };
+        if !self.skew_told.is_due(now) {
+            return;
+        }
+        ClockSkew { upstream: registry.id(), seconds: skew.as_secs() }.emit(&self.metrics);
+        self.incident("clock_skew", None, None, format!("{} s ahead of {}", skew.as_secs(), registry.id()));
+    }
+
+    /// The first packument tells whether this registry strips metadata, as mirrors do.
+    pub fn note_stripped(&self, registry: &Registry, packument: &Packument) {
+        if packument.entries.is_empty()
+            || !self.strippers.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
+        {
+            return;
+        }
+        let missing: Vec<_> =
+            [(packument.has_time, "time"), (packument.has_publishers, "_npmUser"), (packument.has_signatures, "dist.signatures")]
+                .into_iter()
+                .filter(|(there, _)| !there)
+                .map(|(_, what)| what)
+                .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let missing = missing.join(", ");
+        MetadataStripped { upstream: registry.id(), missing: &missing }.emit(&self.metrics);
+        self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
+    }
+
+    pub fn tell(&self, voyage: &Voyage, asked: Instant, fetched: &Result<Fetched, UpstreamError>) {
+        let outcome = match fetched {
+            Ok(fetched) if matches!(fetched.freshness, Freshness::NotModified) => UpstreamOutcome::NotModified,
+            Ok(_) => UpstreamOutcome::Changed,
+            Err(UpstreamError::NotFound) => UpstreamOutcome::NotFound,
+            Err(_) => UpstreamOutcome::Failed,
+        };
+        let detail = fetched.as_ref().err().map(ToString::to_string);
+        let name = Some(&voyage.slot.name);
+        UpstreamAnswered { what: UpstreamWhat::Packument, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
+            .emit(&self.metrics);
+    }
+}

@@ -1,0 +1,176 @@
+//! Questions about a package's versions: the packument, one manifest, the dist-tags. Each is one straight line from what is
+//! known, over the verdicts, to an answer or a refusal.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::screen::Screen;
+use super::shelf::Wish;
+use super::{Answer, Asker, Coding, Form, Inner, Reading, Refusal, Rejection};
+use crate::npm::{PackageName, Packument, Range, render, tag};
+use crate::policy::RuleId;
+use crate::store::{Download, Kind, Outcome};
+use crate::telemetry::{Refused, VersionsHidden};
+
+/// How often a question is put anew because another document came while it was answered.
+const ATTEMPTS: usize = 4;
+
+/// A package that can be spoken of: its index and its verdicts.
+pub struct Spoken {
+    /// What is known.
+    pub reading: Reading,
+    /// The index.
+    pub packument: Arc<Packument>,
+    /// The verdicts.
+    pub screen: Arc<Screen>,
+}
+
+impl Inner {
+    pub async fn packument(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        form: Form,
+        coding: Coding,
+    ) -> Result<Answer, Rejection> {
+        for _ in 0..ATTEMPTS {
+            let wish = Wish { form, base: asker.base.clone() };
+            let Spoken { reading, packument, screen } = self.spoken(asker, name, Some(wish)).await?;
+            self.require_any(asker, &packument, &screen)?;
+            let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
+            let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
+            if count > 0 {
+                VersionsHidden { name, count, total }.emit(&self.metrics);
+            }
+            self.note_packument(asker, name, &screen, Outcome::Served, None);
+            return Ok(Answer { stale: reading.stale, ..answer });
+        }
+        Err(Rejection::Internal("the packument changed too often while it was answered".into()))
+    }
+
+    pub async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+        for _ in 0..ATTEMPTS {
+            let spoken = self.spoken(asker, name, None).await?;
+            let Spoken { packument, screen, .. } = &spoken;
+            let key = resolve(packument, screen, wanted);
+            let Some((at, _)) = key.and_then(|key| packument.find(key)) else { return Err(no_version(name, wanted)) };
+            if !screen.shown[at] {
+                return Err(self.refuse(asker, packument, screen, at));
+            }
+            let (read, document) = self.document(asker, spoken.reading.clone()).await?;
+            if read.known.content != spoken.reading.known.content {
+                continue;
+            }
+            self.note_packument(asker, name, screen, Outcome::Served, None);
+            return Ok(render::manifest(&document, packument, &packument.entries[at], &asker.base.text).into());
+        }
+        Err(Rejection::Internal("the packument changed too often while it was answered".into()))
+    }
+
+    pub async fn dist_tags(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+        let Spoken { packument, screen, .. } = self.spoken(asker, name, None).await?;
+        self.require_any(asker, &packument, &screen)?;
+        Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
+    }
+
+    /// What is known of a package that upstream has, and its verdicts.
+    pub async fn spoken(self: &Arc<Self>, asker: &Asker, name: &PackageName, wish: Option<Wish>) -> Result<Spoken, Rejection> {
+        let reading = self.reading(asker, name, wish).await?;
+        let Some(packument) = reading.known.packument.clone() else {
+            return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
+        };
+        let screen = reading.known.screen(&self.world.load());
+        Ok(Spoken { reading, packument, screen })
+    }
+
+    /// An empty packument would tell pnpm and yarn that the package was unpublished: it is refused instead, with the reason.
+    fn require_any(&self, asker: &Asker, packument: &Packument, screen: &Screen) -> Result<(), Rejection> {
+        if screen.shows_any() {
+            return Ok(());
+        }
+        let Some((newest, verdict)) = screen.newest_first(packument).next() else {
+            return Err(Rejection::NotFound(format!("{} has no versions upstream", packument.name).into()));
+        };
+        let newest = (&*packument.entries[newest].key, verdict);
+        let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
+        let Some(refusal) = refusal else { return Err(Rejection::Internal("a hidden version has no reason".into())) };
+        self.note_packument(asker, &packument.name, screen, Outcome::Refused, Some(refusal.rule));
+        Err(self.refused(asker, refusal))
+    }
+
+    /// The refusal of the hidden entry at `at`.
+    pub fn refuse(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize) -> Rejection {
+        let key = &*packument.entries[at].key;
+        let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest(packument, key));
+        refusal
+            .map_or_else(|| Rejection::Internal("a hidden version has no reason".into()), |refusal| self.refused(asker, refusal))
+    }
+
+    /// Tells of a refusal, once, here where it is made.
+    pub fn refused(&self, asker: &Asker, refusal: Refusal) -> Rejection {
+        Refused {
+            name: &refusal.name,
+            version: refusal.version.as_deref(),
+            rule: refusal.rule,
+            client: asker.address,
+            agent: &asker.agent,
+            text: &refusal.text,
+        }
+        .emit(&self.metrics);
+        Rejection::Refused(Arc::new(refusal))
+    }
+
+    fn note_packument(&self, asker: &Asker, name: &PackageName, screen: &Screen, outcome: Outcome, rule: Option<RuleId>) {
+        let download = Download {
+            kind: Kind::Packument,
+            name: name.clone(),
+            version: None,
+            integrity: None,
+            outcome,
+            rule: rule.map(RuleId::as_str),
+            hidden: Arc::clone(&screen.hidden),
+            client: asker.address,
+            tool: asker.agent.tool.as_str(),
+            tool_version: asker.agent.version.clone(),
+        };
+        self.ledger.record_download(download, self.clock.now());
+    }
+}
+
+/// The key that `wanted` means for clients: an exact version, a dist-tag as they see it, or the best of a range among what
+/// is shown. A hidden exact version, or a range that only hidden ones satisfy, is found too, so that the refusal can say why.
+fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Option<&'a str> {
+    if let Some((_, entry)) = packument.find(wanted) {
+        return Some(&entry.key);
+    }
+    if let Some(version) = screen.tag(packument, wanted) {
+        return Some(version);
+    }
+    // A tag whose target is hidden and that could not be moved.
+    if let Some((_, target)) = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted) {
+        return packument.find(target).map(|(_, entry)| &*entry.key);
+    }
+    let range = Range::parse(wanted)?;
+    let latest = screen.tag(packument, "latest");
+    best(packument, &range, latest, |at| screen.shown[at]).or_else(|| best(packument, &range, None, |_| true))
+}
+
+/// What npm would pick of a range: `latest` if it satisfies it, else the highest that does, a deprecated one last.
+pub fn best<'a>(
+    packument: &'a Packument,
+    range: &Range,
+    latest: Option<&'a str>,
+    among: impl Fn(usize) -> bool,
+) -> Option<&'a str> {
+    let satisfies = |at: usize| packument.entries[at].version.as_ref().is_some_and(|version| range.matches(version));
+    if let Some(latest) = latest.filter(|latest| packument.find(latest).is_some_and(|(at, _)| among(at) && satisfies(at))) {
+        return Some(latest);
+    }
+    let fitting: Vec<_> = (0..packument.entries.len()).filter(|&at| among(at) && satisfies(at)).collect();
+    tag::highest(fitting.into_iter().map(|at| &packument.entries[at]))
+}
+
+pub fn no_version(name: &PackageName, wanted: &str) -> Rejection {
+    Rejection::NotFound(super::refusal::one_line(&format!("no version of {name} matches: {wanted}")).into())
+}

@@ -1,0 +1,193 @@
+//! The verdicts of one packument in one world: what is shown, where dist-tags point then, when that changes. Pure; refuses
+//! to know who asks.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::known::Known;
+use super::refusal;
+use super::world::World;
+use crate::npm::{Algorithm, Digest, Packument, instant, tag};
+use crate::policy::Verdict;
+
+/// Hidden versions named in one text: beyond that they are counted.
+const NAMED: usize = 8;
+
+/// How far back a dist-tag's history may be trusted where no minimum release age says so.
+const WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
+
+/// The verdicts of one packument, as of the instant upstream last confirmed it.
+#[derive(Debug)]
+pub struct Screen {
+    /// The revision of the world it was judged in.
+    pub world: u64,
+    /// For each entry, whether it is shown.
+    pub shown: Vec<bool>,
+    /// The verdict of each entry that is not, in the order of the entries.
+    pub verdicts: Vec<(usize, Verdict)>,
+    /// Dist-tags as clients see them, if they are not upstream's.
+    pub tags: Option<Vec<(Box<str>, Box<str>)>>,
+    /// The keys of what is hidden.
+    pub hidden: Arc<[Box<str>]>,
+    /// The earliest instant at which a held version may open, if upstream is asked again then.
+    pub next_opening: Option<Timestamp>,
+    /// The value of `policyRestrictions`, JSON, when something is hidden.
+    pub restrictions: Option<String>,
+    /// Differs when anything that an answer shows differs.
+    pub identity: Digest,
+}
+
+impl Screen {
+    /// Judges every entry.
+    #[must_use]
+    pub fn of(known: &Known, world: &World) -> Self {
+        let mut screen = Self {
+            world: world.revision,
+            shown: Vec::new(),
+            verdicts: Vec::new(),
+            tags: None,
+            hidden: Arc::default(),
+            next_opening: None,
+            restrictions: None,
+            identity: Digest::of(Algorithm::Sha256, b""),
+        };
+        let Some(packument) = &known.packument else { return screen };
+        screen.judge(known, packument, world);
+        screen.tags = retag(known, packument, &screen.shown, world);
+        screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.restrict(packument));
+        screen.identity = screen.identify();
+        screen
+    }
+
+    /// The verdict of the entry at `at`.
+    #[must_use]
+    pub fn verdict(&self, at: usize) -> &Verdict {
+        match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
+            Ok(place) => &self.verdicts[place].1,
+            Err(_) => &Verdict::Allow,
+        }
+    }
+
+    /// Whether any version is shown.
+    #[must_use]
+    pub fn shows_any(&self) -> bool {
+        self.verdicts.len() < self.shown.len()
+    }
+
+    /// Where `tag` points for clients.
+    #[must_use]
+    pub fn tag<'a>(&'a self, packument: &'a Packument, tag: &str) -> Option<&'a str> {
+        let tags = self.tags.as_ref().unwrap_or(&packument.dist_tags);
+        tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version)
+    }
+
+    /// The newest version that is allowed, for someone who wanted `version`: at or below it, else what `latest` would be.
+    #[must_use]
+    pub fn nearest<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
+        tag::retarget(packument, &self.shown, "latest", version, &[])
+    }
+
+    fn judge(&mut self, known: &Known, packument: &Packument, world: &World) {
+        self.shown.reserve(packument.entries.len());
+        for at in 0..packument.entries.len() {
+            let verdict = world.policy.judge(&known.facts(packument, at), known.validated);
+            self.shown.push(verdict.allows());
+            if let Some(opens) = verdict.opens() {
+                self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));
+            }
+            if !verdict.allows() {
+                self.verdicts.push((at, verdict));
+            }
+        }
+        self.hidden = self.verdicts.iter().map(|(at, _)| packument.entries[*at].key.clone()).collect();
+    }
+
+    /// `policyRestrictions`: the hidden versions, each exactly `{name, version}`, and one message for them all.
+    fn restrict(&self, packument: &Packument) -> String {
+        let quote = |text: &str| serde_json::Value::from(text).to_string();
+        let name = quote(packument.name.as_str());
+        let versions: Vec<_> = self
+            .hidden
+            .iter()
+            .map(|key| {
+                let key = quote(key);
+                format!("{key}:{{\"name\":{name},\"version\":{key}}}")
+            })
+            .collect();
+        format!("{{\"message\":{},\"versions\":{{{}}}}}", quote(&self.message(packument)), versions.join(","))
+    }
+
+    /// What a person reads of what is hidden, newest first.
+    fn message(&self, packument: &Packument) -> String {
+        let mut message = format!("coldframe holds back {} of {}:", self.verdicts.len(), packument.name);
+        for (at, verdict) in self.newest_first(packument).take(NAMED) {
+            let entry = &packument.entries[at];
+            let detail = verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
+            let _ = write!(message, "\n{}@{}: {detail}", packument.name, entry.key);
+            if let Some(opens) = verdict.opens() {
+                let _ = write!(message, ", opens {}", instant::tell_opening(opens));
+            }
+        }
+        if self.verdicts.len() > NAMED {
+            let _ = write!(message, "\nand {} more", self.verdicts.len() - NAMED);
+        }
+        if let Some(latest) = self.tag(packument, "latest") {
+            let _ = write!(message, "\nnewest allowed: {}@{latest}", packument.name);
+        }
+        refusal::printable(&message)
+    }
+
+    /// The hidden entries and why, the highest version first.
+    pub fn newest_first<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (usize, &'a Verdict)> {
+        let mut hidden: Vec<_> = self.verdicts.iter().map(|(at, verdict)| (*at, verdict)).collect();
+        hidden.sort_by(|one, other| packument.entries[other.0].version.cmp(&packument.entries[one.0].version));
+        hidden.into_iter()
+    }
+
+    fn identify(&self) -> Digest {
+        let mut bytes: Vec<u8> = self.shown.iter().map(|shown| u8::from(*shown)).collect();
+        for (tag, version) in self.tags.iter().flatten() {
+            bytes.extend_from_slice(format!("\0{tag}\0{version}").as_bytes());
+        }
+        bytes.extend_from_slice(self.restrictions.as_deref().unwrap_or_default().as_bytes());
+        Digest::of(Algorithm::Sha256, &bytes)
+    }
+}
+
+/// Dist-tags whose targets are all shown; `None` when upstream's already are.
+fn retag(known: &Known, packument: &Packument, shown: &[bool], world: &World) -> Option<Vec<(Box<str>, Box<str>)>> {
+    let visible = |version: &str| packument.find(version).is_some_and(|(at, _)| shown[at]);
+    if packument.dist_tags.iter().all(|(_, version)| visible(version)) {
+        return None;
+    }
+    let age = world.policy.minimum_release_age(&packument.name);
+    let window = if age.is_zero() { WINDOW } else { age };
+    let mut tags = Vec::with_capacity(packument.dist_tags.len());
+    for (tag, target) in &packument.dist_tags {
+        if visible(target) {
+            tags.push((tag.clone(), target.clone()));
+            continue;
+        }
+        // What was seen longer ago than the hold lasts may have been passed over many times since.
+        let since = packument.find(target).map_or(known.validated, |(at, _)| known.provenance[at].effective);
+        let previous = previous_targets(known, tag, target, instant::before(since, window));
+        if let Some(version) = tag::retarget(packument, shown, tag, target, &previous) {
+            tags.push((tag.clone(), version.into()));
+        }
+    }
+    Some(tags)
+}
+
+/// Where `tag` was seen to point before `target`, newest first, not longer ago than `since`.
+fn previous_targets<'a>(known: &'a Known, tag: &str, target: &str, since: Timestamp) -> Vec<&'a str> {
+    let mut sightings: Vec<_> = known
+        .record
+        .tags
+        .iter()
+        .filter(|seen| *seen.tag == *tag && *seen.version != *target && seen.last_seen >= since)
+        .collect();
+    sightings.sort_by_key(|sighting| std::cmp::Reverse(sighting.last_seen));
+    sightings.into_iter().map(|sighting| &*sighting.version).collect()
+}

@@ -1,0 +1,277 @@
+//! Questions for a tarball: verdict first, from the index; then the store; then one flight from upstream, hashed as it
+//! lands. No byte is handed out before the whole hashes to what the packument says.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::history;
+use super::known::{Known, Partition, Slot};
+use super::packument::no_version;
+use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
+use crate::npm::{Digest, Integrity, PackageName};
+use crate::policy::{Facts, Presence, RuleId, Verdict};
+use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
+use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
+
+/// Chunks of a tarball on their way from the network to the disk.
+const IN_FLIGHT: usize = 16;
+
+/// What is fetched under: the same bytes for the same credentials.
+pub type TarballKey = (Digest, Partition);
+
+/// A tarball that may be served, and where to get it if it is not here.
+struct Admitted {
+    integrity: Integrity,
+    /// `None` when upstream no longer has it: then it comes from the store or not at all.
+    source: Option<Source>,
+}
+
+/// Where a tarball lies upstream, owned, for a flight that outlives whoever asked.
+struct Source {
+    name: PackageName,
+    version: Box<str>,
+    url: Box<str>,
+    registry: Arc<Registry>,
+    authorization: Authorization,
+}
+
+impl Inner {
+    pub async fn tarball(self: &Arc<Self>, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+        let reading = self.reading(asker, name, None).await?;
+        let admitted = match self.admit(asker, &reading, version) {
+            Ok(admitted) => admitted,
+            Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
+        };
+        let integrity = admitted.integrity.clone();
+        match self.bytes(admitted, &reading.known.slot).await {
+            Ok(bytes) => {
+                self.note_tarball(asker, name, version, Some(&integrity), Outcome::Served, None);
+                Ok(Tarball { bytes, integrity })
+            }
+            Err(rejection) => {
+                Err(self.note_refusal(asker, &reading.known, version, self.explain_failure(asker, &reading, version, rejection)))
+            }
+        }
+    }
+
+    /// The verdict: what may be served, and what it must hash to.
+    fn admit(&self, asker: &Asker, reading: &Reading, version: &str) -> Result<Admitted, Rejection> {
+        let known = &reading.known;
+        let name = &known.slot.name;
+        let Some((packument, (at, entry))) =
+            known.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
+        else {
+            return self.admit_gone(asker, known, version);
+        };
+        let screen = known.screen(&self.world.load());
+        if !screen.shown[at] {
+            return Err(self.refuse(asker, packument, &screen, at));
+        }
+        // Without an integrity it would be hidden.
+        let integrity = entry.integrity.clone().ok_or_else(|| no_version(name, version))?;
+        let source = Source {
+            name: name.clone(),
+            version: entry.key.clone(),
+            url: entry.tarball.clone(),
+            registry: Arc::clone(&known.registry),
+            authorization: asker.authorization.clone(),
+        };
+        Ok(Admitted { integrity, source: Some(source) })
+    }
+
+    /// A version the newest packument does not have: an old one goes on being served to whoever's lockfile holds it.
+    fn admit_gone(&self, asker: &Asker, known: &Known, version: &str) -> Result<Admitted, Rejection> {
+        let name = &known.slot.name;
+        let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
+        let departed =
+            known.packument.as_ref().and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
+        let private = matches!(known.slot.partition, Partition::Own(_));
+        let first = history::first_seen_as(&rows).filter(|_| !private);
+        if first.is_none() && departed.is_none() {
+            return Err(no_version(name, version));
+        }
+        let published = first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published));
+        let facts = Facts {
+            name,
+            version,
+            published,
+            effective: first.map_or(known.validated, |row| row.effective),
+            flaw: None,
+            has_integrity: first.is_some(),
+            integrity_changed: false,
+            presence: Presence::Gone {
+                last_seen: first.and_then(|row| row.gone),
+                replaced: first.is_some_and(|row| row.replaced),
+            },
+        };
+        let verdict = self.world.load().policy.judge(&facts, known.validated);
+        let screen = known.screen(&self.world.load());
+        let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
+        if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
+            return Err(self.refused(asker, refusal));
+        }
+        let integrity = first.and_then(|row| row.integrity.clone()).ok_or_else(|| no_version(name, version))?;
+        Ok(Admitted { integrity, source: None })
+    }
+
+    async fn bytes(self: &Arc<Self>, admitted: Admitted, slot: &Slot) -> Result<Bytes, Rejection> {
+        let digest = admitted.integrity.strongest().clone();
+        if let Some(bytes) = self.stored(&digest).await? {
+            CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+            return Ok(bytes);
+        }
+        CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Miss }.emit(&self.metrics);
+        let Some(source) = admitted.source else {
+            return Err(Rejection::NotFound(
+                format!("{} no longer has this version upstream, and it is not in the cache", slot.name).into(),
+            ));
+        };
+        let (inner, integrity) = (Arc::clone(self), admitted.integrity);
+        let flight = move || async move { inner.fetch(source, integrity).await };
+        let landed = self.tarballs.join((digest, slot.partition.clone()), flight).await;
+        landed.unwrap_or_else(|_| Err(Rejection::Internal("a task was lost".into())))
+    }
+
+    async fn stored(self: &Arc<Self>, digest: &Digest) -> Result<Option<Bytes>, Rejection> {
+        let open = |inner: &Self, digest: &Digest| {
+            inner.blobs.open(digest).unwrap_or_else(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "a tarball in the store cannot be read");
+                None
+            })
+        };
+        if self.blobs.is_warm(digest) {
+            return Ok(open(self, digest));
+        }
+        let (inner, digest) = (Arc::clone(self), digest.clone());
+        self.blocking(move || open(&inner, &digest)).await
+    }
+
+    async fn fetch(self: Arc<Self>, source: Source, integrity: Integrity) -> Result<Bytes, Rejection> {
+        let _permit = self.downloads.acquire().await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
+        let asked = Instant::now();
+        let landed = self.land(&source, integrity).await;
+        let (outcome, detail) = match &landed {
+            Ok(_) => (UpstreamOutcome::Changed, None),
+            Err(Rejection::Upstream(UpstreamError::NotFound)) => (UpstreamOutcome::NotFound, None),
+            Err(error) => (UpstreamOutcome::Failed, Some(error.to_string())),
+        };
+        let name = Some(&source.name);
+        UpstreamAnswered { what: UpstreamWhat::Tarball, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
+            .emit(&self.metrics);
+        landed
+    }
+
+    /// From upstream to the disk, hashed as it lands, checked before it is anyone's.
+    async fn land(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Bytes, Rejection> {
+        let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Piece>(IN_FLIGHT);
+        let blobs = Arc::clone(&self.blobs);
+        let writer = tokio::task::spawn_blocking(move || write(blobs.begin(integrity)?, receiver));
+        let pumped = pump(&mut body, &sender).await;
+        drop(sender);
+        let written = writer.await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
+        pumped?;
+        match written {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(Rejection::Internal("a tarball was cut short".into())),
+            Err(StoreError::Mismatch(mismatch)) => {
+                let detail = mismatch.to_string();
+                IntegrityMismatch { name: &source.name, version: &source.version, detail: &detail }.emit(&self.metrics);
+                self.incident("integrity_mismatch", Some(&source.name), Some(&source.version), detail.clone());
+                let verdict = Verdict::deny(
+                    RuleId::IntegrityMismatch,
+                    format!("the bytes upstream sent are not the packument's: {detail}"),
+                );
+                let refusal = Refusal::of_version(&source.name, &source.version, &verdict, None);
+                Err(refusal.map_or_else(|| Rejection::Internal(detail.into()), |refusal| Rejection::Refused(Arc::new(refusal))))
+            }
+            Err(error) => {
+                tracing::error!(package.name = %source.name, error = &error as &dyn std::error::Error, "a tarball could not be kept");
+                Err(Rejection::Internal(format!("the tarball could not be kept: {error}").into()))
+            }
+        }
+    }
+
+    /// What of upstream's failures is a refusal by us.
+    fn explain_failure(&self, asker: &Asker, reading: &Reading, version: &str, rejection: Rejection) -> Rejection {
+        let name = &reading.known.slot.name;
+        match rejection {
+            Rejection::Upstream(error @ UpstreamError::TarballHost { .. }) => {
+                let verdict = Verdict::deny(RuleId::TarballHost, error.to_string());
+                match Refusal::of_version(name, version, &verdict, None) {
+                    Some(refusal) => self.refused(asker, refusal),
+                    None => error.into(),
+                }
+            }
+            // Made in a flight, where nobody asks: told here, once for everybody who waited.
+            Rejection::Refused(refusal) => self.refused(asker, Refusal::clone(&refusal)),
+            other => other,
+        }
+    }
+
+    fn note_refusal(&self, asker: &Asker, known: &Known, version: &str, rejection: Rejection) -> Rejection {
+        if let Rejection::Refused(refusal) = &rejection {
+            let entry = known.packument.as_ref().and_then(|packument| packument.find(version));
+            let integrity = entry.and_then(|(_, entry)| entry.integrity.as_ref());
+            self.note_tarball(asker, &known.slot.name, version, integrity, Outcome::Refused, Some(refusal.rule));
+        }
+        rejection
+    }
+
+    fn note_tarball(
+        &self,
+        asker: &Asker,
+        name: &PackageName,
+        version: &str,
+        integrity: Option<&Integrity>,
+        outcome: Outcome,
+        rule: Option<RuleId>,
+    ) {
+        let download = Download {
+            kind: Kind::Tarball,
+            name: name.clone(),
+            version: Some(version.into()),
+            integrity: integrity.map(|integrity| integrity.strongest().to_sri().into()),
+            outcome,
+            rule: rule.map(RuleId::as_str),
+            hidden: Arc::default(),
+            client: asker.address,
+            tool: asker.agent.tool.as_str(),
+            tool_version: asker.agent.version.clone(),
+        };
+        self.ledger.record_download(download, self.clock.now());
+    }
+}
+
+/// What travels from the network to the disk.
+enum Piece {
+    Chunk(Bytes),
+    /// The body ended as upstream said it would. Without it the body broke off.
+    End,
+}
+
+/// Carries a body from the network to the writer.
+async fn pump(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Piece>) -> Result<(), UpstreamError> {
+    // A writer that is gone has failed and says why itself.
+    while let Some(chunk) = body.next().await? {
+        if sender.send(Piece::Chunk(chunk)).await.is_err() {
+            return Ok(());
+        }
+    }
+    let _ = sender.send(Piece::End).await;
+    Ok(())
+}
+
+/// Writes chunks as they come. `None` when the body broke off: nothing is kept then.
+fn write(mut pending: Box<dyn PendingBlob>, mut pieces: tokio::sync::mpsc::Receiver<Piece>) -> Result<Option<Bytes>, StoreError> {
+    while let Some(piece) = pieces.blocking_recv() {
+        match piece {
+            Piece::Chunk(chunk) => pending.write(&chunk)?,
+            Piece::End => return pending.commit().map(Some),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,108 @@
+//! An answer's body as it comes: bounded silence, bounded size, and an end that is known to be the end. Refuses to know
+//! what is in it.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::client_error::ClientError;
+use super::deadline::Deadlines;
+
+/// What is reserved for a body that says how long it is, before any of it came.
+const LARGEST_RESERVE: u64 = 1 << 20;
+
+/// A body on its way. Dropping it before its end closes the connection.
+#[derive(Debug)]
+pub struct BodyStream {
+    incoming: Incoming,
+    /// Bytes that were waited for before the headers were handed out.
+    ready: Option<Bytes>,
+    length: Option<u64>,
+    deadlines: Deadlines,
+    /// How long we have waited, and for how many bytes, since the pace was last checked.
+    waited: Duration,
+    brought: u64,
+}
+
+impl BodyStream {
+    /// Wraps a body and waits for its first bytes: a connection that is lost before them can be tried again.
+    pub(super) async fn begin(incoming: Incoming, deadlines: Deadlines) -> Result<Self, ClientError> {
+        let length = incoming.size_hint().exact();
+        let mut stream = Self { incoming, ready: None, length, deadlines, waited: Duration::ZERO, brought: 0 };
+        stream.ready = stream.next().await?;
+        Ok(stream)
+    }
+
+    /// How many bytes the body has, if the headers say so.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next bytes, `None` at a clean end.
+    ///
+    /// # Errors
+    /// When the connection is lost, stays silent or drips for too long, or the body is shorter than its headers said.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        if let Some(ready) = self.ready.take() {
+            return Ok(Some(ready));
+        }
+        loop {
+            let asked = Instant::now();
+            let frame = tokio::time::timeout(self.deadlines.idle, self.incoming.frame()).await;
+            let Ok(frame) = frame else {
+                return Err(ClientError::TimedOut { after: self.deadlines.idle });
+            };
+            let Some(frame) = frame else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| ClientError::of_http(&error))?;
+            // Trailers say nothing that is used here.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            self.check_pace(asked.elapsed(), data.len() as u64)?;
+            if !data.is_empty() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// [`ClientError::TooLarge`] as soon as it is known to be over `limit` bytes, and whatever [`BodyStream::next`] says.
+    pub async fn collect(mut self, limit: u64) -> Result<Bytes, ClientError> {
+        if self.length.is_some_and(|length| length > limit) {
+            return Err(ClientError::TooLarge { limit });
+        }
+        let reserve = self.length.unwrap_or(0).min(LARGEST_RESERVE);
+        let mut whole = BytesMut::with_capacity(usize::try_from(reserve).unwrap_or(0));
+        while let Some(bytes) = self.next().await? {
+            if (whole.len() + bytes.len()) as u64 > limit {
+                return Err(ClientError::TooLarge { limit });
+            }
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Counts only the time we waited, so that a slow reader of ours is not held against the other server.
+    fn check_pace(&mut self, waited: Duration, brought: u64) -> Result<(), ClientError> {
+        self.waited += waited;
+        self.brought += brought;
+        if self.waited < self.deadlines.idle {
+            return Ok(());
+        }
+        if self.brought < self.deadlines.least() {
+            return Err(ClientError::TimedOut { after: self.deadlines.idle });
+        }
+        self.waited = Duration::ZERO;
+        self.brought = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! From a host name to a TCP connection, and which addresses may be dialled at all. Refuses to know what is said over it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::client_error::{ClientError, Layer};
+
+/// How long one address may keep the next one waiting (RFC 8305 says 250 ms).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// The most addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 8;
+
+/// Where a request may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// To any address: the host was named by whoever runs this program.
+    Anywhere,
+    /// To public addresses only: the host was named by a stranger, who must not make us ask our own network.
+    Public,
+}
+
+impl Reach {
+    /// Whether `address` lies within.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        self == Self::Anywhere || is_public(address)
+    }
+}
+
+/// Connects to `host`, a name or an IP address without brackets. The address that is checked is the one that is dialled.
+///
+/// Addresses are tried in the order the resolver gives them, each 250 ms after the one before; the first to answer wins.
+pub(super) async fn dial(host: &str, port: u16, reach: Reach) -> Result<TcpStream, ClientError> {
+    let addresses = addresses(host, port, reach).await?;
+    let mut attempts = JoinSet::new();
+    for (turn, address) in (0u32..).zip(addresses) {
+        attempts.spawn(async move {
+            tokio::time::sleep(STAGGER * turn).await;
+            TcpStream::connect(address).await.map_err(|error| (address, error))
+        });
+    }
+    let mut first_failure = None;
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(stream)) => {
+                // Only latency is lost where the platform refuses this.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(failure)) => {
+                first_failure.get_or_insert(failure);
+            }
+            // An attempt that was cancelled or panicked has nothing to tell.
+            Err(_) => {}
+        }
+    }
+    let detail = first_failure
+        .map_or_else(|| "no address answered".to_owned(), |(address, error)| format!("{address}: {}", cause(&error)));
+    Err(ClientError::unreachable(Layer::Tcp, detail))
+}
+
+/// Whether `host` may be asked through an outbound proxy, which resolves names itself and dials what it likes: an address
+/// must lie within `reach`, and so must what we resolve the name to, if we can resolve it.
+pub(super) async fn check_proxied(host: &str, port: u16, reach: Reach) -> Result<(), ClientError> {
+    if reach == Reach::Anywhere {
+        return Ok(());
+    }
+    match addresses(host, port, reach).await {
+        // A network that needs a proxy often does not resolve outside names; then the proxy's own rules are what holds.
+        Err(error) if error.layer() == Some(Layer::Dns) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// The addresses of `host` within `reach`: at least one.
+async fn addresses(host: &str, port: u16, reach: Reach) -> Result<Vec<SocketAddr>, ClientError> {
+    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        Ok(address) => vec![SocketAddr::new(address, port)],
+        Err(_) => tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|error| ClientError::unreachable(Layer::Dns, cause(&error)))?
+            .take(MOST_ADDRESSES)
+            .collect(),
+    };
+    let Some(first) = found.first().copied() else {
+        return Err(ClientError::unreachable(Layer::Dns, "the name has no address"));
+    };
+    let within: Vec<SocketAddr> = found.into_iter().filter(|address| reach.contains(address.ip())).collect();
+    if within.is_empty() {
+        return Err(ClientError::unreachable(Layer::Reach, format!("`{}` is not a public address", first.ip())));
+    }
+    Ok(within)
+}
+
+/// The words for what the operating system said, without its number.
+fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(text);
+    text.to_lowercase()
+}
+
+/// Whether `address` is one of the public internet's: not this machine, this network, a private or a reserved one, however
+/// an IPv6 address wraps it.
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let reserved = match (a, b, c) {
+        // This host, carrier-grade NAT, protocol assignments, 6to4 relays, benchmarks, multicast and future use.
+        (0 | 224..=255, ..) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) => true,
+        _ => address.is_loopback() || address.is_private() || address.is_link_local() || address.is_documentation(),
+    };
+    !reserved
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        return is_public_v4(mapped);
+    }
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let embedded = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match (a, b) {
+        // NAT64 carries an IPv4 address at its end, 6to4 right behind its prefix.
+        (0x64, 0xff9b) if (c, d, e, f) == (0, 0, 0, 0) => is_public_v4(embedded(g, h)),
+        (0x2002, _) => is_public_v4(embedded(b, c)),
+        // Protocol assignments with Teredo, and documentation.
+        (0x2001, 0..=0x1ff | 0xdb8) | (0x3fff, 0..=0xfff) => false,
+        // Global unicast; everything else is unspecified, loopback, unique local, link-local, multicast or reserved.
+        (0x2000..=0x3fff, _) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_addresses_are_public() {
+        for text in [
+            "1.1.1.1",
+            "93.184.216.34",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2606:2800:220:1::1",
+            "64:ff9b::101:101",
+            "::ffff:8.8.8.8",
+            "2002:808:808::1",
+        ] {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_ours_or_reserved_is_not_public_however_it_is_wrapped() {
+        let ours = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.1",
+            "192.0.0.1",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.7",
+            "203.0.113.7",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "2002:7f00:1::",
+            "2002:a00:1::1",
+            "2001::1",
+            "2001:db8::1",
+            "3fff::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "100::1",
+        ];
+        for text in ours {
+            assert!(!is_public(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_cannot_make_us_dial_loopback() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost"] {
+            assert!(dial(host, port, Reach::Anywhere).await.is_ok(), "{host}");
+            let refused = dial(host, port, Reach::Public).await.unwrap_err();
+            assert_eq!(refused.layer(), Some(Layer::Reach), "{refused}");
+            assert_eq!(check_proxied(host, port, Reach::Public).await.unwrap_err().layer(), Some(Layer::Reach));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_tcps_fault_and_an_unknown_name_is_dnss() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let refused = dial("127.0.0.1", port, Reach::Anywhere).await.unwrap_err();
+        assert_eq!(refused.to_string(), format!("TCP: 127.0.0.1:{port}: connection refused"));
+        // A label of 64 bytes never leaves the machine: the resolver refuses it by itself.
+        let unknown = dial(&format!("{}.invalid", "a".repeat(64)), port, Reach::Anywhere).await.unwrap_err();
+        assert_eq!(unknown.layer(), Some(Layer::Dns), "{unknown}");
+    }
+}

@@ -1,0 +1,135 @@
+//! A packument as an index: one fact sheet a version, and where its bytes lie in the document.
+//!
+//! Refuses to hold the document, or any tree of it: bytes stay outside and are named by [`Span`]. How it is read is in
+//! `ingest`, how it is written again in `render`.
+
+use jiff::Timestamp;
+
+use super::{Integrity, PackageName, Version};
+
+/// Part of the document: from `start` up to, not including, `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+impl Span {
+    /// The part itself.
+    #[must_use]
+    pub fn of(self, document: &[u8]) -> &[u8] {
+        document.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// What rules ask about one version, and where its manifest lies.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The key in `versions`, decoded.
+    pub key: Box<str>,
+    /// The key as a version; `None` when it is none (then there is a flaw too).
+    pub version: Option<Version>,
+    /// Its entry in `time`; `None` when missing or unparsable.
+    pub published: Option<Timestamp>,
+    /// `dist.integrity` and `dist.shasum`.
+    pub integrity: Option<Integrity>,
+    /// `dist.tarball` as upstream wrote it.
+    pub tarball: Box<str>,
+    /// Whether its maintainer deprecated it.
+    pub deprecated: bool,
+    /// Whether npm would run a script of it at install.
+    pub install_script: bool,
+    /// Why this manifest cannot be believed, in words; it is hidden then.
+    pub flaw: Option<Box<str>>,
+    /// Key and manifest: `"1.0.0":{…}`.
+    pub(super) span: Span,
+    /// The manifest alone.
+    pub(super) manifest: Span,
+    /// The value of `dist.tarball`, quotes included; empty when there is none.
+    pub(super) tarball_value: Span,
+}
+
+impl Entry {
+    /// The bytes this entry holds on the heap and in place, about.
+    fn weight(&self) -> usize {
+        let digests = self.integrity.as_ref().map_or(0, |integrity| integrity.digests().len() * 96);
+        size_of::<Self>() + self.key.len() * 2 + self.tarball.len() + digests
+    }
+}
+
+/// The index of one packument.
+#[derive(Debug, Clone)]
+pub struct Packument {
+    /// The package that was asked for, and that the document says it is.
+    pub name: PackageName,
+    /// Every version, in the document's order.
+    pub entries: Vec<Entry>,
+    /// `dist-tags` in the document's order, decoded.
+    pub dist_tags: Vec<(Box<str>, Box<str>)>,
+    /// Versions that stand in `time` and no longer in `versions`, with their publish time where it can be read.
+    pub departed: Vec<(Box<str>, Option<Timestamp>)>,
+    /// Whether `time` has any entry at all: a mirror may strip it.
+    pub has_time: bool,
+    /// Whether any manifest says who published it (`_npmUser`).
+    pub has_publishers: bool,
+    /// Whether any manifest carries the registry's signature (`dist.signatures`).
+    pub has_signatures: bool,
+    /// Length of the document, in bytes.
+    pub length: u64,
+    pub(super) layout: Layout,
+    /// Positions in `entries`, sorted by key: for look-ups.
+    pub(super) by_key: Vec<u32>,
+}
+
+/// Where the parts of the document lie that are written anew.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layout {
+    /// The value of `name`.
+    pub(super) name: Option<Span>,
+    /// The value of `dist-tags`.
+    pub(super) dist_tags: Option<Span>,
+    /// The value of `versions`, braces included.
+    pub(super) versions: Option<Span>,
+    /// The value of `time`.
+    pub(super) time: Option<Span>,
+    /// The value of `time.modified`.
+    pub(super) modified: Option<Span>,
+    /// The member `policyRestrictions` of an upstream that is a firewall too, with the comma that sets it off.
+    pub(super) restrictions: Option<Span>,
+    /// Its value.
+    pub(super) restrictions_value: Option<Span>,
+    /// Whether other members stand in the document.
+    pub(super) has_members: bool,
+    /// The closing brace of the document.
+    pub(super) closing: u32,
+}
+
+impl Packument {
+    /// The entry of a version, by its key.
+    #[must_use]
+    pub fn find(&self, key: &str) -> Option<(usize, &Entry)> {
+        let place = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
+        let at = self.by_key[place] as usize;
+        Some((at, &self.entries[at]))
+    }
+
+    /// The bytes the index takes in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let entries: usize = self.entries.iter().map(Entry::weight).sum();
+        let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
+        let departed: usize = self.departed.iter().map(|(key, _)| key.len() + 40).sum();
+        size_of::<Self>() + entries + self.by_key.len() * 4 + tags + departed
+    }
+
+    /// Whether a security placeholder stands where versions were: the registry's team replaces a malicious package by
+    /// `0.0.1-security`, its one version.
+    #[must_use]
+    pub fn is_security_placeholder(&self) -> bool {
+        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.key.ends_with("-security"))
+    }
+}

@@ -1,0 +1,376 @@
+//! Who asks and where they reached us, read off one request. Refuses to believe a header that anybody could have sent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, USER_AGENT, VIA};
+use http::request::Parts;
+
+use super::Config;
+use crate::firewall::{Asker, BaseUrl};
+use crate::net::headers::{is_host, list, single, split_host};
+use crate::npm::Agent;
+use crate::upstream::Authorization;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// How many base URLs that are neither ours nor configured have their answers remembered.
+const STRANGERS: usize = 8;
+
+/// Resolves askers: knows our addresses and the base URLs that were seen.
+#[derive(Debug)]
+pub struct Askers {
+    public: Option<Public>,
+    trusted: Vec<ipnet::IpNet>,
+    /// Base URLs whose answers are remembered, the ones known from the start first.
+    known: RwLock<Vec<Arc<str>>>,
+    most: usize,
+}
+
+/// The public URL, taken apart.
+#[derive(Debug)]
+struct Public {
+    text: Arc<str>,
+    host: String,
+    prefix: String,
+    /// Whether it names one of our own listeners, with no proxy between.
+    direct: bool,
+}
+
+/// Where one request came from, as far as headers and the peer tell.
+struct Origin {
+    address: IpAddr,
+    /// The host the client named, if it had to name one.
+    host: Option<String>,
+    /// Whether a trusted proxy said who the client is.
+    vouched: bool,
+    /// Whether the request passed a proxy that is not trusted.
+    strange: bool,
+}
+
+impl Askers {
+    /// Reads the configuration; `listeners` are the addresses we are bound to.
+    #[must_use]
+    pub fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
+        let ports: Vec<u16> = listeners.iter().map(SocketAddr::port).collect();
+        let public = config.public_url.as_ref().map(|url| Public {
+            text: url.as_str().trim_end_matches('/').into(),
+            host: url.host_str().unwrap_or_default().to_ascii_lowercase(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            direct: url.scheme() == "http" && url.port_or_known_default().is_some_and(|port| ports.contains(&port)),
+        });
+        let ours = listeners.iter().flat_map(|address| {
+            let port = address.port();
+            [format!("http://{address}"), format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")]
+        });
+        let mut known: Vec<Arc<str>> = ours.map(Arc::from).collect();
+        known.sort_unstable();
+        known.dedup();
+        let most = known.len() + STRANGERS;
+        Self { public, trusted: config.trusted_proxies.clone(), known: RwLock::new(known), most }
+    }
+
+    /// Who asks.
+    ///
+    /// # Errors
+    /// What is wrong with the headers that say so, for the client.
+    pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Asker, String> {
+        let peer = peer.to_canonical();
+        let trusted = self.trusted.iter().any(|net| net.contains(&peer));
+        let origin = self.origin(peer, trusted, head)?;
+        let base = self.base(&origin, trusted, &head.headers)?;
+        let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let authorization = match single(&head.headers, &AUTHORIZATION)? {
+            Some(own) => Authorization::Own(own.into()),
+            None if self.may_borrow(peer, trusted, &origin) => Authorization::Lent,
+            None => Authorization::None,
+        };
+        Ok(Asker { address: origin.address, agent: Agent::parse(agent), authorization, base })
+    }
+
+    /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.
+    #[must_use]
+    pub fn strip<'a>(&self, path: &'a str) -> &'a str {
+        let Some(public) = self.public.as_ref().filter(|public| !public.prefix.is_empty()) else { return path };
+        match path.strip_prefix(public.prefix.as_str()) {
+            Some("") => "/",
+            Some(rest) if rest.starts_with('/') => rest,
+            _ => path,
+        }
+    }
+
+    /// Whether answers name the host they were asked under.
+    #[must_use]
+    pub fn depends_on_host(&self) -> bool {
+        self.public.is_none()
+    }
+
+    fn origin(&self, peer: IpAddr, trusted: bool, head: &Parts) -> Result<Origin, String> {
+        let mut named = single(&head.headers, &HOST)?.map(str::to_owned);
+        if let Some(authority) = head.uri.authority() {
+            named = Some(authority.as_str().to_owned());
+        }
+        let forwarded = if trusted { first(&head.headers, &FORWARDED_HOST) } else { None };
+        let host = forwarded.or(named).map(|host| host.to_ascii_lowercase());
+        match &host {
+            Some(host) if !is_host(host) => return Err("the `host` header is no host".to_owned()),
+            None if self.public.is_none() => return Err("the `host` header is missing".to_owned()),
+            _ => {}
+        }
+        if !trusted {
+            let strange = [FORWARDED_FOR, FORWARDED, VIA, FORWARDED_HOST].iter().any(|name| head.headers.contains_key(name));
+            return Ok(Origin { address: peer, host, vouched: false, strange });
+        }
+        let client = list(&head.headers, &FORWARDED_FOR).and_then(|hops| self.client_of(&hops));
+        Ok(Origin { address: client.unwrap_or(peer), host, vouched: client.is_some(), strange: false })
+    }
+
+    /// The client in an `X-Forwarded-For`: from the right, the first hop that is not a trusted proxy; the farthest when all
+    /// are. What stands left of something unreadable is not believed.
+    fn client_of(&self, hops: &str) -> Option<IpAddr> {
+        let mut farthest = None;
+        for hop in hops.rsplit(',') {
+            let Some(address) = parse_hop(hop.trim()) else { break };
+            farthest = Some(address);
+            if !self.trusted.iter().any(|net| net.contains(&address)) {
+                break;
+            }
+        }
+        farthest
+    }
+
+    fn base(&self, origin: &Origin, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
+        if let Some(public) = &self.public {
+            return Ok(BaseUrl { text: public.text.clone(), remembered: true });
+        }
+        let host = origin.host.as_deref().unwrap_or_default();
+        if !trusted {
+            return Ok(self.remember(&format!("http://{host}")));
+        }
+        let scheme = match first(headers, &FORWARDED_PROTO).as_deref() {
+            None | Some("http") => "http",
+            Some("https") => "https",
+            Some(_) => return Err("the `x-forwarded-proto` header is neither `http` nor `https`".to_owned()),
+        };
+        let prefix = first(headers, &FORWARDED_PREFIX).unwrap_or_default();
+        if !is_prefix(&prefix) {
+            return Err("the `x-forwarded-prefix` header is no path".to_owned());
+        }
+        Ok(self.remember(&format!("{scheme}://{host}{}", prefix.trim_end_matches('/'))))
+    }
+
+    /// The base URL, remembered if it is known or there is room for one more.
+    fn remember(&self, text: &str) -> BaseUrl {
+        let find = |known: &[Arc<str>]| known.iter().find(|base| &***base == text).cloned();
+        let found = find(&self.known.read().unwrap_or_else(PoisonError::into_inner));
+        if let Some(text) = found {
+            return BaseUrl { text, remembered: true };
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = find(&known) {
+            return BaseUrl { text, remembered: true };
+        }
+        let text: Arc<str> = text.into();
+        let remembered = known.len() < self.most;
+        if remembered {
+            known.push(text.clone());
+        }
+        BaseUrl { text, remembered }
+    }
+
+    /// Whether Coldframe's own credentials may be lent: to clients on this machine, and to nobody who only seems to be.
+    ///
+    /// A web page whose name resolves to loopback names its own host; a proxy on this machine that passes strangers on either
+    /// adds its headers or, when it is trusted, must say who the client is.
+    fn may_borrow(&self, peer: IpAddr, trusted: bool, origin: &Origin) -> bool {
+        if !peer.is_loopback() || !origin.address.is_loopback() || origin.strange || (trusted && !origin.vouched) {
+            return false;
+        }
+        let host = origin.host.as_deref().map_or("", |host| split_host(host).0);
+        let public = self.public.as_ref().filter(|public| trusted || public.direct);
+        is_loopback_host(host) || public.is_some_and(|public| public.host == host)
+    }
+}
+
+/// The first element of a list header: what the proxy nearest to the client said.
+fn first(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let list = list(headers, name)?;
+    list.split(',').next().map(|first| first.trim().to_owned()).filter(|first| !first.is_empty())
+}
+
+/// One hop of `X-Forwarded-For`: an address, bare, in brackets, or with a port.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let bare = hop.trim_matches('"');
+    let address = bare.parse().or_else(|_| bare.parse::<SocketAddr>().map(|address| address.ip()));
+    let bracketed = || bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|inner| inner.parse().ok());
+    address.ok().or_else(bracketed).map(|address: IpAddr| address.to_canonical())
+}
+
+/// Whether `text` may stand between an authority and a package's path.
+fn is_prefix(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.' | b'~');
+    text.is_empty()
+        || (text.starts_with('/') && text.len() <= 200 && text.bytes().all(plain) && !text.contains("//") && !text.contains(".."))
+}
+
+/// Whether a host, without its port, can only mean this machine.
+fn is_loopback_host(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse::<IpAddr>();
+    address.map_or(host == "localhost" || host.ends_with(".localhost"), |address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: [u8; 4] = [127, 0, 0, 1];
+    const FAR: [u8; 4] = [10, 1, 2, 3];
+
+    fn askers(public_url: Option<&str>, trusted: &[&str]) -> Askers {
+        let config = Config {
+            public_url: public_url.map(|url| url.parse().unwrap()),
+            trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
+            ..Config::default()
+        };
+        Askers::new(&config, &[SocketAddr::from((LOCAL, 4873))])
+    }
+
+    fn head(target: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = headers.iter().fold(http::Request::get(target), |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn resolve(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> Result<Asker, String> {
+        askers.resolve(peer.into(), &head("/axios", headers))
+    }
+
+    fn base(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> String {
+        resolve(askers, peer, headers).unwrap().base.text.to_string()
+    }
+
+    #[test]
+    fn the_base_is_the_public_url_else_the_host() {
+        assert_eq!(base(&askers(None, &[]), FAR, &[("host", "Box:4873")]), "http://box:4873");
+        let public = askers(Some("https://npm.example/registry/"), &[]);
+        assert_eq!(base(&public, FAR, &[("host", "whatever")]), "https://npm.example/registry");
+        assert_eq!(base(&public, FAR, &[]), "https://npm.example/registry");
+        let absolute = head("http://other.example:81/axios", &[("host", "x")]);
+        assert_eq!(&*askers(None, &[]).resolve(FAR.into(), &absolute).unwrap().base.text, "http://other.example:81");
+    }
+
+    #[test]
+    fn a_host_that_is_none_is_refused() {
+        for wrong in [
+            &[][..],
+            &[("host", "a b")],
+            &[("host", "")],
+            &[("host", "a"), ("host", "b")],
+            &[("host", "user@a")],
+            &[("host", "a/b")],
+        ] {
+            assert!(resolve(&askers(None, &[]), FAR, wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_peer_forwards() {
+        let sent = [
+            ("host", "inner:4873"),
+            ("x-forwarded-for", "192.0.2.7, 10.9.9.9"),
+            ("x-forwarded-host", "npm.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-prefix", "/registry/"),
+        ];
+        let trusting = askers(None, &["10.0.0.0/8"]);
+        let asker = resolve(&trusting, FAR, &sent).unwrap();
+        assert_eq!((&*asker.base.text, asker.address), ("https://npm.example/registry", IpAddr::from([192, 0, 2, 7])));
+        let asker = resolve(&askers(None, &[]), FAR, &sent).unwrap();
+        assert_eq!((&*asker.base.text, asker.address), ("http://inner:4873", IpAddr::from(FAR)));
+        for wrong in [
+            ("x-forwarded-proto", "gopher"),
+            ("x-forwarded-host", "a b"),
+            ("x-forwarded-prefix", "/a/../b"),
+            ("x-forwarded-prefix", "a"),
+        ] {
+            assert!(resolve(&trusting, FAR, &[("host", "a"), wrong]).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_the_nearest_hop_nobody_vouches_for() {
+        let trusting = askers(None, &["10.0.0.0/8"]);
+        let client = |hops| resolve(&trusting, FAR, &[("host", "a"), ("x-forwarded-for", hops)]).unwrap().address.to_string();
+        assert_eq!(client("1.1.1.1, 192.0.2.7, 10.0.0.1"), "192.0.2.7");
+        assert_eq!(client("10.0.0.5, 10.0.0.1"), "10.0.0.5");
+        assert_eq!(client("1.1.1.1, nonsense, 10.0.0.1"), "10.0.0.1");
+        assert_eq!(client("[2001:db8::1]:443"), "2001:db8::1");
+        assert_eq!(client("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(client("unknown"), "10.1.2.3");
+    }
+
+    #[test]
+    fn few_strangers_are_remembered_and_our_own_addresses_always() {
+        let askers = askers(None, &[]);
+        let remembered = |host: &str| resolve(&askers, FAR, &[("host", host)]).unwrap().base.remembered;
+        let first: Vec<bool> = (0..10).map(|at| remembered(&format!("stranger-{at}"))).collect();
+        assert_eq!(first, [true, true, true, true, true, true, true, true, false, false]);
+        assert!(remembered("stranger-0") && remembered("localhost:4873") && remembered("127.0.0.1:4873"));
+    }
+
+    fn lent(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {
+        matches!(resolve(askers, peer, headers).unwrap().authorization, Authorization::Lent)
+    }
+
+    #[test]
+    fn credentials_are_lent_to_this_machine_alone() {
+        let plain = askers(None, &[]);
+        for host in ["127.0.0.1:4873", "localhost:4873", "[::1]:4873", "npm.localhost"] {
+            assert!(lent(&plain, LOCAL, &[("host", host)]), "{host}");
+        }
+        for host in ["rebound.example:4873", "127.0.0.1.rebound.example", "10.1.2.3", "localhost.example"] {
+            assert!(!lent(&plain, LOCAL, &[("host", host)]), "{host}");
+        }
+        assert!(!lent(&plain, FAR, &[("host", "127.0.0.1:4873")]));
+        for header in ["x-forwarded-for", "forwarded", "via", "x-forwarded-host"] {
+            assert!(!lent(&plain, LOCAL, &[("host", "127.0.0.1:4873"), (header, "127.0.0.1")]), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_on_this_machine_must_say_who_asks() {
+        let trusting = askers(Some("https://npm.example"), &["127.0.0.0/8"]);
+        assert!(!lent(&trusting, LOCAL, &[("host", "127.0.0.1:4873")]));
+        assert!(!lent(&trusting, LOCAL, &[("host", "npm.example"), ("x-forwarded-for", "192.0.2.7")]));
+        assert!(lent(&trusting, LOCAL, &[("host", "npm.example"), ("x-forwarded-for", "127.0.0.1")]));
+        assert!(!lent(&trusting, LOCAL, &[("host", "rebound.example"), ("x-forwarded-for", "127.0.0.1")]));
+        let far_proxy = askers(None, &["10.0.0.0/8"]);
+        assert!(!lent(&far_proxy, FAR, &[("host", "localhost"), ("x-forwarded-for", "127.0.0.1")]));
+    }
+
+    #[test]
+    fn the_public_urls_host_counts_only_where_it_is_a_listener_of_ours() {
+        assert!(lent(&askers(Some("http://devbox:4873"), &[]), LOCAL, &[("host", "devbox:4873")]));
+        assert!(!lent(&askers(Some("https://npm.example"), &[]), LOCAL, &[("host", "npm.example")]));
+    }
+
+    #[test]
+    fn a_clients_own_authorization_goes_before_a_lent_one() {
+        let asker = resolve(&askers(None, &[]), LOCAL, &[("host", "localhost:4873"), ("authorization", "Bearer t")]).unwrap();
+        assert!(matches!(asker.authorization, Authorization::Own(own) if &*own == "Bearer t"));
+        let twice = [("host", "localhost"), ("authorization", "Bearer a"), ("authorization", "Bearer b")];
+        assert!(resolve(&askers(None, &[]), LOCAL, &twice).is_err());
+    }
+
+    #[test]
+    fn the_prefix_may_be_there_or_not() {
+        let prefixed = askers(Some("https://npm.example/registry/"), &[]);
+        assert_eq!(prefixed.strip("/registry/axios"), "/axios");
+        assert_eq!(prefixed.strip("/axios"), "/axios");
+        assert_eq!(prefixed.strip("/registry"), "/");
+        assert_eq!(prefixed.strip("/registry-x"), "/registry-x");
+        assert_eq!(askers(None, &[]).strip("/registry/axios"), "/registry/axios");
+    }
+}

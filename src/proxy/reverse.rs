@@ -1,0 +1,26 @@
+//! The registry-mode door: clients name us as their registry. Binds nothing itself.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::answers::Answers;
+use super::service::{Service, handle};
+use crate::net::{Drained, listener};
+
+/// Serves a bound listener until `stop` resolves, then drains. `room` is shared by all listeners of a process.
+pub async fn serve<A: Answers>(
+    listener: TcpListener,
+    room: &Arc<Semaphore>,
+    service: &Arc<Service<A>>,
+    stop: impl Future<Output = ()>,
+) -> Drained {
+    let limits = service.config().limits.clone();
+    let service = service.clone();
+    let handler = move |peer, request| {
+        let service = service.clone();
+        async move { handle(&service, peer, request).await }
+    };
+    listener::serve(listener, &limits, room, handler, stop).await
+}

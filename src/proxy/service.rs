@@ -1,0 +1,526 @@
+//! The hallway: one straight line from a request to its response, whichever door it came through.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::request::Parts;
+use http::{Method, Request, Response};
+
+use super::answers::Answers;
+use super::asker::Askers;
+use super::respond::{self, Reply};
+use super::watch::Watch;
+use super::{Config, ProxyError, passage};
+use crate::firewall::{Asker, Coding, Form};
+use crate::net::headers::{best_media_type, list, takes_gzip};
+use crate::net::{Body, body};
+use crate::npm::{Endpoint, PackageName};
+use crate::telemetry::{EndpointLabel, Metrics};
+use crate::upstream::{Authorization, Passed};
+
+/// Answers `/-/coldframe/…`: given the method and the decoded path below it.
+pub type Own = Arc<dyn Fn(Method, String) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
+
+/// What every request needs. One a process, behind an `Arc`.
+pub struct Service<A> {
+    answers: Arc<A>,
+    askers: Askers,
+    config: Config,
+    own: Own,
+    metrics: Arc<Metrics>,
+}
+
+impl<A: Answers> Service<A> {
+    /// A service that asks `answers`; `listeners` are the addresses that were bound.
+    #[must_use]
+    pub fn new(answers: Arc<A>, config: Config, listeners: &[SocketAddr], own: Own, metrics: Arc<Metrics>) -> Self {
+        Self { answers, askers: Askers::new(&config, listeners), config, own, metrics }
+    }
+
+    /// How the doors behave.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Answers one request that came from `peer`.
+pub async fn handle<A, B>(service: &Service<A>, peer: SocketAddr, request: Request<B>) -> Response<Body>
+where
+    A: Answers,
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Display,
+{
+    let (head, body) = request.into_parts();
+    let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
+    let path = service.askers.strip(head.uri.path());
+    let endpoint = match Endpoint::parse(head.method.as_str(), path, head.uri.query()) {
+        Ok(endpoint) => endpoint,
+        Err(error) => return watch.answered(respond::failed(&error.into())),
+    };
+    watch.endpoint = label(&endpoint);
+    watch.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
+    // A probe is answered whatever it calls us.
+    if let Endpoint::Own(page) = endpoint {
+        return watch.answered(respond::own((service.own)(head.method, page).await));
+    }
+    let asker = match service.askers.resolve(peer.ip(), &head) {
+        Ok(asker) => asker,
+        Err(wrong) => return watch.answered(respond::failed(&ProxyError::Headers(wrong))),
+    };
+    watch.client = asker.address;
+    watch.agent = Some(asker.agent.clone());
+    let visit = Visit { service, head: &head, path, asker: &asker };
+    let reply = visit.answer(endpoint, body).await.unwrap_or_else(|error| respond::failed(&error));
+    watch.answered(reply)
+}
+
+/// One request whose asker is known.
+struct Visit<'a, A> {
+    service: &'a Service<A>,
+    head: &'a Parts,
+    path: &'a str,
+    asker: &'a Asker,
+}
+
+impl<A: Answers> Visit<'_, A> {
+    /// The reply, or the one that says why there is none.
+    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let (answers, asker, by_host) = (&*self.service.answers, self.asker, self.service.askers.depends_on_host());
+        match endpoint {
+            Endpoint::Root | Endpoint::Own(_) => Ok(respond::root(self.head)),
+            Endpoint::Packument(name) => {
+                let (form, coding) = self.wanted();
+                let answer = answers.packument(asker, &name, form, coding).await?;
+                Ok(respond::packument(&answer, self.head, by_host))
+            }
+            Endpoint::Manifest { name, wanted } => {
+                let bytes = answers.manifest(asker, &name, &wanted).await?;
+                Ok(respond::json(bytes, self.head, by_host))
+            }
+            Endpoint::DistTags(name) => {
+                let bytes = answers.dist_tags(asker, &name).await?;
+                Ok(respond::json(bytes, self.head, false))
+            }
+            Endpoint::Tarball { name, version } => {
+                let tarball = answers.tarball(asker, &name, &version).await?;
+                Ok(respond::tarball(&tarball, self.head))
+            }
+            Endpoint::Search { .. } => Ok(shared(answers.search(asker, self.passage(Bytes::new())).await?)),
+            Endpoint::Attestations { name, version } => {
+                Ok(shared(answers.attestations(asker, &name, &version, self.passage(Bytes::new())).await?))
+            }
+            Endpoint::Ping | Endpoint::Keys => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+            Endpoint::Whoami => Ok(private(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+            Endpoint::Account(name) => {
+                let own = own_credentials_only(asker);
+                Ok(private(answers.pass(&own, name.as_ref(), self.passage(Bytes::new())).await?))
+            }
+            Endpoint::Audit { bulk } => self.audit(bulk, body).await,
+            Endpoint::Write(name) => self.write(name.as_ref(), body).await,
+        }
+    }
+
+    /// The form and coding of a packument that the client likes best.
+    fn wanted(&self) -> (Form, Coding) {
+        let accept = list(&self.head.headers, &ACCEPT);
+        let forms = ["application/json", "application/vnd.npm.install-v1+json"];
+        let form = [Form::Full, Form::Abbreviated][best_media_type(accept.as_deref(), &forms)];
+        let codings = list(&self.head.headers, &ACCEPT_ENCODING);
+        (form, if takes_gzip(codings.as_deref()) { Coding::Gzip } else { Coding::Identity })
+    }
+
+    fn passage(&self, body: Bytes) -> crate::upstream::Passage {
+        passage::of(self.head, self.path, body)
+    }
+
+    /// Passes an audit on as it came, and says what was held back of the packages in it.
+    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let config = &self.service.config;
+        let taken = body::collect(body, config.body_limit, config.body_deadline).await?;
+        let read = if bulk { self.inflate(taken.clone()).await? } else { None };
+        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read).await?;
+        Ok(respond::passed(passed, notice.as_deref(), true))
+    }
+
+    /// The body as its sender wrote it; `None` when it is coded in a way that we do not read.
+    async fn inflate(&self, bytes: Bytes) -> Result<Option<Bytes>, ProxyError> {
+        let limit = self.service.config.inflated_limit;
+        let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
+        match coding.as_deref() {
+            None | Some("" | "identity") => Ok(Some(bytes)),
+            Some("gzip" | "x-gzip") => {
+                let inflating = tokio::task::spawn_blocking(move || body::gunzip(&bytes, limit)).await;
+                Ok(Some(inflating.map_err(|_| ProxyError::Died)??))
+            }
+            Some(_) => Ok(None),
+        }
+    }
+
+    /// Passes a write on where that is enabled, with the client's own credentials and no others.
+    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let config = &self.service.config;
+        if !config.allow_writes {
+            return Err(ProxyError::WritesAreOff);
+        }
+        let own = own_credentials_only(self.asker);
+        let reads = matches!(self.head.method, Method::GET | Method::HEAD);
+        // Such a packument holds hidden versions too: whoever may write there could see them anyway, nobody else shall.
+        if reads && own.authorization == Authorization::None {
+            return Err(ProxyError::NeedsCredentials);
+        }
+        let taken = body::collect(body, config.write_limit, config.body_deadline).await?;
+        Ok(private(self.service.answers.pass(&own, name, self.passage(taken)).await?))
+    }
+}
+
+fn shared(passed: Passed) -> Reply {
+    respond::passed(passed, None, false)
+}
+
+fn private(passed: Passed) -> Reply {
+    respond::passed(passed, None, true)
+}
+
+/// The asker without what was lent to it.
+fn own_credentials_only(asker: &Asker) -> Asker {
+    let authorization = match &asker.authorization {
+        Authorization::Own(own) => Authorization::Own(own.clone()),
+        Authorization::Lent | Authorization::None => Authorization::None,
+    };
+    Asker { authorization, ..asker.clone() }
+}
+
+fn label(endpoint: &Endpoint) -> EndpointLabel {
+    match endpoint {
+        Endpoint::Root => EndpointLabel::Root,
+        Endpoint::Packument(_) => EndpointLabel::Packument,
+        Endpoint::Manifest { .. } => EndpointLabel::Manifest,
+        Endpoint::Tarball { .. } => EndpointLabel::Tarball,
+        Endpoint::DistTags(_) => EndpointLabel::DistTags,
+        Endpoint::Search { .. } => EndpointLabel::Search,
+        Endpoint::Ping => EndpointLabel::Ping,
+        Endpoint::Whoami => EndpointLabel::Whoami,
+        Endpoint::Keys => EndpointLabel::Keys,
+        Endpoint::Attestations { .. } => EndpointLabel::Attestations,
+        Endpoint::Audit { .. } => EndpointLabel::Audit,
+        Endpoint::Account(_) => EndpointLabel::Account,
+        Endpoint::Write(_) => EndpointLabel::Write,
+        Endpoint::Own(_) => EndpointLabel::Own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Mutex;
+
+    use http::{HeaderMap, StatusCode};
+    use http_body_util::{BodyExt as _, Full};
+    use jiff::Timestamp;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::firewall::{Answer, Refusal, Rejection, Tarball};
+    use crate::npm::{Algorithm, Digest, Integrity};
+    use crate::policy::RuleId;
+    use crate::proxy::reverse;
+    use crate::upstream::Passage;
+
+    /// Stands in for the firewall: answers everything, refuses `young`, and writes down what it was asked.
+    #[derive(Default)]
+    struct Stub(Mutex<Vec<String>>);
+
+    impl Stub {
+        fn note(&self, asker: &Asker, what: impl Display) {
+            let whose = match &asker.authorization {
+                Authorization::None => "none",
+                Authorization::Lent => "lent",
+                Authorization::Own(_) => "own",
+            };
+            self.0.lock().unwrap().push(format!("{what} for {whose}"));
+        }
+
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    fn upstream_said(passage: &Passage) -> Passed {
+        Passed {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::from(format!("{} {}", passage.method, passage.path)),
+        }
+    }
+
+    impl Answers for Stub {
+        async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
+            self.note(asker, format!("packument {name} {form:?} {coding:?} {}", asker.base.text));
+            if name.as_str() == "hangs" {
+                std::future::pending::<()>().await;
+            }
+            if name.as_str() == "young" {
+                let text = "young has no version older than 72 h".into();
+                let refusal = Refusal { name: name.clone(), version: None, rule: RuleId::MinimumReleaseAge, opens: None, text };
+                return Err(Rejection::Refused(Arc::new(refusal)));
+            }
+            let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);
+            let (etag, last_modified) = ("\"e\"".into(), Timestamp::UNIX_EPOCH);
+            Ok(Answer { chunks, length: 2, form, coding, etag, last_modified, stale: None })
+        }
+
+        async fn manifest(&self, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+            self.note(asker, format!("manifest {name} {wanted}"));
+            Ok(Bytes::from_static(b"{}"))
+        }
+
+        async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+            self.note(asker, format!("dist-tags {name}"));
+            Ok(Bytes::from_static(b"{}"))
+        }
+
+        async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+            self.note(asker, format!("tarball {name} {version}"));
+            let bytes = Bytes::from_static(b"0123456789");
+            Ok(Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes })
+        }
+
+        async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+            self.note(asker, format!("search {}", passage.path));
+            Ok(upstream_said(&passage))
+        }
+
+        async fn audit(
+            &self,
+            asker: &Asker,
+            passage: Passage,
+            bulk: Option<Bytes>,
+        ) -> Result<(Passed, Option<String>), Rejection> {
+            self.note(asker, format!("audit {} bytes, read {bulk:?}", passage.body.len()));
+            Ok((upstream_said(&passage), Some("held back axios 1.14.1".to_owned())))
+        }
+
+        async fn attestations(
+            &self,
+            asker: &Asker,
+            name: &PackageName,
+            version: &str,
+            passage: Passage,
+        ) -> Result<Passed, Rejection> {
+            self.note(asker, format!("attestations {name} {version}"));
+            Ok(upstream_said(&passage))
+        }
+
+        async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+            self.note(asker, format!("pass {name:?} {} {}", passage.method, passage.path));
+            Ok(upstream_said(&passage))
+        }
+    }
+
+    fn service(config: Config) -> Arc<Service<Stub>> {
+        let own: Own =
+            Arc::new(|method, path| Box::pin(async move { Response::new(Bytes::from(format!("own {method} {path}"))) }));
+        let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
+        Arc::new(Service::new(Arc::default(), config, &listeners, own, Arc::default()))
+    }
+
+    fn writable() -> Arc<Service<Stub>> {
+        service(Config { allow_writes: true, ..Config::default() })
+    }
+
+    /// Sends one request from this machine and returns status, headers and body.
+    async fn send(
+        service: &Service<Stub>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> (u16, HeaderMap, String) {
+        let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
+        let response = handle(service, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
+        let (head, body) = response.into_parts();
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        (head.status.as_u16(), head.headers, body)
+    }
+
+    async fn get(service: &Service<Stub>, path: &str) -> u16 {
+        send(service, "GET", path, &[], b"").await.0
+    }
+
+    #[tokio::test]
+    async fn each_path_becomes_its_question() {
+        let service = service(Config::default());
+        for (path, asked) in [
+            ("/axios", "packument axios Full Identity http://127.0.0.1:4873 for lent"),
+            ("/@acme%2fui/^1", "manifest @acme/ui ^1 for lent"),
+            ("/-/package/axios/dist-tags", "dist-tags axios for lent"),
+            ("/axios/-/axios-1.0.0.tgz", "tarball axios 1.0.0 for lent"),
+            ("/-/v1/search?text=a", "search -/v1/search?text=a for lent"),
+            ("/-/npm/v1/attestations/axios@1.0.0", "attestations axios 1.0.0 for lent"),
+            ("/-/ping", "pass None GET -/ping for lent"),
+            ("/-/npm/v1/keys", "pass None GET -/npm/v1/keys for lent"),
+            ("/-/whoami", "pass None GET -/whoami for lent"),
+            ("/-/npm/v1/tokens", "pass None GET -/npm/v1/tokens for none"),
+            ("/-/package/@acme%2fui/access", "pass Some(\"@acme/ui\") GET -/package/@acme%2fui/access for none"),
+        ] {
+            let path = path.replace('^', "%5E");
+            assert_eq!((get(&service, &path).await, service.answers.take()), (200, vec![asked.to_owned()]), "{path}");
+        }
+        assert_eq!(send(&service, "GET", "/", &[], b"").await.2, format!("{{\"coldframe\":\"{}\"}}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(send(&service, "GET", "/-/coldframe/healthz", &[], b"").await.2, "own GET healthz");
+    }
+
+    #[tokio::test]
+    async fn what_asks_for_nothing_is_told_so_in_json() {
+        let service = service(Config::default());
+        for (method, path, expected) in
+            [("GET", "/_x", 400), ("GET", "/-/x", 404), ("POST", "/-/ping", 405), ("PATCH", "/a", 405)]
+        {
+            let (status, headers, body) = send(&service, method, path, &[], b"").await;
+            assert_eq!((status, headers["content-type"].to_str().unwrap()), (expected, "application/json"), "{path}");
+            let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert!(told["error"].is_string(), "{body}");
+            assert_eq!(headers.contains_key("allow"), expected == 405);
+        }
+        assert!(service.answers.take().is_empty());
+    }
+
+    #[tokio::test]
+    async fn headers_choose_form_and_coding() {
+        let service = service(Config::default());
+        let npm_9 = [
+            ("accept", "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"),
+            ("accept-encoding", "gzip,deflate"),
+        ];
+        send(&service, "GET", "/axios", &npm_9, b"").await;
+        assert_eq!(service.answers.take(), ["packument axios Abbreviated Gzip http://127.0.0.1:4873 for lent"]);
+        let (status, headers, body) = send(&service, "GET", "/axios", &[("if-none-match", "\"e\"")], b"").await;
+        assert_eq!((status, headers["etag"].to_str().unwrap(), body.as_str()), (304, "\"e\"", ""));
+    }
+
+    #[tokio::test]
+    async fn writes_are_refused_unless_they_are_enabled() {
+        let closed = service(Config::default());
+        let (status, headers, body) = send(&closed, "PUT", "/axios", &[("authorization", "Bearer t")], b"{}").await;
+        assert!(
+            status == 403
+                && body.contains("--allow-writes")
+                && headers["npm-notice"].to_str().unwrap().contains("--allow-writes")
+        );
+        assert!(closed.answers.take().is_empty());
+        let open = writable();
+        send(&open, "PUT", "/@acme%2fui", &[("authorization", "Bearer t")], b"{}").await;
+        send(&open, "PUT", "/-/user/org.couchdb.user:me", &[], b"{}").await;
+        let passed = ["pass Some(\"@acme/ui\") PUT @acme%2fui for own", "pass None PUT -/user/org.couchdb.user:me for none"];
+        assert_eq!(open.answers.take(), passed);
+    }
+
+    #[tokio::test]
+    async fn a_packument_to_be_sent_back_is_a_write() {
+        assert_eq!(get(&service(Config::default()), "/axios?write=true").await, 403);
+        let open = writable();
+        assert_eq!(get(&open, "/axios?write=true").await, 401);
+        assert!(open.answers.take().is_empty());
+        assert_eq!(send(&open, "GET", "/axios?write=true", &[("authorization", "Bearer t")], b"").await.0, 200);
+        assert_eq!(open.answers.take(), ["pass Some(\"axios\") GET axios?write=true for own"]);
+    }
+
+    #[tokio::test]
+    async fn an_audit_is_read_inflated_and_passed_on_as_it_came() {
+        let service = service(Config { inflated_limit: 64, ..Config::default() });
+        let path = "/-/npm/v1/security/advisories/bulk";
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(b"{\"axios\":[\"1.0.0\"]}").unwrap();
+        let packed = encoder.finish().unwrap();
+        let (status, headers, _) = send(&service, "POST", path, &[("content-encoding", "gzip")], &packed).await;
+        assert_eq!((status, headers["npm-notice"].to_str().unwrap()), (200, "held back axios 1.14.1"));
+        let asked = format!("audit {} bytes, read Some(b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\") for lent", packed.len());
+        assert_eq!(service.answers.take(), [asked]);
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 200);
+        assert_eq!(service.answers.take(), ["audit 1 bytes, read None for lent"]);
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        bomb.write_all(&[b' '; 65]).unwrap();
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], &bomb.finish().unwrap()).await.0, 413);
+    }
+
+    #[tokio::test]
+    async fn every_request_is_counted_by_what_became_of_it() {
+        let service = service(Config::default());
+        get(&service, "/axios").await;
+        get(&service, "/young").await;
+        get(&service, "/_x").await;
+        let numbers = service.metrics.render();
+        for line in [
+            "coldframe_requests_total{endpoint=\"packument\",outcome=\"served\"} 1\n",
+            "coldframe_requests_total{endpoint=\"packument\",outcome=\"refused\"} 1\n",
+            "coldframe_requests_total{endpoint=\"unknown\",outcome=\"client_error\"} 1\n",
+            "coldframe_requests_in_flight 0\n",
+        ] {
+            assert!(numbers.contains(line), "{line} is missing from\n{numbers}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_before_its_answer_is_counted_too() {
+        let service = service(Config::default());
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), get(&service, "/hangs")).await;
+        assert!(asked.is_err());
+        let numbers = service.metrics.render();
+        assert!(numbers.contains("coldframe_requests_total{endpoint=\"packument\",outcome=\"abandoned\"} 1\n"), "{numbers}");
+        assert!(numbers.contains("coldframe_requests_in_flight 0\n"), "{numbers}");
+    }
+
+    #[tokio::test]
+    async fn over_a_socket_the_reason_is_in_the_first_line_and_head_has_no_body() {
+        let service = service(Config::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let room = service.config().limits.room();
+        let served = service.clone();
+        let server =
+            tokio::spawn(async move { reverse::serve(listener, &room, &served, async { stopped.await.unwrap() }).await });
+        let ask = async |method: &str, path: &str, more: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let refused = ask("GET", "/young", "").await;
+        assert!(refused.starts_with("HTTP/1.1 403 young has no version older than 72 h\r\n"), "{refused}");
+        let headed = ask("HEAD", "/axios/-/axios-1.0.0.tgz", "").await;
+        assert!(headed.contains("content-length: 10\r\n") && headed.ends_with("\r\n\r\n"), "{headed}");
+        let part = ask("GET", "/axios/-/axios-1.0.0.tgz", "range: bytes=3-\r\n").await;
+        assert!(part.starts_with("HTTP/1.1 206 ") && part.ends_with("\r\n\r\n3456789"), "{part}");
+        let unchanged = ask("GET", "/axios", "if-none-match: \"e\"\r\n").await;
+        assert!(
+            unchanged.starts_with("HTTP/1.1 304 ") && !unchanged.contains("content-length") && unchanged.ends_with("\r\n\r\n"),
+            "{unchanged}"
+        );
+        stop.send(()).unwrap();
+        assert_eq!(server.await.unwrap().cut, 0);
+    }
+}

@@ -1,0 +1,105 @@
+//! Whom we trust as a client: the system's roots, and the files that were added to them. Refuses to switch checking off.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use super::TlsError;
+
+/// What is trusted beyond the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// PEM files whose certificates are added to the system's roots.
+    pub extra_roots: Vec<PathBuf>,
+}
+
+/// A client's settings, and how much they trust.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// TLS 1.2 or 1.3, offering `http/1.1`.
+    pub client: Arc<rustls::ClientConfig>,
+    /// How many roots it trusts: 0 on a machine without any, where every handshake would fail.
+    pub roots: usize,
+    /// What went wrong with the system's roots, if something did.
+    pub trouble: Option<String>,
+}
+
+/// A client that trusts the system's roots (those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead, if set) and the extra ones.
+///
+/// # Errors
+/// When an extra file cannot be read, holds no certificate, or one that cannot be a root. A system without roots is no error
+/// here: whoever asks plain HTTP servers does not miss them.
+pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    let trouble = system.errors.first().map(ToString::to_string);
+    // Old machines hold roots that no longer parse; the rest of them is still right.
+    roots.add_parsable_certificates(system.certs);
+    for path in &config.extra_roots {
+        add_file(&mut roots, path)?;
+    }
+    let count = roots.len();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Trust { client: Arc::new(client), roots: count, trouble })
+}
+
+fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    let failed = |source| TlsError::File { path: path.to_owned(), source };
+    let mut found = false;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+        let certificate = certificate.map_err(failed)?;
+        roots.add(certificate).map_err(|source| TlsError::Certificate { path: path.to_owned(), source })?;
+        found = true;
+    }
+    if !found {
+        return Err(TlsError::Empty { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn authority() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn every_extra_file_adds_its_roots() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.pem"));
+        std::fs::write(&one, authority()).unwrap();
+        std::fs::write(&two, format!("# the old and the new one\n{}{}", authority(), authority())).unwrap();
+        let without = client_config(&Config::default()).unwrap().roots;
+        let with = client_config(&Config { extra_roots: vec![one, two] }).unwrap();
+        assert_eq!(with.roots, without + 3);
+        assert_eq!(with.client.alpn_protocols, [b"http/1.1".to_vec()]);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_holds_nothing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.pem");
+        let error = client_config(&Config { extra_roots: vec![missing.clone()] }).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot read the certificates in `{}`", missing.display()));
+        assert!(error.source().is_some());
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "no certificate\n").unwrap();
+        let error = client_config(&Config { extra_roots: vec![empty.clone()] }).unwrap_err();
+        assert_eq!(error.to_string(), format!("there is no PEM certificate in `{}`", empty.display()));
+    }
+}

@@ -1,0 +1,151 @@
+//! Which registries there are and what bounds them. Refuses to know files and flags: `config` and `npmrc` fill this in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use url::Url;
+
+use super::{Credentials, CredentialsError, HostGlob};
+use crate::net::{Deadlines, Proxies};
+use crate::tls::{self, TlsError};
+
+/// Everything the registries are made of.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The registry of packages whose scope has none of its own.
+    pub default: RegistryConfig,
+    /// The registries of scopes, by the scope with its `@`.
+    pub scoped: BTreeMap<String, RegistryConfig>,
+    /// Outbound proxies.
+    pub proxies: Proxies,
+    /// Whom to trust.
+    pub tls: tls::Config,
+    /// Where `dist.tarball` may point besides the registry itself; asked without credentials.
+    pub tarball_hosts: Vec<HostGlob>,
+    /// Where a redirect may point besides the host that sent it; asked without credentials.
+    pub redirect_hosts: Vec<HostGlob>,
+    /// How long things may take.
+    pub deadlines: Deadlines,
+    /// The largest packument that is taken, in bytes as they come over the wire.
+    pub packument_limit: u64,
+    /// The largest tarball that is taken, in bytes.
+    pub tarball_limit: u64,
+    /// `User-Agent` of our own requests.
+    pub user_agent: String,
+}
+
+/// One registry.
+#[derive(Clone)]
+pub struct RegistryConfig {
+    /// Its address. Credentials in it are taken out and used as the registry's own unless there are others.
+    pub url: Url,
+    /// Its credentials, lent to those who may borrow them.
+    pub credentials: Option<Credentials>,
+    /// Where the choice came from.
+    pub origin: Origin,
+}
+
+impl RegistryConfig {
+    /// A registry without credentials.
+    #[must_use]
+    pub fn new(url: Url, origin: Origin) -> Self {
+        Self { url, credentials: None, origin }
+    }
+
+    /// The address as it may be shown: without credentials, query and fragment, ending in `/`.
+    #[must_use]
+    pub fn address(&self) -> Url {
+        address(&self.url)
+    }
+}
+
+impl fmt::Debug for RegistryConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = out.debug_struct("RegistryConfig");
+        shown
+            .field("url", &self.address().as_str())
+            .field("credentials", &self.credentials)
+            .field("origin", &self.origin)
+            .finish()
+    }
+}
+
+/// Where a setting came from, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// One of Coldframe's own settings: a flag, a variable or a key of its file.
+    Setting(String),
+    /// A variable of npm's.
+    Variable(String),
+    /// An `.npmrc`.
+    File(PathBuf),
+    /// Nobody said anything, so npm's built-in default holds.
+    BuiltIn,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting(name) | Self::Variable(name) => write!(out, "`{name}`"),
+            Self::File(path) => write!(out, "`{}`", path.display()),
+            Self::BuiltIn => out.write_str("npm's built-in default"),
+        }
+    }
+}
+
+/// Why the registries cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamSetupError {
+    /// Not an address that a registry can have. The address is shown without credentials.
+    #[error("{origin} names a registry that is no `http` or `https` address: `{url}`")]
+    Address {
+        /// The address.
+        url: String,
+        /// Where it came from.
+        origin: Origin,
+    },
+    /// A key of `scoped` is no scope.
+    #[error("a scope is written `@scope`: `{0}`")]
+    Scope(String),
+    /// Credentials in a registry's address cannot be sent.
+    #[error("the credentials in the address from {origin} cannot be used")]
+    Credentials {
+        /// Where they came from.
+        origin: Origin,
+        /// Why not.
+        source: CredentialsError,
+    },
+    /// A file of certificates is wrong.
+    #[error("cannot decide whom to trust")]
+    Tls(#[from] TlsError),
+    /// There is an `https` registry and nobody to trust.
+    #[error("this machine trusts no certificate authority, so `{url}` cannot be asked; `--upstream-ca FILE` adds one{}", trouble(found.as_ref()))]
+    NoRoots {
+        /// The registry.
+        url: String,
+        /// What went wrong with the system's roots.
+        found: Option<String>,
+    },
+    /// The user agent cannot be a header.
+    #[error("not a user agent: `{0}`")]
+    UserAgent(String),
+}
+
+fn trouble(found: Option<&String>) -> String {
+    found.map_or_else(String::new, |found| format!(" ({found})"))
+}
+
+/// `url` as it may be shown and asked.
+pub(super) fn address(url: &Url) -> Url {
+    let mut address = url.clone();
+    // Neither can fail for an address with a host, and one without is refused when the registry is made.
+    let _ = address.set_username("");
+    let _ = address.set_password(None);
+    address.set_query(None);
+    address.set_fragment(None);
+    if !address.path().ends_with('/') {
+        address.set_path(&format!("{}/", url.path()));
+    }
+    address
+}
