@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
 use crate::config::settings::{Default, Kind, SETTINGS, Setting};
-use crate::config::{Flags, Key, Mistakes, Sources};
+use crate::config::{Flags, Key, Mistakes, Sources, Surroundings};
 
 /// What a person asks a question with; the rest is accepted and not listed in their help.
 const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::DataDir];
@@ -21,8 +21,12 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
     /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
     pub(super) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
-        let environment: Vec<_> = std::env::vars_os().collect();
-        read(Sources { file: self.file.as_deref(), environment: &environment, flags: self.flags })
+        let surroundings = Surroundings {
+            variables: std::env::vars_os().collect(),
+            home: std::env::home_dir(),
+            working_directory: std::env::current_dir().unwrap_or_default(),
+        };
+        read(Sources { file: self.file.as_deref(), surroundings: &surroundings, flags: self.flags })
     }
 }
 

@@ -22,6 +22,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = arguments.settings.read(Config::gather)?;
     telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let told = Told::of(&config);
     runtime()?.block_on(async {
         // Before anything is opened, so that a signal during the start ends it in order.
@@ -173,18 +176,18 @@ mod tests {
         ])
         .unwrap();
         let addresses = ["0.0.0.0:4873".parse().unwrap(), "[::1]:4874".parse().unwrap()];
-        expect![[r"
+        expect![[r#"
             coldframe 0.1.0
               listening  http://0.0.0.0:4873/
               listening  http://[::1]:4874/
-              upstream   https://registry.example/npm/ (from given)
+              upstream   https://registry.example/npm/ (from `given`)
               age        7 d minimum release age
               data       /data
 
             To use it, put this line into .npmrc:
 
             registry=http://127.0.0.1:4873/
-        "]]
+        "#]]
         .assert_eq(&Told::of(&config).tell(&addresses));
     }
 }

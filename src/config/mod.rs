@@ -9,10 +9,13 @@ mod file;
 pub mod mistake;
 pub mod place;
 mod read;
+mod registry;
 pub mod settings;
 pub mod show;
 pub mod written;
 
+use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +25,9 @@ pub use settings::Key;
 pub use written::{Environment, Flags, Written};
 
 use read::Reader;
+use registry::Ourselves;
 
-use crate::policy::{PackageGlob, Policy};
+use crate::policy::Policy;
 use crate::{firewall, net, proxy, store, telemetry, upstream};
 
 /// Where configuration may stand.
@@ -31,10 +35,55 @@ use crate::{firewall, net, proxy, store, telemetry, upstream};
 pub struct Sources<'a> {
     /// The file that `--config` names.
     pub file: Option<&'a Path>,
-    /// The environment: settings, and what npm and the platform read there.
-    pub environment: &'a Environment,
+    /// The process' surroundings: settings, and what npm and the platform read there.
+    pub surroundings: &'a Surroundings,
     /// The flags.
     pub flags: Flags,
+}
+
+/// The surroundings of a process.
+#[derive(Clone, Default)]
+pub struct Surroundings {
+    /// The variables.
+    pub variables: Vec<(OsString, OsString)>,
+    /// The home directory, if there is one.
+    pub home: Option<PathBuf>,
+    /// The working directory.
+    pub working_directory: PathBuf,
+}
+
+impl Surroundings {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    }
+
+    /// As npm's configuration is read from: what is not UTF-8 is none of npm's.
+    fn of_npm(&self) -> upstream::Environment {
+        let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
+        upstream::Environment {
+            vars: self.variables.iter().filter_map(text).collect(),
+            home: self.home.clone(),
+            cwd: self.working_directory.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Surroundings {
+    /// Variables hold secrets: only how many there are is shown.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = out.debug_struct("Surroundings");
+        shown.field("variables", &self.variables.len()).field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+/// Which machine fills in what is not written.
+enum Machine<'a> {
+    /// This one: its npm names an upstream, its platform a data directory.
+    Here(&'a Surroundings),
+    /// None: what is not written is missing.
+    Apart,
+    /// One that is not known yet: what is not written is not missed.
+    Unknown,
 }
 
 /// What is true.
@@ -58,6 +107,8 @@ pub struct Config {
     pub ledger_retention: Duration,
     /// How log lines look, and which are written.
     pub telemetry: telemetry::Config,
+    /// What people should know of npm's configuration, to be logged at the start.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
@@ -69,7 +120,7 @@ impl Config {
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
         let written = Written::of(pairs)?;
         let mut mistakes = Vec::new();
-        let config = Self::read(&written, None, &mut mistakes);
+        let config = Self::read(&written, &Machine::Apart, &mut mistakes);
         Mistakes::or(mistakes, config)
     }
 
@@ -79,22 +130,21 @@ impl Config {
     /// Every mistake in all of them.
     pub fn gather(sources: Sources<'_>) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let written = Written::gather(sources.file, sources.environment, sources.flags, &mut mistakes);
-        let config = Self::read(&written, platform_data_dir(sources.environment), &mut mistakes);
+        let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let config = Self::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
         Mistakes::or(mistakes, config)
     }
 
     /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
-    fn read(written: &Written, data_dir: Option<PathBuf>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+    fn read(written: &Written, machine: &Machine<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         let mut reader = Reader::of(written, mistakes);
         let listen = reader.several(Key::Listen, read::address);
         if written.values(Key::Listen).is_empty() {
             reader.object(Key::Listen, "nowhere to listen", Key::Listen.setting().kind.allowed());
         }
         let min_release_age = reader.one(Key::MinReleaseAge, read::duration);
-        let exclude = reader.several(Key::Exclude, PackageGlob::parse);
-        let data_dir = reader.data_dir(data_dir);
-        let upstream = reader.one(Key::Upstream, read::url);
+        let exclude = reader.several(Key::Exclude, read::package_glob);
+        let data_dir = reader.data_dir(machine);
         let public_url = reader.one(Key::PublicUrl, read::public_url);
         let trusted_proxies = reader.several(Key::TrustedProxy, read::network);
         let allow_writes = reader.one(Key::AllowWrites, read::truth);
@@ -112,6 +162,8 @@ impl Config {
         let policy = Policy::new(min_release_age.unwrap_or_default(), &exclude).map_err(|wrong| {
             reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs")
         });
+        let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
+        let (upstream, warnings) = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit)).unzip();
         Some(Self {
             listen,
             store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
@@ -134,6 +186,7 @@ impl Config {
             },
             ledger_retention: ledger_retention?,
             telemetry: telemetry_config(log_format?, log_level?),
+            warnings: warnings?,
         })
     }
 }
@@ -145,8 +198,7 @@ impl Config {
 pub fn check(path: &Path) -> Result<usize, Mistakes> {
     let mut mistakes = Vec::new();
     let written = Written::from_file(path, &mut mistakes);
-    let elsewhere = Some(PathBuf::new());
-    Config::read(&written, elsewhere, &mut mistakes);
+    Config::read(&written, &Machine::Unknown, &mut mistakes);
     Mistakes::or(mistakes, Some(written.count()))
 }
 
@@ -156,8 +208,8 @@ pub fn check(path: &Path) -> Result<usize, Mistakes> {
 /// Every mistake in it.
 pub fn show_in_force(sources: Sources<'_>) -> Result<String, Mistakes> {
     let mut mistakes = Vec::new();
-    let written = Written::gather(sources.file, sources.environment, sources.flags, &mut mistakes);
-    let config = Config::read(&written, platform_data_dir(sources.environment), &mut mistakes);
+    let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let config = Config::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
     let config = Mistakes::or(mistakes, config)?;
     Ok(show::show(&written, &config))
 }
@@ -168,13 +220,9 @@ pub fn show_in_force(sources: Sources<'_>) -> Result<String, Mistakes> {
 /// Every mistake in what is written, except in npm's configuration.
 pub fn data_dir(sources: Sources<'_>) -> Result<PathBuf, Mistakes> {
     let mut mistakes = Vec::new();
-    let written = Written::gather(sources.file, sources.environment, sources.flags, &mut mistakes);
-    let read = Reader::of(&written, &mut mistakes).data_dir(platform_data_dir(sources.environment));
+    let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let read = Reader::of(&written, &mut mistakes).data_dir(&Machine::Here(sources.surroundings));
     Mistakes::or(mistakes, read)
-}
-
-fn platform_data_dir(environment: &Environment) -> Option<PathBuf> {
-    place::data_directory(|name| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()))
 }
 
 /// At `debug` and `trace` only our own lines grow in number; those of the libraries below would bury them.
@@ -186,8 +234,6 @@ fn telemetry_config(format: &str, level: &str) -> telemetry::Config {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
-
     use expect_test::expect;
 
     use super::*;
@@ -201,11 +247,13 @@ mod tests {
         for (key, text) in flags {
             noted.note(*key, (*text).to_owned());
         }
-        let home = ("HOME", directory.path().to_str().unwrap());
-        let environment: Vec<(OsString, OsString)> =
-            variables.iter().chain([&home]).map(|(name, value)| (name.into(), value.into())).collect();
-        let told =
-            Config::gather(Sources { file: Some(&path), environment: &environment, flags: noted }).unwrap_err().to_string();
+        let surroundings = Surroundings {
+            variables: variables.iter().chain(&[("HOME", "/home/me")]).map(|(name, value)| (name.into(), value.into())).collect(),
+            home: Some(directory.path().to_owned()),
+            working_directory: directory.path().to_owned(),
+        };
+        let sources = Sources { file: Some(&path), surroundings: &surroundings, flags: noted };
+        let told = Config::gather(sources).unwrap_err().to_string();
         told.replace(&format!("{}/", directory.path().display()), "")
     }
 
@@ -320,10 +368,84 @@ memory = \"1GB\"
     #[test]
     fn without_a_place_for_data_or_an_upstream_nothing_is_guessed() {
         expect![[r#"
-            1 mistake in the configuration
+            2 mistakes in the configuration
 
             no place for data is known here
-               = allowed: `data-dir` with a path"#]]
+               = allowed: `data-dir` with a path
+
+            no upstream is named
+               = allowed: an `http` or `https` URL without query, such as `https://registry.example/npm/`"#]]
         .assert_eq(&Config::of(&[]).unwrap_err().to_string());
+    }
+
+    /// What is shown of `.npmrc` and flags.
+    fn shown(npmrc: &str, flags: &[(Key, &str)]) -> Result<String, Mistakes> {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(".npmrc"), npmrc).unwrap();
+        let home = Some(directory.path().to_owned());
+        let surroundings = Surroundings { variables: Vec::new(), home, working_directory: directory.path().to_owned() };
+        let mut noted = Flags::default();
+        for (key, text) in [(Key::DataDir, "/data")].iter().chain(flags) {
+            noted.note(*key, (*text).to_owned());
+        }
+        let shown = show_in_force(Sources { file: None, surroundings: &surroundings, flags: noted })?;
+        Ok(shown.replace(&format!("{}/", directory.path().display()), ""))
+    }
+
+    #[test]
+    fn what_nobody_wrote_comes_from_npm_and_is_shown_with_its_origin() {
+        let npmrc = "registry=https://registry.example/npm\n@acme:registry=https://me:secret@acme.example/\n";
+        let shown = shown(npmrc, &[(Key::MaxConnections, "7"), (Key::Exclude, "@acme/*"), (Key::Exclude, "left-pad")]).unwrap();
+        expect![[r#"
+            listen = ["127.0.0.1:4873"]                 # default
+            upstream = "https://registry.example/npm/"  # `.npmrc`
+            min-release-age = "72h"                     # default
+            exclude = ["@acme/*", "left-pad"]           # --exclude
+            data-dir = "/data"                          # --data-dir
+            # public-url                                # default: what the client's `Host` says
+            # trusted-proxy                             # default: none
+            allow-writes = false                        # default
+            packument-ttl = "5m"                        # default
+            max-stale = "24h"                           # default
+            cache-size = "10GB"                         # default
+            memory = "128MB"                            # default
+            packument-limit = "200MB"                   # default
+            tarball-limit = "500MB"                     # default
+            # tarball-host                              # default: upstream's own
+            # redirect-host                             # default: upstream's own
+            # upstream-ca                               # default: the system's
+            upstream-timeout = "30s"                    # default
+            max-connections = 7                         # --max-connections
+            drain-timeout = "10s"                       # default
+            log-format = "human"                        # default
+            log-level = "info"                          # default
+            ledger-retention = "400d"                   # default
+            # @acme comes from https://acme.example/  # `.npmrc`
+        "#]]
+        .assert_eq(&shown);
+        let named = self::shown(npmrc, &[(Key::Upstream, "https://me:secret@other.example")]).unwrap();
+        assert!(
+            named.contains("upstream = \"https://*********@other.example\"") && named.contains("# @acme comes from"),
+            "{named}"
+        );
+    }
+
+    #[test]
+    fn coldframe_is_not_its_own_upstream() {
+        let shown_npm = shown("registry=http://localhost:4873/\n@acme:registry=https://acme.example/\n", &[]).unwrap();
+        assert!(shown_npm.contains("# npm's built-in default"), "{shown_npm}");
+        let named = shown("", &[(Key::Upstream, "http://localhost:4873")]).unwrap_err().to_string();
+        expect![[r#"
+            1 mistake in the configuration
+
+            --upstream: `upstream` is coldframe itself
+               = allowed: the registry that packages come from"#]]
+        .assert_eq(&named);
+    }
+
+    #[test]
+    fn a_mistake_in_npms_configuration_is_told_with_the_others() {
+        let told = shown("registry=nonsense\n", &[(Key::Memory, "5")]).unwrap_err().to_string();
+        assert!(told.starts_with("2 mistakes") && told.contains("sets `registry` to something"), "{told}");
     }
 }

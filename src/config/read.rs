@@ -8,10 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use super::amount;
-use super::mistake::{Mistake, blot_credentials};
+use super::mistake::{Mistake, Origin, blot_credentials};
 use super::settings::Key;
 use super::written::{Value, Written};
+use super::{Machine, amount, place};
+use crate::policy::PackageGlob;
 
 /// Reads settings and gathers what is wrong with them.
 pub(super) struct Reader<'a> {
@@ -42,18 +43,35 @@ impl<'a> Reader<'a> {
 
     /// Notes that the values of `key`, each right by itself, are not right together or in this place.
     pub(super) fn object(&mut self, key: Key, problem: impl Into<String>, allowed: impl Into<String>) {
-        let origin = self.written.values(key).pop().map_or(super::Origin::Default, |value| value.origin);
-        self.mistakes.push(Mistake::new(origin, problem, allowed));
+        self.mistakes.push(Mistake::new(self.origin(key), problem, allowed));
+    }
+
+    /// Notes a mistake that was found elsewhere.
+    pub(super) fn note(&mut self, mistake: Mistake) {
+        self.mistakes.push(mistake);
+    }
+
+    /// Who wrote a setting.
+    pub(super) fn origin(&self, key: Key) -> Origin {
+        self.written.values(key).pop().map_or(Origin::Default, |value| value.origin)
+    }
+
+    /// Whether a setting has no value at all.
+    pub(super) fn is_absent(&self, key: Key) -> bool {
+        self.written.values(key).is_empty()
     }
 
     /// The data directory: what is written, else the platform's.
-    pub(super) fn data_dir(&mut self, platform: Option<PathBuf>) -> Option<PathBuf> {
-        let written = !self.written.values(Key::DataDir).is_empty();
-        let read = self.one(Key::DataDir, path);
-        if !written && platform.is_none() {
+    pub(super) fn data_dir(&mut self, machine: &Machine<'_>) -> Option<PathBuf> {
+        let platform = match machine {
+            Machine::Here(surroundings) => place::data_directory(|name| surroundings.variable(name)),
+            Machine::Apart | Machine::Unknown => None,
+        };
+        let known = platform.is_some() || matches!(machine, Machine::Unknown);
+        if self.is_absent(Key::DataDir) && !known {
             self.object(Key::DataDir, "no place for data is known here", "`data-dir` with a path");
         }
-        read.or(platform)
+        self.one(Key::DataDir, path).or(platform)
     }
 
     fn parse<T>(&mut self, key: Key, value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
@@ -101,6 +119,11 @@ pub(super) fn public_url(text: &str) -> Result<Url, String> {
     let url = url(text)?;
     let bare = url.username().is_empty() && url.password().is_none();
     if bare { Ok(url) } else { Err("carries credentials".to_owned()) }
+}
+
+/// A glob over package names.
+pub(super) fn package_glob(text: &str) -> Result<PackageGlob, String> {
+    PackageGlob::parse(text).map_err(|wrong| format!("is no glob ({wrong})"))
 }
 
 /// A span of time.

@@ -109,7 +109,7 @@ impl Inner {
     }
 
     async fn sail(self: Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
-        let _permit = self.fetches.acquire().await.map_err(|_| lost())?;
+        let permit = Arc::clone(&self.fetches).acquire_owned().await.map_err(|_| lost())?;
         let now = self.clock.now();
         let mut before = self.before(&voyage).await?;
         if let Some(known) = before.known.clone().filter(|_| !voyage.whole) {
@@ -141,12 +141,12 @@ impl Inner {
                 let same = known.clone().filter(|known| known.content == content_of(&body));
                 if let Some(known) = same {
                     if voyage.whole {
-                        self.keep(&known, body);
+                        self.keep(&known, body, permit);
                     }
                     return self.confirm(&voyage, &known, validated, now, Some(validators)).await;
                 }
                 let slot = voyage.slot.clone();
-                let arrival = Arrival { body, validators, validated, checked: now };
+                let arrival = Arrival { body, validators, validated, checked: now, permit };
                 match Arc::clone(&self).take_in(voyage, arrival, before.record).await {
                     Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&slot, known, rejection, now),
                     taken => taken,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::catalog::{Reading, Voyage, lost};
 use super::history::{self, Reconciled, Standing};
@@ -22,6 +23,8 @@ pub struct Arrival {
     pub validators: Validators,
     pub validated: Timestamp,
     pub checked: Timestamp,
+    /// Held until the store has the document, so that a slow disk slows fetching and does not fill the memory.
+    pub permit: OwnedSemaphorePermit,
 }
 
 impl Inner {
@@ -70,17 +73,18 @@ impl Inner {
             validators: arrival.validators,
             validated: arrival.validated,
             checked: arrival.checked,
-            raw: Arc::default(),
+            // There before anybody finds this, so that a question for the other form does not fetch it again.
+            raw: Arc::new(Mutex::new(Some(arrival.body.clone()))),
             screen: ArcSwapOption::empty(),
         });
         self.absent.invalidate(&voyage.slot);
         self.unreachable.invalidate(&voyage.slot);
-        self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
         if let Some(wish) = &voyage.wish {
             self.render(&known, &plain, Some(&fields), wish);
         }
+        self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
         drop(plain);
-        self.keep(&known, arrival.body);
+        self.keep(&known, arrival.body, arrival.permit);
         Ok(Reading { known, stale: None })
     }
 
@@ -98,7 +102,7 @@ impl Inner {
 
     /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
     /// nobody waiting, and a full one keeps nobody from installing.
-    pub fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes) {
+    pub fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes, permit: OwnedSemaphorePermit) {
         *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
         let name = known.slot.name.clone();
@@ -113,6 +117,7 @@ impl Inner {
             }
             // Without the store it would fill the memory instead; it is fetched again when needed.
             *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            drop((body, permit));
         });
     }
 

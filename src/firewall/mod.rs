@@ -134,7 +134,7 @@ struct Inner {
     voyages: Flights<(Slot, bool), Result<Reading, Rejection>>,
     renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
     tarballs: Flights<TarballKey, Result<Bytes, Rejection>>,
-    fetches: Semaphore,
+    fetches: Arc<Semaphore>,
     /// Documents read or rendered at once: bounds what is held in memory besides the caches.
     readers: Semaphore,
     downloads: Semaphore,
@@ -165,7 +165,7 @@ impl Firewall {
             voyages: Flights::new(),
             renderings: Flights::new(),
             tarballs: Flights::new(),
-            fetches: Semaphore::new(FETCHES),
+            fetches: Arc::new(Semaphore::new(FETCHES)),
             readers: Semaphore::new(cores),
             downloads: Semaphore::new(DOWNLOADS),
             strippers: Mutex::default(),
