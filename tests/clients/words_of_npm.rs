@@ -1,0 +1,69 @@
+//! The rest of npm's words: view, outdated, audit, signatures, dist-tags, search, ping; and the notice that ends an install.
+
+use crate::package::{Package, days, hours};
+use crate::scene::Scene;
+use crate::tool::{Project, Said, Tool};
+
+async fn scene() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
+    scene.publish(Package::new("left-pad", "1.0.1").aged(days(90)));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
+    scene
+}
+
+#[track_caller]
+fn succeeds(said: Said) -> String {
+    assert_eq!(said.code, 0, "{}", said.text);
+    said.text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_install_ends_with_what_was_held_back() {
+    let scene = scene().await;
+    for tool in [Tool::Npm10, Tool::Npm11] {
+        let project = Project::new(tool, &[("left-pad", "^1.0.0")]);
+        let text = succeeds(project.run(&scene, &["install"]));
+        let notice = text
+            .lines()
+            .find(|line| line.starts_with("npm notice"))
+            .unwrap_or_else(|| panic!("{tool:?} prints no notice:\n{text}"));
+        for part in ["coldframe held back 1 newer release", "left-pad 1.1.0", "2026-04-06 07:00 UTC"] {
+            assert!(notice.contains(part), "{tool:?}: {part:?} is missing: {notice}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn view_outdated_and_dist_tags_show_what_is_visible() {
+    let scene = scene().await;
+    for tool in [Tool::Npm10, Tool::Npm11] {
+        let project = Project::new(tool, &[("left-pad", "1.0.0")]);
+        succeeds(project.run(&scene, &["install"]));
+        assert_eq!(succeeds(project.run(&scene, &["view", "left-pad", "version"])).trim(), "1.0.1");
+        assert_eq!(succeeds(project.run(&scene, &["dist-tag", "ls", "left-pad"])).trim(), "latest: 1.0.1");
+        let outdated = project.run(&scene, &["outdated"]);
+        assert!(outdated.text.contains("1.0.1") && !outdated.text.contains("1.1.0"), "{}", outdated.text);
+        succeeds(project.run(&scene, &["ping"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_search_and_signatures_pass_through() {
+    let scene = scene().await;
+    scene.publish(Package::new("left-newborn", "1.0.0").aged(hours(1)));
+    for tool in [Tool::Npm10, Tool::Npm11] {
+        let project = Project::new(tool, &[("left-pad", "1.0.0")]);
+        succeeds(project.run(&scene, &["install"]));
+        assert!(succeeds(project.run(&scene, &["audit"])).contains("found 0 vulnerabilities"));
+        let found = succeeds(project.run(&scene, &["search", "left"]));
+        assert!(found.contains("left-pad") && !found.contains("1.1.0") && !found.contains("left-newborn"), "{found}");
+        // The fake registry signs nothing and has no keys: npm says so, and does not fail for any other reason.
+        let signatures = project.run(&scene, &["audit", "signatures"]);
+        assert!(
+            signatures.text.to_ascii_lowercase().contains("signature") || signatures.text.contains("audited"),
+            "{}",
+            signatures.text
+        );
+    }
+}
