@@ -135,6 +135,11 @@ impl App {
         stop.send_replace(true);
         while doors.join_next().await.is_some() {}
         retention.abort();
+        // What clients no longer wait for goes on for a while, and holds the store open.
+        let settled = tokio::time::timeout(self.service.config().limits.drain, self.firewall.settle()).await;
+        if settled.is_err() {
+            tracing::warn!("fetches from upstream were cut off");
+        }
         let lost = flush(self.ledger).await;
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }

@@ -15,7 +15,7 @@ use super::intake::{Arrival, content_of};
 use super::known::{Known, Slot};
 use super::shelf::Wish;
 use super::{Asker, Inner, Rejection};
-use crate::npm::{Algorithm, Digest, Ingested, PackageName, ingest, instant};
+use crate::npm::{Algorithm, Digest, Ingested, PackageName, gzip, ingest, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
 use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
@@ -95,11 +95,12 @@ impl Inner {
     }
 
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
-    /// since it was checked. A clock that was set back makes it due.
+    /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
     fn is_fresh(&self, known: &Known, now: Timestamp) -> bool {
         let opened =
             known.screen(&self.world.load()).next_opening.is_some_and(|opening| known.checked < opening && opening <= now);
-        is_within(known.checked, self.config.packument_ttl, now) && !opened
+        let rewritten = self.written.get(&known.slot.name).is_some_and(|written| known.checked <= written);
+        is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
     }
 
     async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
@@ -137,6 +138,11 @@ impl Inner {
         match (fetched.freshness, before.known.take()) {
             (Freshness::NotModified, Some(known)) => self.confirm(&voyage, &known, validated, now, None).await,
             (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
+            (Freshness::Changed { body, gzip: true, .. }, known) if !gzip::is_gzip(&body) => {
+                let detail = "it is said to be gzip and is not".into();
+                let rejection = Rejection::Unreadable { name: voyage.slot.name.clone(), detail };
+                self.fall_back(&voyage.slot, known, rejection, now)
+            }
             (Freshness::Changed { body, validators, .. }, known) => {
                 let same = known.clone().filter(|known| known.content == content_of(&body));
                 if let Some(known) = same {

@@ -117,7 +117,8 @@ impl Inner {
             }
             // Without the store it would fill the memory instead; it is fetched again when needed.
             *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            drop((body, permit));
+            // The permit last: who waits for it takes the store to be free.
+            drop((body, inner, permit));
         });
     }
 

@@ -108,6 +108,9 @@ const REMEMBERED_FAILURES: u64 = 10_000;
 /// Packuments asked for upstream at once.
 const FETCHES: usize = 48;
 
+/// How often it is looked whether the last task is done.
+const SETTLING: Duration = Duration::from_millis(2);
+
 /// Tarballs fetched from upstream at once.
 const DOWNLOADS: usize = 64;
 
@@ -131,6 +134,8 @@ struct Inner {
     absent: Cache<Slot, Timestamp>,
     /// Packages that could not be asked for, and since when.
     unreachable: Cache<Slot, Timestamp>,
+    /// Packages that were written to through us, and when: upstream is asked again before they are answered.
+    written: Cache<PackageName, Timestamp>,
     voyages: Flights<(Slot, bool), Result<Reading, Rejection>>,
     renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
     tarballs: Flights<TarballKey, Result<Bytes, Rejection>>,
@@ -162,6 +167,7 @@ impl Firewall {
             views: views.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
+            written: Cache::new(REMEMBERED_FAILURES),
             voyages: Flights::new(),
             renderings: Flights::new(),
             tarballs: Flights::new(),
@@ -254,12 +260,37 @@ impl Firewall {
         self.0.pass(asker, Some(name), passage).await
     }
 
-    /// Anything else, passed on to the registry of `name`, or to the default one: ping, keys, whoami, accounts, writes.
+    /// Anything else, passed on to the registry of `name`, or to the default one: ping, keys, whoami, accounts.
     ///
     /// # Errors
     /// When upstream cannot be asked.
     pub async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
         self.0.pass(asker, name, passage).await
+    }
+
+    /// Like [`Firewall::pass`], for what changes the package: its next reader gets what upstream says then.
+    ///
+    /// # Errors
+    /// When upstream cannot be asked.
+    pub async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        let passed = self.0.pass(asker, name, passage).await;
+        // Also after a failure, which may have come after the change.
+        if let Some(name) = name {
+            self.0.written.insert(name.clone(), self.0.clock.now());
+        }
+        passed
+    }
+
+    /// Waits until what was begun for requests that are gone is done, so that the store can be closed.
+    pub async fn settle(&self) {
+        let fetches = u32::try_from(FETCHES).unwrap_or(u32::MAX);
+        let downloads = u32::try_from(DOWNLOADS).unwrap_or(u32::MAX);
+        // A closed semaphore has nothing under way either.
+        let _fetches = self.0.fetches.acquire_many(fetches).await;
+        let _downloads = self.0.downloads.acquire_many(downloads).await;
+        while Arc::strong_count(&self.0) > 1 {
+            tokio::time::sleep(SETTLING).await;
+        }
     }
 
     /// Bytes of memory that facts and views take, about.

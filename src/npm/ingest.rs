@@ -172,7 +172,7 @@ fn read_top<'a>(source: &Source<'a>, name: &PackageName) -> Result<Top<'a>, Inge
             *span_slot = Some(span);
         }
         if decoded == "policyRestrictions" {
-            if restrictions.replace((Span { start, end: span.end }, span, previous_end)).is_some() {
+            if restrictions.replace((Span { start, end: span.end }, previous_end)).is_some() {
                 repeated = repeated.take().or_else(|| Some(decoded.to_string()));
             }
         } else {
@@ -193,8 +193,7 @@ fn read_top<'a>(source: &Source<'a>, name: &PackageName) -> Result<Top<'a>, Inge
     {
         top.layout.closing = document.trim_end().len() as u32 - 1;
     }
-    if let Some((member, value, previous_end)) = restrictions {
-        top.layout.restrictions_value = Some(value);
+    if let Some((member, previous_end)) = restrictions {
         top.layout.restrictions = Some(set_off(document, member, previous_end, opening));
     }
     Ok(top)

@@ -100,8 +100,6 @@ pub(super) struct Layout {
     pub(super) modified: Option<Span>,
     /// The member `policyRestrictions` of an upstream that is a firewall too, with the comma that sets it off.
     pub(super) restrictions: Option<Span>,
-    /// Its value.
-    pub(super) restrictions_value: Option<Span>,
     /// Whether other members stand in the document.
     pub(super) has_members: bool,
     /// The closing brace of the document.

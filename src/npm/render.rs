@@ -42,8 +42,9 @@ enum Piece {
     Tags(Segment),
     /// The members of `versions`.
     Versions,
-    /// The member `policyRestrictions`: upstream's own unless we have one, with its comma.
-    Restrictions { theirs: Segment, lead: &'static str },
+    /// The member `policyRestrictions`, with its comma. Upstream's own never leaves: what it names may be shown here, and
+    /// clients that do not read it rightly fail over it.
+    Restrictions { lead: &'static str },
 }
 
 /// Versions that stand next to each other in the document and are shown or hidden together.
@@ -118,9 +119,11 @@ impl View {
                     parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(Segment::deflate(&tags_json(tags)))))
                 }
                 Piece::Versions => self.push_versions(choice.shown, &mut parts)?,
-                Piece::Restrictions { theirs, lead } => parts.push(choice.restrictions.map_or(Part::Kept(theirs), |ours| {
-                    Part::Made(Segment::deflate(format!("{lead}\"policyRestrictions\":{ours}").as_bytes()))
-                })),
+                Piece::Restrictions { lead } => parts.extend(
+                    choice
+                        .restrictions
+                        .map(|ours| Part::Made(Segment::deflate(format!("{lead}\"policyRestrictions\":{ours}").as_bytes()))),
+                ),
             }
         }
         Some(Assembly { parts })
@@ -150,10 +153,8 @@ impl View {
     #[must_use]
     pub fn weight(&self) -> usize {
         let pieces = self.pieces.iter().map(|piece| match piece {
-            Piece::Fixed(segment) | Piece::Tags(segment) | Piece::Restrictions { theirs: segment, .. } => {
-                segment.deflated().len()
-            }
-            Piece::Versions => 0,
+            Piece::Fixed(segment) | Piece::Tags(segment) => segment.deflated().len(),
+            Piece::Versions | Piece::Restrictions { .. } => 0,
         });
         let runs = self.runs.iter().map(|run| run.segment.deflated().len() + size_of::<Run>() + 64);
         size_of::<Self>() + self.pieces.len() * size_of::<Piece>() + pieces.sum::<usize>() + runs.sum::<usize>()
@@ -273,14 +274,11 @@ fn full_pieces(document: &[u8], packument: &Packument) -> Vec<Piece> {
     if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
         cuts.push((Span { start: span.start + 1, end: span.end - 1 }, Some(Piece::Versions)));
     }
-    // An upstream that restricts too keeps its member, at the end, where ours takes its place.
     if let Some(span) = layout.restrictions {
         cuts.push((span, None));
     }
     let lead = if layout.has_members { "," } else { "" };
-    let theirs = layout.restrictions_value.map(|span| [lead.as_bytes(), b"\"policyRestrictions\":", span.of(document)].concat());
-    let theirs = Segment::deflate(&theirs.unwrap_or_default());
-    cuts.push((Span { start: layout.closing, end: layout.closing }, Some(Piece::Restrictions { theirs, lead })));
+    cuts.push((Span { start: layout.closing, end: layout.closing }, Some(Piece::Restrictions { lead })));
     cuts.sort_by_key(|(span, _)| span.start);
 
     let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
@@ -313,14 +311,13 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument) -> Vec<Piece> {
         tail.extend_from_slice(b",\"time\":");
         tail.extend_from_slice(time.of(document));
     }
-    let theirs = layout.restrictions_value.map(|span| [b",\"policyRestrictions\":", span.of(document)].concat());
     vec![
         Piece::Fixed(Segment::deflate(&head)),
         Piece::Tags(Segment::deflate(tags)),
         Piece::Fixed(Segment::store(b",\"versions\":{")),
         Piece::Versions,
         Piece::Fixed(Segment::deflate(&tail)),
-        Piece::Restrictions { theirs: Segment::deflate(&theirs.unwrap_or_default()), lead: "," },
+        Piece::Restrictions { lead: "," },
         Piece::Fixed(Segment::store(b"}")),
     ]
 }
@@ -387,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn restrictions_stand_once_and_at_the_end() {
+    fn our_restrictions_stand_at_the_end_and_upstreams_nowhere() {
         for document in [
             r#"{"name":"demo","policyRestrictions":{"message":"theirs"},"versions":{}}"#,
             r#"{"policyRestrictions":{"message":"theirs"} , "name":"demo","versions":{}}"#,
@@ -400,7 +397,7 @@ mod tests {
                 assert_eq!(ours["policyRestrictions"]["message"], "ours", "{document}");
                 let theirs = render(document, form, &|_| true, None, None);
                 let theirs: Value = serde_json::from_str(&theirs).unwrap_or_else(|wrong| panic!("{wrong}: {theirs}"));
-                assert_eq!(theirs.get("policyRestrictions").is_some(), document.contains("theirs"), "{document}");
+                assert!(theirs.get("policyRestrictions").is_none(), "{document}");
                 assert_eq!(theirs["name"], "demo");
             }
         }

@@ -58,6 +58,14 @@ pub trait Answers: Send + Sync + 'static {
         name: Option<&PackageName>,
         passage: Passage,
     ) -> impl Future<Output = Result<Passed, Rejection>> + Send;
+
+    /// What changes a package, or the registry.
+    fn write(
+        &self,
+        asker: &Asker,
+        name: Option<&PackageName>,
+        passage: Passage,
+    ) -> impl Future<Output = Result<Passed, Rejection>> + Send;
 }
 
 impl Answers for Firewall {
@@ -102,5 +110,8 @@ impl Answers for Firewall {
 
     async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
         self.pass(asker, name, passage).await
+    }
+    async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        self.write(asker, name, passage).await
     }
 }

@@ -70,6 +70,9 @@ pub enum ProxyError {
     /// Its body was not taken.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// Its body is coded in a way that nobody here reads.
+    #[error("the body's content encoding is neither `gzip` nor `identity`")]
+    Coding,
     /// The firewall says no, or could not say.
     #[error(transparent)]
     Rejected(#[from] Rejection),

@@ -132,13 +132,28 @@ pub fn passed(passed: Passed, notice: Option<&str>, private: bool) -> Reply {
         400..500 => OutcomeLabel::ClientError,
         _ => OutcomeLabel::UpstreamError,
     };
-    let mut reply = Reply::new(passed.status, Body::from(passed.body), outcome);
-    *reply.response.headers_mut() = passage::returned(passed.headers);
+    // A failure that explains itself in no way npm reads gets the form of ours.
+    let mute = !passed.status.is_success() && passed.status != StatusCode::NOT_MODIFIED && !is_json(&passed.body);
+    let mut reply = if mute {
+        let mut reply = failure(passed.status, &format!("upstream answered {}", passed.status), outcome);
+        let kept = passage::returned(passed.headers).remove(header::WWW_AUTHENTICATE);
+        reply.response.headers_mut().extend(kept.map(|value| (header::WWW_AUTHENTICATE, value)));
+        reply
+    } else {
+        let mut reply = Reply::new(passed.status, Body::from(passed.body), outcome);
+        *reply.response.headers_mut() = passage::returned(passed.headers);
+        reply
+    };
     if let Some(notice) = notice {
         reply = with_notice(reply, notice);
     }
     reply.response.headers_mut().append(header::VARY, BY_CREDENTIALS);
     reply.with(header::CACHE_CONTROL, if private { NO_STORE } else { NO_CACHE })
+}
+
+/// Whether a body is an object in JSON, as far as its first byte tells; a coded one is taken for it.
+fn is_json(body: &[u8]) -> bool {
+    body.trim_ascii_start().first().is_some_and(|first| *first == b'{' || !first.is_ascii())
 }
 
 /// Adds to what npm prints; upstream's own word stays first.
@@ -172,7 +187,7 @@ pub fn failed(error: &ProxyError) -> Reply {
     let text = error.to_string();
     match error {
         ProxyError::Endpoint(error) => misdirected(error, &text),
-        ProxyError::Headers(_) => failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError),
+        ProxyError::Headers(_) | ProxyError::Coding => failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError),
         ProxyError::Body(error) => body_not_taken(error, &text),
         ProxyError::Rejected(rejection) => rejected(rejection, &text),
         ProxyError::WritesAreOff => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),

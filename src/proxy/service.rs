@@ -150,22 +150,23 @@ impl<A: Answers> Visit<'_, A> {
     {
         let config = &self.service.config;
         let taken = body::collect(body, config.body_limit, config.body_deadline).await?;
-        let read = if bulk { self.inflate(taken.clone()).await? } else { None };
+        let read = self.inflate(taken.clone()).await?;
+        let read = Some(read).filter(|_| bulk);
         let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read).await?;
         Ok(respond::passed(passed, notice.as_deref(), true))
     }
 
-    /// The body as its sender wrote it; `None` when it is coded in a way that we do not read.
-    async fn inflate(&self, bytes: Bytes) -> Result<Option<Bytes>, ProxyError> {
+    /// The body as its sender wrote it.
+    async fn inflate(&self, bytes: Bytes) -> Result<Bytes, ProxyError> {
         let limit = self.service.config.inflated_limit;
         let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
         match coding.as_deref() {
-            None | Some("" | "identity") => Ok(Some(bytes)),
+            None | Some("" | "identity") => Ok(bytes),
             Some("gzip" | "x-gzip") => {
                 let inflating = tokio::task::spawn_blocking(move || body::gunzip(&bytes, limit)).await;
-                Ok(Some(inflating.map_err(|_| ProxyError::Died)??))
+                Ok(inflating.map_err(|_| ProxyError::Died)??)
             }
-            Some(_) => Ok(None),
+            Some(_) => Err(ProxyError::Coding),
         }
     }
 
@@ -186,7 +187,7 @@ impl<A: Answers> Visit<'_, A> {
             return Err(ProxyError::NeedsCredentials);
         }
         let taken = body::collect(body, config.write_limit, config.body_deadline).await?;
-        Ok(private(self.service.answers.pass(&own, name, self.passage(taken)).await?))
+        Ok(private(self.service.answers.write(&own, name, self.passage(taken)).await?))
     }
 }
 
@@ -327,6 +328,10 @@ mod tests {
         ) -> Result<Passed, Rejection> {
             self.note(asker, format!("attestations {name} {version}"));
             Ok(upstream_said(&passage))
+        }
+
+        async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+            self.pass(asker, name, passage).await
         }
 
         async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
