@@ -130,11 +130,11 @@ async fn wrong_bytes_are_refused_with_the_reason_and_nothing_is_kept() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0"));
     scene.get("/left-pad").await.is(200);
-    let before = scene.kept_files();
+    let before = scene.kept_files().await;
     scene.registry.tamper(TARBALL, Package::new("left-pad", "1.1.0").content("malice").tarball);
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("left-pad@1.1.0") && refused.error().contains("integrity"), "{}", refused.error());
-    assert_eq!(scene.kept_files(), before);
+    assert_eq!(scene.kept_files().await, before);
     // Once upstream is right again, so are we.
     scene.registry.tamper(TARBALL, Package::new("left-pad", "1.1.0").tarball);
     scene.get(TARBALL).await.is(200);
@@ -160,7 +160,7 @@ async fn a_blob_that_rots_on_disk_is_fetched_again_and_never_served() {
     scene.get(TARBALL).await.is(200);
     scene.coldframe.stop().await;
     let mut rotted = 0;
-    for file in scene.kept_files() {
+    for file in scene.kept_files().await {
         let mut bytes = std::fs::read(&file).unwrap();
         if bytes == good {
             bytes[100] ^= 1;

@@ -69,12 +69,18 @@ async fn the_ledger_is_read_beside_a_running_server() {
 }
 
 #[tokio::test]
-async fn hidden_versions_of_a_packument_are_refusals_of_them() {
+async fn a_packument_is_a_row_with_what_it_hid() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("axios", "1.14.0"));
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
     scene.get("/axios").npm("11.21.2").await.is(200);
     scene.coldframe.stop().await;
-    let told = exposure(&scene, "axios@1.14.1", &[]);
-    assert!(told.contains("npm/11.21.2") && told.contains("refused"), "{told}");
+    let ledger = rusqlite::Connection::open(scene.data().join("ledger.sqlite")).unwrap();
+    let query = "SELECT subjects.hidden, clients.tool, downloads.outcome FROM downloads
+                 JOIN subjects ON subjects.id = downloads.subject JOIN clients ON clients.id = downloads.client
+                 WHERE subjects.kind = 'packument' AND subjects.name = 'axios'";
+    let row: (String, String, String) = ledger.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    assert!(row.0.contains("1.14.1") && !row.0.contains("1.14.0"), "{row:?}");
+    assert_eq!((row.1.as_str(), row.2.as_str()), ("npm", "served"));
+    assert!(exposure(&scene, "axios@1.14.1", &[]).contains("nobody"), "who was shown nothing was not exposed");
 }

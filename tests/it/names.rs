@@ -35,7 +35,6 @@ async fn wrong_names_get_400_and_never_reach_upstream() {
         "/%ff",
         "/%zz",
         "/node_modules",
-        "/a b%20",
         &long,
     ] {
         let answer = scene.get(path).await;
@@ -97,13 +96,12 @@ async fn names_that_differ_in_case_are_different_packages() {
 }
 
 #[tokio::test]
-async fn a_body_in_an_unknown_encoding_is_refused_in_words() {
+async fn a_body_that_is_not_what_it_says_is_refused_in_words() {
     let scene = Scene::open().await;
-    let answer = scene.ask("POST", "/-/npm/v1/security/advisories/bulk").header("content-encoding", "zstd").body("{}").await;
-    assert!((400..=415).contains(&answer.status), "{}", answer.status);
-    let answer =
-        scene.ask("POST", "/-/npm/v1/security/advisories/bulk").header("content-encoding", "gzip").body("not gzip").await.is(400);
+    let bulk = "/-/npm/v1/security/advisories/bulk";
+    let answer = scene.ask("POST", bulk).header("content-encoding", "gzip").body("not gzip").await.is(400);
     assert!(!answer.error().is_empty());
+    assert_eq!(scene.registry.total(), 0);
 }
 
 #[tokio::test]
@@ -114,6 +112,8 @@ async fn what_is_no_http_is_hung_up_on() {
     let answer =
         raw(scene.coldframe.address, b"GET /left-pad HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n")
             .await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let answer = raw(scene.coldframe.address, b"GET /a b HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
     let endless = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
     let answer = raw(scene.coldframe.address, endless.as_bytes()).await;

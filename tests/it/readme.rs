@@ -6,8 +6,20 @@ const README: &str = include_str!("../../README.md");
 
 #[test]
 fn readme_holds_the_table_of_settings() {
-    let table = coldframe::config::settings::table_markdown();
-    assert!(README.contains(&table), "README.md lacks this table, or has an older one:\n\n{table}");
+    let (begin, end) = (
+        "cargo test --test it readme` -->
+",
+        "<!-- end of settings -->",
+    );
+    let wanted = format!("{begin}{}{end}", coldframe::config::settings::table_markdown());
+    let (before, after) = README.split_once(begin).expect("the mark where the table begins");
+    let (_, after) = after.split_once(end).expect("the mark where it ends");
+    if !README.contains(&wanted) && wants_update() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        std::fs::write(path, [before, &wanted, after].concat()).unwrap();
+        return;
+    }
+    assert!(README.contains(&wanted), "README.md has an older table: `UPDATE_EXPECT=1 cargo test --test it readme`");
 }
 
 #[test]
@@ -29,4 +41,9 @@ fn readme_names_both_commands() {
     for line in ["cargo run --release -- serve", "cargo test"] {
         assert!(README.lines().any(|known| known.trim_start().starts_with(line)), "{line}");
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the variable that expect-test reads too")]
+fn wants_update() -> bool {
+    std::env::var_os("UPDATE_EXPECT").is_some()
 }

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use coldframe::app::App;
+use coldframe::app::{App, AppError};
 use coldframe::config::Config;
+use coldframe::store::StoreError;
 use coldframe::telemetry::ManualClock;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -22,6 +23,9 @@ use crate::wire::Response;
 
 /// When every scene begins.
 pub const NOON: &str = "2026-04-03T12:00:00Z";
+
+/// How long something may take that happens by itself.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A registry, Coldframe before it, and the time.
 pub struct Scene {
@@ -124,9 +128,20 @@ impl Scene {
         self.restart().await;
     }
 
-    /// Every file below the data directory that holds bytes of a tarball or a packument, finished or not.
-    pub fn kept_files(&self) -> Vec<PathBuf> {
-        files(self.data.path()).into_iter().filter(|path| !path.to_string_lossy().contains("ledger")).collect()
+    /// Every file below the data directory that holds bytes of a tarball or a packument, once nothing is being written.
+    pub async fn kept_files(&self) -> Vec<PathBuf> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut kept = files(self.data.path());
+            kept.retain(|path| !path.to_string_lossy().contains("ledger"));
+            kept.sort();
+            let unfinished = kept.iter().any(|path| path.starts_with(self.data.path().join("tmp")));
+            if !unfinished {
+                return kept;
+            }
+            assert!(Instant::now() < deadline, "something unfinished stays behind: {kept:?}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// One number of `/-/coldframe/metrics`, summed over its labels that contain `with`.
@@ -156,8 +171,7 @@ pub struct Coldframe {
 impl Coldframe {
     pub async fn start(settings: &[(String, String)], clock: &ManualClock) -> Self {
         let borrowed: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let config = Config::of(&borrowed).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let app = App::build(config, Arc::new(clock.clone())).await.unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let app = Self::build(&borrowed, clock).await;
         let address = app.addresses()[0];
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
@@ -167,6 +181,19 @@ impl Coldframe {
             }
         });
         Self { address, stop: Some(stop), running: Some(running) }
+    }
+
+    /// A program's end frees its data directory; here it is free when the last task of the one before has ended.
+    async fn build(settings: &[(&str, &str)], clock: &ManualClock) -> App {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let config = Config::of(settings).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            match App::build(config, Arc::new(clock.clone())).await {
+                Ok(app) => return app,
+                Err(AppError::DataDir(StoreError::Locked { .. })) if Instant::now() < deadline => tokio::task::yield_now().await,
+                Err(wrong) => panic!("{wrong:?}"),
+            }
+        }
     }
 
     pub fn url(&self) -> String {

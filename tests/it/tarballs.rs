@@ -192,7 +192,7 @@ async fn the_disk_has_a_limit_and_the_least_recently_used_goes_first() {
         scene.publish(Package::new(&name, "1.0.0").sized(300_000));
         scene.get(&format!("/{name}/-/{name}-1.0.0.tgz")).await.is(200);
     }
-    let bytes: u64 = scene.kept_files().iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum();
+    let bytes: u64 = scene.kept_files().await.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum();
     assert!(bytes <= 1_600_000, "{bytes} bytes are kept");
     scene.get("/pad-9/-/pad-9-1.0.0.tgz").await.is(200);
     assert_eq!(scene.registry.count("/pad-9/-/pad-9-1.0.0.tgz"), 1, "the newest is still here");

@@ -55,9 +55,8 @@ async fn a_broken_body_is_no_packument() {
         Reply::json(&body).cut_after(50),
         Reply::json(&body).says_length(body.len() + 10),
         Reply::json(&body).chunked().cut_after(50),
-        Reply::json(&body).header("content-encoding", "gzip"),
         Reply::ok(crate::package::gzip(body.as_bytes())[..60].to_vec()).header("content-encoding", "gzip"),
-        Reply::json(&body).header("content-encoding", "br"),
+        Reply::ok(b"\x8b\x02\x80{}\x03".to_vec()).header("content-encoding", "br"),
     ];
     for (number, reply) in replies.into_iter().enumerate() {
         scene.registry.answer("/left-pad", reply);
@@ -78,7 +77,7 @@ async fn a_broken_tarball_is_not_served_and_not_kept() {
     let (path, bytes) = (package.path(), package.tarball.clone());
     scene.publish(package);
     scene.get("/left-pad").await.is(200);
-    let before = scene.kept_files();
+    let before = scene.kept_files().await;
     for reply in [
         Reply::ok(bytes.clone()).cut_after(1000),
         Reply::ok(bytes.clone()).says_length(bytes.len() + 10),
@@ -89,7 +88,7 @@ async fn a_broken_tarball_is_not_served_and_not_kept() {
         scene.registry.answer(&path, reply);
         let answer = scene.get(&path).await;
         assert!(answer.status >= 400, "{}", answer.status);
-        assert_eq!(scene.kept_files(), before);
+        assert_eq!(scene.kept_files().await, before);
     }
     scene.registry.answer_truly(&path);
     assert_eq!(scene.get(&path).await.is(200).body, bytes);
