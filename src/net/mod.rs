@@ -1,4 +1,4 @@
-//! Floor 4: sockets and HTTP that know nothing of npm. The client half: [`Client`] asks other servers, within deadlines
+//! Floor 4: sockets and HTTP that know nothing of packages. The client half: [`Client`] asks other servers, within deadlines
 //! and limits, directly or through an outbound proxy.
 
 pub mod client;

@@ -51,18 +51,10 @@ impl Proxies {
         Self(None)
     }
 
-    /// As this process' environment says.
-    ///
-    /// # Errors
-    /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
-    pub fn from_environment() -> Result<Self, ProxyError> {
-        Self::from_variables(|name| std::env::var(name).ok())
-    }
-
     /// As the variables say that `variable` looks up: upper case first, then lower case; empty is as good as missing.
     ///
     /// # Errors
-    /// When a variable holds something that is not an HTTP proxy.
+    /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
         let read = |upper: &str| {
             let lower = upper.to_lowercase();

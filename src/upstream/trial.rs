@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use url::Url;
 
@@ -11,7 +10,6 @@ use crate::net::{Deadlines, Proxies};
 use crate::tls;
 
 pub(super) fn config(url: &str) -> Config {
-    let moment = Duration::from_millis(150);
     let mut default = RegistryConfig::new(Url::parse(url).unwrap(), Origin::Setting("--upstream".to_owned()));
     default.credentials = Some(Credentials::bearer("lent").unwrap());
     Config {
@@ -21,7 +19,7 @@ pub(super) fn config(url: &str) -> Config {
         tls: tls::Config::default(),
         tarball_hosts: Vec::new(),
         redirect_hosts: Vec::new(),
-        deadlines: Deadlines { connect: Duration::from_secs(1), headers: moment, idle: moment },
+        deadlines: Deadlines::default(),
         packument_limit: 1_000,
         tarball_limit: 1_000,
         user_agent: "coldframe/trial".to_owned(),
@@ -34,4 +32,9 @@ pub(super) fn open(config: &Config) -> Arc<Registry> {
 
 pub(super) fn registry(url: &str) -> Arc<Registry> {
     open(&config(url))
+}
+
+/// Like [`registry`], but soon out of patience.
+pub(super) fn hasty(url: &str) -> Arc<Registry> {
+    open(&Config { deadlines: Deadlines::hasty(), ..config(url) })
 }
