@@ -151,7 +151,7 @@ mod tests {
     fn no_proxy_and_loopback_go_direct() {
         let found = proxies(&[("HTTPS_PROXY", "http://a.example:1"), ("NO_PROXY", "corp.example, 10.0.0.0/8")]).unwrap();
         for direct in [
-            "https://npm.corp.example/",
+            "https://registry.corp.example/",
             "https://corp.example/",
             "https://10.1.2.3/",
             "https://127.0.0.1:8080/",

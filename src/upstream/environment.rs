@@ -128,7 +128,7 @@ mod tests {
 
     fn environment(vars: &[(&str, &str)]) -> Environment {
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment { vars, home: Some("/home/a".into()), cwd: "/work".into() }
+        Environment { vars, home: Some("/home/a".into()), cwd: "/project".into() }
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
     fn paths_start_at_home_or_the_working_directory() {
         let surroundings = environment(&[]);
         assert_eq!(surroundings.path("~/ca.pem"), Path::new("/home/a/ca.pem"));
-        assert_eq!(surroundings.path("ca.pem"), Path::new("/work/ca.pem"));
+        assert_eq!(surroundings.path("ca.pem"), Path::new("/project/ca.pem"));
         assert_eq!(surroundings.path("/ca.pem"), Path::new("/ca.pem"));
     }
 
