@@ -23,7 +23,8 @@ impl Source<'_> {
     }
 }
 
-/// A key or a string as it reads, without its quotes; `None` for a lone surrogate, which no Rust string holds.
+/// A key or a string as it reads, without its quotes; `None` for what is no string, and for a lone surrogate, which no
+/// Rust string holds.
 pub(super) fn decode(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str::<String>(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
