@@ -98,7 +98,7 @@ impl Blobs for DiskBlobs {
                 }
                 Ok(Some(lend(mapping)))
             }
-            Taken::Opening(opening) => self.files.open(digest, opening),
+            Taken::Opening(opening) => self.files.open(digest, &opening),
         }
     }
 
@@ -166,18 +166,18 @@ struct Files {
 
 impl Files {
     /// Opens a file that is not mapped now; hashes it unless this process did so before.
-    fn open(&self, digest: &Digest, opening: Opening<'_>) -> Result<Option<Bytes>, StoreError> {
+    fn open(&self, digest: &Digest, opening: &Opening<'_>) -> Result<Option<Bytes>, StoreError> {
         let path = self.path(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.strike_off(digest, &opening);
+                self.strike_off(digest, opening);
                 return Ok(self.shelf.mapped(digest).map(lend));
             }
             Err(error) => return Err(StoreError::file("open", path)(error)),
         };
         if !opening.verified && !hashes_to(&file, digest).map_err(StoreError::file("read", &path))? {
-            self.drop_damaged(digest, &path, &opening)?;
+            self.drop_damaged(digest, &path, opening)?;
             return Ok(self.shelf.mapped(digest).map(lend));
         }
         let mapping = Arc::new(Mapping::of(&file).map_err(StoreError::file("map", &path))?);
@@ -314,4 +314,190 @@ fn hashes_to(mut file: &File, digest: &Digest) -> io::Result<bool> {
 /// What lies in a directory; nothing when it is not there or cannot be read, since counting is no reason to fail.
 fn list(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
     fs::read_dir(directory).into_iter().flatten().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::compliance::{blob_laws, put};
+    use super::*;
+
+    blob_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| open(home.path(), 1 << 30));
+
+    fn open(home: &Path, cache_size: u64) -> Arc<DiskBlobs> {
+        let blobs = DiskBlobs::open(&DataDir::open(home).unwrap(), cache_size).unwrap();
+        while !blobs.count.as_ref().unwrap().is_finished() {
+            std::thread::yield_now();
+        }
+        blobs
+    }
+
+    /// One block of disk.
+    fn block(fill: u8) -> Vec<u8> {
+        vec![fill; 4096]
+    }
+
+    fn put_block(blobs: &Arc<DiskBlobs>, fill: u8) -> Digest {
+        let blobs: Arc<dyn Blobs> = Arc::clone(blobs) as _;
+        put(&blobs, &block(fill))
+    }
+
+    fn in_temporary(home: &Path) -> usize {
+        fs::read_dir(home.join("tmp")).unwrap().count()
+    }
+
+    #[test]
+    fn a_blob_that_changed_on_disk_is_dropped_counted_and_never_served() {
+        let home = tempfile::tempdir().unwrap();
+        let damages: [fn(&Path); 3] = [
+            |path| fs::write(path, vec![9; 4096]).unwrap(),
+            |path| fs::write(path, b"").unwrap(),
+            |path| File::options().append(true).open(path).unwrap().write_all(b"x").unwrap(),
+        ];
+        for damage in damages {
+            let digest = put_block(&open(home.path(), 1 << 20), 1);
+            let blobs = open(home.path(), 1 << 20);
+            let path = blobs.files.path(&digest);
+            damage(&path);
+            assert!(!blobs.is_warm(&digest));
+            assert_eq!(blobs.open(&digest).unwrap(), None);
+            assert!(!path.exists());
+            assert_eq!(blobs.open(&digest).unwrap(), None);
+            assert_eq!(blobs.statistics(), BlobStatistics { dropped: 1, ..BlobStatistics::default() });
+            assert_eq!(put_block(&blobs, 1), digest);
+            assert_eq!(blobs.open(&digest).unwrap().unwrap(), block(1));
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_never_one_in_use() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = open(home.path(), 10 * 4096);
+        let digests: Vec<_> = (0..10).map(|fill| put_block(&blobs, fill)).collect();
+        let in_use = blobs.open(&digests[0]).unwrap().unwrap().slice(100..200);
+        drop(blobs.open(&digests[1]).unwrap());
+        assert_eq!(blobs.statistics(), BlobStatistics { bytes: 10 * 4096, blobs: 10, dropped: 0, evicted: 0 });
+        put_block(&blobs, 10);
+        assert_eq!(blobs.statistics(), BlobStatistics { bytes: 9 * 4096, blobs: 9, dropped: 0, evicted: 2 });
+        let there: Vec<_> = digests.iter().map(|digest| blobs.files.path(digest).exists()).collect();
+        assert_eq!(there, [true, true, false, false, true, true, true, true, true, true]);
+        assert!(digests.iter().zip(there).all(|(digest, there)| blobs.open(digest).unwrap().is_some() == there));
+        assert_eq!(in_use, block(0)[100..200]);
+    }
+
+    #[test]
+    fn what_is_larger_than_the_limit_lives_as_long_as_it_is_used() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = open(home.path(), 4096);
+        let shared: Arc<dyn Blobs> = Arc::clone(&blobs) as _;
+        let large = put(&shared, &vec![3; 50_000]);
+        let bytes = blobs.open(&large).unwrap().unwrap();
+        put_block(&blobs, 1);
+        assert!(blobs.files.path(&large).exists());
+        drop(bytes);
+        put_block(&blobs, 2);
+        assert!(!blobs.files.path(&large).exists());
+        assert_eq!(blobs.open(&large).unwrap(), None);
+    }
+
+    #[test]
+    fn recency_and_the_limit_outlive_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = open(home.path(), 1 << 20);
+        let digests: Vec<_> = (0..4).map(|fill| put_block(&blobs, fill)).collect();
+        for (days, digest) in [40_u64, 10, 30, 20].into_iter().zip(&digests) {
+            let then = SystemTime::now() - Duration::from_secs(days * 86_400);
+            File::open(blobs.files.path(digest)).unwrap().set_modified(then).unwrap();
+        }
+        drop(blobs);
+        // The one unused for longest is used now, and the next process knows.
+        drop(open(home.path(), 1 << 20).open(&digests[0]).unwrap());
+        let blobs = open(home.path(), 2 * 4096 + 2048);
+        let there: Vec<_> = digests.iter().map(|digest| blobs.files.path(digest).exists()).collect();
+        assert_eq!(there, [true, true, false, false]);
+        assert_eq!(blobs.statistics(), BlobStatistics { bytes: 2 * 4096, blobs: 2, dropped: 0, evicted: 2 });
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_behind() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = open(home.path(), 1 << 20);
+        fs::write(home.path().join("blobs/sha512"), b"a file where a directory should be").unwrap();
+        let digest = Digest::of(Algorithm::Sha512, b"tarball");
+        let mut pending = Arc::clone(&blobs).begin(Integrity::single(digest)).unwrap();
+        pending.write(b"tarball").unwrap();
+        assert_eq!(in_temporary(home.path()), 1);
+        assert!(matches!(pending.commit(), Err(StoreError::File { action: "create", .. })));
+        assert_eq!((in_temporary(home.path()), blobs.statistics().blobs), (0, 0));
+        fs::remove_dir(home.path().join("tmp")).unwrap();
+        let refused = blobs.begin(Integrity::single(Digest::of(Algorithm::Sha1, b""))).err().unwrap();
+        assert_eq!(refused.to_string(), format!("cannot create a file in `{}`", home.path().join("tmp").display()));
+    }
+
+    #[test]
+    fn a_killed_write_is_neither_served_nor_left() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = open(home.path(), 1 << 20);
+        let digest = Digest::of(Algorithm::Sha512, b"tarball");
+        let file = NamedTempFile::new_in(&blobs.temporary).unwrap();
+        fs::write(file.path(), b"tarb").unwrap();
+        let (_, left) = file.keep().unwrap();
+        drop(blobs);
+        let blobs = open(home.path(), 1 << 20);
+        assert_eq!((blobs.open(&digest).unwrap(), left.exists()), (None, false));
+    }
+
+    #[test]
+    fn a_file_deleted_behind_our_back_is_a_miss_and_can_come_again() {
+        let home = tempfile::tempdir().unwrap();
+        let digest = put_block(&open(home.path(), 1 << 20), 1);
+        let blobs = open(home.path(), 1 << 20);
+        fs::remove_file(blobs.files.path(&digest)).unwrap();
+        assert_eq!(blobs.open(&digest).unwrap(), None);
+        assert_eq!(blobs.statistics(), BlobStatistics::default());
+        put_block(&blobs, 1);
+        fs::remove_file(blobs.files.path(&digest)).unwrap();
+        put_block(&blobs, 1);
+        assert!(blobs.files.path(&digest).exists());
+    }
+
+    #[test]
+    fn files_that_are_no_blobs_are_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir_all(home.path().join("blobs/sha512/ab")).unwrap();
+        fs::write(home.path().join("blobs/sha512/ab/notes.txt"), vec![0; 99_999]).unwrap();
+        fs::write(home.path().join("blobs/README"), b"mine").unwrap();
+        let blobs = open(home.path(), 4096);
+        put_block(&blobs, 1);
+        put_block(&blobs, 2);
+        assert!(home.path().join("blobs/sha512/ab/notes.txt").exists() && home.path().join("blobs/README").exists());
+        assert_eq!(blobs.statistics().blobs, 1);
+    }
+
+    #[test]
+    fn writers_readers_and_eviction_at_once_never_serve_a_wrong_byte() {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = open(home.path(), 8 * 4096);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u8 {
+                let blobs = &blobs;
+                scope.spawn(move || {
+                    for round in 0..60_u8 {
+                        let fill = (round.wrapping_mul(7) + thread) % 16;
+                        put_block(blobs, fill);
+                        let other = (fill + 5) % 16;
+                        let found = blobs.open(&Digest::of(Algorithm::Sha512, &block(other))).unwrap();
+                        assert!(found.is_none_or(|bytes| bytes == block(other)));
+                    }
+                });
+            }
+        });
+        put_block(&blobs, 99);
+        let statistics = blobs.statistics();
+        assert!(statistics.bytes <= 8 * 4096 && statistics.dropped == 0, "{statistics:?}");
+        let files = |shard: fs::DirEntry| list(&shard.path()).count();
+        let on_disk: usize = list(&home.path().join("blobs/sha512")).map(files).sum();
+        assert_eq!((on_disk as u64, in_temporary(home.path())), (statistics.blobs, 0));
+    }
 }

@@ -1,6 +1,7 @@
 //! Who got what, and what happened, as rows of the ledger. Refuses to know when they are written: `journal` does.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
@@ -95,19 +96,27 @@ pub(super) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite
     Ok(gone as u64)
 }
 
-/// Deletes what no download names any more and gives its pages back to the disk.
+/// Deletes what no download names any more.
 pub(super) fn sweep(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE subject = subjects.id);
-         DELETE FROM clients WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE client = clients.id);
-         PRAGMA incremental_vacuum;",
+         DELETE FROM clients WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE client = clients.id);",
     )
+}
+
+/// Gives some free pages back to the disk; whether there may be more.
+pub(super) fn shrink_some(connection: &Connection) -> rusqlite::Result<bool> {
+    // One step of this statement frees one page.
+    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PRUNED_AT_ONCE})"))?;
+    let mut pages = vacuum.query([])?;
+    while pages.next()?.is_some() {}
+    connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).map(|left: i64| left > 0)
 }
 
 const SERVED: &str = "served";
 const REFUSED: &str = "refused";
 
-/// Few enough that nobody who waits for the writer notices.
+/// Rows, or pages: few enough that nobody who waits for the writer notices.
 const PRUNED_AT_ONCE: u32 = 5_000;
 
 fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusqlite::Result<()> {
@@ -127,12 +136,10 @@ fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusq
     // One install is one client and a thousand packages.
     let mut known = HashMap::new();
     for (row, tally) in rows {
-        let client = match known.get(&(row.client, row.tool, &row.tool_version)) {
-            Some(id) => *id,
-            None => {
-                let id = clients.id(params![row.client.to_canonical().to_string(), row.tool, row.tool_version])?;
-                known.insert((row.client, row.tool, &row.tool_version), id);
-                id
+        let client = match known.entry((row.client, row.tool, &row.tool_version)) {
+            Entry::Occupied(id) => *id.get(),
+            Entry::Vacant(new) => {
+                *new.insert(clients.id(params![row.client.to_canonical().to_string(), row.tool, row.tool_version])?)
             }
         };
         let kind = match row.kind {
@@ -187,5 +194,5 @@ fn list(versions: &[Box<str>]) -> String {
     if versions.is_empty() {
         return String::new();
     }
-    serde_json::Value::from_iter(versions.iter().map(|version| &**version)).to_string()
+    versions.iter().map(|version| &**version).collect::<serde_json::Value>().to_string()
 }

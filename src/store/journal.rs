@@ -77,7 +77,7 @@ impl Journal {
         }
         state.urgent = true;
         self.shared.wake.notify_one();
-        while state.finished < rounds && !state.ended {
+        while state.finished < rounds {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -112,11 +112,9 @@ struct State {
     failing: bool,
     urgent: bool,
     stopping: bool,
-    /// Batches handed over, and those of them that came back.
+    /// Batches handed over, and those of them that came back: all there will ever be once the thread is gone.
     started: u64,
     finished: u64,
-    /// The thread is gone: nobody must wait for it.
-    ended: bool,
 }
 
 impl Shared {
@@ -138,13 +136,13 @@ impl Shared {
     fn run(&self, mut write: impl FnMut(&Batch) -> Result<(), StoreError>) {
         let _ended = Ended(self);
         loop {
-            let (batch, last) = self.next();
+            let (batch, is_final) = self.next();
             if batch.is_empty() {
                 return;
             }
             let outcome = write(&batch);
-            self.finish(batch, outcome, last);
-            if last {
+            self.finish(batch, outcome, is_final);
+            if is_final {
                 return;
             }
         }
@@ -167,21 +165,21 @@ impl Shared {
         }
     }
 
-    fn finish(&self, batch: Batch, outcome: Result<(), StoreError>, last: bool) {
+    fn finish(&self, batch: Batch, outcome: Result<(), StoreError>, is_final: bool) {
         let mut state = self.lock();
         state.finished += 1;
         let was_failing = std::mem::replace(&mut state.failing, outcome.is_err());
         let mut lost = 0;
         if let Err(error) = outcome {
             let rows = batch.len();
-            if last {
+            if is_final {
                 lost = batch.times();
             } else {
                 lost = state.pending.take_back(batch);
                 state.since = Some(Instant::now());
             }
             drop(state);
-            if last {
+            if is_final {
                 tracing::error!(error = %told(&error), lost, "the ledger could not be written before the end");
             } else if !was_failing {
                 tracing::error!(error = %told(&error), rows, "the ledger cannot be written, its rows wait in memory");
@@ -225,7 +223,7 @@ struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
+        self.0.lock().finished = u64::MAX;
         self.0.done.notify_all();
     }
 }
@@ -357,4 +355,123 @@ fn in_order<T>(mut rows: Vec<(T, Tally)>) -> Vec<(T, Tally)> {
 /// An error and its causes on one line: `Display` does not repeat its source.
 fn told(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compliance::{at, download};
+    use super::*;
+
+    type Written = Arc<Mutex<Vec<(Vec<Download>, Vec<u64>)>>>;
+
+    /// Writes into memory, and fails as often as `failures` says.
+    fn sink(written: &Written, failures: u32) -> impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static {
+        let (written, mut left) = (Arc::clone(written), failures);
+        move |batch| {
+            if left > 0 {
+                left -= 1;
+                return Err(StoreError::ReadOnly);
+            }
+            let (rows, tallies): (Vec<_>, Vec<_>) =
+                batch.downloads().into_iter().map(|(row, tally)| (row.clone(), tally.times)).unzip();
+            written.lock().unwrap().push((rows, tallies));
+            Ok(())
+        }
+    }
+
+    fn packument(client: u32, hidden: &Arc<[Box<str>]>) -> Download {
+        Download {
+            kind: Kind::Packument,
+            version: None,
+            hidden: Arc::clone(hidden),
+            client: client_of(client),
+            ..download("", [0; 4])
+        }
+    }
+
+    fn client_of(number: u32) -> std::net::IpAddr {
+        std::net::Ipv4Addr::from(number).into()
+    }
+
+    #[test]
+    fn equal_rows_are_one_row_and_rows_are_in_order() {
+        let written = Written::default();
+        let journal = Journal::start(sink(&written, 0)).unwrap();
+        journal.note_download(download("2.0.0", [10, 0, 0, 1]), at(5));
+        for second in 0..3 {
+            journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(second));
+        }
+        journal.flush();
+        let batches = written.lock().unwrap();
+        let versions: Vec<_> = batches.iter().flat_map(|(rows, _)| rows).map(|row| row.version.clone().unwrap()).collect();
+        assert!(batches.len() > 1 || *versions == ["1.0.0".into(), "2.0.0".into()], "{versions:?}");
+        assert_eq!(batches.iter().flat_map(|(_, tallies)| tallies).sum::<u64>(), 4);
+    }
+
+    #[test]
+    fn what_was_hidden_tells_rows_apart_wherever_it_lies() {
+        let mut batch = Batch::default();
+        let list = |versions: &[&str]| -> Arc<[Box<str>]> { versions.iter().map(|version| Box::from(*version)).collect() };
+        for hidden in [list(&["1.0.0"]), list(&["1.0.0"]), list(&["2.0.0"]), list(&[])] {
+            batch.add_download(Row(packument(1, &hidden)), Tally::once(at(0)));
+        }
+        let mut times: Vec<_> = batch.downloads().iter().map(|(_, tally)| tally.times).collect();
+        times.sort_unstable();
+        assert_eq!(times, [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_flush_makes_one_attempt_and_what_failed_is_kept_for_the_next() {
+        let written = Written::default();
+        let journal = Journal::start(sink(&written, 2)).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.flush();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(2));
+        // However many attempts the thread made by itself: after two more, both failures are behind.
+        journal.flush();
+        journal.flush();
+        assert_eq!(written.lock().unwrap().iter().flat_map(|(_, tallies)| tallies).sum::<u64>(), 2);
+        assert_eq!(journal.lost(), 0);
+    }
+
+    #[test]
+    fn the_end_writes_what_is_left_and_counts_what_it_cannot() {
+        let written = Written::default();
+        let journal = Journal::start(sink(&written, 0)).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        drop(journal);
+        assert_eq!(written.lock().unwrap().len(), 1);
+        let journal = Journal::start(sink(&written, u32::MAX)).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        let shared = Arc::clone(&journal.shared);
+        drop(journal);
+        assert_eq!(shared.lost.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn packuments_are_given_up_before_tarballs_and_what_is_lost_is_counted() {
+        let (mut batch, none) = (Batch::default(), Arc::from([]));
+        let mut lost = 0;
+        for client in 0..100_000 {
+            lost += batch.add_download(Row(packument(client, &none)), Tally::once(at(0)));
+        }
+        assert_eq!((batch.len(), lost), (MOST_DOWNLOADS, 0));
+        assert_eq!(batch.add_download(Row(packument(200_000, &none)), Tally::once(at(0))), 1);
+        assert_eq!(batch.add_download(Row(packument(1, &none)), Tally::once(at(0))), 0, "it is counted in its row");
+        for client in 0..100_000 {
+            let tarball = Download { client: client_of(client), ..download("1.0.0", [0; 4]) };
+            lost += batch.add_download(Row(tarball), Tally::once(at(0)));
+        }
+        assert_eq!((batch.len(), batch.tarballs.len(), lost), (MOST_DOWNLOADS, MOST_DOWNLOADS, 100_001));
+        assert_eq!(batch.add_download(Row(download("2.0.0", [0; 4])), Tally::once(at(0))), 1);
+    }
+
+    #[test]
+    fn a_writer_that_panics_holds_nobody_up() {
+        let journal = Journal::start(|_| panic!("a defect")).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.flush();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.flush();
+    }
 }

@@ -16,6 +16,9 @@ mod packages;
 mod schema;
 mod shelf;
 
+#[cfg(test)]
+mod compliance;
+
 use std::path::PathBuf;
 
 pub use blobs::{Blobs, PendingBlob};
@@ -115,5 +118,88 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     match error {
         FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => true,
         error => matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+    use std::sync::Arc;
+
+    use super::compliance::{at, download, key, put, release};
+    use super::*;
+    use crate::npm::{Algorithm, Digest, PackageName};
+
+    const CHILD: &str = "COLDFRAME_TEST_STORE";
+
+    /// Runs as a child of itself, which is killed while it writes. What it said it had done must be there afterwards.
+    #[test]
+    fn killed_at_any_moment_it_keeps_what_it_promised_and_nothing_half_written() {
+        if let Some(home) = std::env::var_os(CHILD) {
+            write_for_ever(Path::new(&home));
+        }
+        let home = tempfile::tempdir().unwrap();
+        for acknowledged in [1, 40, 97] {
+            let first = count_promises(home.path());
+            write_until_killed(home.path(), first + acknowledged);
+            let (data_dir, promised) = (DataDir::open(home.path()).unwrap(), first + acknowledged);
+            assert_eq!(std::fs::read_dir(data_dir.temporary()).unwrap().count(), 0);
+            let (ledger, blobs) = (SqliteLedger::open(&data_dir).unwrap(), DiskBlobs::open(&data_dir, 1 << 30).unwrap());
+            let record = ledger.package(&key("axios")).unwrap();
+            for number in 0..promised {
+                let bytes = content(number);
+                assert_eq!(blobs.open(&Digest::of(Algorithm::Sha512, &bytes)).unwrap().unwrap(), bytes, "{number}");
+                let version = format!("{number}.0.0");
+                assert!(record.releases.iter().any(|release| *release.version == *version), "{version}");
+            }
+            let blobs: Arc<dyn Blobs> = blobs;
+            put(&blobs, b"and it goes on");
+        }
+        let seen = SqliteLedger::read_only(home.path()).unwrap().exposure(&PackageName::parse("axios").unwrap(), None).unwrap();
+        assert!(!seen.is_empty());
+    }
+
+    fn content(number: usize) -> Vec<u8> {
+        format!("tarball {number} ").repeat(3000 + number).into_bytes()
+    }
+
+    fn count_promises(home: &Path) -> usize {
+        SqliteLedger::read_only(home).map_or(0, |ledger| ledger.package(&key("axios")).unwrap().releases.len())
+    }
+
+    fn write_until_killed(home: &Path, promised: usize) {
+        let test = "store::tests::killed_at_any_moment_it_keeps_what_it_promised_and_nothing_half_written";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CHILD, home)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let last = format!("promised {promised}");
+        let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).any(|line| line == last);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(said, "the child ended by itself");
+    }
+
+    fn write_for_ever(home: &Path) -> ! {
+        let data_dir = DataDir::open(home).unwrap();
+        let ledger = SqliteLedger::open(&data_dir).unwrap();
+        let blobs: Arc<dyn Blobs> = DiskBlobs::open(&data_dir, 1 << 30).unwrap();
+        for number in ledger.package(&key("axios")).unwrap().releases.len().. {
+            put(&blobs, &content(number));
+            let change = PackageChange { releases: vec![release(&format!("{number}.0.0"), b"")], ..PackageChange::default() };
+            ledger.record_package(&key("axios"), &change).unwrap();
+            ledger.record_download(download(&format!("{number}.0.0"), [127, 0, 0, 1]), at(0));
+            if number % 16 == 0 {
+                ledger.flush();
+            }
+            let mut out = std::io::stdout();
+            writeln!(out, "promised {}", number + 1).unwrap();
+        }
+        unreachable!()
     }
 }

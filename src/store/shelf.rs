@@ -19,13 +19,13 @@ const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_MAPS: usize = 1024;
 
 /// How far back the recency on disk may lag behind the one in memory.
-pub(super) const STAMP_EVERY: Duration = Duration::from_secs(3600);
+pub(super) const STAMP_EVERY: Duration = Duration::from_hours(1);
 
 /// Knows every blob. About 200 bytes a blob, so a hundred thousand of them cost 20 MB.
 pub(super) struct Shelf {
     state: Mutex<State>,
-    /// Told when an opening ended, and when the count was done.
-    changed: Condvar,
+    /// Told when an opening ended.
+    opened: Condvar,
 }
 
 #[derive(Default)]
@@ -74,13 +74,13 @@ pub(super) struct Opening<'a> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         self.shelf.lock().opening.remove(self.digest);
-        self.shelf.changed.notify_all();
+        self.shelf.opened.notify_all();
     }
 }
 
 impl Shelf {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new() }
+        Self { state: Mutex::default(), opened: Condvar::new() }
     }
 
     /// Asks for a blob. Waits while another thread opens the same one.
@@ -93,7 +93,7 @@ impl Shelf {
             if !state.opening.contains(digest) {
                 break;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.opening.insert(digest.clone());
         let verified = state.blobs.get(digest).is_some_and(|blob| blob.verified);
@@ -140,7 +140,6 @@ impl Shelf {
     /// All files on disk are known now: from here on, room is made when it is needed.
     pub(super) fn counted(&self) {
         self.lock().counted = true;
-        self.changed.notify_all();
     }
 
     /// Strikes off a blob whose file is gone or wrong.
@@ -201,14 +200,6 @@ impl Shelf {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    #[cfg(test)]
-    pub(super) fn wait_until_counted(&self) {
-        let mut state = self.lock();
-        while !state.counted {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 }
 
@@ -304,4 +295,90 @@ fn footprint(length: u64) -> u64 {
 fn nanoseconds(instant: SystemTime) -> u64 {
     let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::npm::Algorithm;
+
+    fn digest(number: usize) -> Digest {
+        Digest::of(Algorithm::Sha256, &number.to_le_bytes())
+    }
+
+    fn mapping(length: u64) -> Arc<Mapping> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(length).unwrap();
+        file.flush().unwrap();
+        Arc::new(Mapping::of(&file).unwrap())
+    }
+
+    #[test]
+    fn kept_maps_are_bounded_in_number_and_the_hot_ones_stay() {
+        let shelf = Shelf::new();
+        let (shared, hot) = (mapping(10), mapping(10));
+        shelf.put(&digest(0), &hot, SystemTime::now());
+        let seen = Arc::downgrade(&hot);
+        drop(hot);
+        for number in 1..3000 {
+            shelf.put(&digest(number), &shared, SystemTime::now());
+            assert!(shelf.mapped(&digest(0)).is_some());
+        }
+        assert_eq!(shelf.lock().kept.len(), KEPT_MAPS);
+        assert_eq!(shelf.lock().kept_bytes, 10 * KEPT_MAPS as u64);
+        for number in 3000..9000 {
+            shelf.put(&digest(number), &shared, SystemTime::now());
+        }
+        assert!(seen.upgrade().is_none(), "nobody used it for long");
+        assert!(shelf.is_verified(&digest(0)), "it need not be hashed again");
+    }
+
+    #[test]
+    fn kept_maps_are_bounded_in_bytes() {
+        let shelf = Shelf::new();
+        for number in 0..10 {
+            shelf.put(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
+        }
+        assert_eq!(shelf.lock().kept.len(), 4);
+        assert_eq!(shelf.lock().kept_bytes, KEPT_BYTES);
+        let large = mapping(KEPT_BYTES + 1);
+        shelf.put(&digest(99), &large, SystemTime::now());
+        assert_eq!(Arc::strong_count(&large), 1);
+    }
+
+    #[test]
+    fn nothing_is_surplus_before_everything_was_counted() {
+        let shelf = Shelf::new();
+        for number in 0..4 {
+            shelf.count(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
+        }
+        assert_eq!(shelf.bytes(), 4 * 8192);
+        assert!(shelf.surplus(8192, 8192).is_empty());
+        shelf.counted();
+        assert_eq!(shelf.surplus(3 * 8192, 2 * 8192), [digest(0), digest(1)]);
+        assert!(shelf.surplus(4 * 8192, 0).is_empty());
+    }
+
+    #[test]
+    fn a_use_is_to_be_stamped_once_an_hour() {
+        let shelf = Shelf::new();
+        let map = mapping(1);
+        let stamps = |shelf: &Shelf| matches!(shelf.take(&digest(1)), Taken::Mapped { stamp: true, .. });
+        shelf.put(&digest(1), &map, SystemTime::now());
+        assert!(!stamps(&shelf));
+        shelf.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
+        assert!(stamps(&shelf));
+        assert!(!stamps(&shelf));
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_once_keeps_no_blob_for_ever() {
+        let shelf = Shelf::new();
+        shelf.count(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
+        shelf.put(&digest(2), &mapping(1), SystemTime::now());
+        shelf.counted();
+        assert_eq!(shelf.surplus(4096, 4096), [digest(1)]);
+    }
 }
