@@ -1,5 +1,4 @@
 //! Rust source as far as the rules need it: words, lines, and text without comments or quotes. No rule is known here.
-#![expect(unreachable_pub, reason = "a module of one test")]
 
 /// Each word and where it stands.
 pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
