@@ -160,7 +160,7 @@ impl Config {
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
         let policy = Policy::new(min_release_age.unwrap_or_default(), &exclude).map_err(|wrong| {
-            reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs")
+            reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs");
         });
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
         let (upstream, warnings) = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit)).unzip();

@@ -162,12 +162,11 @@ impl Inner {
     pub fn render(&self, known: &Known, document: &[u8], fields: Option<&Fields>, wish: &Wish) -> Option<Arc<Rendered>> {
         let packument = known.packument.as_ref()?;
         let again;
-        let fields = match fields {
-            Some(fields) => fields,
-            None => {
-                again = ingest::ingest(&known.slot.name, document).ok()?.fields;
-                &again
-            }
+        let fields = if let Some(fields) = fields {
+            fields
+        } else {
+            again = ingest::ingest(&known.slot.name, document).ok()?.fields;
+            &again
         };
         let screen = known.screen(&self.world.load());
         let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at]);

@@ -55,6 +55,10 @@ impl Proxies {
     ///
     /// # Errors
     /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the proxy variables belong to every program alike, they are no setting of ours"
+    )]
     pub fn from_environment() -> Result<Self, ProxyError> {
         Self::from_variables(|name| std::env::var(name).ok())
     }

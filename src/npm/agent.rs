@@ -62,7 +62,7 @@ impl Agent {
             Tool::Yarn if product == "got" => "berry",
             _ => version,
         };
-        Self { tool, version: text.chars().filter(|letter| letter.is_ascii_graphic()).take(48).collect::<String>().into() }
+        Self { tool, version: text.chars().filter(char::is_ascii_graphic).take(48).collect::<String>().into() }
     }
 
     /// Whether this client prints `policyRestrictions` of a packument, and resolves rightly in its presence: npm from

@@ -116,7 +116,7 @@ impl View {
             match piece {
                 Piece::Fixed(segment) => parts.push(Part::Kept(segment)),
                 Piece::Tags(theirs) => {
-                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(Segment::deflate(&tags_json(tags)))))
+                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(Segment::deflate(&tags_json(tags)))));
                 }
                 Piece::Versions => self.push_versions(choice.shown, &mut parts)?,
                 Piece::Restrictions { lead } => parts.extend(

@@ -61,7 +61,7 @@ pub struct Document {
     pub content: Option<[u8; 32]>,
     /// The length of the decoded document, in bytes.
     pub length: u64,
-    /// Upstream's ETag, as it came.
+    /// Upstream's `ETag`, as it came.
     pub etag: Option<Box<str>>,
     /// Upstream's Last-Modified, as it came.
     pub last_modified: Option<Box<str>>,

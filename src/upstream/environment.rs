@@ -19,6 +19,7 @@ pub struct Environment {
 impl Environment {
     /// Those of this process. Variables that are not UTF-8 are left out.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "npm's own variables are read here, once, and handed on")]
     pub fn of_process() -> Self {
         let vars =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();

@@ -15,7 +15,7 @@ use crate::npm::{PackageName, instant};
 /// How to ask upstream whether its answer changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Validators {
-    /// Its ETag, as it came.
+    /// Its `ETag`, as it came.
     pub etag: Option<Box<str>>,
     /// Its Last-Modified, as it came.
     pub last_modified: Option<Box<str>>,

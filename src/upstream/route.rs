@@ -38,7 +38,7 @@ impl Route {
             return Ok(Self { url, reach, trusted: false });
         }
         if bare_host(registry) == bare_host(&url) && registry.scheme() != url.scheme() {
-            return Ok(Self::to_registry(at_origin_of(registry, url)));
+            return Ok(Self::to_registry(at_origin_of(registry, &url)));
         }
         Err(UpstreamError::TarballHost { to: host(&url) })
     }
@@ -102,7 +102,7 @@ fn is_upgrade(from: &Url, to: &Url) -> bool {
 }
 
 /// `url` with the scheme and port of `registry`, whose host it has.
-fn at_origin_of(registry: &Url, url: Url) -> Url {
+fn at_origin_of(registry: &Url, url: &Url) -> Url {
     let mut moved = registry.clone();
     moved.set_path(url.path());
     moved.set_query(url.query());
@@ -111,7 +111,7 @@ fn at_origin_of(registry: &Url, url: Url) -> Url {
 
 /// What stood where an address belonged, fit for one line of a message.
 fn name_of_text(text: &str) -> Arc<str> {
-    let shown: String = text.chars().filter(|letter| letter.is_ascii_graphic()).take(80).collect();
+    let shown: String = text.chars().filter(char::is_ascii_graphic).take(80).collect();
     // Whatever precedes an `@` could be a password.
     shown.rsplit_once('@').map_or(shown.as_str(), |(_, rest)| rest).into()
 }
