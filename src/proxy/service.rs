@@ -462,8 +462,7 @@ mod tests {
         let asked = format!("audit {} bytes, read Some(b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\") for lent", packed.len());
         assert_eq!(service.answers.take(), [asked]);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
-        assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 200);
-        assert_eq!(service.answers.take(), ["audit 1 bytes, read None for lent"]);
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 400);
         let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         bomb.write_all(&[b' '; 65]).unwrap();
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], &bomb.finish().unwrap()).await.0, 413);
