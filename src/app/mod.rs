@@ -25,6 +25,7 @@ use crate::npm::PackageName;
 use crate::proxy::{Own, Service, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
+use crate::tls::{self, TlsError};
 use crate::upstream::{Registries, UpstreamSetupError};
 
 /// Why there is no server, or no answer.
@@ -41,7 +42,10 @@ pub enum AppError {
     /// The data directory cannot be had.
     #[error("cannot use the data directory")]
     DataDir(#[source] StoreError),
-    /// Upstream cannot be set up: a certificate file, a proxy.
+    /// A file of certificates is wrong.
+    #[error("cannot decide whom to trust")]
+    Tls(#[from] TlsError),
+    /// Upstream cannot be set up: an address, a proxy.
     #[error("cannot set up upstream")]
     Upstream(#[from] UpstreamSetupError),
     /// There is no place for what a question needs for a moment.
@@ -81,7 +85,7 @@ impl App {
         let counted = Arc::clone(&blobs);
         metrics.watch(Watched::BlobBytes, Box::new(move || counted.statistics().bytes));
         let firewall = Arc::new(Firewall::new(Parts {
-            registries: Registries::open(&config.upstream)?,
+            registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             blobs: blobs as Arc<dyn Blobs>,
             clock: Arc::clone(&clock),

@@ -11,6 +11,7 @@ use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts};
 use crate::npm::{Agent, Spec};
 use crate::store::{Blobs, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
+use crate::tls;
 use crate::upstream::{Authorization, Registries};
 
 /// Says whether a version would be served, by `config`, by what its data directory knows, and by what upstream says now.
@@ -23,7 +24,7 @@ pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec) -> Resu
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
     let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
     let firewall = Firewall::new(Parts {
-        registries: Registries::open(&config.upstream)?,
+        registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
         ledger: Arc::new(ledger) as Arc<dyn Ledger>,
         blobs: blobs as Arc<dyn Blobs>,
         clock,

@@ -47,7 +47,7 @@ impl From<AppError> for Failure {
             AppError::Listen { .. } => Exit::Listen,
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
             AppError::DataDir(_) => Exit::DataDir,
-            AppError::Upstream(_) => Exit::Usage,
+            AppError::Upstream(_) | AppError::Tls(_) => Exit::Usage,
             AppError::Scratch(_) | AppError::LedgerLost(_) | AppError::Rejected(_) => Exit::Failed,
         };
         Self::new(exit, wrong)

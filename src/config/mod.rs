@@ -25,10 +25,10 @@ pub use settings::Key;
 pub use written::{Environment, Flags, Written};
 
 use read::Reader;
-use registry::Ourselves;
+use registry::{Behind, Ourselves};
 
 use crate::policy::Policy;
-use crate::{firewall, net, proxy, store, telemetry, upstream};
+use crate::{firewall, net, proxy, store, telemetry, tls, upstream};
 
 /// Where configuration may stand.
 #[derive(Debug)]
@@ -95,6 +95,8 @@ pub struct Config {
     pub store: store::Config,
     /// Where packages come from, with where each choice came from.
     pub upstream: upstream::Config,
+    /// Whom to trust when they are asked.
+    pub tls: tls::Config,
     /// The rules.
     pub policy: Policy,
     /// The age the rules ask for, for people to read.
@@ -163,11 +165,13 @@ impl Config {
             reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs");
         });
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
-        let (upstream, warnings) = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit)).unzip();
+        let behind = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
+        let Behind { upstream, tls, warnings } = behind?;
         Some(Self {
             listen,
             store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
-            upstream: upstream?,
+            upstream,
+            tls,
             policy: policy.ok()?,
             min_release_age: min_release_age?,
             firewall: firewall::Config {
@@ -186,7 +190,7 @@ impl Config {
             },
             ledger_retention: ledger_retention?,
             telemetry: telemetry_config(log_format?, log_level?),
-            warnings: warnings?,
+            warnings,
         })
     }
 }

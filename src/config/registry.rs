@@ -29,7 +29,7 @@ pub(super) fn choose(
     machine: &Machine<'_>,
     ourselves: &Ourselves<'_>,
     limits: (Option<u64>, Option<u64>),
-) -> Option<(upstream::Config, Vec<String>)> {
+) -> Option<Behind> {
     let named = reader.one(Key::Upstream, read::url);
     if named.as_ref().is_some_and(|url| ourselves.answer_at(url)) {
         reader.object(Key::Upstream, "`upstream` is coldframe itself", "the registry that packages come from");
@@ -63,7 +63,6 @@ pub(super) fn choose(
         default: default?,
         scoped,
         proxies,
-        tls: tls::Config { extra_roots },
         tarball_hosts,
         redirect_hosts,
         deadlines: deadlines(timeout?),
@@ -71,7 +70,17 @@ pub(super) fn choose(
         tarball_limit: limits.1?,
         user_agent: concat!("coldframe/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    Some((config, warnings))
+    Some(Behind { upstream: config, tls: tls::Config { extra_roots }, warnings })
+}
+
+/// What stands behind us.
+pub(super) struct Behind {
+    /// The registries.
+    pub(super) upstream: upstream::Config,
+    /// Whom they are trusted by.
+    pub(super) tls: tls::Config,
+    /// What people should know of npm's configuration.
+    pub(super) warnings: Vec<String>,
 }
 
 /// npm's configuration, and what it was read from.
@@ -130,7 +139,7 @@ fn host_glob(text: &str) -> Result<HostGlob, String> {
 }
 
 fn deadlines(timeout: std::time::Duration) -> net::Deadlines {
-    Deadlines { connect: Deadlines::default().connect.min(timeout), headers: timeout, idle: timeout }
+    Deadlines { connect: Deadlines::default().connect.min(timeout), headers: timeout, idle: timeout, ..Deadlines::default() }
 }
 
 impl Ourselves<'_> {

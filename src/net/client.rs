@@ -33,6 +33,17 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const KEPT_FOR: Duration = Duration::from_secs(30);
 const KEPT_PER_HOST: usize = 64;
 
+/// Whom a client trusts.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// TLS 1.2 or 1.3, offering `http/1.1`.
+    pub client: Arc<rustls::ClientConfig>,
+    /// How many roots it trusts: 0 on a machine without any, where every handshake would fail.
+    pub roots: usize,
+    /// What went wrong with the system's roots, if something did.
+    pub trouble: Option<String>,
+}
+
 /// What a client is made of.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -207,13 +218,19 @@ mod tests {
     use super::*;
 
     fn client(tls: Arc<rustls::ClientConfig>, proxies: Proxies) -> Client {
-        let moment = Duration::from_millis(150);
-        let deadlines = Deadlines { connect: Duration::from_secs(1), headers: moment, idle: moment };
+        within(Deadlines::default(), tls, proxies)
+    }
+
+    fn within(deadlines: Deadlines, tls: Arc<rustls::ClientConfig>, proxies: Proxies) -> Client {
         Client::new(&Settings { deadlines, proxies, tls, user_agent: HeaderValue::from_static("trial/1") })
     }
 
     fn plain() -> Client {
         client(Identity::nobody(), Proxies::none())
+    }
+
+    fn hasty() -> Client {
+        within(Deadlines::hasty(), Identity::nobody(), Proxies::none())
     }
 
     fn get(url: &str) -> Outgoing {
@@ -226,9 +243,9 @@ mod tests {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    async fn failure(script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> (String, usize) {
+    async fn failure(client: &Client, script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> (String, usize) {
         let server = Server::plain(script).await;
-        let error = body(&plain(), &server.url()).await.unwrap_err();
+        let error = body(client, &server.url()).await.unwrap_err();
         (error.to_string(), server.heard().len())
     }
 
@@ -261,22 +278,22 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_before_its_first_byte_is_tried_again_and_later_it_is_not() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
-        let (error, asked) = failure(move |_, _| Act::Close(head.to_vec())).await;
+        let (error, asked) = failure(&plain(), move |_, _| Act::Close(head.to_vec())).await;
         assert_eq!((error.as_str(), asked), ("the connection ended before the answer was complete", 3));
         let part = [head.as_slice(), b"th"].concat();
-        let (error, asked) = failure(move |_, _| Act::Close(part.clone())).await;
+        let (error, asked) = failure(&plain(), move |_, _| Act::Close(part.clone())).await;
         assert_eq!((error.as_str(), asked), ("the connection ended before the answer was complete", 1));
     }
 
     #[tokio::test]
     async fn a_chunked_body_that_ends_early_is_broken() {
         let part = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nth\r\n".to_vec();
-        assert_eq!(failure(move |_, _| Act::Close(part.clone())).await.1, 1);
+        assert_eq!(failure(&plain(), move |_, _| Act::Close(part.clone())).await.1, 1);
     }
 
     #[tokio::test]
     async fn what_is_not_http_is_broken_and_not_tried_again() {
-        let (error, asked) = failure(|_, _| Act::Close(b"220 mail.example ESMTP\r\n\r\n".to_vec())).await;
+        let (error, asked) = failure(&plain(), |_, _| Act::Close(b"220 mail.example ESMTP\r\n\r\n".to_vec())).await;
         assert!(error.starts_with("not HTTP: "), "{error}");
         assert_eq!(asked, 1);
     }
@@ -285,24 +302,32 @@ mod tests {
     async fn headers_without_end_are_cut_off() {
         let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
         endless.extend(std::iter::repeat_n(b"x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".as_slice(), 6_000).flatten());
-        let (error, asked) = failure(move |_, _| Act::Hang(endless.clone())).await;
+        let (error, asked) = failure(&plain(), move |_, _| Act::Hang(endless.clone())).await;
         assert_eq!((error.as_str(), asked), ("the headers are larger than is taken", 1));
     }
 
     #[tokio::test]
     async fn silence_before_the_headers_and_within_the_body_ends_in_time() {
-        let (error, asked) = failure(|_, _| Act::Hang(Vec::new())).await;
+        let (error, asked) = failure(&hasty(), |_, _| Act::Hang(Vec::new())).await;
         assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
         let part = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nth";
-        let (error, asked) = failure(|_, _| Act::Hang(part.to_vec())).await;
+        let (error, asked) = failure(&hasty(), |_, _| Act::Hang(part.to_vec())).await;
         assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
     }
 
     #[tokio::test]
     async fn a_drip_is_no_sign_of_life() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n";
-        let (error, asked) = failure(|_, _| Act::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
+        let (error, asked) =
+            failure(&hasty(), |_, _| Act::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
         assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
+    }
+
+    #[tokio::test]
+    async fn a_lively_body_ends_in_time_too() {
+        let head = b"HTTP/1.1 200 OK\r\n\r\n";
+        let lively = |_: &Heard, _: usize| Act::Flood(head.to_vec(), vec![b'x'; 1_000], Duration::from_millis(20));
+        assert_eq!(failure(&hasty(), lively).await, ("no answer within 0.6 s".to_owned(), 1));
     }
 
     #[tokio::test]
@@ -345,7 +370,7 @@ mod tests {
     async fn a_server_that_speaks_no_tls_is_named_so() {
         let server = Server::plain(|_, _| Act::Close(Vec::new())).await;
         // A plain server waits for the end of a head that never comes, so it is the deadline that ends this.
-        let error = body(&plain(), &format!("https://{}/", server.address)).await.unwrap_err();
+        let error = body(&hasty(), &format!("https://{}/", server.address)).await.unwrap_err();
         assert_eq!(error.layer(), Some(Layer::Tls), "{error}");
     }
 

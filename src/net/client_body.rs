@@ -23,6 +23,7 @@ pub struct BodyStream {
     ready: Option<Bytes>,
     length: Option<u64>,
     deadlines: Deadlines,
+    begun: Instant,
     /// How long we have waited, and for how many bytes, since the pace was last checked.
     waited: Duration,
     brought: u64,
@@ -32,7 +33,8 @@ impl BodyStream {
     /// Wraps a body and waits for its first bytes: a connection that is lost before them can be tried again.
     pub(super) async fn begin(incoming: Incoming, deadlines: Deadlines) -> Result<Self, ClientError> {
         let length = incoming.size_hint().exact();
-        let mut stream = Self { incoming, ready: None, length, deadlines, waited: Duration::ZERO, brought: 0 };
+        let mut stream =
+            Self { incoming, ready: None, length, deadlines, begun: Instant::now(), waited: Duration::ZERO, brought: 0 };
         stream.ready = stream.next().await?;
         Ok(stream)
     }
@@ -46,16 +48,18 @@ impl BodyStream {
     /// The next bytes, `None` at a clean end.
     ///
     /// # Errors
-    /// When the connection is lost, stays silent or drips for too long, or the body is shorter than its headers said.
+    /// When the connection is lost, stays silent, drips or goes on for too long, or the body is shorter than its headers said.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         if let Some(ready) = self.ready.take() {
             return Ok(Some(ready));
         }
         loop {
             let asked = Instant::now();
-            let frame = tokio::time::timeout(self.deadlines.idle, self.incoming.frame()).await;
+            let (idle, whole) = (asked + self.deadlines.idle, self.begun + self.deadlines.whole);
+            let frame = tokio::time::timeout_at(idle.min(whole), self.incoming.frame()).await;
             let Ok(frame) = frame else {
-                return Err(ClientError::TimedOut { after: self.deadlines.idle });
+                let after = if idle < whole { self.deadlines.idle } else { self.deadlines.whole };
+                return Err(ClientError::TimedOut { after });
             };
             let Some(frame) = frame else {
                 return Ok(None);

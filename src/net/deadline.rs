@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The deadlines of one exchange. There is none for a whole body: what keeps coming may be large.
+/// The deadlines of one exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// Name look-up, TCP, the outbound proxy's tunnel and TLS together.
@@ -12,6 +12,8 @@ pub struct Deadlines {
     /// The longest silence within a body. Also the window over which a body must bring at least
     /// [`Deadlines::SLOWEST`] bytes a second, so that a drip does not count as life.
     pub idle: Duration,
+    /// A whole body, however lively.
+    pub whole: Duration,
 }
 
 impl Deadlines {
@@ -24,8 +26,22 @@ impl Deadlines {
     }
 }
 
+#[cfg(test)]
+impl Deadlines {
+    /// For tests in which something has to take too long; all others have seconds, however busy the machine is.
+    pub(crate) fn hasty() -> Self {
+        let moment = Duration::from_millis(150);
+        Self { connect: moment, headers: moment, idle: moment, whole: moment * 4 }
+    }
+}
+
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), headers: Duration::from_secs(30), idle: Duration::from_secs(30) }
+        Self {
+            connect: Duration::from_secs(10),
+            headers: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            whole: Duration::from_secs(15 * 60),
+        }
     }
 }

@@ -51,22 +51,10 @@ impl Proxies {
         Self(None)
     }
 
-    /// As this process' environment says.
-    ///
-    /// # Errors
-    /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the proxy variables belong to every program alike, they are no setting of ours"
-    )]
-    pub fn from_environment() -> Result<Self, ProxyError> {
-        Self::from_variables(|name| std::env::var(name).ok())
-    }
-
     /// As the variables say that `variable` looks up: upper case first, then lower case; empty is as good as missing.
     ///
     /// # Errors
-    /// When a variable holds something that is not an HTTP proxy.
+    /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
         let read = |upper: &str| {
             let lower = upper.to_lowercase();
@@ -163,7 +151,7 @@ mod tests {
     fn no_proxy_and_loopback_go_direct() {
         let found = proxies(&[("HTTPS_PROXY", "http://a.example:1"), ("NO_PROXY", "corp.example, 10.0.0.0/8")]).unwrap();
         for direct in [
-            "https://npm.corp.example/",
+            "https://registry.corp.example/",
             "https://corp.example/",
             "https://10.1.2.3/",
             "https://127.0.0.1:8080/",

@@ -23,6 +23,8 @@ pub(crate) enum Act {
     Hang(Vec<u8>),
     /// Says the first, then a byte of the second at a time.
     Drip(Vec<u8>, Vec<u8>, Duration),
+    /// Says the first, then the second again and again.
+    Flood(Vec<u8>, Vec<u8>, Duration),
     /// Answers a `CONNECT` and joins the connection with one to this address.
     Tunnel(SocketAddr),
 }
@@ -144,9 +146,16 @@ async fn converse(
                     }
                 }
             }
+            Act::Flood(head, part, every) => {
+                let _ = stream.write_all(&head).await;
+                while stream.write_all(&part).await.is_ok() {
+                    tokio::time::sleep(every).await;
+                }
+                return;
+            }
             Act::Tunnel(target) => {
                 let mut inner = TcpStream::connect(target).await.unwrap();
-                stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                stream.write_all(b"HTTP/1.0 200 Connection established\r\n\r\n").await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut stream, &mut inner).await;
                 return;
             }
@@ -228,7 +237,9 @@ impl Identity {
         let authority_key = rcgen::KeyPair::generate().unwrap();
         let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        authority.distinguished_name.push(rcgen::DnType::CommonName, "Trial authority");
+        // Two authorities of one name would be told apart by their signatures only.
+        let number = u64::from_le_bytes(authority_key.public_key_raw()[1..9].try_into().unwrap());
+        authority.distinguished_name.push(rcgen::DnType::CommonName, format!("Trial authority {number:x}"));
         let authority = rcgen::CertifiedIssuer::self_signed(authority, authority_key).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let mut leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();

@@ -1,13 +1,14 @@
 //! Whom we trust as a client: the system's roots, and the files that were added to them. Refuses to switch checking off.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::TlsError;
+use crate::net::Trust;
 
 /// What is trusted beyond the system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,30 +17,19 @@ pub struct Config {
     pub extra_roots: Vec<PathBuf>,
 }
 
-/// A client's settings, and how much they trust.
-#[derive(Debug, Clone)]
-pub struct Trust {
-    /// TLS 1.2 or 1.3, offering `http/1.1`.
-    pub client: Arc<rustls::ClientConfig>,
-    /// How many roots it trusts: 0 on a machine without any, where every handshake would fail.
-    pub roots: usize,
-    /// What went wrong with the system's roots, if something did.
-    pub trouble: Option<String>,
-}
-
 /// A client that trusts the system's roots (those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead, if set) and the extra ones.
 ///
 /// # Errors
 /// When an extra file cannot be read, holds no certificate, or one that cannot be a root. A system without roots is no error
 /// here: whoever asks plain HTTP servers does not miss them.
 pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    let trouble = system.errors.first().map(ToString::to_string);
-    // Old machines hold roots that no longer parse; the rest of them is still right.
-    roots.add_parsable_certificates(system.certs);
-    for path in &config.extra_roots {
-        add_file(&mut roots, path)?;
+    // Reading the system's takes tens of milliseconds and its variables do not change while a process runs.
+    static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();
+    let (mut roots, trouble) = SYSTEM.get_or_init(system_roots).clone();
+    for (nth, path) in config.extra_roots.iter().enumerate() {
+        if !config.extra_roots[..nth].contains(path) {
+            add_file(&mut roots, path)?;
+        }
     }
     let count = roots.len();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -49,6 +39,15 @@ pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
         .with_no_client_auth();
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Trust { client: Arc::new(client), roots: count, trouble })
+}
+
+/// The system's roots, and what went wrong with them.
+fn system_roots() -> (RootCertStore, Option<String>) {
+    let system = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Old machines hold roots that no longer parse; the rest of them is still right.
+    roots.add_parsable_certificates(system.certs);
+    (roots, system.errors.first().map(ToString::to_string))
 }
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
@@ -85,7 +84,7 @@ mod tests {
         std::fs::write(&one, authority()).unwrap();
         std::fs::write(&two, format!("# the old and the new one\n{}{}", authority(), authority())).unwrap();
         let without = client_config(&Config::default()).unwrap().roots;
-        let with = client_config(&Config { extra_roots: vec![one, two] }).unwrap();
+        let with = client_config(&Config { extra_roots: vec![one.clone(), two, one] }).unwrap();
         assert_eq!(with.roots, without + 3);
         assert_eq!(with.client.alpn_protocols, [b"http/1.1".to_vec()]);
     }

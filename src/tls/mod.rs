@@ -4,7 +4,7 @@ pub mod client;
 
 use std::path::PathBuf;
 
-pub use client::{Config, Trust, client_config};
+pub use client::{Config, client_config};
 
 /// What TLS could not be made of.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,6 @@ use url::Url;
 
 use super::{Credentials, CredentialsError, HostGlob};
 use crate::net::{Deadlines, Proxies};
-use crate::tls::{self, TlsError};
 
 /// Everything the registries are made of.
 #[derive(Debug, Clone)]
@@ -19,8 +18,6 @@ pub struct Config {
     pub scoped: BTreeMap<String, RegistryConfig>,
     /// Outbound proxies.
     pub proxies: Proxies,
-    /// Whom to trust.
-    pub tls: tls::Config,
     /// Where `dist.tarball` may point besides the registry itself; asked without credentials.
     pub tarball_hosts: Vec<HostGlob>,
     /// Where a redirect may point besides the host that sent it; asked without credentials.
@@ -116,9 +113,6 @@ pub enum UpstreamSetupError {
         /// Why not.
         source: CredentialsError,
     },
-    /// A file of certificates is wrong.
-    #[error("cannot decide whom to trust")]
-    Tls(#[from] TlsError),
     /// There is an `https` registry and nobody to trust.
     #[error("this machine trusts no certificate authority, so `{url}` cannot be asked; `--upstream-ca FILE` adds one{}", trouble(found.as_ref()))]
     NoRoots {

@@ -19,7 +19,7 @@ pub struct Environment {
 impl Environment {
     /// Those of this process. Variables that are not UTF-8 are left out.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "npm's own variables are read here, once, and handed on")]
+    #[expect(clippy::disallowed_methods, reason = "the one place where npm's variables are read; all else is given them")]
     pub fn of_process() -> Self {
         let vars =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
@@ -128,7 +128,7 @@ mod tests {
 
     fn environment(vars: &[(&str, &str)]) -> Environment {
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment { vars, home: Some("/home/a".into()), cwd: "/work".into() }
+        Environment { vars, home: Some("/home/a".into()), cwd: "/project".into() }
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
     fn paths_start_at_home_or_the_working_directory() {
         let surroundings = environment(&[]);
         assert_eq!(surroundings.path("~/ca.pem"), Path::new("/home/a/ca.pem"));
-        assert_eq!(surroundings.path("ca.pem"), Path::new("/work/ca.pem"));
+        assert_eq!(surroundings.path("ca.pem"), Path::new("/project/ca.pem"));
         assert_eq!(surroundings.path("/ca.pem"), Path::new("/ca.pem"));
     }
 

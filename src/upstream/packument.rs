@@ -17,7 +17,7 @@ use crate::npm::{PackageName, instant};
 pub struct Validators {
     /// Its `ETag`, as it came.
     pub etag: Option<Box<str>>,
-    /// Its Last-Modified, as it came.
+    /// Its `Last-Modified`, as it came.
     pub last_modified: Option<Box<str>>,
 }
 
@@ -235,7 +235,8 @@ mod tests {
     async fn what_breaks_or_hangs_says_so_and_whom_to_blame() {
         let short = ask(|_, _| Act::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
         assert!(matches!(short, UpstreamError::Broken { .. }), "{short}");
-        let silent = ask(|_, _| Act::Hang(Vec::new())).await.unwrap_err();
+        let server = Server::plain(|_, _| Act::Hang(Vec::new())).await;
+        let silent = trial::hasty(&server.url()).packument(&name(), &Authorization::None, None).await.unwrap_err();
         assert!(matches!(silent, UpstreamError::TimedOut { .. }), "{silent}");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let absent = trial::registry(&format!("http://127.0.0.1:{port}/"))

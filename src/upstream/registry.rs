@@ -12,9 +12,8 @@ use url::Url;
 
 use super::route::Route;
 use super::{Config, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError};
-use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings};
+use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust};
 use crate::npm::PackageName;
-use crate::tls;
 
 /// The most redirects that are followed in a row.
 const MOST_REDIRECTS: usize = 5;
@@ -171,18 +170,18 @@ impl Registries {
     /// The registries of `config`. Sends nothing.
     ///
     /// # Errors
-    /// When an address, a scope or a file of certificates is wrong, or there is an `https` registry and nobody to trust.
-    pub fn open(config: &Config) -> Result<Self, UpstreamSetupError> {
-        let trust = tls::client_config(&config.tls)?;
+    /// When an address or a scope is wrong, or there is an `https` registry and `trust` is empty.
+    pub fn open(config: &Config, trust: &Trust) -> Result<Self, UpstreamSetupError> {
         let every = || std::iter::once(&config.default).chain(config.scoped.values());
         if trust.roots == 0
             && let Some(secure) = every().find(|registry| registry.url.scheme() == "https")
         {
-            return Err(UpstreamSetupError::NoRoots { url: secure.address().into(), found: trust.trouble });
+            return Err(UpstreamSetupError::NoRoots { url: secure.address().into(), found: trust.trouble.clone() });
         }
         let user_agent = HeaderValue::from_str(&config.user_agent);
         let user_agent = user_agent.map_err(|_| UpstreamSetupError::UserAgent(config.user_agent.escape_debug().to_string()))?;
-        let settings = Settings { deadlines: config.deadlines, proxies: config.proxies.clone(), tls: trust.client, user_agent };
+        let settings =
+            Settings { deadlines: config.deadlines, proxies: config.proxies.clone(), tls: Arc::clone(&trust.client), user_agent };
         let shared = Arc::new(Shared {
             client: Client::new(&settings),
             tarball_hosts: config.tarball_hosts.clone(),
@@ -312,7 +311,7 @@ mod tests {
     fn a_scope_has_its_registry_and_the_rest_shares_one() {
         let mut config = trial::config("http://npm.example/api?x#y");
         config.scoped.insert("@acme".to_owned(), elsewhere("http://acme.example"));
-        let registries = Registries::open(&config).unwrap();
+        let registries = Registries::open(&config, &trial::trust(&[])).unwrap();
         let id = |name: &str| registries.of(&PackageName::parse(name).unwrap()).id().to_string();
         assert_eq!(
             (id("@acme/ui"), id("ui"), id("@acmes/ui")),
@@ -320,7 +319,7 @@ mod tests {
         );
         assert!(registries.default_registry().has_credentials());
         config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
-        assert_eq!(Registries::open(&config).unwrap_err().to_string(), "a scope is written `@scope`: `acme`");
+        assert_eq!(Registries::open(&config, &trial::trust(&[])).unwrap_err().to_string(), "a scope is written `@scope`: `acme`");
     }
 
     #[tokio::test]
@@ -339,7 +338,7 @@ mod tests {
     #[test]
     fn what_is_no_http_address_is_no_registry() {
         let config = trial::config("ftp://user:hunter2@npm.example/");
-        let error = Registries::open(&config).unwrap_err().to_string();
+        let error = Registries::open(&config, &trial::trust(&[])).unwrap_err().to_string();
         assert_eq!(error, "`--upstream` names a registry that is no `http` or `https` address: `ftp://npm.example/`");
     }
 
@@ -352,13 +351,16 @@ mod tests {
         let (right, wrong) = (folder.path().join("right.pem"), folder.path().join("wrong.pem"));
         std::fs::write(&right, &identity.authority).unwrap();
         std::fs::write(&wrong, Identity::of("localhost").authority).unwrap();
-        let mut config = trial::config(&format!("https://localhost:{}/", server.address.port()));
+        let config = trial::config(&format!("https://localhost:{}/", server.address.port()));
         // A wrong one keeps this true on a machine without roots, where opening fails instead.
-        config.tls.extra_roots = vec![wrong];
-        let refused = trial::open(&config).packument(&name, &Authorization::None, None).await.unwrap_err().to_string();
-        assert!(refused.contains(": TLS: the certificate ") && !refused.contains("DNS"), "{refused}");
-        config.tls.extra_roots.push(right);
-        trial::open(&config).packument(&name, &Authorization::None, None).await.unwrap();
+        let trusting = |roots: &[std::path::PathBuf]| {
+            Arc::clone(Registries::open(&config, &trial::trust(roots)).unwrap().default_registry())
+        };
+        let refused = trusting(&[wrong.clone()]).packument(&name, &Authorization::None, None).await.unwrap_err().to_string();
+        let expected =
+            "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
+        assert!(refused.ends_with(expected), "{refused}");
+        trusting(&[wrong, right]).packument(&name, &Authorization::None, None).await.unwrap();
     }
 
     #[test]
