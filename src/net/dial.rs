@@ -125,7 +125,6 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !reserved
 }
 
-#[expect(clippy::many_single_char_names, reason = "the eight groups of an address have no other names")]
 fn is_public_v6(address: Ipv6Addr) -> bool {
     if let Some(mapped) = address.to_ipv4_mapped() {
         return is_public_v4(mapped);
