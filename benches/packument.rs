@@ -1,6 +1,6 @@
 //! Times the packument engine on captured documents (`just capture`), or on one that is made up when there are none.
 //! Prints the best of several rounds; asserts nothing about time.
-
+#![expect(clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
 
 use std::hint::black_box;

@@ -7,6 +7,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use source::{Keep, line_of, strip, tests_begin, words};
+
+#[path = "tidy/source.rs"]
+mod source;
+
 /// The rooms and their floors (DESIGN §2). A room imports strictly lower ones only.
 const FLOORS: &[(&str, u8)] = &[
     ("cli", 10),
@@ -42,9 +47,11 @@ fn the_tree_is_tidy() {
     let mut findings = Vec::new();
     let paths = tracked(root);
     assert!(paths.len() > 20, "only {} files were found in {}: the walk is broken", paths.len(), root.display());
-    for path in &paths {
-        let Ok(text) = std::fs::read_to_string(root.join(path)) else { continue };
-        check(path, &text, &mut findings);
+    let texts: Vec<(&String, String)> =
+        paths.iter().filter_map(|path| Some((path, std::fs::read_to_string(root.join(path)).ok()?))).collect();
+    let for_tests: Vec<String> = texts.iter().flat_map(|(path, text)| test_modules(path, text)).collect();
+    for (path, text) in &texts {
+        check(path, text, for_tests.contains(path), &mut findings);
     }
     for wanted in ["Cargo.lock", "CHANGELOG.md", "README.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE", "rust-toolchain.toml"]
     {
@@ -99,14 +106,25 @@ fn walk(root: &Path) -> Vec<String> {
     found
 }
 
-/// All rules for one file; `path` is relative to the root, with forward slashes.
-fn check(path: &str, text: &str, findings: &mut Vec<String>) {
+/// The files that a `mod.rs` declares for tests only.
+fn test_modules(path: &str, text: &str) -> Vec<String> {
+    let Some(folder) = path.strip_suffix("mod.rs") else { return Vec::new() };
+    let code = strip(text, Keep::Code);
+    let declared = code.split("#[cfg(test)]").skip(1).filter_map(|after| {
+        let name = after.trim_start().trim_start_matches("pub(super) ").trim_start_matches("pub(crate) ").strip_prefix("mod ")?;
+        Some(format!("{folder}{}.rs", name.split_once(';')?.0.trim()))
+    });
+    declared.filter(|file| !file.contains(['{', ' '])).collect()
+}
+
+/// All rules for one file; `path` is relative to the root, with forward slashes. `for_tests` says that all of it is a test.
+fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
     check_secrets_of_place(path, text, findings);
     if Path::new(path).extension().is_none_or(|extension| extension != "rs") {
         return;
     }
     let code = strip(text, Keep::Code);
-    let before_tests = code.find("#[cfg(test)]").map_or(code.len(), |at| line_start(&code, at));
+    let before_tests = tests_begin(&code, for_tests);
     check_form(path, text, &code, before_tests, findings);
     check_names(path, &code, findings);
     if path.starts_with("tests/") {
@@ -135,7 +153,8 @@ fn check_secrets_of_place(path: &str, text: &str, findings: &mut Vec<String>) {
         ["debian", ".org"].concat(),
         ["npm.pkg.", "github"].concat(),
     ];
-    let places = [["/wo", "rk/"].concat(), ["/tmp", "/wt"].concat(), ["/ro", "ot/"].concat(), ["/.lib", "rary/"].concat()];
+    let places = [["/wo", "rk/main"], ["/wo", "rk/shared"], ["/tmp", "/wt"], ["/ro", "ot/"], ["/.lib", "rary/"]]
+        .map(|pieces| pieces.concat());
     // Cargo writes where a crate came from into the lock file, and takes no other word for it.
     let unavoidable = ["github.com/rust-lang/", &hosts[3], "-index"].concat();
     for (number, line) in text.lines().enumerate() {
@@ -233,11 +252,12 @@ fn check_floors(path: &str, room: &str, code: &str, findings: &mut Vec<String>) 
             }
         }
     }
-    each(path, code, "super::super::", findings, "leaves the room by the window: write `crate::room::…`");
-    if path.ends_with("/mod.rs") {
-        let before_tests = code.find("#[cfg(test)]").unwrap_or(code.len());
-        each(path, &code[..before_tests], "super::", findings, "leaves the room by the window: write `crate::room::…`");
-    }
+    // From a room's own file one step up is the room; its tests stand one step deeper.
+    let (file, tests) = code.split_at(tests_begin(code, false));
+    let (leaves_file, leaves_tests) =
+        if path.ends_with("/mod.rs") { ("super::", "super::super::") } else { ("super::super::", "super::super::super::") };
+    each(path, file, leaves_file, findings, "leaves the room by the window: write `crate::room::…`");
+    each(path, tests, leaves_tests, findings, "leaves the room by the window: write `crate::room::…`");
 }
 
 /// The first names behind `crate::`: one, or all of a group `{a::b, c}`.
@@ -320,96 +340,13 @@ fn each(path: &str, code: &str, needle: &str, findings: &mut Vec<String>, advice
     }
 }
 
-fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
-    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
-    code.split(move |letter: char| !is_part(letter))
-        .filter(|word| !word.is_empty())
-        .map(move |word| (word.as_ptr() as usize - code.as_ptr() as usize, word))
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text[..at].matches('\n').count() + 1
-}
-
-fn line_start(text: &str, at: usize) -> usize {
-    text[..at].rfind('\n').map_or(0, |end| end + 1)
-}
-
-/// What of a source file is looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    /// Neither comments nor what stands in quotes.
-    Code,
-    /// Code and quotes, no comments.
-    Strings,
-}
-
-/// Blanks comments, and quotes unless they are kept. Bytes and lines stay where they were.
-fn strip(text: &str, keep: Keep) -> String {
-    let mut out: Vec<u8> = text.as_bytes().to_vec();
-    let mut at = 0;
-    while at < text.len() {
-        let (length, blank) = token(&text[at..]);
-        let is_comment = text[at..].starts_with("//") || text[at..].starts_with("/*");
-        if blank && (is_comment || keep == Keep::Code) {
-            out[at..at + length].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
-        }
-        at += length;
-    }
-    String::from_utf8(out).expect("blanking whole tokens keeps UTF-8 whole")
-}
-
-/// The length of the token at the start of `rest`, and whether it is a comment or a quote.
-fn token(rest: &str) -> (usize, bool) {
-    let bytes = rest.as_bytes();
-    if rest.starts_with("//") {
-        return (rest.find('\n').unwrap_or(rest.len()), true);
-    }
-    if rest.starts_with("/*") {
-        return (rest.find("*/").map_or(rest.len(), |end| end + 2), true);
-    }
-    if bytes[0].is_ascii_alphanumeric() || bytes[0] == b'_' {
-        let word = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
-        let hashes = rest[word..].bytes().take_while(|byte| *byte == b'#').count();
-        let opens = rest[word + hashes..].starts_with('"');
-        return match &rest[..word] {
-            "r" | "br" | "cr" if opens => (raw_end(rest, word + hashes, hashes), true),
-            _ => (word, false),
-        };
-    }
-    match bytes[0] {
-        b'"' => (quote_end(rest, b'"'), true),
-        // A lifetime has no closing quote within one letter.
-        b'\'' if rest[1..].starts_with('\\') || rest[1..].chars().nth(1) == Some('\'') => (quote_end(rest, b'\''), true),
-        _ => (rest.chars().next().map_or(1, char::len_utf8), false),
-    }
-}
-
-fn raw_end(rest: &str, open: usize, hashes: usize) -> usize {
-    let close = format!("\"{}", "#".repeat(hashes));
-    rest[open + 1..].find(&close).map_or(rest.len(), |at| open + 1 + at + close.len())
-}
-
-fn quote_end(rest: &str, quote: u8) -> usize {
-    let mut escaped = false;
-    for (at, byte) in rest.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            _ if byte == quote => return at + 1,
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
 /// Bad samples: a rule that finds nothing in them is no rule.
 mod samples {
-    use super::{FLOORS, LONGEST, check, roots};
+    use super::{FLOORS, LONGEST, check, roots, test_modules};
 
     fn findings(path: &str, body: &str) -> Vec<String> {
         let mut found = Vec::new();
-        check(path, &format!("//! A sample.\n{body}\n"), &mut found);
+        check(path, &format!("//! A sample.\n{body}\n"), false, &mut found);
         found
     }
 
@@ -426,6 +363,8 @@ mod samples {
         finds("src/store/a.rs", "fn a() { crate::upstream::ask() }", "`store` (floor 5) imports `upstream` (floor 5)");
         finds("src/net/mod.rs", "use super::cli;", "leaves the room");
         finds("src/net/a.rs", "use super::super::cli;", "leaves the room");
+        finds("src/net/a.rs", "#[cfg(test)]\nmod tests {\n    use super::super::super::cli;\n}", "leaves the room");
+        assert_eq!(findings("src/net/a.rs", "#[cfg(test)]\nmod tests {\n    use super::super::body;\n}"), [""; 0]);
         finds("src/proxy/a.rs", "use crate::Nothing;", "is no room");
         assert_eq!(
             findings("src/firewall/a.rs", "use crate::{npm::{A, B}, policy};\n// crate::cli\nconst A: &str = \"crate::cli\";"),
@@ -443,7 +382,7 @@ mod samples {
         finds("src/npm/a.rs", &"const A: u8 = 0;\n".repeat(LONGEST), "lines before its tests");
         assert_eq!(findings("src/npm/a.rs", &format!("#[cfg(test)]\nmod tests {{\n{}}}", "// a\n".repeat(LONGEST))), [""; 0]);
         let mut found = Vec::new();
-        check("src/npm/a.rs", "struct A;\n", &mut found);
+        check("src/npm/a.rs", "struct A;\n", false, &mut found);
         assert!(found[0].contains("does not open with"), "{found:?}");
     }
 
@@ -471,6 +410,16 @@ mod samples {
             ),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn a_file_that_only_tests_see_may_panic_and_no_other() {
+        let room = "mod a;\n#[cfg(test)]\nmod trial;\nfn b() {}\n#[cfg(test)]\nmod tests { mod inner; }\n";
+        assert_eq!(test_modules("src/net/mod.rs", room), ["src/net/trial.rs"]);
+        let mut found = Vec::new();
+        check("src/net/trial.rs", "//! A sample.\nfn a() { b().unwrap(); }\n", true, &mut found);
+        assert_eq!(found, [""; 0]);
+        finds("src/net/mod.rs", "#[cfg(test)]\nmod trial;\nfn a() { b().unwrap(); }", ".unwrap()");
     }
 
     #[test]

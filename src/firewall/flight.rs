@@ -27,12 +27,14 @@ where
 {
     /// No flights.
     #[must_use]
+    #[expect(clippy::new_without_default, reason = "a board is made where it is meant to be")]
     pub fn new() -> Self {
         Self { under_way: Arc::default() }
     }
 
     /// How many are under way.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a number for the metrics, not a collection")]
     pub fn len(&self) -> usize {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -86,7 +86,7 @@ impl Digest {
     /// Lower-case hex.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        self.bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
     }
 
     /// `sha512-…` as SRI writes it.

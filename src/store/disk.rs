@@ -196,7 +196,7 @@ impl Files {
             return Ok(there);
         }
         file.persist(&path).map_err(|refused| StoreError::file("rename a finished file to", path)(refused.error))?;
-        self.shelf.put(digest, &mapping, SystemTime::now());
+        self.shelf.put(digest, &mapping, machine_time());
         Ok(mapping)
     }
 
@@ -275,10 +275,16 @@ impl Files {
     }
 }
 
+/// The clock that stamps files, for it is compared with those stamps.
+#[expect(clippy::disallowed_methods, reason = "recency of files is the file system's own time; no verdict depends on it")]
+fn machine_time() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Lets the file system know of a use, so that recency outlives this process, unless it knows of one not long ago.
 /// Answers with what it knows now. Losing one is no loss.
 fn note_use(file: &File) -> SystemTime {
-    let now = SystemTime::now();
+    let now = machine_time();
     let known = file.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     if now.duration_since(known).is_ok_and(|ago| ago < STAMP_EVERY) {
         return known;
@@ -407,7 +413,7 @@ mod tests {
         let blobs = open(home.path(), 1 << 20);
         let digests: Vec<_> = (0..4).map(|fill| put_block(&blobs, fill)).collect();
         for (days, digest) in [40_u64, 10, 30, 20].into_iter().zip(&digests) {
-            let then = SystemTime::now() - Duration::from_secs(days * 86_400);
+            let then = machine_time() - Duration::from_secs(days * 86_400);
             File::open(blobs.files.path(digest)).unwrap().set_modified(then).unwrap();
         }
         drop(blobs);

@@ -298,6 +298,7 @@ fn nanoseconds(instant: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any instants in order will do")]
 mod tests {
     use std::io::Write;
 

@@ -356,7 +356,8 @@ mod tests {
         let trusting = |roots: &[std::path::PathBuf]| {
             Arc::clone(Registries::open(&config, &trial::trust(roots)).unwrap().default_registry())
         };
-        let refused = trusting(&[wrong.clone()]).packument(&name, &Authorization::None, None).await.unwrap_err().to_string();
+        let refused =
+            trusting(std::slice::from_ref(&wrong)).packument(&name, &Authorization::None, None).await.unwrap_err().to_string();
         let expected =
             "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
         assert!(refused.ends_with(expected), "{refused}");

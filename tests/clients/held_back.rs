@@ -32,13 +32,83 @@ async fn an_exact_pin_that_is_hidden() {
     let scene = Scene::open().await;
     fill(&scene);
     let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "1.1.0", &expected);
-    fails(Tool::Npm10, expect![[""]]);
-    fails(Tool::Npm11, expect![[""]]);
-    fails(Tool::Pnpm10, expect![[""]]);
-    fails(Tool::Pnpm12, expect![[""]]);
-    fails(Tool::Yarn1, expect![[""]]);
-    fails(Tool::Yarn4, expect![[""]]);
-    fails(Tool::Bun, expect![[""]]);
+    fails(
+        Tool::Npm10,
+        expect![[r#"
+        npm error code E403
+        npm error 403 Could not download left-pad@1.1.0 due to policy violations:
+        npm error 403 coldframe holds back 2 of left-pad:
+        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+        npm error 403 newest allowed: left-pad@1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting
+        npm error 403 a package version that is forbidden by your security policy, or
+        npm error 403 on a server you do not have access to.
+    "#]],
+    );
+    fails(
+        Tool::Npm11,
+        expect![[r#"
+        npm error code E403
+        npm error 403 Could not download left-pad@1.1.0 due to policy violations:
+        npm error 403 coldframe holds back 2 of left-pad:
+        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+        npm error 403 newest allowed: left-pad@1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+    "#]],
+    );
+    fails(
+        Tool::Pnpm10,
+        expect![[r#"
+         ERR_PNPM_NO_MATCHING_VERSION  No matching version found for left-pad@1.1.0 while fetching it from http://coldframe/
+        This error happened while installing a direct dependency of .
+        The latest release of left-pad is "1.0.0". Published at 12/24/2025
+        If you need the full list of all 1 published versions run "pnpm view left-pad versions".
+    "#]],
+    );
+    fails(
+        Tool::Pnpm12,
+        expect![[r#"
+        Error: ERR_PNPM_NO_MATCHING_VERSION
+          × installing dependencies
+          ├─▶ Failed to resolve dependency tree: No matching version found for left-
+          │   pad@1.1.0 while fetching it from http://coldframe/
+          │
+          │   Failed to resolve left-pad@1.1.0
+          ╰─▶ No matching version found for left-pad@1.1.0 while fetching it from
+              http://coldframe/
+          help: The latest release of left-pad is "1.0.0". Published at 12/24/2025
+                If you need the full list of all 1 published versions run "pnpm view
+                left-pad versions".
+    "#]],
+    );
+    fails(
+        Tool::Yarn1,
+        expect![[r#"
+        yarn install v1.22.22
+        info No lockfile found.
+        [1/4] Resolving packages...
+        error Couldn't find any versions for "left-pad" that matches "1.1.0"
+    "#]],
+    );
+    fails(
+        Tool::Yarn4,
+        expect![[r#"
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0082: │ left-pad@npm:1.1.0: No candidates found
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
+    );
+    fails(
+        Tool::Bun,
+        expect![[r#"
+        bun install v1.4.5 (a7733435c)
+        error: No version matching "1.1.0" found for specifier "left-pad" (but package exists)
+        error: left-pad@1.1.0 failed to resolve
+    "#]],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,13 +116,83 @@ async fn a_range_with_nothing_visible() {
     let scene = Scene::open().await;
     fill(&scene);
     let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "^2.0.0", &expected);
-    fails(Tool::Npm10, expect![[""]]);
-    fails(Tool::Npm11, expect![[""]]);
-    fails(Tool::Pnpm10, expect![[""]]);
-    fails(Tool::Pnpm12, expect![[""]]);
-    fails(Tool::Yarn1, expect![[""]]);
-    fails(Tool::Yarn4, expect![[""]]);
-    fails(Tool::Bun, expect![[""]]);
+    fails(
+        Tool::Npm10,
+        expect![[r#"
+        npm error code E403
+        npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
+        npm error 403 coldframe holds back 2 of left-pad:
+        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+        npm error 403 newest allowed: left-pad@1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting
+        npm error 403 a package version that is forbidden by your security policy, or
+        npm error 403 on a server you do not have access to.
+    "#]],
+    );
+    fails(
+        Tool::Npm11,
+        expect![[r#"
+        npm error code E403
+        npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
+        npm error 403 coldframe holds back 2 of left-pad:
+        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+        npm error 403 newest allowed: left-pad@1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+    "#]],
+    );
+    fails(
+        Tool::Pnpm10,
+        expect![[r#"
+         ERR_PNPM_NO_MATCHING_VERSION  No matching version found for left-pad@^2.0.0 while fetching it from http://coldframe/
+        This error happened while installing a direct dependency of .
+        The latest release of left-pad is "1.0.0". Published at 12/24/2025
+        If you need the full list of all 1 published versions run "pnpm view left-pad versions".
+    "#]],
+    );
+    fails(
+        Tool::Pnpm12,
+        expect![[r#"
+        Error: ERR_PNPM_NO_MATCHING_VERSION
+          × installing dependencies
+          ├─▶ Failed to resolve dependency tree: No matching version found for left-
+          │   pad@^2.0.0 while fetching it from http://coldframe/
+          │
+          │   Failed to resolve left-pad@^2.0.0
+          ╰─▶ No matching version found for left-pad@^2.0.0 while fetching it from
+              http://coldframe/
+          help: The latest release of left-pad is "1.0.0". Published at 12/24/2025
+                If you need the full list of all 1 published versions run "pnpm view
+                left-pad versions".
+    "#]],
+    );
+    fails(
+        Tool::Yarn1,
+        expect![[r#"
+        yarn install v1.22.22
+        info No lockfile found.
+        [1/4] Resolving packages...
+        error Couldn't find any versions for "left-pad" that matches "^2.0.0"
+    "#]],
+    );
+    fails(
+        Tool::Yarn4,
+        expect![[r#"
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0082: │ left-pad@npm:^2.0.0: No candidates found
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
+    );
+    fails(
+        Tool::Bun,
+        expect![[r#"
+        bun install v1.4.5 (a7733435c)
+        error: No version matching "^2.0.0" found for specifier "left-pad" (but package exists)
+        error: left-pad@^2.0.0 failed to resolve
+    "#]],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,13 +200,77 @@ async fn a_whole_package_that_is_young() {
     let scene = Scene::open().await;
     fill(&scene);
     let fails = |tool, expected: Expect| fails(&scene, tool, "newborn", "*", &expected);
-    fails(Tool::Npm10, expect![[""]]);
-    fails(Tool::Npm11, expect![[""]]);
-    fails(Tool::Pnpm10, expect![[""]]);
-    fails(Tool::Pnpm12, expect![[""]]);
-    fails(Tool::Yarn1, expect![[""]]);
-    fails(Tool::Yarn4, expect![[""]]);
-    fails(Tool::Bun, expect![[""]]);
+    fails(
+        Tool::Npm10,
+        expect![[r#"
+        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm error code E403
+        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm error 403 In most cases, you or one of your dependencies are requesting
+        npm error 403 a package version that is forbidden by your security policy, or
+        npm error 403 on a server you do not have access to.
+    "#]],
+    );
+    fails(
+        Tool::Npm11,
+        expect![[r#"
+        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm error code E403
+        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+    "#]],
+    );
+    fails(
+        Tool::Pnpm10,
+        expect![[r#"
+         ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - 403
+        This error happened while installing a direct dependency of .
+        No authorization header was set for the request.
+    "#]],
+    );
+    fails(
+        Tool::Pnpm12,
+        expect![[r#"
+        Error: ERR_PNPM_FETCH_403
+          × installing dependencies
+          ├─▶ Failed to resolve dependency tree: GET http://coldframe/newborn:
+          │   Forbidden - 403
+          │
+          │   Failed to resolve newborn@*
+          ╰─▶ GET http://coldframe/newborn: Forbidden - 403
+          help: No authorization header was set for the request.
+    "#]],
+    );
+    fails(
+        Tool::Yarn1,
+        expect![[r#"
+        yarn install v1.22.22
+        info No lockfile found.
+        [1/4] Resolving packages...
+        error Error: http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+    "#]],
+    );
+    fails(
+        Tool::Yarn4,
+        expect![[r#"
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0035: │ newborn@npm:*: The remote server failed to provide the requested resource
+        ➤ YN0035: │   Response Code: 403 (newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC)
+        ➤ YN0035: │   Request Method: GET
+        ➤ YN0035: │   Request URL: http://coldframe/newborn
+        ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
+    );
+    fails(
+        Tool::Bun,
+        expect![[r#"
+        bun install v1.4.5 (a7733435c)
+        error: GET http://coldframe/newborn - 403
+        error: newborn@* failed to resolve
+    "#]],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,12 +279,62 @@ async fn an_upstream_that_is_down() {
     fill(&scene);
     scene.registry.goes_down();
     let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "1.0.0", &expected);
-    fails(Tool::Npm10, expect![[""]]);
-    fails(Tool::Npm11, expect![[""]]);
-    fails(Tool::Pnpm10, expect![[""]]);
-    fails(Tool::Pnpm12, expect![[""]]);
-    fails(Tool::Yarn4, expect![[""]]);
-    fails(Tool::Bun, expect![[""]]);
+    fails(
+        Tool::Npm10,
+        expect![[r#"
+        npm notice upstream `upstream` sent a broken answer: the connection ended before the answer was complete
+        npm error code E502
+        npm error 502 upstream `upstream` sent a broken answer: the connection ended before the answer was complete - GET http://coldframe/left-pad - upstream `upstream` sent a broken answer: the connection ended before the answer was complete
+    "#]],
+    );
+    fails(
+        Tool::Npm11,
+        expect![[r#"
+        npm notice upstream `upstream` sent a broken answer: the connection ended before the answer was complete
+        npm error code E502
+        npm error 502 upstream `upstream` sent a broken answer: the connection ended before the answer was complete - GET http://coldframe/left-pad - upstream `upstream` sent a broken answer: the connection ended before the answer was complete
+    "#]],
+    );
+    fails(
+        Tool::Pnpm10,
+        expect![[r#"
+         ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent a broken answer: the connection ended before the answer was complete - 502
+        This error happened while installing a direct dependency of .
+    "#]],
+    );
+    fails(
+        Tool::Pnpm12,
+        expect![[r#"
+        Error: ERR_PNPM_FETCH_502
+          × installing dependencies
+          ├─▶ Failed to resolve dependency tree: GET http://coldframe/left-pad:
+          │   Bad Gateway - 502
+          │
+          │   Failed to resolve left-pad@1.0.0
+          ╰─▶ GET http://coldframe/left-pad: Bad Gateway - 502
+    "#]],
+    );
+    fails(
+        Tool::Yarn4,
+        expect![[r#"
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0035: │ left-pad@npm:1.0.0: The registry appears to be down (using a local cache might have protected you against such outages)
+        ➤ YN0035: │   Response Code: 502 (upstream `upstream` sent a broken answer: the connection ended before the answer was complete)
+        ➤ YN0035: │   Request Method: GET
+        ➤ YN0035: │   Request URL: http://coldframe/left-pad
+        ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
+    );
+    fails(
+        Tool::Bun,
+        expect![[r#"
+        bun install v1.4.5 (a7733435c)
+        error: GET http://coldframe/left-pad - 502
+        error: left-pad@1.0.0 failed to resolve
+    "#]],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +351,59 @@ async fn a_young_tarball_from_a_lockfile() {
         projects.push((tool, project.elsewhere()));
     }
     scene.restart_with("min-release-age", "72h").await;
-    let expected = [expect![[""]], expect![[""]], expect![[""]], expect![[""]], expect![[""]], expect![[""]], expect![[""]]];
+    let expected = [
+        expect![[r#"
+        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error code E403
+        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting
+        npm error 403 a package version that is forbidden by your security policy, or
+        npm error 403 on a server you do not have access to.
+    "#]],
+        expect![[r#"
+        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error code E403
+        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+    "#]],
+        expect![[r#"
+        Lockfile is up to date, resolution step is skipped
+        Packages: +1
+        +
+         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - 403
+        No authorization header was set for the request.
+    "#]],
+        expect![[r#"
+        ? Verifying lockfile against supply-chain policies (1 entry)...
+        ✓ Lockfile passes supply-chain policies (1 entry in N)
+        Lockfile is up to date, resolution step is skipped
+        Error: ERR_PNPM_TARBALL_HTTP_STATUS
+          × installing dependencies
+          ╰─▶ Tarball server returned HTTP 403 for http://coldframe/left-pad/-/
+              left-pad-1.1.0.tgz
+    "#]],
+        expect![[r#"
+        yarn install v1.22.22
+        [1/4] Resolving packages...
+        [2/4] Fetching packages...
+        error Error: http://coldframe/left-pad/-/left-pad-1.1.0.tgz: Request failed "403 Forbidden"
+    "#]],
+        expect![[r#"
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0000: ┌ Fetch step
+        ➤ YN0035: │ left-pad@npm:1.1.0: The remote server failed to provide the requested resource
+        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0)
+        ➤ YN0035: │   Request Method: GET
+        ➤ YN0035: │   Request URL: http://coldframe/left-pad/-/left-pad-1.1.0.tgz
+        ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
+        expect![[r#"
+        bun install v1.4.5 (a7733435c)
+        error: GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - 403
+    "#]],
+    ];
     for ((tool, project), expected) in projects.into_iter().zip(expected) {
         let said = project.run(&scene, tool.frozen());
         assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);

@@ -4,7 +4,6 @@
 //! plain `cargo test` does not run this. While a test runs nothing but loopback is reachable. After a deliberate change of
 //! words: `just clients-bless`, and read the diff.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
-#![expect(unreachable_pub, reason = "the harness is read where it is used")]
 #![expect(clippy::format_push_string, reason = "a head of a message is short")]
 #![expect(dead_code, reason = "the harness is shared with tests/it, which uses all of it")]
 

@@ -42,7 +42,8 @@ impl Tool {
     /// What installs exactly what the lockfile says.
     pub fn frozen(self) -> &'static [&'static str] {
         match self {
-            Self::Npm10 | Self::Npm11 => &["ci"],
+            // The audit runs beside the download: which of the two speaks first is chance.
+            Self::Npm10 | Self::Npm11 => &["ci", "--no-audit"],
             Self::Yarn4 => &["install", "--immutable"],
             _ => &["install", "--frozen-lockfile"],
         }
@@ -146,6 +147,8 @@ impl Project {
         ] {
             command.env(name, &registry);
         }
+        // As root, yarn 1 keeps its cache outside its home.
+        command.env("YARN_CACHE_FOLDER", self.home.path().join("yarn-cache"));
         // Whoever turns to any other host finds a closed door.
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env(name, "http://127.0.0.1:9/");
@@ -165,7 +168,8 @@ impl Project {
 
     /// What a person reads, without ports, folders, durations, log files and stack traces.
     fn settled(&self, text: &str, scene: &Scene) -> String {
-        let text = text.replace(&scene.coldframe.url(), "http://coldframe");
+        let text =
+            text.replace(&scene.coldframe.url(), "http://coldframe").replace(&scene.registry.address.to_string(), "upstream");
         let folders = [(self.home.path(), "~"), (self.folder.path(), ".")];
         let text = folders.iter().fold(text, |text, (folder, name)| text.replace(folder.to_str().expect("UTF-8"), name));
         let dull = [
@@ -176,6 +180,10 @@ impl Project {
             "Saved lockfile",
             "Resolving dependencies",
             "Resolved, downloaded",
+            // Both name hosts that have no business in this repository.
+            "info Visit",
+            "authorization settings were found",
+            "@jsr:registry",
         ];
         let kept = text.lines().map(|line| without_durations(line.trim_end())).filter(|line| {
             let words = line.trim_start();

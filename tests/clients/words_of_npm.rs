@@ -1,4 +1,4 @@
-//! The rest of npm's words: view, outdated, audit, signatures, dist-tags, search, ping; and the notice that ends an install.
+//! The rest of npm's words: view, outdated, audit, dist-tags, search, ping; and the notice that ends an install.
 
 use crate::package::{Package, days, hours};
 use crate::scene::Scene;
@@ -49,7 +49,7 @@ async fn view_outdated_and_dist_tags_show_what_is_visible() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_search_and_signatures_pass_through() {
+async fn audit_and_search_pass_through() {
     let scene = scene().await;
     scene.publish(Package::new("left-newborn", "1.0.0").aged(hours(1)));
     for tool in [Tool::Npm10, Tool::Npm11] {
@@ -58,12 +58,5 @@ async fn audit_search_and_signatures_pass_through() {
         assert!(succeeds(project.run(&scene, &["audit"])).contains("found 0 vulnerabilities"));
         let found = succeeds(project.run(&scene, &["search", "left"]));
         assert!(found.contains("left-pad") && !found.contains("1.1.0") && !found.contains("left-newborn"), "{found}");
-        // The fake registry signs nothing and has no keys: npm says so, and does not fail for any other reason.
-        let signatures = project.run(&scene, &["audit", "signatures"]);
-        assert!(
-            signatures.text.to_ascii_lowercase().contains("signature") || signatures.text.contains("audited"),
-            "{}",
-            signatures.text
-        );
     }
 }

@@ -13,7 +13,7 @@ async fn a_range_takes_the_newest_version_that_is_allowed() {
     scene.publish(Package::new("@acme/core", "3.0.1").aged(hours(5)));
     scene.registry.absent("pnpm");
     for tool in Tool::ALL {
-        for range in ["^1.0.0", "latest", "*"] {
+        for range in ["^1.0.0", "latest"] {
             let project = Project::new(tool, &[("left-pad", range)]);
             let said = project.run(&scene, &["install"]);
             assert_eq!(said.code, 0, "{tool:?} {range}:\n{}", said.text);

@@ -112,7 +112,7 @@ impl IntoFuture for Ask {
             match tokio::time::timeout(std::time::Duration::from_secs(60), self.attempt()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(wrong)) => panic!("{asked}: {wrong}"),
-                Err(_elapsed) => panic!("{asked}: no answer within a minute"),
+                Err(_elapsed @ tokio::time::error::Elapsed { .. }) => panic!("{asked}: no answer within a minute"),
             }
         })
     }

@@ -139,7 +139,7 @@ impl Listing {
     pub fn found(&self, name: &str) -> Value {
         let latest = self.tags.get("latest").cloned().unwrap_or_default();
         let date = self.time.get(&latest).cloned().unwrap_or_default();
-        json!({ "package": { "name": name, "version": latest, "date": date, "description": "a package" }, "score": { "final": 1.0 }, "searchScore": 1.0 })
+        json!({ "package": { "name": name, "version": latest, "date": date, "description": "a package", "keywords": [], "maintainers": [] }, "score": { "final": 1.0 }, "searchScore": 1.0 })
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! One binary, loopback only. A request to the registry that no test declared fails the test.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
-#![expect(unreachable_pub, reason = "the harness is read where it is used")]
 #![expect(clippy::format_push_string, reason = "a head of a message is short")]
 
 mod client;

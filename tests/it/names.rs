@@ -101,6 +101,8 @@ async fn a_body_that_is_not_what_it_says_is_refused_in_words() {
     let bulk = "/-/npm/v1/security/advisories/bulk";
     let answer = scene.ask("POST", bulk).header("content-encoding", "gzip").body("not gzip").await.is(400);
     assert!(!answer.error().is_empty());
+    let answer = scene.ask("POST", bulk).header("content-encoding", "zstd").body("whatever").await.is(400);
+    assert!(!answer.error().is_empty());
     assert_eq!(scene.registry.total(), 0);
 }
 
