@@ -4,6 +4,7 @@
 
 mod glimpse;
 mod listening;
+mod losses;
 pub mod question;
 mod retention;
 
@@ -67,6 +68,7 @@ pub struct App {
     service: Arc<Service<Firewall>>,
     admin: Arc<Admin>,
     ledger: Arc<SqliteLedger>,
+    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ledger_retention: Duration,
 }
@@ -93,12 +95,16 @@ impl App {
             policy: config.policy,
             config: config.firewall,
         }));
+        // Weakly: the firewall holds the numbers, and a circle would keep the data directory owned for ever.
+        let weighed = Arc::downgrade(&firewall);
+        let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.weight());
+        metrics.watch(Watched::MemoryBytes, Box::new(weight));
         let bound = listening::bind(&config.listen).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks(&ledger)));
-        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), metrics);
+        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
-        Ok(Self { bound, addresses, firewall, service, admin, ledger, clock, ledger_retention })
+        Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention })
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -132,13 +138,15 @@ impl App {
                 reverse::serve(listener, &room, &service, stopped).await
             });
         }
-        let retention = tokio::spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
+        let mut chores = JoinSet::new();
+        chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
+        chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
         shutdown.await;
         tracing::info!("stopping");
         self.admin.begin_drain();
         stop.send_replace(true);
         while doors.join_next().await.is_some() {}
-        retention.abort();
+        chores.shutdown().await;
         // What clients no longer wait for goes on for a while, and holds the store open.
         let settled = tokio::time::timeout(self.service.config().limits.drain, self.firewall.settle()).await;
         if settled.is_err() {
@@ -177,4 +185,24 @@ async fn flush(ledger: Arc<SqliteLedger>) -> u64 {
     });
     // A panic in there loses an unknown number, which is at least one.
     flushed.await.unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::SystemClock;
+
+    #[tokio::test]
+    async fn a_data_directory_is_owned_by_one_app_until_that_has_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let data_dir = home.path().to_str().unwrap();
+        let config =
+            || Config::of(&[("listen", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1/"), ("data-dir", data_dir)]).unwrap();
+        let clock = || Arc::new(SystemClock) as Arc<dyn Clock>;
+        let first = App::build(config(), clock()).await.unwrap();
+        let refused = App::build(config(), clock()).await.err().unwrap();
+        assert!(matches!(refused, AppError::DataDir(StoreError::Locked { .. })), "{refused}");
+        first.run(std::future::ready(())).await.unwrap();
+        App::build(config(), clock()).await.unwrap();
+    }
 }
