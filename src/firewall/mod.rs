@@ -130,24 +130,13 @@ impl Firewall {
 
     /// An audit, passed on; `bulk_body` is the decoded body of a bulk audit. The text is for `npm-notice`: what was held
     /// back of the packages in it.
-    pub async fn audit(
-        &self,
-        asker: &Asker,
-        passage: Passage,
-        bulk_body: Option<Bytes>,
-    ) -> Result<(Passed, Option<String>), Rejection> {
+    pub async fn audit(&self, asker: &Asker, passage: Passage, bulk_body: Option<Bytes>) -> Result<(Passed, Option<String>), Rejection> {
         let _ = (asker, passage, bulk_body);
         todo!()
     }
 
     /// Attestations of one version, unless it is hidden.
-    pub async fn attestations(
-        &self,
-        asker: &Asker,
-        name: &PackageName,
-        version: &str,
-        passage: Passage,
-    ) -> Result<Passed, Rejection> {
+    pub async fn attestations(&self, asker: &Asker, name: &PackageName, version: &str, passage: Passage) -> Result<Passed, Rejection> {
         let _ = (asker, name, version, passage);
         todo!()
     }

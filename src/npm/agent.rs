@@ -70,8 +70,7 @@ impl Agent {
     #[must_use]
     pub fn reads_policy_restrictions(&self) -> bool {
         let oldest = semver::Version::new(10, 8, 2);
-        self.tool == Tool::Npm
-            && semver::Version::parse(&self.version).is_ok_and(|version| version.cmp_precedence(&oldest).is_ge())
+        self.tool == Tool::Npm && semver::Version::parse(&self.version).is_ok_and(|version| version.cmp_precedence(&oldest).is_ge())
     }
 }
 

@@ -161,8 +161,7 @@ impl Integrity {
     /// Compares what two packuments said of one version.
     #[must_use]
     pub fn agreement(&self, other: &Self) -> Agreement {
-        let shared =
-            self.0.iter().filter_map(|one| other.0.iter().find(|two| two.algorithm == one.algorithm).map(|two| one == two));
+        let shared = self.0.iter().filter_map(|one| other.0.iter().find(|two| two.algorithm == one.algorithm).map(|two| one == two));
         shared.fold(Agreement::Incomparable, |so_far, same| match (so_far, same) {
             (Agreement::Different, _) | (_, false) => Agreement::Different,
             (_, true) => Agreement::Same,
@@ -240,9 +239,7 @@ mod tests {
     #[test]
     fn the_strongest_digest_leads_and_shasum_joins() {
         let shasum = Digest::of(Algorithm::Sha1, b"x").to_hex();
-        let integrity =
-            Integrity::parse(Some(&format!("{} {}", sri(Algorithm::Sha256, "x"), sri(Algorithm::Sha512, "x"))), Some(&shasum))
-                .unwrap();
+        let integrity = Integrity::parse(Some(&format!("{} {}", sri(Algorithm::Sha256, "x"), sri(Algorithm::Sha512, "x"))), Some(&shasum)).unwrap();
         assert_eq!(integrity.strongest().algorithm(), Algorithm::Sha512);
         assert_eq!(integrity.digests().len(), 3);
         assert_eq!(Integrity::parse(Some(&integrity.to_sri()), None), Some(integrity));
@@ -259,11 +256,9 @@ mod tests {
 
     #[test]
     fn agreement_needs_a_shared_algorithm() {
-        let both =
-            Integrity::parse(Some(&sri(Algorithm::Sha512, "x")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
+        let both = Integrity::parse(Some(&sri(Algorithm::Sha512, "x")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
         let weak = Integrity::single(Digest::of(Algorithm::Sha1, b"x"));
-        let other =
-            Integrity::parse(Some(&sri(Algorithm::Sha512, "y")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
+        let other = Integrity::parse(Some(&sri(Algorithm::Sha512, "y")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
         let strong = Integrity::single(Digest::of(Algorithm::Sha512, b"x"));
         assert_eq!(both.agreement(&weak), Agreement::Same);
         assert_eq!(both.agreement(&other), Agreement::Different);

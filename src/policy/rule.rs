@@ -109,10 +109,7 @@ impl Policy {
             return Verdict::deny(RuleId::SelfContradiction, flaw);
         }
         if !facts.has_integrity {
-            return Verdict::deny(
-                RuleId::IntegrityMissing,
-                "upstream states no integrity for it, so its tarball cannot be checked",
-            );
+            return Verdict::deny(RuleId::IntegrityMissing, "upstream states no integrity for it, so its tarball cannot be checked");
         }
         self.judge_age(facts, at)
     }
