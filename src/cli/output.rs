@@ -68,7 +68,7 @@ impl From<io::Error> for Failure {
 ///
 /// # Errors
 /// When standard output does not take it for another reason.
-pub fn print(text: &str) -> io::Result<()> {
+pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(wrong) if wrong.kind() != io::ErrorKind::BrokenPipe => Err(wrong),
@@ -77,13 +77,13 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 /// Writes a failure to standard error, each cause after a colon.
-pub fn complain(failure: &Failure) {
+pub(super) fn complain(failure: &Failure) {
     // Where standard error is gone too, nobody can be told.
     let _ = writeln!(io::stderr().lock(), "coldframe: {:#}", failure.cause);
 }
 
 /// Writes what the command line's parser has to say: help and version as asked for, or what is wrong.
-pub fn tell_usage(told: &clap::Error) -> Exit {
+pub(super) fn tell_usage(told: &clap::Error) -> Exit {
     if !told.use_stderr() {
         // Help on a closed pipe is help nobody wanted.
         let _ = told.print();
@@ -98,7 +98,7 @@ pub fn tell_usage(told: &clap::Error) -> Exit {
 }
 
 /// Rows of cells as columns, two blanks between them, each row behind `indent`.
-pub struct Columns<const N: usize> {
+pub(super) struct Columns<const N: usize> {
     indent: &'static str,
     rows: Vec<[String; N]>,
 }
@@ -106,12 +106,12 @@ pub struct Columns<const N: usize> {
 impl<const N: usize> Columns<N> {
     /// No rows yet.
     #[must_use]
-    pub fn indented(indent: &'static str) -> Self {
+    pub(super) fn indented(indent: &'static str) -> Self {
         Self { indent, rows: Vec::new() }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: [impl Into<String>; N]) {
+    pub(super) fn row(&mut self, cells: [impl Into<String>; N]) {
         self.rows.push(cells.map(Into::into));
     }
 }

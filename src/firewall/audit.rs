@@ -24,7 +24,7 @@ struct HeldBack {
 }
 
 impl Inner {
-    pub async fn audit(
+    pub(super) async fn audit(
         self: &Arc<Self>,
         asker: &Asker,
         passage: Passage,

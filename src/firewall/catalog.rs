@@ -28,7 +28,7 @@ const LEAVE_ALONE: Duration = Duration::from_secs(5);
 
 /// What is known, and how it may be used.
 #[derive(Clone)]
-pub struct Reading {
+pub(super) struct Reading {
     /// The facts.
     pub known: Arc<Known>,
     /// How long ago upstream confirmed them, when it could not be asked now.
@@ -36,7 +36,7 @@ pub struct Reading {
 }
 
 /// Everything a flight needs, owned, since it outlives whoever asked.
-pub struct Voyage {
+pub(super) struct Voyage {
     pub slot: Slot,
     pub registry: Arc<Registry>,
     pub authorization: Authorization,
@@ -58,7 +58,12 @@ impl Inner {
     ///
     /// # Errors
     /// Not found, upstream's failure when there is nothing to fall back on, an unreadable packument.
-    pub async fn reading(self: &Arc<Self>, asker: &Asker, name: &PackageName, wish: Option<Wish>) -> Result<Reading, Rejection> {
+    pub(super) async fn reading(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        wish: Option<Wish>,
+    ) -> Result<Reading, Rejection> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = Slot::of(name, &registry, &asker.authorization);
         let now = self.clock.now();
@@ -76,7 +81,7 @@ impl Inner {
     ///
     /// # Errors
     /// As [`Inner::reading`].
-    pub async fn document(self: &Arc<Self>, asker: &Asker, reading: Reading) -> Result<(Reading, Bytes), Rejection> {
+    pub(super) async fn document(self: &Arc<Self>, asker: &Asker, reading: Reading) -> Result<(Reading, Bytes), Rejection> {
         if let Some(document) = self.load(&reading.known).await? {
             return Ok((reading, document));
         }
@@ -301,13 +306,13 @@ impl Inner {
     }
 
     /// Runs `work` off the async threads.
-    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
+    pub(super) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
         tokio::task::spawn_blocking(work).await.map_err(|_| lost())
     }
 }
 
 impl Voyage {
-    pub fn key(&self) -> PackageKey {
+    pub(super) fn key(&self) -> PackageKey {
         PackageKey { upstream: Arc::clone(self.registry.id()), name: self.slot.name.clone() }
     }
 }
@@ -322,6 +327,6 @@ fn absent(name: &PackageName) -> Rejection {
 }
 
 /// A task of ours ended without an answer.
-pub fn lost() -> Rejection {
+pub(super) fn lost() -> Rejection {
     Rejection::Internal("a task was lost".into())
 }

@@ -7,7 +7,7 @@ use super::{Asker, Explanation, Inner, Rejection};
 use crate::npm::{PackageName, Packument, Range, tag};
 
 impl Inner {
-    pub async fn explain(
+    pub(super) async fn explain(
         self: &Arc<Self>,
         asker: &Asker,
         name: &PackageName,

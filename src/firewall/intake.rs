@@ -18,7 +18,7 @@ use crate::store::{Document, PackageRecord};
 use crate::upstream::Validators;
 
 /// A document that just came.
-pub struct Arrival {
+pub(super) struct Arrival {
     pub body: Bytes,
     pub validators: Validators,
     pub validated: Timestamp,
@@ -29,7 +29,7 @@ pub struct Arrival {
 
 impl Inner {
     /// Reads a new document, holds it against the record, keeps what that changes.
-    pub async fn take_in(
+    pub(super) async fn take_in(
         self: Arc<Self>,
         voyage: Voyage,
         arrival: Arrival,
@@ -40,7 +40,12 @@ impl Inner {
         self.blocking(move || inner.read(&voyage, arrival, &record)).await?
     }
 
-    pub fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, record: &PackageRecord) -> Result<Reading, Rejection> {
+    pub(super) fn read(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        arrival: Arrival,
+        record: &PackageRecord,
+    ) -> Result<Reading, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let plain = self.decode(name, arrival.body.clone())?;
         let Ingested { packument, fields } = ingest::ingest(name, &plain).map_err(|error| unreadable(name, &error))?;
@@ -89,20 +94,20 @@ impl Inner {
     }
 
     /// The document of `known`, decoded, from memory or the store.
-    pub async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
+    pub(super) async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
         let (inner, known) = (Arc::clone(self), Arc::clone(known));
         self.blocking(move || inner.load_now(&known)).await?
     }
 
     /// Like [`Inner::load`], blocking.
-    pub fn load_now(&self, known: &Known) -> Result<Option<Bytes>, Rejection> {
+    pub(super) fn load_now(&self, known: &Known) -> Result<Option<Bytes>, Rejection> {
         let stored = || known.digest().and_then(|digest| self.blobs.open(&digest).ok().flatten());
         known.unstored().or_else(stored).map(|raw| self.decode(&known.slot.name, raw)).transpose()
     }
 
     /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
     /// nobody waiting, and a full one keeps nobody from installing.
-    pub fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes, permit: OwnedSemaphorePermit) {
+    pub(super) fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes, permit: OwnedSemaphorePermit) {
         *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
         let name = known.slot.name.clone();
@@ -122,7 +127,7 @@ impl Inner {
         });
     }
 
-    pub fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {
+    pub(super) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {
         if !gzip::is_gzip(&raw) {
             return Ok(raw);
         }
@@ -131,7 +136,7 @@ impl Inner {
     }
 }
 
-pub fn content_of(body: &[u8]) -> [u8; 32] {
+pub(super) fn content_of(body: &[u8]) -> [u8; 32] {
     Digest::of(Algorithm::Sha256, body).as_bytes().try_into().unwrap_or_default()
 }
 

@@ -17,7 +17,7 @@ use crate::upstream::{Authorization, Registry, Validators};
 
 /// Whose answers these are: what one client's credentials could read is never another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Partition {
+pub(super) enum Partition {
     /// Asked without credentials.
     Anonymous,
     /// Asked with the credentials of our own configuration.
@@ -28,7 +28,7 @@ pub enum Partition {
 
 /// A package, as one partition sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Slot {
+pub(super) struct Slot {
     /// The package.
     pub name: PackageName,
     /// Whose view.
@@ -38,7 +38,7 @@ pub struct Slot {
 impl Slot {
     /// The slot that answers a request with `authorization` to `registry`.
     #[must_use]
-    pub fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
+    pub(super) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
         let partition = match authorization {
             Authorization::Lent if registry.has_credentials() => Partition::Lent,
             Authorization::None | Authorization::Lent => Partition::Anonymous,
@@ -52,14 +52,14 @@ impl Slot {
 
     /// Whether this view speaks for the package: the one asked with our own credentials where there are any.
     #[must_use]
-    pub fn standing(&self, registry: &Registry) -> Standing {
+    pub(super) fn standing(&self, registry: &Registry) -> Standing {
         let primary = if registry.has_credentials() { Partition::Lent } else { Partition::Anonymous };
         if self.partition == primary { Standing::Primary } else { Standing::Private }
     }
 }
 
 /// What is known of one package at one moment.
-pub struct Known {
+pub(super) struct Known {
     /// The package, and whose view of it this is.
     pub slot: Slot,
     /// Where it comes from.
@@ -87,7 +87,7 @@ pub struct Known {
 impl Known {
     /// The verdicts of the index in `world`: none when there is no packument.
     #[must_use]
-    pub fn screen(&self, world: &World) -> Arc<Screen> {
+    pub(super) fn screen(&self, world: &World) -> Arc<Screen> {
         if let Some(screen) = self.screen.load_full().filter(|screen| screen.world == world.revision) {
             return screen;
         }
@@ -98,7 +98,7 @@ impl Known {
 
     /// The same bytes, confirmed again.
     #[must_use]
-    pub fn confirmed(
+    pub(super) fn confirmed(
         &self,
         validated: Timestamp,
         checked: Timestamp,
@@ -122,7 +122,7 @@ impl Known {
 
     /// What rules ask about the entry at `at`.
     #[must_use]
-    pub fn facts<'a>(&'a self, packument: &'a Packument, at: usize) -> Facts<'a> {
+    pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize) -> Facts<'a> {
         let entry = &packument.entries[at];
         let provenance = self.provenance[at];
         Facts {
@@ -139,7 +139,7 @@ impl Known {
 
     /// The document as it came, if the store does not have it yet.
     #[must_use]
-    pub fn unstored(&self) -> Option<Bytes> {
+    pub(super) fn unstored(&self) -> Option<Bytes> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -148,13 +148,13 @@ impl Known {
     /// # Panics
     /// Never: the length is SHA-256's.
     #[must_use]
-    pub fn digest(&self) -> Option<Digest> {
+    pub(super) fn digest(&self) -> Option<Digest> {
         Digest::from_bytes(Algorithm::Sha256, &self.content)
     }
 
     /// The bytes this takes in memory, about.
     #[must_use]
-    pub fn weight(&self) -> u32 {
+    pub(super) fn weight(&self) -> u32 {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
         let record = self.record.releases.len() * 280 + self.record.tags.len() * 96;
         u32::try_from(packument + record + 512).unwrap_or(u32::MAX)

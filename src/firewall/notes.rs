@@ -20,7 +20,7 @@ use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 impl Inner {
-    pub async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
+    pub(super) async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
         let (inner, key) = (Arc::clone(self), voyage.key());
         let written = self.blocking(move || inner.write(&key, &change)).await;
         if written.is_err() {
@@ -28,18 +28,18 @@ impl Inner {
         }
     }
 
-    pub fn write_record(&self, voyage: &Voyage, change: &PackageChange) {
+    pub(super) fn write_record(&self, voyage: &Voyage, change: &PackageChange) {
         self.write(&voyage.key(), change);
     }
 
     /// What the ledger does not take is still known in memory: a full disk stops nobody from installing what is allowed.
-    pub fn write(&self, key: &PackageKey, change: &PackageChange) {
+    pub(super) fn write(&self, key: &PackageKey, change: &PackageChange) {
         if let Err(error) = self.ledger.record_package(key, change) {
             tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "the ledger cannot be written");
         }
     }
 
-    pub fn report(&self, name: &PackageName, findings: &[Finding]) {
+    pub(super) fn report(&self, name: &PackageName, findings: &[Finding]) {
         for finding in findings {
             match finding {
                 Finding::IntegrityChanged { version, was, now } => {
@@ -58,12 +58,12 @@ impl Inner {
     }
 
     /// Notes an event in the ledger.
-    pub fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
+    pub(super) fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
         let incident = Incident { kind, name: name.cloned(), version: version.map(Into::into), detail };
         self.ledger.record_incident(incident, self.clock.now());
     }
 
-    pub fn note_skew(&self, registry: &Registry, date: Option<Timestamp>, now: Timestamp) {
+    pub(super) fn note_skew(&self, registry: &Registry, date: Option<Timestamp>, now: Timestamp) {
         let Some(skew) = date.map(|date| now.duration_since(date)).filter(|skew| skew.abs() > SKEW) else { return };
         if !self.skew_told.is_due(now) {
             return;
@@ -73,7 +73,7 @@ impl Inner {
     }
 
     /// The first packument tells whether this registry strips metadata, as mirrors do.
-    pub fn note_stripped(&self, registry: &Registry, packument: &Packument) {
+    pub(super) fn note_stripped(&self, registry: &Registry, packument: &Packument) {
         if packument.entries.is_empty()
             || !self.strippers.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
         {
@@ -93,7 +93,7 @@ impl Inner {
         self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
-    pub fn tell(&self, voyage: &Voyage, asked: Instant, fetched: &Result<Fetched, UpstreamError>) {
+    pub(super) fn tell(&self, voyage: &Voyage, asked: Instant, fetched: &Result<Fetched, UpstreamError>) {
         let outcome = match fetched {
             Ok(fetched) if matches!(fetched.freshness, Freshness::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,

@@ -17,7 +17,7 @@ use crate::telemetry::{Refused, VersionsHidden};
 const ATTEMPTS: usize = 4;
 
 /// A package that can be spoken of: its index and its verdicts.
-pub struct Spoken {
+pub(super) struct Spoken {
     /// What is known.
     pub reading: Reading,
     /// The index.
@@ -27,7 +27,7 @@ pub struct Spoken {
 }
 
 impl Inner {
-    pub async fn packument(
+    pub(super) async fn packument(
         self: &Arc<Self>,
         asker: &Asker,
         name: &PackageName,
@@ -49,7 +49,7 @@ impl Inner {
         Err(Rejection::Internal("the packument changed too often while it was answered".into()))
     }
 
-    pub async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+    pub(super) async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
         for _ in 0..ATTEMPTS {
             let spoken = self.spoken(asker, name, None).await?;
             let Spoken { packument, screen, .. } = &spoken;
@@ -68,14 +68,19 @@ impl Inner {
         Err(Rejection::Internal("the packument changed too often while it was answered".into()))
     }
 
-    pub async fn dist_tags(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+    pub(super) async fn dist_tags(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
         let Spoken { packument, screen, .. } = self.spoken(asker, name, None).await?;
         self.require_any(asker, &packument, &screen)?;
         Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
 
     /// What is known of a package that upstream has, and its verdicts.
-    pub async fn spoken(self: &Arc<Self>, asker: &Asker, name: &PackageName, wish: Option<Wish>) -> Result<Spoken, Rejection> {
+    pub(super) async fn spoken(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        wish: Option<Wish>,
+    ) -> Result<Spoken, Rejection> {
         let reading = self.reading(asker, name, wish).await?;
         let Some(packument) = reading.known.packument.clone() else {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
@@ -100,7 +105,7 @@ impl Inner {
     }
 
     /// The refusal of the hidden entry at `at`.
-    pub fn refuse(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize) -> Rejection {
+    pub(super) fn refuse(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize) -> Rejection {
         let key = &*packument.entries[at].key;
         let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest(packument, key));
         refusal
@@ -108,7 +113,7 @@ impl Inner {
     }
 
     /// Tells of a refusal, once, here where it is made.
-    pub fn refused(&self, asker: &Asker, refusal: Refusal) -> Rejection {
+    pub(super) fn refused(&self, asker: &Asker, refusal: Refusal) -> Rejection {
         Refused {
             name: &refusal.name,
             version: refusal.version.as_deref(),
@@ -157,7 +162,7 @@ fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Op
 }
 
 /// What npm would pick of a range: `latest` if it satisfies it, else the highest that does, a deprecated one last.
-pub fn best<'a>(
+pub(super) fn best<'a>(
     packument: &'a Packument,
     range: &Range,
     latest: Option<&'a str>,
@@ -171,6 +176,6 @@ pub fn best<'a>(
     tag::highest(fitting.into_iter().map(|at| &packument.entries[at]))
 }
 
-pub fn no_version(name: &PackageName, wanted: &str) -> Rejection {
+pub(super) fn no_version(name: &PackageName, wanted: &str) -> Rejection {
     Rejection::NotFound(super::refusal::one_line(&format!("no version of {name} matches: {wanted}")).into())
 }

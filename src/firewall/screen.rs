@@ -20,7 +20,7 @@ const WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
 
 /// The verdicts of one packument, as of the instant upstream last confirmed it.
 #[derive(Debug)]
-pub struct Screen {
+pub(super) struct Screen {
     /// The revision of the world it was judged in.
     pub world: u64,
     /// For each entry, whether it is shown.
@@ -42,7 +42,7 @@ pub struct Screen {
 impl Screen {
     /// Judges every entry.
     #[must_use]
-    pub fn of(known: &Known, world: &World) -> Self {
+    pub(super) fn of(known: &Known, world: &World) -> Self {
         let mut screen = Self {
             world: world.revision,
             shown: Vec::new(),
@@ -63,7 +63,7 @@ impl Screen {
 
     /// The verdict of the entry at `at`.
     #[must_use]
-    pub fn verdict(&self, at: usize) -> &Verdict {
+    pub(super) fn verdict(&self, at: usize) -> &Verdict {
         match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
             Ok(place) => &self.verdicts[place].1,
             Err(_) => &Verdict::Allow,
@@ -72,20 +72,20 @@ impl Screen {
 
     /// Whether any version is shown.
     #[must_use]
-    pub fn shows_any(&self) -> bool {
+    pub(super) fn shows_any(&self) -> bool {
         self.verdicts.len() < self.shown.len()
     }
 
     /// Where `tag` points for clients.
     #[must_use]
-    pub fn tag<'a>(&'a self, packument: &'a Packument, tag: &str) -> Option<&'a str> {
+    pub(super) fn tag<'a>(&'a self, packument: &'a Packument, tag: &str) -> Option<&'a str> {
         let tags = self.tags.as_ref().unwrap_or(&packument.dist_tags);
         tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version)
     }
 
     /// The newest version that is allowed, for someone who wanted `version`: at or below it, else what `latest` would be.
     #[must_use]
-    pub fn nearest<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
+    pub(super) fn nearest<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
         tag::retarget(packument, &self.shown, "latest", version, &[])
     }
 
@@ -140,7 +140,7 @@ impl Screen {
     }
 
     /// The hidden entries and why, the highest version first.
-    pub fn newest_first<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (usize, &'a Verdict)> {
+    pub(super) fn newest_first<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (usize, &'a Verdict)> {
         let mut hidden: Vec<_> = self.verdicts.iter().map(|(at, verdict)| (*at, verdict)).collect();
         hidden.sort_by(|one, other| packument.entries[other.0].version.cmp(&packument.entries[one.0].version));
         hidden.into_iter()

@@ -12,7 +12,7 @@ use crate::policy::{Facts, Presence};
 use crate::upstream::{Passage, Passed};
 
 impl Inner {
-    pub async fn search(self: &Arc<Self>, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+    pub(super) async fn search(self: &Arc<Self>, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
         let mut passed = self.pass(asker, None, passage).await?;
         let Ok(mut results) = serde_json::from_slice::<Value>(&passed.body) else { return Ok(passed) };
         let Some(objects) = results.get_mut("objects").and_then(Value::as_array_mut) else { return Ok(passed) };

@@ -16,7 +16,7 @@ use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed};
 
 /// The view that whoever starts a flight will want when it lands.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub(super) struct Wish {
     /// In which form.
     pub form: Form,
     /// Under which base URL.
@@ -25,14 +25,14 @@ pub struct Wish {
 
 /// What a view is kept under.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ViewKey {
+pub(super) struct ViewKey {
     slot: Slot,
     form: Form,
     base: Arc<str>,
 }
 
 /// A rendered view, and the answers assembled from it.
-pub struct Rendered {
+pub(super) struct Rendered {
     /// The document it was rendered from.
     content: [u8; 32],
     form: Form,
@@ -51,7 +51,7 @@ struct Kept {
 impl Rendered {
     /// The bytes this takes in memory, about.
     #[must_use]
-    pub fn weight(&self) -> u32 {
+    pub(super) fn weight(&self) -> u32 {
         u32::try_from(self.view.weight() + 2048).unwrap_or(u32::MAX)
     }
 
@@ -93,7 +93,7 @@ impl Inner {
     ///
     /// # Errors
     /// When the document has to be read again and cannot be.
-    pub async fn answer(
+    pub(super) async fn answer(
         self: &Arc<Self>,
         asker: &Asker,
         reading: &Reading,
@@ -159,7 +159,7 @@ impl Inner {
     }
 
     /// Renders `document`, which is that of `known`, and keeps the view. Blocking. `fields` spare a second reading of it.
-    pub fn render(&self, known: &Known, document: &[u8], fields: Option<&Fields>, wish: &Wish) -> Option<Arc<Rendered>> {
+    pub(super) fn render(&self, known: &Known, document: &[u8], fields: Option<&Fields>, wish: &Wish) -> Option<Arc<Rendered>> {
         let packument = known.packument.as_ref()?;
         let again;
         let fields = if let Some(fields) = fields {

@@ -20,7 +20,7 @@ use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 const IN_FLIGHT: usize = 16;
 
 /// What is fetched under: the same bytes for the same credentials.
-pub type TarballKey = (Digest, Partition);
+pub(super) type TarballKey = (Digest, Partition);
 
 /// A tarball that may be served, and where to get it if it is not here.
 struct Admitted {
@@ -39,7 +39,12 @@ struct Source {
 }
 
 impl Inner {
-    pub async fn tarball(self: &Arc<Self>, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+    pub(super) async fn tarball(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        version: &str,
+    ) -> Result<Tarball, Rejection> {
         let reading = self.reading(asker, name, None).await?;
         let admitted = match self.admit(asker, &reading, version) {
             Ok(admitted) => admitted,

@@ -3,13 +3,12 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 
-use serde::de::{DeserializeSeed, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
+pub use super::manifest::Fields;
+use super::manifest::read_entry;
 use super::packument::{Entry, Layout, Packument, Span};
-use super::{Integrity, PackageName, Version, instant};
+use super::walk::{Source, decode, for_each_member};
+use super::{PackageName, Version, instant};
 
 /// A document that was read, and what only lives as long as the document does.
 pub struct Ingested {
@@ -17,22 +16,6 @@ pub struct Ingested {
     pub packument: Packument,
     /// Where the members lie that the abbreviated form keeps.
     pub fields: Fields,
-}
-
-/// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
-#[derive(Default)]
-pub struct Fields {
-    members: Vec<Span>,
-    ends: Vec<u32>,
-    has_publishers: bool,
-    has_signatures: bool,
-}
-
-impl Fields {
-    pub(super) fn of(&self, entry: usize) -> &[Span] {
-        let start = if entry == 0 { 0 } else { self.ends[entry - 1] as usize };
-        &self.members[start..self.ends[entry] as usize]
-    }
 }
 
 /// Why a document is no packument that can be believed.
@@ -92,7 +75,7 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     let times = read_times(&source, top.time)?;
     let mut fields = Fields::default();
     let entries = read_entries(&source, name, top.versions, &times, &mut fields)?;
-    let dist_tags = read_tags(&source, top.dist_tags)?;
+    let dist_tags = read_tags(top.dist_tags)?;
 
     let mut by_key: Vec<u32> = (0..).take(entries.len()).collect();
     by_key.sort_unstable_by(|&one, &other| entries[one as usize].key.cmp(&entries[other as usize].key));
@@ -118,20 +101,6 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         .collect();
     packument.departed.sort_unstable();
     Ok(Ingested { packument, fields })
-}
-
-/// The document, and positions in it.
-struct Source<'a>(&'a str);
-
-impl Source<'_> {
-    /// Where `part`, which must be a slice of this document, lies in it.
-    fn span(&self, part: &str) -> Span {
-        let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
-        debug_assert!(start + part.len() <= self.0.len());
-        // The document is shorter than 4 GiB: `ingest` refuses a longer one.
-        #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
-        Span { start: start as u32, end: (start + part.len()) as u32 }
-    }
 }
 
 /// The members of the document that matter.
@@ -185,7 +154,7 @@ fn read_top<'a>(source: &Source<'a>, name: &PackageName) -> Result<Top<'a>, Inge
     if let Some(key) = repeated {
         return Err(IngestError::Repeated { member: "the document", key });
     }
-    let found = found_name.map(|raw| decode_string(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
+    let found = found_name.map(|raw| decode(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
     if let Some(found) = found.filter(|found| found != name.as_str()) {
         return Err(IngestError::OtherPackage { found });
     }
@@ -226,7 +195,7 @@ fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a
         if key == "modified" {
             times.modified = value.starts_with('"').then(|| source.span(value));
         }
-        let published = decode_string(value).and_then(|text| instant::parse(&text));
+        let published = decode(value).and_then(|text| instant::parse(&text));
         if times.instants.insert(key.clone(), published).is_some() {
             repeated = repeated.take().or_else(|| Some(key.into_owned()));
         }
@@ -241,12 +210,12 @@ fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a
 /// `dist-tags`, decoded.
 type Tags = Vec<(Box<str>, Box<str>)>;
 
-fn read_tags(_source: &Source<'_>, tags: Option<&str>) -> Result<Tags, IngestError> {
+fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
     let mut found: Tags = Vec::new();
     let Some(tags) = tags.filter(|tags| *tags != "null") else { return Ok(found) };
     let mut repeated = None;
     for_each_member(tags, |key, value| {
-        let (Some(tag), Some(version)) = (decode(key), decode_string(value)) else { return };
+        let (Some(tag), Some(version)) = (decode(key), decode(value)) else { return };
         if found.iter().any(|(known, _)| **known == *tag) {
             repeated = repeated.take().or_else(|| Some(tag.to_string()));
         }
@@ -284,244 +253,6 @@ fn read_entries(
     match repeated {
         Some(key) => Err(IngestError::Repeated { member: "versions", key }),
         None => Ok(entries),
-    }
-}
-
-fn read_entry(source: &Source<'_>, name: &PackageName, key: &str, manifest: &str, fields: &mut Fields) -> Entry {
-    let version = Version::parse(key);
-    let mut read = Manifest::default();
-    if manifest.starts_with('{') {
-        let walked = for_each_member(manifest, |key, value| read.take(source, key, value, fields));
-        debug_assert!(walked.is_ok(), "an object that was validated is one");
-    } else {
-        read.flaw = Some("its manifest is no object".to_owned());
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
-    fields.ends.push(fields.members.len() as u32);
-
-    let flaw = read.flaw.take().or_else(|| read.contradiction(name, key, version.as_ref()));
-    Entry {
-        key: key.into(),
-        version,
-        published: None,
-        integrity: Integrity::parse(read.integrity.as_deref(), read.shasum.as_deref()),
-        tarball: read.tarball.as_deref().unwrap_or_default().into(),
-        deprecated: read.deprecated,
-        install_script: read.install_script,
-        flaw: flaw.map(Into::into),
-        span: source.span(manifest),
-        manifest: source.span(manifest),
-        tarball_value: read.tarball_value.unwrap_or(Span { start: 0, end: 0 }),
-    }
-}
-
-/// What one walk over a manifest finds.
-#[derive(Default)]
-struct Manifest<'a> {
-    name: Option<Cow<'a, str>>,
-    version: Option<Cow<'a, str>>,
-    tarball: Option<Cow<'a, str>>,
-    integrity: Option<Cow<'a, str>>,
-    shasum: Option<Cow<'a, str>>,
-    tarball_value: Option<Span>,
-    deprecated: bool,
-    install_script: bool,
-    flaw: Option<String>,
-    keys: Keys<'a>,
-}
-
-impl<'a> Manifest<'a> {
-    fn take(&mut self, source: &Source<'_>, raw_key: &'a str, value: &'a str, fields: &mut Fields) {
-        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-        if self.keys.repeats(&key) {
-            self.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
-            return;
-        }
-        match &*key {
-            "name" => self.name = decode_string(value),
-            "version" => self.version = decode_string(value),
-            "dist" => self.take_dist(source, value, fields),
-            "_npmUser" => fields.has_publishers = true,
-            "deprecated" => self.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
-            "scripts" => self.install_script |= runs_at_install(value),
-            // Written anew by the abbreviated form, from `scripts` as well.
-            "hasInstallScript" => self.install_script |= value == "true",
-            _ => {}
-        }
-        if is_abbreviated(&key) {
-            fields.members.push(Span { start: source.span(raw_key).start, end: source.span(value).end });
-        }
-    }
-
-    fn take_dist(&mut self, source: &Source<'_>, dist: &'a str, fields: &mut Fields) {
-        if !dist.starts_with('{') {
-            self.flaw = Some("its `dist` is no object".to_owned());
-            return;
-        }
-        let mut keys = Keys::default();
-        let walked = for_each_member(dist, |raw_key, value| {
-            let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-            let slot = match &*key {
-                "tarball" => &mut self.tarball,
-                "integrity" => &mut self.integrity,
-                "shasum" => &mut self.shasum,
-                "signatures" => {
-                    fields.has_signatures = true;
-                    return;
-                }
-                _ => return,
-            };
-            *slot = decode_string(value);
-            if key == "tarball" {
-                self.tarball_value = Some(source.span(value));
-            }
-            if keys.repeats(&key) {
-                self.flaw = Some(format!("its `dist` repeats `{key}`"));
-            }
-        });
-        debug_assert!(walked.is_ok(), "an object that was validated is one");
-    }
-
-    /// Where the manifest does not agree with the packument it stands in.
-    fn contradiction(&self, name: &PackageName, key: &str, version: Option<&Version>) -> Option<String> {
-        if version.is_none() {
-            return Some("its key in `versions` is no version".to_owned());
-        }
-        if self.name.as_deref() != Some(name.as_str()) {
-            return Some(match &self.name {
-                Some(found) => format!("its manifest names another package: `{}`", found.escape_debug()),
-                None => "its manifest has no name".to_owned(),
-            });
-        }
-        if self.version.as_deref() != Some(key) {
-            return Some(match &self.version {
-                Some(found) => format!("its manifest states another version: `{}`", found.escape_debug()),
-                None => "its manifest states no version".to_owned(),
-            });
-        }
-        self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest names no tarball".to_owned())
-    }
-}
-
-/// The keys of one object, to notice a repeated one: a filter first, so that the common case compares nothing.
-#[derive(Default)]
-struct Keys<'a> {
-    filter: u64,
-    seen: Vec<Cow<'a, str>>,
-}
-
-impl<'a> Keys<'a> {
-    #[expect(clippy::ptr_arg, reason = "a clone of it borrows, or owns what had to be decoded")]
-    fn repeats(&mut self, key: &Cow<'a, str>) -> bool {
-        let hash = key.bytes().fold(key.len(), |hash, byte| hash.wrapping_mul(31).wrapping_add(byte as usize));
-        let bit = 1_u64 << (hash % 64);
-        if self.filter & bit != 0 && self.seen.contains(key) {
-            return true;
-        }
-        self.filter |= bit;
-        self.seen.push(key.clone());
-        false
-    }
-}
-
-/// Whether npm's abbreviated form has this member of a manifest. `hasInstallScript` is derived, not copied.
-fn is_abbreviated(key: &str) -> bool {
-    matches!(
-        key,
-        "name"
-            | "version"
-            | "deprecated"
-            | "dependencies"
-            | "optionalDependencies"
-            | "devDependencies"
-            | "bundleDependencies"
-            | "bundledDependencies"
-            | "peerDependencies"
-            | "peerDependenciesMeta"
-            | "acceptDependencies"
-            | "bin"
-            | "directories"
-            | "dist"
-            | "engines"
-            | "cpu"
-            | "os"
-            | "libc"
-            | "funding"
-            | "_hasShrinkwrap"
-    )
-}
-
-/// Whether `scripts` has one that npm runs at install.
-fn runs_at_install(scripts: &str) -> bool {
-    if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
-        return false;
-    }
-    let mut runs = false;
-    let walked = for_each_member(scripts, |key, _| {
-        runs |= decode(key).is_some_and(|key| matches!(&*key, "preinstall" | "install" | "postinstall"));
-    });
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
-    runs
-}
-
-/// A key or a string as it reads, without its quotes; `None` for a lone surrogate, which no Rust string holds.
-fn decode(raw: &str) -> Option<Cow<'_, str>> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str::<String>(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
-}
-
-/// Like [`decode`], `None` too for a value that is no string.
-fn decode_string(raw: &str) -> Option<Cow<'_, str>> {
-    decode(raw)
-}
-
-/// What stopped a walk.
-struct Stopped(serde_json::Error);
-
-impl Stopped {
-    /// The error of the whole document: names the byte.
-    fn in_document(self, document: &str, member: &'static str) -> IngestError {
-        if self.0.is_data() {
-            return IngestError::Shape { member };
-        }
-        let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
-        let told = self.0.to_string();
-        let detail = told.rsplit_once(" at line ").map_or(told.as_str(), |(detail, _)| detail);
-        // The column counts the offending byte, unless the document just ended.
-        let column = if self.0.is_eof() { self.0.column() } else { self.0.column().saturating_sub(1) };
-        IngestError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
-    }
-}
-
-/// Walks the members of the object that `json` is: key and value as they stand in the document.
-fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), Stopped> {
-    let mut parser = serde_json::Deserializer::from_str(json);
-    Members(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
-}
-
-struct Members<F>(F);
-
-impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for Members<F> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
-        while let Some(key) = members.next_key::<&'de RawValue>()? {
-            let value = members.next_value::<&'de RawValue>()?;
-            (self.0)(key.get(), value.get());
-        }
-        Ok(())
     }
 }
 

@@ -6,11 +6,13 @@ pub mod gzip;
 pub mod ingest;
 pub mod instant;
 pub mod integrity;
+mod manifest;
 pub mod name;
 pub mod packument;
 pub mod render;
 pub mod tag;
 pub mod version;
+mod walk;
 
 pub use agent::{Agent, Tool};
 pub use endpoint::Endpoint;

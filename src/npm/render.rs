@@ -335,8 +335,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
-    use super::super::ingest::ingest;
     use super::*;
+    use crate::npm::ingest::ingest;
 
     const BASE: &str = "http://127.0.0.1:4873";
 

@@ -44,8 +44,9 @@ pub fn highest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<&'a str> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PackageName, ingest::ingest};
     use super::*;
+    use crate::npm::PackageName;
+    use crate::npm::ingest::ingest;
 
     /// A packument of these versions; one with a leading `-` is deprecated.
     fn packument(versions: &[&str]) -> Packument {

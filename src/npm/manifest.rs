@@ -1,0 +1,180 @@
+//! Reads one manifest of a packument: the facts rules ask for, what the abbreviated form keeps, and where it contradicts
+//! the packument it stands in. Refuses to judge what it finds.
+
+use std::borrow::Cow;
+
+use super::packument::{Entry, Span};
+use super::walk::{Keys, Source, decode, for_each_member};
+use super::{Integrity, PackageName, Version};
+
+/// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
+#[derive(Default)]
+pub struct Fields {
+    members: Vec<Span>,
+    ends: Vec<u32>,
+    pub(super) has_publishers: bool,
+    pub(super) has_signatures: bool,
+}
+
+impl Fields {
+    pub(super) fn of(&self, entry: usize) -> &[Span] {
+        let start = if entry == 0 { 0 } else { self.ends[entry - 1] as usize };
+        &self.members[start..self.ends[entry] as usize]
+    }
+}
+
+pub(super) fn read_entry(source: &Source<'_>, name: &PackageName, key: &str, manifest: &str, fields: &mut Fields) -> Entry {
+    let version = Version::parse(key);
+    let mut read = Manifest::default();
+    if manifest.starts_with('{') {
+        let walked = for_each_member(manifest, |key, value| read.take(source, key, value, fields));
+        debug_assert!(walked.is_ok(), "an object that was validated is one");
+    } else {
+        read.flaw = Some("its manifest is no object".to_owned());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
+    fields.ends.push(fields.members.len() as u32);
+
+    let flaw = read.flaw.take().or_else(|| read.contradiction(name, key, version.as_ref()));
+    Entry {
+        key: key.into(),
+        version,
+        published: None,
+        integrity: Integrity::parse(read.integrity.as_deref(), read.shasum.as_deref()),
+        tarball: read.tarball.as_deref().unwrap_or_default().into(),
+        deprecated: read.deprecated,
+        install_script: read.install_script,
+        flaw: flaw.map(Into::into),
+        span: source.span(manifest),
+        manifest: source.span(manifest),
+        tarball_value: read.tarball_value.unwrap_or(Span { start: 0, end: 0 }),
+    }
+}
+
+/// What one walk over a manifest finds.
+#[derive(Default)]
+struct Manifest<'a> {
+    name: Option<Cow<'a, str>>,
+    version: Option<Cow<'a, str>>,
+    tarball: Option<Cow<'a, str>>,
+    integrity: Option<Cow<'a, str>>,
+    shasum: Option<Cow<'a, str>>,
+    tarball_value: Option<Span>,
+    deprecated: bool,
+    install_script: bool,
+    flaw: Option<String>,
+    keys: Keys<'a>,
+}
+
+impl<'a> Manifest<'a> {
+    fn take(&mut self, source: &Source<'_>, raw_key: &'a str, value: &'a str, fields: &mut Fields) {
+        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+        if self.keys.repeats(&key) {
+            self.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
+            return;
+        }
+        match &*key {
+            "name" => self.name = decode(value),
+            "version" => self.version = decode(value),
+            "dist" => self.take_dist(source, value, fields),
+            "_npmUser" => fields.has_publishers = true,
+            "deprecated" => self.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
+            "scripts" => self.install_script |= runs_at_install(value),
+            // Written anew by the abbreviated form, from `scripts` as well.
+            "hasInstallScript" => self.install_script |= value == "true",
+            _ => {}
+        }
+        if is_abbreviated(&key) {
+            fields.members.push(Span { start: source.span(raw_key).start, end: source.span(value).end });
+        }
+    }
+
+    fn take_dist(&mut self, source: &Source<'_>, dist: &'a str, fields: &mut Fields) {
+        if !dist.starts_with('{') {
+            self.flaw = Some("its `dist` is no object".to_owned());
+            return;
+        }
+        let mut keys = Keys::default();
+        let walked = for_each_member(dist, |raw_key, value| {
+            let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+            let slot = match &*key {
+                "tarball" => &mut self.tarball,
+                "integrity" => &mut self.integrity,
+                "shasum" => &mut self.shasum,
+                "signatures" => {
+                    fields.has_signatures = true;
+                    return;
+                }
+                _ => return,
+            };
+            *slot = decode(value);
+            if key == "tarball" {
+                self.tarball_value = Some(source.span(value));
+            }
+            if keys.repeats(&key) {
+                self.flaw = Some(format!("its `dist` repeats `{key}`"));
+            }
+        });
+        debug_assert!(walked.is_ok(), "an object that was validated is one");
+    }
+
+    /// Where the manifest does not agree with the packument it stands in.
+    fn contradiction(&self, name: &PackageName, key: &str, version: Option<&Version>) -> Option<String> {
+        if version.is_none() {
+            return Some("its key in `versions` is no version".to_owned());
+        }
+        if self.name.as_deref() != Some(name.as_str()) {
+            return Some(match &self.name {
+                Some(found) => format!("its manifest names another package: `{}`", found.escape_debug()),
+                None => "its manifest has no name".to_owned(),
+            });
+        }
+        if self.version.as_deref() != Some(key) {
+            return Some(match &self.version {
+                Some(found) => format!("its manifest states another version: `{}`", found.escape_debug()),
+                None => "its manifest states no version".to_owned(),
+            });
+        }
+        self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest names no tarball".to_owned())
+    }
+}
+
+/// Whether npm's abbreviated form has this member of a manifest. `hasInstallScript` is derived, not copied.
+fn is_abbreviated(key: &str) -> bool {
+    matches!(
+        key,
+        "name"
+            | "version"
+            | "deprecated"
+            | "dependencies"
+            | "optionalDependencies"
+            | "devDependencies"
+            | "bundleDependencies"
+            | "bundledDependencies"
+            | "peerDependencies"
+            | "peerDependenciesMeta"
+            | "acceptDependencies"
+            | "bin"
+            | "directories"
+            | "dist"
+            | "engines"
+            | "cpu"
+            | "os"
+            | "libc"
+            | "funding"
+            | "_hasShrinkwrap"
+    )
+}
+
+/// Whether `scripts` has one that npm runs at install.
+fn runs_at_install(scripts: &str) -> bool {
+    if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
+        return false;
+    }
+    let mut runs = false;
+    let walked = for_each_member(scripts, |key, _| {
+        runs |= decode(key).is_some_and(|key| matches!(&*key, "preinstall" | "install" | "postinstall"));
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    runs
+}

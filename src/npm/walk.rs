@@ -1,0 +1,101 @@
+//! Walks JSON without building it: the members of an object, as they stand in the document. Refuses to know packuments.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::ingest::IngestError;
+use super::packument::Span;
+
+/// The document, and positions in it.
+pub(super) struct Source<'a>(pub(super) &'a str);
+
+impl Source<'_> {
+    /// Where `part`, which must be a slice of this document, lies in it.
+    pub(super) fn span(&self, part: &str) -> Span {
+        let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
+        debug_assert!(start + part.len() <= self.0.len());
+        // The document is shorter than 4 GiB: `ingest` refuses a longer one.
+        #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
+        Span { start: start as u32, end: (start + part.len()) as u32 }
+    }
+}
+
+/// A key or a string as it reads, without its quotes; `None` for what is no string, and for a lone surrogate, which no
+/// Rust string holds.
+pub(super) fn decode(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str::<String>(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+/// What stopped a walk.
+pub(super) struct Stopped(serde_json::Error);
+
+impl Stopped {
+    /// The error of the whole document: names the byte.
+    pub(super) fn in_document(self, document: &str, member: &'static str) -> IngestError {
+        if self.0.is_data() {
+            return IngestError::Shape { member };
+        }
+        let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
+        let told = self.0.to_string();
+        let detail = told.rsplit_once(" at line ").map_or(told.as_str(), |(detail, _)| detail);
+        // The column counts the offending byte, unless the document just ended.
+        let column = if self.0.is_eof() { self.0.column() } else { self.0.column().saturating_sub(1) };
+        IngestError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
+    }
+}
+
+/// Walks the members of the object that `json` is: key and value as they stand in the document.
+pub(super) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), Stopped> {
+    let mut parser = serde_json::Deserializer::from_str(json);
+    Members(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
+}
+
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for Members<F> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+        while let Some(key) = members.next_key::<&'de RawValue>()? {
+            let value = members.next_value::<&'de RawValue>()?;
+            (self.0)(key.get(), value.get());
+        }
+        Ok(())
+    }
+}
+
+/// The keys of one object, to notice a repeated one: a filter first, so that the common case compares nothing.
+#[derive(Default)]
+pub(super) struct Keys<'a> {
+    filter: u64,
+    seen: Vec<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn repeats(&mut self, key: &Cow<'a, str>) -> bool {
+        let hash = key.bytes().fold(key.len(), |hash, byte| hash.wrapping_mul(31).wrapping_add(byte as usize));
+        let bit = 1_u64 << (hash % 64);
+        if self.filter & bit != 0 && self.seen.contains(key) {
+            return true;
+        }
+        self.filter |= bit;
+        self.seen.push(key.clone());
+        false
+    }
+}
