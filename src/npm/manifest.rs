@@ -69,7 +69,7 @@ struct Manifest<'a> {
 impl<'a> Manifest<'a> {
     fn take(&mut self, source: &Source<'_>, raw_key: &'a str, value: &'a str, fields: &mut Fields) {
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-        if self.keys.repeats(&key) {
+        if self.keys.repeats(key.clone()) {
             self.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
             return;
         }
@@ -111,7 +111,7 @@ impl<'a> Manifest<'a> {
             if key == "tarball" {
                 self.tarball_value = Some(source.span(value));
             }
-            if keys.repeats(&key) {
+            if keys.repeats(key.clone()) {
                 self.flaw = Some(format!("its `dist` repeats `{key}`"));
             }
         });

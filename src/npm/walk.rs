@@ -88,15 +88,14 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    #[expect(clippy::ptr_arg, reason = "a clone of it borrows, or owns what had to be decoded")]
-    pub(super) fn repeats(&mut self, key: &Cow<'a, str>) -> bool {
+    pub(super) fn repeats(&mut self, key: Cow<'a, str>) -> bool {
         let hash = key.bytes().fold(key.len(), |hash, byte| hash.wrapping_mul(31).wrapping_add(byte as usize));
         let bit = 1_u64 << (hash % 64);
-        if self.filter & bit != 0 && self.seen.contains(key) {
+        if self.filter & bit != 0 && self.seen.contains(&key) {
             return true;
         }
         self.filter |= bit;
-        self.seen.push(key.clone());
+        self.seen.push(key);
         false
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use super::{Config, Credentials, Origin, Registries, Registry, RegistryConfig};
 use crate::net::{Deadlines, Proxies, Trust};
-use crate::tls;
 
 pub(super) fn config(url: &str) -> Config {
     let mut default = RegistryConfig::new(Url::parse(url).unwrap(), Origin::Setting("--upstream".to_owned()));
@@ -26,9 +27,17 @@ pub(super) fn config(url: &str) -> Config {
     }
 }
 
-/// Whom to trust: the system and these.
-pub(super) fn trust(extra_roots: &[PathBuf]) -> Trust {
-    tls::client_config(&tls::Config { extra_roots: extra_roots.to_vec() }).unwrap()
+/// Whom to trust: these and nobody else.
+pub(super) fn trust(files: &[PathBuf]) -> Trust {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in files.iter().flat_map(|file| CertificateDer::pem_file_iter(file).unwrap()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let count = roots.len();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let client = client.with_root_certificates(roots).with_no_client_auth();
+    Trust { client: Arc::new(client), roots: count, trouble: None }
 }
 
 pub(super) fn open(config: &Config) -> Arc<Registry> {
