@@ -18,6 +18,7 @@ mod age;
 mod audit;
 mod binary;
 mod credentials;
+mod everywhere;
 mod flights;
 mod forms;
 mod integrity;

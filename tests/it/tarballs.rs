@@ -216,3 +216,37 @@ async fn every_spelling_of_a_scoped_tarball_is_one_tarball() {
         scene.get(path).await.is(403);
     }
 }
+
+#[tokio::test]
+async fn a_redirect_to_a_host_that_was_named_is_followed_without_credentials() {
+    let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let package = Package::new("left-pad", "1.1.0");
+    elsewhere.answer("/blob", Reply::ok(package.tarball.clone()));
+    scene.publish(package);
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    scene.get(TARBALL).token("secret").await.is(200);
+    assert_eq!(scene.registry.last(TARBALL).bearer(), Some("secret"));
+    assert_eq!(elsewhere.last("/blob").headers.first("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_redirect_to_a_host_that_a_pattern_allows_leads_to_public_addresses_only() {
+    let scene = Scene::open().set("redirect-host", "127.*").await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    scene.publish(Package::new("left-pad", "1.1.0"));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    let refused = scene.get(TARBALL).await;
+    assert!(refused.status >= 400 && refused.error().contains("public"), "{} {}", refused.status, refused.text());
+    assert_eq!(elsewhere.total(), 0);
+}
+
+#[tokio::test]
+async fn redirected_bytes_are_checked_like_any_other() {
+    let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
+    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    elsewhere.answer("/blob", Reply::ok("malice"));
+    scene.publish(Package::new("left-pad", "1.1.0"));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    scene.get(TARBALL).await.is(403);
+}
