@@ -60,6 +60,9 @@ pub enum AppError {
     Rejected(#[from] Rejection),
 }
 
+/// How long what clients no longer wait for may go on beyond the drain deadline, which clients may have used up.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// A server that is bound and not yet running. Nothing was sent upstream.
 pub struct App {
     bound: Vec<Bound>,
@@ -143,12 +146,13 @@ impl App {
         chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
         shutdown.await;
         tracing::info!("stopping");
+        let deadline = tokio::time::Instant::now() + self.service.config().limits.drain + SETTLING;
         self.admin.begin_drain();
         stop.send_replace(true);
         while doors.join_next().await.is_some() {}
         chores.shutdown().await;
         // What clients no longer wait for goes on for a while, and holds the store open.
-        let settled = tokio::time::timeout(self.service.config().limits.drain, self.firewall.settle()).await;
+        let settled = tokio::time::timeout_at(deadline, self.firewall.settle()).await;
         if settled.is_err() {
             tracing::warn!("fetches from upstream were cut off");
         }

@@ -121,7 +121,8 @@ impl Screen {
 
     /// What a person reads of what is hidden, newest first.
     fn message(&self, packument: &Packument) -> String {
-        let mut message = format!("coldframe holds back {} of {}:", self.verdicts.len(), packument.name);
+        let versions = if self.verdicts.len() == 1 { "version" } else { "versions" };
+        let mut message = format!("coldframe holds back {} {versions} of {}:", self.verdicts.len(), packument.name);
         for (at, verdict) in self.newest_first(packument).take(NAMED) {
             let entry = &packument.entries[at];
             let detail = verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();

@@ -137,6 +137,8 @@ pub fn passed(passed: Passed, notice: Option<&str>, private: bool) -> Reply {
     let mut reply = if mute {
         let mut reply = failure(passed.status, &format!("upstream answered {}", passed.status), outcome);
         let kept = passage::returned(passed.headers).remove(header::WWW_AUTHENTICATE);
+        // npm ends each install with an audit: what upstream lacks is no news then, and stands in the body for who asked.
+        reply.response.headers_mut().remove(&NPM_NOTICE);
         reply.response.headers_mut().extend(kept.map(|value| (header::WWW_AUTHENTICATE, value)));
         reply
     } else {
