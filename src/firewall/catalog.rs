@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::history::{self, Reconciled, Standing};
+use super::history::{self, Reconciled};
 use super::intake::{Arrival, content_of};
 use super::known::{Known, Slot};
 use super::shelf::Wish;
@@ -25,6 +25,9 @@ const ABSENT: Duration = Duration::from_secs(60);
 
 /// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
+
+/// When upstream confirmed what was kept for other credentials to these: it is asked before they are answered.
+const NEVER: Timestamp = Timestamp::MIN;
 
 /// What is known, and how it may be used.
 #[derive(Clone)]
@@ -47,9 +50,16 @@ pub(super) struct Voyage {
 
 /// What there was before upstream is asked.
 #[derive(Clone, Default)]
-struct Before {
-    record: Arc<PackageRecord>,
-    known: Option<Arc<Known>>,
+pub(super) struct Before {
+    pub(super) record: Arc<PackageRecord>,
+    pub(super) known: Option<Arc<Known>>,
+}
+
+impl Before {
+    /// The document before this one.
+    pub(super) fn last(&self) -> Option<&Document> {
+        self.known.as_ref().map(|known| &known.document).or(self.record.document.as_ref())
+    }
 }
 
 impl Inner {
@@ -117,7 +127,7 @@ impl Inner {
     async fn sail(self: Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
         let permit = Arc::clone(&self.fetches).acquire_owned().await.map_err(|_| lost())?;
         let now = self.clock.now();
-        let mut before = self.before(&voyage).await?;
+        let before = self.before(&voyage).await?;
         if let Some(known) = before.known.clone().filter(|_| !voyage.whole) {
             if self.is_fresh(&known, now) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
@@ -128,19 +138,19 @@ impl Inner {
                 return Ok(stale);
             }
         }
-        let validators = before.known.as_ref().filter(|_| !voyage.whole).map(|known| known.validators.clone());
+        let validators = before.known.as_ref().filter(|_| !voyage.whole).map(|known| known.validators());
         let asked = Instant::now();
         let fetched = voyage.registry.packument(&voyage.slot.name, &voyage.authorization, validators.as_ref()).await;
         self.tell(&voyage, asked, &fetched);
         let fetched = match fetched {
             Ok(fetched) => fetched,
-            Err(UpstreamError::NotFound) => return self.vanished(voyage, before.record, now).await,
+            Err(UpstreamError::NotFound) => return self.vanished(voyage, before, now).await,
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
             Err(error) => return self.fall_back(&voyage.slot, before.known, error.into(), now),
         };
         self.note_skew(&voyage.registry, fetched.date, now);
         let validated = fetched.date.map_or(now, |date| date.min(now));
-        match (fetched.freshness, before.known.take()) {
+        match (fetched.freshness, before.known.clone()) {
             (Freshness::NotModified, Some(known)) => self.confirm(&voyage, &known, validated, now, None).await,
             (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
             (Freshness::Changed { body, gzip: true, .. }, known) if !gzip::is_gzip(&body) => {
@@ -158,7 +168,7 @@ impl Inner {
                 }
                 let slot = voyage.slot.clone();
                 let arrival = Arrival { body, validators, validated, checked: now, permit };
-                match Arc::clone(&self).take_in(voyage, arrival, before.record).await {
+                match Arc::clone(&self).take_in(voyage, arrival, before).await {
                     Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&slot, known, rejection, now),
                     taken => taken,
                 }
@@ -171,13 +181,17 @@ impl Inner {
         if let Some(known) = self.documents.get(&voyage.slot) {
             return Ok(Before { record: Arc::clone(&known.record), known: Some(known) });
         }
+        // What other credentials could read, to be confirmed for these.
+        if let Some(known) = self.documents.get(&voyage.slot.shared()) {
+            let known = known.confirmed(voyage.slot.clone(), known.validated, NEVER, known.document.clone());
+            return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)) });
+        }
         let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
         self.blocking(move || inner.recall(&slot, &registry)).await
     }
 
     fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Before {
-        let key = PackageKey { upstream: Arc::clone(registry.id()), name: slot.name.clone() };
-        let record = self.ledger.package(&key).unwrap_or_else(|error| {
+        let record = self.ledger.package(&slot.key(registry)).unwrap_or_else(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
             PackageRecord::default()
         });
@@ -187,14 +201,13 @@ impl Inner {
     }
 
     fn recall_document(&self, slot: &Slot, registry: &Arc<Registry>, record: &Arc<PackageRecord>) -> Option<Arc<Known>> {
-        let standing = slot.standing(registry);
         let document = record.document.as_ref()?;
         let content = document.content?;
         let digest = Digest::from_bytes(Algorithm::Sha256, &content)?;
         let raw = self.blobs.open(&digest).ok().flatten()?;
         let plain = self.decode(&slot.name, raw).ok()?;
         let Ingested { packument, .. } = ingest::ingest(&slot.name, &plain).ok()?;
-        let reconciled = history::reconcile(record, &packument, document.validated, standing);
+        let reconciled = history::reconcile(record, Some(document), &packument, document.validated);
         Some(Arc::new(Known {
             slot: slot.clone(),
             registry: Arc::clone(registry),
@@ -202,10 +215,9 @@ impl Inner {
             provenance: reconciled.provenance.into(),
             record: Arc::clone(record),
             content,
-            validators: Validators { etag: document.etag.clone(), last_modified: document.last_modified.clone() },
+            document: document.clone(),
             validated: document.validated,
-            // What another's credentials confirmed was not confirmed for these: upstream is asked before it is used.
-            checked: if standing == Standing::Primary { document.validated } else { Timestamp::MIN },
+            checked: if slot.is_own() { NEVER } else { document.validated },
             raw: Arc::default(),
             screen: ArcSwapOption::empty(),
         }))
@@ -221,59 +233,54 @@ impl Inner {
         validators: Option<Validators>,
     ) -> Result<Reading, Rejection> {
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
-        let validators = validators.unwrap_or_else(|| known.validators.clone());
-        let mut record = Arc::clone(&known.record);
-        if voyage.slot.standing(&voyage.registry) == Standing::Primary {
-            let document = record.document.as_ref().map(|document| Document {
-                validated: validated.max(document.validated),
-                etag: validators.etag.clone(),
-                last_modified: validators.last_modified.clone(),
-                ..document.clone()
-            });
-            let change = PackageChange { document, ..PackageChange::default() };
-            history::apply(Arc::make_mut(&mut record), &change);
-            self.record(voyage, change).await;
-        }
-        let confirmed = Arc::new(known.confirmed(validated.max(known.validated), checked, record, validators));
-        self.documents.insert(voyage.slot.clone(), Arc::clone(&confirmed));
+        let Validators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
+        let validated = validated.max(known.validated);
+        let document = Document { validated, etag, last_modified, ..known.document.clone() };
+        self.record(voyage, PackageChange { document: Some(document.clone()), ..PackageChange::default() }).await;
+        let confirmed = Arc::new(known.confirmed(voyage.slot.clone(), validated, checked, document));
+        self.remember(&confirmed);
         Ok(Reading { known: confirmed, stale: None })
+    }
+
+    /// Keeps what is known, also for the next token's question.
+    pub(super) fn remember(&self, known: &Arc<Known>) {
+        if known.slot.is_own() {
+            self.documents.insert(known.slot.shared(), Arc::clone(known));
+        }
+        self.documents.insert(known.slot.clone(), Arc::clone(known));
     }
 
     /// Upstream says there is no such package. One that was there is gone with all its versions, which the ledger keeps,
     /// so that lockfiles of old ones go on working and takedowns are told as such.
-    async fn vanished(
-        self: &Arc<Self>,
-        voyage: Voyage,
-        record: Arc<PackageRecord>,
-        now: Timestamp,
-    ) -> Result<Reading, Rejection> {
+    async fn vanished(self: &Arc<Self>, voyage: Voyage, before: Before, now: Timestamp) -> Result<Reading, Rejection> {
         let slot = voyage.slot.clone();
-        let was_there = record.document.is_some() && slot.standing(&voyage.registry) == Standing::Primary;
-        if !was_there {
+        // A token that may not see a package is told that there is none.
+        let Some(last) = before.last().cloned().filter(|_| !slot.is_own()) else {
             self.documents.invalidate(&slot);
             self.absent.insert(slot.clone(), now);
             return Err(absent(&slot.name));
-        }
-        let Reconciled { mut change, findings, .. } = history::vanish(&record);
-        change.document = record.document.as_ref().map(|document| Document { content: None, ..document.clone() });
-        let mut record = PackageRecord::clone(&record);
+        };
+        let Reconciled { mut change, findings, .. } = history::vanish(&before.record, &last);
+        let document = Document { content: None, ..last };
+        change.document = Some(document.clone());
+        let mut record = PackageRecord::clone(&before.record);
         history::apply(&mut record, &change);
         self.report(&slot.name, &findings);
         self.record(&voyage, change).await;
         let known = Arc::new(Known {
-            slot: slot.clone(),
+            slot,
             registry: Arc::clone(&voyage.registry),
             packument: None,
             provenance: Arc::default(),
             record: Arc::new(record),
             content: [0; 32],
-            validators: Validators::default(),
+            document,
             validated: now,
             checked: now,
             raw: Arc::default(),
             screen: ArcSwapOption::empty(),
         });
-        self.documents.insert(slot, Arc::clone(&known));
+        self.remember(&known);
         Ok(Reading { known, stale: None })
     }
 
@@ -293,7 +300,7 @@ impl Inner {
 
     fn stale(&self, known: &Arc<Known>, now: Timestamp) -> Option<Reading> {
         // Kept for other credentials, and never confirmed for these.
-        if known.checked == Timestamp::MIN {
+        if known.checked == NEVER {
             return None;
         }
         let age = Duration::try_from(now.duration_since(known.checked)).unwrap_or_default();
@@ -313,7 +320,7 @@ impl Inner {
 
 impl Voyage {
     pub(super) fn key(&self) -> PackageKey {
-        PackageKey { upstream: Arc::clone(self.registry.id()), name: self.slot.name.clone() }
+        self.slot.key(&self.registry)
     }
 }
 

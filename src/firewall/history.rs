@@ -45,28 +45,14 @@ pub enum Finding {
     Gone(Release),
 }
 
-/// How far the record may be believed to be this asker's view of the package.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// The answer everybody gets: it says what is new, what went, and where tags point.
-    Primary,
-    /// An answer to one client's credentials: what it lacks may only be hidden from that client.
-    Private,
-}
-
-/// Holds `packument`, which upstream confirmed at `seen`, against `record`.
+/// Holds `packument`, which upstream confirmed at `seen`, against `record` and the `last` document before it.
 #[must_use]
-pub fn reconcile(record: &PackageRecord, packument: &Packument, seen: Timestamp, standing: Standing) -> Reconciled {
+pub fn reconcile(record: &PackageRecord, last: Option<&Document>, packument: &Packument, seen: Timestamp) -> Reconciled {
     let mut known: HashMap<&str, Vec<&Release>> = HashMap::with_capacity(record.releases.len());
     for release in &record.releases {
         known.entry(&release.version).or_default().push(release);
     }
-    let absent_at = match standing {
-        Standing::Primary => {
-            record.document.as_ref().filter(|document| document.content.is_some()).map(|document| document.validated)
-        }
-        Standing::Private => None,
-    };
+    let absent_at = last.filter(|last| last.content.is_some()).map(|last| last.validated);
     let mut reconciled = Reconciled::default();
     reconciled.provenance.reserve(packument.entries.len());
     for entry in &packument.entries {
@@ -74,19 +60,17 @@ pub fn reconcile(record: &PackageRecord, packument: &Packument, seen: Timestamp,
         let provenance = trace(entry, &rows, absent_at, seen, &mut reconciled);
         reconciled.provenance.push(provenance);
     }
-    if standing == Standing::Primary {
-        let replaced = packument.is_security_placeholder();
-        mark_gone(known.into_values().flatten(), record.document.as_ref(), replaced, &mut reconciled);
-        follow_tags(record, packument, seen, &mut reconciled.change);
-    }
+    let replaced = packument.is_security_placeholder();
+    mark_gone(known.into_values().flatten(), last, replaced, &mut reconciled);
+    follow_tags(record, last, packument, seen, &mut reconciled.change);
     reconciled
 }
 
 /// Marks every release as gone: upstream no longer has the package.
 #[must_use]
-pub fn vanish(record: &PackageRecord) -> Reconciled {
+pub fn vanish(record: &PackageRecord, last: &Document) -> Reconciled {
     let mut reconciled = Reconciled::default();
-    mark_gone(record.releases.iter(), record.document.as_ref(), false, &mut reconciled);
+    mark_gone(record.releases.iter(), Some(last), false, &mut reconciled);
     reconciled
 }
 
@@ -161,8 +145,14 @@ fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Docu
 }
 
 /// Notes where tags point now, and until when they pointed elsewhere.
-fn follow_tags(record: &PackageRecord, packument: &Packument, seen: Timestamp, change: &mut PackageChange) {
-    let confirmed = record.document.as_ref().map_or(seen, |document| document.validated);
+fn follow_tags(
+    record: &PackageRecord,
+    last: Option<&Document>,
+    packument: &Packument,
+    seen: Timestamp,
+    change: &mut PackageChange,
+) {
+    let confirmed = last.map_or(seen, |last| last.validated);
     let current = current_tags(record);
     for (tag, version) in &packument.dist_tags {
         if current.get(&**tag).is_some_and(|sighting| sighting.version == *version) {
@@ -252,7 +242,7 @@ mod tests {
         let mut record = PackageRecord::default();
         let mut last = Reconciled::default();
         for (hour, packument) in packuments {
-            last = reconcile(&record, packument, at(*hour), Standing::Primary);
+            last = reconcile(&record, record.document.as_ref(), packument, at(*hour));
             last.change.document = Some(Document {
                 first_seen: at(*hour),
                 validated: at(*hour),
@@ -316,16 +306,5 @@ mod tests {
         let (record, _) = seen(&[(1, one.clone()), (4, one), (6, two)]);
         let told: Vec<_> = record.tags.iter().map(|tag| (&*tag.version, tag.first_seen, tag.last_seen)).collect();
         assert_eq!(told, [("1.0.0", at(1), at(4)), ("1.1.0", at(6), at(6))]);
-    }
-
-    #[test]
-    fn what_one_token_cannot_see_is_not_gone() {
-        let two = packument(&[("1.0.0", "a", Some(0)), ("1.1.0", "b", Some(5))]);
-        let (record, _) = seen(&[(6, two)]);
-        let private =
-            reconcile(&record, &packument(&[("1.0.0", "a", Some(0)), ("2.0.0", "c", Some(1))]), at(9), Standing::Private);
-        assert!(private.findings.is_empty() && private.change.tags.is_empty());
-        assert_eq!(private.provenance[1].effective, at(1));
-        assert_eq!(private.change.releases.len(), 1);
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::catalog::{Reading, Voyage, lost};
-use super::history::{self, Reconciled, Standing};
+use super::catalog::{Before, Reading, Voyage, lost};
+use super::history::{self, Reconciled};
 use super::known::{Known, Slot};
 use super::{Inner, Rejection};
 use crate::npm::gzip::{self, GunzipError};
@@ -28,42 +28,32 @@ pub(super) struct Arrival {
 }
 
 impl Inner {
-    /// Reads a new document, holds it against the record, keeps what that changes.
-    pub(super) async fn take_in(
-        self: Arc<Self>,
-        voyage: Voyage,
-        arrival: Arrival,
-        record: Arc<PackageRecord>,
-    ) -> Result<Reading, Rejection> {
+    /// Reads a new document, holds it against what was there before, keeps what that changes.
+    pub(super) async fn take_in(self: Arc<Self>, voyage: Voyage, arrival: Arrival, before: Before) -> Result<Reading, Rejection> {
         let _permit = self.readers.acquire().await.map_err(|_| lost())?;
         let inner = Arc::clone(&self);
-        self.blocking(move || inner.read(&voyage, arrival, &record)).await?
+        self.blocking(move || inner.read(&voyage, arrival, &before)).await?
     }
 
-    pub(super) fn read(
-        self: &Arc<Self>,
-        voyage: &Voyage,
-        arrival: Arrival,
-        record: &PackageRecord,
-    ) -> Result<Reading, Rejection> {
+    fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, before: &Before) -> Result<Reading, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let plain = self.decode(name, arrival.body.clone())?;
         let Ingested { packument, fields } = ingest::ingest(name, &plain).map_err(|error| unreadable(name, &error))?;
-        let standing = voyage.slot.standing(&voyage.registry);
-        let Reconciled { provenance, mut change, findings } = history::reconcile(record, &packument, arrival.validated, standing);
+        let last = before.last();
+        let reconciled = history::reconcile(&before.record, last, &packument, arrival.validated);
+        let Reconciled { provenance, mut change, findings } = reconciled;
         let content = content_of(&arrival.body);
-        if standing == Standing::Primary {
-            change.document = Some(Document {
-                first_seen: record.document.as_ref().map_or(arrival.validated, |document| document.first_seen),
-                validated: arrival.validated,
-                changed: arrival.validated,
-                content: Some(content),
-                length: packument.length,
-                etag: arrival.validators.etag.clone(),
-                last_modified: arrival.validators.last_modified.clone(),
-            });
-        }
-        let mut record = record.clone();
+        let document = Document {
+            first_seen: last.map_or(arrival.validated, |last| last.first_seen),
+            validated: arrival.validated,
+            changed: arrival.validated,
+            content: Some(content),
+            length: packument.length,
+            etag: arrival.validators.etag,
+            last_modified: arrival.validators.last_modified,
+        };
+        change.document = Some(document.clone());
+        let mut record = PackageRecord::clone(&before.record);
         history::apply(&mut record, &change);
         self.write_record(voyage, &change);
         self.report(name, &findings);
@@ -75,7 +65,7 @@ impl Inner {
             provenance: provenance.into(),
             record: Arc::new(record),
             content,
-            validators: arrival.validators,
+            document,
             validated: arrival.validated,
             checked: arrival.checked,
             // There before anybody finds this, so that a question for the other form does not fetch it again.
@@ -87,7 +77,7 @@ impl Inner {
         if let Some(wish) = &voyage.wish {
             self.render(&known, &plain, Some(&fields), wish);
         }
-        self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+        self.remember(&known);
         drop(plain);
         self.keep(&known, arrival.body, arrival.permit);
         Ok(Reading { known, stale: None })

@@ -7,12 +7,12 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::history::{Provenance, Standing};
+use super::history::Provenance;
 use super::screen::Screen;
 use super::world::World;
 use crate::npm::{Algorithm, Digest, PackageName, Packument};
 use crate::policy::{Facts, Presence};
-use crate::store::PackageRecord;
+use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 
 /// Whose answers these are: what one client's credentials could read is never another's.
@@ -50,11 +50,33 @@ impl Slot {
         Self { name: name.clone(), partition }
     }
 
-    /// Whether this view speaks for the package: the one asked with our own credentials where there are any.
+    /// What all views share that were made for credentials of the same kind: one history, one stored document, one rendering.
+    /// Whether a token may see it is asked upstream for each; what upstream then confirms is the same for all.
     #[must_use]
-    pub(super) fn standing(&self, registry: &Registry) -> Standing {
-        let primary = if registry.has_credentials() { Partition::Lent } else { Partition::Anonymous };
-        if self.partition == primary { Standing::Primary } else { Standing::Private }
+    pub(super) fn shared(&self) -> Self {
+        let partition = match self.partition {
+            Partition::Own(_) => Partition::Own([0; 32]),
+            ref kept => kept.clone(),
+        };
+        Self { name: self.name.clone(), partition }
+    }
+
+    /// Whether this is the view of one client's own credentials: its lacks are not the package's.
+    #[must_use]
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.partition, Partition::Own(_))
+    }
+
+    /// What the ledger files the package under. What is seen with credentials and without are two histories: a registry may
+    /// show the two different packages under one name.
+    #[must_use]
+    pub(super) fn key(&self, registry: &Registry) -> PackageKey {
+        let upstream = match self.partition {
+            Partition::Own(_) => format!("{}#own", registry.id()).into(),
+            Partition::Anonymous if registry.has_credentials() => format!("{}#anonymous", registry.id()).into(),
+            Partition::Anonymous | Partition::Lent => Arc::clone(registry.id()),
+        };
+        PackageKey { upstream, name: self.name.clone() }
     }
 }
 
@@ -72,8 +94,8 @@ pub(super) struct Known {
     pub record: Arc<PackageRecord>,
     /// SHA-256 of the document as it came over the wire: names the raw blob.
     pub content: [u8; 32],
-    /// How to ask upstream whether it changed.
-    pub validators: Validators,
+    /// The document as the ledger has it: when these bytes came, how to ask upstream whether they changed.
+    pub document: Document,
     /// When upstream last confirmed it, by the earlier of the two clocks: verdicts are as of this instant.
     pub validated: Timestamp,
     /// When that was by our clock: freshness counts from here.
@@ -98,21 +120,15 @@ impl Known {
 
     /// The same bytes, confirmed again.
     #[must_use]
-    pub(super) fn confirmed(
-        &self,
-        validated: Timestamp,
-        checked: Timestamp,
-        record: Arc<PackageRecord>,
-        validators: Validators,
-    ) -> Self {
+    pub(super) fn confirmed(&self, slot: Slot, validated: Timestamp, checked: Timestamp, document: Document) -> Self {
         Self {
-            slot: self.slot.clone(),
+            slot,
             registry: Arc::clone(&self.registry),
             packument: self.packument.clone(),
             provenance: Arc::clone(&self.provenance),
-            record,
+            record: Arc::clone(&self.record),
             content: self.content,
-            validators,
+            document,
             validated,
             checked,
             raw: Arc::clone(&self.raw),
@@ -141,6 +157,15 @@ impl Known {
     #[must_use]
     pub(super) fn unstored(&self) -> Option<Bytes> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How to ask upstream whether it changed.
+    #[must_use]
+    pub(super) fn validators(&self) -> Validators {
+        if self.packument.is_none() {
+            return Validators::default();
+        }
+        Validators { etag: self.document.etag.clone(), last_modified: self.document.last_modified.clone() }
     }
 
     /// The digest the raw document is stored under.

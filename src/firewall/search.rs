@@ -9,13 +9,20 @@ use super::known::{Known, Slot};
 use super::{Asker, Inner, Rejection};
 use crate::npm::{PackageName, instant};
 use crate::policy::{Facts, Presence};
-use crate::upstream::{Passage, Passed};
+use crate::upstream::{Passage, Passed, UpstreamError};
 
 impl Inner {
     pub(super) async fn search(self: &Arc<Self>, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
         let mut passed = self.pass(asker, None, passage).await?;
-        let Ok(mut results) = serde_json::from_slice::<Value>(&passed.body) else { return Ok(passed) };
-        let Some(objects) = results.get_mut("objects").and_then(Value::as_array_mut) else { return Ok(passed) };
+        if !passed.status.is_success() {
+            return Ok(passed);
+        }
+        let mut results = serde_json::from_slice::<Value>(&passed.body).unwrap_or_default();
+        // What cannot be read cannot be filtered, so it is not passed on.
+        let Some(objects) = results.get_mut("objects").and_then(Value::as_array_mut) else {
+            let host = Arc::clone(self.registries.default_registry().id());
+            return Err(UpstreamError::Broken { host, detail: "its search results are no search results".into() }.into());
+        };
         objects.retain_mut(|object| object.get_mut("package").is_some_and(|package| self.show(asker, package)));
         passed.body = results.to_string().into();
         Ok(passed)

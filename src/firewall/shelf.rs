@@ -102,7 +102,7 @@ impl Inner {
         coding: Coding,
     ) -> Result<Option<Answer>, Rejection> {
         let restricted = screen.restrictions.is_some() && asker.agent.reads_policy_restrictions();
-        let key = ViewKey { slot: reading.known.slot.clone(), form, base: Arc::clone(&asker.base.text) };
+        let key = ViewKey { slot: reading.known.slot.shared(), form, base: Arc::clone(&asker.base.text) };
         let rendered = self.views.get(&key).filter(|rendered| rendered.content == reading.known.content);
         if let Some(answer) = rendered.as_ref().and_then(|rendered| rendered.kept(coding, restricted, screen)) {
             CacheUsed { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -172,7 +172,7 @@ impl Inner {
         let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at]);
         let rendered = Arc::new(Rendered { content: known.content, form: wish.form, view, answers: Mutex::default() });
         if wish.base.remembered {
-            let key = ViewKey { slot: known.slot.clone(), form: wish.form, base: Arc::clone(&wish.base.text) };
+            let key = ViewKey { slot: known.slot.shared(), form: wish.form, base: Arc::clone(&wish.base.text) };
             self.views.insert(key, Arc::clone(&rendered));
         }
         Some(rendered)
