@@ -35,28 +35,28 @@ async fn an_exact_pin_that_is_hidden() {
     fails(
         Tool::Npm10,
         expect![[r#"
-        npm error code E403
-        npm error 403 Could not download left-pad@1.1.0 due to policy violations:
-        npm error 403 coldframe holds back 2 of left-pad:
-        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
-        npm error 403 newest allowed: left-pad@1.0.0
-        npm error 403 In most cases, you or one of your dependencies are requesting
-        npm error 403 a package version that is forbidden by your security policy, or
-        npm error 403 on a server you do not have access to.
-    "#]],
+            npm error code E403
+            npm error 403 Could not download left-pad@1.1.0 due to policy violations:
+            npm error 403 coldframe holds back 2 versions of left-pad:
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 newest allowed: left-pad@1.0.0
+            npm error 403 In most cases, you or one of your dependencies are requesting
+            npm error 403 a package version that is forbidden by your security policy, or
+            npm error 403 on a server you do not have access to.
+        "#]],
     );
     fails(
         Tool::Npm11,
         expect![[r#"
-        npm error code E403
-        npm error 403 Could not download left-pad@1.1.0 due to policy violations:
-        npm error 403 coldframe holds back 2 of left-pad:
-        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
-        npm error 403 newest allowed: left-pad@1.0.0
-        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-    "#]],
+            npm error code E403
+            npm error 403 Could not download left-pad@1.1.0 due to policy violations:
+            npm error 403 coldframe holds back 2 versions of left-pad:
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 newest allowed: left-pad@1.0.0
+            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+        "#]],
     );
     fails(
         Tool::Pnpm10,
@@ -119,28 +119,28 @@ async fn a_range_with_nothing_visible() {
     fails(
         Tool::Npm10,
         expect![[r#"
-        npm error code E403
-        npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
-        npm error 403 coldframe holds back 2 of left-pad:
-        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
-        npm error 403 newest allowed: left-pad@1.0.0
-        npm error 403 In most cases, you or one of your dependencies are requesting
-        npm error 403 a package version that is forbidden by your security policy, or
-        npm error 403 on a server you do not have access to.
-    "#]],
+            npm error code E403
+            npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
+            npm error 403 coldframe holds back 2 versions of left-pad:
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 newest allowed: left-pad@1.0.0
+            npm error 403 In most cases, you or one of your dependencies are requesting
+            npm error 403 a package version that is forbidden by your security policy, or
+            npm error 403 on a server you do not have access to.
+        "#]],
     );
     fails(
         Tool::Npm11,
         expect![[r#"
-        npm error code E403
-        npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
-        npm error 403 coldframe holds back 2 of left-pad:
-        npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-        npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
-        npm error 403 newest allowed: left-pad@1.0.0
-        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-    "#]],
+            npm error code E403
+            npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
+            npm error 403 coldframe holds back 2 versions of left-pad:
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 newest allowed: left-pad@1.0.0
+            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+        "#]],
     );
     fails(
         Tool::Pnpm10,

@@ -1,6 +1,6 @@
 //! A response made for one set of credentials is never served to another.
 
-use crate::package::Package;
+use crate::package::{Package, days, hours};
 use crate::reply::Reply;
 use crate::scene::Scene;
 
@@ -114,4 +114,21 @@ async fn tokens_reach_neither_metrics_nor_the_data_directory() {
             assert!(!found, "{} holds the token", entry.path().display());
         }
     }
+}
+
+#[tokio::test]
+async fn each_token_is_asked_for_upstream_and_all_share_one_history() {
+    let mut scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").token("alice").await.is(200);
+    let asked = scene.registry.count("/left-pad");
+    scene.get("/left-pad").token("bob").await.is(200);
+    assert_eq!(scene.registry.count("/left-pad"), asked + 1);
+    scene.later(hours(10));
+    // It says it is ninety days old, and was not there ten hours ago, whoever looked then.
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    assert_eq!(scene.get("/left-pad").token("carol").await.versions(), ["1.0.0"]);
+    scene.restart().await;
+    assert_eq!(scene.get("/left-pad").token("dave").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").token("erin").await.is(403);
 }

@@ -48,3 +48,13 @@ async fn a_search_that_fails_upstream_says_so() {
     let answer = scene.get("/-/v1/search?text=left").await;
     assert!(answer.status >= 400 && !answer.error().is_empty(), "{} {}", answer.status, answer.text());
 }
+
+#[tokio::test]
+async fn results_that_cannot_be_read_are_not_passed_on() {
+    let scene = Scene::open().await;
+    for body in ["<html>left-pad 1.1.0</html>", "[]", r#"{"objects":{"left-pad":"1.1.0"}}"#] {
+        scene.registry.answer("/-/v1/search", crate::reply::Reply::json(body));
+        let answer = scene.get("/-/v1/search?text=left").await.is(502);
+        assert!(!answer.text().contains("1.1.0") && !answer.error().is_empty(), "{}", answer.text());
+    }
+}
