@@ -15,6 +15,9 @@ use crate::policy::Verdict;
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
 
+/// Dist-tags with hidden targets that are moved; the rest goes. Packages have dozens, and each is searched for anew.
+const MOVED: usize = 1_000;
+
 /// How far back a dist-tag's history may be trusted where no minimum release age says so.
 const WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
 
@@ -166,9 +169,14 @@ fn retag(known: &Known, packument: &Packument, shown: &[bool], world: &World) ->
     let age = world.policy.minimum_release_age(&packument.name);
     let window = if age.is_zero() { WINDOW } else { age };
     let mut tags = Vec::with_capacity(packument.dist_tags.len());
+    let mut moved = 0;
     for (tag, target) in &packument.dist_tags {
         if visible(target) {
             tags.push((tag.clone(), target.clone()));
+            continue;
+        }
+        moved += 1;
+        if moved > MOVED && **tag != *"latest" {
             continue;
         }
         // What was seen longer ago than the hold lasts may have been passed over many times since.

@@ -3,6 +3,8 @@
 //!
 //! Never several members: some clients read only the first (measured, see the design notes on clients §6).
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
 
@@ -70,22 +72,29 @@ impl Segment {
     }
 }
 
+thread_local! {
+    /// A deflater takes a quarter of a megabyte that has to be cleared: most of the work for a small segment.
+    static DEFLATER: RefCell<Compress> = RefCell::new(Compress::new(Compression::new(LEVEL), false));
+}
+
 fn deflate(plain: &[u8]) -> Bytes {
-    let mut deflater = Compress::new(Compression::new(LEVEL), false);
-    let mut out = Vec::with_capacity(plain.len() / 6 + 64);
-    let mut taken = 0;
-    loop {
-        // Neither error nor a stall is possible with room to write into, and room is made on every turn.
-        let status = deflater.compress_vec(&plain[taken..], &mut out, FlushCompress::Full);
-        debug_assert!(matches!(status, Ok(Status::Ok | Status::BufError)));
-        taken = usize::try_from(deflater.total_in()).unwrap_or(plain.len());
-        if taken == plain.len() && out.len() < out.capacity() {
-            break;
+    DEFLATER.with_borrow_mut(|deflater| {
+        deflater.reset();
+        let mut out = Vec::with_capacity(plain.len() / 6 + 64);
+        let mut taken = 0;
+        loop {
+            // Neither error nor a stall is possible with room to write into, and room is made on every turn.
+            let status = deflater.compress_vec(&plain[taken..], &mut out, FlushCompress::Full);
+            debug_assert!(matches!(status, Ok(Status::Ok | Status::BufError)));
+            taken = usize::try_from(deflater.total_in()).unwrap_or(plain.len());
+            if taken == plain.len() && out.len() < out.capacity() {
+                break;
+            }
+            out.reserve(out.capacity().max(4096));
         }
-        out.reserve(out.capacity().max(4096));
-    }
-    out.shrink_to_fit();
-    out.into()
+        out.shrink_to_fit();
+        out.into()
+    })
 }
 
 /// Joins segments into one gzip member; the chunks share the segments' memory.

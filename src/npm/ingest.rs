@@ -2,13 +2,19 @@
 //! parsers differ: a repeated key in `versions`, `time` or `dist-tags` is an error.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+
+use serde::de::MapAccess;
+use serde_json::value::RawValue;
 
 pub use super::manifest::Fields;
 use super::manifest::read_entry;
 use super::packument::{Entry, Layout, Packument, Span};
-use super::walk::{Source, decode, for_each_member};
+use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member, walk};
 use super::{PackageName, Version, instant};
+
+/// The most versions a packument may have. The longest on the registry have some thousands.
+const MOST_VERSIONS: usize = 100_000;
 
 /// A document that was read, and what only lives as long as the document does.
 pub struct Ingested {
@@ -55,6 +61,9 @@ pub enum IngestError {
         /// What its `name` says.
         found: String,
     },
+    /// More versions than any package has.
+    #[error("more than {MOST_VERSIONS} versions")]
+    TooManyVersions,
     /// Longer than positions can count (4 GiB).
     #[error("longer than 4 GiB")]
     TooLong,
@@ -71,15 +80,20 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     }
     let text = std::str::from_utf8(document).map_err(|wrong| IngestError::Encoding { byte: wrong.valid_up_to() })?;
     let source = Source(text);
-    let top = read_top(&source, name)?;
-    let times = read_times(&source, top.time)?;
     let mut fields = Fields::default();
-    let entries = read_entries(&source, name, top.versions, &times, &mut fields)?;
-    let dist_tags = read_tags(top.dist_tags)?;
+    let Top { entries: Versions { mut entries, .. }, time, dist_tags, mut layout, .. } = read_top(&source, name, &mut fields)?;
+    let times = read_times(&source, time)?;
+    let dist_tags = read_tags(dist_tags)?;
 
     let mut by_key: Vec<u32> = (0..).take(entries.len()).collect();
     by_key.sort_unstable_by(|&one, &other| entries[one as usize].key.cmp(&entries[other as usize].key));
-    let mut layout = top.layout;
+    let key_at = |place: u32| &entries[place as usize].key;
+    if let Some(pair) = by_key.windows(2).find(|pair| key_at(pair[0]) == key_at(pair[1])) {
+        return Err(IngestError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
+    }
+    for entry in &mut entries {
+        entry.published = times.instants.get(&*entry.key).copied().flatten();
+    }
     layout.modified = times.modified;
     let mut packument = Packument {
         name: name.clone(),
@@ -103,81 +117,170 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     Ok(Ingested { packument, fields })
 }
 
-/// The members of the document that matter.
-struct Top<'a> {
-    versions: Option<&'a str>,
+/// A walk over the document: takes the members that matter, and reads `versions` where it stands.
+struct Top<'w, 'a> {
+    source: &'w Source<'a>,
+    entries: Versions<'w, 'a>,
     time: Option<&'a str>,
     dist_tags: Option<&'a str>,
+    name: Option<&'a str>,
+    /// The member `policyRestrictions`, and where the one before it ends.
+    restrictions: Option<(Span, Option<u32>)>,
     layout: Layout,
+    previous_end: Option<u32>,
+    repeated: Option<String>,
+    is_object: bool,
 }
 
-fn read_top<'a>(source: &Source<'a>, name: &PackageName) -> Result<Top<'a>, IngestError> {
-    let document = source.0;
-    let mut top = Top { versions: None, time: None, dist_tags: None, layout: Layout::default() };
-    let mut repeated = None;
-    let mut found_name = None;
-    let mut previous_end = None;
-    let mut restrictions = None;
-    let opening = document.len() - document.trim_start().len();
-    for_each_member(document, |key, value| {
-        let span = source.span(value);
-        let start = source.span(key).start;
-        let Some(decoded) = decode(key) else {
-            previous_end = Some(span.end);
-            top.layout.has_members = true;
-            return;
-        };
-        let slot = match &*decoded {
-            "versions" => Some((&mut top.versions, &mut top.layout.versions)),
-            "time" => Some((&mut top.time, &mut top.layout.time)),
-            "dist-tags" => Some((&mut top.dist_tags, &mut top.layout.dist_tags)),
-            "name" => Some((&mut found_name, &mut top.layout.name)),
-            _ => None,
-        };
-        if let Some((value_slot, span_slot)) = slot {
-            if value_slot.replace(value).is_some() {
-                repeated = repeated.take().or_else(|| Some(decoded.to_string()));
+impl<'a> Walk<'a> for Top<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        let raw_key = self.source.span(key);
+        let key = decode(key);
+        if key.as_deref() == Some("versions") && self.entries.shape == Shape::Missing {
+            let start = self.source.value_after(raw_key.end);
+            self.entries.shape = Shape::Object;
+            self.entries.last_end = start + 1;
+            members.next_value_seed(Walked(&mut self.entries))?;
+            self.layout.has_members = true;
+            if self.entries.shape == Shape::Object {
+                let end = self.source.closed_after(self.entries.last_end);
+                self.layout.versions = Some(Span { start, end });
+                self.previous_end = Some(end);
+            } else {
+                self.previous_end = Some(start + 4);
             }
-            *span_slot = Some(span);
+            return Ok(());
         }
-        if decoded == "policyRestrictions" {
-            if restrictions.replace((Span { start, end: span.end }, previous_end)).is_some() {
-                repeated = repeated.take().or_else(|| Some(decoded.to_string()));
-            }
-        } else {
-            top.layout.has_members = true;
-        }
-        previous_end = Some(span.end);
-    })
-    .map_err(|wrong| wrong.in_document(document, "the document"))?;
+        let value = members.next_value::<&'a RawValue>()?.get();
+        let span = self.source.span(value);
+        self.take(key.as_deref(), raw_key.start, value, span);
+        self.previous_end = Some(span.end);
+        Ok(())
+    }
 
-    if let Some(key) = repeated {
+    fn no_object(&mut self, _: bool) {
+        self.is_object = false;
+    }
+}
+
+impl<'a> Top<'_, 'a> {
+    fn take(&mut self, key: Option<&str>, start: u32, value: &'a str, span: Span) {
+        let known = match key {
+            Some("time") => self.time.replace(value).is_some(),
+            Some("dist-tags") => {
+                self.layout.dist_tags = Some(span);
+                self.dist_tags.replace(value).is_some()
+            }
+            Some("name") => {
+                self.layout.name = Some(span);
+                self.name.replace(value).is_some()
+            }
+            Some("policyRestrictions") => {
+                let member = Span { start, end: span.end };
+                if self.restrictions.replace((member, self.previous_end)).is_some() {
+                    self.repeated.get_or_insert_with(|| "policyRestrictions".to_owned());
+                }
+                return;
+            }
+            // Taken before, where it stands first.
+            Some("versions") => true,
+            _ => false,
+        };
+        if key == Some("time") {
+            self.layout.time = Some(span);
+        }
+        if let Some(key) = key.filter(|_| known) {
+            self.repeated.get_or_insert_with(|| key.to_owned());
+        }
+        self.layout.has_members = true;
+    }
+}
+
+/// A walk over `versions`.
+struct Versions<'w, 'a> {
+    source: &'w Source<'a>,
+    name: &'w PackageName,
+    fields: &'w mut Fields,
+    entries: Vec<Entry>,
+    shape: Shape,
+    /// Where the member before ends.
+    last_end: u32,
+}
+
+/// What stands under `versions`.
+#[derive(PartialEq, Eq)]
+enum Shape {
+    Missing,
+    Object,
+    /// As good as missing: a package without versions.
+    Null,
+    Other,
+}
+
+impl<'a> Walk<'a> for Versions<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        if self.entries.len() >= MOST_VERSIONS {
+            return Err(serde::de::Error::custom(format!("more than {MOST_VERSIONS} versions")));
+        }
+        let entry = read_entry(self.source, self.name, key, members, self.fields)?;
+        self.last_end = entry.manifest.end;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    fn no_object(&mut self, is_null: bool) {
+        self.shape = if is_null { Shape::Null } else { Shape::Other };
+    }
+}
+
+fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w mut Fields) -> Result<Top<'w, 'a>, IngestError> {
+    let document = source.0;
+    let entries = Versions { source, name, fields, entries: Vec::new(), shape: Shape::Missing, last_end: 0 };
+    let mut top = Top {
+        source,
+        entries,
+        time: None,
+        dist_tags: None,
+        name: None,
+        restrictions: None,
+        layout: Layout::default(),
+        previous_end: None,
+        repeated: None,
+        is_object: true,
+    };
+    let walked = walk(document, &mut top);
+    if walked.is_err() && top.entries.entries.len() == MOST_VERSIONS {
+        return Err(IngestError::TooManyVersions);
+    }
+    walked.map_err(|wrong| wrong.in_document(document, "versions"))?;
+    if !top.is_object {
+        return Err(IngestError::Shape { member: "the document" });
+    }
+    if let Some(key) = top.repeated {
         return Err(IngestError::Repeated { member: "the document", key });
     }
-    let found = found_name.map(|raw| decode(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
+    if top.entries.shape == Shape::Other {
+        return Err(IngestError::Shape { member: "versions" });
+    }
+    let found = top.name.map(|raw| decode(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
     if let Some(found) = found.filter(|found| found != name.as_str()) {
         return Err(IngestError::OtherPackage { found });
     }
     #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
-    {
-        top.layout.closing = document.trim_end().len() as u32 - 1;
-    }
-    if let Some((member, previous_end)) = restrictions {
-        top.layout.restrictions = Some(set_off(document, member, previous_end, opening));
-    }
+    let (opening, closing) = ((document.len() - document.trim_start().len()) as u32, document.trim_end().len() as u32 - 1);
+    top.layout.closing = closing;
+    top.layout.restrictions = top.restrictions.map(|(member, previous_end)| set_off(source, member, previous_end, opening));
     Ok(top)
 }
 
 /// Widens a member by the comma that sets it off: the one before it, or, for the first member, the one after it.
-fn set_off(document: &str, member: Span, previous_end: Option<u32>, opening: usize) -> Span {
+fn set_off(source: &Source<'_>, member: Span, previous_end: Option<u32>, opening: u32) -> Span {
     if let Some(start) = previous_end {
         return Span { start, end: member.end };
     }
-    let rest = &document[member.end as usize..];
-    let blank = rest.len() - rest.trim_start().len();
-    let comma = usize::from(rest.trim_start().starts_with(','));
-    #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
-    Span { start: opening as u32 + 1, end: member.end + if comma == 1 { blank as u32 + 1 } else { 0 } }
+    let next = source.closed_after(member.end);
+    let comma = source.0.as_bytes().get(next as usize - 1) == Some(&b',');
+    Span { start: opening + 1, end: if comma { next } else { member.end } }
 }
 
 /// `time`, read: an instant for every key that is a string that is one.
@@ -211,12 +314,12 @@ fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a
 type Tags = Vec<(Box<str>, Box<str>)>;
 
 fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
-    let mut found: Tags = Vec::new();
+    let (mut found, mut keys) = (Tags::new(), Keys::default());
     let Some(tags) = tags.filter(|tags| *tags != "null") else { return Ok(found) };
     let mut repeated = None;
     for_each_member(tags, |key, value| {
         let (Some(tag), Some(version)) = (decode(key), decode(value)) else { return };
-        if found.iter().any(|(known, _)| **known == *tag) {
+        if keys.repeats(tag.clone()) {
             repeated = repeated.take().or_else(|| Some(tag.to_string()));
         }
         found.push((tag.as_ref().into(), version.as_ref().into()));
@@ -225,34 +328,6 @@ fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
     match repeated {
         Some(key) => Err(IngestError::Repeated { member: "dist-tags", key }),
         None => Ok(found),
-    }
-}
-
-fn read_entries(
-    source: &Source<'_>,
-    name: &PackageName,
-    versions: Option<&str>,
-    times: &Times<'_>,
-    fields: &mut Fields,
-) -> Result<Vec<Entry>, IngestError> {
-    let mut entries = Vec::new();
-    let Some(versions) = versions.filter(|versions| *versions != "null") else { return Ok(entries) };
-    let mut seen = HashSet::new();
-    let mut repeated = None;
-    for_each_member(versions, |raw_key, value| {
-        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-        let mut entry = read_entry(source, name, &key, value, fields);
-        entry.span = Span { start: source.span(raw_key).start, end: entry.manifest.end };
-        entry.published = times.instants.get(&key).copied().flatten();
-        entries.push(entry);
-        if !seen.insert(key.clone()) {
-            repeated = repeated.take().or_else(|| Some(key.into_owned()));
-        }
-    })
-    .map_err(|_| IngestError::Shape { member: "versions" })?;
-    match repeated {
-        Some(key) => Err(IngestError::Repeated { member: "versions", key }),
-        None => Ok(entries),
     }
 }
 
@@ -342,6 +417,29 @@ mod tests {
         assert_eq!(ingest(&name(), b"{\"a\":\"\xff\"}").err(), Some(IngestError::Encoding { byte: 6 }));
         assert_eq!(read(r#"{"name":"other"}"#).unwrap_err(), IngestError::OtherPackage { found: "other".into() });
         assert_eq!(read(r#"{"versions":[]}"#).unwrap_err(), IngestError::Shape { member: "versions" });
+    }
+
+    #[test]
+    fn what_is_made_to_be_slow_is_not() {
+        let many = |prefix: &str| (0..200_000).map(|n| format!(r#""{prefix}{n}":"x""#)).collect::<Vec<_>>().join(",");
+        let tags = format!(r#"{{"name":"demo","dist-tags":{{{}}}}}"#, many("t"));
+        assert_eq!(read(&tags).unwrap().dist_tags.len(), 200_000);
+        let members = format!(r#"{{"name":"demo","versions":{{"1.0.0":{}}}}}"#, manifest("1.0.0", &format!(",{}", many("m"))));
+        assert!(read(&members).unwrap().entries[0].flaw.is_none());
+        let versions = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, many("1.0."));
+        assert_eq!(read(&versions).unwrap_err(), IngestError::TooManyVersions);
+    }
+
+    #[test]
+    fn versions_may_be_missing_or_null_and_nothing_else() {
+        assert!(read(r#"{"name":"demo"}"#).unwrap().entries.is_empty());
+        assert!(read(r#"{"name":"demo","versions":null,"policyRestrictions":1}"#).unwrap().entries.is_empty());
+        for other in ["7", "-7", "1.5", "true", "\"x\"", "[]", "[1,[2]]"] {
+            let wrong = read(&format!(r#"{{"versions":{other}}}"#)).unwrap_err();
+            assert_eq!(wrong, IngestError::Shape { member: "versions" }, "{other}");
+        }
+        let twice = read(r#"{"versions":null,"versions":{}}"#).unwrap_err();
+        assert_eq!(twice, IngestError::Repeated { member: "the document", key: "versions".into() });
     }
 
     #[test]

@@ -3,8 +3,11 @@
 
 use std::borrow::Cow;
 
+use serde::de::MapAccess;
+use serde_json::value::RawValue;
+
 use super::packument::{Entry, Span};
-use super::walk::{Keys, Source, decode, for_each_member};
+use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member};
 use super::{Integrity, PackageName, Version};
 
 /// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
@@ -23,37 +26,71 @@ impl Fields {
     }
 }
 
-pub(super) fn read_entry(source: &Source<'_>, name: &PackageName, key: &str, manifest: &str, fields: &mut Fields) -> Entry {
-    let version = Version::parse(key);
-    let mut read = Manifest::default();
-    if manifest.starts_with('{') {
-        let walked = for_each_member(manifest, |key, value| read.take(source, key, value, fields));
-        debug_assert!(walked.is_ok(), "an object that was validated is one");
-    } else {
-        read.flaw = Some("its manifest is no object".to_owned());
-    }
+/// Reads the manifest under `raw_key`, taking it from `members`.
+pub(super) fn read_entry<'a, A: MapAccess<'a>>(
+    source: &Source<'a>,
+    name: &PackageName,
+    raw_key: &'a str,
+    members: &mut A,
+    fields: &mut Fields,
+) -> Result<Entry, A::Error> {
+    let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+    let raw_key = source.span(raw_key);
+    let start = source.value_after(raw_key.end);
+    let mut read = Manifest { source, fields, found: Found::default(), last_end: start + 1 };
+    members.next_value_seed(Walked(&mut read))?;
+    let end = source.closed_after(read.last_end);
+    let Manifest { found, .. } = read;
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
     fields.ends.push(fields.members.len() as u32);
 
-    let flaw = read.flaw.take().or_else(|| read.contradiction(name, key, version.as_ref()));
-    Entry {
-        key: key.into(),
+    let version = Version::parse(&key);
+    let flaw = found.flaw.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
+    // What is no object ends elsewhere; it has a flaw and is never written.
+    let manifest = if found.is_object { Span { start, end } } else { Span { start, end: start } };
+    Ok(Entry {
+        key: key.as_ref().into(),
         version,
         published: None,
-        integrity: Integrity::parse(read.integrity.as_deref(), read.shasum.as_deref()),
-        tarball: read.tarball.as_deref().unwrap_or_default().into(),
-        deprecated: read.deprecated,
-        install_script: read.install_script,
+        integrity: Integrity::parse(found.integrity.as_deref(), found.shasum.as_deref()),
+        tarball: found.tarball.as_deref().unwrap_or_default().into(),
+        deprecated: found.deprecated,
+        install_script: found.install_script,
         flaw: flaw.map(Into::into),
-        span: source.span(manifest),
-        manifest: source.span(manifest),
-        tarball_value: read.tarball_value.unwrap_or(Span { start: 0, end: 0 }),
+        span: Span { start: raw_key.start, end: manifest.end },
+        manifest,
+        tarball_value: found.tarball_value.unwrap_or(Span { start: 0, end: 0 }),
+    })
+}
+
+/// A walk over a manifest.
+struct Manifest<'w, 'a> {
+    source: &'w Source<'a>,
+    fields: &'w mut Fields,
+    found: Found<'a>,
+    /// Where the member before ends.
+    last_end: u32,
+}
+
+impl<'a> Walk<'a> for Manifest<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        let value = members.next_value::<&'a RawValue>()?.get();
+        self.last_end = self.source.span(value).end;
+        self.found.is_object = true;
+        self.found.take(self.source, key, value, self.fields);
+        Ok(())
+    }
+
+    fn no_object(&mut self, _: bool) {
+        self.found.flaw = Some("its manifest is no object".to_owned());
     }
 }
 
 /// What one walk over a manifest finds.
 #[derive(Default)]
-struct Manifest<'a> {
+struct Found<'a> {
+    /// Whether it has members; an empty object has none of those it needs.
+    is_object: bool,
     name: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
     tarball: Option<Cow<'a, str>>,
@@ -66,7 +103,7 @@ struct Manifest<'a> {
     keys: Keys<'a>,
 }
 
-impl<'a> Manifest<'a> {
+impl<'a> Found<'a> {
     fn take(&mut self, source: &Source<'_>, raw_key: &'a str, value: &'a str, fields: &mut Fields) {
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
         if self.keys.repeats(key.clone()) {

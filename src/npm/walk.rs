@@ -1,9 +1,10 @@
 //! Walks JSON without building it: the members of an object, as they stand in the document. Refuses to know packuments.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::ingest::IngestError;
@@ -20,6 +21,25 @@ impl Source<'_> {
         // The document is shorter than 4 GiB: `ingest` refuses a longer one.
         #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
         Span { start: start as u32, end: (start + part.len()) as u32 }
+    }
+
+    /// Where the value of a member begins whose key ends at `key_end`.
+    pub(super) fn value_after(&self, key_end: u32) -> u32 {
+        let colon = self.after_blanks(key_end);
+        self.after_blanks(colon + 1)
+    }
+
+    /// Where an object ends whose last part, a member or its opening brace, ends at `last_end`: behind its closing brace.
+    pub(super) fn closed_after(&self, last_end: u32) -> u32 {
+        self.after_blanks(last_end) + 1
+    }
+
+    fn after_blanks(&self, from: u32) -> u32 {
+        let rest = self.0.as_bytes().get(from as usize..).unwrap_or_default();
+        let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
+        let blanks = blanks as u32;
+        from + blanks
     }
 }
 
@@ -54,6 +74,83 @@ pub(super) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a s
     Members(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
 }
 
+/// What takes the members of an object, one after the other, while the document is validated.
+pub(super) trait Walk<'a> {
+    /// Takes the member of this key, whose value must be taken from `members`.
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
+
+    /// There is no object: `null`, or something else.
+    fn no_object(&mut self, is_null: bool);
+}
+
+/// Lets `walk` take the document's members.
+pub(super) fn walk<'a>(document: &'a str, walk: &mut impl Walk<'a>) -> Result<(), Stopped> {
+    let mut parser = serde_json::Deserializer::from_str(document);
+    Walked(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
+}
+
+/// A value whose members are walked where it stands, so that no byte is read twice.
+pub(super) struct Walked<'w, W>(pub(super) &'w mut W);
+
+impl<'de, W: Walk<'de>> DeserializeSeed<'de> for Walked<'_, W> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, W: Walk<'de>> Visitor<'de> for Walked<'_, W> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(key) = members.next_key::<&'de RawValue>()? {
+            self.0.member(key.get(), &mut members)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while elements.next_element::<&'de RawValue>()?.is_some() {}
+        self.0.no_object(false);
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.0.no_object(true);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.0.no_object(false);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.0.no_object(false);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.0.no_object(false);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.0.no_object(false);
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        self.0.no_object(false);
+        Ok(())
+    }
+}
+
 struct Members<F>(F);
 
 impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for Members<F> {
@@ -80,15 +177,26 @@ impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
     }
 }
 
+/// Keys up to which a repeated one is found by comparing them all.
+const FEW: usize = 64;
+
 /// The keys of one object, to notice a repeated one: a filter first, so that the common case compares nothing.
 #[derive(Default)]
 pub(super) struct Keys<'a> {
     filter: u64,
     seen: Vec<Cow<'a, str>>,
+    /// All keys of an object that has many: somebody made it so, to make comparing slow.
+    many: HashSet<Cow<'a, str>>,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn repeats(&mut self, key: Cow<'a, str>) -> bool {
+        if self.seen.len() >= FEW {
+            if self.many.is_empty() {
+                self.many.extend(self.seen.iter().cloned());
+            }
+            return !self.many.insert(key);
+        }
         let hash = key.bytes().fold(key.len(), |hash, byte| hash.wrapping_mul(31).wrapping_add(byte as usize));
         let bit = 1_u64 << (hash % 64);
         if self.filter & bit != 0 && self.seen.contains(&key) {
