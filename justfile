@@ -26,6 +26,18 @@ clients *args:
 clients-bless:
     UPDATE_EXPECT=1 cargo test --locked --test clients
 
+# fetch the packuments that hurt from the registry this machine's npm uses, into corpus/
+capture *names:
+    benches/capture.sh {{ names }}
+
+# time the packument engine on what was captured
+bench:
+    cargo bench --locked --bench packument
+
+# look for inputs that break the parsers, for some seconds each; needs nightly and cargo-fuzz
+fuzz seconds="60":
+    cd fuzz && for target in packument endpoint; do cargo +nightly fuzz run "$target" -- -max_total_time={{ seconds }}; done
+
 # put the source in order
 fmt:
     cargo fmt
