@@ -129,7 +129,6 @@ struct Top<'w, 'a> {
     layout: Layout,
     previous_end: Option<u32>,
     repeated: Option<String>,
-    is_object: bool,
 }
 
 impl<'a> Walk<'a> for Top<'_, 'a> {
@@ -138,17 +137,20 @@ impl<'a> Walk<'a> for Top<'_, 'a> {
         let key = decode(key);
         if key.as_deref() == Some("versions") && self.entries.shape == Shape::Missing {
             let start = self.source.value_after(raw_key.end);
-            self.entries.shape = Shape::Object;
-            self.entries.last_end = start + 1;
-            members.next_value_seed(Walked(&mut self.entries))?;
             self.layout.has_members = true;
-            if self.entries.shape == Shape::Object {
+            let end = if self.source.is_object(start) {
+                self.entries.shape = Shape::Object;
+                self.entries.last_end = start + 1;
+                members.next_value_seed(Walked(&mut self.entries))?;
                 let end = self.source.closed_after(self.entries.last_end);
                 self.layout.versions = Some(Span { start, end });
-                self.previous_end = Some(end);
+                end
             } else {
-                self.previous_end = Some(start + 4);
-            }
+                let value = members.next_value::<&'a RawValue>()?.get();
+                self.entries.shape = if value == "null" { Shape::Null } else { Shape::Other };
+                self.source.span(value).end
+            };
+            self.previous_end = Some(end);
             return Ok(());
         }
         let value = members.next_value::<&'a RawValue>()?.get();
@@ -156,10 +158,6 @@ impl<'a> Walk<'a> for Top<'_, 'a> {
         self.take(key.as_deref(), raw_key.start, value, span);
         self.previous_end = Some(span.end);
         Ok(())
-    }
-
-    fn no_object(&mut self, _: bool) {
-        self.is_object = false;
     }
 }
 
@@ -227,10 +225,6 @@ impl<'a> Walk<'a> for Versions<'_, 'a> {
         self.entries.push(entry);
         Ok(())
     }
-
-    fn no_object(&mut self, is_null: bool) {
-        self.shape = if is_null { Shape::Null } else { Shape::Other };
-    }
 }
 
 fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w mut Fields) -> Result<Top<'w, 'a>, IngestError> {
@@ -246,16 +240,12 @@ fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w m
         layout: Layout::default(),
         previous_end: None,
         repeated: None,
-        is_object: true,
     };
     let walked = walk(document, &mut top);
     if walked.is_err() && top.entries.entries.len() == MOST_VERSIONS {
         return Err(IngestError::TooManyVersions);
     }
-    walked.map_err(|wrong| wrong.in_document(document, "versions"))?;
-    if !top.is_object {
-        return Err(IngestError::Shape { member: "the document" });
-    }
+    walked.map_err(|wrong| wrong.in_document(document, "the document"))?;
     if let Some(key) = top.repeated {
         return Err(IngestError::Repeated { member: "the document", key });
     }

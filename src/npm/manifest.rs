@@ -38,16 +38,20 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
     let raw_key = source.span(raw_key);
     let start = source.value_after(raw_key.end);
     let mut read = Manifest { source, fields, found: Found::default(), last_end: start + 1 };
-    members.next_value_seed(Walked(&mut read))?;
-    let end = source.closed_after(read.last_end);
+    let end = if source.is_object(start) {
+        members.next_value_seed(Walked(&mut read))?;
+        source.closed_after(read.last_end)
+    } else {
+        read.found.flaw = Some("its manifest is no object".to_owned());
+        source.span(members.next_value::<&'a RawValue>()?.get()).end
+    };
     let Manifest { found, .. } = read;
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
     fields.ends.push(fields.members.len() as u32);
 
     let version = Version::parse(&key);
     let flaw = found.flaw.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
-    // What is no object ends elsewhere; it has a flaw and is never written.
-    let manifest = if found.is_object { Span { start, end } } else { Span { start, end: start } };
+    let manifest = Span { start, end };
     Ok(Entry {
         key: key.as_ref().into(),
         version,
@@ -76,21 +80,14 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let value = members.next_value::<&'a RawValue>()?.get();
         self.last_end = self.source.span(value).end;
-        self.found.is_object = true;
         self.found.take(self.source, key, value, self.fields);
         Ok(())
-    }
-
-    fn no_object(&mut self, _: bool) {
-        self.found.flaw = Some("its manifest is no object".to_owned());
     }
 }
 
 /// What one walk over a manifest finds.
 #[derive(Default)]
 struct Found<'a> {
-    /// Whether it has members; an empty object has none of those it needs.
-    is_object: bool,
     name: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
     tarball: Option<Cow<'a, str>>,

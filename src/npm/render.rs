@@ -405,6 +405,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_manifest_goes_whole() {
+        for odd in ["5", "-1.5e3", "false", "null", "{}", "{ }", "[1,{\"a\":[]}]", "\"}\"", "\"\\ud800\""] {
+            for (first, second) in [("good", "odd"), ("odd", "good"), ("odd", "odd")] {
+                let member = |which: &str, version: &str| match which {
+                    "good" => format!(r#""{version}":{{"name":"demo","version":"{version}","dist":{{"tarball":"x"}}}}"#),
+                    _ => format!(r#""{version}" : {odd} "#),
+                };
+                let versions = format!("{},{}", member(first, "1.0.0"), member(second, "2.0.0"));
+                let document = format!(r#"{{"versions":{{{versions}}} ,"name":"demo","time":{{}}}}"#);
+                let good = |at: usize| [first, second][at] == "good";
+                for form in [Form::Full, Form::Abbreviated] {
+                    let text = render(&document, form, &good, None, Some("{}"));
+                    let tree: Value = serde_json::from_str(&text).unwrap_or_else(|wrong| panic!("{odd}: {wrong}: {text}"));
+                    assert_eq!(tree["versions"].as_object().unwrap().len(), usize::from(good(0)) + usize::from(good(1)));
+                    assert_eq!(tree["name"], "demo", "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_run_that_is_shown_in_part_asks_for_a_new_view() {
         let document = json!({"name": "demo", "versions": {"1.0.0": {}, "1.1.0": {}}}).to_string();
         let ingested = ingest(&name(), document.as_bytes()).unwrap();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::ingest::IngestError;
@@ -27,6 +27,11 @@ impl Source<'_> {
     pub(super) fn value_after(&self, key_end: u32) -> u32 {
         let colon = self.after_blanks(key_end);
         self.after_blanks(colon + 1)
+    }
+
+    /// Whether an object begins at `start`, as far as its first byte tells.
+    pub(super) fn is_object(&self, start: u32) -> bool {
+        self.0.as_bytes().get(start as usize) == Some(&b'{')
     }
 
     /// Where an object ends whose last part, a member or its opening brace, ends at `last_end`: behind its closing brace.
@@ -78,9 +83,6 @@ pub(super) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a s
 pub(super) trait Walk<'a> {
     /// Takes the member of this key, whose value must be taken from `members`.
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
-
-    /// There is no object: `null`, or something else.
-    fn no_object(&mut self, is_null: bool);
 }
 
 /// Lets `walk` take the document's members.
@@ -89,14 +91,14 @@ pub(super) fn walk<'a>(document: &'a str, walk: &mut impl Walk<'a>) -> Result<()
     Walked(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
 }
 
-/// A value whose members are walked where it stands, so that no byte is read twice.
+/// An object whose members are walked where it stands, so that no byte is read twice.
 pub(super) struct Walked<'w, W>(pub(super) &'w mut W);
 
 impl<'de, W: Walk<'de>> DeserializeSeed<'de> for Walked<'_, W> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        deserializer.deserialize_map(self)
     }
 }
 
@@ -111,42 +113,6 @@ impl<'de, W: Walk<'de>> Visitor<'de> for Walked<'_, W> {
         while let Some(key) = members.next_key::<&'de RawValue>()? {
             self.0.member(key.get(), &mut members)?;
         }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while elements.next_element::<&'de RawValue>()?.is_some() {}
-        self.0.no_object(false);
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        self.0.no_object(true);
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.0.no_object(false);
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.0.no_object(false);
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.0.no_object(false);
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.0.no_object(false);
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        self.0.no_object(false);
         Ok(())
     }
 }
