@@ -12,8 +12,8 @@ use super::catalog::{Before, Reading, Voyage, lost};
 use super::history::{self, Reconciled};
 use super::known::{Known, Slot};
 use super::{Inner, Rejection};
-use crate::npm::gzip::{self, GunzipError};
-use crate::npm::{Algorithm, Digest, IngestError, Ingested, Integrity, PackageName, ingest};
+use crate::net::body;
+use crate::npm::{Algorithm, Digest, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
 use crate::store::{Document, PackageRecord};
 use crate::upstream::Validators;
 
@@ -121,8 +121,8 @@ impl Inner {
         if !gzip::is_gzip(&raw) {
             return Ok(raw);
         }
-        gzip::gunzip(&raw, self.config.packument_limit)
-            .map_err(|error: GunzipError| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })
+        body::gunzip(&raw, self.config.packument_limit)
+            .map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })
     }
 }
 

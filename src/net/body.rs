@@ -190,8 +190,8 @@ where
 /// # Errors
 /// When it is larger inflated, or no gzip.
 pub fn gunzip(bytes: &[u8], limit: u64) -> Result<Bytes, BodyError> {
-    let mut inflated = Vec::new();
-    let mut bounded = flate2::read::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
+    let mut inflated = Vec::with_capacity(bytes.len().saturating_mul(6).min(usize::try_from(limit).unwrap_or(usize::MAX)));
+    let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
     bounded.read_to_end(&mut inflated).map_err(|error| BodyError::Broken(error.to_string()))?;
     if inflated.len() as u64 > limit {
         return Err(BodyError::TooLarge { limit });
