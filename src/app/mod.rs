@@ -9,6 +9,7 @@ pub mod question;
 mod retention;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ pub enum AppError {
     Rejected(#[from] Rejection),
 }
 
+/// How long a data directory that is in use is tried again.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long what clients no longer wait for may go on beyond the drain deadline, which clients may have used up.
 const SETTLING: Duration = Duration::from_secs(1);
 
@@ -83,7 +87,7 @@ impl App {
     /// # Errors
     /// When the data directory is in use or cannot be used, upstream cannot be set up, or the first address is not free.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let data_dir = DataDir::open(&config.store.data_dir).map_err(AppError::DataDir)?;
+        let data_dir = open_data_dir(&config.store.data_dir).await.map_err(AppError::DataDir)?;
         let ledger = Arc::new(SqliteLedger::open(&data_dir).map_err(AppError::DataDir)?);
         let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
         let metrics = Arc::new(Metrics::new());
@@ -159,6 +163,18 @@ impl App {
         let lost = flush(self.ledger).await;
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
+    }
+}
+
+/// Opens the data directory. One that is in use is tried again for a moment: the process that had it was killed just now, and
+/// its lock goes when the last of it does.
+async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match DataDir::open(path) {
+            Err(StoreError::Locked { .. }) if tokio::time::Instant::now() < deadline => tokio::time::sleep(PATIENCE / 20).await,
+            opened => return opened,
+        }
     }
 }
 
