@@ -55,7 +55,7 @@ impl Inner {
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&before.record);
         history::apply(&mut record, &change);
-        self.write_record(voyage, &change);
+        self.write(&voyage.key(), &change);
         self.report(name, &findings);
         self.note_stripped(&voyage.registry, &packument);
         let known = Arc::new(Known {
@@ -86,13 +86,11 @@ impl Inner {
     /// The document of `known`, decoded, from memory or the store.
     pub(super) async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
         let (inner, known) = (Arc::clone(self), Arc::clone(known));
-        self.blocking(move || inner.load_now(&known)).await?
-    }
-
-    /// Like [`Inner::load`], blocking.
-    pub(super) fn load_now(&self, known: &Known) -> Result<Option<Bytes>, Rejection> {
-        let stored = || known.digest().and_then(|digest| self.blobs.open(&digest).ok().flatten());
-        known.unstored().or_else(stored).map(|raw| self.decode(&known.slot.name, raw)).transpose()
+        let load = move || {
+            let stored = || known.digest().and_then(|digest| inner.blobs.open(&digest).ok().flatten());
+            known.unstored().or_else(stored).map(|raw| inner.decode(&known.slot.name, raw)).transpose()
+        };
+        self.blocking(load).await?
     }
 
     /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::Inner;
 use super::catalog::Voyage;
 use super::history::Finding;
-use crate::npm::{PackageName, Packument, instant};
-use crate::policy::TAKEDOWN_AGE;
+use crate::npm::{PackageName, Packument};
+use crate::policy::is_takedown;
 use crate::store::{Incident, PackageChange, PackageKey};
 use crate::telemetry::{
     ClockSkew, IntegrityChanged, MetadataStripped, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionGone,
@@ -28,10 +28,6 @@ impl Inner {
         }
     }
 
-    pub(super) fn write_record(&self, voyage: &Voyage, change: &PackageChange) {
-        self.write(&voyage.key(), change);
-    }
-
     /// What the ledger does not take is still known in memory: a full disk stops nobody from installing what is allowed.
     pub(super) fn write(&self, key: &PackageKey, change: &PackageChange) {
         if let Err(error) = self.ledger.record_package(key, change) {
@@ -48,7 +44,7 @@ impl Inner {
                 }
                 Finding::Gone(release) => {
                     let last_seen = release.gone.unwrap_or(release.first_seen);
-                    let takedown = release.replaced || instant::after(release.effective, TAKEDOWN_AGE) > last_seen;
+                    let takedown = is_takedown(release.effective, last_seen, release.replaced);
                     VersionGone { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));

@@ -245,7 +245,7 @@ fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w m
     if walked.is_err() && top.entries.entries.len() == MOST_VERSIONS {
         return Err(IngestError::TooManyVersions);
     }
-    walked.map_err(|wrong| wrong.in_document(document, "the document"))?;
+    walked.map_err(|wrong| wrong.in_document(document))?;
     if let Some(key) = top.repeated {
         return Err(IngestError::Repeated { member: "the document", key });
     }

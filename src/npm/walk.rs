@@ -60,9 +60,9 @@ pub(super) struct Stopped(serde_json::Error);
 
 impl Stopped {
     /// The error of the whole document: names the byte.
-    pub(super) fn in_document(self, document: &str, member: &'static str) -> IngestError {
+    pub(super) fn in_document(self, document: &str) -> IngestError {
         if self.0.is_data() {
-            return IngestError::Shape { member };
+            return IngestError::Shape { member: "the document" };
         }
         let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
         let told = self.0.to_string();

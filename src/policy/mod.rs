@@ -3,5 +3,5 @@
 pub mod rule;
 pub mod verdict;
 
-pub use rule::{Facts, PackageGlob, Policy, Presence, TAKEDOWN_AGE};
+pub use rule::{Facts, PackageGlob, Policy, Presence, TAKEDOWN_AGE, is_takedown};
 pub use verdict::{Reason, RuleId, Verdict};

@@ -149,6 +149,12 @@ impl Policy {
     }
 }
 
+/// Whether a version that left upstream was taken down: a security placeholder came, or it was young when last seen.
+#[must_use]
+pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool) -> bool {
+    replaced || instant::after(effective, TAKEDOWN_AGE) > last_seen
+}
+
 /// A version that left upstream: a takedown when it was young or a security placeholder came, else a left-pad that goes
 /// on being served to those whose lockfiles hold it.
 fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -> Verdict {
@@ -159,7 +165,7 @@ fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -
     if replaced {
         return Verdict::deny(RuleId::Takedown, format!("a security placeholder took its place upstream, last seen {seen}"));
     }
-    if instant::after(facts.effective, TAKEDOWN_AGE) > last_seen {
+    if is_takedown(facts.effective, last_seen, replaced) {
         return Verdict::deny(RuleId::Takedown, format!("it was taken down upstream while it was young, last seen {seen}"));
     }
     Verdict::Allow
