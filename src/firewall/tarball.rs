@@ -156,6 +156,10 @@ impl Inner {
 
     async fn fetch(self: Arc<Self>, source: Source, integrity: Integrity) -> Result<Bytes, Rejection> {
         let _permit = self.downloads.acquire().await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
+        // The flight before this one may have landed after its asker had looked.
+        if let Some(bytes) = self.stored(integrity.strongest()).await? {
+            return Ok(bytes);
+        }
         let asked = Instant::now();
         let landed = self.land(&source, integrity).await;
         let (outcome, detail) = match &landed {
