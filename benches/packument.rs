@@ -3,9 +3,11 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use coldframe::npm::gzip::Press;
 use coldframe::npm::render::{Choice, View};
 use coldframe::npm::{Form, PackageName, ingest};
 
@@ -29,7 +31,18 @@ fn measure(name: &PackageName, document: &[u8]) {
     let ingested = ingest::ingest(name, document).expect("a packument");
     let count = ingested.packument.entries.len();
     let young = |at: usize| at + 5 >= count;
-    let render = |form| View::render(document, &ingested.packument, &ingested.fields, form, "http://127.0.0.1:4873", &young);
+    let press = RefCell::new(Press::default());
+    let render = |form| {
+        View::render(
+            document,
+            &ingested.packument,
+            &ingested.fields,
+            form,
+            "http://127.0.0.1:4873",
+            &young,
+            &mut press.borrow_mut(),
+        )
+    };
     let view = render(Form::Full);
     let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
     let join = || view.assemble(&Choice { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.gzip());

@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use coldframe::npm::gzip::Press;
 use coldframe::npm::render::{Choice, View};
 use coldframe::npm::{Form, PackageName, ingest};
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +17,7 @@ fuzz_target!(|document: &[u8]| {
     for form in [Form::Full, Form::Abbreviated] {
         let entries = &ingested.packument.entries;
         let shown: Vec<_> = (0..count).map(|at| at % 2 == 0 && entries[at].flaw.is_none()).collect();
-        let view = View::render(document, &ingested.packument, &ingested.fields, form, "http://127.0.0.1:1", &|at| !shown[at]);
+        let view = View::render(document, &ingested.packument, &ingested.fields, form, "http://127.0.0.1:1", &|at| !shown[at], &mut Press::default());
         let choice = Choice { shown: &shown, tags: Some(&[]), restrictions: Some("{}") };
         let written = view.assemble(&choice).expect("hidden versions stand alone").identity().concat();
         let again = ingest::ingest(&NAME, &written).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&written)));

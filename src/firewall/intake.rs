@@ -11,8 +11,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::catalog::{Before, Reading, Voyage, lost};
 use super::history::{self, Reconciled};
 use super::known::{Known, Slot};
+use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::body;
+use crate::npm::gzip::Press;
 use crate::npm::{Algorithm, Digest, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
 use crate::store::{Document, PackageRecord};
 use crate::upstream::Validators;
@@ -37,8 +39,28 @@ impl Inner {
 
     fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, before: &Before) -> Result<Reading, Rejection> {
         let Slot { name, .. } = &voyage.slot;
-        let plain = self.decode(name, arrival.body.clone())?;
-        let Ingested { packument, fields } = ingest::ingest(name, &plain).map_err(|error| unreadable(name, &error))?;
+        self.workbenches
+            .at(|bench| {
+                let Workbench { press, plain } = bench;
+                let plain = self.decode_into(name, &arrival.body, plain)?;
+                self.read_plain(voyage, &arrival, before, plain, press)
+            })
+            .map(|known| {
+                self.keep(&known, arrival.body, arrival.permit);
+                Reading { known, stale: None }
+            })
+    }
+
+    fn read_plain(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        arrival: &Arrival,
+        before: &Before,
+        plain: &[u8],
+        press: &mut Press,
+    ) -> Result<Arc<Known>, Rejection> {
+        let Slot { name, .. } = &voyage.slot;
+        let Ingested { packument, fields } = ingest::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
         let last = before.last();
         let reconciled = history::reconcile(&before.record, last, &packument, arrival.validated);
         let Reconciled { provenance, mut change, findings } = reconciled;
@@ -49,8 +71,8 @@ impl Inner {
             changed: arrival.validated,
             content: Some(content),
             length: packument.length,
-            etag: arrival.validators.etag,
-            last_modified: arrival.validators.last_modified,
+            etag: arrival.validators.etag.clone(),
+            last_modified: arrival.validators.last_modified.clone(),
         };
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&before.record);
@@ -75,12 +97,10 @@ impl Inner {
         self.absent.invalidate(&voyage.slot);
         self.unreachable.invalidate(&voyage.slot);
         if let Some(wish) = &voyage.wish {
-            self.render(&known, &plain, Some(&fields), wish);
+            self.render(&known, plain, Some(&fields), wish, press);
         }
         self.remember(&known);
-        drop(plain);
-        self.keep(&known, arrival.body, arrival.permit);
-        Ok(Reading { known, stale: None })
+        Ok(known)
     }
 
     /// The document of `known`, decoded, from memory or the store.
@@ -113,6 +133,16 @@ impl Inner {
             // The permit last: who waits for it takes the store to be free.
             drop((body, inner, permit));
         });
+    }
+
+    /// The document as it is, in `room` if it has to be inflated.
+    fn decode_into<'a>(&self, name: &PackageName, raw: &'a [u8], room: &'a mut Vec<u8>) -> Result<&'a [u8], Rejection> {
+        if !gzip::is_gzip(raw) {
+            return Ok(raw);
+        }
+        body::gunzip_into(raw, self.config.packument_limit, room)
+            .map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
+        Ok(room)
     }
 
     pub(super) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {

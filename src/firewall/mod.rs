@@ -17,6 +17,7 @@ mod screen;
 mod search;
 mod shelf;
 mod tarball;
+mod workbench;
 pub mod world;
 
 use std::collections::HashSet;
@@ -39,6 +40,7 @@ use self::flight::Flights;
 use self::known::{Known, Slot};
 use self::shelf::{Rendered, ViewKey};
 use self::tarball::TarballKey;
+use self::workbench::Workbenches;
 use self::world::World;
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
@@ -142,6 +144,7 @@ struct Inner {
     fetches: Arc<Semaphore>,
     /// Documents read or rendered at once: bounds what is held in memory besides the caches.
     readers: Semaphore,
+    workbenches: Workbenches,
     downloads: Semaphore,
     /// Registries whose first packument was looked at.
     strippers: Mutex<HashSet<Arc<str>>>,
@@ -173,6 +176,7 @@ impl Firewall {
             tarballs: Flights::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             readers: Semaphore::new(cores),
+            workbenches: Workbenches::new(cores),
             downloads: Semaphore::new(DOWNLOADS),
             strippers: Mutex::default(),
             skew_told: Hourly::default(),

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::known::{Known, Slot};
 use super::screen::Screen;
 use super::{Answer, Asker, BaseUrl, Coding, Form, Inner, Reading, Rejection};
+use crate::npm::gzip::Press;
 use crate::npm::ingest::{self, Fields};
 use crate::npm::render::{Choice, View};
 use crate::npm::{Algorithm, Digest};
@@ -152,14 +153,24 @@ impl Inner {
             let (reading, document) = inner.document(&asker, reading).await?;
             let _permit = inner.readers.acquire().await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
             let renderer = Arc::clone(&inner);
-            let rendered = inner.blocking(move || renderer.render(&reading.known, &document, None, &wish)).await?;
+            let rendered = inner.blocking(move || {
+                renderer.workbenches.at(|bench| renderer.render(&reading.known, &document, None, &wish, &mut bench.press))
+            });
+            let rendered = rendered.await?;
             rendered.ok_or_else(|| Rejection::Internal("the packument could not be rendered".into()))
         };
         self.renderings.join(key, flight).await.unwrap_or_else(|_| Err(Rejection::Internal("a task was lost".into())))
     }
 
     /// Renders `document`, which is that of `known`, and keeps the view. Blocking. `fields` spare a second reading of it.
-    pub(super) fn render(&self, known: &Known, document: &[u8], fields: Option<&Fields>, wish: &Wish) -> Option<Arc<Rendered>> {
+    pub(super) fn render(
+        &self,
+        known: &Known,
+        document: &[u8],
+        fields: Option<&Fields>,
+        wish: &Wish,
+        press: &mut Press,
+    ) -> Option<Arc<Rendered>> {
         let packument = known.packument.as_ref()?;
         let again;
         let fields = if let Some(fields) = fields {
@@ -169,7 +180,7 @@ impl Inner {
             &again
         };
         let screen = known.screen(&self.world.load());
-        let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at]);
+        let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at], press);
         let rendered = Arc::new(Rendered { content: known.content, form: wish.form, view, answers: Mutex::default() });
         if wish.base.remembered {
             let key = ViewKey { slot: known.slot.shared(), form: wish.form, base: Arc::clone(&wish.base.text) };

@@ -190,13 +190,32 @@ where
 /// # Errors
 /// When it is larger inflated, or no gzip.
 pub fn gunzip(bytes: &[u8], limit: u64) -> Result<Bytes, BodyError> {
-    let mut inflated = Vec::with_capacity(bytes.len().saturating_mul(6).min(usize::try_from(limit).unwrap_or(usize::MAX)));
+    let mut inflated = Vec::new();
+    gunzip_into(bytes, limit, &mut inflated)?;
+    Ok(inflated.into())
+}
+
+/// Like [`gunzip`], into room that can be used again, in place of what was there.
+///
+/// # Errors
+/// As [`gunzip`].
+pub fn gunzip_into(bytes: &[u8], limit: u64, inflated: &mut Vec<u8>) -> Result<(), BodyError> {
+    inflated.clear();
+    inflated.reserve(told_length(bytes).min(usize::try_from(limit).unwrap_or(usize::MAX)));
     let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
-    bounded.read_to_end(&mut inflated).map_err(|error| BodyError::Broken(error.to_string()))?;
+    bounded.read_to_end(inflated).map_err(|error| BodyError::Broken(error.to_string()))?;
     if inflated.len() as u64 > limit {
         return Err(BodyError::TooLarge { limit });
     }
-    Ok(inflated.into())
+    Ok(())
+}
+
+/// How long the last member says that it is, and a byte more to find its end in; as far as that can be believed.
+fn told_length(bytes: &[u8]) -> usize {
+    /// Packuments shrink to a thirtieth at most; what claims more may grow as it comes.
+    const BELIEVED: usize = 32;
+    let told = bytes.last_chunk::<4>().map_or(0, |told| u32::from_le_bytes(*told) as usize);
+    told.min(bytes.len().saturating_mul(BELIEVED)) + 1
 }
 
 #[cfg(test)]

@@ -8,13 +8,16 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::PackageName;
-use super::gzip::{self, Segment};
+use super::gzip::{self, Press, Segment};
 use super::ingest::Fields;
 use super::packument::{Entry, Packument, Span};
 
 /// Plain bytes after which a run of versions is closed: small enough to hide one without much waste, large enough to
 /// deflate well (0.3–5 % more than deflating whole, measured).
 const RUN: usize = 128 * 1024;
+
+/// Plain bytes up to which what is written for one assembly is stored: tags and restrictions are mostly this short.
+const SMALL: usize = 2048;
 
 /// Which packument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +78,11 @@ enum Part<'a> {
     Made(Segment),
 }
 
+/// Written for one assembly. Only what is large is worth a deflater of its own.
+fn made(plain: &[u8]) -> Segment {
+    if plain.len() <= SMALL { Segment::store(plain) } else { Press::default().deflate(plain) }
+}
+
 impl Part<'_> {
     fn segment(&self) -> &Segment {
         match self {
@@ -95,16 +103,17 @@ impl View {
         form: Form,
         base: &str,
         alone: &dyn Fn(usize) -> bool,
+        press: &mut Press,
     ) -> Self {
         let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
             Form::Full => &|at, out| write_full(document, packument, at, base, out),
             Form::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
         };
         let pieces = match form {
-            Form::Full => full_pieces(document, packument),
-            Form::Abbreviated => abbreviated_pieces(document, packument),
+            Form::Full => full_pieces(document, packument, press),
+            Form::Abbreviated => abbreviated_pieces(document, packument, press),
         };
-        Self { pieces, runs: runs(packument.entries.len(), alone, write), comma: Segment::store(b",") }
+        Self { pieces, runs: runs(packument.entries.len(), alone, write, press), comma: Segment::store(b",") }
     }
 
     /// Chooses the parts. `None` when a run is shown in part: then the view must be rendered anew, with the entries that
@@ -116,13 +125,11 @@ impl View {
             match piece {
                 Piece::Fixed(segment) => parts.push(Part::Kept(segment)),
                 Piece::Tags(theirs) => {
-                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(Segment::deflate(&tags_json(tags)))));
+                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(made(&tags_json(tags)))));
                 }
                 Piece::Versions => self.push_versions(choice.shown, &mut parts)?,
                 Piece::Restrictions { lead } => parts.extend(
-                    choice
-                        .restrictions
-                        .map(|ours| Part::Made(Segment::deflate(format!("{lead}\"policyRestrictions\":{ours}").as_bytes()))),
+                    choice.restrictions.map(|ours| Part::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes()))),
                 ),
             }
         }
@@ -237,14 +244,15 @@ fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at
     out.push(b'}');
 }
 
-fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mut Vec<u8>)) -> Vec<Run> {
+fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mut Vec<u8>), press: &mut Press) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    let mut plain: Vec<u8> = Vec::with_capacity(RUN + RUN / 2);
+    let mut plain = std::mem::take(&mut press.plain);
+    plain.clear();
     let mut first = 0;
     for at in 0..entries {
         let single = alone(at);
         if !plain.is_empty() && (single || plain.len() >= RUN) {
-            runs.push(Run { first, end: at, segment: Segment::deflate(&plain) });
+            runs.push(Run { first, end: at, segment: press.deflate(&plain) });
             plain.clear();
         }
         if plain.is_empty() {
@@ -254,22 +262,23 @@ fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mu
         }
         write(at, &mut plain);
         if single {
-            runs.push(Run { first: at, end: at + 1, segment: Segment::deflate(&plain) });
+            runs.push(Run { first: at, end: at + 1, segment: press.deflate(&plain) });
             plain.clear();
         }
     }
     if !plain.is_empty() {
-        runs.push(Run { first, end: entries, segment: Segment::deflate(&plain) });
+        runs.push(Run { first, end: entries, segment: press.deflate(&plain) });
     }
+    press.plain = plain;
     runs
 }
 
 /// The full form: the document cut where something is written anew.
-fn full_pieces(document: &[u8], packument: &Packument) -> Vec<Piece> {
+fn full_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec<Piece> {
     let layout = &packument.layout;
     let mut cuts: Vec<(Span, Option<Piece>)> = Vec::with_capacity(4);
     if let Some(span) = layout.dist_tags {
-        cuts.push((span, Some(Piece::Tags(Segment::deflate(span.of(document))))));
+        cuts.push((span, Some(Piece::Tags(press.deflate(span.of(document))))));
     }
     if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
         cuts.push((Span { start: span.start + 1, end: span.end - 1 }, Some(Piece::Versions)));
@@ -284,16 +293,16 @@ fn full_pieces(document: &[u8], packument: &Packument) -> Vec<Piece> {
     let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
     let mut start = 0;
     for (span, piece) in cuts {
-        pieces.push(Piece::Fixed(Segment::deflate(Span { start, end: span.start }.of(document))));
+        pieces.push(Piece::Fixed(press.deflate(Span { start, end: span.start }.of(document))));
         pieces.extend(piece);
         start = span.end;
     }
-    pieces.push(Piece::Fixed(Segment::deflate(document.get(start as usize..).unwrap_or_default())));
+    pieces.push(Piece::Fixed(press.deflate(document.get(start as usize..).unwrap_or_default())));
     pieces
 }
 
 /// The abbreviated form, made from the full one: what npm's has, and `time`.
-fn abbreviated_pieces(document: &[u8], packument: &Packument) -> Vec<Piece> {
+fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec<Piece> {
     let layout = &packument.layout;
     let mut head = b"{\"name\":".to_vec();
     match layout.name {
@@ -312,11 +321,11 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument) -> Vec<Piece> {
         tail.extend_from_slice(time.of(document));
     }
     vec![
-        Piece::Fixed(Segment::deflate(&head)),
-        Piece::Tags(Segment::deflate(tags)),
+        Piece::Fixed(press.deflate(&head)),
+        Piece::Tags(press.deflate(tags)),
         Piece::Fixed(Segment::store(b",\"versions\":{")),
         Piece::Versions,
-        Piece::Fixed(Segment::deflate(&tail)),
+        Piece::Fixed(press.deflate(&tail)),
         Piece::Restrictions { lead: "," },
         Piece::Fixed(Segment::store(b"}")),
     ]
@@ -353,7 +362,15 @@ mod tests {
     ) -> String {
         let ingested = ingest(&name(), document.as_bytes()).unwrap();
         let shown: Vec<_> = (0..ingested.packument.entries.len()).map(shown).collect();
-        let view = View::render(document.as_bytes(), &ingested.packument, &ingested.fields, form, BASE, &|at| !shown[at]);
+        let view = View::render(
+            document.as_bytes(),
+            &ingested.packument,
+            &ingested.fields,
+            form,
+            BASE,
+            &|at| !shown[at],
+            &mut Press::default(),
+        );
         let assembly = view.assemble(&Choice { shown: &shown, tags, restrictions }).unwrap();
         let identity = assembly.identity().concat();
         let gzip = assembly.gzip().concat();
@@ -429,7 +446,15 @@ mod tests {
     fn a_run_that_is_shown_in_part_asks_for_a_new_view() {
         let document = json!({"name": "demo", "versions": {"1.0.0": {}, "1.1.0": {}}}).to_string();
         let ingested = ingest(&name(), document.as_bytes()).unwrap();
-        let view = View::render(document.as_bytes(), &ingested.packument, &ingested.fields, Form::Full, BASE, &|_| false);
+        let view = View::render(
+            document.as_bytes(),
+            &ingested.packument,
+            &ingested.fields,
+            Form::Full,
+            BASE,
+            &|_| false,
+            &mut Press::default(),
+        );
         assert!(view.assemble(&Choice { shown: &[true, false], tags: None, restrictions: None }).is_none());
         assert!(view.assemble(&Choice { shown: &[true, true], tags: None, restrictions: None }).is_some());
     }
