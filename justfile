@@ -26,12 +26,17 @@ clients *args:
 clients-bless:
     UPDATE_EXPECT=1 cargo test --locked --test clients
 
-# fetch the packuments that hurt from the registry this machine's npm uses, into corpus/
+# fetch a real application's packuments and tarballs from the registry this machine's npm uses, into corpus/
 capture *names:
-    benches/capture.sh {{ names }}
+    node benches/capture.mjs {{ names }}
+
+# measure beside nginx and Verdaccio on what was captured: needs nginx, wrk, node
+bench *args:
+    cargo build --release --locked
+    python3 benches/side_by_side.py target/release/coldframe {{ args }}
 
 # time the packument engine on what was captured
-bench:
+bench-engine:
     cargo bench --locked --bench packument
 
 # look for inputs that break the parsers, for some seconds each; needs nightly and cargo-fuzz
