@@ -181,7 +181,7 @@ class Bench:
         config = self.work / "sweep.curl"
         lines = [f'url = "http://127.0.0.1:{port}{self.path(name)}"\noutput = "/dev/null"' for name in self.names]
         config.write_text("\n".join(lines))
-        command = ["curl", "--silent", "--show-error", "--fail", "--parallel", "--parallel-max", "8", "--header", f"accept: {accept}", "--header", "accept-encoding: gzip",
+        command = ["curl", "--no-progress-meter", "--fail", "--parallel", "--parallel-max", "8", "--header", f"accept: {accept}", "--header", "accept-encoding: gzip",
                    "--config", str(config)]
         start = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
@@ -332,7 +332,7 @@ class Bench:
             # One pass over all, so that none is cold.
             config = self.work / "all.curl"
             config.write_text("\n".join(f'url = "http://127.0.0.1:{COLDFRAME}/made-{at}"\noutput = "/dev/null"' for at in range(count)))
-            subprocess.run(["curl", "-sS", "--fail", "--parallel", "--parallel-max", "8", "-H", "accept-encoding: gzip", "--config", str(config)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(["curl", "--no-progress-meter", "--fail", "--parallel", "--parallel-max", "8", "-H", "accept-encoding: gzip", "--config", str(config)], check=True, stdout=subprocess.DEVNULL)
             headers = {"accept": ABBREVIATED, "accept-encoding": "gzip"}
             self.wrk(COLDFRAME, "/", headers, seconds=2, script=script)
             before = server.cpu()
@@ -348,7 +348,7 @@ class Bench:
         config = self.work / "herd.curl"
         config.write_text("\n".join(f'url = "http://127.0.0.1:{COLDFRAME}/drizzle-orm"\noutput = "/dev/null"' for _ in range(50)))
         start = time.monotonic()
-        subprocess.run(["curl", "-sS", "--fail", "--parallel", "--parallel-immediate", "--parallel-max", "50", "-H", f"accept: {FULL}", "-H", "accept-encoding: gzip", "--config", str(config)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["curl", "--no-progress-meter", "--fail", "--parallel", "--parallel-immediate", "--parallel-max", "50", "-H", f"accept: {FULL}", "-H", "accept-encoding: gzip", "--config", str(config)], check=True, stdout=subprocess.DEVNULL)
         took = time.monotonic() - start
         asked = (self.work / "counted.log").read_text().count("GET /drizzle-orm")
         self.table("50 clients at once on drizzle-orm, cold", ["wall", "upstream requests", "peak MB"], [[f"{took:.2f} s", asked, f"{server.memory('VmHWM'):.0f}"]])
