@@ -38,7 +38,7 @@ use jiff::Timestamp;
 use self::catalog::Reading;
 use self::flight::Flights;
 use self::known::{Known, Slot};
-use self::shelf::{Rendered, ViewKey};
+use self::shelf::{Plain, PlainKey, Rendered, ViewKey};
 use self::tarball::TarballKey;
 use self::workbench::Workbenches;
 use self::world::World;
@@ -132,6 +132,8 @@ struct Inner {
     documents: Cache<Slot, Arc<Known>>,
     /// Views of packuments, deflated, bounded in bytes.
     views: Cache<ViewKey, Arc<Rendered>>,
+    /// Plain answers, bounded in bytes.
+    plains: Cache<PlainKey, Arc<Plain>>,
     /// Packages that are not there, and since when.
     absent: Cache<Slot, Timestamp>,
     /// Packages that could not be asked for, and since when.
@@ -157,7 +159,8 @@ impl Firewall {
     pub fn new(parts: Parts) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
-        let views = Cache::builder().max_capacity(parts.config.memory / 3 * 2).weigher(|_, view: &Arc<Rendered>| view.weight());
+        let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<Rendered>| view.weight());
+        let plains = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, plain: &Arc<Plain>| plain.weight());
         Self(Arc::new(Inner {
             registries: parts.registries,
             ledger: parts.ledger,
@@ -168,6 +171,7 @@ impl Firewall {
             world: ArcSwap::from_pointee(World { policy: parts.policy, revision: 0 }),
             documents: documents.build(),
             views: views.build(),
+            plains: plains.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
@@ -300,7 +304,7 @@ impl Firewall {
     /// Bytes of memory that facts and views take, about.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        self.0.documents.weighted_size() + self.0.views.weighted_size()
+        self.0.documents.weighted_size() + self.0.views.weighted_size() + self.0.plains.weighted_size()
     }
 }
 

@@ -41,6 +41,24 @@ pub(super) struct Rendered {
     answers: Mutex<Vec<Kept>>,
 }
 
+/// A plain answer: memory of its own, and many times a deflated one's. Few clients ask for them, so few are kept.
+pub(super) struct Plain {
+    content: [u8; 32],
+    screen: Digest,
+    answer: Answer,
+}
+
+impl Plain {
+    /// The bytes this takes in memory, about.
+    #[must_use]
+    pub(super) fn weight(&self) -> u32 {
+        u32::try_from(self.answer.length + 512).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a plain answer is kept under: the view, and whether the client reads `policyRestrictions`.
+pub(super) type PlainKey = (ViewKey, bool);
+
 /// An answer and what it was made from.
 struct Kept {
     coding: Coding,
@@ -71,17 +89,14 @@ impl Rendered {
         let etag = format!("\"{}\"", &Digest::of(Algorithm::Sha256, &entity).to_hex()[..32]);
         let chunks: Arc<[Bytes]> = match coding {
             Coding::Gzip => assembly.gzip().into(),
-            Coding::Identity => assembly.identity().into(),
+            Coding::Identity => Arc::new([assembly.identity()]),
         };
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         Some(Answer { chunks, length, form: self.form, coding, etag: etag.into(), last_modified: now, stale: None })
     }
 
-    /// Keeps an answer in place of the one before it. Plain bytes are inflated for whoever wants them and not kept.
+    /// Keeps an answer, which shares the view's memory, in place of the one before it.
     fn keep(&self, coding: Coding, restricted: bool, screen: &Screen, answer: &Answer) {
-        if coding == Coding::Identity {
-            return;
-        }
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|kept| kept.coding != coding || kept.restricted != restricted);
         answers.push(Kept { coding, restricted, screen: screen.identity.clone(), answer: answer.clone() });
@@ -104,23 +119,39 @@ impl Inner {
     ) -> Result<Option<Answer>, Rejection> {
         let restricted = screen.restrictions.is_some() && asker.agent.reads_policy_restrictions();
         let key = ViewKey { slot: reading.known.slot.shared(), form, base: Arc::clone(&asker.base.text) };
-        let rendered = self.views.get(&key).filter(|rendered| rendered.content == reading.known.content);
-        if let Some(answer) = rendered.as_ref().and_then(|rendered| rendered.kept(coding, restricted, screen)) {
+        if let Some(answer) = self.kept(&key, &reading.known, screen, coding, restricted) {
             CacheUsed { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Some(answer));
         }
         CacheUsed { cache: CacheLabel::Answer, outcome: CacheOutcome::Miss }.emit(&self.metrics);
-        if let Some(rendered) = rendered
-            && let Some(answer) = self.assemble(rendered, screen, coding, restricted).await?
-        {
-            return Ok(Some(answer));
+        let rendered = self.views.get(&key).filter(|rendered| rendered.content == reading.known.content);
+        let mut answer = None;
+        if let Some(rendered) = rendered {
+            answer = self.assemble(rendered, screen, coding, restricted).await?;
         }
-        let wish = Wish { form, base: asker.base.clone() };
-        let rendered = self.render_again(asker, key, reading.clone(), wish).await?;
-        if rendered.content != reading.known.content {
-            return Ok(None);
+        if answer.is_none() {
+            let wish = Wish { form, base: asker.base.clone() };
+            let rendered = self.render_again(asker, key.clone(), reading.clone(), wish).await?;
+            if rendered.content != reading.known.content {
+                return Ok(None);
+            }
+            answer = self.assemble(rendered, screen, coding, restricted).await?;
         }
-        self.assemble(rendered, screen, coding, restricted).await
+        if let Some(answer) = answer.as_ref().filter(|_| coding == Coding::Identity && asker.base.remembered) {
+            let plain = Plain { content: reading.known.content, screen: screen.identity.clone(), answer: answer.clone() };
+            self.plains.insert((key, restricted), Arc::new(plain));
+        }
+        Ok(answer)
+    }
+
+    /// The answer that was made before from the same document and verdicts.
+    fn kept(&self, key: &ViewKey, known: &Known, screen: &Screen, coding: Coding, restricted: bool) -> Option<Answer> {
+        if coding == Coding::Identity {
+            let plain = self.plains.get(&(key.clone(), restricted))?;
+            return (plain.content == known.content && plain.screen == screen.identity).then(|| plain.answer.clone());
+        }
+        let rendered = self.views.get(key).filter(|rendered| rendered.content == known.content)?;
+        rendered.kept(coding, restricted, screen)
     }
 
     async fn assemble(
@@ -133,7 +164,9 @@ impl Inner {
         let (now, screen) = (self.clock.now(), Arc::clone(screen));
         let work = move || {
             let answer = rendered.assemble(&screen, coding, restricted, now)?;
-            rendered.keep(coding, restricted, &screen, &answer);
+            if coding != Coding::Identity {
+                rendered.keep(coding, restricted, &screen, &answer);
+            }
             Some(answer)
         };
         // Joining what is deflated takes microseconds; inflating takes milliseconds a megabyte.

@@ -20,6 +20,9 @@ use crate::upstream::{Passed, UpstreamError};
 /// The longest text in a reason phrase or header, in bytes: some clients limit a line to a kilobyte.
 const LONGEST_LINE: usize = 400;
 
+/// As many headers as most answers have.
+const HEADERS: usize = 10;
+
 const NPM_NOTICE: HeaderName = HeaderName::from_static("npm-notice");
 const WARNING: HeaderName = HeaderName::from_static("warning");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -45,6 +48,8 @@ impl Reply {
     fn new(status: StatusCode, body: Body, outcome: OutcomeLabel) -> Self {
         let mut response = Response::new(body);
         *response.status_mut() = status;
+        // Room for all that is ever sent, so that it does not grow on the way.
+        response.headers_mut().reserve(HEADERS);
         Self { response, outcome }
     }
 
