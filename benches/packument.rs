@@ -11,6 +11,10 @@ use coldframe::npm::gzip::Press;
 use coldframe::npm::render::{Choice, View};
 use coldframe::npm::{Form, PackageName, ingest};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 9;
 
 fn main() {

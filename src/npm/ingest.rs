@@ -82,7 +82,8 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     let source = Source(text);
     let mut fields = Fields::default();
     let Top { entries: Versions { mut entries, .. }, time, dist_tags, mut layout, .. } = read_top(&source, name, &mut fields)?;
-    let times = read_times(&source, time)?;
+    let mut times = read_times(&source, time)?;
+    let has_time = !times.instants.is_empty();
     let dist_tags = read_tags(dist_tags)?;
 
     let mut by_key: Vec<u32> = (0..).take(entries.len()).collect();
@@ -92,7 +93,7 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         return Err(IngestError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
     }
     for entry in &mut entries {
-        entry.published = times.instants.get(&*entry.key).copied().flatten();
+        entry.published = times.instants.remove(&*entry.key).flatten();
     }
     layout.modified = times.modified;
     let mut packument = Packument {
@@ -102,17 +103,14 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         entries,
         dist_tags,
         departed: Vec::new(),
-        has_time: !times.instants.is_empty(),
+        has_time,
         length: document.len() as u64,
         layout,
         by_key,
     };
-    packument.departed = times
-        .instants
-        .iter()
-        .filter(|(key, _)| packument.find(key).is_none() && Version::parse(key).is_some())
-        .map(|(key, published)| (key.as_ref().into(), *published))
-        .collect();
+    // What no entry took is of versions that are gone, or of none at all (`created`).
+    let left = times.instants.iter().filter(|(key, _)| Version::parse(key).is_some());
+    packument.departed = left.map(|(key, published)| (key.as_ref().into(), *published)).collect();
     packument.departed.sort_unstable();
     Ok(Ingested { packument, fields })
 }
@@ -200,6 +198,8 @@ struct Versions<'w, 'a> {
     name: &'w PackageName,
     fields: &'w mut Fields,
     entries: Vec<Entry>,
+    /// Room for the keys of one manifest.
+    keys: Keys<'a>,
     shape: Shape,
     /// Where the member before ends.
     last_end: u32,
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> for Versions<'_, 'a> {
         if self.entries.len() >= MOST_VERSIONS {
             return Err(serde::de::Error::custom(format!("more than {MOST_VERSIONS} versions")));
         }
-        let entry = read_entry(self.source, self.name, key, members, self.fields)?;
+        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.keys)?;
         self.last_end = entry.manifest.end;
         self.entries.push(entry);
         Ok(())
@@ -229,7 +229,8 @@ impl<'a> Walk<'a> for Versions<'_, 'a> {
 
 fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w mut Fields) -> Result<Top<'w, 'a>, IngestError> {
     let document = source.0;
-    let entries = Versions { source, name, fields, entries: Vec::new(), shape: Shape::Missing, last_end: 0 };
+    let entries =
+        Versions { source, name, fields, entries: Vec::new(), keys: Keys::default(), shape: Shape::Missing, last_end: 0 };
     let mut top = Top {
         source,
         entries,
@@ -280,7 +281,7 @@ struct Times<'a> {
 }
 
 fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a>, IngestError> {
-    let mut times = Times { instants: HashMap::new(), modified: None };
+    let mut times = Times { instants: HashMap::with_capacity(time.map_or(0, |time| time.len() / 48)), modified: None };
     let Some(time) = time.filter(|time| *time != "null") else { return Ok(times) };
     let mut repeated = None;
     for_each_member(time, |key, value| {

@@ -26,18 +26,20 @@ impl Fields {
     }
 }
 
-/// Reads the manifest under `raw_key`, taking it from `members`.
+/// Reads the manifest under `raw_key`, taking it from `members`. `keys` is room to remember its keys in.
 pub(super) fn read_entry<'a, A: MapAccess<'a>>(
     source: &Source<'a>,
     name: &PackageName,
     raw_key: &'a str,
     members: &mut A,
     fields: &mut Fields,
+    keys: &mut Keys<'a>,
 ) -> Result<Entry, A::Error> {
     let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
     let raw_key = source.span(raw_key);
     let start = source.value_after(raw_key.end);
-    let mut read = Manifest { source, fields, found: Found::default(), last_end: start + 1 };
+    let mut read = Manifest { source, fields, found: Found::default(), keys, last_end: start + 1 };
+    read.keys.clear();
     let end = if source.is_object(start) {
         members.next_value_seed(Walked(&mut read))?;
         source.closed_after(read.last_end)
@@ -72,15 +74,79 @@ struct Manifest<'w, 'a> {
     source: &'w Source<'a>,
     fields: &'w mut Fields,
     found: Found<'a>,
+    keys: &'w mut Keys<'a>,
     /// Where the member before ends.
     last_end: u32,
 }
 
 impl<'a> Walk<'a> for Manifest<'_, 'a> {
-    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+    fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+        let raw_key = self.source.span(raw_key);
+        let repeated = self.keys.repeats(key.clone());
+        let start = self.source.value_after(raw_key.end);
+        let end = if key == "dist" && !repeated && self.source.is_object(start) {
+            // Read where it stands: a quarter of a small manifest is its `dist`.
+            let mut dist = Dist::new(self.source, &mut self.found, self.fields, start + 1);
+            members.next_value_seed(Walked(&mut dist))?;
+            self.source.closed_after(dist.last_end)
+        } else {
+            let value = members.next_value::<&'a RawValue>()?.get();
+            if !repeated {
+                self.found.take(&key, value, self.fields);
+            }
+            self.source.span(value).end
+        };
+        self.last_end = end;
+        if repeated {
+            self.found.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
+        } else if is_abbreviated(&key) {
+            self.fields.members.push(Span { start: raw_key.start, end });
+        }
+        Ok(())
+    }
+}
+
+/// A walk over `dist`.
+struct Dist<'w, 'a> {
+    source: &'w Source<'a>,
+    found: &'w mut Found<'a>,
+    fields: &'w mut Fields,
+    /// Of the members that are read, those that were: the others may stand there twice.
+    seen: [bool; 3],
+    /// Where the member before ends.
+    last_end: u32,
+}
+
+impl<'w, 'a> Dist<'w, 'a> {
+    fn new(source: &'w Source<'a>, found: &'w mut Found<'a>, fields: &'w mut Fields, start: u32) -> Self {
+        Self { source, found, fields, seen: [false; 3], last_end: start }
+    }
+}
+
+impl<'a> Walk<'a> for Dist<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let value = members.next_value::<&'a RawValue>()?.get();
-        self.last_end = self.source.span(value).end;
-        self.found.take(self.source, key, value, self.fields);
+        let span = self.source.span(value);
+        self.last_end = span.end;
+        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+        let (slot, at) = match &*key {
+            "tarball" => {
+                self.found.tarball_value = Some(span);
+                (&mut self.found.tarball, 0)
+            }
+            "integrity" => (&mut self.found.integrity, 1),
+            "shasum" => (&mut self.found.shasum, 2),
+            "signatures" => {
+                self.fields.has_signatures = true;
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        *slot = decode(value);
+        if std::mem::replace(&mut self.seen[at], true) {
+            self.found.flaw = Some(format!("its `dist` repeats `{key}`"));
+        }
         Ok(())
     }
 }
@@ -97,20 +163,14 @@ struct Found<'a> {
     deprecated: bool,
     install_script: bool,
     flaw: Option<String>,
-    keys: Keys<'a>,
 }
 
 impl<'a> Found<'a> {
-    fn take(&mut self, source: &Source<'_>, raw_key: &'a str, value: &'a str, fields: &mut Fields) {
-        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-        if self.keys.repeats(key.clone()) {
-            self.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
-            return;
-        }
-        match &*key {
+    fn take(&mut self, key: &str, value: &'a str, fields: &mut Fields) {
+        match key {
             "name" => self.name = decode(value),
             "version" => self.version = decode(value),
-            "dist" => self.take_dist(source, value, fields),
+            "dist" => self.flaw = Some("its `dist` is no object".to_owned()),
             "_npmUser" => fields.has_publishers = true,
             "deprecated" => self.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
             "scripts" => self.install_script |= runs_at_install(value),
@@ -118,38 +178,6 @@ impl<'a> Found<'a> {
             "hasInstallScript" => self.install_script |= value == "true",
             _ => {}
         }
-        if is_abbreviated(&key) {
-            fields.members.push(Span { start: source.span(raw_key).start, end: source.span(value).end });
-        }
-    }
-
-    fn take_dist(&mut self, source: &Source<'_>, dist: &'a str, fields: &mut Fields) {
-        if !dist.starts_with('{') {
-            self.flaw = Some("its `dist` is no object".to_owned());
-            return;
-        }
-        let mut keys = Keys::default();
-        let walked = for_each_member(dist, |raw_key, value| {
-            let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-            let slot = match &*key {
-                "tarball" => &mut self.tarball,
-                "integrity" => &mut self.integrity,
-                "shasum" => &mut self.shasum,
-                "signatures" => {
-                    fields.has_signatures = true;
-                    return;
-                }
-                _ => return,
-            };
-            *slot = decode(value);
-            if key == "tarball" {
-                self.tarball_value = Some(source.span(value));
-            }
-            if keys.repeats(key.clone()) {
-                self.flaw = Some(format!("its `dist` repeats `{key}`"));
-            }
-        });
-        debug_assert!(walked.is_ok(), "an object that was validated is one");
     }
 
     /// Where the manifest does not agree with the packument it stands in.

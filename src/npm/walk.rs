@@ -156,6 +156,13 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
+    /// Forgets them, for the next object.
+    pub(super) fn clear(&mut self) {
+        self.filter = 0;
+        self.seen.clear();
+        self.many = HashSet::new();
+    }
+
     pub(super) fn repeats(&mut self, key: Cow<'a, str>) -> bool {
         if self.seen.len() >= FEW {
             if self.many.is_empty() {
