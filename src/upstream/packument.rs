@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::registry::{failure, header, refusal};
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
-use crate::npm::{PackageName, instant};
+use crate::npm::{Form, PackageName, instant};
 
 /// How to ask upstream whether its answer changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,19 +47,20 @@ pub enum Freshness {
 }
 
 impl Registry {
-    /// Asks for the full packument; with `validators`, only if it changed.
+    /// Asks for the packument in `form`, which mirrors may not have; with `validators`, only if it changed.
     ///
     /// # Errors
     /// Whatever upstream did not do; [`UpstreamError::NotFound`] when it has no such package.
     pub async fn packument(
         &self,
         name: &PackageName,
+        form: Form,
         authorization: &Authorization,
         validators: Option<&Validators>,
     ) -> Result<Fetched, UpstreamError> {
         let url = self.below(&name.to_segment()).ok_or(UpstreamError::NotFound)?;
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static(accepting(form)));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
         let (route, response) = self.get(Route::to_registry(url), headers, authorization).await?;
@@ -84,6 +85,14 @@ impl Registry {
         };
         let body = response.body.collect(self.packument_limit()).await.map_err(|error| failure(&host, &error))?;
         Ok(Fetched { date, freshness: Freshness::Changed { body, gzip, validators } })
+    }
+}
+
+/// What npm sends when it wants a packument in `form`.
+fn accepting(form: Form) -> &'static str {
+    match form {
+        Form::Full => "application/json",
+        Form::Abbreviated => "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8",
     }
 }
 
@@ -125,7 +134,7 @@ mod tests {
 
     async fn ask(script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Result<Fetched, UpstreamError> {
         let server = Server::plain(script).await;
-        trial::registry(&server.url()).packument(&name(), &Authorization::Lent, None).await
+        trial::registry(&server.url()).packument(&name(), Form::Full, &Authorization::Lent, None).await
     }
 
     async fn refused(status: &'static str, headers: &'static [&'static str], body: &'static str) -> String {
@@ -143,7 +152,7 @@ mod tests {
     async fn a_bare_answer_is_enough() {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = trial::registry(&format!("{}api/npm", server.url()));
-        let fetched = registry.packument(&name(), &Authorization::None, None).await.unwrap();
+        let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None).await.unwrap();
         assert_eq!(fetched.date, None);
         let Freshness::Changed { body, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
         assert_eq!((body.as_ref(), gzip, validators), (b"{}".as_slice(), false, Validators::default()));
@@ -172,11 +181,11 @@ mod tests {
         })
         .await;
         let registry = trial::registry(&server.url());
-        let first = registry.packument(&name(), &Authorization::Lent, None).await.unwrap();
+        let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None).await.unwrap();
         assert_eq!(first.date, Some("2024-01-01T00:01:00Z".parse().unwrap()));
         let Freshness::Changed { gzip, validators, .. } = first.freshness else { panic!("{first:?}") };
         assert!(gzip);
-        let second = registry.packument(&name(), &Authorization::Lent, Some(&validators)).await.unwrap();
+        let second = registry.packument(&name(), Form::Full, &Authorization::Lent, Some(&validators)).await.unwrap();
         assert!(matches!(second.freshness, Freshness::NotModified));
         let heard = &server.heard()[1];
         assert_eq!(
@@ -190,7 +199,7 @@ mod tests {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = trial::registry(&server.url());
         for who in [Authorization::None, Authorization::Lent, Authorization::Own("Bearer own".into())] {
-            registry.packument(&name(), &who, None).await.unwrap();
+            registry.packument(&name(), Form::Full, &who, None).await.unwrap();
         }
         let sent: Vec<_> = server.heard().iter().map(|heard| heard.header("authorization").map(str::to_owned)).collect();
         assert_eq!(sent, [None, Some("Bearer lent".to_owned()), Some("Bearer own".to_owned())]);
@@ -236,11 +245,11 @@ mod tests {
         let short = ask(|_, _| Act::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
         assert!(matches!(short, UpstreamError::Broken { .. }), "{short}");
         let server = Server::plain(|_, _| Act::Hang(Vec::new())).await;
-        let silent = trial::hasty(&server.url()).packument(&name(), &Authorization::None, None).await.unwrap_err();
+        let silent = trial::hasty(&server.url()).packument(&name(), Form::Full, &Authorization::None, None).await.unwrap_err();
         assert!(matches!(silent, UpstreamError::TimedOut { .. }), "{silent}");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let absent = trial::registry(&format!("http://127.0.0.1:{port}/"))
-            .packument(&name(), &Authorization::None, None)
+            .packument(&name(), Form::Full, &Authorization::None, None)
             .await
             .unwrap_err();
         assert_eq!(

@@ -302,6 +302,7 @@ mod tests {
     use super::super::trial;
     use super::*;
     use crate::net::trial::{Act, Identity, Server, answer};
+    use crate::npm::Form;
 
     fn elsewhere(url: &str) -> RegistryConfig {
         RegistryConfig::new(Url::parse(url).unwrap(), Origin::BuiltIn)
@@ -329,7 +330,7 @@ mod tests {
         config.default.credentials = None;
         let registry = trial::open(&config);
         assert_eq!(**registry.id(), *server.url());
-        registry.packument(&PackageName::parse("ui").unwrap(), &Authorization::Lent, None).await.unwrap();
+        registry.packument(&PackageName::parse("ui").unwrap(), Form::Full, &Authorization::Lent, None).await.unwrap();
         assert_eq!(server.heard()[0].header("authorization"), Some("Basic dXNlcjpodW50ZXIy"));
         let shown = format!("{config:?} {registry:?} {:?}", Authorization::Own("Bearer hunter2".into()));
         assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
@@ -356,12 +357,15 @@ mod tests {
         let trusting = |roots: &[std::path::PathBuf]| {
             Arc::clone(Registries::open(&config, &trial::trust(roots)).unwrap().default_registry())
         };
-        let refused =
-            trusting(std::slice::from_ref(&wrong)).packument(&name, &Authorization::None, None).await.unwrap_err().to_string();
+        let refused = trusting(std::slice::from_ref(&wrong))
+            .packument(&name, Form::Full, &Authorization::None, None)
+            .await
+            .unwrap_err()
+            .to_string();
         let expected =
             "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
         assert!(refused.ends_with(expected), "{refused}");
-        trusting(&[wrong, right]).packument(&name, &Authorization::None, None).await.unwrap();
+        trusting(&[wrong, right]).packument(&name, Form::Full, &Authorization::None, None).await.unwrap();
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::registry::{failure, refusal};
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
 use crate::net::BodyStream;
+use crate::npm::PackageName;
+use crate::npm::render::tarball_url;
 
 /// A tarball on its way.
 pub struct TarballBody {
@@ -53,6 +55,19 @@ impl fmt::Debug for TarballBody {
 }
 
 impl Registry {
+    /// Where registries place the tarball of `version` by custom, and mostly do: below the package's own address.
+    #[must_use]
+    pub fn customary_tarball(&self, name: &PackageName, version: &str) -> String {
+        tarball_url(self.url.as_str().trim_end_matches('/'), name, version)
+    }
+
+    /// Whether that is the place a manifest states.
+    #[must_use]
+    pub fn is_customary(&self, name: &PackageName, version: &str, stated: &str) -> bool {
+        let route = |url: &str| Route::to_tarball(&self.url, url, self.tarball_hosts()).ok();
+        route(stated).is_some_and(|stated| Some(stated) == route(&self.customary_tarball(name, version)))
+    }
+
     /// Asks for a tarball by the URL its manifest states; another host is refused unless `--tarball-host` allows it.
     ///
     /// Bytes are taken as they come even where upstream declares an encoding: none is asked for, and a registry that serves
