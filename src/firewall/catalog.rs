@@ -15,7 +15,7 @@ use super::intake::{Arrival, content_of};
 use super::known::{Known, Slot};
 use super::shelf::Wish;
 use super::{Asker, Inner, Rejection};
-use crate::npm::{Algorithm, Digest, Ingested, PackageName, gzip, ingest, instant};
+use crate::npm::{Algorithm, Digest, Form, Ingested, PackageName, gzip, ingest, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
 use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
@@ -25,6 +25,9 @@ const ABSENT: Duration = Duration::from_secs(60);
 
 /// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
+
+/// How often a packument is asked for because a flight that was joined brought it in the other form.
+const ATTEMPTS: usize = 4;
 
 /// When upstream confirmed what was kept for other credentials to these: it is asked before they are answered.
 const NEVER: Timestamp = Timestamp::MIN;
@@ -38,11 +41,30 @@ pub(super) struct Reading {
     pub stale: Option<Duration>,
 }
 
+/// What a question needs of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The index alone, of a document in either form: the smaller one is asked for where it has `time`.
+    Index,
+    /// A document that can be rendered in this form. Where none is at hand the full one is asked for, which does for both.
+    Form(Form),
+}
+
+impl Need {
+    /// Whether a document in `form` does.
+    #[must_use]
+    pub(super) fn is_met_by(self, form: Form) -> bool {
+        form == Form::Full || self != Self::Form(Form::Full)
+    }
+}
+
 /// Everything a flight needs, owned, since it outlives whoever asked.
+#[derive(Clone)]
 pub(super) struct Voyage {
     pub slot: Slot,
     pub registry: Arc<Registry>,
     pub authorization: Authorization,
+    pub need: Need,
     pub wish: Option<Wish>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
     pub whole: bool,
@@ -72,19 +94,29 @@ impl Inner {
         self: &Arc<Self>,
         asker: &Asker,
         name: &PackageName,
+        need: Need,
         wish: Option<Wish>,
     ) -> Result<Reading, Rejection> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = Slot::of(name, &registry, &asker.authorization);
         let now = self.clock.now();
-        if let Some(known) = self.documents.get(&slot).filter(|known| self.is_fresh(known, now)) {
+        let does = |known: &Arc<Known>| need.is_met_by(known.form) && self.is_fresh(known, now);
+        if let Some(known) = self.documents.get(&slot).filter(does) {
             CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Reading { known, stale: None });
         }
         if self.absent.get(&slot).is_some_and(|since| is_within(since, ABSENT, now)) {
             return Err(absent(name));
         }
-        self.embark(Voyage { slot, registry, authorization: asker.authorization.clone(), wish, whole: false }).await
+        let voyage = Voyage { slot, registry, authorization: asker.authorization.clone(), need, wish, whole: false };
+        for _ in 0..ATTEMPTS {
+            // A flight that was under way may have been for less.
+            let reading = self.embark(voyage.clone()).await?;
+            if need.is_met_by(reading.known.form) {
+                return Ok(reading);
+            }
+        }
+        Err(Rejection::Internal("the packument was fetched in the other form too often".into()))
     }
 
     /// Like [`Inner::reading`], with the document's bytes, decoded: fetched again when the store no longer has them.
@@ -99,6 +131,7 @@ impl Inner {
             slot: reading.known.slot.clone(),
             registry: Arc::clone(&reading.known.registry),
             authorization: asker.authorization.clone(),
+            need: Need::Form(reading.known.form),
             wish: None,
             whole: true,
         };
@@ -128,7 +161,8 @@ impl Inner {
         let permit = Arc::clone(&self.fetches).acquire_owned().await.map_err(|_| lost())?;
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
-        if let Some(known) = before.known.clone().filter(|_| !voyage.whole) {
+        let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known.form));
+        if let Some(known) = usable.clone().filter(|_| !voyage.whole) {
             if self.is_fresh(&known, now) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
@@ -138,25 +172,30 @@ impl Inner {
                 return Ok(stale);
             }
         }
-        let validators = before.known.as_ref().filter(|_| !voyage.whole).map(|known| known.validators());
+        let form = self.form_to_ask(&voyage, before.known.as_deref());
+        let same_form = usable.as_ref().filter(|known| !voyage.whole && known.form == form);
+        let validators = same_form.map(|known| known.validators());
         let asked = Instant::now();
-        let fetched = voyage.registry.packument(&voyage.slot.name, &voyage.authorization, validators.as_ref()).await;
+        let fetched = voyage.registry.packument(&voyage.slot.name, form, &voyage.authorization, validators.as_ref()).await;
         self.tell(&voyage, asked, &fetched);
+        if fetched.is_err() {
+            self.forms.not_learned(voyage.registry.id());
+        }
         let fetched = match fetched {
             Ok(fetched) => fetched,
             Err(UpstreamError::NotFound) => return self.vanished(voyage, before, now).await,
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
-            Err(error) => return self.fall_back(&voyage.slot, before.known, error.into(), now),
+            Err(error) => return self.fall_back(&voyage.slot, usable, error.into(), now),
         };
         self.note_skew(&voyage.registry, fetched.date, now);
         let validated = fetched.date.map_or(now, |date| date.min(now));
         match (fetched.freshness, before.known.clone()) {
-            (Freshness::NotModified, Some(known)) => self.confirm(&voyage, &known, validated, now, None).await,
+            (Freshness::NotModified, Some(known)) => self.confirm(&voyage, &known, known.form, validated, now, None).await,
             (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
-            (Freshness::Changed { body, gzip: true, .. }, known) if !gzip::is_gzip(&body) => {
+            (Freshness::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
                 let detail = "it is said to be gzip and is not".into();
                 let rejection = Rejection::Unreadable { name: voyage.slot.name.clone(), detail };
-                self.fall_back(&voyage.slot, known, rejection, now)
+                self.fall_back(&voyage.slot, usable, rejection, now)
             }
             (Freshness::Changed { body, validators, .. }, known) => {
                 let same = known.clone().filter(|known| known.content == content_of(&body));
@@ -164,15 +203,27 @@ impl Inner {
                     if voyage.whole {
                         self.keep(&known, body, permit);
                     }
-                    return self.confirm(&voyage, &known, validated, now, Some(validators)).await;
+                    let form = if form == Form::Full { form } else { known.form };
+                    return self.confirm(&voyage, &known, form, validated, now, Some(validators)).await;
                 }
-                let slot = voyage.slot.clone();
-                let arrival = Arrival { body, validators, validated, checked: now, permit };
-                match Arc::clone(&self).take_in(voyage, arrival, before).await {
-                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&slot, known, rejection, now),
-                    taken => taken,
+                let arrival = Arrival { form, body, validators, validated, checked: now, permit };
+                match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
+                    Ok(Some(reading)) => Ok(reading),
+                    // Abbreviated here means without `time`, which verdicts need.
+                    Ok(None) => Box::pin(self.sail(Voyage { need: Need::Form(Form::Full), ..voyage })).await,
+                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&voyage.slot, usable, rejection, now),
+                    Err(other) => Err(other),
                 }
             }
+        }
+    }
+
+    /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
+    fn form_to_ask(&self, voyage: &Voyage, known: Option<&Known>) -> Form {
+        match known {
+            Some(known) if known.form == Form::Abbreviated && voyage.need.is_met_by(known.form) => Form::Abbreviated,
+            None if voyage.need == Need::Index => self.forms.for_index(voyage.registry.id()),
+            _ => Form::Full,
         }
     }
 
@@ -183,7 +234,7 @@ impl Inner {
         }
         // What other credentials could read, to be confirmed for these.
         if let Some(known) = self.documents.get(&voyage.slot.shared()) {
-            let known = known.confirmed(voyage.slot.clone(), known.validated, NEVER, known.document.clone());
+            let known = known.confirmed(voyage.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
             return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)) });
         }
         let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
@@ -209,6 +260,7 @@ impl Inner {
         let Ingested { packument, .. } = ingest::ingest(&slot.name, &plain).ok()?;
         let reconciled = history::reconcile(record, Some(document), &packument, document.validated);
         Some(Arc::new(Known {
+            form: packument.form,
             slot: slot.clone(),
             registry: Arc::clone(registry),
             packument: Some(Arc::new(packument)),
@@ -228,6 +280,7 @@ impl Inner {
         self: &Arc<Self>,
         voyage: &Voyage,
         known: &Arc<Known>,
+        form: Form,
         validated: Timestamp,
         checked: Timestamp,
         validators: Option<Validators>,
@@ -237,7 +290,7 @@ impl Inner {
         let validated = validated.max(known.validated);
         let document = Document { validated, etag, last_modified, ..known.document.clone() };
         self.record(voyage, PackageChange { document: Some(document.clone()), ..PackageChange::default() }).await;
-        let confirmed = Arc::new(known.confirmed(voyage.slot.clone(), validated, checked, document));
+        let confirmed = Arc::new(known.confirmed(voyage.slot.clone(), form, validated, checked, document));
         self.remember(&confirmed);
         Ok(Reading { known: confirmed, stale: None })
     }
@@ -268,6 +321,7 @@ impl Inner {
         self.report(&slot.name, &findings);
         self.record(&voyage, change).await;
         let known = Arc::new(Known {
+            form: Form::Full,
             slot,
             registry: Arc::clone(&voyage.registry),
             packument: None,

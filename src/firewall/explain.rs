@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::catalog::Need;
 use super::packument::{Spoken, best, no_version};
-use super::{Asker, Explanation, Inner, Rejection};
+use super::{Asker, Explanation, Form, Inner, Rejection};
 use crate::npm::{PackageName, Packument, Range, tag};
 
 impl Inner {
@@ -13,7 +14,7 @@ impl Inner {
         name: &PackageName,
         wanted: Option<&str>,
     ) -> Result<Explanation, Rejection> {
-        let Spoken { reading, packument, screen } = self.spoken(asker, name, None).await?;
+        let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
         let wanted = wanted.unwrap_or("latest");
         let Some((at, entry)) = resolve(&packument, wanted).and_then(|key| packument.find(key)) else {
             return Err(no_version(name, wanted));

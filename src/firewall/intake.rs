@@ -15,12 +15,14 @@ use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::body;
 use crate::npm::gzip::Press;
-use crate::npm::{Algorithm, Digest, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
+use crate::npm::{Algorithm, Digest, Form, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
 use crate::store::{Document, PackageRecord};
 use crate::upstream::Validators;
 
 /// A document that just came.
 pub(super) struct Arrival {
+    /// The form that was asked for.
+    pub form: Form,
     pub body: Bytes,
     pub validators: Validators,
     pub validated: Timestamp,
@@ -30,25 +32,29 @@ pub(super) struct Arrival {
 }
 
 impl Inner {
-    /// Reads a new document, holds it against what was there before, keeps what that changes.
-    pub(super) async fn take_in(self: Arc<Self>, voyage: Voyage, arrival: Arrival, before: Before) -> Result<Reading, Rejection> {
+    /// Reads a new document, holds it against what was there before, keeps what that changes. `None`, and nothing kept, when it
+    /// is an abbreviated one without publish times.
+    pub(super) async fn take_in(
+        self: Arc<Self>,
+        voyage: Voyage,
+        arrival: Arrival,
+        before: Before,
+    ) -> Result<Option<Reading>, Rejection> {
         let _permit = self.readers.acquire().await.map_err(|_| lost())?;
         let inner = Arc::clone(&self);
         self.blocking(move || inner.read(&voyage, arrival, &before)).await?
     }
 
-    fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, before: &Before) -> Result<Reading, Rejection> {
+    fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, before: &Before) -> Result<Option<Reading>, Rejection> {
         let Slot { name, .. } = &voyage.slot;
-        self.workbenches
-            .at(|bench| {
-                let Workbench { press, plain } = bench;
-                let plain = self.decode_into(name, &arrival.body, plain)?;
-                self.read_plain(voyage, &arrival, before, plain, press)
-            })
-            .map(|known| {
-                self.keep(&known, arrival.body, arrival.permit);
-                Reading { known, stale: None }
-            })
+        let read = self.workbenches.at(|bench| {
+            let Workbench { press, plain } = bench;
+            let plain = self.decode_into(name, &arrival.body, plain)?;
+            self.read_plain(voyage, &arrival, before, plain, press)
+        });
+        let Some(known) = read? else { return Ok(None) };
+        self.keep(&known, arrival.body, arrival.permit);
+        Ok(Some(Reading { known, stale: None }))
     }
 
     fn read_plain(
@@ -58,9 +64,13 @@ impl Inner {
         before: &Before,
         plain: &[u8],
         press: &mut Press,
-    ) -> Result<Arc<Known>, Rejection> {
+    ) -> Result<Option<Arc<Known>>, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let Ingested { packument, fields } = ingest::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
+        if arrival.form == Form::Abbreviated && !self.forms.learn(voyage.registry.id(), &packument) {
+            return Ok(None);
+        }
+        let form = if packument.form == Form::Abbreviated { arrival.form } else { Form::Full };
         let last = before.last();
         let reconciled = history::reconcile(&before.record, last, &packument, arrival.validated);
         let Reconciled { provenance, mut change, findings } = reconciled;
@@ -79,8 +89,11 @@ impl Inner {
         history::apply(&mut record, &change);
         self.write(&voyage.key(), &change);
         self.report(name, &findings);
-        self.note_stripped(&voyage.registry, &packument);
+        if form == Form::Full {
+            self.note_stripped(&voyage.registry, &packument);
+        }
         let known = Arc::new(Known {
+            form,
             slot: voyage.slot.clone(),
             registry: Arc::clone(&voyage.registry),
             packument: Some(Arc::new(packument)),
@@ -100,7 +113,7 @@ impl Inner {
             self.render(&known, plain, Some(&fields), wish, press);
         }
         self.remember(&known);
-        Ok(known)
+        Ok(Some(known))
     }
 
     /// The document of `known`, decoded, from memory or the store.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::history::Provenance;
 use super::screen::Screen;
 use super::world::World;
-use crate::npm::{Algorithm, Digest, PackageName, Packument};
+use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
 use crate::policy::{Facts, Presence};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
@@ -86,6 +86,8 @@ pub(super) struct Known {
     pub slot: Slot,
     /// Where it comes from.
     pub registry: Arc<Registry>,
+    /// The form the document does for: a full one for both.
+    pub form: Form,
     /// The index; `None` when upstream says there is no such package (any more).
     pub packument: Option<Arc<Packument>>,
     /// One for each entry of the index.
@@ -120,9 +122,10 @@ impl Known {
 
     /// The same bytes, confirmed again.
     #[must_use]
-    pub(super) fn confirmed(&self, slot: Slot, validated: Timestamp, checked: Timestamp, document: Document) -> Self {
+    pub(super) fn confirmed(&self, slot: Slot, form: Form, validated: Timestamp, checked: Timestamp, document: Document) -> Self {
         Self {
             slot,
+            form,
             registry: Arc::clone(&self.registry),
             packument: self.packument.clone(),
             provenance: Arc::clone(&self.provenance),

@@ -3,10 +3,12 @@
 //! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
 
 pub mod answer;
+mod aside;
 mod audit;
 mod catalog;
 mod explain;
 pub mod flight;
+mod forms;
 pub mod history;
 mod intake;
 mod known;
@@ -35,8 +37,10 @@ pub use refusal::{Refusal, Rejection};
 
 use jiff::Timestamp;
 
-use self::catalog::Reading;
+use self::aside::Asides;
+use self::catalog::{Need, Reading};
 use self::flight::Flights;
+use self::forms::Forms;
 use self::known::{Known, Slot};
 use self::shelf::{Plain, PlainKey, Rendered, ViewKey};
 use self::tarball::TarballKey;
@@ -147,7 +151,10 @@ struct Inner {
     /// Documents read or rendered at once: bounds what is held in memory besides the caches.
     readers: Semaphore,
     workbenches: Workbenches,
-    downloads: Semaphore,
+    downloads: Arc<Semaphore>,
+    /// Tarballs asked for before anything is known of them.
+    asides: Asides,
+    forms: Forms,
     /// Registries whose first packument was looked at.
     strippers: Mutex<HashSet<Arc<str>>>,
     skew_told: Hourly,
@@ -181,7 +188,9 @@ impl Firewall {
             fetches: Arc::new(Semaphore::new(FETCHES)),
             readers: Semaphore::new(cores),
             workbenches: Workbenches::new(cores),
-            downloads: Semaphore::new(DOWNLOADS),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            asides: Asides::default(),
+            forms: Forms::default(),
             strippers: Mutex::default(),
             skew_told: Hourly::default(),
         }))
@@ -260,7 +269,7 @@ impl Firewall {
         version: &str,
         passage: Passage,
     ) -> Result<Passed, Rejection> {
-        let spoken = self.0.spoken(asker, name, None).await?;
+        let spoken = self.0.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
         let shown = spoken.packument.find(version).is_some_and(|(at, _)| spoken.screen.shown[at]);
         if !shown {
             return Err(packument::no_version(name, version));

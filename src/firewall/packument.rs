@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::catalog::Need;
 use super::screen::Screen;
 use super::shelf::Wish;
 use super::{Answer, Asker, Coding, Form, Inner, Reading, Refusal, Rejection};
@@ -36,7 +37,7 @@ impl Inner {
     ) -> Result<Answer, Rejection> {
         for _ in 0..ATTEMPTS {
             let wish = Wish { form, base: asker.base.clone() };
-            let Spoken { reading, packument, screen } = self.spoken(asker, name, Some(wish)).await?;
+            let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
             self.require_any(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
             let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
@@ -51,7 +52,7 @@ impl Inner {
 
     pub(super) async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
         for _ in 0..ATTEMPTS {
-            let spoken = self.spoken(asker, name, None).await?;
+            let spoken = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
             let Spoken { packument, screen, .. } = &spoken;
             let key = resolve(packument, screen, wanted);
             let Some((at, _)) = key.and_then(|key| packument.find(key)) else { return Err(no_version(name, wanted)) };
@@ -69,7 +70,7 @@ impl Inner {
     }
 
     pub(super) async fn dist_tags(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
-        let Spoken { packument, screen, .. } = self.spoken(asker, name, None).await?;
+        let Spoken { packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
         self.require_any(asker, &packument, &screen)?;
         Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
@@ -79,9 +80,10 @@ impl Inner {
         self: &Arc<Self>,
         asker: &Asker,
         name: &PackageName,
+        need: Need,
         wish: Option<Wish>,
     ) -> Result<Spoken, Rejection> {
-        let reading = self.reading(asker, name, wish).await?;
+        let reading = self.reading(asker, name, need, wish).await?;
         let Some(packument) = reading.known.packument.clone() else {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::aside::Opened;
+use super::catalog::Need;
 use super::history;
 use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
@@ -31,7 +34,7 @@ struct Admitted {
 
 /// Where a tarball lies upstream, owned, for a flight that outlives whoever asked.
 struct Source {
-    name: PackageName,
+    slot: Slot,
     version: Box<str>,
     url: Box<str>,
     registry: Arc<Registry>,
@@ -45,7 +48,9 @@ impl Inner {
         name: &PackageName,
         version: &str,
     ) -> Result<Tarball, Rejection> {
-        let reading = self.reading(asker, name, None).await?;
+        // Held to the end: who waits for it keeps it on its way.
+        let _aside = self.set_out(asker, name, version).await;
+        let reading = self.reading(asker, name, Need::Index, None).await?;
         let admitted = match self.admit(asker, &reading, version) {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
@@ -78,7 +83,7 @@ impl Inner {
         // Without an integrity it would be hidden.
         let integrity = entry.integrity.clone().ok_or_else(|| no_version(name, version))?;
         let source = Source {
-            name: name.clone(),
+            slot: known.slot.clone(),
             version: entry.key.clone(),
             url: entry.tarball.clone(),
             registry: Arc::clone(&known.registry),
@@ -155,27 +160,50 @@ impl Inner {
     }
 
     async fn fetch(self: Arc<Self>, source: Source, integrity: Integrity) -> Result<Bytes, Rejection> {
-        let _permit = self.downloads.acquire().await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
+        let (opened, _permit) = self.open(&source).await?;
         // The flight before this one may have landed after its asker had looked.
         if let Some(bytes) = self.stored(integrity.strongest()).await? {
             return Ok(bytes);
         }
         let asked = Instant::now();
-        let landed = self.land(&source, integrity).await;
+        let landed = self.land(&source, opened, integrity).await;
         let (outcome, detail) = match &landed {
             Ok(_) => (UpstreamOutcome::Changed, None),
             Err(Rejection::Upstream(UpstreamError::NotFound)) => (UpstreamOutcome::NotFound, None),
             Err(error) => (UpstreamOutcome::Failed, Some(error.to_string())),
         };
-        let name = Some(&source.name);
+        let name = Some(&source.slot.name);
         UpstreamAnswered { what: UpstreamWhat::Tarball, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);
         landed
     }
 
+    /// What is on its way already, if it comes from the right place, and a place among the downloads.
+    async fn open(&self, source: &Source) -> Result<(Option<TarballBody>, OwnedSemaphorePermit), Rejection> {
+        if let Some(aside) = self.asides.take(&source.slot, &source.version) {
+            let customary = source.registry.is_customary(&source.slot.name, &source.version, &source.url);
+            if !customary {
+                self.asides.give_up(&source.registry);
+                aside.abort();
+            } else if let Ok(Opened { body: Ok(body), permit }) = aside.await {
+                return Ok((Some(body), permit));
+            }
+        }
+        let permit = Arc::clone(&self.downloads).acquire_owned().await;
+        Ok((None, permit.map_err(|_| Rejection::Internal("a task was lost".into()))?))
+    }
+
     /// From upstream to the disk, hashed as it lands, checked before it is anyone's.
-    async fn land(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Bytes, Rejection> {
-        let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
+    async fn land(
+        self: &Arc<Self>,
+        source: &Source,
+        opened: Option<TarballBody>,
+        integrity: Integrity,
+    ) -> Result<Bytes, Rejection> {
+        let mut body = match opened {
+            Some(body) => body,
+            None => source.registry.tarball(&source.url, &source.authorization).await?,
+        };
         let (sender, receiver) = tokio::sync::mpsc::channel::<Piece>(IN_FLIGHT);
         let blobs = Arc::clone(&self.blobs);
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(integrity)?, receiver));
@@ -188,17 +216,17 @@ impl Inner {
             Ok(None) => Err(Rejection::Internal("a tarball was cut short".into())),
             Err(StoreError::Mismatch(mismatch)) => {
                 let detail = mismatch.to_string();
-                IntegrityMismatch { name: &source.name, version: &source.version, detail: &detail }.emit(&self.metrics);
-                self.incident("integrity_mismatch", Some(&source.name), Some(&source.version), detail.clone());
+                IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }.emit(&self.metrics);
+                self.incident("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
                 let verdict = Verdict::deny(
                     RuleId::IntegrityMismatch,
                     format!("the bytes upstream sent are not the packument's: {detail}"),
                 );
-                let refusal = Refusal::of_version(&source.name, &source.version, &verdict, None);
+                let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);
                 Err(refusal.map_or_else(|| Rejection::Internal(detail.into()), |refusal| Rejection::Refused(Arc::new(refusal))))
             }
             Err(error) => {
-                tracing::error!(package.name = %source.name, error = &error as &dyn std::error::Error, "a tarball could not be kept");
+                tracing::error!(package.name = %source.slot.name, error = &error as &dyn std::error::Error, "a tarball could not be kept");
                 Err(Rejection::Internal(format!("the tarball could not be kept: {error}").into()))
             }
         }

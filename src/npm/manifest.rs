@@ -17,6 +17,8 @@ pub struct Fields {
     ends: Vec<u32>,
     pub(super) has_publishers: bool,
     pub(super) has_signatures: bool,
+    /// Whether any manifest has a member that the abbreviated form lacks.
+    pub(super) has_more: bool,
 }
 
 impl Fields {
@@ -102,6 +104,8 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
             self.found.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
         } else if is_abbreviated(&key) {
             self.fields.members.push(Span { start: raw_key.start, end });
+        } else if key != "hasInstallScript" {
+            self.fields.has_more = true;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::{Integrity, PackageName, Version};
+use super::{Form, Integrity, PackageName, Version};
 
 /// Part of the document: from `start` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct Packument {
     pub has_publishers: bool,
     /// Whether any manifest carries the registry's signature (`dist.signatures`).
     pub has_signatures: bool,
+    /// Abbreviated when no manifest holds anything that this form lacks: then it may be it, whatever was asked for.
+    pub form: Form,
     /// Length of the document, in bytes.
     pub length: u64,
     pub(super) layout: Layout,

@@ -19,18 +19,31 @@ pub struct Style {
     pub gzip: bool,
     /// Tells of no tag but `latest`, no `created`, no `modified`; writes instants and blanks as mirrors do.
     pub stripped: bool,
+    /// What it answers to who wants the abbreviated form.
+    pub abbreviated: Abbreviated,
+}
+
+/// Registries differ in what they make of the abbreviated form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abbreviated {
+    /// They send the full one.
+    Ignored,
+    /// As the public registry has it: without `time`.
+    Timeless,
+    /// With `time`.
+    Timed,
 }
 
 impl Default for Style {
     fn default() -> Self {
-        Self { validators: true, gzip: true, stripped: false }
+        Self { validators: true, gzip: true, stripped: false, abbreviated: Abbreviated::Ignored }
     }
 }
 
 impl Style {
     /// What a mirror sends.
     pub fn mirror() -> Self {
-        Self { validators: false, gzip: false, stripped: true }
+        Self { validators: false, gzip: false, stripped: true, abbreviated: Abbreviated::Ignored }
     }
 }
 
@@ -115,9 +128,25 @@ impl Listing {
         if style.stripped { spaced(&packument) } else { packument.to_string().into_bytes() }
     }
 
+    /// The packument as the abbreviated form has it.
+    fn abbreviated(&self, name: &str, style: &Style) -> Vec<u8> {
+        let mut packument: Value = serde_json::from_slice(&self.packument(name, style)).expect("JSON");
+        for manifest in packument["versions"].as_object_mut().expect("versions").values_mut() {
+            let manifest = manifest.as_object_mut().expect("a manifest");
+            manifest.retain(|key, _| ["name", "version", "dist", "dependencies", "bin", "deprecated"].contains(&key.as_str()));
+        }
+        let kept = |key: &str| {
+            ["name", "dist-tags", "versions"].contains(&key) || (key == "time" && style.abbreviated == Abbreviated::Timed)
+        };
+        packument.as_object_mut().expect("an object").retain(|key, _| kept(key));
+        packument.to_string().into_bytes()
+    }
+
     /// The answer to one request for it.
     pub fn reply(&self, name: &str, style: &Style, request: &Request) -> Reply {
-        let body = self.packument(name, style);
+        let wants = request.headers.first("accept").is_some_and(|accept| accept.contains("install-v1"));
+        let short = wants && style.abbreviated != Abbreviated::Ignored;
+        let body = if short { self.abbreviated(name, style) } else { self.packument(name, style) };
         let etag = format!("\"{}\"", sha1(&body));
         let modified = httpdate::fmt_http_date(self.modified.into());
         let dress = |reply: Reply| {

@@ -16,6 +16,7 @@ mod wire;
 mod admin;
 mod age;
 mod audit;
+mod beside;
 mod binary;
 mod credentials;
 mod everywhere;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::listing::{Listing, Style};
+use crate::listing::{Abbreviated, Listing, Style};
 use crate::package::{Package, Place, Published};
 use crate::reply::{Reply, Request};
 use crate::wire::{read_body, read_head};
@@ -147,6 +147,11 @@ impl Registry {
     /// Other bytes under a tarball's path, whatever its integrity says.
     pub fn tamper(&self, path: &str, bytes: impl Into<Vec<u8>>) {
         self.state().tarballs.insert(path.to_owned(), (bytes.into(), None));
+    }
+
+    /// What the abbreviated form is like from now on.
+    pub fn abbreviates(&self, how: Abbreviated) {
+        self.state().style.abbreviated = how;
     }
 
     /// A path is answered with this.

@@ -49,6 +49,7 @@ async fn head_asks_for_admission_too_and_sends_no_body() {
     assert_eq!(head.header("content-length"), bytes.len().to_string());
     assert!(head.body.is_empty());
     scene.publish(Package::new("young", "1.0.0").aged(hours(1)));
+    scene.get("/young").await.is(403);
     scene.ask("HEAD", "/young/-/young-1.0.0.tgz").await.is(403);
     assert_eq!(scene.registry.count("/young/-/young-1.0.0.tgz"), 0, "what is refused is not fetched");
 }
