@@ -205,11 +205,16 @@ impl fmt::Debug for Client {
 }
 
 /// How long to wait after a failed attempt: between half and all of a doubling backoff, so that many do not return at once.
-fn pause(attempt: u32) -> Duration {
+pub fn pause(attempt: u32) -> Duration {
     let whole = BACKOFF * 2u32.saturating_pow(attempt);
+    whole / 2 + whole.mul_f64(0.5 * dice())
+}
+
+/// A chance between 0 and 1, for what many should not do at the same moment. Not for secrets.
+#[must_use]
+pub fn dice() -> f64 {
     // Freshly keyed hashers differ from call to call, which is all the chance that is needed.
-    let dice = u32::from(RandomState::new().build_hasher().finish().to_le_bytes()[0]);
-    whole / 2 + whole / 2 * dice / 255
+    f64::from(RandomState::new().build_hasher().finish().to_le_bytes()[0]) / 255.0
 }
 
 #[cfg(test)]

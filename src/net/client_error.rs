@@ -82,6 +82,17 @@ impl ClientError {
         }
     }
 
+    /// Whether this is no answer at all: nothing listens, nothing comes, or the connection went. Not what was answered wrongly.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable { layer, .. } => *layer != Layer::Reach,
+            Self::Broken { lost, .. } => *lost,
+            Self::TimedOut { .. } => true,
+            Self::TooLarge { .. } => false,
+        }
+    }
+
     /// Whether another attempt could end differently. Deadlines are not tried again: they were the patience there is.
     pub(super) fn is_passing(&self) -> bool {
         match self {

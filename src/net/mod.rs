@@ -18,7 +18,7 @@ mod stall;
 pub(crate) mod trial;
 
 pub use body::{Body, BodyError};
-pub use client::{Client, Outgoing, Response, Settings, Trust};
+pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause};
 pub use client_body::BodyStream;
 pub use client_error::{ClientError, Layer};
 pub use deadline::Deadlines;

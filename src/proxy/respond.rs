@@ -243,6 +243,7 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
         UpstreamError::Redirected { .. } | UpstreamError::TarballHost { .. } => {
             (StatusCode::FORBIDDEN, OutcomeLabel::UpstreamError)
         }
+        UpstreamError::Resting { .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
         UpstreamError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError),
         UpstreamError::Status { status: 429, .. } => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::UpstreamError),
         UpstreamError::Status { status: 503, .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
@@ -255,6 +256,7 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
     match error {
         // Being asked to wait is worth passing on only where the client will come back.
         UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. } => reply.with_text(header::RETRY_AFTER, wait),
+        UpstreamError::Resting { wait, .. } => reply.with(header::RETRY_AFTER, (wait.as_secs() + 1).into()),
         _ => reply,
     }
 }
@@ -422,6 +424,7 @@ mod tests {
             (denied(401), 401),
             (denied(403), 403),
             (UpstreamError::Unreachable { host: host.clone(), detail: detail.clone() }, 502),
+            (UpstreamError::Resting { host: host.clone(), why: detail.clone(), wait: Duration::from_secs(6) }, 503),
             (UpstreamError::TimedOut { host: host.clone(), after: Duration::from_secs(30) }, 504),
             (UpstreamError::Broken { host: host.clone(), detail: detail.clone() }, 502),
             (UpstreamError::TooLarge { host: host.clone(), limit: 1 }, 502),

@@ -1,5 +1,6 @@
 //! Floor 5: the registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
 
+mod circuit;
 pub mod config;
 pub mod credentials;
 pub mod environment;
@@ -16,6 +17,7 @@ mod trial;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use circuit::Circuits;
 pub use config::{Config, Origin, RegistryConfig, UpstreamSetupError};
 pub use credentials::{Credentials, CredentialsError};
 pub use environment::Environment;
@@ -55,6 +57,16 @@ pub enum UpstreamError {
         host: Arc<str>,
         /// The deadline that passed.
         after: Duration,
+    },
+    /// It failed too often and is left alone for a while: nothing was sent.
+    #[error("upstream `{host}` is down ({why}) and is asked again in {} s", wait.as_secs() + 1)]
+    Resting {
+        /// Host and port.
+        host: Arc<str>,
+        /// How it failed last.
+        why: Arc<str>,
+        /// Until it is asked again.
+        wait: Duration,
     },
     /// The connection ended before the body did, or the body is longer or shorter than was said.
     #[error("upstream `{host}` sent a broken answer: {detail}")]

@@ -4,19 +4,27 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
 use url::Url;
 
+use super::circuit::Circuits;
 use super::route::Route;
 use super::{Config, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError};
-use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust};
+use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust, pause};
 use crate::npm::PackageName;
 
 /// The most redirects that are followed in a row.
 const MOST_REDIRECTS: usize = 5;
+
+/// How often an overloaded server is asked again for one client, and the longest that it may ask for patience.
+const RETRIES: u32 = 2;
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The most bytes that are read of an error's body, and the most of its message that are passed on.
 const ERROR_BODY: u64 = 64 << 10;
@@ -55,6 +63,8 @@ pub struct Registry {
 /// What all registries have in common.
 struct Shared {
     client: Client,
+    circuits: Arc<Circuits>,
+    retries: Budget,
     tarball_hosts: Vec<HostGlob>,
     redirect_hosts: Vec<HostGlob>,
     packument_limit: u64,
@@ -106,7 +116,7 @@ impl Registry {
         authorization: &Authorization,
     ) -> Result<(Route, Response), UpstreamError> {
         for _ in 0..=MOST_REDIRECTS {
-            let response = self.send(Method::GET, &route, headers.clone(), Bytes::new(), authorization).await?;
+            let response = self.send_patiently(&route, &headers, authorization).await?;
             if !is_redirect(response.status) {
                 return Ok((route, response));
             }
@@ -137,8 +147,40 @@ impl Registry {
         if let Some(value) = self.authorize(authorization).filter(|_| route.trusted) {
             headers.insert(AUTHORIZATION, value);
         }
+        let (host, circuits) = (route.host(), &self.shared.circuits);
+        circuits.admit(&host, Instant::now())?;
         let request = Outgoing { method, url: route.url.clone(), headers, body, reach: route.reach };
-        self.shared.client.send(&request).await.map_err(|error| failure(&route.host(), &error))
+        let sent = self.shared.client.send(&request).await;
+        match &sent {
+            Ok(response) if is_overloaded(response.status) => {
+                circuits.failed(&host, &response.status.to_string(), Instant::now())
+            }
+            Err(error) if error.is_outage() => circuits.failed(&host, &error.to_string(), Instant::now()),
+            _ => circuits.answered(&host),
+        }
+        sent.map_err(|error| failure(&host, &error))
+    }
+
+    /// Asks again for what an overloaded server or a gateway before it may have a moment later, if it does not say that it
+    /// takes longer, and while not too much is asked again as it is.
+    async fn send_patiently(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        authorization: &Authorization,
+    ) -> Result<Response, UpstreamError> {
+        let mut attempt = 0;
+        loop {
+            let response = self.send(Method::GET, route, headers.clone(), Bytes::new(), authorization).await?;
+            if !is_overloaded(response.status) {
+                self.shared.retries.earn();
+                return Ok(response);
+            }
+            let wait = header(&response.headers, &RETRY_AFTER).map_or(Some(pause(attempt)), patience);
+            let Some(wait) = wait.filter(|_| attempt < RETRIES && self.shared.retries.spend()) else { return Ok(response) };
+            tokio::time::sleep(wait).await;
+            attempt += 1;
+        }
     }
 
     fn authorize(&self, authorization: &Authorization) -> Option<HeaderValue> {
@@ -184,6 +226,8 @@ impl Registries {
             Settings { deadlines: config.deadlines, proxies: config.proxies.clone(), tls: Arc::clone(&trust.client), user_agent };
         let shared = Arc::new(Shared {
             client: Client::new(&settings),
+            circuits: Arc::default(),
+            retries: Budget::default(),
             tarball_hosts: config.tarball_hosts.clone(),
             redirect_hosts: config.redirect_hosts.clone(),
             packument_limit: config.packument_limit,
@@ -206,6 +250,12 @@ impl Registries {
         name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
     }
 
+    /// The circuits of the hosts that were asked.
+    #[must_use]
+    pub fn circuits(&self) -> &Arc<Circuits> {
+        &self.default.shared.circuits
+    }
+
     /// The registry of what belongs to no package.
     #[must_use]
     pub fn default_registry(&self) -> &Arc<Registry> {
@@ -224,6 +274,40 @@ fn open(config: &RegistryConfig, shared: &Arc<Shared>) -> Result<Registry, Upstr
             .map_err(|source| UpstreamSetupError::Credentials { origin: config.origin.clone(), source })?,
     };
     Ok(Registry { id: url.as_str().into(), origin: config.origin.clone(), url, credentials, shared: Arc::clone(shared) })
+}
+
+/// Whether a server says that it, or one behind it, cannot answer now: another one of the same kind would hear the same.
+fn is_overloaded(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502..=504)
+}
+
+/// How long a `Retry-After` asks to wait, if that is short enough to be waited for while a client does.
+fn patience(retry_after: &str) -> Option<Duration> {
+    retry_after.parse().ok().map(Duration::from_secs).filter(|wait| *wait <= LONGEST_WAIT)
+}
+
+/// What may be asked again: a tenth of what was answered, and a few to begin with, so that a server that drowns is not asked
+/// three times as much.
+struct Budget(AtomicU32);
+
+impl Budget {
+    const WHOLE: u32 = 10;
+    const MOST: u32 = 20 * Self::WHOLE;
+
+    fn earn(&self) {
+        let more = |tenths: u32| (tenths < Self::MOST).then_some(tenths + 1);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn spend(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tenths| tenths.checked_sub(Self::WHOLE)).is_ok()
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(AtomicU32::new(Self::MOST))
+    }
 }
 
 /// Whether the answer only says where to ask instead.
