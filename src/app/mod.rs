@@ -28,7 +28,7 @@ use crate::proxy::{Own, Service, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
 use crate::tls::{self, TlsError};
-use crate::upstream::{Registries, UpstreamSetupError};
+use crate::upstream::{Circuits, Registries, UpstreamSetupError};
 
 /// Why there is no server, or no answer.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +93,12 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let counted = Arc::clone(&blobs);
         metrics.watch(Watched::BlobBytes, Box::new(move || counted.statistics().bytes));
+        let registries = Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?;
+        let circuits = Arc::clone(registries.circuits());
+        let watched = Arc::clone(&circuits);
+        metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
         let firewall = Arc::new(Firewall::new(Parts {
-            registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
+            registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             blobs: blobs as Arc<dyn Blobs>,
             clock: Arc::clone(&clock),
@@ -108,7 +112,7 @@ impl App {
         metrics.watch(Watched::MemoryBytes, Box::new(weight));
         let bound = listening::bind(&config.listen).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks(&ledger)));
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks(&ledger), vec![("upstream", remark(circuits))]));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
         Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention })
@@ -186,6 +190,14 @@ fn checks(ledger: &Arc<SqliteLedger>) -> Vec<(&'static str, Check)> {
         ledger.package(&PackageKey { upstream: "".into(), name }).map(drop).map_err(|wrong| wrong.to_string())
     };
     vec![("ledger", Arc::new(reads))]
+}
+
+/// Whether upstream is asked at all.
+fn remark(circuits: Arc<Circuits>) -> Check {
+    Arc::new(move || match circuits.open() {
+        0 => Ok(()),
+        open => Err(format!("{open} upstream host(s) failed too often and are left alone for a while; what is cached is served")),
+    })
 }
 
 /// Hands what lies below `/-/coldframe/` to `admin`.

@@ -28,6 +28,8 @@ pub enum Watched {
     MemoryBytes,
     /// Rows noted for the ledger and not yet written.
     LedgerPending,
+    /// Upstream hosts that are left alone because they failed.
+    CircuitsOpen,
 }
 
 /// Every counter, gauge and histogram of a process. Shared by `Arc`.
@@ -37,7 +39,7 @@ pub struct Metrics {
     uptime: Gauge<u64, AtomicU64>,
     resident: Gauge<u64, AtomicU64>,
     in_flight: Gauge,
-    watched: [Gauge<u64, AtomicU64>; 3],
+    watched: [Gauge<u64, AtomicU64>; 4],
     readings: Mutex<Vec<(Watched, Reading)>>,
     pub(super) requests: Series<(EndpointLabel, OutcomeLabel), Counter>,
     pub(super) request_seconds: Series<EndpointLabel, Histogram>,
@@ -69,6 +71,7 @@ impl Metrics {
                 gauge(held, "blob_bytes", "Bytes of tarballs and packuments on disk"),
                 gauge(held, "memory_cache_bytes", "Bytes of facts, deflated packuments and answers in memory"),
                 gauge(held, "ledger_pending_rows", "Rows noted for the ledger and not yet written"),
+                gauge(held, "upstream_circuits_open", "Upstream hosts that are left alone because they failed too often"),
             ],
             readings: Mutex::default(),
             requests: Series::register(
