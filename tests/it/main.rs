@@ -25,6 +25,7 @@ mod forms;
 mod integrity;
 mod ledger;
 mod names;
+mod outage;
 mod readme;
 mod refusals;
 mod restart;

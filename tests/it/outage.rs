@@ -1,0 +1,126 @@
+//! Upstream is down, or drowns: it is left alone, what is cached goes on, and everybody can read why.
+
+use std::time::{Duration, Instant};
+
+use crate::package::{Package, hours, minutes};
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+/// So many failures in a row, and upstream is left alone.
+const ENOUGH: usize = 5;
+
+async fn with_upstream_left_alone() -> Scene {
+    let scene = Scene::open().await;
+    scene.publish_old("cached", &["1.0.0"]);
+    scene.get("/cached").await.is(200);
+    scene.registry.goes_down();
+    for number in 0..ENOUGH {
+        scene.get(&format!("/unknown-{number}")).await.is(502);
+    }
+    scene
+}
+
+async fn readiness(scene: &Scene) -> String {
+    let page = scene.get("/-/coldframe/readyz").await.is(200);
+    page.json()["checks"]["upstream"].as_str().expect("a word on upstream").to_owned()
+}
+
+#[tokio::test]
+async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
+    let scene = with_upstream_left_alone().await;
+    let refused = scene.get("/one-more").await.is(503);
+    assert!(refused.error().contains("is down") && refused.error().contains("is asked again in"), "{}", refused.error());
+    assert!(!refused.header("retry-after").is_empty());
+    assert!(readiness(&scene).await.contains("left alone"));
+    assert!((scene.metric("coldframe_upstream_circuits_open", "").await - 1.0).abs() < f64::EPSILON);
+
+    scene.registry.comes_back();
+    scene.publish_old("one-more", &["1.0.0"]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while scene.get("/one-more").await.status != 200 {
+        assert!(Instant::now() < deadline, "it is tried again");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(readiness(&scene).await, "ok");
+    assert!(scene.metric("coldframe_upstream_circuits_open", "").await.abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn what_is_cached_goes_on_marked_as_stale_and_opens_nothing() {
+    let scene = with_upstream_left_alone().await;
+    scene.later(minutes(10));
+    let stale = scene.get("/cached").await.is(200);
+    assert_eq!(stale.header("warning"), "110 - \"Response is Stale\"");
+    assert_eq!(stale.header("age"), "600");
+    assert!(scene.metric("coldframe_stale_answers_total", "").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_version_that_ripens_during_an_outage_waits_for_its_end() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.registry.goes_down();
+    scene.later(hours(2));
+    for _ in 0..2 * ENOUGH {
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    }
+    scene.registry.comes_back();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while scene.get("/left-pad").await.versions().len() < 2 {
+        assert!(Instant::now() < deadline, "it opens when upstream confirms it");
+        scene.later(Duration::from_secs(6));
+    }
+}
+
+#[tokio::test]
+async fn an_overloaded_upstream_is_asked_again_when_it_says_so() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.registry.answer("/left-pad", Reply::status(503).header("retry-after", "1"));
+    let asking = scene.get("/left-pad").start();
+    scene.registry.until_asked("/left-pad", 1).await;
+    scene.registry.answer_truly("/left-pad");
+    asking.await.unwrap().is(200);
+    assert_eq!(scene.registry.count("/left-pad"), 2);
+}
+
+#[tokio::test]
+async fn an_upstream_that_needs_longer_is_not_waited_for() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.registry.answer("/left-pad", Reply::status(503).header("retry-after", "60"));
+    let refused = scene.get("/left-pad").await.is(503);
+    assert_eq!(refused.header("retry-after"), "60");
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+}
+
+#[tokio::test]
+async fn one_that_says_nothing_is_asked_three_times_in_all() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    for status in [429, 502, 503, 504] {
+        scene.registry.answer("/left-pad/-/left-pad-1.0.0.tgz", Reply::status(status));
+        let before = scene.registry.count("/left-pad/-/left-pad-1.0.0.tgz");
+        scene.get("/left-pad/-/left-pad-1.0.0.tgz").await;
+        assert_eq!(scene.registry.count("/left-pad/-/left-pad-1.0.0.tgz") - before, 3, "{status}");
+        // An answer in between, so that it does not pass for down.
+        scene.registry.answer_truly("/left-pad/-/left-pad-1.0.0.tgz");
+        scene.publish_old(&format!("other-{status}"), &["1.0.0"]);
+        scene.get(&format!("/other-{status}")).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_package_that_upstream_cannot_answer_does_not_cost_the_others() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.registry.answer("/broken", Reply::status(500));
+    for _ in 0..3 * ENOUGH {
+        scene.get("/broken").await.is(502);
+    }
+    scene.get("/left-pad").await.is(200);
+    assert_eq!(readiness(&scene).await, "ok");
+}
