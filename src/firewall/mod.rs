@@ -43,7 +43,7 @@ use self::flight::Flights;
 use self::forms::Forms;
 use self::known::{Known, Slot};
 use self::shelf::{Plain, PlainKey, Rendered, ViewKey};
-use self::tarball::TarballKey;
+use self::tarball::{CARRIED_UNITS, TarballKey};
 use self::workbench::Workbenches;
 use self::world::World;
 use crate::npm::PackageName;
@@ -152,6 +152,8 @@ struct Inner {
     readers: Semaphore,
     workbenches: Workbenches,
     downloads: Arc<Semaphore>,
+    /// Memory for tarballs that the disk does not take.
+    carried: Arc<Semaphore>,
     /// Tarballs asked for before anything is known of them.
     asides: Asides,
     forms: Forms,
@@ -189,6 +191,7 @@ impl Firewall {
             readers: Semaphore::new(cores),
             workbenches: Workbenches::new(cores),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
             asides: Asides::default(),
             forms: Forms::default(),
             strippers: Mutex::default(),

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::aside::Opened;
-use super::catalog::Need;
+use super::catalog::{Need, lost};
 use super::history;
 use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
-use crate::npm::{Digest, Integrity, PackageName};
+use crate::npm::integrity::Mismatch;
+use crate::npm::{Digest, Hasher, Integrity, PackageName};
 use crate::policy::{Facts, Presence, RuleId, Verdict};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
@@ -21,6 +22,10 @@ use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 
 /// Chunks of a tarball on their way from the network to the disk.
 const IN_FLIGHT: usize = 16;
+
+/// Memory for tarballs that the disk does not take: so many units of so many bytes. Whoever comes later waits.
+pub(super) const CARRIED_UNITS: usize = 64;
+const CARRIED_UNIT: u64 = 1 << 20;
 
 /// What is fetched under: the same bytes for the same credentials.
 pub(super) type TarballKey = (Digest, Partition);
@@ -142,7 +147,7 @@ impl Inner {
         let (inner, integrity) = (Arc::clone(self), admitted.integrity);
         let flight = move || async move { inner.fetch(source, integrity).await };
         let landed = self.tarballs.join((digest, slot.partition.clone()), flight).await;
-        landed.unwrap_or_else(|_| Err(Rejection::Internal("a task was lost".into())))
+        landed.unwrap_or_else(|_| Err(lost()))
     }
 
     async fn stored(self: &Arc<Self>, digest: &Digest) -> Result<Option<Bytes>, Rejection> {
@@ -190,7 +195,7 @@ impl Inner {
             }
         }
         let permit = Arc::clone(&self.downloads).acquire_owned().await;
-        Ok((None, permit.map_err(|_| Rejection::Internal("a task was lost".into()))?))
+        Ok((None, permit.map_err(|_| lost())?))
     }
 
     /// From upstream to the disk, hashed as it lands, checked before it is anyone's.
@@ -206,30 +211,59 @@ impl Inner {
         };
         let (sender, receiver) = tokio::sync::mpsc::channel::<Piece>(IN_FLIGHT);
         let blobs = Arc::clone(&self.blobs);
-        let writer = tokio::task::spawn_blocking(move || write(blobs.begin(integrity)?, receiver));
+        let expected = integrity.clone();
+        let writer = tokio::task::spawn_blocking(move || write(blobs.begin(expected)?, receiver));
         let pumped = pump(&mut body, &sender).await;
         drop(sender);
-        let written = writer.await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
+        let written = writer.await.map_err(|_| lost())?;
         pumped?;
         match written {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(Rejection::Internal("a tarball was cut short".into())),
-            Err(StoreError::Mismatch(mismatch)) => {
-                let detail = mismatch.to_string();
-                IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }.emit(&self.metrics);
-                self.incident("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
-                let verdict = Verdict::deny(
-                    RuleId::IntegrityMismatch,
-                    format!("the bytes upstream sent are not the packument's: {detail}"),
-                );
-                let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);
-                Err(refusal.map_or_else(|| Rejection::Internal(detail.into()), |refusal| Rejection::Refused(Arc::new(refusal))))
-            }
+            Err(StoreError::Mismatch(mismatch)) => Err(self.mismatched(source, &mismatch)),
             Err(error) => {
-                tracing::error!(package.name = %source.slot.name, error = &error as &dyn std::error::Error, "a tarball could not be kept");
-                Err(Rejection::Internal(format!("the tarball could not be kept: {error}").into()))
+                tracing::error!(
+                    package.name = %source.slot.name,
+                    package.version = &*source.version,
+                    error = &error as &dyn std::error::Error,
+                    "a tarball cannot be kept, it is passed on"
+                );
+                self.carry(source, integrity).await
             }
         }
+    }
+
+    /// From upstream through memory, where the disk does not take it: a full one keeps nobody from installing. Checked whole
+    /// before it is anyone's, like what is kept.
+    async fn carry(&self, source: &Source, integrity: Integrity) -> Result<Bytes, Rejection> {
+        let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
+        let length = body.length().unwrap_or(self.config.tarball_limit);
+        let share = u32::try_from(length.div_ceil(CARRIED_UNIT)).unwrap_or(u32::MAX);
+        if share as usize > CARRIED_UNITS {
+            let text = format!("{} cannot be written to the store, and is too large to pass on without", source.slot.name);
+            return Err(Rejection::Internal(text.into()));
+        }
+        let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| lost())?;
+        let (mut hasher, mut bytes) = (Hasher::new(integrity), Vec::new());
+        while let Some(chunk) = body.next().await? {
+            hasher.update(&chunk);
+            bytes.extend_from_slice(&chunk);
+        }
+        match hasher.finish() {
+            Ok(()) => Ok(Bytes::from_owner(Carried { bytes, _permit: permit })),
+            Err(mismatch) => Err(self.mismatched(source, &mismatch)),
+        }
+    }
+
+    /// The refusal of bytes that are not what the packument says.
+    fn mismatched(&self, source: &Source, mismatch: &Mismatch) -> Rejection {
+        let detail = mismatch.to_string();
+        IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }.emit(&self.metrics);
+        self.incident("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
+        let verdict =
+            Verdict::deny(RuleId::IntegrityMismatch, format!("the bytes upstream sent are not the packument's: {detail}"));
+        let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);
+        refusal.map_or_else(|| Rejection::Internal(detail.into()), |refusal| Rejection::Refused(Arc::new(refusal)))
     }
 
     /// What of upstream's failures is a refusal by us.
@@ -280,6 +314,18 @@ impl Inner {
             tool_version: asker.agent.version.clone(),
         };
         self.ledger.record_download(download, self.clock.now());
+    }
+}
+
+/// A tarball that the disk did not take, and its share of the memory for those, held until its last reader is done.
+struct Carried {
+    bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Carried {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

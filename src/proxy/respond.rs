@@ -243,10 +243,11 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
         UpstreamError::Redirected { .. } | UpstreamError::TarballHost { .. } => {
             (StatusCode::FORBIDDEN, OutcomeLabel::UpstreamError)
         }
-        UpstreamError::Resting { .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
         UpstreamError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError),
         UpstreamError::Status { status: 429, .. } => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::UpstreamError),
-        UpstreamError::Status { status: 503, .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
+        UpstreamError::Resting { .. } | UpstreamError::Status { status: 503, .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError)
+        }
         UpstreamError::Unreachable { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::TooLarge { .. }

@@ -153,7 +153,7 @@ impl Registry {
         let sent = self.shared.client.send(&request).await;
         match &sent {
             Ok(response) if is_overloaded(response.status) => {
-                circuits.failed(&host, &response.status.to_string(), Instant::now())
+                circuits.failed(&host, &response.status.to_string(), Instant::now());
             }
             Err(error) if error.is_outage() => circuits.failed(&host, &error.to_string(), Instant::now()),
             _ => circuits.answered(&host),

@@ -19,6 +19,8 @@ mod audit;
 mod beside;
 mod binary;
 mod credentials;
+mod crowd;
+mod disk;
 mod everywhere;
 mod flights;
 mod forms;

@@ -1,0 +1,64 @@
+//! The disk does not take what it should keep: everybody goes on installing, nothing half-written stays.
+
+use std::fs;
+
+use crate::package::{Package, hours};
+use crate::scene::Scene;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
+
+/// A scene whose store takes no more files, as a full disk takes none.
+async fn with_a_store_that_takes_nothing() -> Scene {
+    let scene = Scene::open().await;
+    fs::remove_dir_all(scene.data().join("tmp")).expect("a folder for what is being written");
+    scene
+}
+
+#[tokio::test]
+async fn packuments_and_tarballs_go_on_without_the_disk() {
+    let scene = with_a_store_that_takes_nothing().await;
+    let package = Package::new("left-pad", "1.0.0").sized(300_000);
+    let bytes = package.tarball.clone();
+    scene.publish(package);
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    for _ in 0..2 {
+        assert_eq!(scene.get(TARBALL).await.is(200).body, bytes);
+    }
+    assert_eq!(scene.get(TARBALL).header("range", "bytes=0-9").await.is(206).body, bytes[..10]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    assert!(!scene.kept_files().await.iter().any(|path| path.to_string_lossy().contains("sha512")));
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_checked_all_the_same() {
+    let scene = with_a_store_that_takes_nothing().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.registry.tamper(TARBALL, *b"something else");
+    let refused = scene.get(TARBALL).await.is(403);
+    assert!(refused.error().contains("not the packument's"), "{}", refused.error());
+}
+
+#[tokio::test]
+async fn many_share_what_is_passed_on() {
+    let scene = with_a_store_that_takes_nothing().await;
+    let package = Package::new("left-pad", "1.0.0").sized(3_000_000);
+    let bytes = package.tarball.clone();
+    scene.publish(package);
+    let asking: Vec<_> = (0..60).map(|_| scene.get(TARBALL).start()).collect();
+    for answer in asking {
+        assert_eq!(answer.await.unwrap().is(200).body, bytes);
+    }
+}
+
+#[tokio::test]
+async fn when_the_disk_takes_files_again_they_are_kept_again() {
+    let scene = with_a_store_that_takes_nothing().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get(TARBALL).await.is(200);
+    fs::create_dir(scene.data().join("tmp")).expect("a folder");
+    scene.get(TARBALL).await.is(200);
+    let asked = scene.registry.count(TARBALL);
+    scene.get(TARBALL).await.is(200);
+    assert_eq!(scene.registry.count(TARBALL), asked);
+}
