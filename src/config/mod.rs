@@ -120,9 +120,16 @@ impl Config {
     /// # Errors
     /// Every mistake in it; `data-dir` and `upstream` must be there.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
-        let written = Written::of(pairs)?;
+        Self::of_written(&Written::of(pairs)?)
+    }
+
+    /// A configuration of what is written alone: reads neither the environment nor npm's configuration.
+    ///
+    /// # Errors
+    /// Every mistake in it; `data-dir` and `upstream` must be there.
+    pub fn of_written(written: &Written) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let config = Self::read(&written, &Machine::Apart, &mut mistakes);
+        let config = Self::read(written, &Machine::Apart, &mut mistakes);
         Mistakes::or(mistakes, config)
     }
 
