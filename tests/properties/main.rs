@@ -49,7 +49,7 @@ fn drive(target: &str, cases: u32, holds: fn(&[u8])) {
     let edits = proptest::collection::vec((any::<Index>(), 0..12_usize, word), 0..10);
     let inputs = (proptest::sample::select(seeds), edits).prop_map(|(seed, edits)| edits.into_iter().fold(seed, edited));
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-    let told = runner.run(&inputs.prop_map(|input| Shown(input)), |input| {
+    let told = runner.run(&inputs.prop_map(Shown), |input| {
         holds(&input.0);
         Ok(())
     });
