@@ -13,9 +13,11 @@ pub mod dial;
 pub mod headers;
 pub mod listener;
 pub mod proxies;
+mod room;
 mod stall;
 #[cfg(test)]
 pub(crate) mod trial;
+mod turn;
 
 pub use body::{Body, BodyError};
 pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause};
@@ -25,3 +27,5 @@ pub use deadline::Deadlines;
 pub use dial::Reach;
 pub use listener::{Drained, Limits};
 pub use proxies::{Proxies, ProxyError};
+pub use room::Room;
+pub use turn::Arriving;

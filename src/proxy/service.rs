@@ -501,7 +501,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let room = service.config().limits.room();
+        let room = crate::net::Room::of(8);
         let served = service.clone();
         let server =
             tokio::spawn(async move { reverse::serve(listener, &room, &served, async { stopped.await.unwrap() }).await });
