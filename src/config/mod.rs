@@ -5,6 +5,7 @@
 //! does with its part.
 
 pub mod amount;
+mod door;
 mod file;
 pub mod mistake;
 pub mod place;
@@ -28,7 +29,7 @@ use read::Reader;
 use registry::{Behind, Ourselves};
 
 use crate::policy::Policy;
-use crate::{firewall, net, proxy, store, telemetry, tls, upstream};
+use crate::{firewall, proxy, store, telemetry, tls, upstream};
 
 /// Where configuration may stand.
 #[derive(Debug)]
@@ -155,16 +156,13 @@ impl Config {
         let exclude = reader.several(Key::Exclude, read::package_glob);
         let data_dir = reader.data_dir(machine);
         let public_url = reader.one(Key::PublicUrl, read::public_url);
-        let trusted_proxies = reader.several(Key::TrustedProxy, read::network);
-        let allow_writes = reader.one(Key::AllowWrites, read::truth);
         let packument_ttl = reader.one(Key::PackumentTtl, read::duration);
         let max_stale = reader.one(Key::MaxStale, read::duration);
         let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
         let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
-        let max_connections = reader.one(Key::MaxConnections, read::count);
-        let drain_timeout = reader.one(Key::DrainTimeout, read::duration);
+        let proxy = door::read(&mut reader, public_url.clone());
         let log_format = reader.one(Key::LogFormat, read::word(settings::LOG_FORMATS));
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
@@ -188,13 +186,7 @@ impl Config {
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
-            proxy: proxy::Config {
-                public_url,
-                trusted_proxies,
-                allow_writes: allow_writes?,
-                limits: net::Limits { connections: max_connections?, drain: drain_timeout?, ..net::Limits::default() },
-                ..proxy::Config::default()
-            },
+            proxy: proxy?,
             ledger_retention: ledger_retention?,
             telemetry: telemetry_config(log_format?, log_level?),
             warnings,
