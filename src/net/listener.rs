@@ -88,7 +88,7 @@ where
             biased;
             () = &mut stop => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = accept(&listener, &mut told), if waiting.is_none() => {
+            accepted = accept(&listener, room, &mut told), if waiting.is_none() => {
                 waiting = Some(accepted);
                 continue;
             }
@@ -111,8 +111,8 @@ where
     Drained { cut }
 }
 
-/// The next connection. Without files or memory for it, it is tried again until there are.
-async fn accept(listener: &TcpListener, told: &mut Seldom) -> (TcpStream, SocketAddr) {
+/// The next connection. Without files or memory for it, those that idle make way, and it is tried again until there are.
+async fn accept(listener: &TcpListener, room: &Room, told: &mut Seldom) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
@@ -121,6 +121,7 @@ async fn accept(listener: &TcpListener, told: &mut Seldom) -> (TcpStream, Socket
                 if told.is_due() {
                     tracing::warn!(error = %error, "cannot accept a connection, trying again");
                 }
+                room.make_way();
                 sleep(BACK_OFF).await;
             }
         }

@@ -72,18 +72,23 @@ impl Room {
             tracing::warn!("as many clients are connected as `max-connections` allows: the next ones wait");
         }
         loop {
-            self.orders.send_if_modified(|order| {
-                let open = *order != Order::Close;
-                if open {
-                    *order = Order::MakeWay;
-                }
-                open
-            });
+            self.make_way();
             // Nobody closes the semaphore; were it closed, there would be no limit, and the place is none.
             if let Ok(place) = timeout(PATIENCE, Arc::clone(&self.places).acquire_owned()).await {
                 return place.ok();
             }
         }
+    }
+
+    /// Has connections that idle close.
+    pub(super) fn make_way(&self) {
+        self.orders.send_if_modified(|order| {
+            let open = *order != Order::Close;
+            if open {
+                *order = Order::MakeWay;
+            }
+            open
+        });
     }
 
     /// Has every connection close after the answer that is being sent.
