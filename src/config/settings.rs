@@ -304,8 +304,14 @@ pub static SETTINGS: [Setting; 31] = [
         Default::Value("20s"),
         "How long a request's first line and headers may take to arrive",
     ),
-    one(Key::HeadLimit, "head-limit", Kind::Size, Default::Value("32KiB"), "How long they may be together; from 8KiB to 1MiB"),
-    one(Key::HeadLines, "head-lines", Kind::Count, Default::Value("100"), "How many headers there may be; at most 1000"),
+    one(
+        Key::HeadLimit,
+        "head-limit",
+        Kind::Size,
+        Default::Value("32KiB"),
+        "The largest first line and headers together; from `8KiB` to `1MiB`",
+    ),
+    one(Key::HeadLines, "head-lines", Kind::Count, Default::Value("100"), "The most headers a request may have; at most 1000"),
     one(
         Key::IdleTimeout,
         "idle-timeout",
