@@ -419,6 +419,14 @@ memory = \"1GB\"
             # upstream-ca                               # default: the system's
             upstream-timeout = "30s"                    # default
             max-connections = 7                         # --max-connections
+            head-timeout = "20s"                        # default
+            head-limit = "32KiB"                        # default
+            head-lines = 100                            # default
+            idle-timeout = "75s"                        # default
+            body-timeout = "2m"                         # default
+            body-limit = "16MB"                         # default
+            write-limit = "250MB"                       # default
+            send-timeout = "60s"                        # default
             drain-timeout = "10s"                       # default
             log-format = "human"                        # default
             log-level = "info"                          # default
