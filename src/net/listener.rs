@@ -160,7 +160,7 @@ where
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
-            order = guest.next_order() => if order == Order::Close || guest.has_idled(&turn) {
+            order = guest.next_order() => if order == Order::Close || guest.makes_way(&turn) {
                 connection.as_mut().graceful_shutdown();
                 break connection.await;
             },

@@ -1,6 +1,7 @@
 //! Room for the connections that are allowed, shared by all listeners of a process. When every place is taken, those that
 //! idle make way for those that wait. Refuses to accept and to serve.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ const SELDOM: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Room {
     places: Arc<Semaphore>,
+    /// How many idle connections shall go when they are asked to make way: some at a time, not all.
+    share: usize,
+    /// How many of them have not gone yet.
+    leaving: Arc<AtomicUsize>,
     orders: watch::Sender<Order>,
     epoch: Instant,
     told: Mutex<Seldom>,
@@ -42,6 +47,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Guest {
     orders: watch::Receiver<Order>,
+    leaving: Arc<AtomicUsize>,
     epoch: Instant,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -52,6 +58,8 @@ impl Room {
     pub fn of(connections: usize) -> Arc<Self> {
         Arc::new(Self {
             places: Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))),
+            share: (connections / 16).max(1),
+            leaving: Arc::default(),
             orders: watch::Sender::new(Order::Stay),
             epoch: Instant::now(),
             told: Mutex::default(),
@@ -64,7 +72,7 @@ impl Room {
             Ok(place) => Some(place),
             Err(_) => self.wait().await,
         };
-        Guest { orders: self.orders.subscribe(), epoch: self.epoch, _place: place }
+        Guest { orders: self.orders.subscribe(), leaving: Arc::clone(&self.leaving), epoch: self.epoch, _place: place }
     }
 
     async fn wait(&self) -> Option<OwnedSemaphorePermit> {
@@ -80,8 +88,9 @@ impl Room {
         }
     }
 
-    /// Has connections that idle close.
+    /// Has some of the connections that idle close.
     pub(super) fn make_way(&self) {
+        self.leaving.store(self.share, Ordering::Relaxed);
         self.orders.send_if_modified(|order| {
             let open = *order != Order::Close;
             if open {
@@ -109,10 +118,12 @@ impl Guest {
         self.orders.changed().await.map_or(Order::Close, |()| *self.orders.borrow_and_update())
     }
 
-    /// Whether the connection has idled long enough to make way.
-    pub(super) fn has_idled(&self, turn: &Turn) -> bool {
+    /// Whether the connection makes way: it has idled long enough, and no others have gone in its stead.
+    pub(super) fn makes_way(&self, turn: &Turn) -> bool {
         let now = Instant::now().saturating_duration_since(self.epoch).as_millis();
+        let one_less = |left: usize| left.checked_sub(1);
         turn.idles(u64::try_from(now).unwrap_or(u64::MAX - 1), IDLE)
+            && self.leaving.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 }
 
