@@ -1,12 +1,7 @@
-//! Whatever a client asks: the parser never panics, and a name it takes is a name.
+//! Whatever a client asks: see `tests/properties/endpoint.rs`.
 #![no_main]
 
-use coldframe::npm::Endpoint;
-use libfuzzer_sys::fuzz_target;
+#[path = "../../tests/properties/endpoint.rs"]
+mod endpoint;
 
-fuzz_target!(|target: &str| {
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    for method in ["GET", "PUT", "POST"] {
-        let _ = Endpoint::parse(method, path, query);
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| endpoint::holds(input));

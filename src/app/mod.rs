@@ -23,6 +23,7 @@ use listening::Bound;
 use crate::admin::{Admin, Check};
 use crate::config::Config;
 use crate::firewall::{Firewall, Parts, Rejection};
+use crate::net::Room;
 use crate::npm::PackageName;
 use crate::proxy::{Own, Service, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
@@ -137,7 +138,7 @@ impl App {
     /// When some of what was served or refused could not be written to the ledger.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let stop = watch::Sender::new(false);
-        let room = self.service.config().limits.room();
+        let room = Room::of(self.service.config().limits.connections);
         let mut doors = JoinSet::new();
         for Bound { listener, .. } in self.bound {
             let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());

@@ -10,6 +10,7 @@ use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
 use crate::app::{App, AppError};
 use crate::config::Config;
+use crate::net::OpenFiles;
 use crate::npm::instant;
 use crate::telemetry::{self, SystemClock};
 
@@ -20,11 +21,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let config = arguments.settings.read(Config::gather)?;
+    let mut config = arguments.settings.read(Config::gather)?;
     telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let connections = &mut config.proxy.limits.connections;
+    *connections = connections_within(OpenFiles::raise(), *connections);
     let told = Told::of(&config);
     runtime()?.block_on(async {
         // Before anything is opened, so that a signal during the start ends it in order.
@@ -34,6 +37,23 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         app.run(stop).await?;
         Ok(Exit::Done)
     })
+}
+
+/// How many connections the limit of open files has room for, `wanted` at most. Each may need a file more for its socket to
+/// upstream and one for the tarball that lands meanwhile.
+fn connections_within(files: OpenFiles, wanted: usize) -> usize {
+    const EACH: u64 = 3;
+    /// For the ledger, the store, the listeners and the runtime.
+    const BESIDE: u64 = 128;
+    let Some(limit) = files.now else { return wanted };
+    if files.before != files.now {
+        tracing::info!(files.before = files.before, files.now = limit, "raised the limit of open files");
+    }
+    let fitting = usize::try_from(limit.saturating_sub(BESIDE) / EACH).unwrap_or(usize::MAX).max(1);
+    if fitting < wanted {
+        tracing::warn!(files.limit = limit, "`max-connections` is {fitting}, not {wanted}: the system allows too few open files");
+    }
+    fitting.min(wanted)
 }
 
 /// A runtime for a command.
@@ -165,6 +185,13 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+
+    #[test]
+    fn connections_fit_into_the_limit_of_open_files() {
+        let within = |now| connections_within(OpenFiles { before: Some(now), now: Some(now) }, 4096);
+        assert_eq!((within(1 << 20), within(1024), within(100)), (4096, 298, 1));
+        assert_eq!(connections_within(OpenFiles { before: None, now: None }, 4096), 4096);
+    }
 
     #[test]
     fn the_start_says_where_which_upstream_how_old_and_what_to_write() {

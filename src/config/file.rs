@@ -27,6 +27,11 @@ pub(super) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Mistake>) -> 
             return BTreeMap::new();
         }
     };
+    parse(path, text, mistakes)
+}
+
+/// Reads the text of a file that is called `path`; what is wrong with it goes to `mistakes`, what is right is returned.
+pub(super) fn parse(path: &Path, text: String, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
     let file = Arc::new(SourceFile { path: path.to_owned(), text });
     let (table, errors) = DeTable::parse_recoverable(&file.text);
     let readable = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min().unwrap_or(usize::MAX);

@@ -5,6 +5,7 @@
 //! does with its part.
 
 pub mod amount;
+mod door;
 mod file;
 pub mod mistake;
 pub mod place;
@@ -28,7 +29,7 @@ use read::Reader;
 use registry::{Behind, Ourselves};
 
 use crate::policy::Policy;
-use crate::{firewall, net, proxy, store, telemetry, tls, upstream};
+use crate::{firewall, proxy, store, telemetry, tls, upstream};
 
 /// Where configuration may stand.
 #[derive(Debug)]
@@ -120,9 +121,16 @@ impl Config {
     /// # Errors
     /// Every mistake in it; `data-dir` and `upstream` must be there.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
-        let written = Written::of(pairs)?;
+        Self::of_written(&Written::of(pairs)?)
+    }
+
+    /// A configuration of what is written alone: reads neither the environment nor npm's configuration.
+    ///
+    /// # Errors
+    /// Every mistake in it; `data-dir` and `upstream` must be there.
+    pub fn of_written(written: &Written) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let config = Self::read(&written, &Machine::Apart, &mut mistakes);
+        let config = Self::read(written, &Machine::Apart, &mut mistakes);
         Mistakes::or(mistakes, config)
     }
 
@@ -148,16 +156,13 @@ impl Config {
         let exclude = reader.several(Key::Exclude, read::package_glob);
         let data_dir = reader.data_dir(machine);
         let public_url = reader.one(Key::PublicUrl, read::public_url);
-        let trusted_proxies = reader.several(Key::TrustedProxy, read::network);
-        let allow_writes = reader.one(Key::AllowWrites, read::truth);
         let packument_ttl = reader.one(Key::PackumentTtl, read::duration);
         let max_stale = reader.one(Key::MaxStale, read::duration);
         let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
         let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
-        let max_connections = reader.one(Key::MaxConnections, read::count);
-        let drain_timeout = reader.one(Key::DrainTimeout, read::duration);
+        let proxy = door::read(&mut reader, public_url.clone());
         let log_format = reader.one(Key::LogFormat, read::word(settings::LOG_FORMATS));
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
@@ -181,13 +186,7 @@ impl Config {
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
-            proxy: proxy::Config {
-                public_url,
-                trusted_proxies,
-                allow_writes: allow_writes?,
-                limits: net::Limits { connections: max_connections?, drain: drain_timeout?, ..net::Limits::default() },
-                ..proxy::Config::default()
-            },
+            proxy: proxy?,
             ledger_retention: ledger_retention?,
             telemetry: telemetry_config(log_format?, log_level?),
             warnings,
@@ -420,6 +419,14 @@ memory = \"1GB\"
             # upstream-ca                               # default: the system's
             upstream-timeout = "30s"                    # default
             max-connections = 7                         # --max-connections
+            head-timeout = "20s"                        # default
+            head-limit = "32KiB"                        # default
+            head-lines = 100                            # default
+            idle-timeout = "75s"                        # default
+            body-timeout = "2m"                         # default
+            body-limit = "16MB"                         # default
+            write-limit = "250MB"                       # default
+            send-timeout = "60s"                        # default
             drain-timeout = "10s"                       # default
             log-format = "human"                        # default
             log-level = "info"                          # default

@@ -144,6 +144,22 @@ pub(super) fn size_from(least: u64) -> impl Fn(&str) -> Result<u64, String> {
     }
 }
 
+/// A number of bytes of at least `least` and at most `most`.
+pub(super) fn size_within(least: u64, most: u64) -> impl Fn(&str) -> Result<usize, String> {
+    move |text| {
+        let bytes = size_from(least)(text)?;
+        usize::try_from(bytes).ok().filter(|_| bytes <= most).ok_or_else(|| format!("must be at most {most} bytes"))
+    }
+}
+
+/// A whole number of at least one and at most `most`.
+pub(super) fn count_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
+    move |text| {
+        let count = count(text)?;
+        if count > most { Err(format!("must be at most {most}")) } else { Ok(count) }
+    }
+}
+
 /// A whole number of at least one.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.trim().parse() {

@@ -26,6 +26,14 @@ pub enum Key {
     UpstreamCa,
     UpstreamTimeout,
     MaxConnections,
+    HeadTimeout,
+    HeadLimit,
+    HeadLines,
+    IdleTimeout,
+    BodyTimeout,
+    BodyLimit,
+    WriteLimit,
+    SendTimeout,
     DrainTimeout,
     LogFormat,
     LogLevel,
@@ -173,7 +181,7 @@ pub const LOG_FORMATS: &[&str] = &["human", "json"];
 pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// The table.
-pub static SETTINGS: [Setting; 23] = [
+pub static SETTINGS: [Setting; 31] = [
     several(Key::Listen, "listen", Kind::Address, Default::Value("127.0.0.1:4873"), "Where to listen"),
     one(
         Key::Upstream,
@@ -282,7 +290,45 @@ pub static SETTINGS: [Setting; 23] = [
         Default::Value("30s"),
         "How long upstream may be silent before a request to it is given up",
     ),
-    one(Key::MaxConnections, "max-connections", Kind::Count, Default::Value("4096"), "How many clients may be connected at once"),
+    one(
+        Key::MaxConnections,
+        "max-connections",
+        Kind::Count,
+        Default::Value("4096"),
+        "How many clients may be connected at once; idle ones make way for the next, which waits",
+    ),
+    one(
+        Key::HeadTimeout,
+        "head-timeout",
+        Kind::Duration,
+        Default::Value("20s"),
+        "How long a request's first line and headers may take to arrive",
+    ),
+    one(
+        Key::HeadLimit,
+        "head-limit",
+        Kind::Size,
+        Default::Value("32KiB"),
+        "The largest first line and headers together; from `8KiB` to `1MiB`",
+    ),
+    one(Key::HeadLines, "head-lines", Kind::Count, Default::Value("100"), "The most headers a request may have; at most 1000"),
+    one(
+        Key::IdleTimeout,
+        "idle-timeout",
+        Kind::Duration,
+        Default::Value("75s"),
+        "How long a connection may wait for its next request",
+    ),
+    one(Key::BodyTimeout, "body-timeout", Kind::Duration, Default::Value("2m"), "How long a request's body may take to arrive"),
+    one(Key::BodyLimit, "body-limit", Kind::Size, Default::Value("16MB"), "The largest body of an audit, packed or unpacked"),
+    one(Key::WriteLimit, "write-limit", Kind::Size, Default::Value("250MB"), "The largest body of a publish or another write"),
+    one(
+        Key::SendTimeout,
+        "send-timeout",
+        Kind::Duration,
+        Default::Value("60s"),
+        "How long a client may take less than 512 bytes a second of its answer",
+    ),
     one(
         Key::DrainTimeout,
         "drain-timeout",

@@ -43,6 +43,16 @@ impl Written {
         Mistakes::or(mistakes, Some(written))
     }
 
+    /// The text of a configuration file that is called `path`, which need not be there.
+    ///
+    /// # Errors
+    /// Every mistake that can be seen without knowing what a value means: broken TOML, unknown keys, wrong types.
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let written = Self(file::parse(path, text.to_owned(), &mut mistakes));
+        Mistakes::or(mistakes, Some(written))
+    }
+
     /// Flags over the environment over the file. Reads the file that `file` names, else the one that the environment
     /// names, else none. Mistakes of all three go to `mistakes`; what could be read is there all the same.
     pub fn gather(file: Option<&Path>, environment: &Environment, flags: Flags, mistakes: &mut Vec<Mistake>) -> Self {

@@ -12,14 +12,15 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::body::Body;
-use super::stall::Stalling;
+use super::room::{Guest, Order, Room, Seldom};
+use super::stall::{Pace, Paced};
+use super::turn::{Arriving, Turn};
 
 /// How long to wait when the system has no more files or memory for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -27,16 +28,19 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// What connections may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections served at once, over all listeners that share [`Limits::room`]; the next ones wait in the backlog.
+    /// Connections served at once, over all listeners that share a [`Room`]. The next ones wait, and those that idle make
+    /// way for them.
     pub connections: usize,
-    /// How long a request's head may take, and how long a connection may idle between requests.
+    /// How long a request's head may take, from its first byte; on a new connection, from the start.
     pub head_timeout: Duration,
+    /// How long a connection may idle between requests.
+    pub idle_timeout: Duration,
     /// The largest head, in bytes; at least 8192.
     pub head_bytes: usize,
     /// The most header lines.
     pub head_lines: usize,
-    /// How long a client may take no byte of an answer.
-    pub write_stall: Duration,
+    /// How long a client may take less of an answer than [`super::Deadlines::SLOWEST`] asks for.
+    pub send_timeout: Duration,
     /// How long requests in flight may go on once draining began.
     pub drain: Duration,
 }
@@ -45,20 +49,13 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            head_timeout: Duration::from_mins(1),
+            head_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(75),
             head_bytes: 32 * 1024,
             head_lines: 100,
-            write_stall: Duration::from_mins(1),
+            send_timeout: Duration::from_mins(1),
             drain: Duration::from_secs(20),
         }
-    }
-}
-
-impl Limits {
-    /// Room for the connections that are allowed: one, shared by all listeners of a process.
-    #[must_use]
-    pub fn room(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.connections.clamp(1, Semaphore::MAX_PERMITS)))
     }
 }
 
@@ -70,36 +67,41 @@ pub struct Drained {
 }
 
 /// Serves `listener` with `handler` until `stop` resolves; then accepts no more, lets requests in flight finish for
-/// [`Limits::drain`], and cuts what is left.
+/// [`Limits::drain`], and cuts what is left. Listeners that share a room drain together.
 pub async fn serve<H, F>(
     listener: TcpListener,
     limits: &Limits,
-    room: &Arc<Semaphore>,
+    room: &Arc<Room>,
     handler: H,
     stop: impl Future<Output = ()>,
 ) -> Drained
 where
-    H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(SocketAddr, Request<Arriving>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
+    let (mut waiting, mut told) = (None, Seldom::default());
     loop {
-        let (stream, peer, permit) = tokio::select! {
+        // One connection may wait here for its place: who waits is known, so that idle ones make way for it.
+        let (stream, peer, guest) = tokio::select! {
             biased;
             () = &mut stop => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = accept(&listener, room) => accepted,
+            accepted = accept(&listener, room, &mut told), if waiting.is_none() => {
+                waiting = Some(accepted);
+                continue;
+            }
+            guest = room.enter(), if waiting.is_some() => match waiting.take() {
+                Some((stream, peer)) => (stream, peer, guest),
+                None => continue,
+            },
         };
-        let (handler, limits, closing) = (handler.clone(), limits.clone(), closing.subscribe());
-        connections.spawn(async move {
-            converse(stream, peer, &limits, handler, closing).await;
-            drop(permit);
-        });
+        let (handler, limits) = (handler.clone(), limits.clone());
+        connections.spawn(converse(stream, peer, limits, handler, guest));
     }
-    drop(listener);
-    closing.send_replace(true);
+    drop((listener, waiting));
+    room.close();
     let finished = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     let cut = connections.len();
     connections.shutdown().await;
@@ -109,18 +111,17 @@ where
     Drained { cut }
 }
 
-/// The next connection, as soon as there is room for it.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+/// The next connection. Without files or memory for it, those that idle make way, and it is tried again until there are.
+async fn accept(listener: &TcpListener, room: &Room, told: &mut Seldom) -> (TcpStream, SocketAddr) {
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else {
-            // Nobody closes the room; were it closed, there would be no next connection.
-            return std::future::pending().await;
-        };
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, permit),
+            Ok(accepted) => return accepted,
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
-                tracing::warn!(error = %error, "cannot accept a connection, trying again");
+                if told.is_due() {
+                    tracing::warn!(error = %error, "cannot accept a connection, trying again");
+                }
+                room.make_way();
                 sleep(BACK_OFF).await;
             }
         }
@@ -134,42 +135,40 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn converse<H, F>(stream: TcpStream, peer: SocketAddr, limits: &Limits, handler: H, mut closing: watch::Receiver<bool>)
+async fn converse<H, F>(stream: TcpStream, peer: SocketAddr, limits: Limits, handler: H, mut guest: Guest)
 where
-    H: Fn(SocketAddr, Request<Incoming>) -> F + Send + Sync,
+    H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
     F: Future<Output = Response<Body>> + Send,
 {
     // An answer's last packet must not wait for an acknowledgement; where that cannot be had, it is only slower.
     let _ = stream.set_nodelay(true);
-    let socket = Stalling::new(TokioIo::new(stream), limits.write_stall);
-    let service = service_fn(|request| {
-        let answer = handler(peer, request);
+    let turn = Arc::new(Turn::default());
+    let pace = Pace { idle: limits.idle_timeout, head: limits.head_timeout, write: limits.send_timeout };
+    let socket = Paced::new(stream, pace, Arc::clone(&turn), guest.epoch());
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = handler(peer, request.map(|body| turn.ask(body)));
         async { Ok::<_, Infallible>(answer.await) }
     });
+    // The socket measures time.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        .header_read_timeout(None)
         .max_headers(limits.head_lines)
         .max_header_size(limits.head_bytes)
         .half_close(true)
-        .serve_connection(socket, service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closed(&mut closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            order = guest.next_order() => if order == Order::Close || guest.makes_way(&turn) {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            },
         }
     };
     if let Err(error) = ended {
         tracing::debug!(client.address = %peer.ip(), error = %error, "a connection broke");
     }
-}
-
-/// Resolves when draining begins.
-async fn closed(closing: &mut watch::Receiver<bool>) {
-    // An error means that the accept loop is gone, which is an end too.
-    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 #[cfg(test)]
@@ -198,7 +197,7 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let (gate, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (waiting, telling) = (gate.clone(), arrived.clone());
-        let handler = move |_, request: Request<Incoming>| {
+        let handler = move |_, request: Request<Arriving>| {
             let (waiting, telling) = (waiting.clone(), telling.clone());
             async move {
                 if request.uri().path() == "/slow" {
@@ -211,7 +210,7 @@ mod tests {
             }
         };
         let drained = tokio::spawn(async move {
-            let room = limits.room();
+            let room = Room::of(limits.connections);
             serve(listener, &limits, &room, handler, async { stopped.await.unwrap() }).await
         });
         Server { address, stop, drained, gate, arrived }

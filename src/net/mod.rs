@@ -10,12 +10,15 @@ mod client_connect;
 mod client_error;
 pub mod deadline;
 pub mod dial;
+mod files;
 pub mod headers;
 pub mod listener;
 pub mod proxies;
+mod room;
 mod stall;
 #[cfg(test)]
 pub(crate) mod trial;
+mod turn;
 
 pub use body::{Body, BodyError};
 pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause};
@@ -23,5 +26,8 @@ pub use client_body::BodyStream;
 pub use client_error::{ClientError, Layer};
 pub use deadline::Deadlines;
 pub use dial::Reach;
+pub use files::OpenFiles;
 pub use listener::{Drained, Limits};
 pub use proxies::{Proxies, ProxyError};
+pub use room::Room;
+pub use turn::Arriving;

@@ -97,6 +97,8 @@ impl Endpoint {
         let request = Request { method, path, query };
         match segments.as_slice() {
             [] => request.read(Self::Root),
+            // There is a package called `-`: its packument and tarballs are where those of all others are.
+            ["-"] | ["-", "-", ..] => request.package(take_name(&segments)?.0, &segments[1..]),
             ["-", rest @ ..] => request.registry(rest),
             ["download", rest @ ..] if rest.len() >= 3 => request.download(rest),
             whole => {
@@ -425,7 +427,7 @@ mod tests {
             assert_eq!(get(path), Ok(Endpoint::Account(None)), "{path}");
         }
         assert_eq!(get("/-/package/@s%2fn/collaborators"), Ok(Endpoint::Account(Some(name("@s/n")))));
-        for path in ["/-/all", "/-", "/-/nothing", "/-/npm/v2/keys", "/-/package/a/b", "/a/-", "/a/-rev", "/a/b/c"] {
+        for path in ["/-/all", "/-/nothing", "/-/npm/v2/keys", "/-/package/a/b", "/a/-", "/a/-rev", "/a/b/c"] {
             assert!(matches!(get(path), Err(EndpointError::NotFound(_))), "{path}: {:?}", get(path));
         }
     }
@@ -466,6 +468,16 @@ mod tests {
         assert_eq!(allowed("PATCH", "/a"), READ_AND_WRITE);
         assert_eq!(allowed("GET", "/-/v1/login"), WRITE);
         assert_eq!(Endpoint::parse("HEAD", "/a", None), Ok(Endpoint::Packument(name("a"))));
+    }
+
+    #[test]
+    fn the_package_that_is_called_a_dash_is_found_in_every_way() {
+        let tarball = Ok(Endpoint::Tarball { name: name("-"), version: "2.3.0".to_owned() });
+        assert_eq!(get("/-"), Ok(Endpoint::Packument(name("-"))));
+        assert_eq!(get("/-/-/--2.3.0.tgz"), tarball);
+        assert_eq!(get(&format!("/download/-/2.3.0/{}", "0".repeat(40))), tarball);
+        assert_eq!(get("/-/package/-/dist-tags"), Ok(Endpoint::DistTags(name("-"))));
+        assert_eq!(get("/-/ping"), Ok(Endpoint::Ping));
     }
 
     proptest! {

@@ -31,14 +31,12 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether what changes the registry is passed on.
     pub allow_writes: bool,
-    /// The largest body of a read or an audit that is taken, in bytes, as it comes.
+    /// The largest body of an audit that is taken, in bytes, as it comes and inflated.
     pub body_limit: u64,
-    /// The largest body of an audit, in bytes, inflated.
-    pub inflated_limit: u64,
     /// The largest body of a write, in bytes: a publish holds its tarball.
     pub write_limit: u64,
     /// How long a body may take to arrive.
-    pub body_deadline: Duration,
+    pub body_timeout: Duration,
     /// What connections may cost.
     pub limits: crate::net::Limits,
 }
@@ -49,10 +47,9 @@ impl Default for Config {
             public_url: None,
             trusted_proxies: Vec::new(),
             allow_writes: false,
-            body_limit: 8 << 20,
-            inflated_limit: 16 << 20,
-            write_limit: 256 << 20,
-            body_deadline: Duration::from_mins(2),
+            body_limit: 16_000_000,
+            write_limit: 250_000_000,
+            body_timeout: Duration::from_mins(2),
             limits: crate::net::Limits::default(),
         }
     }
@@ -73,6 +70,9 @@ pub enum ProxyError {
     /// Its body is coded in a way that nobody here reads.
     #[error("the body's content encoding is neither `gzip` nor `identity`")]
     Coding,
+    /// Its body came in a transfer coding that nobody here undoes.
+    #[error("the body's transfer encoding is not `chunked` alone")]
+    Transfer,
     /// The firewall says no, or could not say.
     #[error(transparent)]
     Rejected(#[from] Rejection),

@@ -194,7 +194,9 @@ pub fn failed(error: &ProxyError) -> Reply {
     let text = error.to_string();
     match error {
         ProxyError::Endpoint(error) => misdirected(error, &text),
-        ProxyError::Headers(_) | ProxyError::Coding => failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError),
+        ProxyError::Headers(_) | ProxyError::Coding | ProxyError::Transfer => {
+            failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError)
+        }
         ProxyError::Body(error) => body_not_taken(error, &text),
         ProxyError::Rejected(rejection) => rejected(rejection, &text),
         ProxyError::WritesAreOff => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),

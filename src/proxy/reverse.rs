@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::answers::Answers;
 use super::service::{Service, handle};
-use crate::net::{Drained, listener};
+use crate::net::{Drained, Room, listener};
 
 /// Serves a bound listener until `stop` resolves, then drains. `room` is shared by all listeners of a process.
 pub async fn serve<A: Answers>(
     listener: TcpListener,
-    room: &Arc<Semaphore>,
+    room: &Arc<Room>,
     service: &Arc<Service<A>>,
     stop: impl Future<Output = ()>,
 ) -> Drained {

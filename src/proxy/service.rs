@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response};
 
@@ -149,16 +149,25 @@ impl<A: Answers> Visit<'_, A> {
         B::Error: Display,
     {
         let config = &self.service.config;
-        let taken = body::collect(body, config.body_limit, config.body_deadline).await?;
+        self.check_transfer()?;
+        let taken = body::collect(body, config.body_limit, config.body_timeout).await?;
         let read = self.inflate(taken.clone()).await?;
         let read = Some(read).filter(|_| bulk);
         let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read).await?;
         Ok(respond::passed(passed, notice.as_deref(), true))
     }
 
+    /// Refuses a body that came in a transfer coding beyond chunks: it would be taken for what it codes.
+    fn check_transfer(&self) -> Result<(), ProxyError> {
+        match list(&self.head.headers, &TRANSFER_ENCODING) {
+            Some(coding) if !coding.trim().eq_ignore_ascii_case("chunked") => Err(ProxyError::Transfer),
+            _ => Ok(()),
+        }
+    }
+
     /// The body as its sender wrote it.
     async fn inflate(&self, bytes: Bytes) -> Result<Bytes, ProxyError> {
-        let limit = self.service.config.inflated_limit;
+        let limit = self.service.config.body_limit;
         let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
         match coding.as_deref() {
             None | Some("" | "identity") => Ok(bytes),
@@ -186,7 +195,8 @@ impl<A: Answers> Visit<'_, A> {
         if reads && own.authorization == Authorization::None {
             return Err(ProxyError::NeedsCredentials);
         }
-        let taken = body::collect(body, config.write_limit, config.body_deadline).await?;
+        self.check_transfer()?;
+        let taken = body::collect(body, config.write_limit, config.body_timeout).await?;
         Ok(private(self.service.answers.write(&own, name, self.passage(taken)).await?))
     }
 }
@@ -452,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_audit_is_read_inflated_and_passed_on_as_it_came() {
-        let service = service(Config { inflated_limit: 64, ..Config::default() });
+        let service = service(Config { body_limit: 64, ..Config::default() });
         let path = "/-/npm/v1/security/advisories/bulk";
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(b"{\"axios\":[\"1.0.0\"]}").unwrap();
@@ -501,7 +511,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let room = service.config().limits.room();
+        let room = crate::net::Room::of(8);
         let served = service.clone();
         let server =
             tokio::spawn(async move { reverse::serve(listener, &room, &served, async { stopped.await.unwrap() }).await });

@@ -68,6 +68,31 @@ pub enum NpmrcError {
 pub fn discover(environment: &Environment, is_self: &dyn Fn(&Url) -> bool) -> Result<Discovered, NpmrcError> {
     let mut warnings = Vec::new();
     let layers = layers(environment, &mut warnings)?;
+    settle(layers, warnings, environment, is_self)
+}
+
+/// As [`discover`], of the variables and one file alone, whose text is at hand; `path` is what it is called.
+///
+/// # Errors
+/// When the text cannot be parsed, or names a registry that is no address.
+pub fn discover_in(
+    text: &str,
+    path: &Path,
+    environment: &Environment,
+    is_self: &dyn Fn(&Url) -> bool,
+) -> Result<Discovered, NpmrcError> {
+    let mut layers = of_variables(environment);
+    layers.push(parse(text, path, environment)?);
+    settle(layers, Vec::new(), environment, is_self)
+}
+
+/// Takes each key from the first layer that has it.
+fn settle(
+    layers: Vec<Layer>,
+    mut warnings: Vec<String>,
+    environment: &Environment,
+    is_self: &dyn Fn(&Url) -> bool,
+) -> Result<Discovered, NpmrcError> {
     let mut default = None;
     let mut scoped: BTreeMap<String, (Url, Origin)> = BTreeMap::new();
     for layer in &layers {
@@ -224,10 +249,7 @@ fn setting<'a>(layers: &'a [Layer], key: &str) -> Option<(&'a str, &'a Origin)> 
 
 /// All layers, the strongest first.
 fn layers(environment: &Environment, warnings: &mut Vec<String>) -> Result<Vec<Layer>, NpmrcError> {
-    let mut layers = Vec::new();
-    for (variable, key, value) in environment.npm_settings() {
-        layers.push(of_variable(variable, key, environment.expand(value)));
-    }
+    let mut layers = of_variables(environment);
     let user = setting(&layers, "userconfig").map(|(path, _)| environment.path(path));
     let user = user.or_else(|| environment.home.as_ref().map(|home| home.join(".npmrc")));
     let project = environment.project_file();
@@ -248,6 +270,12 @@ fn layers(environment: &Environment, warnings: &mut Vec<String>) -> Result<Vec<L
     Ok(layers)
 }
 
+/// The layers of the variables.
+fn of_variables(environment: &Environment) -> Vec<Layer> {
+    let settings = environment.npm_settings();
+    settings.map(|(variable, key, value)| of_variable(variable, key, environment.expand(value))).collect()
+}
+
 /// The layer of a file; none if it is missing, or cannot be read, which npm lets pass too.
 fn of_file(path: &Path, environment: &Environment, warnings: &mut Vec<String>) -> Result<Option<Layer>, NpmrcError> {
     let bytes = match std::fs::read(path) {
@@ -258,11 +286,11 @@ fn of_file(path: &Path, environment: &Environment, warnings: &mut Vec<String>) -
             return Ok(None);
         }
     };
-    let text = String::from_utf8_lossy(&bytes);
-    parse(text.trim_start_matches('\u{feff}'), path, environment).map(Some)
+    parse(&String::from_utf8_lossy(&bytes), path, environment).map(Some)
 }
 
 fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Layer, NpmrcError> {
+    let text = text.trim_start_matches('\u{feff}');
     // The parser's own words quote the text around a mistake, which may be a token.
     let parsed =
         deno_npmrc::NpmRc::parse(&Variables(environment), text).map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;

@@ -73,6 +73,11 @@ impl Program {
         Ask::new(self.address, "GET", path)
     }
 
+    /// The process' id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by the process's own id.
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("`kill` is there");

@@ -1,0 +1,7 @@
+//! Whatever a client wants of a tarball: see `tests/properties/range.rs`.
+#![no_main]
+
+#[path = "../../tests/properties/range.rs"]
+mod range;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| range::holds(input));

@@ -1,0 +1,306 @@
+//! Clients in number, and clients that are slow: places, files, memory and time are bounded, and nobody else waits for them.
+
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use coldframe::net::OpenFiles;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::package::Package;
+use crate::program::{Program, machine_clock};
+use crate::registry::Registry;
+use crate::scene::Scene;
+use crate::wire::{Response, read_body, read_head};
+
+/// One connection that is kept.
+struct Kept(BufReader<TcpStream>, SocketAddr);
+
+impl Kept {
+    async fn open(address: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.expect("a connection")), address)
+    }
+
+    /// One whose own system takes few bytes that it does not read.
+    async fn narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("an option");
+        Self(BufReader::with_capacity(512, socket.connect(address).await.expect("a connection")), address)
+    }
+
+    /// Sends a request without a body.
+    async fn ask(&mut self, path: &str) -> std::io::Result<()> {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.1).as_bytes()).await
+    }
+
+    /// Asks and reads the whole answer: its first line and its body.
+    async fn get(&mut self, path: &str) -> std::io::Result<(String, Vec<u8>)> {
+        self.ask(path).await?;
+        self.answer().await
+    }
+
+    /// The next answer: its first line and its body.
+    async fn answer(&mut self) -> std::io::Result<(String, Vec<u8>)> {
+        let Some((first, headers)) = read_head(&mut self.0).await? else {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        };
+        Ok((first, read_body(&mut self.0, &headers, false).await?))
+    }
+
+    /// Whether the server closes it within a time that is far longer than it should take.
+    async fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_secs(20), self.0.read(&mut byte)).await;
+        matches!(read, Ok(Ok(0) | Err(_)))
+    }
+}
+
+#[tokio::test]
+async fn hundreds_of_clients_that_keep_their_connections_are_all_answered() {
+    // Both ends are in this process.
+    let _ = OpenFiles::raise();
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    let expected = scene.get("/left-pad").await.is(200).body;
+    let mut clients = JoinSet::new();
+    for _ in 0..400 {
+        let (address, expected) = (scene.coldframe.address, expected.clone());
+        clients.spawn(async move {
+            let mut client = Kept::open(address).await;
+            for _ in 0..5 {
+                let (first, body) = client.get("/left-pad").await.expect("an answer on the same connection");
+                assert!(first.starts_with("HTTP/1.1 200") && body == expected, "{first}");
+            }
+            client
+        });
+    }
+    // None is closed before all have been answered.
+    let open = clients.join_all().await;
+    assert_eq!(open.len(), 400);
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+}
+
+#[tokio::test]
+async fn whoever_finds_every_place_taken_gets_that_of_one_who_idles() {
+    let scene = Scene::open().set("max-connections", "2").await;
+    let mut idle = [Kept::open(scene.coldframe.address).await, Kept::open(scene.coldframe.address).await];
+    for client in &mut idle {
+        client.get("/-/coldframe/healthz").await.expect("an answer");
+    }
+    scene.get("/-/coldframe/healthz").await.is(200);
+    let [first, second] = &mut idle;
+    assert!(tokio::select! { closed = first.is_closed() => closed, closed = second.is_closed() => closed });
+}
+
+#[tokio::test]
+async fn many_more_clients_than_places_are_all_answered_in_their_turn() {
+    let scene = Scene::open().set("max-connections", "8").await;
+    let mut asking = JoinSet::new();
+    for _ in 0..200 {
+        asking.spawn(scene.get("/-/coldframe/healthz").into_future());
+    }
+    for answer in asking.join_all().await {
+        answer.is(200);
+    }
+}
+
+#[tokio::test]
+async fn idling_and_a_head_have_limits_of_their_own() {
+    let scene = Scene::open().set("idle-timeout", "1s").await;
+    let mut idle = Kept::open(scene.coldframe.address).await;
+    idle.get("/-/coldframe/healthz").await.expect("an answer");
+    assert!(idle.is_closed().await);
+    let scene = Scene::open().set("head-timeout", "1s").await;
+    let mut silent = Kept::open(scene.coldframe.address).await;
+    let mut slow = Kept::open(scene.coldframe.address).await;
+    slow.0.write_all(b"GET /-/coldframe/healthz HTTP/1.1\r\nhost:").await.expect("an open connection");
+    let mut patient = Kept::open(scene.coldframe.address).await;
+    patient.get("/-/coldframe/healthz").await.expect("an answer");
+    assert!(slow.is_closed().await && silent.is_closed().await);
+    patient.get("/-/coldframe/healthz").await.expect("an idle connection outlives the time a head has");
+}
+
+#[tokio::test]
+async fn heads_have_a_limit_in_bytes_and_lines_that_is_a_setting() {
+    let scene = Scene::open().set("head-limit", "8KiB").set("head-lines", "10").set("head-timeout", "1h").await;
+    let status = async |head: String| {
+        let mut client = Kept::open(scene.coldframe.address).await;
+        // What is refused early may be reset while it is still being sent.
+        let _ = client.0.write_all(head.as_bytes()).await;
+        let head = tokio::time::timeout(Duration::from_secs(20), read_head(&mut client.0)).await;
+        head.map_or("it waits".to_owned(), |head| head.ok().flatten().map_or(String::new(), |(first, _)| first))
+    };
+    let large = |bytes| format!("GET /-/coldframe/healthz HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(bytes));
+    assert!(status(large(7_000)).await.starts_with("HTTP/1.1 200"));
+    assert!(status(large(9_000)).await.starts_with("HTTP/1.1 431"));
+    let lines = |count| format!("GET /-/coldframe/healthz HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(count));
+    assert!(status(lines(9)).await.starts_with("HTTP/1.1 200"));
+    assert!(status(lines(10)).await.starts_with("HTTP/1.1 431"));
+    // A head that never ends is refused once it is larger than the buffer.
+    let endless = format!("GET /-/coldframe/healthz HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(66_000));
+    let answer = status(endless).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn bodies_have_a_limit_in_bytes_and_time_that_is_a_setting() {
+    let scene =
+        Scene::open().set("body-limit", "1KB").set("body-timeout", "1s").set("write-limit", "2KB").set("allow-writes", "true");
+    let scene = scene.await;
+    let audit = "/-/npm/v1/security/advisories/bulk";
+    scene.ask("POST", audit).body("x".repeat(1_001)).await.is(413);
+    scene.ask("PUT", "/left-pad").token("t").body("x".repeat(2_001)).await.is(413);
+    let packed = scene.ask("POST", audit).json(&json!({ "demo": ["1.0.0".repeat(500)] })).packed().await.is(413);
+    assert!(packed.error().contains("1000 bytes"), "{}", packed.error());
+    let mut slow = Kept::open(scene.coldframe.address).await;
+    let head = format!("POST {audit} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n{{");
+    slow.0.write_all(head.as_bytes()).await.expect("an open connection");
+    let (first, _) = slow.answer().await.expect("an answer");
+    assert!(first.starts_with("HTTP/1.1 408"), "{first}");
+    assert!(slow.is_closed().await, "what is left of the body is not waited for");
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_reaches_nobody_and_harms_nobody() {
+    let scene = Scene::open().set("allow-writes", "true").await;
+    for head in ["content-length: 1000\r\n", "transfer-encoding: chunked\r\n"] {
+        let mut leaving = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
+        let sent = format!("PUT /left-pad HTTP/1.1\r\nhost: a\r\nauthorization: Bearer t\r\n{head}\r\n3\r\nabc\r\n");
+        leaving.write_all(sent.as_bytes()).await.expect("an open connection");
+        drop(leaving);
+    }
+    let mut ending = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
+    ending.write_all(b"PUT /left-pad HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc").await.expect("an open connection");
+    ending.shutdown().await.expect("an open connection");
+    let answer = Response::read(&mut ending, false).await;
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 400));
+    scene.get("/-/coldframe/healthz").await.is(200);
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_is_left_and_what_it_held_goes() {
+    let scene = Scene::open().set("send-timeout", "1s").await;
+    scene.publish(Package::new("large", "1.0.0").field("description", json!(noise(16_000_000))));
+    scene.get("/large").await.is(200);
+    let mut stopped = Kept::narrow(scene.coldframe.address).await;
+    stopped.ask("/large").await.expect("an open connection");
+    let left = || async { scene.metric("coldframe_requests_in_flight", "").await };
+    // It and the request that asks.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while left().await < 2.0 {
+        assert!(Instant::now() < deadline, "it was never in flight");
+    }
+    while left().await > 1.0 {
+        assert!(Instant::now() < deadline, "it is still waited for");
+    }
+}
+
+/// Text that does not deflate well, always the same.
+fn noise(length: usize) -> String {
+    let mut state = 1_u32;
+    let mut letter = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'a' + u8::try_from(state >> 24).expect("a byte") % 26)
+    };
+    std::iter::repeat_with(&mut letter).take(length).collect()
+}
+
+#[cfg(target_os = "linux")]
+mod of_the_process {
+    use super::*;
+
+    /// A number of `/proc/…/status`, or how many files are open.
+    fn measure(program: &Program, what: &str) -> u64 {
+        let process = std::path::Path::new("/proc").join(program.id().to_string());
+        if what == "files" {
+            return std::fs::read_dir(process.join("fd")).expect("its files").count() as u64;
+        }
+        let status = std::fs::read_to_string(process.join("status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("the line");
+        line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").trim().parse().expect("a number")
+    }
+
+    #[tokio::test]
+    async fn forty_slow_readers_of_one_packument_hold_it_once() {
+        let registry = Registry::start(&machine_clock()).await;
+        registry.publish(Package::new("large", "1.0.0").field("description", json!(noise(12_000_000))));
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+        let length = program.get("/large").await.is(200).body.len();
+        assert!(length > 12_000_000);
+        let before = measure(&program, "VmRSS");
+        let mut readers = Vec::new();
+        for _ in 0..40 {
+            let mut reader = Kept::narrow(program.address).await;
+            reader.ask("/large").await.expect("an open connection");
+            let (first, _) = read_head(&mut reader.0).await.expect("an answer").expect("an answer");
+            assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+            readers.push(reader);
+        }
+        let grown = measure(&program, "VmRSS").saturating_sub(before);
+        // Copied for each it would be 480 MB.
+        assert!(grown < 120_000, "{grown} kB more");
+    }
+
+    #[tokio::test]
+    async fn out_of_files_it_waits_and_goes_on_and_says_so() {
+        use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+        let registry = Registry::start(&machine_clock()).await;
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+        program.get("/-/coldframe/healthz").await.is(200);
+        let process = Pid::from_raw(i32::try_from(program.id()).expect("an id"));
+        let spare = measure(&program, "files") + 10;
+        let limit = Rlimit { current: Some(spare), maximum: getrlimit(Resource::Nofile).maximum };
+        let before = prlimit(process, Resource::Nofile, limit).expect("its limit");
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            crowd.push(Kept::open(program.address).await);
+        }
+        // Some of the hundred were accepted, the others wait in the backlog; when some leave, the next are answered.
+        while measure(&program, "files") < spare {
+            tokio::task::yield_now().await;
+        }
+        crowd.drain(..50);
+        for client in &mut crowd {
+            let (first, _) = client.get("/-/coldframe/healthz").await.expect("an answer");
+            assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        }
+        drop(crowd);
+        prlimit(process, Resource::Nofile, before).expect("its limit");
+        program.get("/-/coldframe/healthz").await.is(200);
+        program.signal("-TERM");
+        let (code, errors) = program.ended().await;
+        assert!(code == 0 && errors.contains("cannot accept a connection"), "{code}: {errors}");
+    }
+
+    #[tokio::test]
+    async fn few_files_mean_few_connections_and_everybody_is_answered() {
+        let registry = Registry::start(&machine_clock()).await;
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let mut command = std::process::Command::new("sh");
+        command.env_clear().env("HOME", home.path()).current_dir(home.path()).stdin(std::process::Stdio::null());
+        let serve =
+            "ulimit -Sn 100 && ulimit -Hn 158 && exec \"$0\" serve --listen 127.0.0.1:0 --upstream \"$1\" --data-dir \"$2\"";
+        command.args(["-c", serve, env!("CARGO_BIN_EXE_coldframe"), &registry.url]).arg(data.path());
+        let program = Program::start(&mut command);
+        let mut asking = JoinSet::new();
+        for _ in 0..100 {
+            asking.spawn(program.get("/-/coldframe/healthz").into_future());
+        }
+        for answer in asking.join_all().await {
+            answer.is(200);
+        }
+        assert!(measure(&program, "files") < 158);
+        program.signal("-TERM");
+        let (code, errors) = program.ended().await;
+        assert!(code == 0 && errors.contains("raised the limit of open files"), "{code}: {errors}");
+        assert!(errors.contains("`max-connections` is 10, not 4096"), "{errors}");
+    }
+}

@@ -1,0 +1,259 @@
+//! Requests that two readers might read differently: each is refused and its connection closed, or is one request for
+//! everybody. What hides behind one is never done.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::client::raw;
+use crate::scene::Scene;
+
+/// A request that no answer may come of, and that upstream must not see.
+const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n";
+
+const AUDIT: &str = "/-/npm/v1/security/advisories/bulk";
+
+/// The statuses of all answers that came back.
+fn statuses(answer: &str) -> Vec<&str> {
+    // A head begins its line; no body of ours holds such a line.
+    answer.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect()
+}
+
+/// Whether the server closes a connection on which `bytes` came and nobody said that no more will.
+async fn closes_after(scene: &Scene, bytes: &[u8]) -> (bool, String) {
+    let mut stream = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
+    stream.write_all(bytes).await.expect("an open connection");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    (read.is_ok(), String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn framing_that_can_be_read_in_two_ways_is_refused_and_the_connection_closed() {
+    let scene = Scene::open().await;
+    let post = |headers: &str, body: &str| format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n{body}{HIDDEN}");
+    for (headers, body) in [
+        ("content-length: 3\r\ncontent-length: 40\r\n", "abc"),
+        ("content-length: 3, 40\r\n", "abc"),
+        ("content-length: +3\r\n", "abc"),
+        ("content-length: 0x3\r\n", "abc"),
+        ("content-length: -1\r\n", ""),
+        ("content-length: 3 3\r\n", "abc"),
+        ("content-length: 18446744073709551616\r\n", "abc"),
+        ("content-length:\r\n", ""),
+        ("transfer-encoding: xchunked\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: chunked, identity\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: identity\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", "0\r\n\r\n"),
+        ("transfer-encoding : chunked\r\n", "0\r\n\r\n"),
+        (" transfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        ("x: y\r\n transfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        ("x: y\r\n\tfolded\r\ncontent-length: 3\r\n", "abc"),
+        ("x y: z\r\ncontent-length: 3\r\n", "abc"),
+        ("x: a\0b\r\ncontent-length: 3\r\n", "abc"),
+        ("x: a\rb\r\ncontent-length: 3\r\n", "abc"),
+        (": empty\r\ncontent-length: 3\r\n", "abc"),
+        ("no colon\r\ncontent-length: 3\r\n", "abc"),
+    ] {
+        let (closed, answer) = closes_after(&scene, post(headers, body).as_bytes()).await;
+        assert!(closed, "{headers:?} is left open: {answer}");
+        assert_eq!(statuses(&answer), ["400"], "{headers:?}: {answer}");
+    }
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn chunks_that_are_none_end_the_connection_and_what_hides_in_them_is_not_done() {
+    let scene = Scene::open().await;
+    for chunks in [
+        format!("zz\r\n{HIDDEN}"),
+        format!("-1\r\n{HIDDEN}"),
+        format!("0x0\r\n\r\n{HIDDEN}"),
+        format!("+0\r\n\r\n{HIDDEN}"),
+        format!("10000000000000000\r\n{HIDDEN}"),
+        format!("ffffffffffffffff\r\n{HIDDEN}"),
+        format!("3\r\nabcd\r\n0\r\n\r\n{HIDDEN}"),
+        format!("3\nabc\n0\n\n{HIDDEN}"),
+        format!("3;a\nb\r\nabc\r\n0\r\n\r\n{HIDDEN}"),
+        format!("\r\n3\r\nabc\r\n0\r\n\r\n{HIDDEN}"),
+    ] {
+        let request = format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+        let answer = raw(scene.coldframe.address, request.as_bytes()).await;
+        assert!(statuses(&answer).len() <= 1, "{chunks:?}: {answer}");
+        assert!(!answer.starts_with("HTTP/1.1 2"), "{chunks:?}: {answer}");
+    }
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn chunks_beside_a_length_are_one_body_and_other_transfer_codings_none() {
+    let scene = Scene::open().await;
+    let both = |headers: &str| {
+        format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")
+    };
+    for headers in
+        ["content-length: 99\r\ntransfer-encoding: chunked\r\n", "transfer-encoding: chunked\r\ncontent-length: 99\r\n"]
+    {
+        let answer = raw(scene.coldframe.address, both(headers).as_bytes()).await;
+        assert_eq!(statuses(&answer), ["200"], "{headers:?}: {answer}");
+        let sent = scene.registry.last(AUDIT);
+        assert_eq!((sent.body.as_slice(), sent.headers.first("content-length")), (&b"{}"[..], Some("2")), "{headers:?}");
+        assert!(sent.headers.first("transfer-encoding").is_none());
+    }
+    let before = scene.registry.total();
+    for coding in ["gzip, chunked", "chunked, chunked", "identity, chunked"] {
+        let answer = raw(scene.coldframe.address, both(&format!("transfer-encoding: {coding}\r\n")).as_bytes()).await;
+        assert_eq!(statuses(&answer), ["400"], "{coding}: {answer}");
+    }
+    assert_eq!(scene.registry.total(), before);
+}
+
+#[tokio::test]
+async fn a_request_in_a_body_is_a_body_whoever_reads_it() {
+    let scene = Scene::open().set("allow-writes", "true").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let length = HIDDEN.len();
+    for (method, path) in
+        [("GET", "/left-pad"), ("POST", AUDIT), ("PUT", "/nobody"), ("GET", "/-/coldframe/healthz"), ("POST", "/../x")]
+    {
+        for framing in [
+            format!("content-length: {length}\r\n\r\n{HIDDEN}"),
+            format!("transfer-encoding: chunked\r\n\r\n{length:x}\r\n{HIDDEN}\r\n0\r\n\r\n"),
+        ] {
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{framing}");
+            let answer = raw(scene.coldframe.address, request.as_bytes()).await;
+            assert_eq!(statuses(&answer).len(), 1, "{request:?}: {answer}");
+        }
+    }
+    assert_eq!(scene.registry.count("/hidden"), 0);
+    scene.registry.forgive();
+}
+
+#[tokio::test]
+async fn bare_line_feeds_end_lines_and_hide_nothing() {
+    let scene = Scene::open().await;
+    let answer = raw(scene.coldframe.address, b"GET /-/coldframe/healthz HTTP/1.1\nhost: localhost\n\n").await;
+    assert_eq!(statuses(&answer), ["200"], "{answer}");
+    // The bare line feed ends the header, so the length behind it counts for us as for whoever reads it so.
+    let request = format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\nx: y\ncontent-length: {}\r\n\r\n{HIDDEN}", HIDDEN.len());
+    let answer = raw(scene.coldframe.address, request.as_bytes()).await;
+    assert_eq!(statuses(&answer).len(), 1, "{answer}");
+    assert_eq!(scene.registry.count("/hidden"), 0);
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let scene = Scene::open().await;
+    for headers in [
+        "host: a\r\nhost: b\r\n",
+        "",
+        "host: a b\r\n",
+        "host: a/b\r\n",
+        "host: user@a\r\n",
+        "host: a:99999\r\n",
+        "host: \u{e9}\r\n",
+    ] {
+        let request = format!("GET /left-pad HTTP/1.1\r\n{headers}connection: close\r\n\r\n");
+        let answer = raw(scene.coldframe.address, request.as_bytes()).await;
+        assert_eq!(statuses(&answer), ["400"], "{headers:?}: {answer}");
+    }
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn an_absolute_target_is_asked_of_us_and_of_nobody_else() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let ask = async |target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        raw(scene.coldframe.address, request.as_bytes()).await
+    };
+    // The target's host counts, as RFC 9112 has it: tarballs are named under it, and nobody connects to it.
+    let answer = ask("http://other.example/left-pad").await;
+    assert_eq!(statuses(&answer), ["200"], "{answer}");
+    assert!(answer.contains("http://other.example/left-pad/-/left-pad-1.0.0.tgz"), "{answer}");
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+    for wrong in
+        ["http://other.example:99999/left-pad", "http://user@other.example/left-pad", "*", "other.example:80", "left-pad", "?x"]
+    {
+        let answer = ask(wrong).await;
+        assert!(matches!(statuses(&answer).as_slice(), ["400" | "404"]), "{wrong}: {answer}");
+    }
+    let connect = raw(scene.coldframe.address, b"CONNECT other.example:443 HTTP/1.1\r\nhost: other.example:443\r\n\r\n").await;
+    assert!(matches!(statuses(&connect).as_slice(), ["400" | "404" | "405"]), "{connect}");
+}
+
+#[tokio::test]
+async fn tricks_in_paths_get_no_further_than_the_door() {
+    let scene = Scene::open().set("allow-writes", "true").await;
+    for path in [
+        "/../etc/passwd",
+        "/./left-pad",
+        "/left-pad/..",
+        "/left-pad/%2e%2e/x",
+        "/%2e%2e%2fx",
+        "/@acme/..%2fx",
+        "/@acme%2f%2e%2e",
+        "/left-pad/-/../../x",
+        "/left-pad/-/left-pad-1.0.0.tgz/..",
+        "/left-pad/-/..%2fleft-pad-1.0.0.tgz",
+        "//left-pad",
+        "/left-pad//1.0.0",
+        "/left%00pad",
+        "/left-pad%00.tgz",
+        "/left-pad/-/left-pad-1.0.0%00.tgz",
+        "/%",
+        "/%4",
+        "/%zz",
+        "/%u0041",
+        "/%c0%ae%c0%ae/x",
+        "/left%5cpad",
+        "/left\\pad",
+        "/%25252e",
+        "/left%0d%0apad",
+        "/left-pad%20",
+        "/-/package/..%2fx/dist-tags",
+        "/-/coldframe/..%2f..%2fx",
+        "/-/coldframe/../x",
+        "/-/npm/v1/attestations/..%2fx@1.0.0",
+        "/download/../x/1",
+        "/@/x",
+        "/@acme/",
+        "/@acme%2f",
+    ] {
+        for method in ["GET", "HEAD", "PUT"] {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer t\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            let answer = raw(scene.coldframe.address, request.as_bytes()).await;
+            assert!(matches!(statuses(&answer).as_slice(), ["400" | "404" | "405"]), "{method} {path}: {answer}");
+        }
+    }
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn requests_sent_in_one_go_are_answered_in_their_order() {
+    let scene = Scene::open().await;
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for name in names {
+        scene.publish_old(name, &["1.0.0"]);
+    }
+    // The first is held back upstream: the others must not overtake it.
+    let gate = scene.registry.hold("/a");
+    let mut stream = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
+    let ask = |name: &&str| format!("GET /{name} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n");
+    let mut requests: String = names.iter().map(ask).collect();
+    requests.push_str(&format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{{}}"));
+    requests.push_str("GET /-/coldframe/healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(requests.as_bytes()).await.expect("an open connection");
+    scene.registry.until_asked("/a", 1).await;
+    gate.open();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an end");
+    let answer = String::from_utf8_lossy(&answer);
+    assert_eq!(statuses(&answer), ["200"; 10], "{answer}");
+    let places: Vec<_> = names.iter().map(|name| answer.find(&format!("\"name\":\"{name}\"")).expect("its packument")).collect();
+    assert!(places.is_sorted(), "{places:?}");
+}

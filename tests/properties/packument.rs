@@ -1,0 +1,40 @@
+//! Whatever upstream sends: what the reader takes is written again as JSON that holds just the versions that were chosen,
+//! coded and not, and each version's tarball is found under the address that is written for it.
+//!
+//! An input is the packument of `demo`.
+
+use std::io::Read as _;
+use std::sync::LazyLock;
+
+use coldframe::npm::gzip::Press;
+use coldframe::npm::render::{Choice, View, tarball_url};
+use coldframe::npm::{Endpoint, Form, PackageName, ingest};
+
+static NAME: LazyLock<PackageName> = LazyLock::new(|| PackageName::parse("demo").expect("a name"));
+
+/// Panics when what is written is not what was chosen.
+pub fn holds(document: &[u8]) {
+    let Ok(ingested) = ingest::ingest(&NAME, document) else { return };
+    let entries = &ingested.packument.entries;
+    let shown: Vec<_> = entries.iter().enumerate().map(|(at, entry)| at % 2 == 0 && entry.flaw.is_none()).collect();
+    for form in [Form::Full, Form::Abbreviated] {
+        let alone = |at: usize| !shown[at];
+        let (base, mut press) = ("http://127.0.0.1:1", Press::default());
+        let view = View::render(document, &ingested.packument, &ingested.fields, form, base, &alone, &mut press);
+        let choice = Choice { shown: &shown, tags: Some(&[]), restrictions: Some("{}") };
+        let assembly = view.assemble(&choice).expect("hidden versions stand alone");
+        let written = assembly.identity();
+        let again =
+            ingest::ingest(&NAME, &written).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&written)));
+        let kept: Vec<_> = entries.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(entry, _)| &entry.key).collect();
+        assert_eq!(again.packument.entries.iter().map(|entry| &entry.key).collect::<Vec<_>>(), kept);
+        assert!(again.packument.entries.iter().all(|entry| entry.flaw.is_none()), "{}", String::from_utf8_lossy(&written));
+        let (mut inflated, coded) = (Vec::new(), assembly.gzip().concat());
+        flate2::bufread::GzDecoder::new(&*coded).read_to_end(&mut inflated).expect("one gzip member");
+        assert_eq!(inflated, written);
+    }
+    for entry in entries.iter().filter(|entry| entry.flaw.is_none()) {
+        let found = Endpoint::parse("GET", &tarball_url("", &NAME, &entry.key), None);
+        assert_eq!(found, Ok(Endpoint::Tarball { name: NAME.clone(), version: entry.key.to_string() }));
+    }
+}
