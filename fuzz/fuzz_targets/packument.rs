@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use coldframe::npm::gzip::Press;
+use coldframe::npm::press::Press;
 use coldframe::npm::render::{Choice, View};
 use coldframe::npm::{Form, PackageName, ingest};
 use libfuzzer_sys::fuzz_target;
