@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use coldframe::npm::gzip::Press;
+use coldframe::npm::press::{Packing, Press};
 use coldframe::npm::render::{Choice, View};
-use coldframe::npm::{Form, PackageName, ingest};
+use coldframe::npm::{Form, PackageName, brotli, ingest};
 
 /// As in the program.
 #[global_allocator]
@@ -23,8 +23,8 @@ fn main() {
         documents.push((PackageName::parse("demo").expect("a name"), made_up(3_000)));
     }
     println!(
-        "{:<24} {:>9} {:>8} {:>11} {:>10} {:>11} {:>11} {:>10} {:>10}",
-        "package", "MB", "versions", "validate ms", "ingest ms", "full ms", "abbrev. ms", "join ms", "gzip MB"
+        "{:<24} {:>9} {:>8} {:>11} {:>10} {:<6} {:>11} {:>11} {:>10} {:>9} {:>8}",
+        "package", "MB", "versions", "validate ms", "ingest ms", "coding", "full ms", "abbrev. ms", "join ms", "plain ms", "MB"
     );
     for (name, document) in documents {
         measure(&name, &document);
@@ -35,34 +35,49 @@ fn measure(name: &PackageName, document: &[u8]) {
     let ingested = ingest::ingest(name, document).expect("a packument");
     let count = ingested.packument.entries.len();
     let young = |at: usize| at + 5 >= count;
-    let press = RefCell::new(Press::default());
-    let render = |form| {
-        View::render(
-            document,
-            &ingested.packument,
-            &ingested.fields,
-            form,
-            "http://127.0.0.1:4873",
-            &young,
-            &mut press.borrow_mut(),
-        )
-    };
-    let view = render(Form::Full);
-    let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
-    let join = || view.assemble(&Choice { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.gzip());
-    let size: usize = join().iter().flatten().map(bytes::Bytes::len).sum();
-    println!(
-        "{:<24} {:>9.2} {:>8} {:>11.2} {:>10.2} {:>11.2} {:>11.2} {:>10.3} {:>10.2}",
+    print!(
+        "{:<24} {:>9.2} {:>8} {:>11.2} {:>10.2}",
         name.as_str(),
         mega(document.len()),
         count,
         best(|| serde_json::from_slice::<&serde_json::value::RawValue>(document).map(drop)),
         best(|| ingest::ingest(name, document).map(drop)),
-        best(|| render(Form::Full)),
-        best(|| render(Form::Abbreviated)),
-        best(join),
-        mega(size)
     );
+    let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
+    let choice = Choice { shown: &shown, tags: None, restrictions: None };
+    for (coding, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstd)] {
+        let press = RefCell::new(Press::of(packing));
+        let render = |form| {
+            View::render(
+                document,
+                &ingested.packument,
+                &ingested.fields,
+                form,
+                "http://127.0.0.1:4873",
+                &young,
+                &mut press.borrow_mut(),
+            )
+        };
+        let view = render(Form::Full);
+        let join = || view.assemble(&choice).map(|assembly| assembly.packed());
+        let plain = || view.assemble(&choice).map(|assembly| assembly.identity());
+        let size: usize = join().iter().flatten().map(bytes::Bytes::len).sum();
+        let indent = if packing == Packing::Gzip { 0 } else { 66 };
+        println!(
+            "{:indent$} {coding:<6} {:>11.2} {:>11.2} {:>10.3} {:>9.2} {:>8.2}",
+            "",
+            best(|| render(Form::Full)),
+            best(|| render(Form::Abbreviated)),
+            best(join),
+            best(plain),
+            mega(size)
+        );
+        if packing == Packing::Zstd {
+            let plain = plain().expect("young versions stand alone");
+            let (ms, size) = (best(|| brotli::compress(&plain)), mega(brotli::compress(&plain).len()));
+            println!("{:indent$} {:<6} {ms:>11.2} {:>11} {:>10} {:>9} {size:>8.2}", "", "br", "-", "-", "-");
+        }
+    }
 }
 
 /// The best of the rounds, in milliseconds.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use crate::npm::Form;
+use crate::npm::press::Packing;
 use crate::npm::{Agent, Integrity};
 use crate::upstream::Authorization;
 
@@ -41,6 +42,25 @@ pub enum Coding {
     Identity,
     /// One gzip member.
     Gzip,
+    /// zstd frames.
+    Zstd,
+    /// One brotli stream.
+    Brotli,
+}
+
+impl Coding {
+    /// How the view is packed that such an answer is made from: zstd's packs and unpacks quickest.
+    pub(super) fn packing(self) -> Packing {
+        match self {
+            Coding::Gzip => Packing::Gzip,
+            Coding::Identity | Coding::Zstd | Coding::Brotli => Packing::Zstd,
+        }
+    }
+
+    /// Whether the answer is the view's segments, joined: in microseconds, and in the view's own memory.
+    pub(super) fn is_joined(self) -> bool {
+        matches!(self, Coding::Gzip | Coding::Zstd)
+    }
 }
 
 /// A packument, ready to send.

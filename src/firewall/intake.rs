@@ -14,7 +14,7 @@ use super::known::{Known, Slot};
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::body;
-use crate::npm::gzip::Press;
+use crate::npm::press::Press;
 use crate::npm::{Algorithm, Digest, Form, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
 use crate::store::{Document, PackageRecord};
 use crate::upstream::Validators;

@@ -42,7 +42,7 @@ use self::catalog::{Need, Reading};
 use self::flight::Flights;
 use self::forms::Forms;
 use self::known::{Known, Slot};
-use self::shelf::{Plain, PlainKey, Rendered, ViewKey};
+use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::tarball::{CARRIED_UNITS, TarballKey};
 use self::workbench::Workbenches;
 use self::world::World;
@@ -137,7 +137,7 @@ struct Inner {
     /// Views of packuments, deflated, bounded in bytes.
     views: Cache<ViewKey, Arc<Rendered>>,
     /// Plain answers, bounded in bytes.
-    plains: Cache<PlainKey, Arc<Plain>>,
+    wholes: Cache<WholeKey, Arc<Whole>>,
     /// Packages that are not there, and since when.
     absent: Cache<Slot, Timestamp>,
     /// Packages that could not be asked for, and since when.
@@ -169,7 +169,7 @@ impl Firewall {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
         let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<Rendered>| view.weight());
-        let plains = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, plain: &Arc<Plain>| plain.weight());
+        let wholes = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<Whole>| whole.weight());
         Self(Arc::new(Inner {
             registries: parts.registries,
             ledger: parts.ledger,
@@ -180,7 +180,7 @@ impl Firewall {
             world: ArcSwap::from_pointee(World { policy: parts.policy, revision: 0 }),
             documents: documents.build(),
             views: views.build(),
-            plains: plains.build(),
+            wholes: wholes.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
@@ -199,7 +199,7 @@ impl Firewall {
         }))
     }
 
-    /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.
+    /// Exwholes one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.
     ///
     /// # Errors
     /// When there is no such version, or upstream cannot be asked.
@@ -316,7 +316,7 @@ impl Firewall {
     /// Bytes of memory that facts and views take, about.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        self.0.documents.weighted_size() + self.0.views.weighted_size() + self.0.plains.weighted_size()
+        self.0.documents.weighted_size() + self.0.views.weighted_size() + self.0.wholes.weighted_size()
     }
 }
 

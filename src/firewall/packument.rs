@@ -36,7 +36,7 @@ impl Inner {
         coding: Coding,
     ) -> Result<Answer, Rejection> {
         for _ in 0..ATTEMPTS {
-            let wish = Wish { form, base: asker.base.clone() };
+            let wish = Wish { form, packing: coding.packing(), base: asker.base.clone() };
             let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
             self.require_any(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use super::known::{Known, Slot};
 use super::screen::Screen;
 use super::{Answer, Asker, BaseUrl, Coding, Form, Inner, Reading, Rejection};
-use crate::npm::gzip::Press;
+use crate::npm::brotli;
 use crate::npm::ingest::{self, Fields};
+use crate::npm::press::{Packing, Press};
 use crate::npm::render::{Choice, View};
 use crate::npm::{Algorithm, Digest};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed};
@@ -20,6 +21,8 @@ use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed};
 pub(super) struct Wish {
     /// In which form.
     pub form: Form,
+    /// How packed.
+    pub packing: Packing,
     /// Under which base URL.
     pub base: BaseUrl,
 }
@@ -29,6 +32,7 @@ pub(super) struct Wish {
 pub(super) struct ViewKey {
     slot: Slot,
     form: Form,
+    packing: Packing,
     base: Arc<str>,
 }
 
@@ -41,14 +45,15 @@ pub(super) struct Rendered {
     answers: Mutex<Vec<Kept>>,
 }
 
-/// A plain answer: memory of its own, and many times a deflated one's. Few clients ask for them, so few are kept.
-pub(super) struct Plain {
+/// An answer that shares no memory with its view: plain, which takes many times a packed one's, or packed as a whole. Few clients
+/// ask for them, so few are kept.
+pub(super) struct Whole {
     content: [u8; 32],
     screen: Digest,
     answer: Answer,
 }
 
-impl Plain {
+impl Whole {
     /// The bytes this takes in memory, about.
     #[must_use]
     pub(super) fn weight(&self) -> u32 {
@@ -56,12 +61,11 @@ impl Plain {
     }
 }
 
-/// What a plain answer is kept under: the view, and whether the client reads `policyRestrictions`.
-pub(super) type PlainKey = (ViewKey, bool);
+/// What such an answer is kept under: the view, the coding, and whether the client reads `policyRestrictions`.
+pub(super) type WholeKey = (ViewKey, Coding, bool);
 
 /// An answer and what it was made from.
 struct Kept {
-    coding: Coding,
     restricted: bool,
     screen: Digest,
     answer: Answer,
@@ -74,9 +78,9 @@ impl Rendered {
         u32::try_from(self.view.weight() + 2048).unwrap_or(u32::MAX)
     }
 
-    fn kept(&self, coding: Coding, restricted: bool, screen: &Screen) -> Option<Answer> {
+    fn kept(&self, restricted: bool, screen: &Screen) -> Option<Answer> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |kept: &&Kept| kept.coding == coding && kept.restricted == restricted && kept.screen == screen.identity;
+        let fits = |kept: &&Kept| kept.restricted == restricted && kept.screen == screen.identity;
         answers.iter().find(fits).map(|kept| kept.answer.clone())
     }
 
@@ -85,10 +89,11 @@ impl Rendered {
         let restrictions = screen.restrictions.as_deref().filter(|_| restricted);
         let assembly = self.view.assemble(&Choice { shown: &screen.shown, tags: screen.tags.as_deref(), restrictions })?;
         let mut entity = assembly.fingerprint().to_vec();
-        entity.push(u8::from(coding == Coding::Gzip));
+        entity.push(coding as u8);
         let etag = format!("\"{}\"", &Digest::of(Algorithm::Sha256, &entity).to_hex()[..32]);
         let chunks: Arc<[Bytes]> = match coding {
-            Coding::Gzip => assembly.gzip().into(),
+            Coding::Gzip | Coding::Zstd => assembly.packed().into(),
+            Coding::Brotli => Arc::new([brotli::compress(&assembly.identity())]),
             Coding::Identity => Arc::new([assembly.identity()]),
         };
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
@@ -96,10 +101,10 @@ impl Rendered {
     }
 
     /// Keeps an answer, which shares the view's memory, in place of the one before it.
-    fn keep(&self, coding: Coding, restricted: bool, screen: &Screen, answer: &Answer) {
+    fn keep(&self, restricted: bool, screen: &Screen, answer: &Answer) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.retain(|kept| kept.coding != coding || kept.restricted != restricted);
-        answers.push(Kept { coding, restricted, screen: screen.identity.clone(), answer: answer.clone() });
+        answers.retain(|kept| kept.restricted != restricted);
+        answers.push(Kept { restricted, screen: screen.identity.clone(), answer: answer.clone() });
     }
 }
 
@@ -118,7 +123,8 @@ impl Inner {
         coding: Coding,
     ) -> Result<Option<Answer>, Rejection> {
         let restricted = screen.restrictions.is_some() && asker.agent.reads_policy_restrictions();
-        let key = ViewKey { slot: reading.known.slot.shared(), form, base: Arc::clone(&asker.base.text) };
+        let packing = coding.packing();
+        let key = ViewKey { slot: reading.known.slot.shared(), form, packing, base: Arc::clone(&asker.base.text) };
         if let Some(answer) = self.kept(&key, &reading.known, screen, coding, restricted) {
             CacheUsed { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Some(answer));
@@ -130,28 +136,28 @@ impl Inner {
             answer = self.assemble(rendered, screen, coding, restricted).await?;
         }
         if answer.is_none() {
-            let wish = Wish { form, base: asker.base.clone() };
+            let wish = Wish { form, packing, base: asker.base.clone() };
             let rendered = self.render_again(asker, key.clone(), reading.clone(), wish).await?;
             if rendered.content != reading.known.content {
                 return Ok(None);
             }
             answer = self.assemble(rendered, screen, coding, restricted).await?;
         }
-        if let Some(answer) = answer.as_ref().filter(|_| coding == Coding::Identity && asker.base.remembered) {
-            let plain = Plain { content: reading.known.content, screen: screen.identity.clone(), answer: answer.clone() };
-            self.plains.insert((key, restricted), Arc::new(plain));
+        if let Some(answer) = answer.as_ref().filter(|_| !coding.is_joined() && asker.base.remembered) {
+            let whole = Whole { content: reading.known.content, screen: screen.identity.clone(), answer: answer.clone() };
+            self.wholes.insert((key, coding, restricted), Arc::new(whole));
         }
         Ok(answer)
     }
 
     /// The answer that was made before from the same document and verdicts.
     fn kept(&self, key: &ViewKey, known: &Known, screen: &Screen, coding: Coding, restricted: bool) -> Option<Answer> {
-        if coding == Coding::Identity {
-            let plain = self.plains.get(&(key.clone(), restricted))?;
-            return (plain.content == known.content && plain.screen == screen.identity).then(|| plain.answer.clone());
+        if !coding.is_joined() {
+            let whole = self.wholes.get(&(key.clone(), coding, restricted))?;
+            return (whole.content == known.content && whole.screen == screen.identity).then(|| whole.answer.clone());
         }
         let rendered = self.views.get(key).filter(|rendered| rendered.content == known.content)?;
-        rendered.kept(coding, restricted, screen)
+        rendered.kept(restricted, screen)
     }
 
     async fn assemble(
@@ -164,13 +170,13 @@ impl Inner {
         let (now, screen) = (self.clock.now(), Arc::clone(screen));
         let work = move || {
             let answer = rendered.assemble(&screen, coding, restricted, now)?;
-            if coding != Coding::Identity {
-                rendered.keep(coding, restricted, &screen, &answer);
+            if coding.is_joined() {
+                rendered.keep(restricted, &screen, &answer);
             }
             Some(answer)
         };
-        // Joining what is deflated takes microseconds; inflating takes milliseconds a megabyte.
-        if coding == Coding::Gzip { Ok(work()) } else { self.blocking(work).await }
+        // Joining what is packed takes microseconds; what is made as a whole takes milliseconds.
+        if coding.is_joined() { Ok(work()) } else { self.blocking(work).await }
     }
 
     /// Renders a view from the stored document; one rendering a view however many ask.
@@ -213,10 +219,12 @@ impl Inner {
             &again
         };
         let screen = known.screen(&self.world.load());
+        press.pack_as(wish.packing);
         let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at], press);
         let rendered = Arc::new(Rendered { content: known.content, form: wish.form, view, answers: Mutex::default() });
         if wish.base.remembered {
-            let key = ViewKey { slot: known.slot.shared(), form: wish.form, base: Arc::clone(&wish.base.text) };
+            let (form, packing, base) = (wish.form, wish.packing, Arc::clone(&wish.base.text));
+            let key = ViewKey { slot: known.slot.shared(), form, packing, base };
             self.views.insert(key, Arc::clone(&rendered));
         }
         Some(rendered)

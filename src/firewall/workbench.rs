@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::npm::gzip::Press;
+use crate::npm::press::Press;
 
 /// The most that a workbench keeps of its room for the plain document, in bytes: the largest few are not kept for.
 const LARGEST_KEPT: usize = 16 << 20;
@@ -11,7 +11,7 @@ const LARGEST_KEPT: usize = 16 << 20;
 /// One place to work at.
 #[derive(Default)]
 pub(super) struct Workbench {
-    /// Deflates.
+    /// Packs.
     pub press: Press,
     /// Room for a document that has to be inflated.
     pub plain: Vec<u8>,

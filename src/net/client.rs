@@ -205,6 +205,7 @@ impl fmt::Debug for Client {
 }
 
 /// How long to wait after a failed attempt: between half and all of a doubling backoff, so that many do not return at once.
+#[must_use]
 pub fn pause(attempt: u32) -> Duration {
     let whole = BACKOFF * 2u32.saturating_pow(attempt);
     whole / 2 + whole.mul_f64(0.5 * dice())

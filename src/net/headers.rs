@@ -47,16 +47,29 @@ pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
     best.and_then(|best| scores.iter().position(|score| *score == best)).unwrap_or_default()
 }
 
-/// Whether an `Accept-Encoding` header takes gzip, and does not like the bytes as they are better.
+/// Which of the `offered` codings an `Accept-Encoding` header likes best: the highest quality, then the first offered. `None`
+/// when it takes none, or likes the bytes as they are better. Only what it names is chosen; `*` stands for gzip alone, which is
+/// all that everybody reads.
 #[must_use]
-pub fn takes_gzip(accept_encoding: Option<&str>) -> bool {
-    let Some(accept) = accept_encoding else { return false };
-    let codings: Vec<(&str, u16)> = accept.split(',').map(weigh).collect();
-    let named = |names: &[&str]| {
-        codings.iter().find(|(coding, _)| names.iter().any(|name| coding.eq_ignore_ascii_case(name))).map(|(_, quality)| *quality)
+pub fn best_coding(accept_encoding: Option<&str>, offered: &[&str]) -> Option<usize> {
+    let accept = accept_encoding?;
+    let quality = |wanted: &str| {
+        let mut codings = accept.split(',').map(weigh);
+        codings.find(|(coding, _)| coding.eq_ignore_ascii_case(wanted)).map(|(_, quality)| quality)
     };
-    let gzip = named(&["gzip", "x-gzip"]).or_else(|| named(&["*"])).unwrap_or_default();
-    gzip > 0 && gzip >= named(&["identity"]).unwrap_or_default()
+    let score = |coding: &str| match coding {
+        "gzip" => quality("gzip").or_else(|| quality("x-gzip")).or_else(|| quality("*")),
+        _ => quality(coding),
+    };
+    let least = quality("identity").unwrap_or_default().max(1);
+    let mut best = None;
+    for (at, coding) in offered.iter().enumerate() {
+        let Some(score) = score(coding).filter(|score| *score >= least) else { continue };
+        if best.is_none_or(|(_, highest)| score > highest) {
+            best = Some((at, score));
+        }
+    }
+    best.map(|(at, _)| at)
 }
 
 /// One element of a list with its quality in thousandths; an unreadable quality counts as none, so that it is not preferred.
@@ -219,25 +232,53 @@ mod tests {
         assert_eq!(best(Some(",;,q=1;;")), FULL);
     }
 
+    fn coding(accept_encoding: Option<&str>) -> &'static str {
+        let offered = ["zstd", "gzip", "br"];
+        best_coding(accept_encoding, &offered).map_or("", |at| offered[at])
+    }
+
     #[test]
     fn gzip_goes_to_those_who_take_it() {
         for yes in [
             "gzip",
             "gzip,deflate,br",
-            "zstd, gzip",
+            "zstd;q=0.9, gzip",
             "*",
-            "br, *;q=0.1",
+            "br;q=0, *;q=0.1",
             "x-gzip",
             "gzip;q=0.5, identity;q=0.5",
             "GZIP",
             "identity;q=0, gzip",
         ] {
-            assert!(takes_gzip(Some(yes)), "{yes}");
+            assert_eq!(coding(Some(yes)), "gzip", "{yes}");
         }
-        for no in ["identity", "br", "gzip;q=0", "*;q=0", "gzip;q=0, *", "identity, gzip;q=0.5", "", "gzip;q=0.0000"] {
-            assert!(!takes_gzip(Some(no)), "{no}");
+        for no in ["identity", "deflate", "gzip;q=0", "*;q=0", "gzip;q=0, *", "identity, gzip;q=0.5", "", "gzip;q=0.0000"] {
+            assert_eq!(coding(Some(no)), "", "{no}");
         }
-        assert!(!takes_gzip(None));
+        assert_eq!(coding(None), "");
+    }
+
+    #[test]
+    fn each_client_gets_the_best_coding_that_it_names() {
+        for (accept, best) in [
+            // npm and yarn 1; pnpm 9 and 10, yarn 4; bun; pnpm 12; deno's first request.
+            ("gzip", "gzip"),
+            ("gzip,deflate,br", "gzip"),
+            ("gzip, deflate, br", "gzip"),
+            ("gzip, deflate, br, zstd", "zstd"),
+            ("zstd,gzip,deflate", "zstd"),
+            ("gzip,br", "gzip"),
+            ("br", "br"),
+            ("br, gzip;q=0.9", "br"),
+            ("br;q=0.5, gzip;q=0.4, zstd;q=0.3", "br"),
+            ("zstd;q=0, br;q=0.1", "br"),
+            ("ZSTD", "zstd"),
+            ("br, *;q=0.1", "br"),
+            ("zstd, identity;q=0.5", "zstd"),
+            ("zstd;q=0.4, identity;q=0.5", ""),
+        ] {
+            assert_eq!(coding(Some(accept)), best, "{accept}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Floor 0: names things as npm names them. Pure: no clock, no I/O, no async, and no idea of policy.
 
 pub mod agent;
+pub mod brotli;
 pub mod endpoint;
 pub mod gzip;
 pub mod ingest;
@@ -9,10 +10,12 @@ pub mod integrity;
 mod manifest;
 pub mod name;
 pub mod packument;
+pub mod press;
 pub mod render;
 pub mod tag;
 pub mod version;
 mod walk;
+mod zstd;
 
 pub use agent::{Agent, Tool};
 pub use endpoint::Endpoint;

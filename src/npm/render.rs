@@ -1,4 +1,4 @@
-//! Writes a packument again: the segments that do not change, deflated once, and an assembly of those that are shown.
+//! Writes a packument again: the segments that do not change, packed once, and an assembly of those that are shown.
 //!
 //! Refuses to judge: which versions are shown, and what the dist-tags say, is given. What is not changed leaves byte for
 //! byte as it came; only `versions`, `dist-tags`, `dist.tarball` and `policyRestrictions` are written anew.
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::PackageName;
-use super::gzip::{self, Press, Segment};
 use super::ingest::Fields;
 use super::packument::{Entry, Packument, Span};
+use super::press::{self, Packing, Press, Segment};
 
 /// Plain bytes after which a run of versions is closed: large enough to deflate nearly as well as the whole (128 KiB cost `next`
 /// 70 % more), small enough that few are deflated anew when a document grows.
@@ -28,9 +28,10 @@ pub enum Form {
     Abbreviated,
 }
 
-/// A packument in one form and under one base URL: every part deflated, none chosen yet.
+/// A packument in one form and under one base URL: every part packed, none chosen yet.
 #[derive(Debug)]
 pub struct View {
+    packing: Packing,
     pieces: Vec<Piece>,
     runs: Vec<Run>,
     /// All parts behind each other as they leave when all are shown, so that neighbours leave as one.
@@ -73,6 +74,7 @@ pub struct Choice<'a> {
 
 /// The chosen parts, ready to be joined.
 pub struct Assembly<'a> {
+    packing: Packing,
     arena: &'a Bytes,
     parts: Vec<Part<'a>>,
 }
@@ -82,9 +84,9 @@ enum Part<'a> {
     Made(Segment),
 }
 
-/// Written for one assembly. Only what is large is worth a deflater of its own.
-fn made(plain: &[u8]) -> Segment {
-    if plain.len() <= SMALL { Segment::store(plain) } else { Press::default().deflate(plain) }
+/// Written for one assembly. Only what is large is worth a packer of its own.
+fn made(plain: &[u8], packing: Packing) -> Segment {
+    if plain.len() <= SMALL { Segment::store(plain, packing) } else { Press::of(packing).pack(plain) }
 }
 
 impl Part<'_> {
@@ -109,6 +111,7 @@ impl View {
         alone: &dyn Fn(usize) -> bool,
         press: &mut Press,
     ) -> Self {
+        press.begin();
         let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
             Form::Full => &|at, out| write_full(document, packument, at, base, out),
             Form::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
@@ -118,7 +121,7 @@ impl View {
             Form::Abbreviated => abbreviated_pieces(document, packument, press),
         };
         let runs = runs(packument.entries.len(), alone, write, press);
-        let mut view = Self { pieces, runs, arena: Bytes::new() };
+        let mut view = Self { packing: press.packing(), pieces, runs, arena: Bytes::new() };
         view.settle();
         view
     }
@@ -137,7 +140,7 @@ impl View {
                 Piece::Restrictions { .. } => {}
             }
         }
-        self.arena = gzip::settle(&mut segments);
+        self.arena = press::settle(self.packing, &mut segments);
     }
 
     /// Chooses the parts. `None` when a run is shown in part: then the view must be rendered anew, with the entries that
@@ -149,15 +152,17 @@ impl View {
             match piece {
                 Piece::Fixed(segment) => parts.push(Part::Kept(segment)),
                 Piece::Tags(theirs) => {
-                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(made(&tags_json(tags)))));
+                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(made(&tags_json(tags), self.packing))));
                 }
                 Piece::Versions => self.push_versions(choice.shown, &mut parts)?,
                 Piece::Restrictions { lead } => parts.extend(
-                    choice.restrictions.map(|ours| Part::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes()))),
+                    choice
+                        .restrictions
+                        .map(|ours| Part::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes(), self.packing))),
                 ),
             }
         }
-        Some(Assembly { arena: &self.arena, parts })
+        Some(Assembly { packing: self.packing, arena: &self.arena, parts })
     }
 
     fn push_versions<'a>(&'a self, shown: &[bool], parts: &mut Vec<Part<'a>>) -> Option<()> {
@@ -188,24 +193,24 @@ impl View {
 }
 
 impl Assembly<'_> {
-    /// The document as one gzip member; the chunks share the view's memory.
+    /// The document, packed as its view is; the chunks share the view's memory.
     #[must_use]
-    pub fn gzip(&self) -> Vec<Bytes> {
-        gzip::join(self.arena, self.parts.iter().map(Part::segment))
+    pub fn packed(&self) -> Vec<Bytes> {
+        press::join(self.packing, self.arena, self.parts.iter().map(Part::segment))
     }
 
-    /// The document as it is. Inflates: some milliseconds a megabyte.
+    /// The document as it is. Unpacks: a millisecond or two for some megabytes.
     #[must_use]
     pub fn identity(&self) -> Bytes {
-        gzip::inflate(self.parts.iter().map(Part::segment))
+        press::unpack(self.packing, self.parts.iter().map(Part::segment))
     }
 
-    /// A hash that differs when the document's bytes do, SHA-256 over what the parts deflate to.
+    /// A hash that differs when the document's bytes do, SHA-256 over the packed parts.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in &self.parts {
-            context.update(part.segment().deflated());
+            context.update(part.segment().packed());
         }
         context.finish().as_ref().try_into().unwrap_or_default()
     }
@@ -264,7 +269,8 @@ fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at
 }
 
 fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mut Vec<u8>), press: &mut Press) -> Vec<Run> {
-    let run = |first, end, segment| Run { first, end, comma: Segment::store(b","), segment };
+    let packing = press.packing();
+    let run = |first, end, segment| Run { first, end, comma: Segment::store(b",", packing), segment };
     let mut runs: Vec<Run> = Vec::new();
     let mut plain = std::mem::take(&mut press.plain);
     tune(entries, write, &mut plain, press);
@@ -273,7 +279,7 @@ fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mu
     for at in 0..entries {
         let single = alone(at);
         if !plain.is_empty() && (single || plain.len() >= RUN) {
-            runs.push(run(first, at, press.deflate(&plain)));
+            runs.push(run(first, at, press.pack(&plain)));
             plain.clear();
         }
         if plain.is_empty() {
@@ -283,12 +289,12 @@ fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mu
         }
         write(at, &mut plain);
         if single {
-            runs.push(run(at, at + 1, press.deflate(&plain)));
+            runs.push(run(at, at + 1, press.pack(&plain)));
             plain.clear();
         }
     }
     if !plain.is_empty() {
-        runs.push(run(first, entries, press.deflate(&plain)));
+        runs.push(run(first, entries, press.pack(&plain)));
     }
     press.plain = plain;
     runs
@@ -296,11 +302,13 @@ fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mu
 
 /// Shows the press what stands in the middle of the document: its first versions are rarely like the rest.
 fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, press: &mut Press) {
-    press.begin();
+    if !press.wants_sample() {
+        return;
+    }
     plain.clear();
     for at in entries / 2..entries {
         write(at, plain);
-        if plain.len() >= gzip::SAMPLE {
+        if plain.len() >= press::SAMPLE {
             press.tune(plain);
             return;
         }
@@ -312,7 +320,7 @@ fn full_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec
     let layout = &packument.layout;
     let mut cuts: Vec<(Span, Option<Piece>)> = Vec::with_capacity(4);
     if let Some(span) = layout.dist_tags {
-        cuts.push((span, Some(Piece::Tags(press.deflate(span.of(document))))));
+        cuts.push((span, Some(Piece::Tags(press.pack(span.of(document))))));
     }
     if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
         cuts.push((Span { start: span.start + 1, end: span.end - 1 }, Some(Piece::Versions)));
@@ -327,11 +335,11 @@ fn full_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec
     let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
     let mut start = 0;
     for (span, piece) in cuts {
-        pieces.push(Piece::Fixed(press.deflate(Span { start, end: span.start }.of(document))));
+        pieces.push(Piece::Fixed(press.pack(Span { start, end: span.start }.of(document))));
         pieces.extend(piece);
         start = span.end;
     }
-    pieces.push(Piece::Fixed(press.deflate(document.get(start as usize..).unwrap_or_default())));
+    pieces.push(Piece::Fixed(press.pack(document.get(start as usize..).unwrap_or_default())));
     pieces
 }
 
@@ -355,13 +363,13 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut Press)
         tail.extend_from_slice(time.of(document));
     }
     vec![
-        Piece::Fixed(press.deflate(&head)),
-        Piece::Tags(press.deflate(tags)),
-        Piece::Fixed(Segment::store(b",\"versions\":{")),
+        Piece::Fixed(press.pack(&head)),
+        Piece::Tags(press.pack(tags)),
+        Piece::Fixed(Segment::store(b",\"versions\":{", press.packing())),
         Piece::Versions,
-        Piece::Fixed(press.deflate(&tail)),
+        Piece::Fixed(press.pack(&tail)),
         Piece::Restrictions { lead: "," },
-        Piece::Fixed(Segment::store(b"}")),
+        Piece::Fixed(Segment::store(b"}", press.packing())),
     ]
 }
 
@@ -407,7 +415,7 @@ mod tests {
         );
         let assembly = view.assemble(&Choice { shown: &shown, tags, restrictions }).unwrap();
         let identity = assembly.identity();
-        let gzip = assembly.gzip().concat();
+        let gzip = assembly.packed().concat();
         let mut inflated = Vec::new();
         std::io::Read::read_to_end(&mut flate2::bufread::GzDecoder::new(&gzip[..]), &mut inflated).unwrap();
         assert_eq!(identity, inflated);

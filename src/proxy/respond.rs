@@ -35,6 +35,11 @@ const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, use
 const BY_CREDENTIALS: HeaderValue = HeaderValue::from_static("authorization");
 const VARY_BY_HOST: HeaderValue = HeaderValue::from_static("accept, accept-encoding, user-agent, authorization, host");
 
+/// What `Content-Encoding` says of each coding, the one we like best first. zstd is packed in a fifth of gzip's time and is smaller
+/// (61 beside 321 ms, 7.3 beside 8.0 MB: the abbreviated packuments of an application). gzip comes before brotli: brotli takes as
+/// long and saves 8 %, but an answer that changes is packed anew, where gzip's is joined, and npm asks for gzip anyhow.
+pub(super) const CODINGS: [(&str, Coding); 3] = [("zstd", Coding::Zstd), ("gzip", Coding::Gzip), ("br", Coding::Brotli)];
+
 /// A response, and what became of the request, for those who count.
 #[derive(Debug)]
 pub struct Reply {
@@ -73,7 +78,11 @@ pub fn packument(answer: &Answer, head: &Parts, by_host: bool) -> Reply {
         not_modified()
     } else {
         let reply = served(Body::shared(answer.chunks.clone()), if answer.form == Form::Full { JSON } else { ABBREVIATED });
-        if answer.coding == Coding::Gzip { reply.with(header::CONTENT_ENCODING, HeaderValue::from_static("gzip")) } else { reply }
+        let coding = CODINGS.iter().find(|(_, coding)| *coding == answer.coding);
+        match coding {
+            Some((name, _)) => reply.with(header::CONTENT_ENCODING, HeaderValue::from_static(name)),
+            None => reply,
+        }
     };
     if let Some(age) = answer.stale {
         reply = reply.with(header::AGE, age.as_secs().into());

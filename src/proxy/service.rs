@@ -12,11 +12,11 @@ use http::{Method, Request, Response};
 
 use super::answers::Answers;
 use super::asker::Askers;
-use super::respond::{self, Reply};
+use super::respond::{self, CODINGS, Reply};
 use super::watch::Watch;
 use super::{Config, ProxyError, passage};
 use crate::firewall::{Asker, Coding, Form};
-use crate::net::headers::{best_media_type, list, takes_gzip};
+use crate::net::headers::{best_coding, best_media_type, list};
 use crate::net::{Body, body};
 use crate::npm::{Endpoint, PackageName};
 use crate::telemetry::{EndpointLabel, Metrics};
@@ -135,7 +135,8 @@ impl<A: Answers> Visit<'_, A> {
         let forms = ["application/json", "application/vnd.npm.install-v1+json"];
         let form = [Form::Full, Form::Abbreviated][best_media_type(accept.as_deref(), &forms)];
         let codings = list(&self.head.headers, &ACCEPT_ENCODING);
-        (form, if takes_gzip(codings.as_deref()) { Coding::Gzip } else { Coding::Identity })
+        let coding = best_coding(codings.as_deref(), &CODINGS.map(|(name, _)| name)).map(|at| CODINGS[at].1);
+        (form, coding.unwrap_or(Coding::Identity))
     }
 
     fn passage(&self, body: Bytes) -> crate::upstream::Passage {

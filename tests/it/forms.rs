@@ -85,8 +85,49 @@ async fn gzip_is_one_member_and_the_same_document() {
     assert_eq!(refused.header("content-encoding"), "");
 }
 
+/// What real clients say they read (measured), and what they get.
+const CODINGS: [(&str, &str, &str); 7] = [
+    ("npm", "gzip", "gzip"),
+    ("pnpm 10", "gzip,deflate,br", "gzip"),
+    ("yarn 4", "gzip, deflate, br", "gzip"),
+    ("deno", "gzip,br", "gzip"),
+    ("bun", "gzip, deflate, br, zstd", "zstd"),
+    ("pnpm 12", "zstd,gzip,deflate", "zstd"),
+    ("somebody who reads nothing else", "br", "br"),
+];
+
 #[tokio::test]
-async fn gzip_stays_one_member_when_a_large_packument_gains_and_loses_versions() {
+async fn each_client_gets_the_same_document_in_a_coding_that_it_named() {
+    let scene = scene().await;
+    for form in ["application/json", ABBREVIATED] {
+        let plain = scene.get("/left-pad").accept(form).await.is(200);
+        assert_eq!(plain.header("content-encoding"), "");
+        for (client, accepted, coding) in CODINGS {
+            let ask = || scene.get("/left-pad").accept(form).header("accept-encoding", accepted);
+            let packed = ask().await.is(200);
+            assert_eq!(packed.header("content-encoding"), coding, "{client}");
+            assert_eq!(packed.content(), plain.body, "{client}");
+            let head = scene.ask("HEAD", "/left-pad").accept(form).header("accept-encoding", accepted).await.is(200);
+            for name in ["etag", "content-length", "content-encoding", "vary"] {
+                assert_eq!(head.header(name), packed.header(name), "{client} {name}");
+            }
+            ask().if_none_match(packed.header("etag")).await.is(304);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_answer_of_all_is_in_the_coding_that_was_asked_for() {
+    for (client, accepted, coding) in CODINGS {
+        let scene = scene().await;
+        let packed = scene.get("/left-pad").header("accept-encoding", accepted).await.is(200);
+        assert_eq!(packed.header("content-encoding"), coding, "{client}");
+        assert!(packed.versions().contains(&"1.0.0".to_owned()), "{client}");
+    }
+}
+
+#[tokio::test]
+async fn each_coding_stays_whole_when_a_large_packument_gains_and_loses_versions() {
     let scene = Scene::open().await;
     let filler = (0..4000).map(|number| format!("{number:04}")).collect::<Vec<_>>().concat();
     for number in 0..60 {
@@ -98,6 +139,10 @@ async fn gzip_stays_one_member_when_a_large_packument_gains_and_loses_versions()
         let packed = scene.get("/large").gzip().await;
         assert_eq!(plain.versions(), packed.versions());
         assert_eq!(plain.body, packed.content());
+        for coding in ["zstd", "br"] {
+            let packed = scene.get("/large").header("accept-encoding", coding).await.is(200);
+            assert_eq!((packed.header("content-encoding"), packed.content()), (coding, plain.body.clone()));
+        }
         scene.later(hours(24));
     }
     assert_eq!(scene.get("/large").gzip().await.versions().len(), 60);
@@ -109,9 +154,12 @@ async fn an_etag_is_strong_and_belongs_to_one_form_and_encoding() {
     let mut tags = BTreeSet::new();
     for accept in ["application/json", ABBREVIATED] {
         tags.insert(scene.get("/left-pad").accept(accept).await.header("etag").to_owned());
-        tags.insert(scene.get("/left-pad").accept(accept).gzip().await.header("etag").to_owned());
+        for coding in ["gzip", "zstd", "br"] {
+            let packed = scene.get("/left-pad").accept(accept).header("accept-encoding", coding).await;
+            tags.insert(packed.header("etag").to_owned());
+        }
     }
-    assert_eq!(tags.len(), 4, "{tags:?}");
+    assert_eq!(tags.len(), 8, "{tags:?}");
     assert!(tags.iter().all(|tag| tag.starts_with('"') && tag.ends_with('"')), "{tags:?}");
 }
 

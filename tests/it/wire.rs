@@ -105,10 +105,17 @@ impl Response {
 
     /// The body, unpacked if the headers say it is packed. Exactly one gzip member: some clients read only the first.
     pub fn content(&self) -> Vec<u8> {
-        if self.header("content-encoding") != "gzip" {
-            return self.body.clone();
-        }
         let mut content = Vec::new();
+        match self.header("content-encoding") {
+            "gzip" => {}
+            "zstd" => return zstd::decode_all(self.body.as_slice()).expect("zstd frames"),
+            "br" => {
+                brotli::Decompressor::new(self.body.as_slice(), 4096).read_to_end(&mut content).expect("a brotli stream");
+                return content;
+            }
+            "" => return self.body.clone(),
+            other => panic!("nobody knows the coding {other}"),
+        }
         let mut member = flate2::bufread::GzDecoder::new(self.body.as_slice());
         member.read_to_end(&mut content).expect("a gzip member");
         assert!(member.into_inner().is_empty(), "something follows the first gzip member");

@@ -6,7 +6,7 @@
 use std::io::Read as _;
 use std::sync::LazyLock;
 
-use coldframe::npm::gzip::Press;
+use coldframe::npm::press::Press;
 use coldframe::npm::render::{Choice, View, tarball_url};
 use coldframe::npm::{Endpoint, Form, PackageName, ingest};
 
@@ -29,7 +29,7 @@ pub fn holds(document: &[u8]) {
         let kept: Vec<_> = entries.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(entry, _)| &entry.key).collect();
         assert_eq!(again.packument.entries.iter().map(|entry| &entry.key).collect::<Vec<_>>(), kept);
         assert!(again.packument.entries.iter().all(|entry| entry.flaw.is_none()), "{}", String::from_utf8_lossy(&written));
-        let (mut inflated, coded) = (Vec::new(), assembly.gzip().concat());
+        let (mut inflated, coded) = (Vec::new(), assembly.packed().concat());
         flate2::bufread::GzDecoder::new(&*coded).read_to_end(&mut inflated).expect("one gzip member");
         assert_eq!(inflated, written);
     }
