@@ -256,10 +256,10 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
         }
         UpstreamError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError),
         UpstreamError::Status { status: 429, .. } => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::UpstreamError),
-        UpstreamError::Resting { .. } | UpstreamError::Status { status: 503, .. } => {
-            (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError)
-        }
-        UpstreamError::Unreachable { .. }
+        UpstreamError::Status { status: 503, .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
+        // The same outage has the same status whether or not it was tried again for this client.
+        UpstreamError::Resting { .. }
+        | UpstreamError::Unreachable { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::TooLarge { .. }
         | UpstreamError::Status { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
@@ -268,7 +268,6 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
     match error {
         // Being asked to wait is worth passing on only where the client will come back.
         UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. } => reply.with_text(header::RETRY_AFTER, wait),
-        UpstreamError::Resting { wait, .. } => reply.with(header::RETRY_AFTER, (wait.as_secs() + 1).into()),
         _ => reply,
     }
 }
@@ -436,7 +435,7 @@ mod tests {
             (denied(401), 401),
             (denied(403), 403),
             (UpstreamError::Unreachable { host: host.clone(), detail: detail.clone() }, 502),
-            (UpstreamError::Resting { host: host.clone(), why: detail.clone(), wait: Duration::from_secs(6) }, 503),
+            (UpstreamError::Resting { host: host.clone(), why: detail.clone(), wait: Duration::from_secs(6) }, 502),
             (UpstreamError::TimedOut { host: host.clone(), after: Duration::from_secs(30) }, 504),
             (UpstreamError::Broken { host: host.clone(), detail: detail.clone() }, 502),
             (UpstreamError::TooLarge { host: host.clone(), limit: 1 }, 502),
