@@ -55,6 +55,18 @@ impl Version {
         Some(&pre[..end])
     }
 
+    /// Where this version stands beside another by SemVer's precedence alone: build metadata and spelling do not count.
+    #[must_use]
+    pub fn precedence(&self, other: &Self) -> Ordering {
+        self.parsed.cmp_precedence(&other.parsed)
+    }
+
+    /// Whether nobody publishes anything below it: `0.0.0`, and prereleases of it.
+    #[must_use]
+    pub fn is_lowest(&self) -> bool {
+        (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
+    }
+
     /// The version in SemVer's own spelling: without the looseness of its text, without build metadata.
     fn strict(&self) -> String {
         let plain = format!("{}.{}.{}", self.parsed.major, self.parsed.minor, self.parsed.patch);

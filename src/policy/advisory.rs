@@ -1,0 +1,408 @@
+//! Advisories by package: an index that is built once, never changed, and asked for every packument. Refuses to know where
+//! records come from, and what follows from one.
+//!
+//! How to use it: `advisories.of(name)` once a packument, `.among(keys)` for the guard against records that are too broad, then
+//! `.matching(key, version)` for each version. Of packages without records the first step is all there is.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::advisory_index::{FeedAdvisories, Row};
+use super::affected::Span;
+use crate::npm::Version;
+
+/// A record that marks every version is not obeyed whole for a package with so many versions that it does not list itself.
+pub const ESTABLISHED: usize = 10;
+
+/// What an advisory says of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// It was made to do harm.
+    Malware,
+    /// It has a flaw.
+    Vulnerability,
+}
+
+/// How bad a vulnerability is, in npm's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Severity {
+    Low,
+    Moderate,
+    High,
+    Critical,
+}
+
+/// How far a feed is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// What it names is refused.
+    Deny,
+    /// What it names is held until an age.
+    Hold,
+    /// What it names is noted.
+    Warn,
+}
+
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal,)* }) => {
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word for it in files, logs and answers.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// The value of a word.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+    };
+}
+
+words! { Kind { Malware = "malware", Vulnerability = "vulnerability", } }
+words! { Severity { Low = "low", Moderate = "moderate", High = "high", Critical = "critical", } }
+words! { Trust { Deny = "deny", Hold = "hold", Warn = "warn", } }
+
+/// What one record says of one package: what an index is built from. Withdrawn records are not handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// `MAL-2026-2307`, `GHSA-…`.
+    pub id: Box<str>,
+    /// What others call it.
+    pub aliases: Vec<Box<str>>,
+    /// Malware or vulnerability.
+    pub kind: Kind,
+    /// How bad, if it says so.
+    pub severity: Option<Severity>,
+    /// Whether a person at the advisory database reviewed it (`github_reviewed`).
+    pub reviewed: bool,
+    /// One line for people; may be empty.
+    pub summary: Box<str>,
+    /// When it was last changed, if it says so.
+    pub modified: Option<Timestamp>,
+    /// Its CVSS vector; may be empty.
+    pub cvss: Box<str>,
+    /// Its weaknesses, `CWE-79`.
+    pub cwes: Vec<Box<str>>,
+    /// The package's exact name.
+    pub package: Box<str>,
+    /// The versions it lists, as they are written.
+    pub versions: Vec<Box<str>>,
+    /// The ranges it gives.
+    pub spans: Vec<Span>,
+}
+
+/// One advisory on one package, borrowed from the index.
+#[derive(Debug, Clone, Copy)]
+pub struct Advisory<'a> {
+    /// Its id: `MAL-2026-2307`, `GHSA-…`.
+    pub id: &'a str,
+    /// The feed it stands in, by the name in the configuration.
+    pub feed: &'a str,
+    /// Malware or vulnerability.
+    pub kind: Kind,
+    /// How bad a vulnerability it is, if the record says so.
+    pub severity: Option<Severity>,
+    /// How far its feed is followed.
+    pub trust: Trust,
+    /// One line for people; may be empty.
+    pub summary: &'a str,
+    /// When it was last changed, if the record says so.
+    pub modified: Option<Timestamp>,
+    /// Whether a person at the advisory database reviewed it.
+    pub reviewed: bool,
+    pub(super) row: Place<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) index: &'a FeedAdvisories,
+    pub(super) row: &'a Row,
+}
+
+impl<'a> Advisory<'a> {
+    /// What others call it.
+    pub fn aliases(self) -> impl Iterator<Item = &'a str> {
+        self.row.index.text(self.row.row.aliases).split('\n').filter(|alias| !alias.is_empty())
+    }
+
+    /// Whether it goes by this id, as its own or as an alias.
+    #[must_use]
+    pub fn is_called(self, id: &str) -> bool {
+        self.id == id || self.aliases().any(|alias| alias == id)
+    }
+
+    /// Its CVSS vector; may be empty.
+    #[must_use]
+    pub fn cvss(self) -> &'a str {
+        self.row.index.text(self.row.row.cvss)
+    }
+
+    /// Its weaknesses, `CWE-79`.
+    pub fn cwes(self) -> impl Iterator<Item = &'a str> {
+        self.row.index.text(self.row.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
+    }
+
+    /// The exact name of the package this entry is about.
+    #[must_use]
+    pub fn package(self) -> &'a str {
+        self.row.index.text(self.row.row.package)
+    }
+
+    /// Whether it affects a version, by OSV's rule and nothing else: the version is listed, or lies in a range. `version` is what
+    /// `key` is read as.
+    #[must_use]
+    pub fn affects(self, key: &str, version: Option<&Version>) -> bool {
+        self.names(key, version) || self.wholesale().any(|span| version.is_none_or(|version| span.contains(version)))
+    }
+
+    /// Whether it marks every version there is (`introduced: 0` without an end).
+    #[must_use]
+    pub fn is_wholesale(self) -> bool {
+        self.wholesale().next().is_some()
+    }
+
+    /// Whether one of its `fixed` events names exactly this version.
+    #[must_use]
+    pub fn is_fixed_in(self, version: &Version) -> bool {
+        let names = |span: &Span| matches!(&span.end, super::affected::End::Before(end) if end.as_str() == version.as_str());
+        self.spans().iter().any(names)
+    }
+
+    /// What it affects, as an npm range.
+    #[must_use]
+    pub fn vulnerable_versions(self) -> String {
+        let spans = self.spans().iter().map(Span::to_range);
+        let mut parts: Vec<String> = spans.collect();
+        if !parts.iter().any(|part| part == "*") {
+            parts.extend(self.versions().map(|version| format!("={version}")));
+        }
+        parts.join(" || ")
+    }
+
+    /// Whether the version is listed, or lies in a range that is not all there is.
+    fn names(self, key: &str, version: Option<&Version>) -> bool {
+        let Place { index, row } = self.row;
+        let listed = index.versions[row.versions()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
+        listed || version.is_some_and(|version| self.narrow().any(|span| span.contains(version)))
+    }
+
+    fn versions(self) -> impl Iterator<Item = &'a str> {
+        let Place { index, row } = self.row;
+        index.versions[row.versions()].iter().map(|text| index.text(*text))
+    }
+
+    fn spans(self) -> &'a [Span] {
+        let Place { index, row } = self.row;
+        if row.everything { std::slice::from_ref(&Span::EVERYTHING) } else { &index.spans[row.spans()] }
+    }
+
+    fn wholesale(self) -> impl Iterator<Item = &'a Span> {
+        let Place { index, row } = self.row;
+        let everything = row.everything.then_some(&Span::EVERYTHING);
+        everything.into_iter().chain(index.spans[row.spans()].iter().filter(|span| span.is_everything()))
+    }
+
+    fn narrow(self) -> impl Iterator<Item = &'a Span> {
+        let Place { index, row } = self.row;
+        index.spans[row.spans()].iter().filter(|span| !span.is_everything())
+    }
+}
+
+/// Every advisory of every feed. Cheap to clone; a feed that changes is replaced by [`Advisories::of_feeds`].
+#[derive(Debug, Clone, Default)]
+pub struct Advisories(Arc<[Arc<FeedAdvisories>]>);
+
+impl Advisories {
+    /// Those of these feeds together.
+    #[must_use]
+    pub fn of_feeds(feeds: Vec<Arc<FeedAdvisories>>) -> Self {
+        Self(feeds.into())
+    }
+
+    /// The feeds.
+    #[must_use]
+    pub fn feeds(&self) -> &[Arc<FeedAdvisories>] {
+        &self.0
+    }
+
+    /// The advisories on the package of exactly this name: one look-up a feed. Nothing is allocated where there is none.
+    #[must_use]
+    pub fn of(&self, name: &str) -> PackageAdvisories<'_> {
+        let mut found = Vec::new();
+        for index in self.0.iter() {
+            found.extend(index.of(name).iter().map(|row| index.advisory(row)));
+        }
+        PackageAdvisories { found }
+    }
+
+    /// Every advisory of an id or with it as an alias, one a package. Looks at all of them.
+    pub fn called<'a>(&'a self, id: &'a str) -> impl Iterator<Item = Advisory<'a>> {
+        self.iter().filter(move |advisory| advisory.is_called(id))
+    }
+
+    /// Every advisory.
+    pub fn iter(&self) -> impl Iterator<Item = Advisory<'_>> {
+        self.0.iter().flat_map(|index| index.rows.iter().map(|row| index.advisory(row)))
+    }
+
+    /// How many there are; a record on two packages counts twice.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|index| index.rows.len()).sum()
+    }
+}
+
+/// The advisories on one package.
+#[derive(Debug, Clone)]
+pub struct PackageAdvisories<'a> {
+    found: Vec<Advisory<'a>>,
+}
+
+impl<'a> PackageAdvisories<'a> {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = Advisory<'a>> {
+        self.found.iter().copied()
+    }
+
+    /// Those in force beside these versions: all that the packument holds. A record that marks every version of a package with
+    /// at least [`ESTABLISHED`] versions that it does not list itself is obeyed for those it lists.
+    #[must_use]
+    pub fn among<'k>(self, versions: impl Iterator<Item = (&'k str, Option<&'k Version>)>) -> Applicable<'a> {
+        let looks = self.found.iter().any(|advisory| advisory.is_wholesale());
+        let versions: Vec<_> = if looks { versions.collect() } else { Vec::new() };
+        let overbroad = |advisory: &Advisory<'a>| {
+            let unlisted = versions.iter().filter(|(key, version)| !advisory.names(key, *version));
+            advisory.is_wholesale() && unlisted.take(ESTABLISHED).count() == ESTABLISHED
+        };
+        Applicable { advisories: self.found.iter().map(|advisory| (*advisory, overbroad(advisory))).collect() }
+    }
+}
+
+/// The advisories on one package, each with whether it is too broad to be obeyed whole.
+#[derive(Debug, Clone, Default)]
+pub struct Applicable<'a> {
+    advisories: Vec<(Advisory<'a>, bool)>,
+}
+
+impl<'a> Applicable<'a> {
+    /// None.
+    pub const NONE: Self = Self { advisories: Vec::new() };
+
+    /// Those that affect a version, in the order of the feeds. `version` is what `key` is read as, `None` if it is no version.
+    pub fn matching<'s>(
+        &'s self,
+        key: &'s str,
+        version: Option<&'s Version>,
+    ) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
+        let affects = move |(advisory, overbroad): &(Advisory<'a>, bool)| match overbroad {
+            true => advisory.names(key, version),
+            false => advisory.affects(key, version),
+        };
+        self.advisories.iter().filter(move |entry| affects(entry)).map(|(advisory, _)| *advisory)
+    }
+
+    /// Those whose claim on every version is not obeyed.
+    pub fn overbroad(&self) -> impl Iterator<Item = Advisory<'a>> {
+        self.advisories.iter().filter(|(_, overbroad)| *overbroad).map(|(advisory, _)| *advisory)
+    }
+
+    /// Those that name exactly this version as fixed.
+    pub fn fixed_in<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
+        self.advisories.iter().map(|(advisory, _)| *advisory).filter(|advisory| advisory.is_fixed_in(version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::advisory_index::Builder;
+    use crate::policy::affected::Event;
+
+    fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> Record {
+        let events = |from: &&str| Span::of_events(&[Event::Introduced((*from).into())]).0;
+        Record {
+            id: id.into(),
+            aliases: vec!["GHSA-1".into()],
+            kind: Kind::Malware,
+            severity: None,
+            reviewed: false,
+            summary: "".into(),
+            modified: None,
+            cvss: "".into(),
+            cwes: Vec::new(),
+            package: package.into(),
+            versions: versions.iter().map(|version| (*version).into()).collect(),
+            spans: introduced.iter().flat_map(events).collect(),
+        }
+    }
+
+    fn index(records: &[Record]) -> Advisories {
+        let mut builder = Builder::default();
+        assert!(records.iter().all(|record| builder.add(record)));
+        Advisories::of_feeds(vec![Arc::new(builder.build("osv", Trust::Deny))])
+    }
+
+    fn matching(advisories: &Advisories, name: &str, wanted: &str, all: &[&str]) -> Vec<String> {
+        let all: Vec<_> = all.iter().map(|text| Version::parse(text).unwrap()).collect();
+        let among = advisories.of(name).among(all.iter().map(|version| (version.as_str(), Some(version))));
+        let wanted = Version::parse(wanted).unwrap();
+        among.matching(wanted.as_str(), Some(&wanted)).map(|advisory| advisory.id.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_version_is_affected_when_it_is_listed_or_lies_in_a_range() {
+        let held = index(&[
+            record("MAL-1", "axios", &["1.14.1", "0.30.4"], &[]),
+            record("MAL-2", "axios", &[], &["2.0.0"]),
+            record("MAL-3", "JSONStream", &[], &["0"]),
+        ]);
+        assert_eq!(matching(&held, "axios", "1.14.1", &["1.14.1"]), ["MAL-1"]);
+        assert_eq!(matching(&held, "axios", "1.14.0", &["1.14.0"]), [""; 0]);
+        assert_eq!(matching(&held, "axios", "2.1.0", &["2.1.0"]), ["MAL-2"]);
+        assert_eq!(matching(&held, "JSONStream", "1.0.0", &["1.0.0"]), ["MAL-3"]);
+        assert!(held.of("jsonstream").is_empty() && held.of("").is_empty() && Advisories::default().of("axios").is_empty());
+        assert_eq!((held.count(), held.feeds()[0].packages(), held.called("GHSA-1").count()), (3, 2, 3));
+    }
+
+    #[test]
+    fn a_record_that_marks_all_of_an_established_package_holds_for_what_it_lists() {
+        let held = index(&[record("MAL-1", "axios", &["1.0.3"], &["0"])]);
+        let versions: Vec<String> = (0..11).map(|patch| format!("1.0.{patch}")).collect();
+        let all: Vec<&str> = versions.iter().map(|version| &**version).collect();
+        assert_eq!(matching(&held, "axios", "1.0.3", &all), ["MAL-1"]);
+        assert_eq!(matching(&held, "axios", "1.0.4", &all), [""; 0]);
+        assert_eq!(matching(&held, "axios", "1.0.4", &all[..10]), ["MAL-1"]);
+    }
+
+    #[test]
+    fn of_two_records_with_one_id_the_later_holds() {
+        let held = index(&[record("MAL-1", "axios", &["1.0.0"], &[]), record("MAL-1", "axios", &["2.0.0"], &[])]);
+        assert_eq!(held.count(), 1);
+        assert_eq!(matching(&held, "axios", "1.0.0", &["1.0.0"]), [""; 0]);
+        assert_eq!(matching(&held, "axios", "2.0.0", &["2.0.0"]), ["MAL-1"]);
+    }
+
+    #[test]
+    fn names_that_fill_the_table_are_all_found() {
+        let records: Vec<_> = (0..5_000).map(|at| record(&format!("MAL-{at}"), &format!("p{at}"), &["1.0.0"], &[])).collect();
+        let held = index(&records);
+        let found =
+            |at: usize| held.of(&format!("p{at}")).iter().map(|advisory| advisory.package().to_owned()).collect::<Vec<_>>();
+        assert!((0..5_000).all(|at| found(at) == [format!("p{at}")]));
+        assert!((5_000..6_000).all(|at| found(at).is_empty()));
+    }
+}

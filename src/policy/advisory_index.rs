@@ -1,0 +1,259 @@
+//! The advisories of one feed in memory, and how they get there: text in one piece, rows by package, a table of names. Small,
+//! for there are hundreds of thousands. Refuses to know what a row means: `advisory` does.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::ops::Range;
+
+use jiff::Timestamp;
+
+use super::advisory::{Advisory, Kind, Place, Record, Severity, Trust};
+use super::affected::Span;
+
+/// A piece of the text of an index.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Text {
+    start: u32,
+    length: u32,
+}
+
+/// One record on one package. Small, for there are hundreds of thousands.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) package: Text,
+    pub(super) id: Text,
+    pub(super) aliases: Text,
+    pub(super) summary: Text,
+    pub(super) cvss: Text,
+    pub(super) cwes: Text,
+    /// Seconds since 1970; the lowest number where it is not known.
+    modified: i64,
+    versions_start: u32,
+    versions_count: u32,
+    spans_start: u32,
+    spans_count: u32,
+    kind: Kind,
+    severity: Option<Severity>,
+    reviewed: bool,
+    /// Every version: then this span is not among the spans.
+    pub(super) everything: bool,
+}
+
+impl Row {
+    pub(super) fn versions(&self) -> Range<usize> {
+        span(self.versions_start, self.versions_count)
+    }
+
+    pub(super) fn spans(&self) -> Range<usize> {
+        span(self.spans_start, self.spans_count)
+    }
+}
+
+fn span(start: u32, count: u32) -> Range<usize> {
+    start as usize..start as usize + count as usize
+}
+
+/// The advisories of one feed, never changed.
+#[derive(Debug)]
+pub struct FeedAdvisories {
+    feed: Box<str>,
+    trust: Trust,
+    text: Box<str>,
+    /// Open addressing: the number of the package plus one, or nothing. A power of two long.
+    slots: Box<[u32]>,
+    /// Where each package's rows begin, and their end.
+    packages: Box<[u32]>,
+    /// By package.
+    pub(super) rows: Box<[Row]>,
+    /// Of each row in order.
+    pub(super) versions: Box<[Text]>,
+    pub(super) spans: Box<[Span]>,
+}
+
+impl FeedAdvisories {
+    /// The feed's name.
+    #[must_use]
+    pub fn feed(&self) -> &str {
+        &self.feed
+    }
+
+    /// How far it is followed.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// How many advisories there are; a record on two packages counts twice.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// How many packages they are about.
+    #[must_use]
+    pub fn packages(&self) -> usize {
+        self.packages.len().saturating_sub(1)
+    }
+
+    /// Bytes in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.text.len()
+            + (self.slots.len() + self.packages.len()) * 4
+            + size_of_val(&*self.rows)
+            + size_of_val(&*self.versions)
+            + size_of_val(&*self.spans)
+    }
+
+    pub(super) fn of(&self, name: &str) -> &[Row] {
+        let Some(mask) = self.slots.len().checked_sub(1) else { return &[] };
+        let mut slot = hash(name) & mask;
+        while let Some(package) = (self.slots[slot] as usize).checked_sub(1) {
+            let rows = &self.rows[self.packages[package] as usize..self.packages[package + 1] as usize];
+            if rows.first().is_some_and(|row| self.text(row.package) == name) {
+                return rows;
+            }
+            slot = (slot + 1) & mask;
+        }
+        &[]
+    }
+
+    pub(super) fn text(&self, text: Text) -> &str {
+        self.text.get(span(text.start, text.length)).unwrap_or_default()
+    }
+
+    pub(super) fn advisory<'a>(&'a self, row: &'a Row) -> Advisory<'a> {
+        Advisory {
+            id: self.text(row.id),
+            feed: &self.feed,
+            kind: row.kind,
+            severity: row.severity,
+            trust: self.trust,
+            summary: self.text(row.summary),
+            modified: Timestamp::from_second(row.modified).ok().filter(|modified| *modified > Timestamp::MIN),
+            reviewed: row.reviewed,
+            row: Place { index: self, row },
+        }
+    }
+}
+
+/// Keyed the same in every process; whoever makes names collide makes look-ups of these names slower, nothing else.
+fn hash(name: &str) -> usize {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+    usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+/// Gathers records into an index. Of two records with one id on one package the later one holds.
+#[derive(Debug, Default)]
+pub struct Builder {
+    text: String,
+    /// Texts that repeat a thousandfold: versions, weaknesses, package names.
+    known: HashMap<Box<str>, Text>,
+    rows: Vec<Row>,
+    versions: Vec<Text>,
+    spans: Vec<Span>,
+}
+
+impl Builder {
+    /// Adds a record. `false` when the index is full, at four thousand million bytes of text.
+    pub fn add(&mut self, record: &Record) -> bool {
+        let room = u32::MAX as usize - self.text.len().min(u32::MAX as usize);
+        let lists = self.versions.len().max(self.spans.len()) + record.versions.len().max(record.spans.len());
+        if weight(record) > room || lists > u32::MAX as usize {
+            return false;
+        }
+        let mut versions: Vec<&str> = record.versions.iter().map(|version| &**version).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        let (versions_start, spans_start) = (self.versions.len(), self.spans.len());
+        for version in versions {
+            let text = self.intern(version);
+            self.versions.push(text);
+        }
+        let everything = record.spans.contains(&Span::EVERYTHING);
+        self.spans.extend(record.spans.iter().filter(|span| **span != Span::EVERYTHING).cloned());
+        let row = Row {
+            package: self.intern(&record.package),
+            id: self.append(&record.id),
+            aliases: self.append(&record.aliases.join("\n")),
+            summary: self.append(&record.summary),
+            cvss: self.append(&record.cvss),
+            cwes: self.intern(&record.cwes.join("\n")),
+            modified: record.modified.map_or(i64::MIN, Timestamp::as_second),
+            versions_start: narrow(versions_start),
+            versions_count: narrow(self.versions.len() - versions_start),
+            spans_start: narrow(spans_start),
+            spans_count: narrow(self.spans.len() - spans_start),
+            kind: record.kind,
+            severity: record.severity,
+            reviewed: record.reviewed,
+            everything,
+        };
+        self.rows.push(row);
+        true
+    }
+
+    /// The index of the feed called `feed`.
+    #[must_use]
+    pub fn build(self, feed: &str, trust: Trust) -> FeedAdvisories {
+        let Self { text, known, mut rows, versions, spans } = self;
+        drop(known);
+        let of = |piece: Text| text.get(span(piece.start, piece.length)).unwrap_or_default();
+        // Stable, so that of one id the later record stands behind.
+        rows.sort_by(|one, other| (of(one.package), of(one.id)).cmp(&(of(other.package), of(other.id))));
+        rows.reverse();
+        rows.dedup_by(|one, other| (of(one.package), of(one.id)) == (of(other.package), of(other.id)));
+        let mut packages: Vec<u32> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            if at == 0 || of(rows[at - 1].package) != of(row.package) {
+                packages.push(narrow(at));
+            }
+        }
+        let mut slots = vec![0_u32; if packages.is_empty() { 0 } else { (packages.len() * 2).next_power_of_two() }];
+        let mask = slots.len().wrapping_sub(1);
+        for (number, first) in packages.iter().enumerate() {
+            let mut slot = hash(of(rows[*first as usize].package)) & mask;
+            while slots[slot] != 0 {
+                slot = (slot + 1) & mask;
+            }
+            slots[slot] = narrow(number + 1);
+        }
+        packages.push(narrow(rows.len()));
+        FeedAdvisories {
+            feed: feed.into(),
+            trust,
+            text: text.into(),
+            slots: slots.into(),
+            packages: packages.into(),
+            rows: rows.into(),
+            versions: versions.into(),
+            spans: spans.into(),
+        }
+    }
+
+    fn intern(&mut self, text: &str) -> Text {
+        if let Some(known) = self.known.get(text) {
+            return *known;
+        }
+        let new = self.append(text);
+        self.known.insert(text.into(), new);
+        new
+    }
+
+    fn append(&mut self, text: &str) -> Text {
+        let start = narrow(self.text.len());
+        self.text.push_str(text);
+        Text { start, length: narrow(text.len()) }
+    }
+}
+
+/// The bytes of text in a record, at most.
+fn weight(record: &Record) -> usize {
+    let lists = record.aliases.iter().chain(&record.cwes).chain(&record.versions).map(|text| text.len() + 1);
+    lists.sum::<usize>() + record.id.len() + record.summary.len() + record.cvss.len() + record.package.len()
+}
+
+/// What [`Builder::add`] has made sure of.
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,234 @@
+//! Which versions an advisory means: OSV's events as spans of versions. Refuses to know packages, feeds and JSON.
+
+use std::cmp::Ordering;
+
+use crate::npm::Version;
+
+/// One event of an OSV range, as it is written there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Affected from this version on; `0` stands before every version.
+    Introduced(Box<str>),
+    /// No longer affected from this version on.
+    Fixed(Box<str>),
+    /// The last version that is affected.
+    LastAffected(Box<str>),
+    /// Nothing from this version on is said anything of; `*` is no limit.
+    Limit(Box<str>),
+}
+
+/// Where a span of versions ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Nowhere: every later version is affected too.
+    Open,
+    /// Before this version, which is not affected: what a `fixed` event names.
+    Before(Version),
+    /// With this version, which is the last one.
+    Through(Version),
+}
+
+/// Versions that follow each other by SemVer's precedence and are all affected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The first one; `None` is before every version (`0`).
+    pub from: Option<Version>,
+    /// Where it ends.
+    pub end: End,
+}
+
+impl Span {
+    /// Every version there is or will be.
+    pub const EVERYTHING: Self = Self { from: None, end: End::Open };
+
+    /// The spans of one range: its events in their order, `0` first, as OSV evaluates them.
+    ///
+    /// What cannot be read counts for the worse: an unreadable beginning is the beginning of everything, an unreadable end is
+    /// none. The number says how many events were unreadable.
+    #[must_use]
+    pub fn of_events(events: &[Event]) -> (Vec<Self>, usize) {
+        let mut unreadable = 0;
+        let mut read = |text: &str| {
+            parse(text).unwrap_or_else(|Unreadable| {
+                unreadable += 1;
+                None
+            })
+        };
+        let mut limits = Vec::new();
+        let mut marks = Vec::new();
+        for event in events {
+            match event {
+                Event::Introduced(text) => marks.push((read(text), Mark::Introduced)),
+                Event::Fixed(text) => marks.extend(read(text).map(|version| (Some(version), Mark::Fixed))),
+                Event::LastAffected(text) => marks.extend(read(text).map(|version| (Some(version), Mark::LastAffected))),
+                Event::Limit(text) if **text == *"*" => limits.push(None),
+                Event::Limit(text) => limits.push(read(text)),
+            }
+        }
+        // Stable, so that of two events at one version the one that stands first is heard first.
+        marks.sort_by(|(one, _), (other, _)| compare(one.as_ref(), other.as_ref()));
+        let mut spans = connect(marks);
+        if let Some(limit) = highest_limit(limits) {
+            spans.retain(|span| compare(span.from.as_ref(), Some(&limit)) == Ordering::Less);
+            for span in &mut spans {
+                span.cut(&limit);
+            }
+        }
+        (spans, unreadable)
+    }
+
+    /// Whether a version lies within.
+    #[must_use]
+    pub fn contains(&self, version: &Version) -> bool {
+        let begun = self.from.as_ref().is_none_or(|from| from.precedence(version) != Ordering::Greater);
+        begun
+            && match &self.end {
+                End::Open => true,
+                End::Before(end) => version.precedence(end) == Ordering::Less,
+                End::Through(end) => version.precedence(end) != Ordering::Greater,
+            }
+    }
+
+    /// Whether every version lies within, those that are not published yet too.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.end == End::Open && self.from.as_ref().is_none_or(Version::is_lowest)
+    }
+
+    /// As npm writes a range: `>=1.2.0 <1.2.9`, `*`.
+    #[must_use]
+    pub fn to_range(&self) -> String {
+        let from = self.from.as_ref().map(|from| format!(">={from}"));
+        let end = match &self.end {
+            End::Open => None,
+            End::Before(end) => Some(format!("<{end}")),
+            End::Through(end) => Some(format!("<={end}")),
+        };
+        match (from, end) {
+            (None, None) => "*".to_owned(),
+            (from, end) => from.into_iter().chain(end).collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    fn cut(&mut self, limit: &Version) {
+        let within = match &self.end {
+            End::Open => false,
+            End::Before(end) => end.precedence(limit) != Ordering::Greater,
+            End::Through(end) => end.precedence(limit) == Ordering::Less,
+        };
+        if !within {
+            self.end = End::Before(limit.clone());
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    Introduced,
+    Fixed,
+    LastAffected,
+}
+
+/// Reads events that are in order: affected or not changes at each of them.
+fn connect(marks: Vec<(Option<Version>, Mark)>) -> Vec<Span> {
+    let mut spans = Vec::new();
+    let mut open: Option<Option<Version>> = None;
+    for (at, mark) in marks {
+        match (mark, open.take()) {
+            (Mark::Introduced, None) => open = Some(at),
+            (Mark::Introduced, already) => open = already,
+            (Mark::Fixed, Some(from)) => spans.extend(at.map(|end| Span { from, end: End::Before(end) })),
+            (Mark::LastAffected, Some(from)) => spans.extend(at.map(|end| Span { from, end: End::Through(end) })),
+            (Mark::Fixed | Mark::LastAffected, None) => {}
+        }
+    }
+    spans.extend(open.map(|from| Span { from, end: End::Open }));
+    spans
+}
+
+/// The version from which on nothing is said, if there is one: of several limits the highest holds.
+fn highest_limit(limits: Vec<Option<Version>>) -> Option<Version> {
+    let limits: Option<Vec<_>> = limits.into_iter().collect();
+    limits?.into_iter().max_by(Version::precedence)
+}
+
+/// By precedence, with the beginning of everything first.
+fn compare(one: Option<&Version>, other: Option<&Version>) -> Ordering {
+    match (one, other) {
+        (Some(one), Some(other)) => one.precedence(other),
+        (one, other) => one.is_some().cmp(&other.is_some()),
+    }
+}
+
+/// The text of an event that is no version.
+struct Unreadable;
+
+/// A version as events write it; `None` is `0`, the beginning of everything. Some sources leave the last numbers out.
+fn parse(text: &str) -> Result<Option<Version>, Unreadable> {
+    let text = text.trim();
+    if text == "0" {
+        return Ok(None);
+    }
+    let dots = text.matches('.').count();
+    let full = || format!("{text}{}", ".0".repeat(2_usize.saturating_sub(dots)));
+    Version::parse(text).or_else(|| Version::parse(&full())).map(Some).ok_or(Unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(events: &[(&str, &str)]) -> Vec<String> {
+        read(events).0.iter().map(Span::to_range).collect()
+    }
+
+    fn read(events: &[(&str, &str)]) -> (Vec<Span>, usize) {
+        let event = |(kind, version): &(&str, &str)| match *kind {
+            "introduced" => Event::Introduced((*version).into()),
+            "fixed" => Event::Fixed((*version).into()),
+            "limit" => Event::Limit((*version).into()),
+            _ => Event::LastAffected((*version).into()),
+        };
+        Span::of_events(&events.iter().map(event).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn events_are_read_in_the_order_of_versions_with_zero_first() {
+        assert_eq!(spans(&[("introduced", "0")]), ["*"]);
+        assert_eq!(spans(&[("fixed", "1.2.9"), ("introduced", "1.2.0")]), [">=1.2.0 <1.2.9"]);
+        assert_eq!(spans(&[("introduced", "4.1.1"), ("last_affected", "4.1.2")]), [">=4.1.1 <=4.1.2"]);
+        let two = [("introduced", "2.0.0"), ("fixed", "1.0.1"), ("introduced", "0"), ("fixed", "2.0.5")];
+        assert_eq!(spans(&two), ["<1.0.1", ">=2.0.0 <2.0.5"]);
+        let touching = [("introduced", "0"), ("fixed", "1.0.0"), ("introduced", "1.0.0"), ("fixed", "2.0.0")];
+        assert_eq!(spans(&touching), ["<1.0.0", ">=1.0.0 <2.0.0"]);
+        assert_eq!(spans(&[("fixed", "1.0.0")]), [""; 0]);
+        assert_eq!(spans(&[("introduced", "0"), ("limit", "3.0.0")]), ["<3.0.0"]);
+        assert_eq!(spans(&[("introduced", "0"), ("limit", "3.0.0"), ("limit", "*")]), ["*"]);
+    }
+
+    #[test]
+    fn prereleases_stand_where_semver_puts_them() {
+        let (spans, _) = read(&[("introduced", "1.0.0"), ("fixed", "2.0.0")]);
+        let within = |text: &str| spans[0].contains(&Version::parse(text).unwrap());
+        assert!(within("1.0.0") && within("2.0.0-rc.1") && within("1.5.0-x"));
+        assert!(!within("1.0.0-rc.1") && !within("2.0.0") && !within("0.9.9"));
+        let (everything, _) = read(&[("introduced", "0")]);
+        assert!(everything[0].contains(&Version::parse("0.0.0-alpha").unwrap()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_for_the_worse() {
+        let (spans, unreadable) = read(&[("introduced", "since ever"), ("fixed", "soon")]);
+        assert_eq!((spans, unreadable), (vec![Span::EVERYTHING], 2));
+        assert_eq!(self::spans(&[("introduced", "1"), ("fixed", "1.4")]), [">=1.0.0 <1.4.0"]);
+    }
+
+    #[test]
+    fn zero_by_any_spelling_is_the_beginning() {
+        for zero in ["0", "0.0.0", "0.0.0-0"] {
+            assert!(read(&[("introduced", zero)]).0[0].is_everything(), "{zero}");
+        }
+        assert!(!read(&[("introduced", "0.0.1")]).0[0].is_everything());
+        assert!(!read(&[("introduced", "0"), ("fixed", "9.0.0")]).0[0].is_everything());
+    }
+}
