@@ -67,6 +67,12 @@ impl Version {
         (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
     }
 
+    /// The release that this is a prerelease of.
+    fn released(&self) -> Self {
+        let parsed = semver::Version::new(self.parsed.major, self.parsed.minor, self.parsed.patch);
+        Self { text: parsed.to_string().into(), parsed }
+    }
+
     /// The version in SemVer's own spelling: without the looseness of its text, without build metadata.
     fn strict(&self) -> String {
         let plain = format!("{}.{}.{}", self.parsed.major, self.parsed.minor, self.parsed.patch);
@@ -162,6 +168,13 @@ impl Range {
     pub fn matches(&self, version: &Version) -> bool {
         js_semver::Version::parse(&version.strict()).is_ok_and(|version| self.0.satisfies(&version))
     }
+
+    /// Whether a denial of this range covers the version: what [`Range::matches`], and the prereleases of what it matches, which
+    /// npm's `satisfies` passes over.
+    #[must_use]
+    pub fn covers(&self, version: &Version) -> bool {
+        self.matches(version) || version.is_prerelease() && self.matches(&version.released())
+    }
 }
 
 #[cfg(test)]
@@ -206,5 +219,7 @@ mod tests {
         assert!(!range.matches(&version("2.0.0")));
         assert!(!range.matches(&version("1.9.0-beta.1")));
         assert!(Range::parse("not a range").is_none());
+        assert!(range.covers(&version("1.9.0-beta.1")) && range.covers(&version("1.9.0")));
+        assert!(!range.covers(&version("2.1.0-beta.1")));
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 
+use super::decision::CHANGED_INTEGRITY;
 use super::verdict::{Reason, RuleId, Verdict};
-use crate::npm::{PackageName, instant};
+use crate::npm::{Integrity, PackageName, instant};
 
 /// A version that went while it was younger than this was taken down, not left-padded. npm itself lets a publisher
 /// unpublish within 72 h; what the registry's own team removes, it removed within days in every incident we hold.
@@ -26,6 +27,12 @@ impl PackageGlob {
             return Err("a package glob cannot be empty".to_owned());
         }
         GlobBuilder::new(text).literal_separator(true).build().map(Self).map_err(|wrong| wrong.kind().to_string())
+    }
+
+    /// The glob, compiled.
+    #[must_use]
+    pub fn matcher(&self) -> GlobMatcher {
+        self.0.compile_matcher()
     }
 
     /// The glob as written.
@@ -64,10 +71,20 @@ pub struct Facts<'a> {
     pub flaw: Option<&'a str>,
     /// Whether the packument states a digest that can be checked.
     pub has_integrity: bool,
+    /// That digest, where it is known already: an approval is for these bytes.
+    pub integrity: Option<&'a Integrity>,
     /// Whether it was seen with another integrity before.
     pub integrity_changed: bool,
     /// Whether the newest packument has it.
     pub presence: Presence,
+}
+
+impl Facts<'_> {
+    /// The records that an approval has to name before it is one: advisories of malware, and a changed integrity.
+    #[must_use]
+    pub fn records(&self) -> Vec<&str> {
+        if self.integrity_changed { vec![CHANGED_INTEGRITY] } else { Vec::new() }
+    }
 }
 
 /// The policy in force: what is compiled from settings, and judges.
@@ -99,25 +116,30 @@ impl Policy {
     /// Judges one version as of `at`: the instant up to which upstream's word is known, never later than now.
     #[must_use]
     pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        Self::built_in(facts).unwrap_or_else(|| self.rules(facts, at))
+    }
+
+    /// What no setting waives; `None` when nothing of it applies.
+    pub(super) fn built_in(facts: &Facts<'_>) -> Option<Verdict> {
         if facts.integrity_changed {
-            return Verdict::deny(RuleId::IntegrityChanged, "its integrity is not the one this version was first seen with");
+            let detail = "its integrity is not the one this version was first seen with";
+            return Some(Verdict::deny(RuleId::IntegrityChanged, detail));
         }
         if let Presence::Gone { last_seen, replaced } = facts.presence {
             return judge_gone(facts, last_seen, replaced);
         }
         if let Some(flaw) = facts.flaw {
-            return Verdict::deny(RuleId::SelfContradiction, flaw);
+            return Some(Verdict::deny(RuleId::SelfContradiction, flaw));
         }
         if !facts.has_integrity {
-            return Verdict::deny(
-                RuleId::IntegrityMissing,
-                "upstream states no integrity for it, so its tarball cannot be checked",
-            );
+            let detail = "upstream states no integrity for it, so its tarball cannot be checked";
+            return Some(Verdict::deny(RuleId::IntegrityMissing, detail));
         }
-        self.judge_age(facts, at)
+        None
     }
 
-    fn judge_age(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+    /// What the rules say, as of `at`.
+    pub(super) fn rules(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         let age = self.minimum_release_age(facts.name);
         let until = instant::after(facts.effective, age);
         if age.is_zero() || until <= at {
@@ -157,18 +179,20 @@ pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool) -
 
 /// A version that left upstream: a takedown when it was young or a security placeholder came, else a left-pad that goes
 /// on being served to those whose lockfiles hold it.
-fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -> Verdict {
+fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -> Option<Verdict> {
     let Some(last_seen) = last_seen else {
-        return Verdict::deny(RuleId::Unpublished, "it was unpublished before it was ever seen here");
+        return Some(Verdict::deny(RuleId::Unpublished, "it was unpublished before it was ever seen here"));
     };
     let seen = instant::tell(last_seen);
     if replaced {
-        return Verdict::deny(RuleId::Takedown, format!("a security placeholder took its place upstream, last seen {seen}"));
+        let detail = format!("a security placeholder took its place upstream, last seen {seen}");
+        return Some(Verdict::deny(RuleId::Takedown, detail));
     }
     if is_takedown(facts.effective, last_seen, replaced) {
-        return Verdict::deny(RuleId::Takedown, format!("it was taken down upstream while it was young, last seen {seen}"));
+        let detail = format!("it was taken down upstream while it was young, last seen {seen}");
+        return Some(Verdict::deny(RuleId::Takedown, detail));
     }
-    Verdict::Allow
+    None
 }
 
 #[cfg(test)]
@@ -194,6 +218,7 @@ mod tests {
             effective: at(0),
             flaw: None,
             has_integrity: true,
+            integrity: None,
             integrity_changed: false,
             presence: Presence::Present,
         }

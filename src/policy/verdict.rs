@@ -25,11 +25,15 @@ pub enum RuleId {
     Unpublished,
     /// Its tarball lies on a host that is not the upstream's.
     TarballHost,
+    /// Somebody denied it while Coldframe ran.
+    Denied,
+    /// Somebody froze what is newer than an instant.
+    Freeze,
 }
 
 impl RuleId {
     /// Every rule, for metrics that start at zero.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::MinimumReleaseAge,
         Self::MissingTime,
         Self::IntegrityChanged,
@@ -39,6 +43,8 @@ impl RuleId {
         Self::Takedown,
         Self::Unpublished,
         Self::TarballHost,
+        Self::Denied,
+        Self::Freeze,
     ];
 
     /// The rule's id as people read it.
@@ -54,6 +60,8 @@ impl RuleId {
             Self::Takedown => "takedown",
             Self::Unpublished => "unpublished",
             Self::TarballHost => "tarball-host",
+            Self::Denied => "denied",
+            Self::Freeze => "freeze",
         }
     }
 }

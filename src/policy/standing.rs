@@ -1,0 +1,274 @@
+//! What the decisions in force at an instant say of a version: they stand above the rules. Pure; refuses to know the rules,
+//! and to read anything whose meaning is in doubt as an approval.
+
+use std::collections::HashMap;
+
+use globset::GlobMatcher;
+use jiff::Timestamp;
+
+use super::decision::{Act, Approved, Decision, State};
+use super::rule::{Facts, PackageGlob, Policy};
+use super::verdict::{Reason, RuleId, Verdict};
+use crate::npm::{Agreement, Integrity, PackageName, Range, Version, instant};
+
+/// The decisions in force, ready to be asked.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    approvals: HashMap<Box<str>, Vec<Approval>>,
+    denials: Vec<Denial>,
+    freezes: Vec<Freeze>,
+    observing: Option<Ground>,
+    /// The next instant at which other decisions are in force; `None` when there is none.
+    until: Option<Timestamp>,
+}
+
+/// Judges one version as of `at`, the instant up to which upstream's word is known, never later than now: what nothing waives,
+/// then decisions, then rules.
+#[must_use]
+pub fn judge(policy: &Policy, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+    let subject = Subject::of(facts);
+    let approval = standing.approval(&subject, &facts.records());
+    if let Some(refusal) = Policy::built_in(facts) {
+        let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
+        if !named {
+            return refusal;
+        }
+    }
+    if let Some(ground) = standing.denial(&subject) {
+        return Verdict::deny(RuleId::Denied, format!("denied {}", ground.tell()));
+    }
+    let verdict = match approval {
+        Some(_) => Verdict::Allow,
+        None => standing.waive(facts, policy.rules(facts, at)),
+    };
+    // An approval that was given in full knowledge of the freeze passes it.
+    let freeze =
+        standing.freeze(&subject, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
+    freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
+}
+
+/// The decision that something rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// Its number.
+    pub id: i64,
+    /// Who stands for it.
+    pub signed: String,
+    /// Why, in its author's words.
+    pub reason: String,
+    /// When it was taken.
+    pub made: Timestamp,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+}
+
+/// What decisions ask about a version.
+struct Subject<'a> {
+    name: &'a PackageName,
+    key: &'a str,
+    integrity: Option<&'a Integrity>,
+    effective: Timestamp,
+}
+
+impl<'a> Subject<'a> {
+    fn of(facts: &Facts<'a>) -> Self {
+        Self { name: facts.name, key: facts.version, integrity: facts.integrity, effective: facts.effective }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Approval {
+    ground: Ground,
+    version: Box<str>,
+    integrity: Integrity,
+    records: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Denial {
+    ground: Ground,
+    /// `None` for one that cannot be read: in doubt it is denied.
+    packages: Option<GlobMatcher>,
+    /// `None` for every version.
+    within: Option<Within>,
+}
+
+/// What a denial is about: versions in a range, and the one that is spelled like it.
+#[derive(Debug, Clone)]
+struct Within {
+    text: Box<str>,
+    range: Option<Range>,
+}
+
+#[derive(Debug, Clone)]
+struct Freeze {
+    ground: Ground,
+    at: Timestamp,
+    packages: Vec<GlobMatcher>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self::of(&[], Timestamp::MIN)
+    }
+}
+
+impl Standing {
+    /// Those of `decisions` that are in force at `now`.
+    #[must_use]
+    pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
+        let mut standing =
+            Self { approvals: HashMap::new(), denials: Vec::new(), freezes: Vec::new(), observing: None, until: None };
+        for decision in decisions {
+            match decision.state(now) {
+                State::Active => standing.add(decision, now),
+                // What it covered opens only when upstream has been asked again.
+                State::Expired => standing.add_freeze(decision),
+                State::AwaitsSecond | State::Revoked => {}
+            }
+        }
+        standing
+    }
+
+    /// The next instant at which other decisions are in force.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+
+    /// The denial that covers the version.
+    fn denial(&self, subject: &Subject<'_>) -> Option<&Ground> {
+        self.denials.iter().find(|denial| denial.covers(subject)).map(|denial| &denial.ground)
+    }
+
+    /// The freeze that covers the version as of `at`, the one that thaws last. A freeze that has thawed since then still
+    /// covers it: nothing opens on what upstream said before.
+    fn freeze(&self, subject: &Subject<'_>, at: Timestamp) -> Option<&Freeze> {
+        let covers = |freeze: &&Freeze| {
+            let named = freeze.packages.iter().any(|glob| glob.is_match(subject.name.as_str()));
+            (freeze.packages.is_empty() || named) && subject.effective > freeze.at && at < freeze.thaws()
+        };
+        self.freezes.iter().filter(covers).max_by_key(|freeze| freeze.thaws())
+    }
+
+    /// While an hour of observation runs, age and signals hold nothing back; advisories of malware do.
+    fn waive(&self, facts: &Facts<'_>, verdict: Verdict) -> Verdict {
+        let waived = self.observing.is_some() && verdict.opens().is_some() && facts.records().is_empty();
+        if waived { Verdict::Allow } else { verdict }
+    }
+
+    /// The approval of exactly these bytes that names all of `records`: advisory ids, or [`CHANGED_INTEGRITY`].
+    ///
+    /// [`CHANGED_INTEGRITY`]: super::decision::CHANGED_INTEGRITY
+    fn approval(&self, subject: &Subject<'_>, records: &[&str]) -> Option<&Ground> {
+        let integrity = subject.integrity?;
+        let fits = |approval: &&Approval| {
+            *approval.version == *subject.key
+                && approval.integrity.agreement(integrity) == Agreement::Same
+                && records.iter().all(|record| approval.records.iter().any(|named| named == record))
+        };
+        // A newer one may name more; whoever approved it last knew most.
+        self.approvals.get(subject.name.as_str())?.iter().rev().find(fits).map(|approval| &approval.ground)
+    }
+
+    /// The hour of observation that is running.
+    #[must_use]
+    pub fn observing(&self) -> Option<&Ground> {
+        self.observing.as_ref()
+    }
+
+    fn add(&mut self, decision: &Decision, now: Timestamp) {
+        let ground = Ground::of(decision);
+        match &decision.proposal.act {
+            Act::Freeze { .. } => return self.add_freeze(decision),
+            Act::Approve { package, versions, records, .. } => {
+                for approved in versions.iter().filter(|approved| approved.until.is_none_or(|until| until > now)) {
+                    self.ends(approved.until);
+                    self.approve(package, approved, records, &ground);
+                }
+            }
+            Act::Deny { packages, range } => {
+                let within = range.as_deref().map(|text| Within { text: text.into(), range: Range::parse(text) });
+                self.denials.push(Denial { ground, packages: compiled(packages), within });
+            }
+            Act::Observe => self.observing = Some(ground),
+        }
+        self.ends(decision.proposal.expires);
+    }
+
+    fn add_freeze(&mut self, decision: &Decision) {
+        let Act::Freeze { at, packages } = &decision.proposal.act else { return };
+        // Where none can be read, everything is frozen: in doubt it holds.
+        let packages = packages.iter().filter_map(|glob| compiled(glob)).collect();
+        self.freezes.push(Freeze { ground: Ground::of(decision), at: *at, packages });
+    }
+
+    fn approve(&mut self, package: &str, approved: &Approved, records: &[String], ground: &Ground) {
+        // What cannot be read approves nothing.
+        let Some(integrity) = Integrity::parse(Some(&approved.integrity), None) else { return };
+        let (version, records) = (approved.version.as_str().into(), records.to_vec());
+        let approval = Approval { ground: ground.clone(), version, integrity, records };
+        self.approvals.entry(package.into()).or_default().push(approval);
+    }
+
+    fn ends(&mut self, at: Option<Timestamp>) {
+        self.until = match (self.until, at) {
+            (Some(known), Some(at)) => Some(known.min(at)),
+            (known, at) => known.or(at),
+        };
+    }
+}
+
+impl Ground {
+    fn of(decision: &Decision) -> Self {
+        let proposal = &decision.proposal;
+        // A second name makes it what it is: from then on it counts.
+        let made = decision.second.as_ref().map_or(proposal.author.at, |second| second.at);
+        Self { id: decision.id, signed: decision.signed(), reason: proposal.reason.clone(), made, expires: proposal.expires }
+    }
+
+    /// For people, as the end of "frozen …" or "denied …": `by ada, decision 7: why`.
+    #[must_use]
+    pub fn tell(&self) -> String {
+        format!("by {}, decision {}: {}", self.signed, self.id, self.reason)
+    }
+}
+
+impl Denial {
+    fn covers(&self, subject: &Subject<'_>) -> bool {
+        if self.packages.as_ref().is_some_and(|glob| !glob.is_match(subject.name.as_str())) {
+            return false;
+        }
+        let Some(within) = &self.within else { return true };
+        if *within.text == *subject.key {
+            return true;
+        }
+        match (&within.range, Version::parse(subject.key)) {
+            (Some(range), Some(version)) => range.covers(&version),
+            // Versions that npm reads loosely are no ranges, and name one version alone. In doubt, all are denied.
+            (None, _) => Version::parse(&within.text).is_none(),
+            (Some(_), None) => false,
+        }
+    }
+}
+
+fn compiled(glob: &str) -> Option<GlobMatcher> {
+    PackageGlob::parse(glob).ok().map(|glob| glob.matcher())
+}
+
+impl Freeze {
+    fn thaws(&self) -> Timestamp {
+        self.ground.expires.unwrap_or(Timestamp::MAX)
+    }
+
+    /// Held until it thaws, and as long as `verdict` holds it anyway.
+    fn hold(&self, verdict: &Verdict) -> Verdict {
+        let until = match verdict {
+            Verdict::Deny { .. } => return verdict.clone(),
+            Verdict::Hold { until, .. } => self.thaws().max(*until),
+            Verdict::Allow => self.thaws(),
+        };
+        let detail = format!("nothing published after {} is shown: frozen {}", instant::tell(self.at), self.ground.tell());
+        Verdict::Hold { until, reason: Reason { rule: RuleId::Freeze, detail } }
+    }
+}
