@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::StoreError;
 use crate::npm::{Integrity, PackageName};
+use crate::policy::decision::Decision;
 
 /// Which package of which registry: the same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -196,6 +197,12 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// When the ledger cannot be read.
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError>;
+
+    /// Every decision that was ever taken, oldest first, and the revision they make together.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError>;
 
     /// Writes everything noted so far. Blocks until it is on disk.
     fn flush(&self);

@@ -5,10 +5,12 @@
 
 pub mod blobs;
 pub mod data_dir;
+pub mod desk;
 pub mod disk;
 pub mod ledger;
 pub mod sqlite;
 
+mod decisions;
 mod downloads;
 mod journal;
 mod mapping;
@@ -23,6 +25,7 @@ use std::path::PathBuf;
 
 pub use blobs::{Blobs, PendingBlob};
 pub use data_dir::DataDir;
+pub use desk::Desk;
 pub use disk::{BlobStatistics, DiskBlobs};
 pub use downloads::RecordedIncident;
 pub use ledger::{

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
-const MIGRATIONS: [&str; 1] = [FIRST];
+const MIGRATIONS: [&str; 2] = [FIRST, DECISIONS];
 
 /// Instants are nanoseconds since 1970 UTC, so that a person needs only `datetime(x / 1e9, 'unixepoch')`.
 const FIRST: &str = "
@@ -95,8 +95,34 @@ const FIRST: &str = "
     CREATE INDEX incidents_by_last ON incidents (last);
 ";
 
+/// What people decide. `act` is JSON, see `policy::decision`; rows are never deleted, for they say who opened what.
+const DECISIONS: &str = "
+    CREATE TABLE decisions (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        act TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        author TEXT NOT NULL,
+        made INTEGER NOT NULL,
+        expires INTEGER,
+        needs_second INTEGER NOT NULL,
+        second TEXT,
+        confirmed INTEGER,
+        revoked_by TEXT,
+        revoked INTEGER,
+        revoked_why TEXT
+    ) STRICT;
+
+    -- One row: how often something was decided, and how much of that the server has in force.
+    CREATE TABLE decided (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        revision INTEGER NOT NULL,
+        in_force INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO decided (only, revision, in_force) VALUES (1, 0, 0);
+";
+
 /// The newest schema this program knows: how many migrations there are.
-pub(super) const KNOWN: i64 = 1;
+pub(super) const KNOWN: i64 = 2;
 
 /// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there.
 ///

@@ -15,8 +15,9 @@ use super::data_dir::{DataDir, Ownership};
 use super::downloads::{self, RecordedIncident};
 use super::journal::Journal;
 use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord};
-use super::{StoreError, packages, schema};
+use super::{StoreError, decisions, packages, schema};
 use crate::npm::PackageName;
+use crate::policy::decision::Decision;
 
 /// How long a connection waits for another process's lock: `exposure` recovering the log of a killed server, a backup.
 const BUSY: Duration = Duration::from_secs(5);
@@ -117,6 +118,22 @@ impl SqliteLedger {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }
 
+    /// The revision of what was decided; cheap enough to be asked several times a second.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn decided(&self) -> Result<u64, StoreError> {
+        self.read(|connection| decisions::revision(connection).map(|(made, _)| made).map_err(StoreError::ledger("be read")))
+    }
+
+    /// Tells whoever waits for it that the decisions up to `revision` are in force.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn put_in_force(&self, revision: u64) -> Result<(), StoreError> {
+        self.write(|connection| decisions::put_in_force(connection, revision))
+    }
+
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match kept {
@@ -165,6 +182,10 @@ impl Ledger for SqliteLedger {
         self.read(|connection| downloads::exposure(connection, name, version).map_err(StoreError::ledger("be read")))
     }
 
+    fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
+        self.read(|connection| decisions::read(connection).map_err(StoreError::ledger("be read")))
+    }
+
     fn flush(&self) {
         if let Some(owner) = &self.owner {
             owner.journal.flush();
@@ -172,7 +193,7 @@ impl Ledger for SqliteLedger {
     }
 }
 
-fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = connect(path, flags).map_err(StoreError::ledger("be opened"))?;
     schema::refuse_newer(&connection, path)?;
@@ -195,7 +216,7 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -273,7 +294,7 @@ mod tests {
         let path = DataDir::ledger_in(home.path());
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
-        let said = format!("`{}` was written by a newer coldframe (schema 99, this one knows 1)", path.display());
+        let said = format!("`{}` was written by a newer coldframe (schema 99, this one knows {})", path.display(), schema::KNOWN);
         assert_eq!(SqliteLedger::open(&data_dir).err().unwrap().to_string(), said);
         assert_eq!(SqliteLedger::read_only(home.path()).err().unwrap().to_string(), said);
         assert_eq!(std::fs::read(&path).unwrap(), before);
