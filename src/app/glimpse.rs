@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::npm::PackageName;
+use crate::policy::decision::Decision;
 use crate::store::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, SqliteLedger, StoreError};
 
 /// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
@@ -23,6 +24,10 @@ impl Ledger for Glimpse {
 
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))
+    }
+
+    fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
+        self.0.as_ref().map_or_else(|| Ok((0, Vec::new())), SqliteLedger::decisions)
     }
 
     fn flush(&self) {}

@@ -2,6 +2,8 @@
 //!
 //! Refuses to read flags, files or the environment, and to decide what a client gets.
 
+pub mod deciding;
+mod decisions;
 mod glimpse;
 mod listening;
 mod losses;
@@ -57,6 +59,22 @@ pub enum AppError {
     /// Some of what was noted did not reach the disk.
     #[error("requests that are missing in the ledger: {0}")]
     LedgerLost(u64),
+    /// A decision that would cover nothing.
+    #[error("upstream has no version of `{name}` that fits: {asked}")]
+    NothingFits {
+        /// The package.
+        name: PackageName,
+        /// What was asked for.
+        asked: String,
+    },
+    /// A decision that cannot be confirmed or taken back.
+    #[error("decision {id} {why}")]
+    Undecidable {
+        /// Its number.
+        id: i64,
+        /// Why not.
+        why: &'static str,
+    },
     /// A question got no answer.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -79,6 +97,8 @@ pub struct App {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ledger_retention: Duration,
+    /// The revision of the decisions that are in force.
+    decided: u64,
 }
 
 impl App {
@@ -98,6 +118,8 @@ impl App {
         let circuits = Arc::clone(registries.circuits());
         let watched = Arc::clone(&circuits);
         metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
+        let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
+        ledger.put_in_force(decided).map_err(AppError::DataDir)?;
         let firewall = Arc::new(Firewall::new(Parts {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -105,6 +127,7 @@ impl App {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             policy: config.policy,
+            decisions,
             config: config.firewall,
         }));
         // Weakly: the firewall holds the numbers, and a circle would keep the data directory owned for ever.
@@ -116,7 +139,7 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks(&ledger), vec![("upstream", remark(circuits))]));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
-        Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention })
+        Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention, decided })
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -152,6 +175,7 @@ impl App {
         }
         let mut chores = JoinSet::new();
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
+        chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
         chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
         shutdown.await;
         tracing::info!("stopping");

@@ -19,10 +19,23 @@ use crate::upstream::{Authorization, Registries};
 /// # Errors
 /// When there is no such version, upstream cannot be asked, or the ledger is there and cannot be read.
 pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec) -> Result<Explanation, AppError> {
+    let firewall = firewall(config, clock)?;
+    Ok(firewall.value.explain(&asker(), &spec.name, spec.wanted.as_deref()).await?)
+}
+
+/// A firewall for one question, and the place where it keeps what it fetches meanwhile.
+pub(super) struct Scratch {
+    pub(super) value: Firewall,
+    _folder: tempfile::TempDir,
+}
+
+/// A firewall that judges by `config` and by what its data directory knows, and writes nothing down.
+pub(super) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch, AppError> {
     let ledger = glimpse(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
     let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
+    let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
     let firewall = Firewall::new(Parts {
         registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
         ledger: Arc::new(ledger) as Arc<dyn Ledger>,
@@ -30,9 +43,10 @@ pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec) -> Resu
         clock,
         metrics: Arc::new(Metrics::new()),
         policy: config.policy,
+        decisions,
         config: config.firewall,
     });
-    Ok(firewall.explain(&asker(), &spec.name, spec.wanted.as_deref()).await?)
+    Ok(Scratch { value: firewall, _folder: scratch })
 }
 
 /// Who asked for a package and what became of it, by the ledger in `data_dir`.
@@ -45,7 +59,7 @@ pub fn exposure(data_dir: &Path, spec: &Spec) -> Result<Vec<Exposure>, AppError>
 }
 
 /// The ledger of a data directory, or none where nothing was kept yet.
-fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
+pub(super) fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
     match SqliteLedger::read_only(data_dir) {
         Ok(ledger) => Ok(Glimpse(Some(ledger))),
         Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Glimpse(None)),
@@ -54,7 +68,7 @@ fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
 }
 
 /// The one who sits at this machine, to whom its own credentials are lent.
-fn asker() -> Asker {
+pub(super) fn asker() -> Asker {
     Asker {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),

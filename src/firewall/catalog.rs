@@ -145,8 +145,7 @@ impl Inner {
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
     /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
     fn is_fresh(&self, known: &Known, now: Timestamp) -> bool {
-        let opened =
-            known.screen(&self.world.load()).next_opening.is_some_and(|opening| known.checked < opening && opening <= now);
+        let opened = known.screen(&self.world()).next_opening.is_some_and(|opening| known.checked < opening && opening <= now);
         let rewritten = self.written.get(&known.slot.name).is_some_and(|written| known.checked <= written);
         is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
     }

@@ -19,7 +19,7 @@ impl Inner {
         let Some((at, entry)) = resolve(&packument, wanted).and_then(|key| packument.find(key)) else {
             return Err(no_version(name, wanted));
         };
-        let world = self.world.load();
+        let world = self.world();
         Ok(Explanation {
             name: name.clone(),
             version: entry.key.clone(),

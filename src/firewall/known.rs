@@ -151,6 +151,7 @@ impl Known {
             effective: provenance.effective,
             flaw: entry.flaw.as_deref(),
             has_integrity: entry.integrity.is_some(),
+            integrity: entry.integrity.as_ref(),
             integrity_changed: provenance.integrity_changed,
             presence: Presence::Present,
         }

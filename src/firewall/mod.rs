@@ -10,6 +10,7 @@ mod explain;
 pub mod flight;
 mod forms;
 pub mod history;
+mod inspect;
 mod intake;
 mod known;
 mod notes;
@@ -33,6 +34,7 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
+pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
 
 use jiff::Timestamp;
@@ -47,6 +49,7 @@ use self::tarball::{CARRIED_UNITS, TarballKey};
 use self::workbench::Workbenches;
 use self::world::World;
 use crate::npm::PackageName;
+use crate::policy::decision::Decision;
 use crate::policy::{Policy, Verdict};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
@@ -81,6 +84,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The rules in force.
     pub policy: Policy,
+    /// What people decided so far.
+    pub decisions: Vec<Decision>,
     /// Bounds.
     pub config: Config,
 }
@@ -170,6 +175,7 @@ impl Firewall {
         let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
         let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<Rendered>| view.weight());
         let wholes = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<Whole>| whole.weight());
+        let world = World::first(parts.policy, parts.decisions, parts.clock.now());
         Self(Arc::new(Inner {
             registries: parts.registries,
             ledger: parts.ledger,
@@ -177,7 +183,7 @@ impl Firewall {
             clock: parts.clock,
             metrics: parts.metrics,
             config: parts.config,
-            world: ArcSwap::from_pointee(World { policy: parts.policy, revision: 0 }),
+            world: ArcSwap::from_pointee(world),
             documents: documents.build(),
             views: views.build(),
             wholes: wholes.build(),
@@ -199,7 +205,20 @@ impl Firewall {
         }))
     }
 
-    /// Exwholes one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.
+    /// Judges by these decisions from now on: all that were ever taken.
+    pub fn decide(&self, decisions: Vec<Decision>) {
+        self.0.decide(&decisions.into());
+    }
+
+    /// Every version of a package, with its verdict.
+    ///
+    /// # Errors
+    /// When there is no such package, or upstream cannot be asked.
+    pub async fn inspect(&self, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
+        self.0.inspect(asker, name).await
+    }
+
+    /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.
     ///
     /// # Errors
     /// When there is no such version, or upstream cannot be asked.

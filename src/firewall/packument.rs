@@ -87,7 +87,7 @@ impl Inner {
         let Some(packument) = reading.known.packument.clone() else {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
-        let screen = reading.known.screen(&self.world.load());
+        let screen = reading.known.screen(&self.world());
         Ok(Spoken { reading, packument, screen })
     }
 

@@ -10,7 +10,7 @@ use super::known::Known;
 use super::refusal;
 use super::world::World;
 use crate::npm::{Algorithm, Digest, Packument, instant, tag};
-use crate::policy::Verdict;
+use crate::policy::{Verdict, judge};
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
@@ -95,7 +95,7 @@ impl Screen {
     fn judge(&mut self, known: &Known, packument: &Packument, world: &World) {
         self.shown.reserve(packument.entries.len());
         for at in 0..packument.entries.len() {
-            let verdict = world.policy.judge(&known.facts(packument, at), known.validated);
+            let verdict = judge(&world.policy, &world.standing, &known.facts(packument, at), known.validated);
             self.shown.push(verdict.allows());
             if let Some(opens) = verdict.opens() {
                 self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::known::{Known, Slot};
 use super::{Asker, Inner, Rejection};
 use crate::npm::{PackageName, instant};
-use crate::policy::{Facts, Presence};
+use crate::policy::{Facts, Presence, judge};
 use crate::upstream::{Passage, Passed, UpstreamError};
 
 impl Inner {
@@ -42,7 +42,7 @@ impl Inner {
 
     fn set_back(&self, known: &Known, package: &mut Value, version: &str) -> bool {
         let Some(packument) = &known.packument else { return false };
-        let screen = known.screen(&self.world.load());
+        let screen = known.screen(&self.world());
         if packument.find(version).is_some_and(|(at, _)| screen.shown[at]) {
             return true;
         }
@@ -68,9 +68,11 @@ impl Inner {
             effective: published.unwrap_or(now),
             flaw: None,
             has_integrity: true,
+            integrity: None,
             integrity_changed: false,
             presence: Presence::Present,
         };
-        self.world.load().policy.judge(&facts, now).allows()
+        let world = self.world();
+        judge(&world.policy, &world.standing, &facts, now).allows()
     }
 }

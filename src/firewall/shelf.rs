@@ -218,7 +218,7 @@ impl Inner {
             again = ingest::ingest(&known.slot.name, document).ok()?.fields;
             &again
         };
-        let screen = known.screen(&self.world.load());
+        let screen = known.screen(&self.world());
         press.pack_as(wish.packing);
         let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at], press);
         let rendered = Arc::new(Rendered { content: known.content, form: wish.form, view, answers: Mutex::default() });

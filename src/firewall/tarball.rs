@@ -15,7 +15,7 @@ use super::packument::no_version;
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Digest, Hasher, Integrity, PackageName};
-use crate::policy::{Facts, Presence, RuleId, Verdict};
+use crate::policy::{Facts, Presence, RuleId, Verdict, judge};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
@@ -81,7 +81,7 @@ impl Inner {
         else {
             return self.admit_gone(asker, known, version);
         };
-        let screen = known.screen(&self.world.load());
+        let screen = known.screen(&self.world());
         if !screen.shown[at] {
             return Err(self.refuse(asker, packument, &screen, at));
         }
@@ -116,14 +116,16 @@ impl Inner {
             effective: first.map_or(known.validated, |row| row.effective),
             flaw: None,
             has_integrity: first.is_some(),
+            integrity: first.and_then(|row| row.integrity.as_ref()),
             integrity_changed: false,
             presence: Presence::Gone {
                 last_seen: first.and_then(|row| row.gone),
                 replaced: first.is_some_and(|row| row.replaced),
             },
         };
-        let verdict = self.world.load().policy.judge(&facts, known.validated);
-        let screen = known.screen(&self.world.load());
+        let world = self.world();
+        let verdict = judge(&world.policy, &world.standing, &facts, known.validated);
+        let screen = known.screen(&world);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             return Err(self.refused(asker, refusal));
