@@ -2,12 +2,21 @@
 //!
 //! Refuses to decide anything: what is allowed is said by `config`, what happens by `app`.
 
+mod approve;
 mod completions;
 mod config;
+mod confirm;
+mod decisions;
+mod decree;
+mod deny;
 mod explain;
 mod exposure;
 mod flags;
+mod freeze;
+mod observe;
 mod output;
+mod person;
+mod revoke;
 mod serve;
 
 use std::ffi::OsString;
@@ -50,6 +59,21 @@ enum Command {
     Explain(explain::Arguments),
     /// Say who asked for a package, from the ledger; works beside a running server and without one.
     Exposure(exposure::Arguments),
+    /// Approve versions that are kept back, by their exact bytes, for a while; works beside a running server.
+    Approve(approve::Arguments),
+    /// Confirm, as a second person, a decision that awaits one.
+    Confirm(confirm::Arguments),
+    /// Deny versions, whatever the rules say.
+    Deny(deny::Arguments),
+    /// Take a decision back.
+    Revoke(revoke::Arguments),
+    /// Hide everything that was published after an instant, for a while.
+    Freeze(freeze::Arguments),
+    /// Let age and signals hold nothing back for a while, and note what they would have.
+    Observe(observe::Arguments),
+    /// What people decided.
+    #[command(subcommand)]
+    Decisions(decisions::Command),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
     Config(config::Command),
@@ -67,6 +91,13 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
+        Command::Approve(arguments) => approve::run(arguments),
+        Command::Confirm(arguments) => confirm::run(arguments),
+        Command::Deny(arguments) => deny::run(arguments),
+        Command::Revoke(arguments) => revoke::run(arguments),
+        Command::Freeze(arguments) => freeze::run(arguments),
+        Command::Observe(arguments) => observe::run(arguments),
+        Command::Decisions(command) => decisions::run(command),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments),
     };

@@ -68,7 +68,11 @@ impl From<AppError> for Failure {
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
             AppError::DataDir(_) => Exit::DataDir,
             AppError::Upstream(_) | AppError::Tls(_) => Exit::Usage,
-            AppError::Scratch(_) | AppError::LedgerLost(_) | AppError::Rejected(_) => Exit::Failed,
+            AppError::Scratch(_)
+            | AppError::LedgerLost(_)
+            | AppError::NothingFits { .. }
+            | AppError::Undecidable { .. }
+            | AppError::Rejected(_) => Exit::Failed,
         };
         Self::new(exit, wrong)
     }

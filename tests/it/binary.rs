@@ -255,6 +255,44 @@ async fn explain_says_why_and_when_and_answers_by_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_command_returns() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
+    let program = place.serve(&[]);
+    let decide = |words: &[&str]| {
+        let mut command = coldframe(place.home.path());
+        command.args(words).args(["--upstream", &place.registry.url, "--data-dir"]).arg(place.data.path());
+        run(&mut command)
+    };
+    program.get(TARBALL).await.is(403);
+    let (code, told, errors) = decide(&["approve", "left-pad@^1", "--reason", "INC-7"]);
+    assert_eq!(code, 0, "{told}{errors}");
+    for part in ["decision 1: approve left-pad@1.0.0", "sha512-", "the running server has it"] {
+        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+    }
+    program.get(TARBALL).await.is(200);
+    assert_eq!(decide(&["explain", "left-pad@1.0.0"]).0, 0);
+    let (code, told, _) = decide(&["approve", "left-pad@^1", "--reason", "again"]);
+    assert!(code == 0 && told.contains("nothing to approve"), "{told}");
+    assert_eq!(decide(&["deny", "left-pad@<2", "--reason", "a RAT"]).0, 0);
+    program.get(TARBALL).await.is(403);
+    let (code, _, errors) = decide(&["approve", "left-pad@1.0.0", "--reason", "no"]);
+    assert!(code == 1 && errors.contains("no approval can open this"), "{errors}");
+    let (_, listed, _) = decide(&["decisions", "list"]);
+    assert!(listed.contains("left-pad@<2") && listed.contains("a RAT") && listed.lines().count() == 3, "{listed}");
+    assert_eq!(decide(&["revoke", "2", "--reason", "it was none"]).0, 0);
+    program.get(TARBALL).await.is(200);
+    let (code, _, errors) = decide(&["revoke", "9", "--reason", "x"]);
+    assert!(code == 1 && errors.contains("decision 9 is not in this ledger"), "{errors}");
+    assert_eq!(decide(&["deny", "left-pad"]).0, 2, "a decision has a reason");
+    assert_eq!(decide(&["freeze", "yesterday", "--for", "1h", "--reason", "x"]).0, 2);
+    program.signal("-TERM");
+    assert_eq!(program.ended().await.0, 0);
+    let (code, told, errors) = decide(&["freeze", "2026-03-31T00:00Z", "--for", "48h", "--scope", "@acme", "--reason", "x"]);
+    assert!(code == 0 && told.contains("the next one will have it"), "{told}{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exposure_is_told_beside_a_running_server_and_after_it() {
     let place = Place::make().await;
     place.registry.publish(Package::new("left-pad", "1.0.0"));

@@ -21,6 +21,7 @@ mod binary;
 mod credentials;
 mod crowd;
 mod crowds;
+mod decisions;
 mod disk;
 mod everywhere;
 mod flights;

@@ -1,0 +1,118 @@
+//! What the commands share that decide something: their reason, their end, and how they say what became of it. Refuses to
+//! decide anything itself.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::output::{self, Exit, Failure};
+use super::person;
+use crate::app::deciding::{self, Taken};
+use crate::config::amount;
+use crate::npm::instant;
+use crate::policy::decision::{Act, Decision, Proposal};
+use crate::store::desk::Effect;
+use crate::telemetry::{Clock as _, SystemClock};
+
+/// Why something is decided.
+#[derive(Debug, Args)]
+pub(super) struct Because {
+    /// Why, for whoever reads it later: a ticket, an advisory, a sentence.
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub(super) reason: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The longest reason, in bytes: it goes into refusals, which are headers.
+const LONGEST: usize = 300;
+
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("somebody will ask why: say it".to_owned());
+    }
+    if text.len() > LONGEST || text.chars().any(char::is_control) {
+        return Err(format!("a reason is one line of at most {LONGEST} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A duration of a flag.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = amount::duration(text).map_err(|flaw| format!("it {flaw}; allowed: such as `90m`, `48h`, `7d`"))?;
+    if duration.is_zero() { Err("it is over at once; allowed: such as `90m`, `48h`, `7d`".to_owned()) } else { Ok(duration) }
+}
+
+/// Takes a decision in the name of whoever runs this, and says what became of it.
+pub(super) fn take(
+    data_dir: &Path,
+    act: Act,
+    because: Because,
+    lasts: Option<Duration>,
+    needs_second: bool,
+) -> Result<Exit, Failure> {
+    let author = person::signature(SystemClock.now());
+    let expires = lasts.map(|lasts| instant::after(author.at, lasts));
+    let proposal = Proposal { act, reason: because.reason, author, expires, needs_second };
+    let taken = deciding::decide(data_dir, &proposal)?;
+    say(&taken, because.json)
+}
+
+/// Says what became of a decision.
+pub(super) fn say(taken: &Taken, as_json: bool) -> Result<Exit, Failure> {
+    let text = if as_json { format!("{:#}\n", tell_json(&taken.decision, taken.decision_state())) } else { tell(taken) };
+    output::print(&text)?;
+    Ok(if taken.effect == Effect::Pending { Exit::Failed } else { Exit::Done })
+}
+
+fn tell(taken: &Taken) -> String {
+    let decision = &taken.decision;
+    let proposal = &decision.proposal;
+    let end = proposal.expires.map_or_else(|| "until it is revoked".to_owned(), |end| format!("until {}", instant::tell(end)));
+    let mut text = format!("decision {}: {} {}, {end}\n", decision.id, proposal.act.kind(), proposal.act.subject());
+    if let Act::Approve { versions, .. } = &proposal.act {
+        for approved in versions {
+            let until = approved.until.map(|until| format!(" until {}", instant::tell(until))).unwrap_or_default();
+            let _ = writeln!(text, "  {} {}{until}", approved.version, approved.integrity);
+        }
+    }
+    if proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() {
+        let _ = writeln!(text, "without effect until another person runs: coldframe confirm {}", decision.id);
+    }
+    text.push_str(match taken.effect {
+        Effect::InForce => "the running server has it\n",
+        Effect::AtNextStart => "no server runs on this data directory: the next one will have it\n",
+        Effect::Pending => "it is written down, but the running server has not taken it in: see its log\n",
+    });
+    text
+}
+
+/// A decision for programs; `state` is the word for what holds of it now.
+pub(super) fn tell_json(decision: &Decision, state: &str) -> Value {
+    let proposal = &decision.proposal;
+    let instant = |at: Timestamp| at.to_string();
+    json!({
+        "id": decision.id,
+        "state": state,
+        "act": proposal.act,
+        "reason": proposal.reason,
+        "author": proposal.author.who,
+        "made": instant(proposal.author.at),
+        "expires": proposal.expires.map(instant),
+        "needsSecond": proposal.needs_second,
+        "second": decision.second.as_ref().map(|second| json!({ "who": second.who, "at": instant(second.at) })),
+        "revoked": decision.revoked.as_ref().map(|(by, why)| json!({ "who": by.who, "at": instant(by.at), "reason": why })),
+    })
+}
+
+impl Taken {
+    fn decision_state(&self) -> &'static str {
+        self.decision.state(SystemClock.now()).as_str()
+    }
+}

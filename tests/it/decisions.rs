@@ -1,0 +1,189 @@
+//! What people decide while it runs: in force at once, for exactly what was meant, and no longer than was said.
+
+use std::time::Duration;
+
+use coldframe::app::deciding::{self, Taken};
+use coldframe::policy::decision::{Act, Approved, CHANGED_INTEGRITY, Proposal, Signature};
+use coldframe::store::desk::Effect;
+use coldframe::telemetry::Clock as _;
+
+use crate::package::{Package, days, hours, sha512};
+use crate::scene::Scene;
+
+fn signature(scene: &Scene, who: &str) -> Signature {
+    Signature { who: who.to_owned(), at: scene.clock.now() }
+}
+
+/// Somebody decides something, in a process of their own.
+async fn decide(scene: &Scene, act: Act, lasts: Option<Duration>, needs_second: bool) -> Taken {
+    let author = signature(scene, "ada");
+    let expires = lasts.map(|lasts| author.at.checked_add(jiff::SignedDuration::try_from(lasts).unwrap()).unwrap());
+    let proposal = Proposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
+    let data = scene.data().to_owned();
+    let taken = tokio::task::spawn_blocking(move || deciding::decide(&data, &proposal)).await.unwrap().unwrap();
+    assert_eq!(taken.effect, Effect::InForce);
+    taken
+}
+
+async fn revoke(scene: &Scene, id: i64) {
+    let (data, by) = (scene.data().to_owned(), signature(scene, "ada"));
+    let taken = tokio::task::spawn_blocking(move || deciding::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
+    assert_eq!(taken.effect, Effect::InForce);
+}
+
+/// An approval of the version that `package` is, by its bytes.
+fn approval(package: &Package, records: &[&str]) -> Act {
+    let approved = Approved { version: package.version.clone(), integrity: sha512(&package.tarball), until: None };
+    Act::Approve {
+        package: package.name.clone(),
+        asked: package.version.clone(),
+        versions: vec![approved],
+        records: records.iter().map(|record| (*record).to_owned()).collect(),
+    }
+}
+
+fn deny(packages: &str, range: Option<&str>) -> Act {
+    Act::Deny { packages: packages.to_owned(), range: range.map(str::to_owned) }
+}
+
+fn freeze(scene: &Scene, packages: &[&str]) -> Act {
+    Act::Freeze { at: scene.clock.now(), packages: packages.iter().map(|glob| (*glob).to_owned()).collect() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_opens_its_version_at_once_and_for_as_long_as_it_says() {
+    let scene = Scene::open().await;
+    let young = Package::new("axios", "1.14.1").aged(hours(1));
+    scene.publish_old("axios", &["1.14.0"]);
+    scene.publish(young.clone());
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"]);
+    decide(&scene, approval(&young, &[]), Some(hours(5)), false).await;
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0", "1.14.1"]);
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
+    assert_eq!(scene.get("/axios").await.json()["dist-tags"]["latest"], "1.14.1");
+    scene.later(hours(5));
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"]);
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_never_covers_other_bytes_or_what_is_published_later() {
+    let scene = Scene::open().await;
+    let young = Package::new("axios", "1.14.1").aged(hours(1));
+    scene.publish(young.clone());
+    decide(&scene, approval(&young.clone().content("other bytes"), &[]), None, false).await;
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(403);
+    decide(&scene, approval(&young, &[]), None, false).await;
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
+    scene.publish(Package::new("axios", "1.14.2").aged(hours(0)));
+    scene.later(hours(1));
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_closes_what_is_cached_at_once_with_its_reason_until_it_is_revoked() {
+    let scene = Scene::open().await;
+    scene.publish_old("axios", &["1.14.0", "1.14.1", "1.15.0-rc.1"]);
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
+    let taken = decide(&scene, deny("axios", Some(">=1.14.1")), None, false).await;
+    let refused = scene.get("/axios/-/axios-1.14.1.tgz").await.is(403).text();
+    for part in ["denied by ada", "INC-7", "(rule denied)", "newest allowed: 1.14.0"] {
+        assert!(refused.contains(part), "{part:?} is missing: {refused}");
+    }
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"], "a denied range takes its prereleases along");
+    revoke(&scene, taken.decision.id).await;
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
+    assert_eq!(scene.get("/axios").await.versions().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_stands_above_an_approval() {
+    let scene = Scene::open().await;
+    let young = Package::new("@acme/ui", "1.0.0").aged(hours(1));
+    scene.publish(young.clone());
+    decide(&scene, deny("@acme/*", None), None, false).await;
+    decide(&scene, approval(&young, &[]), None, false).await;
+    scene.get("/@acme%2fui/-/ui-1.0.0.tgz").await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_holds_after_a_restart_too() {
+    let mut scene = Scene::open().await;
+    let young = Package::new("axios", "1.14.1").aged(hours(1));
+    scene.publish(young.clone());
+    scene.publish_old("left-pad", &["1.0.0"]);
+    decide(&scene, approval(&young, &[]), None, false).await;
+    decide(&scene, deny("left-pad", None), None, false).await;
+    scene.restart().await;
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
+    scene.get("/left-pad").await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_hides_what_came_later_and_thaws_by_itself_on_news_only() {
+    let scene = Scene::open().set("min-release-age", "1h").await;
+    scene.publish_old("axios", &["1.14.0"]);
+    decide(&scene, freeze(&scene, &[]), Some(hours(48)), false).await;
+    scene.later(hours(2));
+    scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
+    scene.later(hours(40));
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"]);
+    let refused = scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403).text();
+    assert!(refused.contains("frozen by ada") && refused.contains("opens 2026-04-05 12:00 UTC"), "{refused}");
+    scene.later(hours(6));
+    let asked = scene.registry.count("/axios");
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0", "1.14.1"]);
+    assert_eq!(scene.registry.count("/axios"), asked + 1, "what thaws is asked for first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_of_a_scope_leaves_the_rest_alone_and_a_later_approval_passes_it() {
+    let scene = Scene::open().set("min-release-age", "0s").await;
+    decide(&scene, freeze(&scene, &["@acme/*"]), Some(days(2)), false).await;
+    scene.later(hours(2));
+    let fix = Package::new("@acme/ui", "1.0.0").aged(hours(1));
+    scene.publish(fix.clone());
+    scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.get("/@acme%2fui/-/ui-1.0.0.tgz").await.is(403);
+    decide(&scene, approval(&fix, &[]), None, false).await;
+    scene.get("/@acme%2fui/-/ui-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_of_observation_waives_age_and_reverts_itself() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
+    scene.get("/axios").await.is(403);
+    decide(&scene, Act::Observe, Some(hours(1)), false).await;
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.later(hours(1));
+    scene.get("/axios").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_integrity_opens_only_to_an_approval_that_names_it_and_two_people() {
+    let scene = Scene::open().await;
+    scene.publish_old("axios", &["1.14.0"]);
+    scene.get("/axios").await.is(200);
+    let changed = Package::new("axios", "1.14.0").content("other bytes");
+    scene.publish(changed.clone());
+    scene.later(hours(1));
+    scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
+    decide(&scene, approval(&changed, &[]), None, false).await;
+    scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
+    let taken = decide(&scene, approval(&changed, &[CHANGED_INTEGRITY]), None, true).await;
+    scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
+    let confirm = |who: &str| {
+        let (data, by, id) = (scene.data().to_owned(), signature(&scene, who), taken.decision.id);
+        tokio::task::spawn_blocking(move || deciding::confirm(&data, id, &by))
+    };
+    let alone = confirm("ada").await.unwrap().unwrap_err().to_string();
+    assert!(alone.contains("needs another person than its author"), "{alone}");
+    confirm("grace").await.unwrap().unwrap();
+    scene.get("/axios/-/axios-1.14.0.tgz").await.is(200);
+}
