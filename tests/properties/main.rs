@@ -4,6 +4,7 @@
 
 mod config;
 mod endpoint;
+mod lockfile;
 mod npmrc;
 mod packument;
 mod range;
@@ -37,6 +38,11 @@ fn npms_configuration_gives_addresses_and_tells_no_secret() {
 #[test]
 fn a_configuration_that_is_taken_is_taken_again() {
     drive("config", 3_000, config::holds);
+}
+
+#[test]
+fn a_lockfile_is_read_in_one_way_or_refused() {
+    drive("lockfile", 3_000, lockfile::holds);
 }
 
 /// Feeds `holds` the target's seeds, then `cases` inputs made of them and of its dictionary.

@@ -1,0 +1,223 @@
+//! `pnpm-lock.yaml`, versions 6 and 9: what is installed under `packages`, who asked for it under `importers`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::lockfile::{Ask, Dialect, Entry, Lockfile, LockfileError, Source};
+use super::lockfile_node::{Member, Node};
+use super::lockfile_spec::{address, direct, source, split};
+
+const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
+
+pub(super) fn read(documents: &[Node]) -> Result<Lockfile, LockfileError> {
+    // pnpm locks itself and what configures it in a document of its own, before the project's.
+    let project = documents.last().ok_or_else(|| LockfileError::at(1, "it is empty"))?;
+    let version = project.text_of("lockfileVersion").unwrap_or_default();
+    let dialect = match version.split('.').next() {
+        Some("6") => Dialect::Pnpm6,
+        Some("9") => Dialect::Pnpm9,
+        _ => return Err(LockfileError::version(project, "lockfileVersion", "6.x and 9.x")),
+    };
+    let mut locked = Locked::default();
+    for document in documents {
+        for Member { key, line, value } in document.members_of("packages") {
+            locked.add(key, *line, value);
+        }
+        locked.ask(document);
+    }
+    Ok(Lockfile { dialect, entries: locked.entries })
+}
+
+#[derive(Default)]
+struct Locked {
+    entries: Vec<Entry>,
+    at: HashMap<Box<str>, usize>,
+}
+
+impl Locked {
+    fn add(&mut self, key: &str, line: u32, package: &Node) {
+        let bare = bare(key);
+        // Version 6 has an entry for each set of peers, of the same tarball.
+        if self.at.contains_key(bare) {
+            return;
+        }
+        self.at.insert(bare.into(), self.entries.len());
+        self.entries.push(of_package(bare, line, package));
+    }
+
+    fn ask(&mut self, document: &Node) {
+        // Without workspaces version 6 has the project's own fields at its top.
+        let importers = document.members_of("importers").iter().map(|importer| &importer.value);
+        for importer in importers.chain(std::iter::once(document)) {
+            for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
+                let (Some(specifier), Some(version)) = (value.text_of("specifier"), value.text_of("version")) else { continue };
+                self.note(name, version, direct(specifier));
+            }
+        }
+        let snapshots = document.members_of("snapshots").iter().chain(document.members_of("packages"));
+        for Member { key, value, .. } in snapshots {
+            let by: Arc<str> = split(bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
+            for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| value.members_of(field)) {
+                if let Some(version) = value.text() {
+                    self.note(name, version, Ask { by: Arc::clone(&by), direct: false, range: None });
+                }
+            }
+        }
+    }
+
+    /// Notes that somebody asked for what `name` means there: `version` is a version, or the whole key of another package.
+    fn note(&mut self, name: &str, version: &str, ask: Ask) {
+        let version = bare(version);
+        let at = self.at.get(format!("{name}@{version}").as_str()).or_else(|| self.at.get(version));
+        if let Some(at) = at {
+            self.entries[*at].asks.push(ask);
+        }
+    }
+}
+
+/// A key without its peers, and without the slash that version 6 puts before it.
+fn bare(key: &str) -> &str {
+    let key = key.split('(').next().unwrap_or(key);
+    key.strip_prefix('/').unwrap_or(key)
+}
+
+fn of_package(key: &str, line: u32, package: &Node) -> Entry {
+    let resolution = package.member("resolution").unwrap_or(&Node::Nothing);
+    let (host, key) = match split(key) {
+        // Version 6 puts the host of another registry before the name.
+        Some((name, _)) if !name.starts_with('@') && name.contains('/') && !key.contains(':') => {
+            key.split_once('/').unwrap_or(("", key))
+        }
+        _ => ("", key),
+    };
+    let (name, version) = split(key).unwrap_or((package.text_of("name").unwrap_or(key), key));
+    let tarball = resolution.text_of("tarball").or_else(|| resolution.text_of("repo"));
+    let source = match resolution.text_of("type") {
+        Some("directory") => Source::File,
+        Some("git") => Source::Git,
+        _ if resolution.says("gitHosted") => Source::Git,
+        _ => match source(version) {
+            Source::Registry if tarball.is_some_and(|tarball| address(tarball) == Source::Git) => Source::Git,
+            found => found,
+        },
+    };
+    let host = (!host.is_empty()).then(|| format!("https://{host}/"));
+    Entry {
+        name: name.into(),
+        version: version.into(),
+        source,
+        integrity: resolution.text_of("integrity").map(Into::into),
+        resolved: tarball.or(host.as_deref()).map(Into::into),
+        asks: Vec::new(),
+        place: key.into(),
+        line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::super::lockfile::tests::told;
+
+    #[test]
+    fn importers_ask_and_peers_do_not_count() {
+        let text = "lockfileVersion: '9.0'
+
+importers:
+
+  .:
+    dependencies:
+      axios:
+        specifier: ^1.0.0
+        version: 1.14.1(debug@4.4.3)
+      local:
+        specifier: file:./local
+        version: file:local
+      lodash4:
+        specifier: npm:lodash@^4
+        version: lodash@4.18.1
+      ui:
+        specifier: workspace:*
+        version: link:packages/ui
+
+  packages/ui:
+    devDependencies:
+      '@acme/follow':
+        specifier: 'catalog:'
+        version: 2.0.0
+
+packages:
+
+  '@acme/follow@2.0.0':
+    resolution: {integrity: sha512-f, tarball: https://files.example/follow-2.0.0.tgz}
+
+  axios@1.14.1:
+    resolution: {integrity: sha512-a}
+    engines: {node: '>=6'}
+
+  forked@https://codeload.github.com/a/b/tar.gz/01:
+    resolution: {tarball: https://codeload.github.com/a/b/tar.gz/01}
+    version: 1.0.0
+
+  local@file:local:
+    resolution: {directory: local, type: directory}
+
+  lodash@4.18.1:
+    resolution: {integrity: sha512-l}
+
+snapshots:
+
+  axios@1.14.1(debug@4.4.3):
+    dependencies:
+      '@acme/follow': 2.0.0
+      forked: https://codeload.github.com/a/b/tar.gz/01
+";
+        expect![[r#"
+            28 Registry @acme/follow@2.0.0 sha512-f https://files.example/follow-2.0.0.tgz [project:? axios:?] at @acme/follow@2.0.0
+            31 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios@1.14.1
+            35 Git forked@https://codeload.github.com/a/b/tar.gz/01 - https://codeload.github.com/a/b/tar.gz/01 [axios:?] at forked@https://codeload.github.com/a/b/tar.gz/01
+            39 File local@file:local - - [project:?] at local@file:local
+            42 Registry lodash@4.18.1 sha512-l - [project:^4] at lodash@4.18.1
+        "#]].assert_eq(&told("pnpm-lock.yaml", text));
+    }
+
+    #[test]
+    fn version_6_has_a_slash_and_an_entry_a_set_of_peers() {
+        let text = "lockfileVersion: '6.0'
+
+dependencies:
+  axios:
+    specifier: ^1.0.0
+    version: 1.14.1(debug@4.4.3)
+
+packages:
+
+  /axios@1.14.1(debug@4.4.3):
+    resolution: {integrity: sha512-a}
+    dependencies:
+      follow: 2.0.0
+
+  /axios@1.14.1(debug@4.4.4):
+    resolution: {integrity: sha512-a}
+
+  /follow@2.0.0:
+    resolution: {integrity: sha512-f}
+
+  files.example/@acme/ui@1.0.0:
+    resolution: {integrity: sha512-u}
+
+  github.com/a/b/01:
+    resolution: {tarball: https://codeload.github.com/a/b/tar.gz/01}
+    name: forked
+    version: 1.0.0
+";
+        expect![[r#"
+            10 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios@1.14.1
+            18 Registry follow@2.0.0 sha512-f - [axios:?] at follow@2.0.0
+            21 Registry @acme/ui@1.0.0 sha512-u https://files.example/ [] at @acme/ui@1.0.0
+            24 Git forked@github.com/a/b/01 - https://codeload.github.com/a/b/tar.gz/01 [] at github.com/a/b/01
+        "#]]
+        .assert_eq(&told("pnpm-lock.yaml", text));
+    }
+}
