@@ -2,6 +2,7 @@
 //!
 //! Refuses to read flags, files or the environment, and to decide what a client gets.
 
+pub mod adopting;
 pub mod deciding;
 mod decisions;
 mod glimpse;

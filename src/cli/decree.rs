@@ -32,7 +32,7 @@ pub(super) struct Because {
 /// The longest reason, in bytes: it goes into refusals, which are headers.
 const LONGEST: usize = 300;
 
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("somebody will ask why: say it".to_owned());
@@ -59,8 +59,14 @@ pub(super) fn take(
 ) -> Result<Exit, Failure> {
     let author = person::signature(SystemClock.now());
     let expires = lasts.map(|lasts| instant::after(author.at, lasts));
-    let proposal = Proposal { act, reason: because.reason, author, expires, needs_second };
-    let taken = deciding::decide(data_dir, &proposal)?;
+    let taken = deciding::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second })?;
+    say(&taken, because.json)
+}
+
+/// The same, for a decision of one person that ends at an instant.
+pub(super) fn take_until(data_dir: &Path, act: Act, because: Because, expires: Option<Timestamp>) -> Result<Exit, Failure> {
+    let author = person::signature(SystemClock.now());
+    let taken = deciding::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second: false })?;
     say(&taken, because.json)
 }
 

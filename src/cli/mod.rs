@@ -2,6 +2,7 @@
 //!
 //! Refuses to decide anything: what is allowed is said by `config`, what happens by `app`.
 
+mod adopt;
 mod approve;
 mod completions;
 mod config;
@@ -61,6 +62,8 @@ enum Command {
     Exposure(exposure::Arguments),
     /// Approve versions that are kept back, by their exact bytes, for a while; works beside a running server.
     Approve(approve::Arguments),
+    /// Approve the young versions that lockfiles hold already, until they would have opened anyway.
+    Adopt(adopt::Arguments),
     /// Confirm, as a second person, a decision that awaits one.
     Confirm(confirm::Arguments),
     /// Deny versions, whatever the rules say.
@@ -92,6 +95,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(arguments) => explain::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
         Command::Approve(arguments) => approve::run(arguments),
+        Command::Adopt(arguments) => adopt::run(arguments),
         Command::Confirm(arguments) => confirm::run(arguments),
         Command::Deny(arguments) => deny::run(arguments),
         Command::Revoke(arguments) => revoke::run(arguments),

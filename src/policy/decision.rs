@@ -24,6 +24,13 @@ pub enum Act {
         /// The records that this approval names and overrides: advisory ids, or [`CHANGED_INTEGRITY`].
         records: Vec<String>,
     },
+    /// What lockfiles hold already is allowed until it would have opened anyway.
+    Adopt {
+        /// The lockfiles, as they were named.
+        lockfiles: Vec<String>,
+        /// Their young versions.
+        versions: Vec<Adopted>,
+    },
     /// Versions are refused.
     Deny {
         /// A glob over package names.
@@ -44,7 +51,6 @@ pub enum Act {
 
 /// A version that is approved, by its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Approved {
     /// The key in `versions`.
     pub version: String,
@@ -53,6 +59,16 @@ pub struct Approved {
     /// When this version's approval ends, if before the decision's own end: the moment it would have opened anyway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+/// A version of some package that is approved, by its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The package.
+    pub package: String,
+    /// The version.
+    #[serde(flatten)]
+    pub approved: Approved,
 }
 
 /// Somebody who put their name to something, and when.
@@ -148,6 +164,7 @@ impl Act {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Approve { .. } => "approve",
+            Self::Adopt { .. } => "adopt",
             Self::Deny { .. } => "deny",
             Self::Freeze { .. } => "freeze",
             Self::Observe => "observe",
@@ -162,6 +179,7 @@ impl Act {
                 [one] => format!("{package}@{}", one.version),
                 several => format!("{package}@{asked} ({} versions)", several.len()),
             },
+            Self::Adopt { lockfiles, versions } => format!("{} versions of {}", versions.len(), lockfiles.join(", ")),
             Self::Deny { packages, range } => {
                 range.as_ref().map_or_else(|| packages.clone(), |range| format!("{packages}@{range}"))
             }
@@ -211,8 +229,12 @@ mod tests {
             Act::Approve {
                 package: "axios".to_owned(),
                 asked: "^1".to_owned(),
-                versions: vec![approved],
+                versions: vec![approved.clone()],
                 records: vec!["MAL-2026-1".to_owned()],
+            },
+            Act::Adopt {
+                lockfiles: vec!["yarn.lock".to_owned()],
+                versions: vec![Adopted { package: "axios".to_owned(), approved: approved.clone() }],
             },
             Act::Deny { packages: "@acme/*".to_owned(), range: Some("<2".to_owned()) },
             Act::Freeze { at: at(0), packages: vec!["@acme/*".to_owned()] },

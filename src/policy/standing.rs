@@ -187,6 +187,13 @@ impl Standing {
                     self.approve(package, approved, records, &ground);
                 }
             }
+            Act::Adopt { versions, .. } => {
+                let open = |approved: &Approved| approved.until.is_none_or(|until| until > now);
+                for adopted in versions.iter().filter(|adopted| open(&adopted.approved)) {
+                    self.ends(adopted.approved.until);
+                    self.approve(&adopted.package, &adopted.approved, &[], &ground);
+                }
+            }
             Act::Deny { packages, range } => {
                 let within = range.as_deref().map(|text| Within { text: text.into(), range: Range::parse(text) });
                 self.denials.push(Denial { ground, packages: compiled(packages), within });
