@@ -100,7 +100,9 @@ impl Adoption {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
             let found = match inspected {
-                Ok(inspection) => inspection.versions.iter().find(|one| *one.key == **version).ok_or("upstream does not have it".to_owned()),
+                Ok(inspection) => {
+                    inspection.versions.iter().find(|one| *one.key == **version).ok_or("upstream does not have it".to_owned())
+                }
                 Err(rejection) => Err(rejection.to_string()),
             };
             match found.and_then(|one| judged(one, digests)) {

@@ -14,6 +14,7 @@ mod scene;
 mod wire;
 
 mod admin;
+mod adopting;
 mod age;
 mod audit;
 mod beside;

@@ -1,0 +1,62 @@
+//! The first morning: lockfiles that hold young versions are adopted, and what is wrong in them is not.
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::package::{Package, days, hours, sha512};
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn young_versions_of_a_lockfile_are_adopted_until_they_would_have_opened() {
+    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let registry = Registry::start(&machine_clock()).await;
+    let young = Package::new("left-pad", "1.1.0").aged(hours(1));
+    let scoped = Package::new("@acme/ui", "2.0.0").aged(hours(70));
+    let swapped = Package::new("axios", "1.14.1").aged(hours(1));
+    for package in [&young, &scoped, &swapped, &Package::new("old", "1.0.0").aged(days(90))] {
+        registry.publish(package.clone());
+    }
+    registry.absent("never");
+    let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+    let lockfile = home.path().join("package-lock.json");
+    let entry = |package: &Package| json!({ "version": package.version, "integrity": sha512(&package.tarball) });
+    let text = json!({
+        "name": "app",
+        "lockfileVersion": 3,
+        "packages": {
+            "": { "name": "app" },
+            "node_modules/left-pad": entry(&young),
+            "node_modules/@acme/ui": entry(&scoped),
+            "node_modules/axios": { "version": "1.14.1", "integrity": sha512(b"other bytes") },
+            "node_modules/old": { "version": "1.0.0" },
+            "node_modules/never": { "version": "9.9.9" },
+            "node_modules/from-git": { "version": "1.0.0", "resolved": "git+ssh://git@example.com/a/b.git#0123456789abcdef0123456789abcdef01234567" },
+        }
+    });
+    std::fs::write(&lockfile, text.to_string()).unwrap();
+    let adopt = |more: &[&str]| {
+        let mut command = coldframe(home.path());
+        command.arg("adopt").arg(&lockfile).args(more).args(["--upstream", &registry.url, "--data-dir"]).arg(data.path());
+        run(&mut command)
+    };
+    let (code, told, errors) = adopt(&["--dry-run"]);
+    assert_eq!(code, 0, "{told}{errors}");
+    for part in [
+        "adopted: left-pad@1.1.0 until",
+        "adopted: @acme/ui@2.0.0 until",
+        "left out: axios@1.14.1: the lockfile holds other bytes than upstream",
+        "left out: never@9.9.9:",
+        "2 young, 2 left out, 1 allowed anyway, 1 from no registry",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+    }
+    program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    let (code, told, errors) = adopt(&[]);
+    assert!(code == 0 && told.contains("the running server has it"), "{told}{errors}");
+    program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+    program.get("/@acme%2fui/-/ui-2.0.0.tgz").await.is(200);
+    program.get("/axios/-/axios-1.14.1.tgz").await.is(403);
+    registry.publish(Package::new("left-pad", "1.1.1").aged(hours(0)));
+    program.get("/left-pad/-/left-pad-1.1.1.tgz").await.is(404);
+}
