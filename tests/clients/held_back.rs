@@ -9,7 +9,7 @@ use crate::scene::Scene;
 use crate::tool::{Project, Tool};
 
 /// left-pad with an old 1.0.0 and a young 1.1.0 and 2.0.0, and a newborn package.
-fn fill(scene: &Scene) {
+pub fn fill(scene: &Scene) {
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
     scene.publish(Package::new("left-pad", "2.0.0").aged(hours(1)));
@@ -18,20 +18,20 @@ fn fill(scene: &Scene) {
     scene.registry.absent("pnpm");
 }
 
-#[track_caller]
-fn fails(scene: &Scene, tool: Tool, name: &str, range: &str, expected: &Expect) {
+/// A client cannot install a package, and this is what its user reads.
+pub async fn fails(scene: &Scene, tool: Tool, name: &str, range: &str, expected: Expect) {
     let project = Project::new(tool, &[(name, range)]);
-    let said = project.run(scene, &["install"]);
+    let said = project.run(scene, &["install"]).await;
     assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);
     assert_eq!(project.installed(name), None);
     expected.assert_eq(&said.text);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn an_exact_pin_that_is_hidden() {
     let scene = Scene::open().await;
     fill(&scene);
-    let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "1.1.0", &expected);
+    let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "1.1.0", expected);
     fails(
         Tool::Npm10,
         expect![[r#"
@@ -45,7 +45,7 @@ async fn an_exact_pin_that_is_hidden() {
             npm error 403 a package version that is forbidden by your security policy, or
             npm error 403 on a server you do not have access to.
         "#]],
-    );
+    ).await;
     fails(
         Tool::Npm11,
         expect![[r#"
@@ -57,7 +57,7 @@ async fn an_exact_pin_that_is_hidden() {
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
-    );
+    ).await;
     fails(
         Tool::Pnpm10,
         expect![[r#"
@@ -66,7 +66,8 @@ async fn an_exact_pin_that_is_hidden() {
         The latest release of left-pad is "1.0.0". Published at 12/24/2025
         If you need the full list of all 1 published versions run "pnpm view left-pad versions".
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Pnpm12,
         expect![[r#"
@@ -82,7 +83,8 @@ async fn an_exact_pin_that_is_hidden() {
                 If you need the full list of all 1 published versions run "pnpm view
                 left-pad versions".
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Yarn1,
         expect![[r#"
@@ -91,7 +93,8 @@ async fn an_exact_pin_that_is_hidden() {
         [1/4] Resolving packages...
         error Couldn't find any versions for "left-pad" that matches "1.1.0"
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Yarn4,
         expect![[r#"
@@ -100,7 +103,8 @@ async fn an_exact_pin_that_is_hidden() {
         ➤ YN0082: │ left-pad@npm:1.1.0: No candidates found
         ➤ YN0000: · Failed with errors in N N
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Bun,
         expect![[r#"
@@ -108,14 +112,15 @@ async fn an_exact_pin_that_is_hidden() {
         error: No version matching "1.1.0" found for specifier "left-pad" (but package exists)
         error: left-pad@1.1.0 failed to resolve
     "#]],
-    );
+    )
+    .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_range_with_nothing_visible() {
     let scene = Scene::open().await;
     fill(&scene);
-    let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "^2.0.0", &expected);
+    let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "^2.0.0", expected);
     fails(
         Tool::Npm10,
         expect![[r#"
@@ -129,7 +134,7 @@ async fn a_range_with_nothing_visible() {
             npm error 403 a package version that is forbidden by your security policy, or
             npm error 403 on a server you do not have access to.
         "#]],
-    );
+    ).await;
     fails(
         Tool::Npm11,
         expect![[r#"
@@ -141,7 +146,7 @@ async fn a_range_with_nothing_visible() {
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
-    );
+    ).await;
     fails(
         Tool::Pnpm10,
         expect![[r#"
@@ -150,7 +155,8 @@ async fn a_range_with_nothing_visible() {
         The latest release of left-pad is "1.0.0". Published at 12/24/2025
         If you need the full list of all 1 published versions run "pnpm view left-pad versions".
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Pnpm12,
         expect![[r#"
@@ -166,7 +172,8 @@ async fn a_range_with_nothing_visible() {
                 If you need the full list of all 1 published versions run "pnpm view
                 left-pad versions".
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Yarn1,
         expect![[r#"
@@ -175,7 +182,8 @@ async fn a_range_with_nothing_visible() {
         [1/4] Resolving packages...
         error Couldn't find any versions for "left-pad" that matches "^2.0.0"
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Yarn4,
         expect![[r#"
@@ -184,7 +192,8 @@ async fn a_range_with_nothing_visible() {
         ➤ YN0082: │ left-pad@npm:^2.0.0: No candidates found
         ➤ YN0000: · Failed with errors in N N
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Bun,
         expect![[r#"
@@ -192,14 +201,15 @@ async fn a_range_with_nothing_visible() {
         error: No version matching "^2.0.0" found for specifier "left-pad" (but package exists)
         error: left-pad@^2.0.0 failed to resolve
     "#]],
-    );
+    )
+    .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_whole_package_that_is_young() {
     let scene = Scene::open().await;
     fill(&scene);
-    let fails = |tool, expected: Expect| fails(&scene, tool, "newborn", "*", &expected);
+    let fails = |tool, expected: Expect| fails(&scene, tool, "newborn", "*", expected);
     fails(
         Tool::Npm10,
         expect![[r#"
@@ -210,7 +220,7 @@ async fn a_whole_package_that_is_young() {
         npm error 403 a package version that is forbidden by your security policy, or
         npm error 403 on a server you do not have access to.
     "#]],
-    );
+    ).await;
     fails(
         Tool::Npm11,
         expect![[r#"
@@ -219,7 +229,7 @@ async fn a_whole_package_that_is_young() {
         npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
         npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
     "#]],
-    );
+    ).await;
     fails(
         Tool::Pnpm10,
         expect![[r#"
@@ -227,7 +237,7 @@ async fn a_whole_package_that_is_young() {
         This error happened while installing a direct dependency of .
         No authorization header was set for the request.
     "#]],
-    );
+    ).await;
     fails(
         Tool::Pnpm12,
         expect![[r#"
@@ -240,7 +250,8 @@ async fn a_whole_package_that_is_young() {
           ╰─▶ GET http://coldframe/newborn: Forbidden - 403
           help: No authorization header was set for the request.
     "#]],
-    );
+    )
+    .await;
     fails(
         Tool::Yarn1,
         expect![[r#"
@@ -249,7 +260,7 @@ async fn a_whole_package_that_is_young() {
         [1/4] Resolving packages...
         error Error: http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
     "#]],
-    );
+    ).await;
     fails(
         Tool::Yarn4,
         expect![[r#"
@@ -262,7 +273,7 @@ async fn a_whole_package_that_is_young() {
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
         ➤ YN0000: · Failed with errors in N N
     "#]],
-    );
+    ).await;
     fails(
         Tool::Bun,
         expect![[r#"
@@ -270,74 +281,11 @@ async fn a_whole_package_that_is_young() {
         error: GET http://coldframe/newborn - 403
         error: newborn@* failed to resolve
     "#]],
-    );
+    )
+    .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_is_down() {
-    let scene = Scene::open().await;
-    fill(&scene);
-    scene.registry.goes_down();
-    let fails = |tool, expected: Expect| fails(&scene, tool, "left-pad", "1.0.0", &expected);
-    fails(
-        Tool::Npm10,
-        expect![[r#"
-        npm notice upstream `upstream` sent a broken answer: the connection ended before the answer was complete
-        npm error code E502
-        npm error 502 upstream `upstream` sent a broken answer: the connection ended before the answer was complete - GET http://coldframe/left-pad - upstream `upstream` sent a broken answer: the connection ended before the answer was complete
-    "#]],
-    );
-    fails(
-        Tool::Npm11,
-        expect![[r#"
-        npm notice upstream `upstream` sent a broken answer: the connection ended before the answer was complete
-        npm error code E502
-        npm error 502 upstream `upstream` sent a broken answer: the connection ended before the answer was complete - GET http://coldframe/left-pad - upstream `upstream` sent a broken answer: the connection ended before the answer was complete
-    "#]],
-    );
-    fails(
-        Tool::Pnpm10,
-        expect![[r#"
-         ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent a broken answer: the connection ended before the answer was complete - 502
-        This error happened while installing a direct dependency of .
-    "#]],
-    );
-    fails(
-        Tool::Pnpm12,
-        expect![[r#"
-        Error: ERR_PNPM_FETCH_502
-          × installing dependencies
-          ├─▶ Failed to resolve dependency tree: GET http://coldframe/left-pad:
-          │   Bad Gateway - 502
-          │
-          │   Failed to resolve left-pad@1.0.0
-          ╰─▶ GET http://coldframe/left-pad: Bad Gateway - 502
-    "#]],
-    );
-    fails(
-        Tool::Yarn4,
-        expect![[r#"
-        ➤ YN0000: · Yarn 4.18.1
-        ➤ YN0000: ┌ Resolution step
-        ➤ YN0035: │ left-pad@npm:1.0.0: The registry appears to be down (using a local cache might have protected you against such outages)
-        ➤ YN0035: │   Response Code: 502 (upstream `upstream` sent a broken answer: the connection ended before the answer was complete)
-        ➤ YN0035: │   Request Method: GET
-        ➤ YN0035: │   Request URL: http://coldframe/left-pad
-        ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
-        ➤ YN0000: · Failed with errors in N N
-    "#]],
-    );
-    fails(
-        Tool::Bun,
-        expect![[r#"
-        bun install v1.4.5 (a7733435c)
-        error: GET http://coldframe/left-pad - 502
-        error: left-pad@1.0.0 failed to resolve
-    "#]],
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_young_tarball_from_a_lockfile() {
     // A lockfile names the address it was written before, so the second Coldframe stands where the first one stood.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
@@ -346,7 +294,7 @@ async fn a_young_tarball_from_a_lockfile() {
     let mut projects = Vec::new();
     for tool in Tool::ALL {
         let project = Project::new(tool, &[("left-pad", "1.1.0")]);
-        let said = project.run(&scene, &["install"]);
+        let said = project.run(&scene, &["install"]).await;
         assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}: {}", said.text);
         projects.push((tool, project.elsewhere()));
     }
@@ -405,7 +353,7 @@ async fn a_young_tarball_from_a_lockfile() {
     "#]],
     ];
     for ((tool, project), expected) in projects.into_iter().zip(expected) {
-        let said = project.run(&scene, tool.frozen());
+        let said = project.run(&scene, tool.frozen()).await;
         assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);
         assert_eq!(project.installed("left-pad"), None, "{tool:?}");
         expected.assert_eq(&said.text);

@@ -24,5 +24,6 @@ mod tool;
 mod wire;
 
 mod held_back;
+mod outage;
 mod words_of_npm;
 mod works;

@@ -128,7 +128,7 @@ impl Project {
     }
 
     /// Runs the client before the scene's Coldframe.
-    pub fn run(&self, scene: &Scene, arguments: &[&str]) -> Said {
+    pub async fn run(&self, scene: &Scene, arguments: &[&str]) -> Said {
         let registry = format!("{}/", scene.coldframe.url());
         let mut words = self.tool.program();
         let program = words.remove(0);
@@ -161,7 +161,8 @@ impl Project {
         command.env("npm_config_update_notifier", "false").env("npm_config_fund", "false").env("npm_config_progress", "false");
         // So that a test of an upstream that is down ends; by default they wait for over a minute.
         command.env("npm_config_fetch_retries", "0").env("pnpm_config_fetch_retries", "0").env("YARN_HTTP_RETRY", "0");
-        let output = tokio::task::block_in_place(|| command.output()).expect("the client starts");
+        let running = tokio::task::spawn_blocking(move || command.output());
+        let output = running.await.expect("no panic").expect("the client starts");
         let text = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
         Said { code: output.status.code().unwrap_or(-1), text: self.settled(&text, scene) }
     }
@@ -170,7 +171,7 @@ impl Project {
     fn settled(&self, text: &str, scene: &Scene) -> String {
         let text =
             text.replace(&scene.coldframe.url(), "http://coldframe").replace(&scene.registry.address.to_string(), "upstream");
-        let folders = [(self.home.path(), "~"), (self.folder.path(), ".")];
+        let folders = [(self.home.path(), "~"), (self.folder.path(), "."), (fetched(), "clients")];
         let text = folders.iter().fold(text, |text, (folder, name)| text.replace(folder.to_str().expect("UTF-8"), name));
         let dull = [
             "complete log of this run",
@@ -184,6 +185,8 @@ impl Project {
             "info Visit",
             "authorization settings were found",
             "@jsr:registry",
+            // Whose exception is not caught.
+            "Node.js v",
         ];
         let kept = text.lines().map(|line| without_durations(line.trim_end())).filter(|line| {
             let words = line.trim_start();

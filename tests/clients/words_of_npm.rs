@@ -18,12 +18,12 @@ fn succeeds(said: Said) -> String {
     said.text
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn an_install_ends_with_what_was_held_back() {
     let scene = scene().await;
     for tool in [Tool::Npm10, Tool::Npm11] {
         let project = Project::new(tool, &[("left-pad", "^1.0.0")]);
-        let text = succeeds(project.run(&scene, &["install"]));
+        let text = succeeds(project.run(&scene, &["install"]).await);
         let notice = text
             .lines()
             .find(|line| line.starts_with("npm notice"))
@@ -34,29 +34,29 @@ async fn an_install_ends_with_what_was_held_back() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn view_outdated_and_dist_tags_show_what_is_visible() {
     let scene = scene().await;
     for tool in [Tool::Npm10, Tool::Npm11] {
         let project = Project::new(tool, &[("left-pad", "1.0.0")]);
-        succeeds(project.run(&scene, &["install"]));
-        assert_eq!(succeeds(project.run(&scene, &["view", "left-pad", "version"])).trim(), "1.0.1");
-        assert_eq!(succeeds(project.run(&scene, &["dist-tag", "ls", "left-pad"])).trim(), "latest: 1.0.1");
-        let outdated = project.run(&scene, &["outdated"]);
+        succeeds(project.run(&scene, &["install"]).await);
+        assert_eq!(succeeds(project.run(&scene, &["view", "left-pad", "version"]).await).trim(), "1.0.1");
+        assert_eq!(succeeds(project.run(&scene, &["dist-tag", "ls", "left-pad"]).await).trim(), "latest: 1.0.1");
+        let outdated = project.run(&scene, &["outdated"]).await;
         assert!(outdated.text.contains("1.0.1") && !outdated.text.contains("1.1.0"), "{}", outdated.text);
-        succeeds(project.run(&scene, &["ping"]));
+        succeeds(project.run(&scene, &["ping"]).await);
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn audit_and_search_pass_through() {
     let scene = scene().await;
     scene.publish(Package::new("left-newborn", "1.0.0").aged(hours(1)));
     for tool in [Tool::Npm10, Tool::Npm11] {
         let project = Project::new(tool, &[("left-pad", "1.0.0")]);
-        succeeds(project.run(&scene, &["install"]));
-        assert!(succeeds(project.run(&scene, &["audit"])).contains("found 0 vulnerabilities"));
-        let found = succeeds(project.run(&scene, &["search", "left"]));
+        succeeds(project.run(&scene, &["install"]).await);
+        assert!(succeeds(project.run(&scene, &["audit"]).await).contains("found 0 vulnerabilities"));
+        let found = succeeds(project.run(&scene, &["search", "left"]).await);
         assert!(found.contains("left-pad") && !found.contains("1.1.0") && !found.contains("left-newborn"), "{found}");
     }
 }
