@@ -10,10 +10,12 @@ pub mod app;
 pub mod config;
 
 pub mod admin;
+pub mod patrol;
 pub mod proxy;
 
 pub mod firewall;
 
+pub mod feed;
 pub mod store;
 pub mod tls;
 pub mod upstream;

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
-use crate::store::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, SqliteLedger, StoreError};
+use crate::store::{
+    Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, SqliteLedger, StoreError,
+};
 
 /// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
 pub(super) struct Glimpse(pub(super) Option<SqliteLedger>);
@@ -28,6 +30,18 @@ impl Ledger for Glimpse {
 
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
         self.0.as_ref().map_or_else(|| Ok((0, Vec::new())), SqliteLedger::decisions)
+    }
+
+    fn names(&self) -> Result<Vec<PackageName>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), Ledger::names)
+    }
+
+    fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.releases(name))
+    }
+
+    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
+        self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_incident(incident))
     }
 
     fn flush(&self) {}

@@ -5,6 +5,7 @@
 pub mod adopting;
 pub mod deciding;
 mod decisions;
+mod feeds;
 mod glimpse;
 mod listening;
 mod losses;
@@ -25,9 +26,11 @@ use listening::Bound;
 
 use crate::admin::{Admin, Check};
 use crate::config::Config;
+use crate::feed::Shelf;
 use crate::firewall::{Firewall, Parts, Rejection};
 use crate::net::Room;
 use crate::npm::PackageName;
+use crate::patrol::{self, Feeds};
 use crate::proxy::{Own, Service, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
@@ -100,6 +103,7 @@ pub struct App {
     ledger_retention: Duration,
     /// The revision of the decisions that are in force.
     decided: u64,
+    feeds: Arc<Feeds>,
 }
 
 impl App {
@@ -115,7 +119,9 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let counted = Arc::clone(&blobs);
         metrics.watch(Watched::BlobBytes, Box::new(move || counted.statistics().bytes));
-        let registries = Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?;
+        let trust = tls::client_config(&config.tls)?;
+        let registries = Registries::open(&config.upstream, &trust)?;
+        let blobs = blobs as Arc<dyn Blobs>;
         let circuits = Arc::clone(registries.circuits());
         let watched = Arc::clone(&circuits);
         metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
@@ -124,7 +130,7 @@ impl App {
         let firewall = Arc::new(Firewall::new(Parts {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
-            blobs: blobs as Arc<dyn Blobs>,
+            blobs: Arc::clone(&blobs),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             policy: config.policy,
@@ -135,12 +141,27 @@ impl App {
         let weighed = Arc::downgrade(&firewall);
         let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.weight());
         metrics.watch(Watched::MemoryBytes, Box::new(weight));
+        let feeds = Feeds::open(patrol::feeds::Parts {
+            followed: config.feeds.followed,
+            serve_without: config.feeds.serve_without,
+            shelf: Shelf::of(&config.store.data_dir),
+            client: feeds::client(&config.upstream, &trust),
+            firewall: Arc::clone(&firewall),
+            ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
+            blobs,
+            metrics: Arc::clone(&metrics),
+            clock: Arc::clone(&clock),
+        });
+        let feeds = feeds.await;
+        feeds::watch(&feeds, &metrics);
         let bound = listening::bind(&config.listen).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks(&ledger), vec![("upstream", remark(circuits))]));
+        let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits))]);
+        if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
-        Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention, decided })
+        Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention, decided, feeds })
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -178,6 +199,7 @@ impl App {
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
         chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
+        chores.spawn(self.feeds.watch());
         shutdown.await;
         tracing::info!("stopping");
         let deadline = tokio::time::Instant::now() + self.service.config().limits.drain + SETTLING;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::AppError;
 use super::glimpse::Glimpse;
+use super::{AppError, feeds};
 use crate::config::Config;
 use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts};
 use crate::npm::{Agent, Spec};
@@ -36,6 +36,7 @@ pub(super) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch,
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
     let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
+    let advisories = feeds::glance(&config.feeds, &config.store.data_dir, scratch.path(), clock.now());
     let firewall = Firewall::new(Parts {
         registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
         ledger: Arc::new(ledger) as Arc<dyn Ledger>,
@@ -46,6 +47,7 @@ pub(super) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch,
         decisions,
         config: config.firewall,
     });
+    firewall.follow(&advisories);
     Ok(Scratch { value: firewall, _folder: scratch })
 }
 

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, Origin, Place, SourceFile};
 use super::settings::{Key, Kind, Setting};
+use super::tables;
 use super::written::{Value, unknown};
 
 /// A configuration file is never larger; what is larger is something else.
@@ -71,7 +72,7 @@ fn load(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|wrong| format!("not UTF-8 at byte {}", wrong.utf8_error().valid_up_to()))
 }
 
-fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
+pub(super) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
     Origin::File(Place { file: Arc::clone(file), span })
 }
 
@@ -95,8 +96,12 @@ fn read_entry(
     let mut texts = Vec::new();
     for item in items {
         let origin = place(file, item.span());
+        if let (Key::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
+            texts.extend(tables::read(file, origin, table, mistakes));
+            continue;
+        }
         match text_of(setting, item.get_ref()) {
-            Ok(text) => texts.push(Value { text, origin }),
+            Ok(text) => texts.push(Value::new(text, origin)),
             Err(problem) => mistakes.push(Mistake::new(origin, problem, shape(setting))),
         }
     }
@@ -105,7 +110,7 @@ fn read_entry(
 
 fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Mistake {
     if value.is_table() {
-        let allowed = "settings at the top level, as in `min-release-age = \"72h\"`";
+        let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
         return Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown table: `{name}`"), allowed) };
     }
     unknown(origin, "key", name)

@@ -6,6 +6,7 @@
 
 pub mod amount;
 mod door;
+mod feeds;
 mod file;
 pub mod mistake;
 pub mod place;
@@ -13,6 +14,7 @@ mod read;
 mod registry;
 pub mod settings;
 pub mod show;
+mod tables;
 pub mod written;
 
 use std::ffi::OsString;
@@ -21,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use feeds::Feeds;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use settings::Key;
 pub use written::{Environment, Flags, Written};
@@ -108,6 +111,8 @@ pub struct Config {
     pub proxy: proxy::Config,
     /// How long the ledger remembers who got what.
     pub ledger_retention: Duration,
+    /// The feeds, and what they are needed for.
+    pub feeds: Feeds,
     /// How log lines look, and which are written.
     pub telemetry: telemetry::Config,
     /// What people should know of npm's configuration, to be logged at the start.
@@ -166,6 +171,7 @@ impl Config {
         let log_format = reader.one(Key::LogFormat, read::word(settings::LOG_FORMATS));
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
+        let feeds = feeds::read(&mut reader);
         let policy = Policy::new(min_release_age.unwrap_or_default(), &exclude).map_err(|wrong| {
             reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs");
         });
@@ -188,6 +194,7 @@ impl Config {
             },
             proxy: proxy?,
             ledger_retention: ledger_retention?,
+            feeds: feeds?,
             telemetry: telemetry_config(log_format?, log_level?),
             warnings,
         })
@@ -318,7 +325,7 @@ memory = \"1GB\"
             coldframe.toml:10:2: unknown table: `proxy`
              10 | [proxy]
                 |  ^^^^^
-               = allowed: settings at the top level, as in `min-release-age = "72h"`
+               = allowed: settings at the top level, as in `min-release-age = "72h"`, and tables `[[feed]]`
 
             COLDFRAME_LISTENS: unknown variable: `COLDFRAME_LISTENS`
                = allowed: `COLDFRAME_LISTEN`, if that was meant
@@ -431,6 +438,11 @@ memory = \"1GB\"
             log-format = "human"                        # default
             log-level = "info"                          # default
             ledger-retention = "400d"                   # default
+            # feed                                      # default: none
+            feed-interval = "5m"                        # default
+            feed-expiry = "24h"                         # default
+            feed-readiness = false                      # default
+            unsafe-serve-without-feed = false           # default
             # @acme comes from https://acme.example/  # `.npmrc`
         "#]]
         .assert_eq(&shown);

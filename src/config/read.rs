@@ -41,6 +41,11 @@ impl<'a> Reader<'a> {
         values.iter().filter_map(|value| self.parse(key, value, &parse)).collect()
     }
 
+    /// The values of a setting as they are written.
+    pub(super) fn values(&self, key: Key) -> Vec<Value> {
+        self.written.values(key)
+    }
+
     /// Notes that the values of `key`, each right by itself, are not right together or in this place.
     pub(super) fn object(&mut self, key: Key, problem: impl Into<String>, allowed: impl Into<String>) {
         self.mistakes.push(Mistake::new(self.origin(key), problem, allowed));

@@ -38,6 +38,11 @@ pub enum Key {
     LogFormat,
     LogLevel,
     LedgerRetention,
+    Feed,
+    FeedInterval,
+    FeedExpiry,
+    FeedReadiness,
+    UnsafeServeWithoutFeed,
 }
 
 /// What a value looks like.
@@ -57,6 +62,8 @@ pub enum Kind {
     HostGlob,
     /// A path of the file system.
     Path,
+    /// A path or a URL of a feed.
+    Feed,
     /// An IP address or a network in CIDR notation.
     Network,
     /// `true` or `false`.
@@ -133,6 +140,7 @@ impl Kind {
             Self::Size => "SIZE",
             Self::PackageGlob | Self::HostGlob => "GLOB",
             Self::Path => "PATH",
+            Self::Feed => "PATH-OR-URL",
             Self::Network => "CIDR",
             Self::Truth => "BOOL",
             Self::Count => "NUMBER",
@@ -157,6 +165,9 @@ impl Kind {
             Self::PackageGlob => "a package name or a glob, such as `lodash`, `@acme/*` or `eslint-*`".to_owned(),
             Self::HostGlob => "a host name or a glob, such as `cdn.example` or `*.storage.example`".to_owned(),
             Self::Path => "a path".to_owned(),
+            Self::Feed => {
+                "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`".to_owned()
+            }
             Self::Network => "an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`".to_owned(),
             Self::Truth => "`true` or `false`".to_owned(),
             Self::Count => "a whole number of at least 1".to_owned(),
@@ -181,7 +192,7 @@ pub const LOG_FORMATS: &[&str] = &["human", "json"];
 pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// The table.
-pub static SETTINGS: [Setting; 31] = [
+pub static SETTINGS: [Setting; 36] = [
     several(Key::Listen, "listen", Kind::Address, Default::Value("127.0.0.1:4873"), "Where to listen"),
     one(
         Key::Upstream,
@@ -344,6 +355,35 @@ pub static SETTINGS: [Setting; 31] = [
         Kind::Duration,
         Default::Value("400d"),
         "How long the ledger remembers who got what",
+    ),
+    several(
+        Key::Feed,
+        "feed",
+        Kind::Feed,
+        Default::Absent("none"),
+        "Advisories to follow: OSV records as a directory, a zip or a URL of either, or a plain list; what they name as malware is refused",
+    ),
+    one(
+        Key::FeedInterval,
+        "feed-interval",
+        Kind::Duration,
+        Default::Value("5m"),
+        "How often it is looked whether a feed changed, unless its table says otherwise",
+    ),
+    one(
+        Key::FeedExpiry,
+        "feed-expiry",
+        Kind::Duration,
+        Default::Value("24h"),
+        "How long a feed may go unconfirmed before it counts as stale, unless its table says otherwise",
+    ),
+    one(Key::FeedReadiness, "feed-readiness", Kind::Truth, Default::Value("false"), "Count as not ready while a feed is stale"),
+    one(
+        Key::UnsafeServeWithoutFeed,
+        "unsafe-serve-without-feed",
+        Kind::Truth,
+        Default::Value("false"),
+        "Serve although a feed could not be read at all yet, instead of refusing everything",
     ),
 ];
 

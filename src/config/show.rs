@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Config;
 use super::mistake::blot_credentials;
 use super::settings::{Default, Key, Kind, SETTINGS, Setting};
-use super::written::{Value, Written};
+use super::written::{Field, Value, Written};
 
 /// Every setting, a line each; where nothing was written, what `config` found out.
 #[must_use]
@@ -26,7 +26,7 @@ pub fn show(written: &Written, config: &Config) -> String {
 /// The setting, and where it comes from. What is not set is commented out, so that the whole stays TOML.
 fn line(setting: &Setting, values: &[Value], config: &Config) -> (String, String) {
     if let Some(first) = values.first() {
-        let texts: Vec<_> = values.iter().map(|value| literal(setting.kind, &value.text)).collect();
+        let texts: Vec<_> = values.iter().map(|value| entry(setting.kind, value)).collect();
         let right = if setting.several { format!("[{}]", texts.join(", ")) } else { texts.concat() };
         return (format!("{} = {right}", setting.name), first.origin.to_string());
     }
@@ -37,6 +37,16 @@ fn line(setting: &Setting, values: &[Value], config: &Config) -> (String, String
         Default::Absent(words) => (format!("# {}", setting.name), format!("default: {words}")),
         Default::Value(_) => (format!("# {}", setting.name), "empty".to_owned()),
     }
+}
+
+/// One value: by itself, or with what stands beside it.
+fn entry(kind: Kind, value: &Value) -> String {
+    if value.fields.is_empty() {
+        return literal(kind, &value.text);
+    }
+    let fields: Vec<_> =
+        value.fields.iter().map(|Field { name, value }| format!("{name} = {}", literal(kind, &value.text))).collect();
+    format!("{{ {} }}", fields.join(", "))
 }
 
 /// What holds though nobody wrote it, and where from.

@@ -14,6 +14,25 @@ pub struct Value {
     pub text: String,
     /// Who wrote it.
     pub origin: Origin,
+    /// What stands beside it, where it was written as a table of the file.
+    pub fields: Vec<Field>,
+}
+
+/// One key of a table and what it says.
+#[derive(Debug, Clone)]
+pub struct Field {
+    /// The key.
+    pub name: String,
+    /// Its value.
+    pub value: Value,
+}
+
+impl Value {
+    /// A value by itself.
+    #[must_use]
+    pub fn new(text: impl Into<String>, origin: Origin) -> Self {
+        Self { text: text.into(), origin, fields: Vec::new() }
+    }
 }
 
 /// Every setting that somebody wrote. Who stands higher replaces the whole of a setting, lists too.
@@ -31,7 +50,7 @@ impl Written {
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
         let (mut written, mut mistakes) = (Self::default(), Vec::new());
         for (name, text) in pairs {
-            let value = Value { text: (*text).to_owned(), origin: Origin::Given };
+            let value = Value::new(*text, Origin::Given);
             match Key::named(name) {
                 None => mistakes.push(unknown(Origin::Given, "setting", name)),
                 Some(key) if written.0.contains_key(&key) && !key.setting().several => {
@@ -77,7 +96,7 @@ impl Written {
     pub fn values(&self, key: Key) -> Vec<Value> {
         match (self.0.get(&key), key.setting().default) {
             (Some(values), _) => values.clone(),
-            (None, Default::Value(text)) => vec![Value { text: text.to_owned(), origin: Origin::Default }],
+            (None, Default::Value(text)) => vec![Value::new(text, Origin::Default)],
             (None, Default::Absent(_)) => Vec::new(),
         }
     }
@@ -96,7 +115,7 @@ pub struct Flags(BTreeMap<Key, Vec<Value>>);
 impl Flags {
     /// Notes one flag; again for each time it was given.
     pub fn note(&mut self, key: Key, text: String) {
-        self.0.entry(key).or_default().push(Value { text, origin: Origin::Flag(key.setting().flag()) });
+        self.0.entry(key).or_default().push(Value::new(text, Origin::Flag(key.setting().flag())));
     }
 }
 
@@ -127,7 +146,7 @@ fn overlay(environment: &Environment, mistakes: &mut Vec<Mistake>) -> BTreeMap<K
             continue;
         };
         let texts = if setting.several { split(text) } else { vec![text] };
-        let values_of = |text: &str| Value { text: text.to_owned(), origin: origin.clone() };
+        let values_of = |text: &str| Value::new(text, origin.clone());
         values.insert(setting.key, texts.into_iter().map(values_of).collect());
     }
     values

@@ -42,8 +42,11 @@ pub struct Inspected {
 impl Inner {
     pub(super) async fn inspect(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
         let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+        let world = self.world();
+        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
+        let advisories = world.advisories.of(name.as_str()).among(versions);
         let inspected = |(at, entry): (usize, &crate::npm::packument::Entry)| {
-            let facts = reading.known.facts(&packument, at);
+            let facts = reading.known.facts(&packument, at, &advisories);
             Inspected {
                 key: entry.key.clone(),
                 version: entry.version.clone(),

@@ -11,7 +11,7 @@ use super::history::Provenance;
 use super::screen::Screen;
 use super::world::World;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
-use crate::policy::{Facts, Presence};
+use crate::policy::{Applicable, Facts, Presence};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 
@@ -141,7 +141,7 @@ impl Known {
 
     /// What rules ask about the entry at `at`.
     #[must_use]
-    pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize) -> Facts<'a> {
+    pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize, advisories: &'a Applicable<'a>) -> Facts<'a> {
         let entry = &packument.entries[at];
         let provenance = self.provenance[at];
         Facts {
@@ -154,6 +154,8 @@ impl Known {
             integrity: entry.integrity.as_ref(),
             integrity_changed: provenance.integrity_changed,
             presence: Presence::Present,
+            parsed: entry.version.as_ref(),
+            advisories,
         }
     }
 

@@ -50,7 +50,7 @@ use self::workbench::Workbenches;
 use self::world::World;
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
-use crate::policy::{Policy, Verdict};
+use crate::policy::{Advisories, Policy, Verdict};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Passage, Passed, Registries, UpstreamError};
@@ -165,6 +165,8 @@ struct Inner {
     /// Registries whose first packument was looked at.
     strippers: Mutex<HashSet<Arc<str>>>,
     skew_told: Hourly,
+    /// Advisories that are too broad to be obeyed whole, by feed, id and package: each is told once.
+    overbroad_told: Cache<String, ()>,
 }
 
 impl Firewall {
@@ -202,6 +204,7 @@ impl Firewall {
             forms: Forms::default(),
             strippers: Mutex::default(),
             skew_told: Hourly::default(),
+            overbroad_told: Cache::new(REMEMBERED_FAILURES),
         }))
     }
 
@@ -216,6 +219,17 @@ impl Firewall {
     /// When there is no such package, or upstream cannot be asked.
     pub async fn inspect(&self, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
         self.0.inspect(asker, name).await
+    }
+
+    /// Puts other advisories in force: from the next request on, for every package.
+    pub fn follow(&self, advisories: &Advisories) {
+        self.0.follow(advisories);
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn world(&self) -> Arc<World> {
+        self.0.world()
     }
 
     /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.

@@ -8,11 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::Inner;
 use super::catalog::Voyage;
 use super::history::Finding;
+use super::screen::{Overbroad, Screen};
 use crate::npm::{PackageName, Packument};
 use crate::policy::is_takedown;
 use crate::store::{Incident, PackageChange, PackageKey};
 use crate::telemetry::{
-    ClockSkew, IntegrityChanged, MetadataStripped, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionGone,
+    ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionGone,
 };
 use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
 
@@ -50,6 +51,20 @@ impl Inner {
                     self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
                 }
             }
+        }
+    }
+
+    /// Tells, once, of advisories that mark every version of an established package: the feed's mistake, most likely.
+    pub(super) fn note_overbroad(&self, name: &PackageName, screen: &Screen) {
+        for Overbroad { feed, id } in &screen.overbroad {
+            let key = format!("{feed}\0{id}\0{name}");
+            if self.overbroad_told.get(&key).is_some() {
+                continue;
+            }
+            self.overbroad_told.insert(key, ());
+            FeedOverbroad { feed, advisory: id, name }.emit(&self.metrics);
+            let detail = format!("{id} of the feed `{feed}` marks every version; only those it lists are refused");
+            self.incident("feed_overbroad", Some(name), None, detail);
         }
     }
 

@@ -88,6 +88,7 @@ impl Inner {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
         let screen = reading.known.screen(&self.world());
+        self.note_overbroad(name, &screen);
         Ok(Spoken { reading, packument, screen })
     }
 

@@ -10,7 +10,7 @@ use super::known::Known;
 use super::refusal;
 use super::world::World;
 use crate::npm::{Algorithm, Digest, Packument, instant, tag};
-use crate::policy::{Verdict, judge};
+use crate::policy::{Advisory, Verdict, judge};
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
@@ -38,8 +38,25 @@ pub(super) struct Screen {
     pub next_opening: Option<Timestamp>,
     /// The value of `policyRestrictions`, JSON, when something is hidden.
     pub restrictions: Option<String>,
+    /// Advisories whose claim on every version is not obeyed.
+    pub overbroad: Vec<Overbroad>,
     /// Differs when anything that an answer shows differs.
     pub identity: Digest,
+}
+
+/// An advisory that marks every version of an established package: obeyed for those it lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Overbroad {
+    /// The feed it stands in.
+    pub feed: Box<str>,
+    /// Its id.
+    pub id: Box<str>,
+}
+
+impl Overbroad {
+    fn of(advisory: Advisory<'_>) -> Self {
+        Self { feed: advisory.feed.into(), id: advisory.id.into() }
+    }
 }
 
 impl Screen {
@@ -54,6 +71,7 @@ impl Screen {
             hidden: Arc::default(),
             next_opening: None,
             restrictions: None,
+            overbroad: Vec::new(),
             identity: Digest::of(Algorithm::Sha256, b""),
         };
         let Some(packument) = &known.packument else { return screen };
@@ -94,8 +112,12 @@ impl Screen {
 
     fn judge(&mut self, known: &Known, packument: &Packument, world: &World) {
         self.shown.reserve(packument.entries.len());
+        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
+        let advisories = world.advisories.of(packument.name.as_str()).among(versions);
+        self.overbroad = advisories.overbroad().map(Overbroad::of).collect();
         for at in 0..packument.entries.len() {
-            let verdict = judge(&world.policy, &world.standing, &known.facts(packument, at), known.validated);
+            let facts = known.facts(packument, at, &advisories);
+            let verdict = judge(&world.policy, &world.standing, &facts, known.validated);
             self.shown.push(verdict.allows());
             if let Some(opens) = verdict.opens() {
                 self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));

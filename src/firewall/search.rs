@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::known::{Known, Slot};
 use super::{Asker, Inner, Rejection};
-use crate::npm::{PackageName, instant};
+use crate::npm::{PackageName, Version, instant};
 use crate::policy::{Facts, Presence, judge};
 use crate::upstream::{Passage, Passed, UpstreamError};
 
@@ -61,6 +61,8 @@ impl Inner {
     fn is_old_enough(&self, name: &PackageName, version: &str, package: &Value) -> bool {
         let now = self.clock.now();
         let published = package.get("date").and_then(Value::as_str).and_then(instant::parse);
+        let (world, parsed) = (self.world(), Version::parse(version));
+        let advisories = world.advisories.of(name.as_str()).among(std::iter::empty());
         let facts = Facts {
             name,
             version,
@@ -71,8 +73,9 @@ impl Inner {
             integrity: None,
             integrity_changed: false,
             presence: Presence::Present,
+            parsed: parsed.as_ref(),
+            advisories: &advisories,
         };
-        let world = self.world();
         judge(&world.policy, &world.standing, &facts, now).allows()
     }
 }

@@ -14,7 +14,7 @@ use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Digest, Hasher, Integrity, PackageName};
+use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
 use crate::policy::{Facts, Presence, RuleId, Verdict, judge};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
@@ -82,6 +82,7 @@ impl Inner {
             return self.admit_gone(asker, known, version);
         };
         let screen = known.screen(&self.world());
+        self.note_overbroad(name, &screen);
         if !screen.shown[at] {
             return Err(self.refuse(asker, packument, &screen, at));
         }
@@ -109,6 +110,10 @@ impl Inner {
             return Err(no_version(name, version));
         }
         let published = first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published));
+        let (world, parsed) = (self.world(), Version::parse(version));
+        let advisories = world.advisories.of(name.as_str());
+        let seen = if advisories.is_empty() { Vec::new() } else { rows_by_version(known) };
+        let advisories = advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref())));
         let facts = Facts {
             name,
             version,
@@ -122,8 +127,9 @@ impl Inner {
                 last_seen: first.and_then(|row| row.gone),
                 replaced: first.is_some_and(|row| row.replaced),
             },
+            parsed: parsed.as_ref(),
+            advisories: &advisories,
         };
-        let world = self.world();
         let verdict = judge(&world.policy, &world.standing, &facts, known.validated);
         let screen = known.screen(&world);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
@@ -317,6 +323,15 @@ impl Inner {
         };
         self.ledger.record_download(download, self.clock.now());
     }
+}
+
+/// Every version that was ever seen of a package: how established it is does not change by what went.
+fn rows_by_version(known: &Known) -> Vec<(&str, Option<Version>)> {
+    let current = known.packument.iter().flat_map(|packument| &packument.entries).map(|entry| &*entry.key);
+    let mut keys: Vec<&str> = current.chain(known.record.releases.iter().map(|release| &*release.version)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().map(|key| (key, Version::parse(key))).collect()
 }
 
 /// A tarball that the disk did not take, and its share of the memory for those, held until its last reader is done.

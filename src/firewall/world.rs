@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Inner;
 use crate::policy::decision::Decision;
-use crate::policy::{Policy, Standing};
+use crate::policy::{Advisories, Policy, Standing};
 
 /// Everything a verdict depends on besides a package's own facts.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct World {
     pub decisions: Arc<[Decision]>,
     /// Those of them that are in force.
     pub standing: Standing,
+    /// What the feeds say.
+    pub advisories: Advisories,
     /// Counts worlds: a judgement made in another one is made again.
     pub revision: u64,
 }
@@ -26,13 +28,20 @@ impl World {
     /// The world that a process starts with.
     pub(super) fn first(policy: Policy, decisions: Vec<Decision>, now: Timestamp) -> Self {
         let standing = Standing::of(&decisions, now);
-        Self { policy: Arc::new(policy), decisions: decisions.into(), standing, revision: 0 }
+        Self { policy: Arc::new(policy), decisions: decisions.into(), standing, advisories: Advisories::default(), revision: 0 }
     }
 
     /// The world after this one, with other decisions, as of `now`.
     fn with_decisions(&self, decisions: Arc<[Decision]>, now: Timestamp) -> Self {
         let standing = Standing::of(&decisions, now);
-        Self { policy: Arc::clone(&self.policy), decisions, standing, revision: self.revision + 1 }
+        let (policy, advisories) = (Arc::clone(&self.policy), self.advisories.clone());
+        Self { policy, decisions, standing, advisories, revision: self.revision + 1 }
+    }
+
+    /// The world after this one, with other advisories.
+    fn with_advisories(&self, advisories: Advisories) -> Self {
+        let (policy, decisions, standing) = (Arc::clone(&self.policy), Arc::clone(&self.decisions), self.standing.clone());
+        Self { policy, decisions, standing, advisories, revision: self.revision + 1 }
     }
 }
 
@@ -49,6 +58,11 @@ impl Inner {
             if ended { Arc::new(world.with_decisions(Arc::clone(&world.decisions), now)) } else { Arc::clone(world) }
         });
         self.world.load_full()
+    }
+
+    /// Follows these advisories from now on.
+    pub(super) fn follow(&self, advisories: &Advisories) {
+        self.world.rcu(|world| world.with_advisories(advisories.clone()));
     }
 
     /// Judges by these decisions from now on.

@@ -218,29 +218,38 @@ impl<'a> Advisory<'a> {
 
 /// Every advisory of every feed. Cheap to clone; a feed that changes is replaced by [`Advisories::of_feeds`].
 #[derive(Debug, Clone, Default)]
-pub struct Advisories(Arc<[Arc<FeedAdvisories>]>);
+pub struct Advisories {
+    feeds: Arc<[Arc<FeedAdvisories>]>,
+    lacking: Option<Arc<str>>,
+}
 
 impl Advisories {
     /// Those of these feeds together.
     #[must_use]
     pub fn of_feeds(feeds: Vec<Arc<FeedAdvisories>>) -> Self {
-        Self(feeds.into())
+        Self { feeds: feeds.into(), lacking: None }
+    }
+
+    /// With the name of a feed that is to be followed and could not be read at all: then nothing is known to be good.
+    #[must_use]
+    pub fn lacking(self, feed: Option<&str>) -> Self {
+        Self { lacking: feed.map(Into::into), ..self }
     }
 
     /// The feeds.
     #[must_use]
     pub fn feeds(&self) -> &[Arc<FeedAdvisories>] {
-        &self.0
+        &self.feeds
     }
 
     /// The advisories on the package of exactly this name: one look-up a feed. Nothing is allocated where there is none.
     #[must_use]
     pub fn of(&self, name: &str) -> PackageAdvisories<'_> {
         let mut found = Vec::new();
-        for index in self.0.iter() {
+        for index in self.feeds.iter() {
             found.extend(index.of(name).iter().map(|row| index.advisory(row)));
         }
-        PackageAdvisories { found }
+        PackageAdvisories { found, lacking: self.lacking.as_deref() }
     }
 
     /// Every advisory of an id or with it as an alias, one a package. Looks at all of them.
@@ -250,13 +259,13 @@ impl Advisories {
 
     /// Every advisory.
     pub fn iter(&self) -> impl Iterator<Item = Advisory<'_>> {
-        self.0.iter().flat_map(|index| index.rows.iter().map(|row| index.advisory(row)))
+        self.feeds.iter().flat_map(|index| index.rows.iter().map(|row| index.advisory(row)))
     }
 
     /// How many there are; a record on two packages counts twice.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.iter().map(|index| index.rows.len()).sum()
+        self.feeds.iter().map(|index| index.rows.len()).sum()
     }
 }
 
@@ -264,6 +273,7 @@ impl Advisories {
 #[derive(Debug, Clone)]
 pub struct PackageAdvisories<'a> {
     found: Vec<Advisory<'a>>,
+    lacking: Option<&'a str>,
 }
 
 impl<'a> PackageAdvisories<'a> {
@@ -288,7 +298,8 @@ impl<'a> PackageAdvisories<'a> {
             let unlisted = versions.iter().filter(|(key, version)| !advisory.names(key, *version));
             advisory.is_wholesale() && unlisted.take(ESTABLISHED).count() == ESTABLISHED
         };
-        Applicable { advisories: self.found.iter().map(|advisory| (*advisory, overbroad(advisory))).collect() }
+        let advisories = self.found.iter().map(|advisory| (*advisory, overbroad(advisory))).collect();
+        Applicable { advisories, lacking: self.lacking }
     }
 }
 
@@ -296,11 +307,18 @@ impl<'a> PackageAdvisories<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Applicable<'a> {
     advisories: Vec<(Advisory<'a>, bool)>,
+    lacking: Option<&'a str>,
 }
 
+/// No advisory at all.
+pub static NO_ADVISORIES: Applicable<'static> = Applicable { advisories: Vec::new(), lacking: None };
+
 impl<'a> Applicable<'a> {
-    /// None.
-    pub const NONE: Self = Self { advisories: Vec::new() };
+    /// The feed that is to be followed and could not be read at all, if there is one.
+    #[must_use]
+    pub fn lacking(&self) -> Option<&'a str> {
+        self.lacking
+    }
 
     /// Those that affect a version, in the order of the feeds. `version` is what `key` is read as, `None` if it is no version.
     pub fn matching<'s>(

@@ -5,9 +5,11 @@ use std::time::Duration;
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 
+use super::advisory::Applicable;
 use super::decision::CHANGED_INTEGRITY;
+use super::malware;
 use super::verdict::{Reason, RuleId, Verdict};
-use crate::npm::{Integrity, PackageName, instant};
+use crate::npm::{Integrity, PackageName, Version, instant};
 
 /// A version that went while it was younger than this was taken down, not left-padded. npm itself lets a publisher
 /// unpublish within 72 h; what the registry's own team removes, it removed within days in every incident we hold.
@@ -77,13 +79,18 @@ pub struct Facts<'a> {
     pub integrity_changed: bool,
     /// Whether the newest packument has it.
     pub presence: Presence,
+    /// What `version` is read as, if it is a version.
+    pub parsed: Option<&'a Version>,
+    /// The advisories on the package, beside all its versions.
+    pub advisories: &'a Applicable<'a>,
 }
 
 impl Facts<'_> {
     /// The records that an approval has to name before it is one: advisories of malware, and a changed integrity.
     #[must_use]
     pub fn records(&self) -> Vec<&str> {
-        if self.integrity_changed { vec![CHANGED_INTEGRITY] } else { Vec::new() }
+        let advisories = malware::condemning(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
+        self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
     }
 }
 
@@ -140,6 +147,14 @@ impl Policy {
 
     /// What the rules say, as of `at`.
     pub(super) fn rules(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        match malware::judge(facts, at) {
+            Some(refusal @ Verdict::Deny { .. }) => refusal,
+            Some(hold) => hold.longer(self.by_age(facts, at)),
+            None => self.by_age(facts, at),
+        }
+    }
+
+    fn by_age(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         let age = self.minimum_release_age(facts.name);
         let until = instant::after(facts.effective, age);
         if age.is_zero() || until <= at {
@@ -221,6 +236,8 @@ mod tests {
             integrity: None,
             integrity_changed: false,
             presence: Presence::Present,
+            parsed: None,
+            advisories: &crate::policy::advisory::NO_ADVISORIES,
         }
     }
 

@@ -29,11 +29,15 @@ pub enum RuleId {
     Denied,
     /// Somebody froze what is newer than an instant.
     Freeze,
+    /// An advisory of a feed names it as malware.
+    Advisory,
+    /// A feed that is to be followed could not be read at all yet.
+    FeedMissing,
 }
 
 impl RuleId {
     /// Every rule, for metrics that start at zero.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::MinimumReleaseAge,
         Self::MissingTime,
         Self::IntegrityChanged,
@@ -45,6 +49,8 @@ impl RuleId {
         Self::TarballHost,
         Self::Denied,
         Self::Freeze,
+        Self::Advisory,
+        Self::FeedMissing,
     ];
 
     /// The rule's id as people read it.
@@ -62,6 +68,8 @@ impl RuleId {
             Self::TarballHost => "tarball-host",
             Self::Denied => "denied",
             Self::Freeze => "freeze",
+            Self::Advisory => "advisory",
+            Self::FeedMissing => "feed-missing",
         }
     }
 }
@@ -119,6 +127,22 @@ impl Verdict {
         match self {
             Self::Allow => None,
             Self::Hold { reason, .. } | Self::Deny { reason } => Some(reason),
+        }
+    }
+
+    /// The one of two verdicts that keeps the version back for longer.
+    #[must_use]
+    pub fn longer(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::Deny { .. }, _) | (_, Self::Allow) => self,
+            (_, Self::Deny { .. }) | (Self::Allow, _) => other,
+            (Self::Hold { until, .. }, Self::Hold { until: later, .. }) => {
+                if later > until {
+                    other
+                } else {
+                    self
+                }
+            }
         }
     }
 

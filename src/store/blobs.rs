@@ -19,6 +19,12 @@ pub trait Blobs: Send + Sync {
     /// Whether `digest` is there and was verified by this process: then [`Blobs::open`] will not block for long.
     fn is_warm(&self, digest: &Digest) -> bool;
 
+    /// Removes a blob, whoever uses it: bytes that are on their way to a client go on. Whether it was there.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be removed.
+    fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
+
     /// Starts a blob that must hash to `expected`; filed under its strongest digest. Dropping it keeps nothing.
     ///
     /// # Errors

@@ -106,6 +106,10 @@ impl Blobs for DiskBlobs {
         self.files.shelf.is_verified(digest)
     }
 
+    fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.files.remove(digest)
+    }
+
     fn begin(self: Arc<Self>, expected: Integrity) -> Result<Box<dyn PendingBlob>, StoreError> {
         let file = NamedTempFile::new_in(&self.temporary).map_err(StoreError::file("create a file in", &self.temporary))?;
         Ok(Box::new(Landing {
@@ -252,6 +256,18 @@ impl Files {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
             _ => Ok(()),
+        }
+    }
+
+    /// Removes a file for good. Whoever maps it keeps its bytes until he is done.
+    fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let path = self.path(digest);
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shelf.forget(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::file("remove", path)(error)),
         }
     }
 

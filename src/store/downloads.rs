@@ -86,6 +86,14 @@ pub(super) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::
     rows.collect()
 }
 
+/// Whether an event like this is there already.
+pub(super) fn has_incident(connection: &Connection, incident: &Incident) -> rusqlite::Result<bool> {
+    let mut query = connection
+        .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;
+    let name = incident.name.as_ref().map(PackageName::as_str);
+    query.exists(params![incident.kind, name, incident.version, incident.detail])
+}
+
 /// Deletes at most [`PRUNED_AT_ONCE`] rows that ended before `before`; how many it were. Zero means there are no more.
 pub(super) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
     let mut gone = 0;

@@ -204,6 +204,24 @@ pub trait Ledger: Send + Sync {
     /// When the ledger cannot be read.
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError>;
 
+    /// Every package that was ever seen upstream or asked for.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn names(&self) -> Result<Vec<PackageName>, StoreError>;
+
+    /// Every release ever seen of a package, of all registries.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError>;
+
+    /// Whether an event like this was written already, whenever that was.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError>;
+
     /// Writes everything noted so far. Blocks until it is on disk.
     fn flush(&self);
 }

@@ -5,7 +5,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::ledger::{Document, PackageChange, PackageKey, PackageRecord, Release, TagSighting};
-use crate::npm::Integrity;
+use crate::npm::{Integrity, PackageName};
 
 /// Everything known of a package, as of one moment: a change that is being written is seen whole or not at all.
 pub(super) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
@@ -24,6 +24,25 @@ pub(super) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
     write_releases(&transaction, package, &change.releases)?;
     write_tags(&transaction, package, &change.tags)?;
     transaction.commit()
+}
+
+/// Every package that was seen upstream or asked for. What is no package name any more is left out.
+pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<PackageName>> {
+    let mut query = connection.prepare_cached("SELECT name FROM packages UNION SELECT name FROM subjects")?;
+    let rows = query.query_map([], |row| row.get::<_, String>(0))?;
+    rows.filter_map(|row| row.map(|name| PackageName::parse(&name).ok()).transpose()).collect()
+}
+
+/// Every release of a package, of all registries.
+pub(super) fn releases(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Release>> {
+    let snapshot = connection.unchecked_transaction()?;
+    let mut query = snapshot.prepare_cached("SELECT id FROM packages WHERE name = ?1")?;
+    let ids = query.query_map([name.as_str()], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+    let mut releases = Vec::new();
+    for id in ids {
+        releases.extend(read_releases(&snapshot, id)?);
+    }
+    Ok(releases)
 }
 
 /// An instant as a column holds it: nanoseconds since 1970, at either end of what fits (the years 1677 and 2262) for one

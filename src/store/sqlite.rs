@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::data_dir::{DataDir, Ownership};
 use super::downloads::{self, RecordedIncident};
 use super::journal::Journal;
-use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord};
+use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release};
 use super::{StoreError, decisions, packages, schema};
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
@@ -184,6 +184,19 @@ impl Ledger for SqliteLedger {
 
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
         self.read(|connection| decisions::read(connection).map_err(StoreError::ledger("be read")))
+    }
+
+    fn names(&self) -> Result<Vec<PackageName>, StoreError> {
+        self.flush();
+        self.read(|connection| packages::names(connection).map_err(StoreError::ledger("be read")))
+    }
+
+    fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError> {
+        self.read(|connection| packages::releases(connection, name).map_err(StoreError::ledger("be read")))
+    }
+
+    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
+        self.read(|connection| downloads::has_incident(connection, incident).map_err(StoreError::ledger("be read")))
     }
 
     fn flush(&self) {

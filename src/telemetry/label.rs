@@ -158,6 +158,12 @@ labels! {
         ClockSkew = "clock_skew",
         /// Rows of the ledger were lost.
         LedgerLost = "ledger_lost",
+        /// A version that was served turned out to be bad.
+        Exposure = "exposure",
+        /// An advisory marks every version of an established package.
+        FeedOverbroad = "feed_overbroad",
+        /// A feed could not be read, or is not what it should be.
+        FeedFailed = "feed_failed",
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Watched {
     LedgerPending,
     /// Upstream hosts that are left alone because they failed.
     CircuitsOpen,
+    /// Advisories in force.
+    Advisories,
+    /// Feeds that are not fresh.
+    FeedsStale,
 }
 
 /// Every counter, gauge and histogram of a process. Shared by `Arc`.
@@ -39,7 +43,7 @@ pub struct Metrics {
     uptime: Gauge<u64, AtomicU64>,
     resident: Gauge<u64, AtomicU64>,
     in_flight: Gauge,
-    watched: [Gauge<u64, AtomicU64>; 4],
+    watched: [Gauge<u64, AtomicU64>; 6],
     readings: Mutex<Vec<(Watched, Reading)>>,
     pub(super) requests: Series<(EndpointLabel, OutcomeLabel), Counter>,
     pub(super) request_seconds: Series<EndpointLabel, Histogram>,
@@ -72,6 +76,8 @@ impl Metrics {
                 gauge(held, "memory_cache_bytes", "Bytes of facts, deflated packuments and answers in memory"),
                 gauge(held, "ledger_pending_rows", "Rows noted for the ledger and not yet written"),
                 gauge(held, "upstream_circuits_open", "Upstream hosts that are left alone because they failed too often"),
+                gauge(held, "advisories", "Advisories in force"),
+                gauge(held, "feeds_stale", "Feeds whose last good records are not fresh"),
             ],
             readings: Mutex::default(),
             requests: Series::register(

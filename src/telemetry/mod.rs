@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod event;
 pub mod incident;
+pub mod intelligence;
 pub mod label;
 pub mod logging;
 pub mod metrics;
@@ -13,6 +14,7 @@ mod series;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use event::{CacheUsed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
 pub use incident::{ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, ServedStale, VersionGone};
+pub use intelligence::{Exposed, FeedChanged, FeedFailed, FeedOverbroad};
 pub use label::{CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
 pub use logging::{Config, Format};
 pub use metrics::{InFlight, Metrics, Watched};

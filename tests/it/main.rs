@@ -25,6 +25,7 @@ mod crowds;
 mod decisions;
 mod disk;
 mod everywhere;
+mod feeds;
 mod flights;
 mod forms;
 mod integrity;

@@ -1,0 +1,178 @@
+//! Which feeds are followed and what they are needed for. Refuses to look whether they are there.
+
+use std::time::Duration;
+
+use super::mistake::{Mistake, blot_credentials};
+use super::read::{self, Reader};
+use super::settings::Key;
+use super::tables;
+use super::written::{Field, Value};
+use crate::feed::config::is_name;
+use crate::feed::{FeedConfig, PublicKey, Source};
+use crate::policy::Trust;
+
+/// The feeds, and what they are needed for.
+#[derive(Debug, Clone, Default)]
+pub struct Feeds {
+    /// Each of them, in the order they are written.
+    pub followed: Vec<FeedConfig>,
+    /// Whether a stale feed makes us not ready.
+    pub readiness: bool,
+    /// Whether we serve although a feed could not be read at all yet.
+    pub serve_without: bool,
+}
+
+/// The feeds of what is written; `None` when something is wrong, which is noted.
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
+    let interval = reader.one(Key::FeedInterval, read::some_duration);
+    let expiry = reader.one(Key::FeedExpiry, read::some_duration);
+    let readiness = reader.one(Key::FeedReadiness, read::truth);
+    let serve_without = reader.one(Key::UnsafeServeWithoutFeed, read::truth);
+    let mut followed: Vec<FeedConfig> = Vec::new();
+    let mut whole = true;
+    for value in reader.values(Key::Feed) {
+        let feed = one(reader, &value, interval.unwrap_or_default(), expiry.unwrap_or_default());
+        whole &= feed.is_some();
+        let Some(mut feed) = feed else { continue };
+        if followed.iter().any(|other| other.name == feed.name) {
+            if let Some(name) = field(&value, "name") {
+                reader.note(Mistake::new(name.origin.clone(), format!("two feeds are called `{}`", feed.name), "another name"));
+                continue;
+            }
+            feed.name = free(&followed, &feed.name);
+        }
+        followed.push(feed);
+    }
+    let _ = (interval?, expiry?);
+    whole.then_some(Feeds { followed, readiness: readiness?, serve_without: serve_without? })
+}
+
+fn one(reader: &mut Reader<'_>, value: &Value, interval: Duration, expiry: Duration) -> Option<FeedConfig> {
+    let source = tell(reader, field(value, "source").unwrap_or(value), "source", Source::parse);
+    let name =
+        named(
+            reader,
+            value,
+            "name",
+            |text| {
+                if is_name(text) { Ok(text.to_owned()) } else { Err("is no name of a feed".to_owned()) }
+            },
+        )?;
+    let trust = named(reader, value, "trust", |text| Trust::parse(text).ok_or_else(|| "is not known".to_owned()));
+    let interval_said = named(reader, value, "interval", read::some_duration);
+    let expiry_said = named(reader, value, "expiry", read::some_duration);
+    let key = named(reader, value, "key", PublicKey::parse);
+    let source = source?;
+    Some(FeedConfig {
+        name: name.unwrap_or_else(|| source.name()),
+        source,
+        trust: trust?.unwrap_or(Trust::Deny),
+        interval: interval_said?.unwrap_or(interval),
+        expiry: expiry_said?.unwrap_or(expiry),
+        key: key?,
+    })
+}
+
+/// What a key of the table says, `Some(None)` when it is not there; `None` when it is wrong, which is noted.
+#[expect(clippy::option_option, reason = "wrong and not there are two things, and both are ways to go on")]
+fn named<T>(reader: &mut Reader<'_>, value: &Value, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+    match field(value, name) {
+        None => Some(None),
+        Some(value) => tell(reader, value, name, parse).map(Some),
+    }
+}
+
+fn tell<T>(reader: &mut Reader<'_>, value: &Value, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    let allowed = tables::FEED.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
+    let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
+    let parsed = parse(&value.text).map_err(|flaw| {
+        let text = blot_credentials(&value.text).escape_debug().to_string();
+        reader.note(Mistake::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
+    });
+    parsed.ok()
+}
+
+fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    value.fields.iter().find(|field| field.name == name).map(|Field { value, .. }| value)
+}
+
+/// A name that nobody has yet.
+fn free(followed: &[FeedConfig], name: &str) -> String {
+    let is_free = |name: &String| followed.iter().all(|other| other.name != *name);
+    (2..=followed.len() + 2).map(|number| format!("{name}-{number}")).find(is_free).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use expect_test::expect;
+
+    use super::*;
+    use crate::config::{Config, Written};
+
+    fn read(toml: &str) -> Result<Feeds, String> {
+        let toml = format!("upstream = \"http://127.0.0.1:1/\"\ndata-dir = \"/data\"\n{toml}");
+        let written = Written::of_text(Path::new("coldframe.toml"), &toml).map_err(|wrong| wrong.to_string())?;
+        Config::of_written(&written).map(|config| config.feeds).map_err(|wrong| wrong.to_string())
+    }
+
+    #[test]
+    fn a_feed_is_a_table_or_a_source_by_itself() {
+        let feeds = read(
+            "[[feed]]\nsource = \"./osv/\"\n[[feed]]\nname = \"own\"\nsource = \"https://feeds.example/npm/\"\ntrust = \"warn\"\ninterval = \"1h\"\n[[feed]]\nsource = \"osv\"\n",
+        );
+        let told: Vec<_> = feeds
+            .unwrap()
+            .followed
+            .iter()
+            .map(|feed| format!("{} {} {} {:?} {:?}", feed.name, feed.source, feed.trust.as_str(), feed.interval, feed.expiry))
+            .collect();
+        assert_eq!(
+            told,
+            ["osv ./osv/ deny 300s 86400s", "own https://feeds.example/npm/ warn 3600s 86400s", "osv-2 osv deny 300s 86400s"]
+        );
+        assert_eq!(read("feed = [\"a.txt\", { source = \"b\", trust = \"hold\" }]\n").unwrap().followed.len(), 2);
+        let flags = Config::of(&[("upstream", "http://127.0.0.1:1/"), ("data-dir", "/data"), ("feed", "x"), ("feed", "y")]);
+        assert_eq!(flags.unwrap().feeds.followed[1].trust, Trust::Deny);
+    }
+
+    #[test]
+    fn all_mistakes_in_feeds_are_told_at_once() {
+        let toml = "[[feed]]\nsource = \"ftp://me:secret@feeds.example/\"\ntrust = \"block\"\nkey = \"abc\"\n[[feed]]\nname = \"Own\"\nsource = 7\ncolour = \"red\"\n[[feed]]\ntrust = \"warn\"\n";
+        let in_file = read(toml).unwrap_err();
+        expect![[r#"
+            3 mistakes in the configuration
+
+            coldframe.toml:9:10: `source` cannot be of this type: integer
+             9 | source = 7
+               |          ^
+               = allowed: a string: a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`
+
+            coldframe.toml:10:1: unknown key of a feed: `colour`
+             10 | colour =
+                | ^^^^^^
+               = allowed: `source`, `name`, `trust`, `interval`, `expiry`, `key`
+
+            coldframe.toml:11:1: a feed without `source`
+             11 | [[feed]]
+                | ^^^^^^^^
+               = allowed: `source` with a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`"#]]
+        .assert_eq(&in_file);
+        let values =
+            read("[[feed]]\nsource = \"ftp://me:secret@feeds.example/\"\ntrust = \"block\"\nkey = \"abc\"\nname = \"A\"\n");
+        expect![[r#"
+            2 mistakes in the configuration
+
+            coldframe.toml:4:10: `feed` is neither a path nor an `http` or `https` URL: `ftp://*********@feeds.example/`
+             4 | source = "ftp://*********@feeds.example/"
+               |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+               = allowed: a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`
+
+            coldframe.toml:7:8: `name` is no name of a feed: `A`
+             7 | name = "A"
+               |        ^^^
+               = allowed: lower case letters, digits, `-`, `_` and `.`, at most 64, such as `osv`"#]]
+        .assert_eq(&values.unwrap_err());
+    }
+}

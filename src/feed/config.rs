@@ -1,0 +1,185 @@
+//! Which feeds there are. Refuses to know files and flags: `config` fills this in.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::policy::Trust;
+
+/// One feed.
+#[derive(Debug, Clone)]
+pub struct FeedConfig {
+    /// Its name: lower case, safe in a path, no two the same.
+    pub name: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// How far it is followed.
+    pub trust: Trust,
+    /// How often its source is looked at.
+    pub interval: Duration,
+    /// How old the last good look may be before the feed counts as stale.
+    pub expiry: Duration,
+    /// Who must have signed it.
+    pub key: Option<PublicKey>,
+}
+
+/// Where a feed comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file or a directory.
+    Path(PathBuf),
+    /// An address; one that ends in `/` is a directory.
+    Url(Url),
+}
+
+impl Source {
+    /// As people write it; an address is one with a scheme that is spoken.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        if !text.contains("://") {
+            return Ok(Self::Path(text.into()));
+        }
+        let url = Url::parse(text).map_err(|_| "is no URL".to_owned())?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+            return Err("is neither a path nor an `http` or `https` URL".to_owned());
+        }
+        Ok(Self::Url(url))
+    }
+
+    /// What it is called where nobody named it: the last part of it that says something.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let (parts, host): (Vec<String>, _) = match self {
+            Self::Path(path) => (path.iter().map(|part| part.to_string_lossy().into_owned()).collect(), None),
+            Self::Url(url) => (url.path_segments().into_iter().flatten().map(str::to_owned).collect(), url.host_str()),
+        };
+        let stem = |part: &str| part.trim_end_matches(".zip").trim_end_matches(".json").trim_end_matches(".txt").to_owned();
+        let telling =
+            parts.iter().rev().map(|part| plain(&stem(part))).find(|name| !matches!(&**name, "" | "all" | "npm" | "index"));
+        telling.or_else(|| host.map(plain)).filter(|name| !name.is_empty()).unwrap_or_else(|| "feed".to_owned())
+    }
+}
+
+/// Lower case, and nothing a path or a label would trip over.
+fn plain(text: &str) -> String {
+    let letters = text.to_ascii_lowercase().chars().map(|letter| if is_plain(letter) { letter } else { '-' }).collect::<String>();
+    letters.trim_matches(['-', '.', '_']).chars().take(64).collect()
+}
+
+/// Whether a feed may be called so.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with(['-', '.', '_'])
+}
+
+fn is_plain(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '.' | '_')
+}
+
+impl fmt::Display for Source {
+    /// Without the credentials of an address, and without its query, which may hold a token.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(out, "{}", path.display()),
+            Self::Url(url) => out.write_str(shown(url).as_str()),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Source({self})")
+    }
+}
+
+/// An address as it may be shown.
+pub(super) fn shown(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Neither can fail for an address with a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url
+}
+
+/// An Ed25519 key whose signature a feed must carry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// A key from its bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Parses `ed25519:` and Base64, as `coldframe feed export` prints it.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        use base64::Engine as _;
+        let text = text.trim().strip_prefix("ed25519:").ok_or("does not begin with `ed25519:`")?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| "is no Base64")?;
+        bytes.try_into().map(Self).map_err(|_| "is not 32 bytes long".to_owned())
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use base64::Engine as _;
+        write!(out, "ed25519:{}", base64::engine::general_purpose::STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "PublicKey({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_that_nobody_named_is_called_after_its_source() {
+        let name = |text: &str| Source::parse(text).unwrap().name();
+        assert_eq!(name("../shared/data/osv/"), "osv");
+        assert_eq!(name("https://feeds.example/npm/all.zip"), "feeds.example");
+        assert_eq!(name("https://feeds.example/Leit wacht/all.zip"), "leit-20wacht");
+        assert_eq!(name("/srv/block.txt"), "block");
+        assert_eq!(name("/"), "feed");
+        for wrong in ["", "ftp://feeds.example/x", "http://"] {
+            assert!(Source::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_shown_without_its_secrets() {
+        let source = Source::parse("https://me:secret@feeds.example/npm/all.zip?token=x").unwrap();
+        assert_eq!(source.to_string(), "https://feeds.example/npm/all.zip");
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_printed() {
+        let key = PublicKey([7; 32]);
+        assert_eq!(PublicKey::parse(&key.to_string()), Ok(key));
+        assert!(PublicKey::parse("ed25519:AAAA").is_err() && PublicKey::parse("AAAA").is_err());
+    }
+}

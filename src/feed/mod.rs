@@ -1,0 +1,89 @@
+//! Floor 5: threat intelligence from outside. OSV records and plain lists become [`Advisories`](crate::policy::Advisories);
+//! the last good ones are kept. Refuses to judge, and to decide when it is time to look again.
+
+mod archive;
+pub mod config;
+mod delta;
+mod download;
+mod folder;
+mod harvest;
+mod kept;
+mod list;
+#[cfg(test)]
+mod pack;
+mod record;
+mod remote;
+mod signed;
+mod sync;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use config::{FeedConfig, PublicKey, Source};
+pub use harvest::Tally;
+pub use kept::{Failure, Shelf, State};
+pub use record::{Affected, OsvRange, OsvRecord, Package};
+pub use sync::{Loaded, Synced, load, read_path, sync};
+
+/// What could not be done with a feed. The last good records stay in force.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FeedError {
+    /// The file system refused.
+    #[error("cannot {action} `{}`: {detail}", path.display())]
+    File {
+        /// What was tried: `read`, `write`, `rename`, …
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        detail: Arc<str>,
+    },
+    /// A server did not do its part. The address is without credentials.
+    #[error("cannot fetch `{url}`: {detail}")]
+    Fetch {
+        /// What was asked for.
+        url: Arc<str>,
+        /// What went wrong.
+        detail: Arc<str>,
+    },
+    /// What came is no feed.
+    #[error("{what} cannot be read: {detail}")]
+    Broken {
+        /// What was read.
+        what: Arc<str>,
+        /// What is wrong with it.
+        detail: Arc<str>,
+    },
+    /// Far fewer records than before: truncated, or emptied by mistake.
+    #[error("it shrank from {before} records to {now}; `coldframe feed sync --accept-shrunk` takes it all the same")]
+    Shrunk {
+        /// Records in force.
+        before: u64,
+        /// Records now.
+        now: u64,
+    },
+    /// More than is taken.
+    #[error("{what} is larger than {limit} bytes")]
+    TooLarge {
+        /// What was read.
+        what: Arc<str>,
+        /// The limit.
+        limit: u64,
+    },
+    /// Its index does not hold: signature, serial, expiry or hashes.
+    #[error("its index does not hold: {0}")]
+    Index(Arc<str>),
+    /// Another process is at it.
+    #[error("another coldframe is syncing it")]
+    Busy,
+}
+
+impl FeedError {
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::File { action, path: path.into(), detail: source.to_string().into() }
+    }
+
+    fn broken(what: impl Into<Arc<str>>, detail: impl std::fmt::Display) -> Self {
+        Self::Broken { what: what.into(), detail: detail.to_string().into() }
+    }
+}

@@ -1,0 +1,219 @@
+//! What was already served or cached, judged again by new advisories: what turns bad leaves the store, and who got it is named.
+//! Refuses to decide what is bad: the policy says so.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::firewall::world::World;
+use crate::npm::{Integrity, PackageName, Version};
+use crate::policy::advisory::Kind;
+use crate::policy::{Advisory, Applicable, Facts, Presence, Trust, judge};
+use crate::store::{Blobs, Exposure, Incident, Ledger, Outcome, Release, StoreError};
+use crate::telemetry::{Exposed, Metrics};
+
+/// A version that was seen here and is bad.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// The package.
+    pub name: PackageName,
+    /// The version.
+    pub version: Box<str>,
+    /// The advisory that says so.
+    pub advisory: Box<str>,
+    /// The feed it stands in.
+    pub feed: Box<str>,
+    /// Every integrity it was seen with.
+    pub integrities: Vec<Integrity>,
+    /// Who got it.
+    pub clients: Vec<Exposure>,
+}
+
+/// What became of the findings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purge {
+    /// Tarballs that left the store.
+    pub removed: u64,
+    /// Clients that were named for the first time.
+    pub named: u64,
+}
+
+/// Every version in the ledger that `world` condemns and `wanted` wants. Blocks; reads the releases of packages with advisories
+/// alone.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn find(
+    world: &World,
+    ledger: &dyn Ledger,
+    now: Timestamp,
+    wanted: impl Fn(Advisory<'_>) -> bool,
+) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = Vec::new();
+    for name in ledger.names()? {
+        let advisories = world.advisories.of(name.as_str());
+        if advisories.is_empty() {
+            continue;
+        }
+        let (releases, served) = (ledger.releases(&name)?, served(ledger, &name)?);
+        let mut keys: Vec<&str> =
+            releases.iter().map(|release| &*release.version).chain(served.iter().map(|one| &*one.version)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
+        let applicable = advisories.among(versions.iter().map(|(key, version)| (*key, version.as_ref())));
+        for (key, version) in &versions {
+            let denies = |advisory: &Advisory<'_>| advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
+            let Some(advisory) = applicable.matching(key, version.as_ref()).filter(denies).find(|one| wanted(*one)) else {
+                continue;
+            };
+            let finding = finding(&name, key, advisory, &releases, &served);
+            // What somebody approved by the record's name stays.
+            if !is_approved(world, &finding, &applicable, version.as_ref(), now) {
+                findings.push(finding);
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// Takes what was found out of the store, and names each client that got it: once, however often this is done. Blocks.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn purge(
+    findings: &[Finding],
+    ledger: &dyn Ledger,
+    blobs: &dyn Blobs,
+    metrics: &Metrics,
+    now: Timestamp,
+) -> Result<Purge, StoreError> {
+    let (mut purge, mut told) = (Purge::default(), HashSet::new());
+    for finding in findings {
+        for integrity in &finding.integrities {
+            match blobs.remove(integrity.strongest()) {
+                Ok(removed) => purge.removed += u64::from(removed),
+                Err(error) => tracing::error!(
+                    package.name = %finding.name,
+                    package.version = &*finding.version,
+                    error = &error as &dyn std::error::Error,
+                    "a tarball that turned out to be bad cannot be removed"
+                ),
+            }
+        }
+        for client in &finding.clients {
+            let incident = incident(finding, client);
+            // Two integrities of one version are two rows of one client.
+            if ledger.has_incident(&incident)? || !told.insert(incident.clone()) {
+                continue;
+            }
+            purge.named += 1;
+            name_client(finding, client, metrics);
+            ledger.record_incident(incident, now);
+        }
+    }
+    if purge.named > 0 {
+        ledger.flush();
+    }
+    Ok(purge)
+}
+
+/// Judges everything again and purges what is bad. Blocks.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn judge_again(
+    world: &World,
+    ledger: &Arc<dyn Ledger>,
+    blobs: &Arc<dyn Blobs>,
+    metrics: &Metrics,
+    now: Timestamp,
+) -> Result<Purge, StoreError> {
+    let findings = find(world, ledger.as_ref(), now, |_| true)?;
+    let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
+    if purge != Purge::default() {
+        tracing::warn!(blobs.removed = purge.removed, clients.named = purge.named, "what was served turned out to be bad");
+    }
+    Ok(purge)
+}
+
+/// Who got a version, in words: one line.
+#[must_use]
+pub fn tell_client(client: &Exposure) -> String {
+    let tool = match (&*client.tool, &*client.tool_version) {
+        ("other", "") => "unknown".to_owned(),
+        ("other", product) => product.to_owned(),
+        (tool, "") => tool.to_owned(),
+        (tool, version) => format!("{tool}/{version}"),
+    };
+    format!("{} ({tool})", client.client)
+}
+
+fn incident(finding: &Finding, client: &Exposure) -> Incident {
+    Incident {
+        kind: "exposure",
+        name: Some(finding.name.clone()),
+        version: Some(finding.version.clone()),
+        detail: format!("{} of the feed `{}`: {}", finding.advisory, finding.feed, tell_client(client)),
+    }
+}
+
+fn name_client(finding: &Finding, client: &Exposure, metrics: &Metrics) {
+    Exposed {
+        name: &finding.name,
+        version: &finding.version,
+        advisory: &finding.advisory,
+        feed: &finding.feed,
+        client: &tell_client(client),
+        times: client.times,
+    }
+    .emit(metrics);
+}
+
+/// Whether the version may be served all the same, in any of the bytes it was seen with.
+fn is_approved(world: &World, finding: &Finding, advisories: &Applicable<'_>, version: Option<&Version>, now: Timestamp) -> bool {
+    finding.integrities.iter().any(|integrity| {
+        let facts = Facts {
+            name: &finding.name,
+            version: &finding.version,
+            published: None,
+            effective: now,
+            flaw: None,
+            has_integrity: true,
+            integrity: Some(integrity),
+            integrity_changed: false,
+            presence: Presence::Present,
+            parsed: version,
+            advisories,
+        };
+        judge(&world.policy, &world.standing, &facts, now).allows()
+    })
+}
+
+fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, StoreError> {
+    let mut served = ledger.exposure(name, None)?;
+    served.retain(|one| one.outcome == Outcome::Served);
+    Ok(served)
+}
+
+fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, releases: &[Release], served: &[Exposure]) -> Finding {
+    let of_version = releases.iter().filter(|release| *release.version == *key);
+    let mut integrities: Vec<Integrity> = of_version.filter_map(|release| release.integrity.clone()).collect();
+    let clients: Vec<Exposure> = served.iter().filter(|one| one.version == key).cloned().collect();
+    let sent =
+        clients.iter().filter_map(|client| client.integrity.as_deref()).filter_map(|sri| Integrity::parse(Some(sri), None));
+    for integrity in sent {
+        if !integrities.iter().any(|known| known.strongest() == integrity.strongest()) {
+            integrities.push(integrity);
+        }
+    }
+    Finding {
+        name: name.clone(),
+        version: key.into(),
+        advisory: advisory.id.into(),
+        feed: advisory.feed.into(),
+        integrities,
+        clients,
+    }
+}

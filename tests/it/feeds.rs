@@ -1,0 +1,234 @@
+//! Feeds: what an advisory names is hidden everywhere, from one look to the next and over restarts, and what was served before
+//! it was known to be bad is not forgotten.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coldframe::store::SqliteLedger;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::ABBREVIATED;
+use crate::package::{Package, days, hours, minutes};
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
+
+/// A directory of records.
+struct Feed(TempDir);
+
+impl Feed {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    fn put(&self, record: &Value) {
+        let name = format!("{}.json", record["id"].as_str().unwrap());
+        // As whole as what a sync of somebody else puts there.
+        std::fs::write(self.0.path().join("unfinished"), record.to_string()).unwrap();
+        std::fs::rename(self.0.path().join("unfinished"), self.0.path().join(name)).unwrap();
+    }
+}
+
+/// A record of malware that lists versions; `null` versions mark every version.
+fn record(id: &str, name: &str, versions: &Value) -> Value {
+    let everything = versions.is_null();
+    let events = if everything { json!([{ "introduced": "0" }]) } else { json!([]) };
+    json!({
+        "id": id, "modified": "2026-04-03T10:00:00Z", "summary": format!("Malicious code in {name} (npm)"),
+        "affected": [{ "package": { "ecosystem": "npm", "name": name }, "versions": versions,
+                       "ranges": [{ "type": "SEMVER", "events": events }] }],
+    })
+}
+
+/// Asks until the answer has this status, as a client would meet it a moment later.
+async fn until(scene: &Scene, path: &str, status: u16) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = scene.get(path).await;
+        if answer.status == status {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{path} stays {}: {}", answer.status, answer.text());
+        tokio::task::yield_now().await;
+    }
+}
+
+fn incidents(data: &Path, kind: &str) -> Vec<String> {
+    let ledger = SqliteLedger::read_only(data).unwrap();
+    let found = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap();
+    found.into_iter().filter(|incident| incident.kind == kind).map(|incident| incident.detail).collect()
+}
+
+#[tokio::test]
+async fn a_fed_version_is_hidden_everywhere() {
+    let feed = Feed::new();
+    feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.1.0"])));
+    feed.put(&record("MAL-2026-2", "Left-Pad", &json!(["1.0.0"])));
+    let scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    assert_eq!(scene.get("/left-pad").accept(ABBREVIATED).await.versions(), ["1.0.0"]);
+    assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.0.0");
+    for path in ["/left-pad/1.1.0", TARBALL] {
+        let refused = scene.get(path).await.is(403);
+        for part in ["MAL-2026-1", "Malicious code in left-pad", "rule advisory", "newest allowed: 1.0.0"] {
+            assert!(refused.error().contains(part), "{path}: {part:?} is missing in {}", refused.error());
+        }
+    }
+    assert!(!scene.get("/-/package/left-pad/dist-tags").await.text().contains("1.1.0"));
+    assert!(!scene.get("/-/v1/search?text=left-pad").await.text().contains("1.1.0"));
+    assert_eq!(scene.registry.count(TARBALL), 0);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    assert!(scene.metric("coldframe_advisories", "").await >= 2.0);
+}
+
+#[tokio::test]
+async fn a_withdrawn_record_opens_without_a_restart_and_a_narrowed_one_too() {
+    let feed = Feed::new();
+    feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.0.0", "1.1.0"])));
+    let scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    scene.get("/left-pad").await.is(403);
+    feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.0.0"])));
+    until(&scene, TARBALL, 200).await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
+    let mut withdrawn = record("MAL-2026-1", "left-pad", &json!(["1.0.0"]));
+    withdrawn["withdrawn"] = json!("2026-04-03T11:00:00Z");
+    feed.put(&withdrawn);
+    until(&scene, "/left-pad/1.0.0", 200).await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_served_version_that_turns_bad_leaves_the_store_and_names_who_got_it() {
+    let feed = Feed::new();
+    feed.put(&record("MAL-2026-1", "other", &json!(["1.0.0"])));
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    scene.get(TARBALL).npm("11.21.2").await.is(200);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    let kept = scene.kept_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
+    assert_eq!(kept, 2);
+    feed.put(&record("MAL-2026-7", "left-pad", &json!(["1.1.0"])));
+    until(&scene, "/left-pad/1.1.0", 403).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while scene.metric("coldframe_incidents_total", "exposure").await < 1.0 {
+        assert!(Instant::now() < deadline, "nobody is named");
+    }
+    let kept = scene.kept_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
+    assert_eq!(kept, 1);
+    // Named once, however often it is judged again.
+    scene.restart().await;
+    scene.get(TARBALL).await.is(403);
+    scene.coldframe.stop().await;
+    let named = incidents(scene.data(), "exposure");
+    assert_eq!(named, ["MAL-2026-7 of the feed `".to_owned() + &feed_name(&feed) + "`: 127.0.0.1 (npm/11.21.2)"]);
+}
+
+fn feed_name(feed: &Feed) -> String {
+    coldframe::feed::Source::parse(feed.path()).unwrap().name()
+}
+
+#[tokio::test]
+async fn a_broken_feed_leaves_the_last_good_one_in_force_and_shows_it() {
+    let home = TempDir::new().unwrap();
+    let list = home.path().join("list.txt");
+    std::fs::write(&list, "left-pad@1.1.0\na@1.0.0\nb@1.0.0\nc@1.0.0\n").unwrap();
+    let mut scene = Scene::open().set("feed", list.to_str().unwrap()).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    scene.get(TARBALL).await.is(403);
+    let stale = |text: String| text.contains("`list` is stale: it shrank from 4 records to 1");
+    std::fs::write(&list, "a@1.0.0\n").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !stale(scene.get("/-/coldframe/readyz").await.is(200).text()) {
+        assert!(Instant::now() < deadline, "it does not say that the feed is stale");
+    }
+    scene.get(TARBALL).await.is(403);
+    assert!(scene.metric("coldframe_feeds_stale", "").await >= 1.0);
+    assert!(scene.metric("coldframe_incidents_total", "feed_failed").await >= 1.0);
+    // Broken and over a restart, and where readiness depends on it.
+    std::fs::write(&list, [0xff, 0xfe, 0x00]).unwrap();
+    scene.restart_with("feed-readiness", "true").await;
+    scene.get(TARBALL).await.is(403);
+    scene.get("/-/coldframe/readyz").await.is(503);
+    std::fs::write(&list, "a@1.0.0\nb@1.0.0\nc@1.0.0\n").unwrap();
+    until(&scene, TARBALL, 200).await;
+    scene.get("/-/coldframe/readyz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_feed_at_an_address_survives_a_restart_offline_and_goes_stale() {
+    let home = TempDir::new().unwrap();
+    let mut scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    scene.registry.answer("/feeds/list.txt", Reply::ok("left-pad@1.1.0\n").header("etag", "\"one\""));
+    let url = format!("{}/feeds/list.txt", scene.registry.url);
+    scene.restart_with("feed", &url).await;
+    scene.get(TARBALL).await.is(403);
+    scene.registry.answer("/feeds/list.txt", Reply::error(500, "boom"));
+    scene.restart().await;
+    scene.get(TARBALL).await.is(403);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !scene.get("/-/coldframe/readyz").await.is(200).text().contains("it answered 500") {
+        assert!(Instant::now() < deadline, "it does not say that the feed is stale");
+    }
+    // And it comes back by itself.
+    scene.registry.answer("/feeds/list.txt", Reply::ok("left-pad@1.0.0\n").header("etag", "\"two\""));
+    scene.later(minutes(6));
+    until(&scene, TARBALL, 200).await;
+    scene.get("/left-pad/1.0.0").await.is(403);
+    let asked = scene.registry.last("/feeds/list.txt");
+    assert_eq!(asked.headers.first("if-none-match"), Some("\"one\""));
+    drop(home);
+}
+
+#[tokio::test]
+async fn without_a_feed_that_was_never_read_everything_is_refused_unless_a_setting_says_otherwise() {
+    let home = TempDir::new().unwrap();
+    let nowhere = home.path().join("nowhere");
+    let mut scene = Scene::open().set("feed", nowhere.to_str().unwrap()).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let refused = scene.get("/left-pad").await.is(403);
+    assert!(refused.error().contains("nowhere") && refused.error().contains("feed-missing"), "{}", refused.error());
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
+    scene.restart_with("unsafe-serve-without-feed", "true").await;
+    scene.get("/left-pad").await.is(200);
+    // What comes later is followed.
+    std::fs::write(&nowhere, "left-pad@1.0.0\n").unwrap();
+    until(&scene, "/left-pad", 403).await;
+}
+
+#[tokio::test]
+async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it_lists() {
+    let feed = Feed::new();
+    let mut broad = record("MAL-2026-1", "left-pad", &Value::Null);
+    broad["affected"][0]["versions"] = json!(["1.0.3"]);
+    feed.put(&broad);
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    for patch in 0..11 {
+        scene.publish(Package::new("left-pad", &format!("1.0.{patch}")).aged(days(30)));
+    }
+    scene.publish(Package::new("left-pad", "1.0.11").aged(hours(1)));
+    let versions = scene.get("/left-pad").await.versions();
+    assert!(versions.len() == 10 && !versions.contains(&"1.0.3".to_owned()), "{versions:?}");
+    scene.get("/left-pad/-/left-pad-1.0.3.tgz").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.4.tgz").await.is(200);
+    assert!(scene.get("/left-pad/1.0.11").await.is(403).error().contains("minimum-release-age"));
+    assert!(scene.metric("coldframe_incidents_total", "feed_overbroad").await >= 1.0);
+    scene.coldframe.stop().await;
+    let told = incidents(scene.data(), "feed_overbroad");
+    assert!(told.len() == 1 && told[0].contains("MAL-2026-1"), "{told:?}");
+    // Of a package with few versions it holds for all of them.
+    broad["affected"][0]["package"]["name"] = json!("right-pad");
+    feed.put(&broad);
+    scene.restart().await;
+    scene.publish_old("right-pad", &["1.0.0", "1.1.0"]);
+    scene.get("/right-pad").await.is(403);
+}
