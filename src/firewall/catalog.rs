@@ -171,8 +171,10 @@ impl Inner {
                 return Ok(stale);
             }
         }
+        // Where the document itself is needed, knowing what was in it is nothing to fall back on.
+        let last = usable.clone().filter(|_| !voyage.whole);
         let form = self.form_to_ask(&voyage, before.known.as_deref());
-        let same_form = usable.as_ref().filter(|known| !voyage.whole && known.form == form);
+        let same_form = last.as_ref().filter(|known| known.form == form);
         let validators = same_form.map(|known| known.validators());
         let asked = Instant::now();
         let fetched = voyage.registry.packument(&voyage.slot.name, form, &voyage.authorization, validators.as_ref()).await;
@@ -184,7 +186,7 @@ impl Inner {
             Ok(fetched) => fetched,
             Err(UpstreamError::NotFound) => return self.vanished(voyage, before, now).await,
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
-            Err(error) => return self.fall_back(&voyage.slot, usable, error.into(), now),
+            Err(error) => return self.fall_back(&voyage.slot, last, error.into(), now),
         };
         self.note_skew(&voyage.registry, fetched.date, now);
         let validated = fetched.date.map_or(now, |date| date.min(now));
@@ -194,7 +196,7 @@ impl Inner {
             (Freshness::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
                 let detail = "it is said to be gzip and is not".into();
                 let rejection = Rejection::Unreadable { name: voyage.slot.name.clone(), detail };
-                self.fall_back(&voyage.slot, usable, rejection, now)
+                self.fall_back(&voyage.slot, last, rejection, now)
             }
             (Freshness::Changed { body, validators, .. }, known) => {
                 let same = known.clone().filter(|known| known.content == content_of(&body));
@@ -210,7 +212,7 @@ impl Inner {
                     Ok(Some(reading)) => Ok(reading),
                     // Abbreviated here means without `time`, which verdicts need.
                     Ok(None) => Box::pin(self.sail(Voyage { need: Need::Form(Form::Full), ..voyage })).await,
-                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&voyage.slot, usable, rejection, now),
+                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&voyage.slot, last, rejection, now),
                     Err(other) => Err(other),
                 }
             }
@@ -237,17 +239,18 @@ impl Inner {
             return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)) });
         }
         let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
-        self.blocking(move || inner.recall(&slot, &registry)).await
+        self.blocking(move || inner.recall(&slot, &registry)).await?
     }
 
-    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Before {
-        let record = self.ledger.package(&slot.key(registry)).unwrap_or_else(|error| {
+    /// A ledger that cannot be read is no empty one: what it knows of a release may be what it is refused for.
+    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Before, Rejection> {
+        let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
-            PackageRecord::default()
-        });
+            Rejection::Internal("the ledger cannot be read".into())
+        })?;
         let record = Arc::new(record);
         let known = self.recall_document(slot, registry, &record);
-        Before { record, known }
+        Ok(Before { record, known })
     }
 
     fn recall_document(&self, slot: &Slot, registry: &Arc<Registry>, record: &Arc<PackageRecord>) -> Option<Arc<Known>> {
@@ -316,7 +319,7 @@ impl Inner {
         let document = Document { content: None, ..last };
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&before.record);
-        history::apply(&mut record, &change);
+        record.apply(&change);
         self.report(&slot.name, &findings);
         self.record(&voyage, change).await;
         let known = Arc::new(Known {

@@ -180,34 +180,6 @@ fn current_tags(record: &PackageRecord) -> HashMap<&str, &TagSighting> {
     current
 }
 
-/// Applies a change to a record in memory, as the ledger does on disk.
-pub fn apply(record: &mut PackageRecord, change: &PackageChange) {
-    if change.document.is_some() {
-        record.document.clone_from(&change.document);
-    }
-    let mut rows: HashMap<Box<str>, Vec<usize>> = HashMap::with_capacity(record.releases.len());
-    for (at, row) in record.releases.iter().enumerate().filter(|_| !change.releases.is_empty()) {
-        rows.entry(row.version.clone()).or_default().push(at);
-    }
-    for release in &change.releases {
-        let known =
-            rows.get(&release.version).into_iter().flatten().find(|at| record.releases[**at].integrity == release.integrity);
-        match known {
-            Some(&at) => (record.releases[at].gone, record.releases[at].replaced) = (release.gone, release.replaced),
-            None => record.releases.push(release.clone()),
-        }
-    }
-    for sighting in &change.tags {
-        let same = |row: &&mut TagSighting| {
-            row.tag == sighting.tag && row.version == sighting.version && row.first_seen == sighting.first_seen
-        };
-        match record.tags.iter_mut().find(same) {
-            Some(row) => row.last_seen = sighting.last_seen,
-            None => record.tags.push(sighting.clone()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +224,7 @@ mod tests {
                 etag: None,
                 last_modified: None,
             });
-            apply(&mut record, &last.change);
+            record.apply(&last.change);
         }
         (record, last)
     }

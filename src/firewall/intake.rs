@@ -86,7 +86,7 @@ impl Inner {
         };
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&before.record);
-        history::apply(&mut record, &change);
+        record.apply(&change);
         self.write(&voyage.key(), &change);
         self.report(name, &findings);
         if form == Form::Full {

@@ -9,7 +9,7 @@ use super::Inner;
 use super::catalog::Voyage;
 use super::history::Finding;
 use super::screen::{Overbroad, Screen};
-use crate::npm::{PackageName, Packument};
+use crate::npm::{Algorithm, Digest, PackageName, Packument};
 use crate::policy::is_takedown;
 use crate::store::{Incident, PackageChange, PackageKey};
 use crate::telemetry::{
@@ -21,9 +21,18 @@ use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 impl Inner {
+    /// Writes a change down, and that the document it is about is in use: confirmed again and again it is answered from
+    /// memory, and would be the first that the disk gives up.
     pub(super) async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
         let (inner, key) = (Arc::clone(self), voyage.key());
-        let written = self.blocking(move || inner.write(&key, &change)).await;
+        let written = self.blocking(move || {
+            inner.write(&key, &change);
+            let content = change.document.and_then(|document| document.content);
+            if let Some(digest) = content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content)) {
+                inner.blobs.touch(&digest);
+            }
+        });
+        let written = written.await;
         if written.is_err() {
             tracing::error!("the ledger's task was lost");
         }

@@ -25,6 +25,9 @@ pub trait Blobs: Send + Sync {
     /// When the file is there and cannot be removed.
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
 
+    /// Notes a use of `digest` that did not open it: what stands in memory must not be the first to go from the disk.
+    fn touch(&self, digest: &Digest);
+
     /// Starts a blob that must hash to `expected`; filed under its strongest digest. Dropping it keeps nothing.
     ///
     /// # Errors

@@ -110,6 +110,12 @@ impl Blobs for DiskBlobs {
         self.files.remove(digest)
     }
 
+    fn touch(&self, digest: &Digest) {
+        if self.files.shelf.touch(digest) {
+            self.files.stamp(digest);
+        }
+    }
+
     fn begin(self: Arc<Self>, expected: Integrity) -> Result<Box<dyn PendingBlob>, StoreError> {
         let file = NamedTempFile::new_in(&self.temporary).map_err(StoreError::file("create a file in", &self.temporary))?;
         Ok(Box::new(Landing {

@@ -1,5 +1,6 @@
 //! The ledger: the durable record of what was seen upstream and of what was served and refused.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -77,6 +78,36 @@ pub struct PackageRecord {
     pub releases: Vec<Release>,
     /// Where its dist-tags pointed, oldest first.
     pub tags: Vec<TagSighting>,
+}
+
+impl PackageRecord {
+    /// Makes of this record what a ledger that holds it becomes by `change`.
+    pub fn apply(&mut self, change: &PackageChange) {
+        if change.document.is_some() {
+            self.document.clone_from(&change.document);
+        }
+        let mut rows: HashMap<Box<str>, Vec<usize>> = HashMap::with_capacity(self.releases.len());
+        for (at, row) in self.releases.iter().enumerate().filter(|_| !change.releases.is_empty()) {
+            rows.entry(row.version.clone()).or_default().push(at);
+        }
+        for release in &change.releases {
+            let known =
+                rows.get(&release.version).into_iter().flatten().find(|at| self.releases[**at].integrity == release.integrity);
+            match known {
+                Some(&at) => (self.releases[at].gone, self.releases[at].replaced) = (release.gone, release.replaced),
+                None => self.releases.push(release.clone()),
+            }
+        }
+        for sighting in &change.tags {
+            let same = |row: &&mut TagSighting| {
+                row.tag == sighting.tag && row.version == sighting.version && row.first_seen == sighting.first_seen
+            };
+            match self.tags.iter_mut().find(same) {
+                Some(row) => row.last_seen = sighting.last_seen,
+                None => self.tags.push(sighting.clone()),
+            }
+        }
+    }
 }
 
 /// What one validation of a packument changes. Written in one transaction.

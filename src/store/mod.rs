@@ -14,6 +14,7 @@ mod decisions;
 mod downloads;
 mod journal;
 mod mapping;
+mod owed;
 mod packages;
 mod schema;
 mod shelf;
@@ -66,6 +67,9 @@ pub enum StoreError {
         /// Why not.
         source: rusqlite::Error,
     },
+    /// The ledger has not been written for so long that no more changes can wait.
+    #[error("too many changes wait for the ledger")]
+    NoRoom,
     /// The ledger holds something this version does not understand.
     #[error("the ledger is damaged: {0}")]
     Damaged(String),
@@ -106,6 +110,27 @@ impl StoreError {
         move |source| {
             if is_damage(&source) { Self::Damaged(source.to_string()) } else { Self::Ledger { action, source } }
         }
+    }
+
+    /// Whether the same may succeed later: a full disk, another process' lock, a limit of the system.
+    fn may_pass(&self) -> bool {
+        use rusqlite::ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly, SystemIoFailure,
+        };
+        let Self::Ledger { source, .. } = self else { return false };
+        matches!(
+            source.sqlite_error_code(),
+            Some(
+                CannotOpen
+                    | DatabaseBusy
+                    | DatabaseLocked
+                    | DiskFull
+                    | FileLockingProtocolFailed
+                    | OutOfMemory
+                    | ReadOnly
+                    | SystemIoFailure
+            )
+        )
     }
 
     /// What `source` means when `action` was tried on `path`.

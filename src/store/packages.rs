@@ -16,7 +16,8 @@ pub(super) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Resul
 
 /// Writes what one validation changed, in one transaction.
 pub(super) fn write(connection: &mut Connection, key: &PackageKey, change: &PackageChange) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
+    // At once for writing: one that has read before has to fail when another process writes, and could not wait for it.
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let package = write_package(&transaction, key)?;
     if let Some(document) = &change.document {
         write_document(&transaction, package, document)?;

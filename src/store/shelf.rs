@@ -105,6 +105,11 @@ impl Shelf {
         self.lock().mapped(digest).map(|(mapping, _)| mapping)
     }
 
+    /// Notes a use of a blob that is not to be mapped; whether the file system should learn of it.
+    pub(super) fn touch(&self, digest: &Digest) -> bool {
+        self.lock().note_use(digest).is_some_and(|(_, stamp)| stamp)
+    }
+
     pub(super) fn is_verified(&self, digest: &Digest) -> bool {
         self.lock().blobs.get(digest).is_some_and(|blob| blob.verified)
     }
@@ -205,16 +210,21 @@ impl Shelf {
 
 impl State {
     fn mapped(&mut self, digest: &Digest) -> Option<(Arc<Mapping>, bool)> {
+        let mapping = self.blobs.get(digest)?.lent.upgrade()?;
+        let (blob, stamp) = self.note_use(digest)?;
+        blob.again = true;
+        Some((mapping, stamp))
+    }
+
+    fn note_use(&mut self, digest: &Digest) -> Option<(&mut Blob, bool)> {
         let used = self.tick();
         let blob = self.blobs.get_mut(digest)?;
-        let mapping = blob.lent.upgrade()?;
         blob.used = used;
-        blob.again = true;
         let stamp = Duration::from_nanos(used.saturating_sub(blob.stamped)) >= STAMP_EVERY;
         if stamp {
             blob.stamped = used;
         }
-        Some((mapping, stamp))
+        Some((blob, stamp))
     }
 
     fn entry(&mut self, digest: &Digest, footprint: u64) -> &mut Blob {
@@ -372,6 +382,18 @@ mod tests {
         shelf.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
         assert!(stamps(&shelf));
         assert!(!stamps(&shelf));
+    }
+
+    #[test]
+    fn what_is_used_without_being_opened_stays() {
+        let shelf = Shelf::new();
+        for number in 0..3 {
+            shelf.count(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
+        }
+        shelf.counted();
+        assert!(shelf.touch(&digest(0)), "the file system knows of a use long ago");
+        assert!(!shelf.touch(&digest(0)) && !shelf.touch(&digest(9)));
+        assert_eq!(shelf.surplus(2 * 4096, 2 * 4096), [digest(1)]);
     }
 
     #[test]

@@ -15,12 +15,15 @@ use super::data_dir::{DataDir, Ownership};
 use super::downloads::{self, RecordedIncident};
 use super::journal::Journal;
 use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release};
+use super::owed::Owed;
 use super::{StoreError, decisions, packages, schema};
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
 
 /// How long a connection waits for another process's lock: `exposure` recovering the log of a killed server, a backup.
 const BUSY: Duration = Duration::from_secs(5);
+/// How long a write waits for it: somebody waits for the answer, and what cannot be written now is written later.
+const BUSY_WRITING: Duration = Duration::from_secs(2);
 /// Connections kept for reading; more are opened when more threads read at once.
 const READERS: usize = 4;
 /// Statements kept compiled by each connection.
@@ -39,6 +42,7 @@ pub struct SqliteLedger {
 struct Owner {
     journal: Journal,
     writer: Arc<Mutex<Connection>>,
+    owed: Arc<Owed>,
     _ownership: Ownership,
 }
 
@@ -51,14 +55,17 @@ impl SqliteLedger {
     pub fn open(data_dir: &DataDir) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(data_dir.path());
         let writer = open_writer(&path).map_err(|error| name_damaged(error, &path))?;
+        writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("be opened"))?;
         let writer = Arc::new(Mutex::new(writer));
-        let writing = Arc::clone(&writer);
+        let owed = Arc::new(Owed::default());
+        let (writing, owing) = (Arc::clone(&writer), Arc::clone(&owed));
         let journal = Journal::start(move |batch| {
             let mut connection = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            settle(&owing, &mut connection)?;
             downloads::write(&mut connection, batch).map_err(StoreError::ledger("be written"))
         })
         .map_err(StoreError::file("start a thread that writes", &path))?;
-        let owner = Owner { journal, writer, _ownership: data_dir.ownership() };
+        let owner = Owner { journal, writer, owed, _ownership: data_dir.ownership() };
         Ok(Self { path, readers: Mutex::default(), owner: Some(owner) })
     }
 
@@ -112,6 +119,15 @@ impl SqliteLedger {
         Ok(gone)
     }
 
+    /// Writes the changes that could not be written before, if there are any.
+    ///
+    /// # Errors
+    /// When the ledger still does not take them; they are kept.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let Some(owner) = self.owner.as_ref().filter(|owner| !owner.owed.is_empty()) else { return Ok(()) };
+        settle(&owner.owed, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many requests and events were noted and are not, and will not be, in the ledger.
     #[must_use]
     pub fn lost(&self) -> u64 {
@@ -157,11 +173,32 @@ impl SqliteLedger {
 
 impl Ledger for SqliteLedger {
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
-        self.read(|connection| packages::read(connection, key).map_err(StoreError::ledger("be read")))
+        // Asked for first: what is written while this reads is then there twice, which changes nothing.
+        let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
+        let mut record = self.read(|connection| packages::read(connection, key).map_err(StoreError::ledger("be read")))?;
+        owed.iter().for_each(|change| record.apply(change));
+        Ok(record)
     }
 
+    /// While the disk or another process does not let the ledger be written, the change waits in memory, and those after it
+    /// with it: only the first waits for the lock.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError> {
-        self.write(|connection| packages::write(connection, key, change))
+        let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
+        if owner.owed.is_empty() {
+            let mut connection = owner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another one may have found out in the meantime.
+            if owner.owed.is_empty() {
+                match packages::write(&mut connection, key, change).map_err(StoreError::ledger("be written")) {
+                    Err(error) if error.may_pass() && owner.owed.push(key, change) => {
+                        let cause = &error as &dyn std::error::Error;
+                        tracing::error!(package.name = %key.name, error = cause, "the ledger cannot be written, changes wait in memory");
+                        return Ok(());
+                    }
+                    written => return written,
+                }
+            }
+        }
+        if owner.owed.push(key, change) { Ok(()) } else { Err(StoreError::NoRoom) }
     }
 
     fn record_download(&self, download: Download, at: Timestamp) {
@@ -203,7 +240,20 @@ impl Ledger for SqliteLedger {
         if let Some(owner) = &self.owner {
             owner.journal.flush();
         }
+        if let Err(error) = self.settle() {
+            tracing::error!(error = &error as &dyn std::error::Error, "changes to packages are not in the ledger yet");
+        }
     }
+}
+
+/// Writes what could not be written before.
+fn settle(owed: &Owed, writer: &mut Connection) -> Result<(), StoreError> {
+    if owed.is_empty() {
+        return Ok(());
+    }
+    owed.settle(|key, change| packages::write(writer, key, change)).map_err(StoreError::ledger("be written"))?;
+    tracing::info!("the ledger is written again, nothing was lost of what was seen");
+    Ok(())
 }
 
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::package::{Package, hours};
+use crate::package::{Package, hours, minutes};
 use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
@@ -61,4 +61,44 @@ async fn when_the_disk_takes_files_again_they_are_kept_again() {
     let asked = scene.registry.count(TARBALL);
     scene.get(TARBALL).await.is(200);
     assert_eq!(scene.registry.count(TARBALL), asked);
+}
+
+/// Tarballs that together are twice what the disk may hold.
+async fn fetch_much(scene: &Scene, mut between: impl AsyncFnMut()) {
+    for number in 0..12 {
+        let bulk = Package::new(&format!("bulk-{number}"), "1.0.0").sized(200_000);
+        let path = bulk.path();
+        scene.publish(bulk);
+        scene.get(&path).await.is(200);
+        between().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_confirmed_again_and_again_is_not_the_first_that_the_disk_gives_up() {
+    let mut scene = Scene::open().set("cache-size", "1MB").await;
+    scene.publish_old("hot", &["1.0.0"]);
+    scene.get("/hot").await.is(200);
+    fetch_much(&scene, async || {
+        scene.later(minutes(10));
+        scene.get("/hot").await.is(200);
+    })
+    .await;
+    scene.restart().await;
+    scene.registry.goes_down();
+    scene.later(minutes(10));
+    assert_eq!(scene.get("/hot").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn what_the_disk_gave_up_and_upstream_does_not_send_again_is_told_as_an_outage() {
+    let scene = Scene::open().set("cache-size", "1MB").await;
+    scene.publish_old("cold", &["1.0.0"]);
+    scene.get("/cold").await.is(200);
+    fetch_much(&scene, async || ()).await;
+    scene.registry.goes_down();
+    // The view that was made is there; for another one the document is needed.
+    scene.get("/cold").await.is(200);
+    let refused = scene.get("/cold").abbreviated().await.is(502);
+    assert!(refused.error().contains("upstream"), "{}", refused.error());
 }
