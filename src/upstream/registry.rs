@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
+use http::header::{AUTHORIZATION, DATE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
@@ -176,7 +176,8 @@ impl Registry {
                 self.shared.retries.earn();
                 return Ok(response);
             }
-            let wait = header(&response.headers, &RETRY_AFTER).map_or(Some(pause(attempt)), patience);
+            let told = header(&response.headers, &RETRY_AFTER);
+            let wait = told.map_or(Some(pause(attempt)), |told| patience(told, header(&response.headers, &DATE)));
             let Some(wait) = wait.filter(|_| attempt < RETRIES && self.shared.retries.spend()) else { return Ok(response) };
             tokio::time::sleep(wait).await;
             attempt += 1;
@@ -281,9 +282,14 @@ fn is_overloaded(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502..=504)
 }
 
-/// How long a `Retry-After` asks to wait, if that is short enough to be waited for while a client does.
-fn patience(retry_after: &str) -> Option<Duration> {
-    retry_after.parse().ok().map(Duration::from_secs).filter(|wait| *wait <= LONGEST_WAIT)
+/// How long a `Retry-After` asks to wait, if that is short enough to be waited for while a client does. One that names an
+/// instant is read by the clock of the server that sent it, which its `Date` tells.
+fn patience(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    let until = || {
+        let (then, now) = (httpdate::parse_http_date(retry_after).ok()?, httpdate::parse_http_date(date?).ok()?);
+        Some(then.duration_since(now).unwrap_or_default())
+    };
+    retry_after.parse().ok().map(Duration::from_secs).or_else(until).filter(|wait| *wait <= LONGEST_WAIT)
 }
 
 /// What may be asked again: a tenth of what was answered, and a few to begin with, so that a server that drowns is not asked
@@ -390,6 +396,23 @@ mod tests {
 
     fn elsewhere(url: &str) -> RegistryConfig {
         RegistryConfig::new(Url::parse(url).unwrap(), Origin::BuiltIn)
+    }
+
+    #[test]
+    fn a_retry_after_is_read_as_seconds_and_as_an_instant_of_the_other_clock() {
+        let date = Some("Wed, 21 Oct 2015 07:28:00 GMT");
+        for (told, date, wait) in [
+            ("1", None, Some(1)),
+            ("2", date, Some(2)),
+            ("3", date, None),
+            ("Wed, 21 Oct 2015 07:28:02 GMT", date, Some(2)),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", date, Some(0)),
+            ("Wed, 21 Oct 2015 07:29:00 GMT", date, None),
+            ("Wed, 21 Oct 2015 07:28:02 GMT", None, None),
+            ("soon", date, None),
+        ] {
+            assert_eq!(patience(told, date), wait.map(Duration::from_secs), "{told}");
+        }
     }
 
     #[test]
