@@ -1,0 +1,212 @@
+//! The machine has a bad day: its disk is full or cannot be written, another process holds the ledger, its clock is wrong.
+//! Everybody goes on installing what is allowed, nothing is forgotten and nothing opens.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use coldframe::npm::instant;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::package::{Package, days, hours};
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+use crate::scene::{NOON, Scene};
+
+/// Another process that holds the ledger, as a shell in the middle of a transaction does.
+fn hold(scene: &Scene) -> Connection {
+    let shell = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
+    shell.execute_batch("BEGIN IMMEDIATE").expect("its lock");
+    shell
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_the_ledger_holds_nobody_up_for_long() {
+    let mut scene = Scene::open().await;
+    for number in 0..12 {
+        scene.publish_old(&format!("package-{number}"), &["1.0.0"]);
+    }
+    let shell = hold(&scene);
+    let begun = Instant::now();
+    let asking: Vec<_> = (0..12)
+        .flat_map(|number| [format!("/package-{number}"), format!("/package-{number}/-/package-{number}-1.0.0.tgz")])
+        .map(|path| scene.get(&path).start())
+        .collect();
+    for answer in asking {
+        answer.await.expect("an answer").is(200);
+    }
+    // One waits for the lock, and the others learn from it.
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    let written =
+        |shell: &Connection| shell.query_row("SELECT count(*) FROM packages", [], |row| row.get::<_, i64>(0)).expect("the table");
+    assert_eq!(written(&shell), 0, "the lock held nobody");
+    shell.execute_batch("ROLLBACK").expect("the end of a transaction");
+    scene.coldframe.stop().await;
+    assert_eq!(written(&shell), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_seen_while_another_process_holds_the_ledger_is_remembered() {
+    let mut scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    let shell = hold(&scene);
+    // Seen without it ten hours later: it counts from there, whatever it says.
+    scene.later(hours(10));
+    scene.get("/left-pad").await.is(200);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    drop(shell);
+    scene.restart().await;
+    scene.later(hours(70));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(2));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_read_is_no_empty_one() {
+    let mut scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    scene.restart().await;
+    let shell = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
+    shell.execute_batch("ALTER TABLE releases RENAME TO hidden").expect("another schema");
+    let answer = scene.get("/left-pad").await.is(500);
+    assert!(answer.error().contains("the ledger cannot be read"), "{}", answer.error());
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(500);
+    shell.execute_batch("ALTER TABLE hidden RENAME TO releases").expect("its own schema");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_put_forward_opens_nothing() {
+    for ahead in [hours(5), days(3650)] {
+        let scene = Scene::open().await;
+        scene.publish_old("left-pad", &["1.0.0"]);
+        scene.publish(Package::new("left-pad", "1.1.0").aged(hours(70)));
+        let ripe = |scene: &Scene| (scene.get("/left-pad"), scene.get("/left-pad/-/left-pad-1.1.0.tgz"));
+        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
+        // Ours alone: upstream goes on telling the time.
+        scene.registry.clock_off_by(-jiff::SignedDuration::try_from(ahead).unwrap());
+        scene.later(ahead);
+        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"], "{ahead:?} ahead");
+        ripe(&scene).1.await.is(403);
+        // Put right, a moment later.
+        scene.registry.clock_off_by(jiff::SignedDuration::ZERO);
+        scene.clock.set(instant::after(NOON.parse().unwrap(), hours(1)));
+        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
+        scene.later(hours(2));
+        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0", "1.1.0"]);
+        ripe(&scene).1.await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_opens_nothing_and_forgets_nothing() {
+    for back in [hours(5), days(300)] {
+        let mut scene = Scene::open().await;
+        scene.publish_old("left-pad", &["1.0.0"]);
+        scene.publish(Package::new("left-pad", "1.1.0").aged(hours(70)));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.registry.clock_off_by(jiff::SignedDuration::try_from(back).unwrap());
+        scene.clock.set(instant::before(NOON.parse().unwrap(), back));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{back:?} behind");
+        scene.publish(Package::new("left-pad", "1.0.1").aged(days(20)).untagged());
+        scene.later(hours(1));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{back:?} behind");
+        scene.restart().await;
+        scene.registry.clock_off_by(jiff::SignedDuration::ZERO);
+        scene.clock.set(instant::after(NOON.parse().unwrap(), hours(3)));
+        // What was backdated meanwhile is young still; what had nearly come of age now has.
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+        scene.later(days(3));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.0.1", "1.1.0"]);
+    }
+}
+
+/// A server whose disk takes 6 MB in all: a small file system of its own where a process may have that, else a limit on the
+/// size of each file.
+fn cramped(home: &TempDir, upstream: &str) -> Program {
+    let data = home.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let small = |more: &[&str]| {
+        let mut command = Command::new(more[0]);
+        command.env_clear().env("HOME", home.path()).env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin");
+        command.args(&more[1..]).stdin(Stdio::null()).current_dir(home.path());
+        command
+    };
+    let serve = r#"exec "$0" serve --listen 127.0.0.1:0 --upstream "$1" --data-dir "$2""#;
+    let mounted = format!(r#"mount -t tmpfs -o size=6m coldframe "$2" && {serve}"#);
+    let limited = format!(r#"trap "" XFSZ; ulimit -f 2000; {serve}"#);
+    let may_mount = small(&["unshare", "-rm", "mount", "-t", "tmpfs", "coldframe", "data"]).output();
+    let mut command = match may_mount {
+        Ok(tried) if tried.status.success() => small(&["unshare", "-rm", "sh", "-c", &mounted]),
+        _ => small(&["sh", "-c", &limited]),
+    };
+    Program::start(command.arg(env!("CARGO_BIN_EXE_coldframe")).arg(upstream).arg(&data))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_that_is_full_everything_that_is_allowed_is_served_and_the_log_says_so() {
+    let registry = Registry::start(&machine_clock()).await;
+    let home = TempDir::new().unwrap();
+    let program = cramped(&home, &registry.url);
+    let mut tarballs = Vec::new();
+    for number in 0..8 {
+        let package = Package::new(&format!("package-{number}"), "1.0.0").sized(1_500_000);
+        tarballs.push((package.path(), package.tarball.clone()));
+        registry.publish(package);
+        registry.publish(Package::new(&format!("package-{number}"), "1.1.0").aged(hours(1)).field("notes", "n".repeat(50_000)));
+    }
+    for _ in 0..3 {
+        for (number, (path, bytes)) in tarballs.iter().enumerate() {
+            assert_eq!(program.get(&format!("/package-{number}")).await.versions(), ["1.0.0"]);
+            assert!(program.get(path).await.is(200).body == *bytes, "{path} has other bytes");
+            assert_eq!(program.get(path).header("range", "bytes=5-9").await.is(206).body, bytes[5..10]);
+            program.get(&path.replace("1.0.0", "1.1.0")).await.is(403);
+        }
+    }
+    program.get("/-/coldframe/readyz").await.is(200);
+    program.signal("-TERM");
+    let (_, errors) = program.ended().await;
+    assert!(errors.contains("could not be kept") || errors.contains("cannot write"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_of_a_newer_version_is_left_alone() {
+    let registry = Registry::start(&machine_clock()).await;
+    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    Program::serve(home.path(), data.path(), &registry.url, &[]).kill();
+    let file = data.path().join("ledger.sqlite");
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let before = std::fs::read(&file).unwrap();
+    let mut command = coldframe(home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &registry.url, "--data-dir"]).arg(data.path());
+    let (code, _, errors) = run(&mut command);
+    assert!(code == 5 && errors.contains("newer coldframe") && errors.contains("schema 99"), "{code}: {errors}");
+    assert!(std::fs::read(&file).unwrap() == before, "it was written to");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_cannot_be_written_is_exit_code_5() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let registry = Registry::start(&machine_clock()).await;
+    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o500)).unwrap();
+    // Permissions bind nobody who is root, so root gives that up first where the system has the means.
+    let is_root = std::fs::write(data.path().join("probe"), "").is_ok();
+    let mut command = coldframe(home.path());
+    if is_root {
+        command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all", env!("CARGO_BIN_EXE_coldframe")]);
+        command.env_clear().env("HOME", home.path()).env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    }
+    command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &registry.url, "--data-dir"]).arg(data.path());
+    let (code, _, errors) = run(&mut command);
+    assert!(code == 5 && errors.contains("Permission denied"), "{code}: {errors}");
+}
