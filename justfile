@@ -39,6 +39,15 @@ bench *args:
 bench-engine:
     cargo bench --locked --bench packument
 
+# kill it at random under load, so often; nothing half-written is served and no verdict changes
+kills count="200":
+    KILLS={{ trim_start_match(count, "count=") }} cargo test --locked --test it kills::
+
+# mixed load for so many minutes before a registry that never stands still; memory and open files must not grow
+soak minutes="30" *args:
+    cargo build --release --locked
+    python3 benches/soak.py target/release/coldframe --minutes {{ trim_start_match(minutes, "minutes=") }} {{ args }}
+
 # look for inputs that break the parsers, for some seconds each; needs nightly and cargo-fuzz
 fuzz seconds="60":
     cd fuzz && for target in packument endpoint range npmrc config lockfile; do \
