@@ -176,7 +176,9 @@ impl Ledger for SqliteLedger {
         // Asked for first: what is written while this reads is then there twice, which changes nothing.
         let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
         let mut record = self.read(|connection| packages::read(connection, key).map_err(StoreError::ledger("be read")))?;
-        owed.iter().for_each(|change| record.apply(change));
+        for change in &owed {
+            record.apply(change);
+        }
         Ok(record)
     }
 
