@@ -18,7 +18,7 @@ test *args:
 tidy:
     cargo test --locked --test tidy
 
-# real npm 10 and 11, pnpm, yarn 1 and 4, bun against a registry of our own; they are fetched once, by name, to target/clients
+# real npm 10, 11 and 12, pnpm, yarn 1 and 4, bun, deno against a registry of our own; they are fetched once, by name, to target/clients
 clients *args:
     cargo test --locked --test clients -- {{ args }}
 

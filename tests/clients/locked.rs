@@ -1,0 +1,124 @@
+//! What each client prints when its lockfile names a release that Coldframe holds back.
+
+use std::net::TcpListener;
+
+use expect_test::expect;
+
+use crate::held_back::fill;
+use crate::scene::Scene;
+use crate::tool::{Project, Tool};
+
+#[tokio::test]
+async fn a_young_tarball_from_a_lockfile() {
+    // A lockfile names the address it was written before, so the second Coldframe stands where the first one stood.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut scene = Scene::open().set("listen", &free).set("min-release-age", "0s").await;
+    fill(&scene);
+    let mut projects = Vec::new();
+    for tool in Tool::ALL {
+        let project = Project::new(tool, &[("left-pad", "1.1.0")]);
+        let said = project.run(&scene, &["install"]).await;
+        assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}: {}", said.text);
+        projects.push(project.elsewhere());
+    }
+    scene.restart_with("min-release-age", "72h").await;
+    let told = [
+        (
+            Tool::Npm10,
+            expect![[r#"
+        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error code E403
+        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting
+        npm error 403 a package version that is forbidden by your security policy, or
+        npm error 403 on a server you do not have access to.
+    "#]],
+        ),
+        (
+            Tool::Npm11,
+            expect![[r#"
+        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error code E403
+        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+    "#]],
+        ),
+        (
+            Tool::Npm12,
+            expect![[r#"
+            npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+            npm error code E403
+            npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+        "#]],
+        ),
+        (
+            Tool::Pnpm10,
+            expect![[r#"
+        Lockfile is up to date, resolution step is skipped
+        Packages: +1
+        +
+         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - 403
+        No authorization header was set for the request.
+    "#]],
+        ),
+        (
+            Tool::Pnpm12,
+            expect![[r#"
+        ? Verifying lockfile against supply-chain policies (1 entry)...
+        ✓ Lockfile passes supply-chain policies (1 entry in N)
+        Lockfile is up to date, resolution step is skipped
+        Error: ERR_PNPM_TARBALL_HTTP_STATUS
+          × installing dependencies
+          ╰─▶ Tarball server returned HTTP 403 for http://coldframe/left-pad/-/
+              left-pad-1.1.0.tgz
+    "#]],
+        ),
+        (
+            Tool::Yarn1,
+            expect![[r#"
+        yarn install v1.22.22
+        [1/4] Resolving packages...
+        [2/4] Fetching packages...
+        error Error: http://coldframe/left-pad/-/left-pad-1.1.0.tgz: Request failed "403 Forbidden"
+    "#]],
+        ),
+        (
+            Tool::Yarn4,
+            expect![[r#"
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0000: ┌ Fetch step
+        ➤ YN0035: │ left-pad@npm:1.1.0: The remote server failed to provide the requested resource
+        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0)
+        ➤ YN0035: │   Request Method: GET
+        ➤ YN0035: │   Request URL: http://coldframe/left-pad/-/left-pad-1.1.0.tgz
+        ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
+        ),
+        (
+            Tool::Bun,
+            expect![[r#"
+        bun install v1.4.5 (a7733435c)
+        error: GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - 403
+    "#]],
+        ),
+        (
+            Tool::Deno,
+            expect![[r#"
+            error: Failed caching npm package 'left-pad@1.1.0'
+            Caused by:
+                Bad response: 403
+                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0"}
+        "#]],
+        ),
+    ];
+    assert_eq!(told.each_ref().map(|(tool, _)| *tool), Tool::ALL);
+    for (project, (tool, told)) in projects.into_iter().zip(told) {
+        let said = project.run(&scene, tool.frozen()).await;
+        assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);
+        assert_eq!(project.installed("left-pad"), None, "{tool:?}");
+        told.assert_eq(&said.text);
+    }
+}
