@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lockfile::{Ask, Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
-use super::lockfile_spec::{address, direct, range, source, unalias};
+use super::lockfile_spec::{address, direct, range, source_of_entry, unalias};
 
 /// Steps from a package up to the project: as deep as any tree is.
 const STEPS: usize = 64;
@@ -127,7 +127,7 @@ fn of_package(name: &str, path: &str, line: u32, package: &Node) -> Entry {
     let source = match resolved {
         _ if package.says("link") => Source::Link,
         _ if package.says("inBundle") => Source::Bundled,
-        Some(resolved) if !resolved.starts_with("http") => source(resolved),
+        Some(resolved) if !resolved.starts_with("http") => source_of_entry(resolved),
         Some(resolved) if address(resolved) == Source::Git => Source::Git,
         _ => Source::Registry,
     };
@@ -147,7 +147,7 @@ fn of_nested_package(name: &str, path: &str, line: u32, package: &Node) -> Entry
     let written = package.text_of("version").unwrap_or_default();
     let (real, version) = unalias(name, written);
     let resolved = package.text_of("resolved");
-    let source = match source(version) {
+    let source = match source_of_entry(version) {
         _ if package.says("bundled") => Source::Bundled,
         Source::Registry if resolved.is_some_and(|resolved| address(resolved) == Source::Git) => Source::Git,
         // A tarball whose address somebody wrote down; which package it is nobody says, so its name is believed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lockfile::{Ask, Dialect, Entry, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
-use super::lockfile_spec::{address, direct, source, split};
+use super::lockfile_spec::{address, direct, source_of_entry, split};
 
 const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
 
@@ -96,7 +96,7 @@ fn of_package(key: &str, line: u32, package: &Node) -> Entry {
         Some("directory") => Source::File,
         Some("git") => Source::Git,
         _ if resolution.says("gitHosted") => Source::Git,
-        _ => match source(version) {
+        _ => match source_of_entry(version) {
             Source::Registry if tarball.is_some_and(|tarball| address(tarball) == Source::Git) => Source::Git,
             found => found,
         },

@@ -55,6 +55,14 @@ pub(super) fn source(spec: &str) -> Source {
     if is_short { Source::Git } else { Source::Registry }
 }
 
+/// The same of an entry where members of the workspace have none: one that calls itself so is not hidden.
+pub(super) fn source_of_entry(spec: &str) -> Source {
+    match source(spec) {
+        Source::Workspace => Source::Link,
+        other => other,
+    }
+}
+
 /// Whether an address is a repository's, or an archive that a host makes of one.
 pub(super) fn address(url: &str) -> Source {
     let plain = url.split(['#', '?']).next().unwrap_or_default();
