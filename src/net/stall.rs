@@ -13,6 +13,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Deadlines;
 use super::turn::Turn;
 
+/// Bytes that a connection hands over before the others of its thread have their turn.
+const QUANTUM: usize = 1 << 20;
+
 /// How long a peer may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
@@ -36,6 +39,8 @@ pub(super) struct Paced<S> {
     writing: Alarm,
     /// The bytes that were taken since a write had to wait.
     taken: u64,
+    /// The bytes that were taken since others had their turn.
+    quantum: usize,
 }
 
 /// How far the next request is.
@@ -51,7 +56,7 @@ impl<S> Paced<S> {
     /// Wraps `inner`, whose service notes in `turn` what it was asked.
     pub(super) fn new(inner: S, pace: Pace, turn: Arc<Turn>, epoch: Instant) -> Self {
         let (reading, writing) = (Alarm::default(), Alarm::default());
-        Self { inner, pace, turn, epoch, stage: Stage::Head, reading, writing, taken: 0 }
+        Self { inner, pace, turn, epoch, stage: Stage::Head, reading, writing, taken: 0, quantum: 0 }
     }
 
     /// Bytes came.
@@ -90,12 +95,27 @@ impl<S> Paced<S> {
         }
     }
 
+    /// Whether it is the others' turn: a peer on a quick line takes megabytes as fast as they are handed over, and whoever shares
+    /// its thread waits.
+    fn yields(&mut self, context: &Context<'_>) -> bool {
+        let yields = self.quantum >= QUANTUM;
+        if yields {
+            self.quantum = 0;
+            context.waker().wake_by_ref();
+        }
+        yields
+    }
+
     /// Passes progress on; while there is too little of it, lets the clock run.
     fn watch(&mut self, progress: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match &progress {
-            Poll::Ready(Ok(taken)) => self.taken = self.taken.saturating_add(*taken as u64),
+            Poll::Ready(Ok(taken)) => {
+                self.taken = self.taken.saturating_add(*taken as u64);
+                self.quantum = self.quantum.saturating_add(*taken);
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
+                self.quantum = 0;
                 if !self.writing.is_set() {
                     self.begin_watch();
                 }
@@ -131,6 +151,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.yields(context) {
+            return Poll::Pending;
+        }
         let progress = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.watch(progress, context)
     }
@@ -154,6 +177,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // One piece is sent as such, which costs the system less.
+        if let [piece] = pieces {
+            return self.poll_write(context, piece);
+        }
+        if self.yields(context) {
+            return Poll::Pending;
+        }
         let progress = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
         self.watch(progress, context)
     }
@@ -219,6 +249,26 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 30);
         far.read_exact(&mut [0; 8]).await.unwrap();
         socket.write_all(b"9").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_everything_at_once_lets_the_others_have_their_turn() {
+        let (mut socket, _far, _) = pair(8 * QUANTUM);
+        let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counting = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        tokio::task::yield_now().await;
+        let before = turns.load(std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..6 {
+            socket.write_all(&vec![7; QUANTUM]).await.unwrap();
+        }
+        assert_eq!(turns.load(std::sync::atomic::Ordering::Relaxed) - before, 5);
+        other.abort();
     }
 
     #[tokio::test(start_paused = true)]
