@@ -25,6 +25,9 @@ use super::turn::{Arriving, Turn};
 /// How long to wait when the system has no more files or memory for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
+/// The header lines that hyper allows by itself, and has room for on the stack; any other number costs each request an allocation.
+const HYPERS_LINES: usize = 100;
+
 /// What connections may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -150,12 +153,12 @@ where
         async { Ok::<_, Infallible>(answer.await) }
     });
     // The socket measures time.
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_headers(limits.head_lines)
-        .max_header_size(limits.head_bytes)
-        .half_close(true)
-        .serve_connection(TokioIo::new(socket), service);
+    let mut builder = http1::Builder::new();
+    builder.header_read_timeout(None).max_header_size(limits.head_bytes).half_close(true);
+    if limits.head_lines != HYPERS_LINES {
+        builder.max_headers(limits.head_lines);
+    }
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let ended = loop {
         tokio::select! {
