@@ -1,14 +1,15 @@
 //! Headers that need thought: negotiation, conditions, ranges, and text that fits on one line. Refuses to know what is served.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// All lines of a list header as one list; `None` when there is none. Lines that are not ASCII are passed over.
 #[must_use]
-pub fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let first = lines.next()?.to_owned();
+    let first = Cow::Borrowed(lines.next()?);
     Some(lines.fold(first, |joined, line| joined + "," + line))
 }
 
@@ -30,7 +31,6 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'
 #[must_use]
 pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
     let Some(accept) = accept else { return 0 };
-    let ranges: Vec<(&str, u16)> = accept.split(',').map(weigh).collect();
     let score = |media: &str| {
         let main = media.split('/').next().unwrap_or_default();
         let exactness = |range: &str| match range {
@@ -39,12 +39,18 @@ pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
             _ => range.strip_suffix("/*").filter(|wanted| wanted.eq_ignore_ascii_case(main)).map(|_| 2),
         };
         // The most exact range decides the quality, whatever a wilder one says.
-        let matching = ranges.iter().filter_map(|(range, quality)| exactness(range).map(|exact| (exact, *quality)));
+        let ranges = accept.split(',').map(weigh);
+        let matching = ranges.filter_map(|(range, quality)| exactness(range).map(|exact| (exact, quality)));
         matching.max_by_key(|(exact, _)| *exact).map_or((0, 0), |(exact, quality)| (quality, exact))
     };
-    let scores: Vec<(u16, u8)> = offered.iter().map(|media| score(media)).collect();
-    let best = scores.iter().copied().max().filter(|(quality, _)| *quality > 0);
-    best.and_then(|best| scores.iter().position(|score| *score == best)).unwrap_or_default()
+    let mut best = (0, (0, 0));
+    for (at, media) in offered.iter().enumerate() {
+        let score = score(media);
+        if score.0 > 0 && score > best.1 {
+            best = (at, score);
+        }
+    }
+    best.0
 }
 
 /// Which of the `offered` codings an `Accept-Encoding` header likes best: the highest quality, then the first offered. `None`
@@ -82,10 +88,12 @@ fn weigh(element: &str) -> (&str, u16) {
 
 fn thousandths(quality: &str) -> u16 {
     let (whole, fraction) = quality.trim().split_once('.').unwrap_or((quality.trim(), ""));
-    let digits: String = fraction.chars().chain("000".chars()).take(3).collect();
-    match (whole, digits.parse::<u16>()) {
-        ("1", Ok(_)) => 1000,
-        ("0", Ok(digits)) => digits,
+    let digits = fraction.bytes().chain(*b"000").take(3);
+    let read = digits.map(|digit| digit.is_ascii_digit().then(|| u16::from(digit - b'0')));
+    let thousandths = read.into_iter().try_fold(0, |sum, digit| Some(sum * 10 + digit?));
+    match (whole, thousandths) {
+        ("1", Some(_)) => 1000,
+        ("0", Some(thousandths)) => thousandths,
         _ => 0,
     }
 }

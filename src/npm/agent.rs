@@ -1,6 +1,10 @@
 //! Which client speaks, read off its User-Agent. Refuses to trust it for anything but wording and the ledger.
 
 use std::fmt;
+use std::sync::Arc;
+
+/// The longest version that is kept, in bytes.
+const LONGEST: usize = 48;
 
 /// The tools whose answers differ, or whose name a person wants to read in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,7 +44,7 @@ pub struct Agent {
     /// Which tool.
     pub tool: Tool,
     /// Its version, or for [`Tool::Other`] the first product of the header; empty when nothing was sent.
-    pub version: Box<str>,
+    pub version: Arc<str>,
 }
 
 impl Agent {
@@ -62,7 +66,13 @@ impl Agent {
             Tool::Yarn if product == "got" => "berry",
             _ => version,
         };
-        Self { tool, version: text.chars().filter(char::is_ascii_graphic).take(48).collect::<String>().into() }
+        let plain = text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let version = if plain {
+            text.into()
+        } else {
+            text.chars().filter(char::is_ascii_graphic).take(LONGEST).collect::<String>().into()
+        };
+        Self { tool, version }
     }
 
     /// Whether this client prints `policyRestrictions` of a packument, and resolves rightly in its presence: npm from

@@ -1,5 +1,7 @@
 //! What a request to a registry asks for. Refuses to know HTTP types, who asks, and whether it will be answered.
 
+use std::borrow::Cow;
+
 use super::PackageName;
 
 /// The longest path that is read, in bytes: npm's longest name twice, with every letter escaped, and room for a version.
@@ -93,7 +95,7 @@ impl Endpoint {
     /// When the path is malformed, unknown, or not to be had with this method.
     pub fn parse(method: &str, path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
         let segments = split(path)?;
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
         let request = Request { method, path, query };
         match segments.as_slice() {
             [] => request.read(Self::Root),
@@ -238,7 +240,7 @@ impl Request<'_> {
 }
 
 /// Splits a path at its slashes and decodes each segment, once.
-fn split(path: &str) -> Result<Vec<String>, EndpointError> {
+fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
     if path.len() > LONGEST {
         return Err(EndpointError::BadRequest(format!("a path has at most {LONGEST} bytes")));
     }
@@ -250,8 +252,22 @@ fn split(path: &str) -> Result<Vec<String>, EndpointError> {
 }
 
 /// Decodes one segment and refuses whatever another reader of the same path might take for something else.
-fn decode(segment: &str) -> Result<String, EndpointError> {
+fn decode(segment: &str) -> Result<Cow<'_, str>, EndpointError> {
     let wrong = |what: &str| EndpointError::BadRequest(format!("{what} in the path: `{}`", shorten(segment)));
+    let text = if segment.contains('%') { unescape(segment).map_err(wrong)?.into() } else { Cow::Borrowed(segment) };
+    match text.as_ref() {
+        "" => Err(wrong("an empty segment")),
+        "." | ".." => Err(wrong("a dot segment")),
+        _ if text.contains('%') => Err(wrong("an escape of an escape")),
+        _ if text.contains('\\') => Err(wrong("a backslash")),
+        _ if text.chars().any(char::is_control) => Err(wrong("a control character")),
+        _ if text.split('/').any(|part| matches!(part, "" | "." | "..")) => Err(wrong("a dot or empty segment")),
+        _ => Ok(text),
+    }
+}
+
+/// Undoes the escapes, or says what is wrong.
+fn unescape(segment: &str) -> Result<String, &'static str> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
@@ -262,20 +278,11 @@ fn decode(segment: &str) -> Result<String, EndpointError> {
         let digit =
             |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
         let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err(wrong("a broken escape"));
+            return Err("a broken escape");
         };
         bytes.push(high << 4 | low);
     }
-    let text = String::from_utf8(bytes).map_err(|_| wrong("bytes that are not UTF-8"))?;
-    match text.as_str() {
-        "" => Err(wrong("an empty segment")),
-        "." | ".." => Err(wrong("a dot segment")),
-        _ if text.contains('%') => Err(wrong("an escape of an escape")),
-        _ if text.contains('\\') => Err(wrong("a backslash")),
-        _ if text.chars().any(char::is_control) => Err(wrong("a control character")),
-        _ if text.split('/').any(|part| matches!(part, "" | "." | "..")) => Err(wrong("a dot or empty segment")),
-        _ => Ok(text),
-    }
+    String::from_utf8(bytes).map_err(|_| "bytes that are not UTF-8")
 }
 
 fn shorten(text: &str) -> String {

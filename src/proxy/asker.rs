@@ -1,5 +1,6 @@
 //! Who asks and where they reached us, read off one request. Refuses to believe a header that anybody could have sent.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -41,10 +42,10 @@ struct Public {
 }
 
 /// Where one request came from, as far as headers and the peer tell.
-struct Origin {
+struct Origin<'a> {
     address: IpAddr,
-    /// The host the client named, if it had to name one.
-    host: Option<String>,
+    /// The host the client named, if it had to name one, in lower case.
+    host: Option<Cow<'a, str>>,
     /// Whether a trusted proxy said who the client is.
     vouched: bool,
     /// Whether the request passed a proxy that is not trusted.
@@ -108,13 +109,13 @@ impl Askers {
         self.public.is_none()
     }
 
-    fn origin(&self, peer: IpAddr, trusted: bool, head: &Parts) -> Result<Origin, String> {
-        let mut named = single(&head.headers, &HOST)?.map(str::to_owned);
+    fn origin<'a>(&self, peer: IpAddr, trusted: bool, head: &'a Parts) -> Result<Origin<'a>, String> {
+        let mut named = single(&head.headers, &HOST)?;
         if let Some(authority) = head.uri.authority() {
-            named = Some(authority.as_str().to_owned());
+            named = Some(authority.as_str());
         }
         let forwarded = if trusted { first(&head.headers, &FORWARDED_HOST) } else { None };
-        let host = forwarded.or(named).map(|host| host.to_ascii_lowercase());
+        let host = forwarded.map(Cow::Owned).or(named.map(Cow::Borrowed)).map(to_lower_case);
         match &host {
             Some(host) if !is_host(host) => return Err("the `host` header is no host".to_owned()),
             None if self.public.is_none() => return Err("the `host` header is missing".to_owned()),
@@ -142,13 +143,13 @@ impl Askers {
         farthest
     }
 
-    fn base(&self, origin: &Origin, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
+    fn base(&self, origin: &Origin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
         if let Some(public) = &self.public {
             return Ok(BaseUrl { text: public.text.clone(), remembered: true });
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
-            return Ok(self.remember(&format!("http://{host}")));
+            return Ok(self.remember(["http", "://", host, ""]));
         }
         let scheme = match first(headers, &FORWARDED_PROTO).as_deref() {
             None | Some("http") => "http",
@@ -159,12 +160,12 @@ impl Askers {
         if !is_prefix(&prefix) {
             return Err("the `x-forwarded-prefix` header is no path".to_owned());
         }
-        Ok(self.remember(&format!("{scheme}://{host}{}", prefix.trim_end_matches('/'))))
+        Ok(self.remember([scheme, "://", host, prefix.trim_end_matches('/')]))
     }
 
-    /// The base URL, remembered if it is known or there is room for one more.
-    fn remember(&self, text: &str) -> BaseUrl {
-        let find = |known: &[Arc<str>]| known.iter().find(|base| &***base == text).cloned();
+    /// The base URL of these parts, remembered if it is known or there is room for one more.
+    fn remember(&self, parts: [&str; 4]) -> BaseUrl {
+        let find = |known: &[Arc<str>]| known.iter().find(|base| is_joined(base, &parts)).cloned();
         let found = find(&self.known.read().unwrap_or_else(PoisonError::into_inner));
         if let Some(text) = found {
             return BaseUrl { text, remembered: true };
@@ -173,7 +174,7 @@ impl Askers {
         if let Some(text) = find(&known) {
             return BaseUrl { text, remembered: true };
         }
-        let text: Arc<str> = text.into();
+        let text: Arc<str> = parts.concat().into();
         let remembered = known.len() < self.most;
         if remembered {
             known.push(text.clone());
@@ -185,7 +186,7 @@ impl Askers {
     ///
     /// A web page whose name resolves to loopback names its own host; a proxy on this machine that passes strangers on either
     /// adds its headers or, when it is trusted, must say who the client is.
-    fn may_borrow(&self, peer: IpAddr, trusted: bool, origin: &Origin) -> bool {
+    fn may_borrow(&self, peer: IpAddr, trusted: bool, origin: &Origin<'_>) -> bool {
         if !peer.is_loopback() || !origin.address.is_loopback() || origin.strange || (trusted && !origin.vouched) {
             return false;
         }
@@ -193,6 +194,15 @@ impl Askers {
         let public = self.public.as_ref().filter(|public| trusted || public.direct);
         is_loopback_host(host) || public.is_some_and(|public| public.host == host)
     }
+}
+
+/// Whether `text` is `parts` behind each other.
+fn is_joined(text: &str, parts: &[&str]) -> bool {
+    parts.iter().try_fold(text, |rest, part| rest.strip_prefix(part)).is_some_and(str::is_empty)
+}
+
+fn to_lower_case(host: Cow<'_, str>) -> Cow<'_, str> {
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host }
 }
 
 /// The first element of a list header: what the proxy nearest to the client said.

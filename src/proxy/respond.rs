@@ -71,13 +71,14 @@ impl Reply {
     }
 }
 
-/// A packument, or that the client has it. `If-Modified-Since` is not looked at: a date cannot tell two views apart.
+/// A packument, or that the client has it: its entity tag says all there is to say then. `If-Modified-Since` is not looked at: a date cannot tell two views apart.
 #[must_use]
 pub fn packument(answer: &Answer, head: &Parts, by_host: bool) -> Reply {
     let mut reply = if none_match(&head.headers, &answer.etag) {
         not_modified()
     } else {
-        let reply = served(Body::shared(answer.chunks.clone()), if answer.form == Form::Full { JSON } else { ABBREVIATED });
+        let reply = served(Body::shared(answer.chunks.clone()), if answer.form == Form::Full { JSON } else { ABBREVIATED })
+            .with(header::LAST_MODIFIED, date(SystemTime::from(answer.last_modified)));
         let coding = CODINGS.iter().find(|(_, coding)| *coding == answer.coding);
         match coding {
             Some((name, _)) => reply.with(header::CONTENT_ENCODING, HeaderValue::from_static(name)),
@@ -90,7 +91,6 @@ pub fn packument(answer: &Answer, head: &Parts, by_host: bool) -> Reply {
     }
     reply
         .with_text(header::ETAG, &answer.etag)
-        .with(header::LAST_MODIFIED, date(SystemTime::from(answer.last_modified)))
         .with(header::CACHE_CONTROL, NO_CACHE)
         .with(header::VARY, if by_host { VARY_BY_HOST } else { VARY })
 }

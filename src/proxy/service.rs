@@ -114,18 +114,32 @@ impl<A: Answers> Visit<'_, A> {
                 let tarball = answers.tarball(asker, &name, &version).await?;
                 Ok(respond::tarball(&tarball, self.head))
             }
+            // Aside, because they are large and seldom: a request is moved as a whole, with room for the largest of these.
+            passed_on => Box::pin(self.pass_on(passed_on, body)).await,
+        }
+    }
+
+    /// The reply to what upstream is asked for each time.
+    async fn pass_on<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let (answers, asker) = (&*self.service.answers, self.asker);
+        match endpoint {
             Endpoint::Search { .. } => Ok(shared(answers.search(asker, self.passage(Bytes::new())).await?)),
             Endpoint::Attestations { name, version } => {
                 Ok(shared(answers.attestations(asker, &name, &version, self.passage(Bytes::new())).await?))
             }
-            Endpoint::Ping | Endpoint::Keys => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
-            Endpoint::Whoami => Ok(private(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
             Endpoint::Account(name) => {
                 let own = own_credentials_only(asker);
                 Ok(private(answers.pass(&own, name.as_ref(), self.passage(Bytes::new())).await?))
             }
             Endpoint::Audit { bulk } => self.audit(bulk, body).await,
             Endpoint::Write(name) => self.write(name.as_ref(), body).await,
+            Endpoint::Whoami => Ok(private(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+            // Ping and keys; the others were answered before.
+            _ => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
         }
     }
 

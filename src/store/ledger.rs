@@ -162,7 +162,7 @@ pub struct Download {
     /// The tool's name.
     pub tool: &'static str,
     /// The tool's version, as it says.
-    pub tool_version: Box<str>,
+    pub tool_version: std::sync::Arc<str>,
 }
 
 /// Who asked for a version, summed over the ledger: one line a client and tool.
