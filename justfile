@@ -35,9 +35,9 @@ bench *args:
     cargo build --release --locked
     python3 benches/side_by_side.py target/release/coldframe {{ args }}
 
-# time the packument engine on what was captured
+# time the packument engine, the verdicts and the endpoint parser on what was captured
 bench-engine:
-    cargo bench --locked --bench packument
+    cargo bench --locked --bench packument --bench questions
 
 # kill it at random under load, so often; nothing half-written is served and no verdict changes
 kills count="200":

@@ -3,19 +3,20 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
 
+#[path = "documents/mod.rs"]
+mod documents;
+
 use std::cell::RefCell;
-use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use coldframe::npm::press::{Packing, Press};
 use coldframe::npm::render::{Choice, View};
 use coldframe::npm::{Form, PackageName, brotli, ingest};
 
+use documents::{best, captured, made_up};
+
 /// As in the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const ROUNDS: usize = 9;
 
 fn main() {
     let mut documents = captured();
@@ -80,42 +81,7 @@ fn measure(name: &PackageName, document: &[u8]) {
     }
 }
 
-/// The best of the rounds, in milliseconds.
-fn best<T>(mut work: impl FnMut() -> T) -> f64 {
-    let rounds = (0..ROUNDS).map(|_| {
-        let start = Instant::now();
-        black_box(work());
-        start.elapsed()
-    });
-    rounds.min().unwrap_or(Duration::ZERO).as_secs_f64() * 1e3
-}
-
 #[expect(clippy::cast_precision_loss, reason = "sizes are told to two digits")]
 fn mega(bytes: usize) -> f64 {
     bytes as f64 / 1e6
-}
-
-fn captured() -> Vec<(PackageName, Vec<u8>)> {
-    let Ok(folder) = std::fs::read_dir("corpus") else { return Vec::new() };
-    let mut found: Vec<_> = folder
-        .flatten()
-        .filter_map(|file| {
-            let stem = file.path().file_stem()?.to_str()?.replace("%2f", "/");
-            Some((PackageName::parse(&stem).ok()?, std::fs::read(file.path()).ok()?))
-        })
-        .collect();
-    found.sort_by(|one, other| one.0.cmp(&other.0));
-    found
-}
-
-fn made_up(versions: usize) -> Vec<u8> {
-    let manifests: Vec<_> = (0..versions)
-        .map(|patch| {
-            format!(
-                r#""1.0.{patch}":{{"name":"demo","version":"1.0.{patch}","description":"a package that was made up","dependencies":{{"left-pad":"^{patch}.0.0"}},"scripts":{{"test":"x"}},"dist":{{"tarball":"https://registry.example/demo/-/demo-1.0.{patch}.tgz","shasum":"{:040x}"}}}}"#,
-                patch * 7919
-            )
-        })
-        .collect();
-    format!(r#"{{"name":"demo","dist-tags":{{"latest":"1.0.0"}},"versions":{{{}}}}}"#, manifests.join(",")).into_bytes()
 }

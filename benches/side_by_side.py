@@ -3,7 +3,7 @@
 with its package filter. Needs nginx, wrk, node, npm, and what `just capture` fetched. Everything listens on loopback; every load is
 bounded. Prints tables and, for the README, the same in Markdown (`--markdown FILE`).
 
-Usage: side_by_side.py BINARY [--only sweep,warm,tarballs,many,growth,herd,install] [--seconds 5] [--without-verdaccio] [--markdown FILE]
+Usage: side_by_side.py BINARY [--only sweep,warm,tarballs,many,growth,herd,install,ci] [--packages axios,react] [--seconds 5] [--without-verdaccio] [--markdown FILE]
 """
 
 import argparse, asyncio, json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time, urllib.request
@@ -134,10 +134,10 @@ class Bench:
         conf.write_text(NGINX_CONF.format(work=self.work, port=NGINX, counted=NGINX + 10, site=SITE))
         return Server("nginx", ["nginx", "-p", str(self.work), "-c", str(conf), "-g", "daemon off;"], NGINX, self.work)
 
-    def coldframe(self, data, *more, upstream=NGINX):
-        command = [self.options.binary, "serve", "--listen", f"127.0.0.1:{COLDFRAME}", "--upstream", f"http://127.0.0.1:{upstream}/",
+    def coldframe(self, data, *more, upstream=NGINX, port=COLDFRAME):
+        command = [self.options.binary, "serve", "--listen", f"127.0.0.1:{port}", "--upstream", f"http://127.0.0.1:{upstream}/",
                    "--data-dir", str(self.work / data), "--log-level", "warn", *more]
-        return Server("coldframe", command, COLDFRAME, self.work, env={"npm_config_userconfig": "/dev/null"})
+        return Server("coldframe", command, port, self.work, env={"npm_config_userconfig": "/dev/null"})
 
     def verdaccio(self):
         PEERS.mkdir(parents=True, exist_ok=True)
@@ -228,11 +228,11 @@ class Bench:
 
     def measure_warm(self, nginx):
         cases = []
-        for name in ["axios", "react", "next", "typescript", "@types/node"]:
+        for name in self.options.packages.split(","):
             for label, accept in [("abbreviated", ABBREVIATED), ("full", FULL)]:
                 cases.append((f"{name}, {label}", name, accept, "gzip"))
-        cases.append(("axios, abbreviated, plain", "axios", ABBREVIATED, "identity"))
-        cases.append(("react, full, plain", "react", FULL, "identity"))
+        plain = [("axios, abbreviated, plain", "axios", ABBREVIATED, "identity"), ("react, full, plain", "react", FULL, "identity")]
+        cases += [case for case in plain if case[1] in self.options.packages.split(",")]
         peers = [("nginx", NGINX), ("Coldframe", COLDFRAME)] + ([] if self.options.without_verdaccio else [("Verdaccio", VERDACCIO)])
         server = self.coldframe("warm")
         verdaccio = None if self.options.without_verdaccio else self.verdaccio()
@@ -355,24 +355,25 @@ class Bench:
         server.stop()
 
     def measure_install(self, nginx):
-        rows = []
-        for command in ["install", "ci"]:
-            times = {"direct": [], "warm": [], "cold": []}
-            warm = self.coldframe("install-warm")
-            self.install(command, COLDFRAME)
-            for at in range(self.options.rounds + 2):
-                times["direct"].append(self.install(command, NGINX))
-                times["warm"].append(self.install(command, COLDFRAME))
-                warm.stop()
-                cold = self.coldframe(f"install-cold-{command}-{at}")
-                times["cold"].append(self.install(command, COLDFRAME))
-                cold.stop()
-                warm = self.coldframe("install-warm")
-                # The first after a start reads from disk: not what is measured here.
-                self.sweep(COLDFRAME, ABBREVIATED if command == "ci" else FULL)
-            warm.stop()
-            direct = statistics.median(times["direct"])
-            rows += [[f"npm {command}, {label}", f"{statistics.median(taken):.1f} s", f"{statistics.median(taken) / direct:.2f}", " ".join(f"{one:.1f}" for one in taken)] for label, taken in times.items()]
+        self.measure_npm("install")
+
+    def measure_ci(self, nginx):
+        self.measure_npm("ci")
+
+    def measure_npm(self, command):
+        times = {"direct": [], "warm": [], "cold": []}
+        warm = self.coldframe("install-warm")
+        self.install(command, NGINX)
+        self.install(command, COLDFRAME)
+        for at in range(self.options.rounds):
+            times["direct"].append(self.install(command, NGINX))
+            times["warm"].append(self.install(command, COLDFRAME))
+            cold = self.coldframe(f"install-cold-{at}", port=COLDFRAME + 5)
+            times["cold"].append(self.install(command, COLDFRAME + 5))
+            cold.stop()
+        warm.stop()
+        direct = statistics.median(times["direct"])
+        rows = [[f"npm {command}, {label}", f"{statistics.median(taken):.1f} s", f"{statistics.median(taken) / direct:.2f}", " ".join(f"{one:.1f}" for one in taken)] for label, taken in times.items()]
         self.table("The application, against the static upstream, interleaved", ["", "median", "× direct", "all"], rows)
 
     def install(self, command, port):
@@ -404,7 +405,8 @@ class Bench:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary", type=lambda path: str(pathlib.Path(path).resolve()))
-    parser.add_argument("--only", default="sweep,warm,tarballs,many,growth,herd,install")
+    parser.add_argument("--only", default="sweep,warm,tarballs,many,growth,herd,install,ci")
+    parser.add_argument("--packages", default="axios,react,next,typescript,@types/node")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-verdaccio", action="store_true")

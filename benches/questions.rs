@@ -1,0 +1,109 @@
+//! Times what stands between a request and a remembered answer: reading what it asks for, and, after a version ripened or the
+//! policy changed, judging every version anew and joining the answer from what is packed already. On captured documents
+//! (`just capture`), or on one that is made up. Prints the best of several rounds.
+#![expect(clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
+#![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
+
+#[path = "documents/mod.rs"]
+mod documents;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use coldframe::npm::press::{Packing, Press};
+use coldframe::npm::render::{Choice, View};
+use coldframe::npm::{Endpoint, Form, PackageName, Packument, ingest, tag};
+use coldframe::policy::{Facts, Policy, Presence, Standing, judge};
+use jiff::{SignedDuration, Timestamp};
+
+use documents::{best, captured, made_up};
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const AGE: Duration = Duration::from_hours(72);
+
+/// What clients ask for, a thousand times a round.
+const PATHS: [&str; 6] = [
+    "/axios",
+    "/@babel%2fcore",
+    "/@types/node",
+    "/typescript/-/typescript-5.9.3.tgz",
+    "/@babel/core/-/core-7.28.5.tgz",
+    "/-/npm/v1/security/advisories/bulk",
+];
+
+fn main() {
+    println!("{:<36} {:>10}", "endpoint", "ns");
+    for path in PATHS {
+        let method = if path.starts_with("/-/") { "POST" } else { "GET" };
+        let thousand = || (0..1000).for_each(|_| drop(black_box(Endpoint::parse(method, black_box(path), None))));
+        println!("{path:<36} {:>10.0}", best(thousand) * 1e3);
+    }
+    let mut documents = captured();
+    if documents.is_empty() {
+        documents.push((PackageName::parse("demo").expect("a name"), made_up(3_000)));
+    }
+    println!(
+        "\n{:<36} {:>8} {:>8} {:>10} {:>13} {:>12}",
+        "package", "versions", "hidden", "judge ms", "gzip join ms", "together ms"
+    );
+    for (name, document) in documents {
+        measure(&name, &document);
+    }
+}
+
+fn measure(name: &PackageName, document: &[u8]) {
+    let ingested = ingest::ingest(name, document).expect("a packument");
+    let packument = &ingested.packument;
+    let policy = Policy::new(AGE, &[]).expect("a policy");
+    // An hour after its newest version came, the youngest are hidden; three days later the oldest of these has ripened.
+    let newest = packument.entries.iter().filter_map(|entry| entry.published).max().unwrap_or(Timestamp::UNIX_EPOCH);
+    let now = newest + SignedDuration::from_hours(1);
+    let standing = Standing::of(&[], now);
+    let judge_all = || shown(packument, &policy, &standing, now);
+    let young = judge_all();
+    let mut press = Press::of(Packing::Gzip);
+    let alone = |at: usize| !young[at];
+    let view = View::render(document, packument, &ingested.fields, Form::Full, "http://127.0.0.1:4873", &alone, &mut press);
+    let join = |shown: &[bool]| {
+        let tags = retagged(packument, shown);
+        let assembly = view.assemble(&Choice { shown, tags: Some(&tags), restrictions: None }).expect("the young stand alone");
+        (assembly.fingerprint(), assembly.packed())
+    };
+    println!(
+        "{:<36} {:>8} {:>8} {:>10.3} {:>13.3} {:>12.3}",
+        name.as_str(),
+        young.len(),
+        young.iter().filter(|shown| !**shown).count(),
+        best(judge_all),
+        best(|| join(&young)),
+        best(|| join(&judge_all())),
+    );
+}
+
+/// For each version, whether the policy allows it.
+fn shown(packument: &Packument, policy: &Policy, standing: &Standing, now: Timestamp) -> Vec<bool> {
+    let facts = packument.entries.iter().map(|entry| Facts {
+        name: &packument.name,
+        version: &entry.key,
+        published: entry.published,
+        effective: entry.published.unwrap_or(now),
+        flaw: entry.flaw.as_deref(),
+        has_integrity: entry.integrity.is_some(),
+        integrity: entry.integrity.as_ref(),
+        integrity_changed: false,
+        presence: Presence::Present,
+    });
+    facts.map(|facts| judge(policy, standing, &facts, now).allows()).collect()
+}
+
+/// The dist-tags that are left, where they point now.
+fn retagged(packument: &Packument, shown: &[bool]) -> Vec<(Box<str>, Box<str>)> {
+    let moved = |tag: &str, target: &str| match packument.find(target) {
+        Some((at, _)) if shown[at] => Some(target.into()),
+        _ => tag::retarget(packument, shown, tag, target, &[]).map(Box::from),
+    };
+    packument.dist_tags.iter().filter_map(|(tag, target)| Some((tag.clone(), moved(tag, target)?))).collect()
+}
