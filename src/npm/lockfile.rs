@@ -148,14 +148,17 @@ impl Lockfile {
         }
         let text = std::str::from_utf8(bytes).map_err(|wrong| LockfileError::Encoding(wrong.valid_up_to()))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        match named {
+        let mut lockfile = match named {
             "pnpm-lock.yaml" => lockfile_pnpm::read(&read_yaml(text)?),
             "yarn.lock" if lockfile_yarn::is_classic(text) => lockfile_yarn::read_classic(text),
             "yarn.lock" => lockfile_yarn::read_berry(&read_yaml(text)?),
             "bun.lock" => lockfile_bun::read(&read_json(text)?),
             "deno.lock" => lockfile_deno::read(&read_json(text)?),
             _ => lockfile_npm::read(&read_json(text)?),
-        }
+        }?;
+        // Some dialects cannot say so, and somebody may write it all the same.
+        lockfile.entries.retain(|entry| entry.source != Source::Workspace);
+        Ok(lockfile)
     }
 }
 
