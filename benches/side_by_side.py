@@ -123,7 +123,7 @@ class Server:
 
 class Bench:
     def __init__(self, options):
-        self.options, self.tables = options, []
+        self.options, self.tables, self.started = options, [], []
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="coldframe-bench-"))
         self.names = sorted(str(path.relative_to(SITE / "full"))[:-5] for path in (SITE / "full").rglob("*.json"))
 
@@ -137,7 +137,9 @@ class Bench:
     def coldframe(self, data, *more, upstream=NGINX, port=COLDFRAME):
         command = [self.options.binary, "serve", "--listen", f"127.0.0.1:{port}", "--upstream", f"http://127.0.0.1:{upstream}/",
                    "--data-dir", str(self.work / data), "--log-level", "warn", *more]
-        return Server("coldframe", command, port, self.work, env={"npm_config_userconfig": "/dev/null"})
+        server = Server("coldframe", command, port, self.work, env={"npm_config_userconfig": "/dev/null"})
+        self.started.append(server)
+        return server
 
     def verdaccio(self):
         PEERS.mkdir(parents=True, exist_ok=True)
@@ -362,13 +364,15 @@ class Bench:
 
     def measure_npm(self, command):
         times = {"direct": [], "warm": [], "cold": []}
-        warm = self.coldframe("install-warm")
+        # What was captured holds versions of the same day, which a lockfile asks for by name: all must be old enough.
+        age = ["--min-release-age", "1h"]
+        warm = self.coldframe("install-warm", *age)
         self.install(command, NGINX)
         self.install(command, COLDFRAME)
         for at in range(self.options.rounds):
             times["direct"].append(self.install(command, NGINX))
             times["warm"].append(self.install(command, COLDFRAME))
-            cold = self.coldframe(f"install-cold-{at}", port=COLDFRAME + 5)
+            cold = self.coldframe(f"install-cold-{at}", *age, port=COLDFRAME + 5)
             times["cold"].append(self.install(command, COLDFRAME + 5))
             cold.stop()
         warm.stop()
@@ -396,7 +400,8 @@ class Bench:
             for name in self.options.only.split(","):
                 getattr(self, f"measure_{name}")(nginx)
         finally:
-            nginx.stop()
+            for server in [*self.started, nginx]:
+                server.stop()
             shutil.rmtree(self.work, ignore_errors=True)
         if self.options.markdown:
             pathlib.Path(self.options.markdown).write_text("\n\n".join(self.tables) + "\n")
