@@ -55,7 +55,7 @@ fn tell(decisions: &[Decision], now: Timestamp) -> String {
     columns.row(["ID", "WHAT", "ABOUT", "STATE", "BY", "UNTIL", "REASON"]);
     for decision in decisions {
         let proposal = &decision.proposal;
-        let until = proposal.expires.map_or_else(|| "revoked".to_owned(), instant::tell);
+        let until = proposal.expires.map_or_else(|| "it is revoked".to_owned(), instant::tell);
         columns.row([
             decision.id.to_string(),
             proposal.act.kind().to_owned(),
@@ -96,7 +96,7 @@ mod tests {
         let decisions = [decision(1, deny, None), decision(2, freeze, Some(at("2026-04-02T01:00:00Z")))];
         expect![[r#"
             ID  WHAT    ABOUT                                  STATE    BY   UNTIL                 REASON
-            1   deny    axios@1.14.1                           active   ada  revoked               INC-7
+            1   deny    axios@1.14.1                           active   ada  it is revoked         INC-7
             2   freeze  everything after 2026-03-31 00:00 UTC  expired  ada  2026-04-02 01:00 UTC  INC-7
         "#]]
         .assert_eq(&tell(&decisions, at("2026-04-05T00:00:00Z")));

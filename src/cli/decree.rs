@@ -80,9 +80,15 @@ pub(super) fn say(taken: &Taken, as_json: bool) -> Result<Exit, Failure> {
 fn tell(taken: &Taken) -> String {
     let decision = &taken.decision;
     let proposal = &decision.proposal;
-    let end = proposal.expires.map_or_else(|| "until it is revoked".to_owned(), |end| format!("until {}", instant::tell(end)));
+    let end = match (&decision.revoked, proposal.expires) {
+        (Some((by, why)), _) => format!("taken back by {}: {why}", by.who),
+        (None, Some(end)) => format!("until {}", instant::tell(end)),
+        (None, None) => "until it is revoked".to_owned(),
+    };
     let mut text = format!("decision {}: {} {}, {end}\n", decision.id, proposal.act.kind(), proposal.act.subject());
-    if let Act::Approve { versions, .. } = &proposal.act {
+    if let Act::Approve { versions, .. } = &proposal.act
+        && decision.revoked.is_none()
+    {
         for approved in versions {
             let until = approved.until.map(|until| format!(" until {}", instant::tell(until))).unwrap_or_default();
             let _ = writeln!(text, "  {} {}{until}", approved.version, approved.integrity);
