@@ -68,7 +68,7 @@ impl Inner {
     pub(super) async fn set_out(self: &Arc<Self>, asker: &Asker, name: &PackageName, version: &str) -> Option<Arc<Aside>> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = Slot::of(name, &registry, &asker.authorization);
-        if self.documents.contains_key(&slot) || self.documents.contains_key(&slot.shared()) || self.absent.contains_key(&slot) {
+        if self.is_known(&slot) {
             return None;
         }
         if !self.asides.is_worth_trying(&registry) {
@@ -85,6 +85,11 @@ impl Inner {
         if let Some(aside) = under_way.get(&key).and_then(Weak::upgrade) {
             return Some(aside);
         }
+        // Looked at again under the lock: an aside is taken over only when the package is known, so whoever finds neither is
+        // the first, and whoever came while another's was taken over sees the package.
+        if self.is_known(&key.0) {
+            return None;
+        }
         let permit = Arc::clone(&self.downloads).try_acquire_owned().ok()?;
         let (authorization, name, version) = (asker.authorization.clone(), name.clone(), key.1.clone());
         let task = tokio::spawn(async move {
@@ -95,5 +100,10 @@ impl Inner {
         under_way.retain(|_, aside| aside.strong_count() > 0);
         under_way.insert(key, Arc::downgrade(&aside));
         Some(aside)
+    }
+
+    /// Whether something is known of the package, if only that it is not there.
+    fn is_known(&self, slot: &Slot) -> bool {
+        self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || self.absent.contains_key(slot)
     }
 }
