@@ -26,6 +26,10 @@ clients *args:
 clients-bless:
     UPDATE_EXPECT=1 cargo test --locked --test clients
 
+# our reading of npm's ranges against the `semver` of the npm that is installed here
+oracle:
+    cargo test --locked --test oracle
+
 # fetch a real application's packuments and tarballs from the registry this machine's npm uses, into corpus/
 capture *names:
     node benches/capture.mjs {{ names }}
@@ -47,6 +51,10 @@ kills count="200":
 soak minutes="30" *args:
     cargo build --release --locked
     python3 benches/soak.py target/release/coldframe --minutes {{ trim_start_match(minutes, "minutes=") }} {{ args }}
+
+# time judging: 3,000 versions by `strict`, and with 100 more rules
+bench-policy:
+    cargo bench --locked --bench policy
 
 # look for inputs that break the parsers, for some seconds each; needs nightly and cargo-fuzz
 fuzz seconds="60":

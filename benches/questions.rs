@@ -13,7 +13,7 @@ use std::time::Duration;
 use coldframe::npm::press::{Packing, Press};
 use coldframe::npm::render::{Choice, View};
 use coldframe::npm::{Endpoint, Form, PackageName, Packument, ingest, tag};
-use coldframe::policy::{Applicable, Facts, Policy, Presence, Standing, judge};
+use coldframe::policy::{Facts, Policy, Standing, judge};
 use jiff::{SignedDuration, Timestamp};
 
 use documents::{best, captured, made_up};
@@ -85,21 +85,9 @@ fn measure(name: &PackageName, document: &[u8]) {
 
 /// For each version, whether the policy allows it.
 fn shown(packument: &Packument, policy: &Policy, standing: &Standing, now: Timestamp) -> Vec<bool> {
-    let none = Applicable::default();
-    let facts = packument.entries.iter().map(|entry| Facts {
-        name: &packument.name,
-        version: &entry.key,
-        published: entry.published,
-        effective: entry.published.unwrap_or(now),
-        flaw: entry.flaw.as_deref(),
-        has_integrity: entry.integrity.is_some(),
-        integrity: entry.integrity.as_ref(),
-        integrity_changed: false,
-        presence: Presence::Present,
-        parsed: entry.version.as_ref(),
-        advisories: &none,
-    });
-    facts.map(|facts| judge(policy, standing, &facts, now).allows()).collect()
+    let facts = packument.entries.iter().map(|entry| Facts::of_entry(packument, entry, entry.published.unwrap_or(now)));
+    let rules = policy.about(&packument.name);
+    facts.map(|facts| judge(&rules, standing, &facts, now).allows()).collect()
 }
 
 /// The dist-tags that are left, where they point now.

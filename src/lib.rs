@@ -26,4 +26,6 @@ pub mod telemetry;
 
 pub mod policy;
 
+pub mod vet;
+
 pub mod npm;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use super::AppError;
+use crate::firewall::Profile;
 
 /// A listener and where it really listens.
 pub(super) struct Bound {
@@ -12,16 +13,19 @@ pub(super) struct Bound {
     pub(super) listener: TcpListener,
     /// Its address, with the port it got where 0 was asked for.
     pub(super) address: SocketAddr,
+    /// Which policy it answers by.
+    pub(super) profile: Profile,
 }
 
-/// Binds the addresses, in their order.
+/// Binds the addresses, in their order; each answers by the policy that `profiles` names at its place, else by the first.
 ///
 /// # Errors
 /// When the first one cannot be had.
-pub(super) async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Bound>, AppError> {
+pub(super) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<Bound>, AppError> {
     let mut bound = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
-        match bind_one(*address).await {
+        let profile = Profile(profiles.get(at).copied().unwrap_or_default());
+        match bind_one(*address, profile).await {
             Ok(one) => bound.push(one),
             Err(source) if at == 0 => return Err(AppError::Listen { address: *address, source }),
             Err(error) => {
@@ -32,10 +36,10 @@ pub(super) async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Bound>, AppErro
     Ok(bound)
 }
 
-async fn bind_one(address: SocketAddr) -> std::io::Result<Bound> {
+async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<Bound> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    Ok(Bound { listener, address })
+    Ok(Bound { listener, address, profile })
 }
 
 #[cfg(test)]
@@ -46,8 +50,9 @@ mod tests {
     async fn only_the_first_address_must_be_free() {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (taken, free) = (holder.local_addr().unwrap(), "127.0.0.1:0".parse().unwrap());
-        assert!(matches!(bind(&[taken, free]).await, Err(AppError::Listen { address, .. }) if address == taken));
-        let bound = bind(&[free, taken, free]).await.unwrap();
+        assert!(matches!(bind(&[taken, free], &[]).await, Err(AppError::Listen { address, .. }) if address == taken));
+        let bound = bind(&[free, taken, free], &[0, 1, 2]).await.unwrap();
+        assert_eq!(bound.iter().map(|bound| bound.profile).collect::<Vec<_>>(), [Profile(0), Profile(2)]);
         assert_eq!(bound.len(), 2);
         assert!(bound.iter().all(|bound| bound.address.port() != 0));
     }

@@ -5,10 +5,12 @@
 pub mod adopting;
 pub mod deciding;
 mod decisions;
+pub mod difference;
 mod feeds;
 mod glimpse;
 mod listening;
 mod losses;
+mod policies;
 pub mod question;
 mod retention;
 
@@ -17,12 +19,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+pub use difference::difference;
 pub use question::{explain, exposure};
 
 use listening::Bound;
+use policies::Policies;
 
 use crate::admin::{Admin, Check};
 use crate::config::Config;
@@ -104,6 +108,7 @@ pub struct App {
     /// The revision of the decisions that are in force.
     decided: u64,
     feeds: Arc<Feeds>,
+    policies: Arc<Policies>,
 }
 
 impl App {
@@ -134,6 +139,7 @@ impl App {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             policy: config.policy,
+            further_policies: config.further_policies,
             decisions,
             config: config.firewall,
         }));
@@ -154,14 +160,28 @@ impl App {
         });
         let feeds = feeds.await;
         feeds::watch(&feeds, &metrics);
-        let bound = listening::bind(&config.listen).await?;
+        let policies = Policies::new(config.policies);
+        let bound = listening::bind(&config.listen, &config.listener_policies).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
-        let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits))]);
+        let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
-        Ok(Self { bound, addresses, firewall, service, admin, ledger, metrics, clock, ledger_retention, decided, feeds })
+        Ok(Self {
+            bound,
+            addresses,
+            firewall,
+            service,
+            admin,
+            ledger,
+            metrics,
+            clock,
+            ledger_retention,
+            decided,
+            feeds,
+            policies,
+        })
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -176,6 +196,12 @@ impl App {
         &self.firewall
     }
 
+    /// Has the policies read again when it is notified, as when their files change.
+    #[must_use]
+    pub fn reread_policies(&self) -> Arc<Notify> {
+        self.policies.asked()
+    }
+
     /// Serves until `shutdown` resolves; then takes no more requests, lets those in flight finish until the drain deadline,
     /// and writes the ledger.
     ///
@@ -185,19 +211,20 @@ impl App {
         let stop = watch::Sender::new(false);
         let room = Room::of(self.service.config().limits.connections);
         let mut doors = JoinSet::new();
-        for Bound { listener, .. } in self.bound {
+        for Bound { listener, profile, .. } in self.bound {
             let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());
             doors.spawn(async move {
                 let stopped = async move {
                     // An error means that the sender is gone, and with it whoever could ask for more.
                     let _ = stopped.wait_for(|stop| *stop).await;
                 };
-                reverse::serve(listener, &room, &service, stopped).await
+                reverse::serve(listener, &room, &service, profile, stopped).await
             });
         }
         let mut chores = JoinSet::new();
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
+        chores.spawn(policies::follow(self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
         chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
         chores.spawn(self.feeds.watch());
         shutdown.await;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::glimpse::Glimpse;
 use super::{AppError, feeds};
 use crate::config::Config;
-use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts};
+use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts, Profile};
 use crate::npm::{Agent, Spec};
+use crate::policy::Policy;
 use crate::store::{Blobs, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls;
@@ -31,6 +32,11 @@ pub(super) struct Scratch {
 
 /// A firewall that judges by `config` and by what its data directory knows, and writes nothing down.
 pub(super) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch, AppError> {
+    firewall_of(config, clock, Vec::new())
+}
+
+/// Such a firewall with further policies, those of profile 1, 2, …
+pub(super) fn firewall_of(config: Config, clock: Arc<dyn Clock>, further_policies: Vec<Policy>) -> Result<Scratch, AppError> {
     let ledger = glimpse(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
@@ -44,6 +50,7 @@ pub(super) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch,
         clock,
         metrics: Arc::new(Metrics::new()),
         policy: config.policy,
+        further_policies,
         decisions,
         config: config.firewall,
     });
@@ -76,5 +83,6 @@ pub(super) fn asker() -> Asker {
         agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         authorization: Authorization::Lent,
         base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false },
+        profile: Profile::default(),
     }
 }

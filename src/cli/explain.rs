@@ -119,11 +119,11 @@ mod tests {
     fn a_held_version_is_explained_in_full() {
         let until = instant::parse("2026-04-03T00:20:30Z").unwrap();
         let detail = "published 2026-03-31 00:20 UTC, minimum release age 72 h".to_owned();
-        let held = explanation(Verdict::Hold { until, reason: Reason { rule: RuleId::MinimumReleaseAge, detail } });
+        let held = explanation(Verdict::Hold { until, reason: Reason { rule: RuleId::File("minimum-age".into()), detail } });
         expect![[r"
             axios@1.14.1 is held
               published    2026-03-31 00:20 UTC
-              rule         minimum-release-age
+              rule         minimum-age
               reason       published 2026-03-31 00:20 UTC, minimum release age 72 h
               opens        2026-04-03 00:21 UTC
               use instead  axios@1.14.0

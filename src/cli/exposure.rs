@@ -66,6 +66,7 @@ fn tell(spec: &Spec, exposures: &[Exposure]) -> String {
             (tool, version) => format!("{tool}/{version}"),
         };
         let outcome = match &exposure.rule {
+            Some(rule) if exposure.outcome == Outcome::Served => format!("served, noted by {rule}"),
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
         };

@@ -17,6 +17,7 @@ mod freeze;
 mod observe;
 mod output;
 mod person;
+mod policy;
 mod revoke;
 mod serve;
 
@@ -77,6 +78,9 @@ enum Command {
     /// What people decided.
     #[command(subcommand)]
     Decisions(decisions::Command),
+    /// Check and try policies.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
     Config(config::Command),
@@ -102,6 +106,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Freeze(arguments) => freeze::run(arguments),
         Command::Observe(arguments) => observe::run(arguments),
         Command::Decisions(command) => decisions::run(command),
+        Command::Policy(command) => policy::run(command),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments),
     };

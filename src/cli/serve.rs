@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
@@ -33,6 +34,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         // Before anything is opened, so that a signal during the start ends it in order.
         let stop = stop_asked()?;
         let app = App::build(config, Arc::new(SystemClock)).await?;
+        tell_of_hangups(app.reread_policies())?;
         output::print(&told.tell(app.addresses()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
@@ -91,10 +93,11 @@ impl Told {
         for (scope, registry) in std::iter::once(("upstream", &config.upstream.default)).chain(scoped) {
             rows.push((scope.to_owned(), format!("{} (from {})", registry.address(), registry.origin)));
         }
-        let age = match config.min_release_age {
+        let age = match config.policy.minimum_age() {
             age if age.is_zero() => "none: young releases are served".to_owned(),
             age => format!("{} minimum release age", instant::tell_age(age)),
         };
+        rows.push(("policy".to_owned(), config.policies.names.join(", ")));
         rows.push(("age".to_owned(), age));
         rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
         Self { rows, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
@@ -125,6 +128,26 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// Has the policies read again when the process is told that its terminal hung up: what daemons take for "read your files".
+#[cfg(unix)]
+fn tell_of_hangups(reread: Arc<Notify>) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            reread.notify_one();
+        }
+    });
+    Ok(())
+}
+
+/// Where there are no hangups, a changed file is enough.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "elsewhere it can fail, and keeps it")]
+fn tell_of_hangups(_reread: Arc<Notify>) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// Ends when the process is asked to stop; asked a second time, the process ends at once.
@@ -212,6 +235,7 @@ mod tests {
               listening  http://0.0.0.0:4873/
               listening  http://[::1]:4874/
               upstream   https://registry.example/npm/ (from `given`)
+              policy     default
               age        7 d minimum release age
               data       /data
 

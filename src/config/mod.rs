@@ -4,12 +4,12 @@
 //! it again. Precedence is flag, environment, file, default. All mistakes are told at once. Refuses to know what a room
 //! does with its part.
 
-pub mod amount;
 mod door;
 mod feeds;
 mod file;
 pub mod mistake;
 pub mod place;
+pub mod policy;
 mod read;
 mod registry;
 pub mod settings;
@@ -28,6 +28,7 @@ pub use mistake::{Mistake, Mistakes, Origin};
 pub use settings::Key;
 pub use written::{Environment, Flags, Written};
 
+use policy::Profiles;
 use read::Reader;
 use registry::{Behind, Ourselves};
 
@@ -101,10 +102,14 @@ pub struct Config {
     pub upstream: upstream::Config,
     /// Whom to trust when they are asked.
     pub tls: tls::Config,
-    /// The rules.
+    /// The rules of every listener that names no others.
     pub policy: Policy,
-    /// The age the rules ask for, for people to read.
-    pub min_release_age: Duration,
+    /// Those of listeners that do: profile 1, 2, …
+    pub further_policies: Vec<Policy>,
+    /// For each of `listen`, its profile.
+    pub listener_policies: Vec<usize>,
+    /// Where the policies come from, to read them again.
+    pub policies: policy::Chosen,
     /// The firewall's bounds.
     pub firewall: firewall::Config,
     /// How the doors behave.
@@ -153,7 +158,7 @@ impl Config {
     /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
     fn read(written: &Written, machine: &Machine<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         let mut reader = Reader::of(written, mistakes);
-        let listen = reader.several(Key::Listen, read::address);
+        let (listen, named): (Vec<_>, Vec<_>) = reader.several(Key::Listen, read::listener).into_iter().unzip();
         if written.values(Key::Listen).is_empty() {
             reader.object(Key::Listen, "nowhere to listen", Key::Listen.setting().kind.allowed());
         }
@@ -172,19 +177,22 @@ impl Config {
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
         let feeds = feeds::read(&mut reader);
-        let policy = Policy::new(min_release_age.unwrap_or_default(), &exclude).map_err(|wrong| {
-            reader.object(Key::Exclude, format!("cannot be compiled together: {wrong}"), "fewer or shorter globs");
-        });
+        let profiles = policy::choose(&mut reader, named, min_release_age, exclude);
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
         let behind = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
-        let Behind { upstream, tls, warnings } = behind?;
+        let Behind { upstream, tls, mut warnings } = behind?;
+        let Profiles { chosen, read, by_listener } = profiles?;
+        warnings.extend(read.warnings);
+        let mut policies = read.policies.into_iter();
         Some(Self {
             listen,
             store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
             upstream,
             tls,
-            policy: policy.ok()?,
-            min_release_age: min_release_age?,
+            policy: policies.next()?,
+            further_policies: policies.collect(),
+            listener_policies: by_listener,
+            policies: chosen,
             firewall: firewall::Config {
                 packument_ttl: packument_ttl?,
                 max_stale: max_stale?,
@@ -247,6 +255,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::npm::PackageName;
 
     /// The mistakes that `toml`, the environment and the flags have together, the file's directory left out.
     fn mistakes(toml: &str, variables: &[(&str, &str)], flags: &[(Key, &str)]) -> String {
@@ -300,7 +309,7 @@ memory = \"1GB\"
             coldframe.toml:4:29: `listen` is no address: `npm.example`
              4 | listen = ["127.0.0.1:4873", "npm.example"]
                |                             ^^^^^^^^^^^^^
-               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one
+               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one; a policy may follow, as in `127.0.0.1:4874=strict`
 
             coldframe.toml:5:16: `allow-writes` cannot be of this type: string
              5 | allow-writes = "yes"
@@ -371,7 +380,8 @@ memory = \"1GB\"
             ("cache-size", "2GB"),
         ])
         .unwrap();
-        assert_eq!((config.listen.len(), config.min_release_age.as_secs(), config.store.cache_size), (2, 129_600, 2_000_000_000));
+        let age = config.policy.minimum_release_age(&PackageName::parse("axios").unwrap());
+        assert_eq!((config.listen.len(), age.as_secs(), config.store.cache_size), (2, 129_600, 2_000_000_000));
         assert_eq!(config.firewall.packument_ttl, Duration::from_secs(300));
     }
 
@@ -409,7 +419,8 @@ memory = \"1GB\"
         expect![[r#"
             listen = ["127.0.0.1:4873"]                 # default
             upstream = "https://registry.example/npm/"  # `.npmrc`
-            min-release-age = "72h"                     # default
+            policy = "default"                          # default
+            # min-release-age                           # default: the policy's, `72h`
             exclude = ["@acme/*", "left-pad"]           # --exclude
             data-dir = "/data"                          # --data-dir
             # public-url                                # default: what the client's `Host` says

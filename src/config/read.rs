@@ -11,8 +11,8 @@ use url::Url;
 use super::mistake::{Mistake, Origin, blot_credentials};
 use super::settings::Key;
 use super::written::{Value, Written};
-use super::{Machine, amount, place};
-use crate::policy::PackageGlob;
+use super::{Machine, place};
+use crate::policy::{PackageGlob, amount};
 
 /// Reads settings and gathers what is wrong with them.
 pub(super) struct Reader<'a> {
@@ -100,6 +100,15 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<IpAddr>() {
         Ok(_) => Err("lacks a port".to_owned()),
         Err(_) => text.parse().map_err(|_| "is no address".to_owned()),
+    }
+}
+
+/// An address to listen on, and the policy of whoever comes there: `127.0.0.1:4874=strict`.
+pub(super) fn listener(text: &str) -> Result<(SocketAddr, Option<String>), String> {
+    match text.split_once('=') {
+        None => Ok((address(text)?, None)),
+        Some((_, "")) => Err("names no policy".to_owned()),
+        Some((bare, policy)) => Ok((address(bare)?, Some(policy.trim().to_owned()))),
     }
 }
 

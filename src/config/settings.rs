@@ -3,12 +3,15 @@
 
 use std::fmt::Write as _;
 
+use crate::policy::spelling;
+
 /// A setting. The order is the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the table below says of each what it is")]
 pub enum Key {
     Listen,
     Upstream,
+    Policy,
     MinReleaseAge,
     Exclude,
     DataDir,
@@ -48,8 +51,10 @@ pub enum Key {
 /// What a value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An IP address and a port.
-    Address,
+    /// An IP address and a port, and the policy of whoever comes there.
+    Listener,
+    /// A policy: the name of a shipped one, or a path.
+    Policy,
     /// An `http` or `https` URL.
     Url,
     /// A span of time with its unit.
@@ -134,7 +139,8 @@ impl Kind {
     #[must_use]
     pub fn placeholder(self) -> &'static str {
         match self {
-            Self::Address => "ADDRESS:PORT",
+            Self::Listener => "ADDRESS:PORT[=POLICY]",
+            Self::Policy => "POLICY",
             Self::Url => "URL",
             Self::Duration => "DURATION",
             Self::Size => "SIZE",
@@ -152,8 +158,13 @@ impl Kind {
     #[must_use]
     pub fn allowed(self) -> String {
         match self {
-            Self::Address => {
-                "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one".to_owned()
+            Self::Listener => {
+                "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one; a policy \
+                 may follow, as in `127.0.0.1:4874=strict`"
+                    .to_owned()
+            }
+            Self::Policy => {
+                "`default`, `strict`, `ci`, `observe`, or the path of a file or a directory of `*.toml` files".to_owned()
             }
             Self::Url => "an `http` or `https` URL without query, such as `https://registry.example/npm/`".to_owned(),
             Self::Duration => {
@@ -192,8 +203,14 @@ pub const LOG_FORMATS: &[&str] = &["human", "json"];
 pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// The table.
-pub static SETTINGS: [Setting; 36] = [
-    several(Key::Listen, "listen", Kind::Address, Default::Value("127.0.0.1:4873"), "Where to listen"),
+pub static SETTINGS: [Setting; 37] = [
+    several(
+        Key::Listen,
+        "listen",
+        Kind::Listener,
+        Default::Value("127.0.0.1:4873"),
+        "Where to listen; who comes to `127.0.0.1:4874=strict` is answered by the policy `strict`",
+    ),
     one(
         Key::Upstream,
         "upstream",
@@ -202,11 +219,18 @@ pub static SETTINGS: [Setting; 36] = [
         "The registry that packages come from; its credentials are read from npm's configuration",
     ),
     one(
+        Key::Policy,
+        "policy",
+        Kind::Policy,
+        Default::Value("default"),
+        "The rules: a shipped policy (`default`, `strict`, `ci`, `observe`), a file, or a directory of files",
+    ),
+    one(
         Key::MinReleaseAge,
         "min-release-age",
         Kind::Duration,
-        Default::Value("72h"),
-        "How old a release must be before it is served; `0s` switches it off",
+        Default::Absent("the policy's, `72h`"),
+        "How old a release must be before it is served, in place of the policy's; `0s` removes every age",
     ),
     several(
         Key::Exclude,
@@ -423,34 +447,13 @@ pub fn table_markdown() -> String {
 #[must_use]
 pub fn nearest(wrong: &str) -> Option<&'static str> {
     let wrong = plain(wrong);
-    let allowed = (wrong.len() / 3).clamp(1, 4);
-    SETTINGS
-        .iter()
-        .map(|setting| (distance(&wrong, &plain(setting.name)), setting.name))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, name)| name)
+    spelling::nearest(&wrong, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
 }
 
 /// A name without what people mix up: case, `-`, `_`, and the long form of `min`.
 fn plain(name: &str) -> String {
     let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     letters.to_ascii_lowercase().replace("minimum", "min")
-}
-
-/// How many letters must be put in, left out or exchanged to come from one word to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, left) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, right) in to.bytes().enumerate() {
-            let exchanged = diagonal + usize::from(left != right);
-            diagonal = row[column + 1];
-            row[column + 1] = exchanged.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
@@ -494,8 +497,8 @@ mod tests {
         let table = table_markdown();
         assert_eq!(table.lines().count(), SETTINGS.len() + 2);
         assert!(table.contains(
-            "| `min-release-age` | `--min-release-age DURATION` | `COLDFRAME_MIN_RELEASE_AGE` | `72h` | How old a release must be \
-             before it is served; `0s` switches it off |"
+            "| `min-release-age` | `--min-release-age DURATION` | `COLDFRAME_MIN_RELEASE_AGE` | the policy's, `72h` | How old a release must be \
+             before it is served, in place of the policy's; `0s` removes every age |"
         ));
     }
 }

@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(texts(&written, Key::MaxStale), ["3h <- --max-stale"]);
         assert_eq!(texts(&written, Key::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
         assert_eq!(texts(&written, Key::Memory), [format!("1GB <- {}:1:10", path.display())]);
-        assert_eq!(texts(&written, Key::MinReleaseAge), ["72h <- default"]);
+        assert_eq!(texts(&written, Key::LogLevel), ["info <- default"]);
         assert!(written.values(Key::Upstream).is_empty());
     }
 

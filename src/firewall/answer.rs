@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::world::Profile;
 pub use crate::npm::Form;
 use crate::npm::press::Packing;
 use crate::npm::{Agent, Integrity};
@@ -33,6 +34,8 @@ pub struct Asker {
     pub authorization: Authorization,
     /// Where it reached us.
     pub base: BaseUrl,
+    /// By which of the policies it is answered.
+    pub profile: Profile,
 }
 
 /// How the bytes are coded.

@@ -67,7 +67,7 @@ impl Inner {
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
-        let screen = known.screen(&self.world());
+        let screen = known.screen(&self.world(), asker.profile);
         let newer = screen.verdicts.iter().filter_map(|(at, verdict)| {
             let version = packument.entries[*at].version.clone()?;
             let wanted = version > installed && (!version.is_prerelease() || installed.is_prerelease());

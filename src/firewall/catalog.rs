@@ -3,17 +3,17 @@
 //! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
 //! because verdicts are as of the instant upstream confirmed it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::history::{self, Reconciled};
 use super::intake::{Arrival, content_of};
-use super::known::{Known, Slot};
+use super::known::{Known, Screens, Slot};
 use super::shelf::Wish;
+use super::world::Profile;
 use super::{Asker, Inner, Rejection};
 use crate::npm::{Algorithm, Digest, Form, Ingested, PackageName, gzip, ingest, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
@@ -65,6 +65,8 @@ pub(super) struct Voyage {
     pub registry: Arc<Registry>,
     pub authorization: Authorization,
     pub need: Need,
+    /// By whose policy it is seen whether a version has come of age.
+    pub profile: Profile,
     pub wish: Option<Wish>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
     pub whole: bool,
@@ -97,10 +99,26 @@ impl Inner {
         need: Need,
         wish: Option<Wish>,
     ) -> Result<Reading, Rejection> {
+        let reading = self.look_up(asker, name, need, wish).await?;
+        self.find_kin(asker, &reading.known).await;
+        Ok(reading)
+    }
+
+    /// Like [`Inner::reading`], without what other packages say of it.
+    ///
+    /// # Errors
+    /// As [`Inner::reading`].
+    pub(super) async fn look_up(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        need: Need,
+        wish: Option<Wish>,
+    ) -> Result<Reading, Rejection> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = Slot::of(name, &registry, &asker.authorization);
         let now = self.clock.now();
-        let does = |known: &Arc<Known>| need.is_met_by(known.form) && self.is_fresh(known, now);
+        let does = |known: &Arc<Known>| need.is_met_by(known.form) && self.is_fresh(known, asker.profile, now);
         if let Some(known) = self.documents.get(&slot).filter(does) {
             CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Reading { known, stale: None });
@@ -108,7 +126,15 @@ impl Inner {
         if self.absent.get(&slot).is_some_and(|since| is_within(since, ABSENT, now)) {
             return Err(absent(name));
         }
-        let voyage = Voyage { slot, registry, authorization: asker.authorization.clone(), need, wish, whole: false };
+        let voyage = Voyage {
+            slot,
+            registry,
+            authorization: asker.authorization.clone(),
+            need,
+            profile: asker.profile,
+            wish,
+            whole: false,
+        };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
             let reading = self.embark(voyage.clone()).await?;
@@ -132,6 +158,7 @@ impl Inner {
             registry: Arc::clone(&reading.known.registry),
             authorization: asker.authorization.clone(),
             need: Need::Form(reading.known.form),
+            profile: asker.profile,
             wish: None,
             whole: true,
         };
@@ -144,8 +171,9 @@ impl Inner {
 
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
     /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
-    fn is_fresh(&self, known: &Known, now: Timestamp) -> bool {
-        let opened = known.screen(&self.world()).next_opening.is_some_and(|opening| known.checked < opening && opening <= now);
+    fn is_fresh(&self, known: &Known, profile: Profile, now: Timestamp) -> bool {
+        let opening = known.screen(&self.world(), profile).next_opening;
+        let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
         let rewritten = self.written.get(&known.slot.name).is_some_and(|written| known.checked <= written);
         is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
     }
@@ -162,7 +190,7 @@ impl Inner {
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known.form));
         if let Some(known) = usable.clone().filter(|_| !voyage.whole) {
-            if self.is_fresh(&known, now) {
+            if self.is_fresh(&known, voyage.profile, now) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
             }
@@ -273,7 +301,8 @@ impl Inner {
             validated: document.validated,
             checked: if slot.is_own() { NEVER } else { document.validated },
             raw: Arc::default(),
-            screen: ArcSwapOption::empty(),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
         }))
     }
 
@@ -334,7 +363,8 @@ impl Inner {
             validated: now,
             checked: now,
             raw: Arc::default(),
-            screen: ArcSwapOption::empty(),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
         });
         self.remember(&known);
         Ok(Reading { known, stale: None })

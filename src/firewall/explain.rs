@@ -27,7 +27,7 @@ impl Inner {
             published: entry.published,
             effective: reading.known.provenance[at].effective,
             nearest: screen.nearest(&packument, &entry.key).map(Into::into),
-            minimum_release_age: world.policy.minimum_release_age(name),
+            minimum_release_age: world.policy(asker.profile).minimum_release_age(name),
             upstream: Arc::clone(reading.known.registry.id()),
             validated: reading.known.validated,
         })

@@ -1,16 +1,15 @@
 //! A new document comes in: decoded, read, held against the record, put into the store; and comes out of it again.
 //! Refuses to ask upstream, and to serve.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::catalog::{Before, Reading, Voyage, lost};
 use super::history::{self, Reconciled};
-use super::known::{Known, Slot};
+use super::known::{Known, Screens, Slot};
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::body;
@@ -71,6 +70,7 @@ impl Inner {
             return Ok(None);
         }
         let form = if packument.form == Form::Abbreviated { arrival.form } else { Form::Full };
+        self.note_parts(&packument);
         let last = before.last();
         let reconciled = history::reconcile(&before.record, last, &packument, arrival.validated);
         let Reconciled { provenance, mut change, findings } = reconciled;
@@ -105,7 +105,8 @@ impl Inner {
             checked: arrival.checked,
             // There before anybody finds this, so that a question for the other form does not fetch it again.
             raw: Arc::new(Mutex::new(Some(arrival.body.clone()))),
-            screen: ArcSwapOption::empty(),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
         });
         self.absent.invalidate(&voyage.slot);
         self.unreachable.invalidate(&voyage.slot);

@@ -1,17 +1,19 @@
 //! What is known of one package at one moment: its index, its record, and when upstream last confirmed it. Never changed,
 //! only replaced whole. Refuses to fetch.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::history::Provenance;
+use super::kin::Kin;
 use super::screen::Screen;
-use super::world::World;
+use super::world::{Profile, World};
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
-use crate::policy::{Applicable, Facts, Presence};
+use crate::policy::{Applicable, Facts};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 
@@ -80,6 +82,35 @@ impl Slot {
     }
 }
 
+/// Verdicts by profile. Most processes have one, whose verdicts are found without a lock.
+#[derive(Default)]
+pub(super) struct Screens {
+    first: ArcSwapOption<Screen>,
+    further: Mutex<HashMap<Profile, Arc<Screen>>>,
+}
+
+impl Screens {
+    fn of(&self, profile: Profile) -> Option<Arc<Screen>> {
+        if profile == Profile::default() {
+            return self.first.load_full();
+        }
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
+    }
+
+    /// Forgets all of them: what they were made of has changed.
+    pub(super) fn forget(&self) {
+        self.first.store(None);
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn keep(&self, profile: Profile, screen: &Arc<Screen>) {
+        if profile == Profile::default() {
+            return self.first.store(Some(Arc::clone(screen)));
+        }
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(profile, Arc::clone(screen));
+    }
+}
+
 /// What is known of one package at one moment.
 pub(super) struct Known {
     /// The package, and whose view of it this is.
@@ -105,18 +136,20 @@ pub(super) struct Known {
     /// The document as it came, until the store has it.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed when first needed in a world.
-    pub screen: ArcSwapOption<Screen>,
+    pub screens: Screens,
+    /// Whose parts its versions are, looked up where it matters.
+    pub kin: OnceLock<Kin>,
 }
 
 impl Known {
-    /// The verdicts of the index in `world`: none when there is no packument.
+    /// The verdicts of the index in `world`, by the policy of `profile`: none when there is no packument.
     #[must_use]
-    pub(super) fn screen(&self, world: &World) -> Arc<Screen> {
-        if let Some(screen) = self.screen.load_full().filter(|screen| screen.world == world.revision) {
+    pub(super) fn screen(&self, world: &World, profile: Profile) -> Arc<Screen> {
+        if let Some(screen) = self.screens.of(profile).filter(|screen| screen.world == world.revision) {
             return screen;
         }
-        let screen = Arc::new(Screen::of(self, world));
-        self.screen.store(Some(Arc::clone(&screen)));
+        let screen = Arc::new(Screen::of(self, world, profile));
+        self.screens.keep(profile, &screen);
         screen
     }
 
@@ -135,7 +168,8 @@ impl Known {
             validated,
             checked,
             raw: Arc::clone(&self.raw),
-            screen: ArcSwapOption::empty(),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
         }
     }
 
@@ -145,17 +179,10 @@ impl Known {
         let entry = &packument.entries[at];
         let provenance = self.provenance[at];
         Facts {
-            name: &self.slot.name,
-            version: &entry.key,
-            published: entry.published,
-            effective: provenance.effective,
-            flaw: entry.flaw.as_deref(),
-            has_integrity: entry.integrity.is_some(),
-            integrity: entry.integrity.as_ref(),
+            kin: self.kin.get().and_then(|kin| kin.get(at).copied().flatten()),
             integrity_changed: provenance.integrity_changed,
-            presence: Presence::Present,
-            parsed: entry.version.as_ref(),
             advisories,
+            ..Facts::of_entry(packument, entry, provenance.effective)
         }
     }
 

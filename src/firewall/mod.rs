@@ -12,6 +12,7 @@ mod forms;
 pub mod history;
 mod inspect;
 mod intake;
+mod kin;
 mod known;
 mod notes;
 mod packument;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
+pub use world::Profile;
 
 use jiff::Timestamp;
 
@@ -84,6 +86,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The rules in force.
     pub policy: Policy,
+    /// The rules of further listeners: those of profile 1, 2, …
+    pub further_policies: Vec<Policy>,
     /// What people decided so far.
     pub decisions: Vec<Decision>,
     /// Bounds.
@@ -147,6 +151,8 @@ struct Inner {
     absent: Cache<Slot, Timestamp>,
     /// Packages that could not be asked for, and since when.
     unreachable: Cache<Slot, Timestamp>,
+    /// Packages that were seen to be parts of others, and of which.
+    wholes_of_parts: Cache<PackageName, PackageName>,
     /// Packages that were written to through us, and when: upstream is asked again before they are answered.
     written: Cache<PackageName, Timestamp>,
     voyages: Flights<(Slot, bool), Result<Reading, Rejection>>,
@@ -177,7 +183,7 @@ impl Firewall {
         let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
         let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<Rendered>| view.weight());
         let wholes = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<Whole>| whole.weight());
-        let world = World::first(parts.policy, parts.decisions, parts.clock.now());
+        let world = World::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         Self(Arc::new(Inner {
             registries: parts.registries,
             ledger: parts.ledger,
@@ -191,6 +197,7 @@ impl Firewall {
             wholes: wholes.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
+            wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
             voyages: Flights::new(),
             renderings: Flights::new(),
@@ -211,6 +218,11 @@ impl Firewall {
     /// Judges by these decisions from now on: all that were ever taken.
     pub fn decide(&self, decisions: Vec<Decision>) {
         self.0.decide(&decisions.into());
+    }
+
+    /// Judges by these policies from now on, one a profile: swapped whole. No request begun after this returns is answered by others.
+    pub fn adopt(&self, policies: &[Policy]) {
+        self.0.adopt(policies);
     }
 
     /// Every version of a package, with its verdict.

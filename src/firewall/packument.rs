@@ -36,7 +36,7 @@ impl Inner {
         coding: Coding,
     ) -> Result<Answer, Rejection> {
         for _ in 0..ATTEMPTS {
-            let wish = Wish { form, packing: coding.packing(), base: asker.base.clone() };
+            let wish = Wish { form, packing: coding.packing(), base: asker.base.clone(), profile: asker.profile };
             let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
             self.require_any(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
@@ -87,7 +87,7 @@ impl Inner {
         let Some(packument) = reading.known.packument.clone() else {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
-        let screen = reading.known.screen(&self.world());
+        let screen = reading.known.screen(&self.world(), asker.profile);
         self.note_overbroad(name, &screen);
         Ok(Spoken { reading, packument, screen })
     }
@@ -103,7 +103,7 @@ impl Inner {
         let newest = (&*packument.entries[newest].key, verdict);
         let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
         let Some(refusal) = refusal else { return Err(Rejection::Internal("a hidden version has no reason".into())) };
-        self.note_packument(asker, &packument.name, screen, Outcome::Refused, Some(refusal.rule));
+        self.note_packument(asker, &packument.name, screen, Outcome::Refused, Some(&refusal.rule));
         Err(self.refused(asker, refusal))
     }
 
@@ -120,7 +120,7 @@ impl Inner {
         Refused {
             name: &refusal.name,
             version: refusal.version.as_deref(),
-            rule: refusal.rule,
+            rule: &refusal.rule,
             client: asker.address,
             agent: &asker.agent,
             text: &refusal.text,
@@ -129,14 +129,14 @@ impl Inner {
         Rejection::Refused(Arc::new(refusal))
     }
 
-    fn note_packument(&self, asker: &Asker, name: &PackageName, screen: &Screen, outcome: Outcome, rule: Option<RuleId>) {
+    fn note_packument(&self, asker: &Asker, name: &PackageName, screen: &Screen, outcome: Outcome, rule: Option<&RuleId>) {
         let download = Download {
             kind: Kind::Packument,
             name: name.clone(),
             version: None,
             integrity: None,
             outcome,
-            rule: rule.map(RuleId::as_str),
+            rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::clone(&screen.hidden),
             client: asker.address,
             tool: asker.agent.tool.as_str(),

@@ -68,7 +68,7 @@ impl Refusal {
         Some(Self {
             name: name.clone(),
             version: Some(version.into()),
-            rule: reason.rule,
+            rule: reason.rule.clone(),
             opens: verdict.opens(),
             text: one_line(&text).into(),
         })
@@ -92,7 +92,13 @@ impl Refusal {
             }
             None => text.push_str("; none will open by itself"),
         }
-        Some(Self { name: name.clone(), version: None, rule: reason.rule, opens: first_opens, text: one_line(&text).into() })
+        Some(Self {
+            name: name.clone(),
+            version: None,
+            rule: reason.rule.clone(),
+            opens: first_opens,
+            text: one_line(&text).into(),
+        })
     }
 }
 

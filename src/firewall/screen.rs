@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::known::Known;
 use super::refusal;
-use super::world::World;
+use super::world::{Profile, World};
 use crate::npm::{Algorithm, Digest, Packument, instant, tag};
-use crate::policy::{Advisory, Verdict, judge};
+use crate::policy::{Advisory, Note, Policy, Verdict, judge};
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
@@ -30,6 +30,8 @@ pub(super) struct Screen {
     pub shown: Vec<bool>,
     /// The verdict of each entry that is not, in the order of the entries.
     pub verdicts: Vec<(usize, Verdict)>,
+    /// What rules say of entries without refusing them, in the order of the entries; not of those that are refused.
+    pub notes: Vec<(usize, Vec<Note>)>,
     /// Dist-tags as clients see them, if they are not upstream's.
     pub tags: Option<Vec<(Box<str>, Box<str>)>>,
     /// The keys of what is hidden.
@@ -62,11 +64,12 @@ impl Overbroad {
 impl Screen {
     /// Judges every entry.
     #[must_use]
-    pub(super) fn of(known: &Known, world: &World) -> Self {
+    pub(super) fn of(known: &Known, world: &World, profile: Profile) -> Self {
         let mut screen = Self {
             world: world.revision,
             shown: Vec::new(),
             verdicts: Vec::new(),
+            notes: Vec::new(),
             tags: None,
             hidden: Arc::default(),
             next_opening: None,
@@ -75,8 +78,8 @@ impl Screen {
             identity: Digest::of(Algorithm::Sha256, b""),
         };
         let Some(packument) = &known.packument else { return screen };
-        screen.judge(known, packument, world);
-        screen.tags = retag(known, packument, &screen.shown, world);
+        screen.judge(known, packument, world, profile);
+        screen.tags = retag(known, packument, &screen.shown, world.policy(profile));
         screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.restrict(packument));
         screen.identity = screen.identify();
         screen
@@ -88,6 +91,15 @@ impl Screen {
         match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
             Ok(place) => &self.verdicts[place].1,
             Err(_) => &Verdict::Allow,
+        }
+    }
+
+    /// What rules say of the entry at `at` though it is served.
+    #[must_use]
+    pub(super) fn notes(&self, at: usize) -> &[Note] {
+        match self.notes.binary_search_by_key(&at, |(at, _)| *at) {
+            Ok(place) => &self.notes[place].1,
+            Err(_) => &[],
         }
     }
 
@@ -110,20 +122,27 @@ impl Screen {
         tag::retarget(packument, &self.shown, "latest", version, &[])
     }
 
-    fn judge(&mut self, known: &Known, packument: &Packument, world: &World) {
+    fn judge(&mut self, known: &Known, packument: &Packument, world: &World, profile: Profile) {
         self.shown.reserve(packument.entries.len());
         let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
         let advisories = world.advisories.of(packument.name.as_str()).among(versions);
         self.overbroad = advisories.overbroad().map(Overbroad::of).collect();
+        let every = (0..packument.entries.len()).map(|at| known.facts(packument, at, &advisories));
+        let policy = world.policy(profile);
+        let rules = policy.about(&packument.name).narrowed(every);
+        let takes_notes = rules.takes_notes();
         for at in 0..packument.entries.len() {
             let facts = known.facts(packument, at, &advisories);
-            let verdict = judge(&world.policy, &world.standing, &facts, known.validated);
+            let verdict = judge(&rules, &world.standing, &facts, known.validated);
             self.shown.push(verdict.allows());
             if let Some(opens) = verdict.opens() {
                 self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));
             }
             if !verdict.allows() {
                 self.verdicts.push((at, verdict));
+            } else if takes_notes {
+                let notes = rules.notes(&facts, known.validated);
+                self.notes.extend((!notes.is_empty()).then_some((at, notes)));
             }
         }
         self.hidden = self.verdicts.iter().map(|(at, _)| packument.entries[*at].key.clone()).collect();
@@ -183,12 +202,12 @@ impl Screen {
 }
 
 /// Dist-tags whose targets are all shown; `None` when upstream's already are.
-fn retag(known: &Known, packument: &Packument, shown: &[bool], world: &World) -> Option<Vec<(Box<str>, Box<str>)>> {
+fn retag(known: &Known, packument: &Packument, shown: &[bool], policy: &Policy) -> Option<Vec<(Box<str>, Box<str>)>> {
     let visible = |version: &str| packument.find(version).is_some_and(|(at, _)| shown[at]);
     if packument.dist_tags.iter().all(|(_, version)| visible(version)) {
         return None;
     }
-    let age = world.policy.minimum_release_age(&packument.name);
+    let age = policy.minimum_release_age(&packument.name);
     let window = if age.is_zero() { WINDOW } else { age };
     let mut tags = Vec::with_capacity(packument.dist_tags.len());
     let mut moved = 0;

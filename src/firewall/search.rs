@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::known::{Known, Slot};
+use super::world::Profile;
 use super::{Asker, Inner, Rejection};
 use crate::npm::{PackageName, Version, instant};
-use crate::policy::{Facts, Presence, judge};
+use crate::policy::{Facts, judge};
 use crate::upstream::{Passage, Passed, UpstreamError};
 
 impl Inner {
@@ -35,14 +36,14 @@ impl Inner {
         let (Some(name), Some(version)) = (name, version) else { return false };
         let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
         match self.documents.get(&slot) {
-            Some(known) => self.set_back(&known, package, &version),
-            None => self.is_old_enough(&name, &version, package),
+            Some(known) => self.set_back(&known, package, &version, asker.profile),
+            None => self.is_old_enough(&name, &version, package, asker.profile),
         }
     }
 
-    fn set_back(&self, known: &Known, package: &mut Value, version: &str) -> bool {
+    fn set_back(&self, known: &Known, package: &mut Value, version: &str, profile: Profile) -> bool {
         let Some(packument) = &known.packument else { return false };
-        let screen = known.screen(&self.world());
+        let screen = known.screen(&self.world(), profile);
         if packument.find(version).is_some_and(|(at, _)| screen.shown[at]) {
             return true;
         }
@@ -58,24 +59,17 @@ impl Inner {
     }
 
     /// Of a package that is not known only the date of its newest release is: without one it is taken for young.
-    fn is_old_enough(&self, name: &PackageName, version: &str, package: &Value) -> bool {
+    fn is_old_enough(&self, name: &PackageName, version: &str, package: &Value, profile: Profile) -> bool {
         let now = self.clock.now();
         let published = package.get("date").and_then(Value::as_str).and_then(instant::parse);
         let (world, parsed) = (self.world(), Version::parse(version));
         let advisories = world.advisories.of(name.as_str()).among(std::iter::empty());
         let facts = Facts {
-            name,
-            version,
             published,
-            effective: published.unwrap_or(now),
-            flaw: None,
-            has_integrity: true,
-            integrity: None,
-            integrity_changed: false,
-            presence: Presence::Present,
             parsed: parsed.as_ref(),
             advisories: &advisories,
+            ..Facts::of(name, version, published.unwrap_or(now))
         };
-        judge(&world.policy, &world.standing, &facts, now).allows()
+        judge(&world.policy(profile).about(name), &world.standing, &facts, now).allows()
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::known::{Known, Slot};
 use super::screen::Screen;
+use super::world::Profile;
 use super::{Answer, Asker, BaseUrl, Coding, Form, Inner, Reading, Rejection};
 use crate::npm::brotli;
 use crate::npm::ingest::{self, Fields};
@@ -25,6 +26,8 @@ pub(super) struct Wish {
     pub packing: Packing,
     /// Under which base URL.
     pub base: BaseUrl,
+    /// By which policy.
+    pub profile: Profile,
 }
 
 /// What a view is kept under.
@@ -34,6 +37,7 @@ pub(super) struct ViewKey {
     form: Form,
     packing: Packing,
     base: Arc<str>,
+    profile: Profile,
 }
 
 /// A rendered view, and the answers assembled from it.
@@ -124,7 +128,13 @@ impl Inner {
     ) -> Result<Option<Answer>, Rejection> {
         let restricted = screen.restrictions.is_some() && asker.agent.reads_policy_restrictions();
         let packing = coding.packing();
-        let key = ViewKey { slot: reading.known.slot.shared(), form, packing, base: Arc::clone(&asker.base.text) };
+        let key = ViewKey {
+            slot: reading.known.slot.shared(),
+            form,
+            packing,
+            base: Arc::clone(&asker.base.text),
+            profile: asker.profile,
+        };
         if let Some(answer) = self.kept(&key, &reading.known, screen, coding, restricted) {
             CacheUsed { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Some(answer));
@@ -136,7 +146,7 @@ impl Inner {
             answer = self.assemble(rendered, screen, coding, restricted).await?;
         }
         if answer.is_none() {
-            let wish = Wish { form, packing, base: asker.base.clone() };
+            let wish = Wish { form, packing, base: asker.base.clone(), profile: asker.profile };
             let rendered = self.render_again(asker, key.clone(), reading.clone(), wish).await?;
             if rendered.content != reading.known.content {
                 return Ok(None);
@@ -218,13 +228,13 @@ impl Inner {
             again = ingest::ingest(&known.slot.name, document).ok()?.fields;
             &again
         };
-        let screen = known.screen(&self.world());
+        let screen = known.screen(&self.world(), wish.profile);
         press.pack_as(wish.packing);
         let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at], press);
         let rendered = Arc::new(Rendered { content: known.content, form: wish.form, view, answers: Mutex::default() });
         if wish.base.remembered {
             let (form, packing, base) = (wish.form, wish.packing, Arc::clone(&wish.base.text));
-            let key = ViewKey { slot: known.slot.shared(), form, packing, base };
+            let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };
             self.views.insert(key, Arc::clone(&rendered));
         }
         Some(rendered)

@@ -15,9 +15,11 @@ use super::packument::no_version;
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
-use crate::policy::{Facts, Presence, RuleId, Verdict, judge};
+use crate::policy::{Facts, Note, Presence, RuleId, Verdict, judge};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
-use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::telemetry::{
+    CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, Observed, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
+};
 use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 
 /// Chunks of a tarball on their way from the network to the disk.
@@ -35,6 +37,8 @@ struct Admitted {
     integrity: Integrity,
     /// `None` when upstream no longer has it: then it comes from the store or not at all.
     source: Option<Source>,
+    /// What rules say of it without refusing it.
+    notes: Vec<Note>,
 }
 
 /// Where a tarball lies upstream, owned, for a flight that outlives whoever asked.
@@ -60,10 +64,12 @@ impl Inner {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
         };
-        let integrity = admitted.integrity.clone();
+        let (integrity, notes) = (admitted.integrity.clone(), admitted.notes.clone());
         match self.bytes(admitted, &reading.known.slot).await {
             Ok(bytes) => {
-                self.note_tarball(asker, name, version, Some(&integrity), Outcome::Served, None);
+                self.note_observed(asker, name, version, &notes);
+                let rule = notes.first().map(|note| &note.reason.rule);
+                self.note_tarball(asker, name, version, Some(&integrity), Outcome::Served, rule);
                 Ok(Tarball { bytes, integrity })
             }
             Err(rejection) => {
@@ -81,7 +87,7 @@ impl Inner {
         else {
             return self.admit_gone(asker, known, version);
         };
-        let screen = known.screen(&self.world());
+        let screen = known.screen(&self.world(), asker.profile);
         self.note_overbroad(name, &screen);
         if !screen.shown[at] {
             return Err(self.refuse(asker, packument, &screen, at));
@@ -95,7 +101,7 @@ impl Inner {
             registry: Arc::clone(&known.registry),
             authorization: asker.authorization.clone(),
         };
-        Ok(Admitted { integrity, source: Some(source) })
+        Ok(Admitted { integrity, source: Some(source), notes: screen.notes(at).to_vec() })
     }
 
     /// A version the newest packument does not have: an old one goes on being served to whoever's lockfile holds it.
@@ -115,29 +121,27 @@ impl Inner {
         let seen = if advisories.is_empty() { Vec::new() } else { rows_by_version(known) };
         let advisories = advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref())));
         let facts = Facts {
-            name,
-            version,
             published,
-            effective: first.map_or(known.validated, |row| row.effective),
-            flaw: None,
             has_integrity: first.is_some(),
             integrity: first.and_then(|row| row.integrity.as_ref()),
-            integrity_changed: false,
+            born: known.packument.as_ref().and_then(|packument| packument.oldest),
             presence: Presence::Gone {
                 last_seen: first.and_then(|row| row.gone),
                 replaced: first.is_some_and(|row| row.replaced),
             },
             parsed: parsed.as_ref(),
             advisories: &advisories,
+            ..Facts::of(name, version, first.map_or(known.validated, |row| row.effective))
         };
-        let verdict = judge(&world.policy, &world.standing, &facts, known.validated);
-        let screen = known.screen(&world);
+        let verdict = judge(&world.policy(asker.profile).about(name), &world.standing, &facts, known.validated);
+        let screen = known.screen(&world, asker.profile);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             return Err(self.refused(asker, refusal));
         }
         let integrity = first.and_then(|row| row.integrity.clone()).ok_or_else(|| no_version(name, version))?;
-        Ok(Admitted { integrity, source: None })
+        let notes = world.policy(asker.profile).notes(&facts, known.validated);
+        Ok(Admitted { integrity, source: None, notes })
     }
 
     async fn bytes(self: &Arc<Self>, admitted: Admitted, slot: &Slot) -> Result<Bytes, Rejection> {
@@ -295,9 +299,24 @@ impl Inner {
         if let Rejection::Refused(refusal) = &rejection {
             let entry = known.packument.as_ref().and_then(|packument| packument.find(version));
             let integrity = entry.and_then(|(_, entry)| entry.integrity.as_ref());
-            self.note_tarball(asker, &known.slot.name, version, integrity, Outcome::Refused, Some(refusal.rule));
+            self.note_tarball(asker, &known.slot.name, version, integrity, Outcome::Refused, Some(&refusal.rule));
         }
         rejection
+    }
+
+    /// Tells of what was served though rules had something to say.
+    fn note_observed(&self, asker: &Asker, name: &PackageName, version: &str, notes: &[Note]) {
+        for Note { reason, would_refuse } in notes {
+            Observed {
+                name,
+                version,
+                rule: &reason.rule,
+                would_refuse: *would_refuse,
+                client: asker.address,
+                detail: &reason.detail,
+            }
+            .emit(&self.metrics);
+        }
     }
 
     fn note_tarball(
@@ -307,7 +326,7 @@ impl Inner {
         version: &str,
         integrity: Option<&Integrity>,
         outcome: Outcome,
-        rule: Option<RuleId>,
+        rule: Option<&RuleId>,
     ) {
         let download = Download {
             kind: Kind::Tarball,
@@ -315,7 +334,7 @@ impl Inner {
             version: Some(version.into()),
             integrity: integrity.map(|integrity| integrity.strongest().to_sri().into()),
             outcome,
-            rule: rule.map(RuleId::as_str),
+            rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::default(),
             client: asker.address,
             tool: asker.agent.tool.as_str(),

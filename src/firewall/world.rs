@@ -1,7 +1,8 @@
-//! What changes while serving: the policy in force, the decisions above it, and their joint revision. Loaded once at the top
-//! of a request together with the time, so that one request sees one world and one instant.
+//! What changes while serving: the policies in force, the decisions above them, and their joint revision. Loaded once at the
+//! top of a request together with the time, so that one request sees one world and one instant.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -9,52 +10,82 @@ use super::Inner;
 use crate::policy::decision::Decision;
 use crate::policy::{Advisories, Policy, Standing};
 
+/// Which of the policies in force: that of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Profile(pub usize);
+
 /// Everything a verdict depends on besides a package's own facts.
 #[derive(Debug)]
 pub struct World {
-    /// The rules in force.
-    pub policy: Arc<Policy>,
+    /// The policies in force, by profile; never empty.
+    policies: Vec<Policy>,
     /// Every decision that was ever taken.
     pub decisions: Arc<[Decision]>,
     /// Those of them that are in force.
     pub standing: Standing,
     /// What the feeds say.
     pub advisories: Advisories,
+    /// The next instant at which something ends by itself: a decision, or a rule.
+    until: Option<Timestamp>,
     /// Counts worlds: a judgement made in another one is made again.
     pub revision: u64,
 }
 
 impl World {
-    /// The world that a process starts with.
-    pub(super) fn first(policy: Policy, decisions: Vec<Decision>, now: Timestamp) -> Self {
-        let standing = Standing::of(&decisions, now);
-        Self { policy: Arc::new(policy), decisions: decisions.into(), standing, advisories: Advisories::default(), revision: 0 }
+    /// The world that a process starts with: the first policy, and those of further profiles.
+    pub(super) fn first(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
+        let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
+        Self::of(policies, decisions.into(), Advisories::default(), now, 0)
     }
 
-    /// The world after this one, with other decisions, as of `now`.
+    fn of(policies: Vec<Policy>, decisions: Arc<[Decision]>, advisories: Advisories, now: Timestamp, revision: u64) -> Self {
+        let standing = Standing::of(&decisions, now);
+        let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.until()).min();
+        Self { policies, decisions, standing, advisories, until, revision }
+    }
+
+    /// The policy of a profile.
+    #[must_use]
+    pub fn policy(&self, profile: Profile) -> &Policy {
+        // A profile that is not there has the first one's.
+        self.policies.get(profile.0).unwrap_or(&self.policies[0])
+    }
+
+    /// The longest age for which a rule holds new packages and spares the parts of established ones; `None` where none does.
+    #[must_use]
+    pub(super) fn spares_siblings(&self) -> Option<Duration> {
+        self.policies.iter().filter_map(Policy::spares_siblings).max()
+    }
+
+    /// The world after this one, as of `now`, with these decisions.
     fn with_decisions(&self, decisions: Arc<[Decision]>, now: Timestamp) -> Self {
-        let standing = Standing::of(&decisions, now);
-        let (policy, advisories) = (Arc::clone(&self.policy), self.advisories.clone());
-        Self { policy, decisions, standing, advisories, revision: self.revision + 1 }
+        let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();
+        Self::of(policies, decisions, self.advisories.clone(), now, self.revision + 1)
     }
 
-    /// The world after this one, with other advisories.
-    fn with_advisories(&self, advisories: Advisories) -> Self {
-        let (policy, decisions, standing) = (Arc::clone(&self.policy), Arc::clone(&self.decisions), self.standing.clone());
-        Self { policy, decisions, standing, advisories, revision: self.revision + 1 }
+    /// The world after this one, with these policies, as of `now`. Without any nothing would be judged: then it keeps its own.
+    fn with_policies(&self, policies: &[Policy], now: Timestamp) -> Self {
+        let policies = if policies.is_empty() { self.policies.as_slice() } else { policies };
+        let policies = policies.iter().map(|policy| policy.as_of(now)).collect();
+        Self::of(policies, Arc::clone(&self.decisions), self.advisories.clone(), now, self.revision + 1)
+    }
+
+    /// The world after this one, as of `now`, with other advisories.
+    fn with_advisories(&self, advisories: Advisories, now: Timestamp) -> Self {
+        Self { advisories, ..self.with_decisions(Arc::clone(&self.decisions), now) }
     }
 }
 
 impl Inner {
-    /// The world as it is now: a decision that has ended by itself is no part of it from that instant on.
+    /// The world as it is now: what has ended by itself is no part of it from that instant on.
     pub(super) fn world(&self) -> Arc<World> {
         let world = self.world.load_full();
         let now = self.clock.now();
-        if world.standing.until().is_none_or(|until| now < until) {
+        if world.until.is_none_or(|until| now < until) {
             return world;
         }
         self.world.rcu(|world| {
-            let ended = world.standing.until().is_some_and(|until| until <= now);
+            let ended = world.until.is_some_and(|until| until <= now);
             if ended { Arc::new(world.with_decisions(Arc::clone(&world.decisions), now)) } else { Arc::clone(world) }
         });
         self.world.load_full()
@@ -62,12 +93,19 @@ impl Inner {
 
     /// Follows these advisories from now on.
     pub(super) fn follow(&self, advisories: &Advisories) {
-        self.world.rcu(|world| world.with_advisories(advisories.clone()));
+        let now = self.clock.now();
+        self.world.rcu(|world| world.with_advisories(advisories.clone(), now));
     }
 
     /// Judges by these decisions from now on.
     pub(super) fn decide(&self, decisions: &Arc<[Decision]>) {
         let now = self.clock.now();
         self.world.rcu(|world| world.with_decisions(Arc::clone(decisions), now));
+    }
+
+    /// Judges by these policies from now on, one a profile.
+    pub(super) fn adopt(&self, policies: &[Policy]) {
+        let now = self.clock.now();
+        self.world.rcu(|world| world.with_policies(policies, now));
     }
 }

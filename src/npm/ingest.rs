@@ -8,7 +8,7 @@ use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
 pub use super::manifest::Fields;
-use super::manifest::read_entry;
+use super::manifest::{Notebook, read_entry};
 use super::packument::{Entry, Layout, Packument, Span};
 use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member, walk};
 use super::{Form, PackageName, Version, instant};
@@ -81,7 +81,8 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     let text = std::str::from_utf8(document).map_err(|wrong| IngestError::Encoding { byte: wrong.valid_up_to() })?;
     let source = Source(text);
     let mut fields = Fields::default();
-    let Top { entries: Versions { mut entries, .. }, time, dist_tags, mut layout, .. } = read_top(&source, name, &mut fields)?;
+    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, mut layout, .. } =
+        read_top(&source, name, &mut fields)?;
     let mut times = read_times(&source, time)?;
     let has_time = !times.instants.is_empty();
     let dist_tags = read_tags(dist_tags)?;
@@ -105,6 +106,8 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         dist_tags,
         departed: Vec::new(),
         has_time,
+        oldest: None,
+        parts: notebook.parts,
         length: document.len() as u64,
         layout,
         by_key,
@@ -113,6 +116,8 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     let left = times.instants.iter().filter(|(key, _)| Version::parse(key).is_some());
     packument.departed = left.map(|(key, published)| (key.as_ref().into(), *published)).collect();
     packument.departed.sort_unstable();
+    let departed = packument.departed.iter().filter_map(|(_, published)| *published);
+    packument.oldest = packument.entries.iter().filter_map(|entry| entry.published).chain(departed).min();
     Ok(Ingested { packument, fields })
 }
 
@@ -199,8 +204,8 @@ struct Versions<'w, 'a> {
     name: &'w PackageName,
     fields: &'w mut Fields,
     entries: Vec<Entry>,
-    /// Room for the keys of one manifest.
-    keys: Keys<'a>,
+    /// What is remembered from one manifest to the next.
+    notebook: Notebook<'a>,
     shape: Shape,
     /// Where the member before ends.
     last_end: u32,
@@ -221,7 +226,7 @@ impl<'a> Walk<'a> for Versions<'_, 'a> {
         if self.entries.len() >= MOST_VERSIONS {
             return Err(serde::de::Error::custom(format!("more than {MOST_VERSIONS} versions")));
         }
-        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.keys)?;
+        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.notebook)?;
         self.last_end = entry.manifest.end;
         self.entries.push(entry);
         Ok(())
@@ -231,7 +236,7 @@ impl<'a> Walk<'a> for Versions<'_, 'a> {
 fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w mut Fields) -> Result<Top<'w, 'a>, IngestError> {
     let document = source.0;
     let entries =
-        Versions { source, name, fields, entries: Vec::new(), keys: Keys::default(), shape: Shape::Missing, last_end: 0 };
+        Versions { source, name, fields, entries: Vec::new(), notebook: Notebook::default(), shape: Shape::Missing, last_end: 0 };
     let mut top = Top {
         source,
         entries,
@@ -354,9 +359,9 @@ mod tests {
         let packument = read(&document).unwrap();
         assert_eq!(packument.entries.len(), 2);
         let (_, first) = packument.find("1.0.0").unwrap();
-        assert!(first.install_script && first.flaw.is_none() && first.published.is_some() && first.integrity.is_some());
+        assert!(first.traits.install_script && first.flaw.is_none() && first.published.is_some() && first.integrity.is_some());
         let (_, second) = packument.find("1.1.0").unwrap();
-        assert!(second.deprecated && second.published.is_none() && !second.install_script);
+        assert!(second.traits.deprecated && second.published.is_none() && !second.traits.install_script);
         assert_eq!(packument.departed.len(), 1);
         assert_eq!(&*packument.departed[0].0, "0.9.0");
         assert_eq!(second.tarball_value.of(document.as_bytes()), br#""https://registry.example/demo/-/demo-1.1.0.tgz""#);

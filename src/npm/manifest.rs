@@ -2,11 +2,15 @@
 //! the packument it stands in. Refuses to judge what it finds.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
-use super::packument::{Entry, Span};
+use super::packument::{Entry, Span, Traits};
+use super::people::People;
+use super::spec::{self, Sources};
 use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member};
 use super::{Integrity, PackageName, Version};
 
@@ -28,20 +32,20 @@ impl Fields {
     }
 }
 
-/// Reads the manifest under `raw_key`, taking it from `members`. `keys` is room to remember its keys in.
+/// Reads the manifest under `raw_key`, taking it from `members`.
 pub(super) fn read_entry<'a, A: MapAccess<'a>>(
     source: &Source<'a>,
     name: &PackageName,
     raw_key: &'a str,
     members: &mut A,
     fields: &mut Fields,
-    keys: &mut Keys<'a>,
+    notebook: &mut Notebook<'a>,
 ) -> Result<Entry, A::Error> {
     let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
     let raw_key = source.span(raw_key);
     let start = source.value_after(raw_key.end);
-    let mut read = Manifest { source, fields, found: Found::default(), keys, last_end: start + 1 };
-    read.keys.clear();
+    notebook.keys.clear();
+    let mut read = Manifest { source, fields, found: Found::default(), notebook, last_end: start + 1 };
     let end = if source.is_object(start) {
         members.next_value_seed(Walked(&mut read))?;
         source.closed_after(read.last_end)
@@ -49,11 +53,14 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
         read.found.flaw = Some("its manifest is no object".to_owned());
         source.span(members.next_value::<&'a RawValue>()?.get()).end
     };
-    let Manifest { found, .. } = read;
+    let Manifest { found, notebook, fields, .. } = read;
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
     fields.ends.push(fields.members.len() as u32);
 
     let version = Version::parse(&key);
+    if let Some(optional) = found.optional {
+        note_parts(name, &key, optional, fields.ends.len() - 1, &mut notebook.parts);
+    }
     let flaw = found.flaw.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
     let manifest = Span { start, end };
     Ok(Entry {
@@ -62,8 +69,9 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
         published: None,
         integrity: Integrity::parse(found.integrity.as_deref(), found.shasum.as_deref()),
         tarball: found.tarball.as_deref().unwrap_or_default().into(),
-        deprecated: found.deprecated,
-        install_script: found.install_script,
+        traits: found.traits,
+        publisher: found.publisher,
+        maintainers: found.maintainers,
         flaw: flaw.map(Into::into),
         span: Span { start: raw_key.start, end: manifest.end },
         manifest,
@@ -71,12 +79,23 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
     })
 }
 
+/// What is remembered from one manifest to the next: most versions say what the one before said.
+#[derive(Default)]
+pub(super) struct Notebook<'a> {
+    /// Room for the keys of one manifest.
+    keys: Keys<'a>,
+    people: People<'a>,
+    sources: Sources<'a>,
+    /// Packages of the same scope that entries pin to their own version.
+    pub(super) parts: HashMap<Box<str>, Vec<u32>>,
+}
+
 /// A walk over a manifest.
 struct Manifest<'w, 'a> {
     source: &'w Source<'a>,
     fields: &'w mut Fields,
     found: Found<'a>,
-    keys: &'w mut Keys<'a>,
+    notebook: &'w mut Notebook<'a>,
     /// Where the member before ends.
     last_end: u32,
 }
@@ -85,7 +104,7 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
         let raw_key = self.source.span(raw_key);
-        let repeated = self.keys.repeats(key.clone());
+        let repeated = self.notebook.keys.repeats(key.clone());
         let start = self.source.value_after(raw_key.end);
         let end = if key == "dist" && !repeated && self.source.is_object(start) {
             // Read where it stands: a quarter of a small manifest is its `dist`.
@@ -95,7 +114,7 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
         } else {
             let value = members.next_value::<&'a RawValue>()?.get();
             if !repeated {
-                self.found.take(&key, value, self.fields);
+                self.found.take(&key, value, self.fields, self.notebook);
             }
             self.source.span(value).end
         };
@@ -164,22 +183,33 @@ struct Found<'a> {
     integrity: Option<Cow<'a, str>>,
     shasum: Option<Cow<'a, str>>,
     tarball_value: Option<Span>,
-    deprecated: bool,
-    install_script: bool,
+    traits: Traits,
+    publisher: Option<Arc<str>>,
+    maintainers: Option<Arc<[Arc<str>]>>,
+    optional: Option<&'a str>,
     flaw: Option<String>,
 }
 
 impl<'a> Found<'a> {
-    fn take(&mut self, key: &str, value: &'a str, fields: &mut Fields) {
+    fn take(&mut self, key: &str, value: &'a str, fields: &mut Fields, notebook: &mut Notebook<'a>) {
         match key {
             "name" => self.name = decode(value),
             "version" => self.version = decode(value),
             "dist" => self.flaw = Some("its `dist` is no object".to_owned()),
-            "_npmUser" => fields.has_publishers = true,
-            "deprecated" => self.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
-            "scripts" => self.install_script |= runs_at_install(value),
+            "_npmUser" => {
+                fields.has_publishers = true;
+                self.publisher = notebook.people.publisher(value);
+            }
+            "maintainers" => self.maintainers = notebook.people.maintainers(value),
+            "dependencies" | "peerDependencies" => notebook.sources.note(value, &mut self.traits),
+            "optionalDependencies" => {
+                notebook.sources.note(value, &mut self.traits);
+                self.optional = Some(value);
+            }
+            "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
+            "scripts" => self.traits.install_script |= runs_at_install(value),
             // Written anew by the abbreviated form, from `scripts` as well.
-            "hasInstallScript" => self.install_script |= value == "true",
+            "hasInstallScript" => self.traits.install_script |= value == "true",
             _ => {}
         }
     }
@@ -203,6 +233,26 @@ impl<'a> Found<'a> {
         }
         self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest names no tarball".to_owned())
     }
+}
+
+/// Notes which packages of `name`'s own scope the entry at `place` pins to its own version.
+fn note_parts(name: &PackageName, version: &str, optional: &str, place: usize, parts: &mut HashMap<Box<str>, Vec<u32>>) {
+    if !optional.starts_with('{') {
+        return;
+    }
+    let walked = for_each_member(optional, |key, value| {
+        let (Some(part), Some(pinned)) = (decode(key), decode(value)) else { return };
+        if *pinned != *version || !spec::is_part_of(name, &part) {
+            return;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
+        let place = place as u32;
+        match parts.get_mut(&*part) {
+            Some(places) => places.push(place),
+            None => drop(parts.insert(part.as_ref().into(), vec![place])),
+        }
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
 }
 
 /// Whether npm's abbreviated form has this member of a manifest. `hasInstallScript` is derived, not copied.

@@ -3,6 +3,9 @@
 //! Refuses to hold the document, or any tree of it: bytes stay outside and are named by [`Span`]. How it is read is in
 //! `ingest`, how it is written again in `render`.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::{Form, Integrity, PackageName, Version};
@@ -26,6 +29,22 @@ impl Span {
     }
 }
 
+/// What a manifest says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
+pub struct Traits {
+    /// Whether its maintainer deprecated it.
+    pub deprecated: bool,
+    /// Whether npm would run a script of it at install.
+    pub install_script: bool,
+    /// Whether it depends on a git repository.
+    pub git_dependency: bool,
+    /// Whether it depends on a tarball at a URL.
+    pub url_dependency: bool,
+    /// Whether it depends on a folder or a file of the installing machine.
+    pub file_dependency: bool,
+}
+
 /// What rules ask about one version, and where its manifest lies.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -39,10 +58,12 @@ pub struct Entry {
     pub integrity: Option<Integrity>,
     /// `dist.tarball` as upstream wrote it.
     pub tarball: Box<str>,
-    /// Whether its maintainer deprecated it.
-    pub deprecated: bool,
-    /// Whether npm would run a script of it at install.
-    pub install_script: bool,
+    /// What its manifest says of itself.
+    pub traits: Traits,
+    /// Who published it (`_npmUser.name`), shared between the versions.
+    pub publisher: Option<Arc<str>>,
+    /// Who maintained it then (`maintainers`, names), shared between versions that have the same.
+    pub maintainers: Option<Arc<[Arc<str>]>>,
     /// Why this manifest cannot be believed, in words; it is hidden then.
     pub flaw: Option<Box<str>>,
     /// Key and manifest: `"1.0.0":{…}`.
@@ -80,6 +101,11 @@ pub struct Packument {
     pub has_signatures: bool,
     /// Abbreviated when no manifest holds anything that this form lacks: then it may be it, whatever was asked for.
     pub form: Form,
+    /// When its oldest release was published, those that are gone included; `None` where no time can be read.
+    pub oldest: Option<Timestamp>,
+    /// Parts of it: packages of its own scope that versions of it pin to their own version, as `esbuild` does `@esbuild/linux-x64`.
+    /// By name, with the places of the entries that do.
+    pub parts: HashMap<Box<str>, Vec<u32>>,
     /// Length of the document, in bytes.
     pub length: u64,
     pub(super) layout: Layout,
@@ -123,7 +149,8 @@ impl Packument {
         let entries: usize = self.entries.iter().map(Entry::weight).sum();
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let departed: usize = self.departed.iter().map(|(key, _)| key.len() + 40).sum();
-        size_of::<Self>() + entries + self.by_key.len() * 4 + tags + departed
+        let parts: usize = self.parts.iter().map(|(name, places)| name.len() + places.len() * 4 + 64).sum();
+        size_of::<Self>() + parts + entries + self.by_key.len() * 4 + tags + departed
     }
 
     /// Whether a security placeholder stands where versions were: the registry's team replaces a malicious package by

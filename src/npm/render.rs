@@ -261,7 +261,7 @@ fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at
         write_spliced(document, member, entry, &packument.name, base, out);
         lead = b",";
     }
-    if entry.install_script {
+    if entry.traits.install_script {
         out.extend_from_slice(lead);
         out.extend_from_slice(b"\"hasInstallScript\":true");
     }

@@ -38,7 +38,7 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
 #[must_use]
 pub fn highest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<&'a str> {
     entries
-        .max_by(|one, other| (!one.deprecated, &one.version).cmp(&(!other.deprecated, &other.version)))
+        .max_by(|one, other| (!one.traits.deprecated, &one.version).cmp(&(!other.traits.deprecated, &other.version)))
         .map(|entry| &*entry.key)
 }
 

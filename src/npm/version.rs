@@ -1,4 +1,4 @@
-//! Versions and ranges as npm reads them. Refuses to know which version is young, hidden or good.
+//! Versions as npm reads them. Refuses to know which version is young, hidden or good.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,7 +14,7 @@ pub struct Version {
 }
 
 /// The largest number npm's `semver` takes for a part of a version (`Number.MAX_SAFE_INTEGER`).
-const LARGEST: u64 = 9_007_199_254_740_991;
+pub(super) const LARGEST: u64 = 9_007_199_254_740_991;
 
 impl Version {
     /// Parses a version, strictly and then as npm's loose mode does. `None` when npm would call it invalid too.
@@ -67,16 +67,9 @@ impl Version {
         (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
     }
 
-    /// The release that this is a prerelease of.
-    fn released(&self) -> Self {
-        let parsed = semver::Version::new(self.parsed.major, self.parsed.minor, self.parsed.patch);
-        Self { text: parsed.to_string().into(), parsed }
-    }
-
-    /// The version in SemVer's own spelling: without the looseness of its text, without build metadata.
-    fn strict(&self) -> String {
-        let plain = format!("{}.{}.{}", self.parsed.major, self.parsed.minor, self.parsed.patch);
-        if self.is_prerelease() { format!("{plain}-{}", self.parsed.pre) } else { plain }
+    /// What SemVer makes of it.
+    pub(super) fn parsed(&self) -> &semver::Version {
+        &self.parsed
     }
 }
 
@@ -149,34 +142,6 @@ impl fmt::Debug for Version {
     }
 }
 
-/// A range as npm reads it (`^1.2`, `1.x || >=2.5.0`, `1.2 - 2`).
-#[derive(Debug, Clone)]
-pub struct Range(js_semver::Range);
-
-impl Range {
-    /// Parses a range; `None` when npm would call it invalid.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > 1024 {
-            return None;
-        }
-        js_semver::Range::parse(text).ok().map(Self)
-    }
-
-    /// Whether npm's `satisfies` holds: a prerelease only where the range names one of the same version.
-    #[must_use]
-    pub fn matches(&self, version: &Version) -> bool {
-        js_semver::Version::parse(&version.strict()).is_ok_and(|version| self.0.satisfies(&version))
-    }
-
-    /// Whether a denial of this range covers the version: what [`Range::matches`], and the prereleases of what it matches, which
-    /// npm's `satisfies` passes over.
-    #[must_use]
-    pub fn covers(&self, version: &Version) -> bool {
-        self.matches(version) || version.is_prerelease() && self.matches(&version.released())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,12 +150,16 @@ mod tests {
         Version::parse(text).unwrap()
     }
 
+    fn strict(text: &str) -> String {
+        version(text).parsed().to_string()
+    }
+
     #[test]
     fn loose_versions_are_read_as_npm_reads_them() {
-        assert_eq!(version("1.0.0beta").strict(), "1.0.0-beta");
-        assert_eq!(version("3.0.0rc5").strict(), "3.0.0-rc5");
-        assert_eq!(version("v1.2.3").strict(), "1.2.3");
-        assert_eq!(version("1.0.0-beta.01").strict(), "1.0.0-beta.1");
+        assert_eq!(strict("1.0.0beta"), "1.0.0-beta");
+        assert_eq!(strict("3.0.0rc5"), "3.0.0-rc5");
+        assert_eq!(strict("v1.2.3"), "1.2.3");
+        assert_eq!(strict("1.0.0-beta.01"), "1.0.0-beta.1");
         assert!(Version::parse("1.2").is_none());
         assert!(Version::parse("9007199254740992.0.0").is_none());
         assert!(Version::parse("").is_none());
@@ -210,16 +179,5 @@ mod tests {
         assert_eq!(version("3.0.0-0").channel(), Some(""));
         assert_eq!(version("19.3.0-canary-97bffa77-20260101").channel(), Some("canary"));
         assert_eq!(version("3.0.0").channel(), None);
-    }
-
-    #[test]
-    fn a_range_takes_prereleases_only_where_it_names_one() {
-        let range = Range::parse("^1.2.0").unwrap();
-        assert!(range.matches(&version("1.9.0")));
-        assert!(!range.matches(&version("2.0.0")));
-        assert!(!range.matches(&version("1.9.0-beta.1")));
-        assert!(Range::parse("not a range").is_none());
-        assert!(range.covers(&version("1.9.0-beta.1")) && range.covers(&version("1.9.0")));
-        assert!(!range.covers(&version("2.1.0-beta.1")));
     }
 }

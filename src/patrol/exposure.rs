@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::world::World;
+use crate::firewall::world::{Profile, World};
 use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::advisory::Kind;
-use crate::policy::{Advisory, Applicable, Facts, Presence, Trust, judge};
+use crate::policy::{Advisory, Applicable, Facts, Trust, judge};
 use crate::store::{Blobs, Exposure, Incident, Ledger, Outcome, Release, StoreError};
 use crate::telemetry::{Exposed, Metrics};
 
@@ -173,21 +173,16 @@ fn name_client(finding: &Finding, client: &Exposure, metrics: &Metrics) {
 
 /// Whether the version may be served all the same, in any of the bytes it was seen with.
 fn is_approved(world: &World, finding: &Finding, advisories: &Applicable<'_>, version: Option<&Version>, now: Timestamp) -> bool {
+    let rules = world.policy(Profile::default()).about(&finding.name);
     finding.integrities.iter().any(|integrity| {
         let facts = Facts {
-            name: &finding.name,
-            version: &finding.version,
             published: None,
-            effective: now,
-            flaw: None,
-            has_integrity: true,
             integrity: Some(integrity),
-            integrity_changed: false,
-            presence: Presence::Present,
             parsed: version,
             advisories,
+            ..Facts::of(&finding.name, &finding.version, now)
         };
-        judge(&world.policy, &world.standing, &facts, now).allows()
+        judge(&rules, &world.standing, &facts, now).allows()
     })
 }
 

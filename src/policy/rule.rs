@@ -1,23 +1,23 @@
-//! The rules: minimum release age with its exclusions, and what no setting waives. Policy files grow from here.
+//! One rule, compiled: what it does, and what it asks of a version. Refuses to know in which order rules stand.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
-use jiff::Timestamp;
+use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet};
+use jiff::{SignedDuration, Timestamp};
 
-use super::advisory::Applicable;
-use super::decision::CHANGED_INTEGRITY;
-use super::malware;
-use super::verdict::{Reason, RuleId, Verdict};
-use crate::npm::{Integrity, PackageName, Version, instant};
+use super::advisory::{Advisory, Kind, Severity, Trust};
+use super::facts::Facts;
+use super::place::Place;
+use crate::npm::{Range, instant};
+use crate::vet::{Findings, Signals};
 
-/// A version that went while it was younger than this was taken down, not left-padded. npm itself lets a publisher
-/// unpublish within 72 h; what the registry's own team removes, it removed within days in every incident we hold.
-pub const TAKEDOWN_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
+/// The id of the rule that is the minimum release age: the setting `min-release-age` replaces its age.
+pub const MINIMUM_AGE: &str = "minimum-age";
 
 /// A glob over package names: `lodash`, `@acme/*`, `eslint-*`. A `*` does not cross the slash of a scope.
 #[derive(Debug, Clone)]
-pub struct PackageGlob(Glob);
+pub struct PackageGlob(pub(super) Glob);
 
 impl PackageGlob {
     /// Parses a glob.
@@ -44,238 +44,306 @@ impl PackageGlob {
     }
 }
 
-/// Whether the newest packument has the version, and if not, what the ledger says of its going.
+/// What a rule does with a version that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// It is there.
-    Present,
-    /// It went.
-    Gone {
-        /// When it was last seen; `None` when it never was.
-        last_seen: Option<Timestamp>,
-        /// Whether a security placeholder took its package's place.
-        replaced: bool,
+pub enum Action {
+    /// Serves it.
+    Allow,
+    /// Refuses it.
+    Deny,
+    /// Refuses it until an age; then reading goes on.
+    Hold {
+        /// The age.
+        age: Duration,
+        /// Of what.
+        of: Of,
     },
+    /// Notes it; reading goes on.
+    Warn,
 }
 
-/// What rules ask about one version. Borrowed from the index and the ledger; made anew for each judgement.
-#[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// The package.
-    pub name: &'a PackageName,
-    /// The key in `versions`.
-    pub version: &'a str,
-    /// What upstream says, if it says anything usable.
-    pub published: Option<Timestamp>,
-    /// The effective publish time (DESIGN §4).
-    pub effective: Timestamp,
-    /// Why its manifest cannot be believed, in words.
-    pub flaw: Option<&'a str>,
-    /// Whether the packument states a digest that can be checked.
-    pub has_integrity: bool,
-    /// That digest, where it is known already: an approval is for these bytes.
-    pub integrity: Option<&'a Integrity>,
-    /// Whether it was seen with another integrity before.
-    pub integrity_changed: bool,
-    /// Whether the newest packument has it.
-    pub presence: Presence,
-    /// What `version` is read as, if it is a version.
-    pub parsed: Option<&'a Version>,
-    /// The advisories on the package, beside all its versions.
-    pub advisories: &'a Applicable<'a>,
+/// Whose age counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// The release's own.
+    Release,
+    /// That of the package's oldest release.
+    Package,
 }
 
-impl Facts<'_> {
-    /// The records that an approval has to name before it is one: advisories of malware, and a changed integrity.
-    #[must_use]
-    pub fn records(&self) -> Vec<&str> {
-        let advisories = malware::condemning(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
-        self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
-    }
-}
-
-/// The policy in force: what is compiled from settings, and judges.
+/// A rule as it stands in force.
 #[derive(Debug, Clone)]
-pub struct Policy {
-    minimum_release_age: Duration,
-    exclude: GlobSet,
+pub struct Rule {
+    /// Its id: what refusals, the ledger and people call it.
+    pub id: Arc<str>,
+    /// Why, in the words of whoever wrote it.
+    pub reason: Box<str>,
+    /// Whom to ask about it.
+    pub owner: Option<Box<str>>,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+    /// What it does.
+    pub action: Action,
+    /// Whether it is decided and recorded, and refuses nothing.
+    pub observe: bool,
+    /// What it asks.
+    pub(super) asks: Asks,
+    /// Where it is written; `None` for one that a setting made.
+    pub(super) place: Option<Place>,
 }
 
-impl Policy {
-    /// A policy of a minimum release age (zero switches it off) that waives the age, and nothing else, for `exclude`.
-    ///
-    /// # Errors
-    /// When the globs are too large together to be compiled.
-    pub fn new(minimum_release_age: Duration, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
-        let mut globs = GlobSetBuilder::new();
-        for glob in exclude {
-            globs.add(glob.0.clone());
-        }
-        Ok(Self { minimum_release_age, exclude: globs.build()? })
-    }
+/// What a rule asks of a version: all of it must hold. What is not asked is `None`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asks {
+    pub packages: Option<Globs>,
+    pub except: Option<Globs>,
+    pub versions: Option<Range>,
+    pub younger_than: Option<Duration>,
+    pub older_than: Option<Duration>,
+    pub package_younger_than: Option<Duration>,
+    pub package_older_than: Option<Duration>,
+    pub publishers: Option<Globs>,
+    pub maintainers: Option<Globs>,
+    pub install_script: Option<bool>,
+    pub deprecated: Option<bool>,
+    /// Kinds of dependencies, as bits of [`crate::npm::packument::Traits`]; any of them.
+    pub dependencies: Option<Vec<DependencyKind>>,
+    pub tags: Option<Vec<Box<str>>>,
+    pub advisory: Option<AdvisoryAsk>,
+    pub signals: Option<(Signals, u32)>,
+    pub findings: Option<Findings>,
+    pub spares_siblings: bool,
+}
 
-    /// The minimum release age for a package: zero where it is waived.
-    #[must_use]
-    pub fn minimum_release_age(&self, name: &PackageName) -> Duration {
-        if self.exclude.is_match(name.as_str()) { Duration::ZERO } else { self.minimum_release_age }
-    }
+/// Where a dependency comes from, if not from a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DependencyKind {
+    Git,
+    Url,
+    File,
+}
 
-    /// Judges one version as of `at`: the instant up to which upstream's word is known, never later than now.
-    #[must_use]
-    pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        Self::built_in(facts).unwrap_or_else(|| self.rules(facts, at))
-    }
+impl DependencyKind {
+    pub(super) const ALL: [Self; 3] = [Self::Git, Self::Url, Self::File];
 
-    /// What no setting waives; `None` when nothing of it applies.
-    pub(super) fn built_in(facts: &Facts<'_>) -> Option<Verdict> {
-        if facts.integrity_changed {
-            let detail = "its integrity is not the one this version was first seen with";
-            return Some(Verdict::deny(RuleId::IntegrityChanged, detail));
-        }
-        if let Presence::Gone { last_seen, replaced } = facts.presence {
-            return judge_gone(facts, last_seen, replaced);
-        }
-        if let Some(flaw) = facts.flaw {
-            return Some(Verdict::deny(RuleId::SelfContradiction, flaw));
-        }
-        if !facts.has_integrity {
-            let detail = "upstream states no integrity for it, so its tarball cannot be checked";
-            return Some(Verdict::deny(RuleId::IntegrityMissing, detail));
-        }
-        None
-    }
-
-    /// What the rules say, as of `at`.
-    pub(super) fn rules(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        match malware::judge(facts, at) {
-            Some(refusal @ Verdict::Deny { .. }) => refusal,
-            Some(hold) => hold.longer(self.by_age(facts, at)),
-            None => self.by_age(facts, at),
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Git => "git",
+            Self::Url => "url",
+            Self::File => "file",
         }
     }
+}
 
-    fn by_age(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        let age = self.minimum_release_age(facts.name);
-        let until = instant::after(facts.effective, age);
-        if age.is_zero() || until <= at {
-            return Verdict::Allow;
+/// Globs, and their words as written.
+#[derive(Debug, Clone)]
+pub(super) struct Globs {
+    pub set: GlobSet,
+    pub words: Vec<Box<str>>,
+}
+
+/// What a rule asks of an advisory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AdvisoryAsk {
+    pub kind: Option<Kind>,
+    /// At least so severe.
+    pub severity: Option<Severity>,
+    pub feeds: Option<Vec<Box<str>>>,
+    pub trust: Option<Trust>,
+}
+
+impl AdvisoryAsk {
+    pub(super) fn fits(&self, advisory: &Advisory<'_>) -> bool {
+        self.kind.is_none_or(|kind| advisory.kind == kind)
+            && self.severity.is_none_or(|least| advisory.severity.is_some_and(|severity| severity >= least))
+            && self.trust.is_none_or(|trust| advisory.trust == trust)
+            && self.feeds.as_ref().is_none_or(|feeds| feeds.iter().any(|feed| **feed == *advisory.feed))
+    }
+}
+
+/// What a version does not answer as a rule asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Differs {
+    Package,
+    Excepted,
+    Version,
+    Age,
+    PackageAge,
+    Publisher,
+    Maintainers,
+    InstallScript,
+    Deprecated,
+    Dependencies,
+    Tags,
+    Advisory,
+    Signals,
+    Findings,
+    Sibling,
+}
+
+/// How old a version and its package are at an instant: subtracted once, compared often.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ages {
+    pub release: SignedDuration,
+    pub package: Option<SignedDuration>,
+    pub kin: Option<SignedDuration>,
+}
+
+impl Ages {
+    pub(super) fn of(facts: &Facts<'_>, at: Timestamp) -> Self {
+        let since = |instant: Timestamp| at.duration_since(instant);
+        Self { release: since(facts.effective), package: facts.born.map(since), kin: facts.kin.map(since) }
+    }
+}
+
+impl Rule {
+    /// What the version does not answer as this rule asks, apart from its name; `None` when it matches.
+    pub(super) fn differs(&self, facts: &Facts<'_>, ages: Ages) -> Option<Differs> {
+        let asks = &self.asks;
+        let traits = facts.traits;
+        if asks.install_script.is_some_and(|wanted| traits.install_script != wanted) {
+            return Some(Differs::InstallScript);
         }
-        let minimum = instant::tell_age(age);
-        let reason = match facts.published {
-            None => Reason {
-                rule: RuleId::MissingTime,
-                detail: format!(
-                    "upstream gives no publish time, first seen {}, minimum release age {minimum}",
-                    instant::tell(facts.effective)
-                ),
-            },
-            Some(published) if published < facts.effective => Reason {
-                rule: RuleId::MinimumReleaseAge,
-                detail: format!(
-                    "published {}, but was not there at {}, minimum release age {minimum}",
-                    instant::tell(published),
-                    instant::tell(facts.effective)
-                ),
-            },
-            Some(published) => Reason {
-                rule: RuleId::MinimumReleaseAge,
-                detail: format!("published {}, minimum release age {minimum}", instant::tell(published)),
-            },
+        if asks.deprecated.is_some_and(|wanted| traits.deprecated != wanted) {
+            return Some(Differs::Deprecated);
+        }
+        let has = |kind: &DependencyKind| match kind {
+            DependencyKind::Git => traits.git_dependency,
+            DependencyKind::Url => traits.url_dependency,
+            DependencyKind::File => traits.file_dependency,
         };
-        Verdict::Hold { until, reason }
+        if asks.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(has)) {
+            return Some(Differs::Dependencies);
+        }
+        if asks.signals.is_some_and(|(wanted, least)| facts.signals.and(wanted).count() < least) {
+            return Some(Differs::Signals);
+        }
+        if asks.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
+            return Some(Differs::Findings);
+        }
+        let fits = |ask: &AdvisoryAsk| facts.advised().any(|advisory| ask.fits(&advisory));
+        if asks.advisory.as_ref().is_some_and(|ask| !fits(ask)) {
+            return Some(Differs::Advisory);
+        }
+        if !lies_within(ages.release, asks.older_than, asks.younger_than) {
+            return Some(Differs::Age);
+        }
+        if (asks.package_older_than.is_some() || asks.package_younger_than.is_some())
+            && !ages.package.is_some_and(|age| lies_within(age, asks.package_older_than, asks.package_younger_than))
+        {
+            return Some(Differs::PackageAge);
+        }
+        if let Action::Hold { of: Of::Package, .. } = self.action
+            && ages.package.is_none()
+        {
+            return Some(Differs::PackageAge);
+        }
+        if asks.versions.as_ref().is_some_and(|range| !self.takes(range, facts)) {
+            return Some(Differs::Version);
+        }
+        if asks.publishers.as_ref().is_some_and(|globs| !facts.publisher.is_some_and(|name| globs.set.is_match(name))) {
+            return Some(Differs::Publisher);
+        }
+        let maintained = |globs: &Globs| facts.maintainers.iter().any(|name| globs.set.is_match(&**name));
+        if asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
+            return Some(Differs::Maintainers);
+        }
+        let pointed = |tags: &Vec<Box<str>>| facts.pointing().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
+        if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
+            return Some(Differs::Tags);
+        }
+        self.spares(ages).then_some(Differs::Sibling)
+    }
+
+    /// Whether it is about a package at all.
+    pub(super) fn is_about(&self, name: &str) -> Result<(), Differs> {
+        if self.asks.packages.as_ref().is_some_and(|globs| !globs.set.is_match(name)) {
+            return Err(Differs::Package);
+        }
+        if self.asks.except.as_ref().is_some_and(|globs| globs.set.is_match(name)) {
+            return Err(Differs::Excepted);
+        }
+        Ok(())
+    }
+
+    /// Whether the age it holds for has not passed; an action that is no hold is not waited for.
+    pub(super) fn holds(&self, ages: Ages) -> bool {
+        let Action::Hold { age, of } = self.action else { return false };
+        let passed = match of {
+            Of::Release => Some(ages.release),
+            Of::Package => ages.package,
+        };
+        passed.is_some_and(|passed| passed < signed(age))
+    }
+
+    /// Whether it asks for nothing but ages and names: an exclusion waives it.
+    pub(super) fn is_of_age(&self) -> bool {
+        let asks = &self.asks;
+        matches!(self.action, Action::Hold { .. })
+            && asks.versions.is_none()
+            && asks.publishers.is_none()
+            && asks.maintainers.is_none()
+            && asks.install_script.is_none()
+            && asks.deprecated.is_none()
+            && asks.dependencies.is_none()
+            && asks.tags.is_none()
+            && asks.advisory.is_none()
+            && asks.signals.is_none()
+            && asks.findings.is_none()
+    }
+
+    /// The instants at which what it says of a version may change, as time goes by.
+    pub(super) fn turns<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
+        let asks = &self.asks;
+        let (hold, of) = match self.action {
+            Action::Hold { age, of } => (Some(age), of),
+            _ => (None, Of::Release),
+        };
+        let held_since = if of == Of::Release { Some(facts.effective) } else { facts.born };
+        let established = hold.filter(|_| asks.spares_siblings);
+        [
+            (held_since, hold),
+            (Some(facts.effective), asks.younger_than),
+            (Some(facts.effective), asks.older_than),
+            (facts.born, asks.package_younger_than),
+            (facts.born, asks.package_older_than),
+            (facts.kin, established),
+        ]
+        .into_iter()
+        .filter_map(|(since, age)| Some(instant::after(since?, age?)))
+    }
+
+    /// Refusing and warning rules cover the prereleases of their range, allowing ones are as narrow as npm's.
+    fn takes(&self, range: &Range, facts: &Facts<'_>) -> bool {
+        let Some(version) = facts.parsed else { return false };
+        if self.action == Action::Allow { range.matches(version) } else { range.covers(version) }
+    }
+
+    /// Whether the version is part of a package that is old enough itself.
+    fn spares(&self, ages: Ages) -> bool {
+        let Action::Hold { age, .. } = self.action else { return false };
+        self.asks.spares_siblings && ages.kin.is_some_and(|kin| kin >= signed(age))
     }
 }
 
-/// Whether a version that left upstream was taken down: a security placeholder came, or it was young when last seen.
-#[must_use]
-pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool) -> bool {
-    replaced || instant::after(effective, TAKEDOWN_AGE) > last_seen
-}
-
-/// A version that left upstream: a takedown when it was young or a security placeholder came, else a left-pad that goes
-/// on being served to those whose lockfiles hold it.
-fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -> Option<Verdict> {
-    let Some(last_seen) = last_seen else {
-        return Some(Verdict::deny(RuleId::Unpublished, "it was unpublished before it was ever seen here"));
-    };
-    let seen = instant::tell(last_seen);
-    if replaced {
-        let detail = format!("a security placeholder took its place upstream, last seen {seen}");
-        return Some(Verdict::deny(RuleId::Takedown, detail));
-    }
-    if is_takedown(facts.effective, last_seen, replaced) {
-        let detail = format!("it was taken down upstream while it was young, last seen {seen}");
-        return Some(Verdict::deny(RuleId::Takedown, detail));
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: u64 = 3600;
-
-    fn at(hours: u64) -> Timestamp {
-        Timestamp::from_second(1_774_915_200 + i64::try_from(hours * HOUR).unwrap()).unwrap()
-    }
-
-    fn policy(hours: u64, exclude: &[&str]) -> Policy {
-        let globs: Vec<_> = exclude.iter().map(|glob| PackageGlob::parse(glob).unwrap()).collect();
-        Policy::new(Duration::from_secs(hours * HOUR), &globs).unwrap()
-    }
-
-    fn facts(name: &PackageName) -> Facts<'_> {
-        Facts {
-            name,
-            version: "1.14.1",
-            published: Some(at(0)),
-            effective: at(0),
-            flaw: None,
-            has_integrity: true,
-            integrity: None,
-            integrity_changed: false,
-            presence: Presence::Present,
-            parsed: None,
-            advisories: &crate::policy::advisory::NO_ADVISORIES,
+impl Action {
+    /// As it is told: `deny`, `hold 14 d`.
+    #[must_use]
+    pub fn tell(self) -> String {
+        match self {
+            Self::Allow => "allow".to_owned(),
+            Self::Deny => "deny".to_owned(),
+            Self::Warn => "warn".to_owned(),
+            Self::Hold { age, of: Of::Release } => format!("hold {}", instant::tell_age(age)),
+            Self::Hold { age, of: Of::Package } => format!("hold {} of the package", instant::tell_age(age)),
         }
     }
+}
 
-    #[test]
-    fn a_release_opens_when_its_age_has_passed_and_not_before() {
-        let (policy, axios) = (policy(72, &[]), PackageName::parse("axios").unwrap());
-        let verdict = policy.judge(&facts(&axios), at(71));
-        assert_eq!(verdict.opens(), Some(at(72)));
-        assert_eq!(verdict.reason().unwrap().detail, "published 2026-03-31 00:00 UTC, minimum release age 72 h");
-        assert!(policy.judge(&facts(&axios), at(72)).allows());
-    }
+fn lies_within(age: SignedDuration, older_than: Option<Duration>, younger_than: Option<Duration>) -> bool {
+    older_than.is_none_or(|least| age >= signed(least)) && younger_than.is_none_or(|most| age < signed(most))
+}
 
-    #[test]
-    fn an_exclusion_waives_age_and_nothing_else() {
-        let (policy, name) = (policy(72, &["@acme/*"]), PackageName::parse("@acme/ui").unwrap());
-        assert!(policy.judge(&facts(&name), at(1)).allows());
-        let changed = Facts { integrity_changed: true, ..facts(&name) };
-        assert_eq!(policy.judge(&changed, at(1)).reason().unwrap().rule, RuleId::IntegrityChanged);
-        let other = PackageName::parse("@acme-evil/ui").unwrap();
-        assert!(!policy.judge(&facts(&other), at(1)).allows());
-    }
-
-    #[test]
-    fn without_a_publish_time_the_age_counts_from_first_seen() {
-        let (policy, axios) = (policy(72, &[]), PackageName::parse("axios").unwrap());
-        let missing = Facts { published: None, effective: at(5), ..facts(&axios) };
-        let verdict = policy.judge(&missing, at(6));
-        assert_eq!((verdict.opens(), verdict.reason().unwrap().rule), (Some(at(77)), RuleId::MissingTime));
-    }
-
-    #[test]
-    fn what_went_young_is_a_takedown_and_what_went_old_is_kept() {
-        let (policy, axios) = (policy(72, &[]), PackageName::parse("axios").unwrap());
-        let gone = |last_seen, replaced| Facts { presence: Presence::Gone { last_seen, replaced }, ..facts(&axios) };
-        let rule = |facts: Facts<'_>| policy.judge(&facts, at(24 * 400)).reason().map(|reason| reason.rule);
-        assert_eq!(rule(gone(Some(at(3)), false)), Some(RuleId::Takedown));
-        assert_eq!(rule(gone(Some(at(24 * 300)), false)), None);
-        assert_eq!(rule(gone(Some(at(24 * 300)), true)), Some(RuleId::Takedown));
-        assert_eq!(rule(gone(None, false)), Some(RuleId::Unpublished));
-    }
+pub(super) fn signed(age: Duration) -> SignedDuration {
+    SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX)
 }

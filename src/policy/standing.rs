@@ -6,8 +6,11 @@ use std::collections::HashMap;
 use globset::GlobMatcher;
 use jiff::Timestamp;
 
+use super::built_in;
 use super::decision::{Act, Approved, Decision, State};
-use super::rule::{Facts, PackageGlob, Policy};
+use super::facts::Facts;
+use super::judge::Selection;
+use super::rule::PackageGlob;
 use super::verdict::{Reason, RuleId, Verdict};
 use crate::npm::{Agreement, Integrity, PackageName, Range, Version, instant};
 
@@ -25,10 +28,10 @@ pub struct Standing {
 /// Judges one version as of `at`, the instant up to which upstream's word is known, never later than now: what nothing waives,
 /// then decisions, then rules.
 #[must_use]
-pub fn judge(policy: &Policy, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Verdict {
     let subject = Subject::of(facts);
     let approval = standing.approval(&subject, &facts.records());
-    if let Some(refusal) = Policy::built_in(facts) {
+    if let Some(refusal) = built_in::verdict(facts) {
         let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
         if !named {
             return refusal;
@@ -39,7 +42,7 @@ pub fn judge(policy: &Policy, standing: &Standing, facts: &Facts<'_>, at: Timest
     }
     let verdict = match approval {
         Some(_) => Verdict::Allow,
-        None => standing.waive(facts, policy.rules(facts, at)),
+        None => standing.waive(facts, rules.verdict(facts, at)),
     };
     // An approval that was given in full knowledge of the freeze passes it.
     let freeze =

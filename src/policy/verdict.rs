@@ -1,16 +1,15 @@
 //! What a policy says of one version, and which rule said it. Refuses to know how a refusal is worded for a client.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// The rules that can keep a version back. The words are stable: people grep for them, metrics are labelled by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A rule that can keep a version back. The words are stable: people grep for them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleId {
-    /// Younger than the minimum release age.
-    MinimumReleaseAge,
-    /// Upstream gives no usable publish time: held until the age has passed since it was first seen.
-    MissingTime,
+    /// A rule of a policy file, by its id.
+    File(Arc<str>),
     /// The same version was seen with another integrity before.
     IntegrityChanged,
     /// The tarball's bytes are not what the packument says.
@@ -36,29 +35,11 @@ pub enum RuleId {
 }
 
 impl RuleId {
-    /// Every rule, for metrics that start at zero.
-    pub const ALL: [Self; 13] = [
-        Self::MinimumReleaseAge,
-        Self::MissingTime,
-        Self::IntegrityChanged,
-        Self::IntegrityMismatch,
-        Self::IntegrityMissing,
-        Self::SelfContradiction,
-        Self::Takedown,
-        Self::Unpublished,
-        Self::TarballHost,
-        Self::Denied,
-        Self::Freeze,
-        Self::Advisory,
-        Self::FeedMissing,
-    ];
-
     /// The rule's id as people read it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
-            Self::MinimumReleaseAge => "minimum-release-age",
-            Self::MissingTime => "missing-time",
+            Self::File(id) => id,
             Self::IntegrityChanged => "integrity-changed",
             Self::IntegrityMismatch => "integrity-mismatch",
             Self::IntegrityMissing => "integrity-missing",

@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, USER_A
 use http::request::Parts;
 
 use super::Config;
-use crate::firewall::{Asker, BaseUrl};
+use crate::firewall::{Asker, BaseUrl, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
 use crate::npm::Agent;
 use crate::upstream::Authorization;
@@ -89,7 +89,7 @@ impl Askers {
             None if self.may_borrow(peer, trusted, &origin) => Authorization::Lent,
             None => Authorization::None,
         };
-        Ok(Asker { address: origin.address, agent: Agent::parse(agent), authorization, base })
+        Ok(Asker { address: origin.address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
     }
 
     /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.

@@ -399,11 +399,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_speaks_in_every_channel() {
-        let text = "axios@1.14.1 was published 2026-03-31 00:21 UTC, minimum-release-age: opens 2026-04-03 00:21 UTC";
+        let text = "axios@1.14.1 was published 2026-03-31 00:21 UTC, minimum-age: opens 2026-04-03 00:21 UTC";
         let refusal = Refusal {
             name: PackageName::parse("axios").unwrap(),
             version: Some("1.14.1".into()),
-            rule: RuleId::MinimumReleaseAge,
+            rule: RuleId::File("minimum-age".into()),
             opens: None,
             text: text.into(),
         };

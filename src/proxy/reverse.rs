@@ -6,20 +6,22 @@ use tokio::net::TcpListener;
 
 use super::answers::Answers;
 use super::service::{Service, handle};
+use crate::firewall::Profile;
 use crate::net::{Drained, Room, listener};
 
-/// Serves a bound listener until `stop` resolves, then drains. `room` is shared by all listeners of a process.
+/// Serves a bound listener until `stop` resolves, then drains, by the policy of `profile`. `room` is shared by all listeners of a process.
 pub async fn serve<A: Answers>(
     listener: TcpListener,
     room: &Arc<Room>,
     service: &Arc<Service<A>>,
+    profile: Profile,
     stop: impl Future<Output = ()>,
 ) -> Drained {
     let limits = service.config().limits.clone();
     let service = service.clone();
     let handler = move |peer, request| {
         let service = service.clone();
-        async move { handle(&service, peer, request).await }
+        async move { handle(&service, peer, profile, request).await }
     };
     listener::serve(listener, &limits, room, handler, stop).await
 }

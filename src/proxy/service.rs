@@ -15,7 +15,7 @@ use super::asker::Askers;
 use super::respond::{self, CODINGS, Reply};
 use super::watch::Watch;
 use super::{Config, ProxyError, passage};
-use crate::firewall::{Asker, Coding, Form};
+use crate::firewall::{Asker, Coding, Form, Profile};
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::net::{Body, body};
 use crate::npm::{Endpoint, PackageName};
@@ -48,8 +48,8 @@ impl<A: Answers> Service<A> {
     }
 }
 
-/// Answers one request that came from `peer`.
-pub async fn handle<A, B>(service: &Service<A>, peer: SocketAddr, request: Request<B>) -> Response<Body>
+/// Answers one request that came from `peer`, by the policy of `profile`.
+pub async fn handle<A, B>(service: &Service<A>, peer: SocketAddr, profile: Profile, request: Request<B>) -> Response<Body>
 where
     A: Answers,
     B: http_body::Body<Data = Bytes> + Send,
@@ -69,7 +69,7 @@ where
         return watch.answered(respond::own((service.own)(head.method, page).await));
     }
     let asker = match service.askers.resolve(peer.ip(), &head) {
-        Ok(asker) => asker,
+        Ok(asker) => Asker { profile, ..asker },
         Err(wrong) => return watch.answered(respond::failed(&ProxyError::Headers(wrong))),
     };
     watch.client = asker.address;
@@ -305,7 +305,8 @@ mod tests {
             }
             if name.as_str() == "young" {
                 let text = "young has no version older than 72 h".into();
-                let refusal = Refusal { name: name.clone(), version: None, rule: RuleId::MinimumReleaseAge, opens: None, text };
+                let refusal =
+                    Refusal { name: name.clone(), version: None, rule: RuleId::File("minimum-age".into()), opens: None, text };
                 return Err(Rejection::Refused(Arc::new(refusal)));
             }
             let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);
@@ -387,7 +388,7 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let response = handle(service, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
+        let response = handle(service, SocketAddr::from(([127, 0, 0, 1], 50_000)), Profile::default(), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         (head.status.as_u16(), head.headers, body)
@@ -528,8 +529,9 @@ mod tests {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let room = crate::net::Room::of(8);
         let served = service.clone();
-        let server =
-            tokio::spawn(async move { reverse::serve(listener, &room, &served, async { stopped.await.unwrap() }).await });
+        let server = tokio::spawn(async move {
+            reverse::serve(listener, &room, &served, Profile::default(), async { stopped.await.unwrap() }).await
+        });
         let ask = async |method: &str, path: &str, more: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}\r\n");

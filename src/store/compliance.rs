@@ -298,7 +298,7 @@ pub(super) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
     ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(9));
     let refused = Download {
         outcome: Outcome::Refused,
-        rule: Some("minimum-release-age"),
+        rule: Some("minimum-age".into()),
         integrity: None,
         ..download("1.14.1", [10, 0, 0, 2])
     };
@@ -321,7 +321,7 @@ pub(super) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
         client: "10.0.0.2".to_owned(),
         integrity: None,
         outcome: Outcome::Refused,
-        rule: Some("minimum-release-age".to_owned()),
+        rule: Some("minimum-age".to_owned()),
         times: 1,
         first: at(4),
         last: at(4),

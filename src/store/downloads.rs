@@ -67,6 +67,42 @@ pub(super) fn exposure(connection: &Connection, name: &PackageName, version: Opt
     rows.collect()
 }
 
+/// A tarball that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The package.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// Who asked: addresses, each once.
+    pub clients: Vec<String>,
+    /// How often, by all of them.
+    pub times: u64,
+}
+
+/// Every tarball that was asked for, served or refused, by name and version.
+pub(super) fn asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>> {
+    let mut query = connection.prepare_cached(
+        "SELECT subjects.name, subjects.version, group_concat(DISTINCT clients.address), sum(downloads.times)
+         FROM subjects
+         JOIN downloads ON downloads.subject = subjects.id
+         JOIN clients ON clients.id = downloads.client
+         WHERE subjects.kind = 'tarball' AND subjects.version <> ''
+         GROUP BY subjects.name, subjects.version
+         ORDER BY subjects.name, subjects.version",
+    )?;
+    let rows = query.query_map([], |row| {
+        let clients: String = row.get(2)?;
+        Ok(Asked {
+            name: row.get(0)?,
+            version: row.get(1)?,
+            clients: clients.split(',').map(str::to_owned).collect(),
+            times: count_from_column(row.get(3)?),
+        })
+    })?;
+    rows.collect()
+}
+
 /// Events that happened at or after `since`, oldest first.
 pub(super) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedIncident>> {
     let mut query = connection.prepare_cached(

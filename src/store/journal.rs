@@ -324,7 +324,7 @@ impl Hash for Row {
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
         let (one, two) = (&self.0, &other.0);
-        (one.kind, one.outcome, one.rule, one.client, one.tool) == (two.kind, two.outcome, two.rule, two.client, two.tool)
+        (one.kind, one.outcome, &one.rule, one.client, one.tool) == (two.kind, two.outcome, &two.rule, two.client, two.tool)
             && one.name == two.name
             && (&one.version, &one.integrity, &one.tool_version) == (&two.version, &two.integrity, &two.tool_version)
             && (Arc::ptr_eq(&one.hidden, &two.hidden) || one.hidden == two.hidden)

@@ -153,8 +153,8 @@ pub struct Download {
     pub integrity: Option<Box<str>>,
     /// Served or refused.
     pub outcome: Outcome,
-    /// The rule that refused.
-    pub rule: Option<&'static str>,
+    /// The rule that refused; of what was served, the first that warned or only observed.
+    pub rule: Option<Box<str>>,
     /// Versions that the answer hid, shared with the remembered answer.
     pub hidden: std::sync::Arc<[Box<str>]>,
     /// The client's address.

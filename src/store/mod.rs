@@ -28,7 +28,7 @@ pub use blobs::{Blobs, PendingBlob};
 pub use data_dir::DataDir;
 pub use desk::Desk;
 pub use disk::{BlobStatistics, DiskBlobs};
-pub use downloads::RecordedIncident;
+pub use downloads::{Asked, RecordedIncident};
 pub use ledger::{
     Document, Download, Exposure, Incident, Kind, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release, TagSighting,
 };

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use super::data_dir::{DataDir, Ownership};
-use super::downloads::{self, RecordedIncident};
+use super::downloads::{self, Asked, RecordedIncident};
 use super::journal::Journal;
 use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release};
 use super::owed::Owed;
@@ -86,6 +86,15 @@ impl SqliteLedger {
             .read(|connection| schema::expect_known(connection, &ledger.path))
             .map_err(|error| name_damaged(error, &ledger.path))?;
         Ok(ledger)
+    }
+
+    /// Every tarball that was asked for, served or refused, by name and version.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn asked(&self) -> Result<Vec<Asked>, StoreError> {
+        self.flush();
+        self.read(|connection| downloads::asked(connection).map_err(StoreError::ledger("be read")))
     }
 
     /// Events that happened at or after `since`, oldest first.

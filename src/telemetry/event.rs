@@ -107,7 +107,7 @@ pub struct Refused<'a> {
     /// The version, unless the whole package is kept back.
     pub version: Option<&'a str>,
     /// The rule that decided.
-    pub rule: RuleId,
+    pub rule: &'a RuleId,
     /// Who asked.
     pub client: IpAddr,
     /// With which tool.
@@ -119,7 +119,7 @@ pub struct Refused<'a> {
 impl Refused<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.refusals.of(self.rule).inc();
+        metrics.refusals.of(self.rule.into()).inc();
         tracing::info!(
             package.name = %self.name,
             package.version = self.version,
@@ -128,6 +128,39 @@ impl Refused<'_> {
             client.agent = %self.agent,
             reason = self.text,
             "refused"
+        );
+    }
+}
+
+/// Something was served of which a rule warned, or that it would have refused if it did more than observe.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// The package.
+    pub name: &'a PackageName,
+    /// The version.
+    pub version: &'a str,
+    /// The rule.
+    pub rule: &'a RuleId,
+    /// Whether it would have refused.
+    pub would_refuse: bool,
+    /// Who got it.
+    pub client: IpAddr,
+    /// Why, in words.
+    pub detail: &'a str,
+}
+
+impl Observed<'_> {
+    /// Counts and logs it.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.observed.inc();
+        let told = if self.would_refuse { "would have refused" } else { "served with a warning" };
+        tracing::info!(
+            package.name = %self.name,
+            package.version = self.version,
+            rule.id = self.rule.as_str(),
+            client.address = %self.client,
+            reason = self.detail,
+            "{told}"
         );
     }
 }

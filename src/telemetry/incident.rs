@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::label::IncidentLabel;
+use super::label::{IncidentLabel, ReloadLabel};
 use super::metrics::Metrics;
 use crate::npm::PackageName;
 
@@ -135,6 +135,28 @@ impl LedgerLost<'_> {
         metrics.incidents.of(IncidentLabel::LedgerLost).inc();
         metrics.ledger_lost.inc_by(self.rows);
         tracing::error!(ledger.rows = self.rows, error = self.detail, "rows of the ledger were lost");
+    }
+}
+
+/// The policies were read again.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyReloaded<'a> {
+    /// How many rules are in force now.
+    pub rules: usize,
+    /// Why they are not in force; then those before are.
+    pub mistake: Option<&'a str>,
+}
+
+impl PolicyReloaded<'_> {
+    /// Counts and logs it.
+    pub fn emit(&self, metrics: &Metrics) {
+        let Some(mistake) = self.mistake else {
+            metrics.policy_reloads.of(ReloadLabel::Adopted).inc();
+            tracing::info!(policy.rules = self.rules, "the policy was read again and is in force");
+            return;
+        };
+        metrics.policy_reloads.of(ReloadLabel::Broken).inc();
+        tracing::error!(error = mistake, "the policy on disk is broken, the one before it stays in force");
     }
 }
 

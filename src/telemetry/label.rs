@@ -167,11 +167,61 @@ labels! {
     }
 }
 
-impl Label for RuleId {
-    const KEY: &'static str = "rule";
-    const ALL: &'static [Self] = &RuleId::ALL;
+labels! {
+    /// What became of a policy that was read again.
+    ReloadLabel, "outcome" {
+        /// It is in force.
+        Adopted = "adopted",
+        /// It is broken, and the one before is in force.
+        Broken = "broken",
+    }
+}
 
-    fn value(self) -> &'static str {
-        self.as_str()
+labels! {
+    /// Which rule refused: one of those that are built in, or any of a policy file, whose ids anybody may choose.
+    RuleLabel, "rule" {
+        /// A rule of a policy file.
+        Policy = "policy",
+        /// See [`RuleId::IntegrityChanged`].
+        IntegrityChanged = "integrity-changed",
+        /// See [`RuleId::IntegrityMismatch`].
+        IntegrityMismatch = "integrity-mismatch",
+        /// See [`RuleId::IntegrityMissing`].
+        IntegrityMissing = "integrity-missing",
+        /// See [`RuleId::SelfContradiction`].
+        SelfContradiction = "self-contradiction",
+        /// See [`RuleId::Takedown`].
+        Takedown = "takedown",
+        /// See [`RuleId::Unpublished`].
+        Unpublished = "unpublished",
+        /// See [`RuleId::TarballHost`].
+        TarballHost = "tarball-host",
+        /// See [`RuleId::Denied`].
+        Denied = "denied",
+        /// See [`RuleId::Freeze`].
+        Freeze = "freeze",
+        /// See [`RuleId::Advisory`].
+        Advisory = "advisory",
+        /// See [`RuleId::FeedMissing`].
+        FeedMissing = "feed-missing",
+    }
+}
+
+impl From<&RuleId> for RuleLabel {
+    fn from(rule: &RuleId) -> Self {
+        match rule {
+            RuleId::File(_) => Self::Policy,
+            RuleId::IntegrityChanged => Self::IntegrityChanged,
+            RuleId::IntegrityMismatch => Self::IntegrityMismatch,
+            RuleId::IntegrityMissing => Self::IntegrityMissing,
+            RuleId::SelfContradiction => Self::SelfContradiction,
+            RuleId::Takedown => Self::Takedown,
+            RuleId::Unpublished => Self::Unpublished,
+            RuleId::TarballHost => Self::TarballHost,
+            RuleId::Denied => Self::Denied,
+            RuleId::Freeze => Self::Freeze,
+            RuleId::Advisory => Self::Advisory,
+            RuleId::FeedMissing => Self::FeedMissing,
+        }
     }
 }

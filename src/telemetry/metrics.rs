@@ -12,9 +12,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::label::{CacheLabel, CacheOutcome, EndpointLabel, IncidentLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
+use super::label::{
+    CacheLabel, CacheOutcome, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel, UpstreamOutcome, UpstreamWhat,
+};
 use super::series::Series;
-use crate::policy::RuleId;
 
 /// A gauge whose reading somebody else supplies, each time the numbers are rendered.
 pub type Reading = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -51,7 +52,9 @@ pub struct Metrics {
     pub(super) upstream: Series<(UpstreamWhat, UpstreamOutcome), Counter>,
     pub(super) upstream_seconds: Series<UpstreamWhat, Histogram>,
     pub(super) caches: Series<(CacheLabel, CacheOutcome), Counter>,
-    pub(super) refusals: Series<RuleId, Counter>,
+    pub(super) refusals: Series<RuleLabel, Counter>,
+    pub(super) policy_reloads: Series<ReloadLabel, Counter>,
+    pub(super) observed: Counter,
     pub(super) hidden: Counter,
     pub(super) stale: Counter,
     pub(super) incidents: Series<IncidentLabel, Counter>,
@@ -102,6 +105,17 @@ impl Metrics {
             upstream_seconds: Series::register(held, "upstream_duration_seconds", "How long upstream took to answer", seconds),
             caches: Series::register(held, "cache_uses", "What each memory had when it was asked", Counter::default),
             refusals: Series::register(held, "refusals", "Refusals by policy, by the rule that decided", Counter::default),
+            policy_reloads: Series::register(
+                held,
+                "policy_reloads",
+                "How often policies were read again, by what became of it",
+                Counter::default,
+            ),
+            observed: counter(
+                held,
+                "observed",
+                "Tarballs served though a rule warned of them, or would refuse them if it did more than observe",
+            ),
             hidden: counter(held, "hidden_versions", "Versions kept out of packuments that were assembled"),
             stale: counter(held, "stale_answers", "Answers served though upstream could not confirm them"),
             incidents: Series::register(held, "incidents", "What an operator should look into, by kind", Counter::default),
@@ -204,7 +218,7 @@ mod tests {
         let text = Metrics::new().render();
         for series in [
             "coldframe_requests_total{endpoint=\"packument\",outcome=\"refused\"} 0",
-            "coldframe_refusals_total{rule=\"minimum-release-age\"} 0",
+            "coldframe_refusals_total{rule=\"policy\"} 0",
             "coldframe_cache_uses_total{cache=\"blob\",outcome=\"hit\"} 0",
             "coldframe_upstream_requests_total{what=\"tarball\",outcome=\"failed\"} 0",
             "coldframe_incidents_total{kind=\"clock_skew\"} 0",

@@ -12,8 +12,10 @@ pub mod metrics;
 mod series;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use event::{CacheUsed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
-pub use incident::{ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, ServedStale, VersionGone};
+pub use event::{CacheUsed, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
+pub use incident::{
+    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, VersionGone,
+};
 pub use intelligence::{Exposed, FeedChanged, FeedFailed, FeedOverbroad};
 pub use label::{CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
 pub use logging::{Config, Format};

@@ -44,8 +44,8 @@ async fn an_exact_pin_that_is_hidden() {
             npm error code E403
             npm error 403 Could not download left-pad@1.1.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting
             npm error 403 a package version that is forbidden by your security policy, or
@@ -58,8 +58,8 @@ async fn an_exact_pin_that_is_hidden() {
             npm error code E403
             npm error 403 Could not download left-pad@1.1.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
@@ -70,8 +70,8 @@ async fn an_exact_pin_that_is_hidden() {
             npm error code E403
             npm error 403 Could not download left-pad@1.1.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
@@ -148,8 +148,8 @@ async fn a_range_with_nothing_visible() {
             npm error code E403
             npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting
             npm error 403 a package version that is forbidden by your security policy, or
@@ -162,8 +162,8 @@ async fn a_range_with_nothing_visible() {
             npm error code E403
             npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
@@ -174,8 +174,8 @@ async fn a_range_with_nothing_visible() {
             npm error code E403
             npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age), opens 2026-04-06 07:00 UTC
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
@@ -249,9 +249,9 @@ async fn a_whole_package_that_is_young() {
         (
             Tool::Npm10,
             expect![[r#"
-        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
         npm error code E403
-        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
         npm error 403 In most cases, you or one of your dependencies are requesting
         npm error 403 a package version that is forbidden by your security policy, or
         npm error 403 on a server you do not have access to.
@@ -260,25 +260,25 @@ async fn a_whole_package_that_is_young() {
         (
             Tool::Npm11,
             expect![[r#"
-        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
         npm error code E403
-        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
         npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
     "#]],
         ),
         (
             Tool::Npm12,
             expect![[r#"
-            npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+            npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
             npm error code E403
-            npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+            npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
         ),
         (
             Tool::Pnpm10,
             expect![[r#"
-         ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC - 403
+         ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - 403
         This error happened while installing a direct dependency of .
         No authorization header was set for the request.
     "#]],
@@ -302,7 +302,7 @@ async fn a_whole_package_that_is_young() {
         yarn install v1.22.22
         info No lockfile found.
         [1/4] Resolving packages...
-        error Error: http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC
+        error Error: http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
     "#]],
         ),
         (
@@ -311,7 +311,7 @@ async fn a_whole_package_that_is_young() {
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
         ➤ YN0035: │ newborn@npm:*: The remote server failed to provide the requested resource
-        ➤ YN0035: │   Response Code: 403 (newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC)
+        ➤ YN0035: │   Response Code: 403 (newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/newborn
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -332,7 +332,7 @@ async fn a_whole_package_that_is_young() {
             error: Failed loading http://coldframe/newborn for package "newborn"
             Caused by:
                 Bad response: 403
-                {"error":"newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 10:00 UTC"}
+                {"error":"newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC"}
         "#]],
         ),
     ];

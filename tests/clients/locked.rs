@@ -26,9 +26,9 @@ async fn a_young_tarball_from_a_lockfile() {
         (
             Tool::Npm10,
             expect![[r#"
-        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
         npm error code E403
-        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
         npm error 403 In most cases, you or one of your dependencies are requesting
         npm error 403 a package version that is forbidden by your security policy, or
         npm error 403 on a server you do not have access to.
@@ -37,18 +37,18 @@ async fn a_young_tarball_from_a_lockfile() {
         (
             Tool::Npm11,
             expect![[r#"
-        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
         npm error code E403
-        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
         npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
     "#]],
         ),
         (
             Tool::Npm12,
             expect![[r#"
-            npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+            npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
             npm error code E403
-            npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+            npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
             npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
         "#]],
         ),
@@ -58,7 +58,7 @@ async fn a_young_tarball_from_a_lockfile() {
         Lockfile is up to date, resolution step is skipped
         Packages: +1
         +
-         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - 403
+         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - 403
         No authorization header was set for the request.
     "#]],
         ),
@@ -90,7 +90,7 @@ async fn a_young_tarball_from_a_lockfile() {
         ➤ YN0000: ┌ Resolution step
         ➤ YN0000: ┌ Fetch step
         ➤ YN0035: │ left-pad@npm:1.1.0: The remote server failed to provide the requested resource
-        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0)
+        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/left-pad/-/left-pad-1.1.0.tgz
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -110,7 +110,7 @@ async fn a_young_tarball_from_a_lockfile() {
             error: Failed caching npm package 'left-pad@1.1.0'
             Caused by:
                 Bad response: 403
-                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-release-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0"}
+                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0"}
         "#]],
         ),
     ];

@@ -26,6 +26,6 @@ async fn metrics_count_requests_hidden_versions_and_refusals() {
     for name in ["requests", "upstream", "hidden", "refus", "bytes", "in_flight", "resident"] {
         assert!(text.lines().any(|line| line.starts_with("coldframe_") && line.contains(name)), "no {name}:\n{text}");
     }
-    assert!(scene.metric("coldframe_refusals", "minimum-release-age").await >= 1.0, "{text}");
+    assert!(scene.metric("coldframe_refusals", "policy").await >= 1.0, "{text}");
     assert!(!text.contains("left-pad"), "package names are no label values");
 }

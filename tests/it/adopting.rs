@@ -11,6 +11,7 @@ use crate::registry::Registry;
 async fn young_versions_of_a_lockfile_are_adopted_until_they_would_have_opened() {
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let registry = Registry::start(&machine_clock()).await;
+    registry.absent("acme");
     let young = Package::new("left-pad", "1.1.0").aged(hours(1));
     let scoped = Package::new("@acme/ui", "2.0.0").aged(hours(70));
     let swapped = Package::new("axios", "1.14.1").aged(hours(1));

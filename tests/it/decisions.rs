@@ -100,6 +100,7 @@ async fn a_denial_closes_what_is_cached_at_once_with_its_reason_until_it_is_revo
 async fn a_denial_stands_above_an_approval() {
     let scene = Scene::open().await;
     let young = Package::new("@acme/ui", "1.0.0").aged(hours(1));
+    scene.registry.absent("acme");
     scene.publish(young.clone());
     decide(&scene, deny("@acme/*", None), None, false).await;
     decide(&scene, approval(&young, &[]), None, false).await;
@@ -123,6 +124,7 @@ async fn what_was_decided_holds_after_a_restart_too() {
 async fn a_freeze_hides_what_came_later_and_thaws_by_itself_on_news_only() {
     let scene = Scene::open().set("min-release-age", "1h").await;
     scene.publish_old("axios", &["1.14.0"]);
+    scene.publish_old("left-pad", &["0.9.0"]);
     decide(&scene, freeze(&scene, &[]), Some(hours(48)), false).await;
     scene.later(hours(2));
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));

@@ -220,7 +220,7 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     assert!(versions.len() == 10 && !versions.contains(&"1.0.3".to_owned()), "{versions:?}");
     scene.get("/left-pad/-/left-pad-1.0.3.tgz").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.4.tgz").await.is(200);
-    assert!(scene.get("/left-pad/1.0.11").await.is(403).error().contains("minimum-release-age"));
+    assert!(scene.get("/left-pad/1.0.11").await.is(403).error().contains("minimum-age"));
     assert!(scene.metric("coldframe_incidents_total", "feed_overbroad").await >= 1.0);
     scene.coldframe.stop().await;
     let told = incidents(scene.data(), "feed_overbroad");

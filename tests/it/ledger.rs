@@ -38,7 +38,7 @@ async fn served_and_refused_are_told_by_client_and_tool() {
     }
     assert!(!served.contains("pnpm"), "{served}");
     let refused = exposure(&scene, "axios@1.14.1", &[]);
-    for part in ["127.0.0.1", "pnpm/12.21.0", "refused", "minimum-release-age"] {
+    for part in ["127.0.0.1", "pnpm/12.21.0", "refused", "minimum-age"] {
         assert!(refused.contains(part), "{part:?} is missing:\n{refused}");
     }
     assert!(exposure(&scene, "axios@9.9.9", &[]).contains("nobody"));

@@ -35,6 +35,7 @@ mod ledger;
 mod machine;
 mod names;
 mod outage;
+mod policy;
 mod readme;
 mod refusals;
 mod restart;

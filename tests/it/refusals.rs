@@ -15,7 +15,7 @@ async fn scene() -> Scene {
 
 /// What every refusal of left-pad@1.1.0 tells.
 const TOLD: &[&str] =
-    &["left-pad@1.1.0", "published 2026-04-03 11:00 UTC", "minimum-release-age", "72 h", "2026-04-06 11:00 UTC", "1.0.0"];
+    &["left-pad@1.1.0", "published 2026-04-03 11:00 UTC", "minimum-age", "72 h", "2026-04-06 11:00 UTC", "1.0.0"];
 
 #[track_caller]
 fn tells(text: &str, parts: &[&str]) {
@@ -47,7 +47,7 @@ async fn a_package_without_a_visible_version_is_403_and_says_when_it_opens() {
     let scene = scene().await;
     let refused = scene.get("/newborn").await.is(403);
     for text in [refused.reason.clone(), refused.error(), refused.header("npm-notice").to_owned()] {
-        tells(&text, &["newborn", "2026-04-06 10:00 UTC", "minimum-release-age"]);
+        tells(&text, &["newborn", "2026-04-17 10:00 UTC", "new-package"]);
     }
 }
 

@@ -164,6 +164,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// A running Coldframe.
 pub struct Coldframe {
     pub address: SocketAddr,
+    /// All its addresses, the first one first.
+    pub addresses: Vec<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
 }
@@ -172,7 +174,8 @@ impl Coldframe {
     pub async fn start(settings: &[(String, String)], clock: &ManualClock) -> Self {
         let borrowed: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let app = Self::build(&borrowed, clock).await;
-        let address = app.addresses()[0];
+        let addresses = app.addresses().to_vec();
+        let address = addresses[0];
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
             let shutdown = async move { drop(stopped.await) };
@@ -180,7 +183,7 @@ impl Coldframe {
                 panic!("{wrong:?}");
             }
         });
-        Self { address, stop: Some(stop), running: Some(running) }
+        Self { address, addresses, stop: Some(stop), running: Some(running) }
     }
 
     /// A program's end frees its data directory; here it is free when the last task of the one before has ended.

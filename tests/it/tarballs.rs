@@ -213,6 +213,7 @@ async fn every_spelling_of_a_scoped_tarball_is_one_tarball() {
         assert_eq!(scene.get(path).await.is(200).body, bytes, "{path}");
     }
     scene.publish(Package::new("@acme/young", "1.0.0").aged(hours(1)));
+    scene.registry.absent("acme");
     for path in ["/@acme/young/-/young-1.0.0.tgz", "/@acme%2fyoung/-/young-1.0.0.tgz", "/%40acme%2Fyoung/-/young-1.0.0.tgz"] {
         scene.get(path).await.is(403);
     }

@@ -280,7 +280,7 @@ async fn a_skewed_clock_and_a_stripping_mirror_are_reported() {
     assert!(scene.metric("coldframe_incidents", "clock_skew").await >= 1.0);
 
     let scene = Scene::open().mirror().await;
-    scene.publish(Package::new("left-pad", "1.0.0").aged(days(9)));
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(19)));
     scene.get("/left-pad").await.is(200);
     assert!(scene.metric("coldframe_incidents", "metadata_stripped").await >= 1.0);
 }

@@ -1,0 +1,94 @@
+//! Parts of an established package (`@esbuild/linux-x64` of `esbuild`) are no strangers, however new they are. What the whole says of
+//! them is looked up where a rule may spare them: for packages that are new, and for those alone. Refuses to judge.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::catalog::Need;
+use super::known::Known;
+use super::{Asker, Inner};
+use crate::npm::{PackageName, Packument, instant};
+
+/// For each entry of a package, since when the package exists that pins exactly it; `None` where none is known.
+pub(super) type Kin = Box<[Option<Timestamp>]>;
+
+impl Inner {
+    /// Remembers whose parts the packages are that this packument pins.
+    pub(super) fn note_parts(&self, packument: &Packument) {
+        for part in packument.parts.keys() {
+            if let Ok(part) = PackageName::parse(part) {
+                self.wholes_of_parts.insert(part, packument.name.clone());
+            }
+        }
+    }
+
+    /// Looks up whose part a new package is, once a document. Of packages that are not new nothing is asked, nor where no rule spares
+    /// parts; nobody waits then.
+    pub(super) async fn find_kin(self: &Arc<Self>, asker: &Asker, known: &Known) {
+        let Some(packument) = known.packument.as_ref().filter(|_| known.kin.get().is_none()) else { return };
+        let Some(longest) = self.world().spares_siblings() else { return };
+        let is_new = packument.oldest.is_some_and(|oldest| instant::after(oldest, longest) > known.validated);
+        if !is_new {
+            return;
+        }
+        // Nobody learns the name of a scope whose registry is another one, or whose ages are waived.
+        let Some(whole) = self.whole_of(&packument.name).filter(|whole| self.registries.of(whole).id() == known.registry.id())
+        else {
+            return;
+        };
+        if self.world().policy(asker.profile).waives_ages(&packument.name) {
+            return;
+        }
+        // What cannot be read has no parts.
+        let Ok(reading) = Box::pin(self.look_up(asker, &whole, Need::Index, None)).await else { return };
+        let Some(whole) = &reading.known.packument else { return };
+        if known.kin.set(kin(packument, whole)).is_ok() {
+            known.screens.forget();
+        }
+    }
+
+    /// The package that a package may be a part of: one that was seen to pin it, else the one that its scope is called like.
+    fn whole_of(&self, part: &PackageName) -> Option<PackageName> {
+        self.wholes_of_parts.get(part).or_else(|| PackageName::parse(part.scope()?.trim_start_matches('@')).ok())
+    }
+}
+
+/// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher.
+fn kin(part: &Packument, whole: &Packument) -> Kin {
+    let pinning = whole.parts.get(part.name.as_str());
+    let of_entry = |entry: &crate::npm::packument::Entry| {
+        let places = pinning?.iter().filter_map(|place| whole.entries.get(*place as usize));
+        let mut same = places.filter(|place| place.key == entry.key && place.publisher == entry.publisher);
+        same.next().and(whole.oldest)
+    };
+    part.entries.iter().map(of_entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::npm::ingest;
+
+    fn packument(name: &str, version: &str, publisher: &str, more: &str) -> Packument {
+        let document = format!(
+            r#"{{"name":"{name}","versions":{{"{version}":{{"name":"{name}","version":"{version}","_npmUser":{{"name":"{publisher}"}},
+              "dist":{{"tarball":"x","shasum":"{}"}}{more}}}}},"time":{{"{version}":"2020-01-01T00:00:00Z"}}}}"#,
+            "0".repeat(40)
+        );
+        ingest::ingest(&PackageName::parse(name).unwrap(), document.as_bytes()).unwrap().packument
+    }
+
+    #[test]
+    fn a_part_is_pinned_exactly_by_the_same_version_of_the_same_publisher() {
+        let pins = r#","optionalDependencies":{"@esbuild/linux-x64":"0.25.0"}"#;
+        let whole = packument("esbuild", "0.25.0", "evanw", pins);
+        let found = |name, version, publisher| kin(&packument(name, version, publisher, ""), &whole)[0].is_some();
+        assert!(found("@esbuild/linux-x64", "0.25.0", "evanw"));
+        assert!(!found("@esbuild/linux-x64", "0.25.1", "evanw"));
+        assert!(!found("@esbuild/linux-x64", "0.25.0", "mallory"));
+        assert!(!found("@esbuild/evil", "0.25.0", "evanw"));
+        let loose = packument("esbuild", "0.25.0", "evanw", r#","optionalDependencies":{"@esbuild/linux-x64":"^0.25.0"}"#);
+        assert!(kin(&packument("@esbuild/linux-x64", "0.25.0", "evanw", ""), &loose)[0].is_none());
+    }
+}

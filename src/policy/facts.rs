@@ -1,0 +1,136 @@
+//! What rules ask about one version: borrowed from the index, the ledger and the feeds, made anew for each judgement. Refuses to
+//! know where a fact comes from.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::advisory::{Advisory, Applicable, NO_ADVISORIES};
+use super::decision::CHANGED_INTEGRITY;
+use super::malware;
+use crate::npm::packument::{Entry, Traits};
+use crate::npm::{Integrity, PackageName, Packument, Version};
+use crate::vet::{Findings, Signals};
+
+/// Whether the newest packument has the version, and if not, what the ledger says of its going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there.
+    Present,
+    /// It went.
+    Gone {
+        /// When it was last seen; `None` when it never was.
+        last_seen: Option<Timestamp>,
+        /// Whether a security placeholder took its package's place.
+        replaced: bool,
+    },
+}
+
+/// What rules ask about one version.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The package.
+    pub name: &'a PackageName,
+    /// The key in `versions`.
+    pub version: &'a str,
+    /// The key as a version; `None` when it is none.
+    pub parsed: Option<&'a Version>,
+    /// What upstream says, if it says anything usable.
+    pub published: Option<Timestamp>,
+    /// The effective publish time (DESIGN §4).
+    pub effective: Timestamp,
+    /// When the package's oldest release was published; `None` when nobody knows: then no rule takes it for new.
+    pub born: Option<Timestamp>,
+    /// When the oldest release of the package was published that pins exactly this version as one of its own parts (same scope,
+    /// version and publisher: `esbuild` and `@esbuild/linux-x64`); `None` when none is known.
+    pub kin: Option<Timestamp>,
+    /// Why its manifest cannot be believed, in words.
+    pub flaw: Option<&'a str>,
+    /// Whether the packument states a digest that can be checked.
+    pub has_integrity: bool,
+    /// That digest, where it is known already: an approval is for these bytes.
+    pub integrity: Option<&'a Integrity>,
+    /// Whether it was seen with another integrity before.
+    pub integrity_changed: bool,
+    /// Whether the newest packument has it.
+    pub presence: Presence,
+    /// What its manifest says of itself: install scripts, dependencies from elsewhere, deprecation.
+    pub traits: Traits,
+    /// Who published it, by name; `None` where upstream does not say.
+    pub publisher: Option<&'a str>,
+    /// Who maintains it, by name.
+    pub maintainers: &'a [Arc<str>],
+    /// The package's dist-tags, as upstream has them.
+    pub tags: &'a [(Box<str>, Box<str>)],
+    /// The advisories on the package, beside all its versions.
+    pub advisories: &'a Applicable<'a>,
+    /// What differs from its predecessors.
+    pub signals: Signals,
+    /// What opening its tarball showed.
+    pub findings: Findings,
+}
+
+impl<'a> Facts<'a> {
+    /// A version of which nothing else is known: present, honest, of a package of unknown age.
+    #[must_use]
+    pub fn of(name: &'a PackageName, version: &'a str, effective: Timestamp) -> Self {
+        Self {
+            name,
+            version,
+            parsed: None,
+            published: Some(effective),
+            effective,
+            born: None,
+            kin: None,
+            flaw: None,
+            has_integrity: true,
+            integrity: None,
+            integrity_changed: false,
+            presence: Presence::Present,
+            traits: Traits::default(),
+            publisher: None,
+            maintainers: &[],
+            tags: &[],
+            advisories: &NO_ADVISORIES,
+            signals: Signals::NONE,
+            findings: Findings::NONE,
+        }
+    }
+
+    /// What a packument says of one of its entries, whose effective publish time is `effective`.
+    #[must_use]
+    pub fn of_entry(packument: &'a Packument, entry: &'a Entry, effective: Timestamp) -> Self {
+        Self {
+            parsed: entry.version.as_ref(),
+            published: entry.published,
+            // Of a packument without any time nobody knows: what it holds waits as releases do, from when it was first seen.
+            born: packument.oldest.map(|oldest| oldest.min(effective)),
+            flaw: entry.flaw.as_deref(),
+            has_integrity: entry.integrity.is_some(),
+            integrity: entry.integrity.as_ref(),
+            traits: entry.traits,
+            publisher: entry.publisher.as_deref(),
+            maintainers: entry.maintainers.as_deref().unwrap_or_default(),
+            tags: &packument.dist_tags,
+            ..Self::of(&packument.name, &entry.key, effective)
+        }
+    }
+
+    /// The records that an approval has to name before it is one: advisories of malware, and a changed integrity.
+    #[must_use]
+    pub fn records(&self) -> Vec<&'a str> {
+        let advisories = malware::condemning(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
+        self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
+    }
+
+    /// The advisories that name this version, in the order of the feeds.
+    pub fn advised(&self) -> impl Iterator<Item = Advisory<'a>> {
+        self.advisories.matching(self.version, self.parsed)
+    }
+
+    /// The dist-tags that point to it.
+    pub fn pointing(&self) -> impl Iterator<Item = &'a str> {
+        let version = self.version;
+        self.tags.iter().filter(move |(_, target)| **target == *version).map(|(tag, _)| &**tag)
+    }
+}

@@ -1,0 +1,54 @@
+//! What is wrong with a policy, where, and what is allowed there. Refuses to stop at the first mistake.
+
+use std::fmt;
+
+use super::place::Place;
+
+/// One mistake.
+#[derive(Debug, Clone)]
+pub struct Mistake {
+    /// Where.
+    pub place: Place,
+    /// What is wrong: lower case, the value last after a colon.
+    pub problem: String,
+    /// What is allowed there; may be empty.
+    pub allowed: String,
+}
+
+impl Mistake {
+    /// A mistake.
+    #[must_use]
+    pub fn new(place: Place, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { place, problem: problem.into(), allowed: allowed.into() }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.place.position();
+        write!(out, "{}:{line}:{column}: {}\n{}", self.place.file.path.display(), self.problem, self.place.excerpt(true))?;
+        if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", self.allowed) }
+    }
+}
+
+/// Every mistake that was found, in the order of the files. Never empty.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct Mistakes(pub(super) Vec<Mistake>);
+
+impl Mistakes {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, noun) = (self.0.len(), if self.0.len() == 1 { "mistake" } else { "mistakes" });
+        write!(out, "{count} {noun} in the policy")?;
+        for mistake in &self.0 {
+            write!(out, "\n\n{mistake}")?;
+        }
+        Ok(())
+    }
+}

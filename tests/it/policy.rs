@@ -1,0 +1,305 @@
+//! Policies over real sockets: the shipped ones, files that change while serving, one for each listener, and parts of packages.
+
+use std::time::{Duration, Instant};
+
+use coldframe::store::Ledger as _;
+use serde_json::json;
+
+use crate::client::Ask;
+use crate::package::{Package, days, hours};
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+use crate::scene::Scene;
+
+const LOOSE: &str = "[[rule]]\nid = \"minimum-age\"\nhold = \"1h\"\nreason = \"young\"\n";
+const TIGHT: &str =
+    "[[rule]]\nid = \"nothing\"\ndeny = true\npackages = [\"left-pad\"]\nversions = \">=1.1.0\"\nreason = \"we do not use it\"\n";
+
+/// A scene whose policy is a file of this text.
+async fn ruled(text: &str) -> (Scene, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rules.toml");
+    std::fs::write(&path, text).unwrap();
+    (Scene::open().set("policy", path.to_str().unwrap()).await, folder)
+}
+
+#[tokio::test]
+async fn a_rule_of_a_file_refuses_and_says_its_id_and_its_reason() {
+    let (scene, _folder) = ruled(TIGHT).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0-beta.1", "1.1.0"]);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0-beta.1"]);
+    let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403).error();
+    assert!(refused.contains("we do not use it") && refused.contains("rule nothing") && !refused.contains("opens"), "{refused}");
+    assert!(scene.metric("coldframe_refusals", "policy").await >= 1.0);
+}
+
+#[tokio::test]
+async fn what_a_manifest_says_of_itself_is_asked() {
+    let rules = r#"
+[[rule]]
+id = "scripts"
+deny = true
+install-script = true
+reason = "x"
+[[rule]]
+id = "elsewhere"
+deny = true
+dependencies = ["git", "url"]
+reason = "x"
+[[rule]]
+id = "people"
+deny = true
+publishers = ["mallory"]
+reason = "x"
+[[rule]]
+id = "deprecated"
+deny = true
+deprecated = true
+reason = "x"
+[[rule]]
+id = "tag"
+deny = true
+dist-tags = ["beta"]
+reason = "x"
+[[rule]]
+id = "maintainer"
+deny = true
+maintainers = ["trent*"]
+reason = "x"
+"#;
+    let (scene, _folder) = ruled(rules).await;
+    let package = |version: &str| Package::new("demo", version).untagged();
+    scene.publish(package("1.0.0").field("_npmUser", json!({"name": "alice", "email": "a@example"})).tagged("latest"));
+    scene.publish(package("1.0.1").script("postinstall", "node x.js"));
+    scene.publish(package("1.0.2").depends_on("evil", "git+https://git.example/evil.git"));
+    scene.publish(package("1.0.3").depends_on("evil", "https://files.example/evil.tgz"));
+    scene.publish(package("1.0.4").field("_npmUser", json!({"name": "mallory"})));
+    scene.publish(package("1.0.5").deprecated("broken"));
+    scene.publish(package("1.0.6").tagged("beta"));
+    scene.publish(package("1.0.7").field("maintainers", json!([{"name": "alice"}, {"name": "trent2"}])));
+    scene.publish(package("1.0.8").field("hasInstallScript", true));
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+    for (version, rule) in
+        [("1.0.1", "scripts"), ("1.0.2", "elsewhere"), ("1.0.4", "people"), ("1.0.6", "tag"), ("1.0.7", "maintainer")]
+    {
+        let refused = scene.get(&format!("/demo/-/demo-{version}.tgz")).await.is(403).error();
+        assert!(refused.contains(&format!("rule {rule}")), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_package_waits_and_the_parts_of_an_old_one_do_not() {
+    let scene = Scene::open().await;
+    let pins = json!({"@esbuild/linux-x64": "0.25.0", "@esbuild/other": "^0.25.0"});
+    scene.publish(Package::new("esbuild", "0.24.0"));
+    scene.publish(Package::new("esbuild", "0.25.0").aged(days(4)).field("optionalDependencies", pins));
+    scene.publish(Package::new("@esbuild/linux-x64", "0.25.0").aged(days(4)));
+    scene.publish(Package::new("@esbuild/other", "0.25.0").aged(days(4)));
+    scene.publish(Package::new("plain-crypto-js", "4.2.1").aged(days(4)));
+    // From a lockfile: the part is asked for first.
+    scene.get("/@esbuild/linux-x64/-/linux-x64-0.25.0.tgz").await.is(200);
+    assert_eq!(scene.get("/@esbuild%2flinux-x64").await.versions(), ["0.25.0"]);
+    let refused = scene.get("/@esbuild%2fother").await.is(403).error();
+    assert!(refused.contains("rule new-package") && refused.contains("2026-04-13 12:00 UTC"), "{refused}");
+    scene.get("/plain-crypto-js/-/plain-crypto-js-4.2.1.tgz").await.is(403);
+    scene.later(days(10));
+    scene.get("/plain-crypto-js/-/plain-crypto-js-4.2.1.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn what_is_observed_is_served_and_noted_with_its_rule() {
+    let mut scene = Scene::open().set("policy", "observe").await;
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+    assert!(scene.metric("coldframe_observed", "").await >= 1.0);
+    scene.coldframe.stop().await;
+    let ledger = coldframe::store::SqliteLedger::read_only(scene.data()).unwrap();
+    let name = coldframe::npm::PackageName::parse("left-pad").unwrap();
+    let seen = ledger.exposure(&name, None).unwrap();
+    assert_eq!(seen[0].outcome, coldframe::store::Outcome::Served);
+    assert_eq!(seen[0].rule.as_deref(), Some("new-package"));
+}
+
+#[tokio::test]
+async fn an_exemption_ends_on_its_day_without_asking_upstream() {
+    let rules = "[[rule]]\nid = \"for-now\"\nallow = true\nexpires = \"2026-04-03T13:00:00Z\"\nowner = \"a\"\nreason = \"x\"\n\
+                 [[rule]]\nid = \"rest\"\ndeny = true\nreason = \"x\"\n";
+    let (scene, _folder) = ruled(rules).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    scene.registry.goes_down();
+    scene.later(hours(1));
+    scene.get("/left-pad").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
+}
+
+#[tokio::test]
+async fn each_listener_answers_by_its_own_policy_and_never_by_anothers() {
+    let scene = Scene::open().set("listen", "127.0.0.1:0").set("listen", "127.0.0.1:0=observe").await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    let further = scene.coldframe.addresses[1];
+    for _ in 0..3 {
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        assert_eq!(Ask::new(further, "GET", "/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+        scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+        Ask::new(further, "GET", "/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+        scene.later(hours(1));
+    }
+}
+
+/// Asks until the answer is as wanted, for twenty seconds.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_is_in_force_soon_and_a_broken_one_is_not() {
+    let (scene, folder) = ruled(LOOSE).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    assert_eq!(scene.get("/left-pad").await.versions().len(), 2);
+    let path = folder.path().join("rules.toml");
+    std::fs::write(&path, TIGHT).unwrap();
+    until("the new policy", async || (scene.get("/left-pad").await.versions().len() == 1).then_some(())).await;
+    assert!(scene.metric("coldframe_policy_reloads", "adopted").await >= 1.0);
+    std::fs::write(&path, "[[rule]]\nid = \"broken\"\n").unwrap();
+    let told = until("the remark", async || {
+        let told = scene.get("/-/coldframe/readyz").await.is(200).text();
+        told.contains("rules.toml:1:1").then_some(told)
+    });
+    assert!(told.await.contains("the one before it is in force"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    assert!(scene.metric("coldframe_policy_reloads", "broken").await >= 1.0);
+    std::fs::write(&path, LOOSE).unwrap();
+    until("the first policy", async || (scene.get("/left-pad").await.versions().len() == 2).then_some(())).await;
+    let ready = scene.get("/-/coldframe/readyz").await.is(200).json();
+    assert_eq!(ready["checks"]["policy"], "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_policies_change_and_none_gets_an_old_answer_after() {
+    let (scene, folder) = ruled(LOOSE).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    let path = folder.path().join("rules.toml");
+    let address = scene.coldframe.address;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let crowd: Vec<_> = (0..8)
+        .map(|_| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let mut asked = 0;
+                while !*stopped.borrow() {
+                    let versions = Ask::new(address, "GET", "/left-pad").await.is(200).versions();
+                    assert!(versions.len() == 1 || versions.len() == 2, "{versions:?}");
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    for round in 0..4 {
+        let (text, count) = if round % 2 == 0 { (TIGHT, 1) } else { (LOOSE, 2) };
+        std::fs::write(&path, format!("{text}# {round}\n")).unwrap();
+        let reloads = f64::from(round + 1);
+        until("the swap", async || (scene.metric("coldframe_policy_reloads", "adopted").await >= reloads).then_some(())).await;
+        // The counter moves after the swap: whoever asks from here on is answered by the new policy.
+        for _ in 0..20 {
+            assert_eq!(scene.get("/left-pad").await.versions().len(), count);
+        }
+    }
+    stop.send_replace(true);
+    for one in crowd {
+        assert!(one.await.unwrap() > 0);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_has_the_policy_read_again() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = Registry::start(&machine_clock()).await;
+    let folder = home.path().join("rules");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("10-own.toml"), LOOSE).unwrap();
+    let policy = folder.to_str().unwrap().to_owned();
+    let program = Program::serve(home.path(), &home.path().join("data"), &registry.url, &["--policy", &policy]);
+    assert!(program.greeting.contains("policy") && program.greeting.contains("1 h minimum release age"), "{}", program.greeting);
+    program.signal("-HUP");
+    until("the reload", async || {
+        let numbers = program.get("/-/coldframe/metrics").await.is(200).text();
+        numbers.contains("coldframe_policy_reloads_total{outcome=\"adopted\"} 1\n").then_some(())
+    })
+    .await;
+}
+
+#[test]
+fn a_policy_is_checked_tested_and_replayed_on_the_command_line() {
+    let home = tempfile::tempdir().unwrap();
+    let (code, told, _) = run(coldframe(home.path()).args(["policy", "check"]));
+    assert!(code == 0 && told.contains("default: 5 rules, no mistake"), "{told}");
+    let own = home.path().join("own.toml");
+    std::fs::write(&own, "include = \"default\"\n[[rule]]\nid = \"ours\"\nallow = true\nscopes = [\"@acme\"]\nreason = \"x\"\n")
+        .unwrap();
+    let (code, told, _) = run(coldframe(home.path()).args(["policy", "check"]).arg(&own));
+    assert!(code == 0 && told.contains("warning:") && told.contains("has no `owner`, `expires`"), "{told}");
+    assert_eq!(run(coldframe(home.path()).args(["policy", "check", "--strict"]).arg(&own)).0, 2);
+    std::fs::write(&own, "[[rule]]\nid = \"x\"\nhold = \"14\"\n").unwrap();
+    let (code, _, wrong) = run(coldframe(home.path()).args(["policy", "check"]).arg(&own));
+    assert!(code == 2 && wrong.contains("own.toml:3:8: `hold` lacks a unit: `14`") && wrong.contains("= allowed:"), "{wrong}");
+    let (code, told, _) = run(coldframe(home.path()).args(["policy", "test", "strict"]));
+    assert!(code == 0 && told.contains("passed, 0 failed"), "{told}");
+    std::fs::write(&own, LOOSE).unwrap();
+    std::fs::write(home.path().join("own.cases"), "axios@1.14.1 at 2026-03-31T01:00Z => deny by minimum-age\n").unwrap();
+    let (code, told, _) = run(coldframe(home.path()).args(["policy", "test"]).arg(&own));
+    assert!(code == 1 && told.contains("= found: hold by minimum-age until 2026-03-31T02:00:00Z"), "{told}");
+    let incidents = home.path().join("incidents.json");
+    let incident = |id: &str, hours: serde_json::Value, bound: &str| {
+        json!({"id": id, "published_at": "2026-03-31T00:21:00Z", "hours_live": hours, "hours_live_bound": bound,
+            "kind": "compromise-of-established-package", "packages": [{"name": "axios", "versions": ["1.14.1"]}],
+            "signals": {"publisher_changed": null}})
+    };
+    let held = [
+        incident("quick", json!(2.9), "exact"),
+        incident("slow", json!(100), "upper"),
+        incident("unknown", json!(null), "unknown"),
+    ];
+    std::fs::write(&incidents, json!({ "incidents": held }).to_string()).unwrap();
+    let (code, told, wrong) = run(coldframe(home.path()).args(["policy", "replay", "--json"]).arg(&incidents));
+    assert_eq!(code, 0, "{wrong}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let outcomes: Vec<_> = told.as_array().unwrap().iter().map(|one| one["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["stopped", "missed", "undecidable"]);
+    assert_eq!((&told[0]["rule"], &told[0]["until"]), (&json!("minimum-age"), &json!("2026-04-03T00:21:00Z")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_says_what_another_policy_would_break_and_for_whom() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = Registry::start(&machine_clock()).await;
+    registry.publish(Package::new("left-pad", "1.0.0"));
+    registry.publish(Package::new("left-pad", "1.1.0"));
+    let data = home.path().join("data");
+    let program = Program::serve(home.path(), &data, &registry.url, &[]);
+    program.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+    let candidate = home.path().join("tight.toml");
+    std::fs::write(&candidate, TIGHT).unwrap();
+    let told = until("the ledger", async || {
+        let mut command = coldframe(home.path());
+        command.args(["policy", "diff"]).arg(&candidate).args(["--upstream", &registry.url, "--data-dir"]).arg(&data);
+        let (code, told, wrong) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+        assert_eq!(code, 0, "{wrong}");
+        told.contains("of 2 tarballs").then_some(told)
+    });
+    let told = told.await;
+    assert!(told.contains("breaks  left-pad@1.1.0  nothing") && told.contains("127.0.0.1"), "{told}");
+    assert!(told.contains("1 would break, 0 would open"), "{told}");
+    drop(program);
+}
