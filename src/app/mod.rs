@@ -8,6 +8,7 @@ mod decisions;
 pub mod difference;
 mod feeds;
 mod glimpse;
+pub mod intelligence;
 mod listening;
 mod losses;
 mod policies;
@@ -83,6 +84,12 @@ pub enum AppError {
         /// Why not.
         why: &'static str,
     },
+    /// No feed that is followed has such an advisory.
+    #[error("no feed that is followed has an advisory of this id or alias: `{0}`")]
+    NoAdvisory(String),
+    /// A feed cannot be written.
+    #[error("cannot export")]
+    Feed(#[from] crate::feed::FeedError),
     /// A question got no answer.
     #[error(transparent)]
     Rejected(#[from] Rejection),

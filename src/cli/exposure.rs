@@ -1,20 +1,28 @@
-//! `coldframe exposure`: who asked for a package, and whether they got it.
+//! `coldframe exposure`: who asked for a package, and whether they got it; or who got what an advisory names.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
-use crate::app;
+use crate::app::{self, intelligence};
 use crate::config;
 use crate::npm::{Spec, instant};
+use crate::patrol::exposure::Finding;
 use crate::store::{Exposure, Outcome};
+use crate::telemetry::SystemClock;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A package, or one version of it: `axios`, `axios@1.14.1`.
-    #[arg(value_name = "PACKAGE[@VERSION]", value_parser = Spec::parse)]
-    spec: Spec,
+    #[arg(value_name = "PACKAGE[@VERSION]", value_parser = Spec::parse, required_unless_present_any = ["advisory", "feed"])]
+    spec: Option<Spec>,
+    /// Say who got what an advisory of the feeds names, by its id or an alias: `MAL-2026-2307`; `--feed` takes one too.
+    #[arg(long, value_name = "ID", conflicts_with = "spec")]
+    advisory: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -22,13 +30,59 @@ pub(super) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
+    let named = arguments.settings.take_advisory();
+    let Some(spec) = arguments.spec else {
+        let Some(id) = arguments.advisory.or(named) else {
+            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("name a package, or an advisory: `--feed MAL-2026-2307`")));
+        };
+        return run_by_advisory(&id, arguments.json, arguments.settings);
+    };
     let data_dir = arguments.settings.read(config::data_dir)?;
-    let spec = arguments.spec;
     let exposures = app::exposure(&data_dir, &spec)?;
     let text = if arguments.json { tell_json(&exposures) } else { tell(&spec, &exposures) };
     output::print(&text)?;
     Ok(Exit::Done)
+}
+
+fn run_by_advisory(id: &str, json: bool, settings: SettingFlags<false>) -> Result<Exit, Failure> {
+    let config = settings.read(config::Config::gather)?;
+    let findings = intelligence::exposed(config, Arc::new(SystemClock), id)?;
+    let text = if json { format!("{:#}\n", findings_json(&findings)) } else { tell_findings(&findings) };
+    output::print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// What was seen here of what an advisory names, and who got it.
+pub(super) fn tell_findings(findings: &[Finding]) -> String {
+    if findings.is_empty() {
+        return "nothing that it names was ever seen here, as far as the ledger reaches back\n".to_owned();
+    }
+    let mut text = String::new();
+    for finding in findings {
+        let who = if finding.clients.is_empty() { "nobody got it" } else { "who got it:" };
+        let _ = writeln!(text, "{}@{} ({}): {who}", finding.name, finding.version, finding.advisory);
+        if !finding.clients.is_empty() {
+            text.push_str(&rows("  ", &finding.clients));
+        }
+    }
+    text
+}
+
+/// The same for programs.
+pub(super) fn findings_json(findings: &[Finding]) -> Value {
+    let told = findings.iter().map(|finding| {
+        json!({
+            "name": finding.name.as_str(),
+            "version": finding.version,
+            "advisory": finding.advisory,
+            "feed": finding.feed,
+            "integrities": finding.integrities.iter().map(crate::npm::Integrity::to_sri).collect::<Vec<_>>(),
+            "refused": finding.is_condemned,
+            "clients": finding.clients.iter().map(row_json).collect::<Vec<_>>(),
+        })
+    });
+    told.collect()
 }
 
 fn tell_json(exposures: &[Exposure]) -> String {
@@ -56,7 +110,11 @@ fn tell(spec: &Spec, exposures: &[Exposure]) -> String {
         let version = spec.wanted.as_deref().map(|wanted| format!("@{wanted}")).unwrap_or_default();
         return format!("nobody asked for {}{version}, as far as the ledger reaches back\n", spec.name);
     }
-    let mut columns = Columns::indented("");
+    rows("", exposures)
+}
+
+fn rows(indent: &'static str, exposures: &[Exposure]) -> String {
+    let mut columns = Columns::indented(indent);
     columns.row(["CLIENT", "TOOL", "VERSION", "OUTCOME", "TIMES", "FIRST", "LAST"]);
     for exposure in exposures {
         let tool = match (&*exposure.tool, &*exposure.tool_version) {

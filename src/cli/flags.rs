@@ -8,7 +8,7 @@ use crate::config::settings::{Default, Kind, SETTINGS, Setting};
 use crate::config::{Flags, Key, Mistakes, Sources, Surroundings};
 
 /// What a person asks a question with; the rest is accepted and not listed in their help.
-const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::DataDir];
+const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::DataDir, Key::Feed];
 
 /// Every setting as a flag, and `--config`. `LISTED` says whether help shows all of them.
 #[derive(Debug, Clone)]
@@ -18,6 +18,16 @@ pub(super) struct SettingFlags<const LISTED: bool> {
 }
 
 impl<const LISTED: bool> SettingFlags<LISTED> {
+    /// Takes out of `--feed` what is the id of an advisory (`MAL-2026-2307`) and no file: for a question about that advisory.
+    pub(super) fn take_advisory(&mut self) -> Option<String> {
+        let is_id = |text: &str| {
+            let prefix = text.split('-').next().unwrap_or_default();
+            let named = prefix.len() < text.len() && prefix.starts_with(|letter: char| letter.is_ascii_uppercase());
+            named && !text.contains(['/', '\\']) && !std::path::Path::new(text).exists()
+        };
+        self.flags.take(Key::Feed, is_id)
+    }
+
     /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
     pub(super) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]

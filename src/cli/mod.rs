@@ -12,8 +12,10 @@ mod decree;
 mod deny;
 mod explain;
 mod exposure;
+mod feed;
 mod flags;
 mod freeze;
+mod incident;
 mod observe;
 mod output;
 mod person;
@@ -81,6 +83,11 @@ enum Command {
     /// Check and try policies.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Do everything that is to be done about an advisory: deny, freeze, purge, and say who got it.
+    Incident(incident::Arguments),
+    /// Look at the feeds of advisories now, say how they stand, or export what this instance denies.
+    #[command(subcommand)]
+    Feed(feed::Command),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
     Config(config::Command),
@@ -107,6 +114,8 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Observe(arguments) => observe::run(arguments),
         Command::Decisions(command) => decisions::run(command),
         Command::Policy(command) => policy::run(command),
+        Command::Incident(arguments) => incident::run(arguments),
+        Command::Feed(command) => feed::run(command),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments),
     };

@@ -74,6 +74,8 @@ impl From<AppError> for Failure {
             | AppError::LedgerLost(_)
             | AppError::NothingFits { .. }
             | AppError::Undecidable { .. }
+            | AppError::NoAdvisory(_)
+            | AppError::Feed(_)
             | AppError::Rejected(_) => Exit::Failed,
         };
         Self::new(exit, wrong)

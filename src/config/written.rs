@@ -113,6 +113,17 @@ impl Written {
 pub struct Flags(BTreeMap<Key, Vec<Value>>);
 
 impl Flags {
+    /// Takes out the first value of a flag that `is_meant`: for a command that has another use for it.
+    pub fn take(&mut self, key: Key, is_meant: impl Fn(&str) -> bool) -> Option<String> {
+        let values = self.0.get_mut(&key)?;
+        let at = values.iter().position(|value| is_meant(&value.text))?;
+        let taken = values.remove(at);
+        if values.is_empty() {
+            self.0.remove(&key);
+        }
+        Some(taken.text)
+    }
+
     /// Notes one flag; again for each time it was given.
     pub fn note(&mut self, key: Key, text: String) {
         self.0.entry(key).or_default().push(Value::new(text, Origin::Flag(key.setting().flag())));

@@ -5,11 +5,11 @@ mod archive;
 pub mod config;
 mod delta;
 mod download;
+mod export;
 mod folder;
 mod harvest;
 mod kept;
 mod list;
-#[cfg(test)]
 mod pack;
 mod record;
 mod remote;
@@ -20,9 +20,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use config::{FeedConfig, PublicKey, Source};
+pub use export::{Exported, Signer, export};
 pub use harvest::Tally;
 pub use kept::{Failure, Shelf, State};
-pub use record::{Affected, OsvRange, OsvRecord, Package};
+pub use record::{Affected, OsvEvent, OsvRange, OsvRecord, Package};
 pub use sync::{Loaded, Synced, load, read_path, sync};
 
 /// What could not be done with a feed. The last good records stay in force.

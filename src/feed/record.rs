@@ -14,6 +14,9 @@ const ECOSYSTEM: &str = "npm";
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvRecord {
+    /// Written into exports; what is read says nothing that matters here.
+    #[serde(skip_deserializing, skip_serializing_if = "String::is_empty")]
+    pub schema_version: String,
     /// Always there in a record, and what tells it from other JSON.
     pub id: String,
     /// RFC 3339.
@@ -91,12 +94,16 @@ pub struct OsvRange {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvEvent {
+    /// Affected from here on; `0` is the beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub introduced: Option<String>,
+    /// No longer affected from here on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
+    /// The last one that is affected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_affected: Option<String>,
+    /// Nothing is said of what comes from here on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
 }

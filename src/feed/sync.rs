@@ -198,6 +198,10 @@ fn take_in(
 
 fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh) -> Result<Gathered, FeedError> {
     let mut harvest = Harvest::begin(place.directory())?;
+    if fresh.index.is_some() {
+        // Whoever vouches for an archive may have nothing to say yet.
+        harvest.allow_nothing();
+    }
     match &fresh.source {
         Raw::Found(found) => {
             if let Some(index) = &fresh.index {

@@ -28,11 +28,12 @@ impl Inner {
         self: &Arc<Self>,
         asker: &Asker,
         passage: Passage,
-        bulk: Option<Bytes>,
+        body: Bytes,
+        bulk: bool,
     ) -> Result<(Passed, Option<String>), Rejection> {
-        let notice = bulk.and_then(|bulk| self.notice(asker, &bulk));
+        let notice = if bulk { self.notice(asker, &body) } else { None };
         let passed = self.pass(asker, None, passage).await?;
-        Ok((passed, notice))
+        Ok((self.advise(asker, passed, &body, bulk), notice))
     }
 
     /// What was held back of the packages of a bulk audit (`{"name": ["version"]}`): one line of ASCII.

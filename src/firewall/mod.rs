@@ -2,6 +2,7 @@
 //!
 //! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
 
+mod advised;
 pub mod answer;
 mod aside;
 mod audit;
@@ -292,8 +293,8 @@ impl Firewall {
         self.0.search(asker, passage).await
     }
 
-    /// An audit, passed on; `bulk_body` is the decoded body of a bulk audit. The text is for `npm-notice`: what was held
-    /// back of the packages in it.
+    /// An audit, passed on, with what the feeds add; `body` is the client's, decoded, and `bulk` says which shape it has. The text
+    /// is for `npm-notice`: what was held back of the packages in it.
     ///
     /// # Errors
     /// When upstream cannot be asked.
@@ -301,9 +302,10 @@ impl Firewall {
         &self,
         asker: &Asker,
         passage: Passage,
-        bulk_body: Option<Bytes>,
+        body: Bytes,
+        bulk: bool,
     ) -> Result<(Passed, Option<String>), Rejection> {
-        self.0.audit(asker, passage, bulk_body).await
+        self.0.audit(asker, passage, body, bulk).await
     }
 
     /// Attestations of one version, unless it is hidden: then they are not found, which pnpm takes well.

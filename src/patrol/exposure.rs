@@ -1,7 +1,7 @@
 //! What was already served or cached, judged again by new advisories: what turns bad leaves the store, and who got it is named.
 //! Refuses to decide what is bad: the policy says so.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -26,8 +26,12 @@ pub struct Finding {
     pub feed: Box<str>,
     /// Every integrity it was seen with.
     pub integrities: Vec<Integrity>,
+    /// When it counts as published, by what was seen first.
+    pub published: Option<Timestamp>,
     /// Who got it.
     pub clients: Vec<Exposure>,
+    /// Whether it is refused now: denied as malware, and nobody approved it by the record's name.
+    pub is_condemned: bool,
 }
 
 /// What became of the findings.
@@ -39,7 +43,7 @@ pub struct Purge {
     pub named: u64,
 }
 
-/// Every version in the ledger that `world` condemns and `wanted` wants. Blocks; reads the releases of packages with advisories
+/// Every version in the ledger that an advisory affects which is `wanted`. Blocks; reads the releases of packages with advisories
 /// alone.
 ///
 /// # Errors
@@ -53,26 +57,20 @@ pub fn find(
     let mut findings = Vec::new();
     for name in ledger.names()? {
         let advisories = world.advisories.of(name.as_str());
-        if advisories.is_empty() {
+        if !advisories.iter().any(&wanted) {
             continue;
         }
         let (releases, served) = (ledger.releases(&name)?, served(ledger, &name)?);
-        let mut keys: Vec<&str> =
-            releases.iter().map(|release| &*release.version).chain(served.iter().map(|one| &*one.version)).collect();
-        keys.sort_unstable();
-        keys.dedup();
+        let keys = releases.iter().map(|release| &*release.version).chain(served.iter().map(|one| &*one.version));
+        let keys: BTreeSet<&str> = keys.collect();
         let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
         let applicable = advisories.among(versions.iter().map(|(key, version)| (*key, version.as_ref())));
         for (key, version) in &versions {
-            let denies = |advisory: &Advisory<'_>| advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
-            let Some(advisory) = applicable.matching(key, version.as_ref()).filter(denies).find(|one| wanted(*one)) else {
-                continue;
-            };
-            let finding = finding(&name, key, advisory, &releases, &served);
-            // What somebody approved by the record's name stays.
-            if !is_approved(world, &finding, &applicable, version.as_ref(), now) {
-                findings.push(finding);
-            }
+            let Some(advisory) = applicable.matching(key, version.as_ref()).find(|one| wanted(*one)) else { continue };
+            let mut finding = finding(&name, key, advisory, &releases, &served);
+            let denied = advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
+            finding.is_condemned = denied && !is_approved(world, &finding, &applicable, version.as_ref(), now);
+            findings.push(finding);
         }
     }
     Ok(findings)
@@ -130,7 +128,10 @@ pub fn judge_again(
     metrics: &Metrics,
     now: Timestamp,
 ) -> Result<Purge, StoreError> {
-    let findings = find(world, ledger.as_ref(), now, |_| true)?;
+    let denies = |advisory: Advisory<'_>| advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
+    let mut findings = find(world, ledger.as_ref(), now, denies)?;
+    // What somebody approved by the record's name stays.
+    findings.retain(|finding| finding.is_condemned);
     let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
     if purge != Purge::default() {
         tracing::warn!(blobs.removed = purge.removed, clients.named = purge.named, "what was served turned out to be bad");
@@ -209,6 +210,8 @@ fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, releases: &[Re
         advisory: advisory.id.into(),
         feed: advisory.feed.into(),
         integrities,
+        published: releases.iter().filter(|release| *release.version == *key).map(|release| release.effective).min(),
         clients,
+        is_condemned: false,
     }
 }

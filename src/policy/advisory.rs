@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::advisory_index::{FeedAdvisories, Row};
-use super::affected::Span;
+use super::affected::{End, Span};
 use crate::npm::Version;
 
 /// A record that marks every version is not obeyed whole for a package with so many versions that it does not list itself.
@@ -64,6 +64,19 @@ macro_rules! words {
             }
         }
     };
+}
+
+impl Severity {
+    /// The word for a CVSS score.
+    #[must_use]
+    pub fn of_score(score: f64) -> Self {
+        match score {
+            score if score >= 9.0 => Self::Critical,
+            score if score >= 7.0 => Self::High,
+            score if score >= 4.0 => Self::Moderate,
+            _ => Self::Low,
+        }
+    }
 }
 
 words! { Kind { Malware = "malware", Vulnerability = "vulnerability", } }
@@ -172,8 +185,20 @@ impl<'a> Advisory<'a> {
     /// Whether one of its `fixed` events names exactly this version.
     #[must_use]
     pub fn is_fixed_in(self, version: &Version) -> bool {
-        let names = |span: &Span| matches!(&span.end, super::affected::End::Before(end) if end.as_str() == version.as_str());
-        self.spans().iter().any(names)
+        self.fixed_versions().any(|end| end.as_str() == version.as_str())
+    }
+
+    /// The versions it lists, as they are written.
+    pub fn listed_versions(self) -> impl Iterator<Item = &'a str> {
+        self.versions()
+    }
+
+    /// The versions that its `fixed` events name.
+    pub fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
+        self.spans().iter().filter_map(|span| match &span.end {
+            End::Before(end) => Some(end),
+            End::Open | End::Through(_) => None,
+        })
     }
 
     /// What it affects, as an npm range.
@@ -260,6 +285,12 @@ impl Advisories {
     /// Every advisory.
     pub fn iter(&self) -> impl Iterator<Item = Advisory<'_>> {
         self.feeds.iter().flat_map(|index| index.rows.iter().map(|row| index.advisory(row)))
+    }
+
+    /// Whether any of them is about a vulnerability: feeds of malware alone answer no audit.
+    #[must_use]
+    pub fn has_vulnerabilities(&self) -> bool {
+        self.feeds.iter().any(|index| index.has_vulnerabilities)
     }
 
     /// How many there are; a record on two packages counts twice.

@@ -58,6 +58,7 @@ fn span(start: u32, count: u32) -> Range<usize> {
 pub struct FeedAdvisories {
     feed: Box<str>,
     trust: Trust,
+    pub(super) has_vulnerabilities: bool,
     text: Box<str>,
     /// Open addressing: the number of the package plus one, or nothing. A power of two long.
     slots: Box<[u32]>,
@@ -222,6 +223,7 @@ impl Builder {
         FeedAdvisories {
             feed: feed.into(),
             trust,
+            has_vulnerabilities: rows.iter().any(|row| row.kind == Kind::Vulnerability),
             text: text.into(),
             slots: slots.into(),
             packages: packages.into(),

@@ -7,6 +7,7 @@ mod among;
 pub mod amount;
 pub mod built_in;
 pub mod case;
+pub mod cvss;
 pub mod decision;
 pub mod facts;
 pub mod file;

@@ -39,7 +39,8 @@ pub trait Answers: Send + Sync + 'static {
         &self,
         asker: &Asker,
         passage: Passage,
-        bulk_body: Option<Bytes>,
+        body: Bytes,
+        bulk: bool,
     ) -> impl Future<Output = Result<(Passed, Option<String>), Rejection>> + Send;
 
     /// Attestations.
@@ -93,9 +94,10 @@ impl Answers for Firewall {
         &self,
         asker: &Asker,
         passage: Passage,
-        bulk_body: Option<Bytes>,
+        body: Bytes,
+        bulk: bool,
     ) -> Result<(Passed, Option<String>), Rejection> {
-        self.audit(asker, passage, bulk_body).await
+        self.audit(asker, passage, body, bulk).await
     }
 
     async fn attestations(

@@ -167,8 +167,7 @@ impl<A: Answers> Visit<'_, A> {
         self.check_transfer()?;
         let taken = body::collect(body, config.body_limit, config.body_timeout).await?;
         let read = self.inflate(taken.clone()).await?;
-        let read = Some(read).filter(|_| bulk);
-        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read).await?;
+        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read, bulk).await?;
         Ok(respond::passed(passed, notice.as_deref(), true))
     }
 
@@ -339,9 +338,10 @@ mod tests {
             &self,
             asker: &Asker,
             passage: Passage,
-            bulk: Option<Bytes>,
+            read: Bytes,
+            bulk: bool,
         ) -> Result<(Passed, Option<String>), Rejection> {
-            self.note(asker, format!("audit {} bytes, read {bulk:?}", passage.body.len()));
+            self.note(asker, format!("audit {} bytes, read {read:?} {bulk}", passage.body.len()));
             Ok((upstream_said(&passage), Some("held back axios 1.14.1".to_owned())))
         }
 
@@ -485,7 +485,7 @@ mod tests {
         let packed = encoder.finish().unwrap();
         let (status, headers, _) = send(&service, "POST", path, &[("content-encoding", "gzip")], &packed).await;
         assert_eq!((status, headers["npm-notice"].to_str().unwrap()), (200, "held back axios 1.14.1"));
-        let asked = format!("audit {} bytes, read Some(b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\") for lent", packed.len());
+        let asked = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" true for lent", packed.len());
         assert_eq!(service.answers.take(), [asked]);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 400);

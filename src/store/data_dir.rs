@@ -48,7 +48,12 @@ impl DataDir {
 
     /// Where the blobs lie.
     pub(super) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs")
+        Self::blobs_in(&self.root)
+    }
+
+    /// Where the blobs of the data directory `root` lie, whether or not this process owns it.
+    pub(super) fn blobs_in(root: &Path) -> PathBuf {
+        root.join("blobs")
     }
 
     /// Where blobs land until they are verified. On the same file system as the blobs, so that a rename is atomic.

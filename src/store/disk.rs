@@ -292,9 +292,27 @@ impl Files {
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.to_hex();
-        self.root.join(digest.algorithm().as_str()).join(&hex[..2]).join(hex)
+        path_in(&self.root, digest)
     }
+}
+
+/// Removes a blob from a data directory that another process may own, which finds out when it opens the file the next time.
+/// Whether it was there.
+///
+/// # Errors
+/// When the file is there and cannot be removed.
+pub fn discard(data_dir: &Path, digest: &Digest) -> Result<bool, StoreError> {
+    let path = path_in(&DataDir::blobs_in(data_dir), digest);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::file("remove", path)(error)),
+    }
+}
+
+fn path_in(root: &Path, digest: &Digest) -> PathBuf {
+    let hex = digest.to_hex();
+    root.join(digest.algorithm().as_str()).join(&hex[..2]).join(hex)
 }
 
 /// The clock that stamps files, for it is compared with those stamps.

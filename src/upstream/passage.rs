@@ -6,7 +6,7 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::registry::failure;
 use super::route::Route;
@@ -43,6 +43,16 @@ pub struct Passed {
     pub headers: HeaderMap,
     /// The whole body, bounded.
     pub body: Bytes,
+}
+
+impl Passed {
+    /// An answer of ours in upstream's place: JSON.
+    #[must_use]
+    pub fn of_json(body: Bytes) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { status: StatusCode::OK, headers, body }
+    }
 }
 
 impl Registry {

@@ -30,6 +30,7 @@ mod flights;
 mod forms;
 mod hostile;
 mod integrity;
+mod intelligence;
 mod kills;
 mod ledger;
 mod machine;

@@ -56,6 +56,12 @@ impl Reply {
         Self { body: body.into(), ..Self::status(200) }
     }
 
+    /// What is left of `whole` from a byte on.
+    pub fn part(whole: &[u8], from: usize) -> Self {
+        let range = format!("bytes {from}-{}/{}", whole.len() - 1, whole.len());
+        Self { body: whole[from..].to_vec(), ..Self::status(206) }.header("content-range", &range)
+    }
+
     pub fn json(body: &str) -> Self {
         Self::ok(body).header("content-type", "application/json")
     }

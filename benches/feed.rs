@@ -1,0 +1,115 @@
+//! How long 300,000 advisories take to arrive and to be found again, and what they weigh: synthesised from a directory of real OSV
+//! records. `cargo bench --bench feed -- DIRECTORY`.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement prints what it measured")]
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coldframe::feed::{self, FeedConfig, Shelf, Source};
+use coldframe::npm::Version;
+use coldframe::policy::{Advisories, Trust};
+use coldframe::telemetry::{Clock as _, SystemClock};
+use serde_json::Value;
+
+const RECORDS: usize = 300_000;
+
+fn main() {
+    let Some(directory) = std::env::args().skip(1).find(|word| !word.starts_with('-')) else {
+        println!("name a directory of OSV records");
+        return;
+    };
+    let home = tempfile::tempdir().unwrap();
+    let archive = home.path().join("all.zip");
+    let names = synthesise(Path::new(&directory), &archive);
+    println!("{RECORDS} records in a zip of {} MB", std::fs::metadata(&archive).unwrap().len() / 1_000_000);
+    let feed = FeedConfig {
+        name: "osv".to_owned(),
+        source: Source::Path(archive),
+        trust: Trust::Deny,
+        interval: Duration::from_secs(300),
+        expiry: Duration::from_secs(86_400),
+        key: None,
+    };
+    let shelf = Shelf::of(home.path());
+    let before = resident();
+    let begun = Instant::now();
+    let loaded = feed::read_path(&feed, &shelf, SystemClock.now()).unwrap().unwrap();
+    println!(
+        "read, kept and indexed in {:.1} s; {} kB resident more, {} at most",
+        begun.elapsed().as_secs_f64(),
+        resident() - before,
+        peak()
+    );
+    println!(
+        "{} advisories on {} packages, {} kB",
+        loaded.advisories.count(),
+        loaded.advisories.packages(),
+        loaded.advisories.weight() / 1000
+    );
+    let advisories = Advisories::of_feeds(vec![loaded.advisories]);
+    let version = Version::parse("1.0.0").unwrap();
+    for (what, suffix) in [("there", ""), ("not there", "-x")] {
+        let asked: Vec<String> = names.iter().map(|name| format!("{name}{suffix}")).collect();
+        let begun = Instant::now();
+        let found: usize = asked.iter().filter(|name| !advisories.of(name).is_empty()).count();
+        println!("a package that is {what}: {:.0} ns a look-up ({found} found)", nanoseconds(begun, asked.len()));
+    }
+    let versions: Vec<(&str, Option<&Version>)> = vec![("1.0.0", Some(&version)); 8];
+    let begun = Instant::now();
+    let mut matched = 0;
+    for name in &names {
+        let applicable = advisories.of(name).among(versions.iter().copied());
+        matched += applicable.matching("1.0.0", Some(&version)).count();
+    }
+    println!("look-up, guard and one version: {:.0} ns a package ({matched} matched)", nanoseconds(begun, names.len()));
+    let begun = Instant::now();
+    let again = feed::load(&FeedConfig { source: feed.source.clone(), ..feed }, &shelf).unwrap();
+    println!("loaded again from what is kept: {:.1} s ({})", begun.elapsed().as_secs_f64(), again.is_some());
+}
+
+/// An archive of as many records as wanted, each a real one under another id and name; the names.
+fn synthesise(directory: &Path, archive: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).unwrap().flatten().map(|entry| std::fs::read(entry.path()).unwrap());
+    let is_record = |record: &Value| record["affected"][0]["package"]["name"].is_string() && record["withdrawn"].is_null();
+    let records: Vec<Value> = files.filter_map(|text| serde_json::from_slice(&text).ok()).filter(is_record).collect();
+    let mut zip = rawzip::ZipArchiveWriter::new(BufWriter::new(File::create(archive).unwrap()));
+    let mut names = Vec::with_capacity(RECORDS);
+    for number in 0..RECORDS {
+        let mut record = records[number % records.len()].clone();
+        let name = format!("{}-{number}", record["affected"][0]["package"]["name"].as_str().unwrap());
+        record["id"] = format!("MAL-2026-{number}").into();
+        record["affected"][0]["package"]["name"] = name.clone().into();
+        names.push(name);
+        let method = rawzip::CompressionMethod::DEFLATE;
+        let path = format!("MAL-2026-{number}.json");
+        let (mut entry, config) = zip.new_file(path.as_str()).compression_method(method).start().unwrap();
+        let mut writer = config.wrap(flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::fast()));
+        writer.write_all(record.to_string().as_bytes()).unwrap();
+        let (encoder, descriptor) = writer.finish().unwrap();
+        encoder.finish().unwrap();
+        entry.finish(descriptor).unwrap();
+    }
+    zip.finish().unwrap().flush().unwrap();
+    names
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few hundred thousand")]
+fn nanoseconds(begun: Instant, count: usize) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e9 / count as f64
+}
+
+fn resident() -> u64 {
+    status("VmRSS:")
+}
+
+fn peak() -> u64 {
+    status("VmHWM:")
+}
+
+fn status(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default().to_owned();
+    line.trim().trim_end_matches("kB").trim().parse().unwrap_or_default()
+}

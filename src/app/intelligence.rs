@@ -1,0 +1,289 @@
+//! Questions and commands about threat intelligence: look at feeds, say how they stand, who was exposed, what to do about an
+//! advisory, export what is denied. Refuses to decide by itself: what is decided has an author.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::AppError;
+use super::deciding;
+use super::feeds;
+use super::question::{firewall, glimpse};
+use crate::config::Config;
+use crate::feed::{
+    self, Affected, Exported, FeedConfig, FeedError, OsvEvent, OsvRange, OsvRecord, Package, PublicKey, Shelf, Signer, State,
+    Synced,
+};
+use crate::npm::{Range, Version, instant};
+use crate::patrol::exposure::{self, Finding};
+use crate::policy::decision::{Act, Decision, Proposal, Signature};
+use crate::policy::{PackageGlob, TAKEDOWN_AGE};
+use crate::store::{Ledger, SqliteLedger};
+use crate::telemetry::Clock;
+use crate::tls;
+
+/// How long a feed that another process is syncing is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How one feed stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The feed.
+    pub feed: FeedConfig,
+    /// How it stands.
+    pub state: State,
+    /// Why it is not fresh, if it is not.
+    pub staleness: Option<String>,
+    /// Its records that mark every version of an established package, as the ledger tells of them.
+    pub overbroad: Vec<String>,
+}
+
+/// Looks at every feed now; what changed is kept, and a running server takes it up.
+///
+/// # Errors
+/// When there is nobody to ask with.
+pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<Standing>, AppError> {
+    let client = feeds::client(&config.upstream, &tls::client_config(&config.tls)?);
+    let shelf = Shelf::of(&config.store.data_dir);
+    for feed in &config.feeds.followed {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match feed::sync(feed, &shelf, &client, clock.now(), accept_shrunk).await {
+                Synced::Failed(_, FeedError::Busy) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(PATIENCE / 100).await;
+                }
+                _ => break,
+            }
+        }
+    }
+    Ok(status(&config, clock.now()))
+}
+
+/// How every feed stands, by what is kept.
+#[must_use]
+pub fn status(config: &Config, now: Timestamp) -> Vec<Standing> {
+    let (shelf, mistakes) = (Shelf::of(&config.store.data_dir), overbroad(&config.store.data_dir));
+    let stand = |feed: &FeedConfig| {
+        let state = shelf.state(feed);
+        let mark = format!("of the feed `{}`", feed.name);
+        let staleness = state.staleness(feed.expiry, now);
+        let overbroad = mistakes.iter().filter(|mistake| mistake.contains(&mark)).cloned().collect();
+        Standing { feed: feed.clone(), state, staleness, overbroad }
+    };
+    config.feeds.followed.iter().map(stand).collect()
+}
+
+/// Everything that was seen here and that an advisory of this id, or with it as an alias, names. Blocks.
+///
+/// # Errors
+/// When there is no ledger, or no feed that is followed has such an advisory.
+pub fn exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<Finding>, AppError> {
+    plan(config, clock, id).map(|plan| plan.findings)
+}
+
+/// What is to be done about an advisory.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its own id.
+    pub id: String,
+    /// The feed it stands in.
+    pub feed: String,
+    /// What it says.
+    pub summary: String,
+    /// The packages it names.
+    pub subjects: Vec<Subject>,
+    /// What of it was seen here.
+    pub findings: Vec<Finding>,
+}
+
+/// One package of an advisory.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The package.
+    pub name: String,
+    /// The versions it names here; none where it means every version.
+    pub versions: Vec<String>,
+    /// The instant after which nothing of it is shown: before the first bad version that was seen here, at most 14 days ago.
+    pub freeze_at: Timestamp,
+}
+
+impl Plan {
+    /// How many tarballs are to go.
+    #[must_use]
+    pub fn tarballs(&self) -> usize {
+        self.findings.iter().map(|finding| finding.integrities.len()).sum()
+    }
+}
+
+/// Works out what is to be done about an advisory. Blocks; changes nothing.
+///
+/// # Errors
+/// When no feed that is followed has such an advisory, or the ledger cannot be read.
+pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Plan, AppError> {
+    let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
+    let world = firewall(config, clock)?.value.world();
+    let found: Vec<_> = world.advisories.called(id).collect();
+    let Some(first) = found.first() else { return Err(AppError::NoAdvisory(id.to_owned())) };
+    let ledger = glimpse(&data_dir)?;
+    let findings = exposure::find(&world, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
+    let mut subjects: Vec<Subject> = Vec::new();
+    for advisory in &found {
+        let of_package: Vec<_> = findings.iter().filter(|finding| finding.name.as_str() == advisory.package()).collect();
+        let mut versions: Vec<String> = advisory.listed_versions().map(str::to_owned).collect();
+        versions.extend(of_package.iter().map(|finding| finding.version.to_string()));
+        versions.sort();
+        versions.dedup();
+        let first = of_package.iter().filter_map(|finding| finding.published).min();
+        // Not years back: what has been out for long is not what somebody is publishing now.
+        let freeze_at = first.map_or(now, |first| instant::before(first, Duration::from_secs(1)));
+        let freeze_at = freeze_at.max(instant::before(now, TAKEDOWN_AGE));
+        match subjects.iter_mut().find(|subject| subject.name == advisory.package()) {
+            Some(subject) => {
+                subject.versions.extend(versions);
+                subject.versions.sort();
+                subject.versions.dedup();
+            }
+            None => subjects.push(Subject { name: advisory.package().to_owned(), versions, freeze_at }),
+        }
+    }
+    Ok(Plan { id: first.id.to_owned(), feed: first.feed.to_owned(), summary: first.summary.to_owned(), subjects, findings })
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The decisions that were taken.
+    pub decisions: Vec<i64>,
+    /// Tarballs that left the store.
+    pub removed: u64,
+}
+
+/// Denies and freezes in the author's name, and takes the tarballs out of the store. Blocks.
+///
+/// # Errors
+/// When the ledger or the store does not take it; what was decided until then stands.
+pub fn carry_out(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: Duration) -> Result<Done, AppError> {
+    let mut done = Done { decisions: Vec::new(), removed: 0 };
+    let reason = format!("incident {}", plan.id);
+    let mut decide = |act: Act, expires: Option<Timestamp>| {
+        let proposal = Proposal { act, reason: reason.clone(), author: author.clone(), expires, needs_second: false };
+        deciding::decide(data_dir, &proposal).map(|taken| done.decisions.push(taken.decision.id))
+    };
+    for Subject { name, versions, freeze_at } in &plan.subjects {
+        let range = (!versions.is_empty()).then(|| versions.join(" || "));
+        decide(Act::Deny { packages: name.clone(), range }, None)?;
+        let thaws = instant::after(author.at, freeze_for);
+        decide(Act::Freeze { at: *freeze_at, packages: vec![name.clone()] }, Some(thaws))?;
+    }
+    for integrity in plan.findings.iter().flat_map(|finding| &finding.integrities) {
+        let removed = crate::store::disk::discard(data_dir, integrity.strongest()).map_err(AppError::DataDir)?;
+        done.removed += u64::from(removed);
+    }
+    Ok(done)
+}
+
+/// Writes what this instance denies as a signed feed. Blocks.
+///
+/// # Errors
+/// When the ledger cannot be read, or the directory does not take it.
+pub fn export(
+    data_dir: &Path,
+    directory: &Path,
+    id_prefix: &str,
+    now: Timestamp,
+    expires: Duration,
+) -> Result<(Exported, PublicKey), AppError> {
+    let ledger = glimpse(data_dir)?;
+    let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
+    let mut records = Vec::new();
+    for decision in &decisions {
+        records.extend(record(&ledger, decision, id_prefix, now)?);
+    }
+    let signer = Signer::open(data_dir)?;
+    let exported = feed::export(directory, id_prefix, &records, &signer, now, instant::after(now, expires))?;
+    Ok((exported, signer.public_key()))
+}
+
+/// A denial as a record; one that was taken back or ended is withdrawn. `None` for other decisions.
+fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timestamp) -> Result<Option<OsvRecord>, AppError> {
+    use crate::policy::decision::State;
+    let Act::Deny { packages, range } = &decision.proposal.act else { return Ok(None) };
+    let made = decision.proposal.author.at;
+    let ended = match decision.state(now) {
+        State::Active => None,
+        State::Expired => decision.proposal.expires,
+        State::Revoked => decision.revoked.as_ref().map(|(by, _)| by.at),
+        State::AwaitsSecond => return Ok(None),
+    };
+    let mut affected = Vec::new();
+    for name in names(ledger, packages)? {
+        let versions = match range {
+            None => Vec::new(),
+            Some(range) => versions(ledger, &name, range)?,
+        };
+        if range.is_some() && versions.is_empty() {
+            continue;
+        }
+        let introduced = OsvEvent { introduced: Some("0".to_owned()), ..OsvEvent::default() };
+        let everything = OsvRange { kind: "SEMVER".to_owned(), events: vec![introduced] };
+        affected.push(Affected {
+            package: Package { ecosystem: "npm".to_owned(), name },
+            versions,
+            ranges: if range.is_none() { vec![everything] } else { Vec::new() },
+            ..Affected::default()
+        });
+    }
+    if affected.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(OsvRecord {
+        schema_version: "1.7.4".to_owned(),
+        id: format!("{id_prefix}-{}-{}", made.to_string().get(..4).unwrap_or("0000"), decision.id),
+        modified: ended.unwrap_or(made).to_string(),
+        published: made.to_string(),
+        withdrawn: ended.map(|at| at.to_string()),
+        summary: decision.proposal.reason.clone(),
+        affected,
+        ..OsvRecord::default()
+    }))
+}
+
+/// The packages that a glob names: itself where it is a name, else those the ledger knows.
+fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
+    if crate::npm::PackageName::parse(packages).is_ok() && !packages.contains('*') {
+        return Ok(vec![packages.to_owned()]);
+    }
+    let Ok(glob) = PackageGlob::parse(packages) else { return Ok(Vec::new()) };
+    let matcher = glob.matcher();
+    let names = ledger.names().map_err(AppError::DataDir)?;
+    Ok(names.iter().map(|name| name.as_str().to_owned()).filter(|name| matcher.is_match(name)).collect())
+}
+
+/// The versions that a range means: those that it names exactly, and those the ledger knows.
+fn versions(ledger: &dyn Ledger, name: &str, text: &str) -> Result<Vec<String>, AppError> {
+    let named = text.split("||").map(str::trim).filter(|part| Version::parse(part).is_some()).map(str::to_owned);
+    let mut versions: Vec<String> = named.collect();
+    if let (Some(range), Ok(name)) = (Range::parse(text), crate::npm::PackageName::parse(name)) {
+        let releases = ledger.releases(&name).map_err(AppError::DataDir)?;
+        let covered =
+            releases.iter().filter(|release| Version::parse(&release.version).is_some_and(|version| range.covers(&version)));
+        versions.extend(covered.map(|release| release.version.to_string()));
+    }
+    versions.sort();
+    versions.dedup();
+    Ok(versions)
+}
+
+/// What the ledger tells of records that mark every version of an established package.
+fn overbroad(data_dir: &Path) -> Vec<String> {
+    // Where there is no ledger yet nothing was noticed.
+    let incidents = SqliteLedger::read_only(data_dir).and_then(|ledger| ledger.incidents(Timestamp::UNIX_EPOCH));
+    let told = incidents.unwrap_or_default().into_iter().filter(|incident| incident.kind == "feed_overbroad");
+    let mut told: Vec<String> =
+        told.map(|incident| format!("{}: {}", incident.name.unwrap_or_default(), incident.detail)).collect();
+    told.sort();
+    told.dedup();
+    told
+}

@@ -1,0 +1,182 @@
+//! `coldframe feed`: look at the feeds now, say how they stand, export what this instance denies.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::decree;
+use super::flags::SettingFlags;
+use super::output::{self, Columns, Exit, Failure};
+use super::serve::runtime;
+use crate::app::intelligence::{self, Standing};
+use crate::config::Config;
+use crate::npm::instant;
+use crate::telemetry::{Clock as _, SystemClock};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Look at the feeds now; beside a running server, which takes up what changed, or without one.
+    Sync(Sync),
+    /// Say how the feeds stand: records, freshness, mistakes.
+    Status(Status),
+    /// Write what this instance denies as a signed feed of OSV records.
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Sync {
+    /// Take a feed also when most of its records are gone.
+    #[arg(long)]
+    accept_shrunk: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The directory to write to; called `osv-scanner`, it is what osv-scanner reads offline.
+    #[arg(value_name = "DIRECTORY")]
+    directory: PathBuf,
+    /// What the ids of the records begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "COLDFRAME", value_parser = prefix)]
+    id_prefix: String,
+    /// How long readers may use it.
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decree::duration)]
+    expires: Duration,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+pub(super) fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Sync(Sync { accept_shrunk, json, settings }) => {
+            let config = settings.read(Config::gather)?;
+            let standings = runtime()?.block_on(intelligence::sync(config, Arc::new(SystemClock), accept_shrunk))?;
+            let stale = standings.iter().any(|standing| standing.staleness.is_some());
+            say(&standings, json)?;
+            Ok(if stale { Exit::Failed } else { Exit::Done })
+        }
+        Command::Status(Status { json, settings }) => {
+            let config = settings.read(Config::gather)?;
+            say(&intelligence::status(&config, SystemClock.now()), json)?;
+            Ok(Exit::Done)
+        }
+        Command::Export(Export { directory, id_prefix, expires, settings }) => {
+            let data_dir = settings.read(crate::config::data_dir)?;
+            let (exported, key) = intelligence::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
+            let mut columns = Columns::indented("  ");
+            columns.row(["records", &exported.records.to_string()]);
+            columns.row(["serial", &exported.serial.to_string()]);
+            columns.row(["expires", &instant::tell(exported.expires)]);
+            columns.row(["key", &key.to_string()]);
+            output::print(&format!("wrote {}\n{columns}", directory.display()))?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    let plain = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit();
+    if (1..=32).contains(&text.len()) && text.chars().all(plain) && !matches!(text, "MAL" | "GHSA" | "CVE" | "OSV") {
+        Ok(text.to_owned())
+    } else {
+        Err("a prefix of your own: upper case letters and digits, such as `ACME`".to_owned())
+    }
+}
+
+fn say(standings: &[Standing], as_json: bool) -> Result<(), Failure> {
+    let text = if as_json { tell_json(standings) } else { tell(standings) };
+    Ok(output::print(&text)?)
+}
+
+fn tell_json(standings: &[Standing]) -> String {
+    let told = standings.iter().map(|standing| {
+        let (feed, state) = (&standing.feed, &standing.state);
+        json!({
+            "name": feed.name,
+            "source": feed.source.to_string(),
+            "trust": feed.trust.as_str(),
+            "records": state.tally.records,
+            "withdrawn": state.tally.withdrawn,
+            "otherEcosystems": state.tally.foreign,
+            "skipped": state.tally.skipped,
+            "unreadable": state.tally.unreadable,
+            "unreadableEvents": state.tally.unreadable_events,
+            "trouble": state.tally.trouble,
+            "synced": state.synced.map(|at| at.to_string()),
+            "changed": state.changed.map(|at| at.to_string()),
+            "serial": state.serial,
+            "expires": state.expires.map(|at| at.to_string()),
+            "fresh": standing.staleness.is_none(),
+            "stale": standing.staleness,
+            "overbroad": standing.overbroad,
+        })
+    });
+    format!("{:#}\n", told.collect::<Value>())
+}
+
+fn tell(standings: &[Standing]) -> String {
+    if standings.is_empty() {
+        return "no feed is configured: `--feed PATH-or-URL`, or `[[feed]]` in the configuration file\n".to_owned();
+    }
+    let mut text = String::new();
+    for standing in standings {
+        let (feed, state, tally) = (&standing.feed, &standing.state, &standing.state.tally);
+        let mut columns = Columns::indented("  ");
+        columns.row(["source", &feed.source.to_string()]);
+        columns.row(["trust", feed.trust.as_str()]);
+        columns.row(["records", &records(tally)]);
+        columns.row(["synced", &state.synced.map_or_else(|| "never".to_owned(), instant::tell)]);
+        columns.row(["changed", &state.changed.map_or_else(|| "never".to_owned(), instant::tell)]);
+        if let Some(serial) = state.serial {
+            columns.row(["serial", &serial.to_string()]);
+        }
+        if let Some(expires) = state.expires {
+            columns.row(["expires", &instant::tell(expires)]);
+        }
+        if let Some(trouble) = &tally.trouble {
+            columns.row(["unreadable", trouble]);
+        }
+        for mistake in &standing.overbroad {
+            columns.row(["mistake", mistake]);
+        }
+        if let Some(staleness) = &standing.staleness {
+            columns.row(["stale", staleness]);
+        }
+        let word = match (state.is_good(), &standing.staleness) {
+            (false, _) => "was never read",
+            (true, Some(_)) => "is stale, its last good records are in force",
+            (true, None) => "is fresh",
+        };
+        let _ = write!(text, "{} {word}\n{columns}", feed.name);
+    }
+    text
+}
+
+fn records(tally: &crate::feed::Tally) -> String {
+    let more = [
+        (tally.withdrawn, "withdrawn"),
+        (tally.foreign, "of other ecosystems"),
+        (tally.skipped, "skipped (no OSV record)"),
+        (tally.unreadable, "unreadable"),
+        (tally.unreadable_events, "unreadable events"),
+    ];
+    let more: Vec<_> = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if more.is_empty() { tally.records.to_string() } else { format!("{}; {}", tally.records, more.join(", ")) }
+}

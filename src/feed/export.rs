@@ -1,0 +1,195 @@
+//! What this instance denies, as a feed for others: OSV records, an index with serial, expiry and hashes, and a signature over it.
+//! Refuses to know why something is denied.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use tempfile::NamedTempFile;
+
+use super::record::OsvRecord;
+use super::signed::{ARCHIVE, INDEX, Index, SIGNATURE, Vouched};
+use super::{FeedError, PublicKey, pack};
+use crate::npm::{Algorithm, Digest};
+
+/// Signs exports.
+pub struct Signer(Ed25519KeyPair);
+
+impl Signer {
+    /// The key in the data directory `root`; made, readable by its owner alone, when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made or read, or is no key.
+    pub fn open(root: &Path) -> Result<Self, FeedError> {
+        let folder = root.join("feeds");
+        fs::create_dir_all(&folder).map_err(FeedError::file("create", &folder))?;
+        let path = folder.join("signing.key");
+        if let Err(wrong) = make(&path)
+            && wrong.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(FeedError::file("create", path)(wrong));
+        }
+        let bytes = fs::read(&path).map_err(FeedError::file("read", &path))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&bytes).map_err(|wrong| FeedError::broken(path.display().to_string(), wrong))?;
+        Ok(Self(pair))
+    }
+
+    /// What readers of the export pin.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey::new(self.0.public_key().as_ref().try_into().unwrap_or_default())
+    }
+}
+
+/// Writes a new key whole or not at all.
+fn make(path: &Path) -> std::io::Result<()> {
+    let pair = Ed25519KeyPair::generate().map_err(std::io::Error::other)?;
+    let document = pair.to_pkcs8().map_err(std::io::Error::other)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    let written = file.write_all(document.as_ref()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half a key would stand in the way of a whole one.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// What was exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// How many records.
+    pub records: usize,
+    /// The serial of the index.
+    pub serial: u64,
+    /// Until when readers may use it.
+    pub expires: Timestamp,
+}
+
+/// Writes `records` to `directory` in the layout of OSV's bucket, with a signed index. What was exported there before is
+/// replaced; the index last, so that a reader in between finds that the hashes do not hold.
+///
+/// # Errors
+/// When the directory does not take it.
+pub fn export(
+    directory: &Path,
+    id_prefix: &str,
+    records: &[OsvRecord],
+    signer: &Signer,
+    now: Timestamp,
+    expires: Timestamp,
+) -> Result<Exported, FeedError> {
+    let folder = directory.join("npm");
+    fs::create_dir_all(&folder).map_err(FeedError::file("create", &folder))?;
+    let before = fs::read(directory.join(INDEX)).ok().and_then(|bytes| Index::read(&bytes));
+    // Grows also where the directory was emptied: readers remember.
+    let serial = before.map_or(0, |index| index.serial + 1).max(u64::try_from(now.as_second()).unwrap_or_default());
+    sweep(&folder, records)?;
+    let mut texts = BTreeMap::new();
+    for record in records {
+        let text = serde_json::to_vec(record).map_err(|wrong| FeedError::broken(record.id.as_str(), wrong))?;
+        texts.insert(format!("{}.json", record.id), text);
+    }
+    for (name, text) in &texts {
+        write(&folder.join(name), text)?;
+    }
+    pack::write(&folder.join("all.zip.new"), texts.iter().map(|(name, text)| (name.as_str(), text.as_slice())))?;
+    let archive = directory.join(ARCHIVE);
+    fs::rename(folder.join("all.zip.new"), &archive).map_err(FeedError::file("rename a finished file to", &archive))?;
+    let mut changes: Vec<(&str, &str)> = records.iter().map(|record| (record.modified.as_str(), record.id.as_str())).collect();
+    changes.sort_unstable_by(|one, other| other.cmp(one));
+    let changes: Vec<String> = changes.iter().map(|(at, id)| format!("{at},{id}\n")).collect();
+    write(&folder.join("modified_id.csv"), changes.concat().as_bytes())?;
+    let mut files = BTreeMap::new();
+    for name in [ARCHIVE, "npm/modified_id.csv"] {
+        let path = directory.join(name);
+        let bytes = fs::read(&path).map_err(FeedError::file("read", &path))?;
+        let sha256 = Digest::of(Algorithm::Sha256, &bytes).to_hex();
+        files.insert(name.to_owned(), Vouched { sha256, size: bytes.len() as u64 });
+    }
+    let index = Index {
+        coldframe_feed: 1,
+        id_prefix: id_prefix.to_owned(),
+        serial,
+        generated: now,
+        expires,
+        records: records.len() as u64,
+        files,
+    };
+    let text = serde_json::to_vec_pretty(&index).map_err(|wrong| FeedError::broken(INDEX, wrong))?;
+    let signature = STANDARD.encode(signer.0.sign(&text));
+    write(&directory.join(SIGNATURE), format!("{signature}\n").as_bytes())?;
+    write(&directory.join(INDEX), &text)?;
+    Ok(Exported { records: records.len(), serial, expires })
+}
+
+/// Takes away records of an export before that are no longer in this one.
+fn sweep(folder: &Path, records: &[OsvRecord]) -> Result<(), FeedError> {
+    for entry in fs::read_dir(folder).map_err(FeedError::file("list", folder))?.flatten() {
+        let path: PathBuf = entry.path();
+        let id = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if super::folder::is_json(&path) && records.iter().all(|record| record.id != id) {
+            fs::remove_file(&path).map_err(FeedError::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), FeedError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(folder).map_err(FeedError::file("create a file in", folder))?;
+    file.write_all(bytes).map_err(FeedError::file("write", path))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        // A web server of another user hands it out.
+        let readable = fs::Permissions::from_mode(0o644);
+        file.as_file().set_permissions(readable).map_err(FeedError::file("open to readers", path))?;
+    }
+    file.persist(path).map(drop).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Affected, Package};
+    use super::*;
+
+    fn record(id: &str) -> OsvRecord {
+        let package = Package { ecosystem: "npm".to_owned(), name: "axios".to_owned() };
+        let affected = Affected { package, versions: vec!["1.14.1".to_owned()], ..Affected::default() };
+        OsvRecord {
+            id: id.to_owned(),
+            modified: "2026-04-01T00:00:00Z".to_owned(),
+            affected: vec![affected],
+            ..OsvRecord::default()
+        }
+    }
+
+    #[test]
+    fn the_key_is_made_once_for_its_owner_alone_and_the_serial_grows() {
+        let home = tempfile::tempdir().unwrap();
+        let signer = Signer::open(home.path()).unwrap();
+        assert_eq!(Signer::open(home.path()).unwrap().public_key(), signer.public_key());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(home.path().join("feeds/signing.key")).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        let (now, out) = (Timestamp::from_second(1_780_000_000).unwrap(), home.path().join("out"));
+        let once = |records: &[OsvRecord]| export(&out, "ACME", records, &signer, now, now).unwrap();
+        let first = once(&[record("ACME-1"), record("ACME-2")]);
+        let second = once(&[record("ACME-2")]);
+        assert_eq!((first.records, second.records, second.serial), (2, 1, first.serial + 1));
+        assert!(!out.join("npm/ACME-1.json").exists() && out.join("npm/ACME-2.json").exists());
+        assert_eq!(fs::read_to_string(out.join("npm/modified_id.csv")).unwrap(), "2026-04-01T00:00:00Z,ACME-2\n");
+    }
+}

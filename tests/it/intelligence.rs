@@ -1,0 +1,230 @@
+//! Threat intelligence as an operator and a client meet it: how feeds stand, incidents in one command, audits from feeds, and
+//! what one instance denies as a feed of another.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::package::Package;
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const BULK: &str = "/-/npm/v1/security/advisories/bulk";
+const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
+const QUICK: &str = "/-/npm/v1/security/audits/quick";
+
+fn malware(id: &str, name: &str, version: &str) -> String {
+    json!({ "id": id, "modified": "2026-04-01T00:00:00Z", "aliases": [format!("GHSA-{id}")], "summary": "Malicious code",
+            "affected": [{ "package": { "ecosystem": "npm", "name": name }, "versions": [version] }] })
+    .to_string()
+}
+
+fn vulnerability() -> String {
+    json!({ "id": "GHSA-aaaa", "modified": "2026-04-01T00:00:00Z", "aliases": ["CVE-2026-1"], "summary": "Prototype pollution",
+            "severity": [{ "type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H" }],
+            "affected": [{ "package": { "ecosystem": "npm", "name": "left-pad" },
+                           "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }, { "fixed": "1.2.0" }] }] }],
+            "database_specific": { "severity": "CRITICAL", "cwe_ids": ["CWE-1321"], "github_reviewed": true } })
+    .to_string()
+}
+
+fn feed(records: &[(&str, String)]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (id, record) in records {
+        std::fs::write(folder.path().join(format!("{id}.json")), record).unwrap();
+    }
+    folder
+}
+
+fn told(command: &mut std::process::Command) -> Value {
+    let (code, out, errors) = run(command);
+    assert_eq!(code, 0, "{errors}");
+    serde_json::from_str(&out).unwrap_or_else(|wrong| panic!("{wrong}: {out}"))
+}
+
+#[tokio::test]
+async fn an_audit_is_answered_from_feeds_where_upstream_answers_none() {
+    let feed = feed(&[("GHSA-aaaa", vulnerability()), ("MAL-1", malware("MAL-1", "right-pad", "1.0.0"))]);
+    let scene = Scene::open().set("feed", feed.path().to_str().unwrap()).await;
+    let installed = json!({ "left-pad": ["1.1.0", "1.3.0"], "right-pad": ["1.0.0"], "other": ["1.0.0"] });
+    for status in [404, 405, 501] {
+        scene.registry.answer(BULK, Reply::error(status, "no audits here"));
+        let answer = scene.ask("POST", BULK).npm("11.21.2").json(&installed).packed().await.is(200).json();
+        assert_eq!(answer.as_object().unwrap().len(), 2, "{answer}");
+        let found = &answer["left-pad"][0];
+        assert_eq!((&found["severity"], &found["vulnerable_versions"]), (&json!("critical"), &json!("<1.2.0")));
+        assert_eq!((&found["cvss"]["score"], &found["cwe"][0]), (&json!(9.8), &json!("CWE-1321")));
+        assert!(found["id"].is_u64() && found["url"].as_str().unwrap().ends_with("/GHSA-aaaa"), "{found}");
+        assert_eq!(answer["right-pad"][0]["severity"], "critical");
+    }
+    // What fails otherwise stays a failure: a false "0 vulnerabilities" is worse.
+    scene.registry.answer(BULK, Reply::error(500, "boom"));
+    scene.ask("POST", BULK).npm("11.21.2").json(&installed).await.is(500);
+    scene.registry.answer(QUICK, Reply::error(404, "no audits here"));
+    let tree = json!({ "name": "app", "version": "1.0.0", "requires": { "a": "1" },
+        "dependencies": { "a": { "version": "1.0.0", "dependencies": { "left-pad": { "version": "1.1.0" } } } } });
+    let answer = scene.ask("POST", QUICK).json(&tree).await.is(200).json();
+    let found = answer["advisories"].as_object().unwrap().values().next().unwrap();
+    assert_eq!(found["findings"], json!([{ "version": "1.1.0", "paths": ["a>left-pad"] }]));
+    assert_eq!((&found["patched_versions"], &answer["metadata"]["vulnerabilities"]["critical"]), (&json!(">=1.2.0"), &json!(1)));
+    assert_eq!(answer["metadata"]["totalDependencies"], 2);
+}
+
+#[tokio::test]
+async fn an_audit_that_upstream_answers_is_merged_and_without_vulnerabilities_in_feeds_upstream_has_the_word() {
+    let all = feed(&[("GHSA-aaaa", vulnerability()), ("MAL-1", malware("MAL-1", "left-pad", "1.1.0"))]);
+    let mut scene = Scene::open().set("feed", all.path().to_str().unwrap()).await;
+    let upstream = json!({ "left-pad": [{ "id": 1, "url": "https://advisories.example/GHSA-aaaa", "severity": "low",
+        "title": "known", "vulnerable_versions": "<1.2.0" }] });
+    scene.registry.answer(BULK, Reply::json(&upstream.to_string()));
+    let answer = scene.ask("POST", BULK).npm("11.21.2").json(&json!({ "left-pad": ["1.1.0"] })).await.is(200).json();
+    let titles: Vec<_> = answer["left-pad"].as_array().unwrap().iter().map(|one| one["title"].as_str().unwrap()).collect();
+    assert_eq!(titles, ["known", "Malicious code"]);
+    let malware = feed(&[("MAL-1", malware("MAL-1", "left-pad", "1.1.0"))]);
+    scene.restart_with("feed", malware.path().to_str().unwrap()).await;
+    scene.registry.answer(BULK, Reply::error(404, "no audits here"));
+    let answer = scene.ask("POST", BULK).npm("11.21.2").json(&json!({ "left-pad": ["1.1.0"] })).await.is(404);
+    assert!(answer.text().contains("no audits here"), "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incident_is_denied_frozen_purged_and_told_in_one_command() {
+    let (home, data, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    registry.publish(Package::new("left-pad", "1.0.0"));
+    registry.publish(Package::new("left-pad", "1.1.0"));
+    let feed = feed(&[("MAL-7", malware("MAL-7", "left-pad", "1.1.0"))]);
+    let config = home.path().join("coldframe.toml");
+    // Followed with `warn`, it holds nothing back: people decide.
+    let table = format!(
+        "upstream = \"{}\"\ndata-dir = \"{}\"\n[[feed]]\nname = \"osv\"\nsource = \"{}\"\ntrust = \"warn\"\n",
+        registry.url,
+        data.path().display(),
+        feed.path().display()
+    );
+    std::fs::write(&config, table).unwrap();
+    let mut serve = coldframe(home.path());
+    let program = Program::start(serve.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config));
+    program.get(TARBALL).npm("11.21.2").await.is(200);
+    let command = |words: &[&str]| {
+        let mut command = coldframe(home.path());
+        command.args(words).arg("--config").arg(&config);
+        command
+    };
+    let who = |told: &Value| told[0]["clients"][0]["client"].clone();
+    // The server writes down who got what a moment later.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while who(&told(&mut command(&["exposure", "--json", "--feed", "MAL-7"]))) != "127.0.0.1" {
+        assert!(Instant::now() < deadline, "nobody is named");
+    }
+    let (code, out, errors) = run(&mut command(&["incident", "MAL-7", "--dry-run"]));
+    assert!(code == 0 && out.contains("would deny left-pad: 1.1.0") && out.contains("would freeze left-pad"), "{out}{errors}");
+    program.get(TARBALL).await.is(200);
+    let done = told(&mut command(&["incident", "GHSA-MAL-7", "--json"]));
+    assert_eq!((&done["id"], &done["removed"], done["dryRun"].as_bool()), (&json!("MAL-7"), &json!(1), Some(false)));
+    assert_eq!(who(&done["exposure"]), "127.0.0.1");
+    assert_eq!(done["decisions"].as_array().unwrap().len(), 2);
+    let refused = program.get(TARBALL).await.is(403);
+    assert!(refused.error().contains("incident MAL-7"), "{}", refused.error());
+    program.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    let (code, _, errors) = run(&mut command(&["incident", "MAL-404"]));
+    assert!(code == 1 && errors.contains("MAL-404"), "{errors}");
+    export_and_follow(home.path(), &config, &registry).await;
+}
+
+/// What was denied there is refused by an instance that pins its key, until it expires or somebody bends it.
+async fn export_and_follow(home: &Path, config: &Path, registry: &Registry) {
+    let out = home.join("osv-scanner");
+    let mut export = coldframe(home);
+    export.args(["feed", "export", "--id-prefix", "ACME", "--config"]).arg(config).arg(&out);
+    let (code, text, errors) = run(&mut export);
+    assert_eq!(code, 0, "{errors}");
+    let key = text.lines().find_map(|line| line.trim().strip_prefix("key")).unwrap().trim().to_owned();
+    let data = TempDir::new().unwrap();
+    let follower = home.join("follower.toml");
+    let table = format!(
+        "upstream = \"{}\"\ndata-dir = \"{}\"\n[[feed]]\nname = \"acme\"\nsource = \"{}\"\nkey = \"{key}\"\n",
+        registry.url,
+        data.path().display(),
+        out.display()
+    );
+    std::fs::write(&follower, table).unwrap();
+    let mut sync = coldframe(home);
+    sync.args(["feed", "sync", "--json", "--config"]).arg(&follower);
+    let standing = told(&mut sync);
+    assert_eq!((&standing[0]["records"], &standing[0]["fresh"]), (&json!(1), &json!(true)), "{standing}");
+    let mut serve = coldframe(home);
+    let program = Program::start(serve.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&follower));
+    let refused = program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+    assert!(refused.error().contains("ACME-"), "{}", refused.error());
+    // A serial that goes back, and an index that somebody bent.
+    let index = std::fs::read_to_string(out.join("index.json")).unwrap();
+    std::fs::write(out.join("index.json"), index.replace("\"records\": 1", "\"records\": 2")).unwrap();
+    let (code, text, _) = run(&mut sync);
+    assert!(code == 1 && text.contains("the signature is not that of the key in the configuration"), "{text}");
+    std::fs::write(out.join("index.json"), index).unwrap();
+    std::fs::write(out.join("npm/all.zip"), b"PK\x05\x06").unwrap();
+    let (_, text, _) = run(&mut sync);
+    assert!(text.contains("is not the file that it vouches for"), "{text}");
+    program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_beside_a_running_server_is_taken_up_and_only_what_changed_is_fetched() {
+    let (home, data, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    registry.publish(Package::new("left-pad", "1.1.0"));
+    let list = |lines: &str| Reply::ok(lines.as_bytes().to_vec());
+    let (old, new) = (malware("MAL-1", "other", "1.0.0"), malware("MAL-2", "left-pad", "1.1.0").replace("04-01", "04-02"));
+    registry.answer("/feeds/npm/index.json", Reply::error(404, "none"));
+    registry.answer("/feeds/npm/all.zip", Reply::error(404, "none"));
+    registry.answer("/feeds/npm/npm/all.zip", Reply::error(404, "none"));
+    registry.answer("/feeds/npm/modified_id.csv", list("2026-04-01T00:00:00Z,MAL-1\n"));
+    registry.answer("/feeds/npm/MAL-1.json", Reply::ok(old));
+    registry.answer("/feeds/npm/MAL-2.json", Reply::ok(new));
+    let url = format!("{}/feeds/npm/", registry.url);
+    let program = Program::serve(home.path(), data.path(), &registry.url, &["--feed", &url]);
+    program.get("/left-pad").await.is(200);
+    registry.answer("/feeds/npm/modified_id.csv", list("2026-04-02T00:00:00Z,MAL-2\n2026-04-01T00:00:00Z,MAL-1\n"));
+    let mut sync = coldframe(home.path());
+    sync.args(["feed", "sync", "--json", "--feed", &url, "--upstream", &registry.url, "--data-dir"]).arg(data.path());
+    assert_eq!(told(&mut sync)[0]["records"], 2);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while program.get("/left-pad").await.status != 403 {
+        assert!(Instant::now() < deadline, "it is not taken up");
+    }
+    assert_eq!(registry.count("/feeds/npm/MAL-1.json"), 1);
+    let mut status = coldframe(home.path());
+    status.args(["feed", "status", "--feed", &url, "--upstream", &registry.url, "--data-dir"]).arg(data.path());
+    let (code, text, _) = run(&mut status);
+    assert!(code == 0 && text.starts_with("feeds is fresh\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_download_that_broke_off_is_taken_up_where_it_broke_off() {
+    let home = TempDir::new().unwrap();
+    let mut scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.1.0"]);
+    let lines: String = (0..4_000).map(|at| format!("package-{at}@1.0.0\n")).chain(["left-pad@1.1.0\n".to_owned()]).collect();
+    let whole = lines.into_bytes();
+    let first = Reply::ok(whole.clone()).header("etag", "\"one\"").cut_after(40_000);
+    scene.registry.answer("/feeds/list.txt", first);
+    let url = format!("{}/feeds/list.txt", scene.registry.url);
+    scene.restart_with("feed", &url).await;
+    scene.get("/left-pad").await.is(403);
+    let ranges: Vec<_> = scene.registry.requests().into_iter().filter(|asked| asked.path == "/feeds/list.txt").collect();
+    let resumed = ranges.iter().filter_map(|asked| asked.headers.first("range")).collect::<Vec<_>>();
+    assert!(!resumed.is_empty() && resumed.iter().all(|range| *range == "bytes=40000-"), "{resumed:?}");
+    assert_eq!(ranges.last().unwrap().headers.first("if-range"), Some("\"one\""));
+    let rest = Reply::part(&whole, 40_000).header("etag", "\"one\"");
+    scene.registry.answer("/feeds/list.txt", rest);
+    scene.later(Duration::from_secs(400));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while scene.metric("coldframe_advisories", "").await < 4_001.0 {
+        assert!(Instant::now() < deadline, "it is not taken up");
+    }
+    assert!(scene.get("/left-pad").await.is(403).error().contains("rule advisory"));
+    drop(home);
+}
