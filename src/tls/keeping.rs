@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
-use super::authority::{self, Authority};
 use super::TlsError;
+use super::authority::{self, Authority};
 
 /// How many authorities before the one in force may still sign.
 const MOST_RETIRING: usize = 8;
