@@ -1,21 +1,24 @@
-//! Bodies: what goes out in shared pieces of known length, what comes in bounded in bytes and time.
+//! Bodies: what goes out, in shared pieces of known length or as another server sends it; what comes in, bounded in bytes and
+//! time. Refuses to know what is in them.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::io::Read as _;
+use std::future::Future as _;
+use std::io::{self, Read as _};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// The largest piece handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
 const PIECE: usize = 256 * 1024;
 
-/// A body to send, its length known from the start.
+/// A body to send.
 pub struct Body {
     rest: Rest,
     left: u64,
@@ -30,6 +33,36 @@ type Ending = Box<dyn FnOnce(u64) + Send>;
 enum Rest {
     Owned(Bytes),
     Shared { chunks: Arc<[Bytes]>, next: usize, current: Bytes },
+    Passing(Passing),
+}
+
+/// A body that comes from another server as it goes out; silence of it is bounded.
+struct Passing {
+    incoming: Incoming,
+    patience: Duration,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Passing {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(context) {
+                Poll::Pending => {
+                    ready!(self.silence.as_mut().poll(context));
+                    return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.silence.as_mut().reset(Instant::now() + self.patience);
+                    // Trailers are not passed on.
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Body {
@@ -44,6 +77,14 @@ impl Body {
     pub fn shared(chunks: Arc<[Bytes]>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         Self { rest: Rest::Shared { chunks, next: 0, current: Bytes::new() }, left, sent: 0, ending: None }
+    }
+
+    /// What comes from another server, which may be silent for `patience` at a time. Its length may be unknown.
+    #[must_use]
+    pub fn passing(incoming: Incoming, patience: Duration) -> Self {
+        let left = incoming.size_hint().exact().unwrap_or(0);
+        let silence = Box::pin(sleep(patience));
+        Self { rest: Rest::Passing(Passing { incoming, patience, silence }), left, sent: 0, ending: None }
     }
 
     /// Has `ending` called with the bytes sent, when the last one left or the client did.
@@ -89,6 +130,7 @@ impl Rest {
                 }
                 current
             }
+            Self::Passing(_) => return None,
         };
         (!current.is_empty()).then(|| current.split_to(current.len().min(PIECE)))
     }
@@ -96,21 +138,31 @@ impl Rest {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(piece) = self.rest.take() else { return Poll::Ready(None) };
-        self.left -= piece.len() as u64;
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let piece = match &mut self.rest {
+            Rest::Passing(passing) => ready!(passing.poll(context)).transpose()?,
+            rest => rest.take(),
+        };
+        let Some(piece) = piece else { return Poll::Ready(None) };
+        self.left = self.left.saturating_sub(piece.len() as u64);
         self.sent += piece.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        match &self.rest {
+            Rest::Passing(passing) => passing.incoming.is_end_stream(),
+            _ => self.left == 0,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        match &self.rest {
+            Rest::Passing(passing) => passing.incoming.size_hint(),
+            _ => SizeHint::with_exact(self.left),
+        }
     }
 }
 
@@ -225,6 +277,8 @@ mod tests {
 
     use http_body::Body as _;
     use http_body_util::Full;
+
+    use std::convert::Infallible;
 
     use super::*;
 

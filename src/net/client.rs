@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,13 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// How long a connection is kept for the next request, and how many to one host.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 const KEPT_PER_HOST: usize = 64;
+
+/// How this process names itself in `Via`, differently from every other one: a request that names it has been here before.
+#[must_use]
+pub fn pseudonym() -> &'static str {
+    static PSEUDONYM: OnceLock<String> = OnceLock::new();
+    PSEUDONYM.get_or_init(|| format!("coldframe-{:016x}", RandomState::new().build_hasher().finish()))
+}
 
 /// Whom a client trusts.
 #[derive(Debug, Clone)]

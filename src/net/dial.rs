@@ -33,10 +33,31 @@ impl Reach {
 }
 
 /// Connects to `host`, a name or an IP address without brackets. The address that is checked is the one that is dialled.
-///
-/// Addresses are tried in the order the resolver gives them, each 250 ms after the one before; the first to answer wins.
 pub(super) async fn dial(host: &str, port: u16, reach: Reach) -> Result<TcpStream, ClientError> {
-    let addresses = addresses(host, port, reach).await?;
+    connect(addresses(host, port, reach).await?).await
+}
+
+/// Connects to `host`, a name or an IP address without brackets, at an address that `permits`. Takes as long as the system
+/// lets it.
+///
+/// # Errors
+/// As a layer: the name has no address, none is permitted, none answers.
+pub async fn dial_permitted(
+    host: &str,
+    port: u16,
+    permits: impl Fn(SocketAddr) -> Result<(), String>,
+) -> Result<TcpStream, ClientError> {
+    let mut found = resolve(host, port).await?;
+    let mut refused = None;
+    found.retain(|address| permits(*address).map_err(|why| refused.get_or_insert(why).clone()).is_ok());
+    match (found.is_empty(), refused) {
+        (true, Some(why)) => Err(ClientError::unreachable(Layer::Reach, why)),
+        _ => connect(found).await,
+    }
+}
+
+/// Addresses are tried in the order the resolver gave them, each 250 ms after the one before; the first to answer wins.
+async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     let mut attempts = JoinSet::new();
     for (turn, address) in (0u32..).zip(addresses) {
         attempts.spawn(async move {
@@ -79,6 +100,19 @@ pub(super) async fn check_proxied(host: &str, port: u16, reach: Reach) -> Result
 
 /// The addresses of `host` within `reach`: at least one.
 async fn addresses(host: &str, port: u16, reach: Reach) -> Result<Vec<SocketAddr>, ClientError> {
+    let found = resolve(host, port).await?;
+    let first = found.first().copied();
+    let within: Vec<SocketAddr> = found.into_iter().filter(|address| reach.contains(address.ip())).collect();
+    match first {
+        Some(first) if within.is_empty() => {
+            Err(ClientError::unreachable(Layer::Reach, format!("`{}` is not a public address", first.ip())))
+        }
+        _ => Ok(within),
+    }
+}
+
+/// The first addresses of `host`: at least one.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> {
     let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, port)],
         Err(_) => tokio::net::lookup_host((host, port))
@@ -87,14 +121,10 @@ async fn addresses(host: &str, port: u16, reach: Reach) -> Result<Vec<SocketAddr
             .take(MOST_ADDRESSES)
             .collect(),
     };
-    let Some(first) = found.first().copied() else {
+    if found.is_empty() {
         return Err(ClientError::unreachable(Layer::Dns, "the name has no address"));
-    };
-    let within: Vec<SocketAddr> = found.into_iter().filter(|address| reach.contains(address.ip())).collect();
-    if within.is_empty() {
-        return Err(ClientError::unreachable(Layer::Reach, format!("`{}` is not a public address", first.ip())));
     }
-    Ok(within)
+    Ok(found)
 }
 
 /// The words for what the operating system said, without its number.
@@ -115,6 +145,42 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Whether `address` is this machine, this link, or where a cloud tells a machine its secrets, however an IPv6 address wraps
+/// it. Somebody else's name may point there; nobody means that.
+#[must_use]
+pub fn is_inward(address: IpAddr) -> bool {
+    /// Azure's, Alibaba's and Oracle's; Amazon's and most others' is link-local.
+    const METADATA: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+    match address {
+        IpAddr::V4(address) => {
+            let first = address.octets()[0];
+            first == 0 || first >= 224 || address.is_loopback() || address.is_link_local() || METADATA.contains(&address)
+        }
+        IpAddr::V6(address) => match embedded_v4(address) {
+            Some(inner) => is_inward(IpAddr::V4(inner)),
+            None => {
+                // Unspecified, loopback, and IPv4 addresses as they were written long ago.
+                let low = address.segments().starts_with(&[0; 6]);
+                let amazon = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+                low || address.is_multicast() || address.is_unicast_link_local() || address == amazon
+            }
+        },
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        // NAT64 carries it at its end, 6to4 right behind its prefix.
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(of(high, low))
+        }
+        _ => None,
+    }
+}
+
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let reserved = match (a, b, c) {
@@ -126,13 +192,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        return is_public_v4(mapped);
+    if let Some(inner) = embedded_v4(address) {
+        return is_public_v4(inner);
     }
-    let embedded = |high: u16, low: u16| is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match address.segments() {
-        // NAT64 carries an IPv4 address at its end, 6to4 right behind its prefix.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
         // Protocol assignments with Teredo, and documentation.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // Global unicast; everything else is unspecified, loopback, unique local, link-local, multicast or reserved.
@@ -157,6 +220,33 @@ mod tests {
             "2002:808:808::1",
         ] {
             assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_this_link_and_metadata_are_inward_however_they_are_wrapped() {
+        for text in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "168.63.129.16",
+            "100.100.100.200",
+            "224.0.0.1",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "2002:a9fe:a9fe::",
+            "fe80::1",
+            "ff02::1",
+            "fd00:ec2::254",
+        ] {
+            assert!(is_inward(text.parse().unwrap()), "{text}");
+        }
+        for text in ["10.0.0.1", "192.168.1.1", "1.1.1.1", "fd12::1", "2606:2800:220:1::1", "::ffff:10.0.0.1"] {
+            assert!(!is_inward(text.parse().unwrap()), "{text}");
         }
     }
 

@@ -1,7 +1,6 @@
 //! Accepts connections and serves HTTP/1.1 on them, within limits and deadlines, until told to drain. Refuses to know what
 //! is asked.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -9,24 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::body::Body;
-use super::room::{Guest, Order, Room, Seldom};
-use super::stall::{Pace, Paced};
-use super::turn::{Arriving, Turn};
+use super::room::{Room, Seldom};
+use super::seat::{Seat, converse};
+use super::turn::Arriving;
 
 /// How long to wait when the system has no more files or memory for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-/// The header lines that hyper allows by itself, and has room for on the stack; any other number costs each request an allocation.
-const HYPERS_LINES: usize = 100;
 
 /// What connections may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +62,8 @@ pub struct Drained {
 }
 
 /// Serves `listener` with `handler` until `stop` resolves; then accepts no more, lets requests in flight finish for
-/// [`Limits::drain`], and cuts what is left. Listeners that share a room drain together.
+/// [`Limits::drain`], and cuts what is left. Listeners that share a room drain together. A response may hand its connection
+/// over to somebody else ([`super::HandOver`]), who then has its place.
 pub async fn serve<H, F>(
     listener: TcpListener,
     limits: &Limits,
@@ -100,8 +93,8 @@ where
                 None => continue,
             },
         };
-        let (handler, limits) = (handler.clone(), limits.clone());
-        connections.spawn(converse(stream, peer, limits, handler, guest));
+        let seat = Seat::new(peer, limits.clone(), guest);
+        connections.spawn(converse(stream, seat, handler.clone()));
     }
     drop((listener, waiting));
     room.close();
@@ -135,43 +128,6 @@ async fn accept(listener: &TcpListener, room: &Room, told: &mut Seldom) -> (TcpS
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// Serves one connection to its end.
-async fn converse<H, F>(stream: TcpStream, peer: SocketAddr, limits: Limits, handler: H, mut guest: Guest)
-where
-    H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
-    F: Future<Output = Response<Body>> + Send,
-{
-    // An answer's last packet must not wait for an acknowledgement; where that cannot be had, it is only slower.
-    let _ = stream.set_nodelay(true);
-    let turn = Arc::new(Turn::default());
-    let pace = Pace { idle: limits.idle_timeout, head: limits.head_timeout, write: limits.send_timeout };
-    let socket = Paced::new(stream, pace, Arc::clone(&turn), guest.epoch());
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = handler(peer, request.map(|body| turn.ask(body)));
-        async { Ok::<_, Infallible>(answer.await) }
-    });
-    // The socket measures time.
-    let mut builder = http1::Builder::new();
-    builder.header_read_timeout(None).max_header_size(limits.head_bytes).half_close(true);
-    if limits.head_lines != HYPERS_LINES {
-        builder.max_headers(limits.head_lines);
-    }
-    let connection = builder.serve_connection(TokioIo::new(socket), service);
-    let mut connection = pin!(connection);
-    let ended = loop {
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            order = guest.next_order() => if order == Order::Close || guest.makes_way(&turn) {
-                connection.as_mut().graceful_shutdown();
-                break connection.await;
-            },
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(client.address = %peer.ip(), error = %error, "a connection broke");
-    }
 }
 
 #[cfg(test)]

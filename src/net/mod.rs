@@ -14,20 +14,23 @@ mod files;
 pub mod headers;
 pub mod listener;
 pub mod proxies;
+mod relay;
 mod room;
+mod seat;
 mod stall;
 #[cfg(test)]
 pub(crate) mod trial;
 mod turn;
 
 pub use body::{Body, BodyError};
-pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause};
+pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause, pseudonym};
 pub use client_body::BodyStream;
 pub use client_error::{ClientError, Layer};
 pub use deadline::Deadlines;
-pub use dial::Reach;
+pub use dial::{Reach, dial_permitted, is_inward, is_public};
 pub use files::OpenFiles;
 pub use listener::{Drained, Limits};
 pub use proxies::{Proxies, ProxyError};
 pub use room::Room;
+pub use seat::{HandOver, Opened, Seat, Taken};
 pub use turn::Arriving;

@@ -59,9 +59,19 @@ impl<S> Paced<S> {
         Self { inner, pace, turn, epoch, stage: Stage::Head, reading, writing, taken: 0, quantum: 0 }
     }
 
+    /// What it wraps.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
+
     /// Bytes came.
     fn came(&mut self) {
         self.settle();
+        if self.turn.is_framed() {
+            // What comes need not begin a request: only silence counts.
+            self.reading.clear();
+            return;
+        }
         if self.stage == Stage::Between && !self.turn.awaits_body() {
             self.stage = Stage::Head;
             self.reading.clear();
@@ -73,7 +83,7 @@ impl<S> Paced<S> {
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.settle();
         // A client that is sending its body, or still taking its answer, does not idle.
-        if self.turn.awaits_body() || (self.stage == Stage::Between && self.writing.is_set()) {
+        if self.turn.is_busy() || self.turn.awaits_body() || (self.stage == Stage::Between && self.writing.is_set()) {
             self.reading.clear();
             return Poll::Pending;
         }
