@@ -92,6 +92,23 @@ impl Askers {
         Ok(Asker { address: origin.address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
     }
 
+    /// Who asks under `base`, an address that is not ours: the peer itself, whatever proxies may say.
+    ///
+    /// # Errors
+    /// As [`Askers::resolve`].
+    pub fn resolve_under(&self, peer: IpAddr, head: &Parts, base: String) -> Result<Asker, String> {
+        let address = peer.to_canonical();
+        let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let authorization = match single(&head.headers, &AUTHORIZATION)? {
+            Some(own) => Authorization::Own(own.into()),
+            None if address.is_loopback() && !is_passed_on(&head.headers) => Authorization::Lent,
+            None => Authorization::None,
+        };
+        // There are as many of these as the configuration names.
+        let base = BaseUrl { text: base.into(), remembered: true };
+        Ok(Asker { address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
+    }
+
     /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.
     #[must_use]
     pub fn strip<'a>(&self, path: &'a str) -> &'a str {
@@ -122,8 +139,7 @@ impl Askers {
             _ => {}
         }
         if !trusted {
-            let strange = [FORWARDED_FOR, FORWARDED, VIA, FORWARDED_HOST].iter().any(|name| head.headers.contains_key(name));
-            return Ok(Origin { address: peer, host, vouched: false, strange });
+            return Ok(Origin { address: peer, host, vouched: false, strange: is_passed_on(&head.headers) });
         }
         let client = list(&head.headers, &FORWARDED_FOR).and_then(|hops| self.client_of(&hops));
         Ok(Origin { address: client.unwrap_or(peer), host, vouched: client.is_some(), strange: false })
@@ -203,6 +219,11 @@ fn is_joined(text: &str, parts: &[&str]) -> bool {
 
 fn to_lower_case(host: Cow<'_, str>) -> Cow<'_, str> {
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host }
+}
+
+/// Whether a request came from another proxy, as far as it says so.
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    [FORWARDED_FOR, FORWARDED, VIA, FORWARDED_HOST].iter().any(|name| headers.contains_key(name))
 }
 
 /// The first element of a list header: what the proxy nearest to the client said.

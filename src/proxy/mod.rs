@@ -4,10 +4,16 @@
 
 pub mod answers;
 pub mod asker;
+pub mod forward;
+mod intercept;
+mod onward;
+pub mod others;
 pub mod passage;
+mod place;
 pub mod respond;
 pub mod reverse;
 pub mod service;
+pub mod targets;
 mod watch;
 
 use std::time::Duration;
@@ -16,11 +22,14 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::firewall::Rejection;
-use crate::net::BodyError;
+use crate::net::{BodyError, ClientError};
 use crate::npm::endpoint::EndpointError;
+use crate::upstream::HostGlob;
 
 pub use answers::Answers;
-pub use service::{Own, Service};
+pub use forward::Forward;
+pub use service::{Door, Own, Service};
+pub use targets::{Aim, Targets};
 
 /// How the doors behave.
 #[derive(Debug, Clone)]
@@ -55,6 +64,17 @@ impl Default for Config {
     }
 }
 
+/// How the gateway behaves.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// The hosts it answers for itself.
+    pub targets: Targets,
+    /// Other hosts that it tunnels to.
+    pub allowed: Vec<HostGlob>,
+    /// Whether it tunnels to hosts that nobody named.
+    pub tunnels_others: bool,
+}
+
 /// Why a request is not answered with what it asks for. [`respond`] gives each its status.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -82,6 +102,23 @@ pub enum ProxyError {
     /// It reads a packument in order to send it back changed, and nobody says who does.
     #[error("reading a packument to change it needs credentials of your own")]
     NeedsCredentials,
+    /// The gateway does not go there.
+    #[error("{0}")]
+    Barred(String),
+    /// It names another host than the connection it came over.
+    #[error("{0}")]
+    Misdirected(String),
+    /// On a host that the gateway answers for, that is no place of the registry's.
+    #[error("{0}")]
+    NoPlace(String),
+    /// The gateway could not get there.
+    #[error("cannot reach `{place}`: {cause}")]
+    Unreached {
+        /// Host and port.
+        place: String,
+        /// Why not.
+        cause: ClientError,
+    },
     /// A task of ours died over it.
     #[error("coldframe failed to read the body")]
     Died,

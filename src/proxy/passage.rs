@@ -46,10 +46,15 @@ pub fn of(head: &Parts, path: &str, body: Bytes) -> Passage {
 
 /// The headers of upstream's answer that a client is given.
 #[must_use]
-pub fn returned(mut headers: HeaderMap) -> HeaderMap {
+pub fn returned(headers: HeaderMap) -> HeaderMap {
+    beyond_one_hop(headers, &KEPT_BACK)
+}
+
+/// Headers without `kept_back` and without those that `Connection` names.
+pub(super) fn beyond_one_hop(mut headers: HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
     let named: Vec<HeaderName> =
         headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok()).flat_map(names).collect();
-    for name in KEPT_BACK.iter().chain(&named) {
+    for name in kept_back.iter().chain(&named) {
         headers.remove(name);
     }
     headers

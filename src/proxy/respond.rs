@@ -11,7 +11,7 @@ use hyper::ext::ReasonPhrase;
 use super::{ProxyError, passage};
 use crate::firewall::{Answer, Coding, Form, Rejection, Tarball};
 use crate::net::headers::{Span, date, none_match, one_line, span};
-use crate::net::{Body, BodyError};
+use crate::net::{Body, BodyError, ClientError, HandOver, Layer};
 use crate::npm::endpoint::EndpointError;
 use crate::npm::{Algorithm, Digest};
 use crate::telemetry::OutcomeLabel;
@@ -197,6 +197,33 @@ pub fn own(page: Response<Bytes>) -> Reply {
     Reply { response: page.map(Body::from), outcome }
 }
 
+/// A tunnel begins: what follows on the connection is somebody else's.
+#[must_use]
+pub fn connected(next: HandOver) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK, Body::empty(), OutcomeLabel::Served);
+    reply.response.extensions_mut().insert(ReasonPhrase::from_static(b"Connection established"));
+    reply.response.extensions_mut().insert(next);
+    reply
+}
+
+/// What another server answered, passed on as it comes.
+#[must_use]
+pub fn forwarded(response: Response<Body>) -> Reply {
+    let outcome = match response.status().as_u16() {
+        ..400 => OutcomeLabel::Served,
+        404 | 410 => OutcomeLabel::NotFound,
+        400..500 => OutcomeLabel::ClientError,
+        _ => OutcomeLabel::UpstreamError,
+    };
+    Reply { response, outcome }
+}
+
+/// A reply behind which the connection is closed.
+#[must_use]
+pub fn last(reply: Reply) -> Reply {
+    reply.with(header::CONNECTION, HeaderValue::from_static("close"))
+}
+
 /// Why there is no answer.
 #[must_use]
 pub fn failed(error: &ProxyError) -> Reply {
@@ -209,6 +236,14 @@ pub fn failed(error: &ProxyError) -> Reply {
         ProxyError::Body(error) => body_not_taken(error, &text),
         ProxyError::Rejected(rejection) => rejected(rejection, &text),
         ProxyError::WritesAreOff => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        ProxyError::Barred(_) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        ProxyError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
+        ProxyError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
+        ProxyError::Unreached { cause, .. } => match cause {
+            ClientError::Unreachable { layer: Layer::Reach, .. } => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+            ClientError::TimedOut { .. } => failure(StatusCode::GATEWAY_TIMEOUT, &text, OutcomeLabel::UpstreamError),
+            _ => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
+        },
         ProxyError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
         ProxyError::Died => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::answers::Answers;
-use super::service::{Service, handle};
+use super::service::{Door, Service, handle};
 use crate::firewall::Profile;
 use crate::net::{Drained, Room, listener};
 
@@ -21,7 +21,7 @@ pub async fn serve<A: Answers>(
     let service = service.clone();
     let handler = move |peer, request| {
         let service = service.clone();
-        async move { handle(&service, peer, profile, request).await }
+        async move { handle(&service, &Door::Registry(profile), peer, request).await }
     };
     listener::serve(listener, &limits, room, handler, stop).await
 }

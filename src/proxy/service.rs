@@ -13,6 +13,7 @@ use http::{Method, Request, Response};
 use super::answers::Answers;
 use super::asker::Askers;
 use super::respond::{self, CODINGS, Reply};
+use super::targets::Aim;
 use super::watch::Watch;
 use super::{Config, ProxyError, passage};
 use crate::firewall::{Asker, Coding, Form, Profile};
@@ -41,6 +42,16 @@ impl<A: Answers> Service<A> {
         Self { answers, askers: Askers::new(&config, listeners), config, own, metrics }
     }
 
+    /// One of our own pages.
+    pub(super) async fn own_page(&self, method: Method, page: String) -> Response<Bytes> {
+        (self.own)(method, page).await
+    }
+
+    /// What is counted.
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// How the doors behave.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -48,8 +59,26 @@ impl<A: Answers> Service<A> {
     }
 }
 
-/// Answers one request that came from `peer`, by the policy of `profile`.
-pub async fn handle<A, B>(service: &Service<A>, peer: SocketAddr, profile: Profile, request: Request<B>) -> Response<Body>
+/// Which door a request came through.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// The client named us as its registry, at a listener with this policy.
+    Registry(Profile),
+    /// The client named a host that we answer for, and knows nothing of us: the default policy holds.
+    Intercepted(Aim),
+}
+
+impl Door {
+    fn profile(&self) -> Profile {
+        match self {
+            Self::Registry(profile) => *profile,
+            Self::Intercepted(_) => Profile::default(),
+        }
+    }
+}
+
+/// Answers one request that came from `peer`.
+pub async fn handle<A, B>(service: &Service<A>, door: &Door, peer: SocketAddr, request: Request<B>) -> Response<Body>
 where
     A: Answers,
     B: http_body::Body<Data = Bytes> + Send,
@@ -57,7 +86,11 @@ where
 {
     let (head, body) = request.into_parts();
     let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
-    let path = service.askers.strip(head.uri.path());
+    let place = match door {
+        Door::Registry(_) => Some((service.askers.strip(head.uri.path()), None)),
+        Door::Intercepted(aim) => aim.place(head.uri.path()).map(|(path, base)| (path, Some(base))),
+    };
+    let Some((path, base)) = place else { return watch.answered(respond::failed(&no_registry())) };
     let endpoint = match Endpoint::parse(head.method.as_str(), path, head.uri.query()) {
         Ok(endpoint) => endpoint,
         Err(error) => return watch.answered(respond::failed(&error.into())),
@@ -66,10 +99,19 @@ where
     watch.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
     // A probe is answered whatever it calls us.
     if let Endpoint::Own(page) = endpoint {
-        return watch.answered(respond::own((service.own)(head.method, page).await));
+        // Whoever asks the registry did not ask us.
+        let reply = match door {
+            Door::Registry(_) => respond::own(service.own_page(head.method, page).await),
+            Door::Intercepted(_) => respond::failed(&no_registry()),
+        };
+        return watch.answered(reply);
     }
-    let asker = match service.askers.resolve(peer.ip(), &head) {
-        Ok(asker) => Asker { profile, ..asker },
+    let asker = match base {
+        None => service.askers.resolve(peer.ip(), &head),
+        Some(base) => service.askers.resolve_under(peer.ip(), &head, base),
+    };
+    let asker = match asker {
+        Ok(asker) => Asker { profile: door.profile(), ..asker },
         Err(wrong) => return watch.answered(respond::failed(&ProxyError::Headers(wrong))),
     };
     watch.client = asker.address;
@@ -77,6 +119,10 @@ where
     let visit = Visit { service, head: &head, path, asker: &asker };
     let reply = visit.answer(endpoint, body).await.unwrap_or_else(|error| respond::failed(&error));
     watch.answered(reply)
+}
+
+fn no_registry() -> ProxyError {
+    ProxyError::NoPlace("coldframe answers for the registry on this host, and this path is none of the registry's".to_owned())
 }
 
 /// One request whose asker is known.
@@ -388,7 +434,8 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let response = handle(service, SocketAddr::from(([127, 0, 0, 1], 50_000)), Profile::default(), request).await;
+        let door = Door::Registry(Profile::default());
+        let response = handle(service, &door, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         (head.status.as_u16(), head.headers, body)

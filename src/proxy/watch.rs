@@ -25,6 +25,7 @@ pub(super) struct Watch {
     pub(super) endpoint: EndpointLabel,
     /// Whether the path may hold a credential, as that of `npm token revoke` does.
     pub(super) is_private: bool,
+    is_forgotten: bool,
     outcome: OutcomeLabel,
     status: u16,
     bytes: u64,
@@ -44,6 +45,7 @@ impl Watch {
             agent: None,
             endpoint: EndpointLabel::Unknown,
             is_private: false,
+            is_forgotten: false,
             outcome: OutcomeLabel::Abandoned,
             status: 0,
             bytes: 0,
@@ -57,6 +59,11 @@ impl Watch {
         // What was not understood could be a misspelt way to name a token.
         let suspicious = self.endpoint == EndpointLabel::Unknown && path.to_ascii_lowercase().contains("token");
         if self.is_private || suspicious { "(withheld)" } else { path }
+    }
+
+    /// Somebody else watches this request: tells nothing.
+    pub(super) fn forget(mut self) {
+        self.is_forgotten = true;
     }
 
     /// There is an answer: goes on watching until its body is sent or given up.
@@ -74,6 +81,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        if self.is_forgotten {
+            return;
+        }
         let ended = RequestEnded {
             endpoint: self.endpoint,
             outcome: self.outcome,

@@ -76,6 +76,18 @@ impl HostGlob {
         }
     }
 
+    /// The one port that is allowed, if one is named.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The host as it is written out, lower case; `None` for a pattern.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.pattern.is_none().then_some(&*self.host)
+    }
+
     /// How far a request to `url` may reach by the most generous of `globs`.
     pub(super) fn reach_of(globs: &[Self], url: &Url) -> Option<Reach> {
         let mut found = None;

@@ -86,6 +86,12 @@ pub fn discover_in(
     settle(layers, Vec::new(), environment, is_self)
 }
 
+/// npm's built-in default registry. Asked with no variables at all, this is the constant that the crate carries.
+#[must_use]
+pub fn built_in() -> Url {
+    deno_npmrc::NpmRegistryUrl::for_npm(&Variables(&Environment::default())).url
+}
+
 /// Takes each key from the first layer that has it.
 fn settle(
     layers: Vec<Layer>,
@@ -112,9 +118,7 @@ fn settle(
             }
         }
     }
-    // Asked with no variables at all, this is the constant that the crate carries.
-    let built_in = || (deno_npmrc::NpmRegistryUrl::for_npm(&Variables(&Environment::default())).url, Origin::BuiltIn);
-    let (default, default_origin) = default.unwrap_or_else(built_in);
+    let (default, default_origin) = default.unwrap_or_else(|| (built_in(), Origin::BuiltIn));
     let mut found = Discovered {
         default: (default, default_origin),
         scoped: scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect(),

@@ -1,0 +1,179 @@
+//! The hosts that the gateway answers for itself, and which place on them is the registry. Refuses to know any other host.
+
+use std::sync::Arc;
+
+use rustls_pki_types::DnsName;
+use url::{Host, Url};
+
+/// The hosts.
+#[derive(Debug, Clone, Default)]
+pub struct Targets(Vec<Arc<Target>>);
+
+/// One host.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its name, lower case.
+    pub host: DnsName<'static>,
+    /// Ports besides 443 and 80, and whether TLS is spoken there.
+    ports: Vec<(u16, bool)>,
+    /// The paths below which it is a registry, without the slash at their end; the longest first, empty for all of it.
+    prefixes: Vec<Box<str>>,
+}
+
+/// One port of one host: what a connection was opened to.
+#[derive(Debug, Clone)]
+pub struct Aim {
+    /// The host.
+    pub target: Arc<Target>,
+    /// The port.
+    pub port: u16,
+    /// Whether TLS is spoken there.
+    pub secure: bool,
+}
+
+impl Targets {
+    /// Adds the host of a registry. One whose host is an address or this machine is no target: its clients are asked to go to
+    /// it directly.
+    pub fn add_registry(&mut self, url: &Url) {
+        let Some(Host::Domain(name)) = url.host() else { return };
+        let Ok(host) = DnsName::try_from(name) else { return };
+        let host = host.to_lowercase_owned();
+        if host.as_ref() == "localhost" || host.as_ref().ends_with(".localhost") {
+            return;
+        }
+        let secure = url.scheme() == "https";
+        let port = url.port().map(|port| (port, secure));
+        let prefix: Box<str> = url.path().trim_end_matches('/').into();
+        let target = self.entry(host);
+        target.ports.extend(port.filter(|port| !target.ports.contains(port)));
+        if !target.prefixes.contains(&prefix) {
+            target.prefixes.push(prefix);
+            target.prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
+        }
+    }
+
+    /// Adds a host that is a registry from its root on, unless it is one already.
+    pub fn add_host(&mut self, host: DnsName<'static>) {
+        let target = self.entry(host);
+        if target.prefixes.is_empty() {
+            target.prefixes.push("".into());
+        }
+    }
+
+    /// The names of all hosts.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<DnsName<'static>> {
+        self.0.iter().map(|target| target.host.clone()).collect()
+    }
+
+    /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
+    #[must_use]
+    pub fn find(&self, host: &str, port: u16) -> Option<Aim> {
+        let target = self.0.iter().find(|target| target.host.as_ref() == host)?;
+        let usual = [(443, true), (80, false)];
+        let (port, secure) = *target.ports.iter().chain(&usual).find(|(known, _)| *known == port)?;
+        Some(Aim { target: Arc::clone(target), port, secure })
+    }
+
+    fn entry(&mut self, host: DnsName<'static>) -> &mut Target {
+        let at = self.0.iter().position(|target| target.host == host).unwrap_or_else(|| {
+            self.0.push(Arc::new(Target { host, ports: Vec::new(), prefixes: Vec::new() }));
+            self.0.len() - 1
+        });
+        Arc::make_mut(&mut self.0[at])
+    }
+}
+
+impl Aim {
+    /// The path below the registry's own, and the address that stands before it; `None` for a path that is not the registry's.
+    #[must_use]
+    pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, String)> {
+        let (prefix, rest) = self.target.prefixes.iter().find_map(|prefix| {
+            let rest = path.strip_prefix(&**prefix)?;
+            (rest.is_empty() || rest.starts_with('/')).then_some((prefix, rest))
+        })?;
+        Some((if rest.is_empty() { "/" } else { rest }, format!("{}{prefix}", self.origin())))
+    }
+
+    /// Whether `host`, as a `Host` header or an absolute target spells it, means this.
+    #[must_use]
+    pub fn is_named_by(&self, host: &str) -> bool {
+        let (name, port) = crate::net::headers::split_host(host);
+        let usual = if self.secure { 443 } else { 80 };
+        let port = port.map_or(Some(usual), |port| port.parse().ok());
+        port == Some(self.port) && name.trim_end_matches('.').eq_ignore_ascii_case(self.target.host.as_ref())
+    }
+
+    fn origin(&self) -> String {
+        let (scheme, usual) = if self.secure { ("https", 443) } else { ("http", 80) };
+        let host = self.target.host.as_ref();
+        if self.port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(registries: &[&str], hosts: &[&'static str]) -> Targets {
+        let mut targets = Targets::default();
+        for url in registries {
+            targets.add_registry(&Url::parse(url).unwrap());
+        }
+        for host in hosts {
+            targets.add_host(DnsName::try_from(*host).unwrap());
+        }
+        targets
+    }
+
+    #[test]
+    fn a_loopback_or_an_address_is_never_a_target() {
+        let targets = targets(
+            &[
+                "http://127.0.0.1:4000/",
+                "http://[::1]/",
+                "http://localhost:1/",
+                "http://a.localhost/",
+                "https://10.0.0.1/",
+                "http://0x7f000001/",
+            ],
+            &[],
+        );
+        assert!(targets.hosts().is_empty());
+    }
+
+    #[test]
+    fn a_registry_is_answered_for_at_its_ports_and_below_its_paths() {
+        let targets = targets(
+            &["https://Corp.example:8443/api/npm/a/", "https://corp.example:8443/api/npm/a/b/", "https://registry.example/"],
+            &["corp.example", "alias.example"],
+        );
+        let place = |host, port, path| {
+            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{base} {rest}")))
+        };
+        assert_eq!(place("registry.example", 443, "/a").unwrap(), "https://registry.example /a");
+        assert_eq!(place("registry.example", 80, "/a").unwrap(), "http://registry.example /a");
+        assert_eq!(place("alias.example", 443, "").unwrap(), "https://alias.example /");
+        assert_eq!(place("corp.example", 8443, "/api/npm/a/b/x").unwrap(), "https://corp.example:8443/api/npm/a/b /x");
+        assert_eq!(place("corp.example", 8443, "/api/npm/a/bx").unwrap(), "https://corp.example:8443/api/npm/a /bx");
+        assert_eq!(place("corp.example", 443, "/x"), None);
+        assert!(targets.find("registry.example", 8443).is_none() && targets.find("other.example", 443).is_none());
+    }
+
+    #[test]
+    fn a_host_header_names_it_with_or_without_the_usual_port() {
+        let targets = targets(&["https://registry.example/"], &[]);
+        let aim = targets.find("registry.example", 443).unwrap();
+        for (host, expected) in [
+            ("registry.example", true),
+            ("REGISTRY.example:443", true),
+            ("registry.example.", true),
+            ("registry.example:80", false),
+            ("registry.example:x", false),
+            ("other.example", false),
+            ("registry.example.other", false),
+        ] {
+            assert_eq!(aim.is_named_by(host), expected, "{host}");
+        }
+    }
+}
