@@ -36,7 +36,8 @@ pub(super) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result
     Ok(bound)
 }
 
-async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<Bound> {
+/// Binds one address.
+pub(super) async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<Bound> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     Ok(Bound { listener, address, profile })

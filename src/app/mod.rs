@@ -7,6 +7,7 @@ pub mod deciding;
 mod decisions;
 pub mod difference;
 mod feeds;
+pub mod authority;
 mod glimpse;
 pub mod intelligence;
 mod listening;
@@ -30,16 +31,16 @@ use listening::Bound;
 use policies::Policies;
 
 use crate::admin::{Admin, Check};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::feed::Shelf;
-use crate::firewall::{Firewall, Parts, Rejection};
+use crate::firewall::{Firewall, Parts, Profile, Rejection};
 use crate::net::Room;
 use crate::npm::PackageName;
 use crate::patrol::{self, Feeds};
-use crate::proxy::{Own, Service, reverse};
+use crate::proxy::{Forward, Own, Service, forward, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Leaves, TlsError};
 use crate::upstream::{Circuits, Registries, UpstreamSetupError};
 
 /// Why there is no server, or no answer.
@@ -59,6 +60,9 @@ pub enum AppError {
     /// A file of certificates is wrong.
     #[error("cannot decide whom to trust")]
     Tls(#[from] TlsError),
+    /// The gateway has no authority that vouches for its hosts.
+    #[error("cannot set up the gateway's authority")]
+    Authority(#[source] TlsError),
     /// Upstream cannot be set up: an address, a proxy.
     #[error("cannot set up upstream")]
     Upstream(#[from] UpstreamSetupError),
@@ -101,10 +105,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long what clients no longer wait for may go on beyond the drain deadline, which clients may have used up.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// The gateway, bound.
+struct Gate {
+    bound: Vec<Bound>,
+    addresses: Vec<SocketAddr>,
+    door: Arc<Forward<Firewall>>,
+}
+
 /// A server that is bound and not yet running. Nothing was sent upstream.
 pub struct App {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
+    gateway: Option<Gate>,
     firewall: Arc<Firewall>,
     service: Arc<Service<Firewall>>,
     admin: Arc<Admin>,
@@ -175,9 +187,15 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
+        let gateway = if config.gateway.listen.is_empty() {
+            None
+        } else {
+            Some(Gate::open(&config.gateway, &config.store.data_dir, &service, &addresses, &clock).await?)
+        };
         Ok(Self {
             bound,
             addresses,
+            gateway,
             firewall,
             service,
             admin,
@@ -189,6 +207,12 @@ impl App {
             feeds,
             policies,
         })
+    }
+
+    /// The addresses at which it is a proxy, with their real ports.
+    #[must_use]
+    pub fn gateways(&self) -> &[SocketAddr] {
+        self.gateway.as_ref().map_or(&[], |gate| &gate.addresses)
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -228,6 +252,18 @@ impl App {
                 reverse::serve(listener, &room, &service, profile, stopped).await
             });
         }
+        if let Some(Gate { bound, door, .. }) = self.gateway {
+            for Bound { listener, .. } in bound {
+                let (door, room, mut stopped) = (Arc::clone(&door), Arc::clone(&room), stop.subscribe());
+                doors.spawn(async move {
+                    let stopped = async move {
+                        // As above.
+                        let _ = stopped.wait_for(|stop| *stop).await;
+                    };
+                    forward::serve(listener, &room, &door, stopped).await
+                });
+            }
+        }
         let mut chores = JoinSet::new();
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
@@ -249,6 +285,31 @@ impl App {
         let lost = flush(self.ledger).await;
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
+    }
+}
+
+impl Gate {
+    /// Finds or makes the authority, and binds every address.
+    async fn open(
+        config: &config::Gateway,
+        data_dir: &Path,
+        service: &Arc<Service<Firewall>>,
+        registry: &[SocketAddr],
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
+        let hosts = config.door.targets.hosts();
+        let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
+        let leaves = Leaves::new(kept, &hosts, Arc::clone(clock));
+        let leaves = leaves.map_err(|error| AppError::Authority(authority::told(config, error)))?;
+        let mut bound = Vec::new();
+        for address in &config.listen {
+            let one = listening::bind_one(*address, Profile::default()).await;
+            bound.push(one.map_err(|source| AppError::Listen { address: *address, source })?);
+        }
+        let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+        let ours = registry.iter().chain(&addresses).copied().collect();
+        let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, ours));
+        Ok(Self { bound, addresses, door })
     }
 }
 

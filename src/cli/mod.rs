@@ -4,6 +4,7 @@
 
 mod adopt;
 mod approve;
+mod ca;
 mod completions;
 mod config;
 mod confirm;
@@ -22,6 +23,7 @@ mod person;
 mod policy;
 mod revoke;
 mod serve;
+mod trust;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -88,6 +90,9 @@ enum Command {
     /// Look at the feeds of advisories now, say how they stand, or export what this instance denies.
     #[command(subcommand)]
     Feed(feed::Command),
+    /// Make, print, explain or replace the authority that the gateway's clients trust.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
     Config(config::Command),
@@ -116,6 +121,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Policy(command) => policy::run(command),
         Command::Incident(arguments) => incident::run(arguments),
         Command::Feed(command) => feed::run(command),
+        Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments),
     };

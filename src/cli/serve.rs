@@ -35,7 +35,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let stop = stop_asked()?;
         let app = App::build(config, Arc::new(SystemClock)).await?;
         tell_of_hangups(app.reread_policies())?;
-        output::print(&told.tell(app.addresses()))?;
+        output::print(&told.tell(app.addresses(), app.gateways()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })
@@ -69,7 +69,8 @@ impl From<AppError> for Failure {
             AppError::Listen { .. } => Exit::Listen,
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
             AppError::DataDir(_) => Exit::DataDir,
-            AppError::Upstream(_) | AppError::Tls(_) => Exit::Usage,
+            AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
+            AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) => Exit::Usage,
             AppError::Scratch(_)
             | AppError::LedgerLost(_)
             | AppError::NothingFits { .. }
@@ -85,6 +86,8 @@ impl From<AppError> for Failure {
 /// What a person is told at the start, as far as it is known before anything is bound.
 struct Told {
     rows: Vec<(String, String)>,
+    /// The hosts that the gateway answers for.
+    intercepted: Vec<String>,
     public_url: Option<String>,
 }
 
@@ -102,21 +105,27 @@ impl Told {
         rows.push(("policy".to_owned(), config.policies.names.join(", ")));
         rows.push(("age".to_owned(), age));
         rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
-        Self { rows, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
+        let hosts = config.gateway.door.targets.hosts();
+        let intercepted = hosts.iter().map(|host| host.as_ref().to_owned()).collect();
+        Self { rows, intercepted, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
     }
 
-    fn tell(self, addresses: &[SocketAddr]) -> String {
+    fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr]) -> String {
         let mut columns = Columns::indented("  ");
         for address in addresses {
             columns.row(["listening", &format!("http://{address}/")]);
+        }
+        for address in gateways {
+            columns.row(["gateway", &format!("http://{address}/, answers for {}", self.intercepted.join(", "))]);
         }
         for (left, right) in self.rows {
             columns.row([left, right]);
         }
         let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));
         let registry = self.public_url.or(reached).unwrap_or_default();
+        let trust = if gateways.is_empty() { "" } else { "\nTo send clients through the gateway: coldframe ca trust\n" };
         format!(
-            "coldframe {}\n{columns}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
+            "coldframe {}\n{columns}{trust}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
             env!("CARGO_PKG_VERSION")
         )
     }
@@ -245,6 +254,6 @@ mod tests {
 
             registry=http://127.0.0.1:4873/
         "#]]
-        .assert_eq(&Told::of(&config).tell(&addresses));
+        .assert_eq(&Told::of(&config).tell(&addresses, &[]));
     }
 }

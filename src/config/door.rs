@@ -1,11 +1,52 @@
 //! How the doors behave, and what a connection may cost. Refuses to know which addresses they are at.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use url::Url;
 
 use super::read::{self, Reader};
-use super::settings::Key;
+use super::settings::{Key, OTHERS};
 use crate::net::Limits;
-use crate::proxy;
+use crate::proxy::{self, Targets};
+use crate::upstream::{self, npmrc};
+
+/// The gateway: a door for clients that do not know us.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Where it listens; nowhere when there is none.
+    pub listen: Vec<SocketAddr>,
+    /// How it behaves.
+    pub door: proxy::Gateway,
+    /// The files of a given authority, its certificate and its key; `None` for one of its own.
+    pub given: Option<(PathBuf, PathBuf)>,
+}
+
+/// The gateway of what is written; `None` when something is wrong, which is noted.
+pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Config>) -> Option<Gateway> {
+    let listen = reader.several(Key::Gateway, read::address);
+    let named = reader.several(Key::Intercept, read::host_name);
+    let others = reader.one(Key::Others, read::word(OTHERS));
+    let allowed = reader.several(Key::AllowHost, read::host_glob);
+    let certificate = reader.one(Key::CaCert, read::path);
+    let key = reader.one(Key::CaKey, read::path);
+    match (&certificate, &key) {
+        (Some(_), None) => reader.object(Key::CaCert, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
+        (None, Some(_)) => reader.object(Key::CaKey, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it"),
+        _ => {}
+    }
+    let registries = registries?;
+    let mut targets = Targets::default();
+    for registry in std::iter::once(&registries.default).chain(registries.scoped.values()) {
+        targets.add_registry(&registry.url);
+    }
+    targets.add_registry(&npmrc::built_in());
+    for host in named {
+        targets.add_host(host);
+    }
+    let door = proxy::Gateway { targets, allowed, tunnels_others: others? == "tunnel" };
+    Some(Gateway { listen, door, given: certificate.zip(key) })
+}
 
 /// The doors of what is written; `None` when something is wrong, which is noted.
 pub(super) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<proxy::Config> {

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use feeds::Feeds;
+pub use door::Gateway;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use settings::Key;
 pub use written::{Environment, Flags, Written};
@@ -114,6 +115,8 @@ pub struct Config {
     pub firewall: firewall::Config,
     /// How the doors behave.
     pub proxy: proxy::Config,
+    /// The door for clients that do not know us.
+    pub gateway: Gateway,
     /// How long the ledger remembers who got what.
     pub ledger_retention: Duration,
     /// The feeds, and what they are needed for.
@@ -180,6 +183,7 @@ impl Config {
         let profiles = policy::choose(&mut reader, named, min_release_age, exclude);
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
         let behind = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
+        let gateway = door::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
         let Behind { upstream, tls, mut warnings } = behind?;
         let Profiles { chosen, read, by_listener } = profiles?;
         warnings.extend(read.warnings);
@@ -201,6 +205,7 @@ impl Config {
                 tarball_limit: tarball_limit?,
             },
             proxy: proxy?,
+            gateway: gateway?,
             ledger_retention: ledger_retention?,
             feeds: feeds?,
             telemetry: telemetry_config(log_format?, log_level?),
@@ -426,6 +431,12 @@ memory = \"1GB\"
             # public-url                                # default: what the client's `Host` says
             # trusted-proxy                             # default: none
             allow-writes = false                        # default
+            # gateway                                   # default: no gateway
+            # intercept                                 # default: upstream's and npm's default
+            others = "refuse"                           # default
+            # allow-host                                # default: none
+            # ca-cert                                   # default: one of the gateway's own
+            # ca-key                                    # default: the gateway's own
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default

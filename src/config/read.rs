@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls_pki_types::DnsName;
 use url::Url;
 
 use super::mistake::{Mistake, Origin, blot_credentials};
@@ -13,6 +14,7 @@ use super::settings::Key;
 use super::written::{Value, Written};
 use super::{Machine, place};
 use crate::policy::{PackageGlob, amount};
+use crate::upstream::HostGlob;
 
 /// Reads settings and gathers what is wrong with them.
 pub(super) struct Reader<'a> {
@@ -191,6 +193,17 @@ pub(super) fn truth(text: &str) -> Result<bool, String> {
 /// A path; it need not exist.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// A host or a pattern of hosts.
+pub(super) fn host_glob(text: &str) -> Result<HostGlob, String> {
+    text.parse().map_err(|_| "is no host".to_owned())
+}
+
+/// A host name: no address, no port, no pattern.
+pub(super) fn host_name(text: &str) -> Result<DnsName<'static>, String> {
+    let name = DnsName::try_from(text.trim()).map_err(|_| "is no host name".to_owned())?;
+    Ok(name.to_lowercase_owned())
 }
 
 /// A network, or one address.

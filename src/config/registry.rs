@@ -12,7 +12,7 @@ use super::mistake::{Mistake, Origin};
 use super::read::{self, Reader};
 use super::settings::Key;
 use crate::net::{Deadlines, Proxies};
-use crate::upstream::{self, Discovered, Environment, HostGlob, RegistryConfig, npmrc};
+use crate::upstream::{self, Discovered, Environment, RegistryConfig, npmrc};
 use crate::{net, tls};
 
 /// What is known of ourselves: enough to recognise a registry that is us.
@@ -34,8 +34,8 @@ pub(super) fn choose(
     if named.as_ref().is_some_and(|url| ourselves.answer_at(url)) {
         reader.object(Key::Upstream, "`upstream` is coldframe itself", "the registry that packages come from");
     }
-    let tarball_hosts = reader.several(Key::TarballHost, host_glob);
-    let redirect_hosts = reader.several(Key::RedirectHost, host_glob);
+    let tarball_hosts = reader.several(Key::TarballHost, read::host_glob);
+    let redirect_hosts = reader.several(Key::RedirectHost, read::host_glob);
     let mut extra_roots = reader.several(Key::UpstreamCa, read::path);
     let timeout = reader.one(Key::UpstreamTimeout, read::some_duration);
     let npm = npm(reader, machine, ourselves);
@@ -132,10 +132,6 @@ fn tell(wrong: &dyn Error) -> Mistake {
         source = cause.source();
     }
     Mistake::new(Origin::Default, problem, "")
-}
-
-fn host_glob(text: &str) -> Result<HostGlob, String> {
-    text.parse().map_err(|_| "is no host".to_owned())
 }
 
 fn deadlines(timeout: std::time::Duration) -> net::Deadlines {

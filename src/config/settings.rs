@@ -18,6 +18,12 @@ pub enum Key {
     PublicUrl,
     TrustedProxy,
     AllowWrites,
+    Gateway,
+    Intercept,
+    Others,
+    AllowHost,
+    CaCert,
+    CaKey,
     PackumentTtl,
     MaxStale,
     CacheSize,
@@ -65,6 +71,8 @@ pub enum Kind {
     PackageGlob,
     /// A glob over host names.
     HostGlob,
+    /// A host name.
+    HostName,
     /// A path of the file system.
     Path,
     /// A path or a URL of a feed.
@@ -145,6 +153,7 @@ impl Kind {
             Self::Duration => "DURATION",
             Self::Size => "SIZE",
             Self::PackageGlob | Self::HostGlob => "GLOB",
+            Self::HostName => "HOST",
             Self::Path => "PATH",
             Self::Feed => "PATH-OR-URL",
             Self::Network => "CIDR",
@@ -175,6 +184,7 @@ impl Kind {
             }
             Self::PackageGlob => "a package name or a glob, such as `lodash`, `@acme/*` or `eslint-*`".to_owned(),
             Self::HostGlob => "a host name or a glob, such as `cdn.example` or `*.storage.example`".to_owned(),
+            Self::HostName => "a host name without port, such as `registry.example`".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Feed => {
                 "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`".to_owned()
@@ -202,8 +212,11 @@ pub const LOG_FORMATS: &[&str] = &["human", "json"];
 /// The log levels.
 pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
+/// What becomes of hosts that the gateway does not answer for.
+pub const OTHERS: &[&str] = &["refuse", "tunnel"];
+
 /// The table.
-pub static SETTINGS: [Setting; 37] = [
+pub static SETTINGS: [Setting; 43] = [
     several(
         Key::Listen,
         "listen",
@@ -267,6 +280,42 @@ pub static SETTINGS: [Setting; 37] = [
         Default::Value("false"),
         "Pass publish, login and dist-tag changes on, with the client's own credentials",
     ),
+    several(
+        Key::Gateway,
+        "gateway",
+        Kind::Address,
+        Default::Absent("no gateway"),
+        "Where to listen as an HTTP proxy that answers for the registry's hosts itself",
+    ),
+    several(
+        Key::Intercept,
+        "intercept",
+        Kind::HostName,
+        Default::Absent("upstream's and npm's default"),
+        "Further hosts that the gateway answers for, from upstream",
+    ),
+    one(
+        Key::Others,
+        "others",
+        Kind::Word(OTHERS),
+        Default::Value("refuse"),
+        "Whether the gateway tunnels to hosts that nobody named, on ports 443 and 80 of public addresses",
+    ),
+    several(
+        Key::AllowHost,
+        "allow-host",
+        Kind::HostGlob,
+        Default::Absent("none"),
+        "Other hosts that the gateway tunnels to, on ports 443 and 80 or the one that is named",
+    ),
+    one(
+        Key::CaCert,
+        "ca-cert",
+        Kind::Path,
+        Default::Absent("one of the gateway's own"),
+        "PEM file of the authority that the gateway's certificates are signed by, and what leads to its root",
+    ),
+    one(Key::CaKey, "ca-key", Kind::Path, Default::Absent("the gateway's own"), "PEM file of that authority's key"),
     one(
         Key::PackumentTtl,
         "packument-ttl",

@@ -1,0 +1,121 @@
+//! `coldframe ca`: the authority that the gateway's clients trust: made, printed, explained, replaced.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::flags::SettingFlags;
+use super::output::{self, Exit, Failure};
+use super::trust;
+use crate::app::authority;
+use crate::config::Config;
+use crate::npm::instant;
+use crate::policy::amount;
+use crate::telemetry::{Clock as _, SystemClock};
+use crate::tls::authority::pem;
+use crate::tls::{Keeping, TlsError};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make the authority, for the hosts that the gateway answers for; `serve --gateway` does it by itself.
+    Init(Arguments),
+    /// Print the certificates that clients have to trust (PEM); works beside a running server.
+    Export(Arguments),
+    /// Say what each client and system needs to trust it; `--apply` does it for this system.
+    Trust(TrustArguments),
+    /// Put a new authority into force, for the hosts that the gateway answers for now; restart the server then.
+    Rotate(RotateArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrustArguments {
+    /// Put the certificates into this system's store: Debian's and Fedora's kin, as root.
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RotateArguments {
+    /// How long the authority before it signs on for the hosts it covers: clients have to trust the new one by then.
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = overlap)]
+    overlap: Duration,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+fn overlap(text: &str) -> Result<Duration, String> {
+    amount::duration(text).map_err(|flaw| flaw.to_string())
+}
+
+impl From<TlsError> for Failure {
+    fn from(wrong: TlsError) -> Self {
+        let exit = match &wrong {
+            TlsError::Disk { .. } => Exit::DataDir,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, wrong)
+    }
+}
+
+pub(super) fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(arguments) => init(&arguments.settings.read(Config::gather)?)?,
+        Command::Export(arguments) => {
+            let config = arguments.settings.read(Config::gather)?;
+            let trusted = authority::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
+            output::print(&trusted.iter().map(pem).collect::<String>())?;
+        }
+        Command::Trust(arguments) => {
+            let config = arguments.settings.read(Config::gather)?;
+            let trusted = authority::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
+            let told = if arguments.apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) };
+            output::print(&told)?;
+        }
+        Command::Rotate(arguments) => rotate(&arguments.settings.read(Config::gather)?, arguments.overlap)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn init(config: &Config) -> Result<(), Failure> {
+    let data_dir = &config.store.data_dir;
+    if config.gateway.given.is_some() {
+        let given = anyhow::anyhow!("the authority is given by `ca-cert`: there is none to make");
+        return Err(Failure::new(Exit::Usage, given));
+    }
+    let (keeping, now) = (Keeping::in_data_dir(data_dir), SystemClock.now());
+    let made = keeping.read(now)?.is_none();
+    authority::in_force(&config.gateway, data_dir, now)?;
+    let verb = if made { "made" } else { "is there already:" };
+    output::print(&format!("the authority {verb} {}\n{}", keeping.file().display(), vouches(config)))?;
+    Ok(())
+}
+
+fn rotate(config: &Config, overlap: Duration) -> Result<(), Failure> {
+    if config.gateway.given.is_some() {
+        let given = anyhow::anyhow!("the authority is given by `ca-cert`: whoever gave it rotates it");
+        return Err(Failure::new(Exit::Usage, given));
+    }
+    authority::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
+    let text = format!(
+        "a new authority is in force\n{}the one before signs on for {} for the hosts it covers\n\
+         restart coldframe to use it, and have clients trust it by then: coldframe ca export, coldframe ca trust\n",
+        vouches(config),
+        instant::tell_age(overlap),
+    );
+    output::print(&text)?;
+    Ok(())
+}
+
+fn vouches(config: &Config) -> String {
+    let hosts = config.gateway.door.targets.hosts();
+    let hosts: Vec<_> = hosts.iter().map(AsRef::as_ref).collect();
+    format!("it can vouch for these hosts alone: {}\n", hosts.join(", "))
+}
