@@ -5,6 +5,7 @@
 #![expect(clippy::format_push_string, reason = "a head of a message is short")]
 
 mod client;
+mod gate;
 mod listing;
 mod package;
 mod program;
@@ -17,6 +18,7 @@ mod admin;
 mod adopting;
 mod age;
 mod audit;
+mod authority;
 mod beside;
 mod binary;
 mod credentials;
@@ -28,6 +30,7 @@ mod everywhere;
 mod feeds;
 mod flights;
 mod forms;
+mod gateway;
 mod hostile;
 mod integrity;
 mod intelligence;

@@ -166,6 +166,8 @@ pub struct Coldframe {
     pub address: SocketAddr,
     /// All its addresses, the first one first.
     pub addresses: Vec<SocketAddr>,
+    /// Where it is a proxy, if it is.
+    pub gateway: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
 }
@@ -174,7 +176,7 @@ impl Coldframe {
     pub async fn start(settings: &[(String, String)], clock: &ManualClock) -> Self {
         let borrowed: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let app = Self::build(&borrowed, clock).await;
-        let addresses = app.addresses().to_vec();
+        let (addresses, gateway) = (app.addresses().to_vec(), app.gateways().first().copied());
         let address = addresses[0];
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
@@ -183,7 +185,7 @@ impl Coldframe {
                 panic!("{wrong:?}");
             }
         });
-        Self { address, addresses, stop: Some(stop), running: Some(running) }
+        Self { address, addresses, gateway, stop: Some(stop), running: Some(running) }
     }
 
     /// A program's end frees its data directory; here it is free when the last task of the one before has ended.

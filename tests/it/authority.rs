@@ -1,0 +1,134 @@
+//! The gateway's authority, as an operator meets it: made at the first start, printed, replaced, never shown its key.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+
+struct Place {
+    home: TempDir,
+    data: TempDir,
+    registry: Registry,
+}
+
+impl Place {
+    async fn make() -> Self {
+        let registry = Registry::start(&machine_clock()).await;
+        Self { home: TempDir::new().unwrap(), data: TempDir::new().unwrap(), registry }
+    }
+
+    fn ca(&self, words: &[&str]) -> (i32, String, String) {
+        let mut command = coldframe(self.home.path());
+        command.arg("ca").args(words).args(["--upstream", &self.registry.url, "--data-dir"]).arg(self.data.path());
+        run(&mut command)
+    }
+
+    fn serve(&self, more: &[&str]) -> Program {
+        Program::serve(self.home.path(), self.data.path(), &self.registry.url, &[&["--gateway", "127.0.0.1:0"], more].concat())
+    }
+
+    fn refused(&self, more: &[&str]) -> (i32, String) {
+        let mut command = coldframe(self.home.path());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--upstream", &self.registry.url]);
+        let (code, _, errors) = run(command.arg("--data-dir").arg(self.data.path()).args(more));
+        (code, errors)
+    }
+}
+
+/// Every file below `folder` that holds a private key.
+fn keys(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(keys(&path));
+        } else if std::fs::read(&path).unwrap().windows(11).any(|window| window == b"PRIVATE KEY") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_made_at_the_first_start_kept_private_and_printed_beside_the_server() {
+    let place = Place::make().await;
+    let program = place.serve(&["--intercept", "registry.example", "--log-level", "trace"]);
+    assert!(program.greeting.contains("gateway") && program.greeting.contains("registry.example"), "{}", program.greeting);
+    let kept = keys(place.data.path());
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(std::fs::metadata(&kept[0]).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let (code, printed, errors) = place.ca(&["export", "--intercept", "registry.example"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(printed.starts_with("-----BEGIN CERTIFICATE-----\n") && printed.matches("BEGIN").count() == 1, "{printed}");
+    assert!(std::fs::read_to_string(&kept[0]).unwrap().replace('\r', "").contains(printed.trim_end()));
+    let (code, told, _) = place.ca(&["trust"]);
+    assert!(code == 0 && told.contains("NODE_EXTRA_CA_CERTS") && told.contains("update-ca-certificates"), "{told}");
+    program.signal("-TERM");
+    let (code, log) = program.ended().await;
+    assert!(code == 0 && !log.contains("PRIVATE KEY"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_added_asks_for_a_rotation_which_prints_both_authorities() {
+    let place = Place::make().await;
+    let (code, told, errors) = place.ca(&["init", "--intercept", "registry.example"]);
+    assert!(code == 0 && told.contains("registry.example"), "{told}{errors}");
+    let (code, told) = place.refused(&["--intercept", "registry.example", "--intercept", "added.example"]);
+    assert!(code == 2 && told.contains("ca rotate") && told.contains("`added.example`"), "{code} {told}");
+    let (code, told, errors) = place.ca(&["rotate", "--intercept", "registry.example", "--intercept", "added.example"]);
+    assert!(code == 0 && told.contains("added.example") && told.contains("30 d"), "{told}{errors}");
+    let (_, printed, _) = place.ca(&["export"]);
+    assert_eq!(printed.matches("BEGIN CERTIFICATE").count(), 2, "{printed}");
+    drop(place.serve(&["--intercept", "registry.example", "--intercept", "added.example"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_none_to_print_before_it_is_made_and_half_of_one_is_no_setting() {
+    let place = Place::make().await;
+    let (code, printed, errors) = place.ca(&["export"]);
+    assert!(code == 1 && printed.is_empty() && errors.contains("coldframe ca init"), "{code} {errors}");
+    let (code, told) = place.refused(&["--ca-cert", "ca.pem"]);
+    assert!(code == 2 && told.contains("`ca-cert` lacks its key"), "{code} {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companys_intermediate_signs_what_it_may_and_no_more() {
+    let place = Place::make().await;
+    let (certificate, key) = intermediate("registry.example");
+    let files = [place.home.path().join("ca.pem"), place.home.path().join("ca.key")];
+    std::fs::write(&files[0], &certificate).unwrap();
+    std::fs::write(&files[1], &key).unwrap();
+    let given = ["--ca-cert", files[0].to_str().unwrap(), "--ca-key", files[1].to_str().unwrap()];
+    // npm's default is intercepted too, and this authority may not vouch for it.
+    let (code, told) = place.refused(&[&given[..], &["--intercept", "registry.example"]].concat());
+    assert!(code == 2 && told.contains("may not vouch for this host"), "{code} {told}");
+    let (certificate, key) = intermediate("");
+    std::fs::write(&files[0], &certificate).unwrap();
+    std::fs::write(&files[1], &key).unwrap();
+    drop(place.serve(&[&given[..], &["--intercept", "registry.example"]].concat()));
+    assert!(keys(place.data.path()).is_empty());
+    let (_, printed, _) = place.ca(&[&["export"], &given[..]].concat());
+    assert_eq!(printed, certificate);
+    std::fs::write(&files[1], intermediate("").1).unwrap();
+    let (code, told) = place.refused(&given);
+    assert!(code == 2 && told.contains("its key is not the one of its certificate"), "{code} {told}");
+}
+
+/// An authority for `host` and what lies below, or for everything; its certificate and its key.
+fn intermediate(host: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    parameters.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let permitted = vec![rcgen::GeneralSubtree::DnsName(host.to_owned())];
+    parameters.name_constraints =
+        (!host.is_empty()).then(|| rcgen::NameConstraints { permitted_subtrees: permitted, excluded_subtrees: Vec::new() });
+    let pem = parameters.self_signed(&key).unwrap().pem().replace('\r', "");
+    (pem, key.serialize_pem())
+}

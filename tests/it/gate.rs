@@ -1,0 +1,103 @@
+//! A client of the gateway: asks it for a connection, trusts its authority, speaks TLS inside. What goes out is what the test
+//! says.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use coldframe::telemetry::{Clock as _, ManualClock};
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::scene::Scene;
+use crate::wire::Response;
+
+/// The host that scenes intercept.
+pub const REGISTRY: &str = "registry.example";
+
+/// A scene with a gateway that answers for [`REGISTRY`]; more settings may follow.
+pub fn gateway() -> crate::scene::Opening {
+    Scene::open().set("gateway", "127.0.0.1:0").set("intercept", REGISTRY)
+}
+
+/// Asks a gateway to connect to `target`; returns the head of its answer, and the connection behind that.
+pub async fn connect(gateway: SocketAddr, target: &str, headers: &str) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(gateway).await.expect("a connection");
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.expect("room for a request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    (String::from_utf8(head).expect("text"), stream)
+}
+
+/// The whole answer to a request for a connection that is refused: its first line and its body.
+pub async fn refused(gateway: SocketAddr, target: &str) -> (String, String) {
+    let (head, mut stream) = connect(gateway, target, &format!("host: {target}\r\n")).await;
+    let mut body = String::new();
+    stream.read_to_string(&mut body).await.expect("a body and an end");
+    (head.lines().next().unwrap_or_default().to_owned(), body)
+}
+
+#[derive(Debug)]
+struct At(ManualClock);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.0.now().as_second()).ok()?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
+    }
+}
+
+/// A client that trusts the authority in `data` and nobody else, at the time of `clock`.
+pub fn trusting(data: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let kept = std::fs::read(data.join("ca/authority.pem")).expect("the authority");
+    for certificate in CertificateDer::pem_slice_iter(&kept) {
+        roots.add(certificate.expect("a certificate")).expect("a root");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(At(clock.clone())))
+        .with_safe_default_protocol_versions()
+        .expect("TLS")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+/// Speaks TLS to `name` over `stream`.
+pub async fn secure(
+    config: Arc<rustls::ClientConfig>,
+    name: &'static str,
+    stream: TcpStream,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    TlsConnector::from(config).connect(ServerName::try_from(name).expect("a name"), stream).await
+}
+
+/// A connection to the scene's registry through its gateway, TLS and all.
+pub async fn inside(scene: &Scene) -> TlsStream<TcpStream> {
+    let (head, stream) = connect(at(scene), "registry.example:443", "host: registry.example:443\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.expect("a handshake")
+}
+
+/// Where the scene's gateway listens.
+pub fn at(scene: &Scene) -> SocketAddr {
+    scene.coldframe.gateway.expect("a gateway")
+}
+
+/// Asks over a connection, which is then at its end.
+pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, target: &str, host: &str) -> Response {
+    let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("an open connection");
+    Response::read(&mut stream, false).await.expect("an answer")
+}

@@ -1,0 +1,325 @@
+//! The gateway: clients that do not know us go through it to the registry by its own name, and nowhere else unless that is
+//! allowed. Each way around is refused, with its reason.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::client::raw;
+use crate::gate::{REGISTRY, ask, at, connect, gateway, inside, refused, secure, trusting};
+use crate::package::{Package, hours};
+use crate::scene::Scene;
+
+/// A server that sends back what it gets.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                drop(tokio::io::copy(&mut from, &mut to).await);
+                drop(to.shutdown().await);
+            });
+        }
+    });
+    address
+}
+
+/// Whether the other end closes within a time far longer than it should take.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut bytes = Vec::new();
+    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.is_ok()
+}
+
+fn publish(scene: &Scene) {
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+}
+
+#[tokio::test]
+async fn a_client_that_knows_nothing_of_us_gets_what_the_policy_shows_under_the_registrys_name() {
+    let scene = gateway().await;
+    publish(&scene);
+    let packument = ask(inside(&scene).await, "/left-pad", REGISTRY).await;
+    assert_eq!(packument.versions(), ["1.0.0"]);
+    let tarball = "https://registry.example/left-pad/-/left-pad-1.0.0.tgz";
+    assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], tarball);
+    ask(inside(&scene).await, "/left-pad/-/left-pad-1.0.0.tgz", REGISTRY).await.is(200);
+    let young = ask(inside(&scene).await, "/left-pad/-/left-pad-1.1.0.tgz", REGISTRY).await.is(403);
+    assert!(young.reason.contains("left-pad@1.1.0") && young.error().contains("72 h"), "{young:?}");
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_to_those_who_offer_it() {
+    let scene = gateway().await;
+    publish(&scene);
+    let (_, stream) = connect(at(&scene), "registry.example:443", "").await;
+    let offering = trusting(scene.data(), &scene.clock, &["h2", "http/1.1"]);
+    let stream = secure(offering, REGISTRY, stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let get = async |url: &str| {
+        let request = http::Request::get(url).body(Empty::<Bytes>::new()).unwrap();
+        let (head, body) = sender.clone().send_request(request).await.unwrap().into_parts();
+        (head.status.as_u16(), String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let (shown, young, astray) = tokio::join!(
+        get("https://registry.example/left-pad"),
+        get("https://registry.example/left-pad/-/left-pad-1.1.0.tgz"),
+        get("https://other.example/left-pad"),
+    );
+    assert!(shown.0 == 200 && shown.1.contains("\"1.0.0\"") && !shown.1.contains("\"1.1.0\":{"), "{shown:?}");
+    assert!(young.0 == 403 && young.1.contains("left-pad@1.1.0"), "{young:?}");
+    assert!(astray.0 == 421 && astray.1.contains("another host"), "{astray:?}");
+    drop(sender);
+    driving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn plain_http_registries_are_answered_for_in_absolute_form_and_in_a_tunnel() {
+    let scene = gateway().await;
+    publish(&scene);
+    let stream = TcpStream::connect(at(&scene)).await.unwrap();
+    let absolute = ask(stream, "http://registry.example/left-pad", REGISTRY).await;
+    let (head, stream) = connect(at(&scene), "registry.example:80", "host: registry.example\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let tunnelled = ask(stream, "/left-pad", REGISTRY).await;
+    for packument in [absolute, tunnelled] {
+        assert_eq!(packument.versions(), ["1.0.0"]);
+        let tarball = "http://registry.example/left-pad/-/left-pad-1.0.0.tgz";
+        assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], tarball);
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_not_named_is_refused_with_the_reason_and_what_would_allow_it() {
+    let scene = gateway().await;
+    let (line, body) = refused(at(&scene), "other.example:443").await;
+    assert!(line.starts_with("HTTP/1.1 403 coldframe does not connect to this host"), "{line}");
+    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let told = told["error"].as_str().unwrap();
+    assert!(told.contains("`--allow-host other.example`") && told.contains("`--intercept other.example`"), "{told}");
+    let (line, _) = refused(at(&scene), "registry.example:22").await;
+    assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("ports 443 and 80"), "{line}");
+    let answer = raw(at(&scene), b"GET http://other.example/ HTTP/1.1\r\nhost: other.example\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403 coldframe does not connect to this host"), "{answer}");
+}
+
+#[tokio::test]
+async fn no_spelling_of_this_machine_or_this_network_is_a_way_in() {
+    let scene = gateway().set("others", "tunnel").await;
+    for target in [
+        "127.0.0.1:443",
+        "127.0.0.1:80",
+        "localhost:443",
+        "LOCALHOST.:443",
+        "169.254.169.254:80",
+        "[::1]:443",
+        "[::]:443",
+        "0.0.0.0:443",
+        "0:443",
+        "2130706433:443",
+        "0x7f000001:443",
+        "0x7f.1:443",
+        "017700000001:443",
+        "127.1:443",
+        "[::ffff:127.0.0.1]:443",
+        "[::ffff:7f00:1]:443",
+        "[::7f00:1]:443",
+        "[64:ff9b::7f00:1]:443",
+        "[fe80::1]:443",
+        "[fd00:ec2::254]:80",
+        "10.0.0.1:443",
+        "192.168.1.1:443",
+        "172.16.0.1:443",
+        "100.100.100.200:80",
+        "168.63.129.16:80",
+    ] {
+        let (line, body) = refused(at(&scene), target).await;
+        assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("which nobody named"), "{target}: {line}");
+        assert!(body.contains("\"error\""), "{target}: {body}");
+    }
+    let answer = raw(at(&scene), b"GET http://169.254.169.254/latest HTTP/1.1\r\nhost: 169.254.169.254\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+#[tokio::test]
+async fn whoever_is_named_is_tunnelled_to_both_ways_until_both_ends_are_done() {
+    let server = echo().await;
+    let scene = gateway().set("allow-host", &server.to_string()).await;
+    let (head, mut stream) = connect(at(&scene), &server.to_string(), "").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let sent = vec![7; 300_000];
+    let (mut from, mut to) = stream.split();
+    let (written, mut back) = (async { to.write_all(&sent).await.and(to.shutdown().await) }, Vec::new());
+    let (written, read) = tokio::join!(written, from.read_to_end(&mut back));
+    written.unwrap();
+    read.unwrap();
+    // The other end said that it is done after we did, and all of it came.
+    assert!(back == sent, "{} bytes of {}", back.len(), sent.len());
+}
+
+#[tokio::test]
+async fn bytes_sent_together_with_the_request_are_the_tunnels_first() {
+    let server = echo().await;
+    let scene = gateway().set("allow-host", &server.to_string()).await;
+    let mut stream = TcpStream::connect(at(&scene)).await.unwrap();
+    stream.write_all(format!("CONNECT {server} HTTP/1.1\r\n\r\nat once").as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nat once"), "{answer}");
+}
+
+#[tokio::test]
+async fn plain_requests_to_hosts_that_are_named_are_passed_on_without_what_is_for_us() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let place = scene.registry.address.to_string();
+    let gate = gateway().set("allow-host", &place).await;
+    let request = format!(
+        "GET http://{place}/left-pad?a=b HTTP/1.1\r\nhost: {place}\r\nproxy-authorization: Basic eA==\r\nconnection: close, x-hop\r\nx-hop: 1\r\nx-end: 2\r\n\r\n"
+    );
+    let answer = raw(at(&gate), request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"left-pad\""), "{answer}");
+    let seen = scene.registry.last("/left-pad");
+    assert_eq!(seen.headers.first("x-end"), Some("2"));
+    for gone in ["proxy-authorization", "x-hop"] {
+        assert!(seen.headers.first(gone).is_none(), "{gone}: {:?}", seen.headers);
+    }
+    assert!(seen.headers.first("via").unwrap_or_default().contains("coldframe"), "{:?}", seen.headers);
+    scene.registry.forgive();
+}
+
+#[tokio::test]
+async fn nothing_leads_through_us_back_to_us() {
+    // A port that it can be told to allow before it listens there.
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = free.to_string();
+    let scene = Scene::open().set("gateway", &free).set("allow-host", &free).set("allow-host", "127.0.0.1").await;
+    let (line, _) = refused(at(&scene), &free).await;
+    assert!(line.contains("is coldframe itself"), "{line}");
+    let been = format!("via: 1.1 elsewhere, 1.1 {}\r\n", coldframe::net::pseudonym());
+    let (head, _) = connect(at(&scene), "registry.example:443", &been).await;
+    assert!(head.starts_with("HTTP/1.1 403 this request has been through this coldframe before"), "{head}");
+}
+
+#[tokio::test]
+async fn one_host_outside_and_another_inside_is_refused() {
+    let scene = gateway().await;
+    publish(&scene);
+    // In the ClientHello.
+    let (_, stream) = connect(at(&scene), "registry.example:443", "").await;
+    let other = secure(trusting(scene.data(), &scene.clock, &[]), "other.example", stream).await.unwrap_err();
+    assert!(other.to_string().contains("UnrecognisedName"), "{other}");
+    // In `Host`, and in an absolute target.
+    let host = ask(inside(&scene).await, "/left-pad", "other.example").await.is(421);
+    assert!(host.reason.contains("opened to another host: `registry.example:443`"), "{host:?}");
+    ask(inside(&scene).await, "/left-pad", "registry.example:8443").await.is(421);
+    ask(inside(&scene).await, "https://other.example/left-pad", REGISTRY).await.is(421);
+    ask(inside(&scene).await, "https://other.example/left-pad", "other.example").await.is(421);
+    ask(inside(&scene).await, "http://registry.example/left-pad", REGISTRY).await.is(421);
+    ask(inside(&scene).await, "https://registry.example/left-pad", REGISTRY).await.is(200);
+    ask(inside(&scene).await, "/left-pad", "registry.example:443").await.is(200);
+    // Outside already.
+    for request in [
+        "GET http://registry.example/left-pad HTTP/1.1\r\nhost: other.example\r\n\r\n",
+        "CONNECT registry.example:443 HTTP/1.1\r\nhost: other.example:443\r\n\r\n",
+        "CONNECT registry.example:443 HTTP/1.1\r\nhost: registry.example:80\r\n\r\n",
+        "CONNECT registry.example:443 HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        "CONNECT user@registry.example:443 HTTP/1.1\r\n\r\n",
+        "CONNECT registry.example HTTP/1.1\r\n\r\n",
+        "GET https://registry.example/left-pad HTTP/1.1\r\nhost: registry.example\r\n\r\n",
+        "GET ftp://registry.example/left-pad HTTP/1.1\r\nhost: registry.example\r\n\r\n",
+        "GET http://registry.example:443/left-pad HTTP/1.1\r\nhost: registry.example:443\r\n\r\n",
+    ] {
+        let answer = raw(at(&scene), request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?}: {answer}");
+    }
+    assert_eq!(scene.registry.count("/left-pad"), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_tls_is_refused_where_tls_is_spoken() {
+    let scene = gateway().await;
+    let (_, stream) = connect(at(&scene), "registry.example:443", "").await;
+    let plain = ask(stream, "/left-pad", REGISTRY).await.is(400);
+    assert!(plain.reason.contains("plain HTTP where TLS is spoken"), "{plain:?}");
+    // TLS where plain HTTP is spoken.
+    let (_, stream) = connect(at(&scene), "registry.example:80", "").await;
+    assert!(secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.is_err());
+    // A ClientHello of 40,000 bytes, in three records.
+    let (_, mut stream) = connect(at(&scene), "registry.example:443", "").await;
+    let mut hello = vec![1, 0, 0x9c, 0x40, 3, 3];
+    hello.resize(40_004, 0);
+    for piece in hello.chunks(16_000) {
+        let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+        let record = [&[22, 3, 1][..], &length, piece].concat();
+        if stream.write_all(&record).await.is_err() {
+            break;
+        }
+    }
+    assert!(is_closed(&mut stream).await);
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn an_app_behind_the_gateway_is_no_operator() {
+    let scene = gateway().await;
+    let ask_door = async |path: &str| ask(TcpStream::connect(at(&scene)).await.unwrap(), path, "gateway").await;
+    ask_door("/-/coldframe/healthz").await.is(200);
+    ask_door("/-/coldframe/readyz").await.is(200);
+    ask_door("/-/coldframe/metrics").await.is(403);
+    let astray = ask_door("/left-pad").await.is(400);
+    assert!(astray.error().contains("name it as a proxy, not as a registry"), "{astray:?}");
+    for path in ["/-/coldframe/metrics", "/-/coldframe/healthz"] {
+        ask(inside(&scene).await, path, REGISTRY).await.is(404);
+    }
+}
+
+#[tokio::test]
+async fn handshakes_and_tunnels_that_do_not_go_on_leave_nothing_behind() {
+    let server = echo().await;
+    let scene = gateway()
+        .set("allow-host", &server.to_string())
+        .set("head-timeout", "1s")
+        .set("idle-timeout", "1s")
+        .set("max-connections", "4")
+        .await;
+    for begun in [&b""[..], &[22], &[22, 3, 1, 1, 0, 1, 0]] {
+        let (_, mut stream) = connect(at(&scene), "registry.example:443", "").await;
+        stream.write_all(begun).await.unwrap();
+        assert!(is_closed(&mut stream).await, "{begun:?}");
+    }
+    let (_, mut stream) = connect(at(&scene), &server.to_string(), "").await;
+    assert!(is_closed(&mut stream).await);
+    // Aborted at every stage, more often than there are places; then there is room for everybody.
+    for _ in 0..8 {
+        drop(connect(at(&scene), &server.to_string(), "").await);
+        drop(connect(at(&scene), "registry.example:443", "").await);
+        drop(inside(&scene).await);
+        drop(TcpStream::connect(at(&scene)).await);
+    }
+    publish(&scene);
+    ask(inside(&scene).await, "/left-pad", REGISTRY).await.is(200);
+}
+
+#[tokio::test]
+async fn tunnels_that_idle_make_way_and_draining_ends_them() {
+    let server = echo().await;
+    let mut scene = gateway().set("allow-host", &server.to_string()).set("max-connections", "2").await;
+    let (_, mut first) = connect(at(&scene), &server.to_string(), "").await;
+    let (_, mut second) = connect(at(&scene), &server.to_string(), "").await;
+    scene.get("/-/coldframe/healthz").await.is(200);
+    assert!(tokio::select! { closed = is_closed(&mut first) => closed, closed = is_closed(&mut second) => closed });
+    let (_, mut third) = connect(at(&scene), &server.to_string(), "").await;
+    scene.coldframe.stop().await;
+    assert!(is_closed(&mut third).await);
+}
