@@ -28,11 +28,11 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
     let named = reader.several(Key::Intercept, read::host_name);
     let others = reader.one(Key::Others, read::word(OTHERS));
     let allowed = reader.several(Key::AllowHost, read::host_glob);
-    let certificate = reader.one(Key::CaCert, read::path);
-    let key = reader.one(Key::CaKey, read::path);
+    let certificate = reader.one(Key::CaCertFile, read::path);
+    let key = reader.one(Key::CaKeyFile, read::path);
     match (&certificate, &key) {
-        (Some(_), None) => reader.object(Key::CaCert, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
-        (None, Some(_)) => reader.object(Key::CaKey, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it"),
+        (Some(_), None) => reader.object(Key::CaCertFile, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
+        (None, Some(_)) => reader.object(Key::CaKeyFile, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it"),
         _ => {}
     }
     let registries = registries?;

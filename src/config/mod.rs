@@ -14,6 +14,7 @@ mod read;
 mod registry;
 pub mod settings;
 pub mod show;
+mod spelling;
 mod tables;
 pub mod written;
 
@@ -23,8 +24,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use feeds::Feeds;
 pub use door::Gateway;
+pub use feeds::Feeds;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use settings::Key;
 pub use written::{Environment, Flags, Written};

@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 
-use crate::policy::spelling;
 
 /// A setting. The order is the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,8 +21,8 @@ pub enum Key {
     Intercept,
     Others,
     AllowHost,
-    CaCert,
-    CaKey,
+    CaCertFile,
+    CaKeyFile,
     PackumentTtl,
     MaxStale,
     CacheSize,
@@ -309,13 +308,13 @@ pub static SETTINGS: [Setting; 43] = [
         "Other hosts that the gateway tunnels to, on ports 443 and 80 or the one that is named",
     ),
     one(
-        Key::CaCert,
+        Key::CaCertFile,
         "ca-cert",
         Kind::Path,
         Default::Absent("one of the gateway's own"),
         "PEM file of the authority that the gateway's certificates are signed by, and what leads to its root",
     ),
-    one(Key::CaKey, "ca-key", Kind::Path, Default::Absent("the gateway's own"), "PEM file of that authority's key"),
+    one(Key::CaKeyFile, "ca-key", Kind::Path, Default::Absent("the gateway's own"), "PEM file of that authority's key"),
     one(
         Key::PackumentTtl,
         "packument-ttl",
@@ -492,19 +491,6 @@ pub fn table_markdown() -> String {
     table
 }
 
-/// The name of the table that comes nearest to `wrong`, if one comes near.
-#[must_use]
-pub fn nearest(wrong: &str) -> Option<&'static str> {
-    let wrong = plain(wrong);
-    spelling::nearest(&wrong, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
-}
-
-/// A name without what people mix up: case, `-`, `_`, and the long form of `min`.
-fn plain(name: &str) -> String {
-    let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-    letters.to_ascii_lowercase().replace("minimum", "min")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -524,21 +510,6 @@ mod tests {
     fn a_name_is_spelled_for_flag_and_environment() {
         let setting = Key::MinReleaseAge.setting();
         assert_eq!((setting.flag().as_str(), setting.variable().as_str()), ("--min-release-age", "COLDFRAME_MIN_RELEASE_AGE"));
-    }
-
-    #[test]
-    fn the_nearest_name_is_what_was_meant() {
-        for (wrong, meant) in [
-            ("min_release_age", Some("min-release-age")),
-            ("minimumReleaseAge", Some("min-release-age")),
-            ("MIN_RELEASE_AGES", Some("min-release-age")),
-            ("upsteam", Some("upstream")),
-            ("excludes", Some("exclude")),
-            ("port", None),
-            ("colour", None),
-        ] {
-            assert_eq!(nearest(wrong), meant, "{wrong}");
-        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::file;
 use super::mistake::{Mistake, Mistakes, Origin};
-use super::settings::{self, Default, FILE_VARIABLE, Key, PREFIX, SETTINGS};
+use super::settings::{Default, FILE_VARIABLE, Key, PREFIX, SETTINGS};
+use super::spelling;
 
 /// One value as it was written.
 #[derive(Debug, Clone)]
@@ -132,7 +133,7 @@ impl Flags {
 
 /// A mistake for a name that is none of ours.
 pub(super) fn unknown(origin: Origin, noun: &str, name: &str) -> Mistake {
-    let allowed = match settings::nearest(name) {
+    let allowed = match spelling::nearest(name) {
         Some(nearest) => format!("`{nearest}`, if that was meant"),
         None => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
     };
@@ -164,7 +165,7 @@ fn overlay(environment: &Environment, mistakes: &mut Vec<Mistake>) -> BTreeMap<K
 }
 
 fn unknown_variable(origin: Origin, name: &str) -> Mistake {
-    let nearest = settings::nearest(name.trim_start_matches(PREFIX)).and_then(Key::named);
+    let nearest = spelling::nearest(name.trim_start_matches(PREFIX)).and_then(Key::named);
     let allowed = match nearest {
         Some(key) => format!("`{}`, if that was meant", key.setting().variable()),
         None => format!("`{FILE_VARIABLE}`, and `{PREFIX}` before the name of a setting"),
