@@ -3,11 +3,11 @@
 //! Refuses to read flags, files or the environment, and to decide what a client gets.
 
 pub mod adopting;
+pub mod authority;
 pub mod deciding;
 mod decisions;
 pub mod difference;
 mod feeds;
-pub mod authority;
 mod glimpse;
 pub mod intelligence;
 mod listening;

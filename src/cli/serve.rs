@@ -68,8 +68,7 @@ impl From<AppError> for Failure {
         let exit = match &wrong {
             AppError::Listen { .. } => Exit::Listen,
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
-            AppError::DataDir(_) => Exit::DataDir,
-            AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
+            AppError::DataDir(_) | AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
             AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) => Exit::Usage,
             AppError::Scratch(_)
             | AppError::LedgerLost(_)

@@ -1,6 +1,7 @@
 //! What clients and systems need to trust the gateway's authority, and doing it on the systems whose way is known. Refuses
 //! to touch anything unless it is told to.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,8 @@ pub(super) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, Failu
         let path = put(store, certificate).map_err(|(path, wrong)| {
             Failure::new(Exit::Failed, anyhow::Error::new(wrong).context(format!("cannot write `{}`", path.display())))
         })?;
-        told.push_str(&format!("wrote {}\n", path.display()));
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(told, "wrote {}", path.display());
     }
     let (program, arguments) = (store.program[0], &store.program[1..]);
     let status = Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status()?;

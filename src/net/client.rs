@@ -40,6 +40,11 @@ pub fn pseudonym() -> &'static str {
     PSEUDONYM.get_or_init(|| format!("coldframe-{:016x}", RandomState::new().build_hasher().finish()))
 }
 
+/// A `Via` with our pseudonym, for requests that pass another proxy: it may be this very process.
+pub(super) fn via() -> HeaderValue {
+    HeaderValue::from_str(&format!("1.1 {}", pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
+}
+
 /// Whom a client trusts.
 #[derive(Debug, Clone)]
 pub struct Trust {
@@ -196,9 +201,10 @@ impl Client {
         *prepared.headers_mut() = request.headers.clone();
         prepared.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
         if uri.scheme_str() == Some("http")
-            && let Some(authorization) = self.proxies.of(&uri).and_then(|proxy| proxy.authorization)
+            && let Some(proxy) = self.proxies.of(&uri)
         {
-            prepared.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
+            prepared.headers_mut().insert(header::VIA, via());
+            prepared.headers_mut().extend(proxy.authorization.map(|own| (header::PROXY_AUTHORIZATION, own)));
         }
         *prepared.uri_mut() = uri;
         Ok(prepared)

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::client::pseudonym;
+use super::client::via;
 use super::client_error::{ClientError, Layer};
 use super::dial::{self, Reach};
 use super::proxies::{Proxies, Proxy};
@@ -124,7 +124,7 @@ impl Connector {
             Request::builder().method(Method::CONNECT).uri(authority.as_str()).header(header::HOST, authority.as_str());
         request = request.header(header::USER_AGENT, &self.user_agent);
         // A proxy that is this very process knows itself by it.
-        request = request.header(header::VIA, format!("1.1 {}", pseudonym()));
+        request = request.header(header::VIA, via());
         if let Some(authorization) = &proxy.authorization {
             request = request.header(header::PROXY_AUTHORIZATION, authorization);
         }

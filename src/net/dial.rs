@@ -157,16 +157,15 @@ pub fn is_inward(address: IpAddr) -> bool {
             let first = address.octets()[0];
             first == 0 || first >= 224 || address.is_loopback() || address.is_link_local() || METADATA.contains(&address)
         }
-        IpAddr::V6(address) => match embedded_v4(address) {
-            Some(inner) => is_inward(IpAddr::V4(inner)),
-            None => {
-                // Unspecified, loopback, and IPv4 addresses as they were written long ago.
-                let low = address.segments().starts_with(&[0; 6]);
-                let amazon = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-                low || address.is_multicast() || address.is_unicast_link_local() || address == amazon
-            }
-        },
+        IpAddr::V6(address) => embedded_v4(address).map_or_else(|| is_inward_v6(address), |inner| is_inward(IpAddr::V4(inner))),
     }
+}
+
+fn is_inward_v6(address: Ipv6Addr) -> bool {
+    let amazon = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    // Unspecified, loopback, and IPv4 addresses as they were written long ago.
+    let low = address.segments().starts_with(&[0; 6]);
+    low || address.is_multicast() || address.is_unicast_link_local() || address == amazon
 }
 
 /// The IPv4 address that an IPv6 address stands for.

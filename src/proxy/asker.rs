@@ -96,7 +96,7 @@ impl Askers {
     ///
     /// # Errors
     /// As [`Askers::resolve`].
-    pub fn resolve_under(&self, peer: IpAddr, head: &Parts, base: String) -> Result<Asker, String> {
+    pub fn resolve_under(peer: IpAddr, head: &Parts, base: String) -> Result<Asker, String> {
         let address = peer.to_canonical();
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let authorization = match single(&head.headers, &AUTHORIZATION)? {

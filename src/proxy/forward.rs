@@ -18,7 +18,7 @@ use super::service::{Door, Service, handle};
 use super::targets::Targets;
 use super::watch::Watch;
 use super::{Gateway, ProxyError, intercept, onward};
-use crate::net::headers::{list, single, split_host};
+use crate::net::headers::{list, single};
 use crate::net::{Arriving, Body, ClientError, Deadlines, Drained, HandOver, Layer, Room, dial_permitted, listener, pseudonym};
 use crate::npm::Endpoint;
 use crate::tls::Leaves;
@@ -104,8 +104,9 @@ fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts) -> Result<Route, P
         return own_page(head);
     };
     let place = Place::of(authority, (!connect).then_some(80))?;
-    check_host(head, &place)?;
+    let host = single(&head.headers, &HOST).map_err(ProxyError::Headers)?;
     let aim = place.name().and_then(|name| gateway.targets.find(name, place.port));
+    // A CONNECT has one target, and Node's own client names the proxy in `Host`; RFC 9112 has it ignored.
     if connect {
         return Ok(match aim {
             Some(aim) => {
@@ -114,6 +115,9 @@ fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts) -> Result<Route, P
             }
             None => Route::Tunnel(place),
         });
+    }
+    if host.is_some_and(|host| !names(host, &place)) {
+        return Err(ProxyError::Headers(format!("the `host` header names another host than the target: `{place}`")));
     }
     if head.uri.scheme_str() != Some("http") {
         return Err(ProxyError::Headers("a proxy is asked for `https` with CONNECT".to_owned()));
@@ -134,16 +138,9 @@ fn own_page(head: &Parts) -> Result<Route, ProxyError> {
     }
 }
 
-/// Refuses a request whose `Host` is another than its target's. Some clients leave the port out.
-fn check_host(head: &Parts, place: &Place) -> Result<(), ProxyError> {
-    let Some(host) = single(&head.headers, &HOST).map_err(ProxyError::Headers)? else { return Ok(()) };
-    let (name, port) = split_host(host);
-    let same =
-        |text: &str| text.parse().is_ok_and(|authority| Place::of(&authority, Some(place.port)).is_ok_and(|it| it == *place));
-    if same(host) || (port.is_none() && same(&format!("{name}:{}", place.port))) {
-        return Ok(());
-    }
-    Err(ProxyError::Headers(format!("the `host` header names another host than the target `{place}`")))
+/// Whether a `Host` header means `place`, whose usual port may be left out.
+fn names(host: &str, place: &Place) -> bool {
+    host.parse().is_ok_and(|authority| Place::of(&authority, Some(80)).is_ok_and(|named| named == *place))
 }
 
 async fn tunnel<A: Answers>(gateway: &Arc<Forward<A>>, place: Place, peer: SocketAddr) -> Result<Reply, ProxyError> {

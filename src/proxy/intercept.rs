@@ -27,7 +27,7 @@ use crate::net::{Arriving, Body, Opened, Taken};
 /// The first byte of a TLS connection.
 const HANDSHAKE: u8 = 22;
 
-/// The largest ClientHello that is read, in bytes, record headers included. The largest that clients send are under 3 KiB.
+/// The largest `ClientHello` that is read, in bytes, record headers included. The largest that clients send are under 3 KiB.
 const LARGEST_HELLO: usize = 16 << 10;
 
 /// A fatal TLS alert, record and all.

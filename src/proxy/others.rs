@@ -97,10 +97,8 @@ impl Leave<'_> {
         if self.others.addresses.iter().any(written) {
             return Ok(());
         }
-        let permitted = match self.named {
-            true => !is_inward(ip) || (self.local && ip.is_loopback()),
-            false => is_public(ip) && !is_inward(ip),
-        };
+        let permitted =
+            if self.named { !is_inward(ip) || (self.local && ip.is_loopback()) } else { is_public(ip) && !is_inward(ip) };
         let whose = if is_inward(ip) { "this machine's, this link's or a cloud's own" } else { "a private or reserved" };
         if permitted { Ok(()) } else { Err(format!("`{ip}` is {whose} address, which nobody named")) }
     }

@@ -39,7 +39,11 @@ impl Place {
             Some(_) => return Err(wrong("the target's port is none")),
         };
         let host = Host::parse(name.strip_suffix('.').unwrap_or(name)).map_err(|_| wrong("the target is no host"))?;
-        Ok(Self { host, port })
+        // Two dots at the end would be another name than ours for us, and the same one for a resolver that is kind.
+        match &host {
+            Host::Domain(name) if name.ends_with('.') || name.is_empty() => Err(wrong("the target is no host")),
+            _ => Ok(Self { host, port }),
+        }
     }
 
     /// The name, if it is one.
@@ -99,6 +103,7 @@ mod tests {
             ("registry.example:99999", "the target's port is none: `registry.example:99999`"),
             ("user@registry.example:443", "the target holds more than a host and a port: `user@registry.example:443`"),
             ("[::1:443", "not even an authority"),
+            ("registry.example..:443", "the target is no host: `registry.example..:443`"),
             ("256.256.256.256:443", "the target is no host: `256.256.256.256:443`"),
         ] {
             assert_eq!(read(text), Err(told.to_owned()), "{text}");

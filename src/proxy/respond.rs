@@ -235,8 +235,7 @@ pub fn failed(error: &ProxyError) -> Reply {
         }
         ProxyError::Body(error) => body_not_taken(error, &text),
         ProxyError::Rejected(rejection) => rejected(rejection, &text),
-        ProxyError::WritesAreOff => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
-        ProxyError::Barred(_) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        ProxyError::WritesAreOff | ProxyError::Barred(_) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
         ProxyError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
         ProxyError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
         ProxyError::Unreached { cause, .. } => match cause {

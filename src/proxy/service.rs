@@ -108,7 +108,7 @@ where
     }
     let asker = match base {
         None => service.askers.resolve(peer.ip(), &head),
-        Some(base) => service.askers.resolve_under(peer.ip(), &head, base),
+        Some(base) => Askers::resolve_under(peer.ip(), &head, base),
     };
     let asker = match asker {
         Ok(asker) => Asker { profile: door.profile(), ..asker },

@@ -72,8 +72,8 @@ pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError>
     let serial = serial()?;
     let mut name = DistinguishedName::new();
     // Two authorities of one machine are told apart by people and by clients that look issuers up by name.
-    let mark: String = serial.to_bytes().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    name.push(DnType::CommonName, format!("Coldframe authority {} {mark}", now.strftime("%Y-%m-%d")));
+    let mark = serial.to_bytes().iter().take(4).fold(0_u32, |mark, byte| (mark << 8) | u32::from(*byte));
+    name.push(DnType::CommonName, format!("Coldframe authority {} {mark:08x}", now.strftime("%Y-%m-%d")));
     let mut parameters = CertificateParams::default();
     parameters.serial_number = Some(serial);
     parameters.distinguished_name = name;
