@@ -132,3 +132,63 @@ fn intermediate(host: &str) -> (String, String) {
     let pem = parameters.self_signed(&key).unwrap().pem().replace('\r', "");
     (pem, key.serialize_pem())
 }
+
+/// A TLS server that shows `key` to everybody, and its address.
+async fn showing(key: rustls::sign::CertifiedKey) -> std::net::SocketAddr {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let resolver = std::sync::Arc::new(rustls::sign::SingleCertAndKey::from(key));
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let acceptor =
+        tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config.with_no_client_auth().with_cert_resolver(resolver)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    // Until the client has seen enough.
+                    drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await);
+                }
+            });
+        }
+    });
+    address
+}
+
+/// What connects to `host` at `address` with a client's own TLS, trusting `roots` alone; it ends well if that does.
+fn clients(roots: &Path, host: &str, address: std::net::SocketAddr) -> [std::process::Command; 2] {
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["s_client", "-connect", &address.to_string(), "-servername", host, "-verify_hostname", host]);
+    openssl.args(["-verify_return_error", "-brief", "-CAfile"]).arg(roots);
+    let mut node = std::process::Command::new("node");
+    let script = "const [port, servername, roots] = process.argv.slice(1);
+        const socket = require('tls').connect({ port, host: '127.0.0.1', servername, ca: require('fs').readFileSync(roots) });
+        socket.on('secureConnect', () => process.exit(0)).on('error', () => process.exit(7));";
+    node.args(["-e", script, &address.port().to_string(), host]).arg(roots);
+    [openssl, node]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rustls_openssl_and_node_take_its_word_for_its_hosts_and_for_no_other() {
+    use coldframe::telemetry::Clock as _;
+    let (data, clock) = (TempDir::new().unwrap(), machine_clock());
+    let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
+    let kept = coldframe::tls::Keeping::in_data_dir(data.path()).read_or_make(&[name("registry.example")], clock.now()).unwrap();
+    let roots = data.path().join("roots.pem");
+    std::fs::write(&roots, coldframe::tls::authority::pem(kept.current.certificate())).unwrap();
+    let key = coldframe::tls::authority::LeafKey::generate().unwrap();
+    for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
+        let address = showing(kept.current.mint(&name(host), &key, clock.now()).unwrap()).await;
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let rustls = crate::gate::secure(crate::gate::trusting(data.path(), &clock, &[]), host, stream).await;
+        assert_eq!(rustls.is_ok(), expected, "rustls: {host}");
+        for mut client in clients(&roots, host, address) {
+            let ended = tokio::task::block_in_place(|| client.stdin(std::process::Stdio::null()).output());
+            // Not every machine has both; rustls was asked in any case.
+            let Ok(ended) = ended else { continue };
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.success(), expected, "{:?}: {host}: {said}", client.get_program());
+        }
+    }
+}

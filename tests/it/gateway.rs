@@ -88,7 +88,8 @@ async fn plain_http_registries_are_answered_for_in_absolute_form_and_in_a_tunnel
     publish(&scene);
     let stream = TcpStream::connect(at(&scene)).await.unwrap();
     let absolute = ask(stream, "http://registry.example/left-pad", REGISTRY).await;
-    let (head, stream) = connect(at(&scene), "registry.example:80", "host: registry.example\r\n").await;
+    // Node's own client names the proxy there.
+    let (head, stream) = connect(at(&scene), "registry.example:80", &format!("host: {}\r\n", at(&scene))).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let tunnelled = ask(stream, "/left-pad", REGISTRY).await;
     for packument in [absolute, tunnelled] {
@@ -231,8 +232,6 @@ async fn one_host_outside_and_another_inside_is_refused() {
     // Outside already.
     for request in [
         "GET http://registry.example/left-pad HTTP/1.1\r\nhost: other.example\r\n\r\n",
-        "CONNECT registry.example:443 HTTP/1.1\r\nhost: other.example:443\r\n\r\n",
-        "CONNECT registry.example:443 HTTP/1.1\r\nhost: registry.example:80\r\n\r\n",
         "CONNECT registry.example:443 HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         "CONNECT user@registry.example:443 HTTP/1.1\r\n\r\n",
         "CONNECT registry.example HTTP/1.1\r\n\r\n",
