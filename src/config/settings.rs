@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 
-
 /// A setting. The order is the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the table below says of each what it is")]
