@@ -49,7 +49,7 @@ export NODE_EXTRA_CA_CERTS="$PWD/coldframe-ca.pem"
 # Where a `cafile` is set already, it stands instead of all other roots: put the certificate into that file, or set
 #   npm            npm_config_cafile, or cafile= in .npmrc
 #   pnpm           npm_config_cafile up to 10, pnpm_config_cafile from 11 on, or cafile= in .npmrc
-#   yarn 1         YARN_CAFILE, or cafile in .yarnrc
+#   yarn 1         cafile in .yarnrc, or YARN_CAFILE, with which yarn 4 does not start
 #   yarn 4         YARN_HTTPS_CA_FILE_PATH, or httpsCaFilePath in .yarnrc.yml
 #   bun            NODE_EXTRA_CA_CERTS, or cafile= in bunfig.toml under [install]
 #   deno           DENO_CERT
