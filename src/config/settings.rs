@@ -55,6 +55,8 @@ pub enum Key {
 /// What a value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// An IP address and a port.
+    Address,
     /// An IP address and a port, and the policy of whoever comes there.
     Listener,
     /// A policy: the name of a shipped one, or a path.
@@ -145,6 +147,7 @@ impl Kind {
     #[must_use]
     pub fn placeholder(self) -> &'static str {
         match self {
+            Self::Address => "ADDRESS:PORT",
             Self::Listener => "ADDRESS:PORT[=POLICY]",
             Self::Policy => "POLICY",
             Self::Url => "URL",
@@ -165,6 +168,7 @@ impl Kind {
     #[must_use]
     pub fn allowed(self) -> String {
         match self {
+            Self::Address => "an IP address and a port, such as `127.0.0.1:8080`; port 0 takes a free one".to_owned(),
             Self::Listener => {
                 "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one; a policy \
                  may follow, as in `127.0.0.1:4874=strict`"
