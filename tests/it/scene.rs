@@ -144,6 +144,13 @@ impl Scene {
         }
     }
 
+    /// Those of them that hold a tarball. Packuments are stored behind the answer's back, so they may come a moment later.
+    pub async fn kept_tarballs(&self) -> Vec<PathBuf> {
+        let mut kept = self.kept_files().await;
+        kept.retain(|path| path.to_string_lossy().contains("sha512"));
+        kept
+    }
+
     /// One number of `/-/coldframe/metrics`, summed over its labels that contain `with`.
     pub async fn metric(&self, name: &str, with: &str) -> f64 {
         let text = self.get("/-/coldframe/metrics").await.is(200).text();
