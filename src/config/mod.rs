@@ -167,6 +167,7 @@ impl Config {
             reader.object(Key::Listen, "nowhere to listen", Key::Listen.setting().kind.allowed());
         }
         let min_release_age = reader.one(Key::MinReleaseAge, read::duration);
+        let fix_lane = reader.one(Key::FixLane, read::duration);
         let exclude = reader.several(Key::Exclude, read::package_glob);
         let data_dir = reader.data_dir(machine);
         let public_url = reader.one(Key::PublicUrl, read::public_url);
@@ -181,7 +182,7 @@ impl Config {
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
         let feeds = feeds::read(&mut reader);
-        let profiles = policy::choose(&mut reader, named, min_release_age, exclude);
+        let profiles = policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
         let behind = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
         let gateway = door::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
@@ -427,6 +428,7 @@ memory = \"1GB\"
             upstream = "https://registry.example/npm/"  # `.npmrc`
             policy = "default"                          # default
             # min-release-age                           # default: the policy's, `72h`
+            # fix-lane                                  # default: the policy's, `24h`
             exclude = ["@acme/*", "left-pad"]           # --exclude
             data-dir = "/data"                          # --data-dir
             # public-url                                # default: what the client's `Host` says

@@ -74,6 +74,7 @@ pub struct Chosen {
     /// Their names, by profile: the first is that of every listener that names none.
     pub names: Vec<String>,
     age: Option<Duration>,
+    fix_lane: Option<Duration>,
     exclude: Vec<PackageGlob>,
     /// The files that they were made of.
     pub files: Vec<PathBuf>,
@@ -111,6 +112,10 @@ impl Chosen {
             let Compiled { policy, warnings, files } = load(name)?;
             let policy = match self.age {
                 Some(age) => policy.with_minimum_age(age),
+                None => policy,
+            };
+            let policy = match self.fix_lane {
+                Some(age) => policy.with_fix_lane(age),
                 None => policy,
             };
             let policy = policy.excluding(&self.exclude).map_err(|wrong| PolicyFileError::Unreadable {
@@ -153,7 +158,7 @@ pub(super) struct Profiles {
 pub(super) fn choose(
     reader: &mut Reader<'_>,
     named: Vec<Option<String>>,
-    age: Option<Duration>,
+    (age, fix_lane): (Option<Duration>, Option<Duration>),
     exclude: Vec<PackageGlob>,
 ) -> Option<Profiles> {
     let general =
@@ -171,7 +176,7 @@ pub(super) fn choose(
         });
         by_listener.push(place);
     }
-    let mut chosen = Chosen { names, age, exclude, files: Vec::new() };
+    let mut chosen = Chosen { names, age, fix_lane, exclude, files: Vec::new() };
     match chosen.read() {
         Ok(read) => {
             chosen.files.clone_from(&read.files);

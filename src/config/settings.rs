@@ -11,6 +11,7 @@ pub enum Key {
     Upstream,
     Policy,
     MinReleaseAge,
+    FixLane,
     Exclude,
     DataDir,
     PublicUrl,
@@ -218,7 +219,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 43] = [
+pub static SETTINGS: [Setting; 44] = [
     several(
         Key::Listen,
         "listen",
@@ -246,6 +247,13 @@ pub static SETTINGS: [Setting; 43] = [
         Kind::Duration,
         Default::Absent("the policy's, `72h`"),
         "How old a release must be before it is served, in place of the policy's; `0s` removes every age",
+    ),
+    one(
+        Key::FixLane,
+        "fix-lane",
+        Kind::Duration,
+        Default::Absent("the policy's, `24h`"),
+        "How old a release must be that a reviewed advisory names as the fix of a vulnerability; `0s` gives fixes no lane of their own",
     ),
     several(
         Key::Exclude,

@@ -12,8 +12,10 @@ use super::history::Provenance;
 use super::kin::Kin;
 use super::screen::Screen;
 use super::world::{Profile, World};
+use crate::npm::packument::Entry;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
-use crate::policy::{Applicable, Facts};
+use crate::policy::advisory::Kind;
+use crate::policy::{Advisory, Applicable, Facts};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 
@@ -182,8 +184,21 @@ impl Known {
             kin: self.kin.get().and_then(|kin| kin.get(at).copied().flatten()),
             integrity_changed: provenance.integrity_changed,
             advisories,
+            fix: self.fix(packument, at, advisories),
             ..Facts::of_entry(packument, entry, provenance.effective)
         }
+    }
+
+    /// The reviewed advisory that names the entry as the fix of a vulnerability, if its publisher published the package before.
+    fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a Applicable<'a>) -> Option<&'a str> {
+        let entry = &packument.entries[at];
+        let reviewed = |advisory: &Advisory<'_>| advisory.kind == Kind::Vulnerability && advisory.reviewed;
+        let advisory = advisories.fixed_in(entry.version.as_ref()?).find(reviewed)?;
+        let publisher = entry.publisher.as_deref()?;
+        let before = |(other, provenance): (&Entry, &Provenance)| {
+            other.publisher.as_deref() == Some(publisher) && provenance.effective < self.provenance[at].effective
+        };
+        packument.entries.iter().zip(&*self.provenance).any(before).then_some(advisory.id)
     }
 
     /// The document as it came, if the store does not have it yet.

@@ -10,7 +10,7 @@ use super::known::Known;
 use super::refusal;
 use super::world::{Profile, World};
 use crate::npm::{Algorithm, Digest, Packument, instant, tag};
-use crate::policy::{Advisory, Note, Policy, Verdict, judge};
+use crate::policy::{Advisory, Note, Policy, Verdict, judge, waiver};
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
@@ -130,7 +130,7 @@ impl Screen {
         let every = (0..packument.entries.len()).map(|at| known.facts(packument, at, &advisories));
         let policy = world.policy(profile);
         let rules = policy.about(&packument.name).narrowed(every);
-        let takes_notes = rules.takes_notes();
+        let (takes_notes, waives) = (rules.takes_notes(), world.standing.waives_anything(&packument.name));
         for at in 0..packument.entries.len() {
             let facts = known.facts(packument, at, &advisories);
             let verdict = judge(&rules, &world.standing, &facts, known.validated);
@@ -140,8 +140,10 @@ impl Screen {
             }
             if !verdict.allows() {
                 self.verdicts.push((at, verdict));
-            } else if takes_notes {
-                let notes = rules.notes(&facts, known.validated);
+            } else if takes_notes || waives {
+                let mut notes = rules.notes(&facts, known.validated);
+                // First, for the ledger has room for one.
+                notes.splice(0..0, waiver(&rules, &world.standing, &facts, known.validated));
                 self.notes.extend((!notes.is_empty()).then_some((at, notes)));
             }
         }

@@ -13,6 +13,7 @@ use crate::vet::{Findings, Signals};
 pub(super) struct Among<'f> {
     traits: Traits,
     advised: bool,
+    fixes: bool,
     signals: Signals,
     findings: Findings,
     publishers: HashSet<&'f str>,
@@ -31,6 +32,7 @@ impl<'f> Among<'f> {
             among.traits.git_dependency |= facts.traits.git_dependency;
             among.traits.url_dependency |= facts.traits.url_dependency;
             among.traits.file_dependency |= facts.traits.file_dependency;
+            among.fixes |= facts.fix.is_some();
             among.advised |= facts.advised().next().is_some();
             among.signals = among.signals.or(facts.signals);
             among.findings = among.findings.or(facts.findings);
@@ -61,6 +63,7 @@ impl<'f> Among<'f> {
             && (asks.deprecated != Some(true) || self.traits.deprecated)
             && asks.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(has))
             && (asks.advisory.is_none() || self.advised)
+            && (!asks.fixes || self.fixes)
             && asks.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
             && asks.findings.is_none_or(|wanted| !self.findings.and(wanted).is_empty())
             && asks.publishers.as_ref().is_none_or(|globs| anybody(globs, &self.publishers))

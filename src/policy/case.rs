@@ -19,7 +19,7 @@ use crate::npm::{PackageName, Version, instant};
 use crate::vet::{Finding, Signal};
 
 /// What may stand in a case, for whoever wrote something else.
-pub const WORDS: &str = "`at`, `published`, `package` and a day, `publisher`, `maintainer`, `tag`, `signal`, `finding`, `advisory` \
+pub const WORDS: &str = "`at`, `published`, `package` and a day, `fix` and an advisory, `publisher`, `maintainer`, `tag`, `signal`, `finding`, `advisory` \
     and `malware` or a severity, `feed`, `trust`, `part-of` and a day, `install-script`, `deprecated`, `git-dependency`, \
     `url-dependency`, `file-dependency`";
 
@@ -54,6 +54,7 @@ struct Told {
     published: Option<Timestamp>,
     born: Option<Timestamp>,
     kin: Option<Timestamp>,
+    fix: Option<String>,
     traits: Traits,
     publisher: Option<String>,
     maintainers: Vec<Arc<str>>,
@@ -138,6 +139,7 @@ impl Told {
             parsed: Some(&self.version),
             born: Some(self.born.unwrap_or(Timestamp::UNIX_EPOCH).min(published)),
             kin: self.kin,
+            fix: self.fix.as_deref(),
             traits: self.traits,
             publisher: self.publisher.as_deref(),
             maintainers: &self.maintainers,
@@ -215,6 +217,7 @@ fn told(text: &str) -> Result<Told, Wrong> {
         published: None,
         born: None,
         kin: None,
+        fix: None,
         traits: Traits::default(),
         publisher: None,
         maintainers: Vec::new(),
@@ -235,6 +238,7 @@ fn told(text: &str) -> Result<Told, Wrong> {
             "published" => told.published = Some(moment(&value()?)?),
             "package" => told.born = Some(moment(&value()?)?),
             "part-of" => told.kin = Some(moment(&value()?)?),
+            "fix" => told.fix = Some(value()?),
             "publisher" => told.publisher = Some(value()?),
             "maintainer" => told.maintainers.push(value()?.into()),
             "tag" => told.tags.push((value()?.into(), told.version.as_str().into())),

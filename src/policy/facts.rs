@@ -64,6 +64,9 @@ pub struct Facts<'a> {
     pub tags: &'a [(Box<str>, Box<str>)],
     /// The advisories on the package, beside all its versions.
     pub advisories: &'a Applicable<'a>,
+    /// The reviewed advisory of a vulnerability that names exactly this version as the fix, if whoever published it had published
+    /// the package before; `None` where nobody knows.
+    pub fix: Option<&'a str>,
     /// What differs from its predecessors.
     pub signals: Signals,
     /// What opening its tarball showed.
@@ -92,6 +95,7 @@ impl<'a> Facts<'a> {
             maintainers: &[],
             tags: &[],
             advisories: &NO_ADVISORIES,
+            fix: None,
             signals: Signals::NONE,
             findings: Findings::NONE,
         }

@@ -73,6 +73,17 @@ impl Policy {
         Self { rules: rules.into(), ..self }
     }
 
+    /// The same policy, whose rules that open fixes early ask for another age. Zero removes them.
+    #[must_use]
+    pub fn with_fix_lane(self, age: Duration) -> Self {
+        let mut rules = self.rules.to_vec();
+        rules.retain(|rule| !rule.asks.fixes || !age.is_zero());
+        for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
+            rule.asks.older_than = Some(age);
+        }
+        Self { rules: rules.into(), ..self }
+    }
+
     /// The same policy, which waives ages, and nothing else, for `exclude`.
     ///
     /// # Errors
@@ -182,7 +193,7 @@ impl<'p> Selection<'p> {
     /// Whether any of the rules warns or only observes, so that there may be notes.
     #[must_use]
     pub fn takes_notes(&self) -> bool {
-        self.rules.iter().any(|rule| rule.observe || rule.action == Action::Warn)
+        self.rules.iter().any(|rule| rule.observe || rule.action == Action::Warn || rule.asks.fixes)
     }
 
     /// Judges one version of the package as of `at`.
@@ -224,6 +235,11 @@ impl<'p> Selection<'p> {
                 let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: words::refusal(rule, facts) };
                 notes.push(Note { reason, would_refuse: refuses });
             } else if refuses || rule.action == Action::Allow {
+                let early = rule.asks.fixes.then(|| Reason {
+                    rule: RuleId::File(Arc::clone(&rule.id)),
+                    detail: format!("opened early: {}", words::permission(rule, facts)),
+                });
+                notes.extend(early.map(|reason| Note { reason, would_refuse: false }));
                 break;
             }
         }
@@ -443,6 +459,7 @@ reason = "x"
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
             strong-signal unread: a rule above has decided
             weak-signals unread: a rule above has decided
+            fix-lane unread: a rule above has decided
             minimum-age unread: a rule above has decided"#]].assert_eq(&told.join("\n"));
         assert_eq!(steps.len(), policy.rules().len() + 1);
     }

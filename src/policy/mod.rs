@@ -35,6 +35,6 @@ pub use facts::{Facts, Presence};
 pub use file::{Compiled, compile};
 pub use judge::{Note, Policy, Selection};
 pub use rule::PackageGlob;
-pub use standing::{Ground, Standing, judge};
+pub use standing::{Ground, Standing, judge, waiver};
 pub use trace::{Outcome, Step};
 pub use verdict::{Reason, RuleId, Verdict};

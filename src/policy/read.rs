@@ -40,6 +40,7 @@ const KEYS: &[&str] = &[
     "at-least",
     "findings",
     "siblings",
+    "fix",
 ];
 
 const ACTIONS: &[&str] = &["allow", "deny", "hold", "warn"];
@@ -159,6 +160,7 @@ fn asks(table: &mut Table<'_, '_>) -> Asks {
         signals,
         findings: findings(table),
         spares_siblings: spares_siblings(table),
+        fixes: fixes(table),
     }
 }
 
@@ -279,6 +281,11 @@ fn spares_siblings(table: &mut Table<'_, '_>) -> bool {
     read.is_some()
 }
 
+fn fixes(table: &mut Table<'_, '_>) -> bool {
+    let read = table.one("fix", "`reviewed`", |text| if text == "reviewed" { Ok(()) } else { Err("is not known".to_owned()) });
+    read.is_some()
+}
+
 /// What makes no sense together. Rules must open as time goes by and never close: an answer may be as old as upstream is away.
 fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) {
     let refuses = matches!(action, Action::Deny | Action::Hold { .. });
@@ -313,6 +320,9 @@ fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) 
     }
     if let Some(span) = table.key("observe").filter(|_| observe && !refuses) {
         table.note(span, "`observe` in a rule that refuses nothing", "`observe` beside `deny` or `hold`");
+    }
+    if let Some(span) = table.key("fix").filter(|_| refuses) {
+        table.note(span, "`fix` in a rule that refuses", "`fix` beside `allow` or `warn`");
     }
     if let Some(span) = table.key("siblings").filter(|_| !matches!(action, Action::Hold { .. })) {
         table.note(span, "`siblings` says whom a hold spares, and this is none", "`siblings` beside `hold`");

@@ -113,6 +113,8 @@ pub(super) struct Asks {
     pub signals: Option<(Signals, u32)>,
     pub findings: Option<Findings>,
     pub spares_siblings: bool,
+    /// Whether a reviewed advisory must name the release as the fix of a hole, and nothing speak against it.
+    pub fixes: bool,
 }
 
 /// Where a dependency comes from, if not from a registry.
@@ -179,6 +181,7 @@ pub(super) enum Differs {
     Signals,
     Findings,
     Sibling,
+    Fix,
 }
 
 /// How old a version and its package are at an instant: subtracted once, compared often.
@@ -251,6 +254,9 @@ impl Rule {
         let pointed = |tags: &Vec<Box<str>>| facts.pointing().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
         if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
             return Some(Differs::Tags);
+        }
+        if asks.fixes && (facts.fix.is_none() || !facts.signals.is_empty()) {
+            return Some(Differs::Fix);
         }
         self.spares(ages).then_some(Differs::Sibling)
     }

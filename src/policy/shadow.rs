@@ -59,6 +59,7 @@ fn implies(narrow: &Asks, wide: &Asks) -> bool {
         && (wide.signals.is_none() || wide.signals == narrow.signals)
         && (wide.findings.is_none() || wide.findings == narrow.findings)
         && (!wide.spares_siblings || narrow.spares_siblings)
+        && (!wide.fixes || narrow.fixes)
 }
 
 /// Whether everything that the narrow globs match the wide ones match, as far as their words tell.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::built_in;
 use super::decision::{Act, Approved, Decision, State};
 use super::facts::Facts;
-use super::judge::Selection;
+use super::judge::{Note, Selection};
 use super::rule::PackageGlob;
 use super::verdict::{Reason, RuleId, Verdict};
 use crate::npm::{Agreement, Integrity, PackageName, Range, Version, instant};
@@ -48,6 +48,21 @@ pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: 
     let freeze =
         standing.freeze(&subject, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
     freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
+}
+
+/// What a version that is allowed would be held back by, were it not for a decision, and which.
+#[must_use]
+pub fn waiver(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Option<Note> {
+    let approval = standing.approval(&Subject::of(facts), &facts.records());
+    let (rule, ground) = match (approval, &standing.observing) {
+        (Some(ground), _) => (RuleId::Approved, ground),
+        (None, Some(ground)) => (RuleId::Observed, ground),
+        (None, None) => return None,
+    };
+    let refusal = built_in::verdict(facts).unwrap_or_else(|| rules.verdict(facts, at));
+    let Reason { rule: waived, detail } = refusal.reason()?;
+    let detail = format!("let through {}; else: {detail} (rule {waived})", ground.tell());
+    Some(Note { reason: Reason { rule, detail }, would_refuse: true })
 }
 
 /// The decision that something rests on.
@@ -152,6 +167,12 @@ impl Standing {
             (freeze.packages.is_empty() || named) && subject.effective > freeze.at && at < freeze.thaws()
         };
         self.freezes.iter().filter(covers).max_by_key(|freeze| freeze.thaws())
+    }
+
+    /// Whether decisions may let through what rules would not.
+    #[must_use]
+    pub fn waives_anything(&self, name: &PackageName) -> bool {
+        self.observing.is_some() || self.approvals.contains_key(name.as_str())
     }
 
     /// While an hour of observation runs, age and signals hold nothing back; advisories of malware do.

@@ -90,7 +90,7 @@ impl Policy {
             }
         }
         let notes = rule.action == Action::Warn || (rule.observe && rule.action != Action::Allow);
-        let detail = if rule.action == Action::Allow { rule.reason.to_string() } else { words::refusal(rule, facts) };
+        let detail = if rule.action == Action::Allow { words::permission(rule, facts) } else { words::refusal(rule, facts) };
         (if notes { Outcome::Notes } else { Outcome::Decides }, detail)
     }
 }

@@ -28,6 +28,10 @@ pub enum RuleId {
     Denied,
     /// Somebody froze what is newer than an instant.
     Freeze,
+    /// Somebody approved it: what of it was let through is noted.
+    Approved,
+    /// Somebody let everything through for a while: what that let through is noted.
+    Observed,
     /// An advisory of a feed names it as malware.
     Advisory,
     /// A feed that is to be followed could not be read at all yet.
@@ -49,6 +53,8 @@ impl RuleId {
             Self::TarballHost => "tarball-host",
             Self::Denied => "denied",
             Self::Freeze => "freeze",
+            Self::Approved => "approved",
+            Self::Observed => "observed",
             Self::Advisory => "advisory",
             Self::FeedMissing => "feed-missing",
         }

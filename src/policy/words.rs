@@ -33,6 +33,12 @@ pub(super) fn refusal(rule: &Rule, facts: &Facts<'_>) -> String {
     format!("{published}, {}", parts.join(", "))
 }
 
+/// Why a rule lets a version through.
+pub(super) fn permission(rule: &Rule, facts: &Facts<'_>) -> String {
+    let fix = facts.fix.filter(|_| rule.asks.fixes).map(|advisory| format!(": {advisory}"));
+    format!("{}{}", rule.reason, fix.unwrap_or_default())
+}
+
 /// Why a rule does not match.
 pub(super) fn difference(rule: &Rule, facts: &Facts<'_>, differs: Differs) -> String {
     let (asks, traits) = (&rule.asks, facts.traits);
@@ -62,6 +68,10 @@ pub(super) fn difference(rule: &Rule, facts: &Facts<'_>, differs: Differs) -> St
         Differs::Signals if facts.signals.is_empty() => "there are no signals".to_owned(),
         Differs::Signals => "too few such signals".to_owned(),
         Differs::Findings => "there are no such findings".to_owned(),
+        Differs::Fix if facts.fix.is_some() => "there are signals".to_owned(),
+        Differs::Fix => {
+            "no reviewed advisory names it as the fix, or its publisher published nothing of the package before".to_owned()
+        }
         Differs::Sibling => "an established package pins it as one of its own parts".to_owned(),
     }
 }

@@ -200,6 +200,10 @@ labels! {
         Denied = "denied",
         /// See [`RuleId::Freeze`].
         Freeze = "freeze",
+        /// See [`RuleId::Approved`].
+        Approved = "approved",
+        /// See [`RuleId::Observed`].
+        Observed = "observed",
         /// See [`RuleId::Advisory`].
         Advisory = "advisory",
         /// See [`RuleId::FeedMissing`].
@@ -220,6 +224,8 @@ impl From<&RuleId> for RuleLabel {
             RuleId::TarballHost => Self::TarballHost,
             RuleId::Denied => Self::Denied,
             RuleId::Freeze => Self::Freeze,
+            RuleId::Approved => Self::Approved,
+            RuleId::Observed => Self::Observed,
             RuleId::Advisory => Self::Advisory,
             RuleId::FeedMissing => Self::FeedMissing,
         }

@@ -1,10 +1,12 @@
 //! What people decide while it runs: in force at once, for exactly what was meant, and no longer than was said.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coldframe::app::deciding::{self, Taken};
+use coldframe::npm::PackageName;
 use coldframe::policy::decision::{Act, Approved, CHANGED_INTEGRITY, Proposal, Signature};
 use coldframe::store::desk::Effect;
+use coldframe::store::{Ledger as _, Outcome, SqliteLedger};
 use coldframe::telemetry::Clock as _;
 
 use crate::package::{Package, days, hours, sha512};
@@ -48,6 +50,20 @@ fn deny(packages: &str, range: Option<&str>) -> Act {
 
 fn freeze(scene: &Scene, packages: &[&str]) -> Act {
     Act::Freeze { at: scene.clock.now(), packages: packages.iter().map(|glob| (*glob).to_owned()).collect() }
+}
+
+/// By which rule a tarball was served, and how often, as the ledger has it.
+fn served_by(scene: &Scene, name: &str) -> (Option<String>, u64) {
+    let ledger = SqliteLedger::read_only(scene.data()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let exposures = ledger.exposure(&PackageName::parse(name).unwrap(), None).unwrap();
+        if let Some(served) = exposures.into_iter().find(|exposure| exposure.outcome == Outcome::Served) {
+            return (served.rule, served.times);
+        }
+        assert!(Instant::now() < deadline, "nothing of {name} was served");
+        std::thread::yield_now();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,6 +178,8 @@ async fn an_hour_of_observation_waives_age_and_reverts_itself() {
     decide(&scene, Act::Observe, Some(hours(1)), false).await;
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    let (rule, times) = served_by(&scene, "left-pad");
+    assert_eq!((rule.as_deref(), times), (Some("observed"), 1), "what it let through is in the ledger");
     scene.later(hours(1));
     scene.get("/axios").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);

@@ -232,3 +232,49 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     scene.publish_old("right-pad", &["1.0.0", "1.1.0"]);
     scene.get("/right-pad").await.is(403);
 }
+
+/// A record of a vulnerability that `fixed` ends.
+fn vulnerability(id: &str, name: &str, fixed: &str, reviewed: bool) -> Value {
+    json!({
+        "id": id, "modified": "2026-04-03T10:00:00Z", "summary": "Prototype pollution",
+        "affected": [{ "package": { "ecosystem": "npm", "name": name },
+                       "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }, { "fixed": fixed }] }] }],
+        "database_specific": { "github_reviewed": reviewed, "severity": "HIGH" },
+    })
+}
+
+#[tokio::test]
+async fn what_a_reviewed_advisory_names_as_the_fix_opens_after_a_day() {
+    let feed = Feed::new();
+    feed.put(&vulnerability("GHSA-35jh-r3h4-6jhm", "lodash", "4.17.21", true));
+    feed.put(&vulnerability("GHSA-1111-1111-1111", "unreviewed", "1.0.1", false));
+    feed.put(&vulnerability("GHSA-2222-2222-2222", "stranger", "1.0.1", true));
+    let published = |name: &str, version: &str, by: &str| Package::new(name, version).field("_npmUser", json!({ "name": by }));
+    let open = |setting: Option<&'static str>| {
+        let scene = Scene::open().set("feed", feed.path());
+        if let Some(age) = setting { scene.set("fix-lane", age) } else { scene }
+    };
+    let scene = open(None).await;
+    let fill = |scene: &Scene| {
+        for (name, old, young, by) in [
+            ("lodash", "4.17.20", "4.17.21", "ada"),
+            ("lodash", "4.17.19", "4.17.22", "ada"),
+            ("unreviewed", "1.0.0", "1.0.1", "ada"),
+            ("stranger", "1.0.0", "1.0.1", "mallory"),
+        ] {
+            scene.publish(published(name, old, "ada"));
+            scene.publish(published(name, young, by).aged(hours(20)));
+        }
+    };
+    fill(&scene);
+    until(&scene, "/lodash/4.17.21", 403).await;
+    scene.later(hours(4));
+    scene.get("/lodash/-/lodash-4.17.21.tgz").await.is(200);
+    assert_eq!(scene.get("/lodash").await.versions(), ["4.17.19", "4.17.20", "4.17.21"], "and nothing beside it");
+    scene.get("/unreviewed/1.0.1").await.is(403);
+    scene.get("/stranger/1.0.1").await.is(403);
+    let off = open(Some("0s")).await;
+    fill(&off);
+    off.later(hours(4));
+    off.get("/lodash/4.17.21").await.is(403);
+}
