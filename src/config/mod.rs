@@ -7,6 +7,7 @@
 mod door;
 mod feeds;
 mod file;
+mod kind;
 pub mod mistake;
 pub mod place;
 pub mod policy;

@@ -1,0 +1,96 @@
+//! What the values of settings look like, and what is allowed, in words. Refuses to know which setting has which.
+
+/// What a value looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An IP address and a port.
+    Address,
+    /// An IP address and a port, and the policy of whoever comes there.
+    Listener,
+    /// A policy: the name of a shipped one, or a path.
+    Policy,
+    /// An `http` or `https` URL.
+    Url,
+    /// A span of time with its unit.
+    Duration,
+    /// A number of bytes with its unit.
+    Size,
+    /// A glob over package names.
+    PackageGlob,
+    /// A glob over host names.
+    HostGlob,
+    /// A host name.
+    HostName,
+    /// A path of the file system.
+    Path,
+    /// A path or a URL of a feed.
+    Feed,
+    /// An IP address or a network in CIDR notation.
+    Network,
+    /// `true` or `false`.
+    Truth,
+    /// A whole number.
+    Count,
+    /// One of a few words.
+    Word(&'static [&'static str]),
+}
+
+impl Kind {
+    /// How a value is named in a usage line.
+    #[must_use]
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::Address => "ADDRESS:PORT",
+            Self::Listener => "ADDRESS:PORT[=POLICY]",
+            Self::Policy => "POLICY",
+            Self::Url => "URL",
+            Self::Duration => "DURATION",
+            Self::Size => "SIZE",
+            Self::PackageGlob | Self::HostGlob => "GLOB",
+            Self::HostName => "HOST",
+            Self::Path => "PATH",
+            Self::Feed => "PATH-OR-URL",
+            Self::Network => "CIDR",
+            Self::Truth => "BOOL",
+            Self::Count => "NUMBER",
+            Self::Word(_) => "WORD",
+        }
+    }
+
+    /// What is allowed, for the one who wrote something else.
+    #[must_use]
+    pub fn allowed(self) -> String {
+        match self {
+            Self::Address => "an IP address and a port, such as `127.0.0.1:8080`; port 0 takes a free one".to_owned(),
+            Self::Listener => {
+                "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one; a policy \
+                 may follow, as in `127.0.0.1:4874=strict`"
+                    .to_owned()
+            }
+            Self::Policy => {
+                "`default`, `strict`, `ci`, `observe`, or the path of a file or a directory of `*.toml` files".to_owned()
+            }
+            Self::Url => "an `http` or `https` URL without query, such as `https://registry.example/npm/`".to_owned(),
+            Self::Duration => {
+                "numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none".to_owned()
+            }
+            Self::Size => {
+                "a number with a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as `512MB` or `10GiB`".to_owned()
+            }
+            Self::PackageGlob => "a package name or a glob, such as `lodash`, `@acme/*` or `eslint-*`".to_owned(),
+            Self::HostGlob => "a host name or a glob, such as `cdn.example` or `*.storage.example`".to_owned(),
+            Self::HostName => "a host name without port, such as `registry.example`".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Feed => {
+                "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`".to_owned()
+            }
+            Self::Network => "an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`".to_owned(),
+            Self::Truth => "`true` or `false`".to_owned(),
+            Self::Count => "a whole number of at least 1".to_owned(),
+            Self::Word(words) => {
+                let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+                quoted.join(", ")
+            }
+        }
+    }
+}
