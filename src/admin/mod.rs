@@ -1,5 +1,8 @@
-//! Floor 7: what Coldframe shows of itself below `/-/coldframe/`: health and numbers. Refuses to ask upstream anything.
+//! Floor 7: what Coldframe shows below `/-/coldframe/`: health and numbers to all, verdicts to those who may ask. Refuses to
+//! judge: verdicts come from whoever it was given.
 
+pub mod explaining;
 pub mod pages;
 
-pub use pages::{Admin, Check};
+pub use explaining::{Answering, Checked, Judge, Judges, MOST_LOCKED, Wanted};
+pub use pages::{Admin, Check, Request};

@@ -1,4 +1,5 @@
-//! The pages below `/-/coldframe/`. Anybody may see them: they hold no names, no addresses, no credentials.
+//! The pages below `/-/coldframe/`. Health and numbers anybody may see: they hold no names, no addresses, no credentials. What is
+//! about packages is in `explaining`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,8 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use super::explaining::{self, Judge};
+use crate::firewall::Asker;
 use crate::telemetry::Metrics;
 
 /// How long one check may take before its part counts as not ready.
@@ -23,16 +26,37 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     checks: Vec<(&'static str, Check)>,
     remarks: Vec<(&'static str, Check)>,
+    judge: Judge,
     draining: AtomicBool,
     patience: Duration,
 }
 
+/// A request for a page.
+#[derive(Default)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The decoded path below `/-/coldframe/`.
+    pub page: String,
+    /// Everything behind the `?`.
+    pub query: Option<String>,
+    /// Who asks, if their questions about packages are answered.
+    pub visitor: Option<Asker>,
+    /// What they sent.
+    pub body: Bytes,
+}
+
 impl Admin {
     /// Pages over `metrics`; it is ready when every one of the named `checks` passes. What `remarks` say is told beside them, and
-    /// takes nobody out of service: with upstream down, what is cached is served.
+    /// takes nobody out of service: with upstream down, what is cached is served. `judge` answers for packages.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, checks: Vec<(&'static str, Check)>, remarks: Vec<(&'static str, Check)>) -> Self {
-        Self { metrics, checks, remarks, draining: AtomicBool::new(false), patience: PATIENCE }
+    pub fn new(
+        metrics: Arc<Metrics>,
+        checks: Vec<(&'static str, Check)>,
+        remarks: Vec<(&'static str, Check)>,
+        judge: Judge,
+    ) -> Self {
+        Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: PATIENCE }
     }
 
     /// From now on we are not ready: whoever balances load sends the next requests elsewhere.
@@ -40,20 +64,17 @@ impl Admin {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The page at `path`, which is decoded and below `/-/coldframe/`.
-    pub async fn answer(&self, method: &Method, path: &str) -> Response<Bytes> {
-        if !matches!(path, "healthz" | "readyz" | "metrics") {
-            return page(StatusCode::NOT_FOUND, &json!({ "error": "coldframe has no such page" }));
-        }
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "only GET and HEAD are allowed here" }));
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refused;
-        }
-        match path {
+    /// The page that is asked for.
+    pub async fn answer(&self, request: Request) -> Response<Bytes> {
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
+        match &*request.page {
+            "healthz" | "readyz" | "metrics" if !reads => only("GET, HEAD"),
             "healthz" => page(StatusCode::OK, &json!({ "status": "ok" })),
             "readyz" => self.readiness().await,
-            _ => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
+            "metrics" => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
+            "check" if request.method != Method::POST => only("POST"),
+            "check" => explaining::check(&self.judge, request).await,
+            _ => page(StatusCode::NOT_FOUND, &json!({ "error": "coldframe has no such page" })),
         }
     }
 
@@ -79,7 +100,14 @@ impl Admin {
     }
 }
 
-fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
+/// The answer to a method that is not `allowed` on a page.
+fn only(allowed: &'static str) -> Response<Bytes> {
+    let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": format!("allowed here: {allowed}") }));
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
+pub(super) fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
     text(status, "application/json", json.to_string())
 }
 
@@ -93,14 +121,15 @@ fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<
 
 #[cfg(test)]
 mod tests {
+    use super::super::explaining::tests::Nobody;
     use super::*;
 
     fn admin(ledger: Result<(), String>) -> Admin {
-        Admin::new(Arc::new(Metrics::new()), vec![("ledger", Arc::new(move || ledger.clone()))], Vec::new())
+        Admin::new(Arc::new(Metrics::new()), vec![("ledger", Arc::new(move || ledger.clone()))], Vec::new(), Arc::new(Nobody))
     }
 
     async fn get(admin: &Admin, path: &str) -> (u16, String) {
-        let response = admin.answer(&Method::GET, path).await;
+        let response = admin.answer(Request { page: path.to_owned(), ..Request::default() }).await;
         (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).unwrap())
     }
 
@@ -127,7 +156,7 @@ mod tests {
         let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
         let hangs: Check = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
-        let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new());
+        let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
         admin.patience = Duration::from_millis(20);
         let (status, told) = get(&admin, "readyz").await;
         drop(release);
@@ -140,7 +169,7 @@ mod tests {
         let (status, numbers) = get(&admin, "metrics").await;
         assert!(status == 200 && numbers.contains("coldframe_requests_total"), "{numbers}");
         assert_eq!(get(&admin, "nothing").await.0, 404);
-        let refused = admin.answer(&Method::POST, "healthz").await;
+        let refused = admin.answer(Request { method: Method::POST, page: "healthz".to_owned(), ..Request::default() }).await;
         assert_eq!((refused.status().as_u16(), refused.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
     }
 }

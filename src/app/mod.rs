@@ -4,6 +4,7 @@
 
 pub mod adopting;
 pub mod authority;
+pub mod checking;
 pub mod deciding;
 mod decisions;
 pub mod difference;
@@ -12,6 +13,7 @@ mod glimpse;
 pub mod intelligence;
 mod listening;
 mod losses;
+mod own;
 mod policies;
 pub mod question;
 mod retention;
@@ -24,20 +26,21 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+pub use checking::Checker;
 pub use difference::difference;
 pub use question::{explain, exposure};
 
 use listening::Bound;
 use policies::Policies;
 
-use crate::admin::{Admin, Check};
+use crate::admin::{Admin, Check, Judge};
 use crate::config::{self, Config};
 use crate::feed::Shelf;
 use crate::firewall::{Firewall, Parts, Profile, Rejection};
 use crate::net::Room;
 use crate::npm::PackageName;
 use crate::patrol::{self, Feeds};
-use crate::proxy::{Forward, Own, Service, forward, reverse};
+use crate::proxy::{Forward, Service, forward, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
 use crate::tls::{self, Leaves, TlsError};
@@ -94,6 +97,14 @@ pub enum AppError {
     /// A feed cannot be written.
     #[error("cannot export")]
     Feed(#[from] crate::feed::FeedError),
+    /// A Coldframe elsewhere could not be asked, or did not answer.
+    #[error("cannot ask the coldframe at `{server}`: {detail}")]
+    Server {
+        /// Its address.
+        server: Box<str>,
+        /// Why.
+        detail: String,
+    },
     /// A question got no answer.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -182,10 +193,11 @@ impl App {
         let policies = Policies::new(config.policies);
         let bound = listening::bind(&config.listen, &config.listener_policies).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+        let judge = Arc::clone(&firewall) as Judge;
         let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks));
-        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own(&admin), Arc::clone(&metrics));
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
+        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics));
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
         let gateway = if config.gateway.listen.is_empty() {
             None
@@ -340,15 +352,6 @@ fn remark(circuits: Arc<Circuits>) -> Check {
     Arc::new(move || match circuits.open() {
         0 => Ok(()),
         open => Err(format!("{open} upstream host(s) failed too often and are left alone for a while; what is cached is served")),
-    })
-}
-
-/// Hands what lies below `/-/coldframe/` to `admin`.
-fn own(admin: &Arc<Admin>) -> Own {
-    let admin = Arc::clone(admin);
-    Arc::new(move |method, path| {
-        let admin = Arc::clone(&admin);
-        Box::pin(async move { admin.answer(&method, &path).await })
     })
 }
 

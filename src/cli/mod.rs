@@ -5,6 +5,12 @@
 mod adopt;
 mod approve;
 mod ca;
+mod check;
+mod check_fix;
+mod check_github;
+mod check_report;
+mod check_sarif;
+mod check_table;
 mod completions;
 mod config;
 mod confirm;
@@ -16,6 +22,7 @@ mod exposure;
 mod feed;
 mod flags;
 mod freeze;
+mod hosts;
 mod incident;
 mod observe;
 mod output;
@@ -34,13 +41,14 @@ pub use output::{Exit, Failure};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-   0  it did what it should; for `explain`: the version is allowed
-   1  it failed while running
+   0  it did what it should; for `explain` and `check`: all is allowed
+   1  it failed while running; for `check`: versions would be refused
    2  wrong flags or configuration
    3  cannot listen on the first address
    4  the data directory is in use by another coldframe
    5  the data directory cannot be used
   10  `explain`: the version is held or denied
+  75  `check`: versions would be refused, and waiting alone cures that
 
 Settings:
   Each can be given as a flag (`--min-release-age 7d`), as an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in
@@ -63,6 +71,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Say whether a version would be served, and why.
     Explain(explain::Arguments),
+    /// Say which versions in lockfiles would be refused, before anybody installs them.
+    Check(check::Arguments),
     /// Say who asked for a package, from the ledger; works beside a running server and without one.
     Exposure(exposure::Arguments),
     /// Approve versions that are kept back, by their exact bytes, for a while; works beside a running server.
@@ -109,6 +119,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
         Command::Approve(arguments) => approve::run(arguments),
         Command::Adopt(arguments) => adopt::run(arguments),

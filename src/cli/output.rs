@@ -22,12 +22,14 @@ pub enum Exit {
     DataDir = 5,
     /// `explain`: held or denied.
     Refused = 10,
+    /// `check`: refusals, which time alone cures.
+    Later = 75,
 }
 
 impl Exit {
     /// Every way to end.
-    pub const ALL: [Self; 7] =
-        [Self::Done, Self::Failed, Self::Usage, Self::Listen, Self::DataDirInUse, Self::DataDir, Self::Refused];
+    pub const ALL: [Self; 8] =
+        [Self::Done, Self::Failed, Self::Usage, Self::Listen, Self::DataDirInUse, Self::DataDir, Self::Refused, Self::Later];
 }
 
 impl From<Exit> for ExitCode {

@@ -71,6 +71,7 @@ impl From<AppError> for Failure {
             AppError::DataDir(_) | AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
             AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) => Exit::Usage,
             AppError::Scratch(_)
+            | AppError::Server { .. }
             | AppError::LedgerLost(_)
             | AppError::NothingFits { .. }
             | AppError::Undecidable { .. }

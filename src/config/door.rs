@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::read::{self, Reader};
-use super::settings::{Key, OTHERS};
+use super::settings::{self, Key, OTHERS};
 use crate::net::Limits;
 use crate::proxy::{self, Targets};
 use crate::upstream::{self, npmrc};
@@ -52,6 +52,7 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
 pub(super) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<proxy::Config> {
     let trusted_proxies = reader.several(Key::TrustedProxy, read::network);
     let allow_writes = reader.one(Key::AllowWrites, read::truth);
+    let explain_to = reader.one(Key::ExplainTo, read::word(settings::EXPLAIN_TO));
     let limits = limits(reader);
     let body_timeout = reader.one(Key::BodyTimeout, read::some_duration);
     let body_limit = reader.one(Key::BodyLimit, read::size_from(1_000));
@@ -60,6 +61,7 @@ pub(super) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<p
         public_url,
         trusted_proxies,
         allow_writes: allow_writes?,
+        explains_to_all: explain_to? == "everybody",
         body_limit: body_limit?,
         write_limit: write_limit?,
         body_timeout: body_timeout?,

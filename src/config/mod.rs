@@ -441,6 +441,7 @@ memory = \"1GB\"
             # allow-host                                # default: none
             # ca-cert                                   # default: one of the gateway's own
             # ca-key                                    # default: the gateway's own
+            explain-to = "loopback"                     # default
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default

@@ -25,6 +25,7 @@ pub enum Key {
     AllowHost,
     CaCertFile,
     CaKeyFile,
+    ExplainTo,
     PackumentTtl,
     MaxStale,
     CacheSize,
@@ -116,6 +117,9 @@ pub const PREFIX: &str = "COLDFRAME_";
 /// Names the file; no setting of the table, for a file cannot name itself.
 pub const FILE_VARIABLE: &str = "COLDFRAME_CONFIG";
 
+/// Whose questions about packages may be answered.
+pub const EXPLAIN_TO: &[&str] = &["loopback", "everybody"];
+
 /// The log formats.
 pub const LOG_FORMATS: &[&str] = &["human", "json"];
 
@@ -126,7 +130,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 44] = [
+pub static SETTINGS: [Setting; 45] = [
     several(
         Key::Listen,
         "listen",
@@ -233,6 +237,13 @@ pub static SETTINGS: [Setting; 44] = [
         "PEM file of the authority that the gateway's certificates are signed by, and what leads to its root",
     ),
     one(Key::CaKeyFile, "ca-key", Kind::Path, Default::Absent("the gateway's own"), "PEM file of that authority's key"),
+    one(
+        Key::ExplainTo,
+        "explain-to",
+        Kind::Word(EXPLAIN_TO),
+        Default::Value("loopback"),
+        "Whose questions `/-/coldframe/explain` and `/-/coldframe/check` answer: clients on this machine, or everybody's",
+    ),
     one(
         Key::PackumentTtl,
         "packument-ttl",

@@ -7,6 +7,7 @@ pub mod answer;
 mod aside;
 mod audit;
 mod catalog;
+pub mod check;
 mod explain;
 pub mod flight;
 mod forms;
@@ -36,6 +37,7 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
+pub use check::{Judged, Locked, Outcome};
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
 pub use world::Profile;
@@ -251,6 +253,17 @@ impl Firewall {
     /// When there is no such version, or upstream cannot be asked.
     pub async fn explain(&self, asker: &Asker, name: &PackageName, wanted: Option<&str>) -> Result<Explanation, Rejection> {
         self.0.explain(asker, name, wanted).await
+    }
+
+    /// What would become of each of `locked`, in their order. Nothing is served and nobody is noted in the ledger.
+    pub async fn check(&self, asker: &Asker, locked: &[Locked]) -> Vec<Judged> {
+        self.0.check(asker, locked).await
+    }
+
+    /// The addresses that packages come from, without credentials.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<String> {
+        self.0.registries.ids().map(str::to_owned).collect()
     }
 
     /// The packument, without what the policy hides.

@@ -12,6 +12,7 @@ use super::catalog::{Need, lost};
 use super::history;
 use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
+use super::world::{Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
@@ -107,43 +108,17 @@ impl Inner {
     /// A version the newest packument does not have: an old one goes on being served to whoever's lockfile holds it.
     fn admit_gone(&self, asker: &Asker, known: &Known, version: &str) -> Result<Admitted, Rejection> {
         let name = &known.slot.name;
-        let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
-        let departed =
-            known.packument.as_ref().and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
-        let private = matches!(known.slot.partition, Partition::Own(_));
-        let first = history::first_seen_as(&rows).filter(|_| !private);
-        if first.is_none() && departed.is_none() {
-            return Err(no_version(name, version));
-        }
-        let published = first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published));
-        let (world, parsed) = (self.world(), Version::parse(version));
-        let advisories = world.advisories.of(name.as_str());
-        let seen = if advisories.is_empty() { Vec::new() } else { rows_by_version(known) };
-        let advisories = advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref())));
-        let facts = Facts {
-            published,
-            has_integrity: first.is_some(),
-            integrity: first.and_then(|row| row.integrity.as_ref()),
-            born: known.packument.as_ref().and_then(|packument| packument.oldest),
-            presence: Presence::Gone {
-                last_seen: first.and_then(|row| row.gone),
-                replaced: first.is_some_and(|row| row.replaced),
-            },
-            parsed: parsed.as_ref(),
-            advisories: &advisories,
-            ..Facts::of(name, version, first.map_or(known.validated, |row| row.effective))
-        };
-        let verdict = judge(&world.policy(asker.profile).about(name), &world.standing, &facts, known.validated);
+        let world = self.world();
+        let gone = judge_gone(known, version, &world, asker.profile).ok_or_else(|| no_version(name, version))?;
+        let (verdict, first, notes) = gone;
         let screen = known.screen(&world, asker.profile);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             return Err(self.refused(asker, refusal));
         }
         let integrity = first.and_then(|row| row.integrity.clone()).ok_or_else(|| no_version(name, version))?;
-        let notes = world.policy(asker.profile).notes(&facts, known.validated);
         Ok(Admitted { integrity, source: None, notes })
     }
-
     async fn bytes(self: &Arc<Self>, admitted: Admitted, slot: &Slot) -> Result<Bytes, Rejection> {
         let digest = admitted.integrity.strongest().clone();
         if let Some(bytes) = self.stored(&digest).await? {
@@ -351,6 +326,43 @@ fn rows_by_version(known: &Known) -> Vec<(&str, Option<Version>)> {
     keys.sort_unstable();
     keys.dedup();
     keys.into_iter().map(|key| (key, Version::parse(key))).collect()
+}
+
+/// The verdict of a version the newest packument does not have, as what it was first seen, and what is noted of it; `None` when it
+/// never was.
+pub(super) fn judge_gone<'a>(
+    known: &'a Known,
+    version: &str,
+    world: &World,
+    profile: Profile,
+) -> Option<(Verdict, Option<&'a Release>, Vec<Note>)> {
+    let name = &known.slot.name;
+    let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
+    let departed = known.packument.as_ref().and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
+    let private = matches!(known.slot.partition, Partition::Own(_));
+    let first = history::first_seen_as(&rows).filter(|_| !private);
+    if first.is_none() && departed.is_none() {
+        return None;
+    }
+    let published = first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published));
+    let parsed = Version::parse(version);
+    let advisories = world.advisories.of(name.as_str());
+    let seen = if advisories.is_empty() { Vec::new() } else { rows_by_version(known) };
+    let advisories = advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref())));
+    let facts = Facts {
+        published,
+        has_integrity: first.is_some(),
+        integrity: first.and_then(|row| row.integrity.as_ref()),
+        born: known.packument.as_ref().and_then(|packument| packument.oldest),
+        presence: Presence::Gone { last_seen: first.and_then(|row| row.gone), replaced: first.is_some_and(|row| row.replaced) },
+        parsed: parsed.as_ref(),
+        advisories: &advisories,
+        ..Facts::of(name, version, first.map_or(known.validated, |row| row.effective))
+    };
+    let rules = world.policy(profile).about(name);
+    let verdict = judge(&rules, &world.standing, &facts, known.validated);
+    let notes = rules.notes(&facts, known.validated);
+    Some((verdict, first, notes))
 }
 
 /// A tarball that the disk did not take, and its share of the memory for those, held until its last reader is done.

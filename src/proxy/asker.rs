@@ -79,17 +79,32 @@ impl Askers {
     /// # Errors
     /// What is wrong with the headers that say so, for the client.
     pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Asker, String> {
+        self.meet(peer, head).map(|(asker, _)| asker)
+    }
+
+    /// Who asks, if they are on this machine, or if `all` are welcome.
+    #[must_use]
+    pub fn visitor(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Asker> {
+        let (asker, is_here) = self.meet(peer, head).ok()?;
+        (all || is_here).then_some(asker)
+    }
+
+    /// Who asks, and whether they are on this machine.
+    fn meet(&self, peer: IpAddr, head: &Parts) -> Result<(Asker, bool), String> {
         let peer = peer.to_canonical();
         let trusted = self.trusted.iter().any(|net| net.contains(&peer));
         let origin = self.origin(peer, trusted, head)?;
         let base = self.base(&origin, trusted, &head.headers)?;
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_here = self.may_borrow(peer, trusted, &origin);
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
             Some(own) => Authorization::Own(own.into()),
-            None if self.may_borrow(peer, trusted, &origin) => Authorization::Lent,
+            None if is_here => Authorization::Lent,
             None => Authorization::None,
         };
-        Ok(Asker { address: origin.address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
+        let asker =
+            Asker { address: origin.address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() };
+        Ok((asker, is_here))
     }
 
     /// Who asks under `base`, an address that is not ours: the peer itself, whatever proxies may say.

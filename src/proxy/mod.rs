@@ -8,6 +8,7 @@ pub mod forward;
 mod intercept;
 mod onward;
 pub mod others;
+pub mod own;
 pub mod passage;
 mod place;
 pub mod respond;
@@ -28,7 +29,8 @@ use crate::upstream::HostGlob;
 
 pub use answers::Answers;
 pub use forward::Forward;
-pub use service::{Door, Own, Service};
+pub use own::{Own, OwnRequest};
+pub use service::{Door, Service};
 pub use targets::{Aim, Targets};
 
 /// How the doors behave.
@@ -40,6 +42,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether what changes the registry is passed on.
     pub allow_writes: bool,
+    /// Whether questions about packages below `/-/coldframe/` are answered to clients on other machines too.
+    pub explains_to_all: bool,
     /// The largest body of an audit that is taken, in bytes, as it comes and inflated.
     pub body_limit: u64,
     /// The largest body of a write, in bytes: a publish holds its tarball.
@@ -56,6 +60,7 @@ impl Default for Config {
             public_url: None,
             trusted_proxies: Vec::new(),
             allow_writes: false,
+            explains_to_all: false,
             body_limit: 16_000_000,
             write_limit: 250_000_000,
             body_timeout: Duration::from_mins(2),

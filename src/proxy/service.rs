@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use http::{Method, Request, Response};
 
 use super::answers::Answers;
 use super::asker::Askers;
+use super::own::{self, Own, OwnRequest};
 use super::respond::{self, CODINGS, Reply};
 use super::targets::Aim;
 use super::watch::Watch;
@@ -22,9 +22,6 @@ use crate::net::{Body, body};
 use crate::npm::{Endpoint, PackageName};
 use crate::telemetry::{EndpointLabel, Metrics};
 use crate::upstream::{Authorization, Passed};
-
-/// Answers `/-/coldframe/…`: given the method and the decoded path below it.
-pub type Own = Arc<dyn Fn(Method, String) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
 
 /// What every request needs. One a process, behind an `Arc`.
 pub struct Service<A> {
@@ -42,9 +39,9 @@ impl<A: Answers> Service<A> {
         Self { answers, askers: Askers::new(&config, listeners), config, own, metrics }
     }
 
-    /// One of our own pages.
+    /// One of our own pages, for whoever may ask nothing about packages.
     pub(super) async fn own_page(&self, method: Method, page: String) -> Response<Bytes> {
-        (self.own)(method, page).await
+        (self.own)(OwnRequest { method, page, query: None, visitor: None, body: Bytes::new() }).await
     }
 
     /// What is counted.
@@ -97,14 +94,16 @@ where
     };
     watch.endpoint = label(&endpoint);
     watch.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
-    // A probe is answered whatever it calls us.
     if let Endpoint::Own(page) = endpoint {
         // Whoever asks the registry did not ask us.
-        let reply = match door {
-            Door::Registry(_) => respond::own(service.own_page(head.method, page).await),
-            Door::Intercepted(_) => respond::failed(&no_registry()),
+        let &Door::Registry(profile) = door else { return watch.answered(respond::failed(&no_registry())) };
+        return match own::take(&service.askers, &service.config, peer.ip(), head, page, body).await {
+            Ok(mut request) => {
+                request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
+                watch.answered(respond::own((service.own)(request).await))
+            }
+            Err(error) => watch.answered(respond::failed(&error)),
         };
-        return watch.answered(reply);
     }
     let asker = match base {
         None => service.askers.resolve(peer.ip(), &head),
@@ -414,7 +413,7 @@ mod tests {
 
     fn service(config: Config) -> Arc<Service<Stub>> {
         let own: Own =
-            Arc::new(|method, path| Box::pin(async move { Response::new(Bytes::from(format!("own {method} {path}"))) }));
+            Arc::new(|asked| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", asked.method, asked.page))) }));
         let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
         Arc::new(Service::new(Arc::default(), config, &listeners, own, Arc::default()))
     }

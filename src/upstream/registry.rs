@@ -251,6 +251,11 @@ impl Registries {
         name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
     }
 
+    /// The addresses of all registries, without credentials.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.default).chain(self.scoped.values()).map(|registry| &**registry.id())
+    }
+
     /// The circuits of the hosts that were asked.
     #[must_use]
     pub fn circuits(&self) -> &Arc<Circuits> {

@@ -21,6 +21,7 @@ mod audit;
 mod authority;
 mod beside;
 mod binary;
+mod check;
 mod credentials;
 mod crowd;
 mod crowds;

@@ -1,0 +1,115 @@
+//! Judging what lockfiles lock: here, by a firewall for the occasion, or by asking a Coldframe that runs somewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use url::Url;
+
+use super::{AppError, question};
+use crate::admin::{Checked, MOST_LOCKED, Wanted};
+use crate::config::Config;
+use crate::firewall::Locked;
+use crate::net::{Client, Deadlines, Outgoing, Reach, Settings};
+use crate::telemetry::Clock;
+use crate::tls;
+
+/// How long a server may take over one request: it may have hundreds of packuments to fetch first.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// The longest answer that is read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// Who judges what lockfiles lock.
+pub struct Checker(Place);
+
+enum Place {
+    Here(question::Scratch),
+    There(Box<Distant>),
+}
+
+/// A Coldframe that is asked over the network.
+struct Distant {
+    client: Client,
+    server: Url,
+}
+
+impl Checker {
+    /// One that judges by `config`, by what its data directory knows, and by what upstream says now. Writes nothing down.
+    ///
+    /// # Errors
+    /// When upstream cannot be set up, or the ledger is there and cannot be read.
+    pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        Ok(Self(Place::Here(question::firewall(config, clock)?)))
+    }
+
+    /// The Coldframe that runs at `server`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When a file of certificates is wrong.
+    pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
+        let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
+        let client = Client::new(&Settings {
+            deadlines,
+            proxies: config.upstream.proxies.clone(),
+            tls: tls::client_config(&config.tls)?.client,
+            user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+        });
+        Ok(Self(Place::There(Box::new(Distant { client, server }))))
+    }
+
+    /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
+    ///
+    /// # Errors
+    /// When a server cannot be asked, or does not answer as a Coldframe does.
+    pub async fn check(&self, locked: &[Locked]) -> Result<Checked, AppError> {
+        match &self.0 {
+            Place::Here(firewall) => {
+                let packages = firewall.value.check(&question::asker(), locked).await;
+                Ok(Checked { packages, upstreams: firewall.value.upstreams() })
+            }
+            Place::There(distant) => {
+                distant.check(locked).await.map_err(|detail| AppError::Server { server: distant.server.as_str().into(), detail })
+            }
+        }
+    }
+}
+
+impl Distant {
+    async fn check(&self, locked: &[Locked]) -> Result<Checked, String> {
+        let mut checked = Checked { packages: Vec::with_capacity(locked.len()), upstreams: Vec::new() };
+        for part in locked.chunks(MOST_LOCKED) {
+            let Checked { packages, upstreams } = self.ask(part).await?;
+            if packages.len() != part.len() {
+                return Err(format!("it judged {} of {} packages", packages.len(), part.len()));
+            }
+            checked.packages.extend(packages);
+            checked.upstreams = upstreams;
+        }
+        Ok(checked)
+    }
+
+    async fn ask(&self, part: &[Locked]) -> Result<Checked, String> {
+        let mut url = self.server.clone();
+        url.set_path(&format!("{}/-/coldframe/check", self.server.path().trim_end_matches('/')));
+        let body = serde_json::to_vec(&Wanted { packages: part.to_vec() }).map_err(|wrong| wrong.to_string())?;
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let outgoing = Outgoing { method: Method::POST, url, headers, body: body.into(), reach: Reach::Anywhere };
+        let answer = self.client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
+        let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
+        let body = answer.body.collect(LONGEST).await.map_err(|wrong| wrong.to_string())?;
+        read(&status, is_well, &body)
+    }
+}
+
+/// Reads an answer, or what it says instead.
+fn read(status: &str, is_well: bool, body: &Bytes) -> Result<Checked, String> {
+    if !is_well {
+        let told = serde_json::from_slice::<serde_json::Value>(body).ok();
+        let told = told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("it gives no reason");
+        return Err(format!("{status}: {told}"));
+    }
+    serde_json::from_slice(body).map_err(|wrong| format!("it does not answer as a Coldframe does: {wrong}"))
+}

@@ -1,0 +1,159 @@
+//! `coldframe check`: which versions in lockfiles would be refused, before anybody installs them. Needs no running server.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use url::Url;
+
+use super::check_report::{FileReport, Report};
+use super::flags::SettingFlags;
+use super::hosts::Hosts;
+use super::output::{self, Exit, Failure};
+use super::serve::runtime;
+use super::{check_fix, check_github, check_sarif, check_table};
+use crate::app::{AppError, Checker};
+use crate::config::Config;
+use crate::npm::Lockfile;
+use crate::npm::lockfile::{LockfileError, NAMES};
+use crate::telemetry::SystemClock;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Lockfiles, and folders to look into, but not below [default: the working directory].
+    paths: Vec<PathBuf>,
+    /// Ask the Coldframe that runs there, instead of judging here by the settings and the data directory.
+    #[arg(long, value_name = "URL", value_parser = server)]
+    server: Option<Url>,
+    /// How to tell what was found.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Tell the overrides to add as well, so that what is refused makes way for what is allowed.
+    #[arg(long)]
+    fix: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+/// How to tell what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// Everything, for programs.
+    Json,
+    /// SARIF 2.1.0: a result for each version that is refused.
+    Sarif,
+    /// Workflow commands, which annotate a pull request.
+    Github,
+}
+
+/// Why no lockfile was read.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("no lockfile in: {}", .0.display())]
+    NoLockfile(PathBuf),
+    #[error("cannot read `{}`", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot read `{}`", path.display())]
+    Lockfile { path: PathBuf, source: LockfileError },
+    #[error("`--fix` goes with `--format table` and `--format json`")]
+    FixNeedsTable,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let usage = |wrong: CheckError| Failure::new(Exit::Usage, wrong);
+    if arguments.fix && !matches!(arguments.format, Format::Table | Format::Json) {
+        return Err(usage(CheckError::FixNeedsTable));
+    }
+    let config = arguments.settings.read(Config::gather)?;
+    let mut read = Vec::new();
+    for path in find(arguments.paths).map_err(usage)? {
+        read.push((shown(&path), read_lockfile(path).map_err(usage)?));
+    }
+    let mut hosts = Hosts::of(&config, arguments.server.as_ref());
+    let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| FileReport::of(path, &lockfile)).collect();
+    let report = runtime()?.block_on(async {
+        let checker = match arguments.server {
+            Some(server) => Checker::at(server, &config)?,
+            None => Checker::here(config, Arc::new(SystemClock))?,
+        };
+        let locked: Vec<_> = files.iter().flat_map(FileReport::locked).collect();
+        let judged = checker.check(&locked).await?;
+        hosts.add(&judged.upstreams);
+        let mut outcomes = judged.packages.into_iter();
+        for file in &mut files {
+            file.conclude(&hosts, &mut outcomes);
+        }
+        // Those who asked for a version may have to give way themselves: then what they asked for binds nobody.
+        let again: Vec<_> = files.iter().flat_map(FileReport::unbound).collect();
+        let mut outcomes = checker.check(&again).await?.packages.into_iter();
+        for file in &mut files {
+            file.fit(&mut outcomes);
+        }
+        Ok::<_, AppError>(Report { files })
+    })?;
+    let text = match arguments.format {
+        Format::Table if arguments.fix => check_table::tell(&report) + &check_fix::tell(&report),
+        Format::Table => check_table::tell(&report),
+        Format::Json => format!("{:#}\n", report.json(arguments.fix.then(|| check_fix::json(&report)))),
+        Format::Sarif => format!("{:#}\n", check_sarif::tell(&report)),
+        Format::Github => check_github::tell(&report),
+    };
+    output::print(&text)?;
+    Ok(exit(&report))
+}
+
+/// 75 is what mailers end with when it is worth trying again later.
+fn exit(report: &Report) -> Exit {
+    let mut refused = report.refused().peekable();
+    if refused.peek().is_none() {
+        Exit::Done
+    } else if refused.all(|finding| finding.judged.outcome.is_cured_by_waiting()) {
+        Exit::Later
+    } else {
+        Exit::Failed
+    }
+}
+
+/// The lockfiles that `paths` mean, in their order.
+fn find(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
+    if paths.is_empty() {
+        paths.push(PathBuf::from("."));
+    }
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(path);
+            continue;
+        }
+        let inside: Vec<_> = NAMES.iter().map(|name| path.join(name)).filter(|path| path.is_file()).collect();
+        if inside.is_empty() {
+            return Err(CheckError::NoLockfile(path));
+        }
+        found.extend(inside);
+    }
+    Ok(found)
+}
+
+fn read_lockfile(path: PathBuf) -> Result<Lockfile, CheckError> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(CheckError::File { path, source }),
+    };
+    Lockfile::read(&name, &bytes).map_err(|source| CheckError::Lockfile { path, source })
+}
+
+/// A path as reports name it: relative as it was given, with forward slashes.
+fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('\\', "/");
+    text.strip_prefix("./").unwrap_or(&text).to_owned()
+}
+
+fn server(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|wrong| wrong.to_string())?;
+    let usable = matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none();
+    if usable { Ok(url) } else { Err("expected the address of a Coldframe, such as http://127.0.0.1:4873/".to_owned()) }
+}

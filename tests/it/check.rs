@@ -1,0 +1,306 @@
+//! Lockfiles before the install: what would be refused, why, until when, and what to take in its place.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::package::{Package, hours, sha512};
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+use crate::scene::Scene;
+
+/// A project with a lockfile, before a registry.
+struct Project {
+    home: TempDir,
+    data: TempDir,
+    registry: Registry,
+}
+
+impl Project {
+    async fn make() -> Self {
+        let clock = machine_clock();
+        Self { home: TempDir::new().unwrap(), data: TempDir::new().unwrap(), registry: Registry::start(&clock).await }
+    }
+
+    /// Two versions of axios, the second an hour old, and an old left-pad.
+    async fn with_axios() -> Self {
+        let project = Self::make().await;
+        project.registry.publish(Package::new("axios", "1.14.0"));
+        project.registry.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+        project.registry.publish(Package::new("left-pad", "1.3.0"));
+        project
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.home.path().join(name), text).unwrap();
+    }
+
+    /// `check` of the project, alone.
+    fn check(&self, words: &[&str]) -> (i32, String, String) {
+        let mut command = self.command(words);
+        command.args(["--upstream", &self.registry.url]);
+        run(&mut command)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = coldframe(self.home.path());
+        command.arg("check").args(words).arg("--data-dir").arg(self.data.path());
+        command
+    }
+
+    fn json(&self, words: &[&str]) -> (i32, Value) {
+        let (code, told, errors) = self.check(&[&["--format", "json"], words].concat());
+        (code, serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}{errors}")))
+    }
+}
+
+/// A `package-lock.json` of these packages, a line each from line 4 on; the project asks for each with `^1`.
+fn package_lock(packages: &[(&str, Value)]) -> String {
+    let asked: Vec<_> = packages.iter().map(|(name, _)| format!("{}: \"^1.0.0\"", json!(name))).collect();
+    let entries: Vec<_> = packages.iter().map(|(name, entry)| format!("\"node_modules/{name}\": {entry}")).collect();
+    format!(
+        "{{ \"lockfileVersion\": 3,\n\"packages\": {{\n\"\": {{ \"dependencies\": {{ {} }} }},\n{}\n}} }}\n",
+        asked.join(", "),
+        entries.join(",\n")
+    )
+}
+
+fn locked(version: &str) -> Value {
+    json!({ "version": version })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_version_is_named_with_its_line_its_rule_its_opening_and_what_fits() {
+    let project = Project::with_axios().await;
+    project.write("package-lock.json", &package_lock(&[("left-pad", locked("1.3.0")), ("axios", locked("1.14.1"))]));
+    let (code, told, errors) = project.check(&[]);
+    assert_eq!(code, 75, "waiting alone cures it: {told}{errors}");
+    for part in
+        ["package-lock.json: 2 versions, 1 would be refused", "axios@1.14.1", "line 5", "minimum-age", "UTC", "use 1.14.0"]
+    {
+        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+    }
+    assert!(!told.contains("left-pad"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_refused_is_exit_code_0_and_a_missing_resolved_is_normal() {
+    let project = Project::with_axios().await;
+    project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.0")), ("left-pad", locked("1.3.0"))]));
+    let (code, told, errors) = project.check(&[]);
+    assert_eq!(code, 0, "{told}{errors}");
+    assert!(told.contains("none would be refused") && !told.contains("around"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_around_is_told_and_is_no_refusal() {
+    let project = Project::with_axios().await;
+    project.registry.publish(Package::new("forked", "1.0.0"));
+    let through = |version: &str, url: String| json!({ "version": version, "resolved": url });
+    project.write(
+        "package-lock.json",
+        &package_lock(&[
+            ("axios", through("1.14.0", format!("{}/axios/-/axios-1.14.0.tgz", project.registry.url))),
+            ("forked", through("1.0.0", "git+ssh://git@git.example/a/forked.git#0123".to_owned())),
+            ("left-pad", through("1.3.0", "https://files.example/left-pad-1.3.0.tgz".to_owned())),
+        ]),
+    );
+    let (code, told) = project.json(&[]);
+    assert_eq!(code, 0, "{told}");
+    let bypasses = told["files"][0]["bypasses"].as_array().unwrap();
+    let found: Vec<_> = bypasses.iter().map(|one| (one["kind"].as_str().unwrap(), one["place"].as_str().unwrap())).collect();
+    assert_eq!(found, [("git", "git.example"), ("other-host", "files.example")]);
+    assert_eq!(bypasses[1]["packages"], json!([{ "package": "left-pad@1.3.0", "line": 6 }]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_bytes_and_missing_versions_are_refusals_that_waiting_does_not_cure() {
+    let project = Project::with_axios().await;
+    let wrong = json!({ "version": "1.14.0", "integrity": sha512(b"other bytes") });
+    for (entry, rule) in [(wrong, "lockfile-integrity"), (locked("1.99.0"), "not-found")] {
+        project.write("package-lock.json", &package_lock(&[("axios", entry)]));
+        let (code, told) = project.json(&[]);
+        assert_eq!((code, &told["files"][0]["refused"][0]["rule"]), (1, &json!(rule)), "{told}");
+    }
+    let right = json!({ "version": "1.14.0", "integrity": sha512(&Package::new("axios", "1.14.0").tarball) });
+    project.write("package-lock.json", &package_lock(&[("axios", right)]));
+    assert_eq!(project.json(&[]).0, 0);
+    project.write("package-lock.json", &package_lock(&[("axios", locked("1.99.0")), ("left-pad", locked("1.3.0"))]));
+    assert_eq!(project.json(&["--min-release-age", "0s"]).0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_satisfies_everybody_who_asked() {
+    let project = Project::make().await;
+    for version in ["1.0.0", "1.1.0", "1.2.0", "2.0.0"] {
+        project.registry.publish(Package::new("axios", version));
+    }
+    project.registry.publish(Package::new("axios", "1.3.0").aged(hours(1)));
+    project.registry.publish(Package::new("asks", "1.0.0"));
+    project.write(
+        "yarn.lock",
+        "# yarn lockfile v1\n\nasks@^1.0.0:\n  version \"1.0.0\"\n  dependencies:\n    axios \">=1.0.0 <1.2.0 || 1.3.0\"\n\n\
+         axios@^1.0.0, \"axios@>=1.0.0 <1.2.0 || 1.3.0\":\n  version \"1.3.0\"\n",
+    );
+    let (code, told) = project.json(&[]);
+    let refused = &told["files"][0]["refused"][0];
+    assert_eq!((code, &refused["fits"], &refused["nearest"]), (75, &json!("1.1.0"), &json!("1.2.0")), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_coldframe_says_the_same_and_knows_what_only_it_saw() {
+    let project = Project::with_axios().await;
+    project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1")), ("left-pad", locked("1.3.0"))]));
+    let alone = project.json(&[]);
+    let program = Program::serve(project.home.path(), project.data.path(), &project.registry.url, &[]);
+    assert_eq!(project.json(&[]), alone, "beside a running server");
+    let server = format!("http://{}/", program.address);
+    let mut asking = project.command(&["--server", &server, "--format", "json"]);
+    let (code, told, errors) = run(&mut asking);
+    let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}{errors}"));
+    assert_eq!((code, told), alone);
+    program.kill();
+    let (code, _, errors) = run(&mut project.command(&["--server", &server]));
+    assert!(code == 1 && errors.contains(&server), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lockfiles_are_found_in_the_folders_that_are_named() {
+    let project = Project::with_axios().await;
+    std::fs::create_dir(project.home.path().join("app")).unwrap();
+    project.write("package-lock.json", &package_lock(&[("left-pad", locked("1.3.0"))]));
+    project.write("app/pnpm-lock.yaml", "lockfileVersion: '9.0'\npackages:\n  axios@1.14.1:\n    resolution: {}\n");
+    let paths = |words: &[&str]| -> Vec<String> {
+        let files = project.json(words).1["files"].as_array().unwrap().clone();
+        files.iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(paths(&[]), ["package-lock.json"]);
+    assert_eq!(paths(&["app", "./package-lock.json"]), ["app/pnpm-lock.yaml", "package-lock.json"]);
+    let (code, _, errors) = project.check(&["data"]);
+    assert!(code == 2 && errors.contains("data"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_lockfile_is_told_with_its_line_and_upstream_is_not_asked() {
+    let project = Project::make().await;
+    for (name, text, part) in [
+        ("package-lock.json", "{\n\"lockfileVersion\": 3,\n\"packages\": {\n<<<<<<< HEAD\n", "line 4"),
+        ("pnpm-lock.yaml", "lockfileVersion: '9.0'\npackages: &a\n  x: *a\n", "line 3"),
+        ("yarn.lock", "axios@^1:\n  version \"1\n", "line 2"),
+        ("bun.lockb", "#!/usr/bin/env bun\n", "save-text-lockfile"),
+        ("Cargo.toml", "[package]\n", "package-lock.json"),
+    ] {
+        project.write(name, text);
+        let (code, _, errors) = project.check(&[name]);
+        assert!(code == 2 && errors.contains(name) && errors.contains(part), "{name}: {errors}");
+    }
+    assert_eq!(project.registry.total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sarif_has_one_result_a_name_and_version() {
+    let project = Project::with_axios().await;
+    project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
+    project.write("bun.lock", r#"{ "lockfileVersion": 1, "packages": { "axios": ["axios@1.14.1", "", {}, ""], "a/axios": ["axios@1.14.1", "", {}, ""] } }"#);
+    let (code, told, errors) = project.check(&["--format", "sarif"]);
+    assert_eq!(code, 75, "{errors}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["version"], &told["runs"][0]["tool"]["driver"]["name"]), (&json!("2.1.0"), &json!("coldframe")));
+    let results = told["runs"][0]["results"].as_array().unwrap();
+    assert_eq!(results.len(), 1, "{told}");
+    let places: Vec<_> = results[0]["locations"].as_array().unwrap().iter().map(|one| &one["physicalLocation"]).collect();
+    let (first, second) = (&places[0]["artifactLocation"]["uri"], &places[1]["artifactLocation"]["uri"]);
+    assert_eq!((first, second, &places[0]["region"]["startLine"]), (&json!("package-lock.json"), &json!("bun.lock"), &json!(4)));
+    let rules = told["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    let index = usize::try_from(results[0]["ruleIndex"].as_u64().unwrap()).unwrap();
+    assert_eq!(rules[index]["id"], results[0]["ruleId"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn github_gets_a_command_a_version_on_its_line() {
+    let project = Project::with_axios().await;
+    project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
+    let (code, told, errors) = project.check(&["--format", "github"]);
+    assert_eq!(code, 75, "{errors}");
+    assert!(
+        told.starts_with("::error file=package-lock.json,line=4,title=axios@1.14.1 would be refused::axios@1.14.1: "),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fix_tells_each_client_its_own_overrides() {
+    let project = Project::with_axios().await;
+    project.registry.publish(Package::new("asks", "1.0.0"));
+    for (name, text, parts) in [
+        (
+            "package-lock.json",
+            r#"{ "lockfileVersion": 3, "packages": { "": { "dependencies": { "asks": "^1" } }, "node_modules/asks": { "version": "1.0.0", "dependencies": { "axios": "^1.0.0" } }, "node_modules/axios": { "version": "1.14.1" } } }"#,
+            &["\"overrides\": {", "\"axios@1.14.1\": \"1.14.0\"", "package.json"][..],
+        ),
+        (
+            "pnpm-lock.yaml",
+            "lockfileVersion: '9.0'\npackages:\n  axios@1.14.1:\n    resolution: {}\n",
+            &["overrides:", "\"axios@1.14.1\": \"1.14.0\"", "pnpm-workspace.yaml"],
+        ),
+        (
+            "yarn.lock",
+            "# yarn lockfile v1\n\nasks@^1:\n  version \"1.0.0\"\n  dependencies:\n    axios \"^1.0.0\"\n\naxios@^1.0.0:\n  version \"1.14.1\"\n",
+            &["\"resolutions\": {", "\"axios\": \"1.14.0\""],
+        ),
+    ] {
+        project.write(name, text);
+        let (code, told, errors) = project.check(&[name, "--fix"]);
+        assert_eq!(code, 75, "{errors}");
+        for part in parts {
+            assert!(told.contains(part), "{name}: {part:?} is missing:\n{told}");
+        }
+    }
+    project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
+    let (_, told, _) = project.check(&["package-lock.json", "--fix"]);
+    assert!(told.contains("npm install --save-exact axios@1.14.0") && !told.contains("overrides"), "{told}");
+    assert_eq!(project.check(&["--fix", "--format", "sarif"]).0, 2);
+}
+
+#[tokio::test]
+async fn the_page_judges_for_this_machine_and_for_others_only_where_a_setting_says_so() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("axios", "1.14.0"));
+    scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    let body = json!({ "packages": [{ "name": "axios", "version": "1.14.1", "ranges": ["^1"] }] }).to_string();
+    let ask = |scene: &Scene| scene.ask("POST", "/-/coldframe/check").body(body.as_bytes().to_vec());
+    let told = ask(&scene).await.is(200).json();
+    let judged = &told["packages"][0];
+    assert_eq!((&judged["outcome"], &judged["fits"]), (&json!("hold"), &json!("1.14.0")), "{told}");
+    let refused = ask(&scene).header("via", "1.1 proxy.example").await.is(403).text();
+    assert!(refused.contains("explain-to"), "{refused}");
+    assert_eq!(scene.registry.count("/axios"), 1);
+    let open = Scene::open().set("explain-to", "everybody").await;
+    open.publish(Package::new("axios", "1.14.1").aged(hours(1)));
+    ask(&open).header("via", "1.1 proxy.example").await.is(200);
+}
+
+#[tokio::test]
+async fn the_page_is_bounded() {
+    let scene = Scene::open().set("body-limit", "100KB").await;
+    let ask = |body: String| scene.ask("POST", "/-/coldframe/check").body(body.into_bytes());
+    let many: Vec<_> = (0..501).map(|at| json!({ "name": "axios", "version": format!("1.0.{at}") })).collect();
+    ask(json!({ "packages": many }).to_string()).await.is(413);
+    ask("{".to_owned()).await.is(400);
+    ask(json!({ "packages": [] }).to_string() + &" ".repeat(100_000)).await.is(413);
+    scene.get("/-/coldframe/check").await.is(405);
+    let told = ask(json!({ "packages": [{ "name": "../etc", "version": "1.0.0" }] }).to_string()).await.is(200).json();
+    assert_eq!(told["packages"][0]["outcome"], json!("missing"), "{told}");
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[test]
+fn a_folder_without_a_lockfile_is_exit_code_2() {
+    let home = TempDir::new().unwrap();
+    let (code, _, errors) = run(coldframe(home.path()).arg("check"));
+    assert!(code == 2 && errors.contains("no lockfile"), "{errors}");
+    assert!(!Path::new(home.path()).join(".local").exists(), "nothing is written");
+}
