@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
 use super::serve::runtime;
 use crate::app;
 use crate::config::Config;
-use crate::firewall::Explanation;
+use crate::firewall::{Explanation, TagMove};
 use crate::npm::{Spec, instant};
-use crate::policy::Verdict;
+use crate::policy::{Step, Verdict};
 use crate::telemetry::SystemClock;
 
 #[derive(Debug, Args)]
@@ -45,6 +45,9 @@ fn tell_json(explanation: &Explanation) -> String {
         "verdict": word(&explanation.verdict),
         "rule": reason.map(|reason| reason.rule.as_str()),
         "reason": reason.map(|reason| &reason.detail),
+        "waiver": explanation.waiver.as_ref().map(|reason| json!({ "rule": reason.rule.as_str(), "reason": reason.detail })),
+        "rules": explanation.steps.iter().map(step_json).collect::<Vec<_>>(),
+        "distTags": explanation.tags.iter().map(tag_json).collect::<Vec<_>>(),
         "published": instant(explanation.published),
         "effective": explanation.effective.to_string(),
         "opens": instant(explanation.verdict.opens()),
@@ -71,7 +74,27 @@ fn tell(explanation: &Explanation) -> String {
         columns.row(["minimum age", &instant::tell_age(explanation.minimum_release_age)]);
     }
     columns.row(["upstream", &format!("{} (asked {})", explanation.upstream, instant::tell(explanation.validated))]);
-    format!("{}@{} is {}\n{columns}", explanation.name, explanation.version, outcome(&explanation.verdict))
+    if let Some(waiver) = &explanation.waiver {
+        columns.row(["waived", &waiver.detail]);
+    }
+    for moved in explanation.tags.iter().filter(|moved| moved.shown.as_ref() != Some(&moved.upstream)) {
+        let here = moved.shown.as_deref().unwrap_or("nowhere");
+        columns.row(["dist-tag", &format!("{} points to {here} here, to {} upstream", moved.tag, moved.upstream)]);
+    }
+    let mut rules = Columns::indented("    ");
+    for step in &explanation.steps {
+        rules.row([step.rule.as_str(), &step.action, step.outcome.as_str(), &step.detail]);
+    }
+    let rules = if explanation.steps.is_empty() { String::new() } else { format!("  rules, first to last\n{rules}") };
+    format!("{}@{} is {}\n{columns}{rules}", explanation.name, explanation.version, outcome(&explanation.verdict))
+}
+
+fn step_json(step: &Step) -> Value {
+    json!({ "rule": step.rule.as_str(), "action": step.action, "outcome": step.outcome.as_str(), "detail": step.detail })
+}
+
+fn tag_json(moved: &TagMove) -> Value {
+    json!({ "tag": moved.tag, "upstream": moved.upstream, "here": moved.shown })
 }
 
 fn word(verdict: &Verdict) -> &'static str {
@@ -106,6 +129,9 @@ mod tests {
             name: PackageName::parse("axios").unwrap(),
             version: "1.14.1".into(),
             verdict,
+            waiver: None,
+            steps: Vec::new(),
+            tags: Vec::new(),
             published: Some(published),
             effective: published,
             nearest: Some("1.14.0".into()),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::catalog::Need;
 use super::packument::{Spoken, best, no_version};
-use super::{Asker, Explanation, Form, Inner, Rejection};
+use super::{Asker, Explanation, Form, Inner, Rejection, TagMove};
 use crate::npm::{PackageName, Packument, Range, tag};
+use crate::policy::waiver;
 
 impl Inner {
     pub(super) async fn explain(
@@ -20,14 +21,25 @@ impl Inner {
             return Err(no_version(name, wanted));
         };
         let world = self.world();
+        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
+        let advisories = world.advisories.of(name.as_str()).among(versions);
+        let facts = reading.known.facts(&packument, at, &advisories);
+        let policy = world.policy(asker.profile);
+        let tags = packument.dist_tags.iter().map(|(tag, target)| {
+            let shown = screen.tag(&packument, tag).map(Into::into);
+            TagMove { tag: tag.clone(), upstream: target.clone(), shown }
+        });
         Ok(Explanation {
+            waiver: waiver(&policy.about(name), &world.standing, &facts, reading.known.validated).map(|note| note.reason),
+            steps: policy.trace(&facts, reading.known.validated),
+            tags: tags.collect(),
             name: name.clone(),
             version: entry.key.clone(),
             verdict: screen.verdict(at).clone(),
             published: entry.published,
             effective: reading.known.provenance[at].effective,
             nearest: screen.nearest(&packument, &entry.key).map(Into::into),
-            minimum_release_age: world.policy(asker.profile).minimum_release_age(name),
+            minimum_release_age: policy.minimum_release_age(name),
             upstream: Arc::clone(reading.known.registry.id()),
             validated: reading.known.validated,
         })

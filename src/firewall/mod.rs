@@ -55,7 +55,7 @@ use self::workbench::Workbenches;
 use self::world::World;
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
-use crate::policy::{Advisories, Policy, Verdict};
+use crate::policy::{Advisories, Policy, Reason, Step, Verdict};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Passage, Passed, Registries, UpstreamError};
@@ -106,6 +106,12 @@ pub struct Explanation {
     pub version: Box<str>,
     /// The verdict.
     pub verdict: Verdict,
+    /// The decision that lets it through, and what would have held it back.
+    pub waiver: Option<Reason>,
+    /// Every rule in its order, and what it made of the version.
+    pub steps: Vec<Step>,
+    /// Where each dist-tag points upstream, and where for clients.
+    pub tags: Vec<TagMove>,
     /// When upstream says it was published.
     pub published: Option<Timestamp>,
     /// The effective publish time, from which age counts.
@@ -118,6 +124,17 @@ pub struct Explanation {
     pub upstream: Arc<str>,
     /// When upstream was last asked.
     pub validated: Timestamp,
+}
+
+/// A dist-tag, upstream and here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagMove {
+    /// Its name.
+    pub tag: Box<str>,
+    /// Where it points upstream.
+    pub upstream: Box<str>,
+    /// Where it points for clients; `None` when it is left out.
+    pub shown: Option<Box<str>>,
 }
 
 /// Packages of which it is remembered that they are not there, or could not be asked for.
