@@ -174,6 +174,7 @@ impl Config {
         let public_url = reader.one(Key::PublicUrl, read::public_url);
         let packument_ttl = reader.one(Key::PackumentTtl, read::duration);
         let max_stale = reader.one(Key::MaxStale, read::duration);
+        let patience = reader.one(Key::Patience, read::duration);
         let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
@@ -203,6 +204,7 @@ impl Config {
             firewall: firewall::Config {
                 packument_ttl: packument_ttl?,
                 max_stale: max_stale?,
+                patience: patience?,
                 memory: memory?,
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
@@ -452,6 +454,7 @@ memory = \"1GB\"
             # redirect-host                             # default: upstream's own
             # upstream-ca                               # default: the system's
             upstream-timeout = "30s"                    # default
+            upstream-patience = "3s"                    # default
             max-connections = 7                         # --max-connections
             head-timeout = "20s"                        # default
             head-limit = "32KiB"                        # default

@@ -36,6 +36,7 @@ pub enum Key {
     RedirectHost,
     UpstreamCa,
     UpstreamTimeout,
+    Patience,
     MaxConnections,
     HeadTimeout,
     HeadLimit,
@@ -302,6 +303,7 @@ pub static SETTINGS: [Setting; 45] = [
         Default::Value("30s"),
         "How long upstream may be silent before a request to it is given up",
     ),
+    one(Key::Patience, "upstream-patience", Kind::Duration, Default::Value("3s"), "How long upstream may delay a stale answer"),
     one(
         Key::MaxConnections,
         "max-connections",

@@ -3,11 +3,13 @@
 //! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
 //! because verdicts are as of the instant upstream confirmed it.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::history::{self, Reconciled};
 use super::intake::{Arrival, content_of};
@@ -25,6 +27,9 @@ const ABSENT: Duration = Duration::from_secs(60);
 
 /// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
+
+/// How often it is told that a registry's last answers are served.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// How often a packument is asked for because a flight that was joined brought it in the other form.
 const ATTEMPTS: usize = 4;
@@ -137,7 +142,7 @@ impl Inner {
         };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
-            let reading = self.embark(voyage.clone()).await?;
+            let reading = self.embark_or_make_do(voyage.clone(), now).await?;
             if need.is_met_by(reading.known.form) {
                 return Ok(reading);
             }
@@ -178,6 +183,31 @@ impl Inner {
         is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
     }
 
+    /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
+    /// brings is for whoever asks next.
+    async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
+        let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known.form));
+        if let Some(last) = last().filter(|_| self.is_left_alone(&voyage.slot, now))
+            && let Some(reading) = self.stale(&last, now)
+        {
+            return Ok(reading);
+        }
+        let mut flight = pin!(self.embark(voyage.clone()));
+        if let Ok(landed) = timeout(self.config.patience, flight.as_mut()).await {
+            return landed;
+        }
+        let Some(reading) = last().and_then(|last| self.stale(&last, now)) else {
+            return flight.await;
+        };
+        self.unreachable.insert(voyage.slot.clone(), now);
+        Ok(reading)
+    }
+
+    /// Whether upstream could not be asked for the package a moment ago.
+    fn is_left_alone(&self, slot: &Slot, now: Timestamp) -> bool {
+        self.unreachable.get(slot).is_some_and(|since| is_within(since, LEAVE_ALONE, now))
+    }
+
     async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
         let inner = Arc::clone(self);
         let key = (voyage.slot.clone(), voyage.whole);
@@ -194,9 +224,14 @@ impl Inner {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
             }
-            let left_alone = self.unreachable.get(&voyage.slot).is_some_and(|since| is_within(since, LEAVE_ALONE, now));
-            if let Some(stale) = self.stale(&known, now).filter(|_| left_alone) {
+            if self.is_left_alone(&voyage.slot, now)
+                && let Some(stale) = self.stale(&known, now)
+            {
                 return Ok(stale);
+            }
+            // For whoever does not wait for this flight to land.
+            if known.checked != NEVER {
+                self.documents.insert(voyage.slot.clone(), known);
             }
         }
         // Where the document itself is needed, knowing what was in it is nothing to fall back on.
@@ -394,7 +429,12 @@ impl Inner {
             return None;
         }
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
-        ServedStale { name: &known.slot.name, age }.emit(&self.metrics);
+        let upstream = known.registry.id();
+        let again = self.stale_told.get(upstream).is_some_and(|told| is_within(told, TOLD_EVERY, now));
+        if !again {
+            self.stale_told.insert(Arc::clone(upstream), now);
+        }
+        ServedStale { name: &known.slot.name, upstream, age, again }.emit(&self.metrics);
         Some(Reading { known: Arc::clone(known), stale: Some(age) })
     }
 

@@ -67,6 +67,8 @@ pub struct Config {
     pub packument_ttl: Duration,
     /// How long the last answer is served while upstream cannot be asked.
     pub max_stale: Duration,
+    /// How long upstream's answer is waited for while the last one could be served instead.
+    pub patience: Duration,
     /// Bytes of memory for facts and deflated packuments.
     pub memory: u64,
     /// The largest packument taken from upstream, in bytes, decoded.
@@ -173,6 +175,8 @@ struct Inner {
     unreachable: Cache<Slot, Timestamp>,
     /// Packages that were seen to be parts of others, and of which.
     wholes_of_parts: Cache<PackageName, PackageName>,
+    /// Registries of which it was told that last answers are served for theirs, and when.
+    stale_told: Cache<Arc<str>, Timestamp>,
     /// Packages that were written to through us, and when: upstream is asked again before they are answered.
     written: Cache<PackageName, Timestamp>,
     voyages: Flights<(Slot, bool), Result<Reading, Rejection>>,
@@ -218,6 +222,7 @@ impl Firewall {
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
+            stale_told: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
             voyages: Flights::new(),
             renderings: Flights::new(),

@@ -165,15 +165,29 @@ impl PolicyReloaded<'_> {
 pub struct ServedStale<'a> {
     /// The package.
     pub name: &'a PackageName,
+    /// The registry's address, without credentials.
+    pub upstream: &'a str,
     /// How long ago upstream last confirmed it.
     pub age: Duration,
+    /// Whether this registry's last answers were told of a moment ago, so that this one is for those who look closely.
+    pub again: bool,
 }
 
 impl ServedStale<'_> {
-    /// Counts it. That upstream failed was a warning already, so this is for those who look closely.
+    /// Counts and logs it: each one is in the counter.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.stale.inc();
-        tracing::debug!(package.name = %self.name, age_s = self.age.as_secs(), "served stale");
+        let (name, age_s) = (self.name, self.age.as_secs());
+        if self.again {
+            tracing::debug!(package.name = %name, upstream.address = self.upstream, age_s, "served stale");
+        } else {
+            tracing::warn!(
+                package.name = %name,
+                upstream.address = self.upstream,
+                age_s,
+                "upstream does not answer: last answers are served, marked as stale"
+            );
+        }
     }
 }
 

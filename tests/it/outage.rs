@@ -55,6 +55,54 @@ async fn what_is_cached_goes_on_marked_as_stale_and_opens_nothing() {
 }
 
 #[tokio::test]
+async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
+    // With no patience at all nobody waits; that there is some, and how long, is the setting's.
+    for restarted in [false, true] {
+        let mut scene = Scene::open().set("upstream-patience", if restarted { "1s" } else { "0s" }).await;
+        scene.publish_old("cached", &["1.0.0"]);
+        scene.publish(Package::new("cached", "1.1.0").aged(hours(71)));
+        assert_eq!(scene.get("/cached").await.versions(), ["1.0.0"]);
+        if restarted {
+            scene.restart().await;
+        }
+        let gate = scene.registry.hold("/cached");
+        scene.later(hours(2));
+        for _ in 0..3 {
+            let stale = scene.get("/cached").await.is(200);
+            assert_eq!((stale.versions(), stale.header("age")), (vec!["1.0.0".to_owned()], "7200"), "restarted: {restarted}");
+            assert_eq!(stale.header("warning"), "110 - \"Response is Stale\"");
+            scene.get("/cached/-/cached-1.1.0.tgz").await.is(403);
+            scene.get("/cached/-/cached-1.0.0.tgz").await.is(200);
+        }
+        // The flight goes on, and what it brings is for the next.
+        scene.registry.until_asked("/cached", 2).await;
+        gate.open();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while scene.get("/cached").await.versions() != ["1.0.0", "1.1.0"] {
+            assert!(Instant::now() < deadline, "what upstream said at last was not taken in");
+        }
+        assert_eq!(scene.registry.count("/cached"), 2, "restarted: {restarted}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_nothing_else_or_too_old_a_thing_waits_for_upstream() {
+    let scene = Scene::open().set("upstream-patience", "0s").set("max-stale", "1h").await;
+    scene.publish_old("cached", &["1.0.0"]);
+    scene.publish_old("cold", &["1.0.0"]);
+    scene.get("/cached").await.is(200);
+    scene.later(hours(2));
+    for (path, times) in [("/cold", 1), ("/cached", 2)] {
+        let gate = scene.registry.hold(path);
+        let asking = scene.get(path).start();
+        scene.registry.until_asked(path, times).await;
+        gate.open();
+        let answer = asking.await.unwrap().is(200);
+        assert_eq!((answer.versions(), answer.headers.first("warning")), (vec!["1.0.0".to_owned()], None), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_version_that_ripens_during_an_outage_waits_for_its_end() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
