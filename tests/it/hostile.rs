@@ -156,6 +156,29 @@ async fn a_certificate_that_has_expired_is_of_another_name_or_for_http_2_alone_i
 }
 
 #[tokio::test]
+async fn a_server_that_picks_http_2_although_it_was_not_offered_is_refused() {
+    // A ServerHello of TLS 1.2: random, no session, a suite, no compression, and ALPN with `h2`.
+    let mut hello = vec![0x03, 0x03];
+    hello.extend([7; 32]);
+    hello.extend(b"\0\xc0\x2b\0\0\x0e\xff\x01\0\x01\0\0\x10\0\x05\0\x03\x02h2");
+    let length = u8::try_from(hello.len()).unwrap();
+    let record = [&[0x16, 3, 3, 0, length + 4, 2, 0, 0, length][..], &hello].concat();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut hello = [0; 4096];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(&record).await;
+            let _ = stream.read(&mut hello).await;
+        }
+    });
+    let scene = Scene::open().set("upstream", &url).await;
+    let refused = scene.get("/left-pad").await;
+    assert!(refused.status >= 500 && refused.error().contains("SelectedUnofferedApplicationProtocol"), "{}", refused.text());
+}
+
+#[tokio::test]
 async fn a_redirect_of_a_tarball_to_another_host_is_not_followed() {
     let scene = Scene::open().await;
     let elsewhere = Registry::elsewhere(&scene.clock).await;
