@@ -31,6 +31,9 @@ use super::turn::{Arriving, Turn};
 /// The header lines that hyper allows by itself, and has room for on the stack; any other number costs each request an allocation.
 const HYPERS_LINES: usize = 100;
 
+/// Bytes that are read ahead, or copied to be sent together, on one HTTP/1.1 connection at most; a head may be larger.
+const BUFFERED: usize = 32 * 1024;
+
 /// Requests under way at once on one HTTP/2 connection.
 const STREAMS: u32 = 100;
 
@@ -275,6 +278,7 @@ impl Seat {
         // The socket measures time.
         let mut builder = http1::Builder::new();
         builder.header_read_timeout(None).max_header_size(limits.head_bytes).half_close(true);
+        builder.max_buf_size(limits.head_bytes.max(BUFFERED));
         if limits.head_lines != HYPERS_LINES {
             builder.max_headers(limits.head_lines);
         }
