@@ -245,7 +245,9 @@ async fn explain_says_why_and_when_and_answers_by_its_exit_code() {
     };
     let (code, told, errors) = explain("axios@1.14.1");
     assert_eq!(code, 10, "{told}{errors}");
-    for part in ["axios@1.14.1", "minimum-age", "1.14.0", "UTC", "latest points to 1.14.0 here, to 1.14.1 upstream", "new-package"] {
+    for part in
+        ["axios@1.14.1", "minimum-age", "1.14.0", "UTC", "latest points to 1.14.0 here, to 1.14.1 upstream", "new-package"]
+    {
         assert!(told.contains(part), "{part:?} is missing:\n{told}");
     }
     assert_eq!(explain("axios@1.14.0").0, 0);
