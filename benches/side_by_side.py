@@ -144,7 +144,8 @@ class Bench:
     def verdaccio(self):
         PEERS.mkdir(parents=True, exist_ok=True)
         if not (PEERS / "node_modules/@verdaccio/package-filter").exists():
-            (PEERS / "package.json").write_text('{"private":true}')
+            # A mirror that keeps no dist-tags but `latest` has no `node-fetch@cjs`.
+            (PEERS / "package.json").write_text('{"private":true,"overrides":{"node-fetch":"2.7.0"}}')
             subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "verdaccio@6", "@verdaccio/package-filter"], cwd=PEERS, check=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         conf = self.work / "verdaccio.yaml"
