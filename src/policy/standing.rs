@@ -29,15 +29,14 @@ pub struct Standing {
 /// then decisions, then rules.
 #[must_use]
 pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-    let subject = Subject::of(facts);
-    let approval = standing.approval(&subject, &facts.records());
+    let approval = standing.approval(facts);
     if let Some(refusal) = built_in::verdict(facts) {
         let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
         if !named {
             return refusal;
         }
     }
-    if let Some(ground) = standing.denial(&subject) {
+    if let Some(ground) = standing.denial(facts) {
         return Verdict::deny(RuleId::Denied, format!("denied {}", ground.tell()));
     }
     let verdict = match approval {
@@ -45,15 +44,14 @@ pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: 
         None => standing.waive(facts, rules.verdict(facts, at)),
     };
     // An approval that was given in full knowledge of the freeze passes it.
-    let freeze =
-        standing.freeze(&subject, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
+    let freeze = standing.freeze(facts, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
     freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
 }
 
 /// What a version that is allowed would be held back by, were it not for a decision, and which.
 #[must_use]
 pub fn waiver(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Option<Note> {
-    let approval = standing.approval(&Subject::of(facts), &facts.records());
+    let approval = standing.approval(facts);
     let (rule, ground) = match (approval, &standing.observing) {
         (Some(ground), _) => (RuleId::Approved, ground),
         (None, Some(ground)) => (RuleId::Observed, ground),
@@ -78,20 +76,6 @@ pub struct Ground {
     pub made: Timestamp,
     /// When it ends by itself.
     pub expires: Option<Timestamp>,
-}
-
-/// What decisions ask about a version.
-struct Subject<'a> {
-    name: &'a PackageName,
-    key: &'a str,
-    integrity: Option<&'a Integrity>,
-    effective: Timestamp,
-}
-
-impl<'a> Subject<'a> {
-    fn of(facts: &Facts<'a>) -> Self {
-        Self { name: facts.name, key: facts.version, integrity: facts.integrity, effective: facts.effective }
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -155,16 +139,16 @@ impl Standing {
     }
 
     /// The denial that covers the version.
-    fn denial(&self, subject: &Subject<'_>) -> Option<&Ground> {
-        self.denials.iter().find(|denial| denial.covers(subject)).map(|denial| &denial.ground)
+    fn denial(&self, facts: &Facts<'_>) -> Option<&Ground> {
+        self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.ground)
     }
 
     /// The freeze that covers the version as of `at`, the one that thaws last. A freeze that has thawed since then still
     /// covers it: nothing opens on what upstream said before.
-    fn freeze(&self, subject: &Subject<'_>, at: Timestamp) -> Option<&Freeze> {
+    fn freeze(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Freeze> {
         let covers = |freeze: &&Freeze| {
-            let named = freeze.packages.iter().any(|glob| glob.is_match(subject.name.as_str()));
-            (freeze.packages.is_empty() || named) && subject.effective > freeze.at && at < freeze.thaws()
+            let named = freeze.packages.iter().any(|glob| glob.is_match(facts.name.as_str()));
+            (freeze.packages.is_empty() || named) && facts.effective > freeze.at && at < freeze.thaws()
         };
         self.freezes.iter().filter(covers).max_by_key(|freeze| freeze.thaws())
     }
@@ -181,18 +165,17 @@ impl Standing {
         if waived { Verdict::Allow } else { verdict }
     }
 
-    /// The approval of exactly these bytes that names all of `records`: advisory ids, or [`CHANGED_INTEGRITY`].
-    ///
-    /// [`CHANGED_INTEGRITY`]: super::decision::CHANGED_INTEGRITY
-    fn approval(&self, subject: &Subject<'_>, records: &[&str]) -> Option<&Ground> {
-        let integrity = subject.integrity?;
+    /// The approval of exactly these bytes that names every record which an approval of them has to name.
+    fn approval(&self, facts: &Facts<'_>) -> Option<&Ground> {
+        let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
+        let records = facts.records();
         let fits = |approval: &&Approval| {
-            *approval.version == *subject.key
+            *approval.version == *facts.version
                 && approval.integrity.agreement(integrity) == Agreement::Same
                 && records.iter().all(|record| approval.records.iter().any(|named| named == record))
         };
         // A newer one may name more; whoever approved it last knew most.
-        self.approvals.get(subject.name.as_str())?.iter().rev().find(fits).map(|approval| &approval.ground)
+        approvals.iter().rev().find(fits).map(|approval| &approval.ground)
     }
 
     /// The hour of observation that is running.
@@ -206,16 +189,13 @@ impl Standing {
         match &decision.proposal.act {
             Act::Freeze { .. } => return self.add_freeze(decision),
             Act::Approve { package, versions, records, .. } => {
-                for approved in versions.iter().filter(|approved| approved.until.is_none_or(|until| until > now)) {
-                    self.ends(approved.until);
-                    self.approve(package, approved, records, &ground);
+                for approved in versions {
+                    self.approve(package, approved, records, &ground, now);
                 }
             }
             Act::Adopt { versions, .. } => {
-                let open = |approved: &Approved| approved.until.is_none_or(|until| until > now);
-                for adopted in versions.iter().filter(|adopted| open(&adopted.approved)) {
-                    self.ends(adopted.approved.until);
-                    self.approve(&adopted.package, &adopted.approved, &[], &ground);
+                for adopted in versions {
+                    self.approve(&adopted.package, &adopted.approved, &[], &ground, now);
                 }
             }
             Act::Deny { packages, range } => {
@@ -234,7 +214,11 @@ impl Standing {
         self.freezes.push(Freeze { ground: Ground::of(decision), at: *at, packages });
     }
 
-    fn approve(&mut self, package: &str, approved: &Approved, records: &[String], ground: &Ground) {
+    fn approve(&mut self, package: &str, approved: &Approved, records: &[String], ground: &Ground, now: Timestamp) {
+        if approved.until.is_some_and(|until| until <= now) {
+            return;
+        }
+        self.ends(approved.until);
         // What cannot be read approves nothing.
         let Some(integrity) = Integrity::parse(Some(&approved.integrity), None) else { return };
         let (version, records) = (approved.version.as_str().into(), records.to_vec());
@@ -266,16 +250,16 @@ impl Ground {
 }
 
 impl Denial {
-    fn covers(&self, subject: &Subject<'_>) -> bool {
-        if self.packages.as_ref().is_some_and(|glob| !glob.is_match(subject.name.as_str())) {
+    fn covers(&self, facts: &Facts<'_>) -> bool {
+        if self.packages.as_ref().is_some_and(|glob| !glob.is_match(facts.name.as_str())) {
             return false;
         }
         let Some(within) = &self.within else { return true };
-        if *within.text == *subject.key {
+        if *within.text == *facts.version {
             return true;
         }
-        match (&within.range, Version::parse(subject.key)) {
-            (Some(range), Some(version)) => range.covers(&version),
+        match (&within.range, facts.parsed) {
+            (Some(range), Some(version)) => range.covers(version),
             // Versions that npm reads loosely are no ranges, and name one version alone. In doubt, all are denied.
             (None, _) => Version::parse(&within.text).is_none(),
             (Some(_), None) => false,
