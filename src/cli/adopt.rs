@@ -52,7 +52,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
     let ends = adoption.ends();
     let lockfiles = lockfiles.iter().map(|path| path.display().to_string()).collect();
-    decree::take_until(&data_dir, Act::Adopt { lockfiles, versions: adoption.versions }, Because { reason, json }, ends)
+    decree::take_until(&data_dir, Act::Adopt { lockfiles, versions: adoption.versions }, Because { reason, json }, ends, false)
 }
 
 fn read(path: &Path) -> Result<Lockfile, Failure> {

@@ -57,16 +57,20 @@ pub(super) fn take(
     lasts: Option<Duration>,
     needs_second: bool,
 ) -> Result<Exit, Failure> {
-    let author = person::signature(SystemClock.now());
-    let expires = lasts.map(|lasts| instant::after(author.at, lasts));
-    let taken = deciding::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second })?;
-    say(&taken, because.json)
+    let expires = lasts.map(|lasts| instant::after(SystemClock.now(), lasts));
+    take_until(data_dir, act, because, expires, needs_second)
 }
 
-/// The same, for a decision of one person that ends at an instant.
-pub(super) fn take_until(data_dir: &Path, act: Act, because: Because, expires: Option<Timestamp>) -> Result<Exit, Failure> {
+/// The same, for a decision that ends at an instant.
+pub(super) fn take_until(
+    data_dir: &Path,
+    act: Act,
+    because: Because,
+    expires: Option<Timestamp>,
+    needs_second: bool,
+) -> Result<Exit, Failure> {
     let author = person::signature(SystemClock.now());
-    let taken = deciding::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second: false })?;
+    let taken = deciding::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second })?;
     say(&taken, because.json)
 }
 
