@@ -1,4 +1,4 @@
-//! Floor 7: what Coldframe shows below `/-/coldframe/`: health and numbers to all, verdicts to those who may ask. Refuses to
+//! Floor 7: what Coldframe shows below `/-/coldframe/`: health to all, numbers and verdicts to those who may ask. Refuses to
 //! judge: verdicts come from whoever it was given.
 
 pub mod explaining;

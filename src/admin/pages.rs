@@ -1,5 +1,5 @@
-//! The pages below `/-/coldframe/`. Health and numbers anybody may see: they hold no names, no addresses, no credentials. What is
-//! about packages is in `explaining`.
+//! The pages below `/-/coldframe/`. Neither health nor numbers hold names, addresses or credentials. What is about packages is
+//! in `explaining`, and who may ask for what is the doorstep's to say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ pub struct Request {
     pub page: String,
     /// Everything behind the `?`.
     pub query: Option<String>,
-    /// Who asks, if their questions about packages are answered.
+    /// Who asks; `None` where everybody may.
     pub visitor: Option<Asker>,
     /// What they sent.
     pub body: Bytes,

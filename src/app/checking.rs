@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
 use super::{AppError, question};
@@ -13,6 +13,7 @@ use crate::admin::{Checked, MOST_LOCKED, Wanted};
 use crate::config::Config;
 use crate::firewall::Locked;
 use crate::net::{Client, Deadlines, Outgoing, Reach, Settings};
+use crate::proxy::token;
 use crate::telemetry::Clock;
 use crate::tls;
 
@@ -34,6 +35,8 @@ enum Place {
 struct Distant {
     client: Client,
     server: Url,
+    /// What it knows an operator by, if it wants to.
+    token: Option<HeaderValue>,
 }
 
 impl Checker {
@@ -48,7 +51,7 @@ impl Checker {
     /// The Coldframe that runs at `server`. Connects to nothing yet.
     ///
     /// # Errors
-    /// When a file of certificates is wrong.
+    /// When a file of certificates or of tokens is wrong.
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
         let client = Client::new(&Settings {
@@ -57,7 +60,13 @@ impl Checker {
             tls: tls::client_config(&config.tls)?.client,
             user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         });
-        Ok(Self(Place::There(Box::new(Distant { client, server }))))
+        let token = config.proxy.admin_tokens.as_deref().map(token::first).transpose()?;
+        let token = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+        let token = token.map(|mut token| {
+            token.set_sensitive(true);
+            token
+        });
+        Ok(Self(Place::There(Box::new(Distant { client, server, token }))))
     }
 
     /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
@@ -95,7 +104,8 @@ impl Distant {
         let mut url = self.server.clone();
         url.set_path(&format!("{}/-/coldframe/check", self.server.path().trim_end_matches('/')));
         let body = serde_json::to_vec(&Wanted { packages: part.to_vec() }).map_err(|wrong| wrong.to_string())?;
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
         let outgoing = Outgoing { method: Method::POST, url, headers, body: body.into(), reach: Reach::Anywhere };
         let answer = self.client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());

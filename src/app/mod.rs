@@ -40,7 +40,7 @@ use crate::firewall::{Firewall, Parts, Profile, Rejection};
 use crate::net::Room;
 use crate::npm::PackageName;
 use crate::patrol::{self, Feeds};
-use crate::proxy::{Forward, Service, forward, reverse};
+use crate::proxy::{Forward, Service, TokenError, forward, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
 use crate::tls::{self, Leaves, TlsError};
@@ -66,6 +66,9 @@ pub enum AppError {
     /// The gateway has no authority that vouches for its hosts.
     #[error("cannot set up the gateway's authority")]
     Authority(#[source] TlsError),
+    /// Operators cannot be known by their tokens.
+    #[error("cannot tell operators from others")]
+    Tokens(#[from] TokenError),
     /// Upstream cannot be set up: an address, a proxy.
     #[error("cannot set up upstream")]
     Upstream(#[from] UpstreamSetupError),
@@ -197,7 +200,7 @@ impl App {
         let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
-        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics));
+        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics))?;
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
         let gateway = if config.gateway.listen.is_empty() {
             None

@@ -53,6 +53,7 @@ pub(super) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<p
     let trusted_proxies = reader.several(Key::TrustedProxy, read::network);
     let allow_writes = reader.one(Key::AllowWrites, read::truth);
     let explain_to = reader.one(Key::ExplainTo, read::word(settings::EXPLAIN_TO));
+    let admin_tokens = reader.one(Key::AdminTokenFile, read::path);
     let limits = limits(reader);
     let body_timeout = reader.one(Key::BodyTimeout, read::some_duration);
     let body_limit = reader.one(Key::BodyLimit, read::size_from(1_000));
@@ -62,6 +63,7 @@ pub(super) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<p
         trusted_proxies,
         allow_writes: allow_writes?,
         explains_to_all: explain_to? == "everybody",
+        admin_tokens,
         body_limit: body_limit?,
         write_limit: write_limit?,
         body_timeout: body_timeout?,

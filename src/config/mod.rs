@@ -444,6 +444,7 @@ memory = \"1GB\"
             # ca-cert                                   # default: one of the gateway's own
             # ca-key                                    # default: the gateway's own
             explain-to = "loopback"                     # default
+            # admin-token-file                          # default: none
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default

@@ -26,6 +26,7 @@ pub enum Key {
     CaCertFile,
     CaKeyFile,
     ExplainTo,
+    AdminTokenFile,
     PackumentTtl,
     MaxStale,
     CacheSize,
@@ -131,7 +132,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 46] = [
+pub static SETTINGS: [Setting; 47] = [
     several(
         Key::Listen,
         "listen",
@@ -244,6 +245,13 @@ pub static SETTINGS: [Setting; 46] = [
         Kind::Word(EXPLAIN_TO),
         Default::Value("loopback"),
         "Whose questions `/-/coldframe/explain` and `/-/coldframe/check` answer: clients on this machine, or everybody's",
+    ),
+    one(
+        Key::AdminTokenFile,
+        "admin-token-file",
+        Kind::Path,
+        Default::Absent("none"),
+        "File of tokens, one a line, that open `/-/coldframe/` beyond health where others than this machine reach it; `check --server` sends the first",
     ),
     one(
         Key::PackumentTtl,

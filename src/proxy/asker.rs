@@ -82,11 +82,13 @@ impl Askers {
         self.meet(peer, head).map(|(asker, _)| asker)
     }
 
-    /// Who asks, if they are on this machine, or if `all` are welcome.
+    /// Who asks us, not the registry, if they are on this machine, or if `all` are welcome. What credentials they bring may be an
+    /// operator's token: that is for nobody upstream.
     #[must_use]
     pub fn visitor(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Asker> {
         let (asker, is_here) = self.meet(peer, head).ok()?;
-        (all || is_here).then_some(asker)
+        let authorization = if is_here { Authorization::Lent } else { Authorization::None };
+        (all || is_here).then_some(Asker { authorization, ..asker })
     }
 
     /// Who asks, and whether they are on this machine.

@@ -12,19 +12,18 @@ use tokio::time::timeout;
 
 use super::answers::Answers;
 use super::others::Others;
+use super::own::Knock;
 use super::place::Place;
 use super::respond::{self, Reply};
 use super::service::{Door, Service, handle};
 use super::targets::Targets;
 use super::watch::Watch;
 use super::{Gateway, ProxyError, intercept, onward};
+use crate::firewall::Profile;
 use crate::net::headers::{list, single};
 use crate::net::{Arriving, Body, ClientError, Deadlines, Drained, HandOver, Layer, Room, dial_permitted, listener, pseudonym};
 use crate::npm::Endpoint;
 use crate::tls::Leaves;
-
-/// Our own pages that a gateway shows to everybody.
-const OPEN_PAGES: [&str; 2] = ["healthz", "readyz"];
 
 /// The gateway, ready to serve. One a process, behind an `Arc`.
 pub struct Forward<A> {
@@ -69,7 +68,10 @@ async fn answer<A: Answers>(gateway: &Arc<Forward<A>>, peer: SocketAddr, request
             watch.forget();
             return handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await;
         }
-        Ok(Route::Own(page)) => Ok(respond::own(gateway.service.own_page(head.method, page).await)),
+        Ok(Route::Own(page)) => {
+            let knock = Knock { peer: peer.ip(), head, page, body, at_home: false };
+            gateway.service.own_page(Profile::default(), knock).await
+        }
         Ok(Route::Opened(next)) => Ok(respond::connected(next)),
         Ok(Route::Tunnel(place)) => tunnel(gateway, place, peer).await,
         Ok(Route::Onward(place)) => match connect(gateway, &place).await {
@@ -132,8 +134,7 @@ fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts) -> Result<Route, P
 /// A request that names no host is for us, who are no registry here.
 fn own_page(head: &Parts) -> Result<Route, ProxyError> {
     match Endpoint::parse(head.method.as_str(), head.uri.path(), None) {
-        Ok(Endpoint::Own(page)) if OPEN_PAGES.contains(&page.as_str()) => Ok(Route::Own(page)),
-        Ok(Endpoint::Own(_)) => Err(ProxyError::Barred("a gateway shows its health and nothing else of itself".to_owned())),
+        Ok(Endpoint::Own(page)) => Ok(Route::Own(page)),
         _ => Err(ProxyError::Headers("this is coldframe's gateway: name it as a proxy, not as a registry".to_owned())),
     }
 }

@@ -15,8 +15,10 @@ pub mod respond;
 pub mod reverse;
 pub mod service;
 pub mod targets;
+pub mod token;
 mod watch;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -32,6 +34,7 @@ pub use forward::Forward;
 pub use own::{Own, OwnRequest};
 pub use service::{Door, Service};
 pub use targets::{Aim, Targets};
+pub use token::{TokenError, Tokens};
 
 /// How the doors behave.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub struct Config {
     pub allow_writes: bool,
     /// Whether questions about packages below `/-/coldframe/` are answered to clients on other machines too.
     pub explains_to_all: bool,
+    /// The file of the tokens by which operators are known; `None` where nobody is.
+    pub admin_tokens: Option<PathBuf>,
     /// The largest body of an audit that is taken, in bytes, as it comes and inflated.
     pub body_limit: u64,
     /// The largest body of a write, in bytes: a publish holds its tarball.
@@ -61,6 +66,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             allow_writes: false,
             explains_to_all: false,
+            admin_tokens: None,
             body_limit: 16_000_000,
             write_limit: 250_000_000,
             body_timeout: Duration::from_mins(2),
@@ -107,6 +113,19 @@ pub enum ProxyError {
     /// It reads a packument in order to send it back changed, and nobody says who does.
     #[error("reading a packument to change it needs credentials of your own")]
     NeedsCredentials,
+    /// One of our own pages, asked for by nobody we know.
+    #[error(
+        "coldframe shows this to its operators: `Authorization: Bearer` with a token of its `admin-token-file` \
+         (`coldframe check --server` takes it from a file that `--admin-token-file` names)"
+    )]
+    NotAnOperator,
+    /// As [`ProxyError::NotAnOperator`], where there is no token that would do.
+    #[error(
+        "asked on a gateway, an address that others reach too, or from another machine: coldframe shows this there to its \
+         operators alone, whose tokens stand in a file that `admin-token-file` names, and none is named; `explain-to` opens \
+         `check` to everybody"
+    )]
+    NoOperators,
     /// The gateway does not go there.
     #[error("{0}")]
     Barred(String),

@@ -10,9 +10,17 @@ use http::request::Parts;
 use http::{Method, Response};
 
 use super::asker::Askers;
+use super::token::Tokens;
 use super::{Config, ProxyError};
 use crate::firewall::Asker;
 use crate::net::body;
+use crate::upstream::Authorization;
+
+/// The pages that probes ask for, who bring nothing that would tell them apart.
+const FOR_ALL: [&str; 2] = ["healthz", "readyz"];
+
+/// The pages that `explain-to` may open to everybody.
+const EXPLAINING: [&str; 2] = ["check", "explain"];
 
 /// A request below `/-/coldframe/`.
 pub struct OwnRequest {
@@ -22,34 +30,72 @@ pub struct OwnRequest {
     pub page: String,
     /// Everything behind the `?`.
     pub query: Option<String>,
-    /// Who asks, if their questions about packages are answered.
+    /// Who asks; `None` where everybody may.
     pub visitor: Option<Asker>,
-    /// What they sent; empty where they may not ask.
+    /// What they sent; empty where everybody may ask.
     pub body: Bytes,
 }
 
 /// Answers `/-/coldframe/…`.
 pub type Own = Arc<dyn Fn(OwnRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
 
-/// Takes a request for `page`. Whatever it calls us, a probe is let through; a body is read only from those who may ask.
-pub(super) async fn take<B>(
-    askers: &Askers,
-    config: &Config,
-    peer: IpAddr,
-    head: Parts,
-    page: String,
-    body: B,
-) -> Result<OwnRequest, ProxyError>
-where
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Display,
-{
-    let visitor = askers.visitor(peer, &head, config.explains_to_all);
-    let body = if head.method == Method::POST && visitor.is_some() {
-        body::collect(body, config.body_limit, config.body_timeout).await?
-    } else {
-        Bytes::new()
-    };
-    let query = head.uri.query().map(str::to_owned);
-    Ok(OwnRequest { method: head.method, page, query, visitor, body })
+/// Who may ask what.
+#[derive(Debug)]
+pub(super) struct Doorstep {
+    tokens: Option<Tokens>,
+}
+
+/// A request for one of our own pages, before anybody was looked at.
+pub(super) struct Knock<B> {
+    pub(super) peer: IpAddr,
+    pub(super) head: Parts,
+    pub(super) page: String,
+    pub(super) body: B,
+    /// It came to an address that is reached from this machine alone.
+    pub(super) at_home: bool,
+}
+
+impl Doorstep {
+    /// A doorstep where operators are known by `tokens`.
+    pub(super) fn new(tokens: Option<Tokens>) -> Self {
+        Self { tokens }
+    }
+
+    /// Takes a request. Whatever it calls us, a probe is let through; a body is read only from those who may ask.
+    ///
+    /// # Errors
+    /// [`ProxyError::NotAnOperator`] and [`ProxyError::NoOperators`]; when the body is not taken.
+    pub(super) async fn take<B>(&self, askers: &Askers, config: &Config, knock: Knock<B>) -> Result<OwnRequest, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let Knock { peer, head, page, body, at_home } = knock;
+        let query = head.uri.query().map(str::to_owned);
+        if FOR_ALL.contains(&page.as_str()) {
+            return Ok(OwnRequest { method: head.method, page, query, visitor: None, body: Bytes::new() });
+        }
+        let everybody = config.explains_to_all && EXPLAINING.contains(&page.as_str());
+        let visitor = match self.operator(askers, peer, &head).await {
+            Ok(operator) => operator,
+            Err(stranger) => askers.visitor(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
+        };
+        let body = if head.method == Method::POST {
+            body::collect(body, config.body_limit, config.body_timeout).await?
+        } else {
+            Bytes::new()
+        };
+        Ok(OwnRequest { method: head.method, page, query, visitor: Some(visitor), body })
+    }
+
+    /// Who asks, if they bring a token of an operator's.
+    async fn operator(&self, askers: &Askers, peer: IpAddr, head: &Parts) -> Result<Asker, ProxyError> {
+        let tokens = self.tokens.as_ref().ok_or(ProxyError::NoOperators)?;
+        if !tokens.admit(&head.headers).await {
+            return Err(ProxyError::NotAnOperator);
+        }
+        let asker = askers.resolve(peer, head).map_err(ProxyError::Headers)?;
+        // The token is ours, and nobody upstream shall see it; whoever brings it has authenticated to us.
+        Ok(Asker { authorization: Authorization::Lent, ..asker })
+    }
 }

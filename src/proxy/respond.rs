@@ -243,6 +243,9 @@ pub fn failed(error: &ProxyError) -> Reply {
             ClientError::TimedOut { .. } => failure(StatusCode::GATEWAY_TIMEOUT, &text, OutcomeLabel::UpstreamError),
             _ => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
         },
+        ProxyError::NoOperators => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
+        ProxyError::NotAnOperator => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\"")),
         ProxyError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
         ProxyError::Died => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
     }

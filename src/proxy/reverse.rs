@@ -19,9 +19,11 @@ pub async fn serve<A: Answers>(
 ) -> Drained {
     let limits = service.config().limits.clone();
     let service = service.clone();
+    // One whose address cannot be told is taken for one that others reach.
+    let at_home = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let handler = move |peer, request| {
         let service = service.clone();
-        async move { handle(&service, &Door::Registry(profile), peer, request).await }
+        async move { handle(&service, &Door::Registry(profile, at_home), peer, request).await }
     };
     listener::serve(listener, &limits, room, handler, stop).await
 }

@@ -11,11 +11,11 @@ use http::{Method, Request, Response};
 
 use super::answers::Answers;
 use super::asker::Askers;
-use super::own::{self, Own, OwnRequest};
+use super::own::{Doorstep, Knock, Own};
 use super::respond::{self, CODINGS, Reply};
 use super::targets::Aim;
 use super::watch::Watch;
-use super::{Config, ProxyError, passage};
+use super::{Config, ProxyError, TokenError, Tokens, passage};
 use crate::firewall::{Asker, Coding, Form, Profile};
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::net::{Body, body};
@@ -29,19 +29,36 @@ pub struct Service<A> {
     askers: Askers,
     config: Config,
     own: Own,
+    doorstep: Doorstep,
     metrics: Arc<Metrics>,
 }
 
 impl<A: Answers> Service<A> {
     /// A service that asks `answers`; `listeners` are the addresses that were bound.
-    #[must_use]
-    pub fn new(answers: Arc<A>, config: Config, listeners: &[SocketAddr], own: Own, metrics: Arc<Metrics>) -> Self {
-        Self { answers, askers: Askers::new(&config, listeners), config, own, metrics }
+    ///
+    /// # Errors
+    /// When operators are to be known by tokens that cannot be read.
+    pub fn new(
+        answers: Arc<A>,
+        config: Config,
+        listeners: &[SocketAddr],
+        own: Own,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, TokenError> {
+        let tokens = config.admin_tokens.as_deref().map(Tokens::open).transpose()?;
+        let (askers, doorstep) = (Askers::new(&config, listeners), Doorstep::new(tokens));
+        Ok(Self { answers, askers, config, own, doorstep, metrics })
     }
 
-    /// One of our own pages, for whoever may ask nothing about packages.
-    pub(super) async fn own_page(&self, method: Method, page: String) -> Response<Bytes> {
-        (self.own)(OwnRequest { method, page, query: None, visitor: None, body: Bytes::new() }).await
+    /// One of our own pages, by the policy of `profile`.
+    pub(super) async fn own_page<B>(&self, profile: Profile, knock: Knock<B>) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let mut request = self.doorstep.take(&self.askers, &self.config, knock).await?;
+        request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
+        Ok(respond::own((self.own)(request).await))
     }
 
     /// What is counted.
@@ -59,8 +76,8 @@ impl<A: Answers> Service<A> {
 /// Which door a request came through.
 #[derive(Debug, Clone)]
 pub enum Door {
-    /// The client named us as its registry, at a listener with this policy.
-    Registry(Profile),
+    /// The client named us as its registry, at a listener with this policy; whether only this machine reaches that.
+    Registry(Profile, bool),
     /// The client named a host that we answer for, and knows nothing of us: the default policy holds.
     Intercepted(Aim),
 }
@@ -68,7 +85,7 @@ pub enum Door {
 impl Door {
     fn profile(&self) -> Profile {
         match self {
-            Self::Registry(profile) => *profile,
+            Self::Registry(profile, _) => *profile,
             Self::Intercepted(_) => Profile::default(),
         }
     }
@@ -84,7 +101,7 @@ where
     let (head, body) = request.into_parts();
     let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
     let place = match door {
-        Door::Registry(_) => Some((service.askers.strip(head.uri.path()), None)),
+        Door::Registry(..) => Some((service.askers.strip(head.uri.path()), None)),
         Door::Intercepted(aim) => aim.place(head.uri.path()).map(|(path, base)| (path, Some(base))),
     };
     let Some((path, base)) = place else { return watch.answered(respond::failed(&no_registry())) };
@@ -96,14 +113,10 @@ where
     watch.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
     if let Endpoint::Own(page) = endpoint {
         // Whoever asks the registry did not ask us.
-        let &Door::Registry(profile) = door else { return watch.answered(respond::failed(&no_registry())) };
-        return match own::take(&service.askers, &service.config, peer.ip(), head, page, body).await {
-            Ok(mut request) => {
-                request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
-                watch.answered(respond::own((service.own)(request).await))
-            }
-            Err(error) => watch.answered(respond::failed(&error)),
-        };
+        let &Door::Registry(profile, at_home) = door else { return watch.answered(respond::failed(&no_registry())) };
+        let knock = Knock { peer: peer.ip(), head, page, body, at_home };
+        let reply = service.own_page(profile, knock).await;
+        return watch.answered(reply.unwrap_or_else(|error| respond::failed(&error)));
     }
     let asker = match base {
         None => service.askers.resolve(peer.ip(), &head),
@@ -415,7 +428,7 @@ mod tests {
         let own: Own =
             Arc::new(|asked| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", asked.method, asked.page))) }));
         let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
-        Arc::new(Service::new(Arc::default(), config, &listeners, own, Arc::default()))
+        Arc::new(Service::new(Arc::default(), config, &listeners, own, Arc::default()).unwrap())
     }
 
     fn writable() -> Arc<Service<Stub>> {
@@ -433,7 +446,7 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let door = Door::Registry(Profile::default());
+        let door = Door::Registry(Profile::default(), true);
         let response = handle(service, &door, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();

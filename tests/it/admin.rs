@@ -1,7 +1,19 @@
-//! Health and numbers.
+//! Health and numbers, and who may ask for them.
 
+use crate::client::Ask;
 use crate::package::{Package, hours};
 use crate::scene::Scene;
+
+const TOKEN: &str = "0123456789abcdef-operator";
+
+/// A file of tokens, and the folder it lies in.
+fn tokens(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("tokens");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
 
 #[tokio::test]
 async fn health_and_readiness_are_answered_and_kept_by_nobody() {
@@ -28,4 +40,51 @@ async fn metrics_count_requests_hidden_versions_and_refusals() {
     }
     assert!(scene.metric("coldframe_refusals", "policy").await >= 1.0, "{text}");
     assert!(!text.contains("left-pad"), "package names are no label values");
+}
+
+#[tokio::test]
+async fn where_others_come_too_only_an_operators_token_opens_more_than_health() {
+    let (_folder, path) = tokens(TOKEN);
+    let opening = || Scene::open().set("listen", "0.0.0.0:0").set("gateway", "127.0.0.1:0").set("admin-token-file", &path);
+    let scene = opening().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let open = std::net::SocketAddr::from(([127, 0, 0, 1], scene.coldframe.address.port()));
+    let body = serde_json::json!({ "packages": [{ "name": "left-pad", "version": "1.0.0" }] });
+    for door in [open, scene.coldframe.gateway.unwrap()] {
+        for page in ["healthz", "readyz"] {
+            Ask::new(door, "GET", &format!("/-/coldframe/{page}")).await.is(200);
+        }
+        for (method, page) in [("GET", "metrics"), ("POST", "check"), ("GET", "nothing")] {
+            let ask = || Ask::new(door, method, &format!("/-/coldframe/{page}")).json(&body);
+            let told = ask().await.is(401);
+            assert!(told.error().contains("`admin-token-file`"), "{told:?}");
+            assert_eq!(told.header("www-authenticate"), "Bearer realm=\"coldframe\"");
+            ask().token("0123456789abcdef-operatoR").await.is(401);
+            ask().token(TOKEN).await.is(if page == "nothing" { 404 } else { 200 });
+        }
+    }
+    // No token that was brought to us goes upstream.
+    assert!(scene.registry.last("/left-pad").headers.first("authorization").is_none());
+    // One that is taken out of the file opens nothing any more.
+    std::fs::write(&path, "another-token-altogether").unwrap();
+    Ask::new(open, "GET", "/-/coldframe/metrics").token(TOKEN).await.is(401);
+    let plain = Scene::open().set("listen", "0.0.0.0:0").await;
+    let open = std::net::SocketAddr::from(([127, 0, 0, 1], plain.coldframe.address.port()));
+    let told = Ask::new(open, "GET", "/-/coldframe/metrics").await.is(403);
+    assert!(told.error().contains("none is named"), "{told:?}");
+    // Who may ask whether a package is allowed is a setting of its own.
+    let explaining = opening().set("explain-to", "everybody").await;
+    explaining.publish_old("left-pad", &["1.0.0"]);
+    let open = std::net::SocketAddr::from(([127, 0, 0, 1], explaining.coldframe.address.port()));
+    Ask::new(open, "POST", "/-/coldframe/check").json(&body).await.is(200);
+    Ask::new(open, "GET", "/-/coldframe/metrics").await.is(401);
+}
+
+#[tokio::test]
+async fn on_loopback_this_machine_needs_no_token_and_what_comes_through_a_proxy_does() {
+    let scene = Scene::open().await;
+    scene.get("/-/coldframe/metrics").await.is(200);
+    scene.get("/-/coldframe/metrics").header("x-forwarded-for", "192.0.2.7").await.is(403);
+    scene.get("/-/coldframe/metrics").header("host", "elsewhere.example").await.is(403);
+    scene.get("/-/coldframe/healthz").header("host", "elsewhere.example").await.is(200);
 }

@@ -275,7 +275,8 @@ async fn an_app_behind_the_gateway_is_no_operator() {
     let ask_door = async |path: &str| ask(TcpStream::connect(at(&scene)).await.unwrap(), path, "gateway").await;
     ask_door("/-/coldframe/healthz").await.is(200);
     ask_door("/-/coldframe/readyz").await.is(200);
-    ask_door("/-/coldframe/metrics").await.is(403);
+    let told = ask_door("/-/coldframe/metrics").await.is(403);
+    assert!(told.error().contains("`admin-token-file`"), "{told:?}");
     let astray = ask_door("/left-pad").await.is(400);
     assert!(astray.error().contains("name it as a proxy, not as a registry"), "{astray:?}");
     for path in ["/-/coldframe/metrics", "/-/coldframe/healthz"] {
