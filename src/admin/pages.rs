@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -17,6 +17,9 @@ use crate::telemetry::Metrics;
 
 /// How long one check may take before its part counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What stands before the version that is to be explained.
+const EXPLAIN: &str = "explain/";
 
 /// Looks whether a part of the process works, and says what does not. May block; sends nothing upstream.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -40,6 +43,10 @@ pub struct Request {
     pub page: String,
     /// Everything behind the `?`.
     pub query: Option<String>,
+    /// The media types that the client takes.
+    pub accept: Option<String>,
+    /// What the client calls itself.
+    pub agent: String,
     /// Who asks; `None` where everybody may.
     pub visitor: Option<Asker>,
     /// What they sent.
@@ -68,12 +75,18 @@ impl Admin {
     pub async fn answer(&self, request: Request) -> Response<Bytes> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         match &*request.page {
-            "healthz" | "readyz" | "metrics" if !reads => only("GET, HEAD"),
+            "healthz" | "readyz" | "metrics" | "client-config" if !reads => only("GET, HEAD"),
             "healthz" => page(StatusCode::OK, &json!({ "status": "ok" })),
             "readyz" => self.readiness().await,
             "metrics" => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
+            "client-config" => explaining::terms(&self.judge, &request),
             "check" if request.method != Method::POST => only("POST"),
             "check" => explaining::check(&self.judge, request).await,
+            explain if explain.starts_with(EXPLAIN) && !reads => only("GET, HEAD"),
+            explain if explain.starts_with(EXPLAIN) => {
+                let wanted = explain[EXPLAIN.len()..].to_owned();
+                explaining::explain(&self.judge, &wanted, request).await
+            }
             _ => page(StatusCode::NOT_FOUND, &json!({ "error": "coldframe has no such page" })),
         }
     }
@@ -111,11 +124,12 @@ pub(super) fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
     text(status, "application/json", json.to_string())
 }
 
-fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {
+pub(super) fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

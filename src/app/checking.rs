@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::{AppError, question};
@@ -54,19 +55,8 @@ impl Checker {
     /// When a file of certificates or of tokens is wrong.
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
-        let client = Client::new(&Settings {
-            deadlines,
-            proxies: config.upstream.proxies.clone(),
-            tls: tls::client_config(&config.tls)?.client,
-            user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
-        });
-        let token = config.proxy.admin_tokens.as_deref().map(token::first).transpose()?;
-        let token = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-        let token = token.map(|mut token| {
-            token.set_sensitive(true);
-            token
-        });
-        Ok(Self(Place::There(Box::new(Distant { client, server, token }))))
+        let client = client(config, deadlines)?;
+        Ok(Self(Place::There(Box::new(Distant { client, server, token: bearer(config)? }))))
     }
 
     /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
@@ -101,8 +91,7 @@ impl Distant {
     }
 
     async fn ask(&self, part: &[Locked]) -> Result<Checked, String> {
-        let mut url = self.server.clone();
-        url.set_path(&format!("{}/-/coldframe/check", self.server.path().trim_end_matches('/')));
+        let url = page(&self.server, "check");
         let body = serde_json::to_vec(&Wanted { packages: part.to_vec() }).map_err(|wrong| wrong.to_string())?;
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
@@ -114,8 +103,35 @@ impl Distant {
     }
 }
 
+/// A client that asks a Coldframe elsewhere.
+pub(super) fn client(config: &Config, deadlines: Deadlines) -> Result<Client, AppError> {
+    Ok(Client::new(&Settings {
+        deadlines,
+        proxies: config.upstream.proxies.clone(),
+        tls: tls::client_config(&config.tls)?.client,
+        user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+    }))
+}
+
+/// What an operator of a Coldframe elsewhere brings along: the first token of the file that `config` names.
+pub(super) fn bearer(config: &Config) -> Result<Option<HeaderValue>, AppError> {
+    let token = config.proxy.admin_tokens.as_deref().map(token::first).transpose()?;
+    let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+    if let Some(value) = &mut value {
+        value.set_sensitive(true);
+    }
+    Ok(value)
+}
+
+/// The address of a page of the Coldframe at `server`.
+pub(super) fn page(server: &Url, name: &str) -> Url {
+    let mut url = server.clone();
+    url.set_path(&format!("{}/-/coldframe/{name}", server.path().trim_end_matches('/')));
+    url
+}
+
 /// Reads an answer, or what it says instead.
-fn read(status: &str, is_well: bool, body: &Bytes) -> Result<Checked, String> {
+pub(super) fn read<T: DeserializeOwned>(status: &str, is_well: bool, body: &Bytes) -> Result<T, String> {
     if !is_well {
         let told = serde_json::from_slice::<serde_json::Value>(body).ok();
         let told = told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("it gives no reason");

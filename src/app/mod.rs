@@ -17,6 +17,7 @@ mod own;
 mod policies;
 pub mod question;
 mod retention;
+pub mod terms;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 pub use checking::Checker;
 pub use difference::difference;
 pub use question::{explain, exposure};
+pub use terms::terms;
 
 use listening::Bound;
 use policies::Policies;

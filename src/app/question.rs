@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::glimpse::Glimpse;
 use super::{AppError, feeds};
 use crate::config::Config;
@@ -15,13 +17,14 @@ use crate::telemetry::{Clock, Metrics};
 use crate::tls;
 use crate::upstream::{Authorization, Registries};
 
-/// Says whether a version would be served, by `config`, by what its data directory knows, and by what upstream says now.
+/// Says whether a version would be served, by `config`, by what its data directory knows, and by what upstream says now;
+/// as of `at` where it is given.
 ///
 /// # Errors
 /// When there is no such version, upstream cannot be asked, or the ledger is there and cannot be read.
-pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec) -> Result<Explanation, AppError> {
+pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec, at: Option<Timestamp>) -> Result<Explanation, AppError> {
     let firewall = firewall(config, clock)?;
-    Ok(firewall.value.explain(&asker(), &spec.name, spec.wanted.as_deref()).await?)
+    Ok(firewall.value.explain(&asker(), &spec.name, spec.wanted.as_deref(), at).await?)
 }
 
 /// A firewall for one question, and the place where it keeps what it fetches meanwhile.
@@ -82,7 +85,7 @@ pub(super) fn asker() -> Asker {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         authorization: Authorization::Lent,
-        base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false },
+        base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false },
         profile: Profile::default(),
     }
 }

@@ -152,7 +152,7 @@ fn shown(path: &Path) -> String {
     text.strip_prefix("./").unwrap_or(&text).to_owned()
 }
 
-fn server(text: &str) -> Result<Url, String> {
+pub(super) fn server(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|wrong| wrong.to_string())?;
     let usable = matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none();
     if usable { Ok(url) } else { Err("expected the address of a Coldframe, such as http://127.0.0.1:4873/".to_owned()) }

@@ -11,6 +11,8 @@ mod check_github;
 mod check_report;
 mod check_sarif;
 mod check_table;
+mod client_config;
+mod client_files;
 mod completions;
 mod config;
 mod confirm;
@@ -73,6 +75,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Say which versions in lockfiles would be refused, before anybody installs them.
     Check(check::Arguments),
+    /// Print the lines that send a client through Coldframe, with an age that agrees with ours.
+    ClientConfig(client_config::Arguments),
     /// Say who asked for a package, from the ledger; works beside a running server and without one.
     Exposure(exposure::Arguments),
     /// Approve versions that are kept back, by their exact bytes, for a while; works beside a running server.
@@ -120,6 +124,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::ClientConfig(arguments) => client_config::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
         Command::Approve(arguments) => approve::run(arguments),
         Command::Adopt(arguments) => adopt::run(arguments),

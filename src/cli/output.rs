@@ -1,8 +1,9 @@
 //! What goes out of the program: text, complaints and exit codes. Refuses to know which command speaks.
 
-use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+
+pub(super) use crate::admin::Columns;
 
 /// How the program ends. The numbers are documented in `--help` and stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,48 +98,4 @@ pub(super) fn tell_usage(told: &clap::Error) -> Exit {
         None => write!(io::stderr().lock(), "{text}"),
     };
     Exit::Usage
-}
-
-/// Rows of cells as columns, two blanks between them, each row behind `indent`.
-pub(super) struct Columns<const N: usize> {
-    indent: &'static str,
-    rows: Vec<[String; N]>,
-}
-
-impl<const N: usize> Columns<N> {
-    /// No rows yet.
-    #[must_use]
-    pub(super) fn indented(indent: &'static str) -> Self {
-        Self { indent, rows: Vec::new() }
-    }
-
-    /// Adds a row.
-    pub(super) fn row(&mut self, cells: [impl Into<String>; N]) {
-        self.rows.push(cells.map(Into::into));
-    }
-}
-
-impl<const N: usize> fmt::Display for Columns<N> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: [usize; N] = std::array::from_fn(width);
-        for row in &self.rows {
-            let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            writeln!(out, "{}{}", self.indent, cells.join("  ").trim_end())?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let mut columns = Columns::indented("  ");
-        columns.row(["upstream", "https://registry.example/"]);
-        columns.row(["age", "72 h"]);
-        assert_eq!(columns.to_string(), "  upstream  https://registry.example/\n  age       72 h\n");
-    }
 }

@@ -21,6 +21,8 @@ pub struct BaseUrl {
     pub text: Arc<str>,
     /// Whether answers made for it are kept. A stranger's `Host` fills no memory.
     pub remembered: bool,
+    /// Whether our own pages lie below it too: not where a client named a host that we answer for.
+    pub explains: bool,
 }
 
 /// Who asks, as far as an answer or the ledger depends on it.

@@ -57,6 +57,8 @@ impl Inner {
         if held.len() > NAMED {
             let _ = write!(text, ", and {} more", held.len() - NAMED);
         }
+        let link = held.first().and_then(|first| refusal::link(&asker.base, &first.name, Some(first.version.as_str())));
+        text.extend(link.map(|link| format!("{}{link}", refusal::WHY)));
         Some(refusal::one_line(&text))
     }
 

@@ -1,12 +1,20 @@
-//! Explains one version to a person: verdict, dates, rule, and what to take instead. Refuses to serve anything.
+//! Finds out what is to be told of one version: verdict, dates, rules, and what to take instead; now, or as of another instant.
+//! Refuses to serve anything.
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::catalog::Need;
-use super::packument::{Spoken, best, no_version};
-use super::{Asker, Explanation, Form, Inner, Rejection, TagMove};
-use crate::npm::{PackageName, Packument, Range, tag};
-use crate::policy::waiver;
+use super::departed::Departed;
+use super::explanation::{Asked, Explanation, Seen, TagMove};
+use super::known::Known;
+use super::packument::{self, best, no_version};
+use super::screen::Screen;
+use super::world::World;
+use super::{Asker, Form, Inner, Rejection, refusal};
+use crate::npm::{PackageName, Packument, Range, instant, tag};
+use crate::policy::{Facts, judge, waiver};
 
 impl Inner {
     pub(super) async fn explain(
@@ -14,35 +22,110 @@ impl Inner {
         asker: &Asker,
         name: &PackageName,
         wanted: Option<&str>,
+        at: Option<Timestamp>,
     ) -> Result<Explanation, Rejection> {
-        let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
-        let wanted = wanted.unwrap_or("latest");
-        let Some((at, entry)) = resolve(&packument, wanted).and_then(|key| packument.find(key)) else {
-            return Err(no_version(name, wanted));
+        // The full form: rules may ask who published, which the other one does not say.
+        let present = self.reading(asker, name, Need::Form(Form::Full), None).await?.known;
+        let validated = present.validated;
+        let (known, world) = match at {
+            None => (present, self.world()),
+            Some(at) => {
+                let known = Arc::new(present.as_of(at));
+                self.find_kin(asker, &known).await;
+                (known, Arc::new(self.world().as_of(at)))
+            }
         };
-        let world = self.world();
-        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
-        let advisories = world.advisories.of(name.as_str()).among(versions);
-        let facts = reading.known.facts(&packument, at, &advisories);
-        let policy = world.policy(asker.profile);
-        let tags = packument.dist_tags.iter().map(|(tag, target)| {
-            let shown = screen.tag(&packument, tag).map(Into::into);
-            TagMove { tag: tag.clone(), upstream: target.clone(), shown }
+        let told = Telling { known: &known, world: &world, asker, validated, at };
+        let screen = known.screen(&world, asker.profile);
+        if at.is_none() {
+            self.note_overbroad(name, &screen);
+        }
+        told.of(name, wanted.unwrap_or("latest"), &screen)
+    }
+}
+
+/// One question, and what there is to answer it from.
+struct Telling<'a> {
+    known: &'a Known,
+    world: &'a World,
+    asker: &'a Asker,
+    /// When upstream was last asked.
+    validated: Timestamp,
+    at: Option<Timestamp>,
+}
+
+impl Telling<'_> {
+    fn of(&self, name: &PackageName, wanted: &str, screen: &Screen) -> Result<Explanation, Rejection> {
+        let found = self.known.packument.as_deref().and_then(|packument| {
+            let (at, _) = packument.find(resolve(packument, wanted)?)?;
+            Some((packument, at))
         });
-        Ok(Explanation {
-            waiver: waiver(&policy.about(name), &world.standing, &facts, reading.known.validated).map(|note| note.reason),
-            steps: policy.trace(&facts, reading.known.validated),
+        let Some((packument, at)) = found else {
+            return match Departed::find(self.known, wanted, self.world) {
+                Some(departed) if !departed.is_later_than(self.at) => {
+                    Ok(self.explanation(&departed.facts(self.at), None, screen))
+                }
+                _ => Err(self.nothing(name, wanted)),
+            };
+        };
+        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
+        let advisories = self.world.advisories.of(name.as_str()).among(versions);
+        let asked = (*packument.entries[at].key != *wanted).then(|| {
+            let given = packument::resolve(packument, screen, wanted).and_then(|key| packument.find(key));
+            let given = given.filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry.key.clone());
+            Asked { text: wanted.into(), given }
+        });
+        Ok(self.explanation(&self.known.facts(packument, at, &advisories), asked, screen))
+    }
+
+    fn explanation(&self, facts: &Facts<'_>, asked: Option<Asked>, screen: &Screen) -> Explanation {
+        let (known, world) = (self.known, self.world);
+        let policy = world.policy(self.asker.profile);
+        let rules = policy.about(facts.name);
+        let packument = known.packument.as_deref();
+        let tags = packument.iter().flat_map(|packument| packument.dist_tags.iter().map(move |tag| (packument, tag)));
+        let tags = tags.map(|(packument, (tag, target))| TagMove {
+            tag: tag.clone(),
+            upstream: target.clone(),
+            shown: screen.tag(packument, tag).map(Into::into),
+        });
+        Explanation {
+            name: facts.name.clone(),
+            version: facts.version.into(),
+            asked,
+            verdict: judge(&rules, &world.standing, facts, known.validated),
+            waiver: waiver(&rules, &world.standing, facts, known.validated).map(|note| note.reason),
+            steps: policy.trace(&world.standing, facts, known.validated),
             tags: tags.collect(),
-            name: name.clone(),
-            version: entry.key.clone(),
-            verdict: screen.verdict(at).clone(),
-            published: entry.published,
-            effective: reading.known.provenance[at].effective,
-            nearest: screen.nearest(&packument, &entry.key).map(Into::into),
-            minimum_release_age: policy.minimum_release_age(name),
-            upstream: Arc::clone(reading.known.registry.id()),
-            validated: reading.known.validated,
-        })
+            seen: Seen::of(facts),
+            published: facts.published,
+            effective: facts.effective,
+            nearest: packument.and_then(|packument| screen.nearest(packument, facts.version)).map(Into::into),
+            minimum_release_age: policy.minimum_release_age(facts.name),
+            upstream: Arc::clone(known.registry.id()),
+            validated: self.validated,
+            as_of: self.at,
+            remarks: self.remarks(),
+        }
+    }
+
+    /// What is taken as it is now, because nobody kept what it was.
+    fn remarks(&self) -> Vec<&'static str> {
+        match self.at {
+            Some(at) if at < self.validated => vec![
+                "rules and feeds are those of now; decisions, ages and dist-tags are as of then, as far as the ledger knows",
+                "versions that upstream has lost since are not among those to use instead",
+            ],
+            Some(_) => vec!["it opens if upstream still has it then, and says nothing else of it"],
+            None => Vec::new(),
+        }
+    }
+
+    /// There is nothing to explain.
+    fn nothing(&self, name: &PackageName, wanted: &str) -> Rejection {
+        let Some(at) = self.at else { return no_version(name, wanted) };
+        let text = format!("no version of {name} at {} matches: {wanted}", instant::tell(at));
+        Rejection::NotFound(refusal::one_line(&text).into())
     }
 }
 

@@ -1,14 +1,18 @@
-//! Floor 6: the product. A question comes in, upstream and store are asked, policy judges, an answer or a refusal goes out.
+//! Floor 6: the product. A question comes in, upstream and store are asked, policy judges, an answer or a refusal goes
+//! out.
 //!
 //! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
 
 mod advised;
 pub mod answer;
+mod as_of;
 mod aside;
 mod audit;
 mod catalog;
 pub mod check;
+mod departed;
 mod explain;
+pub mod explanation;
 pub mod flight;
 mod forms;
 pub mod history;
@@ -38,6 +42,7 @@ use tokio::sync::Semaphore;
 
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use check::{Judged, Locked, Outcome};
+pub use explanation::Explanation;
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
 pub use world::Profile;
@@ -55,7 +60,7 @@ use self::workbench::Workbenches;
 use self::world::World;
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
-use crate::policy::{Advisories, Policy, Reason, Step, Verdict};
+use crate::policy::{Advisories, Policy};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Passage, Passed, Registries, UpstreamError};
@@ -97,46 +102,6 @@ pub struct Parts {
     pub decisions: Vec<Decision>,
     /// Bounds.
     pub config: Config,
-}
-
-/// What the policy says of one version, and why: what `coldframe explain` prints.
-#[derive(Debug, Clone)]
-pub struct Explanation {
-    /// The package.
-    pub name: PackageName,
-    /// The version that was asked for, after tags and ranges are resolved over everything upstream has.
-    pub version: Box<str>,
-    /// The verdict.
-    pub verdict: Verdict,
-    /// The decision that lets it through, and what would have held it back.
-    pub waiver: Option<Reason>,
-    /// Every rule in its order, and what it made of the version.
-    pub steps: Vec<Step>,
-    /// Where each dist-tag points upstream, and where for clients.
-    pub tags: Vec<TagMove>,
-    /// When upstream says it was published.
-    pub published: Option<Timestamp>,
-    /// The effective publish time, from which age counts.
-    pub effective: Timestamp,
-    /// The nearest version that is allowed: the highest at or below it by the dist-tag rule.
-    pub nearest: Option<Box<str>>,
-    /// The minimum release age that applies to the package.
-    pub minimum_release_age: Duration,
-    /// The registry's address, without credentials.
-    pub upstream: Arc<str>,
-    /// When upstream was last asked.
-    pub validated: Timestamp,
-}
-
-/// A dist-tag, upstream and here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagMove {
-    /// Its name.
-    pub tag: Box<str>,
-    /// Where it points upstream.
-    pub upstream: Box<str>,
-    /// Where it points for clients; `None` when it is left out.
-    pub shown: Option<Box<str>>,
 }
 
 /// Packages of which it is remembered that they are not there, or could not be asked for.
@@ -245,7 +210,8 @@ impl Firewall {
         self.0.decide(&decisions.into());
     }
 
-    /// Judges by these policies from now on, one a profile: swapped whole. No request begun after this returns is answered by others.
+    /// Judges by these policies from now on, one a profile: swapped whole. No request begun after this returns is
+    /// answered by others.
     pub fn adopt(&self, policies: &[Policy]) {
         self.0.adopt(policies);
     }
@@ -269,12 +235,19 @@ impl Firewall {
         self.0.world()
     }
 
-    /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing.
+    /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing. With `at` it is
+    /// judged as of that instant.
     ///
     /// # Errors
     /// When there is no such version, or upstream cannot be asked.
-    pub async fn explain(&self, asker: &Asker, name: &PackageName, wanted: Option<&str>) -> Result<Explanation, Rejection> {
-        self.0.explain(asker, name, wanted).await
+    pub async fn explain(
+        &self,
+        asker: &Asker,
+        name: &PackageName,
+        wanted: Option<&str>,
+        at: Option<Timestamp>,
+    ) -> Result<Explanation, Rejection> {
+        self.0.explain(asker, name, wanted, at).await
     }
 
     /// What would become of each of `locked`, in their order. Nothing is served and nobody is noted in the ledger.
@@ -320,7 +293,8 @@ impl Firewall {
         self.0.tarball(asker, name, version).await
     }
 
-    /// Search results without what the policy hides; the passage is the client's request, the answer upstream's, filtered.
+    /// Search results without what the policy hides; the passage is the client's request, the answer upstream's,
+    /// filtered.
     ///
     /// # Errors
     /// When upstream cannot be asked.
@@ -328,8 +302,8 @@ impl Firewall {
         self.0.search(asker, passage).await
     }
 
-    /// An audit, passed on, with what the feeds add; `body` is the client's, decoded, and `bulk` says which shape it has. The text
-    /// is for `npm-notice`: what was held back of the packages in it.
+    /// An audit, passed on, with what the feeds add; `body` is the client's, decoded, and `bulk` says which shape it has.
+    /// The text is for `npm-notice`: what was held back of the packages in it.
     ///
     /// # Errors
     /// When upstream cannot be asked.

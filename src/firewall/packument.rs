@@ -126,7 +126,7 @@ impl Inner {
             text: &refusal.text,
         }
         .emit(&self.metrics);
-        Rejection::Refused(Arc::new(refusal))
+        Rejection::Refused(Arc::new(refusal.linked(&asker.base)))
     }
 
     fn note_packument(&self, asker: &Asker, name: &PackageName, screen: &Screen, outcome: Outcome, rule: Option<&RuleId>) {
@@ -148,7 +148,7 @@ impl Inner {
 
 /// The key that `wanted` means for clients: an exact version, a dist-tag as they see it, or the best of a range among what
 /// is shown. A hidden exact version, or a range that only hidden ones satisfy, is found too, so that the refusal can say why.
-fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Option<&'a str> {
+pub(super) fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Option<&'a str> {
     if let Some((_, entry)) = packument.find(wanted) {
         return Some(&entry.key);
     }

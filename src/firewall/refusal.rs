@@ -1,13 +1,17 @@
 //! Why there is no answer, in words a person can act on.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::npm::{PackageName, instant};
+use super::BaseUrl;
+use crate::npm::{PackageName, endpoint, instant};
 use crate::policy::{RuleId, Verdict};
 use crate::upstream::UpstreamError;
+
+/// What stands between a text and the address of its explanation.
+pub const WHY: &str = "; why: ";
 
 /// A refusal by policy. `text` says it all in one line of ASCII; the rest is for those who count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +26,22 @@ pub struct Refusal {
     pub opens: Option<Timestamp>,
     /// package@version, published when, the rule, when it opens, the newest version that is allowed.
     pub text: Arc<str>,
+    /// The address of its explanation, where there is a page to open.
+    pub link: Option<Box<str>>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)?;
+        self.link.as_ref().map_or(Ok(()), |link| write!(out, "{WHY}{link}"))
+    }
 }
 
 /// Why there is no answer. Cheap to clone: every waiter of one flight gets it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Rejection {
     /// The policy says no.
-    #[error("{}", .0.text)]
+    #[error("{0}")]
     Refused(Arc<Refusal>),
     /// There is no such package, version or tag.
     #[error("{0}")]
@@ -71,6 +84,7 @@ impl Refusal {
             rule: reason.rule.clone(),
             opens: verdict.opens(),
             text: one_line(&text).into(),
+            link: None,
         })
     }
 
@@ -98,8 +112,36 @@ impl Refusal {
             rule: reason.rule.clone(),
             opens: first_opens,
             text: one_line(&text).into(),
+            link: None,
         })
     }
+
+    /// The same refusal with the address of its explanation, for whoever came by way of `base`.
+    #[must_use]
+    pub fn linked(self, base: &BaseUrl) -> Self {
+        let link = link(base, &self.name, self.version.as_deref());
+        Self { link: link.map(Into::into), ..self }
+    }
+
+    /// Text and address in at most `longest` bytes, for a header: the text is what is cut, and an address that leaves it
+    /// less than half stays away.
+    #[must_use]
+    pub fn within(&self, longest: usize) -> String {
+        let tail = self.link.as_ref().map(|link| format!("{WHY}{link}")).filter(|tail| tail.len() <= longest / 2);
+        let tail = tail.unwrap_or_default();
+        let room = longest - tail.len();
+        if self.text.len() <= room {
+            return format!("{}{tail}", self.text);
+        }
+        let kept: String = self.text.chars().take(room.saturating_sub(3)).collect();
+        format!("{}...{tail}", kept.trim_end())
+    }
+}
+
+/// The address of an explanation, for whoever came by way of `base`; `None` where our pages are not below it.
+#[must_use]
+pub fn link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option<String> {
+    base.explains.then(|| endpoint::explanation(&base.text, name, version))
 }
 
 /// `text` as one line of printable ASCII, whatever upstream wrote into it: a reason phrase and headers hold nothing else.
@@ -112,4 +154,24 @@ pub fn one_line(text: &str) -> String {
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter == '\n' || letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_is_too_long_for_a_line_keeps_its_address() {
+        let name = PackageName::parse("axios").unwrap();
+        let base = BaseUrl { text: "http://127.0.0.1:4873".into(), remembered: true, explains: true };
+        let verdict = Verdict::deny(RuleId::Denied, "x".repeat(500));
+        let refusal = Refusal::of_version(&name, "1.14.1", &verdict, None).unwrap();
+        let tail = "; why: http://127.0.0.1:4873/-/coldframe/explain/axios@1.14.1";
+        let linked = refusal.clone().linked(&base);
+        let line = linked.within(400);
+        assert!(line.len() == 400 && line.ends_with(&format!("xxx...{tail}")), "{line}");
+        assert_eq!(linked.to_string(), format!("{}{tail}", refusal.text));
+        assert!(!linked.within(80).contains("why"), "an address is not cut");
+        assert_eq!(refusal.linked(&BaseUrl { explains: false, ..base }).link, None);
+    }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::known::Known;
-use super::refusal;
 use super::world::{Profile, World};
-use crate::npm::{Algorithm, Digest, Packument, instant, tag};
+use super::{BaseUrl, refusal};
+use crate::npm::{Algorithm, Digest, PackageName, Packument, instant, tag};
 use crate::policy::{Advisory, Note, Policy, Verdict, judge, waiver};
 
 /// Hidden versions named in one text: beyond that they are counted.
@@ -38,12 +38,33 @@ pub(super) struct Screen {
     pub hidden: Arc<[Box<str>]>,
     /// The earliest instant at which a held version may open, if upstream is asked again then.
     pub next_opening: Option<Timestamp>,
-    /// The value of `policyRestrictions`, JSON, when something is hidden.
-    pub restrictions: Option<String>,
+    /// What `policyRestrictions` say, when something is hidden.
+    pub restrictions: Option<Restrictions>,
     /// Advisories whose claim on every version is not obeyed.
     pub overbroad: Vec<Overbroad>,
     /// Differs when anything that an answer shows differs.
     pub identity: Digest,
+}
+
+/// What `policyRestrictions` say.
+#[derive(Debug)]
+pub(super) struct Restrictions {
+    /// For people, in lines.
+    message: String,
+    /// The newest version that is hidden.
+    newest: Box<str>,
+    /// The hidden versions, JSON.
+    versions: String,
+}
+
+impl Restrictions {
+    /// The value of `policyRestrictions`, JSON, for whoever came by way of `base`: one address for all that is hidden.
+    #[must_use]
+    pub(super) fn told(&self, base: &BaseUrl, name: &PackageName) -> String {
+        let link = refusal::link(base, name, Some(&self.newest)).map(|link| format!("\nwhy: {link}")).unwrap_or_default();
+        let message = serde_json::Value::from(format!("{}{link}", self.message));
+        format!("{{\"message\":{message},\"versions\":{}}}", self.versions)
+    }
 }
 
 /// An advisory that marks every version of an established package: obeyed for those it lists.
@@ -150,8 +171,8 @@ impl Screen {
         self.hidden = self.verdicts.iter().map(|(at, _)| packument.entries[*at].key.clone()).collect();
     }
 
-    /// `policyRestrictions`: the hidden versions, each exactly `{name, version}`, and one message for them all.
-    fn restrict(&self, packument: &Packument) -> String {
+    /// The hidden versions, each exactly `{name, version}`, and one message for them all.
+    fn restrict(&self, packument: &Packument) -> Restrictions {
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let name = quote(packument.name.as_str());
         let versions: Vec<_> = self
@@ -162,7 +183,12 @@ impl Screen {
                 format!("{key}:{{\"name\":{name},\"version\":{key}}}")
             })
             .collect();
-        format!("{{\"message\":{},\"versions\":{{{}}}}}", quote(&self.message(packument)), versions.join(","))
+        let newest = self.newest_first(packument).next().map(|(at, _)| packument.entries[at].key.clone());
+        Restrictions {
+            message: self.message(packument),
+            newest: newest.unwrap_or_default(),
+            versions: format!("{{{}}}", versions.join(",")),
+        }
     }
 
     /// What a person reads of what is hidden, newest first.
@@ -198,7 +224,10 @@ impl Screen {
         for (tag, version) in self.tags.iter().flatten() {
             bytes.extend_from_slice(format!("\0{tag}\0{version}").as_bytes());
         }
-        bytes.extend_from_slice(self.restrictions.as_deref().unwrap_or_default().as_bytes());
+        if let Some(restrictions) = &self.restrictions {
+            bytes.extend_from_slice(restrictions.message.as_bytes());
+            bytes.extend_from_slice(restrictions.versions.as_bytes());
+        }
         Digest::of(Algorithm::Sha256, &bytes)
     }
 }

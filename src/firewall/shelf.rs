@@ -14,7 +14,7 @@ use crate::npm::brotli;
 use crate::npm::ingest::{self, Fields};
 use crate::npm::press::{Packing, Press};
 use crate::npm::render::{Choice, View};
-use crate::npm::{Algorithm, Digest};
+use crate::npm::{Algorithm, Digest, PackageName};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed};
 
 /// The view that whoever starts a flight will want when it lands.
@@ -45,6 +45,9 @@ pub(super) struct Rendered {
     /// The document it was rendered from.
     content: [u8; 32],
     form: Form,
+    name: PackageName,
+    /// Under which base URL.
+    base: BaseUrl,
     view: View,
     answers: Mutex<Vec<Kept>>,
 }
@@ -90,7 +93,8 @@ impl Rendered {
 
     /// Assembles an answer; `None` when the view must be rendered anew first.
     fn assemble(&self, screen: &Screen, coding: Coding, restricted: bool, now: Timestamp) -> Option<Answer> {
-        let restrictions = screen.restrictions.as_deref().filter(|_| restricted);
+        let restrictions = screen.restrictions.as_ref().filter(|_| restricted).map(|told| told.told(&self.base, &self.name));
+        let restrictions = restrictions.as_deref();
         let assembly = self.view.assemble(&Choice { shown: &screen.shown, tags: screen.tags.as_deref(), restrictions })?;
         let mut entity = assembly.fingerprint().to_vec();
         entity.push(coding as u8);
@@ -231,7 +235,14 @@ impl Inner {
         let screen = known.screen(&self.world(), wish.profile);
         press.pack_as(wish.packing);
         let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at], press);
-        let rendered = Arc::new(Rendered { content: known.content, form: wish.form, view, answers: Mutex::default() });
+        let rendered = Arc::new(Rendered {
+            content: known.content,
+            form: wish.form,
+            name: known.slot.name.clone(),
+            base: wish.base.clone(),
+            view,
+            answers: Mutex::default(),
+        });
         if wish.base.remembered {
             let (form, packing, base) = (wish.form, wish.packing, Arc::clone(&wish.base.text));
             let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };

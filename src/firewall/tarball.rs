@@ -9,14 +9,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::aside::Opened;
 use super::catalog::{Need, lost};
-use super::history;
+use super::departed::Departed;
 use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
 use super::world::{Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
-use crate::policy::{Facts, Note, Presence, RuleId, Verdict, judge};
+use crate::npm::{Digest, Hasher, Integrity, PackageName};
+use crate::policy::{Note, RuleId, Verdict, judge};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
 use crate::telemetry::{
     CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, Observed, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
@@ -319,50 +319,20 @@ impl Inner {
     }
 }
 
-/// Every version that was ever seen of a package: how established it is does not change by what went.
-fn rows_by_version(known: &Known) -> Vec<(&str, Option<Version>)> {
-    let current = known.packument.iter().flat_map(|packument| &packument.entries).map(|entry| &*entry.key);
-    let mut keys: Vec<&str> = current.chain(known.record.releases.iter().map(|release| &*release.version)).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.into_iter().map(|key| (key, Version::parse(key))).collect()
-}
-
 /// The verdict of a version the newest packument does not have, as what it was first seen, and what is noted of it; `None` when it
 /// never was.
 pub(super) fn judge_gone<'a>(
     known: &'a Known,
-    version: &str,
-    world: &World,
+    version: &'a str,
+    world: &'a World,
     profile: Profile,
 ) -> Option<(Verdict, Option<&'a Release>, Vec<Note>)> {
-    let name = &known.slot.name;
-    let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
-    let departed = known.packument.as_ref().and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
-    let private = matches!(known.slot.partition, Partition::Own(_));
-    let first = history::first_seen_as(&rows).filter(|_| !private);
-    if first.is_none() && departed.is_none() {
-        return None;
-    }
-    let published = first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published));
-    let parsed = Version::parse(version);
-    let advisories = world.advisories.of(name.as_str());
-    let seen = if advisories.is_empty() { Vec::new() } else { rows_by_version(known) };
-    let advisories = advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref())));
-    let facts = Facts {
-        published,
-        has_integrity: first.is_some(),
-        integrity: first.and_then(|row| row.integrity.as_ref()),
-        born: known.packument.as_ref().and_then(|packument| packument.oldest),
-        presence: Presence::Gone { last_seen: first.and_then(|row| row.gone), replaced: first.is_some_and(|row| row.replaced) },
-        parsed: parsed.as_ref(),
-        advisories: &advisories,
-        ..Facts::of(name, version, first.map_or(known.validated, |row| row.effective))
-    };
-    let rules = world.policy(profile).about(name);
+    let departed = Departed::find(known, version, world)?;
+    let facts = departed.facts(None);
+    let rules = world.policy(profile).about(facts.name);
     let verdict = judge(&rules, &world.standing, &facts, known.validated);
     let notes = rules.notes(&facts, known.validated);
-    Some((verdict, first, notes))
+    Some((verdict, departed.first, notes))
 }
 
 /// A tarball that the disk did not take, and its share of the memory for those, held until its last reader is done.

@@ -1,5 +1,5 @@
-//! What changes while serving: the policies in force, the decisions above them, and their joint revision. Loaded once at the
-//! top of a request together with the time, so that one request sees one world and one instant.
+//! What changes while serving: the policies in force, the decisions above them, and their joint revision. Loaded once at
+//! the top of a request together with the time, so that one request sees one world and one instant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,8 @@ impl World {
         self.policies.get(profile.0).unwrap_or(&self.policies[0])
     }
 
-    /// The longest age for which a rule holds new packages and spares the parts of established ones; `None` where none does.
+    /// The longest age for which a rule holds new packages and spares the parts of established ones; `None` where none
+    /// does.
     #[must_use]
     pub(super) fn spares_siblings(&self) -> Option<Duration> {
         self.policies.iter().filter_map(Policy::spares_siblings).max()
@@ -63,7 +64,16 @@ impl World {
         Self::of(policies, decisions, self.advisories.clone(), now, self.revision + 1)
     }
 
-    /// The world after this one, with these policies, as of `now`. Without any nothing would be judged: then it keeps its own.
+    /// The world as of another instant: the decisions that were taken by then, and what of them and of the rules was in
+    /// force. Of feeds it is not kept what they said when.
+    pub(super) fn as_of(&self, at: Timestamp) -> Self {
+        let policies = self.policies.iter().map(|policy| policy.as_of(at)).collect();
+        let decisions = self.decisions.iter().filter_map(|decision| decision.as_of(at)).collect();
+        Self::of(policies, decisions, self.advisories.clone(), at, self.revision)
+    }
+
+    /// The world after this one, with these policies, as of `now`. Without any nothing would be judged: then it keeps its
+    /// own.
     fn with_policies(&self, policies: &[Policy], now: Timestamp) -> Self {
         let policies = if policies.is_empty() { self.policies.as_slice() } else { policies };
         let policies = policies.iter().map(|policy| policy.as_of(now)).collect();

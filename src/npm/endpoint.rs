@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::PackageName;
 
 /// The longest path that is read, in bytes: npm's longest name twice, with every letter escaped, and room for a version.
@@ -84,6 +86,16 @@ pub enum EndpointError {
         /// What is, as the `Allow` header lists it.
         allow: &'static str,
     },
+}
+
+/// The bytes of a version that stand in an address as they are.
+const AS_THEY_ARE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
+
+/// Where one reads why a version is kept back, or `latest` where none is named: one of our own pages ([`Endpoint::Own`]), below `base`.
+#[must_use]
+pub fn explanation(base: &str, name: &PackageName, version: Option<&str>) -> String {
+    let version = version.map(|version| format!("@{}", utf8_percent_encode(version, AS_THEY_ARE))).unwrap_or_default();
+    format!("{base}/-/coldframe/explain/{name}{version}")
 }
 
 impl Endpoint {
@@ -500,6 +512,20 @@ mod tests {
             let spelled: String = plain.bytes().enumerate().map(spell).collect();
             let path = format!("/{spelled}");
             prop_assert_eq!(get(&path), Ok(Endpoint::Packument(name(&plain))));
+        }
+    }
+
+    #[test]
+    fn an_explanation_is_found_where_its_address_leads() {
+        for (name, version, page) in [
+            ("axios", Some("1.14.1"), "explain/axios@1.14.1"),
+            ("@acme/ui", Some("1.0.0-rc.1+build"), "explain/@acme/ui@1.0.0-rc.1+build"),
+            ("axios", Some("1 <b>?#&"), "explain/axios@1 <b>?#&"),
+            ("axios", None, "explain/axios"),
+        ] {
+            let address = explanation("", &PackageName::parse(name).unwrap(), version);
+            assert!(address.is_ascii() && !address.contains([' ', '<', '#', '?']), "{address}");
+            assert_eq!(Endpoint::parse("GET", &address, None), Ok(Endpoint::Own(page.to_owned())));
         }
     }
 }

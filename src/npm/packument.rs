@@ -143,6 +143,20 @@ impl Packument {
         Some((at, &self.entries[at]))
     }
 
+    /// The index of those entries alone whose places are kept, with these dist-tags. It is for looking up, not for rendering.
+    #[must_use]
+    pub fn narrowed(&self, keeps: &dyn Fn(usize) -> bool, dist_tags: Vec<(Box<str>, Box<str>)>) -> Self {
+        let kept: Vec<u32> = (0..).zip(&self.entries).filter(|(at, _)| keeps(*at as usize)).map(|(at, _)| at).collect();
+        let place = |at: &u32| kept.binary_search(at).ok().and_then(|place| u32::try_from(place).ok());
+        Self {
+            entries: kept.iter().map(|at| self.entries[*at as usize].clone()).collect(),
+            by_key: self.by_key.iter().filter_map(place).collect(),
+            dist_tags,
+            parts: HashMap::new(),
+            ..self.clone()
+        }
+    }
+
     /// The bytes the index takes in memory, about.
     #[must_use]
     pub fn weight(&self) -> usize {

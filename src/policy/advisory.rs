@@ -369,6 +369,15 @@ impl<'a> Applicable<'a> {
         self.advisories.iter().filter(|(_, overbroad)| *overbroad).map(|(advisory, _)| *advisory)
     }
 
+    /// Those of them that would affect a version if they were obeyed whole.
+    pub fn set_aside<'s>(
+        &'s self,
+        key: &'s str,
+        version: Option<&'s Version>,
+    ) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
+        self.overbroad().filter(move |advisory| advisory.affects(key, version) && !advisory.names(key, version))
+    }
+
     /// Those that name exactly this version as fixed.
     pub fn fixed_in<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
         self.advisories.iter().map(|(advisory, _)| *advisory).filter(|advisory| advisory.is_fixed_in(version))

@@ -137,6 +137,17 @@ impl Decision {
         State::Active
     }
 
+    /// The decision as it stood at an instant; `None` where it was not taken yet.
+    #[must_use]
+    pub fn as_of(&self, at: Timestamp) -> Option<Self> {
+        let was = |signature: &Signature| signature.at <= at;
+        was(&self.proposal.author).then(|| Self {
+            second: self.second.clone().filter(was),
+            revoked: self.revoked.clone().filter(|(signature, _)| was(signature)),
+            ..self.clone()
+        })
+    }
+
     /// Who stands for it: its author, and who confirmed it.
     #[must_use]
     pub fn signed(&self) -> String {
@@ -220,6 +231,8 @@ mod tests {
         assert_eq!(decision.signed(), "ada and grace");
         decision.revoked = Some((signature("ada"), "a mistake".to_owned()));
         assert_eq!(decision.state(at(1)), State::Revoked);
+        assert_eq!(decision.as_of(at(1)), Some(decision.clone()));
+        assert_eq!(decision.as_of(at(-1)), None, "it was not taken yet");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Policy {
     pub(super) rules: Arc<[Rule]>,
     /// Packages for which ages are waived.
     exclude: GlobSet,
+    /// The same as they were written.
+    excluded: Arc<[Box<str>]>,
     /// The rules in force are those that have not ended at this instant.
     as_of: Timestamp,
 }
@@ -48,7 +50,7 @@ impl Policy {
     /// A policy of these rules.
     #[must_use]
     pub fn of(rules: Vec<Rule>) -> Self {
-        Self { rules: rules.into(), exclude: GlobSet::empty(), as_of: Timestamp::MIN }
+        Self { rules: rules.into(), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
 
     /// A policy of a minimum release age (zero for none) that waives the age, and nothing else, for `exclude`.
@@ -93,7 +95,8 @@ impl Policy {
         for glob in exclude {
             globs.add(glob.0.clone());
         }
-        Ok(Self { exclude: globs.build()?, ..self })
+        let excluded = exclude.iter().map(|glob| glob.as_str().into()).collect();
+        Ok(Self { exclude: globs.build()?, excluded, ..self })
     }
 
     /// The rules in their order, those that have ended too.
@@ -169,6 +172,12 @@ impl Policy {
         self.rules.iter().filter(|rule| rule.expires.is_none_or(|expires| expires > self.as_of))
     }
 
+    /// The globs of packages for which ages are waived, as they were written.
+    #[must_use]
+    pub fn excluded(&self) -> &[Box<str>] {
+        &self.excluded
+    }
+
     /// Whether ages are waived for a package.
     #[must_use]
     pub fn waives_ages(&self, name: &PackageName) -> bool {
@@ -212,7 +221,7 @@ impl<'p> Selection<'p> {
         }
     }
 
-    fn by_files(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+    pub(super) fn by_files(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         let Some(rule) = self.refusing(facts, at) else { return Verdict::Allow };
         let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: words::refusal(rule, facts) };
         match self.opening(facts, at) {
@@ -294,7 +303,7 @@ mod tests {
     use crate::policy::advisory::{Kind, Record, Trust};
     use crate::policy::advisory_index::Builder;
     use crate::policy::place::SourceFile;
-    use crate::policy::{Advisories, FeedAdvisories, Presence, compile, shipped};
+    use crate::policy::{Advisories, FeedAdvisories, Presence, Standing, compile, shipped};
 
     const HOUR: u64 = 3600;
 
@@ -451,17 +460,18 @@ reason = "x"
     #[test]
     fn a_trace_says_of_every_rule_what_it_made_of_the_version() {
         let (policy, axios) = (compiled("include = \"default\""), axios());
-        let steps = policy.trace(&Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
+        let steps = policy.trace(&Standing::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
         let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
-            built-in differs: it agrees with itself and with what was seen before, and no feed that is followed calls it malware
+            built-in differs: it agrees with itself and with what was seen before
+            advisory differs: no feed that is followed calls it malware
             malware-noted differs: no such advisory names it
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
             strong-signal unread: a rule above has decided
             weak-signals unread: a rule above has decided
             fix-lane unread: a rule above has decided
             minimum-age unread: a rule above has decided"#]].assert_eq(&told.join("\n"));
-        assert_eq!(steps.len(), policy.rules().len() + 1);
+        assert_eq!(steps.len(), policy.rules().len() + 2);
     }
 
     fn malware(name: &str, trust: Trust) -> FeedAdvisories {

@@ -24,6 +24,7 @@ pub mod spelling;
 pub mod standing;
 mod table;
 pub mod trace;
+mod trace_decisions;
 pub mod verdict;
 mod words;
 

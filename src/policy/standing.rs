@@ -17,10 +17,12 @@ use crate::npm::{Agreement, Integrity, PackageName, Range, Version, instant};
 /// The decisions in force, ready to be asked.
 #[derive(Debug, Clone)]
 pub struct Standing {
-    approvals: HashMap<Box<str>, Vec<Approval>>,
-    denials: Vec<Denial>,
-    freezes: Vec<Freeze>,
-    observing: Option<Ground>,
+    pub(super) approvals: HashMap<Box<str>, Vec<Approval>>,
+    pub(super) denials: Vec<Denial>,
+    pub(super) freezes: Vec<Freeze>,
+    pub(super) observing: Option<Ground>,
+    /// Approvals without effect until another person has confirmed them, and their packages.
+    pub(super) awaiting: Vec<(Ground, Box<str>)>,
     /// The next instant at which other decisions are in force; `None` when there is none.
     until: Option<Timestamp>,
 }
@@ -79,33 +81,33 @@ pub struct Ground {
 }
 
 #[derive(Debug, Clone)]
-struct Approval {
-    ground: Ground,
-    version: Box<str>,
-    integrity: Integrity,
-    records: Vec<String>,
+pub(super) struct Approval {
+    pub ground: Ground,
+    pub version: Box<str>,
+    pub integrity: Integrity,
+    pub records: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
-struct Denial {
-    ground: Ground,
+pub(super) struct Denial {
+    pub ground: Ground,
     /// `None` for one that cannot be read: in doubt it is denied.
     packages: Option<GlobMatcher>,
     /// `None` for every version.
-    within: Option<Within>,
+    pub within: Option<Within>,
 }
 
 /// What a denial is about: versions in a range, and the one that is spelled like it.
 #[derive(Debug, Clone)]
-struct Within {
-    text: Box<str>,
+pub(super) struct Within {
+    pub text: Box<str>,
     range: Option<Range>,
 }
 
 #[derive(Debug, Clone)]
-struct Freeze {
-    ground: Ground,
-    at: Timestamp,
+pub(super) struct Freeze {
+    pub ground: Ground,
+    pub at: Timestamp,
     packages: Vec<GlobMatcher>,
 }
 
@@ -119,14 +121,21 @@ impl Standing {
     /// Those of `decisions` that are in force at `now`.
     #[must_use]
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
-        let mut standing =
-            Self { approvals: HashMap::new(), denials: Vec::new(), freezes: Vec::new(), observing: None, until: None };
+        let mut standing = Self {
+            approvals: HashMap::new(),
+            denials: Vec::new(),
+            freezes: Vec::new(),
+            observing: None,
+            awaiting: Vec::new(),
+            until: None,
+        };
         for decision in decisions {
             match decision.state(now) {
                 State::Active => standing.add(decision, now),
                 // What it covered opens only when upstream has been asked again.
                 State::Expired => standing.add_freeze(decision),
-                State::AwaitsSecond | State::Revoked => {}
+                State::AwaitsSecond => standing.await_second(decision),
+                State::Revoked => {}
             }
         }
         standing
@@ -145,11 +154,8 @@ impl Standing {
 
     /// The freeze that covers the version as of `at`, the one that thaws last. A freeze that has thawed since then still
     /// covers it: nothing opens on what upstream said before.
-    fn freeze(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Freeze> {
-        let covers = |freeze: &&Freeze| {
-            let named = freeze.packages.iter().any(|glob| glob.is_match(facts.name.as_str()));
-            (freeze.packages.is_empty() || named) && facts.effective > freeze.at && at < freeze.thaws()
-        };
+    pub(super) fn freeze(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Freeze> {
+        let covers = |freeze: &&Freeze| freeze.names(facts) && facts.effective > freeze.at && at < freeze.thaws();
         self.freezes.iter().filter(covers).max_by_key(|freeze| freeze.thaws())
     }
 
@@ -160,13 +166,13 @@ impl Standing {
     }
 
     /// While an hour of observation runs, age and signals hold nothing back; advisories of malware do.
-    fn waive(&self, facts: &Facts<'_>, verdict: Verdict) -> Verdict {
+    pub(super) fn waive(&self, facts: &Facts<'_>, verdict: Verdict) -> Verdict {
         let waived = self.observing.is_some() && verdict.opens().is_some() && facts.records().is_empty();
         if waived { Verdict::Allow } else { verdict }
     }
 
     /// The approval of exactly these bytes that names every record which an approval of them has to name.
-    fn approval(&self, facts: &Facts<'_>) -> Option<&Ground> {
+    pub(super) fn approval(&self, facts: &Facts<'_>) -> Option<&Ground> {
         let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
         let records = facts.records();
         let fits = |approval: &&Approval| {
@@ -226,6 +232,12 @@ impl Standing {
         self.approvals.entry(package.into()).or_default().push(approval);
     }
 
+    fn await_second(&mut self, decision: &Decision) {
+        if let Act::Approve { package, .. } = &decision.proposal.act {
+            self.awaiting.push((Ground::of(decision), package.as_str().into()));
+        }
+    }
+
     fn ends(&mut self, at: Option<Timestamp>) {
         self.until = match (self.until, at) {
             (Some(known), Some(at)) => Some(known.min(at)),
@@ -250,8 +262,13 @@ impl Ground {
 }
 
 impl Denial {
-    fn covers(&self, facts: &Facts<'_>) -> bool {
-        if self.packages.as_ref().is_some_and(|glob| !glob.is_match(facts.name.as_str())) {
+    /// Whether it is about the package.
+    pub(super) fn names(&self, facts: &Facts<'_>) -> bool {
+        self.packages.as_ref().is_none_or(|glob| glob.is_match(facts.name.as_str()))
+    }
+
+    pub(super) fn covers(&self, facts: &Facts<'_>) -> bool {
+        if !self.names(facts) {
             return false;
         }
         let Some(within) = &self.within else { return true };
@@ -272,7 +289,12 @@ fn compiled(glob: &str) -> Option<GlobMatcher> {
 }
 
 impl Freeze {
-    fn thaws(&self) -> Timestamp {
+    /// Whether it is about the package.
+    pub(super) fn names(&self, facts: &Facts<'_>) -> bool {
+        self.packages.is_empty() || self.packages.iter().any(|glob| glob.is_match(facts.name.as_str()))
+    }
+
+    pub(super) fn thaws(&self) -> Timestamp {
         self.ground.expires.unwrap_or(Timestamp::MAX)
     }
 

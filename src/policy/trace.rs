@@ -1,5 +1,5 @@
-//! Every rule, and what it made of one version: what `coldframe explain` prints. Refuses to judge otherwise than `judge`: it follows
-//! the same steps, aloud.
+//! Every rule, and what it made of one version: what `coldframe explain` prints. Refuses to judge otherwise than
+//! `standing::judge`: it follows the same steps, aloud.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use super::built_in;
 use super::facts::Facts;
 use super::judge::Policy;
-use super::malware;
 use super::rule::{Action, Ages, Rule};
-use super::verdict::{RuleId, Verdict};
-use super::words;
+use super::standing::Standing;
+use super::verdict::{Reason, RuleId, Verdict};
+use super::{malware, words};
 
 /// What a rule made of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +20,12 @@ pub enum Outcome {
     Decides,
     /// It warns, or would refuse if it did not only observe; reading goes on.
     Notes,
-    /// It is a hold whose age has passed; reading goes on.
+    /// It is a hold whose time has passed; reading goes on.
     Passed,
-    /// Its age is waived for the package; reading goes on.
+    /// Its age is waived for the package, or an approval names it; reading goes on.
     Waived,
+    /// An advisory that is too broad to be obeyed whole; reading goes on.
+    SetAside,
     /// It does not match.
     Differs,
     /// A rule above has decided.
@@ -39,6 +41,7 @@ impl Outcome {
             Self::Notes => "notes",
             Self::Passed => "passed",
             Self::Waived => "waived",
+            Self::SetAside => "set aside",
             Self::Differs => "differs",
             Self::Unread => "unread",
         }
@@ -50,7 +53,7 @@ impl Outcome {
 pub struct Step {
     /// The rule.
     pub rule: RuleId,
-    /// What it does with what it matches: `deny`, `hold 14 d`.
+    /// What it does with what it matches: `deny`, `hold 14 d`, `approve, decision 7`.
     pub action: String,
     /// What it made of this version.
     pub outcome: Outcome,
@@ -59,19 +62,24 @@ pub struct Step {
 }
 
 impl Policy {
-    /// Every rule in its order, the built-in ones first, and what it made of the version as of `at`.
+    /// Everything that is asked about a version as of `at`, in its order, and what it made of it: what is built in, the
+    /// decisions about the package, what feeds call malware, and every rule.
     #[must_use]
-    pub fn trace(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Step> {
-        let built_in = built_in::verdict(facts).or_else(|| malware::judge(facts, at));
-        let mut decided = built_in.is_some();
-        let mut steps = vec![first_step(built_in.as_ref())];
+    pub fn trace(&self, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Vec<Step> {
+        let about = self.about(facts.name);
+        let mut steps = vec![built_in_step(standing, facts)];
+        steps.extend(standing.steps(facts, &about.verdict(facts, at), at));
+        steps.extend(malware::steps(facts, &about.by_files(facts, at), at));
         let ages = Ages::of(facts, at);
         for rule in self.in_force() {
-            let (outcome, detail) =
-                if decided { (Outcome::Unread, "a rule above has decided".to_owned()) } else { self.step(rule, facts, ages) };
-            decided |= outcome == Outcome::Decides;
+            let (outcome, detail) = self.step(rule, facts, ages);
             let action = if rule.observe { format!("{}, observed", rule.action.tell()) } else { rule.action.tell() };
             steps.push(Step { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail });
+        }
+        let below = steps.iter().position(|step| step.outcome == Outcome::Decides).map_or(steps.len(), |at| at + 1);
+        // What is set aside is named wherever it stands: whoever reported it wants to know why it is not obeyed.
+        for step in steps[below..].iter_mut().filter(|step| step.outcome != Outcome::SetAside) {
+            (step.outcome, step.detail) = (Outcome::Unread, "a rule above has decided".to_owned());
         }
         steps
     }
@@ -95,21 +103,189 @@ impl Policy {
     }
 }
 
-/// The built-in rules, as one step: the one that decides, or that none does.
-fn first_step(verdict: Option<&Verdict>) -> Step {
-    match verdict.and_then(Verdict::reason) {
-        Some(reason) => Step {
-            rule: reason.rule.clone(),
-            action: if verdict.is_some_and(|verdict| verdict.opens().is_some()) { "hold" } else { "deny" }.to_owned(),
-            outcome: Outcome::Decides,
-            detail: reason.detail.clone(),
-        },
-        None => Step {
-            rule: RuleId::File("built-in".into()),
-            action: "deny".to_owned(),
-            outcome: Outcome::Differs,
-            detail: "it agrees with itself and with what was seen before, and no feed that is followed calls it malware"
-                .to_owned(),
-        },
+/// What no file and no decision waives, as one step: what of it decides, or that nothing does.
+fn built_in_step(standing: &Standing, facts: &Facts<'_>) -> Step {
+    let action = "deny".to_owned();
+    let refusal = built_in::verdict(facts);
+    let Some(Reason { rule, detail }) = refusal.as_ref().and_then(Verdict::reason).cloned() else {
+        let detail = "it agrees with itself and with what was seen before".to_owned();
+        return Step { rule: RuleId::File("built-in".into()), action, outcome: Outcome::Differs, detail };
+    };
+    match standing.approval(facts).filter(|_| rule == RuleId::IntegrityChanged) {
+        Some(ground) => {
+            let detail = format!("{detail}; these bytes are approved {}", ground.tell());
+            Step { rule, action, outcome: Outcome::Waived, detail }
+        }
+        None => Step { rule, action, outcome: Outcome::Decides, detail },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::npm::{Integrity, PackageName, Version, instant};
+    use crate::policy::advisory::{Kind, Record, Trust};
+    use crate::policy::advisory_index::Builder;
+    use crate::policy::affected::{Event, Span};
+    use crate::policy::decision::{Act, Approved, CHANGED_INTEGRITY, Decision, Proposal, Signature};
+    use crate::policy::place::SourceFile;
+    use crate::policy::{Advisories, compile, judge, shipped};
+
+    const BYTES: &str = "sha512-z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==";
+    const OTHERS: &str = "sha512-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
+
+    fn at(hour: i64) -> Timestamp {
+        Timestamp::from_second(1_774_915_200 + hour * 3600).unwrap()
+    }
+
+    fn policy(shipped: usize) -> Policy {
+        let text = format!("include = \"{}\"", shipped::names()[shipped]);
+        let file = Arc::new(SourceFile { path: "p.toml".into(), text });
+        let find = |_: &SourceFile, name: &str| shipped::file(name).ok_or_else(|| "there is none".to_owned());
+        compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
+    }
+
+    fn decision(id: i64, act: Act, made: i64, expires: Option<i64>, needs_second: bool) -> Decision {
+        let author = Signature { who: "ada".to_owned(), at: at(made) };
+        let proposal = Proposal { act, reason: "INC-7".to_owned(), author, expires: expires.map(at), needs_second };
+        Decision { id, proposal, second: None, revoked: None }
+    }
+
+    fn approval(version: &str, integrity: &str, records: &[&str]) -> Act {
+        Act::Approve {
+            package: "axios".to_owned(),
+            asked: version.to_owned(),
+            versions: vec![Approved { version: version.to_owned(), integrity: integrity.to_owned(), until: None }],
+            records: records.iter().map(|record| (*record).to_owned()).collect(),
+        }
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let deny = |range: &str| Act::Deny { packages: "ax*".to_owned(), range: Some(range.to_owned()) };
+        let freeze = |hour| Act::Freeze { at: at(hour), packages: Vec::new() };
+        prop_oneof![
+            Just(approval("1.14.1", BYTES, &[])),
+            Just(approval("1.14.1", BYTES, &[CHANGED_INTEGRITY, "MAL-0", "MAL-1"])),
+            Just(approval("1.14.1", OTHERS, &[])),
+            Just(approval("1.14.0", BYTES, &[])),
+            Just(deny("<1")),
+            Just(deny("^1")),
+            (-9..9_i64).prop_map(freeze),
+            Just(Act::Observe),
+        ]
+    }
+
+    fn decisions() -> impl Strategy<Value = Vec<Decision>> {
+        let one = (act(), 0..9_i64, prop::option::of(0..99_i64), any::<bool>());
+        prop::collection::vec(one, 0..4).prop_map(|taken| {
+            (1..).zip(taken).map(|(id, (act, made, expires, second))| decision(id, act, made, expires, second)).collect()
+        })
+    }
+
+    /// A feed a record, the first one overbroad.
+    fn advisories(trusts: &[(usize, bool)]) -> Advisories {
+        let feeds = trusts.iter().enumerate().map(|(number, (trust, lists))| {
+            let mut builder = Builder::default();
+            builder.add(&Record {
+                id: format!("MAL-{number}").into(),
+                aliases: Vec::new(),
+                kind: Kind::Malware,
+                severity: None,
+                reviewed: false,
+                summary: "".into(),
+                modified: None,
+                cvss: "".into(),
+                cwes: Vec::new(),
+                package: "axios".into(),
+                versions: if *lists { vec!["1.14.1".into()] } else { Vec::new() },
+                spans: Span::of_events(&[Event::Introduced("0".into())]).0,
+            });
+            Arc::new(builder.build("osv", Trust::ALL[*trust]))
+        });
+        Advisories::of_feeds(feeds.collect())
+    }
+
+    proptest! {
+        #[test]
+        fn the_step_that_decides_is_the_verdicts_own(
+            shipped in 0..4_usize,
+            decisions in decisions(),
+            trusts in prop::collection::vec((0..3_usize, any::<bool>()), 0..3),
+            lacking in any::<bool>(),
+            established in any::<bool>(),
+            (changed, young) in (any::<bool>(), any::<bool>()),
+            hour in 0..500_i64,
+        ) {
+            let (policy, name, version) = (policy(shipped), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
+            let standing = Standing::of(&decisions, at(hour));
+            let feeds = advisories(&trusts).lacking(lacking.then_some("acme"));
+            let others: Vec<_> = (0..if established { 12 } else { 1 }).map(|minor| format!("1.{minor}.9")).collect();
+            let parsed: Vec<_> = others.iter().map(|text| Version::parse(text).unwrap()).collect();
+            let applicable = feeds.of("axios").among(parsed.iter().map(|version| (version.as_str(), Some(version))));
+            let integrity = Integrity::parse(Some(BYTES), None).unwrap();
+            let facts = Facts {
+                parsed: Some(&version),
+                integrity: Some(&integrity),
+                integrity_changed: changed,
+                advisories: &applicable,
+                born: young.then(|| at(0)),
+                ..Facts::of(&name, "1.14.1", at(0))
+            };
+            let verdict = judge(&policy.about(&name), &standing, &facts, at(hour));
+            let steps = policy.trace(&standing, &facts, at(hour));
+            let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == Outcome::Decides).collect();
+            if let Some(reason) = verdict.reason() {
+                prop_assert_eq!(deciding.len(), 1);
+                prop_assert_eq!((&deciding[0].rule, &deciding[0].detail), (&reason.rule, &reason.detail));
+            } else {
+                let opens = |rule: &RuleId| matches!(rule, RuleId::Approved | RuleId::Observed);
+                let allows = |step: &&Step| opens(&step.rule) || step.action.starts_with("allow");
+                prop_assert!(deciding.iter().all(allows), "{:?}", deciding);
+            }
+        }
+    }
+
+    #[test]
+    fn decisions_and_records_that_are_set_aside_are_steps() {
+        let (policy, name, version) = (policy(0), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
+        let acts = [
+            (Act::Deny { packages: "axios".to_owned(), range: Some("<1".to_owned()) }, false),
+            (approval("1.14.0", BYTES, &[]), false),
+            (approval("1.14.1", BYTES, &[]), true),
+            (Act::Freeze { at: at(5), packages: vec!["@acme/*".to_owned(), "axios".to_owned()] }, false),
+            (Act::Observe, false),
+        ];
+        let decisions: Vec<_> =
+            (1..).zip(acts).map(|(id, (act, needs_second))| decision(id, act, 1, Some(90), needs_second)).collect();
+        let standing = Standing::of(&decisions, at(2));
+        let feeds = advisories(&[(0, false)]);
+        let others: Vec<_> = (0..12).map(|minor| Version::parse(&format!("1.{minor}.9")).unwrap()).collect();
+        let applicable = feeds.of("axios").among(others.iter().map(|version| (version.as_str(), Some(version))));
+        let facts = Facts { parsed: Some(&version), advisories: &applicable, ..Facts::of(&name, "1.14.1", at(0)) };
+        let steps = policy.trace(&standing, &facts, at(2));
+        let told: Vec<_> = steps
+            .iter()
+            .map(|step| format!("{} | {} | {} | {}", step.rule, step.action, step.outcome.as_str(), step.detail))
+            .collect();
+        expect_test::expect![[r#"
+            built-in | deny | differs | it agrees with itself and with what was seen before
+            denied | deny, decision 1 | differs | 1.14.1 does not lie in `<1`
+            freeze | freeze, decision 4 | differs | it is no newer than 2026-03-31 05:00 UTC
+            approved | approve, decision 2 | differs | it approves 1.14.0
+            approved | approve, decision 3 | differs | by ada, decision 3: INC-7; it awaits a second person
+            observed | observe, decision 5 | decides | let through by ada, decision 5: INC-7; else: published 2026-03-31 00:00 UTC, minimum release age 72 h (rule minimum-age)
+            advisory | deny | set aside | MAL-0 of the feed `osv`: malware; it marks every version of an established package, and is obeyed for those that it lists
+            advisory | deny | unread | a rule above has decided
+            malware-noted | warn | unread | a rule above has decided
+            new-package | hold 14 d of the package | unread | a rule above has decided
+            strong-signal | hold 14 d | unread | a rule above has decided
+            weak-signals | hold 7 d | unread | a rule above has decided
+            fix-lane | allow | unread | a rule above has decided
+            minimum-age | hold 72 h | unread | a rule above has decided"#]].assert_eq(&told.join("\n"));
+        assert_eq!(instant::tell(at(90)), "2026-04-03 18:00 UTC");
     }
 }

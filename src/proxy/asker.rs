@@ -122,7 +122,7 @@ impl Askers {
             None => Authorization::None,
         };
         // There are as many of these as the configuration names.
-        let base = BaseUrl { text: base.into(), remembered: true };
+        let base = BaseUrl { text: base.into(), remembered: true, explains: false };
         Ok(Asker { address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
     }
 
@@ -178,7 +178,7 @@ impl Askers {
 
     fn base(&self, origin: &Origin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
         if let Some(public) = &self.public {
-            return Ok(BaseUrl { text: public.text.clone(), remembered: true });
+            return Ok(BaseUrl { text: public.text.clone(), remembered: true, explains: true });
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
@@ -201,18 +201,18 @@ impl Askers {
         let find = |known: &[Arc<str>]| known.iter().find(|base| is_joined(base, &parts)).cloned();
         let found = find(&self.known.read().unwrap_or_else(PoisonError::into_inner));
         if let Some(text) = found {
-            return BaseUrl { text, remembered: true };
+            return BaseUrl { text, remembered: true, explains: true };
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(text) = find(&known) {
-            return BaseUrl { text, remembered: true };
+            return BaseUrl { text, remembered: true, explains: true };
         }
         let text: Arc<str> = parts.concat().into();
         let remembered = known.len() < self.most;
         if remembered {
             known.push(text.clone());
         }
-        BaseUrl { text, remembered }
+        BaseUrl { text, remembered, explains: true }
     }
 
     /// Whether Coldframe's own credentials may be lent: to clients on this machine, and to nobody who only seems to be.

@@ -123,7 +123,7 @@ pub enum ProxyError {
     #[error(
         "asked on a gateway, an address that others reach too, or from another machine: coldframe shows this there to its \
          operators alone, whose tokens stand in a file that `admin-token-file` names, and none is named; `explain-to` opens \
-         `check` to everybody"
+         `check` and `explain` to everybody"
     )]
     NoOperators,
     /// The gateway does not go there.

@@ -1,11 +1,13 @@
 //! The doorstep of `/-/coldframe/`: who may ask what there. Refuses to know the pages themselves; `admin` has them.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{ACCEPT, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Response};
 
@@ -14,15 +16,17 @@ use super::token::Tokens;
 use super::{Config, ProxyError};
 use crate::firewall::Asker;
 use crate::net::body;
+use crate::net::headers::list;
 use crate::upstream::Authorization;
 
 /// The pages that probes ask for, who bring nothing that would tell them apart.
 const FOR_ALL: [&str; 2] = ["healthz", "readyz"];
 
 /// The pages that `explain-to` may open to everybody.
-const EXPLAINING: [&str; 2] = ["check", "explain"];
+const EXPLAINING: [&str; 3] = ["check", "explain", "client-config"];
 
 /// A request below `/-/coldframe/`.
+#[derive(Default)]
 pub struct OwnRequest {
     /// The method.
     pub method: Method,
@@ -30,6 +34,10 @@ pub struct OwnRequest {
     pub page: String,
     /// Everything behind the `?`.
     pub query: Option<String>,
+    /// The media types that the client takes.
+    pub accept: Option<String>,
+    /// What the client calls itself.
+    pub agent: String,
     /// Who asks; `None` where everybody may.
     pub visitor: Option<Asker>,
     /// What they sent; empty where everybody may ask.
@@ -73,9 +81,9 @@ impl Doorstep {
         let Knock { peer, head, page, body, at_home } = knock;
         let query = head.uri.query().map(str::to_owned);
         if FOR_ALL.contains(&page.as_str()) {
-            return Ok(OwnRequest { method: head.method, page, query, visitor: None, body: Bytes::new() });
+            return Ok(OwnRequest { method: head.method, page, query, ..OwnRequest::default() });
         }
-        let everybody = config.explains_to_all && EXPLAINING.contains(&page.as_str());
+        let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAINING.contains(&first));
         let visitor = match self.operator(askers, peer, &head).await {
             Ok(operator) => operator,
             Err(stranger) => askers.visitor(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
@@ -85,7 +93,9 @@ impl Doorstep {
         } else {
             Bytes::new()
         };
-        Ok(OwnRequest { method: head.method, page, query, visitor: Some(visitor), body })
+        let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
+        let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
+        Ok(OwnRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
     }
 
     /// Who asks, if they bring a token of an operator's.

@@ -274,7 +274,7 @@ fn body_not_taken(error: &BodyError, text: &str) -> Reply {
 fn rejected(rejection: &Rejection, text: &str) -> Reply {
     match rejection {
         // 403 and nothing else: it is the one status that no client asks again for.
-        Rejection::Refused(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
+        Rejection::Refused(refusal) => told(StatusCode::FORBIDDEN, text, refusal.within(LONGEST_LINE), OutcomeLabel::Refused),
         Rejection::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
         Rejection::Upstream(error) => upstream_failed(error, text),
         Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
@@ -319,7 +319,11 @@ fn not_modified() -> Reply {
 
 /// A failure told in every channel that some client shows: reason phrase, body and notice.
 fn failure(status: StatusCode, text: &str, outcome: OutcomeLabel) -> Reply {
-    let line = one_line(text, LONGEST_LINE);
+    told(status, text, one_line(text, LONGEST_LINE), outcome)
+}
+
+/// A failure told so in the body, and in `line` where only a line has room.
+fn told(status: StatusCode, text: &str, line: String, outcome: OutcomeLabel) -> Reply {
     let body = serde_json::json!({ "error": text }).to_string();
     let mut reply = Reply::new(status, Body::from(Bytes::from(body)), outcome)
         .with(header::CONTENT_TYPE, JSON)
@@ -443,6 +447,7 @@ mod tests {
             rule: RuleId::File("minimum-age".into()),
             opens: None,
             text: text.into(),
+            link: None,
         };
         let reply = failed(&Rejection::Refused(Arc::new(refusal)).into());
         assert_eq!((status(&reply), reply.outcome), (403, OutcomeLabel::Refused));

@@ -362,8 +362,14 @@ mod tests {
             }
             if name.as_str() == "young" {
                 let text = "young has no version older than 72 h".into();
-                let refusal =
-                    Refusal { name: name.clone(), version: None, rule: RuleId::File("minimum-age".into()), opens: None, text };
+                let refusal = Refusal {
+                    name: name.clone(),
+                    version: None,
+                    rule: RuleId::File("minimum-age".into()),
+                    opens: None,
+                    text,
+                    link: None,
+                };
                 return Err(Rejection::Refused(Arc::new(refusal)));
             }
             let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);

@@ -253,6 +253,16 @@ async fn explain_says_why_and_when_and_answers_by_its_exit_code() {
     assert_eq!(explain("axios@1.14.0").0, 0);
     assert_eq!(explain("axios").0, 10, "`latest` is the held one");
     assert_eq!(explain("axios@9.9.9").0, 1);
+    let at = |at: &str| {
+        let mut command = coldframe(place.home.path());
+        command.args(["explain", "axios@1.14.1", "--at", at, "--json", "--upstream", &place.registry.url, "--data-dir"]);
+        run(command.arg(place.data.path()))
+    };
+    let (code, told, _) = at("2999-01-01T00:00Z");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &told["verdict"]), (0, &"allow".into()), "{told}");
+    assert_eq!(at("2001-01-01T00:00Z").0, 1, "it was not there");
+    assert_eq!(at("2026-01-01").0, 2);
     assert_eq!(explain("not a name").0, 2);
 }
 
@@ -377,4 +387,36 @@ async fn a_data_directory_that_cannot_be_used_is_exit_code_5() {
     let (code, _, errors) = run(&mut command);
     assert_eq!(code, 5, "{errors}");
     assert!(errors.contains("file"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_config_asks_the_server_that_runs_else_the_settings() {
+    let place = Place::make().await;
+    let program = place.serve(&["--min-release-age", "80h"]);
+    let url = format!("http://{}/", program.address);
+    let lines = |client: &str, url: &str| {
+        let mut command = coldframe(place.home.path());
+        command.args(["client-config", client, "--url", url, "--min-release-age", "30h", "--upstream", &place.registry.url]);
+        run(command.arg("--data-dir").arg(place.data.path()))
+    };
+    for (client, line) in [
+        ("npm", "min-release-age=4"),
+        ("pnpm", "minimumReleaseAge: 4800"),
+        ("yarn", "registry \"http://"),
+        ("yarn-berry", "npmMinimalAgeGate: 4800"),
+        ("bun", "minimumReleaseAge = 288000"),
+        ("deno", "min-release-age=4"),
+        ("renovate", "\"minimumReleaseAge\": \"4 days\""),
+        ("dependabot", "default-days: 4"),
+    ] {
+        let (code, told, errors) = lines(client, &url);
+        assert_eq!(code, 0, "{errors}");
+        for part in [line, url.trim_end_matches('/')] {
+            assert!(told.contains(part), "{client}: {part:?} is missing:\n{told}");
+        }
+    }
+    let (code, told, _) = lines("npm", "http://127.0.0.1:1/");
+    assert!(code == 0 && told.contains("min-release-age=2") && told.contains("nobody could be asked"), "{told}");
+    assert_eq!(lines("cargo", &url).0, 2);
+    assert_eq!(place.registry.total(), 0);
 }

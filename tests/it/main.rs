@@ -28,6 +28,7 @@ mod crowds;
 mod decisions;
 mod disk;
 mod everywhere;
+mod explain;
 mod feeds;
 mod flights;
 mod forms;

@@ -1,0 +1,81 @@
+//! A version that the newest packument does not have, as the ledger first saw it. Refuses to judge it.
+
+use jiff::Timestamp;
+
+use super::history;
+use super::known::{Known, Partition};
+use super::world::World;
+use crate::npm::{PackageName, Version};
+use crate::policy::{Applicable, Facts, Presence};
+use crate::store::Release;
+
+/// A version that went.
+pub(super) struct Departed<'a> {
+    name: &'a PackageName,
+    version: &'a str,
+    parsed: Option<Version>,
+    /// What it was first seen as; `None` when it never was.
+    pub first: Option<&'a Release>,
+    published: Option<Timestamp>,
+    born: Option<Timestamp>,
+    effective: Timestamp,
+    advisories: Applicable<'a>,
+}
+
+impl<'a> Departed<'a> {
+    /// What is known of `version` of the package; `None` when it never was.
+    pub(super) fn find(known: &'a Known, version: &'a str, world: &'a World) -> Option<Self> {
+        let name = &known.slot.name;
+        let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
+        let packument = known.packument.as_ref();
+        let departed = packument.and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
+        let private = matches!(known.slot.partition, Partition::Own(_));
+        let first = history::first_seen_as(&rows).filter(|_| !private);
+        if first.is_none() && departed.is_none() {
+            return None;
+        }
+        let advisories = world.advisories.of(name.as_str());
+        let seen = if advisories.is_empty() { Vec::new() } else { versions_ever_seen(known) };
+        Some(Self {
+            name,
+            version,
+            parsed: Version::parse(version),
+            first,
+            published: first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published)),
+            born: packument.and_then(|packument| packument.oldest),
+            effective: first.map_or(known.validated, |row| row.effective),
+            advisories: advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref()))),
+        })
+    }
+
+    /// What rules ask about it. With `at` it is asked what it was at that instant: then it may have been there yet.
+    pub(super) fn facts(&self, at: Option<Timestamp>) -> Facts<'_> {
+        let last_seen = self.first.and_then(|row| row.gone);
+        let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
+        let gone = Presence::Gone { last_seen, replaced: self.first.is_some_and(|row| row.replaced) };
+        Facts {
+            published: self.published,
+            has_integrity: self.first.is_some(),
+            integrity: self.first.and_then(|row| row.integrity.as_ref()),
+            born: self.born,
+            presence: if was_there { Presence::Present } else { gone },
+            parsed: self.parsed.as_ref(),
+            advisories: &self.advisories,
+            ..Facts::of(self.name, self.version, self.effective)
+        }
+    }
+
+    /// Whether it was published after `at`.
+    pub(super) fn is_later_than(&self, at: Option<Timestamp>) -> bool {
+        at.is_some_and(|at| self.effective > at || self.published.is_some_and(|published| published > at))
+    }
+}
+
+/// Every version that was ever seen of a package: how established it is does not change by what went.
+fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>)> {
+    let current = known.packument.iter().flat_map(|packument| &packument.entries).map(|entry| &*entry.key);
+    let mut keys: Vec<&str> = current.chain(known.record.releases.iter().map(|release| &*release.version)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().map(|key| (key, Version::parse(key))).collect()
+}
