@@ -17,7 +17,7 @@ pub fn fill(scene: &Scene) {
 }
 
 /// A client cannot install a package, and this is what its user reads.
-pub async fn fails(scene: &Scene, tool: Tool, name: &str, range: &str, told: Expect) {
+pub async fn fails(scene: &Scene, tool: Tool, name: &str, range: &str, told: &Expect) {
     let project = Project::new(tool, &[(name, range)]);
     let said = project.run(scene, &["install"]).await;
     assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);
@@ -26,20 +26,27 @@ pub async fn fails(scene: &Scene, tool: Tool, name: &str, range: &str, told: Exp
 }
 
 /// No client can, one after the other before the same Coldframe.
-async fn all_fail(scene: &Scene, name: &str, range: &str, told: [(Tool, Expect); Tool::ALL.len()]) {
-    assert_eq!(told.each_ref().map(|(tool, _)| *tool), Tool::ALL);
-    for (tool, told) in told {
-        fails(scene, tool, name, range, told).await;
+async fn all_fail(scene: &Scene, name: &str, range: &str, told: &[(&[Tool], Expect)]) {
+    assert_eq!(every(told), Tool::ALL);
+    for (tools, told) in told {
+        for tool in *tools {
+            fails(scene, *tool, name, range, told).await;
+        }
     }
+}
+
+/// The clients that something is told of.
+pub fn every(told: &[(&[Tool], Expect)]) -> Vec<Tool> {
+    told.iter().flat_map(|(tools, _)| *tools).copied().collect()
 }
 
 #[tokio::test]
 async fn an_exact_pin_that_is_hidden() {
     let scene = Scene::open().await;
     fill(&scene);
-    let told = [
+    let told: [(&[Tool], Expect); 7] = [
         (
-            Tool::Npm10,
+            &Tool::NPM[..],
             expect![[r#"
             npm error code E403
             npm error 403 Could not download left-pad@1.1.0 due to policy violations:
@@ -47,37 +54,11 @@ async fn an_exact_pin_that_is_hidden() {
             npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
             npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting
-            npm error 403 a package version that is forbidden by your security policy, or
-            npm error 403 on a server you do not have access to.
+            npm error 403 why: http://coldframe/-/coldframe/explain/left-pad@2.0.0
         "#]],
         ),
         (
-            Tool::Npm11,
-            expect![[r#"
-            npm error code E403
-            npm error 403 Could not download left-pad@1.1.0 due to policy violations:
-            npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
-            npm error 403 newest allowed: left-pad@1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-        "#]],
-        ),
-        (
-            Tool::Npm12,
-            expect![[r#"
-            npm error code E403
-            npm error 403 Could not download left-pad@1.1.0 due to policy violations:
-            npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
-            npm error 403 newest allowed: left-pad@1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-        "#]],
-        ),
-        (
-            Tool::Pnpm10,
+            &[Tool::Pnpm10],
             expect![[r#"
          ERR_PNPM_NO_MATCHING_VERSION  No matching version found for left-pad@1.1.0 while fetching it from http://coldframe/
         This error happened while installing a direct dependency of .
@@ -86,7 +67,7 @@ async fn an_exact_pin_that_is_hidden() {
     "#]],
         ),
         (
-            Tool::Pnpm12,
+            &[Tool::Pnpm12],
             expect![[r#"
         Error: ERR_PNPM_NO_MATCHING_VERSION
           × installing dependencies
@@ -102,7 +83,7 @@ async fn an_exact_pin_that_is_hidden() {
     "#]],
         ),
         (
-            Tool::Yarn1,
+            &[Tool::Yarn1],
             expect![[r#"
         yarn install v1.22.22
         info No lockfile found.
@@ -111,7 +92,7 @@ async fn an_exact_pin_that_is_hidden() {
     "#]],
         ),
         (
-            Tool::Yarn4,
+            &[Tool::Yarn4],
             expect![[r#"
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
@@ -120,7 +101,7 @@ async fn an_exact_pin_that_is_hidden() {
     "#]],
         ),
         (
-            Tool::Bun,
+            &[Tool::Bun],
             expect![[r#"
         bun install v1.4.5 (a7733435c)
         error: No version matching "1.1.0" found for specifier "left-pad" (but package exists)
@@ -128,22 +109,22 @@ async fn an_exact_pin_that_is_hidden() {
     "#]],
         ),
         (
-            Tool::Deno,
+            &[Tool::Deno],
             expect![[r#"
             error: Could not find npm package 'left-pad' matching '1.1.0'.
         "#]],
         ),
     ];
-    all_fail(&scene, "left-pad", "1.1.0", told).await;
+    all_fail(&scene, "left-pad", "1.1.0", &told).await;
 }
 
 #[tokio::test]
 async fn a_range_with_nothing_visible() {
     let scene = Scene::open().await;
     fill(&scene);
-    let told = [
+    let told: [(&[Tool], Expect); 7] = [
         (
-            Tool::Npm10,
+            &Tool::NPM[..],
             expect![[r#"
             npm error code E403
             npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
@@ -151,37 +132,11 @@ async fn a_range_with_nothing_visible() {
             npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
             npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting
-            npm error 403 a package version that is forbidden by your security policy, or
-            npm error 403 on a server you do not have access to.
+            npm error 403 why: http://coldframe/-/coldframe/explain/left-pad@2.0.0
         "#]],
         ),
         (
-            Tool::Npm11,
-            expect![[r#"
-            npm error code E403
-            npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
-            npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
-            npm error 403 newest allowed: left-pad@1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-        "#]],
-        ),
-        (
-            Tool::Npm12,
-            expect![[r#"
-            npm error code E403
-            npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
-            npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
-            npm error 403 newest allowed: left-pad@1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-        "#]],
-        ),
-        (
-            Tool::Pnpm10,
+            &[Tool::Pnpm10],
             expect![[r#"
          ERR_PNPM_NO_MATCHING_VERSION  No matching version found for left-pad@^2.0.0 while fetching it from http://coldframe/
         This error happened while installing a direct dependency of .
@@ -190,7 +145,7 @@ async fn a_range_with_nothing_visible() {
     "#]],
         ),
         (
-            Tool::Pnpm12,
+            &[Tool::Pnpm12],
             expect![[r#"
         Error: ERR_PNPM_NO_MATCHING_VERSION
           × installing dependencies
@@ -206,7 +161,7 @@ async fn a_range_with_nothing_visible() {
     "#]],
         ),
         (
-            Tool::Yarn1,
+            &[Tool::Yarn1],
             expect![[r#"
         yarn install v1.22.22
         info No lockfile found.
@@ -215,7 +170,7 @@ async fn a_range_with_nothing_visible() {
     "#]],
         ),
         (
-            Tool::Yarn4,
+            &[Tool::Yarn4],
             expect![[r#"
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
@@ -224,7 +179,7 @@ async fn a_range_with_nothing_visible() {
     "#]],
         ),
         (
-            Tool::Bun,
+            &[Tool::Bun],
             expect![[r#"
         bun install v1.4.5 (a7733435c)
         error: No version matching "^2.0.0" found for specifier "left-pad" (but package exists)
@@ -232,59 +187,38 @@ async fn a_range_with_nothing_visible() {
     "#]],
         ),
         (
-            Tool::Deno,
+            &[Tool::Deno],
             expect![[r#"
             error: Could not find npm package 'left-pad' matching '^2.0.0'.
         "#]],
         ),
     ];
-    all_fail(&scene, "left-pad", "^2.0.0", told).await;
+    all_fail(&scene, "left-pad", "^2.0.0", &told).await;
 }
 
 #[tokio::test]
 async fn a_whole_package_that_is_young() {
     let scene = Scene::open().await;
     fill(&scene);
-    let told = [
+    let told: [(&[Tool], Expect); 7] = [
         (
-            Tool::Npm10,
+            &Tool::NPM[..],
             expect![[r#"
-        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
-        npm error code E403
-        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
-        npm error 403 In most cases, you or one of your dependencies are requesting
-        npm error 403 a package version that is forbidden by your security policy, or
-        npm error 403 on a server you do not have access to.
-    "#]],
-        ),
-        (
-            Tool::Npm11,
-            expect![[r#"
-        npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
-        npm error code E403
-        npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
-        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-    "#]],
-        ),
-        (
-            Tool::Npm12,
-            expect![[r#"
-            npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
+            npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
             npm error code E403
-            npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
-            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+            npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
         "#]],
         ),
         (
-            Tool::Pnpm10,
+            &[Tool::Pnpm10],
             expect![[r#"
-         ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC - 403
+         ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - 403
         This error happened while installing a direct dependency of .
         No authorization header was set for the request.
     "#]],
         ),
         (
-            Tool::Pnpm12,
+            &[Tool::Pnpm12],
             expect![[r#"
         Error: ERR_PNPM_FETCH_403
           × installing dependencies
@@ -297,21 +231,21 @@ async fn a_whole_package_that_is_young() {
     "#]],
         ),
         (
-            Tool::Yarn1,
+            &[Tool::Yarn1],
             expect![[r#"
         yarn install v1.22.22
         info No lockfile found.
         [1/4] Resolving packages...
-        error Error: http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC
+        error Error: http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
     "#]],
         ),
         (
-            Tool::Yarn4,
+            &[Tool::Yarn4],
             expect![[r#"
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
         ➤ YN0035: │ newborn@npm:*: The remote server failed to provide the requested resource
-        ➤ YN0035: │   Response Code: 403 (newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC)
+        ➤ YN0035: │   Response Code: 403 (newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/newborn
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -319,7 +253,7 @@ async fn a_whole_package_that_is_young() {
     "#]],
         ),
         (
-            Tool::Bun,
+            &[Tool::Bun],
             expect![[r#"
         bun install v1.4.5 (a7733435c)
         error: GET http://coldframe/newborn - 403
@@ -327,14 +261,14 @@ async fn a_whole_package_that_is_young() {
     "#]],
         ),
         (
-            Tool::Deno,
+            &[Tool::Deno],
             expect![[r#"
             error: Failed loading http://coldframe/newborn for package "newborn"
             Caused by:
                 Bad response: 403
-                {"error":"newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC"}
+                {"error":"newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn"}
         "#]],
         ),
     ];
-    all_fail(&scene, "newborn", "*", told).await;
+    all_fail(&scene, "newborn", "*", &told).await;
 }

@@ -2,9 +2,9 @@
 
 use std::net::TcpListener;
 
-use expect_test::expect;
+use expect_test::{Expect, expect};
 
-use crate::held_back::fill;
+use crate::held_back::{every, fill};
 use crate::scene::Scene;
 use crate::tool::{Project, Tool};
 
@@ -22,48 +22,27 @@ async fn a_young_tarball_from_a_lockfile() {
         projects.push(project.elsewhere());
     }
     scene.restart_with("min-release-age", "72h").await;
-    let told = [
+    let told: [(&[Tool], Expect); 7] = [
         (
-            Tool::Npm10,
+            &Tool::NPM[..],
             expect![[r#"
-        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
-        npm error code E403
-        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
-        npm error 403 In most cases, you or one of your dependencies are requesting
-        npm error 403 a package version that is forbidden by your security policy, or
-        npm error 403 on a server you do not have access to.
-    "#]],
-        ),
-        (
-            Tool::Npm11,
-            expect![[r#"
-        npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
-        npm error code E403
-        npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
-        npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
-    "#]],
-        ),
-        (
-            Tool::Npm12,
-            expect![[r#"
-            npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
+            npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
             npm error code E403
-            npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0
-            npm error 403 In most cases, you or one of your dependencies are requesting a package version that is forbidden by your security policy, or on a server you do not have access to.
+            npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
         "#]],
         ),
         (
-            Tool::Pnpm10,
+            &[Tool::Pnpm10],
             expect![[r#"
         Lockfile is up to date, resolution step is skipped
         Packages: +1
         +
-         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0 - 403
+         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - 403
         No authorization header was set for the request.
     "#]],
         ),
         (
-            Tool::Pnpm12,
+            &[Tool::Pnpm12],
             expect![[r#"
         ? Verifying lockfile against supply-chain policies (1 entry)...
         ✓ Lockfile passes supply-chain policies (1 entry in N)
@@ -75,7 +54,7 @@ async fn a_young_tarball_from_a_lockfile() {
     "#]],
         ),
         (
-            Tool::Yarn1,
+            &[Tool::Yarn1],
             expect![[r#"
         yarn install v1.22.22
         [1/4] Resolving packages...
@@ -84,13 +63,13 @@ async fn a_young_tarball_from_a_lockfile() {
     "#]],
         ),
         (
-            Tool::Yarn4,
+            &[Tool::Yarn4],
             expect![[r#"
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
         ➤ YN0000: ┌ Fetch step
         ➤ YN0035: │ left-pad@npm:1.1.0: The remote server failed to provide the requested resource
-        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0)
+        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/left-pad/-/left-pad-1.1.0.tgz
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -98,23 +77,24 @@ async fn a_young_tarball_from_a_lockfile() {
     "#]],
         ),
         (
-            Tool::Bun,
+            &[Tool::Bun],
             expect![[r#"
         bun install v1.4.5 (a7733435c)
         error: GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - 403
     "#]],
         ),
         (
-            Tool::Deno,
+            &[Tool::Deno],
             expect![[r#"
             error: Failed caching npm package 'left-pad@1.1.0'
             Caused by:
                 Bad response: 403
-                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0"}
+                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0"}
         "#]],
         ),
     ];
-    assert_eq!(told.each_ref().map(|(tool, _)| *tool), Tool::ALL);
+    assert_eq!(every(&told), Tool::ALL);
+    let told = told.iter().flat_map(|(tools, told)| tools.iter().map(move |tool| (*tool, told)));
     for (project, (tool, told)) in projects.into_iter().zip(told) {
         let said = project.run(&scene, tool.frozen()).await;
         assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);

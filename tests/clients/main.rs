@@ -23,6 +23,7 @@ mod tool;
 #[path = "../it/wire.rs"]
 mod wire;
 
+mod configured;
 mod held_back;
 mod locked;
 mod outage;

@@ -142,8 +142,24 @@ impl Project {
         self
     }
 
-    /// Runs the client before the scene's Coldframe.
+    /// Adds to a file of the project.
+    pub fn configure(&self, name: &str, text: &str) {
+        let path = self.folder.path().join(name);
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(path, before + text).expect("room");
+    }
+
+    /// Runs the client before the scene's Coldframe, to which its environment leads.
     pub async fn run(&self, scene: &Scene, arguments: &[&str]) -> Said {
+        self.run_with(scene, arguments, true).await
+    }
+
+    /// Runs the client with nothing to go by but the files of its project.
+    pub async fn run_by_files(&self, scene: &Scene, arguments: &[&str]) -> Said {
+        self.run_with(scene, arguments, false).await
+    }
+
+    async fn run_with(&self, scene: &Scene, arguments: &[&str], led: bool) -> Said {
         let registry = format!("{}/", scene.coldframe.url());
         let mut words = self.tool.program();
         let program = words.remove(0);
@@ -166,7 +182,9 @@ impl Project {
             "YARN_NPM_REGISTRY_SERVER",
             "BUN_CONFIG_REGISTRY",
         ] {
-            command.env(name, &registry);
+            if led {
+                command.env(name, &registry);
+            }
         }
         // As root, yarn 1 keeps its cache outside its home.
         command.env("YARN_CACHE_FOLDER", self.home.path().join("yarn-cache"));
@@ -176,10 +194,10 @@ impl Project {
             command.env(name, "http://127.0.0.1:9/");
         }
         command.env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost");
-        command
-            .env("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1")
-            .env("YARN_ENABLE_TELEMETRY", "0")
-            .env("YARN_ENABLE_PROGRESS_BARS", "0");
+        if led {
+            command.env("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1");
+        }
+        command.env("YARN_ENABLE_TELEMETRY", "0").env("YARN_ENABLE_PROGRESS_BARS", "0");
         command.env("npm_config_update_notifier", "false").env("npm_config_fund", "false").env("npm_config_progress", "false");
         // So that a test of an upstream that is down ends; by default they wait for over a minute.
         command.env("npm_config_fetch_retries", "0").env("pnpm_config_fetch_retries", "0").env("YARN_HTTP_RETRY", "0");
@@ -209,6 +227,10 @@ impl Project {
             "info Visit",
             "authorization settings were found",
             "@jsr:registry",
+            // What npm says of every 403, each version of it in lines of another length.
+            "In most cases, you or one of your dependencies",
+            "403 a package version that is forbidden by your security",
+            "403 on a server you do not have access to",
             // Whose exception is not caught.
             "Node.js v",
         ];
