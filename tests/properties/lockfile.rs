@@ -6,7 +6,7 @@ use coldframe::npm::lockfile::{LockfileError, NAMES, Source};
 
 /// Panics when a lockfile is read in two ways, or tells of what does not stand in it.
 pub fn holds(input: &[u8]) {
-    let lines = input.split(|byte| *byte == b'\n').count();
+    let lines = lines(input);
     for name in NAMES {
         let read = Lockfile::read(name, input);
         assert_eq!(read, Lockfile::read(name, input));
@@ -21,6 +21,11 @@ pub fn holds(input: &[u8]) {
             Err(wrong) => assert!(!wrong.to_string().is_empty()),
         }
     }
+}
+
+/// How many lines there are at most: YAML ends one at a bare carriage return too.
+fn lines(input: &[u8]) -> usize {
+    input.split(|byte| matches!(byte, b'\n' | b'\r')).count()
 }
 
 fn entries_stand_there(lockfile: &Lockfile, input: &[u8], lines: usize) {
