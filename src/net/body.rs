@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The largest piece handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
-const PIECE: usize = 256 * 1024;
+use super::stretch::Stretch;
+
+/// The most bytes handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
+const STRETCH: usize = 512 * 1024;
 
 /// A body to send.
 pub struct Body {
@@ -31,8 +33,7 @@ type Ending = Box<dyn FnOnce(u64) + Send>;
 
 /// What is still to be sent.
 enum Rest {
-    Owned(Bytes),
-    Shared { chunks: Arc<[Bytes]>, next: usize, current: Bytes },
+    Ours(Stretch),
     Passing(Passing),
 }
 
@@ -75,8 +76,7 @@ impl Body {
     /// Pieces that others hold too.
     #[must_use]
     pub fn shared(chunks: Arc<[Bytes]>) -> Self {
-        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { rest: Rest::Shared { chunks, next: 0, current: Bytes::new() }, left, sent: 0, ending: None }
+        Self::from(Stretch::of(chunks))
     }
 
     /// What comes from another server, which may be silent for `patience` at a time. Its length may be unknown.
@@ -109,7 +109,13 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { left: bytes.len() as u64, rest: Rest::Owned(bytes), sent: 0, ending: None }
+        Self::from(Stretch::from(bytes))
+    }
+}
+
+impl From<Stretch> for Body {
+    fn from(stretch: Stretch) -> Self {
+        Self { left: stretch.remaining() as u64, rest: Rest::Ours(stretch), sent: 0, ending: None }
     }
 }
 
@@ -119,49 +125,32 @@ impl fmt::Debug for Body {
     }
 }
 
-impl Rest {
-    fn take(&mut self) -> Option<Bytes> {
-        let current = match self {
-            Self::Owned(bytes) => bytes,
-            Self::Shared { chunks, next, current } => {
-                while current.is_empty() {
-                    *current = chunks.get(*next)?.clone();
-                    *next += 1;
-                }
-                current
-            }
-            Self::Passing(_) => return None,
-        };
-        (!current.is_empty()).then(|| current.split_to(current.len().min(PIECE)))
-    }
-}
-
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Stretch;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let piece = match &mut self.rest {
-            Rest::Passing(passing) => ready!(passing.poll(context)).transpose()?,
-            rest => rest.take(),
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Stretch>>>> {
+        let stretch = match &mut self.rest {
+            Rest::Passing(passing) => ready!(passing.poll(context)).transpose()?.map(Stretch::from),
+            Rest::Ours(rest) => rest.has_remaining().then(|| rest.split_to(STRETCH)),
         };
-        let Some(piece) = piece else { return Poll::Ready(None) };
-        self.left = self.left.saturating_sub(piece.len() as u64);
-        self.sent += piece.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let Some(stretch) = stretch else { return Poll::Ready(None) };
+        self.left = self.left.saturating_sub(stretch.remaining() as u64);
+        self.sent += stretch.remaining() as u64;
+        Poll::Ready(Some(Ok(Frame::data(stretch))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.rest {
             Rest::Passing(passing) => passing.incoming.is_end_stream(),
-            _ => self.left == 0,
+            Rest::Ours(_) => self.left == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.rest {
             Rest::Passing(passing) => passing.incoming.size_hint(),
-            _ => SizeHint::with_exact(self.left),
+            Rest::Ours(_) => SizeHint::with_exact(self.left),
         }
     }
 }
@@ -284,26 +273,26 @@ mod tests {
 
     #[tokio::test]
     async fn shared_pieces_go_out_whole_and_their_length_is_known() {
-        let large = Bytes::from(vec![7; PIECE + 1]);
+        let large = Bytes::from(vec![7; STRETCH + 1]);
         let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"ab"), Bytes::new(), large.clone()]);
         let sent = Arc::new(AtomicU64::new(0));
         let seen = sent.clone();
         let body = Body::shared(chunks).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
-        assert_eq!(body.size_hint().exact(), Some(PIECE as u64 + 3));
+        assert_eq!(body.size_hint().exact(), Some(STRETCH as u64 + 3));
         let whole = body.collect().await.unwrap().to_bytes();
         assert_eq!(whole, [&b"ab"[..], &large].concat());
-        assert_eq!(sent.load(Ordering::SeqCst), PIECE as u64 + 3);
+        assert_eq!(sent.load(Ordering::SeqCst), STRETCH as u64 + 3);
     }
 
     #[tokio::test]
     async fn a_body_given_up_tells_what_was_sent() {
         let sent = Arc::new(AtomicU64::new(99));
         let seen = sent.clone();
-        let mut body = Body::from(Bytes::from(vec![0; 2 * PIECE])).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
+        let mut body = Body::from(Bytes::from(vec![0; 2 * STRETCH])).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
         body.frame().await.unwrap().unwrap();
-        assert_eq!(body.len(), PIECE as u64);
+        assert_eq!(body.len(), STRETCH as u64);
         drop(body);
-        assert_eq!(sent.load(Ordering::SeqCst), PIECE as u64);
+        assert_eq!(sent.load(Ordering::SeqCst), STRETCH as u64);
     }
 
     #[tokio::test(start_paused = true)]

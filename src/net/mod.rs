@@ -18,6 +18,7 @@ mod relay;
 mod room;
 mod seat;
 mod stall;
+mod stretch;
 #[cfg(test)]
 pub(crate) mod trial;
 mod turn;
@@ -33,4 +34,5 @@ pub use listener::{Drained, Limits};
 pub use proxies::{Proxies, ProxyError};
 pub use room::Room;
 pub use seat::{HandOver, Opened, Seat, Taken};
+pub use stretch::Stretch;
 pub use turn::Arriving;

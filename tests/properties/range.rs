@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use coldframe::firewall::Tarball;
 use coldframe::net::headers::{Span, span};
 use coldframe::npm::{Algorithm, Digest, Integrity};
@@ -102,7 +102,7 @@ fn answers_it(headers: HeaderMap, length: u64, told: Span) {
 fn bytes_of(body: coldframe::net::Body) -> Vec<u8> {
     let (mut body, mut bytes) = (pin!(body), Vec::new());
     while let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop())) {
-        bytes.extend_from_slice(&frame.into_data().expect("no trailers"));
+        bytes.put(frame.into_data().expect("no trailers"));
     }
     bytes
 }
