@@ -1,6 +1,6 @@
 //! What `coldframe check` found in each lockfile. Refuses to know how it is told.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::{Value, json};
 
@@ -41,24 +41,40 @@ struct Package {
     resolved: Option<String>,
     line: u32,
     asks: Asks,
+    /// Each of its entries, and its line.
+    places: Vec<(String, u32)>,
 }
 
-/// Who asked for a version.
+/// Who asked for a version: each once for each name and range.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asks {
-    /// Whether the project itself did.
-    pub(super) direct: bool,
-    /// The packages that did.
-    pub(super) by: Vec<String>,
-    /// Each range, and the package that asked for it; none is the project.
-    ranges: Vec<(Option<String>, String)>,
+pub(super) struct Asks(BTreeSet<Asked>);
+
+/// Somebody who asked for a version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Asked {
+    /// The package; `None` is the project.
+    pub(super) by: Option<String>,
+    /// The name it was asked for by, where that is not its own.
+    pub(super) alias: Option<String>,
+    /// The range, where the lockfile has it.
+    pub(super) range: Option<String>,
 }
 
 impl Asks {
+    /// Each who asked.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Asked> {
+        self.0.iter()
+    }
+
+    /// Whether the project itself did.
+    pub(super) fn is_direct(&self) -> bool {
+        self.0.iter().any(|asked| asked.by.is_none())
+    }
+
     /// The ranges of those who are not among `leaving`.
     fn of_the_rest(&self, leaving: &HashSet<&str>) -> Vec<String> {
-        let stays = |by: &Option<String>| by.as_deref().is_none_or(|by| !leaving.contains(by));
-        let mut ranges: Vec<_> = self.ranges.iter().filter(|(by, _)| stays(by)).map(|(_, range)| range.clone()).collect();
+        let stays = |asked: &&Asked| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
+        let mut ranges: Vec<_> = self.0.iter().filter(stays).filter_map(|asked| asked.range.clone()).collect();
         ranges.sort_unstable();
         ranges.dedup();
         ranges.truncate(RANGES);
@@ -82,6 +98,8 @@ pub(super) struct Finding {
     /// What those who asked would take.
     pub(super) ranges: Vec<String>,
     pub(super) asks: Asks,
+    /// Its entries in the lockfile, each with its line.
+    pub(super) places: Vec<(String, u32)>,
     /// Whether the lockfile holds other versions of the package too.
     pub(super) has_siblings: bool,
 }
@@ -141,7 +159,7 @@ impl Finding {
 
     /// Whether nothing that is allowed fits all who asked, as far as that is known.
     fn is_unfit(&self) -> bool {
-        self.judged.fits.is_none() && self.judged.nearest.is_some() && !self.asks.ranges.is_empty()
+        self.judged.fits.is_none() && self.judged.nearest.is_some() && self.asks.iter().any(|asked| asked.range.is_some())
     }
 
     /// What to take in its place: what fits, else what is nearest.
@@ -230,6 +248,7 @@ impl FileReport {
                 line: package.line,
                 ranges: package.locked.ranges.clone(),
                 asks: package.asks.clone(),
+                places: package.places.clone(),
             });
         }
         let bypass = |((kind, place), packages): ((BypassKind, String), Vec<(String, u32)>)| Bypass {
@@ -290,7 +309,7 @@ impl FileReport {
             let mut told = serde_json::to_value(&finding.judged).unwrap_or_default();
             told["line"] = finding.line.into();
             told["ranges"] = finding.ranges.clone().into();
-            told["direct"] = finding.asks.direct.into();
+            told["direct"] = finding.asks.is_direct().into();
             told
         };
         let bypass = |bypass: &Bypass| {
@@ -316,18 +335,16 @@ impl Package {
             ranges: Vec::new(),
         };
         let resolved = entry.resolved.as_deref().map(str::to_owned);
-        Self { locked, resolved, line: entry.line, asks: Asks::default() }
+        Self { locked, resolved, line: entry.line, asks: Asks::default(), places: Vec::new() }
     }
 
     fn ask(&mut self, entry: &Entry) {
+        self.places.push((entry.place.to_string(), entry.line));
         for ask in &entry.asks {
-            self.asks.direct |= ask.direct;
-            if !ask.by.is_empty() && !self.asks.by.iter().any(|by| **by == *ask.by) {
-                self.asks.by.push(ask.by.to_string());
-            }
+            let by = (!ask.direct).then(|| ask.by.to_string());
+            let (alias, range) = (ask.alias.as_deref().map(str::to_owned), ask.range.as_deref().map(str::to_owned));
+            self.asks.0.insert(Asked { by, alias, range });
             let Some(range) = ask.range.as_deref() else { continue };
-            let by = (!ask.by.is_empty()).then(|| ask.by.to_string());
-            self.asks.ranges.push((by, range.to_owned()));
             if self.locked.ranges.len() < RANGES && !self.locked.ranges.iter().any(|known| known == range) {
                 self.locked.ranges.push(range.to_owned());
             }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::lockfile_node::{Node, read_json, read_yaml};
+use super::lockfile_spec::range;
 use super::{lockfile_bun, lockfile_deno, lockfile_npm, lockfile_pnpm, lockfile_yarn};
 
 /// The longest lockfile that is read, in bytes. A monorepo of 10,000 packages has about 8 MB.
@@ -70,6 +71,8 @@ pub struct Ask {
     pub by: Arc<str>,
     /// Whether the project itself (or one of its workspaces) asks.
     pub direct: bool,
+    /// The name it is asked for by, where that is another than its own: of `"ax": "npm:axios@^1"` it is `ax`.
+    pub alias: Option<Box<str>>,
     /// The range, without the protocol before it; `None` where the lockfile has only the outcome.
     pub range: Option<Box<str>>,
 }
@@ -162,6 +165,14 @@ impl Lockfile {
     }
 }
 
+impl Entry {
+    /// Notes that `by` (empty for a project) asks for it as `name`, with `spec`, where the lockfile has that.
+    pub(super) fn ask(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
+        let alias = (*name != *self.name).then(|| name.into());
+        self.asks.push(Ask { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
+    }
+}
+
 impl Dialect {
     /// Whether its client replaces the public registry's host by the configured one when it installs from the lockfile.
     #[must_use]
@@ -195,7 +206,8 @@ pub(super) mod tests {
         for entry in &lockfile.entries {
             let asks = entry.asks.iter().map(|ask| {
                 let by = if ask.direct { "project" } else { &*ask.by };
-                format!("{by}:{}", ask.range.as_deref().unwrap_or("?"))
+                let alias = ask.alias.as_deref().map(|alias| format!("={alias}")).unwrap_or_default();
+                format!("{by}:{}{alias}", ask.range.as_deref().unwrap_or("?"))
             });
             let (asks, integrity) = (asks.collect::<Vec<_>>().join(" "), entry.integrity.as_deref().unwrap_or("-"));
             let resolved = entry.resolved.as_deref().unwrap_or("-");

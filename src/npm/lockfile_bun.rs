@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lockfile::{Ask, Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
+use super::lockfile::{Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
-use super::lockfile_spec::{direct, range, source, split, unalias};
+use super::lockfile_spec::{source, split, unalias};
 
 /// Steps from a package up to the project.
 const STEPS: usize = 64;
@@ -24,7 +24,7 @@ pub(super) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
         let from = if workspace.key.is_empty() { "" } else { workspace.value.text_of("name").unwrap_or_default() };
         for wish in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
             let (Some(spec), Some(at)) = (wish.value.text(), find(&at, from, &wish.key)) else { continue };
-            entries[at].asks.push(direct(spec));
+            entries[at].ask(&Arc::default(), true, &wish.key, Some(spec));
         }
     }
     for package in packages {
@@ -33,7 +33,7 @@ pub(super) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
         let by: Arc<str> = (*entries[*number].name).into();
         for wish in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
             let (Some(spec), Some(at)) = (wish.value.text(), find(&at, &package.key, &wish.key)) else { continue };
-            entries[at].asks.push(Ask { by: Arc::clone(&by), direct: false, range: range(spec) });
+            entries[at].ask(&by, false, &wish.key, Some(spec));
         }
     }
     entries.retain(|entry| entry.source != Source::Workspace);
@@ -118,7 +118,7 @@ mod tests {
             12 Registry follow@1.1.0 sha512-g - [axios:^1.0.0 lodash:*] at follow
             13 Git forked@github:a/b#01 - github:a/b#01 [] at forked
             14 File local@file:local - - [] at local
-            15 Registry lodash@4.18.1 sha512-l - [project:^4] at lodash4
+            15 Registry lodash@4.18.1 sha512-l - [project:^4=lodash4] at lodash4
         "#]]
         .assert_eq(&told("bun.lock", text));
     }

@@ -2,10 +2,11 @@
 //! a registry that npm clients do not ask, and are left out.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
-use super::lockfile_spec::{direct, split};
+use super::lockfile_spec::split;
 
 pub(super) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
     let packages = match document.text_of("version") {
@@ -26,7 +27,7 @@ pub(super) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
         let Some(target) = value.text() else { continue };
         let target = target.strip_prefix("npm:").map_or_else(|| format!("{name}@{target}"), str::to_owned);
         if let Some(at) = at.get(target.as_str()) {
-            entries[*at].asks.push(direct(range));
+            entries[*at].ask(&Arc::default(), true, name, Some(range));
         }
     }
     entries.extend(document.members_of("remote").iter().map(of_remote));

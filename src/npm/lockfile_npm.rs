@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lockfile::{Ask, Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
+use super::lockfile::{Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
-use super::lockfile_spec::{address, direct, range, source_of_entry, unalias};
+use super::lockfile_spec::{address, source_of_entry, unalias};
 
 /// Steps from a package up to the project: as deep as any tree is.
 const STEPS: usize = 64;
@@ -94,8 +94,7 @@ impl<'a> Tree<'a> {
         for Wish { path, by, is_direct, dependencies } in std::mem::take(&mut self.wishes) {
             for Member { key: name, value, .. } in dependencies {
                 let (Some(spec), Some(at)) = (value.text(), self.find(&path, name)) else { continue };
-                let ask = if is_direct { direct(spec) } else { Ask { by: Arc::clone(&by), direct: false, range: range(spec) } };
-                self.entries[at].asks.push(ask);
+                self.entries[at].ask(&by, is_direct, name, Some(spec));
             }
         }
         self.entries
@@ -195,7 +194,7 @@ mod tests {
             9 Bundled follow@1.1.0 - - [axios:^1.1.0] at node_modules/axios/node_modules/follow
             10 Registry follow@2.0.0 - - [lodash:>=1 project:^2.0.0] at node_modules/follow
             11 Git forked@1.0.0 - git+ssh://git@git.example/a/b.git#01 [] at node_modules/forked
-            12 Registry lodash@4.18.1 - - [project:^4] at node_modules/lodash4
+            12 Registry lodash@4.18.1 - - [project:^4=lodash4] at node_modules/lodash4
             13 Link ui@ - packages/ui [project:*] at node_modules/ui
         "#]].assert_eq(&told("package-lock.json", text));
     }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lockfile::{Ask, Dialect, Entry, Lockfile, LockfileError, Source};
+use super::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
-use super::lockfile_spec::{address, direct, source_of_entry, split};
+use super::lockfile_spec::{address, source_of_entry, split};
 
 const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
 
@@ -51,7 +51,7 @@ impl Locked {
         for importer in importers.chain(std::iter::once(document)) {
             for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
                 let (Some(specifier), Some(version)) = (value.text_of("specifier"), value.text_of("version")) else { continue };
-                self.note(name, version, direct(specifier));
+                self.note(name, version, &Arc::default(), Some(specifier));
             }
         }
         let snapshots = document.members_of("snapshots").iter().chain(document.members_of("packages"));
@@ -59,18 +59,18 @@ impl Locked {
             let by: Arc<str> = split(bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
             for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| value.members_of(field)) {
                 if let Some(version) = value.text() {
-                    self.note(name, version, Ask { by: Arc::clone(&by), direct: false, range: None });
+                    self.note(name, version, &by, None);
                 }
             }
         }
     }
 
     /// Notes that somebody asked for what `name` means there: `version` is a version, or the whole key of another package.
-    fn note(&mut self, name: &str, version: &str, ask: Ask) {
+    fn note(&mut self, name: &str, version: &str, by: &Arc<str>, specifier: Option<&str>) {
         let version = bare(version);
         let at = self.at.get(format!("{name}@{version}").as_str()).or_else(|| self.at.get(version));
         if let Some(at) = at {
-            self.entries[*at].asks.push(ask);
+            self.entries[*at].ask(by, specifier.is_some(), name, specifier);
         }
     }
 }
@@ -178,7 +178,7 @@ snapshots:
             31 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios@1.14.1
             35 Git forked@https://codeload.github.com/a/b/tar.gz/01 - https://codeload.github.com/a/b/tar.gz/01 [axios:?] at forked@https://codeload.github.com/a/b/tar.gz/01
             39 File local@file:local - - [project:?] at local@file:local
-            42 Registry lodash@4.18.1 sha512-l - [project:^4] at lodash@4.18.1
+            42 Registry lodash@4.18.1 sha512-l - [project:^4=lodash4] at lodash@4.18.1
         "#]].assert_eq(&told("pnpm-lock.yaml", text));
     }
 

@@ -1,8 +1,6 @@
 //! The little languages inside a lockfile: `name@what`, `npm:real@range`, and what a spec says about where bytes come from.
 
-use std::sync::Arc;
-
-use super::lockfile::{Ask, Source};
+use super::lockfile::Source;
 
 /// Splits `name@what` at the `@` that is no scope's.
 pub(super) fn split(text: &str) -> Option<(&str, &str)> {
@@ -25,11 +23,6 @@ pub(super) fn range(spec: &str) -> Option<Box<str>> {
     let (_, range) = unalias("", spec);
     let is_one = source(range) == Source::Registry && !range.is_empty() && !range.starts_with("catalog:");
     is_one.then(|| range.into())
-}
-
-/// An ask of a project for `spec`.
-pub(super) fn direct(spec: &str) -> Ask {
-    Ask { by: Arc::default(), direct: true, range: range(spec) }
 }
 
 /// Where what `spec` asks for comes from: the text behind a name's `@`, without `npm:`.

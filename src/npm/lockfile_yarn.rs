@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use super::lockfile::{Ask, Dialect, Entry, Lockfile, LockfileError, Source};
+use super::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
 use super::lockfile_spec::{address, range, source, split, unalias};
 
@@ -139,15 +139,16 @@ fn joined(blocks: &[Block]) -> Vec<Entry> {
         for (name, spec) in &block.wishes {
             let asked = [format!("{name}@{spec}"), format!("{name}@npm:{spec}")];
             let Some(target) = asked.iter().find_map(|pattern| at.get(&**pattern)) else { continue };
-            entries[*target].asks.push(Ask { by: Arc::clone(&by), direct: project, range: range(spec) });
+            entries[*target].ask(&by, project, name, Some(spec));
         }
     }
     // What yarn 1 installs for the project itself nobody in the file asks for: the rest of the patterns.
     for (block, entry) in blocks.iter().zip(&mut entries) {
         for pattern in &block.patterns {
-            let asked = split(pattern).and_then(|(_, spec)| range(spec));
+            let (name, spec) = split(pattern).unwrap_or((pattern, ""));
+            let asked = range(spec);
             if block.resolution.is_none() && !entry.asks.iter().any(|ask| ask.range == asked) {
-                entry.asks.push(Ask { by: Arc::default(), direct: true, range: asked });
+                entry.ask(&Arc::default(), true, name, Some(spec));
             }
         }
     }
@@ -215,7 +216,7 @@ axios@^1.0.0:
             9 Registry axios@1.14.1 sha512-a https://registry.example/axios/-/axios-1.14.1.tgz#0123 [project:^1.0.0] at axios@^1.0.0
             16 Git forked@1.0.0 - https://codeload.github.com/a/b/tar.gz/01 [project:?] at forked@a/b#01
             20 File local@2.0.0 - - [project:?] at local@file:./local
-            23 Registry lodash@4.18.1 - - [project:^4] at lodash4@npm:lodash@^4
+            23 Registry lodash@4.18.1 - - [project:^4=lodash4] at lodash4@npm:lodash@^4
         "#]].assert_eq(&told("yarn.lock", text));
     }
 
@@ -273,7 +274,7 @@ axios@^1.0.0:
             15 Registry axios@1.14.1 - - [project:^1.0.0] at axios@npm:^1.0.0
             23 Git forked@1.0.0 - https://git.example/a/b.git#commit=01 [axios:?] at forked@https://git.example/a/b.git
             27 File fsevents@2.3.3 - - [] at fsevents@patch:fsevents@npm%3A~2.3.2#optional!builtin<compat/fsevents>
-            31 Registry lodash@4.18.1 - - [project:^4] at lodash4@npm:lodash@^4
+            31 Registry lodash@4.18.1 - - [project:^4=lodash4] at lodash4@npm:lodash@^4
         "#]]
         .assert_eq(&told("yarn.lock", text));
     }

@@ -239,7 +239,13 @@ async fn fix_tells_each_client_its_own_overrides() {
         (
             "package-lock.json",
             r#"{ "lockfileVersion": 3, "packages": { "": { "dependencies": { "asks": "^1" } }, "node_modules/asks": { "version": "1.0.0", "dependencies": { "axios": "^1.0.0" } }, "node_modules/axios": { "version": "1.14.1" } } }"#,
-            &["\"overrides\": {", "\"axios@1.14.1\": \"1.14.0\"", "package.json"][..],
+            &[
+                "\"overrides\": {",
+                "\"axios@1.14.1\": \"1.14.0\"",
+                "into package.json",
+                "take out of package-lock.json",
+                "line 1: node_modules/axios",
+            ][..],
         ),
         (
             "pnpm-lock.yaml",
@@ -251,6 +257,33 @@ async fn fix_tells_each_client_its_own_overrides() {
             "# yarn lockfile v1\n\nasks@^1:\n  version \"1.0.0\"\n  dependencies:\n    axios \"^1.0.0\"\n\naxios@^1.0.0:\n  version \"1.14.1\"\n",
             &["\"resolutions\": {", "\"axios\": \"1.14.0\""],
         ),
+        (
+            // yarn 4 overrides by what was asked for, each range and alias of it.
+            "yarn.lock",
+            "__metadata:\n  version: 8\n\n\"app@workspace:.\":\n  version: 0.0.0-use.local\n  resolution: \"app@workspace:.\"\n  \
+             dependencies:\n    asks: \"npm:^1\"\n    axios: \"npm:~1.14.0\"\n    ax: \"npm:axios@^1\"\n\n\"asks@npm:^1\":\n  version: \
+             1.0.0\n  resolution: \"asks@npm:1.0.0\"\n  dependencies:\n    axios: \"npm:^1.0.0\"\n\n\"ax@npm:axios@^1, axios@npm:^1.0.0, \
+             axios@npm:~1.14.0\":\n  version: 1.14.1\n  resolution: \"axios@npm:1.14.1\"\n",
+            &[
+                "\"ax@npm:axios@^1\": \"npm:axios@1.14.0\"",
+                "\"axios@npm:^1.0.0\": \"1.14.0\"",
+                "\"axios@npm:~1.14.0\": \"1.14.0\"",
+                "yarn install",
+            ],
+        ),
+        (
+            "bun.lock",
+            "{ \"lockfileVersion\": 1, \"workspaces\": { \"\": { \"dependencies\": { \"asks\": \"^1\" } } }, \"packages\": {\n\
+             \"asks\": [\"asks@1.0.0\", \"\", { \"dependencies\": { \"axios\": \"^1.0.0\" } }, \"\"],\n\
+             \"axios\": [\"axios@1.14.1\", \"\", {}, \"\"],\n\
+             \"other/axios\": [\"axios@1.14.0\", \"\", {}, \"\"] } }",
+            &["bun cannot override one of several versions", "take out of bun.lock", "line 3: axios", "bun install"],
+        ),
+        (
+            "deno.lock",
+            r#"{ "version": "5", "specifiers": { "npm:asks@1": "1.0.0" }, "npm": { "asks@1.0.0": { "dependencies": ["axios"] }, "axios@1.14.1": {} } }"#,
+            &["rm deno.lock", "\"axios\": \"1.14.0\"", "deno install"],
+        ),
     ] {
         project.write(name, text);
         let (code, told, errors) = project.check(&[name, "--fix"]);
@@ -261,6 +294,10 @@ async fn fix_tells_each_client_its_own_overrides() {
     }
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
     let (_, told, _) = project.check(&["package-lock.json", "--fix"]);
+    let aliased = json!({ "name": "axios", "version": "1.14.1" });
+    project.write("alias-package-lock.json", &package_lock(&[("ax", aliased)]).replace("^1.0.0", "npm:axios@^1.0.0"));
+    let (_, alias, errors) = project.check(&["alias-package-lock.json", "--fix"]);
+    assert!(alias.contains("npm install --save-exact ax@npm:axios@1.14.0"), "{alias}{errors}");
     assert!(told.contains("npm install --save-exact axios@1.14.0") && !told.contains("overrides"), "{told}");
     assert_eq!(project.check(&["--fix", "--format", "sarif"]).0, 2);
 }
