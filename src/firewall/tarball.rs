@@ -15,8 +15,8 @@ use super::packument::no_version;
 use super::world::{Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Digest, Hasher, Integrity, PackageName};
-use crate::policy::{Note, RuleId, Verdict, judge};
+use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
+use crate::policy::{Facts, Note, RuleId, Verdict, judge};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
 use crate::telemetry::{
     CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, Observed, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
@@ -61,6 +61,7 @@ impl Inner {
         // Held to the end: who waits for it keeps it on its way.
         let _aside = self.set_out(asker, name, version).await;
         let reading = self.reading(asker, name, Need::Index, None).await?;
+        let revision = self.world().revision;
         let admitted = match self.admit(asker, &reading, version) {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
@@ -68,6 +69,11 @@ impl Inner {
         let (integrity, notes) = (admitted.integrity.clone(), admitted.notes.clone());
         match self.bytes(admitted, &reading.known.slot).await {
             Ok(bytes) => {
+                // What was decided while it was on its way counts before its first byte leaves.
+                if self.world().revision != revision {
+                    let again = self.admit(asker, &reading, version);
+                    again.map_err(|rejection| self.note_refusal(asker, &reading.known, version, rejection))?;
+                }
                 self.note_observed(asker, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
                 self.note_tarball(asker, name, version, Some(&integrity), Outcome::Served, rule);
@@ -157,8 +163,12 @@ impl Inner {
         if let Some(bytes) = self.stored(integrity.strongest()).await? {
             return Ok(bytes);
         }
-        let asked = Instant::now();
-        let landed = self.land(&source, opened, integrity).await;
+        let (asked, revision) = (Instant::now(), self.world().revision);
+        let landed = self.land(&source, opened, integrity.clone()).await;
+        // Committed first, looked at then: whoever condemns it and looks into the store meanwhile finds it there.
+        if landed.is_ok() && self.world().revision != revision && self.is_condemned(&source, &integrity) {
+            self.discard(&source, &integrity).await;
+        }
         let (outcome, detail) = match &landed {
             Ok(_) => (UpstreamOutcome::Changed, None),
             Err(Rejection::Upstream(UpstreamError::NotFound)) => (UpstreamOutcome::NotFound, None),
@@ -168,6 +178,34 @@ impl Inner {
         UpstreamAnswered { what: UpstreamWhat::Tarball, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);
         landed
+    }
+
+    /// Whether advisories or people refuse it for good, whatever policy is asked: then it is not kept.
+    fn is_condemned(&self, source: &Source, integrity: &Integrity) -> bool {
+        let (world, now, name) = (self.world(), self.clock.now(), &source.slot.name);
+        let parsed = Version::parse(&source.version);
+        // Of a record that marks every version this is the worst reading: at worst it is fetched once more.
+        let advisories = world.advisories.of(name.as_str()).among(std::iter::empty());
+        let facts = Facts {
+            parsed: parsed.as_ref(),
+            integrity: Some(integrity),
+            advisories: &advisories,
+            ..Facts::of(name, &source.version, now)
+        };
+        let verdict = judge(&world.policy(Profile::default()).about(name), &world.standing, &facts, now);
+        matches!(verdict, Verdict::Deny { reason } if matches!(reason.rule, RuleId::Advisory | RuleId::Denied))
+    }
+
+    /// Takes a tarball out of the store again that was condemned while it was on its way.
+    async fn discard(self: &Arc<Self>, source: &Source, integrity: &Integrity) {
+        let (inner, digest) = (Arc::clone(self), integrity.strongest().clone());
+        let removed = self.blocking(move || inner.blobs.remove(&digest)).await;
+        tracing::warn!(
+            package.name = %source.slot.name,
+            package.version = &*source.version,
+            blobs.removed = matches!(removed, Ok(Ok(true))),
+            "a tarball turned out to be bad while it was on its way"
+        );
     }
 
     /// What is on its way already, if it comes from the right place, and a place among the downloads.
