@@ -143,10 +143,12 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) 
         Some(_) => folder::look(&path.join(signed::ARCHIVE))?,
         None => folder::look(path)?,
     };
-    if before.is_good() && before.stamp.as_deref() == Some(&*found.stamp) {
+    // An index may be written anew for the archive of the one before.
+    let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
+    let stamp = Some(format!("{}{serial}", found.stamp));
+    if before.is_good() && before.stamp == stamp {
         return Ok(None);
     }
-    let stamp = Some(found.stamp.clone());
     Ok(Some(Fresh { source: Raw::Found(found), validators: Validators::default(), stamp, index }))
 }
 

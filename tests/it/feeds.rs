@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use coldframe::feed::{Affected, OsvRecord, Signer};
 use coldframe::store::SqliteLedger;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -231,6 +232,95 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     scene.restart().await;
     scene.publish_old("right-pad", &["1.0.0", "1.1.0"]);
     scene.get("/right-pad").await.is(403);
+}
+
+#[tokio::test]
+async fn a_tarball_that_turns_bad_on_its_way_is_refused_and_not_kept() {
+    let feed = Feed::new();
+    feed.put(&record("MAL-2026-9", "other", &json!(["1.0.0"])));
+    let scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(Package::new("left-pad", "1.1.0").sized(200_000));
+    scene.get("/left-pad").await.is(200);
+    let gate = scene.registry.hold_body(TARBALL, 1000);
+    let (stays, leaves) = (scene.get(TARBALL).start(), scene.get(TARBALL).start());
+    scene.registry.until_asked(TARBALL, 1).await;
+    feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.1.0"])));
+    until(&scene, "/left-pad/1.1.0", 403).await;
+    leaves.abort();
+    gate.open();
+    let refused = stays.await.unwrap().is(403);
+    assert!(refused.error().contains("MAL-2026-1"), "{}", refused.error());
+    assert_eq!(scene.kept_tarballs().await, [""; 0].map(std::path::PathBuf::from));
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    assert_eq!(scene.kept_tarballs().await.len(), 1);
+}
+
+/// An export of denials of left-pad, as another instance would write it at this instant, good for an hour.
+fn export(out: &Feed, signer: &Signer, now: Timestamp, versions: &[&str]) -> u64 {
+    let denied = |version: &&str| OsvRecord {
+        id: format!("ACME-2026-{}", version.replace('.', "")),
+        modified: "2026-04-01T00:00:00Z".to_owned(),
+        affected: vec![Affected {
+            package: coldframe::feed::Package { ecosystem: "npm".to_owned(), name: "left-pad".to_owned() },
+            versions: vec![(*version).to_owned()],
+            ..Affected::default()
+        }],
+        ..OsvRecord::default()
+    };
+    let records: Vec<_> = versions.iter().map(denied).collect();
+    let expires = now + jiff::SignedDuration::from_hours(1);
+    coldframe::feed::export(out.0.path(), "ACME", &records, signer, now, expires).unwrap().serial
+}
+
+/// Asks until `readyz` says this.
+async fn until_ready_says(scene: &Scene, status: u16, part: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = scene.get("/-/coldframe/readyz").await;
+        if answer.status == status && answer.text().contains(part) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "readyz stays {}: {}", answer.status, answer.text());
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_went_back_or_has_expired_leaves_the_last_good_one_in_force() {
+    let (out, keys) = (Feed::new(), TempDir::new().unwrap());
+    let signer = Signer::open(keys.path()).unwrap();
+    let noon: Timestamp = crate::scene::NOON.parse().unwrap();
+    let first = export(&out, &signer, noon, &["1.1.0"]);
+    let mut scene = Scene::open().set("feed", out.path()).set("feed-readiness", "true").await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0", "1.2.0"]);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.2.0"]);
+    until_ready_says(&scene, 200, "").await;
+    let files = ["index.json", "index.json.sig", "npm/all.zip"];
+    let old = files.map(|name| std::fs::read(out.0.path().join(name)).unwrap());
+    let second = export(&out, &signer, noon, &["1.1.0", "1.2.0"]);
+    assert_eq!(second, first + 1);
+    until(&scene, "/left-pad/1.2.0", 403).await;
+    // Somebody puts the index of before back, to have 1.2.0 served again.
+    for (name, bytes) in files.iter().zip(&old) {
+        std::fs::write(out.0.path().join(name), bytes).unwrap();
+    }
+    until_ready_says(&scene, 503, &format!("its serial went back from {second} to {first}")).await;
+    assert!((scene.metric("coldframe_feeds_stale", "").await - 1.0).abs() < 0.1);
+    scene.get("/left-pad/1.2.0").await.is(403);
+    scene.restart().await;
+    until_ready_says(&scene, 503, "its serial went back").await;
+    scene.get("/left-pad/1.2.0").await.is(403);
+    export(&out, &signer, noon, &["1.1.0", "1.2.0"]);
+    until_ready_says(&scene, 200, "").await;
+    // And then nobody signs anew.
+    scene.later(hours(2));
+    until_ready_says(&scene, 503, "expired 2026-04-03 13:00 UTC").await;
+    scene.get("/left-pad/1.2.0").await.is(403);
+    scene.get("/left-pad/1.0.0").await.is(200);
+    export(&out, &signer, noon + jiff::SignedDuration::from_hours(2), &["1.1.0"]);
+    until_ready_says(&scene, 200, "").await;
+    until(&scene, "/left-pad/1.2.0", 200).await;
 }
 
 /// A record of a vulnerability that `fixed` ends.
