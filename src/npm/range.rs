@@ -22,16 +22,16 @@ pub struct Range {
 }
 
 /// Comparators that must all hold; none holds for everything.
-type Set = Box<[Comparator]>;
+pub(super) type Set = Box<[Comparator]>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Comparator {
-    relation: Relation,
-    version: semver::Version,
+pub(super) struct Comparator {
+    pub(super) relation: Relation,
+    pub(super) version: semver::Version,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Relation {
+pub(super) enum Relation {
     Less,
     LessOrEqual,
     Equal,
@@ -78,6 +78,16 @@ impl Range {
     #[must_use]
     pub fn covers(&self, version: &Version) -> bool {
         self.inclusive.iter().any(|set| holds(set, version.parsed())) || self.matches(version)
+    }
+
+    /// The sets of `satisfies`.
+    pub(super) fn strict(&self) -> &[Set] {
+        &self.strict
+    }
+
+    /// The sets of `satisfies` with `includePrerelease`.
+    pub(super) fn inclusive(&self) -> &[Set] {
+        &self.inclusive
     }
 
     /// Whether no version can lie in it (`>2 <1`).
