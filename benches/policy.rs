@@ -21,8 +21,14 @@ const ROUNDS: usize = 40;
 
 fn main() {
     let (strict, more) = (compiled("include = \"strict\"\n"), compiled(&more_rules()));
+    let ranges = [
+        compiled(&more_ranges(|number| format!(">=9{number:02}.0.0 <9{number:02}.7.1"))),
+        compiled(&more_ranges(|number| format!("<0.{number}.3 || 1.{number}.{number}"))),
+    ];
     println!("{:<28} {:>8} {:>11} {:>16} {:>7}", "package", "versions", "strict ms", "100 rules more", "ratio");
     measure(&made_up(3_000), &strict, &more);
+    println!("the same, the 100 rules of ranges alone, for every package: beside all versions, and among them");
+    ranges.iter().for_each(|more| measure(&made_up(3_000), &strict, more));
     for name in ["typescript", "next", "react", "drizzle-orm"] {
         if let Ok(document) = std::fs::read(format!("corpus/{name}.json")) {
             let name = PackageName::parse(name).expect("a name");
@@ -83,6 +89,15 @@ fn more_rules() -> String {
         let _ = writeln!(text, "[[rule]]\nid = \"rule-{number}\"\ndeny = true\nreason = \"x\"\n{asks}\n");
     }
     text
+}
+
+/// 100 rules that ask for nothing but a range, of whatever package.
+fn more_ranges(range: impl Fn(usize) -> String) -> String {
+    (0..100).fold("include = \"strict\"\n".to_owned(), |mut text, number| {
+        let _ =
+            writeln!(text, "[[rule]]\nid = \"rule-{number}\"\ndeny = true\nreason = \"x\"\nversions = \"{}\"\n", range(number));
+        text
+    })
 }
 
 fn made_up(versions: usize) -> Packument {

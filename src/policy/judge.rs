@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::among::Among;
 use super::built_in;
+use super::candidates::{Candidates, Chosen, Rules};
 use super::facts::Facts;
 use super::malware;
 use super::rule::{Action, Ages, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
@@ -20,7 +21,7 @@ use crate::npm::PackageName;
 /// The policy in force: rules in their order, below those that no file switches off.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    pub(super) rules: Arc<[Rule]>,
+    rules: Arc<Rules>,
     /// Packages for which ages are waived.
     exclude: GlobSet,
     /// The same as they were written.
@@ -41,7 +42,8 @@ pub struct Note {
 /// The rules of a policy that are about one package: chosen once, asked for each version.
 #[derive(Debug, Clone)]
 pub struct Selection<'p> {
-    rules: Vec<&'p Rule>,
+    policy: &'p Policy,
+    rules: Chosen,
     /// Whether ages are waived for the package.
     pub(super) waived: bool,
 }
@@ -50,7 +52,7 @@ impl Policy {
     /// A policy of these rules.
     #[must_use]
     pub fn of(rules: Vec<Rule>) -> Self {
-        Self { rules: rules.into(), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
+        Self { rules: Arc::new(Rules::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
 
     /// A policy of a minimum release age (zero for none) that waives the age, and nothing else, for `exclude`.
@@ -64,7 +66,7 @@ impl Policy {
     /// The same policy with another minimum release age. Zero removes all rules of age, that of new packages too.
     #[must_use]
     pub fn with_minimum_age(self, age: Duration) -> Self {
-        let mut rules = self.rules.to_vec();
+        let mut rules = self.rules().to_vec();
         if age.is_zero() {
             rules.retain(|rule| !rule.is_of_age());
         } else if let Some(rule) = rules.iter_mut().find(|rule| *rule.id == *MINIMUM_AGE) {
@@ -72,18 +74,18 @@ impl Policy {
         } else {
             rules.push(minimum_age(age));
         }
-        Self { rules: rules.into(), ..self }
+        Self { rules: Arc::new(Rules::of(rules)), ..self }
     }
 
     /// The same policy, whose rules that open fixes early ask for another age. Zero removes them.
     #[must_use]
     pub fn with_fix_lane(self, age: Duration) -> Self {
-        let mut rules = self.rules.to_vec();
+        let mut rules = self.rules().to_vec();
         rules.retain(|rule| !rule.asks.fixes || !age.is_zero());
         for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
             rule.asks.older_than = Some(age);
         }
-        Self { rules: rules.into(), ..self }
+        Self { rules: Arc::new(Rules::of(rules)), ..self }
     }
 
     /// The same policy, which waives ages, and nothing else, for `exclude`.
@@ -102,7 +104,7 @@ impl Policy {
     /// The rules in their order, those that have ended too.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
-        &self.rules
+        self.rules.all()
     }
 
     /// The same policy as it is in force at `now`: a rule that has ended is no part of it.
@@ -114,7 +116,7 @@ impl Policy {
     /// When the next rule ends by itself.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.rules.iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
+        self.rules().iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
     }
 
     /// The minimum release age for a package: zero where there is none, or it is waived.
@@ -152,8 +154,8 @@ impl Policy {
     /// The rules about a package.
     #[must_use]
     pub fn about(&self, name: &PackageName) -> Selection<'_> {
-        let rules = self.in_force().filter(|rule| rule.is_about(name.as_str()).is_ok()).collect();
-        Selection { rules, waived: self.exclude.is_match(name.as_str()) }
+        let rules = self.rules.choose(|rule| self.has_in_force(rule) && rule.is_about(name.as_str()).is_ok());
+        Selection { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
     }
 
     /// Judges one version as of `at`: the instant up to which upstream's word is known, never later than now.
@@ -169,7 +171,11 @@ impl Policy {
     }
 
     pub(super) fn in_force(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(|rule| rule.expires.is_none_or(|expires| expires > self.as_of))
+        self.rules().iter().filter(|rule| self.has_in_force(rule))
+    }
+
+    fn has_in_force(&self, rule: &Rule) -> bool {
+        rule.expires.is_none_or(|expires| expires > self.as_of)
     }
 
     /// The globs of packages for which ages are waived, as they were written.
@@ -189,20 +195,19 @@ impl Policy {
     }
 }
 
-impl<'p> Selection<'p> {
+impl Selection<'_> {
     /// Leaves out the rules that none of these versions can match, however old it is: for packages of thousands.
     #[must_use]
     pub fn narrowed<'f>(self, versions: impl Iterator<Item = Facts<'f>>) -> Self {
         let among = Among::of(versions);
-        let mut rules = self.rules;
-        rules.retain(|rule| among.may_answer(rule));
-        Self { rules, waived: self.waived }
+        let rules = self.rules.narrowed(&self.policy.rules, |rule| among.may_answer(rule));
+        Self { rules, ..self }
     }
 
     /// Whether any of the rules warns or only observes, so that there may be notes.
     #[must_use]
     pub fn takes_notes(&self) -> bool {
-        self.rules.iter().any(|rule| rule.observe || rule.action == Action::Warn || rule.asks.fixes)
+        self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == Action::Warn || rule.asks.fixes)
     }
 
     /// Judges one version of the package as of `at`.
@@ -235,7 +240,7 @@ impl<'p> Selection<'p> {
     pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Note> {
         let ages = Ages::of(facts, at);
         let mut notes = Vec::new();
-        for rule in &self.rules {
+        for rule in self.answering(facts) {
             if rule.differs(facts, ages).is_some() {
                 continue;
             }
@@ -255,12 +260,17 @@ impl<'p> Selection<'p> {
         notes
     }
 
+    /// The rules that have to be asked of a version.
+    fn answering<'s>(&'s self, facts: &Facts<'_>) -> Candidates<'s> {
+        self.policy.rules.answering(&self.rules, facts)
+    }
+
     /// The rule that refuses a version at an instant.
-    fn refusing(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&'p Rule> {
+    fn refusing(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Rule> {
         let ages = Ages::of(facts, at);
-        let decides = |rule: &&&Rule| !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages));
-        let first = self.rules.iter().filter(decides).find(|rule| rule.differs(facts, ages).is_none());
-        first.filter(|rule| rule.action != Action::Allow).copied()
+        let decides = |rule: &&Rule| !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages));
+        let first = self.answering(facts).filter(decides).find(|rule| rule.differs(facts, ages).is_none());
+        first.filter(|rule| rule.action != Action::Allow)
     }
 
     /// Whether a rule refuses what it matches.
@@ -274,7 +284,7 @@ impl<'p> Selection<'p> {
 
     /// The first instant after `at` at which no rule refuses the version, if there is one.
     fn opening(&self, facts: &Facts<'_>, at: Timestamp) -> Option<Timestamp> {
-        let mut turns: Vec<_> = self.rules.iter().flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at).collect();
+        let mut turns: Vec<_> = self.answering(facts).flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at).collect();
         turns.sort_unstable();
         turns.into_iter().find(|turn| self.refusing(facts, *turn).is_none())
     }

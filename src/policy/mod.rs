@@ -6,6 +6,7 @@ pub mod affected;
 mod among;
 pub mod amount;
 pub mod built_in;
+mod candidates;
 pub mod case;
 pub mod cvss;
 pub mod decision;

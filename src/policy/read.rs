@@ -6,7 +6,7 @@ use super::advisory::{Kind, Severity, Trust};
 use super::place::Place;
 use super::rule::{Action, AdvisoryAsk, Asks, DependencyKind, Globs, Of, PackageGlob, Rule};
 use super::table::{Table, quoted};
-use crate::npm::Range;
+use crate::npm::{PackageName, Range};
 use crate::vet::{Finding, Findings, Signal, Signals, Strength};
 
 /// What may stand in a rule.
@@ -165,7 +165,11 @@ fn asks(table: &mut Table<'_, '_>) -> Asks {
 }
 
 fn packages(table: &mut Table<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
-    let globs = table.parsed(name, PACKAGES, |text| PackageGlob::parse(text).map_err(|wrong| format!("is no glob ({wrong})")))?;
+    let globs = table.parsed(name, PACKAGES, |text| {
+        let glob = PackageGlob::parse(text).map_err(|wrong| format!("is no glob ({wrong})"))?;
+        let is_pattern = text.contains(['*', '?', '[', '{', '\\']);
+        if is_pattern || PackageName::parse(text).is_ok() { Ok(glob) } else { Err("names no package".to_owned()) }
+    })?;
     Some(globs.into_iter().map(|(glob, _)| glob).collect())
 }
 
@@ -306,6 +310,13 @@ fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) 
             };
             table.note(span, problem, allowed);
         }
+    }
+    if let Some(span) = table.key("advisory").filter(|_| action == Action::Allow) {
+        table.note(
+            span,
+            "`advisory` in an `allow`: whoever writes an advisory could open the gate",
+            "`fix = \"reviewed\"` here, or `advisory` beside `deny`, `hold` or `warn`",
+        );
     }
     let crossed = |least: Option<std::time::Duration>, most: Option<std::time::Duration>| {
         least.zip(most).is_some_and(|(least, most)| least >= most)
