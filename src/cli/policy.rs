@@ -18,7 +18,7 @@ use crate::app::difference::{Changed, Difference};
 use crate::config::Config;
 use crate::config::policy::{self as files, PolicyFileError};
 use crate::npm::{PackageName, ingest, instant};
-use crate::policy::replay::{Fate, Incidents, Replayed, replay};
+use crate::policy::replay::{Fate, Incident, Replayed, replay};
 use crate::policy::{Facts, Policy, RuleId, Verdict, case, shipped};
 use crate::telemetry::{Clock as _, SystemClock};
 
@@ -126,12 +126,23 @@ impl From<PolicyFileError> for Failure {
     }
 }
 
+/// What no file switches off, for those who believe that `observe` does.
+const OBSERVED: &str = "what they would refuse is served and written down; a changed integrity, a takedown, a packument that contradicts \
+                        itself, a version without a digest, and malware of a feed that is followed with `deny` or `hold` (not `warn`) are \
+                        refused all the same";
+
 fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
     let compiled = files::load(&arguments.policy)?;
-    let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len());
+    let now = SystemClock.now();
+    let ended = compiled.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
+    let ended: Vec<_> = ended.map(|rule| format!("the rule `{}` has ended, and does nothing", rule.id)).collect();
+    let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
     // Writing to a `String` cannot fail, here and below.
     let mut text = String::new();
     for warning in &compiled.warnings {
+        let _ = write!(text, "warning: {warning}\n\n");
+    }
+    for warning in &ended {
         let _ = write!(text, "warning: {warning}\n\n");
     }
     let noun = if rules == 1 { "rule" } else { "rules" };
@@ -140,7 +151,9 @@ fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
         1 => "1 warning".to_owned(),
         more => format!("{more} warnings"),
     };
-    output::print(&format!("{text}{}: {rules} {noun}, {trouble}\n", arguments.policy))?;
+    let observing = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
+    let observed = if observing == 0 { String::new() } else { format!("{observing} of them only observe: {OBSERVED}\n") };
+    output::print(&format!("{text}{}: {rules} {noun}, {trouble}\n{observed}", arguments.policy))?;
     Ok(if arguments.strict && warnings > 0 { Exit::Usage } else { Exit::Done })
 }
 
@@ -229,11 +242,11 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, Failure> {
     let text = std::fs::read_to_string(&arguments.incidents).map_err(|wrong| {
         Failure::new(Exit::Usage, anyhow::anyhow!("cannot read `{}`: {wrong}", arguments.incidents.display()))
     })?;
-    let incidents: Incidents = serde_json::from_str(&text).map_err(|wrong| {
+    let incidents = Incident::read_all(&text).map_err(|wrong| {
         Failure::new(Exit::Usage, anyhow::anyhow!("`{}` holds no incidents: {wrong}", arguments.incidents.display()))
     })?;
     let signals = !arguments.without_signals;
-    let replayed: Vec<_> = incidents.into_list().iter().map(|incident| replay(&policy, incident, signals)).collect();
+    let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
     let text = if arguments.json { tell_replay_json(&replayed) } else { tell_replay(&arguments.policy, &replayed) };
     output::print(&text)?;
     Ok(Exit::Done)

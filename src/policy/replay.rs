@@ -3,14 +3,14 @@
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::facts::Facts;
 use super::judge::Policy;
 use super::verdict::{RuleId, Verdict};
 use crate::npm::packument::Traits;
 use crate::npm::{PackageName, Version, instant};
-use crate::vet::{Finding, Signal};
+use crate::vet::{Finding, Signal, Signals};
 
 /// How old an established package is taken to be: old enough for every rule.
 const ESTABLISHED: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
@@ -18,66 +18,85 @@ const ESTABLISHED: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 /// A dependency younger than this counts as newborn.
 const NEWBORN_HOURS: f64 = 14.0 * 24.0;
 
-/// An incident, as far as a policy asks about it.
-#[derive(Debug, Clone, Deserialize)]
+/// An incident, as far as a policy asks about it. What is missing, or is not what one would expect, is not known.
+#[derive(Debug, Clone, Default)]
 pub struct Incident {
     /// What it is called.
     pub id: String,
-    #[serde(default)]
     packages: Vec<Release>,
     published_at: Option<String>,
     hours_live: Option<f64>,
     hours_live_bound: Option<String>,
     kind: Option<String>,
-    #[serde(default)]
     signals: Seen,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 struct Release {
     name: String,
-    #[serde(default)]
-    versions: Vec<String>,
+    version: Option<String>,
 }
 
 /// What the releases of an incident showed.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default)]
 struct Seen {
-    new_install_script: Option<bool>,
-    new_dep_age_hours: Option<f64>,
-    git_or_url_dep: Option<bool>,
-    binding_gyp_added: Option<bool>,
-    publisher_changed: Option<bool>,
-    maintainer_email_changed: Option<bool>,
-    provenance_lost: Option<bool>,
-    dormant_package: Option<bool>,
-    version_jump: Option<bool>,
-    multi_version_burst: Option<bool>,
-    size_jump: Option<bool>,
-    manifest_confusion: Option<bool>,
+    signals: Signals,
+    new_install_script: bool,
+    git_or_url_dep: bool,
+    manifest_confusion: bool,
 }
 
-/// A file of incidents: a list, or an object that holds one.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub enum Incidents {
-    /// A list.
-    List(Vec<Incident>),
-    /// An object that holds one.
-    Held {
-        /// The list.
-        incidents: Vec<Incident>,
-    },
-}
-
-impl Incidents {
-    /// The incidents.
-    #[must_use]
-    pub fn into_list(self) -> Vec<Incident> {
-        match self {
-            Self::List(incidents) | Self::Held { incidents } => incidents,
-        }
+impl Incident {
+    /// Reads a file of incidents: a list of them, or an object whose `incidents` is one.
+    ///
+    /// # Errors
+    /// When it holds no such list, or one of them no `id`; in words.
+    pub fn read_all(text: &str) -> Result<Vec<Self>, String> {
+        let whole: Value = serde_json::from_str(text).map_err(|wrong| wrong.to_string())?;
+        let listed = whole.as_array().or_else(|| whole.get("incidents")?.as_array());
+        let listed = listed.ok_or("neither a list, nor an object with a list `incidents`")?;
+        let read = |(number, value): (usize, &Value)| {
+            Self::read(value).ok_or_else(|| format!("the incident at place {number} has no `id`: {}", shortened(value)))
+        };
+        listed.iter().enumerate().map(read).collect()
     }
+
+    fn read(value: &Value) -> Option<Self> {
+        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let packages = value.get("packages").and_then(Value::as_array);
+        Some(Self {
+            id: text("id")?,
+            packages: packages.into_iter().flatten().filter_map(Release::read).collect(),
+            published_at: text("published_at"),
+            hours_live: value.get("hours_live").and_then(number),
+            hours_live_bound: text("hours_live_bound"),
+            kind: text("kind"),
+            signals: value.get("signals").map(Seen::read).unwrap_or_default(),
+        })
+    }
+}
+
+impl Release {
+    /// `{"name": …, "versions": […]}`, or `name@version`.
+    fn read(value: &Value) -> Option<Self> {
+        if let Some(text) = value.as_str() {
+            let at = text.rfind('@').filter(|at| *at > 0);
+            let (name, version) = at.map_or((text, None), |at| (&text[..at], Some(text[at + 1..].to_owned())));
+            return Some(Self { name: name.to_owned(), version });
+        }
+        let version = value.get("versions").and_then(|versions| versions.get(0)).or_else(|| value.get("version"));
+        let version = version.and_then(Value::as_str).map(str::to_owned);
+        Some(Self { name: value.get("name")?.as_str()?.to_owned(), version })
+    }
+}
+
+/// A number, also one in quotes.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+fn shortened(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
 }
 
 /// What became of an incident under a policy.
@@ -85,7 +104,7 @@ impl Incidents {
 pub enum Fate {
     /// Refused when it was published, and for good.
     StoppedAtPublication,
-    /// Held until after it was gone.
+    /// Held until it was gone.
     StoppedUntilDetection,
     /// Served while it lived.
     Missed,
@@ -130,7 +149,7 @@ pub fn replay(policy: &Policy, incident: &Incident, signals: bool) -> Replayed {
     let fate = match (incident.removed(published), &verdict) {
         (None, _) => Fate::Undecidable,
         (Some(_), Verdict::Deny { .. }) => Fate::StoppedAtPublication,
-        (Some(removed), Verdict::Hold { until, .. }) if removed < *until => Fate::StoppedUntilDetection,
+        (Some(removed), Verdict::Hold { until, .. }) if removed <= *until => Fate::StoppedUntilDetection,
         (Some(_), _) => Fate::Missed,
     };
     Replayed { id: incident.id.clone(), fate, rule, until }
@@ -138,10 +157,10 @@ pub fn replay(policy: &Policy, incident: &Incident, signals: bool) -> Replayed {
 
 impl Incident {
     fn judge(&self, policy: &Policy, published: Timestamp, signals: bool) -> Verdict {
-        let release = self.packages.iter().find(|release| !release.versions.is_empty()).or(self.packages.first());
+        let release = self.packages.iter().find(|release| release.version.is_some()).or(self.packages.first());
         let name = release.and_then(|release| PackageName::parse(&release.name.replace('*', "any")).ok());
         let Some(name) = name.or_else(|| PackageName::parse("incident").ok()) else { return Verdict::Allow };
-        let version = release.and_then(|release| release.versions.first()).and_then(|text| Version::parse(text));
+        let version = release.and_then(|release| release.version.as_deref()).and_then(Version::parse);
         let version = version.or_else(|| Version::parse("1.0.1"));
         let is_new = self.kind.as_deref() == Some("new-malicious-package");
         let established = published.checked_sub(ESTABLISHED).unwrap_or(Timestamp::MIN);
@@ -149,16 +168,9 @@ impl Incident {
         let facts = Facts {
             parsed: version.as_ref(),
             born: Some(if is_new { published } else { established }),
-            traits: Traits {
-                install_script: seen.new_install_script == Some(true),
-                url_dependency: seen.git_or_url_dep == Some(true),
-                ..Traits::default()
-            },
-            signals: if signals { seen.signals().collect() } else { crate::vet::Signals::NONE },
-            findings: (signals && seen.manifest_confusion == Some(true))
-                .then_some(Finding::ManifestConfusion)
-                .into_iter()
-                .collect(),
+            traits: Traits { install_script: seen.new_install_script, url_dependency: seen.git_or_url_dep, ..Traits::default() },
+            signals: if signals { seen.signals } else { Signals::NONE },
+            findings: (signals && seen.manifest_confusion).then_some(Finding::ManifestConfusion).into_iter().collect(),
             ..Facts::of(&name, version.as_ref().map_or("1.0.1", Version::as_str), published)
         };
         policy.as_of(published).judge(&facts, published)
@@ -173,32 +185,84 @@ impl Incident {
 
     /// When it was gone, at the latest, if that is known.
     fn removed(&self, published: Timestamp) -> Option<Timestamp> {
-        if !matches!(self.hours_live_bound.as_deref(), Some("exact" | "approx" | "approximate" | "upper")) {
-            return None;
-        }
-        let live = SignedDuration::try_from_secs_f64(self.hours_live? * 3600.0).ok()?;
+        // A number of which nothing else is said is taken at its word.
+        let bound = self.hours_live_bound.as_deref().unwrap_or("exact").to_ascii_lowercase();
+        let is_known = ["exact", "approx", "upper"].iter().any(|known| bound.starts_with(known));
+        let live = self.hours_live.filter(|hours| is_known && *hours >= 0.0)?;
+        let live = SignedDuration::try_from_secs_f64(live * 3600.0).ok()?;
         published.checked_add(live).ok()
     }
 }
 
 impl Seen {
-    fn signals(&self) -> impl Iterator<Item = Signal> {
-        let newborn = self.new_dep_age_hours.is_some_and(|hours| hours < NEWBORN_HOURS);
-        [
-            (self.new_install_script, Signal::FirstInstallScript),
-            (self.binding_gyp_added, Signal::BindingGypAdded),
-            (self.git_or_url_dep, Signal::RemoteDependencyAdded),
-            (self.provenance_lost, Signal::ProvenanceLost),
-            (self.publisher_changed, Signal::NewPublisher),
-            (Some(newborn), Signal::NewbornDependency),
-            (self.maintainer_email_changed, Signal::PublisherEmailChanged),
-            (self.dormant_package, Signal::Dormant),
-            (self.multi_version_burst, Signal::ReleaseBurst),
-            (self.size_jump, Signal::SizeJump),
-            (self.version_jump, Signal::VersionJump),
-        ]
-        .into_iter()
-        .filter(|(seen, _)| *seen == Some(true))
-        .map(|(_, signal)| signal)
+    fn read(value: &Value) -> Self {
+        let is_true = |name: &str| value.get(name) == Some(&Value::Bool(true));
+        let newborn = value.get("new_dep_age_hours").and_then(number).is_some_and(|hours| hours < NEWBORN_HOURS);
+        let signals = [
+            (is_true("new_install_script"), Signal::FirstInstallScript),
+            (is_true("binding_gyp_added"), Signal::BindingGypAdded),
+            (is_true("git_or_url_dep"), Signal::RemoteDependencyAdded),
+            (is_true("provenance_lost"), Signal::ProvenanceLost),
+            (is_true("publisher_changed"), Signal::NewPublisher),
+            (newborn, Signal::NewbornDependency),
+            (is_true("maintainer_email_changed"), Signal::PublisherEmailChanged),
+            (is_true("dormant_package"), Signal::Dormant),
+            (is_true("multi_version_burst"), Signal::ReleaseBurst),
+            (is_true("size_jump"), Signal::SizeJump),
+            (is_true("version_jump"), Signal::VersionJump),
+        ];
+        Self {
+            signals: signals.into_iter().filter(|(seen, _)| *seen).map(|(_, signal)| signal).collect(),
+            new_install_script: is_true("new_install_script"),
+            git_or_url_dep: is_true("git_or_url_dep"),
+            manifest_confusion: is_true("manifest_confusion"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn fate(incident: &str) -> Fate {
+        let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
+        replay(&policy, &Incident::read_all(&format!("[{incident}]")).unwrap()[0], true).fate
+    }
+
+    #[test]
+    fn how_long_it_lived_decides_where_that_is_known_well_enough() {
+        let lived = |hours: &str, bound: &str| {
+            fate(&format!(r#"{{"id":"a","published_at":"2026-03-31T00:21Z","hours_live":{hours},"hours_live_bound":{bound}}}"#))
+        };
+        for bound in [r#""exact""#, r#""approx""#, r#""approximate""#, r#""upper""#, r#""Upper bound""#, "null"] {
+            assert_eq!(lived("71.9", bound), Fate::StoppedUntilDetection, "{bound}");
+            // What opens opens on upstream's word of then, which no longer has it.
+            assert_eq!(lived("72", bound), Fate::StoppedUntilDetection, "{bound}");
+            assert_eq!(lived("72.1", bound), Fate::Missed, "{bound}");
+        }
+        for bound in [r#""lower""#, r#""unknown""#, r#""not-applicable""#, r#""never-removed""#, r#""?""#] {
+            assert_eq!(lived("3", bound), Fate::Undecidable, "{bound}");
+        }
+        for hours in ["null", r#""long""#, "-1", "1e300", "[]"] {
+            assert_eq!(lived(hours, r#""exact""#), Fate::Undecidable, "{hours}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_strange_is_not_known_and_the_others_are_read_all_the_same() {
+        let text = r#"{"incidents":[{"id":"a"},{"id":"b","published_at":7,"packages":7,"signals":7,"kind":{}},
+            {"id":"c","published_at":"2031-01","hours_live":"5","hours_live_bound":"exact","packages":["@a/b@1.2.3",7,{}],"new":1}]}"#;
+        let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
+        let fates: Vec<_> =
+            Incident::read_all(text).unwrap().iter().map(|incident| replay(&policy, incident, true).fate).collect();
+        assert_eq!(fates, [Fate::Undecidable, Fate::Undecidable, Fate::StoppedUntilDetection]);
+        for (text, told) in [
+            ("{}", "neither a list, nor an object with a list `incidents`"),
+            ("[{\"name\":\"x\"}]", "the incident at place 0 has no `id`: {\"name\":\"x\"}"),
+        ] {
+            assert_eq!(Incident::read_all(text).unwrap_err(), told);
+        }
     }
 }
