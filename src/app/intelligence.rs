@@ -16,6 +16,7 @@ use crate::feed::{
     self, Affected, Exported, FeedConfig, FeedError, OsvEvent, OsvRange, OsvRecord, Package, PublicKey, Shelf, Signer, State,
     Synced,
 };
+use crate::npm::interval::{End, Interval};
 use crate::npm::{Range, Version, instant};
 use crate::patrol::exposure::{self, Finding};
 use crate::policy::decision::{Act, Decision, Proposal, Signature};
@@ -184,7 +185,7 @@ pub fn carry_out(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: D
     Ok(done)
 }
 
-/// Writes what this instance denies as a signed feed. Blocks.
+/// Writes what people denied here as a signed feed; and which decisions cannot be told as records. Blocks.
 ///
 /// # Errors
 /// When the ledger cannot be read, or the directory does not take it.
@@ -194,16 +195,31 @@ pub fn export(
     id_prefix: &str,
     now: Timestamp,
     expires: Duration,
-) -> Result<(Exported, PublicKey), AppError> {
+) -> Result<(Exported, PublicKey, Vec<String>), AppError> {
     let ledger = glimpse(data_dir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
-    let mut records = Vec::new();
+    let (mut records, mut left) = (Vec::new(), Vec::new());
     for decision in &decisions {
-        records.extend(record(&ledger, decision, id_prefix, now)?);
+        match record(&ledger, decision, id_prefix, now)? {
+            Some(record) => records.push(record),
+            None if is_denial(decision, now) => {
+                left.push(format!(
+                    "decision {}, {}: no package that it means is known here",
+                    decision.id,
+                    decision.proposal.act.subject()
+                ));
+            }
+            None => {}
+        }
     }
     let signer = Signer::open(data_dir)?;
     let exported = feed::export(directory, id_prefix, &records, &signer, now, instant::after(now, expires))?;
-    Ok((exported, signer.public_key()))
+    Ok((exported, signer.public_key(), left))
+}
+
+/// Whether it is a denial that is in force.
+fn is_denial(decision: &Decision, now: Timestamp) -> bool {
+    matches!(decision.proposal.act, Act::Deny { .. }) && decision.state(now) == crate::policy::decision::State::Active
 }
 
 /// A denial as a record; one that was taken back or ended is withdrawn. `None` for other decisions.
@@ -219,21 +235,20 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
     };
     let mut affected = Vec::new();
     for name in names(ledger, packages)? {
-        let versions = match range {
-            None => Vec::new(),
-            Some(range) => versions(ledger, &name, range)?,
+        let (versions, ranges) = match range {
+            None => (Vec::new(), osv_ranges("*")),
+            // Versions that are named one by one need no range.
+            Some(range) if range.split("||").all(|part| Version::parse(part.trim()).is_some()) => {
+                (versions(ledger, &name, range)?, Vec::new())
+            }
+            // What is known here is listed, and what will be published within the range is denied there as it is here.
+            Some(range) => (versions(ledger, &name, range)?, osv_ranges(range)),
         };
-        if range.is_some() && versions.is_empty() {
+        if versions.is_empty() && ranges.is_empty() {
             continue;
         }
-        let introduced = OsvEvent { introduced: Some("0".to_owned()), ..OsvEvent::default() };
-        let everything = OsvRange { kind: "SEMVER".to_owned(), events: vec![introduced] };
-        affected.push(Affected {
-            package: Package { ecosystem: "npm".to_owned(), name },
-            versions,
-            ranges: if range.is_none() { vec![everything] } else { Vec::new() },
-            ..Affected::default()
-        });
+        let package = Package { ecosystem: "npm".to_owned(), name };
+        affected.push(Affected { package, versions, ranges, ..Affected::default() });
     }
     if affected.is_empty() {
         return Ok(None);
@@ -248,6 +263,21 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
         affected,
         ..OsvRecord::default()
     }))
+}
+
+/// A range of npm's as OSV's events.
+fn osv_ranges(text: &str) -> Vec<OsvRange> {
+    let intervals = Range::parse(text).map(|range| Interval::of(&range)).unwrap_or_default();
+    let range = |interval: Interval| {
+        let first = interval.from.unwrap_or_else(|| "0".to_owned());
+        let mut events = vec![OsvEvent { introduced: Some(first), ..OsvEvent::default() }];
+        events.extend(interval.end.map(|end| match end {
+            End::Before(end) => OsvEvent { fixed: Some(end), ..OsvEvent::default() },
+            End::Through(end) => OsvEvent { last_affected: Some(end), ..OsvEvent::default() },
+        }));
+        OsvRange { kind: "SEMVER".to_owned(), events }
+    };
+    intervals.into_iter().map(range).collect()
 }
 
 /// The packages that a glob names: itself where it is a name, else those the ledger knows.

@@ -23,7 +23,7 @@ pub(super) enum Command {
     Sync(Sync),
     /// Say how the feeds stand: records, freshness, mistakes.
     Status(Status),
-    /// Write what this instance denies as a signed feed of OSV records.
+    /// Write what people denied here as a signed feed of OSV records: neither what feeds say, nor what policies do.
     Export(Export),
 }
 
@@ -79,12 +79,15 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
         }
         Command::Export(Export { directory, id_prefix, expires, settings }) => {
             let data_dir = settings.read(crate::config::data_dir)?;
-            let (exported, key) = intelligence::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
+            let (exported, key, left) = intelligence::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
             let mut columns = Columns::indented("  ");
             columns.row(["records", &exported.records.to_string()]);
             columns.row(["serial", &exported.serial.to_string()]);
             columns.row(["expires", &instant::tell(exported.expires)]);
             columns.row(["key", &key.to_string()]);
+            for left in &left {
+                columns.row(["left out", left]);
+            }
             output::print(&format!("wrote {}\n{columns}", directory.display()))?;
             Ok(Exit::Done)
         }

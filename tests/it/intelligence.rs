@@ -135,13 +135,43 @@ async fn an_incident_is_denied_frozen_purged_and_told_in_one_command() {
     export_and_follow(home.path(), &config, &registry).await;
 }
 
+/// Whether a record has what OSV's schema requires, and nothing that it does not know.
+fn is_valid_osv(record: &Value) {
+    let known = ["schema_version", "id", "modified", "published", "withdrawn", "summary", "affected"];
+    let fields = record.as_object().unwrap();
+    assert!(fields.keys().all(|field| known.contains(&field.as_str())), "{record}");
+    let id = record["id"].as_str().unwrap();
+    assert!(id.strip_prefix("ACME-2").is_some_and(|rest| rest.contains('-')), "{id}");
+    for field in ["modified", "published"] {
+        let at = record[field].as_str().unwrap();
+        assert!(at.parse::<jiff::Timestamp>().is_ok() && at.ends_with('Z'), "{field}: {at}");
+    }
+    let affected = record["affected"].as_array().unwrap();
+    assert!(!affected.is_empty());
+    for one in affected {
+        assert!(one["package"]["ecosystem"] == "npm" && one["package"]["name"].is_string(), "{record}");
+        assert!(one["versions"].is_array() || one["ranges"].is_array(), "{record}");
+        for range in one["ranges"].as_array().into_iter().flatten() {
+            assert!(range["type"] == "SEMVER" && range["events"][0]["introduced"].is_string(), "{record}");
+        }
+    }
+}
+
 /// What was denied there is refused by an instance that pins its key, until it expires or somebody bends it.
 async fn export_and_follow(home: &Path, config: &Path, registry: &Registry) {
     let out = home.join("osv-scanner");
+    // Of a package that nobody asked for: what is denied is the range, whatever is known of it.
+    let mut deny = coldframe(home);
+    deny.args(["deny", "unseen@>=1.2.0 <1.4.0", "--reason", "CVE-2026-1", "--config"]).arg(config);
+    assert_eq!(run(&mut deny).0, 0);
+    deny = coldframe(home);
+    deny.args(["deny", "@nobody/*", "--reason", "a squatted scope", "--config"]).arg(config);
+    assert_eq!(run(&mut deny).0, 0);
     let mut export = coldframe(home);
     export.args(["feed", "export", "--id-prefix", "ACME", "--config"]).arg(config).arg(&out);
     let (code, text, errors) = run(&mut export);
     assert_eq!(code, 0, "{errors}");
+    assert!(text.contains("left out") && text.contains("@nobody/*"), "{text}");
     let key = text.lines().find_map(|line| line.trim().strip_prefix("key")).unwrap().trim().to_owned();
     let data = TempDir::new().unwrap();
     let follower = home.join("follower.toml");
@@ -154,15 +184,24 @@ async fn export_and_follow(home: &Path, config: &Path, registry: &Registry) {
     std::fs::write(&follower, table).unwrap();
     let mut sync = coldframe(home);
     sync.args(["feed", "sync", "--json", "--config"]).arg(&follower);
+    for entry in std::fs::read_dir(out.join("npm")).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "json") {
+            is_valid_osv(&serde_json::from_slice(&std::fs::read(entry.path()).unwrap()).unwrap());
+        }
+    }
     let standing = told(&mut sync);
-    assert_eq!((&standing[0]["records"], &standing[0]["fresh"]), (&json!(1), &json!(true)), "{standing}");
+    assert_eq!((&standing[0]["records"], &standing[0]["fresh"]), (&json!(2), &json!(true)), "{standing}");
     let mut serve = coldframe(home);
     let program = Program::start(serve.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&follower));
     let refused = program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     assert!(refused.error().contains("ACME-"), "{}", refused.error());
+    registry.publish(Package::new("unseen", "1.2.0"));
+    registry.publish(Package::new("unseen", "1.3.9"));
+    registry.publish(Package::new("unseen", "1.4.0"));
+    assert_eq!(program.get("/unseen").await.versions(), ["1.4.0"]);
     // A serial that goes back, and an index that somebody bent.
     let index = std::fs::read_to_string(out.join("index.json")).unwrap();
-    std::fs::write(out.join("index.json"), index.replace("\"records\": 1", "\"records\": 2")).unwrap();
+    std::fs::write(out.join("index.json"), index.replace("\"records\": 2", "\"records\": 3")).unwrap();
     let (code, text, _) = run(&mut sync);
     assert!(code == 1 && text.contains("the signature is not that of the key in the configuration"), "{text}");
     std::fs::write(out.join("index.json"), index).unwrap();
