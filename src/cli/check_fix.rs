@@ -176,6 +176,10 @@ impl Fix {
         self.direct.extend(commanded.iter().map(|asked| asked.replaced(name, instead)));
         let overridden: Vec<_> = overridden.into_iter().chain(of_packages).collect();
         if !commanded.is_empty() && overridden.is_empty() {
+            // Where another version is locked too, bun asks for what was locked before it takes what is added.
+            if dialect == Dialect::Bun && finding.has_siblings {
+                self.entries.extend(finding.places.iter().cloned());
+            }
             return;
         }
         match dialect {
