@@ -1,7 +1,7 @@
 //! Which authority the gateway's certificates are signed by: one that is given, or its own in the data directory. Refuses to
 //! know who trusts it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +9,14 @@ use rustls_pki_types::CertificateDer;
 
 use crate::config::Gateway;
 use crate::tls::{Keeping, Kept, TlsError, keeping};
+
+/// The files that the authority in force is read from: when they change, another one is.
+pub(super) fn files(gateway: &Gateway, data_dir: &Path) -> Vec<PathBuf> {
+    match &gateway.given {
+        Some((certificate, key)) => vec![certificate.clone(), key.clone()],
+        None => vec![Keeping::in_data_dir(data_dir).file()],
+    }
+}
 
 /// The authority in force; made when there is none.
 ///

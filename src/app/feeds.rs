@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::admin::Check;
 use crate::config::Feeds;
 use crate::feed::{self, Loaded, Shelf};
-use crate::net::{self, Client, Settings};
+use crate::net::{self, Client, Parent, Settings};
 use crate::patrol;
 use crate::policy::{Advisories, Trust};
 use crate::telemetry::{Metrics, Watched};
@@ -17,13 +17,22 @@ use crate::upstream;
 
 /// Asks for feeds as upstream is asked: through the same proxies, trusting the same authorities, within the same deadlines.
 pub(super) fn client(upstream: &upstream::Config, trust: &net::Trust) -> Client {
+    Client::new(&settings(upstream, trust))
+}
+
+/// Who connects the gateway to others, where upstream is asked through somebody too.
+pub(super) fn parent(upstream: &upstream::Config, trust: &net::Trust) -> Parent {
+    Parent::new(&settings(upstream, trust))
+}
+
+fn settings(upstream: &upstream::Config, trust: &net::Trust) -> Settings {
     let ours = HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION")));
-    Client::new(&Settings {
+    Settings {
         deadlines: upstream.deadlines,
         proxies: upstream.proxies.clone(),
         tls: Arc::clone(&trust.client),
         user_agent: HeaderValue::from_str(&upstream.user_agent).unwrap_or(ours),
-    })
+    }
 }
 
 /// What the feeds say, for a question that is asked once: paths are read, of addresses what is kept counts. Blocks; asks nobody.

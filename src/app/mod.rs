@@ -9,6 +9,7 @@ pub mod deciding;
 mod decisions;
 pub mod difference;
 mod feeds;
+mod following;
 mod glimpse;
 pub mod intelligence;
 mod listening;
@@ -29,9 +30,10 @@ use tokio::task::JoinSet;
 
 pub use checking::Checker;
 pub use difference::difference;
-pub use question::{explain, exposure};
+pub use question::{Contacted, contacts, explain, exposure};
 pub use terms::terms;
 
+use following::Followed;
 use listening::Bound;
 use policies::Policies;
 
@@ -39,10 +41,10 @@ use crate::admin::{Admin, Check, Judge};
 use crate::config::{self, Config};
 use crate::feed::Shelf;
 use crate::firewall::{Firewall, Parts, Profile, Rejection};
-use crate::net::Room;
+use crate::net::{Parent, Room};
 use crate::npm::PackageName;
 use crate::patrol::{self, Feeds};
-use crate::proxy::{Forward, Service, TokenError, forward, reverse};
+use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, reverse};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
 use crate::tls::{self, Leaves, TlsError};
@@ -71,6 +73,9 @@ pub enum AppError {
     /// Operators cannot be known by their tokens.
     #[error("cannot tell operators from others")]
     Tokens(#[from] TokenError),
+    /// The gateway's clients cannot be known by their names.
+    #[error("cannot tell who may use the gateway")]
+    Users(#[from] UserError),
     /// Upstream cannot be set up: an address, a proxy.
     #[error("cannot set up upstream")]
     Upstream(#[from] UpstreamSetupError),
@@ -126,6 +131,7 @@ struct Gate {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
     door: Arc<Forward<Firewall>>,
+    followed: Followed,
 }
 
 /// A server that is bound and not yet running. Nothing was sent upstream.
@@ -207,7 +213,8 @@ impl App {
         let gateway = if config.gateway.listen.is_empty() {
             None
         } else {
-            Some(Gate::open(&config.gateway, &config.store.data_dir, &service, &addresses, &clock).await?)
+            let parent = feeds::parent(&config.upstream, &trust);
+            Some(Gate::open(&config.gateway, &config.store.data_dir, &service, (&addresses, parent), &clock).await?)
         };
         Ok(Self {
             bound,
@@ -269,7 +276,9 @@ impl App {
                 reverse::serve(listener, &room, &service, profile, stopped).await
             });
         }
-        if let Some(Gate { bound, door, .. }) = self.gateway {
+        let mut chores = JoinSet::new();
+        if let Some(Gate { bound, door, followed, .. }) = self.gateway {
+            chores.spawn(following::follow(followed));
             for Bound { listener, .. } in bound {
                 let (door, room, mut stopped) = (Arc::clone(&door), Arc::clone(&room), stop.subscribe());
                 doors.spawn(async move {
@@ -281,7 +290,6 @@ impl App {
                 });
             }
         }
-        let mut chores = JoinSet::new();
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
         chores.spawn(policies::follow(self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
@@ -311,10 +319,13 @@ impl Gate {
         config: &config::Gateway,
         data_dir: &Path,
         service: &Arc<Service<Firewall>>,
-        registry: &[SocketAddr],
+        (registry, parent): (&[SocketAddr], Parent),
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let hosts = config.door.targets.hosts();
+        // Made where there is none; then looked at before it is read: what changes meanwhile is read again.
+        authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
+        let look = following::look(&authority::files(config, data_dir));
         let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = Leaves::new(kept, &hosts, Arc::clone(clock));
         let leaves = leaves.map_err(|error| AppError::Authority(authority::told(config, error)))?;
@@ -325,8 +336,15 @@ impl Gate {
         }
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let ours = registry.iter().chain(&addresses).copied().collect();
-        let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, ours));
-        Ok(Self { bound, addresses, door })
+        if !parent.is_none() {
+            tracing::warn!(
+                "what the gateway tunnels goes through another proxy: names are checked by their addresses here, and it is that proxy \
+                 which picks the address it connects to"
+            );
+        }
+        let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, Way { ours, parent })?);
+        let followed = Followed::new(&door, config, data_dir.to_owned(), clock, look);
+        Ok(Self { bound, addresses, door, followed })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts, Profile};
 use crate::npm::{Agent, Spec};
 use crate::policy::Policy;
-use crate::store::{Blobs, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError};
+use crate::store::{Blobs, Contact, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError, contact};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls;
 use crate::upstream::{Authorization, Registries};
@@ -70,6 +70,40 @@ pub fn exposure(data_dir: &Path, spec: &Spec) -> Result<Vec<Exposure>, AppError>
     ledger.exposure(&spec.name, spec.wanted.as_deref()).map_err(AppError::DataDir)
 }
 
+/// Who asked for places that feeds list as what malware talks to, by the ledger in `data_dir`: oldest first, equal ones counted.
+///
+/// # Errors
+/// When there is no ledger, or it cannot be read.
+pub fn contacts(data_dir: &Path) -> Result<Vec<Contacted>, AppError> {
+    let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
+    let mut contacts: Vec<Contacted> = Vec::new();
+    for event in ledger.incidents(Timestamp::UNIX_EPOCH).map_err(AppError::DataDir)? {
+        let read = (event.kind == contact::KIND).then(|| Contact::read(event.name.as_deref(), &event.detail)).flatten();
+        let Some(contact) = read else { continue };
+        match contacts.iter_mut().find(|known| known.contact == contact) {
+            Some(known) => {
+                known.times += event.times;
+                known.last = known.last.max(event.last);
+            }
+            None => contacts.push(Contacted { contact, times: event.times, first: event.first, last: event.last }),
+        }
+    }
+    Ok(contacts)
+}
+
+/// Somebody asked for a place that a feed lists, so many times.
+#[derive(Debug, Clone)]
+pub struct Contacted {
+    /// Who, for what.
+    pub contact: Contact,
+    /// How often.
+    pub times: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
+}
+
 /// The ledger of a data directory, or none where nothing was kept yet.
 pub(super) fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
     match SqliteLedger::read_only(data_dir) {
@@ -83,6 +117,7 @@ pub(super) fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
 pub(super) fn asker() -> Asker {
     Asker {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        user: None,
         agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         authorization: Authorization::Lent,
         base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false },

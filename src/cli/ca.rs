@@ -23,7 +23,7 @@ pub(super) enum Command {
     Export(Arguments),
     /// Say what each client and system needs to trust it; `--apply` does it for this system.
     Trust(TrustArguments),
-    /// Put a new authority into force, for the hosts that the gateway answers for now; restart the server then.
+    /// Put a new authority into force, for the hosts that the gateway answers for now; a running server takes it up.
     Rotate(RotateArguments),
 }
 
@@ -106,7 +106,7 @@ fn rotate(config: &Config, overlap: Duration) -> Result<(), Failure> {
     authority::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
     let text = format!(
         "a new authority is in force\n{}the one before signs on for {} for the hosts it covers\n\
-         restart coldframe to use it, and have clients trust it by then: coldframe ca export, coldframe ca trust\n",
+         a running gateway takes it up; have clients trust it by then: coldframe ca export, coldframe ca trust\n",
         vouches(config),
         instant::tell_age(overlap),
     );

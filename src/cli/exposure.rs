@@ -1,4 +1,5 @@
-//! `coldframe exposure`: who asked for a package, and whether they got it; or who got what an advisory names.
+//! `coldframe exposure`: who asked for a package, and whether they got it; who got what an advisory names; who asked for a place that
+//! malware talks to.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -8,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
-use crate::app::{self, intelligence};
+use crate::app::{self, Contacted, intelligence};
 use crate::config;
-use crate::npm::{Spec, instant};
+use crate::npm::{PackageName, Spec, instant};
 use crate::patrol::exposure::Finding;
 use crate::store::{Exposure, Outcome};
 use crate::telemetry::SystemClock;
@@ -18,11 +19,15 @@ use crate::telemetry::SystemClock;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A package, or one version of it: `axios`, `axios@1.14.1`.
-    #[arg(value_name = "PACKAGE[@VERSION]", value_parser = Spec::parse, required_unless_present_any = ["advisory", "feed"])]
+    #[arg(value_name = "PACKAGE[@VERSION]", value_parser = Spec::parse, required_unless_present_any = ["advisory", "feed", "contacts"])]
     spec: Option<Spec>,
     /// Say who got what an advisory of the feeds names, by its id or an alias: `MAL-2026-2307`; `--feed` takes one too.
     #[arg(long, value_name = "ID", conflicts_with = "spec")]
     advisory: Option<String>,
+    /// Say who asked the gateway for places that feeds list as what malware talks to; those that concern a package or an advisory are
+    /// told with it as well.
+    #[arg(long, conflicts_with_all = ["spec", "advisory"])]
+    contacts: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -31,6 +36,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
+    if arguments.contacts {
+        let contacts = app::contacts(&arguments.settings.read(config::data_dir)?)?;
+        let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { tell_contacts(&contacts) };
+        output::print(&text)?;
+        return Ok(Exit::Done);
+    }
     let named = arguments.settings.take_advisory();
     let Some(spec) = arguments.spec else {
         let Some(id) = arguments.advisory.or(named) else {
@@ -40,15 +51,26 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     };
     let data_dir = arguments.settings.read(config::data_dir)?;
     let exposures = app::exposure(&data_dir, &spec)?;
-    let text = if arguments.json { tell_json(&exposures) } else { tell(&spec, &exposures) };
+    let mut contacts = app::contacts(&data_dir)?;
+    contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
+    let text = if arguments.json { tell_json(&exposures, &contacts) } else { tell(&spec, &exposures) + &beside(&contacts) };
     output::print(&text)?;
     Ok(Exit::Done)
 }
 
 fn run_by_advisory(id: &str, json: bool, settings: SettingFlags<false>) -> Result<Exit, Failure> {
     let config = settings.read(config::Config::gather)?;
+    let data_dir = config.store.data_dir.clone();
     let findings = intelligence::exposed(config, Arc::new(SystemClock), id)?;
-    let text = if json { format!("{:#}\n", findings_json(&findings)) } else { tell_findings(&findings) };
+    // Where nothing was kept yet nobody asked for anything.
+    let mut contacts = app::contacts(&data_dir).unwrap_or_default();
+    contacts.retain(|known| known.contact.advisory == id);
+    let text = match (findings_json(&findings), contacts_json(&contacts)) {
+        (Value::Array(findings), Value::Array(contacts)) if json => {
+            format!("{:#}\n", Value::Array([findings, contacts].concat()))
+        }
+        _ => tell_findings(&findings) + &beside(&contacts),
+    };
     output::print(&text)?;
     Ok(Exit::Done)
 }
@@ -85,9 +107,50 @@ pub(super) fn findings_json(findings: &[Finding]) -> Value {
     told.collect()
 }
 
-fn tell_json(exposures: &[Exposure]) -> String {
-    let rows: Vec<_> = exposures.iter().map(row_json).collect();
+fn tell_json(exposures: &[Exposure], contacts: &[Contacted]) -> String {
+    let rows: Vec<_> = exposures.iter().map(row_json).chain(contacts.iter().map(contact_json)).collect();
     format!("{:#}\n", Value::Array(rows))
+}
+
+fn contacts_json(contacts: &[Contacted]) -> Value {
+    contacts.iter().map(contact_json).collect()
+}
+
+fn contact_json(known: &Contacted) -> Value {
+    json!({
+        "client": known.contact.client,
+        "place": known.contact.place,
+        "advisory": known.contact.advisory,
+        "feed": known.contact.feed,
+        "package": known.contact.package.as_ref().map(PackageName::as_str),
+        "times": known.times,
+        "first": known.first.to_string(),
+        "last": known.last.to_string(),
+    })
+}
+
+/// What is told of contacts beside something else: nothing where there are none.
+fn beside(contacts: &[Contacted]) -> String {
+    if contacts.is_empty() { String::new() } else { format!("\nwho asked for what it talks to:\n{}", contact_rows(contacts)) }
+}
+
+fn tell_contacts(contacts: &[Contacted]) -> String {
+    if contacts.is_empty() {
+        return "nobody asked the gateway for a place that a feed lists, as far as the ledger reaches back\n".to_owned();
+    }
+    contact_rows(contacts)
+}
+
+fn contact_rows(contacts: &[Contacted]) -> String {
+    let mut columns = Columns::indented("");
+    columns.row(["CLIENT", "PLACE", "ADVISORY", "PACKAGE", "TIMES", "FIRST", "LAST"]);
+    for Contacted { contact, times, first, last } in contacts {
+        let package = contact.package.as_ref().map_or("-", PackageName::as_str).to_owned();
+        let (times, first, last) = (times.to_string(), instant::tell(*first), instant::tell(*last));
+        let (client, place, advisory) = (contact.client.clone(), contact.place.clone(), contact.advisory.clone());
+        columns.row([client, place, advisory, package, times, first, last]);
+    }
+    columns.to_string()
 }
 
 fn row_json(exposure: &Exposure) -> Value {

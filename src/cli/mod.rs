@@ -33,6 +33,7 @@ mod policy;
 mod revoke;
 mod serve;
 mod trust;
+mod user;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -107,6 +108,9 @@ enum Command {
     /// Make, print, explain or replace the authority that the gateway's clients trust.
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Say who may use the gateway, where `gateway-users` names a file of them.
+    #[command(subcommand)]
+    User(user::Command),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
     Config(config::Command),
@@ -138,6 +142,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Incident(arguments) => incident::run(arguments),
         Command::Feed(command) => feed::run(command),
         Command::Ca(command) => ca::run(command),
+        Command::User(command) => user::run(command),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments),
     };

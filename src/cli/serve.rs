@@ -69,7 +69,9 @@ impl From<AppError> for Failure {
             AppError::Listen { .. } => Exit::Listen,
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
             AppError::DataDir(_) | AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
-            AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) | AppError::Tokens(_) => Exit::Usage,
+            AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) | AppError::Tokens(_) | AppError::Users(_) => {
+                Exit::Usage
+            }
             AppError::Scratch(_)
             | AppError::Server { .. }
             | AppError::LedgerLost(_)

@@ -30,6 +30,7 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
     let allowed = reader.several(Key::AllowHost, read::host_glob);
     let certificate = reader.one(Key::CaCertFile, read::path);
     let key = reader.one(Key::CaKeyFile, read::path);
+    let users = reader.one(Key::GatewayUsers, read::path);
     match (&certificate, &key) {
         (Some(_), None) => reader.object(Key::CaCertFile, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
         (None, Some(_)) => reader.object(Key::CaKeyFile, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it"),
@@ -44,7 +45,7 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
     for host in named {
         targets.add_host(host);
     }
-    let door = proxy::Gateway { targets, allowed, tunnels_others: others? == "tunnel" };
+    let door = proxy::Gateway { targets, allowed, tunnels_others: others? == "tunnel", users };
     Some(Gateway { listen, door, given: certificate.zip(key) })
 }
 

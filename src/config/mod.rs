@@ -253,6 +253,17 @@ pub fn data_dir(sources: Sources<'_>) -> Result<PathBuf, Mistakes> {
     Mistakes::or(mistakes, read)
 }
 
+/// The file of those who may use the gateway alone, if one is named.
+///
+/// # Errors
+/// Every mistake in what is written, except in npm's configuration.
+pub fn gateway_users(sources: Sources<'_>) -> Result<Option<PathBuf>, Mistakes> {
+    let mut mistakes = Vec::new();
+    let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let named = Reader::of(&written, &mut mistakes).one(Key::GatewayUsers, read::path);
+    Mistakes::or(mistakes, Some(named))
+}
+
 /// At `debug` and `trace` only our own lines grow in number; those of the libraries below would bury them.
 fn telemetry_config(format: &str, level: &str) -> telemetry::Config {
     let format = if format == "json" { telemetry::Format::Json } else { telemetry::Format::Human };
@@ -443,6 +454,7 @@ memory = \"1GB\"
             # allow-host                                # default: none
             # ca-cert                                   # default: one of the gateway's own
             # ca-key                                    # default: the gateway's own
+            # gateway-users                             # default: everybody
             explain-to = "loopback"                     # default
             # admin-token-file                          # default: none
             packument-ttl = "5m"                        # default

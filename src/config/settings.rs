@@ -25,6 +25,7 @@ pub enum Key {
     AllowHost,
     CaCertFile,
     CaKeyFile,
+    GatewayUsers,
     ExplainTo,
     AdminTokenFile,
     PackumentTtl,
@@ -132,7 +133,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 47] = [
+pub static SETTINGS: [Setting; 48] = [
     several(
         Key::Listen,
         "listen",
@@ -239,6 +240,13 @@ pub static SETTINGS: [Setting; 47] = [
         "PEM file of the authority that the gateway's certificates are signed by, and what leads to its root",
     ),
     one(Key::CaKeyFile, "ca-key", Kind::Path, Default::Absent("the gateway's own"), "PEM file of that authority's key"),
+    one(
+        Key::GatewayUsers,
+        "gateway-users",
+        Kind::Path,
+        Default::Absent("everybody"),
+        "File of those who may use the gateway, `name:$argon2id$…` a line, as `coldframe user add` writes it",
+    ),
     one(
         Key::ExplainTo,
         "explain-to",

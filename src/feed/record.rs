@@ -3,9 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::npm::instant;
-use crate::policy::Severity;
 use crate::policy::advisory::{Kind, Record};
 use crate::policy::affected::{Event, Span};
+use crate::policy::{Severity, indicator};
 
 /// The only ecosystem that is read.
 const ECOSYSTEM: &str = "npm";
@@ -136,6 +136,9 @@ pub struct Details {
     /// Weaknesses, as records of malware write them.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub cwes: Vec<Cwe>,
+    /// What the malware talks to.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub iocs: Option<Iocs>,
     /// Where a record of malware was put together from; only whether it is there counts.
     #[serde(rename = "malicious-packages-origins", deserialize_with = "present", skip_serializing_if = "std::ops::Not::not")]
     pub is_malicious_package: bool,
@@ -150,9 +153,25 @@ pub struct Cwe {
     pub id: String,
 }
 
+/// Places that malware talks to. URLs are left out: a connection shows no path, and whole code hosts are not meant.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Iocs {
+    /// Domains.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
+    /// Addresses.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
+}
+
 impl Details {
     fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    fn indicators(&self) -> impl Iterator<Item = String> {
+        self.iocs.iter().flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips)).filter_map(|text| indicator::spelled(text))
     }
 
     fn weaknesses(&self) -> impl Iterator<Item = &str> {
@@ -226,6 +245,9 @@ impl OsvRecord {
         let mut cwes: Vec<Box<str>> = details.iter().flat_map(|details| details.weaknesses()).map(Into::into).collect();
         cwes.sort();
         cwes.dedup();
+        let mut indicators: Vec<Box<str>> = details.iter().flat_map(|details| details.indicators()).map(Into::into).collect();
+        indicators.sort();
+        indicators.dedup();
         Record {
             id: self.id.as_str().into(),
             aliases: self.aliases.iter().map(|alias| alias.as_str().into()).collect(),
@@ -239,6 +261,7 @@ impl OsvRecord {
             package: affected.package.name.as_str().into(),
             versions: affected.versions.iter().map(|version| version.as_str().into()).collect(),
             spans,
+            indicators,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct BaseUrl {
 pub struct Asker {
     /// The client's address: the peer's, or the one a trusted proxy forwards.
     pub address: IpAddr,
+    /// Its name, if it logged in.
+    pub user: Option<Arc<str>>,
     /// Its tool.
     pub agent: Agent,
     /// Whose credentials its request carries upstream.

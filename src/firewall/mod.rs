@@ -10,6 +10,7 @@ mod aside;
 mod audit;
 mod catalog;
 pub mod check;
+mod contact;
 mod departed;
 mod explain;
 pub mod explanation;
@@ -42,6 +43,7 @@ use tokio::sync::Semaphore;
 
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use check::{Judged, Locked, Outcome};
+pub use contact::Contacting;
 pub use explanation::Explanation;
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
@@ -291,6 +293,12 @@ impl Firewall {
     /// A refusal when the version is hidden or its bytes are wrong; what upstream or the store could not do.
     pub async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
         self.0.tarball(asker, name, version).await
+    }
+
+    /// Why somebody may not go to a place beside the registry, by what the feeds say of it; that they wanted to is an event.
+    #[must_use]
+    pub fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {
+        self.0.contact(contacting)
     }
 
     /// Search results without what the policy hides; the passage is the client's request, the answer upstream's,

@@ -122,6 +122,7 @@ impl Inner {
             version: refusal.version.as_deref(),
             rule: &refusal.rule,
             client: asker.address,
+            user: asker.user.as_deref(),
             agent: &asker.agent,
             text: &refusal.text,
         }
@@ -139,6 +140,7 @@ impl Inner {
             rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::clone(&screen.hidden),
             client: asker.address,
+            user: asker.user.clone(),
             tool: asker.agent.tool.as_str(),
             tool_version: asker.agent.version.clone(),
         };

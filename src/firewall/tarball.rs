@@ -326,6 +326,7 @@ impl Inner {
                 rule: &reason.rule,
                 would_refuse: *would_refuse,
                 client: asker.address,
+                user: asker.user.as_deref(),
                 detail: &reason.detail,
             }
             .emit(&self.metrics);
@@ -350,6 +351,7 @@ impl Inner {
             rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::default(),
             client: asker.address,
+            user: asker.user.clone(),
             tool: asker.agent.tool.as_str(),
             tool_version: asker.agent.version.clone(),
         };

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::Empty;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -101,14 +103,20 @@ impl Connector {
         Ok(Box::new(stream.map_err(|error| ClientError::of_handshake(&error))?))
     }
 
-    async fn reach_proxy(&self, proxy: &Proxy) -> Result<Box<dyn Stream>, ClientError> {
-        let Place { host, port, secure } = Place::of(&proxy.uri)?;
-        // Whoever set the proxy chose its address, so a private one is right.
-        let plain = dial::dial(host, port, Reach::Anywhere).await.map_err(|error| at_proxy(&error))?;
+    pub(super) async fn reach_proxy(&self, proxy: &Proxy) -> Result<Box<dyn Stream>, ClientError> {
+        let plain = self.reach_plain_proxy(proxy).await?;
+        let Place { host, secure, .. } = Place::of(&proxy.uri)?;
         if !secure {
             return Ok(Box::new(plain));
         }
         self.handshake(host, Box::new(plain)).await.map_err(|error| at_proxy(&error))
+    }
+
+    /// A connection to a proxy, on which nothing was said yet.
+    pub(super) async fn reach_plain_proxy(&self, proxy: &Proxy) -> Result<TcpStream, ClientError> {
+        let Place { host, port, .. } = Place::of(&proxy.uri)?;
+        // Whoever set the proxy chose its address, so a private one is right.
+        dial::dial(host, port, Reach::Anywhere).await.map_err(|error| at_proxy(&error))
     }
 
     /// Has the proxy connect us to `target`, so that the next byte is the first of a TLS handshake.
@@ -119,35 +127,44 @@ impl Connector {
         port: u16,
         proxy: &Proxy,
     ) -> Result<Box<dyn Stream>, ClientError> {
-        let authority = format!("{}:{port}", target.host().unwrap_or_default());
-        let mut request =
-            Request::builder().method(Method::CONNECT).uri(authority.as_str()).header(header::HOST, authority.as_str());
-        request = request.header(header::USER_AGENT, &self.user_agent);
-        // A proxy that is this very process knows itself by it.
-        request = request.header(header::VIA, via());
-        if let Some(authorization) = &proxy.authorization {
-            request = request.header(header::PROXY_AUTHORIZATION, authorization);
-        }
-        let request =
-            request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::unreachable(Layer::Proxy, error.to_string()))?;
-        let mut http = hyper::client::conn::http1::Builder::new();
-        let (mut sender, connection) = http
-            .max_buf_size(TUNNEL_HEADERS)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
-        tokio::spawn(connection.with_upgrades());
-        let answer = sender.send_request(request).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
-        let status = answer.status();
-        if status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return Err(ClientError::unreachable(Layer::Proxy, "it wants other credentials (407)"));
-        }
-        if !status.is_success() {
-            return Err(ClientError::unreachable(Layer::Proxy, format!("it refused the tunnel with {status}")));
-        }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
-        Ok(Box::new(TokioIo::new(upgraded)))
+        Ok(Box::new(TokioIo::new(open_tunnel(stream, target, port, proxy, &self.user_agent).await?)))
     }
+}
+
+/// Has the proxy at the other end of `stream` connect us to `target`.
+pub(super) async fn open_tunnel<S: Stream + 'static>(
+    stream: S,
+    target: &Uri,
+    port: u16,
+    proxy: &Proxy,
+    user_agent: &HeaderValue,
+) -> Result<Upgraded, ClientError> {
+    let authority = format!("{}:{port}", target.host().unwrap_or_default());
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority.as_str()).header(header::HOST, authority.as_str());
+    request = request.header(header::USER_AGENT, user_agent);
+    // A proxy that is this very process knows itself by it.
+    request = request.header(header::VIA, via());
+    if let Some(authorization) = &proxy.authorization {
+        request = request.header(header::PROXY_AUTHORIZATION, authorization);
+    }
+    let request =
+        request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::unreachable(Layer::Proxy, error.to_string()))?;
+    let mut http = hyper::client::conn::http1::Builder::new();
+    let (mut sender, connection) = http
+        .max_buf_size(TUNNEL_HEADERS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
+    tokio::spawn(connection.with_upgrades());
+    let answer = sender.send_request(request).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
+    let status = answer.status();
+    if status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return Err(ClientError::unreachable(Layer::Proxy, "it wants other credentials (407)"));
+    }
+    if !status.is_success() {
+        return Err(ClientError::unreachable(Layer::Proxy, format!("it refused the tunnel with {status}")));
+    }
+    hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))
 }
 
 /// Where a URI points.

@@ -56,6 +56,23 @@ pub async fn dial_permitted(
     }
 }
 
+/// Whether every address that `host` has here is one that `permits`, for somebody else dials one of them; `false` when it has
+/// none here, and nothing can be said.
+///
+/// # Errors
+/// As [`Layer::Reach`]: one is not permitted.
+pub async fn are_permitted(
+    host: &str,
+    port: u16,
+    permits: impl Fn(SocketAddr) -> Result<(), String>,
+) -> Result<bool, ClientError> {
+    let Ok(found) = resolve(host, port).await else { return Ok(false) };
+    match found.into_iter().find_map(|address| permits(address).err()) {
+        Some(why) => Err(ClientError::unreachable(Layer::Reach, why)),
+        None => Ok(true),
+    }
+}
+
 /// Addresses are tried in the order the resolver gave them, each 250 ms after the one before; the first to answer wins.
 async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     let mut attempts = JoinSet::new();

@@ -51,6 +51,12 @@ impl Proxies {
         Self(None)
     }
 
+    /// Whether there is none for anything.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// As the variables say that `variable` looks up: upper case first, then lower case; empty is as good as missing.
     ///
     /// # Errors

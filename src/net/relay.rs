@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::listener::Limits;
+use super::parent::{Far, FarStream};
 use super::room::{Guest, Order};
 use super::turn::Turn;
 
@@ -53,25 +54,25 @@ impl Moved<'_> {
 
 /// Passes bytes both ways, `early` first, until both have ended, one breaks, both are silent for
 /// [`Limits::idle_timeout`], or somebody needs their place; returns how many went to `other` and how many came back.
-pub(super) async fn relay(
-    mut client: TcpStream,
-    early: Bytes,
-    mut other: TcpStream,
-    limits: &Limits,
-    guest: &mut Guest,
-) -> (u64, u64) {
+pub(super) async fn relay(mut client: TcpStream, early: Bytes, other: Far, limits: &Limits, guest: &mut Guest) -> (u64, u64) {
     let turn = Turn::default();
     let moved = Moved { turn: &turn, epoch: guest.epoch(), last: AtomicU64::new(0) };
     moved.note();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (from_client, to_client) = client.split();
-    let (from_other, mut to_other) = other.split();
-    let upward = async {
-        write(&mut to_other, &early, limits.send_timeout, &up).await?;
-        drop(early);
-        pump(from_client, to_other, limits.send_timeout, &moved, &up).await
+    let (mut upward, mut downward) = (Way::new(early, &moved, limits, &up), Way::new(other.early, &moved, limits, &down));
+    let pass = async {
+        let (from_client, to_client) = client.split();
+        match other.stream {
+            FarStream::Plain(mut stream) => {
+                let (from_other, to_other) = stream.split();
+                tokio::try_join!(upward.pass(from_client, to_other), downward.pass(from_other, to_client)).map(drop)
+            }
+            FarStream::Secured(stream) => {
+                let (from_other, to_other) = tokio::io::split(stream);
+                tokio::try_join!(upward.pass(from_client, to_other), downward.pass(from_other, to_client)).map(drop)
+            }
+        }
     };
-    let downward = pump(from_other, to_client, limits.send_timeout, &moved, &down);
     let orders = async {
         loop {
             match guest.next_order().await {
@@ -83,42 +84,80 @@ pub(super) async fn relay(
     };
     tokio::select! {
         // A direction that breaks ends both.
-        _ = async { tokio::try_join!(upward, downward) } => {}
+        _ = pass => {}
         () = moved.silence(limits.idle_timeout) => {}
         () = orders => {}
     }
     (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
 }
 
-/// Passes bytes one way until they end, then says so.
-async fn pump(
-    from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
+/// One direction.
+struct Way<'a> {
+    early: Bytes,
+    moved: &'a Moved<'a>,
     patience: Duration,
-    moved: &Moved<'_>,
-    count: &AtomicU64,
-) -> io::Result<()> {
-    loop {
-        from.readable().await?;
-        // Only while there is something to pass.
-        let mut buffer = Vec::with_capacity(PIECE);
+    count: &'a AtomicU64,
+}
+
+impl<'a> Way<'a> {
+    fn new(early: Bytes, moved: &'a Moved<'a>, limits: &Limits, count: &'a AtomicU64) -> Self {
+        Self { early, moved, patience: limits.send_timeout, count }
+    }
+
+    /// Passes bytes on until they end, then says so.
+    async fn pass(&mut self, mut from: impl Source, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+        let early = std::mem::take(&mut self.early);
+        self.write(&mut to, &early).await?;
+        drop(early);
+        let mut buffer = Vec::new();
+        loop {
+            if from.fill(&mut buffer).await? == 0 {
+                return to.shutdown().await;
+            }
+            self.moved.note();
+            self.write(&mut to, &buffer).await?;
+            self.moved.note();
+        }
+    }
+
+    async fn write(&self, to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+        let sent = async {
+            to.write_all(bytes).await?;
+            // TLS may have kept some of it back.
+            to.flush().await
+        };
+        timeout(self.patience, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Where bytes come from.
+trait Source {
+    /// Waits for some, in place of what the buffer holds; none is the end.
+    fn fill(&mut self, buffer: &mut Vec<u8>) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl Source for ReadHalf<'_> {
+    async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             buffer.clear();
-            match from.try_read_buf(&mut buffer) {
-                Ok(0) => return to.shutdown().await,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+            // Only while there is something to pass.
+            buffer.reserve(PIECE);
+            match self.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *buffer = Vec::new(),
+                ended => return ended,
             }
-            moved.note();
-            write(&mut to, &buffer, patience, count).await?;
-            moved.note();
+            self.readable().await?;
         }
     }
 }
 
-async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], patience: Duration, count: &AtomicU64) -> io::Result<()> {
-    timeout(patience, to.write_all(bytes)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    Ok(())
+/// TLS keeps buffers of its own, so this keeps one too.
+impl<S: AsyncRead + Send> Source for tokio::io::ReadHalf<S> {
+    async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.clear();
+        buffer.reserve(PIECE);
+        self.read_buf(buffer).await
+    }
 }

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::listener::Limits;
+use super::parent::Far;
 use super::relay;
 use super::room::{Guest, Order};
 use super::stall::{Pace, Paced};
@@ -79,7 +80,7 @@ pub struct Taken {
 impl Taken {
     /// Passes bytes between the client and `other` until both have ended, one breaks, or nothing comes for
     /// [`Limits::idle_timeout`]; returns how many went to `other` and how many came back.
-    pub async fn relay(self, other: TcpStream) -> (u64, u64) {
+    pub async fn relay(self, other: Far) -> (u64, u64) {
         let Self { stream, mut seat } = self;
         relay::relay(stream.inner, stream.early, other, &seat.limits, &mut seat.guest).await
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::advisory_index::{FeedAdvisories, Row};
 use super::affected::{End, Span};
+use super::indicator::{self, Indication};
 use crate::npm::Version;
 
 /// A record that marks every version is not obeyed whole for a package with so many versions that it does not list itself.
@@ -110,6 +111,8 @@ pub struct Record {
     pub versions: Vec<Box<str>>,
     /// The ranges it gives.
     pub spans: Vec<Span>,
+    /// Domains and addresses that it lists as what malware talks to, as [`super::indicator::spelled`] spells them.
+    pub indicators: Vec<Box<str>>,
 }
 
 /// One advisory on one package, borrowed from the index.
@@ -277,6 +280,12 @@ impl Advisories {
         PackageAdvisories { found, lacking: self.lacking.as_deref() }
     }
 
+    /// What the feeds say of a place that somebody wants to go to: a name in lower case without a dot at its end, or an address.
+    #[must_use]
+    pub fn indicated(&self, place: &str) -> Option<Indication<'_>> {
+        indicator::of(self.feeds.iter().map(|feed| &**feed), place)
+    }
+
     /// Every advisory of an id or with it as an alias, one a package. Looks at all of them.
     pub fn called<'a>(&'a self, id: &'a str) -> impl Iterator<Item = Advisory<'a>> {
         self.iter().filter(move |advisory| advisory.is_called(id))
@@ -385,16 +394,16 @@ impl<'a> Applicable<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::policy::advisory_index::Builder;
     use crate::policy::affected::Event;
 
-    fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> Record {
-        let events = |from: &&str| Span::of_events(&[Event::Introduced((*from).into())]).0;
+    /// A record that says nothing.
+    pub(in crate::policy) fn nothing() -> Record {
         Record {
-            id: id.into(),
-            aliases: vec!["GHSA-1".into()],
+            id: "".into(),
+            aliases: Vec::new(),
             kind: Kind::Malware,
             severity: None,
             reviewed: false,
@@ -402,9 +411,22 @@ mod tests {
             modified: None,
             cvss: "".into(),
             cwes: Vec::new(),
+            package: "".into(),
+            versions: Vec::new(),
+            spans: Vec::new(),
+            indicators: Vec::new(),
+        }
+    }
+
+    fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> Record {
+        let events = |from: &&str| Span::of_events(&[Event::Introduced((*from).into())]).0;
+        Record {
+            id: id.into(),
+            aliases: vec!["GHSA-1".into()],
             package: package.into(),
             versions: versions.iter().map(|version| (*version).into()).collect(),
             spans: introduced.iter().flat_map(events).collect(),
+            ..nothing()
         }
     }
 

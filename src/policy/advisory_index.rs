@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::advisory::{Advisory, Kind, Place, Record, Severity, Trust};
 use super::affected::Span;
+use super::indicator::Indication;
 
 /// A piece of the text of an index.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,6 +70,16 @@ pub struct FeedAdvisories {
     /// Of each row in order.
     pub(super) versions: Box<[Text]>,
     pub(super) spans: Box<[Span]>,
+    /// In the order of their text.
+    indicators: Box<[Indicator]>,
+}
+
+/// A place that a record lists.
+#[derive(Debug, Clone, Copy)]
+struct Indicator {
+    listed: Text,
+    id: Text,
+    package: Text,
 }
 
 impl FeedAdvisories {
@@ -104,6 +115,20 @@ impl FeedAdvisories {
             + size_of_val(&*self.rows)
             + size_of_val(&*self.versions)
             + size_of_val(&*self.spans)
+            + size_of_val(&*self.indicators)
+    }
+
+    /// What is said of exactly this domain or address.
+    pub(super) fn indication(&self, place: &str) -> Option<Indication<'_>> {
+        let at = self.indicators.binary_search_by(|known| self.text(known.listed).cmp(place)).ok()?;
+        let Indicator { listed, id, package } = self.indicators[at];
+        Some(Indication {
+            listed: self.text(listed),
+            advisory: self.text(id),
+            package: self.text(package),
+            feed: &self.feed,
+            trust: self.trust,
+        })
     }
 
     pub(super) fn of(&self, name: &str) -> &[Row] {
@@ -153,6 +178,8 @@ pub struct Builder {
     rows: Vec<Row>,
     versions: Vec<Text>,
     spans: Vec<Span>,
+    /// Of each record that has any, by package and id.
+    indicators: HashMap<(Box<str>, Box<str>), Vec<Indicator>>,
 }
 
 impl Builder {
@@ -190,14 +217,30 @@ impl Builder {
             reviewed: record.reviewed,
             everything,
         };
+        self.note_indicators(record, row.package, row.id);
         self.rows.push(row);
         true
+    }
+
+    /// Few records have any, so that there is next to nothing to look up for the others.
+    fn note_indicators(&mut self, record: &Record, package: Text, id: Text) {
+        if record.indicators.is_empty() && self.indicators.is_empty() {
+            return;
+        }
+        let wanted: &[Box<str>] = if record.kind == Kind::Malware { &record.indicators } else { &[] };
+        let indicators: Vec<_> = wanted.iter().map(|place| Indicator { listed: self.intern(place), id, package }).collect();
+        let key = (record.package.clone(), record.id.clone());
+        if indicators.is_empty() {
+            self.indicators.remove(&key);
+        } else {
+            self.indicators.insert(key, indicators);
+        }
     }
 
     /// The index of the feed called `feed`.
     #[must_use]
     pub fn build(self, feed: &str, trust: Trust) -> FeedAdvisories {
-        let Self { text, known, mut rows, versions, spans } = self;
+        let Self { text, known, mut rows, versions, spans, indicators } = self;
         drop(known);
         let of = |piece: Text| text.get(span(piece.start, piece.length)).unwrap_or_default();
         // Stable, so that of one id the later record stands behind.
@@ -220,6 +263,10 @@ impl Builder {
             slots[slot] = narrow(number + 1);
         }
         packages.push(narrow(rows.len()));
+        let mut indicators: Vec<Indicator> = indicators.into_values().flatten().collect();
+        // Of several records on one place the same one is named each time.
+        indicators.sort_unstable_by_key(|one| (of(one.listed), of(one.id), of(one.package)));
+        indicators.dedup_by_key(|one| of(one.listed));
         FeedAdvisories {
             feed: feed.into(),
             trust,
@@ -230,6 +277,7 @@ impl Builder {
             rows: rows.into(),
             versions: versions.into(),
             spans: spans.into(),
+            indicators: indicators.into(),
         }
     }
 
@@ -251,7 +299,8 @@ impl Builder {
 
 /// The bytes of text in a record, at most.
 fn weight(record: &Record) -> usize {
-    let lists = record.aliases.iter().chain(&record.cwes).chain(&record.versions).map(|text| text.len() + 1);
+    let lists =
+        record.aliases.iter().chain(&record.cwes).chain(&record.versions).chain(&record.indicators).map(|text| text.len() + 1);
     lists.sum::<usize>() + record.id.len() + record.summary.len() + record.cvss.len() + record.package.len()
 }
 

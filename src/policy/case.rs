@@ -169,6 +169,7 @@ impl Advised {
             package: name.as_str().into(),
             versions: vec![version.as_str().into()],
             spans: Vec::new(),
+            indicators: Vec::new(),
         });
         builder.build(&self.feed, self.trust)
     }

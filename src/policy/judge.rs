@@ -499,6 +499,7 @@ reason = "x"
             package: name.into(),
             versions: vec!["1.14.1".into()],
             spans: Vec::new(),
+            indicators: Vec::new(),
         });
         builder.build("osv", trust)
     }

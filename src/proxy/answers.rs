@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::firewall::{Answer, Asker, Coding, Firewall, Form, Rejection, Tarball};
+use crate::firewall::{Answer, Asker, Coding, Contacting, Firewall, Form, Rejection, Tarball};
 use crate::npm::PackageName;
 use crate::upstream::{Passage, Passed};
 
@@ -30,6 +30,9 @@ pub trait Answers: Send + Sync + 'static {
         name: &PackageName,
         version: &str,
     ) -> impl Future<Output = Result<Tarball, Rejection>> + Send;
+
+    /// Why somebody may not go to a place beside the registry.
+    fn contact(&self, contacting: &Contacting<'_>) -> Option<String>;
 
     /// Search results.
     fn search(&self, asker: &Asker, passage: Passage) -> impl Future<Output = Result<Passed, Rejection>> + Send;
@@ -84,6 +87,10 @@ impl Answers for Firewall {
 
     async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
         self.tarball(asker, name, version).await
+    }
+
+    fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {
+        self.contact(contacting)
     }
 
     async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {

@@ -104,26 +104,32 @@ impl Askers {
             None if is_here => Authorization::Lent,
             None => Authorization::None,
         };
-        let asker =
-            Asker { address: origin.address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() };
+        let asker = Asker {
+            address: origin.address,
+            user: None,
+            agent: Agent::parse(agent),
+            authorization,
+            base,
+            profile: Profile::default(),
+        };
         Ok((asker, is_here))
     }
 
-    /// Who asks under `base`, an address that is not ours: the peer itself, whatever proxies may say.
+    /// Who asks under `base`, an address that is not ours: the peer itself, whatever proxies may say, by the name it logged in with.
     ///
     /// # Errors
     /// As [`Askers::resolve`].
-    pub fn resolve_under(peer: IpAddr, head: &Parts, base: String) -> Result<Asker, String> {
+    pub fn resolve_under(peer: IpAddr, user: Option<Arc<str>>, head: &Parts, base: String) -> Result<Asker, String> {
         let address = peer.to_canonical();
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
             Some(own) => Authorization::Own(own.into()),
-            None if address.is_loopback() && !is_passed_on(&head.headers) => Authorization::Lent,
+            None if user.is_some() || (address.is_loopback() && !is_passed_on(&head.headers)) => Authorization::Lent,
             None => Authorization::None,
         };
         // There are as many of these as the configuration names.
         let base = BaseUrl { text: base.into(), remembered: true, explains: false };
-        Ok(Asker { address, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
+        Ok(Asker { address, user, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
     }
 
     /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.

@@ -4,40 +4,95 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{HOST, VIA};
+use arc_swap::{ArcSwap, Guard};
+use http::header::{HOST, PROXY_AUTHORIZATION, VIA};
 use http::request::Parts;
 use http::{Method, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
 
 use super::answers::Answers;
-use super::others::Others;
+use super::others::{Others, Way};
 use super::own::Knock;
 use super::place::Place;
 use super::respond::{self, Reply};
 use super::service::{Door, Service, handle};
 use super::targets::Targets;
 use super::watch::Watch;
-use super::{Gateway, ProxyError, intercept, onward};
-use crate::firewall::Profile;
+use super::{Gateway, Login, ProxyError, UserError, intercept, onward};
+use crate::firewall::{Contacting, Profile};
 use crate::net::headers::{list, single};
-use crate::net::{Arriving, Body, ClientError, Deadlines, Drained, HandOver, Layer, Room, dial_permitted, listener, pseudonym};
+use crate::net::{Arriving, Body, Drained, HandOver, Room, listener, pseudonym};
 use crate::npm::Endpoint;
+use crate::telemetry::{BarLabel, GatewayRefused};
 use crate::tls::Leaves;
 
 /// The gateway, ready to serve. One a process, behind an `Arc`.
 pub struct Forward<A> {
     pub(super) service: Arc<Service<A>>,
-    pub(super) leaves: Leaves,
+    leaves: ArcSwap<Leaves>,
     targets: Targets,
     others: Others,
+    login: Option<Arc<Login>>,
 }
 
 impl<A: Answers> Forward<A> {
-    /// A gateway that hands what it intercepts to `service`; `ours` are all addresses this process listens at.
+    /// A gateway that hands what it intercepts to `service`, and goes to others that `way`.
+    ///
+    /// # Errors
+    /// When the file of those who may use it is of no use.
+    pub fn new(service: Arc<Service<A>>, gateway: &Gateway, leaves: Leaves, way: Way) -> Result<Self, UserError> {
+        let login = gateway.users.as_deref().map(Login::open).transpose()?.map(Arc::new);
+        Ok(Self {
+            service,
+            leaves: ArcSwap::from_pointee(leaves),
+            targets: gateway.targets.clone(),
+            others: Others::new(gateway, way),
+            login,
+        })
+    }
+
+    /// What connections that are opened from now on are secured with.
+    pub fn renew(&self, leaves: Leaves) {
+        self.leaves.store(Arc::new(leaves));
+    }
+
+    pub(super) fn leaves(&self) -> Guard<Arc<Leaves>> {
+        self.leaves.load()
+    }
+
+    /// Those who may use it; `None` where everybody may.
     #[must_use]
-    pub fn new(service: Arc<Service<A>>, gateway: &Gateway, leaves: Leaves, ours: Vec<SocketAddr>) -> Self {
-        Self { service, leaves, targets: gateway.targets.clone(), others: Others::new(gateway, ours) }
+    pub fn login(&self) -> Option<&Arc<Login>> {
+        self.login.as_ref()
+    }
+
+    /// Says of names and addresses on the way to `place` why nobody may go there, by what feeds say; that somebody wants to is
+    /// an event then.
+    pub(super) fn warner<'a>(
+        &'a self,
+        peer: SocketAddr,
+        user: Option<&'a str>,
+        place: &'a Place,
+    ) -> impl Fn(&str) -> Option<String> + Send + Sync + 'a {
+        move |host| {
+            let (client, place) = (peer.ip().to_canonical(), place.to_string());
+            self.service.answers().contact(&Contacting { client, user, host, place: &place })
+        }
+    }
+
+    /// Counts and logs a refusal.
+    pub(super) fn note_refusal(&self, (peer, user): (SocketAddr, Option<&str>), target: &str, reason: BarLabel, text: &str) {
+        let client = peer.ip().to_canonical();
+        GatewayRefused { reason, client, user, target, text }.emit(self.service.metrics());
+    }
+
+    /// Who asks for something of others, by name; `None` where everybody may.
+    async fn admit(&self, head: &mut Parts) -> Result<Option<Arc<str>>, ProxyError> {
+        let Some(login) = self.login.as_ref().filter(|_| is_for_others(head)) else { return Ok(None) };
+        let user = login.admit(&head.headers).await.ok_or(ProxyError::Stranger)?;
+        // It has said what it had to, and is for nobody behind us.
+        head.headers.remove(PROXY_AUTHORIZATION);
+        Ok(Some(user))
     }
 }
 
@@ -59,10 +114,12 @@ pub async fn serve<A: Answers>(
 
 /// Answers one request to the proxy.
 async fn answer<A: Answers>(gateway: &Arc<Forward<A>>, peer: SocketAddr, request: Request<Arriving>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let watch = Watch::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
+    let (mut head, body) = request.into_parts();
+    let mut watch = Watch::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
     let target = head.uri.clone();
-    let reply = match route(gateway, &head) {
+    let user = gateway.admit(&mut head).await;
+    watch.user.clone_from(user.as_ref().unwrap_or(&None));
+    let reply = match user.and_then(|user| route(gateway, &head, user)) {
         Ok(Route::Intercepted(door)) => {
             // It is watched there.
             watch.forget();
@@ -73,14 +130,18 @@ async fn answer<A: Answers>(gateway: &Arc<Forward<A>>, peer: SocketAddr, request
             gateway.service.own_page(Profile::default(), knock).await
         }
         Ok(Route::Opened(next)) => Ok(respond::connected(next)),
-        Ok(Route::Tunnel(place)) => tunnel(gateway, place, peer).await,
-        Ok(Route::Onward(place)) => match connect(gateway, &place).await {
-            Ok(stream) => onward::forward(stream, &place, head, body).await,
-            Err(error) => Err(error),
-        },
+        Ok(Route::Tunnel(place)) => tunnel(gateway, place, peer, watch.user.as_deref()).await,
+        Ok(Route::Onward(place)) => {
+            let way = gateway.others.reach_for_http(&place, &gateway.warner(peer, watch.user.as_deref(), &place)).await;
+            match way {
+                Ok(way) => onward::forward(way, &place, head, body).await,
+                Err(error) => Err(error),
+            }
+        }
         Err(error) => Err(error),
     };
-    watch.answered(reply.unwrap_or_else(|error| refuse(peer, &target, &error)))
+    let user = watch.user.clone();
+    watch.answered(reply.unwrap_or_else(|error| refuse(gateway, (peer, user.as_deref()), &target, &error)))
 }
 
 /// What becomes of a request.
@@ -97,12 +158,17 @@ enum Route {
     Onward(Place),
 }
 
-fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts) -> Result<Route, ProxyError> {
+/// Whether a request names a host, so that it is not for us.
+fn is_for_others(head: &Parts) -> bool {
+    head.uri.authority().is_some() && (head.method == Method::CONNECT || head.uri.scheme().is_some())
+}
+
+fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts, user: Option<Arc<str>>) -> Result<Route, ProxyError> {
     if list(&head.headers, &VIA).is_some_and(|hops| hops.contains(pseudonym())) {
-        return Err(ProxyError::Barred("this request has been through this coldframe before".to_owned()));
+        return Err(ProxyError::Barred(BarLabel::Loop, "this request has been through this coldframe before".to_owned()));
     }
     let connect = head.method == Method::CONNECT;
-    let Some(authority) = head.uri.authority().filter(|_| connect || head.uri.scheme().is_some()) else {
+    let Some(authority) = head.uri.authority().filter(|_| is_for_others(head)) else {
         return own_page(head);
     };
     let place = Place::of(authority, (!connect).then_some(80))?;
@@ -113,7 +179,7 @@ fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts) -> Result<Route, P
         return Ok(match aim {
             Some(aim) => {
                 let gateway = Arc::clone(gateway);
-                Route::Opened(HandOver::to(move |taken| intercept::serve(gateway, aim, taken)))
+                Route::Opened(HandOver::to(move |taken| intercept::serve(gateway, aim, user, taken)))
             }
             None => Route::Tunnel(place),
         });
@@ -126,7 +192,7 @@ fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts) -> Result<Route, P
     }
     match aim {
         Some(aim) if aim.secure => Err(ProxyError::Headers(format!("TLS is spoken there, not plain HTTP: `{place}`"))),
-        Some(aim) => Ok(Route::Intercepted(Door::Intercepted(aim))),
+        Some(aim) => Ok(Route::Intercepted(Door::Intercepted(aim, user))),
         None => Ok(Route::Onward(place)),
     }
 }
@@ -144,10 +210,15 @@ fn names(host: &str, place: &Place) -> bool {
     host.parse().is_ok_and(|authority| Place::of(&authority, Some(80)).is_ok_and(|named| named == *place))
 }
 
-async fn tunnel<A: Answers>(gateway: &Arc<Forward<A>>, place: Place, peer: SocketAddr) -> Result<Reply, ProxyError> {
-    let stream = connect(gateway, &place).await?;
+async fn tunnel<A: Answers>(
+    gateway: &Arc<Forward<A>>,
+    place: Place,
+    peer: SocketAddr,
+    user: Option<&str>,
+) -> Result<Reply, ProxyError> {
+    let far = gateway.others.reach(&place, &gateway.warner(peer, user, &place)).await?;
     Ok(respond::connected(HandOver::to(move |taken| async move {
-        let (sent, received) = taken.relay(stream).await;
+        let (sent, received) = taken.relay(far).await;
         tracing::debug!(
             client.address = %peer.ip(),
             tunnel.target = %place,
@@ -158,24 +229,25 @@ async fn tunnel<A: Answers>(gateway: &Arc<Forward<A>>, place: Place, peer: Socke
     })))
 }
 
-/// A connection to another host, if that is allowed.
-async fn connect<A: Answers>(gateway: &Forward<A>, place: &Place) -> Result<TcpStream, ProxyError> {
-    let leave = gateway.others.admit(place)?;
-    let deadline = Deadlines::default().connect;
-    let dialled = place.dialled();
-    let dialling = timeout(deadline, dial_permitted(&dialled, place.port, |address| leave.permits(address))).await;
-    let dialling = dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline }));
-    dialling.map_err(|cause| match cause {
-        ClientError::Unreachable { layer: Layer::Reach, detail, .. } => {
-            ProxyError::Barred(format!("coldframe does not connect there, {detail}: `{place}`"))
-        }
-        cause => ProxyError::Unreached { place: place.to_string(), cause },
-    })
+/// Says why not, to the client and in the log; what follows on the connection may be anything, so it ends.
+pub(super) fn refuse<A: Answers>(
+    gateway: &Forward<A>,
+    (peer, user): (SocketAddr, Option<&str>),
+    target: &http::Uri,
+    error: &ProxyError,
+) -> Reply {
+    let target = target.authority().map_or("-", |authority| authority.as_str());
+    gateway.note_refusal((peer, user), target, reason(error), &error.to_string());
+    respond::last(respond::failed(error))
 }
 
-/// Says why not, to the client and in the log; what follows on the connection may be anything, so it ends.
-pub(super) fn refuse(peer: SocketAddr, target: &http::Uri, error: &ProxyError) -> Reply {
-    let target = target.authority().map_or("-", |authority| authority.as_str());
-    tracing::info!(client.address = %peer.ip(), gateway.target = target, reason = %error, "the gateway refused");
-    respond::last(respond::failed(error))
+/// Why, for those who count.
+pub(super) fn reason(error: &ProxyError) -> BarLabel {
+    match error {
+        ProxyError::Barred(label, _) => *label,
+        ProxyError::Misdirected(_) => BarLabel::Mismatch,
+        ProxyError::Stranger | ProxyError::NotAnOperator | ProxyError::NoOperators => BarLabel::Login,
+        ProxyError::Unreached { .. } => BarLabel::Unreached,
+        _ => BarLabel::Malformed,
+    }
 }

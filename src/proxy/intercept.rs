@@ -23,6 +23,7 @@ use super::targets::Aim;
 use super::watch::Watch;
 use crate::net::headers::single;
 use crate::net::{Arriving, Body, Opened, Taken};
+use crate::telemetry::BarLabel;
 
 /// The first byte of a TLS connection.
 const HANDSHAKE: u8 = 22;
@@ -39,24 +40,24 @@ const DECODE_ERROR: u8 = 50;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Serves a connection that was opened to `aim`, to its end.
-pub(super) async fn serve<A: Answers>(gateway: Arc<Forward<A>>, aim: Aim, taken: Taken) {
+/// Serves a connection that was opened to `aim`, by a client of this name if it has one, to its end.
+pub(super) async fn serve<A: Answers>(gateway: Arc<Forward<A>>, aim: Aim, user: Option<Arc<str>>, taken: Taken) {
     let Taken { mut stream, mut seat } = taken;
     let (peer, patience) = (seat.peer(), seat.limits().head_timeout);
     let Ok(Ok(Some(first))) = timeout(patience, stream.first()).await else { return };
     let aim = Arc::new(aim);
     match (aim.secure, first == HANDSHAKE) {
         (true, true) => {}
-        (false, false) => return seat.http1(stream, answering(gateway, aim)).await,
+        (false, false) => return seat.http1(stream, answering(gateway, aim, user)).await,
         (true, false) => return seat.http1(stream, refusing(gateway, aim, "plain HTTP where TLS is spoken")).await,
-        (false, true) => return tell(peer, &aim, "TLS where plain HTTP is spoken"),
+        (false, true) => return tell(&gateway, peer, &aim, BarLabel::Tls, "TLS where plain HTTP is spoken"),
     }
     let Some(secured) = secure(&gateway, &aim, stream, peer, patience).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
-        seat.http2(secured, answering(gateway, aim)).await;
+        seat.http2(secured, answering(gateway, aim, user)).await;
     } else {
-        seat.http1(secured, answering(gateway, aim)).await;
+        seat.http1(secured, answering(gateway, aim, user)).await;
     }
 }
 
@@ -73,22 +74,25 @@ async fn secure<A: Answers>(
     let mut start = match timeout(patience, &mut acceptor).await {
         Ok(Ok(start)) => start,
         Ok(Err(error)) => {
-            tell(peer, aim, &format!("no ClientHello that is read here: {error}"));
+            tell(gateway, peer, aim, BarLabel::Tls, &format!("no ClientHello that is read here: {error}"));
             if let Some(mut stream) = acceptor.take_io() {
                 // Whoever sends nonsense may not read what it gets.
                 let _ = timeout(patience, stream.write_all(&alert(DECODE_ERROR))).await;
             }
             return None;
         }
-        Err(_) => return None,
+        Err(_) => {
+            tell(gateway, peer, aim, BarLabel::Tls, "no ClientHello came in time");
+            return None;
+        }
     };
     let host = aim.target.host.as_ref();
     let config = match start.client_hello().server_name() {
         Some(name) if !name.eq_ignore_ascii_case(host) => {
-            tell(peer, aim, &format!("TLS for another host: `{name}`"));
+            tell(gateway, peer, aim, BarLabel::Mismatch, &format!("TLS for another host: `{name}`"));
             Err(UNRECOGNIZED_NAME)
         }
-        _ => gateway.leaves.config_for(&aim.target.host).map_err(|error| {
+        _ => gateway.leaves().config_for(&aim.target.host).map_err(|error| {
             tracing::error!(gateway.target = host, error = %error, "cannot mint a certificate");
             INTERNAL_ERROR
         }),
@@ -115,15 +119,16 @@ async fn secure<A: Answers>(
 fn answering<A: Answers>(
     gateway: Arc<Forward<A>>,
     aim: Arc<Aim>,
+    user: Option<Arc<str>>,
 ) -> impl Fn(SocketAddr, Request<Arriving>) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync {
     move |peer, request| {
-        let (gateway, aim) = (Arc::clone(&gateway), Arc::clone(&aim));
+        let (gateway, aim, user) = (Arc::clone(&gateway), Arc::clone(&aim), user.clone());
         Box::pin(async move {
             let (head, body) = request.into_parts();
             if let Err(error) = check(&aim, &head) {
-                return turn_away(&gateway, peer, &head, &error);
+                return turn_away(&gateway, (peer, user.as_deref()), &head, &error);
             }
-            let door = Door::Intercepted(Aim::clone(&aim));
+            let door = Door::Intercepted(Aim::clone(&aim), user);
             handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await
         })
     }
@@ -138,13 +143,18 @@ fn refusing<A: Answers>(
     move |peer, request| {
         let host = aim.target.host.as_ref();
         let error = ProxyError::Headers(format!("{why}: `{host}:{}`", aim.port));
-        std::future::ready(turn_away(&gateway, peer, &request.into_parts().0, &error))
+        std::future::ready(turn_away(&gateway, (peer, None), &request.into_parts().0, &error))
     }
 }
 
-fn turn_away<A: Answers>(gateway: &Forward<A>, peer: SocketAddr, head: &Parts, error: &ProxyError) -> Response<Body> {
-    let watch = Watch::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
-    let mut reply = refuse(peer, &head.uri, error);
+fn turn_away<A: Answers>(
+    gateway: &Forward<A>,
+    client: (SocketAddr, Option<&str>),
+    head: &Parts,
+    error: &ProxyError,
+) -> Response<Body> {
+    let watch = Watch::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
+    let mut reply = refuse(gateway, client, &head.uri, error);
     if head.version == http::Version::HTTP_2 {
         // HTTP/2 knows no such header.
         reply.response.headers_mut().remove(http::header::CONNECTION);
@@ -174,6 +184,7 @@ fn check(aim: &Aim, head: &Parts) -> Result<(), ProxyError> {
     )))
 }
 
-fn tell(peer: SocketAddr, aim: &Aim, reason: &str) {
-    tracing::info!(client.address = %peer.ip(), gateway.target = aim.target.host.as_ref(), reason, "the gateway refused");
+fn tell<A: Answers>(gateway: &Forward<A>, peer: SocketAddr, aim: &Aim, reason: BarLabel, text: &str) {
+    let target = format!("{}:{}", aim.target.host.as_ref(), aim.port);
+    gateway.note_refusal((peer, None), &target, reason, text);
 }

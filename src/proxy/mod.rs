@@ -6,6 +6,7 @@ pub mod answers;
 pub mod asker;
 pub mod forward;
 mod intercept;
+pub mod login;
 mod onward;
 pub mod others;
 pub mod own;
@@ -16,6 +17,7 @@ pub mod reverse;
 pub mod service;
 pub mod targets;
 pub mod token;
+pub mod users;
 mod watch;
 
 use std::path::PathBuf;
@@ -27,14 +29,18 @@ use url::Url;
 use crate::firewall::Rejection;
 use crate::net::{BodyError, ClientError};
 use crate::npm::endpoint::EndpointError;
+use crate::telemetry::BarLabel;
 use crate::upstream::HostGlob;
 
 pub use answers::Answers;
 pub use forward::Forward;
+pub use login::Login;
+pub use others::Way;
 pub use own::{Own, OwnRequest};
 pub use service::{Door, Service};
 pub use targets::{Aim, Targets};
 pub use token::{TokenError, Tokens};
+pub use users::UserError;
 
 /// How the doors behave.
 #[derive(Debug, Clone)]
@@ -84,6 +90,8 @@ pub struct Gateway {
     pub allowed: Vec<HostGlob>,
     /// Whether it tunnels to hosts that nobody named.
     pub tunnels_others: bool,
+    /// The file of those who may use it; `None` where everybody may.
+    pub users: Option<PathBuf>,
 }
 
 /// Why a request is not answered with what it asks for. [`respond`] gives each its status.
@@ -126,9 +134,14 @@ pub enum ProxyError {
          `check` and `explain` to everybody"
     )]
     NoOperators,
-    /// The gateway does not go there.
-    #[error("{0}")]
-    Barred(String),
+    /// A gateway that knows its clients by name does not know this one.
+    #[error(
+        "this gateway asks for a name and a password it knows: write them into the proxy's address, as in `http://name:password@host:port`"
+    )]
+    Stranger,
+    /// The gateway does not go there: why, for those who count and in words.
+    #[error("{1}")]
+    Barred(BarLabel, String),
     /// It names another host than the connection it came over.
     #[error("{0}")]
     Misdirected(String),

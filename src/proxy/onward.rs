@@ -8,10 +8,10 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Uri};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::ProxyError;
+use super::others::Onward;
 use super::passage;
 use super::place::Place;
 use super::respond::{self, Reply};
@@ -29,15 +29,27 @@ const OF_ONE_HOP: [HeaderName; 8] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Sends a request over `stream`, which leads to `place`, and answers with what comes back.
-pub(super) async fn forward(stream: TcpStream, place: &Place, head: Parts, body: Arriving) -> Result<Reply, ProxyError> {
+/// Sends a request by `way` to `place`, and answers with what comes back.
+pub(super) async fn forward(way: Onward, place: &Place, head: Parts, body: Arriving) -> Result<Reply, ProxyError> {
+    match way {
+        Onward::Direct(stream) => exchange(TokioIo::new(stream), place, request(place, head, body, Form::Origin)?).await,
+        Onward::Relayed(mut relayed) => {
+            let request = request(place, head, body, Form::Absolute(relayed.authorization.take()))?;
+            exchange(relayed.into_io(), place, request).await
+        }
+    }
+}
+
+async fn exchange<S>(stream: S, place: &Place, request: Request<Arriving>) -> Result<Reply, ProxyError>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
     let deadlines = Deadlines::default();
     let unreached = |cause| ProxyError::Unreached { place: place.to_string(), cause };
     let broken = |error: hyper::Error| {
         unreached(ClientError::Broken { detail: error.to_string().into(), lost: error.is_incomplete_message() })
     };
-    let request = request(place, head, body)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
     // Ends with the answer's body, whose silence is bounded.
     tokio::spawn(connection);
     let sent = timeout(deadlines.headers, sender.send_request(request)).await;
@@ -49,15 +61,27 @@ pub(super) async fn forward(stream: TcpStream, place: &Place, head: Parts, body:
     Ok(respond::forwarded(http::Response::from_parts(head, Body::passing(body, patience))))
 }
 
-/// The request in origin form, with one `Host`.
-fn request(place: &Place, head: Parts, body: Arriving) -> Result<Request<Arriving>, ProxyError> {
+/// How a request names its target.
+enum Form {
+    /// As a server is asked.
+    Origin,
+    /// As a proxy is asked, with what it knows us by.
+    Absolute(Option<HeaderValue>),
+}
+
+/// The request with one `Host`.
+fn request(place: &Place, head: Parts, body: Arriving, form: Form) -> Result<Request<Arriving>, ProxyError> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let uri: Uri = path.parse().map_err(|_| ProxyError::Headers("the target's path is none".to_owned()))?;
     let host = if place.port == 80 { place.host.to_string() } else { place.to_string() };
+    let target = if matches!(form, Form::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
+    let uri: Uri = target.parse().map_err(|_| ProxyError::Headers("the target's path is none".to_owned()))?;
     let host = HeaderValue::from_str(&host).map_err(|_| ProxyError::Headers("the target is no host".to_owned()))?;
     let mut headers: HeaderMap = passage::beyond_one_hop(head.headers, &OF_ONE_HOP);
     headers.insert(header::HOST, host);
     headers.append(header::VIA, via());
+    if let Form::Absolute(Some(authorization)) = form {
+        headers.insert(header::PROXY_AUTHORIZATION, authorization);
+    }
     let mut request = Request::new(body);
     *request.method_mut() = head.method;
     *request.uri_mut() = uri;

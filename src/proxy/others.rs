@@ -1,12 +1,17 @@
-//! Hosts that the gateway does not answer for: to which of them it goes, and at which addresses. Refuses to dial.
+//! Hosts that the gateway does not answer for: to which of them it goes, at which addresses, and through whom. Refuses to know
+//! what is said there.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Mutex, PoisonError};
 
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use url::Url;
 
 use super::place::Place;
 use super::{Gateway, ProxyError};
-use crate::net::{is_inward, is_public};
+use crate::net::{ClientError, Deadlines, Far, Layer, Parent, Relayed, are_permitted, dial_permitted, is_inward, is_public};
+use crate::telemetry::BarLabel;
 use crate::upstream::HostGlob;
 
 /// What may be reached.
@@ -16,53 +21,136 @@ pub struct Others {
     /// Addresses that are written out, each with its port if one is.
     addresses: Vec<(IpAddr, Option<u16>)>,
     tunnels: bool,
-    /// Where this process listens.
-    ours: Vec<SocketAddr>,
+    way: Way,
+}
+
+/// How others are reached.
+#[derive(Debug)]
+pub struct Way {
+    /// Where this process listens: nothing leads there.
+    pub ours: Vec<SocketAddr>,
+    /// Who connects for us, where somebody does.
+    pub parent: Parent,
 }
 
 /// Leave to go to one place; which of its addresses may be dialled is another question.
-#[derive(Debug)]
 pub(super) struct Leave<'a> {
     others: &'a Others,
     /// The host is written out, so that a private address of it is meant.
     named: bool,
     /// The host is this machine by its name.
     local: bool,
+    /// Somebody allowed the host, by its name or by a pattern.
+    listed: bool,
+    warned: &'a Warned<'a>,
+    /// The last reason for which an address was not permitted; that of an address which nobody named, at first.
+    why: Mutex<BarLabel>,
+}
+
+/// Why nobody may go to a name or an address, by what feeds say of it.
+pub(super) type Warned<'a> = dyn Fn(&str) -> Option<String> + Send + Sync + 'a;
+
+/// What leads to a place that is asked in plain HTTP.
+pub(super) enum Onward {
+    /// The place itself.
+    Direct(TcpStream),
+    /// A proxy that asks it.
+    Relayed(Relayed),
 }
 
 impl Others {
-    /// As the gateway is configured; `ours` are the addresses this process listens at.
+    /// As the gateway is configured.
     #[must_use]
-    pub fn new(gateway: &Gateway, ours: Vec<SocketAddr>) -> Self {
+    pub fn new(gateway: &Gateway, way: Way) -> Self {
         let address = |glob: &HostGlob| {
             let host = glob.host()?.trim_start_matches('[').trim_end_matches(']');
             Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port()))
         };
         let addresses = gateway.allowed.iter().filter_map(address).collect();
-        Self { allowed: gateway.allowed.clone(), addresses, tunnels: gateway.tunnels_others, ours }
+        Self { allowed: gateway.allowed.clone(), addresses, tunnels: gateway.tunnels_others, way }
+    }
+
+    /// A connection to `place`, if that is allowed.
+    ///
+    /// # Errors
+    /// [`ProxyError::Barred`] and [`ProxyError::Unreached`].
+    pub(super) async fn reach(&self, place: &Place, warned: &Warned<'_>) -> Result<Far, ProxyError> {
+        let leave = self.admit(place, warned)?;
+        let Some(before) = self.way.parent.before(&place.dialled(), place.port) else {
+            return self.dial(place, &leave).await.map(Far::from);
+        };
+        self.check_unseen(place, &leave).await?;
+        before.tunnel().await.map_err(|cause| leave.unreached(place, cause))
+    }
+
+    /// A connection for plain HTTP to `place`, if that is allowed.
+    ///
+    /// # Errors
+    /// As [`Others::reach`].
+    pub(super) async fn reach_for_http(&self, place: &Place, warned: &Warned<'_>) -> Result<Onward, ProxyError> {
+        let leave = self.admit(place, warned)?;
+        let Some(before) = self.way.parent.before(&place.dialled(), 80) else {
+            return self.dial(place, &leave).await.map(Onward::Direct);
+        };
+        self.check_unseen(place, &leave).await?;
+        before.relayed().await.map(Onward::Relayed).map_err(|cause| leave.unreached(place, cause))
+    }
+
+    async fn dial(&self, place: &Place, leave: &Leave<'_>) -> Result<TcpStream, ProxyError> {
+        self.dial_at(&place.dialled(), place, leave).await
+    }
+
+    /// Dials `host`, a name or an address, on the way to `place`.
+    async fn dial_at(&self, host: &str, place: &Place, leave: &Leave<'_>) -> Result<TcpStream, ProxyError> {
+        let deadline = Deadlines::default().connect;
+        let dialling = timeout(deadline, dial_permitted(host, place.port, |address| leave.permits(address))).await;
+        dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline })).map_err(|cause| leave.unreached(place, cause))
+    }
+
+    /// Checks a place that somebody else dials: every address that it has here has to be permitted, and one that has none here,
+    /// about which nothing can be said, has to be allowed by its name.
+    async fn check_unseen(&self, place: &Place, leave: &Leave<'_>) -> Result<(), ProxyError> {
+        let (deadline, host) = (Deadlines::default().connect, place.dialled());
+        let looked = timeout(deadline, are_permitted(&host, place.port, |address| leave.permits(address))).await;
+        let is_known = looked.unwrap_or(Ok(false)).map_err(|cause| leave.unreached(place, cause))?;
+        if is_known || leave.listed {
+            return Ok(());
+        }
+        let told = format!(
+            "this name has no address here that could be checked, and another proxy would connect to it: `--allow-host {}` allows \
+             that: `{place}`",
+            place.host
+        );
+        Err(ProxyError::Barred(BarLabel::Address, told))
     }
 
     /// Leave to go to `place`.
     ///
     /// # Errors
     /// [`ProxyError::Barred`], in words.
-    pub(super) fn admit(&self, place: &Place) -> Result<Leave<'_>, ProxyError> {
+    fn admit<'a>(&'a self, place: &Place, warned: &'a Warned<'a>) -> Result<Leave<'a>, ProxyError> {
+        // Before anything else: whoever is refused for another reason would go unnoticed.
+        if let Some(why) = warned(&place.dialled()) {
+            return Err(ProxyError::Barred(BarLabel::Indicator, format!("coldframe does not connect there, {why}: `{place}`")));
+        }
         let usual = matches!(place.port, 443 | 80);
         let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, place) && (usual || glob.port().is_some()));
         let named = allowing.clone().any(|glob| glob.host().is_some());
         let local = named && place.name().is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
-        if allowing.next().is_some() || (self.tunnels && usual) {
-            return Ok(Leave { others: self, named, local });
+        let listed = allowing.next().is_some();
+        if listed || (self.tunnels && usual) {
+            return Ok(Leave { others: self, named, local, listed, warned, why: Mutex::new(BarLabel::Address) });
         }
         let host = &place.host;
-        Err(ProxyError::Barred(if usual {
-            format!(
+        if usual {
+            let told = format!(
                 "coldframe does not connect to this host, `--allow-host {host}` has it do so and `--intercept {host}` has it answer \
                  from upstream: `{place}`"
-            )
-        } else {
-            format!("coldframe connects to ports 443 and 80 only, `--allow-host {place}` allows another: `{place}`")
-        }))
+            );
+            return Err(ProxyError::Barred(BarLabel::Host, told));
+        }
+        let told = format!("coldframe connects to ports 443 and 80 only, `--allow-host {place}` allows another: `{place}`");
+        Err(ProxyError::Barred(BarLabel::Port, told))
     }
 
     fn allows(glob: &HostGlob, place: &Place) -> bool {
@@ -79,19 +167,35 @@ impl Others {
                     // Only an address of this machine can be bound.
                     || (listening.ip().is_unspecified() && (ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok())))
         };
-        self.ours.iter().any(takes)
+        self.way.ours.iter().any(takes)
     }
 }
 
 impl Leave<'_> {
+    fn unreached(&self, place: &Place, cause: ClientError) -> ProxyError {
+        match cause {
+            ClientError::Unreachable { layer: Layer::Reach, detail, .. } => {
+                let label = *self.why.lock().unwrap_or_else(PoisonError::into_inner);
+                ProxyError::Barred(label, format!("coldframe does not connect there, {detail}: `{place}`"))
+            }
+            cause => ProxyError::Unreached { place: place.to_string(), cause },
+        }
+    }
+
     /// Whether `address`, which the place was resolved to, may be dialled.
     ///
     /// # Errors
     /// Why not.
     pub(super) fn permits(&self, address: SocketAddr) -> Result<(), String> {
         let ip = address.ip().to_canonical();
+        let note = |label: BarLabel| *self.why.lock().unwrap_or_else(PoisonError::into_inner) = label;
         if self.others.is_ours(address) {
+            note(BarLabel::Loop);
             return Err(format!("`{address}` is coldframe itself"));
+        }
+        if let Some(why) = (self.warned)(&ip.to_string()) {
+            note(BarLabel::Indicator);
+            return Err(why);
         }
         let written = |(known, port): &(IpAddr, Option<u16>)| *known == ip && port.is_none_or(|port| port == address.port());
         if self.others.addresses.iter().any(written) {
@@ -111,13 +215,14 @@ mod tests {
 
     fn others(allowed: &[&str], tunnels_others: bool) -> Others {
         let allowed = allowed.iter().map(|glob| glob.parse().unwrap()).collect();
-        let gateway = Gateway { targets: Targets::default(), allowed, tunnels_others };
-        Others::new(&gateway, vec!["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()])
+        let gateway = Gateway { targets: Targets::default(), allowed, tunnels_others, users: None };
+        let ours = vec!["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()];
+        Others::new(&gateway, Way { ours, parent: Parent::none() })
     }
 
     fn leads(others: &Others, place: &str, address: &str) -> Result<(), String> {
         let place = Place::of(&place.parse().unwrap(), None).unwrap();
-        let leave = others.admit(&place).map_err(|error| error.to_string())?;
+        let leave = others.admit(&place, &|_| None).map_err(|error| error.to_string())?;
         leave.permits(SocketAddr::new(address.parse().unwrap(), place.port))
     }
 

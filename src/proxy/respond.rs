@@ -235,7 +235,7 @@ pub fn failed(error: &ProxyError) -> Reply {
         }
         ProxyError::Body(error) => body_not_taken(error, &text),
         ProxyError::Rejected(rejection) => rejected(rejection, &text),
-        ProxyError::WritesAreOff | ProxyError::Barred(_) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        ProxyError::WritesAreOff | ProxyError::Barred(..) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
         ProxyError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
         ProxyError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
         ProxyError::Unreached { cause, .. } => match cause {
@@ -243,6 +243,8 @@ pub fn failed(error: &ProxyError) -> Reply {
             ClientError::TimedOut { .. } => failure(StatusCode::GATEWAY_TIMEOUT, &text, OutcomeLabel::UpstreamError),
             _ => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
         },
+        ProxyError::Stranger => failure(StatusCode::PROXY_AUTHENTICATION_REQUIRED, &text, OutcomeLabel::ClientError)
+            .with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\"")),
         ProxyError::NoOperators => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
         ProxyError::NotAnOperator => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\"")),

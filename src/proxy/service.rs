@@ -61,6 +61,11 @@ impl<A: Answers> Service<A> {
         Ok(respond::own((self.own)(request).await))
     }
 
+    /// Who is asked.
+    pub(super) fn answers(&self) -> &A {
+        &self.answers
+    }
+
     /// What is counted.
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -78,15 +83,16 @@ impl<A: Answers> Service<A> {
 pub enum Door {
     /// The client named us as its registry, at a listener with this policy; whether only this machine reaches that.
     Registry(Profile, bool),
-    /// The client named a host that we answer for, and knows nothing of us: the default policy holds.
-    Intercepted(Aim),
+    /// The client named a host that we answer for, and knows nothing of us: the default policy holds. With the name by which it
+    /// logged in, if it did.
+    Intercepted(Aim, Option<Arc<str>>),
 }
 
 impl Door {
     fn profile(&self) -> Profile {
         match self {
             Self::Registry(profile, _) => *profile,
-            Self::Intercepted(_) => Profile::default(),
+            Self::Intercepted(..) => Profile::default(),
         }
     }
 }
@@ -102,7 +108,7 @@ where
     let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
     let place = match door {
         Door::Registry(..) => Some((service.askers.strip(head.uri.path()), None)),
-        Door::Intercepted(aim) => aim.place(head.uri.path()).map(|(path, base)| (path, Some(base))),
+        Door::Intercepted(aim, _) => aim.place(head.uri.path()).map(|(path, base)| (path, Some(base))),
     };
     let Some((path, base)) = place else { return watch.answered(respond::failed(&no_registry())) };
     let endpoint = match Endpoint::parse(head.method.as_str(), path, head.uri.query()) {
@@ -118,15 +124,16 @@ where
         let reply = service.own_page(profile, knock).await;
         return watch.answered(reply.unwrap_or_else(|error| respond::failed(&error)));
     }
-    let asker = match base {
-        None => service.askers.resolve(peer.ip(), &head),
-        Some(base) => Askers::resolve_under(peer.ip(), &head, base),
+    let asker = match (base, door) {
+        (Some(base), Door::Intercepted(_, user)) => Askers::resolve_under(peer.ip(), user.clone(), &head, base),
+        _ => service.askers.resolve(peer.ip(), &head),
     };
     let asker = match asker {
         Ok(asker) => Asker { profile: door.profile(), ..asker },
         Err(wrong) => return watch.answered(respond::failed(&ProxyError::Headers(wrong))),
     };
     watch.client = asker.address;
+    watch.user.clone_from(&asker.user);
     watch.agent = Some(asker.agent.clone());
     let visit = Visit { service, head: &head, path, asker: &asker };
     let reply = visit.answer(endpoint, body).await.unwrap_or_else(|error| respond::failed(&error));
@@ -391,6 +398,10 @@ mod tests {
             self.note(asker, format!("tarball {name} {version}"));
             let bytes = Bytes::from_static(b"0123456789");
             Ok(Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes })
+        }
+
+        fn contact(&self, _contacting: &crate::firewall::Contacting<'_>) -> Option<String> {
+            None
         }
 
         async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {

@@ -19,6 +19,8 @@ pub(super) struct Watch {
     uri: Uri,
     /// Who asked: the peer, until a trusted proxy's word is read.
     pub(super) client: IpAddr,
+    /// By what name, if they logged in.
+    pub(super) user: Option<Arc<str>>,
     /// With which tool, once that is read.
     pub(super) agent: Option<Agent>,
     /// What it asked for, once that is read.
@@ -42,6 +44,7 @@ impl Watch {
             method: method.clone(),
             uri: uri.clone(),
             client,
+            user: None,
             agent: None,
             endpoint: EndpointLabel::Unknown,
             is_private: false,
@@ -91,6 +94,7 @@ impl Drop for Watch {
             duration: self.started.elapsed(),
             bytes: self.bytes,
             client: self.client,
+            user: self.user.as_deref(),
             agent: self.agent.as_ref(),
             method: self.method.as_str(),
             path: self.shown_path(),

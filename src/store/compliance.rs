@@ -186,6 +186,7 @@ pub(super) fn download(version: &str, client: [u8; 4]) -> Download {
         rule: None,
         hidden: Arc::new([]),
         client: IpAddr::from(client),
+        user: None,
         tool: "npm",
         tool_version: "11.21.2".into(),
     }

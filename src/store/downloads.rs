@@ -180,11 +180,9 @@ fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusq
     // One install is one client and a thousand packages.
     let mut known = HashMap::new();
     for (row, tally) in rows {
-        let client = match known.entry((row.client, row.tool, &row.tool_version)) {
+        let client = match known.entry((row.client, &row.user, row.tool, &row.tool_version)) {
             Entry::Occupied(id) => *id.get(),
-            Entry::Vacant(new) => {
-                *new.insert(clients.id(params![row.client.to_canonical().to_string(), row.tool, row.tool_version])?)
-            }
+            Entry::Vacant(new) => *new.insert(clients.id(params![named(row), row.tool, row.tool_version])?),
         };
         let kind = match row.kind {
             Kind::Tarball => "tarball",
@@ -231,6 +229,12 @@ impl<'a> Interned<'a> {
             None => self.insert.insert(row),
         }
     }
+}
+
+/// A client as the ledger names it: its address, behind its name if it has one.
+fn named(row: &Download) -> String {
+    let address = row.client.to_canonical();
+    row.user.as_ref().map_or_else(|| address.to_string(), |user| format!("{user}@{address}"))
 }
 
 /// Versions as a JSON array; nothing when there are none.

@@ -317,7 +317,7 @@ impl Hash for Row {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let row = &self.0;
         (row.kind, &row.name, &row.version, &row.outcome, &row.rule, row.hidden.len()).hash(state);
-        (row.client, row.tool, &row.tool_version).hash(state);
+        (row.client, &row.user, row.tool, &row.tool_version).hash(state);
     }
 }
 
@@ -325,7 +325,7 @@ impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
         let (one, two) = (&self.0, &other.0);
         (one.kind, one.outcome, &one.rule, one.client, one.tool) == (two.kind, two.outcome, &two.rule, two.client, two.tool)
-            && one.name == two.name
+            && (&one.name, &one.user) == (&two.name, &two.user)
             && (&one.version, &one.integrity, &one.tool_version) == (&two.version, &two.integrity, &two.tool_version)
             && (Arc::ptr_eq(&one.hidden, &two.hidden) || one.hidden == two.hidden)
     }
@@ -385,6 +385,7 @@ mod tests {
             version: None,
             hidden: Arc::clone(hidden),
             client: client_of(client),
+            user: None,
             ..download("", [0; 4])
         }
     }

@@ -159,6 +159,8 @@ pub struct Download {
     pub hidden: std::sync::Arc<[Box<str>]>,
     /// The client's address.
     pub client: IpAddr,
+    /// The client's name, if it logged in.
+    pub user: Option<std::sync::Arc<str>>,
     /// The tool's name.
     pub tool: &'static str,
     /// The tool's version, as it says.

@@ -4,6 +4,7 @@
 //! through `spawn_blocking`, except [`Blobs::open`] of a blob that this process already verified, which is a look-up.
 
 pub mod blobs;
+pub mod contact;
 pub mod data_dir;
 pub mod desk;
 pub mod disk;
@@ -25,6 +26,7 @@ mod compliance;
 use std::path::PathBuf;
 
 pub use blobs::{Blobs, PendingBlob};
+pub use contact::Contact;
 pub use data_dir::DataDir;
 pub use desk::Desk;
 pub use disk::{BlobStatistics, DiskBlobs};

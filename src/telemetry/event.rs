@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::label::{CacheLabel, CacheOutcome, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
+use super::label::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
 use super::metrics::{Metrics, observe};
 use crate::npm::{Agent, PackageName};
 use crate::policy::RuleId;
@@ -23,6 +23,8 @@ pub struct RequestEnded<'a> {
     pub bytes: u64,
     /// Who asked.
     pub client: IpAddr,
+    /// By what name, if they logged in.
+    pub user: Option<&'a str>,
     /// With which tool, where that was read.
     pub agent: Option<&'a Agent>,
     /// The method.
@@ -39,6 +41,7 @@ impl RequestEnded<'_> {
         metrics.bytes_sent.inc_by(self.bytes);
         tracing::debug!(
             client.address = %self.client,
+            client.user = self.user,
             client.agent = self.agent.map(tracing::field::display),
             request.method = self.method,
             request.path = self.path.get(..512).unwrap_or(self.path),
@@ -110,6 +113,8 @@ pub struct Refused<'a> {
     pub rule: &'a RuleId,
     /// Who asked.
     pub client: IpAddr,
+    /// By what name, if they logged in.
+    pub user: Option<&'a str>,
     /// With which tool.
     pub agent: &'a Agent,
     /// What the client is told.
@@ -125,6 +130,7 @@ impl Refused<'_> {
             package.version = self.version,
             rule.id = self.rule.as_str(),
             client.address = %self.client,
+            client.user = self.user,
             client.agent = %self.agent,
             reason = self.text,
             "refused"
@@ -145,6 +151,8 @@ pub struct Observed<'a> {
     pub would_refuse: bool,
     /// Who got it.
     pub client: IpAddr,
+    /// By what name, if they logged in.
+    pub user: Option<&'a str>,
     /// Why, in words.
     pub detail: &'a str,
 }
@@ -159,8 +167,39 @@ impl Observed<'_> {
             package.version = self.version,
             rule.id = self.rule.as_str(),
             client.address = %self.client,
+            client.user = self.user,
             reason = self.detail,
             "{told}"
+        );
+    }
+}
+
+/// The gateway refused to connect somebody, or to go on with a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct GatewayRefused<'a> {
+    /// Why.
+    pub reason: BarLabel,
+    /// Who asked.
+    pub client: IpAddr,
+    /// By what name, if they logged in.
+    pub user: Option<&'a str>,
+    /// What they wanted to go to: host and port as they wrote it, `-` where they named none.
+    pub target: &'a str,
+    /// Why, in words.
+    pub text: &'a str,
+}
+
+impl GatewayRefused<'_> {
+    /// Counts and logs it.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.gateway_refusals.of(self.reason).inc();
+        tracing::info!(
+            client.address = %self.client,
+            client.user = self.user,
+            gateway.target = self.target,
+            gateway.reason = self.reason.value(),
+            reason = self.text,
+            "the gateway refused"
         );
     }
 }
@@ -203,6 +242,7 @@ mod tests {
             duration: Duration::from_millis(3),
             bytes: 1234,
             client: IpAddr::from([127, 0, 0, 1]),
+            user: None,
             agent: None,
             method: "GET",
             path: "/axios/-/axios-1.0.0.tgz",

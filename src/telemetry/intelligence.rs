@@ -110,3 +110,36 @@ impl Exposed<'_> {
         );
     }
 }
+
+/// Somebody asked the gateway for a place that a feed lists as what malware talks to.
+#[derive(Debug, Clone, Copy)]
+pub struct Contacted<'a> {
+    /// The place: host and port.
+    pub place: &'a str,
+    /// The record that lists it.
+    pub advisory: &'a str,
+    /// The feed it stands in.
+    pub feed: &'a str,
+    /// The package that the record is about.
+    pub package: &'a str,
+    /// Who asked: address, behind a name if they have one.
+    pub client: &'a str,
+    /// Whether they were refused: the feed is followed that far.
+    pub refused: bool,
+}
+
+impl Contacted<'_> {
+    /// Counts and logs it.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.incidents.of(IncidentLabel::Exposure).inc();
+        tracing::warn!(
+            gateway.target = self.place,
+            advisory.id = self.advisory,
+            feed.name = self.feed,
+            package.name = self.package,
+            client = self.client,
+            refused = self.refused,
+            "a client asked for a place that malware talks to"
+        );
+    }
+}

@@ -168,6 +168,32 @@ labels! {
 }
 
 labels! {
+    /// Why the gateway refused.
+    BarLabel, "reason" {
+        /// Nobody allowed the host.
+        Host = "host",
+        /// Nobody allowed the port.
+        Port = "port",
+        /// The address is one that was to be named.
+        Address = "address",
+        /// A feed lists it as what malware talks to.
+        Indicator = "indicator",
+        /// It would come back to us.
+        Loop = "loop",
+        /// One host outside and another inside.
+        Mismatch = "mismatch",
+        /// What came is no request that a proxy takes.
+        Malformed = "malformed",
+        /// No TLS where it is spoken, or the other way around.
+        Tls = "tls",
+        /// Nobody we know.
+        Login = "login",
+        /// It could not be reached.
+        Unreached = "unreached",
+    }
+}
+
+labels! {
     /// What became of a policy that was read again.
     ReloadLabel, "outcome" {
         /// It is in force.

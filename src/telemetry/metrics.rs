@@ -13,7 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::label::{
-    CacheLabel, CacheOutcome, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel, UpstreamOutcome, UpstreamWhat,
+    BarLabel, CacheLabel, CacheOutcome, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel, UpstreamOutcome,
+    UpstreamWhat,
 };
 use super::series::Series;
 
@@ -53,6 +54,7 @@ pub struct Metrics {
     pub(super) upstream_seconds: Series<UpstreamWhat, Histogram>,
     pub(super) caches: Series<(CacheLabel, CacheOutcome), Counter>,
     pub(super) refusals: Series<RuleLabel, Counter>,
+    pub(super) gateway_refusals: Series<BarLabel, Counter>,
     pub(super) policy_reloads: Series<ReloadLabel, Counter>,
     pub(super) observed: Counter,
     pub(super) hidden: Counter,
@@ -105,6 +107,7 @@ impl Metrics {
             upstream_seconds: Series::register(held, "upstream_duration_seconds", "How long upstream took to answer", seconds),
             caches: Series::register(held, "cache_uses", "What each memory had when it was asked", Counter::default),
             refusals: Series::register(held, "refusals", "Refusals by policy, by the rule that decided", Counter::default),
+            gateway_refusals: Series::register(held, "gateway_refusals", "What the gateway refused, by reason", Counter::default),
             policy_reloads: Series::register(
                 held,
                 "policy_reloads",

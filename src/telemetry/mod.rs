@@ -12,12 +12,12 @@ pub mod metrics;
 mod series;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use event::{CacheUsed, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
+pub use event::{CacheUsed, GatewayRefused, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
 pub use incident::{
     ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, VersionGone,
 };
-pub use intelligence::{Exposed, FeedChanged, FeedFailed, FeedOverbroad};
-pub use label::{CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
+pub use intelligence::{Contacted, Exposed, FeedChanged, FeedFailed, FeedOverbroad};
+pub use label::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
 pub use logging::{Config, Format};
 pub use metrics::{InFlight, Metrics, Watched};
 

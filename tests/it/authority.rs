@@ -88,6 +88,35 @@ async fn a_host_that_is_added_asks_for_a_rotation_which_prints_both_authorities(
     drop(place.serve(&["--intercept", "registry.example", "--intercept", "added.example"]));
 }
 
+/// The issuer of what the gateway shows now to a client that trusts whoever is in force.
+async fn signer(scene: &crate::scene::Scene) -> Option<Vec<u8>> {
+    let (_, stream) = crate::gate::connect(crate::gate::at(scene), "registry.example:443", "").await;
+    let trusting = crate::gate::trusting(scene.data(), &scene.clock, &[]);
+    let stream = crate::gate::secure(trusting, crate::gate::REGISTRY, stream).await.ok()?;
+    Some(stream.get_ref().1.peer_certificates()?.last()?.to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_taken_up_by_a_running_server() {
+    let scene = crate::gate::gateway().await;
+    let first = signer(&scene).await.unwrap();
+    let name = rustls_pki_types::DnsName::try_from(crate::gate::REGISTRY).unwrap();
+    let default = coldframe::upstream::npmrc::built_in();
+    let default = rustls_pki_types::DnsName::try_from(default.host_str().unwrap().to_owned()).unwrap();
+    let keeping = coldframe::tls::Keeping::in_data_dir(scene.data());
+    let now = coldframe::telemetry::Clock::now(&scene.clock);
+    keeping.rotate(&[name, default], std::time::Duration::ZERO, now).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let second = loop {
+        // Until it is taken up, what is shown is not signed by the one in force.
+        if let Some(second) = signer(&scene).await {
+            break second;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is never taken up");
+    };
+    assert_ne!(first, second);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_none_to_print_before_it_is_made_and_half_of_one_is_no_setting() {
     let place = Place::make().await;

@@ -1,0 +1,235 @@
+//! Who uses the gateway: a name and a password, checked against a file of argon2 hashes. What was checked is remembered for a
+//! while, since a client shows it with each connection. Refuses to say which of the two was wrong, and to hash for everybody at
+//! once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use argon2::Argon2;
+use argon2::password_hash::PasswordVerifier as _;
+use argon2::password_hash::phc::PasswordHash;
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::PROXY_AUTHORIZATION;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::users::{self, UserError, Users};
+use crate::net::headers::single;
+
+/// How many passwords are hashed at once: each takes a core for some 20 ms, and 19 MiB.
+const AT_ONCE: usize = 2;
+
+/// How long a password that was right stays so without being hashed again.
+const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// How long one that was wrong stays so: a client that has an old one shows it dozens of times.
+const REFUSED: Duration = Duration::from_secs(10);
+
+/// How many are remembered at most.
+const MOST: usize = 10_000;
+
+/// The users of a file, and who of them was here.
+pub struct Login {
+    path: PathBuf,
+    book: ArcSwap<Book>,
+    /// Marks name and password in memory, where neither stands in clear.
+    key: hmac::Key,
+    hashing: Semaphore,
+}
+
+/// What the file held when it was read; what was checked since is forgotten with it.
+struct Book {
+    users: Users,
+    look: Look,
+    checked: Mutex<HashMap<[u8; 32], Checked>>,
+}
+
+/// What a file looked like: when it was changed, and its length.
+type Look = Option<(SystemTime, u64)>;
+
+/// What came of a name and a password, and until when that holds.
+struct Checked {
+    user: Option<Arc<str>>,
+    until: Instant,
+}
+
+/// Who it is, or that it is nobody.
+struct Outcome(Option<Arc<str>>);
+
+impl Login {
+    /// The users in the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a line of it is wrong.
+    pub fn open(path: &Path) -> Result<Self, UserError> {
+        let mut key = [0; 32];
+        aws_lc_rs::rand::fill(&mut key).map_err(|_| UserError::Hash)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Ok(Self { path: path.to_owned(), book: ArcSwap::from_pointee(Book::read(path)?), key, hashing: Semaphore::new(AT_ONCE) })
+    }
+
+    /// Reads the file again if it changed; how many users there are then. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read now: those known before stay so. It is tried again when it has changed once more.
+    pub fn follow(&self) -> Result<Option<usize>, UserError> {
+        let before = self.book.load_full();
+        if look(&self.path) == before.look {
+            return Ok(None);
+        }
+        match Book::read(&self.path) {
+            Ok(book) => {
+                let count = book.users.len();
+                self.book.store(Arc::new(book));
+                Ok(Some(count))
+            }
+            Err(error) => {
+                let users = before.users.clone();
+                self.book.store(Arc::new(Book { users, look: look(&self.path), checked: Mutex::default() }));
+                Err(error)
+            }
+        }
+    }
+
+    /// Who asks, by `Proxy-Authorization`; `None` for everybody else.
+    pub(super) async fn admit(&self, headers: &HeaderMap) -> Option<Arc<str>> {
+        let shown = single(headers, &PROXY_AUTHORIZATION).ok()??;
+        let (name, password) = basic(shown)?;
+        let book = self.book.load_full();
+        let mark = self.mark(&name, &password);
+        if let Some(Outcome(known)) = book.recall(&mark) {
+            return known;
+        }
+        let turn = self.hashing.acquire().await.ok()?;
+        // Its client may have shown it a dozen times at once.
+        if let Some(Outcome(known)) = book.recall(&mark) {
+            return known;
+        }
+        let user = book.users.get_key_value(name.as_str()).map(|(user, hash)| (Arc::clone(user), hash.clone()));
+        // Somebody who is not there takes as long as somebody who is.
+        let hash = user.as_ref().map(|(_, hash)| hash).or_else(|| book.users.values().next())?.clone();
+        let checking = tokio::task::spawn_blocking(move || is_right(&password, &hash));
+        let right = checking.await.unwrap_or(false);
+        drop(turn);
+        let user = user.map(|(user, _)| user).filter(|_| right);
+        book.remember(mark, user.clone());
+        user
+    }
+
+    fn mark(&self, name: &str, password: &str) -> [u8; 32] {
+        // A name holds no NUL, so no two pairs are the same text.
+        let tag = hmac::sign(&self.key, format!("{name}\0{password}").as_bytes());
+        let mut mark = [0; 32];
+        mark.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        mark
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Login").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Book {
+    fn read(path: &Path) -> Result<Self, UserError> {
+        // Looked at before it is read: what changes meanwhile is read again the next time.
+        let look = look(path);
+        Ok(Self { users: users::read(path)?, look, checked: Mutex::default() })
+    }
+
+    /// What came of it, if that still holds.
+    fn recall(&self, mark: &[u8; 32]) -> Option<Outcome> {
+        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.get(mark).filter(|checked| Instant::now() < checked.until).map(|checked| Outcome(checked.user.clone()))
+    }
+
+    fn remember(&self, mark: [u8; 32], user: Option<Arc<str>>) {
+        let now = Instant::now();
+        let until = now + if user.is_some() { REMEMBERED } else { REFUSED };
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked.len() >= MOST {
+            checked.retain(|_, checked| now < checked.until && checked.user.is_some());
+        }
+        if checked.len() >= MOST {
+            checked.clear();
+        }
+        checked.insert(mark, Checked { user, until });
+    }
+}
+
+fn look(path: &Path) -> Look {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn is_right(password: &str, hash: &PasswordHash) -> bool {
+    Argon2::default().verify_password(password.as_bytes(), hash).is_ok()
+}
+
+/// The name and the password of a header of the scheme `Basic`.
+fn basic(header: &str) -> Option<(String, String)> {
+    let (scheme, coded) = header.split_once(' ')?;
+    let text = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(coded.trim()))?.ok()?;
+    let text = String::from_utf8(text).ok()?;
+    let (name, password) = text.split_once(':')?;
+    Some((name.to_owned(), password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::super::users::tests::cheap;
+    use super::*;
+
+    fn shown(pair: &str) -> HeaderMap {
+        let value = format!("Basic {}", STANDARD.encode(pair));
+        HeaderMap::from_iter([(PROXY_AUTHORIZATION, HeaderValue::from_str(&value).unwrap())])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_checked_is_not_hashed_again_until_it_is_old_or_the_file_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
+        let login = Login::open(&path).unwrap();
+        assert_eq!(login.admit(&shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
+        for wrong in ["ada:p@ss:wor", "ada:", "ada", "eve:p@ss:word", ":p@ss:word"] {
+            assert_eq!(login.admit(&shown(wrong)).await, None, "{wrong}");
+        }
+        assert_eq!(login.admit(&HeaderMap::new()).await, None);
+        // Nothing can be hashed any more.
+        login.hashing.close();
+        assert_eq!(login.admit(&shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
+        tokio::time::advance(REMEMBERED).await;
+        assert_eq!(login.admit(&shown("ada:p@ss:word")).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_is_followed_and_a_broken_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        fs::write(&path, cheap("ada", "one")).unwrap();
+        let login = Login::open(&path).unwrap();
+        assert!(login.admit(&shown("ada:one")).await.is_some());
+        assert_eq!(login.follow().unwrap(), None);
+        fs::write(&path, format!("{}\n{}", cheap("ada", "two"), cheap("eve", "x"))).unwrap();
+        assert_eq!(login.follow().unwrap(), Some(2));
+        assert!(login.admit(&shown("ada:one")).await.is_none() && login.admit(&shown("ada:two")).await.is_some());
+        fs::write(&path, "nonsense").unwrap();
+        assert!(login.follow().is_err());
+        assert_eq!(login.follow().unwrap(), None);
+        assert!(login.admit(&shown("eve:x")).await.is_some());
+        fs::remove_file(&path).unwrap();
+        assert!(login.follow().is_err() && login.admit(&shown("ada:two")).await.is_some());
+    }
+}

@@ -1,0 +1,107 @@
+//! Where malware calls home: what a feed lists is refused at the gateway, whoever else was allowed, and who asked for it is told by
+//! name.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::raw;
+use crate::gate::{at, connect, gateway, refused};
+use crate::program::{coldframe, run};
+use crate::scene::Scene;
+
+fn feed() -> (TempDir, String) {
+    let folder = TempDir::new().unwrap();
+    let record = |id: &str, iocs: &Value| {
+        json!({ "id": id, "modified": "2026-04-03T10:00:00Z", "summary": "Malicious code in axios (npm)",
+                "affected": [{ "package": { "ecosystem": "npm", "name": "axios" }, "versions": ["1.14.1"],
+                               "database_specific": { "iocs": iocs } }] })
+    };
+    let iocs = json!({ "domains": ["evil[.]example", "registry.example"], "ips": ["198.51.100.7", "127.0.0.1"], "urls": ["https://fine.example/x"] });
+    let records =
+        [("MAL-2026-2307", iocs), ("MAL-2026-1", json!("none")), ("MAL-2026-2", json!({ "domains": [7, "fine.example"] }))];
+    for (id, iocs) in &records {
+        std::fs::write(folder.path().join(format!("{id}.json")), record(id, iocs).to_string()).unwrap();
+    }
+    let path = folder.path().to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+fn exposure(scene: &Scene, words: &[&str]) -> String {
+    let mut command = coldframe(scene.data());
+    let (code, told, errors) =
+        run(command.arg("exposure").args(words).args(["--upstream", &scene.registry.url, "--data-dir"]).arg(scene.data()));
+    assert_eq!(code, 0, "{errors}");
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() {
+    let (_folder, path) = feed();
+    let mut scene = gateway()
+        .set("feed", &path)
+        .set("others", "tunnel")
+        .set("allow-host", "evil.example")
+        .set("allow-host", "localhost")
+        .await;
+    for target in [
+        "evil.example:443",
+        "EVIL.example.:443",
+        "cdn.evil.example:443",
+        "198.51.100.7:443",
+        "[::ffff:198.51.100.7]:443",
+        "evil.example:8443",
+    ] {
+        let (line, body) = refused(at(&scene), target).await;
+        assert!(
+            line.starts_with("HTTP/1.1 403 ")
+                && line.contains("MAL-2026-2307")
+                && body.contains("what malware of `axios` talks to"),
+            "{target}: {line}"
+        );
+    }
+    let answer = raw(at(&scene), b"GET http://evil.example/beacon HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("MAL-2026-2307"), "{answer}");
+    // A name that leads to a listed address is as bad.
+    let (line, _) = refused(at(&scene), "localhost:443").await;
+    assert!(line.contains("MAL-2026-2307") && line.contains("`127.0.0.1`"), "{line}");
+    // Neither a name that ends alike, nor one of a record that cannot be read, nor the registry itself.
+    for (target, told) in [("notevil.example:443", "50"), ("fine.example:443", "50"), ("registry.example:443", "200")] {
+        let (head, _) = connect(at(&scene), target, "").await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {told}")), "{target}: {head}");
+    }
+    assert!(scene.metric("coldframe_gateway_refusals_total", "reason=\"indicator\"").await >= 8.0);
+    scene.coldframe.stop().await;
+    let all = exposure(&scene, &["--contacts"]);
+    for part in ["127.0.0.1", "evil.example:443", "198.51.100.7:443", "localhost:443", "MAL-2026-2307", "axios"] {
+        assert!(all.contains(part), "{part}:\n{all}");
+    }
+    assert!(exposure(&scene, &["axios"]).contains("who asked for what it talks to:"));
+    assert!(exposure(&scene, &["--feed", &path, "--advisory", "MAL-2026-2307"]).contains("cdn.evil.example:443"));
+    let told: Value = serde_json::from_str(&exposure(&scene, &["axios", "--json"])).unwrap();
+    assert_eq!((&told[0]["client"], &told[0]["advisory"]), (&json!("127.0.0.1"), &json!("MAL-2026-2307")), "{told}");
+    assert!(!exposure(&scene, &["left-pad"]).contains("talks to"));
+}
+
+#[tokio::test]
+async fn every_refusal_is_counted_by_its_reason() {
+    let scene = gateway().await;
+    refused(at(&scene), "other.example:443").await;
+    refused(at(&scene), "registry.example:22").await;
+    refused(at(&scene), "user@other.example:443").await;
+    let through = Scene::open().set("gateway", "127.0.0.1:0").set("others", "tunnel").await;
+    refused(at(&through), "10.0.0.1:443").await;
+    let been = format!("via: 1.1 {}\r\n", coldframe::net::pseudonym());
+    connect(at(&scene), "registry.example:443", &been).await;
+    for reason in ["host", "port", "malformed", "loop"] {
+        let count = scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
+        assert!((count - 1.0).abs() < f64::EPSILON, "{reason}: {count}");
+    }
+    assert!(through.metric("coldframe_gateway_refusals_total", "reason=\"address\"").await >= 1.0);
+    // Each reason is there from the start, and there are no others.
+    for reason in ["indicator", "mismatch", "tls", "login", "unreached"] {
+        assert!(
+            scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await.abs() < f64::EPSILON,
+            "{reason}"
+        );
+    }
+}

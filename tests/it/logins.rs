@@ -1,0 +1,133 @@
+//! A gateway that knows its clients by name: nobody else gets through, downloads have names, and what a client shows goes no further.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::client::raw;
+use crate::gate::{REGISTRY, ask, at, connect, gateway, secure, trusting};
+use crate::program::{coldframe, run};
+use crate::scene::{Opening, Scene};
+
+struct Users {
+    folder: TempDir,
+}
+
+impl Users {
+    fn none() -> Self {
+        Self { folder: TempDir::new().unwrap() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("users")
+    }
+
+    /// Gives a user a password as an operator does.
+    fn add(&self, name: &str, password: &str) -> (i32, String, String) {
+        let mut command = coldframe(self.folder.path());
+        command.args(["user", "add", name, "--gateway-users"]).arg(self.file());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // One that refuses the name does not read it.
+        let _ = child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes());
+        let ended = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (ended.status.code().unwrap(), text(ended.stdout), text(ended.stderr))
+    }
+
+    fn opening(&self) -> Opening {
+        gateway().set("gateway-users", self.file().to_str().unwrap())
+    }
+}
+
+fn header(pair: &str) -> String {
+    format!("proxy-authorization: Basic {}\r\n", base64::engine::general_purpose::STANDARD.encode(pair))
+}
+
+async fn line(scene: &Scene, target: &str, headers: &str) -> String {
+    connect(at(scene), target, headers).await.0.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_not_known_gets_a_407_and_who_is_has_a_name_in_the_ledger() {
+    let users = Users::none();
+    let (code, told, errors) = users.add("ada", "correct horse: battery");
+    assert!(code == 0 && told.starts_with("ada may use the gateway") && !told.contains("horse"), "{told}{errors}");
+    let mut scene = users.opening().set("log-level", "trace").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    for headers in
+        [String::new(), header("ada:wrong"), header("eve:correct horse: battery"), "proxy-authorization: Bearer x\r\n".to_owned()]
+    {
+        let (head, _) = connect(at(&scene), "registry.example:443", &headers).await;
+        assert!(
+            head.starts_with("HTTP/1.1 407 ") && head.contains("proxy-authenticate: Basic realm=\"coldframe\""),
+            "{headers}: {head}"
+        );
+        // Not even whether a host would be allowed is told.
+        assert!(line(&scene, "other.example:443", &headers).await.starts_with("HTTP/1.1 407 "));
+    }
+    let request = "GET http://registry.example/left-pad HTTP/1.1\r\nhost: registry.example\r\nconnection: close\r\n";
+    assert!(raw(at(&scene), format!("{request}\r\n").as_bytes()).await.starts_with("HTTP/1.1 407 "));
+    assert_eq!(scene.registry.total(), 0);
+    let shown = header("ada:correct horse: battery");
+    assert!(line(&scene, "other.example:443", &shown).await.starts_with("HTTP/1.1 403 "));
+    assert!(raw(at(&scene), format!("{request}{shown}\r\n").as_bytes()).await.starts_with("HTTP/1.1 200 "));
+    let (_, stream) = connect(at(&scene), "registry.example:443", &shown).await;
+    let stream = secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.unwrap();
+    ask(stream, "/left-pad/-/left-pad-1.0.0.tgz", REGISTRY).await.is(200);
+    for path in ["/left-pad", "/left-pad/-/left-pad-1.0.0.tgz"] {
+        assert!(scene.registry.last(path).headers.first("proxy-authorization").is_none(), "{path}");
+    }
+    // Probes bring no name.
+    ask(TcpStream::connect(at(&scene)).await.unwrap(), "/-/coldframe/healthz", "gateway").await.is(200);
+    scene.coldframe.stop().await;
+    let spec = coldframe::npm::Spec::parse("left-pad").unwrap();
+    let exposed = coldframe::app::exposure(scene.data(), &spec).unwrap();
+    assert_eq!(exposed.iter().map(|one| one.client.as_str()).collect::<Vec<_>>(), ["ada@127.0.0.1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_is_followed_while_it_serves() {
+    let users = Users::none();
+    users.add("ada", "one");
+    let scene = users.opening().await;
+    let opens = async |pair: &str| line(&scene, "registry.example:443", &header(pair)).await.starts_with("HTTP/1.1 200 ");
+    let until = async |pair: &str, expected: bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while opens(pair).await != expected {
+            assert!(Instant::now() < deadline, "{pair} is never {expected}");
+        }
+    };
+    assert!(opens("ada:one").await);
+    users.add("eve", "two");
+    until("eve:two", true).await;
+    let (code, told, errors) =
+        run(coldframe(users.folder.path()).args(["user", "remove", "ada", "--gateway-users"]).arg(users.file()));
+    assert!(code == 0, "{told}{errors}");
+    until("ada:one", false).await;
+    // A broken file locks nobody out.
+    std::fs::write(users.file(), "nonsense").unwrap();
+    assert!(opens("eve:two").await);
+}
+
+#[test]
+fn what_is_no_name_or_no_password_is_refused_and_without_a_file_the_line_is_printed() {
+    let users = Users::none();
+    for (name, password) in [("a:b", "x"), ("", "x"), ("ada", ""), ("a,b", "x")] {
+        let (code, _, errors) = users.add(name, password);
+        assert!(code == 2 && !errors.is_empty(), "{name}: {errors}");
+    }
+    assert!(!users.file().exists());
+    let (code, _, errors) =
+        run(coldframe(users.folder.path()).args(["user", "remove", "ada", "--gateway-users"]).arg(users.file()));
+    assert!(code == 1 && errors.contains("no such user"), "{errors}");
+    let mut command = coldframe(users.folder.path());
+    let mut child = command.args(["user", "add", "ada"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"secret\r\n").unwrap();
+    let told = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(told.starts_with("ada:$argon2id$v=19$m=19456,t=2,p=1$") && told.lines().count() == 1, "{told}");
+}
