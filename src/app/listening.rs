@@ -36,6 +36,19 @@ pub(super) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result
     Ok(bound)
 }
 
+/// Binds addresses that have all to be had, with the first policy.
+///
+/// # Errors
+/// For the first that cannot be had.
+pub(super) async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Bound>, AppError> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        let one = bind_one(*address, Profile::default()).await;
+        bound.push(one.map_err(|source| AppError::Listen { address: *address, source })?);
+    }
+    Ok(bound)
+}
+
 /// Binds one address.
 pub(super) async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<Bound> {
     let listener = TcpListener::bind(address).await?;

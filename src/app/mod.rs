@@ -40,11 +40,11 @@ use policies::Policies;
 use crate::admin::{Admin, Check, Judge};
 use crate::config::{self, Config};
 use crate::feed::Shelf;
-use crate::firewall::{Firewall, Parts, Profile, Rejection};
+use crate::firewall::{Firewall, Parts, Rejection};
 use crate::net::{Parent, Room};
 use crate::npm::PackageName;
 use crate::patrol::{self, Feeds};
-use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, reverse};
+use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, reverse, transparent};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
 use crate::tls::{self, Leaves, TlsError};
@@ -130,6 +130,9 @@ const SETTLING: Duration = Duration::from_secs(1);
 struct Gate {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
+    /// For connections that were to go elsewhere.
+    transparent: Vec<Bound>,
+    transparent_addresses: Vec<SocketAddr>,
     door: Arc<Forward<Firewall>>,
     followed: Followed,
 }
@@ -210,7 +213,7 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics))?;
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
-        let gateway = if config.gateway.listen.is_empty() {
+        let gateway = if config.gateway.listen.is_empty() && config.gateway.transparent.is_empty() {
             None
         } else {
             let parent = feeds::parent(&config.upstream, &trust);
@@ -237,6 +240,12 @@ impl App {
     #[must_use]
     pub fn gateways(&self) -> &[SocketAddr] {
         self.gateway.as_ref().map_or(&[], |gate| &gate.addresses)
+    }
+
+    /// The addresses at which it takes connections that were to go elsewhere, with their real ports.
+    #[must_use]
+    pub fn transparent(&self) -> &[SocketAddr] {
+        self.gateway.as_ref().map_or(&[], |gate| &gate.transparent_addresses)
     }
 
     /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
@@ -277,16 +286,22 @@ impl App {
             });
         }
         let mut chores = JoinSet::new();
-        if let Some(Gate { bound, door, followed, .. }) = self.gateway {
+        if let Some(Gate { bound, transparent, door, followed, .. }) = self.gateway {
             chores.spawn(following::follow(followed));
-            for Bound { listener, .. } in bound {
+            for (Bound { listener, .. }, is_transparent) in
+                bound.into_iter().map(|bound| (bound, false)).chain(transparent.into_iter().map(|bound| (bound, true)))
+            {
                 let (door, room, mut stopped) = (Arc::clone(&door), Arc::clone(&room), stop.subscribe());
                 doors.spawn(async move {
                     let stopped = async move {
                         // As above.
                         let _ = stopped.wait_for(|stop| *stop).await;
                     };
-                    forward::serve(listener, &room, &door, stopped).await
+                    if is_transparent {
+                        transparent::serve(listener, &room, &door, stopped).await
+                    } else {
+                        forward::serve(listener, &room, &door, stopped).await
+                    }
                 });
             }
         }
@@ -329,13 +344,10 @@ impl Gate {
         let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = Leaves::new(kept, &hosts, Arc::clone(clock));
         let leaves = leaves.map_err(|error| AppError::Authority(authority::told(config, error)))?;
-        let mut bound = Vec::new();
-        for address in &config.listen {
-            let one = listening::bind_one(*address, Profile::default()).await;
-            bound.push(one.map_err(|source| AppError::Listen { address: *address, source })?);
-        }
+        let (bound, transparent) = (listening::bind_all(&config.listen).await?, listening::bind_all(&config.transparent).await?);
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
-        let ours = registry.iter().chain(&addresses).copied().collect();
+        let transparent_addresses: Vec<_> = transparent.iter().map(|bound| bound.address).collect();
+        let ours = registry.iter().chain(&addresses).chain(&transparent_addresses).copied().collect();
         if !parent.is_none() {
             tracing::warn!(
                 "what the gateway tunnels goes through another proxy: names are checked by their addresses here, and it is that proxy \
@@ -344,7 +356,7 @@ impl Gate {
         }
         let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, Way { ours, parent })?);
         let followed = Followed::new(&door, config, data_dir.to_owned(), clock, look);
-        Ok(Self { bound, addresses, door, followed })
+        Ok(Self { bound, addresses, transparent, transparent_addresses, door, followed })
     }
 }
 

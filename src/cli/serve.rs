@@ -35,7 +35,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let stop = stop_asked()?;
         let app = App::build(config, Arc::new(SystemClock)).await?;
         tell_of_hangups(app.reread_policies())?;
-        output::print(&told.tell(app.addresses(), app.gateways()))?;
+        output::print(&told.tell(app.addresses(), app.gateways(), app.transparent()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })
@@ -112,7 +112,7 @@ impl Told {
         Self { rows, intercepted, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
     }
 
-    fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr]) -> String {
+    fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr]) -> String {
         let mut columns = Columns::indented("  ");
         for address in addresses {
             columns.row(["listening", &format!("http://{address}/")]);
@@ -120,12 +120,19 @@ impl Told {
         for address in gateways {
             columns.row(["gateway", &format!("http://{address}/, answers for {}", self.intercepted.join(", "))]);
         }
+        for address in transparent {
+            columns.row(["transparent", &format!("{address}, answers for {}", self.intercepted.join(", "))]);
+        }
         for (left, right) in self.rows {
             columns.row([left, right]);
         }
         let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));
         let registry = self.public_url.or(reached).unwrap_or_default();
-        let trust = if gateways.is_empty() { "" } else { "\nTo send clients through the gateway: coldframe ca trust\n" };
+        let trust = if gateways.is_empty() && transparent.is_empty() {
+            ""
+        } else {
+            "\nTo send clients through the gateway: coldframe ca trust\n"
+        };
         format!(
             "coldframe {}\n{columns}{trust}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
             env!("CARGO_PKG_VERSION")
@@ -256,6 +263,6 @@ mod tests {
 
             registry=http://127.0.0.1:4873/
         "#]]
-        .assert_eq(&Told::of(&config).tell(&addresses, &[]));
+        .assert_eq(&Told::of(&config).tell(&addresses, &[], &[]));
     }
 }

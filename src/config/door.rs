@@ -16,6 +16,8 @@ use crate::upstream::{self, npmrc};
 pub struct Gateway {
     /// Where it listens; nowhere when there is none.
     pub listen: Vec<SocketAddr>,
+    /// Where it takes connections that were to go elsewhere.
+    pub transparent: Vec<SocketAddr>,
     /// How it behaves.
     pub door: proxy::Gateway,
     /// The files of a given authority, its certificate and its key; `None` for one of its own.
@@ -25,6 +27,7 @@ pub struct Gateway {
 /// The gateway of what is written; `None` when something is wrong, which is noted.
 pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Config>) -> Option<Gateway> {
     let listen = reader.several(Key::Gateway, read::address);
+    let transparent = reader.several(Key::Transparent, read::address);
     let named = reader.several(Key::Intercept, read::host_name);
     let others = reader.one(Key::Others, read::word(OTHERS));
     let allowed = reader.several(Key::AllowHost, read::host_glob);
@@ -46,7 +49,7 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
         targets.add_host(host);
     }
     let door = proxy::Gateway { targets, allowed, tunnels_others: others? == "tunnel", users };
-    Some(Gateway { listen, door, given: certificate.zip(key) })
+    Some(Gateway { listen, transparent, door, given: certificate.zip(key) })
 }
 
 /// The doors of what is written; `None` when something is wrong, which is noted.

@@ -449,6 +449,7 @@ memory = \"1GB\"
             # trusted-proxy                             # default: none
             allow-writes = false                        # default
             # gateway                                   # default: no gateway
+            # transparent                               # default: nowhere
             # intercept                                 # default: upstream's and npm's default
             others = "refuse"                           # default
             # allow-host                                # default: none

@@ -20,6 +20,7 @@ pub enum Key {
     TrustedProxy,
     AllowWrites,
     Gateway,
+    Transparent,
     Intercept,
     Others,
     AllowHost,
@@ -133,7 +134,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 48] = [
+pub static SETTINGS: [Setting; 49] = [
     several(
         Key::Listen,
         "listen",
@@ -210,6 +211,13 @@ pub static SETTINGS: [Setting; 48] = [
         Kind::Address,
         Default::Absent("no gateway"),
         "Where to listen as an HTTP proxy that answers for the registry's hosts itself",
+    ),
+    several(
+        Key::Transparent,
+        "transparent",
+        Kind::Address,
+        Default::Absent("nowhere"),
+        "Where to listen for TLS that was redirected here, or whose names point here: what holds for the gateway holds there",
     ),
     several(
         Key::Intercept,

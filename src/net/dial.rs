@@ -1,8 +1,10 @@
 //! From a host name to a TCP connection, and which addresses may be dialled at all. Refuses to know what is said over it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -73,6 +75,47 @@ pub async fn are_permitted(
     }
 }
 
+/// The addresses that `host` has here; none where it has none, or nobody can say.
+pub async fn addresses_of(host: &str, port: u16) -> Vec<SocketAddr> {
+    resolve(host, port).await.unwrap_or_default()
+}
+
+/// Whether a connection from `peer`, which was to go to `original`, is one that this process opened a moment ago: sent back here
+/// by a packet filter.
+#[must_use]
+pub fn is_our_own(peer: SocketAddr, original: SocketAddr) -> bool {
+    let ends = (canonical(peer), canonical(original));
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    forget(&mut opened);
+    opened.iter().any(|(known, _)| *known == ends)
+}
+
+/// The ends of connections that were opened a moment ago: ours, and the other.
+static OPENED: Mutex<VecDeque<((SocketAddr, SocketAddr), Instant)>> = Mutex::new(VecDeque::new());
+
+/// What comes back comes at once.
+const MOMENT: Duration = Duration::from_secs(5);
+
+/// As many connections as are opened within that time, and more.
+const MOST_OPENED: usize = 4096;
+
+fn note(stream: &TcpStream) {
+    let (Ok(ours), Ok(others)) = (stream.local_addr(), stream.peer_addr()) else { return };
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    forget(&mut opened);
+    opened.push_back(((canonical(ours), canonical(others)), Instant::now()));
+}
+
+fn forget(opened: &mut VecDeque<((SocketAddr, SocketAddr), Instant)>) {
+    while opened.front().is_some_and(|(_, at)| at.elapsed() >= MOMENT) || opened.len() >= MOST_OPENED {
+        opened.pop_front();
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// Addresses are tried in the order the resolver gave them, each 250 ms after the one before; the first to answer wins.
 async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     let mut attempts = JoinSet::new();
@@ -86,6 +129,7 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     while let Some(attempt) = attempts.join_next().await {
         match attempt {
             Ok(Ok(stream)) => {
+                note(&stream);
                 // Only latency is lost where the platform refuses this.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::body::Body;
 use super::room::{Room, Seldom};
-use super::seat::{Seat, converse};
+use super::seat::{Seat, Taken, converse};
 use super::turn::Arriving;
 
 /// How long to wait when the system has no more files or memory for a connection.
@@ -75,6 +75,35 @@ where
     H: Fn(SocketAddr, Request<Arriving>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
+    hold(listener, limits, room, move |stream, seat| converse(stream, seat, handler.clone()), stop).await
+}
+
+/// As [`serve`], for connections on which no HTTP is spoken at first: `handler` has each from its first byte.
+pub async fn serve_raw<H, F>(
+    listener: TcpListener,
+    limits: &Limits,
+    room: &Arc<Room>,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    H: Fn(Taken) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    hold(listener, limits, room, |stream, seat| handler(Taken::fresh(stream, seat)), stop).await
+}
+
+async fn hold<H, F>(
+    listener: TcpListener,
+    limits: &Limits,
+    room: &Arc<Room>,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    H: Fn(TcpStream, Seat) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     let (mut waiting, mut told) = (None, Seldom::default());
@@ -93,8 +122,7 @@ where
                 None => continue,
             },
         };
-        let seat = Seat::new(peer, limits.clone(), guest);
-        connections.spawn(converse(stream, seat, handler.clone()));
+        connections.spawn(handler(stream, Seat::new(peer, limits.clone(), guest)));
     }
     drop((listener, waiting));
     room.close();

@@ -13,6 +13,7 @@ pub mod dial;
 mod files;
 pub mod headers;
 pub mod listener;
+mod original;
 pub mod parent;
 pub mod proxies;
 mod relay;
@@ -29,7 +30,7 @@ pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause, pseud
 pub use client_body::BodyStream;
 pub use client_error::{ClientError, Layer};
 pub use deadline::Deadlines;
-pub use dial::{Reach, are_permitted, dial_permitted, is_inward, is_public};
+pub use dial::{Reach, addresses_of, are_permitted, dial_permitted, is_inward, is_our_own, is_public};
 pub use files::OpenFiles;
 pub use listener::{Drained, Limits};
 pub use parent::{Far, Parent, Relayed};

@@ -38,6 +38,9 @@ const BUFFERED: usize = 32 * 1024;
 /// Requests under way at once on one HTTP/2 connection.
 const STREAMS: u32 = 100;
 
+/// Bytes that are read at once where they are looked at before they are read: more than most first messages of TLS.
+const PEEKED: usize = 4 << 10;
+
 /// What is buffered of one HTTP/2 answer, in bytes, besides the piece that is being sent.
 const STREAM_BUFFER: usize = 64 << 10;
 
@@ -78,6 +81,31 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// A connection on which nothing was said yet.
+    pub(super) fn fresh(stream: TcpStream, seat: Seat) -> Self {
+        // As in `converse`.
+        let _ = stream.set_nodelay(true);
+        Self { stream: Opened { inner: stream, early: Bytes::new(), allowance: None }, seat }
+    }
+
+    /// Where it was to go before the packet filter sent it here; `None` where it was to come here.
+    #[must_use]
+    pub fn redirected_from(&self) -> Option<SocketAddr> {
+        let original = super::original::destination(&self.stream.inner)?;
+        (Some(original) != self.local()).then_some(original)
+    }
+
+    /// The port it came to; 0 where the system does not say.
+    #[must_use]
+    pub fn local_port(&self) -> u16 {
+        self.local().map_or(0, |address| address.port())
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        let address = self.stream.inner.local_addr().ok()?;
+        Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     /// Passes bytes between the client and `other` until both have ended, one breaks, or nothing comes for
     /// [`Limits::idle_timeout`]; returns how many went to `other` and how many came back.
     pub async fn relay(self, other: Far) -> (u64, u64) {
@@ -115,6 +143,23 @@ impl<S: AsyncRead + Unpin> Opened<S> {
             self.early = Bytes::copy_from_slice(&byte);
         }
         Ok(self.early.first().copied())
+    }
+
+    /// Reads on, until so many bytes are held at most; all of them stay to be read. No more than before are the end of the stream,
+    /// or as many as may be held.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub async fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
+        let mut held = self.early.to_vec();
+        let before = held.len();
+        held.resize(most.min(before + PEEKED).max(before), 0);
+        if held.len() > before {
+            let read = self.inner.read(&mut held[before..]).await?;
+            held.truncate(before + read);
+            self.early = held.into();
+        }
+        Ok(&self.early)
     }
 
     /// Has reading fail behind so many more bytes; `None` lifts that.

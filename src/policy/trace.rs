@@ -203,6 +203,7 @@ mod tests {
                 package: "axios".into(),
                 versions: if *lists { vec!["1.14.1".into()] } else { Vec::new() },
                 spans: Span::of_events(&[Event::Introduced("0".into())]).0,
+                indicators: Vec::new(),
             });
             Arc::new(builder.build("osv", Trust::ALL[*trust]))
         });

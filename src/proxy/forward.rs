@@ -30,8 +30,8 @@ use crate::tls::Leaves;
 pub struct Forward<A> {
     pub(super) service: Arc<Service<A>>,
     leaves: ArcSwap<Leaves>,
-    targets: Targets,
-    others: Others,
+    pub(super) targets: Targets,
+    pub(super) others: Others,
     login: Option<Arc<Login>>,
 }
 

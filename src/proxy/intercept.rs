@@ -26,13 +26,13 @@ use crate::net::{Arriving, Body, Opened, Taken};
 use crate::telemetry::BarLabel;
 
 /// The first byte of a TLS connection.
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 
 /// The largest `ClientHello` that is read, in bytes, record headers included. The largest that clients send are under 3 KiB.
-const LARGEST_HELLO: usize = 16 << 10;
+pub(super) const LARGEST_HELLO: usize = 16 << 10;
 
 /// A fatal TLS alert, record and all.
-const fn alert(description: u8) -> [u8; 7] {
+pub(super) const fn alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
 }
 

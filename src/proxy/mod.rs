@@ -5,6 +5,7 @@
 pub mod answers;
 pub mod asker;
 pub mod forward;
+mod hello;
 mod intercept;
 pub mod login;
 mod onward;
@@ -17,6 +18,7 @@ pub mod reverse;
 pub mod service;
 pub mod targets;
 pub mod token;
+pub mod transparent;
 pub mod users;
 mod watch;
 

@@ -10,7 +10,9 @@ use url::Url;
 
 use super::place::Place;
 use super::{Gateway, ProxyError};
-use crate::net::{ClientError, Deadlines, Far, Layer, Parent, Relayed, are_permitted, dial_permitted, is_inward, is_public};
+use crate::net::{
+    ClientError, Deadlines, Far, Layer, Parent, Relayed, addresses_of, are_permitted, dial_permitted, is_inward, is_public,
+};
 use crate::telemetry::BarLabel;
 use crate::upstream::HostGlob;
 
@@ -81,6 +83,38 @@ impl Others {
         };
         self.check_unseen(place, &leave).await?;
         before.tunnel().await.map_err(|cause| leave.unreached(place, cause))
+    }
+
+    /// A connection to `place` for somebody whose own was to go to `original` before it was sent here. It goes there where the
+    /// place has that address here or none at all; where it has others, those are what its name stands for.
+    ///
+    /// # Errors
+    /// As [`Others::reach`].
+    pub(super) async fn splice(
+        &self,
+        place: &Place,
+        original: Option<SocketAddr>,
+        warned: &Warned<'_>,
+    ) -> Result<Far, ProxyError> {
+        let Some(original) = original else { return self.reach(place, warned).await };
+        if self.way.parent.before(&place.dialled(), place.port).is_some() {
+            return self.reach(place, warned).await;
+        }
+        let leave = self.admit(place, warned)?;
+        let known = timeout(Deadlines::default().connect, addresses_of(&place.dialled(), place.port)).await.unwrap_or_default();
+        let is_its = known.iter().any(|address| address.ip().to_canonical() == original.ip());
+        if !known.is_empty() && !is_its {
+            return self.dial(place, &leave).await.map(Far::from);
+        }
+        if known.is_empty() && !leave.named {
+            let told = format!(
+                "this name has no address here that could be checked, so that anybody could call it that: `--allow-host {}` allows \
+                 it: `{place}`",
+                place.host
+            );
+            return Err(ProxyError::Barred(BarLabel::Address, told));
+        }
+        self.dial_at(&original.ip().to_string(), place, &leave).await.map(Far::from)
     }
 
     /// A connection for plain HTTP to `place`, if that is allowed.

@@ -53,5 +53,6 @@ mod smuggling;
 mod tags;
 mod takedown;
 mod tarballs;
+mod transparent;
 mod upstream;
 mod writes;

@@ -175,6 +175,8 @@ pub struct Coldframe {
     pub addresses: Vec<SocketAddr>,
     /// Where it is a proxy, if it is.
     pub gateway: Option<SocketAddr>,
+    /// Where it takes connections that were to go elsewhere, if it does.
+    pub transparent: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
 }
@@ -184,6 +186,7 @@ impl Coldframe {
         let borrowed: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let app = Self::build(&borrowed, clock).await;
         let (addresses, gateway) = (app.addresses().to_vec(), app.gateways().first().copied());
+        let transparent = app.transparent().first().copied();
         let address = addresses[0];
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
@@ -192,7 +195,7 @@ impl Coldframe {
                 panic!("{wrong:?}");
             }
         });
-        Self { address, addresses, gateway, stop: Some(stop), running: Some(running) }
+        Self { address, addresses, gateway, transparent, stop: Some(stop), running: Some(running) }
     }
 
     /// A program's end frees its data directory; here it is free when the last task of the one before has ended.

@@ -1,0 +1,88 @@
+//! Connections that were to go elsewhere: answered for by the name they begin with, and whatever begins otherwise is closed.
+//! What the packet filter redirects is in `tests/netns`.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::gate::{REGISTRY, ask, secure, trusting};
+use crate::package::{Package, hours};
+use crate::scene::{Opening, Scene};
+
+fn transparent() -> Opening {
+    Scene::open().set("transparent", "127.0.0.1:0").set("intercept", REGISTRY)
+}
+
+async fn arrive(scene: &Scene) -> TcpStream {
+    TcpStream::connect(scene.coldframe.transparent.expect("a transparent listener")).await.unwrap()
+}
+
+/// A `ClientHello` of TLS 1.2 that offers nothing, with these extensions.
+fn hello(extensions: &[u8]) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0], &length(extensions.len()), extensions].concat();
+    let message = [&[1, 0][..], &length(body.len()), &body].concat();
+    [&[22, 3, 1][..], &length(message.len()), &message].concat()
+}
+
+#[tokio::test]
+async fn a_name_that_points_here_is_answered_for_and_one_host_inside() {
+    let scene = transparent().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    let inside = async || secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, arrive(&scene).await).await.unwrap();
+    let packument = ask(inside().await, "/left-pad", REGISTRY).await;
+    assert_eq!(packument.versions(), ["1.0.0"]);
+    let tarball = "https://registry.example/left-pad/-/left-pad-1.0.0.tgz";
+    assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], tarball);
+    ask(inside().await, "/left-pad/-/left-pad-1.1.0.tgz", REGISTRY).await.is(403);
+    ask(inside().await, "/left-pad", "other.example").await.is(421);
+    ask(inside().await, "/-/coldframe/metrics", REGISTRY).await.is(404);
+}
+
+#[tokio::test]
+async fn what_holds_for_a_tunnel_holds_for_it() {
+    let scene = transparent().set("gateway", "127.0.0.1:0").set("others", "tunnel").set("allow-host", "nowhere.example").await;
+    let offer = async |name: &'static str| {
+        let offered = secure(trusting(scene.data(), &scene.clock, &[]), name, arrive(&scene).await).await;
+        offered.unwrap_err().to_string()
+    };
+    assert!(offer("localhost").await.contains("AccessDenied"));
+    assert!(offer("nowhere.example").await.contains("AccessDenied"));
+    let count = async |reason: &str| scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
+    assert!(count("address").await >= 1.0 && count("unreached").await >= 1.0);
+    let closed = transparent().await;
+    let refused = secure(trusting(closed.data(), &closed.clock, &[]), "other.example", arrive(&closed).await).await;
+    assert!(refused.unwrap_err().to_string().contains("AccessDenied"));
+    assert!(closed.metric("coldframe_gateway_refusals_total", "reason=\"host\"").await >= 1.0);
+}
+
+#[tokio::test]
+async fn what_begins_with_no_name_is_closed() {
+    let scene = transparent().set("head-timeout", "1s").await;
+    let large = hello(&[&[0, 21, 0x75, 0x30][..], &vec![0; 30_000]].concat());
+    let grease = [[22, 3, 1, 0x40, 0].to_vec(), vec![1; 16_384], [22, 3, 1, 0x40, 0].to_vec(), vec![1; 16_384]].concat();
+    let begun = [
+        ("plaintext", b"GET / HTTP/1.1\r\nhost: registry.example\r\n\r\n".to_vec()),
+        ("CONNECT", b"CONNECT registry.example:443 HTTP/1.1\r\n\r\n".to_vec()),
+        ("no name", hello(&[])),
+        ("an address for a name", hello(&[&[0, 0, 0, 14, 0, 12, 0, 0, 9][..], b"127.0.0.1"].concat())),
+        ("too large", large),
+        ("nonsense", grease),
+        ("a part", hello(&[])[..20].to_vec()),
+        ("nothing", Vec::new()),
+    ];
+    let each = u32::try_from(begun.len()).unwrap();
+    for (what, bytes) in begun {
+        let mut stream = arrive(&scene).await;
+        // It may be closed before all of it is written.
+        let _ = stream.write_all(&bytes).await;
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok() && answer.len() <= 7, "{what}: {answer:?}");
+    }
+    let counted = scene.metric("coldframe_gateway_refusals_total", "reason=\"tls\"").await;
+    assert!((counted - f64::from(each)).abs() < f64::EPSILON, "{counted} of {each}");
+    assert_eq!(scene.registry.total(), 0);
+}
