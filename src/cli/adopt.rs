@@ -1,7 +1,7 @@
 //! `coldframe adopt`: approves what lockfiles hold already, until it would have opened anyway.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::decree::{self, Because};
 use super::flags::SettingFlags;
+use super::lockfiles;
 use super::output::{self, Exit, Failure};
 use super::serve::runtime;
 use crate::app::adopting::{self, Adoption};
 use crate::config::Config;
 use crate::npm::instant;
-use crate::npm::lockfile::{LONGEST, Lockfile};
 use crate::policy::decision::Act;
 use crate::telemetry::SystemClock;
 
@@ -37,10 +37,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { lockfiles, dry_run, reason, json, settings } = arguments;
+    let Arguments { lockfiles: paths, dry_run, reason, json, settings } = arguments;
     let config = settings.read(Config::gather)?;
     let data_dir = config.store.data_dir.clone();
-    let read = lockfiles.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
+    let read = read.map_err(|wrong| Failure::new(Exit::Failed, wrong))?;
     let adoption = runtime()?.block_on(adopting::adopt(config, Arc::new(SystemClock), &read))?;
     if !json {
         output::print(&tell(&adoption))?;
@@ -51,19 +52,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let ends = adoption.ends();
-    let lockfiles = lockfiles.iter().map(|path| path.display().to_string()).collect();
+    let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
     decree::take_until(&data_dir, Act::Adopt { lockfiles, versions: adoption.versions }, Because { reason, json }, ends, false)
-}
-
-fn read(path: &Path) -> Result<Lockfile, Failure> {
-    let failed = |wrong: anyhow::Error| Failure::new(Exit::Failed, wrong.context(format!("cannot read `{}`", path.display())));
-    let length = std::fs::metadata(path).map_err(|wrong| failed(wrong.into()))?.len();
-    if length > LONGEST as u64 {
-        return Err(failed(anyhow::anyhow!("longer than {} MiB", LONGEST >> 20)));
-    }
-    let bytes = std::fs::read(path).map_err(|wrong| failed(wrong.into()))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Lockfile::read(&name, &bytes).map_err(|wrong| failed(wrong.into()))
 }
 
 fn tell(adoption: &Adoption) -> String {

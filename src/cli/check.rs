@@ -1,6 +1,5 @@
 //! `coldframe check`: which versions in lockfiles would be refused, before anybody installs them. Needs no running server.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,13 +9,13 @@ use url::Url;
 use super::check_report::{FileReport, Report};
 use super::flags::SettingFlags;
 use super::hosts::Hosts;
+use super::lockfiles;
 use super::output::{self, Exit, Failure};
 use super::serve::runtime;
 use super::{check_fix, check_github, check_sarif, check_table};
 use crate::app::{AppError, Checker};
 use crate::config::Config;
-use crate::npm::Lockfile;
-use crate::npm::lockfile::{LockfileError, NAMES};
+use crate::npm::lockfile::NAMES;
 use crate::telemetry::SystemClock;
 
 #[derive(Debug, Args)]
@@ -54,10 +53,6 @@ enum Format {
 enum CheckError {
     #[error("no lockfile in: {}", .0.display())]
     NoLockfile(PathBuf),
-    #[error("cannot read `{}`", path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error("cannot read `{}`", path.display())]
-    Lockfile { path: PathBuf, source: LockfileError },
     #[error("`--fix` goes with `--format table` and `--format json`")]
     FixNeedsTable,
 }
@@ -70,7 +65,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = arguments.settings.read(Config::gather)?;
     let mut read = Vec::new();
     for path in find(arguments.paths).map_err(usage)? {
-        read.push((shown(&path), read_lockfile(path).map_err(usage)?));
+        let lockfile = lockfiles::read(&path).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+        read.push((shown(&path), lockfile));
     }
     let mut hosts = Hosts::of(&config, arguments.server.as_ref());
     let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| FileReport::of(path, &lockfile)).collect();
@@ -135,15 +131,6 @@ fn find(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
         found.extend(inside);
     }
     Ok(found)
-}
-
-fn read_lockfile(path: PathBuf) -> Result<Lockfile, CheckError> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(source) => return Err(CheckError::File { path, source }),
-    };
-    Lockfile::read(&name, &bytes).map_err(|source| CheckError::Lockfile { path, source })
 }
 
 /// A path as reports name it: relative as it was given, with forward slashes.

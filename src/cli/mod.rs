@@ -26,6 +26,7 @@ mod flags;
 mod freeze;
 mod hosts;
 mod incident;
+mod lockfiles;
 mod observe;
 mod output;
 mod person;
