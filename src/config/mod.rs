@@ -177,6 +177,7 @@ impl Config {
         let patience = reader.one(Key::Patience, read::duration);
         let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
+        let packument_memory = reader.one(Key::PackumentMemory, read::size_from(1_000_000));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
         let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
         let proxy = door::read(&mut reader, public_url.clone());
@@ -206,6 +207,7 @@ impl Config {
                 max_stale: max_stale?,
                 patience: patience?,
                 memory: memory?,
+                packument_memory: packument_memory?,
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
@@ -462,6 +464,7 @@ memory = \"1GB\"
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default
             memory = "128MB"                            # default
+            packument-memory = "128MB"                  # default
             packument-limit = "200MB"                   # default
             tarball-limit = "500MB"                     # default
             # tarball-host                              # default: upstream's own

@@ -33,6 +33,7 @@ pub enum Key {
     MaxStale,
     CacheSize,
     Memory,
+    PackumentMemory,
     PackumentLimit,
     TarballLimit,
     TarballHost,
@@ -134,7 +135,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 49] = [
+pub static SETTINGS: [Setting; 50] = [
     several(
         Key::Listen,
         "listen",
@@ -291,6 +292,13 @@ pub static SETTINGS: [Setting; 49] = [
         "Disk for tarballs and packuments; the least recently used go first",
     ),
     one(Key::Memory, "memory", Kind::Size, Default::Value("128MB"), "Memory for packuments that are ready to send"),
+    one(
+        Key::PackumentMemory,
+        "packument-memory",
+        Kind::Size,
+        Default::Value("128MB"),
+        "Memory for packuments that are fetched and read; a large one waits for it, at last alone",
+    ),
     one(
         Key::PackumentLimit,
         "packument-limit",

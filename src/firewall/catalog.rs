@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::history::{self, Reconciled};
-use super::intake::{Arrival, content_of};
+use super::intake::{Arrival, Place, content_of};
 use super::known::{Known, Screens, Slot};
 use super::shelf::Wish;
 use super::world::Profile;
@@ -216,6 +216,7 @@ impl Inner {
 
     async fn sail(self: Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
         let permit = Arc::clone(&self.fetches).acquire_owned().await.map_err(|_| lost())?;
+        let mut place = Place::of(permit, self.allowance.share());
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known.form));
@@ -240,7 +241,9 @@ impl Inner {
         let same_form = last.as_ref().filter(|known| known.form == form);
         let validators = same_form.map(|known| known.validators());
         let asked = Instant::now();
-        let fetched = voyage.registry.packument(&voyage.slot.name, form, &voyage.authorization, validators.as_ref()).await;
+        let Voyage { registry, authorization, .. } = &voyage;
+        let question = registry.packument(&voyage.slot.name, form, authorization, validators.as_ref(), &mut place.share);
+        let fetched = question.await;
         self.tell(&voyage, asked, &fetched);
         if fetched.is_err() {
             self.forms.not_learned(voyage.registry.id());
@@ -265,12 +268,12 @@ impl Inner {
                 let same = known.clone().filter(|known| known.content == content_of(&body));
                 if let Some(known) = same {
                     if voyage.whole {
-                        self.keep(&known, body, permit);
+                        self.keep(&known, body, place);
                     }
                     let form = if form == Form::Full { form } else { known.form };
                     return self.confirm(&voyage, &known, form, validated, now, Some(validators)).await;
                 }
-                let arrival = Arrival { form, body, validators, validated, checked: now, permit };
+                let arrival = Arrival { form, body, validators, validated, checked: now, place };
                 match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
                     Ok(Some(reading)) => Ok(reading),
                     // Abbreviated here means without `time`, which verdicts need.
@@ -302,18 +305,27 @@ impl Inner {
             return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)) });
         }
         let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
-        self.blocking(move || inner.recall(&slot, &registry)).await?
+        let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
+        let (inner, slot, registry, record) = self.blocking(recall).await??;
+        let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
+            return Ok(Before { record, known: None });
+        };
+        let share = self.share_of(document).await?;
+        let recall = move || {
+            let known = inner.recall_document(&slot, &registry, &record);
+            drop(share);
+            Before { record, known }
+        };
+        self.blocking(recall).await
     }
 
     /// A ledger that cannot be read is no empty one: what it knows of a release may be what it is refused for.
-    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Before, Rejection> {
+    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
         let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
             Rejection::Internal("the ledger cannot be read".into())
         })?;
-        let record = Arc::new(record);
-        let known = self.recall_document(slot, registry, &record);
-        Ok(Before { record, known })
+        Ok(Arc::new(record))
     }
 
     fn recall_document(&self, slot: &Slot, registry: &Arc<Registry>, record: &Arc<PackageRecord>) -> Option<Arc<Known>> {

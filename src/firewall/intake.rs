@@ -12,7 +12,7 @@ use super::history::{self, Reconciled};
 use super::known::{Known, Screens, Slot};
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
-use crate::net::body;
+use crate::net::{Share, body};
 use crate::npm::press::Press;
 use crate::npm::{Algorithm, Digest, Form, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
 use crate::store::{Document, PackageRecord};
@@ -26,8 +26,35 @@ pub(super) struct Arrival {
     pub validators: Validators,
     pub validated: Timestamp,
     pub checked: Timestamp,
-    /// Held until the store has the document, so that a slow disk slows fetching and does not fill the memory.
-    pub permit: OwnedSemaphorePermit,
+    pub place: Place,
+}
+
+/// What a flight has: held until the store has the document, so that a slow disk slows fetching and does not fill the memory.
+pub(super) struct Place {
+    /// Its memory.
+    pub share: Share,
+    /// Its place among those that fetch.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// A place with memory that is still to grow.
+    #[must_use]
+    pub(super) fn of(permit: OwnedSemaphorePermit, share: Share) -> Self {
+        Self { share, _permit: permit }
+    }
+}
+
+/// A document with the memory that it takes.
+struct Held {
+    plain: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.plain
+    }
 }
 
 impl Inner {
@@ -36,23 +63,26 @@ impl Inner {
     pub(super) async fn take_in(
         self: Arc<Self>,
         voyage: Voyage,
-        arrival: Arrival,
+        mut arrival: Arrival,
         before: Before,
     ) -> Result<Option<Reading>, Rejection> {
+        // Before there is a reader: those never wait for memory.
+        arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
         let _permit = self.readers.acquire().await.map_err(|_| lost())?;
         let inner = Arc::clone(&self);
         self.blocking(move || inner.read(&voyage, arrival, &before)).await?
     }
 
-    fn read(self: &Arc<Self>, voyage: &Voyage, arrival: Arrival, before: &Before) -> Result<Option<Reading>, Rejection> {
+    fn read(self: &Arc<Self>, voyage: &Voyage, mut arrival: Arrival, before: &Before) -> Result<Option<Reading>, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let read = self.workbenches.at(|bench| {
             let Workbench { press, plain } = bench;
             let plain = self.decode_into(name, &arrival.body, plain)?;
+            arrival.place.share.overdraw_to(takes(&arrival.body, plain.len()));
             self.read_plain(voyage, &arrival, before, plain, press)
         });
         let Some(known) = read? else { return Ok(None) };
-        self.keep(&known, arrival.body, arrival.permit);
+        self.keep(&known, arrival.body, arrival.place);
         Ok(Some(Reading { known, stale: None }))
     }
 
@@ -119,17 +149,20 @@ impl Inner {
 
     /// The document of `known`, decoded, from memory or the store.
     pub(super) async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
+        let share = self.share_of(&known.document).await?;
         let (inner, known) = (Arc::clone(self), Arc::clone(known));
         let load = move || {
             let stored = || known.digest().and_then(|digest| inner.blobs.open(&digest).ok().flatten());
-            known.unstored().or_else(stored).map(|raw| inner.decode(&known.slot.name, raw)).transpose()
+            let plain = known.unstored().or_else(stored).map(|raw| inner.decode(&known.slot.name, raw)).transpose()?;
+            Ok(plain.map(|plain| Bytes::from_owner(Held { plain, _share: share })))
         };
         self.blocking(load).await?
     }
 
     /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
     /// nobody waiting, and a full one keeps nobody from installing.
-    pub(super) fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes, permit: OwnedSemaphorePermit) {
+    pub(super) fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes, mut place: Place) {
+        place.share.shrink_to(body.len() as u64);
         *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
         let name = known.slot.name.clone();
@@ -144,9 +177,16 @@ impl Inner {
             }
             // Without the store it would fill the memory instead; it is fetched again when needed.
             *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            // The permit last: who waits for it takes the store to be free.
-            drop((body, inner, permit));
+            // The place last: who waits for it takes the store to be free.
+            drop((body, inner, place));
         });
+    }
+
+    /// Memory for a document that is stored, and for what is made of it.
+    pub(super) async fn share_of(&self, document: &Document) -> Result<Share, Rejection> {
+        let mut share = self.allowance.share();
+        share.grow_to(document.length + document.length / 2).await?;
+        Ok(share)
     }
 
     /// The document as it is, in `room` if it has to be inflated.
@@ -166,6 +206,12 @@ impl Inner {
         body::gunzip(&raw, self.config.packument_limit)
             .map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })
     }
+}
+
+/// The memory that a document takes while it is read: as it came, inflated, and packed anew.
+fn takes(raw: &[u8], plain: usize) -> u64 {
+    let (length, plain) = (raw.len() as u64, plain as u64);
+    if gzip::is_gzip(raw) { 2 * length + plain } else { length + length / 2 }
 }
 
 pub(super) fn content_of(body: &[u8]) -> [u8; 32] {

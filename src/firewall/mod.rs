@@ -60,6 +60,7 @@ use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::tarball::{CARRIED_UNITS, TarballKey};
 use self::workbench::Workbenches;
 use self::world::World;
+use crate::net::Allowance;
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
 use crate::policy::{Advisories, Policy};
@@ -78,6 +79,8 @@ pub struct Config {
     pub patience: Duration,
     /// Bytes of memory for facts and deflated packuments.
     pub memory: u64,
+    /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
+    pub packument_memory: u64,
     /// The largest packument taken from upstream, in bytes, decoded.
     pub packument_limit: u64,
     /// The largest tarball taken from upstream, in bytes.
@@ -111,6 +114,9 @@ const REMEMBERED_FAILURES: u64 = 10_000;
 
 /// Packuments asked for upstream at once.
 const FETCHES: usize = 48;
+
+/// How long a packument waits for memory: as long as npm waits for an answer.
+const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// How often it is looked whether the last task is done.
 const SETTLING: Duration = Duration::from_millis(2);
@@ -150,7 +156,9 @@ struct Inner {
     renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
     tarballs: Flights<TarballKey, Result<Bytes, Rejection>>,
     fetches: Arc<Semaphore>,
-    /// Documents read or rendered at once: bounds what is held in memory besides the caches.
+    /// Memory for documents that are fetched, read or rendered, so that large ones do so one after the other.
+    allowance: Arc<Allowance>,
+    /// Documents read or rendered at once: as many as there are cores.
     readers: Semaphore,
     workbenches: Workbenches,
     downloads: Arc<Semaphore>,
@@ -174,6 +182,7 @@ impl Firewall {
         let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
         let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<Rendered>| view.weight());
         let wholes = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<Whole>| whole.weight());
+        let allowance = Allowance::of(parts.config.packument_memory, LONGEST_WAIT);
         let world = World::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         Self(Arc::new(Inner {
             registries: parts.registries,
@@ -195,6 +204,7 @@ impl Firewall {
             renderings: Flights::new(),
             tarballs: Flights::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
+            allowance,
             readers: Semaphore::new(cores),
             workbenches: Workbenches::new(cores),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::BaseUrl;
+use crate::net::NoRoom;
 use crate::npm::{PackageName, endpoint, instant};
 use crate::policy::{RuleId, Verdict};
 use crate::upstream::UpstreamError;
@@ -60,6 +61,12 @@ pub enum Rejection {
     /// The store or a task of ours failed.
     #[error("coldframe failed: {0}")]
     Internal(Arc<str>),
+}
+
+impl From<NoRoom> for Rejection {
+    fn from(no_room: NoRoom) -> Self {
+        Self::Upstream(no_room.into())
+    }
 }
 
 impl Refusal {

@@ -17,6 +17,9 @@ use crate::npm::render::{Choice, View};
 use crate::npm::{Algorithm, Digest, PackageName};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed};
 
+/// From how many bytes on a view makes room for itself at once.
+const LARGE: u32 = 1 << 20;
+
 /// The view that whoever starts a flight will want when it lands.
 #[derive(Debug, Clone)]
 pub(super) struct Wish {
@@ -247,6 +250,10 @@ impl Inner {
             let (form, packing, base) = (wish.form, wish.packing, Arc::clone(&wish.base.text));
             let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };
             self.views.insert(key, Arc::clone(&rendered));
+            // What a large one has no room for would stay until somebody asks for the next.
+            if rendered.weight() > LARGE {
+                self.views.run_pending_tasks();
+            }
         }
         Some(rendered)
     }

@@ -251,8 +251,9 @@ pub fn gunzip_into(bytes: &[u8], limit: u64, inflated: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// How long the last member says that it is, and a byte more to find its end in; as far as that can be believed.
-fn told_length(bytes: &[u8]) -> usize {
+/// How long gzip says that it is inflated, and a byte more to find its end in; as far as that can be believed.
+#[must_use]
+pub fn told_length(bytes: &[u8]) -> usize {
     /// Packuments shrink to a thirtieth at most; what claims more may grow as it comes.
     const BELIEVED: usize = 32;
     let told = bytes.last_chunk::<4>().map_or(0, |told| u32::from_le_bytes(*told) as usize);

@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::allowance::Share;
 use super::client_error::ClientError;
 use super::deadline::Deadlines;
 
@@ -80,15 +81,36 @@ impl BodyStream {
     ///
     /// # Errors
     /// [`ClientError::TooLarge`] as soon as it is known to be over `limit` bytes, and whatever [`BodyStream::next`] says.
-    pub async fn collect(mut self, limit: u64) -> Result<Bytes, ClientError> {
+    pub async fn collect(self, limit: u64) -> Result<Bytes, ClientError> {
+        self.gather(limit, None).await
+    }
+
+    /// The whole body, which counts against `share` as it comes: where that may not grow, the body waits in its socket.
+    ///
+    /// # Errors
+    /// As [`BodyStream::collect`], and [`ClientError::NoRoom`] when it waited for too long.
+    pub async fn collect_into(self, limit: u64, share: &mut Share) -> Result<Bytes, ClientError> {
+        self.gather(limit, Some(share)).await
+    }
+
+    async fn gather(mut self, limit: u64, mut share: Option<&mut Share>) -> Result<Bytes, ClientError> {
         if self.length.is_some_and(|length| length > limit) {
             return Err(ClientError::TooLarge { limit });
         }
         let reserve = self.length.unwrap_or(0).min(LARGEST_RESERVE);
         let mut whole = BytesMut::with_capacity(usize::try_from(reserve).unwrap_or(0));
         while let Some(bytes) = self.next().await? {
-            if (whole.len() + bytes.len()) as u64 > limit {
+            let come = (whole.len() + bytes.len()) as u64;
+            if come > limit {
                 return Err(ClientError::TooLarge { limit });
+            }
+            if let Some(share) = share.as_deref_mut() {
+                share.grow_to(come).await?;
+            }
+            // One that keeps its word so far is given all its room at once: room that grows is held twice while it is copied.
+            if whole.capacity() - whole.len() < bytes.len() {
+                let told = self.length.unwrap_or(0).saturating_sub(whole.len() as u64);
+                whole.reserve(usize::try_from(told).unwrap_or(0).max(bytes.len()));
             }
             whole.extend_from_slice(&bytes);
         }

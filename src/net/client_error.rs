@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 
+use super::allowance::NoRoom;
+
 /// What the other server, or the way to it, did not do. Cheap to clone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
@@ -41,6 +43,9 @@ pub enum ClientError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// There is no memory to take the body into.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 /// A layer between us and the other server.
@@ -89,7 +94,7 @@ impl ClientError {
             Self::Unreachable { layer, .. } => *layer != Layer::Reach,
             Self::Broken { lost, .. } => *lost,
             Self::TimedOut { .. } => true,
-            Self::TooLarge { .. } => false,
+            Self::TooLarge { .. } | Self::NoRoom(_) => false,
         }
     }
 
@@ -98,7 +103,7 @@ impl ClientError {
         match self {
             Self::Unreachable { passing, .. } => *passing,
             Self::Broken { lost, .. } => *lost,
-            Self::TimedOut { .. } | Self::TooLarge { .. } => false,
+            Self::TimedOut { .. } | Self::TooLarge { .. } | Self::NoRoom(_) => false,
         }
     }
 

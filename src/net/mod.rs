@@ -3,6 +3,7 @@
 //! The server half: bodies, headers, listeners with limits and deadlines. The client half: [`Client`] asks other servers,
 //! within deadlines and limits, directly or through an outbound proxy.
 
+pub mod allowance;
 pub mod body;
 pub mod client;
 mod client_body;
@@ -25,6 +26,7 @@ mod stretch;
 pub(crate) mod trial;
 mod turn;
 
+pub use allowance::{Allowance, NoRoom, Share};
 pub use body::{Body, BodyError};
 pub use client::{Client, Outgoing, Response, Settings, Trust, dice, pause, pseudonym};
 pub use client_body::BodyStream;

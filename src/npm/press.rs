@@ -147,13 +147,15 @@ pub fn settle(packing: Packing, segments: &mut [&mut Segment]) -> Bytes {
     let length: usize = segments.iter().map(|segment| segment.packed.len()).sum();
     let mut arena = Vec::with_capacity(header.len() + length);
     arena.extend_from_slice(header);
-    for segment in &*segments {
-        arena.extend_from_slice(&segment.packed);
+    let mut ends = Vec::with_capacity(segments.len());
+    for segment in &mut *segments {
+        // Given up as it is copied, so that a large view is not held twice.
+        arena.extend_from_slice(&std::mem::take(&mut segment.packed));
+        ends.push(arena.len());
     }
     let arena = Bytes::from(arena);
     let mut start = header.len();
-    for segment in segments {
-        let end = start + segment.packed.len();
+    for (segment, end) in segments.iter_mut().zip(ends) {
         segment.packed = arena.slice(start..end);
         start = end;
     }

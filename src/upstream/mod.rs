@@ -28,6 +28,8 @@ pub use passage::{Passage, Passed};
 pub use registry::{Authorization, Registries, Registry};
 pub use tarball::TarballBody;
 
+use crate::net::NoRoom;
+
 /// Who is to blame, which decides what a client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -84,6 +86,12 @@ pub enum UpstreamError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Ours, not upstream's: other documents took the memory there is for them.
+    #[error("no memory came free for another large packument within {} s: `packument-memory` sets how much there is", after.as_secs())]
+    NoRoom {
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// It is not there (404, 410).
     #[error("not found upstream")]
     NotFound,
@@ -125,12 +133,19 @@ pub enum UpstreamError {
     },
 }
 
+impl From<NoRoom> for UpstreamError {
+    fn from(NoRoom { after }: NoRoom) -> Self {
+        Self::NoRoom { after }
+    }
+}
+
 impl UpstreamError {
     /// Who is to blame.
     #[must_use]
     pub fn source(&self) -> Source {
         match self {
             Self::NotFound | Self::Denied { .. } => Source::Client,
+            Self::NoRoom { .. } => Source::Internal,
             _ => Source::Upstream,
         }
     }

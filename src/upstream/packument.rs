@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::registry::{failure, header, refusal};
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
+use crate::net::Share;
 use crate::npm::{Form, PackageName, instant};
 
 /// How to ask upstream whether its answer changed.
@@ -48,6 +49,7 @@ pub enum Freshness {
 
 impl Registry {
     /// Asks for the packument in `form`, which mirrors may not have; with `validators`, only if it changed.
+    /// What comes counts against `share`, and waits for it.
     ///
     /// # Errors
     /// Whatever upstream did not do; [`UpstreamError::NotFound`] when it has no such package.
@@ -57,6 +59,7 @@ impl Registry {
         form: Form,
         authorization: &Authorization,
         validators: Option<&Validators>,
+        share: &mut Share,
     ) -> Result<Fetched, UpstreamError> {
         let url = self.below(&name.to_segment()).ok_or(UpstreamError::NotFound)?;
         let mut headers = HeaderMap::new();
@@ -83,7 +86,7 @@ impl Registry {
             etag: header(&response.headers, &ETAG).map(Box::from),
             last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
         };
-        let body = response.body.collect(self.packument_limit()).await.map_err(|error| failure(&host, &error))?;
+        let body = response.body.collect_into(self.packument_limit(), share).await.map_err(|error| failure(&host, &error))?;
         Ok(Fetched { date, freshness: Freshness::Changed { body, gzip, validators } })
     }
 }
@@ -134,7 +137,7 @@ mod tests {
 
     async fn ask(script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Result<Fetched, UpstreamError> {
         let server = Server::plain(script).await;
-        trial::registry(&server.url()).packument(&name(), Form::Full, &Authorization::Lent, None).await
+        trial::registry(&server.url()).packument(&name(), Form::Full, &Authorization::Lent, None, &mut trial::share()).await
     }
 
     async fn refused(status: &'static str, headers: &'static [&'static str], body: &'static str) -> String {
@@ -152,7 +155,7 @@ mod tests {
     async fn a_bare_answer_is_enough() {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = trial::registry(&format!("{}api/npm", server.url()));
-        let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None).await.unwrap();
+        let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
         assert_eq!(fetched.date, None);
         let Freshness::Changed { body, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
         assert_eq!((body.as_ref(), gzip, validators), (b"{}".as_slice(), false, Validators::default()));
@@ -181,11 +184,12 @@ mod tests {
         })
         .await;
         let registry = trial::registry(&server.url());
-        let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None).await.unwrap();
+        let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None, &mut trial::share()).await.unwrap();
         assert_eq!(first.date, Some("2024-01-01T00:01:00Z".parse().unwrap()));
         let Freshness::Changed { gzip, validators, .. } = first.freshness else { panic!("{first:?}") };
         assert!(gzip);
-        let second = registry.packument(&name(), Form::Full, &Authorization::Lent, Some(&validators)).await.unwrap();
+        let second =
+            registry.packument(&name(), Form::Full, &Authorization::Lent, Some(&validators), &mut trial::share()).await.unwrap();
         assert!(matches!(second.freshness, Freshness::NotModified));
         let heard = &server.heard()[1];
         assert_eq!(
@@ -199,7 +203,7 @@ mod tests {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = trial::registry(&server.url());
         for who in [Authorization::None, Authorization::Lent, Authorization::Own("Bearer own".into())] {
-            registry.packument(&name(), Form::Full, &who, None).await.unwrap();
+            registry.packument(&name(), Form::Full, &who, None, &mut trial::share()).await.unwrap();
         }
         let sent: Vec<_> = server.heard().iter().map(|heard| heard.header("authorization").map(str::to_owned)).collect();
         assert_eq!(sent, [None, Some("Bearer lent".to_owned()), Some("Bearer own".to_owned())]);
@@ -245,11 +249,14 @@ mod tests {
         let short = ask(|_, _| Act::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
         assert!(matches!(short, UpstreamError::Broken { .. }), "{short}");
         let server = Server::plain(|_, _| Act::Hang(Vec::new())).await;
-        let silent = trial::hasty(&server.url()).packument(&name(), Form::Full, &Authorization::None, None).await.unwrap_err();
+        let silent = trial::hasty(&server.url())
+            .packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share())
+            .await
+            .unwrap_err();
         assert!(matches!(silent, UpstreamError::TimedOut { .. }), "{silent}");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let absent = trial::registry(&format!("http://127.0.0.1:{port}/"))
-            .packument(&name(), Form::Full, &Authorization::None, None)
+            .packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share())
             .await
             .unwrap_err();
         assert_eq!(

@@ -341,6 +341,7 @@ pub(super) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
         ClientError::TimedOut { after } => UpstreamError::TimedOut { host, after: *after },
         ClientError::Broken { detail, .. } => UpstreamError::Broken { host, detail: Arc::clone(detail) },
         ClientError::TooLarge { limit } => UpstreamError::TooLarge { host, limit: *limit },
+        ClientError::NoRoom(no_room) => (*no_room).into(),
     }
 }
 
@@ -442,7 +443,10 @@ mod tests {
         config.default.credentials = None;
         let registry = trial::open(&config);
         assert_eq!(**registry.id(), *server.url());
-        registry.packument(&PackageName::parse("ui").unwrap(), Form::Full, &Authorization::Lent, None).await.unwrap();
+        registry
+            .packument(&PackageName::parse("ui").unwrap(), Form::Full, &Authorization::Lent, None, &mut trial::share())
+            .await
+            .unwrap();
         assert_eq!(server.heard()[0].header("authorization"), Some("Basic dXNlcjpodW50ZXIy"));
         let shown = format!("{config:?} {registry:?} {:?}", Authorization::Own("Bearer hunter2".into()));
         assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
@@ -470,14 +474,14 @@ mod tests {
             Arc::clone(Registries::open(&config, &trial::trust(roots)).unwrap().default_registry())
         };
         let refused = trusting(std::slice::from_ref(&wrong))
-            .packument(&name, Form::Full, &Authorization::None, None)
+            .packument(&name, Form::Full, &Authorization::None, None, &mut trial::share())
             .await
             .unwrap_err()
             .to_string();
         let expected =
             "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
         assert!(refused.ends_with(expected), "{refused}");
-        trusting(&[wrong, right]).packument(&name, Form::Full, &Authorization::None, None).await.unwrap();
+        trusting(&[wrong, right]).packument(&name, Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use super::{Config, Credentials, Origin, Registries, Registry, RegistryConfig};
-use crate::net::{Deadlines, Proxies, Trust};
+use crate::net::{Allowance, Deadlines, Proxies, Share, Trust};
 
 pub(super) fn config(url: &str) -> Config {
     let mut default = RegistryConfig::new(Url::parse(url).unwrap(), Origin::Setting("--upstream".to_owned()));
@@ -51,4 +51,9 @@ pub(super) fn registry(url: &str) -> Arc<Registry> {
 /// Like [`registry`], but soon out of patience.
 pub(super) fn hasty(url: &str) -> Arc<Registry> {
     open(&Config { deadlines: Deadlines::hasty(), ..config(url) })
+}
+
+/// Memory enough for what tests send.
+pub(super) fn share() -> Share {
+    Allowance::of(1_000_000, std::time::Duration::from_secs(1)).share()
 }

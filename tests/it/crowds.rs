@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::package::Package;
 use crate::program::{Program, machine_clock};
 use crate::registry::Registry;
+use crate::reply::Reply;
 use crate::scene::Scene;
 use crate::wire::{Response, read_body, read_head};
 
@@ -278,6 +279,40 @@ mod of_the_process {
         program.signal("-TERM");
         let (code, errors) = program.ended().await;
         assert!(code == 0 && errors.contains("cannot accept a connection"), "{code}: {errors}");
+    }
+
+    #[tokio::test]
+    async fn ten_large_packuments_at_once_share_the_memory_there_is() {
+        let registry = Registry::start(&machine_clock()).await;
+        let text = json!(noise(5_000_000));
+        for number in 0..10 {
+            let name = format!("large-{number}");
+            registry.publish(Package::new(&name, "1.0.0").field("description", text.clone()));
+            // As it is, not as gzip.
+            registry.answer(&format!("/{name}"), Reply::json(&registry.packument(&name).to_string()));
+        }
+        registry.publish(Package::new("small", "1.0.0"));
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let limits = ["--packument-memory", "4MB", "--memory", "1MB"];
+        let program = Program::serve(home.path(), data.path(), &registry.url, &limits);
+        program.get("/small").await.is(200);
+        let before = measure(&program, "VmRSS");
+        let abbreviated = |number: u32| program.get(&format!("/large-{number}")).abbreviated().start();
+        // The abbreviated form has no description, so that what is measured is what was read, not what is sent.
+        let asking: Vec<_> = (0..10).map(abbreviated).collect();
+        for answer in asking {
+            assert_eq!(answer.await.expect("an answer").versions(), ["1.0.0"]);
+        }
+        let peak = measure(&program, "VmHWM") - before;
+        // One takes 8 MB. Held all at once they would be 50 MB as they come, and more while they are read.
+        assert!(peak < 36_000, "{peak} kB more");
+        // And so do those that come from the disk.
+        drop(program);
+        let program = Program::serve(home.path(), data.path(), &registry.url, &limits);
+        let asking: Vec<_> = (0..10).map(|number| program.get(&format!("/large-{number}/1.0.0")).start()).collect();
+        for answer in asking {
+            answer.await.expect("an answer").is(200);
+        }
     }
 
     #[tokio::test]

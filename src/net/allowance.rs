@@ -1,0 +1,222 @@
+//! An allowance of memory, in bytes, that many share: whoever needs more than is left waits for others to give back theirs.
+//! Refuses to know what it is for.
+//!
+//! Whoever waits holds what it has. So that they never all wait for each other, the one that came first goes on whatever is left:
+//! at most the allowance and one share are taken, and small ones beside them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// What never waits, in bytes, though it counts: most of what is asked for is smaller.
+const SMALL: u64 = 1 << 20;
+
+/// Memory that many share.
+#[derive(Debug)]
+pub struct Allowance {
+    bytes: u64,
+    patience: Duration,
+    taken: Mutex<Taken>,
+    given_back: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: u64,
+    /// The numbers of the shares that are not small, in the order in which they ceased to be.
+    large: BTreeSet<u64>,
+    next: u64,
+}
+
+/// A part of an allowance, given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    of: Arc<Allowance>,
+    bytes: u64,
+    number: Option<u64>,
+}
+
+/// Nobody gave back enough in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no memory came free within {} s", after.as_secs())]
+pub struct NoRoom {
+    /// How long it was waited for.
+    pub after: Duration,
+}
+
+impl Allowance {
+    /// An allowance of `bytes`, for which a share waits for at most `patience` each time.
+    #[must_use]
+    pub fn of(bytes: u64, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { bytes, patience, taken: Mutex::default(), given_back: Notify::new() })
+    }
+
+    /// A share, empty so far.
+    #[must_use]
+    pub fn share(self: &Arc<Self>) -> Share {
+        Share { of: Arc::clone(self), bytes: 0, number: None }
+    }
+
+    /// How many bytes are taken.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Takes `bytes` in all, if they are not taken already; waits while they are not left.
+    ///
+    /// # Errors
+    /// When it had to wait for too long. It still holds what it had.
+    pub async fn grow_to(&mut self, bytes: u64) -> Result<(), NoRoom> {
+        if self.try_grow_to(bytes) {
+            return Ok(());
+        }
+        let (of, after) = (Arc::clone(&self.of), self.of.patience);
+        let waiting = async {
+            loop {
+                // Listens before it looks, so that nothing is given back in between.
+                let given_back = of.given_back.notified();
+                if self.try_grow_to(bytes) {
+                    return;
+                }
+                given_back.await;
+            }
+        };
+        timeout(after, waiting).await.map_err(|_| NoRoom { after })
+    }
+
+    /// Takes `bytes` in all, whatever is left: for what turned out to be larger than it said, where it cannot wait.
+    pub fn overdraw_to(&mut self, bytes: u64) {
+        let mut taken = self.of.lock();
+        taken.bytes += bytes.saturating_sub(self.bytes);
+        self.bytes = self.bytes.max(bytes);
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        self.of.lock().bytes -= self.bytes.saturating_sub(bytes);
+        self.bytes = self.bytes.min(bytes);
+        self.of.given_back.notify_waiters();
+    }
+
+    fn try_grow_to(&mut self, bytes: u64) -> bool {
+        let mut taken = self.of.lock();
+        let more = bytes.saturating_sub(self.bytes);
+        if bytes > SMALL && self.number.is_none() {
+            let number = taken.next;
+            taken.next += 1;
+            taken.large.insert(number);
+            self.number = Some(number);
+        }
+        let is_first = self.number.is_none_or(|number| taken.large.first() == Some(&number));
+        let is_granted = more == 0 || is_first || taken.bytes.saturating_add(more) <= self.of.bytes;
+        if is_granted {
+            taken.bytes += more;
+            self.bytes += more;
+        }
+        is_granted
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.of.lock();
+        taken.bytes -= self.bytes;
+        if let Some(number) = self.number {
+            taken.large.remove(&number);
+        }
+        drop(taken);
+        self.of.given_back.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const MB: u64 = 1_000_000;
+
+    async fn holding(of: &Arc<Allowance>, bytes: u64) -> Share {
+        let mut share = of.share();
+        share.grow_to(bytes).await.unwrap();
+        share
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_waits_until_enough_is_given_back_and_small_ones_never_do() {
+        let allowance = Allowance::of(100 * MB, PATIENCE);
+        let (first, mut second, mut third) =
+            (holding(&allowance, 60 * MB).await, holding(&allowance, 40 * MB).await, allowance.share());
+        assert_eq!(third.grow_to(2 * MB).await, Err(NoRoom { after: PATIENCE }));
+        let small = holding(&allowance, MB).await;
+        assert_eq!(allowance.taken(), 101 * MB);
+        let waiting = tokio::spawn(async move {
+            third.grow_to(30 * MB).await.unwrap();
+            third
+        });
+        tokio::task::yield_now().await;
+        second.shrink_to(10 * MB);
+        assert!(!waiting.is_finished());
+        drop(small);
+        let third = waiting.await.unwrap();
+        assert_eq!(allowance.taken(), 100 * MB);
+        drop((first, second, third));
+        assert_eq!(allowance.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_larger_than_all_there_is_goes_on_when_it_is_the_first() {
+        let allowance = Allowance::of(10 * MB, PATIENCE);
+        let (first, mut second) = (holding(&allowance, 50 * MB).await, allowance.share());
+        assert!(second.grow_to(50 * MB).await.is_err());
+        drop(first);
+        second.grow_to(50 * MB).await.unwrap();
+        second.overdraw_to(70 * MB);
+        assert_eq!(allowance.taken(), 70 * MB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_that_grow_step_by_step_all_come_to_their_end_and_never_take_more_than_one_beyond() {
+        let allowance = Allowance::of(30 * MB, PATIENCE);
+        let mut growing = JoinSet::new();
+        for number in 0..20 {
+            let allowance = Arc::clone(&allowance);
+            growing.spawn(async move {
+                let mut share = allowance.share();
+                for step in 1..=10 {
+                    share.grow_to(step * 2 * MB).await.unwrap();
+                    assert!(allowance.taken() <= 50 * MB, "{number}: {}", allowance.taken());
+                    tokio::time::sleep(Duration::from_millis(number)).await;
+                }
+            });
+        }
+        assert_eq!(growing.join_all().await.len(), 20);
+        assert_eq!(allowance.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_leaves_while_it_waits_lets_the_next_go_on() {
+        let allowance = Allowance::of(10 * MB, PATIENCE);
+        let (first, mut third) = (holding(&allowance, 10 * MB).await, allowance.share());
+        let waiting = {
+            let mut second = allowance.share();
+            tokio::spawn(async move { second.grow_to(50 * MB).await })
+        };
+        tokio::task::yield_now().await;
+        waiting.abort();
+        drop((waiting.await, first));
+        third.grow_to(50 * MB).await.unwrap();
+    }
+}
