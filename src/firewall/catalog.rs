@@ -187,7 +187,7 @@ impl Inner {
     /// brings is for whoever asks next.
     async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
         let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known.form));
-        if let Some(last) = last().filter(|_| self.is_left_alone(&voyage.slot, now))
+        if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
             && let Some(reading) = self.stale(&last, now)
         {
             return Ok(reading);
@@ -196,6 +196,7 @@ impl Inner {
         if let Ok(landed) = timeout(self.config.patience, flight.as_mut()).await {
             return landed;
         }
+        self.silence.begin(voyage.registry.id(), now, self.clock.now());
         let Some(reading) = last().and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
@@ -203,9 +204,11 @@ impl Inner {
         Ok(reading)
     }
 
-    /// Whether upstream could not be asked for the package a moment ago.
-    fn is_left_alone(&self, slot: &Slot, now: Timestamp) -> bool {
-        self.unreachable.get(slot).is_some_and(|since| is_within(since, LEAVE_ALONE, now))
+    /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
+    /// under way then tells when it speaks again.
+    fn is_left_alone(&self, voyage: &Voyage, now: Timestamp) -> bool {
+        let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(|since| is_within(since, LEAVE_ALONE, now));
+        self.silence.holds(voyage.registry.id(), now) || unreachable()
     }
 
     async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
@@ -225,14 +228,14 @@ impl Inner {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
             }
-            if self.is_left_alone(&voyage.slot, now)
+            // For whoever does not wait for this flight to land.
+            if known.checked != NEVER {
+                self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+            }
+            if self.is_left_alone(&voyage, now)
                 && let Some(stale) = self.stale(&known, now)
             {
                 return Ok(stale);
-            }
-            // For whoever does not wait for this flight to land.
-            if known.checked != NEVER {
-                self.documents.insert(voyage.slot.clone(), known);
             }
         }
         // Where the document itself is needed, knowing what was in it is nothing to fall back on.
@@ -245,6 +248,9 @@ impl Inner {
         let question = registry.packument(&voyage.slot.name, form, authorization, validators.as_ref(), &mut place.share);
         let fetched = question.await;
         self.tell(&voyage, asked, &fetched);
+        if let Ok(_) | Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
+            self.silence.end(voyage.registry.id(), self.clock.now());
+        }
         if fetched.is_err() {
             self.forms.not_learned(voyage.registry.id());
         }

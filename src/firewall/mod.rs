@@ -27,6 +27,7 @@ pub mod refusal;
 mod screen;
 mod search;
 mod shelf;
+mod silence;
 mod tarball;
 mod workbench;
 pub mod world;
@@ -57,6 +58,7 @@ use self::flight::Flights;
 use self::forms::Forms;
 use self::known::{Known, Slot};
 use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
+use self::silence::Silence;
 use self::tarball::{CARRIED_UNITS, TarballKey};
 use self::workbench::Workbenches;
 use self::world::World;
@@ -146,6 +148,8 @@ struct Inner {
     absent: Cache<Slot, Timestamp>,
     /// Packages that could not be asked for, and since when.
     unreachable: Cache<Slot, Timestamp>,
+    /// Registries that say nothing.
+    silence: Silence,
     /// Packages that were seen to be parts of others, and of which.
     wholes_of_parts: Cache<PackageName, PackageName>,
     /// Registries of which it was told that last answers are served for theirs, and when.
@@ -197,6 +201,7 @@ impl Firewall {
             wholes: wholes.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
+            silence: Silence::default(),
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
             stale_told: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),

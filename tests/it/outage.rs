@@ -86,6 +86,63 @@ async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
 }
 
 #[tokio::test]
+async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
+    for restarted in [false, true] {
+        let mut scene = Scene::open().set("upstream-patience", "1s").await;
+        let paths: Vec<_> = (0..12).map(|number| format!("/package-{number}")).collect();
+        for path in &paths {
+            scene.publish_old(&path[1..], &["1.0.0"]);
+            scene.get(path).await.is(200);
+        }
+        if restarted {
+            scene.restart().await;
+        }
+        let gates: Vec<_> = paths.iter().map(|path| scene.registry.hold(path)).collect();
+        scene.later(minutes(10));
+        let begun = Instant::now();
+        for path in &paths {
+            let stale = scene.get(path).await.is(200);
+            assert_eq!((stale.versions(), stale.header("age")), (vec!["1.0.0".to_owned()], "600"), "restarted: {restarted}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(6), "restarted: {restarted}, {:?}", begun.elapsed());
+        let asked = |scene: &Scene| paths.iter().map(|path| scene.registry.count(path) - 1).collect::<Vec<_>>();
+        assert_eq!(asked(&scene)[1..], [0; 11], "restarted: {restarted}");
+        // After a while somebody looks again, and waits as long.
+        scene.later(Duration::from_secs(11));
+        let begun = Instant::now();
+        assert_eq!(scene.get(&paths[1]).await.is(200).header("age"), "611");
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(scene.get(&paths[2]).await.is(200).header("age"), "611");
+        assert_eq!(asked(&scene)[..3], [1, 1, 0]);
+        // The first word of upstream is enough.
+        gates.iter().for_each(crate::registry::Gate::open);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for path in &paths[2..] {
+            while scene.get(path).await.is(200).headers.first("warning").is_some() {
+                assert!(Instant::now() < deadline, "it is not asked again");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_slow_over_one_package_is_asked_for_the_others() {
+    let scene = Scene::open().set("upstream-patience", "1s").await;
+    scene.publish_old("slow", &["1.0.0"]);
+    scene.publish_old("other", &["1.0.0"]);
+    scene.get("/slow").await.is(200);
+    scene.get("/other").await.is(200);
+    let _gate = scene.registry.hold("/slow");
+    scene.later(minutes(10));
+    let slow = scene.get("/slow").start();
+    scene.registry.until_asked("/slow", 2).await;
+    assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
+    assert_eq!(slow.await.unwrap().is(200).header("age"), "600");
+    scene.later(minutes(10));
+    assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
+}
+
+#[tokio::test]
 async fn whoever_has_nothing_else_or_too_old_a_thing_waits_for_upstream() {
     let scene = Scene::open().set("upstream-patience", "0s").set("max-stale", "1h").await;
     scene.publish_old("cached", &["1.0.0"]);
