@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::package::Package;
-use crate::program::{Program, machine_clock};
+use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::reply::Reply;
 use crate::scene::Scene;
@@ -279,6 +279,61 @@ mod of_the_process {
         program.signal("-TERM");
         let (code, errors) = program.ended().await;
         assert!(code == 0 && errors.contains("cannot accept a connection"), "{code}: {errors}");
+    }
+
+    #[tokio::test]
+    async fn without_a_free_file_what_is_here_is_served_the_rest_is_told_plainly_and_nothing_is_forgotten() {
+        use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+        let registry = Registry::start(&machine_clock()).await;
+        for name in ["here", "elsewhere", "later"] {
+            registry.publish(Package::new(name, "1.0.0"));
+        }
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+        let mut client = Kept::open(program.address).await;
+        let paths = ["/here", "/here/-/here-1.0.0.tgz"];
+        for path in paths {
+            assert!(client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200"), "{path}");
+        }
+        let (process, maximum) =
+            (Pid::from_raw(i32::try_from(program.id()).expect("an id")), getrlimit(Resource::Nofile).maximum);
+        let before = prlimit(process, Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("its limit");
+        for path in paths {
+            assert!(client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200"), "{path}");
+        }
+        // The one connection to upstream that is kept may serve the first of these, but no other.
+        let mut others = JoinSet::new();
+        for path in ["/elsewhere", "/elsewhere/-/elsewhere-1.0.0.tgz"] {
+            let (first, body) = client.get(path).await.expect("an answer");
+            let told = String::from_utf8_lossy(&body).into_owned();
+            let is_plain = first.starts_with("HTTP/1.1 50") && told.contains("too many open files");
+            assert!(is_plain || first.starts_with("HTTP/1.1 200"), "{path}: {first} {told}");
+        }
+        let body = r#"{"packages":[{"name":"here","version":"1.0.0"}]}"#;
+        let head = format!("POST /-/coldframe/check HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", client.1, body.len());
+        client.0.write_all(format!("{head}{body}").as_bytes()).await.expect("an open connection");
+        let (first, told) = client.answer().await.expect("an answer");
+        assert!(first.starts_with("HTTP/1.1 200"), "{first} {}", String::from_utf8_lossy(&told));
+        assert!(client.get("/-/coldframe/readyz").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
+        prlimit(process, Resource::Nofile, before).expect("its limit");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for path in ["/elsewhere", "/elsewhere/-/elsewhere-1.0.0.tgz", "/later", "/later/-/later-1.0.0.tgz"] {
+            while !client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200") {
+                assert!(Instant::now() < deadline, "{path} is not there again");
+            }
+            others.spawn(program.get(path).into_future());
+        }
+        for answer in others.join_all().await {
+            answer.is(200);
+        }
+        program.signal("-TERM");
+        let (code, errors) = program.ended().await;
+        assert_eq!(code, 0, "{errors}");
+        let exposure = ["exposure", "here@1.0.0", "--json", "--data-dir"];
+        let (code, told, errors) = run(coldframe(home.path()).args(exposure).arg(data.path()));
+        assert_eq!(code, 0, "{errors}");
+        let rows: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!(rows[0]["times"], 2, "{rows:#}");
     }
 
     #[tokio::test]

@@ -176,6 +176,120 @@ async fn on_a_disk_that_is_full_everything_that_is_allowed_is_served_and_the_log
     assert!(errors.contains("could not be kept") || errors.contains("cannot write"), "{errors}");
 }
 
+/// A disk that turns read-only under a running server: its files may not grow, and where a process may mount, nothing in its data
+/// directory may be created, changed or removed either. Writable again when dropped.
+#[cfg(target_os = "linux")]
+struct ReadOnly<'a> {
+    program: &'a Program,
+    limit: rustix::process::Rlimit,
+    mounted: Option<std::path::PathBuf>,
+}
+
+#[cfg(target_os = "linux")]
+impl<'a> ReadOnly<'a> {
+    /// A server that may be turned so: in a mount name space of its own, and without the signal that ends who writes too much.
+    fn server(home: &TempDir, upstream: &str) -> Program {
+        let inside = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
+        let apart = inside.is_ok_and(|status| status.success());
+        let mut command = Command::new(if apart { "unshare" } else { "sh" });
+        command.args(if apart { ["-rm", "sh"].as_slice() } else { &[] });
+        command.args(["-c", r#"trap "" XFSZ; exec "$0" serve --listen 127.0.0.1:0 --upstream "$1" --data-dir "$2""#]);
+        command.args([env!("CARGO_BIN_EXE_coldframe"), upstream]).arg(home.path().join("data"));
+        command.env_clear().env("HOME", home.path()).env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin");
+        Program::start(command.stdin(Stdio::null()).current_dir(home.path()))
+    }
+
+    #[expect(clippy::print_stderr, reason = "a machine that cannot do it is to say so")]
+    fn turn(program: &'a Program, home: &TempDir) -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+        let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Fsize).maximum };
+        let limit = prlimit(Self::process(program), Resource::Fsize, none).expect("its limit");
+        let data = home.path().join("data");
+        // Over what is there, since a file system that is being written to does not let itself be turned.
+        let mounted = Self::inside(program, r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0""#, &data).then_some(data);
+        if mounted.is_none() {
+            eprintln!("this machine lets no process mount anything: files may not grow, but they may be created");
+        }
+        Self { program, limit, mounted }
+    }
+
+    fn inside(program: &Program, words: &str, data: &std::path::Path) -> bool {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &program.id().to_string(), "-U", "--preserve-credentials", "-m", "sh", "-c", words]).arg(data);
+        command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
+    fn process(program: &Program) -> Option<rustix::process::Pid> {
+        rustix::process::Pid::from_raw(i32::try_from(program.id()).expect("an id"))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for ReadOnly<'_> {
+    fn drop(&mut self) {
+        rustix::process::prlimit(Self::process(self.program), rustix::process::Resource::Fsize, self.limit).expect("its limit");
+        assert!(self.mounted.as_ref().is_none_or(|data| Self::inside(self.program, r#"umount "$0""#, data)));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_data_directory_is_read_only_everything_is_served_and_afterwards_kept_again() {
+    let registry = Registry::start(&machine_clock()).await;
+    let home = TempDir::new().unwrap();
+    let program = ReadOnly::server(&home, &registry.url);
+    let mut packages = Vec::new();
+    for name in ["before", "meanwhile", "later"] {
+        let package = Package::new(name, "1.0.0").sized(200_000);
+        packages.push((format!("/{name}"), package.path(), package.tarball.clone()));
+        registry.publish(package);
+        registry.publish(Package::new(name, "1.1.0").aged(hours(1)));
+    }
+    let files = || {
+        let found = Command::new("find").arg(home.path().join("data")).args(["-type", "f", "-not", "-name", "ledger*"]).output();
+        String::from_utf8(found.expect("`find` is there").stdout).unwrap().lines().count()
+    };
+    let install = async |(packument, path, bytes): &(String, String, Vec<u8>)| {
+        assert_eq!(program.get(packument).await.versions(), ["1.0.0"]);
+        assert!(program.get(path).await.is(200).body == *bytes, "{path} has other bytes");
+        assert_eq!(program.get(path).header("range", "bytes=5-9").await.is(206).body, bytes[5..10]);
+        program.get(&path.replace("1.0.0", "1.1.0")).await.is(403);
+    };
+    let settled = async |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while files() != count {
+            assert!(Instant::now() < deadline, "{} files, not {count}", files());
+            tokio::task::yield_now().await;
+        }
+    };
+    install(&packages[0]).await;
+    // The lock, a packument and a tarball.
+    settled(3).await;
+    let read_only = ReadOnly::turn(&program, &home);
+    install(&packages[0]).await;
+    install(&packages[1]).await;
+    install(&packages[1]).await;
+    program.get("/-/coldframe/readyz").await.is(200);
+    settled(3).await;
+    drop(read_only);
+    install(&packages[1]).await;
+    install(&packages[2]).await;
+    let asked = registry.count(&packages[1].1);
+    install(&packages[1]).await;
+    assert_eq!(registry.count(&packages[1].1), asked, "its tarball was not kept");
+    assert_eq!((registry.count(&packages[0].1), registry.count(&packages[1].0)), (1, 1));
+    program.signal("-TERM");
+    let (code, errors) = program.ended().await;
+    assert!(code == 0 && errors.contains("a tarball cannot be kept, it is passed on"), "{code}: {errors}");
+    assert!(errors.contains("the ledger cannot be written"), "{errors}");
+    // What was seen and served meanwhile was owed to the ledger, and came into it.
+    let exposure = ["exposure", "meanwhile@1.0.0", "--json", "--data-dir"];
+    let (code, told, errors) = run(coldframe(home.path()).args(exposure).arg(home.path().join("data")));
+    assert_eq!(code, 0, "{errors}");
+    let rows: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(rows[0]["times"], 8, "{rows:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_of_a_newer_version_is_left_alone() {
     let registry = Registry::start(&machine_clock()).await;
