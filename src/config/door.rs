@@ -46,7 +46,7 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
     }
     targets.add_registry(&npmrc::built_in());
     for host in named {
-        targets.add_host(host);
+        targets.add_host(&host);
     }
     let door = proxy::Gateway { targets, allowed, tunnels_others: others? == "tunnel", users };
     Some(Gateway { listen, transparent, door, given: certificate.zip(key) })

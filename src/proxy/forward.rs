@@ -1,8 +1,9 @@
 //! The gateway's door: an HTTP/1.1 proxy. Hosts that are registries are answered for, others are connected to where that is
 //! allowed, everything else is refused with the reason. Refuses to look into what it tunnels.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use http::header::{HOST, PROXY_AUTHORIZATION, VIA};
@@ -33,7 +34,20 @@ pub struct Forward<A> {
     pub(super) targets: Targets,
     pub(super) others: Others,
     login: Option<Arc<Login>>,
+    turned_away: Mutex<BTreeMap<String, TurnedAway>>,
 }
+
+/// What became of requests to a place that the gateway does not go to, or could not get to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// How many.
+    pub times: u64,
+    /// Why the first of them was.
+    pub reason: String,
+}
+
+/// Places that are remembered as refused: clients name as many as they like.
+const MOST_TURNED_AWAY: usize = 100;
 
 impl<A: Answers> Forward<A> {
     /// A gateway that hands what it intercepts to `service`, and goes to others that `way`.
@@ -48,7 +62,22 @@ impl<A: Answers> Forward<A> {
             targets: gateway.targets.clone(),
             others: Others::new(gateway, way),
             login,
+            turned_away: Mutex::default(),
         })
+    }
+
+    /// The places that were asked for and refused, as clients spelled them; the first hundred.
+    #[must_use]
+    pub fn turned_away(&self) -> BTreeMap<String, TurnedAway> {
+        self.turned_away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, place: &str, reason: &str) {
+        let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        if turned_away.len() < MOST_TURNED_AWAY || turned_away.contains_key(place) {
+            let fresh = || TurnedAway { times: 0, reason: reason.to_owned() };
+            turned_away.entry(place.to_owned()).or_insert_with(fresh).times += 1;
+        }
     }
 
     /// What connections that are opened from now on are secured with.
@@ -82,6 +111,7 @@ impl<A: Answers> Forward<A> {
 
     /// Counts and logs a refusal.
     pub(super) fn note_refusal(&self, (peer, user): (SocketAddr, Option<&str>), target: &str, reason: BarLabel, text: &str) {
+        self.remember(target, text);
         let client = peer.ip().to_canonical();
         GatewayRefused { reason, client, user, target, text }.emit(self.service.metrics());
     }
@@ -173,7 +203,7 @@ fn route<A: Answers>(gateway: &Arc<Forward<A>>, head: &Parts, user: Option<Arc<s
     };
     let place = Place::of(authority, (!connect).then_some(80))?;
     let host = single(&head.headers, &HOST).map_err(ProxyError::Headers)?;
-    let aim = place.name().and_then(|name| gateway.targets.find(name, place.port));
+    let aim = gateway.targets.find(&place.host.to_string(), place.port);
     // A CONNECT has one target, and Node's own client names the proxy in `Host`; RFC 9112 has it ignored.
     if connect {
         return Ok(match aim {

@@ -86,13 +86,14 @@ async fn secure<A: Answers>(
             return None;
         }
     };
-    let host = aim.target.host.as_ref();
-    let config = match start.client_hello().server_name() {
-        Some(name) if !name.eq_ignore_ascii_case(host) => {
+    let host = &*aim.target.host;
+    let config = match (start.client_hello().server_name(), &aim.target.name) {
+        (Some(name), _) if !name.eq_ignore_ascii_case(host) => {
             tell(gateway, peer, aim, BarLabel::Mismatch, &format!("TLS for another host: `{name}`"));
             Err(UNRECOGNIZED_NAME)
         }
-        _ => gateway.leaves().config_for(&aim.target.host).map_err(|error| {
+        (_, None) => Err(UNRECOGNIZED_NAME),
+        (_, Some(name)) => gateway.leaves().config_for(name).map_err(|error| {
             tracing::error!(gateway.target = host, error = %error, "cannot mint a certificate");
             INTERNAL_ERROR
         }),
@@ -141,7 +142,7 @@ fn refusing<A: Answers>(
     why: &'static str,
 ) -> impl Fn(SocketAddr, Request<Arriving>) -> std::future::Ready<Response<Body>> + Send + Sync {
     move |peer, request| {
-        let host = aim.target.host.as_ref();
+        let host = &*aim.target.host;
         let error = ProxyError::Headers(format!("{why}: `{host}:{}`", aim.port));
         std::future::ready(turn_away(&gateway, (peer, None), &request.into_parts().0, &error))
     }
@@ -177,14 +178,10 @@ fn check(aim: &Aim, head: &Parts) -> Result<(), ProxyError> {
     if same_scheme(&head.uri) && named.iter().flatten().all(|host| aim.is_named_by(host)) {
         return Ok(());
     }
-    Err(ProxyError::Misdirected(format!(
-        "this connection was opened to another host: `{}:{}`",
-        aim.target.host.as_ref(),
-        aim.port
-    )))
+    Err(ProxyError::Misdirected(format!("this connection was opened to another host: `{}:{}`", aim.target.host, aim.port)))
 }
 
 fn tell<A: Answers>(gateway: &Forward<A>, peer: SocketAddr, aim: &Aim, reason: BarLabel, text: &str) {
-    let target = format!("{}:{}", aim.target.host.as_ref(), aim.port);
+    let target = format!("{}:{}", aim.target.host, aim.port);
     gateway.note_refusal((peer, None), &target, reason, text);
 }

@@ -35,7 +35,7 @@ use crate::telemetry::BarLabel;
 use crate::upstream::HostGlob;
 
 pub use answers::Answers;
-pub use forward::Forward;
+pub use forward::{Forward, TurnedAway};
 pub use login::Login;
 pub use others::Way;
 pub use own::{Own, OwnRequest};

@@ -12,9 +12,12 @@ pub struct Targets(Vec<Arc<Target>>);
 /// One host.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Its name, lower case.
-    pub host: DnsName<'static>,
-    /// Ports besides 443 and 80, and whether TLS is spoken there.
+    /// Its name, lower case, or its address, as a URL spells it.
+    pub host: Box<str>,
+    /// The name that certificates are minted for. An address has none, and neither has this machine: in plain HTTP alone they
+    /// are answered for.
+    pub name: Option<DnsName<'static>>,
+    /// Ports, besides 443 and 80 of a name, and whether TLS is spoken there.
     ports: Vec<(u16, bool)>,
     /// The paths below which it is a registry, without the slash at their end; the longest first, empty for all of it.
     prefixes: Vec<Box<str>>,
@@ -41,46 +44,58 @@ impl Targets {
         if host.as_ref() == "localhost" || host.as_ref().ends_with(".localhost") {
             return;
         }
-        let secure = url.scheme() == "https";
-        let port = url.port().map(|port| (port, secure));
-        let prefix: Box<str> = url.path().trim_end_matches('/').into();
-        let target = self.entry(host);
-        target.ports.extend(port.filter(|port| !target.ports.contains(port)));
-        if !target.prefixes.contains(&prefix) {
-            target.prefixes.push(prefix);
-            target.prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
-        }
+        let port = url.port().map(|port| (port, url.scheme() == "https"));
+        self.entry(host.as_ref(), Some(&host)).extend(port, url);
+    }
+
+    /// Adds a registry whose host is an address or this machine, in plain HTTP: for a gateway whose clients cannot be asked to
+    /// go there directly, because they must not. No certificate can be minted for one, so of `https` nothing is added.
+    pub fn add_unnamed(&mut self, url: &Url) {
+        let (Some(host), Some(port), "http") = (url.host_str(), url.port_or_known_default(), url.scheme()) else { return };
+        self.entry(host, None).extend(Some((port, false)), url);
     }
 
     /// Adds a host that is a registry from its root on, unless it is one already.
-    pub fn add_host(&mut self, host: DnsName<'static>) {
-        let target = self.entry(host);
+    pub fn add_host(&mut self, host: &DnsName<'static>) {
+        let target = self.entry(host.as_ref(), Some(host));
         if target.prefixes.is_empty() {
             target.prefixes.push("".into());
         }
     }
 
-    /// The names of all hosts.
+    /// The names of all hosts that have one.
     #[must_use]
     pub fn hosts(&self) -> Vec<DnsName<'static>> {
-        self.0.iter().map(|target| target.host.clone()).collect()
+        self.0.iter().filter_map(|target| target.name.clone()).collect()
     }
 
     /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
     #[must_use]
     pub fn find(&self, host: &str, port: u16) -> Option<Aim> {
         let target = self.0.iter().find(|target| target.host.as_ref() == host)?;
-        let usual = [(443, true), (80, false)];
-        let (port, secure) = *target.ports.iter().chain(&usual).find(|(known, _)| *known == port)?;
+        let usual: &[(u16, bool)] = if target.name.is_some() { &[(443, true), (80, false)] } else { &[] };
+        let (port, secure) = *target.ports.iter().chain(usual).find(|(known, _)| *known == port)?;
         Some(Aim { target: Arc::clone(target), port, secure })
     }
 
-    fn entry(&mut self, host: DnsName<'static>) -> &mut Target {
-        let at = self.0.iter().position(|target| target.host == host).unwrap_or_else(|| {
-            self.0.push(Arc::new(Target { host, ports: Vec::new(), prefixes: Vec::new() }));
+    fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut Target {
+        let at = self.0.iter().position(|target| *target.host == *host).unwrap_or_else(|| {
+            self.0.push(Arc::new(Target { host: host.into(), name: name.cloned(), ports: Vec::new(), prefixes: Vec::new() }));
             self.0.len() - 1
         });
         Arc::make_mut(&mut self.0[at])
+    }
+}
+
+impl Target {
+    /// Adds a port, and the place of a registry.
+    fn extend(&mut self, port: Option<(u16, bool)>, registry: &Url) {
+        self.ports.extend(port.filter(|port| !self.ports.contains(port)));
+        let prefix: Box<str> = registry.path().trim_end_matches('/').into();
+        if !self.prefixes.contains(&prefix) {
+            self.prefixes.push(prefix);
+            self.prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
+        }
     }
 }
 
@@ -101,12 +116,12 @@ impl Aim {
         let (name, port) = crate::net::headers::split_host(host);
         let usual = if self.secure { 443 } else { 80 };
         let port = port.map_or(Some(usual), |port| port.parse().ok());
-        port == Some(self.port) && name.trim_end_matches('.').eq_ignore_ascii_case(self.target.host.as_ref())
+        port == Some(self.port) && name.trim_end_matches('.').eq_ignore_ascii_case(&self.target.host)
     }
 
     fn origin(&self) -> String {
         let (scheme, usual) = if self.secure { ("https", 443) } else { ("http", 80) };
-        let host = self.target.host.as_ref();
+        let host = &*self.target.host;
         if self.port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port) }
     }
 }
@@ -121,7 +136,7 @@ mod tests {
             targets.add_registry(&Url::parse(url).unwrap());
         }
         for host in hosts {
-            targets.add_host(DnsName::try_from(*host).unwrap());
+            targets.add_host(&DnsName::try_from(*host).unwrap());
         }
         targets
     }
@@ -140,6 +155,26 @@ mod tests {
             &[],
         );
         assert!(targets.hosts().is_empty());
+    }
+
+    #[test]
+    fn where_it_is_asked_for_an_address_is_answered_for_in_plain_http() {
+        let mut targets = Targets::default();
+        for url in ["http://127.0.0.1:4000/npm/", "http://[::1]:4000/", "http://localhost/", "https://10.0.0.1/"] {
+            targets.add_unnamed(&Url::parse(url).unwrap());
+        }
+        let place = |host, port, path| {
+            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{base} {rest}")))
+        };
+        assert_eq!(place("127.0.0.1", 4000, "/npm/a").unwrap(), "http://127.0.0.1:4000/npm /a");
+        assert_eq!(place("[::1]", 4000, "/a").unwrap(), "http://[::1]:4000 /a");
+        assert_eq!(place("localhost", 80, "/a").unwrap(), "http://localhost /a");
+        assert!(targets.hosts().is_empty() && targets.find("10.0.0.1", 443).is_none());
+        for (host, port) in [("127.0.0.1", 80), ("127.0.0.1", 443), ("localhost", 443)] {
+            assert!(targets.find(host, port).is_none(), "{host}:{port}");
+        }
+        let aim = targets.find("[::1]", 4000).unwrap();
+        assert!(aim.is_named_by("[::1]:4000") && !aim.is_named_by("[::1]") && !aim.is_named_by("127.0.0.1:4000"));
     }
 
     #[test]
