@@ -96,4 +96,6 @@ pub struct Tarball {
     pub bytes: Bytes,
     /// What they hash to.
     pub integrity: Integrity,
+    /// Whether they lay in the store already.
+    pub kept: bool,
 }

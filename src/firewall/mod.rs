@@ -16,6 +16,7 @@ mod explain;
 pub mod explanation;
 pub mod flight;
 mod forms;
+pub mod hidden;
 pub mod history;
 mod inspect;
 mod intake;
@@ -46,6 +47,7 @@ pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use check::{Judged, Locked, Outcome};
 pub use contact::Contacting;
 pub use explanation::Explanation;
+pub use hidden::{Hidden, Kept};
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
 pub use world::Profile;
@@ -270,6 +272,12 @@ impl Firewall {
     /// What would become of each of `locked`, in their order. Nothing is served and nobody is noted in the ledger.
     pub async fn check(&self, asker: &Asker, locked: &[Locked]) -> Vec<Judged> {
         self.0.check(asker, locked).await
+    }
+
+    /// What is hidden of a package from `asker`, of what is known already; `None` when nothing is, or nothing is known.
+    #[must_use]
+    pub fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden> {
+        self.0.hidden(asker, name)
     }
 
     /// The addresses that packages come from, without credentials.

@@ -68,7 +68,7 @@ impl Inner {
         };
         let (integrity, notes) = (admitted.integrity.clone(), admitted.notes.clone());
         match self.bytes(admitted, &reading.known.slot).await {
-            Ok(bytes) => {
+            Ok((bytes, kept)) => {
                 // What was decided while it was on its way counts before its first byte leaves.
                 if self.world().revision != revision {
                     let again = self.admit(asker, &reading, version);
@@ -77,7 +77,7 @@ impl Inner {
                 self.note_observed(asker, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
                 self.note_tarball(asker, name, version, Some(&integrity), Outcome::Served, rule);
-                Ok(Tarball { bytes, integrity })
+                Ok(Tarball { bytes, integrity, kept })
             }
             Err(rejection) => {
                 Err(self.note_refusal(asker, &reading.known, version, self.explain_failure(asker, &reading, version, rejection)))
@@ -125,11 +125,13 @@ impl Inner {
         let integrity = first.and_then(|row| row.integrity.clone()).ok_or_else(|| no_version(name, version))?;
         Ok(Admitted { integrity, source: None, notes })
     }
-    async fn bytes(self: &Arc<Self>, admitted: Admitted, slot: &Slot) -> Result<Bytes, Rejection> {
+
+    /// The bytes, and whether they lay in the store already.
+    async fn bytes(self: &Arc<Self>, admitted: Admitted, slot: &Slot) -> Result<(Bytes, bool), Rejection> {
         let digest = admitted.integrity.strongest().clone();
         if let Some(bytes) = self.stored(&digest).await? {
             CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
-            return Ok(bytes);
+            return Ok((bytes, true));
         }
         CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Miss }.emit(&self.metrics);
         let Some(source) = admitted.source else {
@@ -140,7 +142,7 @@ impl Inner {
         let (inner, integrity) = (Arc::clone(self), admitted.integrity);
         let flight = move || async move { inner.fetch(source, integrity).await };
         let landed = self.tarballs.join((digest, slot.partition.clone()), flight).await;
-        landed.unwrap_or_else(|_| Err(lost()))
+        landed.unwrap_or_else(|_| Err(lost())).map(|bytes| (bytes, false))
     }
 
     async fn stored(self: &Arc<Self>, digest: &Digest) -> Result<Option<Bytes>, Rejection> {

@@ -420,7 +420,7 @@ mod tests {
 
     fn a_tarball() -> Tarball {
         let bytes = Bytes::from_static(b"0123456789");
-        Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes }
+        Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true }
     }
 
     #[tokio::test]

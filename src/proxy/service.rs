@@ -397,7 +397,7 @@ mod tests {
         async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
             self.note(asker, format!("tarball {name} {version}"));
             let bytes = Bytes::from_static(b"0123456789");
-            Ok(Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes })
+            Ok(Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true })
         }
 
         fn contact(&self, _contacting: &crate::firewall::Contacting<'_>) -> Option<String> {

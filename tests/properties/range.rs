@@ -79,7 +79,7 @@ fn spans_what_was_asked(headers: &HeaderMap, length: u64, etag: &str, told: Span
 fn answers_it(headers: HeaderMap, length: u64, told: Span) {
     let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
     let integrity = Integrity::single(DIGEST.clone());
-    let tarball = Tarball { bytes: Bytes::from(content.clone()), integrity };
+    let tarball = Tarball { bytes: Bytes::from(content.clone()), integrity, kept: true };
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.headers = headers;
     let reply = respond::tarball(&tarball, &head).response;
