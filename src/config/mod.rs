@@ -66,7 +66,8 @@ impl Surroundings {
     }
 
     /// As npm's configuration is read from: what is not UTF-8 is none of npm's.
-    fn of_npm(&self) -> upstream::Environment {
+    #[must_use]
+    pub fn of_npm(&self) -> upstream::Environment {
         let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
         upstream::Environment {
             vars: self.variables.iter().filter_map(text).collect(),
@@ -154,8 +155,19 @@ impl Config {
     /// # Errors
     /// Every mistake in all of them.
     pub fn gather(sources: Sources<'_>) -> Result<Self, Mistakes> {
+        Self::gather_with(sources, &[])
+    }
+
+    /// The same, with other defaults than the table's for settings that nobody wrote.
+    ///
+    /// # Errors
+    /// Every mistake in all of them.
+    pub fn gather_with(sources: Sources<'_>, defaults: &[(Key, &str)]) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        for (key, text) in defaults {
+            written.default_to(*key, text);
+        }
         let config = Self::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
         Mistakes::or(mistakes, config)
     }

@@ -102,6 +102,11 @@ impl Written {
         }
     }
 
+    /// Takes another default than the table's for a setting that nobody wrote.
+    pub(super) fn default_to(&mut self, key: Key, text: &str) {
+        self.0.entry(key).or_insert_with(|| vec![Value::new(text, Origin::Default)]);
+    }
+
     /// How many settings somebody wrote.
     #[must_use]
     pub fn count(&self) -> usize {

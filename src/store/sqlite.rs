@@ -88,6 +88,21 @@ impl SqliteLedger {
         Ok(ledger)
     }
 
+    /// Copies the ledger of the data directory at `from`, as it stands, into the directory `into`, which has none; nothing
+    /// where there is none to copy. Works beside a running server.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the copy not be written.
+    pub fn copy(from: &Path, into: &Path) -> Result<(), StoreError> {
+        let (path, copy) = (DataDir::ledger_in(from), DataDir::ledger_in(into));
+        if !path.exists() {
+            return Ok(());
+        }
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(StoreError::ledger("be opened"))?;
+        let copied = connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]);
+        copied.map(drop).map_err(StoreError::ledger("be copied"))
+    }
+
     /// Every tarball that was asked for, served or refused, by name and version.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::TlsError;
+use super::authority::pem;
 use crate::net::Trust;
 
 /// What is trusted beyond the system.
@@ -39,6 +40,33 @@ pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
         .with_no_client_auth();
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Trust { client: Arc::new(client), roots: count, trouble })
+}
+
+/// What a program has to trust that is to trust `first` beside everything that we do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// `first`, then the certificates of the extra files, as PEM.
+    pub added: String,
+    /// The system's roots, as PEM.
+    pub system: String,
+}
+
+impl Bundle {
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// When an extra file cannot be read.
+    pub fn of(first: &CertificateDer<'_>, config: &Config) -> Result<Self, TlsError> {
+        let mut added = pem(first);
+        for path in &config.extra_roots {
+            let failed = |source| TlsError::File { path: path.clone(), source };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+                added.push_str(&pem(&certificate.map_err(failed)?));
+            }
+        }
+        let system = rustls_native_certs::load_native_certs().certs.iter().map(pem).collect();
+        Ok(Self { added, system })
+    }
 }
 
 /// The system's roots, and what went wrong with them.

@@ -14,6 +14,7 @@ use url::Url;
 use super::config::address;
 use super::{Credentials, CredentialsError, Environment, Origin, RegistryConfig};
 use crate::net::{Proxies, ProxyError};
+use crate::npm::{Algorithm, Digest};
 
 /// What npm would do here.
 pub struct Discovered {
@@ -84,6 +85,46 @@ pub fn discover_in(
     let mut layers = of_variables(environment);
     layers.push(parse(text, path, environment)?);
     settle(layers, Vec::new(), environment, is_self)
+}
+
+/// One line of npm's configuration, or one variable.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The key as npm spells it: `registry`, `@scope:registry`, `https-proxy`.
+    pub key: String,
+    /// The value with its variables replaced. May hold credentials where it is an address, so it is not for show.
+    pub value: String,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Line").field("key", &self.key).field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// Every line that npm would read, those of [`discover`]'s sources in their order, the strongest first; credentials of single
+/// registries left out.
+///
+/// # Errors
+/// When a file cannot be parsed.
+pub fn lines(environment: &Environment) -> Result<Vec<Line>, NpmrcError> {
+    let layers = layers(environment, &mut Vec::new())?;
+    let of_layer = |Layer { origin, registries, settings, .. }: Layer| {
+        registries.into_iter().chain(settings).map(move |(key, value)| Line { key, value, origin: origin.clone() })
+    };
+    Ok(layers.into_iter().flat_map(of_layer).filter(|line| !line.key.starts_with('_')).collect())
+}
+
+/// The SHA-256 of the host name under which yarn asks for npm's default registry unless it is told otherwise. By digest, since
+/// no registry's name stands here.
+const YARNS_ALIAS: &str = "70bb4000cd2fab03af01fed086c6bf3c2c970f8b8b8001c311028ec3b80e775a";
+
+/// Whether a host is yarn's own name for npm's default registry.
+#[must_use]
+pub fn is_yarns_alias(host: &str) -> bool {
+    Digest::of(Algorithm::Sha256, host.to_ascii_lowercase().as_bytes()).to_hex() == YARNS_ALIAS
 }
 
 /// npm's built-in default registry. Asked with no variables at all, this is the constant that the crate carries.
