@@ -8,8 +8,10 @@ pub mod checking;
 pub mod deciding;
 mod decisions;
 pub mod difference;
+pub mod errand;
 mod feeds;
 mod following;
+mod front;
 mod glimpse;
 pub mod intelligence;
 mod listening;
@@ -19,6 +21,7 @@ mod policies;
 pub mod question;
 mod retention;
 pub mod terms;
+pub mod witness;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,6 +33,7 @@ use tokio::task::JoinSet;
 
 pub use checking::Checker;
 pub use difference::difference;
+pub use errand::Errand;
 pub use question::{Contacted, contacts, explain, exposure};
 pub use terms::terms;
 

@@ -32,6 +32,11 @@ mod output;
 mod person;
 mod policy;
 mod revoke;
+mod run;
+mod run_child;
+mod run_project;
+mod run_recipe;
+mod run_summary;
 mod serve;
 mod trust;
 mod user;
@@ -53,6 +58,7 @@ Exit codes:
    5  the data directory cannot be used
   10  `explain`: the version is held or denied
   75  `check`: versions would be refused, and waiting alone cures that
+ any  `run`: the command's own; 126: it cannot be run, 127: it is not there, 128 + n: signal n ended it
 
 Settings:
   Each can be given as a flag (`--min-release-age 7d`), as an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in
@@ -73,6 +79,9 @@ enum Command {
     /// Serve npm clients; needs no flag and no file.
     #[command(after_long_help = EXIT_CODES)]
     Serve(serve::Arguments),
+    /// Run one command, such as `npm ci`, behind a Coldframe of its own, and sum up what was held back.
+    #[command(after_long_help = EXIT_CODES)]
+    Run(run::Arguments),
     /// Say whether a version would be served, and why.
     Explain(explain::Arguments),
     /// Say which versions in lockfiles would be refused, before anybody installs them.
@@ -127,6 +136,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Run(arguments) => return run::run(arguments).unwrap_or_else(give_up),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::ClientConfig(arguments) => client_config::run(arguments),
@@ -149,11 +159,14 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(exit) => exit.into(),
-        Err(failure) => {
-            output::complain(&failure);
-            failure.exit.into()
-        }
+        Err(failure) => give_up(failure),
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what is left of a command that failed")]
+fn give_up(failure: Failure) -> ExitCode {
+    output::complain(&failure);
+    failure.exit.into()
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ mod policy;
 mod readme;
 mod refusals;
 mod restart;
+mod run;
 mod search;
 mod smuggling;
 mod tags;

@@ -1,0 +1,74 @@
+//! A gateway for one command: on a loopback port of its own, with an authority that lives in memory and dies with it. Refuses
+//! to know who answers behind it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use rustls_pki_types::CertificateDer;
+
+use super::listening::{Bound, bind_one};
+use super::{AppError, Profile};
+use crate::net::Room;
+use crate::proxy::{self, Answers, Forward, Own, Service, TurnedAway, forward};
+use crate::telemetry::{Clock, Metrics};
+use crate::tls::{Authority, Kept, Leaves, TlsError, authority};
+
+/// Where the gateway listens: any port that is free, on this machine alone.
+pub(super) const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The gateway, bound.
+pub(super) struct Front<A> {
+    bound: Bound,
+    door: Arc<Forward<A>>,
+    certificate: CertificateDer<'static>,
+}
+
+impl<A: Answers> Front<A> {
+    /// Makes an authority for the hosts it answers for, and binds a port.
+    ///
+    /// # Errors
+    /// When the system has no randomness, or no port.
+    pub(super) async fn open(
+        answers: Arc<A>,
+        (service, gateway): (proxy::Config, &proxy::Gateway),
+        metrics: Arc<Metrics>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
+        let hosts = gateway.targets.hosts();
+        let pem = authority::create(&hosts, clock.now()).map_err(AppError::Authority)?;
+        let current = Authority::read(pem.as_bytes(), pem.as_bytes());
+        let current = current.map_err(|detail| AppError::Authority(TlsError::Unusable { path: "memory".into(), detail }))?;
+        let certificate = current.certificate().clone();
+        let leaves = Leaves::new(Kept { current, retiring: Vec::new() }, &hosts, Arc::clone(clock));
+        let leaves = leaves.map_err(AppError::Authority)?;
+        let bound = bind_one(ANY_PORT, Profile::default()).await;
+        let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
+        let service = Arc::new(Service::new(answers, service, &[], pages(), metrics));
+        let door = Arc::new(Forward::new(service, gateway, leaves, vec![bound.address]));
+        Ok(Self { bound, door, certificate })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.bound.address
+    }
+
+    /// What clients have to trust.
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Serves until `stop` resolves; the places that were asked for and refused.
+    pub(super) async fn serve(self, connections: usize, stop: impl Future<Output = ()>) -> BTreeMap<String, TurnedAway> {
+        forward::serve(self.bound.listener, &Room::of(connections), &self.door, stop).await;
+        self.door.turned_away()
+    }
+}
+
+/// A gateway shows its health and nothing else of itself.
+fn pages() -> Own {
+    Arc::new(|_| Box::pin(std::future::ready(Response::new(Bytes::from_static(b"ok\n")))))
+}

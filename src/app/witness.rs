@@ -1,0 +1,150 @@
+//! Notes what one command asked for and what became of it, on its way to whoever answers. Refuses to change an answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::firewall::{Answer, Asker, Coding, Firewall, Form, Hidden, Refusal, Rejection, Tarball};
+use crate::npm::PackageName;
+use crate::proxy::Answers;
+use crate::upstream::{Passage, Passed};
+
+/// What was noted.
+#[derive(Debug, Clone, Default)]
+pub struct Noted {
+    /// Each tarball that was served, and whether it was here already.
+    pub served: BTreeMap<(PackageName, Box<str>), bool>,
+    /// The bytes of all of them, as often as they were served.
+    pub bytes: u64,
+    /// Each version that was refused, or whole package.
+    pub refused: BTreeMap<(PackageName, Option<Box<str>>), Refusal>,
+    /// What could not be answered, by package: why.
+    pub failed: BTreeMap<PackageName, String>,
+    /// What packuments were answered without.
+    pub hidden: BTreeMap<PackageName, Hidden>,
+}
+
+/// Notes while it passes on.
+pub(super) struct Witness<A> {
+    inner: Arc<A>,
+    noted: Arc<Mutex<Noted>>,
+}
+
+/// Who can tell what a packument was answered without.
+pub(super) trait Hides {
+    /// What is hidden of a package from `asker`.
+    fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden>;
+}
+
+impl Hides for Firewall {
+    fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden> {
+        Firewall::hidden(self, asker, name)
+    }
+}
+
+impl<A: Answers + Hides> Witness<A> {
+    /// A witness before `inner`.
+    pub(super) fn before(inner: Arc<A>) -> Self {
+        Self { inner, noted: Arc::default() }
+    }
+
+    /// What has been noted until now.
+    pub(super) fn noted(&self) -> Noted {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Noted)) {
+        change(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes why there is no answer; that there is no such package is an answer.
+    fn note_rejection(&self, name: &PackageName, rejection: &Rejection) {
+        match rejection {
+            Rejection::Refused(refusal) => {
+                let key = (refusal.name.clone(), refusal.version.clone());
+                self.note(|noted| drop(noted.refused.insert(key, Refusal::clone(refusal))));
+            }
+            Rejection::NotFound(_) => {}
+            other => self.note(|noted| drop(noted.failed.insert(name.clone(), other.to_string()))),
+        }
+    }
+
+    fn note_hidden(&self, asker: &Asker, name: &PackageName) {
+        let hidden = self.inner.hidden(asker, name);
+        self.note(|noted| {
+            noted.failed.remove(name);
+            noted.hidden.extend(hidden.map(|hidden| (name.clone(), hidden)));
+        });
+    }
+
+    fn noting<T>(&self, name: &PackageName, answered: Result<T, Rejection>) -> Result<T, Rejection> {
+        if let Err(rejection) = &answered {
+            self.note_rejection(name, rejection);
+        }
+        answered
+    }
+}
+
+impl<A: Answers + Hides> Answers for Witness<A> {
+    async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
+        let answered = self.noting(name, self.inner.packument(asker, name, form, coding).await);
+        if matches!(answered, Ok(_) | Err(Rejection::Refused(_))) {
+            self.note_hidden(asker, name);
+        }
+        answered
+    }
+
+    async fn manifest(&self, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+        self.noting(name, self.inner.manifest(asker, name, wanted).await)
+    }
+
+    async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+        self.noting(name, self.inner.dist_tags(asker, name).await)
+    }
+
+    async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+        let answered = self.noting(name, self.inner.tarball(asker, name, version).await);
+        if let Ok(tarball) = &answered {
+            self.note(|noted| {
+                noted.bytes += tarball.bytes.len() as u64;
+                noted.failed.remove(name);
+                // What was fetched for this command lies in the store when it is asked for again.
+                noted.served.entry((name.clone(), version.into())).or_insert(tarball.kept);
+            });
+        }
+        answered
+    }
+
+    async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+        self.inner.search(asker, passage).await
+    }
+
+    async fn audit(
+        &self,
+        asker: &Asker,
+        passage: Passage,
+        body: Bytes,
+        bulk: bool,
+    ) -> Result<(Passed, Option<String>), Rejection> {
+        self.inner.audit(asker, passage, body, bulk).await
+    }
+
+    async fn attestations(
+        &self,
+        asker: &Asker,
+        name: &PackageName,
+        version: &str,
+        passage: Passage,
+    ) -> Result<Passed, Rejection> {
+        self.inner.attestations(asker, name, version, passage).await
+    }
+
+    async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        self.inner.pass(asker, name, passage).await
+    }
+
+    async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        self.inner.write(asker, name, passage).await
+    }
+}

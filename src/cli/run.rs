@@ -1,0 +1,147 @@
+//! `coldframe run -- npm ci`: one command behind a Coldframe of its own, led there by its environment alone. Refuses to touch
+//! its input and output, and any file of the project's.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use tempfile::TempDir;
+
+use super::flags::SettingFlags;
+use super::output::{Exit, Failure};
+use super::run_child::{self, Ended};
+use super::run_project::Project;
+use super::run_recipe::{Recipe, Trusted};
+use super::run_summary::Summary;
+use super::serve::runtime;
+use crate::app::Errand;
+use crate::app::errand::Apart;
+use crate::config::{Config, Key, Surroundings};
+use crate::npm::instant;
+use crate::telemetry::{self, SystemClock};
+use crate::tls;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The command and its arguments, as in `coldframe run -- npm ci`.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+    /// Sum up as JSON: one line, the last on standard error.
+    #[arg(long)]
+    json: bool,
+    /// Append the summary to a file as Markdown, for a job's page.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+/// What shells answer when a command is not there, and when it cannot be run.
+const NOT_FOUND: u8 = 127;
+const NOT_RUN: u8 = 126;
+
+/// Where nobody says otherwise: what is worth saying is in the summary.
+const QUIET: [(Key, &str); 1] = [(Key::LogLevel, "error")];
+
+pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments { command, json, report, settings } = arguments;
+    let (config, surroundings) = settings.read(|sources| {
+        let surroundings = sources.surroundings.clone();
+        Ok((Config::gather_with(sources, &QUIET)?, surroundings))
+    })?;
+    telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    for warning in &config.warnings {
+        say(warning);
+    }
+    // Before anything runs: whoever asks for a report must not learn at the end that there is none.
+    let report = report.map(|path| open_report(&path)).transpose()?;
+    let (policy, trust, project) = (policy(&config), config.tls.clone(), Project::of(&surroundings));
+    let (ended, sum) = runtime()?.block_on(async {
+        let errand = Errand::open(config, &project.aliases(), Arc::new(SystemClock)).await?;
+        match errand.apart() {
+            None => {}
+            Some(Apart::InUse) => say("the data directory is in use: what was decided holds, tarballs are fetched anew"),
+            Some(Apart::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
+        }
+        for (host, count) in project.elsewhere(|url| errand.takes(url)) {
+            say(&format!(
+                "{count} lockfile entries name `{host}`, which this run does not go to: `--allow-host {host}` has it do so unchecked, \
+                 `--intercept {host}` has it answer from upstream"
+            ));
+        }
+        let folder = tempfile::Builder::new().prefix("coldframe-run-").tempdir()?;
+        let recipe = recipe(&errand, &trust, &folder)?.with_exceptions(project.names_exceptions);
+        let ended = run_child::run(prepared(&command, &recipe, &surroundings)).await;
+        Ok::<_, Failure>((ended, errand.close().await))
+    })?;
+    let Ended { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
+    if left_some {
+        say("ended what the command left running");
+    }
+    // Read again: the command may have written them.
+    let project = Project::of(&surroundings);
+    let lockfiles = project.lockfiles.keys().cloned().collect();
+    let summary = Summary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked() };
+    let told = if json { format!("{}\n", summary.json()) } else { summary.text() };
+    // Where standard error is gone, nobody can be told.
+    let _ = io::stderr().lock().write_all(told.as_bytes());
+    if let Some(mut report) = report
+        && let Err(wrong) = report.write_all(summary.markdown().as_bytes())
+    {
+        say(&format!("the report cannot be written: {wrong}"));
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// Says something beside the command's own words.
+fn say(text: &str) {
+    // As above.
+    let _ = writeln!(io::stderr().lock(), "coldframe: {text}");
+}
+
+fn policy(config: &Config) -> String {
+    let names = config.policies.names.join(", ");
+    match config.policy.minimum_age() {
+        age if age.is_zero() => names,
+        age => format!("{names}, minimum release age {}", instant::tell_age(age)),
+    }
+}
+
+fn open_report(path: &Path) -> Result<File, Failure> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|wrong| Failure::new(Exit::Usage, wrong))
+}
+
+/// Writes down what has to be trusted, and leads there.
+fn recipe(errand: &Errand, trust: &tls::Config, folder: &TempDir) -> Result<Recipe, Failure> {
+    let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
+    let bundle = tls::Bundle::of(errand.certificate(), trust).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    std::fs::write(&added, &bundle.added)?;
+    std::fs::write(&whole, bundle.added + &bundle.system)?;
+    Ok(Recipe::of(errand.way(), Trusted { added: &added, whole: &whole }))
+}
+
+/// The command, with its input and output as they are here.
+fn prepared(words: &[OsString], recipe: &Recipe, surroundings: &Surroundings) -> tokio::process::Command {
+    let program = words.first().cloned().unwrap_or_default();
+    let mut command = tokio::process::Command::new(program);
+    command.args(words.iter().skip(1));
+    recipe.apply(&mut command, &surroundings.variables);
+    command
+}
+
+fn not_started(words: &[OsString], wrong: &io::Error) -> Ended {
+    let program = words.first().map(|word| word.display().to_string()).unwrap_or_default();
+    say(&format!("cannot run `{program}`: {wrong}"));
+    let code = if wrong.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
+    Ended { code, left_some: false }
+}
+
+fn shown(words: &[OsString]) -> String {
+    words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}

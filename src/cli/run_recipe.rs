@@ -1,0 +1,143 @@
+//! The environment that leads every client through the gateway, whatever a project's files say: as it was measured of npm 9
+//! to 12, pnpm 9 to 12, yarn 1 and 4, bun and deno. Refuses to touch any file of theirs.
+//!
+//! No single variable reaches all: pnpm from 11 on ignores `npm_config_registry`, yarn 4 reads `YARN_*` alone, deno upper case
+//! alone. `npm_config_*` and `pnpm_config_*` beat the `proxy`, `noproxy` and `cafile` lines of a project's `.npmrc`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use url::Url;
+
+use crate::app::errand::Way;
+
+/// A host that does not exist: what goes past the proxy. An empty list would let a file's own stand.
+const NOWHERE: &str = "none.invalid";
+
+/// What leads past us or past our authority and has no place in the recipe, in lower case.
+const REMOVED: [&str; 6] =
+    ["all_proxy", "npm_config_ca", "pnpm_config_ca", "npm_config_replace_registry_host", "npm_config_no_proxy", "yarn_cafile"];
+
+/// Variables to set and to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Recipe {
+    /// Set, in this order; what was there under another case is removed.
+    set: Vec<(&'static str, OsString)>,
+}
+
+/// The files that hold what has to be trusted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trusted<'a> {
+    /// Our authority, and what this machine trusts beyond the system: for variables that add.
+    pub(super) added: &'a Path,
+    /// The same and the system's: for settings that stand instead of all else.
+    pub(super) whole: &'a Path,
+}
+
+impl Recipe {
+    /// The recipe for a way.
+    pub(super) fn of(way: &Way, trusted: Trusted<'_>) -> Self {
+        let (proxy, registry) = (OsStr::new(way.proxy.as_str()), OsStr::new(way.registry.as_str()));
+        let (nowhere, added, whole) = (OsStr::new(NOWHERE), trusted.added.as_os_str(), trusted.whole.as_os_str());
+        let mut set = Vec::new();
+        let mut all = |names: &[&'static str], value: &OsStr| set.extend(names.iter().map(|name| (*name, value.to_owned())));
+        all(&["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"], proxy);
+        all(&["npm_config_https_proxy", "npm_config_proxy", "pnpm_config_https_proxy", "pnpm_config_proxy"], proxy);
+        all(&["NO_PROXY", "no_proxy", "npm_config_noproxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"], nowhere);
+        all(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"], added);
+        all(&["npm_config_cafile", "pnpm_config_cafile", "YARN_HTTPS_CA_FILE_PATH"], whole);
+        all(&["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry"], registry);
+        all(&["YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"], registry);
+        set.extend(plain_host(&way.registry).map(|host| ("YARN_UNSAFE_HTTP_WHITELIST", host)));
+        Self { set }
+    }
+
+    /// Overrules a `no-proxy` line, where there is one: pnpm 9 and 10 obey it. npm warns of the variable as of the line, so it
+    /// is not set for nothing.
+    pub(super) fn with_exceptions(mut self, there_are: bool) -> Self {
+        self.set.extend(there_are.then(|| ("npm_config_no_proxy", NOWHERE.into())));
+        self
+    }
+
+    /// Puts it into the environment of a command that would have `inherited`.
+    pub(super) fn apply(&self, command: &mut tokio::process::Command, inherited: &[(OsString, OsString)]) {
+        for name in self.removed(inherited) {
+            command.env_remove(name);
+        }
+        command.envs(self.set.iter().map(|(name, value)| (name, value)));
+    }
+
+    /// The variables of `inherited` that would say something else, in whatever case.
+    fn removed<'a>(&self, inherited: &'a [(OsString, OsString)]) -> Vec<&'a OsStr> {
+        let is_spoken_for = |name: &str| {
+            let folded = name.to_ascii_lowercase();
+            REMOVED.contains(&folded.as_str()) || self.set.iter().any(|(set, _)| set.eq_ignore_ascii_case(&folded))
+        };
+        let names = inherited.iter().map(|(name, _)| name.as_os_str());
+        names.filter(|name| name.to_str().is_some_and(is_spoken_for)).collect()
+    }
+}
+
+/// The host of a registry in plain HTTP, which yarn 4 asks for leave to use.
+fn plain_host(registry: &Url) -> Option<OsString> {
+    (registry.scheme() == "http").then(|| registry.host_str().map(OsString::from)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn recipe(registry: &str) -> Recipe {
+        let way = Way { proxy: Url::parse("http://127.0.0.1:4711/").unwrap(), registry: Url::parse(registry).unwrap() };
+        Recipe::of(&way, Trusted { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") })
+    }
+
+    #[test]
+    fn every_client_finds_what_it_reads() {
+        let recipe_of = recipe("https://registry.example/");
+        let told: Vec<_> = recipe_of.set.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
+        expect![[r#"
+            HTTPS_PROXY=http://127.0.0.1:4711/
+            https_proxy=http://127.0.0.1:4711/
+            HTTP_PROXY=http://127.0.0.1:4711/
+            http_proxy=http://127.0.0.1:4711/
+            YARN_HTTPS_PROXY=http://127.0.0.1:4711/
+            YARN_HTTP_PROXY=http://127.0.0.1:4711/
+            npm_config_https_proxy=http://127.0.0.1:4711/
+            npm_config_proxy=http://127.0.0.1:4711/
+            pnpm_config_https_proxy=http://127.0.0.1:4711/
+            pnpm_config_proxy=http://127.0.0.1:4711/
+            NO_PROXY=none.invalid
+            no_proxy=none.invalid
+            npm_config_noproxy=none.invalid
+            pnpm_config_noproxy=none.invalid
+            pnpm_config_no_proxy=none.invalid
+            NODE_EXTRA_CA_CERTS=/run/added.pem
+            DENO_CERT=/run/added.pem
+            npm_config_cafile=/run/whole.pem
+            pnpm_config_cafile=/run/whole.pem
+            YARN_HTTPS_CA_FILE_PATH=/run/whole.pem
+            npm_config_registry=https://registry.example/
+            NPM_CONFIG_REGISTRY=https://registry.example/
+            pnpm_config_registry=https://registry.example/
+            YARN_REGISTRY=https://registry.example/
+            YARN_NPM_REGISTRY_SERVER=https://registry.example/
+            BUN_CONFIG_REGISTRY=https://registry.example/
+        "#]]
+        .assert_eq(&(told.join("\n") + "\n"));
+        let plain = recipe("http://127.0.0.1:4000/");
+        assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
+    }
+
+    #[test]
+    fn what_the_command_would_have_inherited_makes_way() {
+        let inherited =
+            ["PATH", "NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CAFILE", "npm_config_fund"];
+        let inherited: Vec<_> = inherited.map(|name| (OsString::from(name), OsString::from("x"))).into();
+        let removed =
+            recipe("https://registry.example/").removed(&inherited).into_iter().map(OsStr::to_owned).collect::<Vec<_>>();
+        assert_eq!(removed, ["NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CAFILE"]);
+    }
+}

@@ -1,0 +1,230 @@
+//! What `coldframe run` says at its end: for the person at the terminal, for programs, and as Markdown for a job's page.
+//! Refuses to ask anybody anything.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::app::errand::Sum;
+use crate::firewall::{Hidden, Kept, Refusal};
+use crate::npm::{PackageName, instant};
+
+/// Lines of a kind that a person is shown; the rest is counted.
+const SHOWN: usize = 12;
+
+/// A command that has ended.
+pub(super) struct Summary<'a> {
+    /// The command, as it was written.
+    pub(super) command: String,
+    /// Its exit code.
+    pub(super) code: u8,
+    /// The policy, in words.
+    pub(super) policy: String,
+    /// What became of its requests.
+    pub(super) sum: &'a Sum,
+    /// The lockfiles beside it, after it ended, and what they lock of registries: name and version, each once.
+    pub(super) lockfiles: Vec<String>,
+    pub(super) locked: BTreeSet<(String, String)>,
+}
+
+impl Summary<'_> {
+    /// The whole in a few lines.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("coldframe: {}\n", self.headline());
+        for (kind, lines) in self.parts() {
+            let width = lines.len().min(SHOWN);
+            for line in &lines[..width] {
+                let _ = writeln!(text, "  {kind:<12} {line}");
+            }
+            if lines.len() > SHOWN {
+                let _ = writeln!(text, "  {kind:<12} and {} more", lines.len() - SHOWN);
+            }
+        }
+        let advice = self.advice();
+        if !advice.is_empty() {
+            text.push_str("what to do:\n");
+        }
+        for line in advice {
+            let _ = writeln!(text, "  {line}");
+        }
+        text
+    }
+
+    /// The same for a page, everything listed.
+    pub(super) fn markdown(&self) -> String {
+        let end = if self.code == 0 { "ended well".to_owned() } else { format!("ended with exit code {}", self.code) };
+        let mut text = format!("### Coldframe: `{}` {end}\n\n{}; policy {}\n", bare(&self.command), self.headline(), self.policy);
+        for (kind, lines) in self.parts() {
+            if !lines.is_empty() {
+                let _ = writeln!(text, "\n| {kind} |\n|---|");
+            }
+            for line in lines {
+                let _ = writeln!(text, "| {} |", bare(&line));
+            }
+        }
+        let advice = self.advice();
+        if !advice.is_empty() {
+            let _ = writeln!(text, "\nWhat to do:\n\n```\n{}\n```", advice.join("\n").replace("```", ""));
+        }
+        text.push('\n');
+        text
+    }
+
+    /// Everything, for programs: one object.
+    pub(super) fn json(&self) -> Value {
+        let noted = &self.sum.noted;
+        let total = noted.served.len();
+        let cached = self.cached();
+        json!({
+            "command": self.command,
+            "exitCode": self.code,
+            "policy": self.policy,
+            "packages": { "total": total, "fromCache": cached, "fetched": total - cached, "bytes": noted.bytes },
+            "refused": noted.refused.values().map(refused_json).collect::<Vec<_>>(),
+            "hidden": noted.hidden.iter().map(|(name, hidden)| hidden_json(name, hidden)).collect::<Vec<_>>(),
+            "failed": noted.failed.iter().map(|(name, why)| json!({ "name": name.as_str(), "reason": why })).collect::<Vec<_>>(),
+            "notReached": self.sum.turned_away.iter().map(|(place, turned)| {
+                json!({ "place": place, "times": turned.times, "reason": turned.reason })
+            }).collect::<Vec<_>>(),
+            "notAskedFor": self.unasked().unwrap_or_default(),
+            "whatToDo": self.advice(),
+        })
+    }
+
+    fn cached(&self) -> usize {
+        self.sum.noted.served.values().filter(|kept| **kept).count()
+    }
+
+    fn headline(&self) -> String {
+        let noted = &self.sum.noted;
+        let (total, cached) = (noted.served.len(), self.cached());
+        let mut parts = vec![match total {
+            0 => "no package was asked for".to_owned(),
+            1 => format!("1 package, {cached} from the cache"),
+            _ => format!("{total} packages, {cached} from the cache"),
+        }];
+        let (held, refused) = (self.held().count(), noted.refused.len());
+        match held {
+            0 => {}
+            1 => parts.push("1 with newer releases held back".to_owned()),
+            _ => parts.push(format!("{held} with newer releases held back")),
+        }
+        parts.extend((refused > 0).then(|| format!("{refused} refused")));
+        parts.extend((total > 0 && parts.len() == 1).then(|| "nothing was held back".to_owned()));
+        parts.extend(self.unasked().filter(|_| total == 0).map(|count| {
+            let lockfiles = self.lockfiles.join(", ");
+            format!("{count} of {lockfiles} not judged, clients keep copies of their own")
+        }));
+        parts.join("; ")
+    }
+
+    /// How many packages of lockfiles nobody asked for. Where the command failed, nobody may have come so far.
+    fn unasked(&self) -> Option<usize> {
+        let served = &self.sum.noted.served;
+        let asked = |(name, version): &&(String, String)| {
+            served.keys().any(|(known, served)| known.as_str() == name && **served == **version)
+        };
+        let count = self.locked.len() - self.locked.iter().filter(asked).count();
+        (count > 0 && self.code == 0).then_some(count)
+    }
+
+    /// What stands below the headline, by kind.
+    fn parts(&self) -> [(&'static str, Vec<String>); 6] {
+        let noted = &self.sum.noted;
+        let refused = noted.refused.values().map(|refusal| refusal.text.to_string()).collect();
+        let held = self.held().map(|(name, kept)| tell(name, &kept[0], kept.len())).collect();
+        // Only whoever did not get what was wanted may have wanted one of these.
+        let others = noted.hidden.iter().filter(|_| self.code != 0).filter_map(|(name, hidden)| {
+            let (kept, count) = hidden.others.as_ref()?;
+            Some(tell(name, kept, *count))
+        });
+        let failed = noted.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        let away = self.sum.turned_away.iter().map(|(place, turned)| {
+            let times = if turned.times > 1 { format!(" ({} times)", turned.times) } else { String::new() };
+            format!("{place}{times}: {}", turned.reason)
+        });
+        [
+            ("refused", refused),
+            ("held back", held),
+            ("also hidden", others.collect()),
+            ("failed", failed),
+            ("not reached", away.collect()),
+            ("trouble", self.sum.trouble.iter().cloned().collect()),
+        ]
+    }
+
+    /// What is newer than what is shown, of packages that were installed; of all, where none was or the command failed: then it
+    /// may be what was wanted.
+    fn held(&self) -> impl Iterator<Item = (&PackageName, &[Kept])> {
+        let noted = &self.sum.noted;
+        let all = self.code != 0 || noted.served.is_empty();
+        let installed = move |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
+        let newer = noted.hidden.iter().filter(|(_, hidden)| !hidden.newer.is_empty());
+        newer.filter(move |(name, _)| installed(name)).map(|(name, hidden)| (name, &*hidden.newer))
+    }
+
+    /// The commands that help, when something was not to be had.
+    fn advice(&self) -> Vec<String> {
+        let noted = &self.sum.noted;
+        let mut lines = Vec::new();
+        let refused = noted.refused.values().filter_map(|refusal| Some((&refusal.name, refusal.version.as_deref()?)));
+        let wholes = noted.refused.values().filter(|refusal| refusal.version.is_none());
+        let wholes =
+            wholes.filter_map(|refusal| Some((&refusal.name, &*noted.hidden.get(&refusal.name)?.newer.first()?.version)));
+        let specs: Vec<String> = refused.chain(wholes).map(|(name, version)| format!("{name}@{version}")).collect();
+        // Where a version was hidden rather than refused, its client says that there is none.
+        let held =
+            self.held().filter(|_| self.code != 0 && specs.is_empty()).map(|(name, kept)| format!("{name}@{}", kept[0].version));
+        let specs: Vec<String> = specs.iter().cloned().chain(held).take(3).collect();
+        if !specs.is_empty() {
+            lines.push("take the version that is allowed, or wait until the release opens; else".to_owned());
+        }
+        for spec in &specs {
+            lines.push(format!("coldframe explain {spec}"));
+            lines.push(format!("coldframe approve {spec} --reason \"why it cannot wait\""));
+        }
+        lines
+    }
+}
+
+/// The first of `count` hidden versions in a line.
+fn tell(name: &PackageName, kept: &Kept, count: usize) -> String {
+    let Kept { version, rule, detail, opens, nearest } = kept;
+    let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    let opens = opens.map(|opens| format!("; opens {}", instant::tell_opening(opens))).unwrap_or_default();
+    let nearest = nearest.as_ref().map(|nearest| format!("; newest allowed: {nearest}")).unwrap_or_default();
+    format!("{name}@{version}{more}: {detail} (rule {rule}){opens}{nearest}")
+}
+
+fn refused_json(refusal: &Refusal) -> Value {
+    json!({
+        "name": refusal.name.as_str(),
+        "version": refusal.version,
+        "rule": refusal.rule.as_str(),
+        "opens": refusal.opens.map(|opens| opens.to_string()),
+        "reason": &*refusal.text,
+    })
+}
+
+fn hidden_json(name: &PackageName, hidden: &Hidden) -> Value {
+    let one = |kept: &Kept| {
+        json!({
+            "version": kept.version,
+            "rule": kept.rule.as_str(),
+            "reason": kept.detail,
+            "opens": kept.opens.map(|opens| opens.to_string()),
+            "nearest": kept.nearest,
+        })
+    };
+    json!({
+        "name": name.as_str(),
+        "newer": hidden.newer.iter().map(one).collect::<Vec<_>>(),
+        "others": hidden.others.as_ref().map(|(kept, count)| json!({ "count": count, "highest": one(kept) })),
+    })
+}
+
+/// Text that cannot end a cell or a code span of Markdown, whatever upstream wrote into it.
+fn bare(text: &str) -> String {
+    text.replace(['|', '`', '<', '\n', '\r'], " ")
+}

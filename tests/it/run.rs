@@ -1,0 +1,264 @@
+//! `coldframe run`: one command behind a Coldframe of its own. Led there by its environment, its end passed on, nothing left
+//! behind.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::client::Ask;
+use crate::package::{Package, hours};
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+use crate::wire::Response;
+
+/// A registry with an old and a young left-pad, a home, a data directory and a place for temporary files.
+struct Place {
+    home: TempDir,
+    data: TempDir,
+    scratch: TempDir,
+    registry: Registry,
+}
+
+impl Place {
+    async fn make() -> Self {
+        let registry = Registry::start(&machine_clock()).await;
+        registry.publish(Package::new("left-pad", "1.0.0"));
+        registry.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
+        let folder = || TempDir::new().unwrap();
+        Self { home: folder(), data: folder(), scratch: folder(), registry }
+    }
+
+    fn command(&self, flags: &[&str], words: &[&str]) -> Command {
+        let mut command = coldframe(self.home.path());
+        command.env("PATH", "/usr/bin:/bin").env("TMPDIR", self.scratch.path());
+        command.args(["run", "--upstream", &self.registry.url, "--data-dir"]).arg(self.data.path());
+        command.args(flags).arg("--").args(words);
+        command
+    }
+
+    /// A command that shows its environment and then waits to be told to end.
+    fn start(&self, flags: &[&str]) -> Running {
+        Running::start(&mut self.command(flags, &["sh", "-c", "env; echo; exec cat >/dev/null"]))
+    }
+
+    fn is_left_clean(&self) -> bool {
+        std::fs::read_dir(self.scratch.path()).unwrap().next().is_none()
+    }
+
+    /// Where the registry has something.
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.registry.url)
+    }
+}
+
+/// A command that waits.
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    environment: Vec<(String, String)>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let shown = lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty());
+        let environment = shown.filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let environment = environment.collect();
+        Self { input: child.stdin.take(), child, environment }
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn gateway(&self) -> SocketAddr {
+        let proxy = self.variable("HTTP_PROXY").unwrap_or_else(|| panic!("no proxy: {:?}", self.environment));
+        proxy.trim_start_matches("http://").trim_end_matches('/').parse().unwrap()
+    }
+
+    /// Asks through the gateway, as a client in the command would.
+    async fn ask(&self, url: &str) -> Response {
+        let host = url.trim_start_matches("http://").split('/').next().unwrap();
+        Ask::new(self.gateway(), "GET", url).header("host", host).await
+    }
+
+    /// Lets it end: the exit code and what stood on standard error.
+    fn end(mut self) -> (i32, String) {
+        drop(self.input.take());
+        let mut errors = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        (self.child.wait().unwrap().code().unwrap_or(-1), errors)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused() {
+    let place = Place::make().await;
+    let report = place.home.path().join("report.md");
+    std::fs::write(&report, "before\n").unwrap();
+    let running = place.start(&["--report", report.to_str().unwrap()]);
+    let packument = running.ask(&place.at("/left-pad")).await;
+    assert_eq!(packument.versions(), ["1.0.0"]);
+    // As the registry wrote it: a lockfile comes out as it does without us.
+    assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], place.at("/left-pad/-/left-pad-1.0.0.tgz"));
+    running.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
+    running.ask(&place.at("/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
+    let gateway = running.gateway();
+    let (code, errors) = running.end();
+    assert_eq!(code, 0, "{errors}");
+    for part in [
+        "coldframe: 1 package, 0 from the cache; 1 with newer releases held back; 1 refused",
+        "refused      left-pad@1.1.0 is held by coldframe: published",
+        "held back    left-pad@1.1.0: published",
+        "minimum release age 72 h (rule minimum-age); opens ",
+        "newest allowed: 1.0.0",
+        "coldframe approve left-pad@1.1.0 --reason",
+    ] {
+        assert!(errors.contains(part), "{part:?} is missing:\n{errors}");
+    }
+    let page = std::fs::read_to_string(&report).unwrap();
+    assert!(page.starts_with("before\n### Coldframe: `sh -c") && page.contains("| left-pad@1.1.0 is held"), "{page}");
+    assert!(place.is_left_clean());
+    assert!(std::net::TcpStream::connect(gateway).is_err(), "the port is open still");
+    // The cache is the data directory's.
+    let again = place.start(&["--json"]);
+    again.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
+    let (_, errors) = again.end();
+    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    assert_eq!(summed["packages"]["fromCache"], 1, "{summed}");
+    assert_eq!(place.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
+    let place = Place::make().await;
+    let mut command = place.command(&[], &["sh", "-c", "env; echo; exec cat >/dev/null"]);
+    command.env("NO_PROXY", "127.0.0.1").env("ALL_PROXY", "http://127.0.0.1:9").env("NPM_CONFIG_NOPROXY", "127.0.0.1");
+    command.env("npm_config_replace_registry_host", "never");
+    let running = Running::start(&mut command);
+    let proxy = running.variable("HTTPS_PROXY").unwrap().to_owned();
+    for name in ["http_proxy", "YARN_HTTPS_PROXY", "npm_config_proxy", "npm_config_https_proxy", "pnpm_config_proxy"] {
+        assert_eq!(running.variable(name), Some(proxy.as_str()), "{name}");
+    }
+    for name in ["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry", "YARN_NPM_REGISTRY_SERVER"] {
+        assert_eq!(running.variable(name).map(|url| url.trim_end_matches('/')), Some(place.registry.url.as_str()));
+    }
+    assert_eq!(running.variable("NO_PROXY"), Some("none.invalid"));
+    for name in ["ALL_PROXY", "NPM_CONFIG_NOPROXY", "npm_config_replace_registry_host", "npm_config_no_proxy"] {
+        assert_eq!(running.variable(name), None, "{name}");
+    }
+    for name in ["NODE_EXTRA_CA_CERTS", "DENO_CERT", "npm_config_cafile", "YARN_HTTPS_CA_FILE_PATH"] {
+        let pem = std::fs::read_to_string(running.variable(name).unwrap()).unwrap();
+        assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"), "{name}");
+    }
+    running.end();
+    std::fs::write(place.home.path().join(".npmrc"), "no-proxy=127.0.0.1\n").unwrap();
+    let running = place.start(&[]);
+    assert_eq!(running.variable("npm_config_no_proxy"), Some("none.invalid"));
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lockfile_that_names_coldframe_itself_is_answered_though_none_listens_there() {
+    let place = Place::make().await;
+    let running = place.start(&["--listen", "127.0.0.1:14873"]);
+    for host in ["127.0.0.1:14873", "localhost:14873"] {
+        running.ask(&format!("http://{host}/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
+        running.ask(&format!("http://{host}/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
+    }
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_to_anything_else_is_closed_and_what_was_tried_is_told() {
+    let place = Place::make().await;
+    let elsewhere = Registry::start(&machine_clock()).await;
+    let lockfile = format!(
+        r#"{{"lockfileVersion":3,"packages":{{"node_modules/left-pad":{{"version":"1.0.0","resolved":"{}/left-pad/-/left-pad-1.0.0.tgz"}}}}}}"#,
+        elsewhere.url
+    );
+    std::fs::write(place.home.path().join("package-lock.json"), lockfile).unwrap();
+    let running = place.start(&[]);
+    let refused = running.ask(&format!("{}/left-pad", elsewhere.url)).await.is(403);
+    assert!(refused.error().contains("does not connect"), "{refused:?}");
+    let (_, errors) = running.end();
+    let host = elsewhere.address.to_string();
+    assert!(errors.contains(&format!("1 lockfile entries name `{host}`, which this run does not go to")), "{errors}");
+    assert!(errors.contains(&format!("not reached  {host}: coldframe")), "{errors}");
+    assert_eq!(elsewhere.total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exit_code_is_the_commands_own_or_the_signals_that_ended_it() {
+    let place = Place::make().await;
+    let code = |words: &[&str]| run(&mut place.command(&[], words)).0;
+    assert_eq!(code(&["sh", "-c", "exit 42"]), 42);
+    assert_eq!(code(&["sh", "-c", "kill -9 $$"]), 128 + 9);
+    assert_eq!(code(&["no-such-program"]), 127);
+    assert_eq!(code(&["/"]), 126);
+    assert!(place.is_left_clean());
+    assert_eq!(place.registry.total(), 0);
+    let (code, _, errors) = run(&mut place.command(&["--report", "/nowhere/report.md"], &["sh", "-c", "echo ran >&2"]));
+    assert!(code == 2 && errors.contains("/nowhere/report.md") && !errors.contains("ran"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_and_output_are_the_commands_own() {
+    let place = Place::make().await;
+    let mut command = place.command(&[], &["cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"as it is\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"as it is\n"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_reach_the_command_and_what_it_started() {
+    let place = Place::make().await;
+    let signalled = |signal: &str, script: &str| {
+        let mut command = place.command(&[], &["sh", "-c", script]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        child.wait().unwrap().code()
+    };
+    assert_eq!(signalled("-TERM", "trap 'exit 7' TERM; sleep 600 & echo; wait"), Some(7));
+    assert_eq!(signalled("-HUP", "trap 'exit 8' HUP; sleep 600 & echo; wait"), Some(8));
+    assert_eq!(signalled("-INT", "echo; exec sleep 600"), Some(128 + 2));
+    assert!(place.is_left_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_command_leaves_running_is_ended() {
+    let place = Place::make().await;
+    let (code, told, errors) = run(&mut place.command(&[], &["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!; kill -9 $$"]));
+    assert!(code == 137 && errors.contains("ended what the command left running"), "{code} {errors}");
+    let left = Path::new("/proc").join(told.trim());
+    let state = std::fs::read_to_string(left.join("stat")).unwrap_or_default();
+    // Where nobody waits for it, it is gone for all but its number.
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_server_on_the_same_data_directory_what_was_decided_there_holds() {
+    let place = Place::make().await;
+    let server = Program::serve(place.home.path(), place.data.path(), &place.registry.url, &[]);
+    let mut deny = coldframe(place.home.path());
+    deny.args(["deny", "left-pad@1.0.0", "--reason", "because", "--data-dir"]).arg(place.data.path());
+    deny.args(["--upstream", &place.registry.url]);
+    let (code, _, errors) = run(&mut deny);
+    assert_eq!(code, 0, "{errors}");
+    let running = place.start(&[]);
+    let refused = running.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(403);
+    assert!(refused.error().contains("because"), "{refused:?}");
+    let (_, errors) = running.end();
+    assert!(errors.contains("the data directory is in use"), "{errors}");
+    assert!(place.is_left_clean());
+    drop(server);
+}
