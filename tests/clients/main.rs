@@ -13,6 +13,8 @@ mod client;
 mod listing;
 #[path = "../it/package.rs"]
 mod package;
+#[path = "../it/program.rs"]
+mod program;
 #[path = "../it/registry.rs"]
 mod registry;
 #[path = "../it/reply.rs"]
@@ -27,5 +29,6 @@ mod configured;
 mod held_back;
 mod locked;
 mod outage;
+mod run;
 mod words_of_npm;
 mod works;

@@ -149,6 +149,11 @@ impl Project {
         std::fs::write(path, before + text).expect("room");
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Runs the client before the scene's Coldframe, to which its environment leads.
     pub async fn run(&self, scene: &Scene, arguments: &[&str]) -> Said {
         self.run_with(scene, arguments, true).await
@@ -161,19 +166,7 @@ impl Project {
 
     async fn run_with(&self, scene: &Scene, arguments: &[&str], led: bool) -> Said {
         let registry = format!("{}/", scene.coldframe.url());
-        let mut words = self.tool.program();
-        let program = words.remove(0);
-        let mut command = Command::new(program);
-        command.args(words).args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        #[expect(clippy::disallowed_methods, reason = "a client has to find `node`")]
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        command
-            .env_clear()
-            .env("PATH", path)
-            .env("HOME", self.home.path())
-            .env("LANG", "C")
-            .env("TZ", "UTC")
-            .env("NO_COLOR", "1");
+        let mut command = self.command(Vec::new(), arguments);
         for name in [
             "npm_config_registry",
             "NPM_CONFIG_REGISTRY",
@@ -186,6 +179,34 @@ impl Project {
                 command.env(name, &registry);
             }
         }
+        if led {
+            command.env("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1");
+        }
+        let (code, text) = ended(command).await;
+        Said { code, text: self.settled(&text, scene) }
+    }
+
+    /// Runs the client behind a command that is to lead it: nothing in its environment names a registry.
+    pub async fn run_behind(&self, prefix: Vec<String>, arguments: &[&str]) -> Said {
+        let (code, text) = ended(self.command(prefix, arguments)).await;
+        Said { code, text }
+    }
+
+    /// The client with a home of its own, and no way to any other host than this machine.
+    fn command(&self, prefix: Vec<String>, arguments: &[&str]) -> Command {
+        let mut words: Vec<String> = prefix.into_iter().chain(self.tool.program()).collect();
+        let program = words.remove(0);
+        let mut command = Command::new(program);
+        command.args(words).args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        #[expect(clippy::disallowed_methods, reason = "a client has to find `node`")]
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", self.home.path())
+            .env("LANG", "C")
+            .env("TZ", "UTC")
+            .env("NO_COLOR", "1");
         // As root, yarn 1 keeps its cache outside its home.
         command.env("YARN_CACHE_FOLDER", self.home.path().join("yarn-cache"));
         command.env("DENO_DIR", self.home.path().join("deno")).env("DENO_NO_UPDATE_CHECK", "1");
@@ -194,17 +215,11 @@ impl Project {
             command.env(name, "http://127.0.0.1:9/");
         }
         command.env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost");
-        if led {
-            command.env("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1");
-        }
         command.env("YARN_ENABLE_TELEMETRY", "0").env("YARN_ENABLE_PROGRESS_BARS", "0");
         command.env("npm_config_update_notifier", "false").env("npm_config_fund", "false").env("npm_config_progress", "false");
         // So that a test of an upstream that is down ends; by default they wait for over a minute.
         command.env("npm_config_fetch_retries", "0").env("pnpm_config_fetch_retries", "0").env("YARN_HTTP_RETRY", "0");
-        let running = tokio::task::spawn_blocking(move || command.output());
-        let output = running.await.expect("no panic").expect("the client starts");
-        let text = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
-        Said { code: output.status.code().unwrap_or(-1), text: self.settled(&text, scene) }
+        command
     }
 
     /// What a person reads, without ports, folders, durations, log files and stack traces.
@@ -240,6 +255,14 @@ impl Project {
         });
         kept.map(|line| line + "\n").collect()
     }
+}
+
+/// Waits for its end: the exit code, and what it said, errors last.
+async fn ended(mut command: Command) -> (i32, String) {
+    let running = tokio::task::spawn_blocking(move || command.output());
+    let output = running.await.expect("no panic").expect("the client starts");
+    let text = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
+    (output.status.code().unwrap_or(-1), text)
 }
 
 /// `in 1.20s`, `[5.00ms]` and `0s 42ms` as `in N`.

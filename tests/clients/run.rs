@@ -1,0 +1,124 @@
+//! Every client behind `coldframe run`: what it installs, which lockfiles are refused, whatever its project's files say, and
+//! that its user is told why.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::package::{Package, days, hours};
+use crate::program::machine_clock;
+use crate::registry::Registry;
+use crate::tool::{Project, Said, Tool};
+
+/// A registry, and the data directory of the runs before it.
+struct Place {
+    registry: Registry,
+    data: TempDir,
+}
+
+impl Place {
+    async fn make() -> Self {
+        let registry = Registry::start(&machine_clock()).await;
+        registry.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
+        registry.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
+        registry.publish(Package::new("@acme/core", "3.0.0").aged(days(100)));
+        registry.absent("pnpm");
+        Self { registry, data: TempDir::new().expect("a folder") }
+    }
+
+    /// What stands before a client's own words.
+    fn prefix(&self, flags: &[&str]) -> Vec<String> {
+        let data = self.data.path().to_str().expect("UTF-8");
+        let words = [env!("CARGO_BIN_EXE_coldframe"), "run", "--upstream", &self.registry.url, "--data-dir", data];
+        words.iter().chain(flags).chain(&["--"]).map(|word| (*word).to_owned()).collect()
+    }
+
+    async fn run(&self, project: &Project, flags: &[&str], arguments: &[&str]) -> Said {
+        project.run_behind(self.prefix(flags), arguments).await
+    }
+}
+
+/// The address under which a public lockfile names its tarballs.
+fn public() -> String {
+    coldframe::upstream::npmrc::built_in().as_str().trim_end_matches('/').to_owned()
+}
+
+/// Puts another address into every lockfile of a project.
+fn readdress(folder: &Path, from: &str, to: &str) {
+    for name in ["package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"] {
+        if let Ok(text) = std::fs::read_to_string(folder.join(name)) {
+            std::fs::write(folder.join(name), text.replace(from, to)).expect("room");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_installs_and_what_is_young_is_not_installed() {
+    let place = Place::make().await;
+    for tool in Tool::ALL {
+        let project = Project::new(tool, &[("left-pad", "^1.0.0"), ("@acme/core", "^3.0.0")]);
+        let said = place.run(&project, &[], &["install"]).await;
+        assert_eq!(said.code, 0, "{tool:?}:\n{}", said.text);
+        assert_eq!(project.installed("left-pad").as_deref(), Some("1.0.0"), "{tool:?}");
+        assert_eq!(project.installed("@acme/core").as_deref(), Some("3.0.0"), "{tool:?}");
+        for part in ["coldframe: 2 packages", "held back    left-pad@1.1.0: published", "minimum release age 72 h", "; opens "] {
+            assert!(said.text.contains(part), "{tool:?}: {part:?} is missing:\n{}", said.text);
+        }
+        // It goes on being a lockfile of the registry: no port of ours stands in it.
+        let again = place.run(&project.elsewhere(), &[], tool.frozen()).await;
+        assert_eq!(again.code, 0, "{tool:?}:\n{}", again.text);
+    }
+}
+
+#[tokio::test]
+async fn a_lockfile_that_pins_the_young_version_is_refused_whomever_it_names() {
+    let place = Place::make().await;
+    let registry = place.registry.url.clone();
+    for tool in Tool::ALL {
+        for named in [registry.as_str(), &public(), "http://127.0.0.1:14873"] {
+            let project = Project::new(tool, &[("left-pad", "1.1.0")]);
+            let said = place.run(&project, &["--min-release-age", "0s"], &["install"]).await;
+            assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}:\n{}", said.text);
+            let project = project.elsewhere();
+            readdress(project.folder(), &registry, named);
+            let said = place.run(&project, &["--listen", "127.0.0.1:14873"], tool.frozen()).await;
+            assert_ne!(said.code, 0, "{tool:?} {named}:\n{}", said.text);
+            assert_eq!(project.installed("left-pad"), None, "{tool:?} {named}");
+            for part in [
+                "left-pad@1.1.0",
+                "minimum release age 72 h",
+                "opens ",
+                "newest allowed: 1.0.0",
+                "coldframe approve left-pad@1.1.0",
+            ] {
+                assert!(said.text.contains(part), "{tool:?} {named}: {part:?} is missing:\n{}", said.text);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_of_the_project_lead_nobody_past_it() {
+    let place = Place::make().await;
+    let registry = &place.registry.address;
+    for tool in Tool::ALL {
+        let project = Project::new(tool, &[("left-pad", "^1.0.0")]);
+        let dead = "http://127.0.0.1:9";
+        let npmrc = format!(
+            "registry={dead}/\nhttps-proxy={dead}/\nproxy={dead}/\nnoproxy=127.0.0.1,{registry}\nno-proxy=127.0.0.1,{registry}\n"
+        );
+        let write = |name: &str, text: &str| std::fs::write(project.folder().join(name), text).expect("room");
+        write(".npmrc", &npmrc);
+        match tool {
+            Tool::Yarn4 => {
+                write(".yarnrc.yml", &format!("nodeLinker: node-modules\nnpmRegistryServer: \"{dead}\"\nhttpProxy: \"{dead}\"\n"))
+            }
+            Tool::Yarn1 => write(".yarnrc", &format!("registry \"{dead}/\"\n")),
+            Tool::Bun => write("bunfig.toml", &format!("[install]\nregistry = \"{dead}/\"\n")),
+            _ => {}
+        }
+        let said = place.run(&project, &[], &["install"]).await;
+        assert_eq!(said.code, 0, "{tool:?}:\n{}", said.text);
+        assert_eq!(project.installed("left-pad").as_deref(), Some("1.0.0"), "{tool:?}:\n{}", said.text);
+    }
+}
