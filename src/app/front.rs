@@ -46,7 +46,7 @@ impl<A: Answers> Front<A> {
         let leaves = leaves.map_err(AppError::Authority)?;
         let bound = bind_one(ANY_PORT, Profile::default()).await;
         let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
-        let service = Arc::new(Service::new(answers, service, &[], pages(), metrics));
+        let service = Arc::new(Service::new(answers, service, &[], pages(), metrics)?);
         let door = Arc::new(Forward::new(service, gateway, leaves, vec![bound.address]));
         Ok(Self { bound, door, certificate })
     }
