@@ -58,7 +58,7 @@ Exit codes:
    5  the data directory cannot be used
   10  `explain`: the version is held or denied
   75  `check`: versions would be refused, and waiting alone cures that
- any  `run`: the command's own; 126: it cannot be run, 127: it is not there, 128 + n: signal n ended it
+ any  `run`: the command's own; 126: cannot be run; 127: not there; 128 + n: ended by signal n
 
 Settings:
   Each can be given as a flag (`--min-release-age 7d`), as an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in
