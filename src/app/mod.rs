@@ -18,6 +18,7 @@ mod listening;
 mod losses;
 mod own;
 mod policies;
+pub mod probing;
 pub mod question;
 mod retention;
 pub mod terms;

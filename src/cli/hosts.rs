@@ -48,6 +48,11 @@ impl Hosts {
         self.upstream.extend(upstreams.iter().filter_map(|text| place(&Url::parse(text).ok()?)));
     }
 
+    /// Whether an address is Coldframe's own.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        place(url).is_some_and(|place| self.own.contains(&place))
+    }
+
     /// Where `address` leads a client that reads it in a lockfile of this dialect.
     pub(super) fn way(&self, address: &str, dialect: Dialect) -> Way {
         let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return Way::Around };

@@ -19,6 +19,9 @@ mod confirm;
 mod decisions;
 mod decree;
 mod deny;
+mod doctor;
+mod doctor_routes;
+mod doctor_survey;
 mod explain;
 mod exposure;
 mod feed;
@@ -51,7 +54,7 @@ pub use output::{Exit, Failure};
 const EXIT_CODES: &str = "\
 Exit codes:
    0  it did what it should; for `explain` and `check`: all is allowed
-   1  it failed while running; for `check`: versions would be refused
+   1  it failed while running; `check`: versions would be refused; `doctor`: installs go around
    2  wrong flags or configuration
    3  cannot listen on the first address
    4  the data directory is in use by another coldframe
@@ -82,6 +85,8 @@ enum Command {
     /// Run one command, such as `npm ci`, behind a Coldframe of its own, and sum up what was held back.
     #[command(after_long_help = EXIT_CODES)]
     Run(run::Arguments),
+    /// Say whether installs in this folder really pass through Coldframe, and what mends it where they do not.
+    Doctor(doctor::Arguments),
     /// Say whether a version would be served, and why.
     Explain(explain::Arguments),
     /// Say which versions in lockfiles would be refused, before anybody installs them.
@@ -137,6 +142,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Run(arguments) => return run::run(arguments).unwrap_or_else(give_up),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::ClientConfig(arguments) => client_config::run(arguments),

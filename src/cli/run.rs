@@ -7,11 +7,14 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use indicatif::ProgressBar;
 use tempfile::TempDir;
 
+use super::doctor_survey::Survey;
 use super::flags::SettingFlags;
 use super::output::{Exit, Failure};
 use super::run_child::{self, Ended};
@@ -61,8 +64,11 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     // Before anything runs: whoever asks for a report must not learn at the end that there is none.
     let report = report.map(|path| open_report(&path)).transpose()?;
     let (policy, trust, project) = (policy(&config), config.tls.clone(), Project::of(&surroundings));
+    let survey = Survey::of(&surroundings);
     let (ended, sum) = runtime()?.block_on(async {
+        let waiting = progress("starting");
         let errand = Errand::open(config, &project.aliases(), Arc::new(SystemClock)).await?;
+        waiting.finish_and_clear();
         match errand.apart() {
             None => {}
             Some(Apart::InUse) => say("the data directory is in use: what was decided holds, tarballs are fetched anew"),
@@ -74,10 +80,17 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
                  `--intercept {host}` has it answer from upstream"
             ));
         }
+        for line in survey.strays(|url| errand.takes(url)) {
+            say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
+        }
         let folder = tempfile::Builder::new().prefix("coldframe-run-").tempdir()?;
         let recipe = recipe(&errand, &trust, &folder)?.with_exceptions(project.names_exceptions);
+        let recipe = recipe.with_replaced(project.written_for(&errand.way().registry, |url| errand.takes(url)));
         let ended = run_child::run(prepared(&command, &recipe, &surroundings)).await;
-        Ok::<_, Failure>((ended, errand.close().await))
+        let waiting = progress("writing down what was served");
+        let sum = errand.close().await;
+        waiting.finish_and_clear();
+        Ok::<_, Failure>((ended, sum))
     })?;
     let Ended { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
     if left_some {
@@ -96,6 +109,14 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         say(&format!("the report cannot be written: {wrong}"));
     }
     Ok(ExitCode::from(code))
+}
+
+/// What a person at a terminal sees while there is nothing else to see: before the command and after it, for in between the
+/// terminal is the command's. On anything but a terminal it is hidden.
+fn progress(what: &'static str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(format!("coldframe: {what}"));
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
 }
 
 /// Says something beside the command's own words.

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::config::Surroundings;
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{LONGEST, NAMES, Source};
+use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
 use crate::upstream::npmrc;
 
 /// What was found.
@@ -42,6 +42,19 @@ impl Project {
     pub(super) fn aliases(&self) -> Vec<DnsName<'static>> {
         let hosts: BTreeSet<String> = self.addresses().filter_map(|url| url.host_str().map(str::to_owned)).collect();
         hosts.into_iter().filter(|host| npmrc::is_yarns_alias(host)).filter_map(|host| DnsName::try_from(host).ok()).collect()
+    }
+
+    /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
+    /// its registry's, and is told to take the one for the other. Of npm's default it does so by itself.
+    pub(super) fn written_for(&self, registry: &Url, is_taken: impl Fn(&Url) -> bool) -> Option<String> {
+        let of_npm = self.lockfiles.values().filter(|lockfile| lockfile.dialect == Dialect::Npm);
+        let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == Source::Registry);
+        let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
+        let others = addresses.filter(|url| url.origin() != registry.origin() && is_taken(url));
+        let others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
+        let default = npmrc::built_in();
+        let only = others.iter().next().filter(|host| others.len() == 1 && default.host_str() != Some(host.as_str()));
+        only.cloned()
     }
 
     /// What is locked of registries: name and version.

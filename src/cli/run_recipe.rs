@@ -59,6 +59,12 @@ impl Recipe {
         self
     }
 
+    /// Has npm ask the registry where its lockfile names `host`.
+    pub(super) fn with_replaced(mut self, host: Option<String>) -> Self {
+        self.set.extend(host.map(|host| ("npm_config_replace_registry_host", host.into())));
+        self
+    }
+
     /// Puts it into the environment of a command that would have `inherited`.
     pub(super) fn apply(&self, command: &mut tokio::process::Command, inherited: &[(OsString, OsString)]) {
         for name in self.removed(inherited) {

@@ -70,7 +70,8 @@ impl Credentials {
     }
 
     /// The header's value, marked as sensitive.
-    pub(super) fn value(&self) -> &HeaderValue {
+    #[must_use]
+    pub fn value(&self) -> &HeaderValue {
         &self.0
     }
 

@@ -28,6 +28,7 @@ mod crowd;
 mod crowds;
 mod decisions;
 mod disk;
+mod doctor;
 mod everywhere;
 mod explain;
 mod feeds;

@@ -1,0 +1,464 @@
+//! What each client is told here: by variables and by the files it reads, in its own order (`clients.md` of the design has
+//! the measurements). Refuses to show a value that may be a secret, and to judge any.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use super::hosts::host;
+use crate::config::Surroundings;
+use crate::npm::Lockfile;
+use crate::npm::lockfile::{Dialect, LONGEST, NAMES};
+use crate::upstream::{Origin, npmrc};
+
+/// A client, apart where it changed what it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Client {
+    Npm,
+    /// Up to version 10.
+    Pnpm,
+    /// From version 11 on.
+    Pnpm11,
+    /// Version 1.
+    Yarn,
+    /// From version 2 on.
+    Berry,
+    Bun,
+    Deno,
+}
+
+impl Client {
+    pub(super) const ALL: [Self; 7] = [Self::Npm, Self::Pnpm, Self::Pnpm11, Self::Yarn, Self::Berry, Self::Bun, Self::Deno];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Npm => "npm",
+            Self::Pnpm => "pnpm up to 10",
+            Self::Pnpm11 => "pnpm from 11 on",
+            Self::Yarn => "yarn 1",
+            Self::Berry => "yarn from 2 on",
+            Self::Bun => "bun",
+            Self::Deno => "deno",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Npm => "npm",
+            Self::Pnpm | Self::Pnpm11 => "pnpm",
+            Self::Yarn | Self::Berry => "yarn",
+            Self::Bun => "bun",
+            Self::Deno => "deno",
+        }
+    }
+
+    /// Whether it installs from lockfiles of this dialect.
+    pub(super) fn reads(self, dialect: Dialect) -> bool {
+        match dialect {
+            Dialect::Npm => self == Self::Npm,
+            Dialect::Pnpm6 | Dialect::Pnpm9 => matches!(self, Self::Pnpm | Self::Pnpm11),
+            Dialect::YarnClassic => self == Self::Yarn,
+            Dialect::YarnBerry => self == Self::Berry,
+            Dialect::Bun => self == Self::Bun,
+            Dialect::Deno => self == Self::Deno,
+        }
+    }
+
+    /// Whether it waits a day with new releases by itself.
+    pub(super) fn waits_by_itself(self) -> bool {
+        matches!(self, Self::Pnpm11 | Self::Berry | Self::Deno)
+    }
+}
+
+/// Something that a client is told. The keys are npm's: `registry`, `@scope:registry`, `https-proxy`, `proxy`, `noproxy`,
+/// `no-proxy`, `cafile`, `strict-ssl`; `extra-ca` for authorities beside the system's; `age` for a minimum release age.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) key: String,
+    pub(super) value: String,
+    /// Where it stands, for people.
+    pub(super) origin: String,
+}
+
+impl Said {
+    fn new(key: impl Into<String>, value: impl Into<String>, origin: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into(), origin: origin.into() }
+    }
+}
+
+/// All of it.
+pub(super) struct Survey {
+    variables: BTreeMap<String, String>,
+    npmrc: Vec<(bool, Said)>,
+    yarnrc: Vec<Said>,
+    berry: Vec<Said>,
+    bunfig: Vec<Said>,
+    workspace: Vec<Said>,
+    /// The lockfiles of the project, by their names.
+    pub(super) lockfiles: BTreeMap<String, Lockfile>,
+    /// Those that are used here: by a lockfile, or by `packageManager`, else whatever is installed; and whether that is known of
+    /// this project.
+    pub(super) clients: Vec<(Client, bool)>,
+    /// What could not be read.
+    pub(super) trouble: Vec<String>,
+}
+
+impl Survey {
+    /// Looks around from the working directory.
+    pub(super) fn of(surroundings: &Surroundings) -> Self {
+        let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
+        let environment = surroundings.of_npm();
+        let mut trouble = Vec::new();
+        let lines = npmrc::lines(&environment).unwrap_or_else(|wrong| {
+            trouble.push(wrong.to_string());
+            Vec::new()
+        });
+        let npmrc = lines.into_iter().map(|line| {
+            let is_variable = matches!(line.origin, Origin::Variable(_));
+            let key =
+                if matches!(line.key.as_str(), "min-release-age" | "before" | "minimum-release-age") { "age" } else { &line.key };
+            (is_variable, Said::new(key, line.value, line.origin.to_string()))
+        });
+        let npmrc = npmrc.collect();
+        let upwards = |name: &str| folder.ancestors().map(|folder| folder.join(name)).collect::<Vec<_>>();
+        let with_home = |name: &str| upwards(name).into_iter().chain(home.map(|home| home.join(name))).collect::<Vec<_>>();
+        let all = |paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Option<String>| said(paths, read, key);
+        let mut lockfiles = BTreeMap::new();
+        for path in lockfiles_of(folder) {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            match fs::read(&path).map_err(|wrong| wrong.to_string()).and_then(|bytes| read_lockfile(&name, &bytes)) {
+                Ok(lockfile) => drop(lockfiles.insert(name, lockfile)),
+                Err(wrong) => trouble.push(format!("`{}` cannot be read: {wrong}", path.display())),
+            }
+        }
+        let manager = upwards("package.json").iter().find_map(|path| package_manager(&fs::read(path).ok()?));
+        let clients = clients(&lockfiles, manager.as_deref(), &environment.vars);
+        Self {
+            npmrc,
+            yarnrc: all(with_home(".yarnrc"), read_yarnrc, key_of_yarn),
+            berry: all(with_home(".yarnrc.yml"), read_yaml, key_of_berry),
+            bunfig: all(vec![folder.join("bunfig.toml")], read_toml, key_of_bun)
+                .into_iter()
+                .chain(all(home.map(|home| home.join(".bunfig.toml")).into_iter().collect(), read_toml, key_of_bun))
+                .collect(),
+            workspace: all(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
+            lockfiles,
+            clients,
+            trouble,
+            variables: environment.vars,
+        }
+    }
+
+    /// Everything that a client is told, what it obeys first.
+    pub(super) fn told(&self, client: Client) -> Vec<Said> {
+        let variable = |name: &str, key: &str| {
+            let value = self.variables.get(name).filter(|value| !value.is_empty());
+            value.map(|value| Said::new(key, value, format!("`{name}`")))
+        };
+        let variables = |pairs: &[(&str, &str)]| pairs.iter().filter_map(|(name, key)| variable(name, key)).collect::<Vec<_>>();
+        let npm = |of_variables: bool| self.npmrc.iter().filter(move |(is, _)| *is == of_variables).map(|(_, said)| said.clone());
+        let shared = variables(&[
+            ("HTTPS_PROXY", "https-proxy"),
+            ("https_proxy", "https-proxy"),
+            ("HTTP_PROXY", "proxy"),
+            ("http_proxy", "proxy"),
+            ("NO_PROXY", "noproxy"),
+            ("no_proxy", "noproxy"),
+            ("NODE_EXTRA_CA_CERTS", "extra-ca"),
+        ]);
+        let everywhere = variables(&[("ALL_PROXY", "https-proxy"), ("all_proxy", "https-proxy")]);
+        match client {
+            Client::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
+            Client::Pnpm => self.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(shared).collect(),
+            Client::Pnpm11 => {
+                let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
+                own.into_iter().chain(self.workspace.iter().cloned()).chain(npm(false)).chain(shared).collect()
+            }
+            Client::Yarn => {
+                let own = variables(&[
+                    ("YARN_REGISTRY", "registry"),
+                    ("YARN_HTTPS_PROXY", "https-proxy"),
+                    ("YARN_HTTP_PROXY", "proxy"),
+                ]);
+                own.into_iter().chain(npm(true)).chain(self.yarnrc.iter().cloned()).chain(npm(false)).chain(shared).collect()
+            }
+            Client::Berry => {
+                let own = variables(&[
+                    ("YARN_NPM_REGISTRY_SERVER", "registry"),
+                    ("YARN_HTTPS_PROXY", "https-proxy"),
+                    ("YARN_HTTP_PROXY", "proxy"),
+                    ("YARN_HTTPS_CA_FILE_PATH", "cafile"),
+                ]);
+                let extra = shared.into_iter().filter(|said| said.key == "extra-ca");
+                own.into_iter().chain(self.berry.iter().cloned()).chain(extra).collect()
+            }
+            Client::Bun => {
+                let of_bun = |said: &Said| said.key == "registry" || said.key.ends_with(":registry") || said.key == "cafile";
+                let own = variables(&[("BUN_CONFIG_REGISTRY", "registry")]);
+                let npm = npm(true).filter(|said| said.key == "registry").chain(npm(false).filter(of_bun));
+                own.into_iter().chain(npm).chain(self.bunfig.iter().cloned()).chain(shared).chain(everywhere).collect()
+            }
+            Client::Deno => {
+                let own = variables(&[
+                    ("NPM_CONFIG_REGISTRY", "registry"),
+                    ("NPM_CONFIG_MIN_RELEASE_AGE", "age"),
+                    ("DENO_CERT", "extra-ca"),
+                ]);
+                let of_deno = |said: &Said| said.key == "registry" || said.key.ends_with(":registry") || said.key == "age";
+                own.into_iter().chain(npm(false).filter(of_deno)).chain(shared).chain(everywhere).collect()
+            }
+        }
+    }
+
+    /// Scopes of clients that install here whose registry is not taken, each once, in words.
+    pub(super) fn strays(&self, is_taken: impl Fn(&Url) -> bool) -> BTreeSet<String> {
+        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
+        let told = clients.flat_map(|(client, _)| self.told(*client)).filter(|said| said.key.starts_with('@'));
+        let strays = told.filter_map(|said| {
+            let url = Url::parse(&said.value).ok().filter(|url| !is_taken(url))?;
+            Some(format!("`{}` in {} leads to {}", said.key, said.origin, host(url.as_str())))
+        });
+        strays.collect()
+    }
+
+    /// The variables that have a prefix of a client's own, in either case.
+    fn own(&self, prefix: &str, keys: &[&str]) -> Vec<Said> {
+        let found = self.variables.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
+            let folded = name.to_ascii_lowercase();
+            let key = folded.strip_prefix(prefix)?.replace('_', "-");
+            keys.contains(&key.as_str()).then(|| Said::new(key, value, format!("`{name}`")))
+        });
+        found.collect()
+    }
+}
+
+/// A key with its path, its value and its line.
+type Line = (String, String, usize);
+
+/// The lines of files that matter, nearest file first.
+fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Option<String>) -> Vec<Said> {
+    let mut found: Vec<Said> = Vec::new();
+    let mut seen: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if seen.contains(&path) {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for (name, value, line) in read(&text) {
+            let Some(key) = key(&name).filter(|_| !value.is_empty()) else { continue };
+            found.push(Said::new(key, value, format!("`{}:{line}`", path.display())));
+        }
+        seen.push(path);
+    }
+    found
+}
+
+/// yarn 1's own format: a key, a blank, a value, each perhaps in quotes.
+fn read_yarnrc(text: &str) -> Vec<Line> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+    let pair = |(at, line): (usize, &str)| {
+        let line = line.trim().trim_start_matches("--");
+        let (key, value) = match line.strip_prefix('"') {
+            Some(rest) => rest.split_once('"')?,
+            None => line.split_once(char::is_whitespace)?,
+        };
+        Some((key.to_owned(), bare(value), at + 1))
+    };
+    lines.filter_map(pair).collect()
+}
+
+/// YAML as far as settings use it: maps in maps by their indentation, and scalars. A list's elements stand under the list's key.
+fn read_yaml(text: &str) -> Vec<Line> {
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut found = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') || content.starts_with("---") {
+            continue;
+        }
+        let indent = line.len() - content.len();
+        path.retain(|(depth, _)| *depth < indent || (*depth == indent && content.starts_with("- ")));
+        let parents = || path.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join(".");
+        if let Some(element) = content.strip_prefix("- ") {
+            found.push((parents(), bare(element), at + 1));
+            continue;
+        }
+        let split = content.split_once(": ").or_else(|| content.strip_suffix(':').map(|key| (key, "")));
+        let Some((key, value)) = split else { continue };
+        path.push((indent, bare(key)));
+        found.push((path.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join("."), bare(value), at + 1));
+    }
+    found
+}
+
+/// Texts and numbers of TOML, by their path.
+fn read_toml(text: &str) -> Vec<Line> {
+    fn walk(path: &str, value: &toml::Value, found: &mut Vec<Line>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    walk(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, found);
+                }
+            }
+            toml::Value::String(text) => found.push((path.to_owned(), text.clone(), 1)),
+            other => found.push((path.to_owned(), other.to_string(), 1)),
+        }
+    }
+    let mut found = Vec::new();
+    if let Ok(table) = text.parse::<toml::Table>() {
+        walk("", &toml::Value::Table(table), &mut found);
+    }
+    found
+}
+
+/// A value without its quotes, or without the comment behind it.
+fn bare(text: &str) -> String {
+    let text = text.trim();
+    for quote in ['"', '\''] {
+        if let Some((inside, _)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {
+            return inside.to_owned();
+        }
+    }
+    text.split(" #").next().unwrap_or_default().trim().to_owned()
+}
+
+fn key_of_yarn(key: &str) -> Option<String> {
+    let known = ["registry", "https-proxy", "proxy", "cafile", "strict-ssl"].contains(&key);
+    (known || (key.starts_with('@') && key.ends_with(":registry"))).then(|| key.to_owned())
+}
+
+fn key_of_berry(key: &str) -> Option<String> {
+    if let Some(scope) = key.strip_prefix("npmScopes.").and_then(|rest| rest.strip_suffix(".npmRegistryServer")) {
+        return Some(format!("@{}:registry", scope.trim_start_matches('@')));
+    }
+    let key = match key {
+        "npmRegistryServer" => "registry",
+        "httpsProxy" => "https-proxy",
+        "httpProxy" => "proxy",
+        "httpsCaFilePath" => "cafile",
+        "enableStrictSsl" => "strict-ssl",
+        "npmMinimalAgeGate" => "age",
+        _ => return None,
+    };
+    Some(key.to_owned())
+}
+
+fn key_of_bun(key: &str) -> Option<String> {
+    if let Some(scope) = key.strip_prefix("install.scopes.") {
+        let (scope, rest) = scope.split_once('.').unwrap_or((scope, "url"));
+        return (rest == "url").then(|| format!("@{}:registry", scope.trim_start_matches('@')));
+    }
+    let key = match key {
+        "install.registry" | "install.registry.url" => "registry",
+        "install.cafile" => "cafile",
+        "install.minimumReleaseAge" => "age",
+        _ => return None,
+    };
+    Some(key.to_owned())
+}
+
+fn key_of_pnpm(key: &str) -> Option<String> {
+    match key.strip_prefix("registries.") {
+        Some("default") => Some("registry".to_owned()),
+        Some(scope) if scope.starts_with('@') => Some(format!("{scope}:registry")),
+        Some(_) => None,
+        None => (key == "minimumReleaseAge").then(|| "age".to_owned()),
+    }
+}
+
+/// The lockfiles of the nearest folder upwards that has any.
+fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
+    let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
+    folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+fn read_lockfile(name: &str, bytes: &[u8]) -> Result<Lockfile, String> {
+    if bytes.len() > LONGEST {
+        return Err("it is too long".to_owned());
+    }
+    Lockfile::read(name, bytes).map_err(|wrong| wrong.to_string())
+}
+
+/// `packageManager` of a `package.json`: `pnpm@10.34.9`.
+fn package_manager(bytes: &[u8]) -> Option<String> {
+    let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    manifest["packageManager"].as_str().map(str::to_owned)
+}
+
+/// Who installs here.
+fn clients(
+    lockfiles: &BTreeMap<String, Lockfile>,
+    manager: Option<&str>,
+    variables: &BTreeMap<String, String>,
+) -> Vec<(Client, bool)> {
+    let (named, version) = manager.and_then(|manager| manager.split_once('@')).unwrap_or_default();
+    let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
+    let is_named = |client: Client| client.program() == named;
+    let fits = |client: Client| match client {
+        _ if !is_named(client) || major == 0 => true,
+        Client::Pnpm => major <= 10,
+        Client::Pnpm11 => major >= 11,
+        Client::Yarn => major == 1,
+        Client::Berry => major >= 2,
+        _ => true,
+    };
+    let reads = |client: Client| lockfiles.values().any(|lockfile| client.reads(lockfile.dialect));
+    let installed = |client: Client| {
+        let folders = variables.get("PATH").map(std::env::split_paths);
+        folders.into_iter().flatten().any(|folder| folder.join(client.program()).is_file())
+    };
+    let known = |client: Client| fits(client) && (reads(client) || (is_named(client) && lockfiles.is_empty()));
+    let project: Vec<_> = Client::ALL.into_iter().filter(|client| known(*client)).collect();
+    if project.is_empty() {
+        return Client::ALL.into_iter().filter(|client| installed(*client)).map(|client| (client, true)).collect();
+    }
+    let others = Client::ALL.into_iter().filter(|client| !project.contains(client) && fits(*client) && installed(*client));
+    let others: Vec<_> = others.map(|client| (client, false)).collect();
+    project.into_iter().map(|client| (client, true)).chain(others).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(lines: Vec<Line>, key: fn(&str) -> Option<String>) -> Vec<String> {
+        lines.into_iter().filter_map(|(name, value, line)| Some(format!("{line}: {} = {value}", key(&name)?))).collect()
+    }
+
+    #[test]
+    fn each_format_is_read_as_far_as_it_matters() {
+        let yarnrc = "# mine\nregistry \"https://a.example/\"\n\"@acme:registry\" https://b.example\nlastUpdateCheck 1\n";
+        assert_eq!(
+            keys(read_yarnrc(yarnrc), key_of_yarn),
+            ["2: registry = https://a.example/", "3: @acme:registry = https://b.example"]
+        );
+        let berry = "nodeLinker: node-modules\nnpmRegistryServer: 'https://a.example' # ours\nnpmScopes:\n  acme:\n    npmRegistryServer: \"https://b.example\"\n    npmAuthToken: s3cret\nnpmMinimalAgeGate: 0\n";
+        assert_eq!(
+            keys(read_yaml(berry), key_of_berry),
+            ["2: registry = https://a.example", "5: @acme:registry = https://b.example", "7: age = 0"]
+        );
+        let pnpm = "packages:\n  - 'a/*'\nregistries:\n  default: https://a.example/\n  '@acme': https://b.example/\nminimumReleaseAge: 1440\n";
+        assert_eq!(
+            keys(read_yaml(pnpm), key_of_pnpm),
+            ["4: registry = https://a.example/", "5: @acme:registry = https://b.example/", "6: age = 1440"]
+        );
+        let bun = "[install]\nregistry = { url = \"https://a.example\", token = \"s3cret\" }\n[install.scopes]\nacme = \"https://b.example\"\n";
+        assert_eq!(
+            keys(read_toml(bun), key_of_bun),
+            ["1: registry = https://a.example", "1: @acme:registry = https://b.example"]
+        );
+    }
+
+    #[test]
+    fn who_installs_here_is_said_by_the_project() {
+        let (lockfiles, variables) = (BTreeMap::new(), BTreeMap::new());
+        let of =
+            |manager| clients(&lockfiles, Some(manager), &variables).into_iter().map(|(client, _)| client).collect::<Vec<_>>();
+        assert_eq!(of("pnpm@10.34.9"), [Client::Pnpm]);
+        assert_eq!(of("pnpm@12.0.0+sha512.0"), [Client::Pnpm11]);
+        assert_eq!(of("yarn@4.18.1"), [Client::Berry]);
+        assert_eq!(of("yarn@1.22.22"), [Client::Yarn]);
+    }
+}

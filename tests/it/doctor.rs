@@ -1,0 +1,211 @@
+//! `coldframe doctor`: whether installs pass through, for a project that is sound and one that is not.
+
+use std::path::Path;
+use std::process::Command;
+
+use expect_test::{Expect, expect};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::package::Package;
+use crate::program::{Program, coldframe, machine_clock, run};
+use crate::registry::Registry;
+
+/// A project before a running Coldframe.
+struct Place {
+    home: TempDir,
+    data: TempDir,
+    registry: Registry,
+    server: Program,
+}
+
+impl Place {
+    async fn make() -> Self {
+        let registry = Registry::start(&machine_clock()).await;
+        registry.publish(Package::new("left-pad", "1.0.0"));
+        let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let server = Program::serve(home.path(), data.path(), &registry.url, &[]);
+        Self { home, data, registry, server }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let text = text.replace("UPSTREAM", &self.registry.url).replace("COLDFRAME", &format!("http://{}", self.server.address));
+        std::fs::write(self.home.path().join(name), text).unwrap();
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = coldframe(self.home.path());
+        command.env("PATH", self.home.path()).args(["doctor", "--upstream", &self.registry.url, "--listen"]);
+        command.arg(self.server.address.to_string()).arg("--data-dir").arg(self.data.path()).args(flags);
+        command
+    }
+
+    fn check(&self, command: &mut Command, code: i32, told: &Expect) {
+        let (ended, text, errors) = run(command);
+        told.assert_eq(&self.settled(&text));
+        assert_eq!(ended, code, "{errors}");
+    }
+
+    fn settled(&self, text: &str) -> String {
+        let folder = |folder: &Path| format!("{}/", folder.display());
+        let text = text.replace(&folder(self.home.path()), "").replace(&self.server.address.to_string(), "coldframe");
+        text.replace(&self.registry.address.to_string(), "upstream")
+    }
+}
+
+const LOCKFILE: &str = r#"{ "lockfileVersion": 3, "packages": {
+    "node_modules/left-pad": { "version": "1.0.0", "resolved": "COLDFRAME/left-pad/-/left-pad-1.0.0.tgz" } } }"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_project_passes_through() {
+    let place = Place::make().await;
+    place.write("package-lock.json", LOCKFILE);
+    place.write(".npmrc", "registry=COLDFRAME/\n@acme:registry=COLDFRAME/\nmin-release-age=3\n");
+    let told = expect![[r#"
+        ok       npm asks Coldframe at http://coldframe (`.npmrc`)
+        note     npm has a minimum release age of its own (`.npmrc`)
+        ok       package-lock.json names nothing that goes around
+        ok       Coldframe answers at http://coldframe/
+        ok       the clock agrees with that of the server
+        ok       the clock agrees with that of upstream
+        note     a connection to upstream opens from here
+                 why:  whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that
+                 mend: coldframe run -- the command that installs; or allow egress to Coldframe alone
+        warning  upstream sends no _npmUser, dist.signatures (looked at left-pad)
+                 why:  rules that ask for it cannot decide: without `time` a release waits from when it was first seen
+                 mend: coldframe serve --upstream, with the registry that the mirror copies
+        note     no feed of advisories is followed
+                 why:  known malware is held back by its age alone
+                 mend: coldframe serve --feed PATH-or-URL
+
+        installs here pass through Coldframe (0 bypass, 1 warning)
+    "#]];
+    place.check(&mut place.command(&[]), 0, &told);
+    let (code, text, _) = run(&mut place.command(&["--json"]));
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &told["passesThrough"]), (0, &Value::Bool(true)));
+    // A variable beats the file.
+    let mut strayed = place.command(&[]);
+    strayed.env("npm_config_registry", &place.registry.url);
+    let (code, text, _) = run(&mut strayed);
+    assert!(code == 1 && text.contains("mend: unset npm_config_registry; npm config set registry"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_project_is_told_all_of_it_and_none_of_its_secrets() {
+    let place = Place::make().await;
+    place.write(
+        "package-lock.json",
+        r#"{ "lockfileVersion": 3, "packages": {
+    "node_modules/left-pad": { "version": "1.0.0", "resolved": "UPSTREAM/left-pad/-/left-pad-1.0.0.tgz" },
+    "node_modules/strange": { "version": "1.0.0", "resolved": "https://user:s3cret@cdn.other.example/strange-1.0.0.tgz" } } }"#,
+    );
+    place.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n\nimporters:\n\n  .: {}\n");
+    place.write(
+        "yarn.lock",
+        "__metadata:\n  version: 8\n\n\"left-pad@npm:1.0.0\":\n  version: 1.0.0\n  resolution: \"left-pad@npm:1.0.0\"\n",
+    );
+    place.write("bun.lock", "{ \"lockfileVersion\": 1, \"packages\": {} }");
+    place.write(
+        ".npmrc",
+        "registry=UPSTREAM/\n@acme:registry=https://me:s3cret@npm.acme.example/\n//npm.acme.example/:_authToken=s3cret\nstrict-ssl=false\n",
+    );
+    place.write(".yarnrc.yml", "npmRegistryServer: UPSTREAM\nnpmScopes:\n  acme:\n    npmRegistryServer: https://npm.acme.example\n    npmAuthToken: s3cret\nnpmMinimalAgeGate: 0\n");
+    place.write("bunfig.toml", "[install]\nregistry = { url = \"UPSTREAM\", token = \"s3cret\" }\n");
+    place.write("pnpm-workspace.yaml", "registries:\n  default: UPSTREAM\nminimumReleaseAge: 0\n");
+    let told = expect![[r#"
+        bypass   npm asks http://upstream directly (registry from `.npmrc`)
+                 why:  nothing that it installs is judged
+                 mend: npm config set registry http://coldframe/ --location=project
+        bypass   npm asks npm.acme.example for @acme directly (`.npmrc`)
+                 why:  packages of this scope are not judged
+                 mend: npm config set @acme:registry http://coldframe/ --location=project
+        warning  npm does not check certificates (`.npmrc`)
+                 why:  whoever stands between answers in the registry's name
+                 mend: npm config delete strict-ssl --location=project
+        note     npm has no minimum release age of its own
+                 why:  a second net below Coldframe, where an install goes around
+                 mend: npm config set min-release-age 3 --location=project
+        bypass   pnpm up to 10 asks http://upstream directly (registry from `pnpm-workspace.yaml:2`)
+                 why:  nothing that it installs is judged
+                 mend: set registries.default to http://coldframe/ in `pnpm-workspace.yaml:2`
+        bypass   pnpm up to 10 asks npm.acme.example for @acme directly (`.npmrc`)
+                 why:  packages of this scope are not judged
+                 mend: npm config set @acme:registry http://coldframe/ --location=project
+        warning  pnpm up to 10 does not check certificates (`.npmrc`)
+                 why:  whoever stands between answers in the registry's name
+                 mend: npm config delete strict-ssl --location=project
+        note     pnpm up to 10 has its own minimum release age switched off (`pnpm-workspace.yaml:3`)
+                 why:  it is a second net below Coldframe, where an install goes around
+                 mend: remove it from `pnpm-workspace.yaml:3`
+        bypass   pnpm from 11 on asks http://upstream directly (registry from `pnpm-workspace.yaml:2`)
+                 why:  nothing that it installs is judged
+                 mend: set registries.default to http://coldframe/ in `pnpm-workspace.yaml:2`
+        bypass   pnpm from 11 on asks npm.acme.example for @acme directly (`.npmrc`)
+                 why:  packages of this scope are not judged
+                 mend: npm config set @acme:registry http://coldframe/ --location=project
+        warning  pnpm from 11 on does not check certificates (`.npmrc`)
+                 why:  whoever stands between answers in the registry's name
+                 mend: npm config delete strict-ssl --location=project
+        note     pnpm from 11 on has its own minimum release age switched off (`pnpm-workspace.yaml:3`)
+                 why:  it is a second net below Coldframe, where an install goes around
+                 mend: remove it from `pnpm-workspace.yaml:3`
+        bypass   yarn from 2 on asks http://upstream directly (registry from `.yarnrc.yml:1`)
+                 why:  nothing that it installs is judged
+                 mend: yarn config set npmRegistryServer http://coldframe/ && yarn config set unsafeHttpWhitelist --json '["127.0.0.1"]'
+        bypass   yarn from 2 on asks npm.acme.example for @acme directly (`.yarnrc.yml:4`)
+                 why:  packages of this scope are not judged
+                 mend: set the registry of @acme to http://coldframe/ in `.yarnrc.yml:4`
+        note     yarn from 2 on has its own minimum release age switched off (`.yarnrc.yml:6`)
+                 why:  it is a second net below Coldframe, where an install goes around
+                 mend: remove it from `.yarnrc.yml:6`
+        bypass   bun asks http://upstream directly (registry from `.npmrc`)
+                 why:  nothing that it installs is judged
+                 mend: npm config set registry http://coldframe/ --location=project
+        bypass   bun asks npm.acme.example for @acme directly (`.npmrc`)
+                 why:  packages of this scope are not judged
+                 mend: set the registry of @acme to http://coldframe/ in `.npmrc`
+        note     bun has no minimum release age of its own
+                 why:  a second net below Coldframe, where an install goes around
+                 mend: write minimumReleaseAge = 259200 below [install] into bunfig.toml
+        ok       bun.lock names nothing that goes around
+        bypass   package-lock.json: strange come from cdn.other.example
+                 why:  a client fetches what a lockfile names, whatever its registry is
+                 mend: coldframe run -- the command that installs; or delete the lockfile's addresses and install anew
+        bypass   package-lock.json: left-pad come from http://upstream
+                 why:  a client fetches what a lockfile names, whatever its registry is
+                 mend: coldframe run -- the command that installs; or delete the lockfile's addresses and install anew
+        ok       pnpm-lock.yaml names nothing that goes around
+        ok       yarn.lock names nothing that goes around
+        ok       Coldframe answers at http://coldframe/
+        ok       the clock agrees with that of the server
+        ok       the clock agrees with that of upstream
+        note     a connection to upstream opens from here
+                 why:  whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that
+                 mend: coldframe run -- the command that installs; or allow egress to Coldframe alone
+        warning  upstream sends no _npmUser, dist.signatures (looked at left-pad)
+                 why:  rules that ask for it cannot decide: without `time` a release waits from when it was first seen
+                 mend: coldframe serve --upstream, with the registry that the mirror copies
+        note     no feed of advisories is followed
+                 why:  known malware is held back by its age alone
+                 mend: coldframe serve --feed PATH-or-URL
+
+        installs here go around Coldframe (12 bypass, 4 warning)
+    "#]];
+    place.check(&mut place.command(&[]), 1, &told);
+    for flags in [&[][..], &["--json"]] {
+        let (_, text, errors) = run(&mut place.command(flags));
+        assert!(!text.contains("s3cret") && !errors.contains("s3cret"), "{text}{errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_coldframe_answers_that_is_told() {
+    let place = Place::make().await;
+    place.write("package-lock.json", LOCKFILE);
+    place.write(".npmrc", "registry=COLDFRAME/\n");
+    let mut command = place.command(&["--server", "http://127.0.0.1:9/"]);
+    let (code, text, _) = run(&mut command);
+    assert!(code == 0 && text.contains("warning  no Coldframe answers at http://127.0.0.1:9/"), "{text}");
+    assert!(text.contains("mend: coldframe serve"), "{text}");
+}
