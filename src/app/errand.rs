@@ -14,11 +14,12 @@ use url::{Host, Url};
 
 use super::front::{ANY_PORT, Front};
 use super::witness::{Noted, Witness};
-use super::{App, AppError};
+use super::{App, AppError, feeds};
 use crate::config::Config;
 use crate::proxy::{Gateway, Targets, TurnedAway};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
+use crate::tls;
 use crate::upstream::npmrc;
 
 /// A Coldframe that runs.
@@ -76,15 +77,18 @@ impl Errand {
         for alias in aliases {
             gateway.targets.add_host(alias);
         }
-        let service = config.proxy.clone();
+        // The command is led there without a password.
+        gateway.users = None;
+        let (service, parent) = (config.proxy.clone(), feeds::parent(&config.upstream, &tls::client_config(&config.tls)?));
         // Its own pages and its registry's door are nobody's here, but a server has one.
         config.listen = vec![ANY_PORT];
         config.listener_policies.clear();
         config.gateway.listen.clear();
+        config.gateway.transparent.clear();
         let app = App::build(config, Arc::clone(&clock)).await?;
         let witness = Arc::new(Witness::before(Arc::clone(app.firewall())));
         let connections = service.limits.connections;
-        let front = Front::open(Arc::clone(&witness), (service, &gateway), Arc::new(Metrics::new()), &clock).await?;
+        let front = Front::open(Arc::clone(&witness), (service, &gateway, parent), Arc::new(Metrics::new()), &clock).await?;
         let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| registry.clone());
         let certificate = front.certificate().clone();
         let stop = watch::Sender::new(false);
@@ -110,7 +114,7 @@ impl Errand {
     /// Whether a request for an address is answered here, or let through.
     #[must_use]
     pub fn takes(&self, url: &Url) -> bool {
-        let Gateway { targets, allowed, tunnels_others } = &self.gateway;
+        let Gateway { targets, allowed, tunnels_others, .. } = &self.gateway;
         let found = url.host_str().zip(url.port_or_known_default()).and_then(|(host, port)| targets.find(host, port));
         let answered = found.is_some_and(|aim| aim.secure == (url.scheme() == "https"));
         answered || *tunnels_others || allowed.iter().any(|glob| glob.reach(url).is_some())

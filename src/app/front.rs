@@ -9,10 +9,11 @@ use bytes::Bytes;
 use http::Response;
 use rustls_pki_types::CertificateDer;
 
+use super::AppError;
 use super::listening::{Bound, bind_one};
-use super::{AppError, Profile};
-use crate::net::Room;
-use crate::proxy::{self, Answers, Forward, Own, Service, TurnedAway, forward};
+use crate::firewall::Profile;
+use crate::net::{Parent, Room};
+use crate::proxy::{self, Answers, Forward, Own, Service, TurnedAway, Way, forward};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls::{Authority, Kept, Leaves, TlsError, authority};
 
@@ -33,7 +34,7 @@ impl<A: Answers> Front<A> {
     /// When the system has no randomness, or no port.
     pub(super) async fn open(
         answers: Arc<A>,
-        (service, gateway): (proxy::Config, &proxy::Gateway),
+        (service, gateway, parent): (proxy::Config, &proxy::Gateway, Parent),
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
@@ -47,7 +48,8 @@ impl<A: Answers> Front<A> {
         let bound = bind_one(ANY_PORT, Profile::default()).await;
         let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
         let service = Arc::new(Service::new(answers, service, &[], pages(), metrics)?);
-        let door = Arc::new(Forward::new(service, gateway, leaves, vec![bound.address]));
+        let way = Way { ours: vec![bound.address], parent };
+        let door = Arc::new(Forward::new(service, gateway, leaves, way)?);
         Ok(Self { bound, door, certificate })
     }
 

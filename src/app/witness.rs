@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::firewall::{Answer, Asker, Coding, Firewall, Form, Hidden, Refusal, Rejection, Tarball};
+use crate::firewall::{Answer, Asker, Coding, Contacting, Firewall, Form, Hidden, Refusal, Rejection, Tarball};
 use crate::npm::PackageName;
 use crate::proxy::Answers;
 use crate::upstream::{Passage, Passed};
@@ -114,6 +114,10 @@ impl<A: Answers + Hides> Answers for Witness<A> {
             });
         }
         answered
+    }
+
+    fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {
+        self.inner.contact(contacting)
     }
 
     async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
