@@ -20,7 +20,8 @@ impl Place {
     async fn make() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
-        registry.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
+        // Too old for what clients hold back by themselves, a day at most, and too young for us.
+        registry.publish(Package::new("left-pad", "1.1.0").aged(hours(30)));
         registry.publish(Package::new("@acme/core", "3.0.0").aged(days(100)));
         registry.absent("pnpm");
         Self { registry, data: TempDir::new().expect("a folder") }
