@@ -13,6 +13,7 @@ mod feeds;
 mod following;
 mod front;
 mod glimpse;
+mod health;
 pub mod intelligence;
 mod listening;
 mod losses;
@@ -35,6 +36,7 @@ use tokio::task::JoinSet;
 pub use checking::Checker;
 pub use difference::difference;
 pub use errand::Errand;
+pub use health::health;
 pub use question::{Contacted, contacts, explain, exposure};
 pub use terms::terms;
 

@@ -27,6 +27,7 @@ mod exposure;
 mod feed;
 mod flags;
 mod freeze;
+mod healthcheck;
 mod hosts;
 mod incident;
 mod lockfiles;
@@ -126,6 +127,8 @@ enum Command {
     /// Say who may use the gateway, where `gateway-users` names a file of them.
     #[command(subcommand)]
     User(user::Command),
+    /// Ask the server of this configuration whether it is ready, directly; for containers and supervisors.
+    Healthcheck(healthcheck::Arguments),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
     Config(config::Command),
@@ -160,6 +163,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Feed(command) => feed::run(command),
         Command::Ca(command) => ca::run(command),
         Command::User(command) => user::run(command),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments),
     };

@@ -420,3 +420,28 @@ async fn client_config_asks_the_server_that_runs_else_the_settings() {
     assert_eq!(lines("cargo", &url).0, 2);
     assert_eq!(place.registry.total(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_of_itself_whether_it_is_ready_past_every_proxy() {
+    let place = Place::make().await;
+    let program = place.serve(&[]);
+    let address = program.address.to_string();
+    let ask = |listen: &str| {
+        let mut command = coldframe(place.home.path());
+        // A proxy that would be asked in vain, were it asked.
+        command.env("HTTP_PROXY", "http://127.0.0.1:1/").env("COLDFRAME_LISTEN", listen);
+        run(command.args(["healthcheck", "--upstream", &place.registry.url]))
+    };
+    assert_eq!(ask(&address), (0, String::new(), String::new()));
+    let elsewhere = ask(&address.replace("127.0.0.1", "0.0.0.0"));
+    assert_eq!(elsewhere.0, 0, "an address to listen on is none to connect to: {}", elsewhere.2);
+    let other = Registry::start(&machine_clock()).await;
+    let registry = other.url.trim_start_matches("http://").trim_end_matches('/');
+    let (code, _, errors) = ask(registry);
+    assert!(code == 1 && errors.contains(registry), "a registry is no Coldframe: {code} {errors}");
+    assert_eq!(other.forgive(), ["GET /-/coldframe/readyz"]);
+    program.signal("-TERM");
+    program.ended().await;
+    let (code, _, errors) = ask(&address);
+    assert!(code == 1 && errors.contains(&address), "{code} {errors}");
+}
