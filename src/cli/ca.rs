@@ -1,7 +1,10 @@
 //! `coldframe ca`: the authority that the gateway's clients trust: made, printed, explained, replaced.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::flags::SettingFlags;
@@ -20,7 +23,7 @@ pub(super) enum Command {
     /// Make the authority, for the hosts that the gateway answers for; `serve --gateway` does it by itself.
     Init(Arguments),
     /// Print the certificates that clients have to trust (PEM); works beside a running server.
-    Export(Arguments),
+    Export(ExportArguments),
     /// Say what each client and system needs to trust it; `--apply` does it for this system.
     Trust(TrustArguments),
     /// Put a new authority into force, for the hosts that the gateway answers for now; a running server takes it up.
@@ -29,6 +32,15 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArguments {
+    /// Write them to a file that everybody may read, whole or not at all, and say nothing.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -71,7 +83,13 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Export(arguments) => {
             let config = arguments.settings.read(Config::gather)?;
             let trusted = authority::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
-            output::print(&trusted.iter().map(pem).collect::<String>())?;
+            let certificates = trusted.iter().map(pem).collect::<String>();
+            match arguments.to {
+                Some(file) => hand_out(&file, &certificates)
+                    .with_context(|| format!("cannot write `{}`", file.display()))
+                    .map_err(|wrong| Failure::new(Exit::Failed, wrong))?,
+                None => output::print(&certificates)?,
+            }
         }
         Command::Trust(arguments) => {
             let config = arguments.settings.read(Config::gather)?;
@@ -82,6 +100,19 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Rotate(arguments) => rotate(&arguments.settings.read(Config::gather)?, arguments.overlap)?,
     }
     Ok(Exit::Done)
+}
+
+/// A reader beside us, such as a container that shares the folder, sees the file of before or the new one.
+fn hand_out(file: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut made = tempfile::Builder::new();
+    #[cfg(unix)]
+    made.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut made = made.tempfile_in(folder)?;
+    made.write_all(text.as_bytes())?;
+    made.as_file().sync_all()?;
+    made.persist(file)?;
+    Ok(())
 }
 
 fn init(config: &Config) -> Result<(), Failure> {

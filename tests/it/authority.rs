@@ -221,3 +221,24 @@ async fn rustls_openssl_and_node_take_its_word_for_its_hosts_and_for_no_other() 
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_handed_to_a_file_that_everybody_may_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let place = Place::make().await;
+    let program = place.serve(&["--intercept", "registry.example"]);
+    let file = place.home.path().join("shared.pem");
+    std::fs::write(&file, "what was there before").unwrap();
+    let (code, told, errors) = place.ca(&["export", "--intercept", "registry.example", "--to", &file.to_string_lossy()]);
+    assert_eq!((code, &*told), (0, ""), "{errors}");
+    let (_, printed, _) = place.ca(&["export", "--intercept", "registry.example"]);
+    assert!(printed.starts_with("-----BEGIN CERTIFICATE-----"), "{printed}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), printed);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+
+    let nowhere = place.home.path().join("missing/shared.pem");
+    let (code, _, errors) = place.ca(&["export", "--intercept", "registry.example", "--to", &nowhere.to_string_lossy()]);
+    assert!(code == 1 && errors.contains("missing/shared.pem"), "{code} {errors}");
+    drop(program);
+}
