@@ -52,6 +52,10 @@ soak minutes="30" *args:
     cargo build --release --locked
     python3 benches/soak.py target/release/coldframe --minutes {{ trim_start_match(minutes, "minutes=") }} {{ args }}
 
+# build the image without an engine and without pulling, and run it: root, Debian's buildah and debootstrap; `just image PROGRAM` spares the build
+image *program:
+    docker/image {{ program }}
+
 # time judging: 3,000 versions by `strict`, and with 100 more rules
 bench-policy:
     cargo bench --locked --bench policy
