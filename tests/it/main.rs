@@ -51,6 +51,7 @@ mod refusals;
 mod restart;
 mod run;
 mod search;
+mod sidecar;
 mod smuggling;
 mod tags;
 mod takedown;

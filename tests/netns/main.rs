@@ -6,6 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+mod enclosed;
+
 /// What is run in the namespace. The registry's name and two others lead to addresses of a network that is documentation's, which the
 /// namespace has itself; port 443 of it is redirected, but for what Coldframe's own user opens.
 const SCRIPT: &str = r#"
