@@ -23,7 +23,6 @@ const STRETCH: usize = 512 * 1024;
 /// A body to send.
 pub struct Body {
     rest: Rest,
-    left: u64,
     sent: u64,
     ending: Option<Ending>,
 }
@@ -82,9 +81,8 @@ impl Body {
     /// What comes from another server, which may be silent for `patience` at a time. Its length may be unknown.
     #[must_use]
     pub fn passing(incoming: Incoming, patience: Duration) -> Self {
-        let left = incoming.size_hint().exact().unwrap_or(0);
         let silence = Box::pin(sleep(patience));
-        Self { rest: Rest::Passing(Passing { incoming, patience, silence }), left, sent: 0, ending: None }
+        Self { rest: Rest::Passing(Passing { incoming, patience, silence }), sent: 0, ending: None }
     }
 
     /// Has `ending` called with the bytes sent, when the last one left or the client did.
@@ -94,16 +92,16 @@ impl Body {
         self
     }
 
-    /// Bytes still to be sent.
+    /// Bytes still to be sent; zero where that is not known.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.left
+        self.size_hint().exact().unwrap_or(0)
     }
 
     /// Whether nothing is to be sent.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.left == 0
+        self.len() == 0
     }
 }
 
@@ -115,13 +113,13 @@ impl From<Bytes> for Body {
 
 impl From<Stretch> for Body {
     fn from(stretch: Stretch) -> Self {
-        Self { left: stretch.remaining() as u64, rest: Rest::Ours(stretch), sent: 0, ending: None }
+        Self { rest: Rest::Ours(stretch), sent: 0, ending: None }
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Body").field("left", &self.left).field("sent", &self.sent).finish_non_exhaustive()
+        out.debug_struct("Body").field("left", &self.len()).field("sent", &self.sent).finish_non_exhaustive()
     }
 }
 
@@ -135,7 +133,6 @@ impl http_body::Body for Body {
             Rest::Ours(rest) => rest.has_remaining().then(|| rest.split_to(STRETCH)),
         };
         let Some(stretch) = stretch else { return Poll::Ready(None) };
-        self.left = self.left.saturating_sub(stretch.remaining() as u64);
         self.sent += stretch.remaining() as u64;
         Poll::Ready(Some(Ok(Frame::data(stretch))))
     }
@@ -143,14 +140,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.rest {
             Rest::Passing(passing) => passing.incoming.is_end_stream(),
-            Rest::Ours(_) => self.left == 0,
+            Rest::Ours(rest) => !rest.has_remaining(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.rest {
             Rest::Passing(passing) => passing.incoming.size_hint(),
-            Rest::Ours(_) => SizeHint::with_exact(self.left),
+            Rest::Ours(rest) => SizeHint::with_exact(rest.remaining() as u64),
         }
     }
 }
