@@ -197,7 +197,9 @@ impl Inner {
             return landed;
         }
         self.silence.begin(voyage.registry.id(), now, self.clock.now());
-        let Some(reading) = last().and_then(|last| self.stale(&last, now)) else {
+        // What is fresh by now came with the flight, which has landed.
+        let last = last().filter(|last| !self.is_fresh(last, voyage.profile, self.clock.now()));
+        let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
         self.unreachable.insert(voyage.slot.clone(), now);
