@@ -2,13 +2,15 @@
 //! know who trusts it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
 use crate::config::Gateway;
-use crate::tls::{Keeping, Kept, TlsError, keeping};
+use crate::telemetry::Clock;
+use crate::tls::{Keeping, Kept, Leaves, TlsError, keeping};
 
 /// The files that the authority in force is read from: when they change, another one is.
 pub(super) fn files(gateway: &Gateway, data_dir: &Path) -> Vec<PathBuf> {
@@ -52,8 +54,18 @@ pub fn rotate(gateway: &Gateway, data_dir: &Path, overlap: Duration, now: Timest
     Keeping::in_data_dir(data_dir).rotate(&gateway.door.targets.hosts(), overlap, now)
 }
 
+/// What the gateway's connections are secured with. A name that some client uses by itself may be left out by an authority that
+/// was made before, or given.
+///
+/// # Errors
+/// When the authority cannot vouch for a host that is configured, or has expired.
+pub(super) fn leaves(gateway: &Gateway, kept: Kept, clock: &Arc<dyn Clock>) -> Result<Leaves, TlsError> {
+    let targets = &gateway.door.targets;
+    Leaves::new(kept, &targets.hosts(), &targets.expected(), Arc::clone(clock)).map_err(|error| told(gateway, error))
+}
+
 /// What is wrong, told for the authority it is wrong with: one that is given is not ours to rotate.
-pub(super) fn told(gateway: &Gateway, error: TlsError) -> TlsError {
+fn told(gateway: &Gateway, error: TlsError) -> TlsError {
     match (error, &gateway.given) {
         (TlsError::Uncovered { host }, Some((path, _))) => TlsError::NotVouched { host, path: path.clone() },
         (error, _) => error,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, DnsName};
+use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -64,19 +64,15 @@ pub struct Sum {
 }
 
 impl Errand {
-    /// Starts one. `aliases` are further names of npm's default registry. The data directory is the configured one, or one for
-    /// the occasion where another process has that.
+    /// Starts one. The data directory is the configured one, or one for the occasion where another process has that.
     ///
     /// # Errors
     /// As [`App::build`]; when there is neither a data directory nor place for a temporary one.
-    pub async fn open(mut config: Config, aliases: &[DnsName<'static>], clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub async fn open(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let (apart, scratch) = settle_down(&mut config)?;
         let registry = registry_for(&config);
         let mut gateway = config.gateway.door.clone();
         complete(&mut gateway.targets, &config);
-        for alias in aliases {
-            gateway.targets.add_host(alias);
-        }
         // The command is led there without a password.
         gateway.users = None;
         let (service, parent) = (config.proxy.clone(), feeds::parent(&config.upstream, &tls::client_config(&config.tls)?));

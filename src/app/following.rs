@@ -75,8 +75,7 @@ impl Followed {
 
     fn sign(&self) -> Result<Leaves, TlsError> {
         let kept = authority::in_force(&self.config, &self.data_dir, self.clock.now())?;
-        let leaves = Leaves::new(kept, &self.config.door.targets.hosts(), Arc::clone(&self.clock));
-        leaves.map_err(|error| authority::told(&self.config, error))
+        authority::leaves(&self.config, kept, &self.clock)
     }
 }
 

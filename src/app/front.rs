@@ -43,7 +43,7 @@ impl<A: Answers> Front<A> {
         let current = Authority::read(pem.as_bytes(), pem.as_bytes());
         let current = current.map_err(|detail| AppError::Authority(TlsError::Unusable { path: "memory".into(), detail }))?;
         let certificate = current.certificate().clone();
-        let leaves = Leaves::new(Kept { current, retiring: Vec::new() }, &hosts, Arc::clone(clock));
+        let leaves = Leaves::new(Kept { current, retiring: Vec::new() }, &hosts, &hosts, Arc::clone(clock));
         let leaves = leaves.map_err(AppError::Authority)?;
         let bound = bind_one(ANY_PORT, Profile::default()).await;
         let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;

@@ -54,7 +54,7 @@ use crate::patrol::{self, Feeds};
 use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, reverse, transparent};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
-use crate::tls::{self, Leaves, TlsError};
+use crate::tls::{self, TlsError};
 use crate::upstream::{Circuits, Registries, UpstreamSetupError};
 
 /// Why there is no server, or no answer.
@@ -344,13 +344,11 @@ impl Gate {
         (registry, parent): (&[SocketAddr], Parent),
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let hosts = config.door.targets.hosts();
         // Made where there is none; then looked at before it is read: what changes meanwhile is read again.
         authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let look = following::look(&authority::files(config, data_dir));
         let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let leaves = Leaves::new(kept, &hosts, Arc::clone(clock));
-        let leaves = leaves.map_err(|error| AppError::Authority(authority::told(config, error)))?;
+        let leaves = authority::leaves(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (listening::bind_all(&config.listen).await?, listening::bind_all(&config.transparent).await?);
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let transparent_addresses: Vec<_> = transparent.iter().map(|bound| bound.address).collect();

@@ -67,7 +67,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let survey = Survey::of(&surroundings);
     let (ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
-        let errand = Errand::open(config, &project.aliases(), Arc::new(SystemClock)).await?;
+        let errand = Errand::open(config, Arc::new(SystemClock)).await?;
         waiting.finish_and_clear();
         match errand.apart() {
             None => {}

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::DnsName;
 use url::Url;
 
 use crate::config::Surroundings;
@@ -36,12 +35,6 @@ impl Project {
             }
         }
         Self { lockfiles, names_exceptions: lines.iter().any(|line| line.key == "no-proxy") }
-    }
-
-    /// Further names of npm's default registry that lockfiles use.
-    pub(super) fn aliases(&self) -> Vec<DnsName<'static>> {
-        let hosts: BTreeSet<String> = self.addresses().filter_map(|url| url.host_str().map(str::to_owned)).collect();
-        hosts.into_iter().filter(|host| npmrc::is_yarns_alias(host)).filter_map(|host| DnsName::try_from(host).ok()).collect()
     }
 
     /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but

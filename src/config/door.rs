@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rustls_pki_types::DnsName;
 use url::Url;
 
 use super::read::{self, Reader};
@@ -45,6 +46,9 @@ pub(super) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
         targets.add_registry(&registry.url);
     }
     targets.add_registry(&npmrc::built_in());
+    if let Some(alias) = npmrc::yarns_alias().and_then(|name| DnsName::try_from(name).ok()) {
+        targets.add_alias(&alias);
+    }
     for host in named {
         targets.add_host(&host);
     }

@@ -464,7 +464,7 @@ memory = \"1GB\"
             allow-writes = false                        # default
             # gateway                                   # default: no gateway
             # transparent                               # default: nowhere
-            # intercept                                 # default: upstream's and npm's default
+            # intercept                                 # default: upstream's, npm's default, yarn's name for it
             others = "refuse"                           # default
             # allow-host                                # default: none
             # ca-cert                                   # default: one of the gateway's own

@@ -224,7 +224,7 @@ pub static SETTINGS: [Setting; 50] = [
         Key::Intercept,
         "intercept",
         Kind::HostName,
-        Default::Absent("upstream's and npm's default"),
+        Default::Absent("upstream's, npm's default, yarn's name for it"),
         "Further hosts that the gateway answers for, from upstream",
     ),
     one(

@@ -17,6 +17,8 @@ pub struct Target {
     /// The name that certificates are minted for. An address has none, and neither has this machine: in plain HTTP alone they
     /// are answered for.
     pub name: Option<DnsName<'static>>,
+    /// Whether nobody configured it: an authority that leaves it out will do.
+    is_alias: bool,
     /// Ports, besides 443 and 80 of a name, and whether TLS is spoken there.
     ports: Vec<(u16, bool)>,
     /// The paths below which it is a registry, without the slash at their end; the longest first, empty for all of it.
@@ -55,9 +57,19 @@ impl Targets {
         self.entry(host, None).extend(Some((port, false)), url);
     }
 
+    /// Adds another name of a registry that is there already, which some client uses by itself.
+    pub fn add_alias(&mut self, host: &DnsName<'static>) {
+        let known = self.0.len();
+        self.add_host(host);
+        if let Some(added) = self.0.get_mut(known) {
+            Arc::make_mut(added).is_alias = true;
+        }
+    }
+
     /// Adds a host that is a registry from its root on, unless it is one already.
     pub fn add_host(&mut self, host: &DnsName<'static>) {
         let target = self.entry(host.as_ref(), Some(host));
+        target.is_alias = false;
         if target.prefixes.is_empty() {
             target.prefixes.push("".into());
         }
@@ -67,6 +79,12 @@ impl Targets {
     #[must_use]
     pub fn hosts(&self) -> Vec<DnsName<'static>> {
         self.0.iter().filter_map(|target| target.name.clone()).collect()
+    }
+
+    /// The names that an authority has to cover.
+    #[must_use]
+    pub fn expected(&self) -> Vec<DnsName<'static>> {
+        self.0.iter().filter(|target| !target.is_alias).filter_map(|target| target.name.clone()).collect()
     }
 
     /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
@@ -80,7 +98,13 @@ impl Targets {
 
     fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut Target {
         let at = self.0.iter().position(|target| *target.host == *host).unwrap_or_else(|| {
-            self.0.push(Arc::new(Target { host: host.into(), name: name.cloned(), ports: Vec::new(), prefixes: Vec::new() }));
+            self.0.push(Arc::new(Target {
+                host: host.into(),
+                name: name.cloned(),
+                is_alias: false,
+                ports: Vec::new(),
+                prefixes: Vec::new(),
+            }));
             self.0.len() - 1
         });
         Arc::make_mut(&mut self.0[at])
@@ -193,6 +217,21 @@ mod tests {
         assert_eq!(place("corp.example", 8443, "/api/npm/a/bx").unwrap(), "https://corp.example:8443/api/npm/a /bx");
         assert_eq!(place("corp.example", 443, "/x"), None);
         assert!(targets.find("registry.example", 8443).is_none() && targets.find("other.example", 443).is_none());
+    }
+
+    #[test]
+    fn an_alias_is_a_registry_that_no_authority_has_to_cover() {
+        let mut targets = targets(&["https://registry.example/"], &["named.example"]);
+        for name in ["alias.example", "registry.example"] {
+            targets.add_alias(&DnsName::try_from(name).unwrap());
+        }
+        let names = |hosts: Vec<DnsName<'static>>| hosts.iter().map(|host| host.as_ref().to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(targets.hosts()), ["registry.example", "named.example", "alias.example"]);
+        assert_eq!(names(targets.expected()), ["registry.example", "named.example"]);
+        assert!(targets.find("alias.example", 443).unwrap().place("/a").is_some());
+        // Named by whoever runs it, it is like any other.
+        targets.add_host(&DnsName::try_from("alias.example").unwrap());
+        assert_eq!(targets.expected().len(), 3);
     }
 
     #[test]

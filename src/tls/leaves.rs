@@ -41,12 +41,17 @@ struct Remembered {
 }
 
 impl Leaves {
-    /// Leaves for `hosts`, each of which the authority in force must cover. During a rotation a host goes on being signed for
-    /// by the oldest authority that covers it, which every client trusts already.
+    /// Leaves for `hosts`; the authority in force must cover each of `expected`. During a rotation a host goes on being signed
+    /// for by the oldest authority that covers it, which every client trusts already.
     ///
     /// # Errors
-    /// [`TlsError::Uncovered`] for the first host that is not covered; [`TlsError::Expired`].
-    pub fn new(kept: Kept, hosts: &[DnsName<'static>], clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
+    /// [`TlsError::Uncovered`] for the first expected host that is not covered; [`TlsError::Expired`].
+    pub fn new(
+        kept: Kept,
+        hosts: &[DnsName<'static>],
+        expected: &[DnsName<'static>],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TlsError> {
         let (now, key) = (clock.now(), LeafKey::generate()?);
         if kept.current.ends() <= now {
             return Err(TlsError::Expired);
@@ -58,7 +63,7 @@ impl Leaves {
             authorities.push(Signer { hosts: covered(&authority), authority, until: Some(until) });
         }
         let current = Signer { hosts: covered(&kept.current), authority: kept.current, until: None };
-        if let Some(host) = hosts.iter().find(|host| !current.hosts.contains(host)) {
+        if let Some(host) = expected.iter().find(|host| !current.hosts.contains(host)) {
             return Err(TlsError::Uncovered { host: host.as_ref().to_owned() });
         }
         authorities.push(current);
@@ -123,11 +128,22 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
         let kept = Keeping::in_data_dir(data.path()).read_or_make(&[name("a.example")], clock.now()).unwrap();
-        let leaves = Leaves::new(kept, &[name("a.example")], Arc::new(clock.clone())).unwrap();
+        let leaves = Leaves::new(kept, &[name("a.example")], &[], Arc::new(clock.clone())).unwrap();
         let first = leaves.config_for(&name("a.example")).unwrap();
         assert!(Arc::ptr_eq(&first, &leaves.config_for(&name("a.example")).unwrap()));
         clock.advance(LEAF_LIFE / 2);
         assert!(!Arc::ptr_eq(&first, &leaves.config_for(&name("a.example")).unwrap()));
+        assert!(matches!(leaves.config_for(&name("b.example")), Err(TlsError::Uncovered { .. })));
+    }
+
+    #[test]
+    fn a_host_that_nobody_expects_may_be_left_out() {
+        let data = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
+        let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
+        let kept = Keeping::in_data_dir(data.path()).read_or_make(&one, clock.now()).unwrap();
+        let leaves = Leaves::new(kept, &both, &one, Arc::new(clock.clone())).unwrap();
+        assert!(leaves.config_for(&name("a.example")).is_ok());
         assert!(matches!(leaves.config_for(&name("b.example")), Err(TlsError::Uncovered { .. })));
     }
 
@@ -138,13 +154,13 @@ mod tests {
         let keeping = Keeping::in_data_dir(data.path());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
         let kept = keeping.read_or_make(&one, clock.now()).unwrap();
-        let told = Leaves::new(kept, &both, Arc::new(clock.clone())).unwrap_err().to_string();
+        let told = Leaves::new(kept, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
         assert!(told.contains("ca rotate") && told.ends_with("`b.example`"), "{told}");
         let month = Duration::from_secs(30 * 24 * 3600);
         keeping.rotate(&both, month, clock.now()).unwrap();
         let kept = keeping.read(clock.now()).unwrap().unwrap();
         let (old, new) = (kept.retiring[0].0.certificate().clone(), kept.current.certificate().clone());
-        let leaves = Leaves::new(kept, &both, Arc::new(clock.clone())).unwrap();
+        let leaves = Leaves::new(kept, &both, &both, Arc::new(clock.clone())).unwrap();
         let issuer = |host| {
             let signs = |signer: &&Signer| signer.hosts.contains(&host) && signer.until.is_none_or(|until| until > clock.now());
             leaves.authorities.iter().find(signs).unwrap().authority.certificate().clone()

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use url::Url;
 
@@ -119,12 +119,26 @@ pub fn lines(environment: &Environment) -> Result<Vec<Line>, NpmrcError> {
 
 /// The SHA-256 of the host name under which yarn asks for npm's default registry unless it is told otherwise. By digest, since
 /// no registry's name stands here.
-const YARNS_ALIAS: &str = "70bb4000cd2fab03af01fed086c6bf3c2c970f8b8b8001c311028ec3b80e775a";
+const YARNS_ALIAS: [u8; 32] = [
+    0x70, 0xbb, 0x40, 0x00, 0xcd, 0x2f, 0xab, 0x03, 0xaf, 0x01, 0xfe, 0xd0, 0x86, 0xc6, 0xbf, 0x3c, 0x2c, 0x97, 0x0f, 0x8b, 0x8b,
+    0x80, 0x01, 0xc3, 0x11, 0x02, 0x8e, 0xc3, 0xb8, 0x0e, 0x77, 0x5a,
+];
 
-/// Whether a host is yarn's own name for npm's default registry.
+/// yarn's own name for npm's default registry. An authority has to name the hosts it may vouch for before anybody asked for
+/// them, and no crate carries this one: it is found among the names that are formed like npm's from the tool's and three letters
+/// more, once a process, in some milliseconds.
 #[must_use]
-pub fn is_yarns_alias(host: &str) -> bool {
-    Digest::of(Algorithm::Sha256, host.to_ascii_lowercase().as_bytes()).to_hex() == YARNS_ALIAS
+pub fn yarns_alias() -> Option<&'static str> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let default = built_in();
+        let (first, _) = default.host_str()?.split_once('.')?;
+        let letters = || 'a'..='z';
+        let three = letters().flat_map(|one| letters().flat_map(move |two| letters().map(move |three| [one, two, three])));
+        let mut names = three.map(|[one, two, three]| format!("{first}.yarn{one}{two}{three}.com"));
+        names.find(|name| Digest::of(Algorithm::Sha256, name.as_bytes()).as_bytes() == YARNS_ALIAS)
+    };
+    FOUND.get_or_init(find).as_deref()
 }
 
 /// npm's built-in default registry. Asked with no variables at all, this is the constant that the crate carries.
@@ -458,6 +472,13 @@ mod tests {
     fn sent(found: &Discovered, url: &str) -> Option<String> {
         let (credentials, _) = found.credentials(&Url::parse(url).unwrap()).unwrap()?;
         Some(credentials.value().to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn yarns_name_is_found_and_is_not_npms() {
+        let (alias, default) = (yarns_alias().unwrap(), built_in());
+        assert_ne!(Some(alias), default.host_str());
+        assert_eq!(Digest::of(Algorithm::Sha256, alias.as_bytes()).as_bytes(), YARNS_ALIAS);
     }
 
     #[test]

@@ -56,6 +56,17 @@ async fn a_client_that_knows_nothing_of_us_gets_what_the_policy_shows_under_the_
 }
 
 #[tokio::test]
+async fn yarns_name_for_npms_registry_is_answered_for_though_nobody_named_it() {
+    let scene = Scene::open().set("gateway", "127.0.0.1:0").await;
+    publish(&scene);
+    let alias = coldframe::upstream::npmrc::yarns_alias().unwrap();
+    let (head, stream) = connect(at(&scene), &format!("{alias}:443"), "").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let inside = secure(trusting(scene.data(), &scene.clock, &[]), alias, stream).await.unwrap();
+    assert_eq!(ask(inside, "/left-pad", alias).await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
 async fn http_2_is_spoken_to_those_who_offer_it() {
     let scene = gateway().await;
     publish(&scene);
