@@ -13,7 +13,8 @@ use crate::tool::{Project, Tool};
 /// The word by which a client is asked for, and its file.
 fn words(tool: Tool) -> (&'static str, &'static str) {
     match tool {
-        Tool::Npm10 | Tool::Npm11 | Tool::Npm12 => ("npm", ".npmrc"),
+        // pnpm has settings in a file of its own from 10 on.
+        Tool::Npm10 | Tool::Npm11 | Tool::Npm12 | Tool::Pnpm9 => ("npm", ".npmrc"),
         Tool::Pnpm10 | Tool::Pnpm12 => ("pnpm", "pnpm-workspace.yaml"),
         Tool::Yarn1 => ("yarn", ".yarnrc"),
         Tool::Yarn4 => ("yarn-berry", ".yarnrc.yml"),
@@ -57,7 +58,7 @@ async fn each_client_that_knows_an_age_waits_by_itself() {
     scene.publish(Package::new("left-pad", "1.1.0").time(ago(74)));
     scene.publish(Package::new("left-pad", "1.2.0").time(ago(70)));
     scene.registry.absent("pnpm");
-    for tool in Tool::ALL.into_iter().filter(|tool| !matches!(tool, Tool::Npm10 | Tool::Yarn1)) {
+    for tool in Tool::ALL.into_iter().filter(|tool| !matches!(tool, Tool::Npm10 | Tool::Pnpm9 | Tool::Yarn1)) {
         // Straight to the registry: nobody else holds anything back.
         let project = project(tool, &scene, &scene.registry.url, "^1.0.0");
         let said = project.run_by_files(&scene, &["install"]).await;

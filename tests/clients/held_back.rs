@@ -44,7 +44,7 @@ pub fn every(told: &[(&[Tool], Expect)]) -> Vec<Tool> {
 async fn an_exact_pin_that_is_hidden() {
     let scene = Scene::open().await;
     fill(&scene);
-    let told: [(&[Tool], Expect); 7] = [
+    let told: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -55,6 +55,15 @@ async fn an_exact_pin_that_is_hidden() {
             npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 why: http://coldframe/-/coldframe/explain/left-pad@2.0.0
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+             ERR_PNPM_NO_MATCHING_VERSION  No matching version found for left-pad@1.1.0
+            This error happened while installing a direct dependency of .
+            The latest release of left-pad is "1.0.0".
+            If you need the full list of all 1 published versions run "$ pnpm view left-pad versions".
         "#]],
         ),
         (
@@ -122,7 +131,7 @@ async fn an_exact_pin_that_is_hidden() {
 async fn a_range_with_nothing_visible() {
     let scene = Scene::open().await;
     fill(&scene);
-    let told: [(&[Tool], Expect); 7] = [
+    let told: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -133,6 +142,15 @@ async fn a_range_with_nothing_visible() {
             npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
             npm error 403 newest allowed: left-pad@1.0.0
             npm error 403 why: http://coldframe/-/coldframe/explain/left-pad@2.0.0
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+             ERR_PNPM_NO_MATCHING_VERSION  No matching version found for left-pad@^2.0.0
+            This error happened while installing a direct dependency of .
+            The latest release of left-pad is "1.0.0".
+            If you need the full list of all 1 published versions run "$ pnpm view left-pad versions".
         "#]],
         ),
         (
@@ -200,13 +218,23 @@ async fn a_range_with_nothing_visible() {
 async fn a_whole_package_that_is_young() {
     let scene = Scene::open().await;
     fill(&scene);
-    let told: [(&[Tool], Expect); 7] = [
+    let told: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
             npm notice newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
             npm error code E403
             npm error 403 403 newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+             ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - 403
+            This error happened while installing a direct dependency of .
+            No authorization header was set for the request.
+            Try to log in to the registry by running "pnpm login"
+            or add the auth tokens manually to the ~/.npmrc file.
         "#]],
         ),
         (

@@ -22,13 +22,25 @@ async fn a_young_tarball_from_a_lockfile() {
         projects.push(project.elsewhere());
     }
     scene.restart_with("min-release-age", "72h").await;
-    let told: [(&[Tool], Expect); 7] = [
+    let told: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
             npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
             npm error code E403
             npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+            Lockfile is up to date, resolution step is skipped
+            Packages: +1
+            +
+             ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - 403
+            No authorization header was set for the request.
+            Try to log in to the registry by running "pnpm login"
+            or add the auth tokens manually to the ~/.npmrc file.
         "#]],
         ),
         (

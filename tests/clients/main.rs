@@ -26,6 +26,7 @@ mod tool;
 mod wire;
 
 mod configured;
+mod doors;
 mod held_back;
 mod locked;
 mod outage;

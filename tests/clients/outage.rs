@@ -10,13 +10,20 @@ use crate::tool::Tool;
 
 #[tokio::test]
 async fn an_upstream_that_is_down() {
-    let told: [(&[Tool], Expect); 7] = [
+    let told: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
             npm notice upstream `upstream` sent a broken answer: the connection ended before the answer was complete
             npm error code E502
             npm error 502 upstream `upstream` sent a broken answer: the connection ended before the answer was complete - GET http://coldframe/left-pad - upstream `upstream` sent a broken answer: the connection ended before the answer was complete
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+             ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent a broken answer: the connection ended before the answer was complete - 502
+            This error happened while installing a direct dependency of .
         "#]],
         ),
         (
@@ -107,13 +114,20 @@ async fn an_upstream_that_has_been_down_for_a_while() {
     // Nobody tries again while time stands still.
     let _still = time_stands_still();
     // Without yarn 1, which tries for twelve seconds and shows no more than above.
-    let told: [(&[Tool], Expect); 6] = [
+    let told: [(&[Tool], Expect); 7] = [
         (
             &Tool::NPM[..],
             expect![[r#"
             npm notice upstream `upstream` is down (the connection ended before the answer was complete) and is asked again in 2 s
             npm error code E502
             npm error 502 upstream `upstream` is down (the connection ended before the answer was complete) and is asked again in 2 s - GET http://coldframe/left-pad - upstream `upstream` is down (the connection ended before the answer was complete) and is asked again in 2 s
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+             ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` is down (the connection ended before the answer was complete) and is asked again in 2 s - 502
+            This error happened while installing a direct dependency of .
         "#]],
         ),
         (

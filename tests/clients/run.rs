@@ -18,19 +18,7 @@ struct Place {
 
 impl Place {
     async fn make() -> Self {
-        let registry = Registry::start(&machine_clock()).await;
-        registry.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
-        // Too old for what clients hold back by themselves, a day at most, and too young for us.
-        registry.publish(Package::new("left-pad", "1.1.0").aged(hours(30)));
-        registry.publish(Package::new("@acme/core", "3.0.0").aged(days(100)));
-        registry.absent("pnpm");
-        Self { registry, data: TempDir::new().expect("a folder") }
-    }
-
-    /// pnpm and deno ask for attestations, of which there are none.
-    fn forgive(&self) {
-        let undeclared = self.registry.forgive();
-        assert!(undeclared.iter().all(|asked| asked.contains("/-/npm/v1/attestations/")), "{undeclared:?}");
+        Self { registry: published().await, data: TempDir::new().expect("a folder") }
     }
 
     /// What stands before a client's own words.
@@ -45,6 +33,26 @@ impl Place {
     }
 }
 
+/// A registry by the machine's clock: left-pad with an old and a young version, and a package of a scope.
+pub async fn published() -> Registry {
+    let registry = Registry::start(&machine_clock()).await;
+    registry.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
+    // Too old for what clients hold back by themselves, a day at most, and too young for us.
+    registry.publish(Package::new("left-pad", "1.1.0").aged(hours(30)));
+    registry.publish(Package::new("@acme/core", "3.0.0").aged(days(100)));
+    registry.absent("pnpm");
+    registry
+}
+
+/// pnpm and deno ask for attestations, of which there are none.
+pub fn forgive(registry: &Registry) {
+    let undeclared = registry.forgive();
+    assert!(undeclared.iter().all(|asked| asked.contains("/-/npm/v1/attestations/")), "{undeclared:?}");
+}
+
+/// What the clients call their lockfiles.
+pub const LOCKFILES: [&str; 5] = ["package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"];
+
 /// The address under which a public lockfile names its tarballs.
 fn public() -> String {
     coldframe::upstream::npmrc::built_in().as_str().trim_end_matches('/').to_owned()
@@ -52,7 +60,7 @@ fn public() -> String {
 
 /// Puts another address into every lockfile of a project.
 fn readdress(folder: &Path, from: &str, to: &str) {
-    for name in ["package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"] {
+    for name in LOCKFILES {
         if let Ok(text) = std::fs::read_to_string(folder.join(name)) {
             std::fs::write(folder.join(name), text.replace(from, to)).expect("room");
         }
@@ -75,7 +83,7 @@ async fn it_installs_and_what_is_young_is_not_installed() {
         let again = place.run(&project.elsewhere(), &[], tool.frozen()).await;
         assert_eq!(again.code, 0, "{tool:?}:\n{}", again.text);
     }
-    place.forgive();
+    forgive(&place.registry);
 }
 
 #[tokio::test]
@@ -111,7 +119,7 @@ async fn a_lockfile_that_pins_the_young_version_is_refused_whomever_it_names() {
             }
         }
     }
-    place.forgive();
+    forgive(&place.registry);
 }
 
 #[tokio::test]

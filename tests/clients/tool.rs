@@ -15,6 +15,7 @@ pub enum Tool {
     Npm10,
     Npm11,
     Npm12,
+    Pnpm9,
     Pnpm10,
     Pnpm12,
     Yarn1,
@@ -24,8 +25,18 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const ALL: [Self; 9] =
-        [Self::Npm10, Self::Npm11, Self::Npm12, Self::Pnpm10, Self::Pnpm12, Self::Yarn1, Self::Yarn4, Self::Bun, Self::Deno];
+    pub const ALL: [Self; 10] = [
+        Self::Npm10,
+        Self::Npm11,
+        Self::Npm12,
+        Self::Pnpm9,
+        Self::Pnpm10,
+        Self::Pnpm12,
+        Self::Yarn1,
+        Self::Yarn4,
+        Self::Bun,
+        Self::Deno,
+    ];
     pub const NPM: [Self; 3] = [Self::Npm10, Self::Npm11, Self::Npm12];
 
     /// Program and leading arguments.
@@ -36,6 +47,7 @@ impl Tool {
             Self::Npm10 => script("npm10/bin/npm-cli.js"),
             Self::Npm11 => script("npm11/bin/npm-cli.js"),
             Self::Npm12 => script("npm12/bin/npm-cli.js"),
+            Self::Pnpm9 => script("pnpm9/bin/pnpm.cjs"),
             Self::Pnpm10 => script("pnpm10/bin/pnpm.cjs"),
             Self::Pnpm12 => vec![native(&modules.join("@pnpm"), "exe.", "pnpm")],
             Self::Yarn1 => script("yarn1/bin/yarn.js"),
@@ -76,7 +88,7 @@ fn native(folder: &Path, prefix: &str, program: &str) -> String {
 }
 
 /// Fetches all clients, unless the same ones are there already: the only step that needs the npm registry.
-fn fetched() -> &'static Path {
+pub fn fetched() -> &'static Path {
     static FETCHED: OnceLock<PathBuf> = OnceLock::new();
     FETCHED.get_or_init(|| {
         let wanted = include_str!("package.json");
@@ -189,6 +201,21 @@ impl Project {
     /// Runs the client behind a command that is to lead it: nothing in its environment names a registry.
     pub async fn run_behind(&self, prefix: Vec<String>, arguments: &[&str]) -> Said {
         let (code, text) = ended(self.command(prefix, arguments)).await;
+        Said { code, text }
+    }
+
+    /// Runs the client with nothing that names a registry: through a proxy, or where there is none straight ahead; it trusts the
+    /// certificates in a file besides others.
+    pub async fn run_behind_proxy(&self, proxy: Option<&str>, trusted: &Path, arguments: &[&str]) -> Said {
+        let mut command = self.command(Vec::new(), arguments);
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"] {
+            match proxy {
+                Some(proxy) => command.env(name, proxy),
+                None => command.env_remove(name),
+            };
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy").env("NODE_EXTRA_CA_CERTS", trusted);
+        let (code, text) = ended(command).await;
         Said { code, text }
     }
 
