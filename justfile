@@ -18,13 +18,19 @@ test *args:
 tidy:
     cargo test --locked --test tidy
 
-# real npm 10, 11 and 12, pnpm, yarn 1 and 4, bun, deno against a registry of our own; they are fetched once, by name, to target/clients
+# real npm 10 to 12, pnpm 9, 10 and 12, yarn 1 and 4, bun, deno at every door before a registry of our own; they are fetched once, by name, to target/clients
 clients *args:
     cargo test --locked --test clients -- {{ args }}
 
 # write the clients' words anew after a deliberate change; read the diff
 clients-bless:
     UPDATE_EXPECT=1 cargo test --locked --test clients
+
+# An hour on two cores; `just matrix --only npm12 --doors run` makes a part of it anew.
+# every client at every door with a real application from the registry this machine's npm uses; the table is kept in target/matrix
+matrix *args:
+    cargo build --release --locked
+    python3 tests/matrix/matrix.py target/release/coldframe {{ args }}
 
 # our reading of npm's ranges against the `semver` of the npm that is installed here
 oracle:
