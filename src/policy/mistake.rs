@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::place::Place;
 
+/// Letters of a problem that are told.
+const LONGEST: usize = 240;
+
 /// One mistake.
 #[derive(Debug, Clone)]
 pub struct Mistake {
@@ -19,7 +22,15 @@ impl Mistake {
     /// A mistake.
     #[must_use]
     pub fn new(place: Place, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self { place, problem: problem.into(), allowed: allowed.into() }
+        Self { place, problem: shortened(problem.into()), allowed: allowed.into() }
+    }
+}
+
+/// A problem ends with the value, which may be a page long: the start of it tells which.
+fn shortened(problem: String) -> String {
+    match problem.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", problem.get(..end).unwrap_or_default()),
+        None => problem,
     }
 }
 

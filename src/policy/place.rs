@@ -3,6 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Letters of a line that are shown: a longer one is cut around what is marked.
+const WIDEST: usize = 120;
+
+/// Letters that are left before what is marked in a line that is cut.
+const BEFORE: usize = 40;
+
 /// A file as it was read: mistakes show its lines.
 #[derive(Debug)]
 pub struct SourceFile {
@@ -42,18 +48,31 @@ impl Place {
         let span_end = self.span.end.clamp(self.span.start, line_end);
         let line_text = text.get(line_start..line_end).unwrap_or_default();
         let shown = if whole { line_text } else { line_text.split_inclusive('=').next().unwrap_or_default() };
-        let shown = blot_credentials(shown.trim_end());
-        let indent: String = text
-            .get(line_start..self.span.start)
-            .unwrap_or_default()
-            .chars()
-            .map(|letter| if letter == '\t' { '\t' } else { ' ' })
-            .collect();
-        let carets = "^".repeat(text.get(self.span.start..span_end).map_or(1, |marked| marked.trim_end().chars().count().max(1)));
+        let letters: Vec<char> = blot_credentials(shown.trim_end()).chars().collect();
+        let column = text.get(line_start..self.span.start).map_or(0, |before| before.chars().count());
+        let column = column.min(letters.len().max(WIDEST));
+        let marked = text.get(self.span.start..span_end).map_or(1, |marked| marked.trim_end().chars().count().max(1));
+        let window = window(letters.len(), column);
+        let cut = |is_cut: bool| if is_cut { "…" } else { "" };
+        let seen: String = letters[window.clone()].iter().collect();
+        let shown = format!("{}{seen}{}", cut(window.start > 0), cut(window.end < letters.len()));
+        let blank = |at: usize| if letters.get(at) == Some(&'\t') { '\t' } else { ' ' };
+        let indent: String = (window.start..column).map(blank).chain((window.start > 0).then_some(' ')).collect();
+        let room = if window.end < letters.len() { window.end.saturating_sub(column) } else { marked };
+        let carets = "^".repeat(marked.min(room.max(1)));
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         format!(" {number} | {shown}\n {margin} | {indent}{carets}")
     }
+}
+
+/// Which letters of a line are shown: all, or of a long one those around `column`.
+fn window(letters: usize, column: usize) -> std::ops::Range<usize> {
+    if letters <= WIDEST {
+        return 0..letters;
+    }
+    let start = column.saturating_sub(BEFORE).min(letters - WIDEST);
+    start..start + WIDEST
 }
 
 /// `text` with what stands between `//` and `@` of an authority overwritten, letter by letter, so that columns stay.
@@ -86,6 +105,26 @@ fn credentials(url: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn marked(text: &str, what: &str) -> String {
+        let start = text.find(what).unwrap();
+        let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
+        Place { file, span: start..start + what.len() }.excerpt(true)
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_what_is_marked() {
+        assert_eq!(marked("a = 1\n\tbé = wrong\n", "wrong"), " 2 | \tbé = wrong\n   | \t     ^^^^^");
+        let (before, after) = ("é".repeat(1_500), "x".repeat(1_500));
+        let told = marked(&format!("{before}wrong{after}\n"), "wrong");
+        let expected = format!(" 1 | …{}wrong{}…\n   |  {}^^^^^", "é".repeat(40), "x".repeat(75), " ".repeat(40));
+        assert_eq!(told, expected);
+        let told = marked(&format!("k = \"{after}\"\n"), &format!("\"{after}\""));
+        assert_eq!(told, format!(" 1 | k = \"{}…\n   |     {}", "x".repeat(115), "^".repeat(116)));
+        let told = marked(&format!("{before}end\n"), "end");
+        assert_eq!(told, format!(" 1 | …{}end\n   |  {}^^^", "é".repeat(117), " ".repeat(117)));
+        assert!(marked(&format!("{before} # wrong"), " # wrong").ends_with("^^^^^^^^"));
+    }
 
     #[test]
     fn credentials_in_urls_are_blotted_out() {
