@@ -31,14 +31,16 @@ struct Installed {
 }
 
 impl Inner {
-    /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits.
+    /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits. Where no feed holds
+    /// vulnerabilities, upstream's as it is.
     pub(super) fn advise(&self, asker: &Asker, passed: Passed, body: &Bytes, bulk: bool) -> Passed {
         let world = self.world();
-        if world.advisories.count() == 0 {
+        // Feeds of malware alone know nothing of what an audit asks.
+        if !world.advisories.has_vulnerabilities() {
             return passed;
         }
         let status = passed.status.as_u16();
-        let alone = NO_ENDPOINT.contains(&status) && world.advisories.has_vulnerabilities();
+        let alone = NO_ENDPOINT.contains(&status);
         let theirs = serde_json::from_slice::<Value>(&passed.body).ok().filter(|answer| status == 200 && answer.is_object());
         if !alone && theirs.is_none() {
             return passed;
