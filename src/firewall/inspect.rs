@@ -45,6 +45,7 @@ impl Inner {
         let world = self.world();
         let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
         let advisories = world.advisories.of(name.as_str()).among(versions);
+        let rules = world.policy(asker.profile).about(name);
         let inspected = |(at, entry): (usize, &crate::npm::packument::Entry)| {
             let facts = reading.known.facts(&packument, at, &advisories);
             Inspected {
@@ -53,7 +54,7 @@ impl Inner {
                 integrity: entry.integrity.clone(),
                 effective: facts.effective,
                 verdict: screen.verdict(at).clone(),
-                records: facts.records().into_iter().map(str::to_owned).collect(),
+                records: rules.records(&facts).into_iter().map(str::to_owned).collect(),
             }
         };
         let versions = packument.entries.iter().enumerate().map(inspected).collect();

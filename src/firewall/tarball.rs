@@ -16,7 +16,7 @@ use super::world::{Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
-use crate::policy::{Facts, Note, RuleId, Verdict, judge};
+use crate::policy::{Facts, Note, RuleId, Verdict, judge, waiver};
 use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
 use crate::telemetry::{
     CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, Observed, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
@@ -94,7 +94,8 @@ impl Inner {
         else {
             return self.admit_gone(asker, known, version);
         };
-        let screen = known.screen(&self.world(), asker.profile);
+        let world = self.world();
+        let screen = known.screen(&world, asker.profile);
         self.note_overbroad(name, &screen);
         if !screen.shown[at] {
             return Err(self.refuse(asker, packument, &screen, at));
@@ -373,7 +374,8 @@ pub(super) fn judge_gone<'a>(
     let facts = departed.facts(None);
     let rules = world.policy(profile).about(facts.name);
     let verdict = judge(&rules, &world.standing, &facts, known.validated);
-    let notes = rules.notes(&facts, known.validated);
+    let mut notes = rules.notes(&facts, known.validated);
+    notes.splice(0..0, waiver(&rules, &world.standing, &facts, known.validated));
     Some((verdict, departed.first, notes))
 }
 

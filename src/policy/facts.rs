@@ -120,9 +120,9 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The records that an approval has to name before it is one: advisories of malware, and a changed integrity.
+    /// What refuses it above all rules and yields to an approval that names it: advisories of malware, and a changed integrity.
     #[must_use]
-    pub fn records(&self) -> Vec<&'a str> {
+    pub(super) fn records(&self) -> Vec<&'a str> {
         let advisories = malware::condemning(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
         self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
     }

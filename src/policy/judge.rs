@@ -8,6 +8,7 @@ use std::time::Duration;
 use globset::{GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 
+use super::advisory::Kind;
 use super::among::Among;
 use super::built_in;
 use super::candidates::{Candidates, Chosen, Rules};
@@ -45,7 +46,7 @@ pub struct Selection<'p> {
     policy: &'p Policy,
     rules: Chosen,
     /// Whether ages are waived for the package.
-    pub(super) waived: bool,
+    waived: bool,
 }
 
 impl Policy {
@@ -204,6 +205,30 @@ impl Selection<'_> {
         Self { rules, ..self }
     }
 
+    /// The rules that are left where the glass is broken: what rests on youth or signals is waived.
+    pub(super) fn behind_glass(&self) -> Self {
+        let rules = self.rules.clone().narrowed(&self.policy.rules, |rule| !rule.rests_on_youth());
+        Self { policy: self.policy, rules, waived: self.waived }
+    }
+
+    /// The records that an approval has to name before it is one: a changed integrity, and advisories of malware by which feeds or
+    /// rules refuse.
+    #[must_use]
+    pub fn records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+        let mut records = facts.records();
+        let refuses = |rule: &&Rule| matches!(rule.action, Action::Deny | Action::Hold { .. }) && !rule.observe;
+        let asks: Vec<_> = self.answering(facts).filter(refuses).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
+        if asks.is_empty() {
+            return records;
+        }
+        for advisory in facts.advised().filter(|advisory| advisory.kind == Kind::Malware) {
+            if asks.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
+                records.push(advisory.id);
+            }
+        }
+        records
+    }
+
     /// Whether any of the rules warns or only observes, so that there may be notes.
     #[must_use]
     pub fn takes_notes(&self) -> bool {
@@ -310,10 +335,11 @@ mod tests {
 
     use super::*;
     use crate::npm::packument::Traits;
-    use crate::policy::advisory::{Kind, Record, Trust};
+    use crate::policy::advisory::{Record, Trust};
     use crate::policy::advisory_index::Builder;
+    use crate::policy::decision::{Act, Decision, Proposal, Signature};
     use crate::policy::place::SourceFile;
-    use crate::policy::{Advisories, FeedAdvisories, Presence, Standing, compile, shipped};
+    use crate::policy::{Advisories, FeedAdvisories, Presence, Severity, Standing, compile, judge, shipped, waiver};
 
     const HOUR: u64 = 3600;
 
@@ -484,13 +510,110 @@ reason = "x"
         assert_eq!(steps.len(), policy.rules().len() + 2);
     }
 
+    /// What every rule below may ask for is there; which of them the broken glass waives.
+    #[test]
+    fn the_broken_glass_waives_what_rests_on_youth_or_signals_and_nothing_else() {
+        let critical =
+            Advisories::of_feeds(vec![Arc::new(advisory("axios", Kind::Vulnerability, Some(Severity::Critical), Trust::Deny))]);
+        let advisories = critical.of("axios").among(std::iter::empty());
+        let (name, version) = (axios(), crate::npm::Version::parse("1.14.1").unwrap());
+        let facts = Facts {
+            parsed: Some(&version),
+            born: Some(at(0)),
+            publisher: Some("ada"),
+            traits: Traits { deprecated: true, install_script: true, git_dependency: true, ..Traits::default() },
+            signals: crate::vet::Signals::of_strength(crate::vet::Strength::Strong),
+            findings: crate::vet::Finding::ALL.iter().copied().collect(),
+            advisories: &advisories,
+            ..facts(&name)
+        };
+        let glass = broken_glass();
+        for (rule, waived) in [
+            ("hold = \"14d\"", true),
+            ("hold = \"14d\"\nof = \"package\"", true),
+            ("hold = \"14d\"\ninstall-script = true", true),
+            ("hold = \"14d\"\nversions = \"<2\"\npackages = [\"axios\"]", true),
+            ("hold = \"14d\"\nsignals = \"strong\"", true),
+            ("deny = true\nsignals = \"strong\"", true),
+            ("deny = true\nsignals = \"strong\"\npublishers = [\"ada\"]", true),
+            ("deny = true\nyounger-than = \"30d\"", true),
+            ("deny = true\npackage-younger-than = \"30d\"", true),
+            ("deny = true\nyounger-than = \"30d\"\ndependencies = [\"git\"]", true),
+            ("hold = \"14d\"\nadvisory = { severity = \"critical\" }", false),
+            ("hold = \"14d\"\nadvisory = { trust = \"deny\" }\nsignals = \"strong\"", false),
+            ("deny = true\nadvisory = { feed = [\"osv\"] }\nyounger-than = \"30d\"", false),
+            ("hold = \"14d\"\nfindings = [\"advised-integrity\"]", false),
+            ("deny = true\nfindings = [\"manifest-confusion\"]\nsignals = \"strong\"", false),
+            ("deny = true\npackages = [\"axios\"]", false),
+            ("deny = true\nversions = \"<2\"", false),
+            ("deny = true\ninstall-script = true", false),
+            ("deny = true\ndependencies = [\"git\"]", false),
+            ("deny = true\ndeprecated = true", false),
+        ] {
+            let policy = compiled(&format!("[[rule]]\nid = \"one\"\nreason = \"x\"\n{rule}\n"));
+            assert!(!policy.judge(&facts, at(1)).allows(), "{rule}");
+            assert_eq!(judge(&policy.about(&name), &glass, &facts, at(1)).allows(), waived, "{rule}");
+        }
+    }
+
+    #[test]
+    fn behind_the_broken_glass_reading_goes_on_and_what_refuses_is_told() {
+        let policy = compiled(
+            "include = \"default\"\n[[rule]]\nid = \"old\"\nhold = \"1d\"\nreason = \"x\"\n[[rule]]\nid = \"shut\"\nhold = \"2d\"\nadvisory = { kind = \"vulnerability\" }\nreason = \"x\"\n",
+        );
+        let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", Kind::Vulnerability, None, Trust::Warn))]);
+        let advisories = feeds.of("axios").among(std::iter::empty());
+        let (name, glass) = (axios(), broken_glass());
+        let facts = Facts { advisories: &advisories, ..facts(&name) };
+        let verdict = judge(&policy.about(&name), &glass, &facts, at(1));
+        assert_eq!((rule(&verdict), verdict.opens()), (Some("shut"), Some(at(72))), "the hour is over by then, and ages count");
+        assert_eq!(waiver(&policy.about(&name), &glass, &facts, at(1)), None, "nothing was let through");
+        let steps = policy.trace(&glass, &facts, at(1));
+        let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
+        expect_test::expect![[r#"
+            built-in differs: it agrees with itself and with what was seen before
+            observed differs: it waives ages and signals, and rule shut rests on neither
+            advisory differs: no feed that is followed calls it malware
+            old waived: it rests on ages or signals, which are waived for the hour
+            shut decides: published 2026-03-31 00:00 UTC, x, MAL-1 (osv), waits for an age of 48 h
+            malware-noted unread: a rule above has decided
+            new-package unread: a rule above has decided
+            strong-signal unread: a rule above has decided
+            weak-signals unread: a rule above has decided
+            fix-lane unread: a rule above has decided
+            minimum-age unread: a rule above has decided"#]]
+        .assert_eq(&told.join("\n"));
+    }
+
+    /// Malware that only a rule refuses is approved by name all the same.
+    #[test]
+    fn an_approval_names_the_malware_by_which_a_rule_refuses() {
+        let feeds = Advisories::of_feeds(vec![Arc::new(malware("axios", Trust::Warn))]);
+        let advisories = feeds.of("axios").among(std::iter::empty());
+        let name = axios();
+        let facts = Facts { advisories: &advisories, ..facts(&name) };
+        assert_eq!(compiled("include = \"strict\"").about(&name).records(&facts), ["MAL-1"]);
+        assert!(compiled("include = \"default\"").about(&name).records(&facts).is_empty(), "it is noted, and refuses nothing");
+    }
+
+    /// An hour of observation.
+    fn broken_glass() -> Standing {
+        let author = Signature { who: "ada".to_owned(), at: at(0) };
+        let proposal = Proposal { act: Act::Observe, reason: "an outage".to_owned(), author, expires: None, needs_second: false };
+        Standing::of(&[Decision { id: 1, proposal, second: None, revoked: None }], at(1))
+    }
+
     fn malware(name: &str, trust: Trust) -> FeedAdvisories {
+        advisory(name, Kind::Malware, None, trust)
+    }
+
+    fn advisory(name: &str, kind: Kind, severity: Option<Severity>, trust: Trust) -> FeedAdvisories {
         let mut builder = Builder::default();
         builder.add(&Record {
             id: "MAL-1".into(),
             aliases: Vec::new(),
-            kind: Kind::Malware,
-            severity: None,
+            kind,
+            severity,
             reviewed: false,
             summary: "".into(),
             modified: None,
@@ -531,6 +654,23 @@ reason = "x"
             let with = Facts { advisories: &advisories, ..without };
             let now = at(2_000 + age);
             prop_assert!(policy.judge(&without, now).allows() || !policy.judge(&with, now).allows());
+        }
+
+        #[test]
+        fn the_broken_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+            let policy = compiled(&format!("include = \"{}\"", shipped::names()[shipped]));
+            let kind = if malicious { Kind::Malware } else { Kind::Vulnerability };
+            let severity = if critical { Severity::Critical } else { Severity::High };
+            let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), Trust::ALL[trust]))]);
+            let advisories = feeds.of("axios").among(std::iter::empty());
+            let (name, now, whole, glass) = (axios(), at(2_000 + age), Standing::default(), broken_glass());
+            let without = varied(&name, born, bits);
+            let with = Facts { advisories: &advisories, ..without };
+            let judged = |policy: &Policy, standing: &Standing, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).allows();
+            let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
+            prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
+            prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "an advisory more allows no more");
+            prop_assert!(judged(&policy, &glass, &with) || !judged(&policy, &whole, &with), "it closes nothing");
         }
 
         #[test]

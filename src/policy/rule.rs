@@ -298,6 +298,19 @@ impl Rule {
             && asks.findings.is_none()
     }
 
+    /// Whether it would refuse nothing if versions and packages were old and showed no signals: who breaks the glass waives it. One that
+    /// asks for an advisory, or for what a tarball showed, rests on that, however it waits.
+    pub(super) fn rests_on_youth(&self) -> bool {
+        let asks = &self.asks;
+        let young = asks.younger_than.is_some() || asks.package_younger_than.is_some();
+        let rests = match self.action {
+            Action::Hold { .. } => true,
+            Action::Deny => young || asks.signals.is_some(),
+            Action::Allow | Action::Warn => false,
+        };
+        rests && asks.advisory.is_none() && asks.findings.is_none()
+    }
+
     /// The instants at which what it says of a version may change, as time goes by.
     pub(super) fn turns<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
         let asks = &self.asks;

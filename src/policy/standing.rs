@@ -31,7 +31,7 @@ pub struct Standing {
 /// then decisions, then rules.
 #[must_use]
 pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-    let approval = standing.approval(facts);
+    let approval = standing.approval(rules, facts);
     if let Some(refusal) = built_in::verdict(facts) {
         let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
         if !named {
@@ -43,22 +43,25 @@ pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: 
     }
     let verdict = match approval {
         Some(_) => Verdict::Allow,
-        None => standing.waive(facts, rules.verdict(facts, at)),
+        None => standing.ruled(rules, facts, at),
     };
     // An approval that was given in full knowledge of the freeze passes it.
     let freeze = standing.freeze(facts, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
     freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
 }
 
-/// What a version that is allowed would be held back by, were it not for a decision, and which.
+/// What a version that is allowed would be held back by, were it not for a decision, and which; `None` where it is refused.
 #[must_use]
 pub fn waiver(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Option<Note> {
-    let approval = standing.approval(facts);
+    let approval = standing.approval(rules, facts);
     let (rule, ground) = match (approval, &standing.observing) {
         (Some(ground), _) => (RuleId::Approved, ground),
         (None, Some(ground)) => (RuleId::Observed, ground),
         (None, None) => return None,
     };
+    if !judge(rules, standing, facts, at).allows() {
+        return None;
+    }
     let refusal = built_in::verdict(facts).unwrap_or_else(|| rules.verdict(facts, at));
     let Reason { rule: waived, detail } = refusal.reason()?;
     let detail = format!("let through {}; else: {detail} (rule {waived})", ground.tell());
@@ -165,16 +168,28 @@ impl Standing {
         self.observing.is_some() || self.approvals.contains_key(name.as_str())
     }
 
-    /// While an hour of observation runs, age and signals hold nothing back; advisories of malware do.
-    pub(super) fn waive(&self, facts: &Facts<'_>, verdict: Verdict) -> Verdict {
-        let waived = self.observing.is_some() && verdict.opens().is_some() && facts.records().is_empty();
-        if waived { Verdict::Allow } else { verdict }
+    /// What the rules say of a version: while the glass is broken, those that do not rest on youth or signals.
+    pub(super) fn ruled(&self, rules: &Selection<'_>, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        let verdict = rules.verdict(facts, at);
+        if verdict.allows() || !self.breaks_glass(rules, facts) {
+            return verdict;
+        }
+        // What still refuses is the reason; what is waived refuses again when the hour is over, so it opens no earlier.
+        match rules.behind_glass().verdict(facts, at).reason() {
+            Some(reason) => verdict.because(reason.clone()),
+            None => Verdict::Allow,
+        }
+    }
+
+    /// Whether youth and signals hold this version back no longer: an hour of observation runs, and nothing calls it malware.
+    pub(super) fn breaks_glass(&self, rules: &Selection<'_>, facts: &Facts<'_>) -> bool {
+        self.observing.is_some() && rules.records(facts).is_empty()
     }
 
     /// The approval of exactly these bytes that names every record which an approval of them has to name.
-    pub(super) fn approval(&self, facts: &Facts<'_>) -> Option<&Ground> {
+    pub(super) fn approval(&self, rules: &Selection<'_>, facts: &Facts<'_>) -> Option<&Ground> {
         let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
-        let records = facts.records();
+        let records = rules.records(facts);
         let fits = |approval: &&Approval| {
             *approval.version == *facts.version
                 && approval.integrity.agreement(integrity) == Agreement::Same

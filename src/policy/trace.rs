@@ -9,7 +9,7 @@ use super::built_in;
 use super::facts::Facts;
 use super::judge::Policy;
 use super::rule::{Action, Ages, Rule};
-use super::standing::Standing;
+use super::standing::{Ground, Standing};
 use super::verdict::{Reason, RuleId, Verdict};
 use super::{malware, words};
 
@@ -22,7 +22,7 @@ pub enum Outcome {
     Notes,
     /// It is a hold whose time has passed; reading goes on.
     Passed,
-    /// Its age is waived for the package, or an approval names it; reading goes on.
+    /// Its age is waived for the package, the glass is broken, or an approval names it; reading goes on.
     Waived,
     /// An advisory that is too broad to be obeyed whole; reading goes on.
     SetAside,
@@ -67,12 +67,19 @@ impl Policy {
     #[must_use]
     pub fn trace(&self, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Vec<Step> {
         let about = self.about(facts.name);
-        let mut steps = vec![built_in_step(standing, facts)];
-        steps.extend(standing.steps(facts, &about.verdict(facts, at), at));
-        steps.extend(malware::steps(facts, &about.by_files(facts, at), at));
+        let mut steps = vec![built_in_step(standing.approval(&about, facts), facts)];
+        steps.extend(standing.steps(&about, facts, at));
+        let broken = standing.breaks_glass(&about, facts);
+        let left = if broken { about.behind_glass() } else { about };
+        steps.extend(malware::steps(facts, &left.by_files(facts, at), at));
         let ages = Ages::of(facts, at);
         for rule in self.in_force() {
-            let (outcome, detail) = self.step(rule, facts, ages);
+            let (outcome, detail) = match self.step(rule, facts, ages) {
+                (Outcome::Decides, _) if broken && rule.rests_on_youth() => {
+                    (Outcome::Waived, "it rests on ages or signals, which are waived for the hour".to_owned())
+                }
+                step => step,
+            };
             let action = if rule.observe { format!("{}, observed", rule.action.tell()) } else { rule.action.tell() };
             steps.push(Step { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail });
         }
@@ -104,14 +111,14 @@ impl Policy {
 }
 
 /// What no file and no decision waives, as one step: what of it decides, or that nothing does.
-fn built_in_step(standing: &Standing, facts: &Facts<'_>) -> Step {
+fn built_in_step(approval: Option<&Ground>, facts: &Facts<'_>) -> Step {
     let action = "deny".to_owned();
     let refusal = built_in::verdict(facts);
     let Some(Reason { rule, detail }) = refusal.as_ref().and_then(Verdict::reason).cloned() else {
         let detail = "it agrees with itself and with what was seen before".to_owned();
         return Step { rule: RuleId::File("built-in".into()), action, outcome: Outcome::Differs, detail };
     };
-    match standing.approval(facts).filter(|_| rule == RuleId::IntegrityChanged) {
+    match approval.filter(|_| rule == RuleId::IntegrityChanged) {
         Some(ground) => {
             let detail = format!("{detail}; these bytes are approved {}", ground.tell());
             Step { rule, action, outcome: Outcome::Waived, detail }

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 
 use super::facts::Facts;
+use super::judge::Selection;
 use super::standing::{Approval, Denial, Freeze, Ground, Standing};
 use super::trace::{Outcome, Step};
 use super::verdict::{RuleId, Verdict};
@@ -14,27 +15,32 @@ const NAMED: usize = 4;
 
 impl Standing {
     /// The decisions about the package in the order in which they are asked, each with what it made of the version as of
-    /// `at`; of approvals the newest first. `by_rules` is what the rules would make of it.
-    pub(super) fn steps(&self, facts: &Facts<'_>, by_rules: &Verdict, at: Timestamp) -> Vec<Step> {
+    /// `at`; of approvals the newest first.
+    pub(super) fn steps(&self, rules: &Selection<'_>, facts: &Facts<'_>, at: Timestamp) -> Vec<Step> {
         let denials = self.denials.iter().filter(|denial| denial.names(facts));
         let mut steps: Vec<Step> = denials.map(|denial| denial_step(denial, facts)).collect();
-        let without_freeze = match self.approval(facts) {
-            Some(_) => Verdict::Allow,
-            None => self.waive(facts, by_rules.clone()),
-        };
+        let approval = self.approval(rules, facts);
+        let without_freeze = approval.map_or_else(|| self.ruled(rules, facts, at), |_| Verdict::Allow);
         let freezes = self.freezes.iter().filter(|freeze| freeze.names(facts));
-        steps.extend(freezes.map(|freeze| self.freeze_step(freeze, facts, &without_freeze, at)));
-        steps.extend(self.approval_steps(facts));
+        steps.extend(freezes.map(|freeze| self.freeze_step(freeze, approval, facts, &without_freeze, at)));
+        steps.extend(self.approval_steps(&rules.records(facts), facts));
         let awaiting = self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str());
         steps.extend(awaiting.map(|(ground, _)| {
             let detail = format!("{}; it awaits a second person", ground.tell());
             step(RuleId::Approved, "approve", ground, Outcome::Differs, detail)
         }));
-        steps.extend(self.observing.as_ref().map(|ground| self.observing_step(ground, facts, by_rules)));
+        steps.extend(self.observing.as_ref().map(|ground| self.observing_step(ground, rules, facts, at)));
         steps
     }
 
-    fn freeze_step(&self, freeze: &Freeze, facts: &Facts<'_>, without: &Verdict, at: Timestamp) -> Step {
+    fn freeze_step(
+        &self,
+        freeze: &Freeze,
+        approval: Option<&Ground>,
+        facts: &Facts<'_>,
+        without: &Verdict,
+        at: Timestamp,
+    ) -> Step {
         let frozen = format!("frozen {}", freeze.ground.tell());
         let told = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
         if facts.effective <= freeze.at {
@@ -46,7 +52,7 @@ impl Standing {
         if self.freeze(facts, at).is_some_and(|longest| !std::ptr::eq(longest, freeze)) {
             return told(Outcome::Notes, format!("{frozen}; another freeze thaws later"));
         }
-        if let Some(approval) = self.approval(facts).filter(|approval| approval.made >= freeze.ground.made) {
+        if let Some(approval) = approval.filter(|approval| approval.made >= freeze.ground.made) {
             return told(Outcome::Waived, format!("approved in full knowledge of it {}", approval.tell()));
         }
         if matches!(without, Verdict::Deny { .. }) {
@@ -55,13 +61,13 @@ impl Standing {
         told(Outcome::Decides, format!("nothing published after {} is shown: {frozen}", instant::tell(freeze.at)))
     }
 
-    fn approval_steps(&self, facts: &Facts<'_>) -> Vec<Step> {
+    fn approval_steps(&self, records: &[&str], facts: &Facts<'_>) -> Vec<Step> {
         let Some(approvals) = self.approvals.get(facts.name.as_str()) else { return Vec::new() };
         let mut steps = Vec::new();
         let mut others: Vec<(&Ground, Vec<&str>)> = Vec::new();
         for approval in approvals.iter().rev() {
             if *approval.version == *facts.version {
-                steps.push(approval_step(approval, facts));
+                steps.push(approval_step(approval, records, facts));
             } else if let Some((_, versions)) = others.iter_mut().find(|(ground, _)| ground.id == approval.ground.id) {
                 versions.push(&approval.version);
             } else {
@@ -77,13 +83,18 @@ impl Standing {
         steps
     }
 
-    fn observing_step(&self, ground: &Ground, facts: &Facts<'_>, by_rules: &Verdict) -> Step {
+    fn observing_step(&self, ground: &Ground, rules: &Selection<'_>, facts: &Facts<'_>, at: Timestamp) -> Step {
         let told = |outcome, detail| step(RuleId::Observed, "observe", ground, outcome, detail);
+        let by_rules = rules.verdict(facts, at);
         let Some(reason) = by_rules.reason() else {
             return told(Outcome::Differs, "nothing below holds it back".to_owned());
         };
-        if !self.waive(facts, by_rules.clone()).allows() {
-            return told(Outcome::Differs, "it waives ages and signals, and nothing else".to_owned());
+        if let Some(record) = rules.records(facts).first() {
+            return told(Outcome::Differs, format!("it waives nothing of what `{record}` names"));
+        }
+        let ruled = self.ruled(rules, facts, at);
+        if let Some(left) = ruled.reason() {
+            return told(Outcome::Differs, format!("it waives ages and signals, and rule {} rests on neither", left.rule));
         }
         told(Outcome::Decides, format!("let through {}; else: {} (rule {})", ground.tell(), reason.detail, reason.rule))
     }
@@ -99,13 +110,13 @@ fn denial_step(denial: &Denial, facts: &Facts<'_>) -> Step {
     }
 }
 
-fn approval_step(approval: &Approval, facts: &Facts<'_>) -> Step {
+fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> Step {
     let told = |outcome, detail| step(RuleId::Approved, "approve", &approval.ground, outcome, detail);
     let same = facts.integrity.is_some_and(|integrity| approval.integrity.agreement(integrity) == Agreement::Same);
     if !same {
         return told(Outcome::Differs, "it approves other bytes of this version".to_owned());
     }
-    if let Some(record) = facts.records().into_iter().find(|record| !approval.records.iter().any(|named| named == record)) {
+    if let Some(record) = records.iter().find(|record| !approval.records.iter().any(|named| named == *record)) {
         return told(Outcome::Differs, format!("it does not name `{record}`"));
     }
     told(Outcome::Decides, format!("approved {}", approval.ground.tell()))

@@ -117,6 +117,16 @@ impl Verdict {
         }
     }
 
+    /// The same, for another reason; what is allowed needs none.
+    #[must_use]
+    pub(super) fn because(self, reason: Reason) -> Self {
+        match self {
+            Self::Allow => self,
+            Self::Hold { until, .. } => Self::Hold { until, reason },
+            Self::Deny { .. } => Self::Deny { reason },
+        }
+    }
+
     /// The one of two verdicts that keeps the version back for longer.
     #[must_use]
     pub fn longer(self, other: Self) -> Self {

@@ -8,6 +8,7 @@ use coldframe::policy::decision::{Act, Approved, CHANGED_INTEGRITY, Proposal, Si
 use coldframe::store::desk::Effect;
 use coldframe::store::{Ledger as _, Outcome, SqliteLedger};
 use coldframe::telemetry::Clock as _;
+use serde_json::json;
 
 use crate::package::{Package, days, hours, sha512};
 use crate::scene::Scene;
@@ -183,6 +184,60 @@ async fn an_hour_of_observation_waives_age_and_reverts_itself() {
     scene.later(hours(1));
     scene.get("/axios").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
+}
+
+/// `strict` and a rule of our own, with a feed of one critical vulnerability and one of malware.
+fn strict_with_feeds(folder: &std::path::Path) -> crate::scene::Opening {
+    let affected = |name: &str| json!([{ "package": { "ecosystem": "npm", "name": name }, "versions": ["1.0.0"] }]);
+    let put = |feed: &str, record: &serde_json::Value| {
+        std::fs::create_dir_all(folder.join(feed)).unwrap();
+        std::fs::write(folder.join(feed).join("record.json"), record.to_string()).unwrap();
+    };
+    put(
+        "holes",
+        &json!({ "id": "GHSA-1", "modified": "2026-04-01T00:00:00Z", "affected": affected("holed"),
+        "database_specific": { "severity": "CRITICAL", "github_reviewed": true } }),
+    );
+    put("malware", &json!({ "id": "MAL-1", "modified": "2026-04-01T00:00:00Z", "affected": affected("malware") }));
+    let rules = "include = [\"strict\"]\n[[rule]]\nid = \"no-ui\"\ndeny = true\npackages = [\"@acme/ui\"]\nreason = \"x\"\n";
+    std::fs::write(folder.join("rules.toml"), rules).unwrap();
+    Scene::open()
+        .set("policy", folder.join("rules.toml").to_str().unwrap())
+        .set("feed", folder.join("holes").to_str().unwrap())
+        .set("feed", folder.join("malware").to_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_of_observation_opens_nothing_that_an_advisory_a_rule_or_a_person_closes_for_another_reason() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let scene = strict_with_feeds(folder.path()).await;
+    scene.registry.absent("acme");
+    for name in ["young", "holed", "malware", "@acme/ui", "denied", "frozen"] {
+        scene.publish(Package::new(name, "1.0.0").aged(hours(1)));
+    }
+    decide(&scene, deny("denied", None), None, false).await;
+    let before = Act::Freeze { at: "2026-04-03T10:00:00Z".parse().unwrap(), packages: vec!["frozen".to_owned()] };
+    decide(&scene, before, Some(days(2)), false).await;
+    decide(&scene, Act::Observe, Some(hours(1)), false).await;
+    scene.get("/young/-/young-1.0.0.tgz").await.is(200);
+    for (path, rule) in [
+        ("/holed/-/holed-1.0.0.tgz", "critical-vulnerability"),
+        ("/malware/-/malware-1.0.0.tgz", "advisory"),
+        ("/@acme%2fui/-/ui-1.0.0.tgz", "no-ui"),
+        ("/denied/-/denied-1.0.0.tgz", "denied"),
+        ("/frozen/-/frozen-1.0.0.tgz", "freeze"),
+    ] {
+        let refused = scene.get(path).await.is(403).error();
+        assert!(refused.contains(&format!("(rule {rule})")), "{rule}: {refused}");
+    }
+    let told = scene.get("/-/coldframe/explain/holed@1.0.0").accept("application/json").await.is(200).json();
+    assert_eq!((&told["rule"], &told["waiver"]), (&json!("critical-vulnerability"), &json!(null)));
+    let outcome = |rule: &str| {
+        let steps = told["rules"].as_array().unwrap();
+        steps.iter().find(|step| step["rule"] == rule).map(|step| step["outcome"].clone())
+    };
+    assert_eq!((outcome("observed"), outcome("no-ui")), (Some(json!("differs")), Some(json!("differs"))), "{told}");
+    assert_eq!(outcome("critical-vulnerability"), Some(json!("decides")), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
