@@ -49,6 +49,8 @@ struct Source {
     url: Box<str>,
     registry: Arc<Registry>,
     authorization: Authorization,
+    /// What was known when it was admitted: it may have waited long for its place among the downloads.
+    revision: u64,
 }
 
 impl Inner {
@@ -108,6 +110,7 @@ impl Inner {
             url: entry.tarball.clone(),
             registry: Arc::clone(&known.registry),
             authorization: asker.authorization.clone(),
+            revision: world.revision,
         };
         Ok(Admitted { integrity, source: Some(source), notes: screen.notes(at).to_vec() })
     }
@@ -166,10 +169,10 @@ impl Inner {
         if let Some(bytes) = self.stored(integrity.strongest()).await? {
             return Ok(bytes);
         }
-        let (asked, revision) = (Instant::now(), self.world().revision);
+        let asked = Instant::now();
         let landed = self.land(&source, opened, integrity.clone()).await;
         // Committed first, looked at then: whoever condemns it and looks into the store meanwhile finds it there.
-        if landed.is_ok() && self.world().revision != revision && self.is_condemned(&source, &integrity) {
+        if landed.is_ok() && self.world().revision != source.revision && self.is_condemned(&source, &integrity) {
             self.discard(&source, &integrity).await;
         }
         let (outcome, detail) = match &landed {
