@@ -1,12 +1,15 @@
-//! What another policy would change of what was asked for, by the ledger and by what upstream says now. Changes nothing.
+//! What another policy would have changed of what was asked for: by the ledger, as of when each client asked first, and by what upstream
+//! says of it. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::AppError;
 use super::question::{asker, firewall_of};
 use crate::config::Config;
-use crate::firewall::{Asker, Inspection, Profile};
+use crate::firewall::{Asker, Profile};
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
 use crate::store::{Asked, SqliteLedger};
@@ -15,8 +18,16 @@ use crate::telemetry::Clock;
 /// A tarball that was asked for, of which the two policies say different things.
 #[derive(Debug, Clone)]
 pub struct Changed {
-    /// What was asked for, by whom.
-    pub asked: Asked,
+    /// The package.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// Who asked for it while that was so.
+    pub clients: Vec<String>,
+    /// How often, by all of them.
+    pub times: u64,
+    /// When the first of them asked.
+    pub first: Timestamp,
     /// What the policy in force says.
     pub now: Verdict,
     /// What the other one would say.
@@ -34,7 +45,8 @@ pub struct Difference {
     pub unknown: Vec<(String, String)>,
 }
 
-/// Compares the policy of `config` with `candidate` over every tarball in the ledger.
+/// Compares the policy of `config` with `candidate` over every tarball in the ledger: what was young when somebody asked for it is young
+/// here, however old it is by now.
 ///
 /// # Errors
 /// When the ledger cannot be read, or upstream cannot be set up.
@@ -49,13 +61,14 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
     let mut difference = Difference::default();
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
+        let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
         let (now, then) = (asker(), Asker { profile: Profile(1), ..asker() });
-        let looked = match firewall.value.inspect(&now, &package).await {
-            Ok(now) => firewall.value.inspect(&then, &package).await.map(|then| (now, then)),
+        let looked = match firewall.value.judge_then(&now, &package, &wanted).await {
+            Ok(now) => firewall.value.judge_then(&then, &package, &wanted).await.map(|then| (now, then)),
             Err(wrong) => Err(wrong),
         };
         match looked {
-            Ok((now, then)) => difference.take(asked, &now, &then),
+            Ok((now, then)) => difference.take(asked, now, then),
             Err(wrong) => difference.unknown.push((name, wrong.to_string())),
         }
     }
@@ -63,17 +76,31 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
 }
 
 impl Difference {
-    fn take(&mut self, asked: Vec<Asked>, now: &Inspection, then: &Inspection) {
-        for asked in asked {
-            let find = |inspection: &Inspection| {
-                let inspected = inspection.versions.iter().find(|inspected| *inspected.key == *asked.version);
-                inspected.map(|inspected| inspected.verdict.clone())
-            };
-            let Some((now, then)) = find(now).zip(find(then)) else { continue };
-            self.asked += 1;
-            if now.allows() != then.allows() {
-                self.changed.push(Changed { asked, now, then });
+    fn take(&mut self, asked: Vec<Asked>, now: Vec<Option<Verdict>>, then: Vec<Option<Verdict>>) {
+        let mut last = None;
+        for (asked, verdicts) in asked.into_iter().zip(now.into_iter().zip(then)) {
+            let (Some(now), Some(then)) = verdicts else { continue };
+            // They come by version.
+            if last.as_ref() != Some(&asked.version) {
+                self.asked += 1;
+                last = Some(asked.version.clone());
             }
+            if now.allows() != then.allows() {
+                self.add(asked, now, then);
+            }
+        }
+    }
+
+    fn add(&mut self, asked: Asked, now: Verdict, then: Verdict) {
+        let Asked { name, version, client, times, first } = asked;
+        let is_same = |one: &&mut Changed| one.name == name && one.version == version && one.now == now && one.then == then;
+        match self.changed.iter_mut().rev().take_while(|one| one.name == name && one.version == version).find(is_same) {
+            Some(known) => {
+                known.clients.push(client);
+                known.times += times;
+                known.first = known.first.min(first);
+            }
+            None => self.changed.push(Changed { name, version, clients: vec![client], times, first, now, then }),
         }
     }
 }

@@ -194,10 +194,11 @@ fn tell_diff_json(found: &Difference) -> String {
     };
     let row = |one: &Changed| {
         json!({
-            "name": one.asked.name,
-            "version": one.asked.version,
-            "clients": one.asked.clients,
-            "times": one.asked.times,
+            "name": one.name,
+            "version": one.version,
+            "clients": one.clients,
+            "times": one.times,
+            "first": one.first.to_string(),
             "now": side(&one.now),
             "then": side(&one.then),
         })
@@ -207,14 +208,14 @@ fn tell_diff_json(found: &Difference) -> String {
 
 fn tell_diff(candidate: &str, found: &Difference) -> String {
     let mut columns = Columns::indented("");
-    columns.row(["CHANGE", "VERSION", "RULE", "UNTIL", "TIMES", "CLIENTS"]);
-    for Changed { asked, now, then } in &found.changed {
+    columns.row(["CHANGE", "VERSION", "RULE", "ASKED", "UNTIL", "TIMES", "CLIENTS"]);
+    for Changed { name, version, clients, times, first, now, then } in &found.changed {
         let change = if then.allows() { "opens" } else { "breaks" };
         let reason = then.reason().or(now.reason()).map_or("-", |reason| reason.rule.as_str());
         let until = then.opens().map_or_else(|| "-".to_owned(), instant::tell_opening);
-        let version = format!("{}@{}", asked.name, asked.version);
-        let (times, clients) = (asked.times.to_string(), asked.clients.join(", "));
-        columns.row([change.to_owned(), version, reason.to_owned(), until, times, clients]);
+        let version = format!("{name}@{version}");
+        let (asked, times, clients) = (instant::tell(*first), times.to_string(), clients.join(", "));
+        columns.row([change.to_owned(), version, reason.to_owned(), asked, until, times, clients]);
     }
     let breaks = found.changed.iter().filter(|one| !one.then.allows()).count();
     let rows = if found.changed.is_empty() { String::new() } else { format!("{columns}\n") };

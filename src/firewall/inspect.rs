@@ -1,15 +1,16 @@
-//! Every version of a package with its verdict and its bytes' digest: what a decision is expanded to when it is taken.
-//! Refuses to decide, and to serve anything.
+//! Every version of a package with its verdict and its bytes' digest: what a decision is expanded to when it is taken. And what is said
+//! of some as of other instants. Refuses to decide, and to serve anything.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::catalog::Need;
+use super::departed::Departed;
 use super::packument::Spoken;
 use super::{Asker, Form, Inner, Rejection};
 use crate::npm::{Integrity, PackageName, Version};
-use crate::policy::Verdict;
+use crate::policy::{Verdict, judge};
 
 /// A package as it stands.
 #[derive(Debug, Clone)]
@@ -59,5 +60,31 @@ impl Inner {
         };
         let versions = packument.entries.iter().enumerate().map(inspected).collect();
         Ok(Inspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions })
+    }
+
+    /// What is to be said of each version as of its instant, by the rules and feeds of now and the decisions of then; `None` of one
+    /// that nobody ever saw.
+    pub(super) async fn judge_then(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        wanted: &[(&str, Timestamp)],
+    ) -> Result<Vec<Option<Verdict>>, Rejection> {
+        let known = self.reading(asker, name, Need::Form(Form::Abbreviated), None).await?.known;
+        let present = self.world();
+        let packument = known.packument.as_deref();
+        let versions = packument.iter().flat_map(|packument| &packument.entries);
+        let advisories = present.advisories.of(name.as_str()).among(versions.map(|entry| (&*entry.key, entry.version.as_ref())));
+        let judge_one = |(version, at): &(&str, Timestamp)| {
+            let world = present.as_of(*at);
+            let rules = world.policy(asker.profile).about(name);
+            if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
+                let facts = known.facts(packument, place, &advisories);
+                return Some(judge(&rules, &world.standing, &facts, *at));
+            }
+            let departed = Departed::find(&known, version, &world)?;
+            Some(judge(&rules, &world.standing, &departed.facts(Some(*at)), *at))
+        };
+        Ok(wanted.iter().map(judge_one).collect())
     }
 }

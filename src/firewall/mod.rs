@@ -67,7 +67,7 @@ use self::world::World;
 use crate::net::Allowance;
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
-use crate::policy::{Advisories, Policy};
+use crate::policy::{Advisories, Policy, Verdict};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Passage, Passed, Registries, UpstreamError};
@@ -241,6 +241,19 @@ impl Firewall {
     /// When there is no such package, or upstream cannot be asked.
     pub async fn inspect(&self, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
         self.0.inspect(asker, name).await
+    }
+
+    /// What is to be said of versions of a package as of other instants; `None` of one that nobody ever saw.
+    ///
+    /// # Errors
+    /// When there is no such package, or upstream cannot be asked.
+    pub async fn judge_then(
+        &self,
+        asker: &Asker,
+        name: &PackageName,
+        wanted: &[(&str, Timestamp)],
+    ) -> Result<Vec<Option<Verdict>>, Rejection> {
+        self.0.judge_then(asker, name, wanted).await
     }
 
     /// Puts other advisories in force: from the next request on, for every package.

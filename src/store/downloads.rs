@@ -67,37 +67,39 @@ pub(super) fn exposure(connection: &Connection, name: &PackageName, version: Opt
     rows.collect()
 }
 
-/// A tarball that somebody asked for.
+/// A tarball that one client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// The package.
     pub name: String,
     /// The version.
     pub version: String,
-    /// Who asked: addresses, each once.
-    pub clients: Vec<String>,
-    /// How often, by all of them.
+    /// Who asked: an address, with a name before it where there is one.
+    pub client: String,
+    /// How often.
     pub times: u64,
+    /// When for the first time.
+    pub first: Timestamp,
 }
 
-/// Every tarball that was asked for, served or refused, by name and version.
+/// Every tarball that was asked for, served or refused, by name, version and client.
 pub(super) fn asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>> {
     let mut query = connection.prepare_cached(
-        "SELECT subjects.name, subjects.version, group_concat(DISTINCT clients.address), sum(downloads.times)
+        "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
          FROM subjects
          JOIN downloads ON downloads.subject = subjects.id
          JOIN clients ON clients.id = downloads.client
          WHERE subjects.kind = 'tarball' AND subjects.version <> ''
-         GROUP BY subjects.name, subjects.version
-         ORDER BY subjects.name, subjects.version",
+         GROUP BY subjects.name, subjects.version, clients.address
+         ORDER BY subjects.name, subjects.version, clients.address",
     )?;
     let rows = query.query_map([], |row| {
-        let clients: String = row.get(2)?;
         Ok(Asked {
             name: row.get(0)?,
             version: row.get(1)?,
-            clients: clients.split(',').map(str::to_owned).collect(),
+            client: row.get(2)?,
             times: count_from_column(row.get(3)?),
+            first: from_column(row.get(4)?),
         })
     })?;
     rows.collect()

@@ -303,3 +303,29 @@ async fn a_difference_says_what_another_policy_would_break_and_for_whom() {
     assert!(told.contains("1 would break, 0 would open"), "{told}");
     drop(program);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_tells_what_was_young_when_it_was_asked_for_however_old_it_is_by_now() {
+    let scene = Scene::open().set("policy", "observe").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+    // The command has the machine's clock: by that all of it is old.
+    let home = tempfile::tempdir().unwrap();
+    let told = until("the ledger", async || {
+        let mut command = coldframe(home.path());
+        command.args(["policy", "diff", "default", "--json", "--policy", "observe"]);
+        command.args(["--upstream", &scene.registry.url, "--data-dir"]).arg(scene.data());
+        let (code, told, wrong) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+        assert_eq!(code, 0, "{wrong}");
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        (!told.as_array().unwrap().is_empty()).then_some(told)
+    });
+    let expected = json!([{
+        "name": "left-pad", "version": "1.1.0", "clients": ["127.0.0.1"], "times": 1, "first": "2026-04-03T12:00:00Z",
+        "now": { "verdict": "allow", "rule": null, "until": null },
+        "then": { "verdict": "hold", "rule": "minimum-age", "until": "2026-04-06T11:00:00Z" },
+    }]);
+    assert_eq!(told.await, expected);
+}
