@@ -236,13 +236,14 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
     let mut affected = Vec::new();
     for name in names(ledger, packages)? {
         let (versions, ranges) = match range {
-            None => (Vec::new(), osv_ranges("*")),
+            // Readers do not obey a record whole that marks every version of an established package without listing them.
+            None => (versions(ledger, &name, None)?, osv_ranges("*")),
             // Versions that are named one by one need no range.
             Some(range) if range.split("||").all(|part| Version::parse(part.trim()).is_some()) => {
-                (versions(ledger, &name, range)?, Vec::new())
+                (versions(ledger, &name, Some(range))?, Vec::new())
             }
             // What is known here is listed, and what will be published within the range is denied there as it is here.
-            Some(range) => (versions(ledger, &name, range)?, osv_ranges(range)),
+            Some(range) => (versions(ledger, &name, Some(range))?, osv_ranges(range)),
         };
         if versions.is_empty() && ranges.is_empty() {
             continue;
@@ -291,15 +292,18 @@ fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
     Ok(names.iter().map(|name| name.as_str().to_owned()).filter(|name| matcher.is_match(name)).collect())
 }
 
-/// The versions that a range means: those that it names exactly, and those the ledger knows.
-fn versions(ledger: &dyn Ledger, name: &str, text: &str) -> Result<Vec<String>, AppError> {
-    let named = text.split("||").map(str::trim).filter(|part| Version::parse(part).is_some()).map(str::to_owned);
-    let mut versions: Vec<String> = named.collect();
-    if let (Some(range), Ok(name)) = (Range::parse(text), crate::npm::PackageName::parse(name)) {
+/// The versions that a range means, or every one: those that it names exactly, and those the ledger knows.
+fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<String>, AppError> {
+    let named = range.into_iter().flat_map(|text| text.split("||")).map(str::trim);
+    let mut versions: Vec<String> = named.filter(|part| Version::parse(part).is_some()).map(str::to_owned).collect();
+    let read = range.map(Range::parse);
+    let means = |version: &str| match &read {
+        None => true,
+        Some(range) => range.as_ref().zip(Version::parse(version)).is_some_and(|(range, version)| range.covers(&version)),
+    };
+    if let Ok(name) = crate::npm::PackageName::parse(name) {
         let releases = ledger.releases(&name).map_err(AppError::DataDir)?;
-        let covered =
-            releases.iter().filter(|release| Version::parse(&release.version).is_some_and(|version| range.covers(&version)));
-        versions.extend(covered.map(|release| release.version.to_string()));
+        versions.extend(releases.iter().filter(|release| means(&release.version)).map(|release| release.version.to_string()));
     }
     versions.sort();
     versions.dedup();

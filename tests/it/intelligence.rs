@@ -86,9 +86,74 @@ async fn an_audit_that_upstream_answers_is_merged_and_without_vulnerabilities_in
     assert_eq!(titles, ["known", "Malicious code"]);
     let malware = feed(&[("MAL-1", malware("MAL-1", "left-pad", "1.1.0"))]);
     scene.restart_with("feed", malware.path().to_str().unwrap()).await;
+    let ask = || scene.ask("POST", BULK).npm("11.21.2").json(&json!({ "left-pad": ["1.1.0"] }));
     scene.registry.answer(BULK, Reply::error(404, "no audits here"));
-    let answer = scene.ask("POST", BULK).npm("11.21.2").json(&json!({ "left-pad": ["1.1.0"] })).await.is(404);
+    let answer = ask().await.is(404);
     assert!(answer.text().contains("no audits here"), "{}", answer.text());
+    let words = "{ \"left-pad\" : [ ] }\n";
+    scene.registry.answer(BULK, Reply::json(words));
+    assert_eq!(ask().await.is(200).text(), words, "byte for byte");
+}
+
+/// `incident` in a process of its own, by a feed that the server does not follow: only people speak.
+async fn incident(scene: &Scene, feed: &TempDir) -> Value {
+    let home = TempDir::new().unwrap();
+    let mut command = coldframe(home.path());
+    command.args(["incident", "MAL-7", "--json", "--upstream", &scene.registry.url, "--feed"]).arg(feed.path());
+    command.arg("--data-dir").arg(scene.data());
+    tokio::task::spawn_blocking(move || told(&mut command)).await.unwrap()
+}
+
+/// The second version of left-pad is on its way or waits for its turn while an incident of it is carried out.
+async fn left_pad_before_an_incident() -> (Scene, TempDir) {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").sized(200_000));
+    scene.get("/left-pad").await.is(200);
+    (scene, feed(&[("MAL-7", malware("MAL-7", "left-pad", "1.1.0"))]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_during_an_incident_is_not_kept_and_not_served() {
+    let (scene, feed) = left_pad_before_an_incident().await;
+    let gate = scene.registry.hold_body(TARBALL, 1000);
+    let (stays, leaves) = (scene.get(TARBALL).start(), scene.get(TARBALL).start());
+    scene.registry.until_asked(TARBALL, 1).await;
+    let done = incident(&scene, &feed).await;
+    assert_eq!(done["removed"], 0, "it is not here yet: {done}");
+    leaves.abort();
+    gate.open();
+    assert!(stays.await.unwrap().is(403).error().contains("incident MAL-7"));
+    assert!(scene.kept_tarballs().await.is_empty());
+    scene.get(TARBALL).await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_its_turn_during_an_incident_is_not_kept_and_not_served() {
+    let (scene, feed) = left_pad_before_an_incident().await;
+    // As many as are fetched at once: left-pad was let in, and waits.
+    let others: Vec<String> = (0..64).map(|number| format!("other-{number}")).collect();
+    let mut held = Vec::new();
+    for name in &others {
+        scene.publish_old(name, &["1.0.0"]);
+        scene.get(&format!("/{name}")).await.is(200);
+        let path = format!("/{name}/-/{name}-1.0.0.tgz");
+        let gate = scene.registry.hold_body(&path, 10);
+        held.push((scene.get(&path).start(), gate));
+        scene.registry.until_asked(&path, 1).await;
+    }
+    let waits = scene.get(TARBALL).start();
+    // Answered on the same path, and after it.
+    scene.get("/left-pad/1.1.0").await.is(200);
+    incident(&scene, &feed).await;
+    assert_eq!(scene.registry.count(TARBALL), 0, "it still waits");
+    for (asking, gate) in held {
+        gate.open();
+        asking.await.unwrap().is(200);
+    }
+    assert!(waits.await.unwrap().is(403).error().contains("incident MAL-7"));
+    assert_eq!(scene.kept_tarballs().await.len(), others.len());
+    scene.get(TARBALL).await.is(403);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,6 +197,10 @@ async fn an_incident_is_denied_frozen_purged_and_told_in_one_command() {
     program.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     let (code, _, errors) = run(&mut command(&["incident", "MAL-404"]));
     assert!(code == 1 && errors.contains("MAL-404"), "{errors}");
+    for minor in 0..12 {
+        registry.publish(Package::new("whole", &format!("1.{minor}.0")));
+    }
+    program.get("/whole").await.is(200);
     export_and_follow(home.path(), &config, &registry).await;
 }
 
@@ -167,6 +236,9 @@ async fn export_and_follow(home: &Path, config: &Path, registry: &Registry) {
     deny = coldframe(home);
     deny.args(["deny", "@nobody/*", "--reason", "a squatted scope", "--config"]).arg(config);
     assert_eq!(run(&mut deny).0, 0);
+    deny = coldframe(home);
+    deny.args(["deny", "whole", "--reason", "all of an established package", "--config"]).arg(config);
+    assert_eq!(run(&mut deny).0, 0);
     let mut export = coldframe(home);
     export.args(["feed", "export", "--id-prefix", "ACME", "--config"]).arg(config).arg(&out);
     let (code, text, errors) = run(&mut export);
@@ -190,18 +262,19 @@ async fn export_and_follow(home: &Path, config: &Path, registry: &Registry) {
         }
     }
     let standing = told(&mut sync);
-    assert_eq!((&standing[0]["records"], &standing[0]["fresh"]), (&json!(2), &json!(true)), "{standing}");
+    assert_eq!((&standing[0]["records"], &standing[0]["fresh"]), (&json!(3), &json!(true)), "{standing}");
     let mut serve = coldframe(home);
     let program = Program::start(serve.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&follower));
     let refused = program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     assert!(refused.error().contains("ACME-"), "{}", refused.error());
+    program.get("/whole").await.is(403);
     registry.publish(Package::new("unseen", "1.2.0"));
     registry.publish(Package::new("unseen", "1.3.9"));
     registry.publish(Package::new("unseen", "1.4.0"));
     assert_eq!(program.get("/unseen").await.versions(), ["1.4.0"]);
     // A serial that goes back, and an index that somebody bent.
     let index = std::fs::read_to_string(out.join("index.json")).unwrap();
-    std::fs::write(out.join("index.json"), index.replace("\"records\": 2", "\"records\": 3")).unwrap();
+    std::fs::write(out.join("index.json"), index.replace("\"records\": 3", "\"records\": 4")).unwrap();
     let (code, text, _) = run(&mut sync);
     assert!(code == 1 && text.contains("the signature is not that of the key in the configuration"), "{text}");
     std::fs::write(out.join("index.json"), index).unwrap();
