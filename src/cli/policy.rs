@@ -133,16 +133,11 @@ const OBSERVED: &str = "what they would refuse is served and written down; a cha
 
 fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
     let compiled = files::load(&arguments.policy)?;
-    let now = SystemClock.now();
-    let ended = compiled.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
-    let ended: Vec<_> = ended.map(|rule| format!("the rule `{}` has ended, and does nothing", rule.id)).collect();
+    let ended = compiled.ended(SystemClock.now());
     let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
     // Writing to a `String` cannot fail, here and below.
     let mut text = String::new();
-    for warning in &compiled.warnings {
-        let _ = write!(text, "warning: {warning}\n\n");
-    }
-    for warning in &ended {
+    for warning in compiled.warnings.iter().chain(&ended) {
         let _ = write!(text, "warning: {warning}\n\n");
     }
     let noun = if rules == 1 { "rule" } else { "rules" };

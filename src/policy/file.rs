@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use super::judge::Policy;
@@ -32,6 +33,19 @@ pub struct Compiled {
     pub warnings: Vec<Mistake>,
     /// The files it was made of, in the order in which they were read.
     pub files: Vec<PathBuf>,
+}
+
+impl Compiled {
+    /// The rules that have ended at `now`, as mistakes where they stand: right once, and without effect.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Vec<Mistake> {
+        let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
+        let told = |rule: &Rule| {
+            let problem = format!("the rule `{}` has ended, and does nothing", rule.id);
+            Some(Mistake::new(rule.place.clone()?, problem, "it gone, or a later `expires`"))
+        };
+        ended.filter_map(told).collect()
+    }
 }
 
 /// Finds the file that `from` includes by `name`: a path beside it, or the name of a shipped policy.
@@ -484,6 +498,20 @@ reason = "x"
                | ^^^^^^^^
                = allowed: `owner` with a person or a team, and `expires` with a day"#]]
         .assert_eq(&warnings.iter().map(ToString::to_string).collect::<Vec<_>>().concat());
+    }
+
+    #[test]
+    fn a_rule_that_has_ended_is_a_warning_where_it_stands() {
+        let text = "\n[[rule]]\nid = \"for-now\"\nallow = true\npackages = [\"x\"]\nreason = \"x\"\nowner = \"a\"\nexpires = \"2026-04-01\"\n";
+        let compiled = compiled(&[("p.toml", text)]).unwrap();
+        assert!(compiled.warnings.is_empty() && compiled.ended("2026-04-01T23:59:59Z".parse().unwrap()).is_empty());
+        let ended = compiled.ended("2026-04-02T00:00:00Z".parse().unwrap());
+        expect![[r#"
+            p.toml:2:1: the rule `for-now` has ended, and does nothing
+             2 | [[rule]]
+               | ^^^^^^^^
+               = allowed: it gone, or a later `expires`"#]]
+        .assert_eq(&ended.iter().map(ToString::to_string).collect::<Vec<_>>().concat());
     }
 
     #[test]
