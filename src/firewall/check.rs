@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::catalog::{Need, Reading, lost};
+use super::screen::Screen;
 use super::tarball::judge_gone;
 use super::world::Profile;
 use super::{Asker, Inner, Rejection};
@@ -151,7 +152,7 @@ impl Inner {
         }
         if let Some(packument) = packument.filter(|_| judged.outcome != Outcome::Allow) {
             judged.nearest = screen.nearest(packument, &locked.version).map(str::to_owned);
-            judged.fits = fitting(packument, &screen.shown, &locked.ranges).map(str::to_owned);
+            judged.fits = fitting(packument, &screen, &locked.ranges).map(str::to_owned);
         }
         judged
     }
@@ -219,16 +220,18 @@ fn differ(locked: &Locked, stated: Option<&Integrity>) -> Option<(String, String
     (expected.agreement(stated) == Agreement::Different).then(|| (expected.to_sri(), stated.to_sri()))
 }
 
-/// The highest version that is shown and satisfies every range, a deprecated one only when there is no other.
-fn fitting<'a>(packument: &'a Packument, shown: &[bool], ranges: &[String]) -> Option<&'a str> {
-    let ranges: Vec<Range> = ranges.iter().filter_map(|text| Range::parse(text)).collect();
+/// The highest version that is shown and satisfies every range, a deprecated one only when there is no other. A dist-tag asks for
+/// where it points here.
+fn fitting<'a>(packument: &'a Packument, screen: &Screen, ranges: &[String]) -> Option<&'a str> {
+    let read = |text: &String| Range::parse(text).or_else(|| Range::parse(screen.tag(packument, text)?));
+    let ranges: Vec<Range> = ranges.iter().filter_map(read).collect();
     if ranges.is_empty() {
         return None;
     }
     let mut candidates: Vec<_> = packument
         .entries
         .iter()
-        .zip(shown)
+        .zip(&screen.shown)
         .filter(|(_, shown)| **shown)
         .filter_map(|(entry, _)| Some((!entry.traits.deprecated, entry.version.as_ref()?, &*entry.key)))
         .collect();

@@ -150,6 +150,14 @@ async fn what_fits_satisfies_everybody_who_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asked_for_a_dist_tag_is_told_where_it_points_here() {
+    let project = Project::with_axios().await;
+    project.write("yarn.lock", "# yarn lockfile v1\n\naxios@latest:\n  version \"1.14.1\"\n");
+    let (code, told) = project.json(&[]);
+    assert_eq!((code, &told["files"][0]["refused"][0]["fits"]), (75, &json!("1.14.0")), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_coldframe_says_the_same_and_knows_what_only_it_saw() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1")), ("left-pad", locked("1.3.0"))]));
