@@ -9,6 +9,7 @@ use super::decree::{self, Because};
 use super::flags::SettingFlags;
 use super::output::{Exit, Failure};
 use crate::config;
+use crate::npm::instant;
 use crate::policy::PackageGlob;
 use crate::policy::decision::Act;
 use crate::telemetry::{Clock as _, SystemClock};
@@ -32,6 +33,11 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { at, lasts, scope, because, settings } = arguments;
+    if at >= instant::after(SystemClock.now(), lasts) {
+        let told = instant::tell(at);
+        let wrong = anyhow::anyhow!("it would hide nothing: it thaws before anything is published after {told}");
+        return Err(Failure::new(Exit::Usage, wrong));
+    }
     let data_dir = settings.read(config::data_dir)?;
     decree::take(&data_dir, Act::Freeze { at, packages: scope }, because, Some(lasts), false)
 }

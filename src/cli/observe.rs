@@ -12,13 +12,21 @@ use crate::policy::decision::Act;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How long it lasts; it reverts by itself.
-    #[arg(long = "for", value_name = "DURATION", value_parser = decree::duration)]
+    /// How long it lasts, at most seven days; it reverts by itself.
+    #[arg(long = "for", value_name = "DURATION", value_parser = while_broken)]
     lasts: Duration,
     #[command(flatten)]
     because: Because,
     #[command(flatten)]
     settings: SettingFlags<false>,
+}
+
+/// The longest for which the glass stays broken: who wants more wants a policy.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+fn while_broken(text: &str) -> Result<Duration, String> {
+    let lasts = decree::duration(text)?;
+    if lasts > LONGEST { Err("at most `7d`; for longer there is the policy `observe`".to_owned()) } else { Ok(lasts) }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {

@@ -298,6 +298,10 @@ async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_comma
     assert!(code == 1 && errors.contains("decision 9 is not in this ledger"), "{errors}");
     assert_eq!(decide(&["deny", "left-pad"]).0, 2, "a decision has a reason");
     assert_eq!(decide(&["freeze", "yesterday", "--for", "1h", "--reason", "x"]).0, 2);
+    let (code, _, errors) = decide(&["freeze", "2826-03-31T00:00Z", "--for", "1h", "--reason", "a slip of the hand"]);
+    assert!(code == 2 && errors.contains("it would hide nothing"), "{errors}");
+    let (code, _, errors) = decide(&["observe", "--for", "8d", "--reason", "x"]);
+    assert!(code == 2 && errors.contains("at most `7d`"), "{errors}");
     program.signal("-TERM");
     assert_eq!(program.ended().await.0, 0);
     let (code, told, errors) = decide(&["freeze", "2026-03-31T00:00Z", "--for", "48h", "--scope", "@acme", "--reason", "x"]);
