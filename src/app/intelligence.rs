@@ -21,6 +21,7 @@ use crate::npm::{Range, Version, instant};
 use crate::patrol::exposure::{self, Finding};
 use crate::policy::decision::{Act, Decision, Proposal, Signature};
 use crate::policy::{PackageGlob, TAKEDOWN_AGE};
+use crate::store::desk::Effect;
 use crate::store::{Ledger, SqliteLedger};
 use crate::telemetry::Clock;
 use crate::tls;
@@ -159,6 +160,8 @@ pub struct Done {
     pub decisions: Vec<i64>,
     /// Tarballs that left the store.
     pub removed: u64,
+    /// Whether the server that runs had not taken a decision in yet when the tarballs went: one may be fetched again.
+    pub is_pending: bool,
 }
 
 /// Denies and freezes in the author's name, and takes the tarballs out of the store. Blocks.
@@ -166,11 +169,14 @@ pub struct Done {
 /// # Errors
 /// When the ledger or the store does not take it; what was decided until then stands.
 pub fn carry_out(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: Duration) -> Result<Done, AppError> {
-    let mut done = Done { decisions: Vec::new(), removed: 0 };
+    let mut done = Done { decisions: Vec::new(), removed: 0, is_pending: false };
     let reason = format!("incident {}", plan.id);
     let mut decide = |act: Act, expires: Option<Timestamp>| {
         let proposal = Proposal { act, reason: reason.clone(), author: author.clone(), expires, needs_second: false };
-        deciding::decide(data_dir, &proposal).map(|taken| done.decisions.push(taken.decision.id))
+        deciding::decide(data_dir, &proposal).map(|taken| {
+            done.decisions.push(taken.decision.id);
+            done.is_pending |= taken.effect == Effect::Pending;
+        })
     };
     for Subject { name, versions, freeze_at } in &plan.subjects {
         let range = (!versions.is_empty()).then(|| versions.join(" || "));

@@ -48,7 +48,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     };
     let text = if json { tell_json(&plan, done.as_ref()) } else { tell(&plan, done.as_ref(), freeze_for) };
     output::print(&text)?;
-    Ok(Exit::Done)
+    Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
 fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration) -> String {
@@ -63,6 +63,9 @@ fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration) ->
     let _ = writeln!(text, "  {would}purge {} tarballs from the store", plan.tarballs());
     if let Some(done) = done {
         let _ = writeln!(text, "decisions {}; {} tarballs removed", numbers(&done.decisions), done.removed);
+        if done.is_pending {
+            text.push_str("the running server has not taken them in, see its log; do this again when it has\n");
+        }
     }
     text.push_str(&exposure::tell_findings(&plan.findings));
     text
@@ -83,6 +86,7 @@ fn tell_json(plan: &Plan, done: Option<&intelligence::Done>) -> String {
         "tarballs": plan.tarballs(),
         "decisions": done.map(|done| &done.decisions),
         "removed": done.map(|done| done.removed),
+        "pending": done.map(|done| done.is_pending),
         "exposure": exposure::findings_json(&plan.findings),
     });
     format!("{told:#}\n")

@@ -190,6 +190,7 @@ async fn an_incident_is_denied_frozen_purged_and_told_in_one_command() {
     program.get(TARBALL).await.is(200);
     let done = told(&mut command(&["incident", "GHSA-MAL-7", "--json"]));
     assert_eq!((&done["id"], &done["removed"], done["dryRun"].as_bool()), (&json!("MAL-7"), &json!(1), Some(false)));
+    assert_eq!(done["pending"], false);
     assert_eq!(who(&done["exposure"]), "127.0.0.1");
     assert_eq!(done["decisions"].as_array().unwrap().len(), 2);
     let refused = program.get(TARBALL).await.is(403);
