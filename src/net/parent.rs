@@ -16,6 +16,7 @@ use super::dial::Reach;
 use super::proxies::Proxy;
 
 /// Who connects for us, to whom.
+#[derive(Clone)]
 pub struct Parent(Option<Connector>);
 
 /// A proxy before one place.

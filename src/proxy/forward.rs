@@ -34,6 +34,8 @@ pub struct Forward<A> {
     pub(super) targets: Targets,
     pub(super) others: Others,
     login: Option<Arc<Login>>,
+    /// Who everybody is that comes here, where it was made for one.
+    guest: Option<Arc<str>>,
     turned_away: Mutex<BTreeMap<String, TurnedAway>>,
 }
 
@@ -62,8 +64,16 @@ impl<A: Answers> Forward<A> {
             targets: gateway.targets.clone(),
             others: Others::new(gateway, way),
             login,
+            guest: None,
             turned_away: Mutex::default(),
         })
+    }
+
+    /// The same for one person: whoever comes is taken for them, without being asked.
+    #[must_use]
+    pub fn known_as(mut self, guest: Arc<str>) -> Self {
+        self.guest = Some(guest);
+        self
     }
 
     /// The places that were asked for and refused, as clients spelled them; the first hundred.
@@ -116,9 +126,12 @@ impl<A: Answers> Forward<A> {
         GatewayRefused { reason, client, user, target, text }.emit(self.service.metrics());
     }
 
-    /// Who asks for something of others, by name; `None` where everybody may.
+    /// Who asks for something of others, by name; `None` where everybody may and nobody is known.
     async fn admit(&self, head: &mut Parts) -> Result<Option<Arc<str>>, ProxyError> {
-        let Some(login) = self.login.as_ref().filter(|_| is_for_others(head)) else { return Ok(None) };
+        if !is_for_others(head) {
+            return Ok(None);
+        }
+        let Some(login) = &self.login else { return Ok(self.guest.clone()) };
         let user = login.admit(&head.headers).await.ok_or(ProxyError::Stranger)?;
         // It has said what it had to, and is for nobody behind us.
         head.headers.remove(PROXY_AUTHORIZATION);

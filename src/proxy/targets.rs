@@ -87,12 +87,22 @@ impl Targets {
         self.0.iter().filter(|target| !target.is_alias).filter_map(|target| target.name.clone()).collect()
     }
 
+    /// Every place that is ours, as `https://registry.example` or `http://127.0.0.1:4873`.
+    #[must_use]
+    pub fn origins(&self) -> Vec<String> {
+        let aims = self.0.iter().flat_map(|target| {
+            let usual = target.usual().iter().filter(|(port, _)| !target.ports.iter().any(|(known, _)| known == port));
+            let ports = target.ports.iter().chain(usual);
+            ports.map(|(port, secure)| Aim { target: Arc::clone(target), port: *port, secure: *secure })
+        });
+        aims.map(|aim| aim.origin()).collect()
+    }
+
     /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
     #[must_use]
     pub fn find(&self, host: &str, port: u16) -> Option<Aim> {
         let target = self.0.iter().find(|target| target.host.as_ref() == host)?;
-        let usual: &[(u16, bool)] = if target.name.is_some() { &[(443, true), (80, false)] } else { &[] };
-        let (port, secure) = *target.ports.iter().chain(usual).find(|(known, _)| *known == port)?;
+        let (port, secure) = *target.ports.iter().chain(target.usual()).find(|(known, _)| *known == port)?;
         Some(Aim { target: Arc::clone(target), port, secure })
     }
 
@@ -112,6 +122,11 @@ impl Targets {
 }
 
 impl Target {
+    /// The ports that a name has by itself.
+    fn usual(&self) -> &'static [(u16, bool)] {
+        if self.name.is_some() { &[(443, true), (80, false)] } else { &[] }
+    }
+
     /// Adds a port, and the place of a registry.
     fn extend(&mut self, port: Option<(u16, bool)>, registry: &Url) {
         self.ports.extend(port.filter(|port| !self.ports.contains(port)));
@@ -197,6 +212,7 @@ mod tests {
         for (host, port) in [("127.0.0.1", 80), ("127.0.0.1", 443), ("localhost", 443)] {
             assert!(targets.find(host, port).is_none(), "{host}:{port}");
         }
+        assert_eq!(targets.origins(), ["http://127.0.0.1:4000", "http://[::1]:4000", "http://localhost"]);
         let aim = targets.find("[::1]", 4000).unwrap();
         assert!(aim.is_named_by("[::1]:4000") && !aim.is_named_by("[::1]") && !aim.is_named_by("127.0.0.1:4000"));
     }
@@ -216,6 +232,18 @@ mod tests {
         assert_eq!(place("corp.example", 8443, "/api/npm/a/b/x").unwrap(), "https://corp.example:8443/api/npm/a/b /x");
         assert_eq!(place("corp.example", 8443, "/api/npm/a/bx").unwrap(), "https://corp.example:8443/api/npm/a /bx");
         assert_eq!(place("corp.example", 443, "/x"), None);
+        assert_eq!(
+            targets.origins(),
+            [
+                "https://corp.example:8443",
+                "https://corp.example",
+                "http://corp.example",
+                "https://registry.example",
+                "http://registry.example",
+                "https://alias.example",
+                "http://alias.example",
+            ]
+        );
         assert!(targets.find("registry.example", 8443).is_none() && targets.find("other.example", 443).is_none());
     }
 
