@@ -1,5 +1,6 @@
-//! A Coldframe for one command: it lives in this process as long as the command runs, is reached through a gateway of its
-//! own, and says at its end what became of what was asked. Refuses to know the command.
+//! One command behind a Coldframe: the one that runs on the data directory, else one that lives in this process as long as the
+//! command runs. Either way it is reached through a gateway of the command's own, and says at its end what became of what was
+//! asked. Refuses to know the command.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,31 +8,47 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use url::{Host, Url};
+use url::Url;
 
-use super::front::{ANY_PORT, Front};
-use super::witness::{Noted, Witness};
-use super::{App, AppError, feeds};
+use super::front::ANY_PORT;
+use super::guest::{Guest, Refused, knock};
+use super::scratch::Scratch;
+use super::session::{Premises, Reach, Session, Wish, itself, registries};
+use super::witness::Noted;
+use super::{App, AppError};
 use crate::config::Config;
-use crate::proxy::{Gateway, Targets, TurnedAway};
+use crate::proxy::TurnedAway;
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls;
-use crate::upstream::npmrc;
 
 /// A Coldframe that runs.
 pub struct Errand {
     way: Way,
-    gateway: Gateway,
+    reach: Reach,
     certificate: CertificateDer<'static>,
+    policy: String,
     apart: Option<Apart>,
-    stop: watch::Sender<bool>,
-    front: JoinHandle<(Noted, BTreeMap<String, TurnedAway>)>,
-    app: JoinHandle<Result<(), AppError>>,
-    _scratch: Option<TempDir>,
+    answering: Answering,
+}
+
+/// Who answers.
+enum Answering {
+    /// This process.
+    Own { session: Session, stop: watch::Sender<bool>, app: JoinHandle<Result<(), AppError>>, _scratch: Option<Scratch> },
+    /// The one that runs on the data directory.
+    Running(Guest),
+}
+
+/// What a command needs beyond the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// Who runs it, as the ledger shall name them.
+    pub user: String,
+    /// Why a Coldframe that runs already is not to answer, if it is not.
+    pub alone: Option<String>,
 }
 
 /// The way that a client has to go.
@@ -46,8 +63,9 @@ pub struct Way {
 /// Why the data directory is not the configured one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Apart {
-    /// Another Coldframe has it. What that one decided and keeps of feeds was taken over; tarballs are not shared.
-    InUse,
+    /// Another Coldframe has it, and does not answer, for this reason. What that one decided and keeps of feeds was taken over;
+    /// tarballs are not shared.
+    InUse(String),
     /// It cannot be used.
     Unusable(String),
 }
@@ -64,41 +82,57 @@ pub struct Sum {
 }
 
 impl Errand {
-    /// Starts one. The data directory is the configured one, or one for the occasion where another process has that.
+    /// Starts one: at the Coldframe that runs on the data directory, else here, where the data directory is the configured one,
+    /// or one for the occasion.
     ///
     /// # Errors
     /// As [`App::build`]; when there is neither a data directory nor place for a temporary one.
-    pub async fn open(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let (apart, scratch) = settle_down(&mut config)?;
-        let registry = registry_for(&config);
-        let mut gateway = config.gateway.door.clone();
-        complete(&mut gateway.targets, &config);
-        // The command is led there without a password.
-        gateway.users = None;
-        let (service, parent) = (config.proxy.clone(), feeds::parent(&config.upstream, &tls::client_config(&config.tls)?));
+    pub async fn open(config: Config, needs: Needs, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let door = &config.gateway.door;
+        let wish = Wish {
+            user: needs.user,
+            hosts: door.targets.hosts(),
+            itself: itself(&config.listen, config.proxy.public_url.as_ref()),
+            allowed: door.allowed.clone(),
+            tunnels_others: door.tunnels_others,
+        };
+        let why = match needs.alone {
+            Some(why) => why,
+            None => match knock(&config.store.data_dir, &wish, &registries(&config)).await {
+                Ok(guest) => return Ok(Self::at(guest)),
+                Err(Refused(why)) => why,
+            },
+        };
+        Self::open_here(config, &wish, why, clock).await
+    }
+
+    fn at(guest: Guest) -> Self {
+        let (way, reach) = (guest.way.clone(), guest.reach.clone());
+        let (certificate, policy) = (guest.certificate.clone(), guest.policy.clone());
+        Self { way, reach, certificate, policy, apart: None, answering: Answering::Running(guest) }
+    }
+
+    /// `why` is why no other answers, should there be one.
+    async fn open_here(mut config: Config, wish: &Wish, why: String, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let (apart, scratch) = settle_down(&mut config, why)?;
+        let premises = Premises::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // Its own pages and its registry's door are nobody's here, but a server has one.
         config.listen = vec![ANY_PORT];
         config.listener_policies.clear();
         config.gateway.listen.clear();
         config.gateway.transparent.clear();
         let app = App::build(config, Arc::clone(&clock)).await?;
-        let witness = Arc::new(Witness::before(Arc::clone(app.firewall())));
-        let connections = service.limits.connections;
-        let front = Front::open(Arc::clone(&witness), (service, &gateway, parent), Arc::new(Metrics::new()), &clock).await?;
-        let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| registry.clone());
-        let certificate = front.certificate().clone();
+        let session = Session::open(app.firewall(), (&premises, &[]), wish, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
-        let stopped = |mut receiver: watch::Receiver<bool>| async move {
+        let mut stopped = stop.subscribe();
+        let app = tokio::spawn(app.run(async move {
             // An error means that the sender is gone, and with it whoever could ask for more.
-            let _ = receiver.wait_for(|stop| *stop).await;
-        };
-        let (ending, closing) = (stopped(stop.subscribe()), stopped(stop.subscribe()));
-        let front = tokio::spawn(async move {
-            let turned_away = front.serve(connections, ending).await;
-            (witness.noted(), turned_away)
-        });
-        let app = tokio::spawn(app.run(closing));
-        Ok(Self { way: Way { proxy, registry }, gateway, certificate, apart, stop, front, app, _scratch: scratch })
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }));
+        let (way, reach) = (session.way.clone(), session.reach.clone());
+        let (certificate, policy) = (session.certificate.clone(), session.policy.clone());
+        let answering = Answering::Own { session, stop, app, _scratch: scratch };
+        Ok(Self { way, reach, certificate, policy, apart, answering })
     }
 
     /// The way that clients have to go.
@@ -107,13 +141,10 @@ impl Errand {
         &self.way
     }
 
-    /// Whether a request for an address is answered here, or let through.
+    /// Whether a request for an address is answered, or let through.
     #[must_use]
     pub fn takes(&self, url: &Url) -> bool {
-        let Gateway { targets, allowed, tunnels_others, .. } = &self.gateway;
-        let found = url.host_str().zip(url.port_or_known_default()).and_then(|(host, port)| targets.find(host, port));
-        let answered = found.is_some_and(|aim| aim.secure == (url.scheme() == "https"));
-        answered || *tunnels_others || allowed.iter().any(|glob| glob.reach(url).is_some())
+        self.reach.takes(url)
     }
 
     /// The certificate that clients have to trust.
@@ -122,44 +153,60 @@ impl Errand {
         &self.certificate
     }
 
+    /// The policy by which it answers, in words.
+    #[must_use]
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// Whether the Coldframe that runs on the data directory answers.
+    #[must_use]
+    pub fn is_running_ones(&self) -> bool {
+        matches!(self.answering, Answering::Running(_))
+    }
+
     /// Why the data directory is not the configured one, if it is not.
     #[must_use]
     pub fn apart(&self) -> Option<&Apart> {
         self.apart.as_ref()
     }
 
-    /// Lets what is under way finish, writes the ledger, and says what became of everything.
+    /// Lets what is under way finish, has the ledger written, and says what became of everything.
     pub async fn close(self) -> Sum {
-        self.stop.send_replace(true);
-        let died = || "a task of coldframe's died".to_owned();
-        let trouble = match self.app.await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(died()),
-        };
-        match self.front.await {
-            Ok((noted, turned_away)) => Sum { noted, turned_away, trouble },
-            Err(_) => Sum { trouble: Some(died()), ..Sum::default() },
+        match self.answering {
+            Answering::Running(guest) => guest.leave().await,
+            Answering::Own { session, stop, app, _scratch } => {
+                let sum = session.close().await;
+                stop.send_replace(true);
+                let trouble = match app.await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("a task of coldframe's died".to_owned()),
+                };
+                Sum { trouble: sum.trouble.or(trouble), ..sum }
+            }
         }
     }
 }
 
 /// Sees to a data directory: the configured one, else one for the occasion.
-fn settle_down(config: &mut Config) -> Result<(Option<Apart>, Option<TempDir>), AppError> {
+fn settle_down(config: &mut Config, why: String) -> Result<(Option<Apart>, Option<Scratch>), AppError> {
     let configured = config.store.data_dir.clone();
     let apart = match DataDir::open(&configured) {
         Ok(_) => return Ok((None, None)),
-        Err(StoreError::Locked { .. }) => Apart::InUse,
+        Err(StoreError::Locked { .. }) => Apart::InUse(why),
         Err(error @ StoreError::File { .. }) => Apart::Unusable(error.to_string()),
         Err(error) => return Err(AppError::DataDir(error)),
     };
-    let scratch = tempfile::Builder::new().prefix("coldframe-run-").tempdir().map_err(AppError::Scratch)?;
-    if apart == Apart::InUse {
+    let scratch = Scratch::make().map_err(AppError::Scratch)?;
+    let here = scratch.path().join("data");
+    if matches!(apart, Apart::InUse(_)) {
         // What people decided and when releases were first seen holds here too, and what feeds said last.
-        SqliteLedger::copy(&configured, scratch.path()).map_err(AppError::DataDir)?;
-        copy_folder(&configured.join("feeds"), &scratch.path().join("feeds")).map_err(AppError::Scratch)?;
+        fs::create_dir_all(&here).map_err(AppError::Scratch)?;
+        SqliteLedger::copy(&configured, &here).map_err(AppError::DataDir)?;
+        copy_folder(&configured.join("feeds"), &here.join("feeds")).map_err(AppError::Scratch)?;
     }
-    scratch.path().clone_into(&mut config.store.data_dir);
+    config.store.data_dir = here;
     Ok((Some(apart), Some(scratch)))
 }
 
@@ -180,41 +227,4 @@ fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The registry that clients name: upstream's own address where the gateway can answer for it, so that lockfiles come out as
-/// they do without us; else npm's default, which is answered from upstream all the same.
-fn registry_for(config: &Config) -> Url {
-    let upstream = config.upstream.default.address();
-    match upstream.host() {
-        Some(Host::Domain(_)) if !is_this_machine(&upstream) => upstream,
-        _ if upstream.scheme() == "http" => upstream,
-        _ => npmrc::built_in(),
-    }
-}
-
-fn is_this_machine(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| host == "localhost" || host.ends_with(".localhost"))
-}
-
-/// Adds what a gateway has its clients go to directly, which these must not: registries at addresses, and the addresses at
-/// which a Coldframe would listen by this configuration, for lockfiles and `.npmrc` files name those.
-fn complete(targets: &mut Targets, config: &Config) {
-    for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
-        if !matches!(registry.url.host(), Some(Host::Domain(_))) || is_this_machine(&registry.url) {
-            targets.add_unnamed(&registry.address());
-        }
-    }
-    for listener in &config.listen {
-        let here = |host: &str| Url::parse(&format!("http://{host}:{}/", listener.port())).ok();
-        let itself = (!listener.ip().is_unspecified()).then(|| Url::parse(&format!("http://{listener}/")).ok()).flatten();
-        let names = ["127.0.0.1", "localhost", "[::1]"].into_iter().filter_map(here);
-        itself.into_iter().chain(names).for_each(|url| targets.add_unnamed(&url));
-    }
-    if let Some(public) = &config.proxy.public_url {
-        targets.add_registry(public);
-        if !matches!(public.host(), Some(Host::Domain(_))) || is_this_machine(public) {
-            targets.add_unnamed(public);
-        }
-    }
 }

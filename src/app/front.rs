@@ -28,13 +28,14 @@ pub(super) struct Front<A> {
 }
 
 impl<A: Answers> Front<A> {
-    /// Makes an authority for the hosts it answers for, and binds a port.
+    /// Makes an authority for the hosts it answers for, and binds a port. Who comes is `guest`; nothing leads to what is `ours`.
     ///
     /// # Errors
     /// When the system has no randomness, or no port.
     pub(super) async fn open(
         answers: Arc<A>,
         (service, gateway, parent): (proxy::Config, &proxy::Gateway, Parent),
+        (guest, ours): (Arc<str>, &[SocketAddr]),
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
@@ -48,8 +49,9 @@ impl<A: Answers> Front<A> {
         let bound = bind_one(ANY_PORT, Profile::default()).await;
         let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
         let service = Arc::new(Service::new(answers, service, &[], pages(), metrics)?);
-        let way = Way { ours: vec![bound.address], parent };
-        let door = Arc::new(Forward::new(service, gateway, leaves, way)?);
+        let ours = ours.iter().copied().chain([bound.address]).collect();
+        let way = Way { ours, parent };
+        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.known_as(guest));
         Ok(Self { bound, door, certificate })
     }
 

@@ -5,6 +5,8 @@
 pub mod adopting;
 pub mod authority;
 pub mod checking;
+#[cfg(unix)]
+mod control;
 pub mod deciding;
 mod decisions;
 pub mod difference;
@@ -13,6 +15,7 @@ mod feeds;
 mod following;
 mod front;
 mod glimpse;
+mod guest;
 mod health;
 pub mod intelligence;
 mod listening;
@@ -22,11 +25,14 @@ mod policies;
 pub mod probing;
 pub mod question;
 mod retention;
+pub mod scratch;
+mod session;
 pub mod terms;
+mod wire;
 pub mod witness;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,11 +44,13 @@ pub use difference::difference;
 pub use errand::Errand;
 pub use health::health;
 pub use question::{Contacted, contacts, explain, exposure};
+pub use scratch::Scratch;
 pub use terms::terms;
 
 use following::Followed;
 use listening::Bound;
 use policies::Policies;
+use session::Premises;
 
 use crate::admin::{Admin, Check, Judge};
 use crate::config::{self, Config};
@@ -160,6 +168,10 @@ pub struct App {
     decided: u64,
     feeds: Arc<Feeds>,
     policies: Arc<Policies>,
+    premises: Arc<Premises>,
+    data_dir: PathBuf,
+    #[cfg(unix)]
+    control: Option<control::Control>,
 }
 
 impl App {
@@ -176,6 +188,7 @@ impl App {
         let counted = Arc::clone(&blobs);
         metrics.watch(Watched::BlobBytes, Box::new(move || counted.statistics().bytes));
         let trust = tls::client_config(&config.tls)?;
+        let premises = Premises::of(&config, &trust);
         let registries = Registries::open(&config.upstream, &trust)?;
         let blobs = blobs as Arc<dyn Blobs>;
         let circuits = Arc::clone(registries.circuits());
@@ -218,6 +231,7 @@ impl App {
         let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
+        let premises = Arc::new(premises.at(&addresses));
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics))?;
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
         let gateway = if config.gateway.listen.is_empty() && config.gateway.transparent.is_empty() {
@@ -240,6 +254,10 @@ impl App {
             decided,
             feeds,
             policies,
+            premises,
+            data_dir: config.store.data_dir,
+            #[cfg(unix)]
+            control: None,
         })
     }
 
@@ -273,6 +291,25 @@ impl App {
         self.policies.asked()
     }
 
+    /// Has `coldframe run` lead its commands here, through a socket in the data directory.
+    ///
+    /// # Errors
+    /// When there can be no such socket.
+    #[cfg(unix)]
+    pub fn take_commands(&mut self) -> std::io::Result<()> {
+        let ours = [self.addresses(), self.gateways(), self.transparent()].concat();
+        let parts = control::Parts {
+            firewall: Arc::clone(&self.firewall),
+            ledger: Arc::clone(&self.ledger),
+            metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
+            premises: Arc::clone(&self.premises),
+            ours,
+        };
+        self.control = Some(control::Control::open(&self.data_dir, parts)?);
+        Ok(())
+    }
+
     /// Serves until `shutdown` resolves; then takes no more requests, lets those in flight finish until the drain deadline,
     /// and writes the ledger.
     ///
@@ -292,6 +329,8 @@ impl App {
                 reverse::serve(listener, &room, &service, profile, stopped).await
             });
         }
+        #[cfg(unix)]
+        let commands = self.control.map(|control| tokio::spawn(control.serve(stop.subscribe())));
         let mut chores = JoinSet::new();
         if let Some(Gate { bound, transparent, door, followed, .. }) = self.gateway {
             chores.spawn(following::follow(followed));
@@ -323,6 +362,11 @@ impl App {
         self.admin.begin_drain();
         stop.send_replace(true);
         while doors.join_next().await.is_some() {}
+        #[cfg(unix)]
+        if let Some(commands) = commands {
+            // A panic of it ends no more than itself.
+            let _ = commands.await;
+        }
         chores.shutdown().await;
         // What clients no longer wait for goes on for a while, and holds the store open.
         let settled = tokio::time::timeout_at(deadline, self.firewall.settle()).await;

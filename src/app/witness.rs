@@ -25,6 +25,9 @@ pub struct Noted {
     pub hidden: BTreeMap<PackageName, Hidden>,
 }
 
+/// Packages that are noted of a kind: a command names as many as it likes.
+const MOST: usize = 100_000;
+
 /// Notes while it passes on.
 pub(super) struct Witness<A> {
     inner: Arc<A>,
@@ -63,10 +66,10 @@ impl<A: Answers + Hides> Witness<A> {
         match rejection {
             Rejection::Refused(refusal) => {
                 let key = (refusal.name.clone(), refusal.version.clone());
-                self.note(|noted| drop(noted.refused.insert(key, Refusal::clone(refusal))));
+                self.note(|noted| keep(&mut noted.refused, key, || Refusal::clone(refusal)));
             }
             Rejection::NotFound(_) => {}
-            other => self.note(|noted| drop(noted.failed.insert(name.clone(), other.to_string()))),
+            other => self.note(|noted| keep(&mut noted.failed, name.clone(), || other.to_string())),
         }
     }
 
@@ -74,7 +77,9 @@ impl<A: Answers + Hides> Witness<A> {
         let hidden = self.inner.hidden(asker, name);
         self.note(|noted| {
             noted.failed.remove(name);
-            noted.hidden.extend(hidden.map(|hidden| (name.clone(), hidden)));
+            if let Some(hidden) = hidden {
+                keep(&mut noted.hidden, name.clone(), || hidden);
+            }
         });
     }
 
@@ -83,6 +88,13 @@ impl<A: Answers + Hides> Witness<A> {
             self.note_rejection(name, rejection);
         }
         answered
+    }
+}
+
+/// Notes a value, the latest of a key, while there is room.
+fn keep<K: Ord, V>(kept: &mut BTreeMap<K, V>, key: K, value: impl FnOnce() -> V) {
+    if kept.len() < MOST || kept.contains_key(&key) {
+        kept.insert(key, value());
     }
 }
 
@@ -110,7 +122,10 @@ impl<A: Answers + Hides> Answers for Witness<A> {
                 noted.bytes += tarball.bytes.len() as u64;
                 noted.failed.remove(name);
                 // What was fetched for this command lies in the store when it is asked for again.
-                noted.served.entry((name.clone(), version.into())).or_insert(tarball.kept);
+                let key = (name.clone(), version.into());
+                if !noted.served.contains_key(&key) {
+                    keep(&mut noted.served, key, || tarball.kept);
+                }
             });
         }
         answered

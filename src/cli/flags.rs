@@ -28,6 +28,11 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.flags.take(Key::Feed, is_id)
     }
 
+    /// The first flag that was given and is not among `known`.
+    pub(super) fn given_beyond(&self, known: &[Key]) -> Option<String> {
+        self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
+    }
+
     /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
     pub(super) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]

@@ -6,10 +6,15 @@ use jiff::Timestamp;
 use crate::policy::decision::Signature;
 
 /// The signature of whoever runs this program, at `now`.
-#[expect(clippy::disallowed_methods, reason = "who runs a program is told by its environment")]
 pub(super) fn signature(now: Timestamp) -> Signature {
+    Signature { who: name(), at: now }
+}
+
+/// The name of whoever runs this program.
+#[expect(clippy::disallowed_methods, reason = "who runs a program is told by its environment")]
+pub(super) fn name() -> String {
     let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-    Signature { who: user(&variable), at: now }
+    user(&variable)
 }
 
 /// The owner of the process by the system's own list, for `USER` says what one likes; behind `sudo`, who called it.

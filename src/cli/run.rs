@@ -12,20 +12,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
-use tempfile::TempDir;
 
 use super::doctor_survey::Survey;
 use super::flags::SettingFlags;
 use super::output::{Exit, Failure};
+use super::person;
 use super::run_child::{self, Ended};
 use super::run_project::Project;
 use super::run_recipe::{Recipe, Trusted};
 use super::run_summary::Summary;
 use super::serve::runtime;
-use crate::app::Errand;
-use crate::app::errand::Apart;
+use crate::app::errand::{Apart, Needs};
+use crate::app::{Errand, Scratch};
 use crate::config::{Config, Key, Surroundings};
-use crate::npm::instant;
 use crate::telemetry::{self, SystemClock};
 use crate::tls;
 
@@ -51,8 +50,14 @@ const NOT_RUN: u8 = 126;
 /// Where nobody says otherwise: what is worth saying is in the summary.
 const QUIET: [(Key, &str); 1] = [(Key::LogLevel, "error")];
 
+/// Flags that a Coldframe which runs already can follow, or that say only where it is. Any other wants one that goes by it.
+const OF_ANY: &[Key] =
+    &[Key::DataDir, Key::Upstream, Key::Listen, Key::Intercept, Key::AllowHost, Key::Others, Key::LogLevel, Key::LogFormat];
+
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { command, json, report, settings } = arguments;
+    let (user, alone) =
+        (person::name(), settings.given_beyond(OF_ANY).map(|flag| format!("`{flag}` asks for a coldframe of its own")));
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather_with(sources, &QUIET)?, surroundings))
@@ -63,15 +68,19 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     // Before anything runs: whoever asks for a report must not learn at the end that there is none.
     let report = report.map(|path| open_report(&path)).transpose()?;
-    let (policy, trust, project) = (policy(&config), config.tls.clone(), Project::of(&surroundings));
+    let (trust, project) = (config.tls.clone(), Project::of(&surroundings));
     let survey = Survey::of(&surroundings);
-    let (ended, sum) = runtime()?.block_on(async {
+    let (policy, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
-        let errand = Errand::open(config, Arc::new(SystemClock)).await?;
+        let errand = Errand::open(config, Needs { user, alone }, Arc::new(SystemClock)).await?;
         waiting.finish_and_clear();
         match errand.apart() {
+            None if errand.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", errand.policy())),
             None => {}
-            Some(Apart::InUse) => say("the data directory is in use: what was decided holds, tarballs are fetched anew"),
+            Some(Apart::InUse(why)) => say(&format!(
+                "the running coldframe does not answer: {why}. What was decided there holds; tarballs are fetched anew, and \
+                 `coldframe exposure` will not know of this run"
+            )),
             Some(Apart::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
         }
         for (host, count) in project.elsewhere(|url| errand.takes(url)) {
@@ -83,14 +92,15 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         for line in survey.strays(|url| errand.takes(url)) {
             say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
         }
-        let folder = tempfile::Builder::new().prefix("coldframe-run-").tempdir()?;
+        let folder = Scratch::make()?;
         let recipe = recipe(&errand, &trust, &folder)?.with_exceptions(project.names_exceptions);
         let recipe = recipe.with_replaced(project.written_for(&errand.way().registry, |url| errand.takes(url)));
+        let policy = errand.policy().to_owned();
         let ended = run_child::run(prepared(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing down what was served");
         let sum = errand.close().await;
         waiting.finish_and_clear();
-        Ok::<_, Failure>((ended, sum))
+        Ok::<_, Failure>((policy, ended, sum))
     })?;
     let Ended { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
     if left_some {
@@ -125,21 +135,13 @@ fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "coldframe: {text}");
 }
 
-fn policy(config: &Config) -> String {
-    let names = config.policies.names.join(", ");
-    match config.policy.minimum_age() {
-        age if age.is_zero() => names,
-        age => format!("{names}, minimum release age {}", instant::tell_age(age)),
-    }
-}
-
 fn open_report(path: &Path) -> Result<File, Failure> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
     opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|wrong| Failure::new(Exit::Usage, wrong))
 }
 
 /// Writes down what has to be trusted, and leads there.
-fn recipe(errand: &Errand, trust: &tls::Config, folder: &TempDir) -> Result<Recipe, Failure> {
+fn recipe(errand: &Errand, trust: &tls::Config, folder: &Scratch) -> Result<Recipe, Failure> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
     let bundle = tls::Bundle::of(errand.certificate(), trust).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     std::fs::write(&added, &bundle.added)?;

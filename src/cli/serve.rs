@@ -33,7 +33,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     runtime()?.block_on(async {
         // Before anything is opened, so that a signal during the start ends it in order.
         let stop = stop_asked()?;
-        let app = App::build(config, Arc::new(SystemClock)).await?;
+        let mut app = App::build(config, Arc::new(SystemClock)).await?;
+        #[cfg(unix)]
+        if let Err(wrong) = app.take_commands() {
+            tracing::warn!(error = %wrong, "`coldframe run` cannot be led here: it will run a coldframe of its own");
+        }
         tell_of_hangups(app.reread_policies())?;
         output::print(&told.tell(app.addresses(), app.gateways(), app.transparent()))?;
         app.run(stop).await?;

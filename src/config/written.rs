@@ -130,6 +130,11 @@ impl Flags {
         Some(taken.text)
     }
 
+    /// The flags that were given.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.0.keys().copied()
+    }
+
     /// Notes one flag; again for each time it was given.
     pub fn note(&mut self, key: Key, text: String) {
         self.0.entry(key).or_default().push(Value::new(text, Origin::Flag(key.setting().flag())));

@@ -1,0 +1,226 @@
+//! One command's way through a firewall that runs: a gateway before it for that command alone, and what became of what was asked
+//! there. Refuses to know the command.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, DnsName};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use url::{Host, Url};
+
+use super::errand::{Sum, Way};
+use super::front::Front;
+use super::witness::{Noted, Witness};
+use super::{AppError, feeds};
+use crate::config::Config;
+use crate::firewall::{Firewall, Profile};
+use crate::net::{Parent, Trust};
+use crate::npm::instant;
+use crate::proxy::{self, Gateway, Targets, TurnedAway};
+use crate::telemetry::{Clock, Metrics};
+use crate::upstream::{HostGlob, npmrc};
+
+/// What such gateways are made of, by the configuration.
+pub(super) struct Premises {
+    gateway: Gateway,
+    registry: Url,
+    /// The addresses of upstream: the default one, and those of scopes.
+    registries: BTreeMap<String, String>,
+    /// Where this very Coldframe is reached.
+    itself: Vec<Url>,
+    policies: String,
+    service: proxy::Config,
+    parent: Parent,
+}
+
+/// What a command needs beyond that.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wish {
+    /// Who runs it, as the ledger shall name them.
+    pub(super) user: String,
+    /// Further hosts that are answered for from upstream.
+    pub(super) hosts: Vec<DnsName<'static>>,
+    /// The addresses of a Coldframe that lockfiles and `.npmrc` files name.
+    pub(super) itself: Vec<Url>,
+    /// Further hosts that are gone to.
+    pub(super) allowed: Vec<HostGlob>,
+    /// Whether hosts that nobody named are.
+    pub(super) tunnels_others: bool,
+}
+
+/// Which places a gateway takes requests for: it answers for them, or goes there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reach {
+    pub(super) origins: BTreeSet<String>,
+    pub(super) allowed: Vec<HostGlob>,
+    pub(super) tunnels_others: bool,
+}
+
+/// A gateway that runs.
+pub(super) struct Session {
+    pub(super) way: Way,
+    pub(super) reach: Reach,
+    pub(super) certificate: CertificateDer<'static>,
+    /// The policy, in words.
+    pub(super) policy: String,
+    stop: watch::Sender<bool>,
+    front: JoinHandle<(Noted, BTreeMap<String, TurnedAway>)>,
+}
+
+impl Premises {
+    /// Those of a configuration.
+    pub(super) fn of(config: &Config, trust: &Trust) -> Self {
+        let mut gateway = config.gateway.door.clone();
+        for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
+            if !matches!(registry.url.host(), Some(Host::Domain(_))) || is_this_machine(&registry.url) {
+                gateway.targets.add_unnamed(&registry.address());
+            }
+        }
+        // Commands are led there without a password.
+        gateway.users = None;
+        Self {
+            gateway,
+            registry: registry_for(config),
+            registries: registries(config),
+            itself: Vec::new(),
+            policies: config.policies.names.join(", "),
+            service: config.proxy.clone(),
+            parent: feeds::parent(&config.upstream, trust),
+        }
+    }
+
+    /// The same of a Coldframe that listens there.
+    pub(super) fn at(mut self, listeners: &[SocketAddr]) -> Self {
+        self.itself = itself(listeners, self.service.public_url.as_ref());
+        self.itself.iter().for_each(|url| add(&mut self.gateway.targets, url));
+        self
+    }
+
+    /// Why a command that would ask these registries is not led here: another one would answer it.
+    pub(super) fn differ(&self, wanted: &BTreeMap<String, String>) -> Option<String> {
+        let differs = |(scope, url): (&String, &String)| match self.registries.get(scope) {
+            Some(known) if known == url || self.itself.iter().any(|itself| itself.as_str() == url) => None,
+            Some(known) => Some(format!("its upstream for {scope} is `{known}`, here it is `{url}`")),
+            None => Some(format!("it knows no upstream for {scope}, here it is `{url}`")),
+        };
+        wanted.iter().find_map(differs)
+    }
+
+    fn words(&self, firewall: &Firewall) -> String {
+        match firewall.world().policy(Profile::default()).minimum_age() {
+            age if age.is_zero() => self.policies.clone(),
+            age => format!("{}, minimum release age {}", self.policies, instant::tell_age(age)),
+        }
+    }
+}
+
+/// The addresses of upstream, by scope; `packages` for those without one.
+pub(super) fn registries(config: &Config) -> BTreeMap<String, String> {
+    let scoped = config.upstream.scoped.iter().map(|(scope, registry)| (scope.clone(), registry));
+    let all = std::iter::once(("packages".to_owned(), &config.upstream.default)).chain(scoped);
+    all.map(|(scope, registry)| (scope, registry.address().to_string())).collect()
+}
+
+/// The addresses of a Coldframe that listens there: lockfiles and `.npmrc` files name those.
+pub(super) fn itself(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url> {
+    let mut found = Vec::new();
+    for listener in listeners {
+        let here = |host: &str| Url::parse(&format!("http://{host}:{}/", listener.port())).ok();
+        let exactly = (!listener.ip().is_unspecified()).then(|| Url::parse(&format!("http://{listener}/")).ok()).flatten();
+        found.extend(exactly.into_iter().chain(["127.0.0.1", "localhost", "[::1]"].into_iter().filter_map(here)));
+    }
+    found.extend(public.cloned());
+    found
+}
+
+/// Adds what a gateway has its clients go to directly, which these must not.
+fn add(targets: &mut Targets, url: &Url) {
+    targets.add_registry(url);
+    if !matches!(url.host(), Some(Host::Domain(_))) || is_this_machine(url) {
+        targets.add_unnamed(url);
+    }
+}
+
+/// The registry that clients name: upstream's own address where the gateway can answer for it, so that lockfiles come out as
+/// they do without us; else npm's default, which is answered from upstream all the same.
+fn registry_for(config: &Config) -> Url {
+    let upstream = config.upstream.default.address();
+    match upstream.host() {
+        Some(Host::Domain(_)) if !is_this_machine(&upstream) => upstream,
+        _ if upstream.scheme() == "http" => upstream,
+        _ => npmrc::built_in(),
+    }
+}
+
+fn is_this_machine(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| host == "localhost" || host.ends_with(".localhost"))
+}
+
+impl Wish {
+    fn extend(&self, gateway: &mut Gateway) {
+        self.hosts.iter().for_each(|host| gateway.targets.add_host(host));
+        self.itself.iter().for_each(|url| add(&mut gateway.targets, url));
+        gateway.allowed.extend(self.allowed.iter().cloned());
+        gateway.tunnels_others |= self.tunnels_others;
+    }
+}
+
+impl Reach {
+    fn of(gateway: &Gateway) -> Self {
+        let origins = gateway.targets.origins().into_iter().collect();
+        Self { origins, allowed: gateway.allowed.clone(), tunnels_others: gateway.tunnels_others }
+    }
+
+    /// Whether a request for an address is answered, or let through.
+    pub(super) fn takes(&self, url: &Url) -> bool {
+        let answered = self.origins.contains(&url.origin().ascii_serialization());
+        answered || self.tunnels_others || self.allowed.iter().any(|glob| glob.reach(url).is_some())
+    }
+}
+
+impl Session {
+    /// Opens a gateway before `firewall`, on a port of its own. Nothing leads from it to the addresses that are `ours`.
+    ///
+    /// # Errors
+    /// When there is no port, or no authority can be made.
+    pub(super) async fn open(
+        firewall: &Arc<Firewall>,
+        (premises, ours): (&Premises, &[SocketAddr]),
+        wish: &Wish,
+        metrics: Arc<Metrics>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
+        let mut gateway = premises.gateway.clone();
+        wish.extend(&mut gateway);
+        let witness = Arc::new(Witness::before(Arc::clone(firewall)));
+        let (service, parent) = (premises.service.clone(), premises.parent.clone());
+        let connections = service.limits.connections;
+        let guest = (Arc::from(wish.user.as_str()), ours);
+        let front = Front::open(Arc::clone(&witness), (service, &gateway, parent), guest, metrics, clock).await?;
+        let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| premises.registry.clone());
+        let certificate = front.certificate().clone();
+        let stop = watch::Sender::new(false);
+        let mut stopped = stop.subscribe();
+        let front = tokio::spawn(async move {
+            let stopped = async move {
+                // An error means that the sender is gone, and with it whoever could ask for more.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            let turned_away = front.serve(connections, stopped).await;
+            (witness.noted(), turned_away)
+        });
+        let (way, reach) = (Way { proxy, registry: premises.registry.clone() }, Reach::of(&gateway));
+        Ok(Self { way, reach, certificate, policy: premises.words(firewall), stop, front })
+    }
+
+    /// Lets what is under way finish, and says what became of everything.
+    pub(super) async fn close(self) -> Sum {
+        self.stop.send_replace(true);
+        match self.front.await {
+            Ok((noted, turned_away)) => Sum { noted, turned_away, trouble: None },
+            Err(_) => Sum { trouble: Some("a task of coldframe's died".to_owned()), ..Sum::default() },
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What a command's process and the Coldframe that runs say to each other: a line of JSON each way at the start, one at the end.
+//! Refuses to carry anything else.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::{CertificateDer, DnsName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use url::Url;
+
+use super::errand::{Sum, Way};
+use super::session::{Reach, Session, Wish};
+use super::witness::Noted;
+use crate::firewall::{Hidden, Kept, Refusal};
+use crate::npm::{PackageName, instant};
+use crate::policy::RuleId;
+use crate::proxy::TurnedAway;
+
+/// What both have to speak; another number is another language.
+pub(super) const PROTOCOL: u32 = 1;
+
+/// The longest line at the start, in bytes.
+pub(super) const LONGEST_START: u64 = 1 << 20;
+
+/// The longest line at the end: of the hundred thousand packages that are noted at most.
+pub(super) const LONGEST_END: u64 = 256 << 20;
+
+/// What a command asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Opening {
+    pub(super) protocol: u32,
+    /// The registries that it would ask without us, by scope.
+    pub(super) registries: BTreeMap<String, String>,
+    user: String,
+    hosts: Vec<String>,
+    itself: Vec<Url>,
+    allowed: Vec<String>,
+    tunnels_others: bool,
+}
+
+/// What it gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// A way.
+    Open(Box<Opened>),
+    /// None, for this reason.
+    Refused(String),
+}
+
+/// A way: what [`Session`] has.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Opened {
+    proxy: Url,
+    registry: Url,
+    certificate: String,
+    policy: String,
+    origins: Vec<String>,
+    allowed: Vec<String>,
+    tunnels_others: bool,
+}
+
+/// What became of everything: what [`Sum`] has.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Told {
+    served: Vec<(String, String, bool)>,
+    bytes: u64,
+    refused: Vec<ToldRefusal>,
+    failed: Vec<(String, String)>,
+    hidden: Vec<ToldHidden>,
+    turned_away: Vec<(String, u64, String)>,
+    trouble: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldRefusal {
+    name: String,
+    version: Option<String>,
+    rule: String,
+    opens: Option<String>,
+    text: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldHidden {
+    name: String,
+    newer: Vec<ToldKept>,
+    others: Option<(ToldKept, usize)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldKept {
+    version: String,
+    rule: String,
+    detail: String,
+    opens: Option<String>,
+    nearest: Option<String>,
+}
+
+/// Reads one line of at most so many bytes; `None` at the end of what comes, or for a line that is none of ours.
+pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin), longest: u64) -> Option<T> {
+    let mut line = Vec::new();
+    from.take(longest).read_until(b'\n', &mut line).await.ok()?;
+    serde_json::from_slice(line.strip_suffix(b"\n")?).ok()
+}
+
+/// Writes one line. Whoever is gone does not miss it.
+pub(super) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serialize) {
+    let Ok(mut line) = serde_json::to_vec(what) else { return };
+    line.push(b'\n');
+    let _ = to.write_all(&line).await;
+}
+
+impl Opening {
+    pub(super) fn of(wish: &Wish, registries: &BTreeMap<String, String>) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            registries: registries.clone(),
+            user: wish.user.clone(),
+            hosts: wish.hosts.iter().map(|host| host.as_ref().to_owned()).collect(),
+            itself: wish.itself.clone(),
+            allowed: wish.allowed.iter().map(ToString::to_string).collect(),
+            tunnels_others: wish.tunnels_others,
+        }
+    }
+
+    /// What it asks for; what makes no sense is left out, as if nobody had asked.
+    pub(super) fn wish(&self) -> Wish {
+        Wish {
+            user: self.user.clone(),
+            hosts: self.hosts.iter().filter_map(|host| DnsName::try_from(host.clone()).ok()).collect(),
+            itself: self.itself.clone(),
+            allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
+            tunnels_others: self.tunnels_others,
+        }
+    }
+}
+
+impl Opened {
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            proxy: session.way.proxy.clone(),
+            registry: session.way.registry.clone(),
+            certificate: STANDARD.encode(&session.certificate),
+            policy: session.policy.clone(),
+            origins: session.reach.origins.iter().cloned().collect(),
+            allowed: session.reach.allowed.iter().map(ToString::to_string).collect(),
+            tunnels_others: session.reach.tunnels_others,
+        }
+    }
+
+    /// The way, what is reached by it, what has to be trusted, and the policy in words.
+    pub(super) fn read(self) -> Option<(Way, Reach, CertificateDer<'static>, String)> {
+        let certificate = CertificateDer::from(STANDARD.decode(self.certificate).ok()?);
+        let reach = Reach {
+            origins: self.origins.into_iter().collect(),
+            allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
+            tunnels_others: self.tunnels_others,
+        };
+        Some((Way { proxy: self.proxy, registry: self.registry }, reach, certificate, self.policy))
+    }
+}
+
+impl Told {
+    pub(super) fn of(sum: Sum) -> Self {
+        let Sum { noted: Noted { served, bytes, refused, failed, hidden }, turned_away, trouble } = sum;
+        let served = served.into_iter().map(|((name, version), kept)| (name.to_string(), version.into(), kept));
+        let refused = refused.into_values().map(|refusal| ToldRefusal {
+            name: refusal.name.to_string(),
+            version: refusal.version.map(Into::into),
+            rule: refusal.rule.as_str().to_owned(),
+            opens: refusal.opens.map(|opens| opens.to_string()),
+            text: refusal.text.to_string(),
+        });
+        let hidden = hidden.into_iter().map(|(name, hidden)| ToldHidden {
+            name: name.to_string(),
+            newer: hidden.newer.into_iter().map(ToldKept::of).collect(),
+            others: hidden.others.map(|(kept, count)| (ToldKept::of(kept), count)),
+        });
+        Self {
+            served: served.collect(),
+            bytes,
+            refused: refused.collect(),
+            failed: failed.into_iter().map(|(name, why)| (name.to_string(), why)).collect(),
+            hidden: hidden.collect(),
+            turned_away: turned_away.into_iter().map(|(place, turned)| (place, turned.times, turned.reason)).collect(),
+            trouble,
+        }
+    }
+
+    pub(super) fn read(self) -> Sum {
+        let name = |text: &str| PackageName::parse(text).ok();
+        let refused = self.refused.into_iter().filter_map(|told| {
+            let refusal = told.read()?;
+            Some(((refusal.name.clone(), refusal.version.clone()), refusal))
+        });
+        let hidden = self.hidden.into_iter().filter_map(|told| {
+            let newer = told.newer.into_iter().map(ToldKept::read).collect();
+            Some((name(&told.name)?, Hidden { newer, others: told.others.map(|(kept, count)| (kept.read(), count)) }))
+        });
+        let turned_away = self.turned_away.into_iter().map(|(place, times, reason)| (place, TurnedAway { times, reason }));
+        let served = self.served.into_iter();
+        let noted = Noted {
+            served: served.filter_map(|(package, version, kept)| Some(((name(&package)?, version.into()), kept))).collect(),
+            bytes: self.bytes,
+            refused: refused.collect(),
+            failed: self.failed.into_iter().filter_map(|(package, why)| Some((name(&package)?, why))).collect(),
+            hidden: hidden.collect(),
+        };
+        Sum { noted, turned_away: turned_away.collect(), trouble: self.trouble }
+    }
+}
+
+/// A rule of whose id only the words are wanted.
+fn rule(text: String) -> RuleId {
+    RuleId::File(text.into())
+}
+
+impl ToldRefusal {
+    fn read(self) -> Option<Refusal> {
+        Some(Refusal {
+            name: PackageName::parse(&self.name).ok()?,
+            version: self.version.map(Into::into),
+            rule: rule(self.rule),
+            opens: self.opens.as_deref().and_then(instant::parse),
+            text: self.text.into(),
+            link: None,
+        })
+    }
+}
+
+impl ToldKept {
+    fn of(kept: Kept) -> Self {
+        let Kept { version, rule, detail, opens, nearest } = kept;
+        let opens = opens.map(|opens| opens.to_string());
+        Self { version: version.into(), rule: rule.as_str().to_owned(), detail, opens, nearest: nearest.map(Into::into) }
+    }
+
+    fn read(self) -> Kept {
+        let opens = self.opens.as_deref().and_then(instant::parse);
+        let (version, nearest) = (self.version.into(), self.nearest.map(Into::into));
+        Kept { version, rule: rule(self.rule), detail: self.detail, opens, nearest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_became_of_everything_comes_over_whole() {
+        let name = PackageName::parse("@acme/ui").unwrap();
+        let opens = Some(Timestamp::UNIX_EPOCH + Duration::from_millis(1_500));
+        let kept = |version: &str, nearest: Option<&str>| Kept {
+            version: version.into(),
+            rule: rule("minimum-age".to_owned()),
+            detail: "published just now".to_owned(),
+            opens,
+            nearest: nearest.map(Into::into),
+        };
+        let refusal = |version: Option<&str>| Refusal {
+            name: name.clone(),
+            version: version.map(Into::into),
+            rule: rule("denied".to_owned()),
+            opens,
+            text: "no".into(),
+            link: None,
+        };
+        let one = refusal(Some("2.0.0"));
+        let all = refusal(None);
+        let keyed = |refusal: Refusal| ((refusal.name.clone(), refusal.version.clone()), refusal);
+        let hidden = Hidden { newer: vec![kept("2.0.0", Some("1.0.0"))], others: Some((kept("0.9.0", None), 3)) };
+        let sum = Sum {
+            noted: Noted {
+                served: [((name.clone(), "1.0.0".into()), true)].into(),
+                bytes: 7,
+                refused: [keyed(one), keyed(all)].into(),
+                failed: [(name.clone(), "upstream is gone".to_owned())].into(),
+                hidden: [(name.clone(), hidden)].into(),
+            },
+            turned_away: [("files.example:443".to_owned(), TurnedAway { times: 2, reason: "nobody named it".to_owned() })].into(),
+            trouble: Some("the disk is full".to_owned()),
+        };
+        let mut line = Vec::new();
+        write(&mut line, &Told::of(sum.clone())).await;
+        let back = read::<Told>(&mut line.as_slice(), LONGEST_END).await.unwrap().read();
+        assert_eq!(format!("{back:?}"), format!("{sum:?}"));
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_or_has_no_end_is_none() {
+        assert!(read::<u32>(&mut &b"12\n"[..], 3).await.is_some());
+        assert!(read::<u32>(&mut &b"123\n"[..], 3).await.is_none());
+        assert!(read::<u32>(&mut &b"12"[..], 9).await.is_none());
+    }
+}
