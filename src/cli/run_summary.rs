@@ -99,18 +99,20 @@ impl Summary<'_> {
     fn headline(&self) -> String {
         let noted = &self.sum.noted;
         let (total, cached) = (noted.served.len(), self.cached());
+        let (refused, failed) = (noted.refused.len(), noted.failed.len());
         let mut parts = vec![match total {
+            0 if refused + failed > 0 => "no package was served".to_owned(),
             0 => "no package was asked for".to_owned(),
             1 => format!("1 package, {cached} from the cache"),
             _ => format!("{total} packages, {cached} from the cache"),
         }];
-        let (held, refused) = (self.held().count(), noted.refused.len());
-        match held {
+        match self.held().count() {
             0 => {}
             1 => parts.push("1 with newer releases held back".to_owned()),
-            _ => parts.push(format!("{held} with newer releases held back")),
+            held => parts.push(format!("{held} with newer releases held back")),
         }
         parts.extend((refused > 0).then(|| format!("{refused} refused")));
+        parts.extend((failed > 0).then(|| format!("{failed} could not be had")));
         parts.extend((total > 0 && parts.len() == 1).then(|| "nothing was held back".to_owned()));
         parts.extend(self.unasked().filter(|_| total == 0).map(|count| {
             let lockfiles = self.lockfiles.join(", ");
@@ -184,6 +186,7 @@ impl Summary<'_> {
             lines.push(format!("coldframe explain {spec}"));
             lines.push(format!("coldframe approve {spec} --reason \"why it cannot wait\""));
         }
+        lines.extend((!noted.failed.is_empty()).then(|| "coldframe doctor (says whether upstream answers here)".to_owned()));
         lines
     }
 }
