@@ -1,14 +1,18 @@
 //! Looks at what surrounds an installation: does a Coldframe answer, whose clock is right, is the way around open, and does
 //! upstream send what rules ask for. Within seconds, whatever answers. Refuses to judge what it sees.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use http::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::time::timeout;
-use url::Url;
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
 
 use super::AppError;
 use crate::config::Config;
@@ -46,6 +50,9 @@ pub struct Stripped {
     /// What is missing, in npm's words; or why nothing could be read.
     pub missing: Result<Vec<&'static str>, String>,
 }
+
+/// Places, and the certificates that are shown there.
+pub type Redirected = BTreeMap<String, Vec<CertificateDer<'static>>>;
 
 /// Looks, at everything at once. `server` is where clients are to go, `around` are the registries that they would go to without
 /// it; `sample` is a package to look at.
@@ -105,6 +112,25 @@ async fn opens(url: &Url) -> Option<(String, bool)> {
     let dialled = host.trim_start_matches('[').trim_end_matches(']');
     let opened = timeout(CONNECTING, dial_permitted(dialled, port, |_| Ok(()))).await;
     Some((format!("{host}:{port}"), matches!(opened, Ok(Ok(_)))))
+}
+
+/// The places, host and port, of registries to which a connection from here ends at a gateway of one of these authorities, and
+/// of which: by the packet filter, or by a name that points there. Nothing is asked there.
+pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'static>]) -> Redirected {
+    let Some(trusting) = tls::trusting_alone(authorities) else { return Redirected::new() };
+    let mut opening = tokio::task::JoinSet::new();
+    for url in registries.iter().filter(|url| url.scheme() == "https") {
+        let (Some(Host::Domain(host)), Some(port)) = (url.host(), url.port_or_known_default()) else { continue };
+        let (host, connector) = (host.to_owned(), TlsConnector::from(Arc::clone(&trusting)));
+        opening.spawn(timeout(CONNECTING, async move {
+            let name = ServerName::try_from(host.clone()).ok()?;
+            let stream = dial_permitted(&host, port, |_| Ok(())).await.ok()?;
+            let stream = connector.connect(name, stream).await.ok()?;
+            let chain = stream.get_ref().1.peer_certificates()?.iter().map(|shown| shown.clone().into_owned()).collect();
+            Some((format!("{host}:{port}"), chain))
+        }));
+    }
+    opening.join_all().await.into_iter().filter_map(|found| found.ok().flatten()).collect()
 }
 
 async fn missing(client: &Client, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {

@@ -17,12 +17,13 @@ use super::flags::SettingFlags;
 use super::hosts::Hosts;
 use super::output::{self, Exit, Failure};
 use super::serve::{reachable, runtime};
-use crate::app::probing::{self, Seen};
+use crate::app::probing::{self, Redirected, Seen};
 use crate::app::{authority, intelligence};
 use crate::config::Config;
 use crate::npm::PackageName;
 use crate::npm::lockfile::Source;
 use crate::telemetry::{Clock, SystemClock};
+use crate::tls;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -40,7 +41,7 @@ pub(super) struct Arguments {
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let (config, surroundings) = arguments.settings.read(|sources| {
+    let (mut config, surroundings) = arguments.settings.read(|sources| {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather(sources)?, surroundings))
     })?;
@@ -50,17 +51,22 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let server = arguments.server.or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways: Vec<_> = config.gateway.listen.iter().flat_map(places).collect();
     let authority = authority::trusted(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
+    let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
+    let runtime = runtime()?;
+    let redirected = runtime.block_on(probing::redirected(&survey.registries(), &known));
     let judge = Judge {
         survey: &survey,
         hosts: &hosts,
         server: &server,
         gateways: &gateways,
         authority: &authority,
+        redirected: &redirected,
         folder: &surroundings.working_directory,
     };
     let mut findings = judge.findings();
-    let seen = runtime()?.block_on(probing::look(&config, (&server, &judge.around(&config)), sample(&survey), &*clock))?;
-    findings.extend(of_surroundings(&seen, &server));
+    findings.extend(of_roots(&mut config.tls));
+    let seen = runtime.block_on(probing::look(&config, (&server, &judge.around(&config)), sample(&survey), &*clock))?;
+    findings.extend(of_surroundings(&seen, &server, &redirected));
     findings.extend(of_feeds(&config, &*clock));
     let bypassed = findings.iter().any(|finding| finding.grade == Grade::Bypass);
     output::print(&if arguments.json { tell_json(&findings, bypassed) } else { tell(&findings, bypassed) })?;
@@ -85,7 +91,21 @@ fn sample(survey: &Survey) -> Option<PackageName> {
     entries.filter(|entry| entry.source == Source::Registry).find_map(|entry| PackageName::parse(&entry.name).ok())
 }
 
-fn of_surroundings(seen: &Seen, server: &Url) -> Vec<Finding> {
+/// The files of authorities that hold none: they are done without from here on.
+fn of_roots(trust: &mut tls::Config) -> Vec<Finding> {
+    let mut found = Vec::new();
+    trust.extra_roots.retain(|path| {
+        let alone = tls::Config { extra_roots: vec![path.clone()] };
+        let Err(wrong) = tls::client_config(&alone) else { return true };
+        let why = "no Coldframe starts with it, and a client trusts nobody more for it";
+        let finding = Finding::new(Grade::Warning, "ca", wrong.to_string()).because(why);
+        found.push(finding.mended_by("name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one"));
+        false
+    });
+    found
+}
+
+fn of_surroundings(seen: &Seen, server: &Url, redirected: &Redirected) -> Vec<Finding> {
     let mut found = Vec::new();
     match &seen.server {
         Ok(_) => found.push(Finding::new(Grade::Well, "server", format!("Coldframe answers at {server}"))),
@@ -111,7 +131,9 @@ fn of_surroundings(seen: &Seen, server: &Url) -> Vec<Finding> {
         }
     }
     for (place, opens) in &seen.egress {
-        found.push(if *opens {
+        found.push(if redirected.contains_key(place) {
+            Finding::new(Grade::Well, "egress", format!("a connection to {place} ends at the gateway"))
+        } else if *opens {
             Finding::new(Grade::Note, "egress", format!("a connection to {place} opens from here"))
                 .because(
                     "whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that",

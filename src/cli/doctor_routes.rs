@@ -9,6 +9,7 @@ use url::Url;
 
 use super::doctor_survey::{Client, Said, Survey};
 use super::hosts::{Hosts, Way, host};
+use crate::app::probing::Redirected;
 use crate::config::Config;
 use crate::npm::lockfile::{Dialect, Source};
 use crate::upstream::npmrc;
@@ -75,6 +76,8 @@ pub(super) struct Judge<'a> {
     pub(super) gateways: &'a [String],
     /// Whom the gateway's clients have to trust; empty without an authority.
     pub(super) authority: &'a [CertificateDer<'static>],
+    /// The places, host and port, to which a connection ends at a gateway that nobody was told of.
+    pub(super) redirected: &'a Redirected,
     pub(super) folder: &'a Path,
 }
 
@@ -82,6 +85,8 @@ pub(super) struct Judge<'a> {
 enum Route {
     Registry,
     Gateway,
+    /// Through the gateway, by the network's doing.
+    Redirected,
     /// Past the gateway: the line that says so.
     Excepted(Said),
     Around,
@@ -139,6 +144,10 @@ impl Judge<'_> {
         match self.route(client, told, &url) {
             Route::Registry => Finding::new(Grade::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})")),
             Route::Gateway => Finding::new(Grade::Well, "registry", format!("{name} asks {shown} through the gateway")),
+            Route::Redirected => {
+                let what = format!("{name} asks {shown}, and its connections end at the gateway ({origin})");
+                Finding::new(Grade::Well, "registry", what)
+            }
             Route::Excepted(by) => {
                 let what = format!("{name} asks {shown} past the gateway: {} excepts it ({})", by.key, by.origin);
                 let mend = format!("take {} out of {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
@@ -175,6 +184,10 @@ impl Judge<'_> {
                     "{unset}set registries.default to {server} in {}",
                     said.map(|said| said.origin.as_str()).unwrap_or_default()
                 )
+            }
+            Client::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm/config.yaml")) => {
+                // `pnpm config set` writes another file, which this one beats.
+                format!("{unset}set registry to {server} in {}", said.map(|said| said.origin.as_str()).unwrap_or_default())
             }
             _ => format!("{unset}npm config set registry {server} --location=project"),
         }
@@ -218,11 +231,17 @@ impl Judge<'_> {
             found.push(finding.mended_by(mend));
         }
         let Some(url) = registry_of(told) else { return found };
-        if url.scheme() != "https" || !matches!(self.route(client, told, &url), Route::Gateway) {
+        // Ours, or whose gateway it is that connections end at.
+        let authority = match self.route(client, told, &url) {
+            Route::Gateway => self.authority,
+            Route::Redirected => self.redirected.get(&place(&url)).map(Vec::as_slice).unwrap_or_default(),
+            _ => return found,
+        };
+        if url.scheme() != "https" {
             return found;
         }
         let (cafile, extra) = (find(told, "cafile"), find(told, "extra-ca"));
-        if cafile.or(extra).is_some_and(|said| self.holds_authority(&said.value)) {
+        if cafile.or(extra).is_some_and(|said| self.holds(authority, &said.value)) {
             found.push(Finding::new(Grade::Well, "ca", format!("{} trusts the gateway's authority", client.as_str())));
             return found;
         }
@@ -235,10 +254,11 @@ impl Judge<'_> {
         found
     }
 
-    fn holds_authority(&self, path: &str) -> bool {
+    /// Whether a file holds one of these certificates.
+    fn holds(&self, authority: &[CertificateDer<'static>], path: &str) -> bool {
         let path: PathBuf = self.folder.join(path);
         let Ok(certificates) = CertificateDer::pem_file_iter(path) else { return false };
-        certificates.flatten().any(|certificate| self.authority.contains(&certificate))
+        certificates.flatten().any(|certificate| authority.contains(&certificate))
     }
 
     fn age(client: Client, told: &[Said]) -> Option<Finding> {
@@ -306,7 +326,9 @@ impl Judge<'_> {
         let Ok(url) = Url::parse(address) else { return false };
         let mut clients = self.survey.clients.iter().filter(|(client, _)| client.reads(dialect)).peekable();
         clients.peek().is_some()
-            && clients.all(|(client, _)| matches!(self.route(*client, &self.survey.told(*client), &url), Route::Gateway))
+            && clients.all(|(client, _)| {
+                matches!(self.route(*client, &self.survey.told(*client), &url), Route::Gateway | Route::Redirected)
+            })
     }
 
     fn route(&self, client: Client, told: &[Said], url: &Url) -> Route {
@@ -318,19 +340,28 @@ impl Judge<'_> {
         let (first, second) = if url.scheme() == "https" { ("https-proxy", "proxy") } else { ("proxy", "https-proxy") };
         let both = falls_back || (client == Client::Yarn && first == "https-proxy");
         let proxy = find(told, first).or_else(|| find(told, second).filter(|_| both));
-        let is_ours = proxy.and_then(|said| Url::parse(&said.value).ok()).is_some_and(|proxy| {
-            let place = format!("{}:{}", proxy.host_str().unwrap_or_default(), proxy.port_or_known_default().unwrap_or_default());
-            self.gateways.contains(&place)
-        });
+        let is_ours =
+            proxy.and_then(|said| Url::parse(&said.value).ok()).is_some_and(|proxy| self.gateways.contains(&place(&proxy)));
+        let is_redirected = self.redirected.contains_key(&place(url));
         if !is_ours {
-            return Route::Around;
+            // Another proxy connects from where it is.
+            return if is_redirected && proxy.is_none() { Route::Redirected } else { Route::Around };
         }
         // yarn from 2 on knows no exceptions; of the others some read one key, some the other.
         let exceptions = told.iter().filter(|said| matches!(said.key.as_str(), "noproxy" | "no-proxy"));
         let first = exceptions.filter(|said| client != Client::Npm || said.key == "noproxy").take(1);
         let hole = first.into_iter().find(|said| excepts(&said.value, url));
-        hole.map_or(Route::Gateway, |said| Route::Excepted(said.clone()))
+        match hole {
+            None => Route::Gateway,
+            Some(_) if is_redirected => Route::Redirected,
+            Some(said) => Route::Excepted(said.clone()),
+        }
     }
+}
+
+/// Host and port.
+fn place(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
 /// The registry of a client: what it is told, else npm's default; `None` where it is told nonsense.
@@ -378,7 +409,7 @@ mod tests {
         let (survey, server) = (Survey::of(&surroundings), Url::parse("http://127.0.0.1:4873/").unwrap());
         let (hosts, gateways) = (Hosts::of(&config.unwrap(), None), ["127.0.0.1:8080".to_owned()]);
         let (survey, hosts, server, folder) = (&survey, &hosts, &server, folder.path());
-        let judge = Judge { survey, hosts, server, gateways: &gateways, authority: &[], folder };
+        let judge = Judge { survey, hosts, server, gateways: &gateways, authority: &[], redirected: &Redirected::new(), folder };
         let told = judge.findings().into_iter().filter(|finding| matches!(finding.check, "registry" | "no-proxy"));
         told.map(|finding| format!("{} {}", finding.grade.as_str(), finding.what.split(" (").next().unwrap_or_default()))
             .collect()

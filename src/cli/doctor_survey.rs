@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use super::hosts::host;
 use crate::config::Surroundings;
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{Dialect, LONGEST, NAMES};
+use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
+use crate::tls::authority::is_some_coldframes;
 use crate::upstream::{Origin, npmrc};
 
 /// A client, apart where it changed what it reads.
@@ -72,6 +75,9 @@ impl Client {
     }
 }
 
+/// Registries that are connected to, to see who answers.
+const MOST_REGISTRIES: usize = 16;
+
 /// Something that a client is told. The keys are npm's: `registry`, `@scope:registry`, `https-proxy`, `proxy`, `noproxy`,
 /// `no-proxy`, `cafile`, `strict-ssl`; `extra-ca` for authorities beside the system's; `age` for a minimum release age.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,6 +102,12 @@ pub(super) struct Survey {
     berry: Vec<Said>,
     bunfig: Vec<Said>,
     workspace: Vec<Said>,
+    /// pnpm's own files of this user: up to version 10; from 11 on, and the one beside it.
+    pnpm_rc: Vec<Said>,
+    pnpm_config: Vec<Said>,
+    pnpm_auth: Vec<Said>,
+    /// Where the user's `.npmrc` stands, for people.
+    user_npmrc: String,
     /// The lockfiles of the project, by their names.
     pub(super) lockfiles: BTreeMap<String, Lockfile>,
     /// Those that are used here: by a lockfile, or by `packageManager`, else whatever is installed; and whether that is known of
@@ -125,6 +137,9 @@ impl Survey {
         let upwards = |name: &str| folder.ancestors().map(|folder| folder.join(name)).collect::<Vec<_>>();
         let with_home = |name: &str| upwards(name).into_iter().chain(home.map(|home| home.join(name))).collect::<Vec<_>>();
         let all = |paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Option<String>| said(paths, read, key);
+        let configured = environment.vars.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let configured = configured.or_else(|| home.map(|home| home.join(".config")));
+        let of_pnpm = |name: &str| configured.iter().map(|folder| folder.join("pnpm").join(name)).collect::<Vec<_>>();
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(folder) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -144,6 +159,10 @@ impl Survey {
                 .chain(all(home.map(|home| home.join(".bunfig.toml")).into_iter().collect(), read_toml, key_of_bun))
                 .collect(),
             workspace: all(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
+            pnpm_rc: all(of_pnpm("rc"), read_ini, key_of_ini),
+            pnpm_config: all(of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
+            pnpm_auth: all(of_pnpm("auth.ini"), read_ini, key_of_ini),
+            user_npmrc: home.map(|home| format!("`{}`", home.join(".npmrc").display())).unwrap_or_default(),
             lockfiles,
             clients,
             trouble,
@@ -171,10 +190,16 @@ impl Survey {
         let everywhere = variables(&[("ALL_PROXY", "https-proxy"), ("all_proxy", "https-proxy")]);
         match client {
             Client::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
-            Client::Pnpm => self.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(shared).collect(),
+            Client::Pnpm => {
+                let files = self.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(self.pnpm_rc.iter().cloned());
+                files.chain(shared).collect()
+            }
             Client::Pnpm11 => {
                 let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
-                own.into_iter().chain(self.workspace.iter().cloned()).chain(npm(false)).chain(shared).collect()
+                let yaml = self.workspace.iter().chain(&self.pnpm_config).cloned();
+                let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|said| said.origin == self.user_npmrc);
+                let files = yaml.chain(project).chain(self.pnpm_auth.iter().cloned()).chain(user);
+                own.into_iter().chain(files).chain(shared).collect()
             }
             Client::Yarn => {
                 let own = variables(&[
@@ -210,6 +235,33 @@ impl Survey {
                 own.into_iter().chain(npm(false).filter(of_deno)).chain(shared).chain(everywhere).collect()
             }
         }
+    }
+
+    /// The registries that clients of the project go to, and those that its lockfiles name, each host once.
+    pub(super) fn registries(&self) -> Vec<Url> {
+        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
+        let told = clients.flat_map(|(client, _)| self.told(*client)).filter(|said| said.key.ends_with("registry"));
+        let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
+        let locked = entries
+            .filter(|entry| entry.source == Source::Registry)
+            .filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
+        let named = told.map(|said| said.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
+        let mut found: Vec<Url> = Vec::new();
+        for url in named.chain([npmrc::built_in()]) {
+            if found.len() < MOST_REGISTRIES && found.iter().all(|known| known.origin() != url.origin()) {
+                found.push(url);
+            }
+        }
+        found
+    }
+
+    /// The authorities of Coldframes, perhaps of other machines, that clients here are told to trust.
+    pub(super) fn authorities(&self, folder: &Path) -> Vec<CertificateDer<'static>> {
+        let told = self.clients.iter().flat_map(|(client, _)| self.told(*client));
+        let files: BTreeSet<_> =
+            told.filter(|said| matches!(said.key.as_str(), "cafile" | "extra-ca")).map(|said| said.value).collect();
+        let read = files.into_iter().filter_map(|file| CertificateDer::pem_file_iter(folder.join(file)).ok());
+        read.flat_map(Iterator::flatten).filter(is_some_coldframes).collect()
     }
 
     /// Scopes of clients that install here whose registry is not taken, each once, in words.
@@ -365,6 +417,33 @@ fn key_of_pnpm(key: &str) -> Option<String> {
         Some(scope) if scope.starts_with('@') => Some(format!("{scope}:registry")),
         Some(_) => None,
         None => (key == "minimumReleaseAge").then(|| "age".to_owned()),
+    }
+}
+
+/// A key of `config.yaml`, where settings have the names of the workspace's and npm's in camel case.
+fn key_of_pnpm_config(key: &str) -> Option<String> {
+    let of_npm = match key {
+        "registry" | "cafile" | "proxy" => key,
+        "httpProxy" => "proxy",
+        "httpsProxy" => "https-proxy",
+        "noProxy" => "noproxy",
+        "strictSsl" => "strict-ssl",
+        _ => return key_of_pnpm(key),
+    };
+    Some(of_npm.to_owned())
+}
+
+/// Lines as npm writes them: a key, `=`, a value.
+fn read_ini(text: &str) -> Vec<Line> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with(['#', ';', '[']));
+    lines.filter_map(|(at, line)| line.split_once('=').map(|(key, value)| (bare(key), bare(value), at + 1))).collect()
+}
+
+fn key_of_ini(key: &str) -> Option<String> {
+    match key {
+        "minimum-release-age" => Some("age".to_owned()),
+        "registry" | "https-proxy" | "proxy" | "noproxy" | "no-proxy" | "cafile" | "strict-ssl" => Some(key.to_owned()),
+        _ => (key.starts_with('@') && key.ends_with(":registry")).then(|| key.to_owned()),
     }
 }
 

@@ -62,6 +62,9 @@ impl fmt::Debug for LeafKey {
     }
 }
 
+/// What the names of authorities that are made here begin with.
+const NAME: &str = "Coldframe authority";
+
 /// A new authority for `hosts` alone, as PEM: its certificate and its key. ECDSA P-256, path length 0, critical name
 /// constraints: these DNS names and what lies below them, and no IP address.
 ///
@@ -73,7 +76,7 @@ pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError>
     let mut name = DistinguishedName::new();
     // Two authorities of one machine are told apart by people and by clients that look issuers up by name.
     let mark = serial.to_bytes().iter().take(4).fold(0_u32, |mark, byte| (mark << 8) | u32::from(*byte));
-    name.push(DnType::CommonName, format!("Coldframe authority {} {mark:08x}", now.strftime("%Y-%m-%d")));
+    name.push(DnType::CommonName, format!("{NAME} {} {mark:08x}", now.strftime("%Y-%m-%d")));
     let mut parameters = CertificateParams::default();
     parameters.serial_number = Some(serial);
     parameters.distinguished_name = name;
@@ -170,6 +173,14 @@ impl fmt::Debug for Authority {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Authority").field("ends", &self.ends).finish_non_exhaustive()
     }
+}
+
+/// Whether a certificate says of itself that it is an authority of a Coldframe's gateway, perhaps another machine's.
+#[must_use]
+pub fn is_some_coldframes(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let names = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    parsed.is_ca() && names.into_iter().any(|name| name.starts_with(NAME))
 }
 
 /// A certificate as PEM.

@@ -42,6 +42,18 @@ pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
     Ok(Trust { client: Arc::new(client), roots: count, trouble })
 }
 
+/// A client that trusts these authorities and nobody else; `None` where none of them can be a root.
+#[must_use]
+pub fn trusting_alone(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(authorities.iter().cloned());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .ok()?;
+    (added > 0).then(|| Arc::new(versions.with_root_certificates(roots).with_no_client_auth()))
+}
+
 /// What a program has to trust that is to trust `first` beside everything that we do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {

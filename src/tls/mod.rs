@@ -9,7 +9,7 @@ pub mod leaves;
 use std::path::{Path, PathBuf};
 
 pub use authority::Authority;
-pub use client::{Bundle, Config, client_config};
+pub use client::{Bundle, Config, client_config, trusting_alone};
 pub use keeping::{Keeping, Kept};
 pub use leaves::Leaves;
 
