@@ -7,6 +7,8 @@
 #![expect(clippy::format_push_string, reason = "a head of a message is short")]
 #![expect(dead_code, reason = "the harness is shared with tests/it, which uses all of it")]
 
+#[path = "../it/chain.rs"]
+mod chain;
 #[path = "../it/client.rs"]
 mod client;
 #[path = "../it/listing.rs"]
@@ -25,6 +27,7 @@ mod tool;
 #[path = "../it/wire.rs"]
 mod wire;
 
+mod authority;
 mod configured;
 mod doors;
 mod held_back;

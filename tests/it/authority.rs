@@ -44,7 +44,7 @@ fn keys(folder: &Path) -> Vec<std::path::PathBuf> {
         let path = entry.path();
         if path.is_dir() {
             found.extend(keys(&path));
-        } else if std::fs::read(&path).unwrap().windows(11).any(|window| window == b"PRIVATE KEY") {
+        } else if path.is_file() && std::fs::read(&path).unwrap().windows(11).any(|window| window == b"PRIVATE KEY") {
             found.push(path);
         }
     }
@@ -149,6 +149,41 @@ async fn a_companys_intermediate_signs_what_it_may_and_no_more() {
     assert!(code == 2 && told.contains("its key is not the one of its certificate"), "{code} {told}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companys_intermediate_that_is_replaced_is_taken_up_by_a_running_server() {
+    let home = TempDir::new().unwrap();
+    let (certificate, key) = (home.path().join("ca.pem"), home.path().join("ca.key"));
+    let put = |(pem, secret): (String, String)| {
+        std::fs::write(&certificate, pem).unwrap();
+        std::fs::write(&key, secret).unwrap();
+    };
+    put(intermediate(""));
+    let opening = crate::gate::gateway().set("ca-cert", certificate.to_str().unwrap());
+    let scene = opening.set("ca-key", key.to_str().unwrap()).await;
+    let is_signed = async |by: &Path| {
+        let (_, stream) = crate::gate::connect(crate::gate::at(&scene), "registry.example:443", "").await;
+        let trusting = crate::gate::trusting_file(by, &scene.clock, &[]);
+        crate::gate::secure(trusting, crate::gate::REGISTRY, stream).await.is_ok()
+    };
+    assert!(is_signed(&certificate).await);
+    let first = home.path().join("first.pem");
+    std::fs::copy(&certificate, &first).unwrap();
+    put(intermediate(""));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !is_signed(&certificate).await {
+        assert!(std::time::Instant::now() < deadline, "it is never taken up");
+    }
+    assert!(!is_signed(&first).await);
+    // One that may not vouch for its hosts changes nothing.
+    let second = home.path().join("second.pem");
+    std::fs::copy(&certificate, &second).unwrap();
+    put(intermediate("other.example"));
+    // Longer than it takes to look at the files.
+    for _ in 0..60 {
+        assert!(is_signed(&second).await);
+    }
+}
+
 /// An authority for `host` and what lies below, or for everything; its certificate and its key.
 fn intermediate(host: &str) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
@@ -162,44 +197,8 @@ fn intermediate(host: &str) -> (String, String) {
     (pem, key.serialize_pem())
 }
 
-/// A TLS server that shows `key` to everybody, and its address.
-async fn showing(key: rustls::sign::CertifiedKey) -> std::net::SocketAddr {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let resolver = std::sync::Arc::new(rustls::sign::SingleCertAndKey::from(key));
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let acceptor =
-        tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config.with_no_client_auth().with_cert_resolver(resolver)));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                if let Ok(mut stream) = acceptor.accept(stream).await {
-                    // Until the client has seen enough.
-                    drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await);
-                }
-            });
-        }
-    });
-    address
-}
-
-/// What connects to `host` at `address` with a client's own TLS, trusting `roots` alone; it ends well if that does.
-fn clients(roots: &Path, host: &str, address: std::net::SocketAddr) -> [std::process::Command; 2] {
-    let mut openssl = std::process::Command::new("openssl");
-    openssl.args(["s_client", "-connect", &address.to_string(), "-servername", host, "-verify_hostname", host]);
-    openssl.args(["-verify_return_error", "-brief", "-CAfile"]).arg(roots);
-    let mut node = std::process::Command::new("node");
-    let script = "const [port, servername, roots] = process.argv.slice(1);
-        const socket = require('tls').connect({ port, host: '127.0.0.1', servername, ca: require('fs').readFileSync(roots) });
-        socket.on('secureConnect', () => process.exit(0)).on('error', () => process.exit(7));";
-    node.args(["-e", script, &address.port().to_string(), host]).arg(roots);
-    [openssl, node]
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn rustls_openssl_and_node_take_its_word_for_its_hosts_and_for_no_other() {
+async fn rustls_openssl_node_and_curl_take_its_word_for_its_hosts_and_for_no_other() {
     use coldframe::telemetry::Clock as _;
     let (data, clock) = (TempDir::new().unwrap(), machine_clock());
     let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
@@ -208,16 +207,16 @@ async fn rustls_openssl_and_node_take_its_word_for_its_hosts_and_for_no_other() 
     std::fs::write(&roots, coldframe::tls::authority::pem(kept.current.certificate())).unwrap();
     let key = coldframe::tls::authority::LeafKey::generate().unwrap();
     for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
-        let address = showing(kept.current.mint(&name(host), &key, clock.now()).unwrap()).await;
+        let address = crate::chain::showing(kept.current.mint(&name(host), &key, clock.now()).unwrap()).await;
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let rustls = crate::gate::secure(crate::gate::trusting(data.path(), &clock, &[]), host, stream).await;
         assert_eq!(rustls.is_ok(), expected, "rustls: {host}");
-        for mut client in clients(&roots, host, address) {
-            let ended = tokio::task::block_in_place(|| client.stdin(std::process::Stdio::null()).output());
-            // Not every machine has both; rustls was asked in any case.
+        for mut program in crate::chain::programs(&roots, host, address) {
+            let ended = tokio::task::block_in_place(|| program.output());
+            // Not every machine has them; `tests/clients` insists on each.
             let Ok(ended) = ended else { continue };
             let said = String::from_utf8_lossy(&ended.stderr);
-            assert_eq!(ended.status.success(), expected, "{:?}: {host}: {said}", client.get_program());
+            assert_eq!(ended.status.success(), expected, "{:?}: {host}: {said}", program.get_program());
         }
     }
 }

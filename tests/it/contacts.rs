@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 use crate::client::raw;
-use crate::gate::{at, connect, gateway, refused};
+use crate::gate::{at, connect, gateway, refused, secure, trusting};
 use crate::program::{coldframe, run};
 use crate::scene::Scene;
 
@@ -80,6 +81,31 @@ async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() 
     let told: Value = serde_json::from_str(&exposure(&scene, &["axios", "--json"])).unwrap();
     assert_eq!((&told[0]["client"], &told[0]["advisory"]), (&json!("127.0.0.1"), &json!("MAL-2026-2307")), "{told}");
     assert!(!exposure(&scene, &["left-pad"]).contains("talks to"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_the_name_a_connection_begins_with_it_is_refused_and_is_an_exposure_too() {
+    let (_folder, path) = feed();
+    let mut scene = gateway()
+        .set("transparent", "127.0.0.1:0")
+        .set("feed", &path)
+        .set("others", "tunnel")
+        .set("allow-host", "evil.example")
+        .set("allow-host", "localhost")
+        .await;
+    let door = scene.coldframe.transparent.unwrap();
+    for name in ["evil.example", "cdn.evil.example", "localhost"] {
+        let stream = TcpStream::connect(door).await.unwrap();
+        let refused = secure(trusting(scene.data(), &scene.clock, &[]), name, stream).await.unwrap_err();
+        assert!(refused.to_string().contains("AccessDenied"), "{name}: {refused}");
+    }
+    assert!(scene.metric("coldframe_gateway_refusals_total", "reason=\"indicator\"").await >= 3.0);
+    scene.coldframe.stop().await;
+    let all = exposure(&scene, &["--contacts"]);
+    for name in ["evil.example", "cdn.evil.example", "localhost"] {
+        // The port that such connections have where no packet filter says otherwise.
+        assert!(all.contains(&format!(" {name}:443 ")), "{name}:\n{all}");
+    }
 }
 
 #[tokio::test]

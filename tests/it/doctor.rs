@@ -209,3 +209,193 @@ async fn where_no_coldframe_answers_that_is_told() {
     assert!(code == 0 && text.contains("warning  no Coldframe answers at http://127.0.0.1:9/"), "{text}");
     assert!(text.contains("mend: coldframe serve"), "{text}");
 }
+
+/// A project whose clients ask a registry by its name.
+fn by_name(place: &Place, port: u16, more: &str) {
+    place.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
+    place.write(".npmrc", &format!("registry=https://localhost:{port}/\nmin-release-age=3\n{more}"));
+}
+
+/// The lines of what a command says that begin with one of these.
+fn lines(command: &mut Command, of: &[&str]) -> (i32, String) {
+    let (code, text, errors) = run(command);
+    let mut kept = String::new();
+    let mut keeps = false;
+    for line in text.lines() {
+        if !line.starts_with(' ') {
+            keeps = of.iter().any(|part| line.contains(part));
+        }
+        if keeps {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    assert!(!kept.is_empty(), "{text}{errors}");
+    (code, kept)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselves() {
+    let place = Place::make().await;
+    place.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
+    place.write(".npmrc", "registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n");
+    let flags = ["--gateway", "127.0.0.1:8080", "--intercept", "registry.example"];
+    let other = TempDir::new().unwrap();
+    let export = |data: &Path, name: &str| {
+        for words in [&["ca", "init"][..], &["ca", "export", "--to", name]] {
+            let mut command = coldframe(place.home.path());
+            command.args(words).args(["--upstream", &place.registry.url]).args(flags).arg("--data-dir").arg(data);
+            let (code, _, errors) = run(&mut command);
+            assert_eq!(code, 0, "{errors}");
+        }
+    };
+    export(place.data.path(), "right.pem");
+    export(other.path(), "wrong.pem");
+    std::fs::write(place.home.path().join("empty.pem"), "").unwrap();
+    let told = |variable: &str, line: &str| {
+        place.write(".npmrc", &format!("registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n{line}"));
+        let mut command = place.command(&flags);
+        command.env("NODE_EXTRA_CA_CERTS", variable);
+        let (code, told) = lines(&mut command, &["authority"]);
+        assert_eq!(code, 0);
+        place.settled(&told)
+    };
+    let right = "ok       npm trusts the gateway's authority\n";
+    let mend = "         why:  unless the system trusts it, installs fail at TLS\n         mend: coldframe ca trust\n";
+    let missing = format!("warning  npm is not told to trust the gateway's authority\n{mend}");
+    let lacking = format!("warning  npm: the `cafile` from `.npmrc` lacks the gateway's authority\n{mend}");
+    assert_eq!(told("right.pem", ""), right);
+    assert_eq!(told("", "cafile=right.pem\n"), right);
+    for wrong in ["", "wrong.pem", "empty.pem", "nowhere.pem"] {
+        assert_eq!(told(wrong, ""), missing, "{wrong}");
+    }
+    // What holds no certificate is told, and the rest is looked at all the same.
+    let mut command = place.command(&flags);
+    command.env("NODE_EXTRA_CA_CERTS", "empty.pem");
+    let (code, shown) = lines(&mut command, &["no PEM certificate", "answers at"]);
+    assert_eq!(code, 0);
+    expect![[r#"
+        warning  there is no PEM certificate in `empty.pem`
+                 why:  no Coldframe starts with it, and a client trusts nobody more for it
+                 mend: name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one
+        ok       Coldframe answers at http://coldframe/
+    "#]]
+    .assert_eq(&place.settled(&shown));
+    // It stands instead of the variable.
+    assert_eq!(told("right.pem", "cafile=wrong.pem\n"), lacking);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
+    use coldframe::telemetry::Clock as _;
+    let place = Place::make().await;
+    let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
+    let now = machine_clock().now();
+    let showing = async |data: &Path| {
+        let kept = coldframe::tls::Keeping::in_data_dir(data).read_or_make(std::slice::from_ref(&name), now).unwrap();
+        let key = coldframe::tls::authority::LeafKey::generate().unwrap();
+        let address = crate::chain::showing(kept.current.mint(&name, &key, now).unwrap()).await;
+        (address.port(), coldframe::tls::authority::pem(kept.current.certificate()))
+    };
+    let (port, _) = showing(place.data.path()).await;
+    by_name(&place, port, "");
+    let (code, told) = lines(&mut place.command(&[]), &["npm asks", "a connection", "authority", "installs"]);
+    let told = told.replace(&port.to_string(), "PORT");
+    expect![[r#"
+        ok       npm asks localhost:PORT, and its connections end at the gateway (`.npmrc`)
+        warning  npm is not told to trust the gateway's authority
+                 why:  unless the system trusts it, installs fail at TLS
+                 mend: coldframe ca trust
+        note     a connection to upstream opens from here
+                 why:  whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that
+                 mend: coldframe run -- the command that installs; or allow egress to Coldframe alone
+        ok       a connection to localhost:PORT ends at the gateway
+        installs here pass through Coldframe (0 bypass, 1 warning)
+    "#]]
+    .assert_eq(&place.settled(&told));
+    assert_eq!(code, 0);
+    // Another machine's: known by what clients here are told to trust.
+    let far = TempDir::new().unwrap();
+    let (port, certificate) = showing(far.path()).await;
+    by_name(&place, port, "");
+    place.write("far.pem", &certificate);
+    let mut command = place.command(&[]);
+    command.env("NODE_EXTRA_CA_CERTS", "far.pem");
+    let (code, told) = lines(&mut command, &["npm asks", "authority"]);
+    assert!(code == 0 && told.contains("end at the gateway") && told.contains("ok       npm trusts"), "{told}");
+    // Behind another proxy the connection is that proxy's.
+    by_name(&place, port, "https-proxy=http://127.0.0.1:9/\n");
+    let mut command = place.command(&[]);
+    command.env("NODE_EXTRA_CA_CERTS", "far.pem");
+    let (code, told) = lines(&mut command, &["npm asks"]);
+    assert!(code == 1 && told.starts_with("bypass   npm asks localhost"), "{told}");
+    // A registry that shows somebody else's certificate is no gateway.
+    by_name(&place, port, "");
+    let (code, told) = lines(&mut place.command(&[]), &["npm asks"]);
+    assert!(code == 1 && told.contains("directly"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_differs_is_told_with_its_side() {
+    let place = Place::make().await;
+    let ahead = machine_clock();
+    ahead.advance(std::time::Duration::from_secs(3_600));
+    let upstream = Registry::start(&ahead).await;
+    let mut command = coldframe(place.home.path());
+    command.env("PATH", place.home.path()).args(["doctor", "--upstream", &upstream.url, "--listen"]);
+    command.arg(place.server.address.to_string()).arg("--data-dir").arg(place.data.path());
+    let (_, told) = lines(&mut command, &["clock"]);
+    let seconds = told.split("the clock here is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!((3_590..=3_601).contains(&seconds.parse::<u32>().unwrap()), "{told}");
+    let told = told.replace(seconds, "3600");
+    expect![[r#"
+        ok       the clock agrees with that of the server
+        warning  the clock here is 3600 s behind that of upstream
+                 why:  a release's age is counted by the clock: too early opens what is young
+                 mend: timedatectl set-ntp true
+    "#]]
+    .assert_eq(&told);
+    upstream.forgive();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn yarn_1_deno_and_pnpm_are_read_in_their_own_order_and_from_their_own_files() {
+    let place = Place::make().await;
+    place.write("yarn.lock", "# yarn lockfile v1\n\n\nleft-pad@1.0.0:\n  version \"1.0.0\"\n");
+    place.write("deno.lock", r#"{ "version": "5" }"#);
+    place.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n\nimporters:\n\n  .: {}\n");
+    place.write(".npmrc", "registry=COLDFRAME/\n");
+    place.write(".yarnrc", "registry \"UPSTREAM/\"\n");
+    let settings = place.home.path().join(".config/pnpm");
+    std::fs::create_dir_all(&settings).unwrap();
+    place.write(".config/pnpm/rc", "registry=COLDFRAME/\n@acme:registry=https://npm.acme.example/\n");
+    place.write(".config/pnpm/config.yaml", "registry: UPSTREAM/\nminimumReleaseAge: 4320\n");
+    place.write(".config/pnpm/auth.ini", "@acme:registry=https://auth.acme.example/\n");
+    let told = expect![[r#"
+        ok       pnpm up to 10 asks Coldframe at http://coldframe (`.npmrc`)
+        bypass   pnpm up to 10 asks npm.acme.example for @acme directly (`.config/pnpm/rc:2`)
+                 why:  packages of this scope are not judged
+                 mend: npm config set @acme:registry http://coldframe/ --location=project
+        bypass   pnpm from 11 on asks http://upstream directly (registry from `.config/pnpm/config.yaml:1`)
+                 why:  nothing that it installs is judged
+                 mend: set registry to http://coldframe/ in `.config/pnpm/config.yaml:1`
+        bypass   pnpm from 11 on asks auth.acme.example for @acme directly (`.config/pnpm/auth.ini:1`)
+                 why:  packages of this scope are not judged
+                 mend: npm config set @acme:registry http://coldframe/ --location=project
+        bypass   yarn 1 asks http://upstream directly (registry from `.yarnrc:1`)
+                 why:  nothing that it installs is judged
+                 mend: set registry to http://coldframe/ in `.yarnrc:1`
+        ok       deno asks Coldframe at http://coldframe (`.npmrc`)
+    "#]];
+    let mut command = place.command(&[]);
+    let coldframe = format!("http://{}/", place.server.address);
+    let (code, shown) = lines(&mut command, &["asks"]);
+    told.assert_eq(&place.settled(&shown));
+    assert_eq!(code, 1);
+    // What a variable says beats every file; pnpm from 11 on has its own.
+    let mut command = place.command(&[]);
+    command.env("NPM_CONFIG_REGISTRY", &coldframe).env("pnpm_config_registry", &coldframe);
+    let (_, shown) = lines(&mut command, &["yarn 1 asks", "deno asks", "pnpm from 11 on asks C"]);
+    assert_eq!(shown.matches("ok       ").count(), 3, "{shown}");
+    assert!(shown.contains("deno asks Coldframe at") && shown.contains("(`NPM_CONFIG_REGISTRY`)"), "{shown}");
+}

@@ -59,8 +59,13 @@ impl TimeProvider for At {
 
 /// A client that trusts the authority in `data` and nobody else, at the time of `clock`.
 pub fn trusting(data: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
+    trusting_file(&data.join("ca/authority.pem"), clock, protocols)
+}
+
+/// The same with the certificates of a file.
+pub fn trusting_file(file: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    let kept = std::fs::read(data.join("ca/authority.pem")).expect("the authority");
+    let kept = std::fs::read(file).expect("the authority");
     for certificate in CertificateDer::pem_slice_iter(&kept) {
         roots.add(certificate.expect("a certificate")).expect("a root");
     }

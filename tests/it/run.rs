@@ -11,20 +11,20 @@ use tempfile::TempDir;
 
 use crate::client::Ask;
 use crate::package::{Package, hours};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::program::{coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::wire::Response;
 
 /// A registry with an old and a young left-pad, a home, a data directory and a place for temporary files.
-struct Place {
-    home: TempDir,
-    data: TempDir,
-    scratch: TempDir,
-    registry: Registry,
+pub struct Place {
+    pub home: TempDir,
+    pub data: TempDir,
+    pub scratch: TempDir,
+    pub registry: Registry,
 }
 
 impl Place {
-    async fn make() -> Self {
+    pub async fn make() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("left-pad", "1.0.0"));
         registry.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
@@ -32,7 +32,7 @@ impl Place {
         Self { home: folder(), data: folder(), scratch: folder(), registry }
     }
 
-    fn command(&self, flags: &[&str], words: &[&str]) -> Command {
+    pub fn command(&self, flags: &[&str], words: &[&str]) -> Command {
         let mut command = coldframe(self.home.path());
         command.env("PATH", "/usr/bin:/bin").env("TMPDIR", self.scratch.path());
         command.args(["run", "--upstream", &self.registry.url, "--data-dir"]).arg(self.data.path());
@@ -41,29 +41,29 @@ impl Place {
     }
 
     /// A command that shows its environment and then waits to be told to end.
-    fn start(&self, flags: &[&str]) -> Running {
+    pub fn start(&self, flags: &[&str]) -> Running {
         Running::start(&mut self.command(flags, &["sh", "-c", "env; echo; exec cat >/dev/null"]))
     }
 
-    fn is_left_clean(&self) -> bool {
+    pub fn is_left_clean(&self) -> bool {
         std::fs::read_dir(self.scratch.path()).unwrap().next().is_none()
     }
 
     /// Where the registry has something.
-    fn at(&self, path: &str) -> String {
+    pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.registry.url)
     }
 }
 
 /// A command that waits.
-struct Running {
-    child: Child,
+pub struct Running {
+    pub child: Child,
     input: Option<ChildStdin>,
     environment: Vec<(String, String)>,
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let shown = lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty());
@@ -72,23 +72,23 @@ impl Running {
         Self { input: child.stdin.take(), child, environment }
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    fn gateway(&self) -> SocketAddr {
+    pub fn gateway(&self) -> SocketAddr {
         let proxy = self.variable("HTTP_PROXY").unwrap_or_else(|| panic!("no proxy: {:?}", self.environment));
         proxy.trim_start_matches("http://").trim_end_matches('/').parse().unwrap()
     }
 
     /// Asks through the gateway, as a client in the command would.
-    async fn ask(&self, url: &str) -> Response {
+    pub async fn ask(&self, url: &str) -> Response {
         let host = url.trim_start_matches("http://").split('/').next().unwrap();
         Ask::new(self.gateway(), "GET", url).header("host", host).await
     }
 
     /// Lets it end: the exit code and what stood on standard error.
-    fn end(mut self) -> (i32, String) {
+    pub fn end(mut self) -> (i32, String) {
         drop(self.input.take());
         let mut errors = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
@@ -246,19 +246,47 @@ async fn what_a_killed_command_leaves_running_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_a_server_on_the_same_data_directory_what_was_decided_there_holds() {
+async fn lines_that_lead_a_scope_elsewhere_are_named_before_the_command_runs() {
     let place = Place::make().await;
-    let server = Program::serve(place.home.path(), place.data.path(), &place.registry.url, &[]);
-    let mut deny = coldframe(place.home.path());
-    deny.args(["deny", "left-pad@1.0.0", "--reason", "because", "--data-dir"]).arg(place.data.path());
-    deny.args(["--upstream", &place.registry.url]);
-    let (code, _, errors) = run(&mut deny);
-    assert_eq!(code, 0, "{errors}");
-    let running = place.start(&[]);
-    let refused = running.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(403);
-    assert!(refused.error().contains("because"), "{refused:?}");
-    let (_, errors) = running.end();
-    assert!(errors.contains("the data directory is in use"), "{errors}");
+    std::fs::write(place.home.path().join("package-lock.json"), r#"{"lockfileVersion":3,"packages":{}}"#).unwrap();
+    // yarn's own file: npm's lines are upstreams of a Coldframe that reads them.
+    std::fs::write(
+        place.home.path().join(".yarnrc.yml"),
+        "npmScopes:\n  acme:\n    npmRegistryServer: https://acme.example/npm\n",
+    )
+    .unwrap();
+    std::fs::write(place.home.path().join("yarn.lock"), "__metadata:\n  version: 8\n").unwrap();
+    let (code, told, errors) = run(&mut place.command(&[], &["sh", "-c", "echo here >&2"]));
+    assert_eq!((code, told.as_str()), (0, ""), "{errors}");
+    let named = errors.find("`@acme:registry` in `").unwrap_or_else(|| panic!("it is not named: {errors}"));
+    let line = errors[named..].lines().next().unwrap();
+    for part in [".yarnrc.yml:3`", "leads to acme.example", "this run does not go there, `--intercept HOST`"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(named < errors.find("here").unwrap(), "the command ran before: {errors}");
+    // What answers for it is not named.
+    let (_, _, errors) = run(&mut place.command(&["--intercept", "acme.example"], &["true"]));
+    assert!(!errors.contains("@acme"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_the_summary_says_what_could_not_be_had_and_from_where() {
+    let place = Place::make().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = coldframe(place.home.path());
+    command.env("PATH", "/usr/bin:/bin").env("TMPDIR", place.scratch.path()).args([
+        "run",
+        "--upstream",
+        &format!("http://{nobody}/"),
+    ]);
+    command.arg("--data-dir").arg(place.data.path()).args(["--", "sh", "-c", "env; echo; cat >/dev/null; exit 9"]);
+    let running = Running::start(&mut command);
+    running.ask(&format!("http://{nobody}/left-pad")).await.is(502);
+    let (code, errors) = running.end();
+    assert_eq!(code, 9, "{errors}");
+    let why = format!("failed       left-pad: cannot reach upstream `{nobody}`");
+    for part in ["coldframe: no package was served; 1 could not be had", &why, "what to do:\n  coldframe doctor"] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
     assert!(place.is_left_clean());
-    drop(server);
 }

@@ -3,16 +3,42 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::raw;
+use crate::gate::{REGISTRY, at, connect, gateway, inside, secure, trusting};
 use crate::scene::Scene;
 
 /// A request that no answer may come of, and that upstream must not see.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n";
 
 const AUDIT: &str = "/-/npm/v1/security/advisories/bulk";
+
+/// Framing that two readers might read differently.
+const AMBIGUOUS: &[(&str, &str)] = &[
+    ("content-length: 3\r\ncontent-length: 40\r\n", "abc"),
+    ("content-length: 3, 40\r\n", "abc"),
+    ("content-length: +3\r\n", "abc"),
+    ("content-length: 0x3\r\n", "abc"),
+    ("content-length: -1\r\n", ""),
+    ("content-length: 3 3\r\n", "abc"),
+    ("content-length: 18446744073709551616\r\n", "abc"),
+    ("content-length:\r\n", ""),
+    ("transfer-encoding: xchunked\r\n", "0\r\n\r\n"),
+    ("transfer-encoding: chunked, identity\r\n", "0\r\n\r\n"),
+    ("transfer-encoding: identity\r\n", "0\r\n\r\n"),
+    ("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", "0\r\n\r\n"),
+    ("transfer-encoding : chunked\r\n", "0\r\n\r\n"),
+    (" transfer-encoding: chunked\r\n", "0\r\n\r\n"),
+    ("x: y\r\n transfer-encoding: chunked\r\n", "0\r\n\r\n"),
+    ("x: y\r\n\tfolded\r\ncontent-length: 3\r\n", "abc"),
+    ("x y: z\r\ncontent-length: 3\r\n", "abc"),
+    ("x: a\0b\r\ncontent-length: 3\r\n", "abc"),
+    ("x: a\rb\r\ncontent-length: 3\r\n", "abc"),
+    (": empty\r\ncontent-length: 3\r\n", "abc"),
+    ("no colon\r\ncontent-length: 3\r\n", "abc"),
+];
 
 /// The statuses of all answers that came back.
 fn statuses(answer: &str) -> Vec<&str> {
@@ -22,7 +48,11 @@ fn statuses(answer: &str) -> Vec<&str> {
 
 /// Whether the server closes a connection on which `bytes` came and nobody said that no more will.
 async fn closes_after(scene: &Scene, bytes: &[u8]) -> (bool, String) {
-    let mut stream = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
+    closes(TcpStream::connect(scene.coldframe.address).await.expect("a connection"), bytes).await
+}
+
+/// The same of a connection that is open.
+async fn closes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8]) -> (bool, String) {
     stream.write_all(bytes).await.expect("an open connection");
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
@@ -33,34 +63,60 @@ async fn closes_after(scene: &Scene, bytes: &[u8]) -> (bool, String) {
 async fn framing_that_can_be_read_in_two_ways_is_refused_and_the_connection_closed() {
     let scene = Scene::open().await;
     let post = |headers: &str, body: &str| format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n{body}{HIDDEN}");
-    for (headers, body) in [
-        ("content-length: 3\r\ncontent-length: 40\r\n", "abc"),
-        ("content-length: 3, 40\r\n", "abc"),
-        ("content-length: +3\r\n", "abc"),
-        ("content-length: 0x3\r\n", "abc"),
-        ("content-length: -1\r\n", ""),
-        ("content-length: 3 3\r\n", "abc"),
-        ("content-length: 18446744073709551616\r\n", "abc"),
-        ("content-length:\r\n", ""),
-        ("transfer-encoding: xchunked\r\n", "0\r\n\r\n"),
-        ("transfer-encoding: chunked, identity\r\n", "0\r\n\r\n"),
-        ("transfer-encoding: identity\r\n", "0\r\n\r\n"),
-        ("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", "0\r\n\r\n"),
-        ("transfer-encoding : chunked\r\n", "0\r\n\r\n"),
-        (" transfer-encoding: chunked\r\n", "0\r\n\r\n"),
-        ("x: y\r\n transfer-encoding: chunked\r\n", "0\r\n\r\n"),
-        ("x: y\r\n\tfolded\r\ncontent-length: 3\r\n", "abc"),
-        ("x y: z\r\ncontent-length: 3\r\n", "abc"),
-        ("x: a\0b\r\ncontent-length: 3\r\n", "abc"),
-        ("x: a\rb\r\ncontent-length: 3\r\n", "abc"),
-        (": empty\r\ncontent-length: 3\r\n", "abc"),
-        ("no colon\r\ncontent-length: 3\r\n", "abc"),
-    ] {
+    for (headers, body) in AMBIGUOUS {
         let (closed, answer) = closes_after(&scene, post(headers, body).as_bytes()).await;
         assert!(closed, "{headers:?} is left open: {answer}");
         assert_eq!(statuses(&answer), ["400"], "{headers:?}: {answer}");
     }
     assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn no_door_of_the_gateways_reads_framing_in_two_ways() {
+    let scene = gateway().set("transparent", "127.0.0.1:0").await;
+    let post = |target: &str, headers: &str, body: &str| {
+        format!("POST {target}{AUDIT} HTTP/1.1\r\nhost: registry.example\r\n{headers}\r\n{body}{HIDDEN}")
+    };
+    for (headers, body) in AMBIGUOUS {
+        let (origin, absolute) = (post("", headers, body), post("http://registry.example", headers, body));
+        let door = TcpStream::connect(at(&scene)).await.expect("a connection");
+        let (_, tunnel) = connect(at(&scene), "registry.example:80", "").await;
+        let redirected = TcpStream::connect(scene.coldframe.transparent.expect("a door")).await.expect("a connection");
+        let redirected = secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, redirected).await.expect("a handshake");
+        let (door, tunnel, secured, redirected) = tokio::join!(
+            closes(door, absolute.as_bytes()),
+            closes(tunnel, origin.as_bytes()),
+            closes(inside(&scene).await, origin.as_bytes()),
+            closes(redirected, origin.as_bytes()),
+        );
+        for (which, (closed, answer)) in [("door", door), ("tunnel", tunnel), ("TLS", secured), ("redirected", redirected)] {
+            assert!(closed, "{which}: {headers:?} is left open: {answer}");
+            assert_eq!(statuses(&answer), ["400"], "{which}: {headers:?}: {answer}");
+        }
+    }
+    assert_eq!(scene.registry.total(), 0);
+}
+
+#[tokio::test]
+async fn what_is_passed_on_to_another_host_is_framed_anew() {
+    let far = Scene::open().await;
+    let place = far.registry.address.to_string();
+    let scene = gateway().set("allow-host", &place).await;
+    let post =
+        |headers: &str, body: &str| format!("POST http://{place}/far HTTP/1.1\r\nhost: {place}\r\n{headers}\r\n{body}{HIDDEN}");
+    for (headers, body) in AMBIGUOUS {
+        let door = TcpStream::connect(at(&scene)).await.expect("a connection");
+        let (closed, answer) = closes(door, post(headers, body).as_bytes()).await;
+        assert!(closed, "{headers:?} is left open: {answer}");
+        assert_eq!(statuses(&answer), ["400"], "{headers:?}: {answer}");
+    }
+    let both = "content-length: 99\r\ntransfer-encoding: chunked\r\nconnection: close\r\n";
+    let answer = raw(at(&scene), post(both, "2\r\n{}\r\n0\r\n\r\n").as_bytes()).await;
+    assert_eq!(statuses(&answer).len(), 1, "{answer}");
+    let sent = far.registry.last("/far");
+    assert_eq!((sent.body.as_slice(), sent.headers.first("content-length")), (&b"{}"[..], None));
+    assert_eq!((far.registry.count("/far"), far.registry.count("/hidden")), (1, 0));
+    far.registry.forgive();
 }
 
 #[tokio::test]

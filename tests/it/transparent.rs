@@ -58,6 +58,30 @@ async fn what_holds_for_a_tunnel_holds_for_it() {
     assert!(closed.metric("coldframe_gateway_refusals_total", "reason=\"host\"").await >= 1.0);
 }
 
+/// A `ClientHello` for a name, as it is spelled.
+pub fn hello_for(name: &str) -> Vec<u8> {
+    let length = |more: usize| u16::try_from(name.len() + more).unwrap().to_be_bytes();
+    hello(&[&[0, 0][..], &length(5), &length(3), &[0], &length(0), name.as_bytes()].concat())
+}
+
+#[tokio::test]
+async fn no_spelling_of_this_machine_is_a_name_that_leads_there() {
+    let scene = transparent().set("others", "tunnel").await;
+    let names = ["localhost", "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "127.1", "0", "[::1]", "::1"];
+    for name in names.into_iter().chain(["169.254.169.254", "LOCALHOST.", "user@registry.example", "registry.example:443"]) {
+        let mut stream = arrive(&scene).await;
+        stream.write_all(&hello_for(name)).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        // An alert at most.
+        assert!(ended.is_ok() && answer.len() <= 7, "{name}: {answer:?}");
+    }
+    let count = async |reason: &str| scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
+    let (refused, tried) = (count("address").await + count("tls").await + count("malformed").await, count("unreached").await);
+    assert!(refused >= 14.0 && tried.abs() < f64::EPSILON, "{refused} were refused, {tried} were dialled");
+    assert_eq!(scene.registry.total(), 0);
+}
+
 #[tokio::test]
 async fn what_begins_with_no_name_is_closed() {
     let scene = transparent().set("head-timeout", "1s").await;

@@ -1,0 +1,69 @@
+//! `coldframe run` at a terminal: the command has it, its interrupts reach the command once, and what shows progress shows it there
+//! alone.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::run::Place;
+
+/// What a command at a terminal of its own shows, `typed` once it has said `ready`; and how it ended.
+fn at_a_terminal(command: &Command, typed: &[u8]) -> (i32, String) {
+    let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&near).unwrap();
+    unlockpt(&near).unwrap();
+    let far = File::options().read(true).write(true).open(ptsname(&near, Vec::new()).unwrap().to_str().unwrap()).unwrap();
+    let stdio = || Stdio::from(far.try_clone().unwrap());
+    let mut session = Command::new("setsid");
+    session.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args()).env_clear();
+    session
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(command.get_current_dir().unwrap());
+    let mut child = session.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+    drop((session, far));
+    let (mut near, mut shown, mut piece) = (File::from(near), Vec::new(), [0; 4096]);
+    let mut typed = Some(typed);
+    // Where nobody holds the far end any more, reading fails.
+    while let Ok(read @ 1..) = near.read(&mut piece) {
+        shown.extend_from_slice(&piece[..read]);
+        if String::from_utf8_lossy(&shown).contains("ready") {
+            typed.take().into_iter().for_each(|typed| near.write_all(typed).unwrap());
+        }
+    }
+    (child.wait().unwrap().code().unwrap_or(-1), String::from_utf8_lossy(&shown).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_shown_at_a_terminal_and_nowhere_else() {
+    let place = Place::make().await;
+    let words = ["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo ready"];
+    let (code, shown) = at_a_terminal(place.command(&[], &words).env("TERM", "xterm"), b"");
+    assert_eq!(code, 0, "{shown}");
+    let (progress, ready) = (shown.find("coldframe: starting"), shown.find("ready"));
+    assert!(progress.is_some() && progress < ready, "{shown:?}");
+    assert!(shown.contains("no package was asked for"), "{shown:?}");
+    // What was shown meanwhile is gone when the command speaks.
+    assert!(shown[progress.unwrap()..ready.unwrap()].contains("\u{1b}[2K"), "{shown:?}");
+    let (_, _, errors) = crate::program::run(&mut place.command(&[], &["true"]));
+    assert!(!errors.contains("starting") && !errors.contains('\u{1b}'), "{errors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_from_the_terminal_reaches_the_command_once() {
+    let place = Place::make().await;
+    let script =
+        "trap 'echo got; n=$((n+1))' INT; echo ready; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; exit $((40+n))";
+    let (code, shown) = at_a_terminal(&place.command(&[], &["sh", "-c", script]), b"\x03");
+    assert_eq!((code, shown.matches("got").count()), (41, 1), "{shown}");
+    assert!(shown.contains("no package was asked for") && place.is_left_clean(), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_is_the_commands() {
+    let place = Place::make().await;
+    let script = "echo ready; read -r line; echo \"it was <$line>\"";
+    let (code, shown) = at_a_terminal(&place.command(&[], &["sh", "-c", script]), b"yes\n");
+    assert!(code == 0 && shown.contains("it was <yes>"), "{code} {shown}");
+}
