@@ -305,6 +305,21 @@ async fn a_difference_says_what_another_policy_would_break_and_for_whom() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_a_policys_place_changes_nothing_and_the_next_file_is_in_force() {
+    let (scene, folder) = ruled(LOOSE).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    let path = folder.path().join("rules.toml");
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    until("the mistake", async || scene.get("/-/coldframe/readyz").await.text().contains("not a regular file").then_some(()))
+        .await;
+    assert_eq!(scene.get("/left-pad").await.versions().len(), 2);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, TIGHT).unwrap();
+    until("the new policy", async || (scene.get("/left-pad").await.versions().len() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_difference_tells_what_was_young_when_it_was_asked_for_however_old_it_is_by_now() {
     let scene = Scene::open().set("policy", "observe").await;
     scene.publish_old("left-pad", &["1.0.0"]);
