@@ -43,8 +43,11 @@ pub(super) fn look(path: &Path) -> Result<Found, FeedError> {
             Some(archive) => files.push(archive),
             None => walk(path, 0, &mut files)?,
         }
-    } else {
+    } else if metadata.is_file() {
         files.push(path.to_owned());
+    } else {
+        // A pipe would be waited for without an end, and the feed would look fresh meanwhile.
+        return Err(FeedError::broken(path.display().to_string(), "not a regular file"));
     }
     files.sort();
     let mut known = Vec::new();

@@ -154,13 +154,14 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) 
 
 /// The index in a directory, if it has one of ours and it holds.
 fn local_index(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -> Result<Option<Index>, FeedError> {
-    let bytes = std::fs::read(path.join(signed::INDEX)).ok();
+    let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| std::fs::read(path).ok());
+    let bytes = read(signed::INDEX);
     let index = bytes.as_ref().and_then(|bytes| Index::read(bytes));
     let (Some(bytes), Some(index)) = (bytes, index) else {
         return if feed.key.is_some() { Err(FeedError::Index("there is none".into())) } else { Ok(None) };
     };
     if let Some(key) = &feed.key {
-        let signature = std::fs::read(path.join(signed::SIGNATURE)).ok();
+        let signature = read(signed::SIGNATURE);
         signed::verify(key, &bytes, signature.as_deref())?;
     }
     index.check(before, now)?;

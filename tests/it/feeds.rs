@@ -147,7 +147,7 @@ async fn a_broken_feed_leaves_the_last_good_one_in_force_and_shows_it() {
     scene.get(TARBALL).await.is(403);
     let stale = |text: String| text.contains("`list` is stale: it shrank from 4 records to 1");
     std::fs::write(&list, "a@1.0.0\n").unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !stale(scene.get("/-/coldframe/readyz").await.is(200).text()) {
         assert!(Instant::now() < deadline, "it does not say that the feed is stale");
     }
@@ -159,6 +159,14 @@ async fn a_broken_feed_leaves_the_last_good_one_in_force_and_shows_it() {
     scene.restart_with("feed-readiness", "true").await;
     scene.get(TARBALL).await.is(403);
     scene.get("/-/coldframe/readyz").await.is(503);
+    // A pipe is no file, and nobody waits for it.
+    std::fs::remove_file(&list).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&list).status().unwrap().success());
+    while !scene.get("/-/coldframe/readyz").await.is(503).text().contains("not a regular file") {
+        assert!(Instant::now() < deadline, "it does not say that the feed is no file");
+    }
+    scene.get(TARBALL).await.is(403);
+    std::fs::remove_file(&list).unwrap();
     std::fs::write(&list, "a@1.0.0\nb@1.0.0\nc@1.0.0\n").unwrap();
     until(&scene, TARBALL, 200).await;
     scene.get("/-/coldframe/readyz").await.is(200);
