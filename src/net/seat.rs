@@ -44,6 +44,12 @@ const PEEKED: usize = 4 << 10;
 /// What is buffered of one HTTP/2 answer, in bytes, besides the piece that is being sent.
 const STREAM_BUFFER: usize = 64 << 10;
 
+/// Bytes of an answer that the system takes over before it can send them. A reader never waits for so many; by itself the system
+/// would take megabytes for each of a thousand slow readers, and those who read in small pieces would wait for one another: with it,
+/// the 99th percentile of 4.4 MB tarballs under `wrk` falls from about 1,000 ms to 200 (`just bench`).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 128 << 10;
+
 /// What a connection is handed over to.
 type Next = Box<dyn FnOnce(Taken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
@@ -83,8 +89,7 @@ pub struct Taken {
 impl Taken {
     /// A connection on which nothing was said yet.
     pub(super) fn fresh(stream: TcpStream, seat: Seat) -> Self {
-        // As in `converse`.
-        let _ = stream.set_nodelay(true);
+        prepare(&stream);
         Self { stream: Opened { inner: stream, early: Bytes::new(), allowance: None }, seat }
     }
 
@@ -359,13 +364,20 @@ where
     H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
     F: Future<Output = Response<Body>> + Send,
 {
-    // An answer's last packet must not wait for an acknowledgement; where that cannot be had, it is only slower.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     // Boxed, so that a connection that was handed over does not go on holding the room this took.
     let spoken = Box::pin(seat.speak_http1(stream, handler)).await;
     if let Some((next, inner, early)) = spoken {
         next(Taken { stream: Opened { inner, early, allowance: None }, seat }).await;
     }
+}
+
+/// Sets what an accepted socket is to do. Where one of it cannot be had, it is only slower.
+fn prepare(stream: &TcpStream) {
+    // An answer's last packet must not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
 }
 
 /// Ends when, from one look to the next, clients had to move and did not.
@@ -379,5 +391,22 @@ async fn stalled(turn: &Turn, patience: Duration) {
             return;
         }
         before = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn the_system_takes_over_little_of_an_answer_before_it_can_be_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream);
+        assert_eq!(socket2::SockRef::from(&stream).tcp_notsent_lowat().unwrap(), UNSENT);
     }
 }
