@@ -18,6 +18,8 @@ SETTINGS = {
 PACKAGES, LARGE, MOST_VERSIONS = 150, 6, 60
 ABBREVIATED = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"
 AGENTS = ["npm/10.9.4 node/v22.1.0 linux x64", "npm/11.6.2 node/v24.1.0 linux x64", "pnpm/10.18.0 npm/? node/v22.1.0 linux x64", "Bun/1.3.0", "yarn/1.22.22 npm/? node/v22.1.0"]
+# More than a server remembers of what was not there: it is full before memory is looked at.
+UNKNOWN = 12_000
 OUTAGES = ["closed", "503", "429", "silent", "cut", "garbage"]
 
 
@@ -200,6 +202,11 @@ class Client:
 
     def __init__(self, soak, number):
         self.soak, self.rng, self.etags, self.stream = soak, random.Random(f"{soak.seed}-{number}"), {}, None
+
+    async def fill(self, count):
+        """Asks for what is not there, so often that what is remembered of it grows no more."""
+        for _ in range(count):
+            await self.unknown()
 
     async def run(self, until):
         steps = [(self.packument, 50), (self.tarball, 25), (self.part, 5), (self.aborted, 3), (self.manifest, 5), (self.tags, 3), (self.audit, 3), (self.unknown, 3), (self.strange, 3)]
@@ -433,8 +440,10 @@ class Soak:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             self.port = int(next(line for line in process.stdout if "listening" in line).strip().rstrip("/").rsplit(":", 1)[1])
+            callers = [Client(self, number) for number in range(clients)]
+            await asyncio.gather(*(client.fill(UNKNOWN // clients) for client in callers))
             until = now() + 60 * minutes
-            await asyncio.gather(self.registry.live(until), self.watch(process, until), *(Client(self, number).run(until) for number in range(clients)))
+            await asyncio.gather(self.registry.live(until), self.watch(process, until), *(client.run(until) for client in callers))
             self.claim(process.poll() is None, "it ended by itself")
         finally:
             process.send_signal(signal.SIGTERM)
