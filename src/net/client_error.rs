@@ -57,6 +57,8 @@ pub enum Layer {
     Reach,
     /// No connection.
     Tcp,
+    /// This machine has no file, port or memory left for another connection.
+    Machine,
     /// The outbound proxy refused, or could not be reached.
     Proxy,
     /// No handshake, or a certificate that is not valid.
@@ -71,6 +73,7 @@ impl fmt::Display for Layer {
             Self::Dns => "DNS",
             Self::Reach => "address",
             Self::Tcp => "TCP",
+            Self::Machine => "this machine",
             Self::Proxy => "outbound proxy",
             Self::Tls | Self::Trust => "TLS",
         })
@@ -91,11 +94,17 @@ impl ClientError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unreachable { layer, .. } => *layer != Layer::Reach,
+            Self::Unreachable { .. } => !self.is_ours(),
             Self::Broken { lost, .. } => *lost,
             Self::TimedOut { .. } => true,
             Self::TooLarge { .. } | Self::NoRoom(_) => false,
         }
+    }
+
+    /// Whether it says nothing of the other server, which was not asked.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Unreachable { layer: Layer::Reach | Layer::Machine, .. } | Self::NoRoom(_))
     }
 
     /// Whether another attempt could end differently. Deadlines are not tried again: they were the patience there is.
@@ -108,7 +117,7 @@ impl ClientError {
     }
 
     pub(super) fn unreachable(layer: Layer, detail: impl Into<Arc<str>>) -> Self {
-        Self::Unreachable { layer, detail: detail.into(), passing: matches!(layer, Layer::Dns | Layer::Tcp) }
+        Self::Unreachable { layer, detail: detail.into(), passing: matches!(layer, Layer::Dns | Layer::Tcp | Layer::Machine) }
     }
 
     pub(super) fn too_slow(layer: Layer, after: Duration) -> Self {

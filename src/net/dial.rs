@@ -141,9 +141,12 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
             Err(_) => {}
         }
     }
-    let detail = first_failure
-        .map_or_else(|| "no address answered".to_owned(), |(address, error)| format!("{address}: {}", cause(&error)));
-    Err(ClientError::unreachable(Layer::Tcp, detail))
+    match first_failure {
+        Some((address, error)) => {
+            Err(ClientError::unreachable(layer(&error, Layer::Tcp), format!("{address}: {}", cause(&error))))
+        }
+        None => Err(ClientError::unreachable(Layer::Tcp, "no address answered")),
+    }
 }
 
 /// Whether `host` may be asked through an outbound proxy, which resolves names itself and dials what it likes: an address
@@ -178,7 +181,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> 
         Ok(address) => vec![SocketAddr::new(address, port)],
         Err(_) => tokio::net::lookup_host((host, port))
             .await
-            .map_err(|error| ClientError::unreachable(Layer::Dns, cause(&error)))?
+            .map_err(|error| ClientError::unreachable(layer(&error, Layer::Dns), cause(&error)))?
             .take(MOST_ADDRESSES)
             .collect(),
     };
@@ -186,6 +189,21 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> 
         return Err(ClientError::unreachable(Layer::Dns, "the name has no address"));
     }
     Ok(found)
+}
+
+/// `layer`, unless this machine had nothing left to try it with.
+fn layer(error: &io::Error, layer: Layer) -> Layer {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        const LACKS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+        if Errno::from_io_error(error).is_some_and(|errno| LACKS.contains(&errno)) {
+            return Layer::Machine;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = error;
+    layer
 }
 
 /// The words for what the operating system said, without its number.

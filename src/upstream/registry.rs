@@ -155,6 +155,7 @@ impl Registry {
             Ok(response) if is_overloaded(response.status) => {
                 circuits.failed(&host, &response.status.to_string(), Instant::now());
             }
+            Err(error) if error.is_ours() => {}
             Err(error) if error.is_outage() => circuits.failed(&host, &error.to_string(), Instant::now()),
             _ => circuits.answered(&host),
         }
@@ -334,7 +335,7 @@ pub(super) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
             let hint = match layer {
                 Layer::Trust => "; `--upstream-ca FILE` adds one",
                 Layer::Reach => "; a host that is named without `*` may have a private one",
-                Layer::Dns | Layer::Tcp | Layer::Proxy | Layer::Tls => "",
+                Layer::Dns | Layer::Tcp | Layer::Machine | Layer::Proxy | Layer::Tls => "",
             };
             UpstreamError::Unreachable { host, detail: format!("{error}{hint}").into() }
         }

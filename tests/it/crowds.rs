@@ -288,9 +288,18 @@ mod of_the_process {
         for name in ["here", "elsewhere", "later"] {
             registry.publish(Package::new(name, "1.0.0"));
         }
+        for at in 0..12 {
+            registry.publish(Package::new(&format!("other-{at}"), "1.0.0"));
+        }
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
         let mut client = Kept::open(program.address).await;
+        let mut crowd = Vec::new();
+        for _ in 0..12 {
+            let mut kept = Kept::open(program.address).await;
+            assert!(kept.get("/-/ping").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
+            crowd.push(kept);
+        }
         let paths = ["/here", "/here/-/here-1.0.0.tgz"];
         for path in paths {
             assert!(client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200"), "{path}");
@@ -309,6 +318,26 @@ mod of_the_process {
             let is_plain = first.starts_with("HTTP/1.1 50") && told.contains("too many open files");
             assert!(is_plain || first.starts_with("HTTP/1.1 200"), "{path}: {first} {told}");
         }
+        // However many fail when the kept connections are taken, it is not upstream that is down: its circuit stays closed.
+        let gates = [0, 1, 2].map(|at| registry.hold(&format!("/other-{at}")));
+        for (at, kept) in crowd.iter_mut().enumerate() {
+            let path = format!("/other-{at}");
+            kept.ask(&path).await.expect("an open connection");
+            if at < gates.len() {
+                tokio::select! {
+                    () = registry.until_asked(&path, 1) => {}
+                    answer = kept.answer() => assert!(answer.expect("an answer").0.starts_with("HTTP/1.1 502")),
+                }
+            }
+        }
+        for kept in &mut crowd[gates.len()..] {
+            let (first, told) = kept.answer().await.expect("an answer");
+            let told = String::from_utf8_lossy(&told).into_owned();
+            assert!(first.starts_with("HTTP/1.1 502") && told.contains("too many open files"), "{first} {told}");
+        }
+        let (_, metrics) = client.get("/-/coldframe/metrics").await.expect("an answer");
+        let metrics = String::from_utf8_lossy(&metrics).into_owned();
+        assert!(metrics.contains("\ncoldframe_upstream_circuits_open 0\n"), "{metrics}");
         let body = r#"{"packages":[{"name":"here","version":"1.0.0"}]}"#;
         let head = format!("POST /-/coldframe/check HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", client.1, body.len());
         client.0.write_all(format!("{head}{body}").as_bytes()).await.expect("an open connection");
@@ -316,6 +345,7 @@ mod of_the_process {
         assert!(first.starts_with("HTTP/1.1 200"), "{first} {}", String::from_utf8_lossy(&told));
         assert!(client.get("/-/coldframe/readyz").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
         prlimit(process, Resource::Nofile, before).expect("its limit");
+        drop(gates);
         let deadline = Instant::now() + Duration::from_secs(20);
         for path in ["/elsewhere", "/elsewhere/-/elsewhere-1.0.0.tgz", "/later", "/later/-/later-1.0.0.tgz"] {
             while !client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200") {
