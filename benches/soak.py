@@ -15,7 +15,8 @@ SETTINGS = {
     "min-release-age": f"{AGE:.0f}s", "packument-ttl": f"{TTL:.0f}s", "max-stale": f"{STALE:.0f}s", "upstream-timeout": f"{SILENCE:.0f}s",
     "memory": "24MB", "cache-size": "600MB", "send-timeout": "5s", "head-timeout": "5s", "idle-timeout": "20s", "log-level": "warn",
 }
-PACKAGES, LARGE, MOST_VERSIONS = 150, 6, 60
+# Each package has as many changing versions from the start as it may have: the registry as a whole does not grow.
+PACKAGES, LARGE, CHANGING = 150, 6, 8
 ABBREVIATED = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"
 AGENTS = ["npm/10.9.4 node/v22.1.0 linux x64", "npm/11.6.2 node/v24.1.0 linux x64", "pnpm/10.18.0 npm/? node/v22.1.0 linux x64", "Bun/1.3.0", "yarn/1.22.22 npm/? node/v22.1.0"]
 # More than a server remembers of what was not there: it is full before memory is looked at.
@@ -58,6 +59,8 @@ class Package:
         for _ in range(count):
             self.publish(now() - 400 * 86400, None)
         self.settled = list(self.versions)
+        for _ in range(CHANGING):
+            self.publish(now() - 400 * 86400, None)
 
     def publish(self, came, claims):
         number = f"1.{self.next}.0"
@@ -120,6 +123,8 @@ class Registry:
             package = self.rng.choice(list(self.packages.values()))
             roll = self.rng.random()
             fresh = [number for number in package.versions if number not in package.settled]
+            if len(fresh) > CHANGING:
+                package.take_down(fresh.pop(0))
             if roll < 0.45:
                 package.publish(now(), None)
             elif roll < 0.6:
@@ -129,8 +134,6 @@ class Registry:
             elif roll < 0.9:
                 package.padding = package.padding[::-1]
                 package.bytes = None
-            if len(fresh) > MOST_VERSIONS:
-                package.take_down(fresh[0])
 
     def is_well(self):
         """Whether nobody can be suffering from an outage any more: it has ended, and an answer after it was taken."""
