@@ -162,17 +162,6 @@ fn is_enclosed(test: &str) -> bool {
     if is_inside {
         return true;
     }
-    let namespaces = ["--net", "--mount"];
-    let lacks = |program: &str, arguments: &[&str]| {
-        let tried = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-        (!tried.is_ok_and(|output| output.status.success())).then(|| format!("{program} {}", arguments.join(" ")))
-    };
-    let missing = lacks("unshare", &[&namespaces[..], &["true"]].concat());
-    if let Some(missing) = missing.or_else(|| lacks("ip", &["-V"])).or_else(|| lacks("nft", &["--version"])) {
-        // Past the harness, which keeps what tests that pass say to itself.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: `{missing}` does not work here (root, iproute2, nftables)");
-        return false;
-    }
     // Inside there is no network to fetch them over.
     fetched();
     let folder = TempDir::new().unwrap();
@@ -180,11 +169,22 @@ fn is_enclosed(test: &str) -> bool {
     let names = [default.host_str().unwrap(), coldframe::upstream::npmrc::yarns_alias().unwrap()];
     let hosts = folder.path().join("hosts");
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n198.51.100.20 {}\n", names.join(" "))).unwrap();
-    let mut command = Command::new("unshare");
-    command.args(namespaces).args(["sh", "-c", ENCLOSE, "sh"]).arg(std::env::current_exe().unwrap());
-    command.args([test, "--exact", "--nocapture"]).env(ENCLOSED, "1").env("HOSTS", &hosts).stdin(Stdio::null());
-    let ran = command.output().unwrap();
-    let text = [String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr)].concat();
-    assert!(ran.status.success() && text.contains("1 passed"), "{text}");
+    let enclosed = |words: &[&std::ffi::OsStr]| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-c", ENCLOSE, "sh"]).args(words).env(ENCLOSED, "1").env("HOSTS", &hosts);
+        let ended = command.stdin(Stdio::null()).output().map(|output| {
+            let text = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
+            (output.status.success(), text)
+        });
+        ended.unwrap_or_else(|error| (false, format!("unshare: {error}")))
+    };
+    if let (false, why) = enclosed(&["true".as_ref()]) {
+        // Past the harness, which keeps to itself what tests that pass say.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}, which needs root, iproute2 and nftables: {}", why.trim());
+        return false;
+    }
+    let this = std::env::current_exe().unwrap();
+    let (succeeded, text) = enclosed(&[this.as_os_str(), test.as_ref(), "--exact".as_ref(), "--nocapture".as_ref()]);
+    assert!(succeeded && text.contains("1 passed"), "{text}");
     false
 }
