@@ -85,6 +85,7 @@ fmt-check:
 # clippy, warnings are errors
 lint:
     cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --test clients --test netns --test oracle -- -D warnings
 
 # the documentation builds without a broken link
 docs:

@@ -187,9 +187,9 @@ async fn an_upstream_that_has_been_down_for_a_while() {
 
 /// Timers stand still until what is returned goes. Time that is only paused jumps to the next timer whenever nothing is to be
 /// done, but not while something blocks.
-fn time_stands_still() -> mpsc::Sender<()> {
+fn time_stands_still() -> mpsc::SyncSender<()> {
     tokio::time::pause();
-    let (end, ended) = mpsc::channel();
+    let (end, ended) = mpsc::sync_channel(1);
     tokio::task::spawn_blocking(move || ended.recv());
     end
 }

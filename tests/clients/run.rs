@@ -136,7 +136,10 @@ async fn files_of_the_project_lead_nobody_past_it() {
         write(".npmrc", &npmrc);
         match tool {
             Tool::Yarn4 => {
-                write(".yarnrc.yml", &format!("nodeLinker: node-modules\nnpmRegistryServer: \"{dead}\"\nhttpProxy: \"{dead}\"\n"))
+                write(
+                    ".yarnrc.yml",
+                    &format!("nodeLinker: node-modules\nnpmRegistryServer: \"{dead}\"\nhttpProxy: \"{dead}\"\n"),
+                );
             }
             Tool::Yarn1 => write(".yarnrc", &format!("registry \"{dead}/\"\n")),
             Tool::Bun => write("bunfig.toml", &format!("[install]\nregistry = \"{dead}/\"\n")),

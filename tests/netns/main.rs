@@ -1,5 +1,6 @@
 //! The transparent door behind a real redirect of the packet filter, in a network namespace of its own. Asked for by name, as root,
 //! `cargo test --test netns`: needs `unshare`, `mount`, `ip`, `nft`, `setpriv`, `openssl` and `curl`, and fails where one is missing.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::path::Path;
 use std::process::Command;

@@ -121,7 +121,7 @@ fn range(dice: &mut Dice) -> String {
             text += dice.pick(&[" || ", "||", " ||"]);
         }
         if dice.roll(6) == 0 {
-            text += &format!("{}{}{}", partial(dice), dice.pick(&[" - ", " - ", "  -  ", "-"]), partial(dice));
+            text += &[partial(dice), dice.pick(&[" - ", " - ", "  -  ", "-"]).to_owned(), partial(dice)].concat();
             continue;
         }
         for at in 0..=[0, 0, 1, 2][dice.roll(4)] {
