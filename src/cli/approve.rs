@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     /// How long the approval lasts.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decree::duration)]
     expires: Duration,
-    /// A record that holds a version back and that this approval overrides, by its id: `MAL-2026-2307`, or
+    /// What holds a version back and this approval overrides: a record by its id, `MAL-2026-2307`, a strong signal by its name, or
     /// `integrity-changed`. Another person then has to confirm it.
     #[arg(long = "record", value_name = "ID")]
     records: Vec<String>,

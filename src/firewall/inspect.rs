@@ -36,7 +36,7 @@ pub struct Inspected {
     pub effective: Timestamp,
     /// What is said of it now.
     pub verdict: Verdict,
-    /// The records that an approval of it has to name.
+    /// The records and strong signals that an approval of it has to name.
     pub records: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ impl Inner {
                 integrity: entry.integrity.clone(),
                 effective: facts.effective,
                 verdict: screen.verdict(at).clone(),
-                records: rules.records(&facts).into_iter().map(str::to_owned).collect(),
+                records: rules.overridden(&facts).into_iter().map(str::to_owned).collect(),
             }
         };
         let versions = packument.entries.iter().enumerate().map(inspected).collect();

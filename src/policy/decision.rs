@@ -21,7 +21,7 @@ pub enum Act {
         asked: String,
         /// The versions that this approves: what existed when it was given. Never what is published later.
         versions: Vec<Approved>,
-        /// The records that this approval names and overrides: advisory ids, or [`CHANGED_INTEGRITY`].
+        /// The records that this approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`].
         records: Vec<String>,
     },
     /// What lockfiles hold already is allowed until it would have opened anyway.

@@ -18,6 +18,7 @@ use super::rule::{Action, Ages, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
 use super::verdict::{Reason, RuleId, Verdict};
 use super::words;
 use crate::npm::PackageName;
+use crate::vet::{Signals, Strength};
 
 /// The policy in force: rules in their order, below those that no file switches off.
 #[derive(Debug, Clone)]
@@ -196,6 +197,11 @@ impl Policy {
     }
 }
 
+/// Whether it would keep back what it matches.
+fn refuses(rule: &Rule) -> bool {
+    matches!(rule.action, Action::Deny | Action::Hold { .. }) && !rule.observe
+}
+
 impl Selection<'_> {
     /// Leaves out the rules that none of these versions can match, however old it is: for packages of thousands.
     #[must_use]
@@ -211,13 +217,28 @@ impl Selection<'_> {
         Self { policy: self.policy, rules, waived: self.waived }
     }
 
-    /// The records that an approval has to name before it is one: a changed integrity, and advisories of malware by which feeds or
-    /// rules refuse.
+    /// What an approval has to name before it is one: the records, and strong signals by which rules refuse.
+    #[must_use]
+    pub fn overridden<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+        let mut named: Vec<&'a str> = self.records(facts);
+        let strong = facts.signals.and(Signals::of_strength(Strength::Strong));
+        if !strong.is_empty() {
+            let asked = self.answering(facts).filter(|rule| refuses(rule)).filter_map(|rule| rule.asks.signals);
+            let asked = asked.fold(Signals::NONE, |all, (asked, _)| all.or(asked));
+            for signal in strong.and(asked).iter() {
+                named.push(signal.as_str());
+            }
+        }
+        named
+    }
+
+    /// The records that nothing but an approval overrides, and the broken glass does not: a changed integrity, and advisories of
+    /// malware by which feeds or rules refuse.
     #[must_use]
     pub fn records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut records = facts.records();
-        let refuses = |rule: &&Rule| matches!(rule.action, Action::Deny | Action::Hold { .. }) && !rule.observe;
-        let asks: Vec<_> = self.answering(facts).filter(refuses).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
+        let asks: Vec<_> =
+            self.answering(facts).filter(|rule| refuses(rule)).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
         if asks.is_empty() {
             return records;
         }
@@ -340,6 +361,7 @@ mod tests {
     use crate::policy::decision::{Act, Decision, Proposal, Signature};
     use crate::policy::place::SourceFile;
     use crate::policy::{Advisories, FeedAdvisories, Presence, Severity, Standing, compile, judge, shipped, waiver};
+    use crate::vet::Signal;
 
     const HOUR: u64 = 3600;
 
@@ -594,6 +616,20 @@ reason = "x"
         let facts = Facts { advisories: &advisories, ..facts(&name) };
         assert_eq!(compiled("include = \"strict\"").about(&name).records(&facts), ["MAL-1"]);
         assert!(compiled("include = \"default\"").about(&name).records(&facts).is_empty(), "it is noted, and refuses nothing");
+    }
+
+    /// A strong signal that holds a version is named by whoever approves it, and the broken glass waives it all the same.
+    #[test]
+    fn an_approval_names_the_strong_signals_by_which_a_rule_refuses() {
+        let name = axios();
+        let signals = [Signal::FirstInstallScript, Signal::Dormant].into_iter().collect();
+        let facts = Facts { signals, ..facts(&name) };
+        let policy = compiled("include = \"default\"");
+        assert_eq!(policy.about(&name).overridden(&facts), ["first-install-script"]);
+        assert!(policy.about(&name).records(&facts).is_empty());
+        let weak = Facts { signals: [Signal::Dormant].into_iter().collect(), ..facts };
+        assert!(policy.about(&name).overridden(&weak).is_empty(), "a weak one says too little");
+        assert!(compiled("").about(&name).overridden(&facts).is_empty(), "no rule asks for it");
     }
 
     /// An hour of observation.

@@ -186,10 +186,10 @@ impl Standing {
         self.observing.is_some() && rules.records(facts).is_empty()
     }
 
-    /// The approval of exactly these bytes that names every record which an approval of them has to name.
+    /// The approval of exactly these bytes that names all which an approval of them has to name.
     pub(super) fn approval(&self, rules: &Selection<'_>, facts: &Facts<'_>) -> Option<&Ground> {
         let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
-        let records = rules.records(facts);
+        let records = rules.overridden(facts);
         let fits = |approval: &&Approval| {
             *approval.version == *facts.version
                 && approval.integrity.agreement(integrity) == Agreement::Same

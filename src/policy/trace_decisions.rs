@@ -23,7 +23,7 @@ impl Standing {
         let without_freeze = approval.map_or_else(|| self.ruled(rules, facts, at), |_| Verdict::Allow);
         let freezes = self.freezes.iter().filter(|freeze| freeze.names(facts));
         steps.extend(freezes.map(|freeze| self.freeze_step(freeze, approval, facts, &without_freeze, at)));
-        steps.extend(self.approval_steps(&rules.records(facts), facts));
+        steps.extend(self.approval_steps(&rules.overridden(facts), facts));
         let awaiting = self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str());
         steps.extend(awaiting.map(|(ground, _)| {
             let detail = format!("{}; it awaits a second person", ground.tell());
