@@ -17,6 +17,7 @@ mod journal;
 mod mapping;
 mod owed;
 mod packages;
+mod readers;
 mod schema;
 mod shelf;
 

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use super::data_dir::{DataDir, Ownership};
 use super::downloads::{self, Asked, RecordedIncident};
 use super::journal::Journal;
 use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release};
 use super::owed::Owed;
+use super::readers::Readers;
 use super::{StoreError, decisions, packages, schema};
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
@@ -24,8 +25,6 @@ use crate::policy::decision::Decision;
 const BUSY: Duration = Duration::from_secs(5);
 /// How long a write waits for it: somebody waits for the answer, and what cannot be written now is written later.
 const BUSY_WRITING: Duration = Duration::from_secs(2);
-/// Connections kept for reading; more are opened when more threads read at once.
-const READERS: usize = 4;
 /// Statements kept compiled by each connection.
 const STATEMENTS: usize = 32;
 /// What the write-ahead log is cut back to after a checkpoint, in bytes.
@@ -34,7 +33,7 @@ const LOG_SIZE: u32 = 16 << 20;
 /// The ledger of a data directory.
 pub struct SqliteLedger {
     path: PathBuf,
-    readers: Mutex<Vec<Connection>>,
+    readers: Readers,
     owner: Option<Owner>,
 }
 
@@ -66,7 +65,7 @@ impl SqliteLedger {
         })
         .map_err(StoreError::file("start a thread that writes", &path))?;
         let owner = Owner { journal, writer, owed, _ownership: data_dir.ownership() };
-        Ok(Self { path, readers: Mutex::default(), owner: Some(owner) })
+        Ok(Self { path, readers: Readers::default(), owner: Some(owner) })
     }
 
     /// The ledger of the data directory at `data_dir`, to read beside a running server, without one, or after one was
@@ -81,7 +80,7 @@ impl SqliteLedger {
         let path = DataDir::ledger_in(data_dir);
         // SQLite would only say that it is unable to open a file.
         std::fs::metadata(&path).map_err(StoreError::file("open", &path))?;
-        let ledger = Self { path, readers: Mutex::default(), owner: None };
+        let ledger = Self { path, readers: Readers::default(), owner: None };
         ledger
             .read(|connection| schema::expect_known(connection, &ledger.path))
             .map_err(|error| name_damaged(error, &ledger.path))?;
@@ -175,17 +174,7 @@ impl SqliteLedger {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match kept {
-            Some(connection) => connection,
-            None => open_reader(&self.path).map_err(StoreError::ledger("be opened"))?,
-        };
-        let done = work(&connection)?;
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() < READERS {
-            readers.push(connection);
-        }
-        Ok(done)
+        self.readers.read(|| open_reader(&self.path).map_err(StoreError::ledger("be opened")), work)
     }
 
     fn write<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -302,6 +291,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.pragma_update(None, "query_only", true)?;
+    // Its log and the index of that are opened at the first look: whoever reads later needs no file for it.
+    connection.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional()?;
     Ok(connection)
 }
 
