@@ -28,4 +28,5 @@ pub mod policy;
 
 pub mod vet;
 
+pub mod file;
 pub mod npm;

@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("policy", 2),
     ("vet", 1),
     ("npm", 0),
+    ("file", 0),
 ];
 
 /// Lines a file may have before its tests.
@@ -377,7 +378,7 @@ mod samples {
             [""; 0]
         );
         assert_eq!(roots("{a, b::{c, d}, e::f as g};"), ["a", "b", "e"]);
-        assert_eq!(FLOORS.len(), 16);
+        assert_eq!(FLOORS.len(), 17);
     }
 
     #[test]
