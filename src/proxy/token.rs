@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::file;
 use crate::net::headers::single;
 
 /// The fewest characters of a token: fewer can be guessed.
@@ -87,11 +88,15 @@ impl Tokens {
 /// # Errors
 /// As [`Tokens::open`].
 pub fn first(path: &Path) -> Result<String, TokenError> {
-    read(path)?.into_iter().next().ok_or_else(|| TokenError::Empty { path: path.to_owned() })
+    parse(path, file::read_once(path, LARGEST))?.into_iter().next().ok_or_else(|| TokenError::Empty { path: path.to_owned() })
 }
 
 fn read(path: &Path) -> Result<Vec<String>, TokenError> {
-    let text = load(path).map_err(|source| TokenError::File { path: path.to_owned(), source })?;
+    parse(path, file::read(path, LARGEST))
+}
+
+fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, TokenError> {
+    let text = read.and_then(file::text).map_err(|source| TokenError::File { path: path.to_owned(), source })?;
     let mut tokens = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let token = text.trim();
@@ -104,13 +109,6 @@ fn read(path: &Path) -> Result<Vec<String>, TokenError> {
         tokens.push(token.to_owned());
     }
     if tokens.is_empty() { Err(TokenError::Empty { path: path.to_owned() }) } else { Ok(tokens) }
-}
-
-fn load(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > LARGEST {
-        return Err(std::io::ErrorKind::FileTooLarge.into());
-    }
-    std::fs::read_to_string(path)
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use argon2::password_hash::PasswordHasher as _;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params};
 
+use crate::file;
+
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 64;
 
@@ -127,10 +129,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn load(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > LARGEST {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    fs::read_to_string(path)
+    file::read(path, LARGEST).and_then(file::text)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UserError {

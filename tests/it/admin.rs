@@ -81,6 +81,24 @@ async fn where_others_come_too_only_an_operators_token_opens_more_than_health() 
 }
 
 #[tokio::test]
+async fn in_place_of_the_tokens_nobody_waits_for_a_pipe_and_a_device_without_an_end_is_not_read() {
+    let (_folder, path) = tokens(TOKEN);
+    let scene = Scene::open().set("listen", "0.0.0.0:0").set("admin-token-file", &path).await;
+    let open = std::net::SocketAddr::from(([127, 0, 0, 1], scene.coldframe.address.port()));
+    let asks = || Ask::new(open, "GET", "/-/coldframe/metrics").token(TOKEN);
+    asks().await.is(200);
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    asks().await.is(401);
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    asks().await.is(401);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, TOKEN).unwrap();
+    asks().await.is(200);
+}
+
+#[tokio::test]
 async fn on_loopback_this_machine_needs_no_token_and_what_comes_through_a_proxy_does() {
     let scene = Scene::open().await;
     scene.get("/-/coldframe/metrics").await.is(200);

@@ -114,6 +114,28 @@ async fn the_file_is_followed_while_it_serves() {
     assert!(opens("eve:two").await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_users_place_locks_nobody_out_and_the_next_file_is_in_force() {
+    let users = Users::none();
+    users.add("ada", "one");
+    let (scene, elsewhere) = (users.opening().await, Users::none());
+    elsewhere.add("eve", "two");
+    std::fs::remove_file(users.file()).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(users.file()).status().unwrap().success());
+    let opens = async |pair: &str| line(&scene, "registry.example:443", &header(pair)).await.starts_with("HTTP/1.1 200 ");
+    // Longer than it takes to look at the file, twice.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(700) {
+        assert!(opens("ada:one").await);
+    }
+    std::fs::remove_file(users.file()).unwrap();
+    std::fs::copy(elsewhere.file(), users.file()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !opens("eve:two").await {
+        assert!(Instant::now() < deadline, "the file after the pipe is not followed");
+    }
+}
+
 #[test]
 fn what_is_no_name_or_no_password_is_refused_and_without_a_file_the_line_is_printed() {
     let users = Users::none();
