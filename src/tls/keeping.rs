@@ -11,12 +11,16 @@ use rustls_pki_types::DnsName;
 
 use super::TlsError;
 use super::authority::{self, Authority};
+use crate::file;
 
 /// How many authorities before the one in force may still sign.
 const MOST_RETIRING: usize = 8;
 
 /// The file of the authority in force: its certificate and its key.
 const CURRENT: &str = "authority.pem";
+
+/// The largest file of an authority, in bytes.
+const LARGEST: u64 = 1 << 20;
 
 /// The folder of the authority.
 #[derive(Debug, Clone)]
@@ -146,13 +150,13 @@ impl Keeping {
 /// # Errors
 /// When a file cannot be read, or they do not belong together.
 pub fn read_given(certificate: &Path, key: &Path) -> Result<Authority, TlsError> {
-    let bytes = |path: &Path| fs::read(path).map_err(TlsError::disk("read", path));
+    let bytes = |path: &Path| file::read(path, LARGEST).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
     Authority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
 }
 
 fn read_file(path: &Path) -> Result<Option<Authority>, TlsError> {
-    let bytes = match fs::read(path) {
+    let bytes = match file::read(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TlsError::disk("read", path)(error)),

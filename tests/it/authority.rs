@@ -182,6 +182,18 @@ async fn a_companys_intermediate_that_is_replaced_is_taken_up_by_a_running_serve
     for _ in 0..60 {
         assert!(is_signed(&second).await);
     }
+    // Nor does a pipe, and nobody waits for it: the next file is taken up.
+    std::fs::remove_file(&certificate).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+    for _ in 0..60 {
+        assert!(is_signed(&second).await);
+    }
+    std::fs::remove_file(&certificate).unwrap();
+    put(intermediate(""));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !is_signed(&certificate).await {
+        assert!(std::time::Instant::now() < deadline, "what came after the pipe is never taken up");
+    }
 }
 
 /// An authority for `host` and what lies below, or for everything; its certificate and its key.
