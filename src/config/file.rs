@@ -11,6 +11,7 @@ use super::mistake::{Mistake, Origin, Place, SourceFile};
 use super::settings::{Key, Kind, Setting};
 use super::tables;
 use super::written::{Value, unknown};
+use crate::file;
 
 /// A configuration file is never larger; what is larger is something else.
 const LARGEST: u64 = 1 << 20;
@@ -63,13 +64,7 @@ fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistake
 }
 
 fn load(path: &Path) -> Result<String, String> {
-    let tell = |wrong: std::io::Error| wrong.to_string();
-    let metadata = std::fs::metadata(path).map_err(tell)?;
-    if metadata.len() > LARGEST {
-        return Err(format!("larger than {LARGEST} bytes"));
-    }
-    let bytes = std::fs::read(path).map_err(tell)?;
-    String::from_utf8(bytes).map_err(|wrong| format!("not UTF-8 at byte {}", wrong.utf8_error().valid_up_to()))
+    file::read_once(path, LARGEST).and_then(file::text).map_err(|wrong| wrong.to_string())
 }
 
 pub(super) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {

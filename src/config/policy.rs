@@ -1,7 +1,6 @@
 //! The policy that is in force: a shipped one, a file, or a directory of files, with the age and the exclusions that settings give.
 //! Opens the files that `policy` compiles. Refuses to know what a rule means.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use super::mistake::{Mistake, Origin};
 use super::read::Reader;
 use super::settings::Key;
+use crate::file;
 use crate::policy::file::{Compiled, compile};
 use crate::policy::place::SourceFile;
 use crate::policy::{PackageGlob, Policy, mistake, shipped};
@@ -221,17 +221,7 @@ fn directory(path: &Path, wanted: &str) -> Result<Vec<Arc<SourceFile>>, String> 
 }
 
 fn open(path: &Path) -> Result<Arc<SourceFile>, String> {
-    let metadata = std::fs::metadata(path).map_err(|wrong| wrong.to_string())?;
-    // A pipe would be waited for without an end, and is empty the second time: a policy without a rule.
-    if !metadata.is_file() {
-        return Err("not a regular file: a policy is read again whenever it changes".to_owned());
-    }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|wrong| wrong.to_string())?;
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|wrong| wrong.to_string())?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(format!("larger than {LARGEST} bytes"));
-    }
-    let text = String::from_utf8(bytes).map_err(|wrong| format!("not UTF-8 at byte {}", wrong.utf8_error().valid_up_to()))?;
+    // A pipe is empty the second time: a policy without a rule.
+    let text = file::read(path, LARGEST).and_then(file::text).map_err(|wrong| wrong.to_string())?;
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }

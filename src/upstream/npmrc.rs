@@ -13,6 +13,7 @@ use url::Url;
 
 use super::config::address;
 use super::{Credentials, CredentialsError, Environment, Origin, RegistryConfig};
+use crate::file;
 use crate::net::{Proxies, ProxyError};
 use crate::npm::{Algorithm, Digest};
 
@@ -116,6 +117,9 @@ pub fn lines(environment: &Environment) -> Result<Vec<Line>, NpmrcError> {
     };
     Ok(layers.into_iter().flat_map(of_layer).filter(|line| !line.key.starts_with('_')).collect())
 }
+
+/// What is larger, in bytes, is no `.npmrc`.
+const LARGEST: u64 = 4 << 20;
 
 /// The SHA-256 of the host name under which yarn asks for npm's default registry unless it is told otherwise. By digest, since
 /// no registry's name stands here.
@@ -337,7 +341,7 @@ fn of_variables(environment: &Environment) -> Vec<Layer> {
 
 /// The layer of a file; none if it is missing, or cannot be read, which npm lets pass too.
 fn of_file(path: &Path, environment: &Environment, warnings: &mut Vec<String>) -> Result<Option<Layer>, NpmrcError> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match file::read_once(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => {
