@@ -2,7 +2,6 @@
 //! the measurements). Refuses to show a value that may be a secret, and to judge any.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
@@ -11,10 +10,14 @@ use url::Url;
 
 use super::hosts::host;
 use crate::config::Surroundings;
+use crate::file;
 use crate::npm::Lockfile;
 use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
 use crate::tls::authority::is_some_coldframes;
 use crate::upstream::{Origin, npmrc};
+
+/// The largest file of settings that is read, in bytes.
+const LARGEST: u64 = 4 << 20;
 
 /// A client, apart where it changed what it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,12 +146,13 @@ impl Survey {
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(folder) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            match fs::read(&path).map_err(|wrong| wrong.to_string()).and_then(|bytes| read_lockfile(&name, &bytes)) {
+            let bytes = file::read(&path, LONGEST as u64).map_err(|wrong| wrong.to_string());
+            match bytes.and_then(|bytes| Lockfile::read(&name, &bytes).map_err(|wrong| wrong.to_string())) {
                 Ok(lockfile) => drop(lockfiles.insert(name, lockfile)),
                 Err(wrong) => trouble.push(format!("`{}` cannot be read: {wrong}", path.display())),
             }
         }
-        let manager = upwards("package.json").iter().find_map(|path| package_manager(&fs::read(path).ok()?));
+        let manager = upwards("package.json").iter().find_map(|path| package_manager(&file::read(path, LARGEST).ok()?));
         let clients = clients(&lockfiles, manager.as_deref(), &environment.vars);
         Self {
             npmrc,
@@ -297,7 +301,7 @@ fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Optio
         if seen.contains(&path) {
             continue;
         }
-        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let Ok(text) = file::read(&path, LARGEST).and_then(file::text) else { continue };
         for (name, value, line) in read(&text) {
             let Some(key) = key(&name).filter(|_| !value.is_empty()) else { continue };
             found.push(Said::new(key, value, format!("`{}:{line}`", path.display())));
@@ -451,13 +455,6 @@ fn key_of_ini(key: &str) -> Option<String> {
 fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
     let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
     folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
-}
-
-fn read_lockfile(name: &str, bytes: &[u8]) -> Result<Lockfile, String> {
-    if bytes.len() > LONGEST {
-        return Err("it is too long".to_owned());
-    }
-    Lockfile::read(name, bytes).map_err(|wrong| wrong.to_string())
 }
 
 /// `packageManager` of a `package.json`: `pnpm@10.34.9`.

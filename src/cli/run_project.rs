@@ -2,12 +2,12 @@
 //! lockfiles name. Refuses to change any of it, and to fail over a file that is broken: its client will say so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use url::Url;
 
 use crate::config::Surroundings;
+use crate::file;
 use crate::npm::Lockfile;
 use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
 use crate::upstream::npmrc;
@@ -28,8 +28,7 @@ impl Project {
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(&surroundings.working_directory) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let is_short = fs::metadata(&path).is_ok_and(|about| about.len() <= LONGEST as u64);
-            let read = is_short.then(|| fs::read(&path).ok()).flatten();
+            let read = file::read(&path, LONGEST as u64).ok();
             if let Some(lockfile) = read.and_then(|bytes| Lockfile::read(&name, &bytes).ok()) {
                 lockfiles.insert(name, lockfile);
             }
