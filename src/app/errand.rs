@@ -12,14 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::front::ANY_PORT;
 use super::guest::{Guest, Refused, knock};
 use super::scratch::Scratch;
 use super::session::{Premises, Reach, Session, Wish, itself, registries};
 use super::witness::Noted;
 use super::{App, AppError};
 use crate::config::Config;
-use crate::proxy::TurnedAway;
+use crate::proxy::{Pass, TurnedAway};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls;
@@ -56,6 +55,8 @@ pub struct Needs {
 pub struct Way {
     /// The gateway.
     pub proxy: Url,
+    /// What it asks clients for.
+    pub pass: Pass,
     /// The registry that clients are to name: the one they would name without us, where the gateway can answer for it.
     pub registry: Url,
 }
@@ -116,8 +117,8 @@ impl Errand {
     async fn open_here(mut config: Config, wish: &Wish, why: String, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let (apart, scratch) = settle_down(&mut config, why)?;
         let premises = Premises::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
-        // Its own pages and its registry's door are nobody's here, but a server has one.
-        config.listen = vec![ANY_PORT];
+        // Its own pages and its registry's door are nobody's here.
+        config.listen.clear();
         config.listener_policies.clear();
         config.gateway.listen.clear();
         config.gateway.transparent.clear();

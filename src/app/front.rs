@@ -13,12 +13,12 @@ use super::AppError;
 use super::listening::{Bound, bind_one};
 use crate::firewall::Profile;
 use crate::net::{Parent, Room};
-use crate::proxy::{self, Answers, Forward, Own, Service, TurnedAway, Way, forward};
+use crate::proxy::{self, Answers, Forward, Own, Pass, Service, TurnedAway, Way, forward};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls::{Authority, Kept, Leaves, TlsError, authority};
 
 /// Where the gateway listens: any port that is free, on this machine alone.
-pub(super) const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The gateway, bound.
 pub(super) struct Front<A> {
@@ -28,14 +28,15 @@ pub(super) struct Front<A> {
 }
 
 impl<A: Answers> Front<A> {
-    /// Makes an authority for the hosts it answers for, and binds a port. Who comes is `guest`; nothing leads to what is `ours`.
+    /// Makes an authority for the hosts it answers for, and binds a port. Who shows the pass is `guest`, and nobody else gets
+    /// through; nothing leads to what is `ours`.
     ///
     /// # Errors
     /// When the system has no randomness, or no port.
     pub(super) async fn open(
         answers: Arc<A>,
         (service, gateway, parent): (proxy::Config, &proxy::Gateway, Parent),
-        (guest, ours): (Arc<str>, &[SocketAddr]),
+        ((guest, pass), ours): ((Arc<str>, Pass), &[SocketAddr]),
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
@@ -51,7 +52,7 @@ impl<A: Answers> Front<A> {
         let service = Arc::new(Service::new(answers, service, &[], pages(), metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
         let way = Way { ours, parent };
-        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.known_as(guest));
+        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.known_as(guest, pass));
         Ok(Self { bound, door, certificate })
     }
 

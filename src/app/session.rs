@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::firewall::{Firewall, Profile};
 use crate::net::{Parent, Trust};
 use crate::npm::instant;
-use crate::proxy::{self, Gateway, Targets, TurnedAway};
+use crate::proxy::{self, Gateway, Pass, Targets, TurnedAway};
 use crate::telemetry::{Clock, Metrics};
 use crate::upstream::{HostGlob, npmrc};
 
@@ -78,7 +78,7 @@ impl Premises {
                 gateway.targets.add_unnamed(&registry.address());
             }
         }
-        // Commands are led there without a password.
+        // Commands are led there by a pass of their own.
         gateway.users = None;
         Self {
             gateway,
@@ -197,7 +197,8 @@ impl Session {
         let witness = Arc::new(Witness::before(Arc::clone(firewall)));
         let (service, parent) = (premises.service.clone(), premises.parent.clone());
         let connections = service.limits.connections;
-        let guest = (Arc::from(wish.user.as_str()), ours);
+        let pass = Pass::random()?;
+        let guest = ((Arc::from(wish.user.as_str()), pass.clone()), ours);
         let front = Front::open(Arc::clone(&witness), (service, &gateway, parent), guest, metrics, clock).await?;
         let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| premises.registry.clone());
         let certificate = front.certificate().clone();
@@ -211,7 +212,7 @@ impl Session {
             let turned_away = front.serve(connections, stopped).await;
             (witness.noted(), turned_away)
         });
-        let (way, reach) = (Way { proxy, registry: premises.registry.clone() }, Reach::of(&gateway));
+        let (way, reach) = (Way { proxy, pass, registry: premises.registry.clone() }, Reach::of(&gateway));
         Ok(Self { way, reach, certificate, policy: premises.words(firewall), stop, front })
     }
 

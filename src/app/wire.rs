@@ -17,10 +17,10 @@ use super::witness::Noted;
 use crate::firewall::{Hidden, Kept, Refusal};
 use crate::npm::{PackageName, instant};
 use crate::policy::RuleId;
-use crate::proxy::TurnedAway;
+use crate::proxy::{Pass, TurnedAway};
 
 /// What both have to speak; another number is another language.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// The longest line at the start, in bytes.
 pub(super) const LONGEST_START: u64 = 1 << 20;
@@ -54,6 +54,7 @@ pub(super) enum Reply {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Opened {
     proxy: Url,
+    pass: Pass,
     registry: Url,
     certificate: String,
     policy: String,
@@ -142,6 +143,7 @@ impl Opened {
     pub(super) fn of(session: &Session) -> Self {
         Self {
             proxy: session.way.proxy.clone(),
+            pass: session.way.pass.clone(),
             registry: session.way.registry.clone(),
             certificate: STANDARD.encode(&session.certificate),
             policy: session.policy.clone(),
@@ -159,7 +161,7 @@ impl Opened {
             allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
             tunnels_others: self.tunnels_others,
         };
-        Some((Way { proxy: self.proxy, registry: self.registry }, reach, certificate, self.policy))
+        Some((Way { proxy: self.proxy, pass: self.pass, registry: self.registry }, reach, certificate, self.policy))
     }
 }
 

@@ -37,7 +37,8 @@ pub(super) struct Trusted<'a> {
 impl Recipe {
     /// The recipe for a way.
     pub(super) fn of(way: &Way, trusted: Trusted<'_>) -> Self {
-        let (proxy, registry) = (OsStr::new(way.proxy.as_str()), OsStr::new(way.registry.as_str()));
+        let proxy = way.pass.within(&way.proxy);
+        let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
         let (nowhere, added, whole) = (OsStr::new(NOWHERE), trusted.added.as_os_str(), trusted.whole.as_os_str());
         let mut set = Vec::new();
         let mut all = |names: &[&'static str], value: &OsStr| set.extend(names.iter().map(|name| (*name, value.to_owned())));
@@ -94,9 +95,11 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::proxy::Pass;
 
     fn recipe(registry: &str) -> Recipe {
-        let way = Way { proxy: Url::parse("http://127.0.0.1:4711/").unwrap(), registry: Url::parse(registry).unwrap() };
+        let proxy = Url::parse("http://127.0.0.1:4711/").unwrap();
+        let way = Way { proxy, pass: Pass::random().unwrap(), registry: Url::parse(registry).unwrap() };
         Recipe::of(&way, Trusted { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") })
     }
 
@@ -104,17 +107,20 @@ mod tests {
     fn every_client_finds_what_it_reads() {
         let recipe_of = recipe("https://registry.example/");
         let told: Vec<_> = recipe_of.set.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
+        let (_, pass) = told[0].split_once("//run:").unwrap();
+        let (pass, _) = pass.split_once('@').unwrap();
+        let told: Vec<_> = told.iter().map(|line| line.replace(pass, "PASS")).collect();
         expect![[r#"
-            HTTPS_PROXY=http://127.0.0.1:4711/
-            https_proxy=http://127.0.0.1:4711/
-            HTTP_PROXY=http://127.0.0.1:4711/
-            http_proxy=http://127.0.0.1:4711/
-            YARN_HTTPS_PROXY=http://127.0.0.1:4711/
-            YARN_HTTP_PROXY=http://127.0.0.1:4711/
-            npm_config_https_proxy=http://127.0.0.1:4711/
-            npm_config_proxy=http://127.0.0.1:4711/
-            pnpm_config_https_proxy=http://127.0.0.1:4711/
-            pnpm_config_proxy=http://127.0.0.1:4711/
+            HTTPS_PROXY=http://run:PASS@127.0.0.1:4711/
+            https_proxy=http://run:PASS@127.0.0.1:4711/
+            HTTP_PROXY=http://run:PASS@127.0.0.1:4711/
+            http_proxy=http://run:PASS@127.0.0.1:4711/
+            YARN_HTTPS_PROXY=http://run:PASS@127.0.0.1:4711/
+            YARN_HTTP_PROXY=http://run:PASS@127.0.0.1:4711/
+            npm_config_https_proxy=http://run:PASS@127.0.0.1:4711/
+            npm_config_proxy=http://run:PASS@127.0.0.1:4711/
+            pnpm_config_https_proxy=http://run:PASS@127.0.0.1:4711/
+            pnpm_config_proxy=http://run:PASS@127.0.0.1:4711/
             NO_PROXY=none.invalid
             no_proxy=none.invalid
             npm_config_noproxy=none.invalid

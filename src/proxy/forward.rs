@@ -19,7 +19,7 @@ use super::respond::{self, Reply};
 use super::service::{Door, Service, handle};
 use super::targets::Targets;
 use super::watch::Watch;
-use super::{Gateway, Login, ProxyError, UserError, intercept, onward};
+use super::{Gateway, Login, Pass, ProxyError, UserError, intercept, onward};
 use crate::firewall::{Contacting, Profile};
 use crate::net::headers::{list, single};
 use crate::net::{Arriving, Body, Drained, HandOver, Room, listener, pseudonym};
@@ -34,8 +34,8 @@ pub struct Forward<A> {
     pub(super) targets: Targets,
     pub(super) others: Others,
     login: Option<Arc<Login>>,
-    /// Who everybody is that comes here, where it was made for one.
-    guest: Option<Arc<str>>,
+    /// Whom it was made for, where it was made for one, and what they show.
+    guest: Option<(Arc<str>, Pass)>,
     turned_away: Mutex<BTreeMap<String, TurnedAway>>,
 }
 
@@ -69,10 +69,10 @@ impl<A: Answers> Forward<A> {
         })
     }
 
-    /// The same for one person: whoever comes is taken for them, without being asked.
+    /// The same for one person alone: other users of this machine reach its port, and have not got `pass`.
     #[must_use]
-    pub fn known_as(mut self, guest: Arc<str>) -> Self {
-        self.guest = Some(guest);
+    pub fn known_as(mut self, guest: Arc<str>, pass: Pass) -> Self {
+        self.guest = Some((guest, pass));
         self
     }
 
@@ -121,18 +121,26 @@ impl<A: Answers> Forward<A> {
 
     /// Counts and logs a refusal.
     pub(super) fn note_refusal(&self, (peer, user): (SocketAddr, Option<&str>), target: &str, reason: BarLabel, text: &str) {
-        self.remember(target, text);
+        // Who did not say who they are is a stranger, or a client that waits to be asked, such as git.
+        if reason != BarLabel::Login {
+            self.remember(target, text);
+        }
         let client = peer.ip().to_canonical();
         GatewayRefused { reason, client, user, target, text }.emit(self.service.metrics());
     }
 
     /// Who asks for something of others, by name; `None` where everybody may and nobody is known.
     async fn admit(&self, head: &mut Parts) -> Result<Option<Arc<str>>, ProxyError> {
-        if !is_for_others(head) {
+        // What is for us is a page of ours, or a mistake, which is nobody's but the guest's to make.
+        if !is_for_others(head) && (self.guest.is_none() || own_page(head).is_ok()) {
             return Ok(None);
         }
-        let Some(login) = &self.login else { return Ok(self.guest.clone()) };
-        let user = login.admit(&head.headers).await.ok_or(ProxyError::Stranger)?;
+        let user = match (&self.guest, &self.login) {
+            (Some((guest, pass)), _) => Some(guest).filter(|_| pass.is_shown_in(&head.headers)).cloned(),
+            (None, Some(login)) => login.admit(&head.headers).await,
+            (None, None) => return Ok(None),
+        };
+        let user = user.ok_or(ProxyError::Stranger)?;
         // It has said what it had to, and is for nobody behind us.
         head.headers.remove(PROXY_AUTHORIZATION);
         Ok(Some(user))

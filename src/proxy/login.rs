@@ -176,7 +176,7 @@ fn is_right(password: &str, hash: &PasswordHash) -> bool {
 }
 
 /// The name and the password of a header of the scheme `Basic`.
-fn basic(header: &str) -> Option<(String, String)> {
+pub(super) fn basic(header: &str) -> Option<(String, String)> {
     let (scheme, coded) = header.split_once(' ')?;
     let text = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(coded.trim()))?.ok()?;
     let text = String::from_utf8(text).ok()?;

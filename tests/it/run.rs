@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use base64::Engine as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -77,14 +78,34 @@ impl Running {
     }
 
     pub fn gateway(&self) -> SocketAddr {
+        self.proxy().1.parse().unwrap()
+    }
+
+    /// What a client shows there: name and password.
+    pub fn pass(&self) -> &str {
+        self.proxy().0
+    }
+
+    fn proxy(&self) -> (&str, &str) {
         let proxy = self.variable("HTTP_PROXY").unwrap_or_else(|| panic!("no proxy: {:?}", self.environment));
-        proxy.trim_start_matches("http://").trim_end_matches('/').parse().unwrap()
+        proxy.trim_start_matches("http://").trim_end_matches('/').split_once('@').unwrap()
     }
 
     /// Asks through the gateway, as a client in the command would.
     pub async fn ask(&self, url: &str) -> Response {
+        self.ask_as(self.pass(), url).await
+    }
+
+    /// Asks there as somebody who shows another name and password.
+    pub async fn ask_as(&self, pass: &str, url: &str) -> Response {
+        let shown = base64::engine::general_purpose::STANDARD.encode(pass);
+        self.ask_unknown(url).header("proxy-authorization", &format!("Basic {shown}")).await
+    }
+
+    /// Asks there as any process of this machine can.
+    pub fn ask_unknown(&self, url: &str) -> Ask {
         let host = url.trim_start_matches("http://").split('/').next().unwrap();
-        Ask::new(self.gateway(), "GET", url).header("host", host).await
+        Ask::new(self.gateway(), "GET", url).header("host", host)
     }
 
     /// Lets it end: the exit code and what stood on standard error.
@@ -132,6 +153,46 @@ async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused()
     let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!(summed["packages"]["fromCache"], 1, "{summed}");
     assert_eq!(place.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
+}
+
+/// Where a process listens, by the ports.
+#[cfg(target_os = "linux")]
+fn ports(process: u32) -> Vec<u16> {
+    let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let files: Vec<_> = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).collect();
+    let table = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default());
+    let listens = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let socket = format!("socket:[{}]", columns.get(9)?);
+        let port = columns.get(1)?.rsplit(':').next()?;
+        let is_its = columns.get(3) == Some(&"0A") && files.iter().any(|file| *file == Path::new(&socket));
+        is_its.then(|| u16::from_str_radix(port, 16).ok())?
+    };
+    table.iter().flat_map(|table| table.lines().filter_map(listens)).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn others_on_this_machine_find_one_port_and_do_not_get_through_it() {
+    let place = Place::make().await;
+    let (running, other) = (place.start(&["--json"]), place.start(&[]));
+    assert_eq!(ports(running.child.id()), [running.gateway().port()]);
+    let tarball = place.at("/left-pad/-/left-pad-1.0.0.tgz");
+    let asked = running.ask_unknown(&tarball).await.is(407);
+    assert!(asked.headers.first("proxy-authenticate").is_some_and(|scheme| scheme.starts_with("Basic ")), "{asked:?}");
+    for wrong in [other.pass(), "run:", "run:0123456789abcdef0123456789abcdef", "eve"] {
+        running.ask_as(wrong, &tarball).await.is(407);
+    }
+    Ask::new(running.gateway(), "CONNECT", "registry.example:443").await.is(407);
+    Ask::new(running.gateway(), "GET", "/left-pad").await.is(407);
+    assert_eq!(place.registry.total(), 0);
+    running.ask(&tarball).await.is(200);
+    assert!(place.registry.last("/left-pad/-/left-pad-1.0.0.tgz").headers.first("proxy-authorization").is_none());
+    other.end();
+    let (_, errors) = running.end();
+    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    // Whoever knocked is no part of what the command did.
+    assert_eq!((&summed["packages"]["total"], summed["notReached"].as_array().map(Vec::len)), (&1.into(), Some(0)), "{summed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

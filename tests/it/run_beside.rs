@@ -72,6 +72,25 @@ async fn a_run_is_led_to_the_server_that_runs_and_sums_up_what_it_alone_asked() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_asks_the_running_server_in_the_name_of_whoever_runs_a_command() {
+    let place = Place::make().await;
+    let server = serve(&place, &["--log-level", "trace"]);
+    let running = place.start(&[]);
+    let tarball = place.at("/left-pad/-/left-pad-1.0.0.tgz");
+    running.ask_unknown(&tarball).await.is(407);
+    running.ask_as("run:0123456789abcdef0123456789abcdef", &tarball).await.is(407);
+    let (code, told, errors) = beside(&place, &["exposure", "left-pad"]);
+    assert!(code == 0 && !told.contains("@127.0.0.1"), "{told}{errors}");
+    running.ask(&tarball).await.is(200);
+    let password = running.pass().split_once(':').unwrap().1.to_owned();
+    assert_eq!(password.len(), 32);
+    running.end();
+    server.signal("-TERM");
+    let (_, log) = server.ended().await;
+    assert!(log.contains("a command is led here") && !log.contains(&password), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_decided_at_the_running_server_holds_in_a_run_that_is_under_way() {
     let place = Place::make().await;
     let _server = serve(&place, &[]);
