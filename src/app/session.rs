@@ -74,7 +74,7 @@ impl Premises {
     pub(super) fn of(config: &Config, trust: &Trust) -> Self {
         let mut gateway = config.gateway.door.clone();
         for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
-            if !matches!(registry.url.host(), Some(Host::Domain(_))) || is_this_machine(&registry.url) {
+            if is_unnamed(&registry.url) {
                 gateway.targets.add_unnamed(&registry.address());
             }
         }
@@ -138,7 +138,7 @@ pub(super) fn itself(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url>
 /// Adds what a gateway has its clients go to directly, which these must not.
 fn add(targets: &mut Targets, url: &Url) {
     targets.add_registry(url);
-    if !matches!(url.host(), Some(Host::Domain(_))) || is_this_machine(url) {
+    if is_unnamed(url) {
         targets.add_unnamed(url);
     }
 }
@@ -147,15 +147,15 @@ fn add(targets: &mut Targets, url: &Url) {
 /// they do without us; else npm's default, which is answered from upstream all the same.
 fn registry_for(config: &Config) -> Url {
     let upstream = config.upstream.default.address();
-    match upstream.host() {
-        Some(Host::Domain(_)) if !is_this_machine(&upstream) => upstream,
-        _ if upstream.scheme() == "http" => upstream,
-        _ => npmrc::built_in(),
-    }
+    if is_unnamed(&upstream) && upstream.scheme() != "http" { npmrc::built_in() } else { upstream }
 }
 
-fn is_this_machine(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| host == "localhost" || host.ends_with(".localhost"))
+/// Whether no authority can vouch for it: an address, or a name of this machine.
+fn is_unnamed(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(host)) => host == "localhost" || host.ends_with(".localhost"),
+        _ => true,
+    }
 }
 
 impl Wish {

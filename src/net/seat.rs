@@ -46,7 +46,7 @@ const STREAM_BUFFER: usize = 64 << 10;
 
 /// Bytes of an answer that the system takes over before it can send them. A reader never waits for so many; by itself the system
 /// would take megabytes for each of a thousand slow readers, and those who read in small pieces would wait for one another: with it,
-/// the 99th percentile of 4.4 MB tarballs under `wrk` falls from about 1,000 ms to 200 (`just bench`).
+/// the 99th percentile of 4.4 MB tarballs under `wrk` falls from about 1,000 ms to 120 (`just bench`).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 128 << 10;
 

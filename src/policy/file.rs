@@ -118,7 +118,7 @@ impl Reading<'_> {
             self.include(file, name, span);
         }
         if observe {
-            let refusing = |rule: &&mut Rule| matches!(rule.action, Action::Deny | Action::Hold { .. });
+            let refusing = |rule: &&mut Rule| rule.action.refuses();
             self.rules[first..].iter_mut().filter(refusing).for_each(|rule| rule.observe = true);
         }
     }

@@ -197,11 +197,6 @@ impl Policy {
     }
 }
 
-/// Whether it would keep back what it matches.
-fn refuses(rule: &Rule) -> bool {
-    matches!(rule.action, Action::Deny | Action::Hold { .. }) && !rule.observe
-}
-
 impl Selection<'_> {
     /// Leaves out the rules that none of these versions can match, however old it is: for packages of thousands.
     #[must_use]
@@ -223,7 +218,7 @@ impl Selection<'_> {
         let mut named: Vec<&'a str> = self.records(facts);
         let strong = facts.signals.and(Signals::of_strength(Strength::Strong));
         if !strong.is_empty() {
-            let asked = self.answering(facts).filter(|rule| refuses(rule)).filter_map(|rule| rule.asks.signals);
+            let asked = self.refusers(facts).filter_map(|rule| rule.asks.signals);
             let asked = asked.fold(Signals::NONE, |all, (asked, _)| all.or(asked));
             for signal in strong.and(asked).iter() {
                 named.push(signal.as_str());
@@ -237,8 +232,7 @@ impl Selection<'_> {
     #[must_use]
     pub fn records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut records = facts.records();
-        let asks: Vec<_> =
-            self.answering(facts).filter(|rule| refuses(rule)).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
+        let asks: Vec<_> = self.refusers(facts).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
         if asks.is_empty() {
             return records;
         }
@@ -309,6 +303,11 @@ impl Selection<'_> {
     /// The rules that have to be asked of a version.
     fn answering<'s>(&'s self, facts: &Facts<'_>) -> Candidates<'s> {
         self.policy.rules.answering(&self.rules, facts)
+    }
+
+    /// Those of them that keep back what they match, however old it is.
+    fn refusers<'s>(&'s self, facts: &Facts<'_>) -> impl Iterator<Item = &'s Rule> {
+        self.answering(facts).filter(|rule| rule.action.refuses() && !rule.observe)
     }
 
     /// The rule that refuses a version at an instant.

@@ -292,7 +292,7 @@ fn fixes(table: &mut Table<'_, '_>) -> bool {
 
 /// What makes no sense together. Rules must open as time goes by and never close: an answer may be as old as upstream is away.
 fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) {
-    let refuses = matches!(action, Action::Deny | Action::Hold { .. });
+    let refuses = action.refuses();
     let wrong: &[&str] = match action {
         Action::Allow => &["younger-than", "package-younger-than"],
         Action::Deny | Action::Hold { .. } => &["older-than", "package-older-than"],

@@ -62,6 +62,13 @@ pub enum Action {
     Warn,
 }
 
+impl Action {
+    /// Whether it keeps back what a rule matches.
+    pub(super) fn refuses(self) -> bool {
+        matches!(self, Self::Deny | Self::Hold { .. })
+    }
+}
+
 /// Whose age counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {

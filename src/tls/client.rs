@@ -33,11 +33,7 @@ pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
         }
     }
     let count = roots.len();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut client = trusting(roots)?;
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Trust { client: Arc::new(client), roots: count, trouble })
 }
@@ -47,11 +43,17 @@ pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
 pub fn trusting_alone(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(authorities.iter().cloned());
+    if added == 0 {
+        return None;
+    }
+    trusting(roots).ok().map(Arc::new)
+}
+
+fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .ok()?;
-    (added > 0).then(|| Arc::new(versions.with_root_certificates(roots).with_no_client_auth()))
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// What a program has to trust that is to trust `first` beside everything that we do.

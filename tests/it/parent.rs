@@ -101,17 +101,22 @@ async fn behind_by(scheme: &str, parent: &Parent, more: &[&str]) -> Gate {
     Gate { program, gateway, _home: home, _registry: registry }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_tunnelled_or_passed_on_goes_through_the_parent_with_our_credentials_alone() {
-    let parent = Parent::start("HTTP/1.1 200 OK\r\n\r\nfirst ").await;
-    let gate = behind(&parent, &["--allow-host", "far.example"]).await;
-    let (head, mut stream) = connect(gate.gateway, "far.example:443", "proxy-authorization: Basic bWU6eA==\r\n").await;
+/// What is sent through a tunnel arrives, and so does what comes back.
+async fn goes_and_comes_back(gate: &Gate, headers: &str) {
+    let (head, mut stream) = connect(gate.gateway, "far.example:443", headers).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     stream.write_all(b"and back").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut told = String::new();
     stream.read_to_string(&mut told).await.unwrap();
     assert_eq!(told, "first and back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tunnelled_or_passed_on_goes_through_the_parent_with_our_credentials_alone() {
+    let parent = Parent::start("HTTP/1.1 200 OK\r\n\r\nfirst ").await;
+    let gate = behind(&parent, &["--allow-host", "far.example"]).await;
+    goes_and_comes_back(&gate, "proxy-authorization: Basic bWU6eA==\r\n").await;
     let heard = parent.heard().concat();
     assert!(heard.starts_with("CONNECT far.example:443 HTTP/1.1\r\n") && heard.contains("via: 1.1 coldframe-"), "{heard}");
     assert!(heard.contains("Basic dXM6cEBzcw==") && !heard.contains("bWU6eA=="), "{heard}");
@@ -135,13 +140,7 @@ async fn a_parent_that_is_asked_over_tls_is_one_that_we_trust() {
     assert_eq!(parent.heard(), [""; 0], "who is not trusted was told our password");
     let trusting = ["--allow-host", "far.example", "--upstream-ca", file.to_str().unwrap()];
     let gate = behind_by("https", &parent, &trusting).await;
-    let (head, mut stream) = connect(gate.gateway, "far.example:443", "").await;
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    stream.write_all(b"and back").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut told = String::new();
-    stream.read_to_string(&mut told).await.unwrap();
-    assert_eq!(told, "first and back");
+    goes_and_comes_back(&gate, "").await;
     let request = "GET http://far.example/a HTTP/1.1\r\nhost: far.example\r\nconnection: close\r\n\r\n";
     let answer = raw(gate.gateway, request.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("relayed"), "{answer}");
