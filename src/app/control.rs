@@ -115,8 +115,8 @@ async fn answer(stream: UnixStream, parts: Arc<Parts>, mut stop: tokio::sync::wa
         Ok(session) => session,
         Err(wrong) => return wire::write(&mut replies, &refused(&wrong.to_string())).await,
     };
-    tracing::info!(client.user = wish.user, gateway.address = %session.way.proxy, "a command is led here");
-    wire::write(&mut replies, &Reply::Open(Box::new(Opened::of(&session)))).await;
+    tracing::info!(client.user = wish.user, gateway.address = %session.lead.way.proxy, "a command is led here");
+    wire::write(&mut replies, &Reply::Open(Box::new(Opened::of(&session.lead)))).await;
     let cut = tokio::select! {
         // The command has ended, or its process: either way nobody says anything more.
         _ = lines.fill_buf() => false,

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::guest::{Guest, Refused, knock};
 use super::scratch::Scratch;
-use super::session::{Premises, Reach, Session, Wish, itself, registries};
+use super::session::{Lead, Premises, Session, Wish, itself, registries};
 use super::witness::Noted;
 use super::{App, AppError};
 use crate::config::Config;
@@ -25,10 +25,6 @@ use crate::tls;
 
 /// A Coldframe that runs.
 pub struct Errand {
-    way: Way,
-    reach: Reach,
-    certificate: CertificateDer<'static>,
-    policy: String,
     apart: Option<Apart>,
     answering: Answering,
 }
@@ -100,17 +96,11 @@ impl Errand {
         let why = match needs.alone {
             Some(why) => why,
             None => match knock(&config.store.data_dir, &wish, &registries(&config)).await {
-                Ok(guest) => return Ok(Self::at(guest)),
+                Ok(guest) => return Ok(Self { apart: None, answering: Answering::Running(guest) }),
                 Err(Refused(why)) => why,
             },
         };
         Self::open_here(config, &wish, why, clock).await
-    }
-
-    fn at(guest: Guest) -> Self {
-        let (way, reach) = (guest.way.clone(), guest.reach.clone());
-        let (certificate, policy) = (guest.certificate.clone(), guest.policy.clone());
-        Self { way, reach, certificate, policy, apart: None, answering: Answering::Running(guest) }
     }
 
     /// `why` is why no other answers, should there be one.
@@ -130,34 +120,38 @@ impl Errand {
             // An error means that the sender is gone, and with it whoever could ask for more.
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
-        let (way, reach) = (session.way.clone(), session.reach.clone());
-        let (certificate, policy) = (session.certificate.clone(), session.policy.clone());
-        let answering = Answering::Own { session, stop, app, _scratch: scratch };
-        Ok(Self { way, reach, certificate, policy, apart, answering })
+        Ok(Self { apart, answering: Answering::Own { session, stop, app, _scratch: scratch } })
     }
 
     /// The way that clients have to go.
     #[must_use]
     pub fn way(&self) -> &Way {
-        &self.way
+        &self.lead().way
     }
 
     /// Whether a request for an address is answered, or let through.
     #[must_use]
     pub fn takes(&self, url: &Url) -> bool {
-        self.reach.takes(url)
+        self.lead().reach.takes(url)
     }
 
     /// The certificate that clients have to trust.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+        &self.lead().certificate
     }
 
     /// The policy by which it answers, in words.
     #[must_use]
     pub fn policy(&self) -> &str {
-        &self.policy
+        &self.lead().policy
+    }
+
+    fn lead(&self) -> &Lead {
+        match &self.answering {
+            Answering::Own { session, .. } => &session.lead,
+            Answering::Running(guest) => &guest.lead,
+        }
     }
 
     /// Whether the Coldframe that runs on the data directory answers.

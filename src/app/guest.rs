@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 #[cfg(unix)]
 use super::control::connect;
-use super::errand::{Sum, Way};
-use super::session::{Reach, Wish};
+use super::errand::Sum;
+use super::session::{Lead, Wish};
 use super::wire::{self, LONGEST_END, LONGEST_START, Opened, Opening, Reply, Told};
 
 /// How long it may take to open a way.
@@ -24,10 +23,7 @@ const LEAVING: Duration = Duration::from_mins(2);
 
 /// A way that is open.
 pub(super) struct Guest {
-    pub(super) way: Way,
-    pub(super) reach: Reach,
-    pub(super) certificate: CertificateDer<'static>,
-    pub(super) policy: String,
+    pub(super) lead: Lead,
     lines: Box<dyn AsyncBufRead + Send + Unpin>,
     /// Closed when the command has ended.
     asking: Box<dyn AsyncWrite + Send + Unpin>,
@@ -50,12 +46,12 @@ pub(super) async fn knock(data_dir: &Path, wish: &Wish, registries: &BTreeMap<St
         Reply::Open(opened) => *opened,
         Reply::Refused(why) => return Err(Refused(why)),
     };
-    let (way, reach, certificate, policy) = opened.read().ok_or_else(silent)?;
-    let port = way.proxy.socket_addrs(|| None).unwrap_or_default();
+    let lead = opened.read().ok_or_else(silent)?;
+    let port = lead.way.proxy.socket_addrs(|| None).unwrap_or_default();
     // A container shares its files with us, and has a loopback of its own.
     match timeout(PATIENCE, TcpStream::connect(port.as_slice())).await {
-        Ok(Ok(_)) => Ok(Guest { way, reach, certificate, policy, lines, asking: Box::new(asking) }),
-        _ => Err(Refused(format!("its gateway at `{}` cannot be reached from here", way.proxy))),
+        Ok(Ok(_)) => Ok(Guest { lead, lines, asking: Box::new(asking) }),
+        _ => Err(Refused(format!("its gateway at `{}` cannot be reached from here", lead.way.proxy))),
     }
 }
 

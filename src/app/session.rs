@@ -58,13 +58,19 @@ pub(super) struct Reach {
     pub(super) tunnels_others: bool,
 }
 
-/// A gateway that runs.
-pub(super) struct Session {
+/// What a command has to know of the gateway that it is led to.
+pub(super) struct Lead {
     pub(super) way: Way,
     pub(super) reach: Reach,
+    /// The certificate that it has to trust.
     pub(super) certificate: CertificateDer<'static>,
     /// The policy, in words.
     pub(super) policy: String,
+}
+
+/// A gateway that runs.
+pub(super) struct Session {
+    pub(super) lead: Lead,
     stop: watch::Sender<bool>,
     front: JoinHandle<(Noted, BTreeMap<String, TurnedAway>)>,
 }
@@ -213,7 +219,8 @@ impl Session {
             (witness.noted(), turned_away)
         });
         let (way, reach) = (Way { proxy, pass, registry: premises.registry.clone() }, Reach::of(&gateway));
-        Ok(Self { way, reach, certificate, policy: premises.words(firewall), stop, front })
+        let lead = Lead { way, reach, certificate, policy: premises.words(firewall) };
+        Ok(Self { lead, stop, front })
     }
 
     /// Lets what is under way finish, and says what became of everything.

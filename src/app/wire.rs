@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrit
 use url::Url;
 
 use super::errand::{Sum, Way};
-use super::session::{Reach, Session, Wish};
+use super::session::{Lead, Reach, Wish};
 use super::witness::Noted;
 use crate::firewall::{Hidden, Kept, Refusal};
 use crate::npm::{PackageName, instant};
@@ -50,7 +50,7 @@ pub(super) enum Reply {
     Refused(String),
 }
 
-/// A way: what [`Session`] has.
+/// A way: what [`Lead`] has.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Opened {
     proxy: Url,
@@ -140,28 +140,30 @@ impl Opening {
 }
 
 impl Opened {
-    pub(super) fn of(session: &Session) -> Self {
+    pub(super) fn of(lead: &Lead) -> Self {
+        let Lead { way, reach, certificate, policy } = lead;
         Self {
-            proxy: session.way.proxy.clone(),
-            pass: session.way.pass.clone(),
-            registry: session.way.registry.clone(),
-            certificate: STANDARD.encode(&session.certificate),
-            policy: session.policy.clone(),
-            origins: session.reach.origins.iter().cloned().collect(),
-            allowed: session.reach.allowed.iter().map(ToString::to_string).collect(),
-            tunnels_others: session.reach.tunnels_others,
+            proxy: way.proxy.clone(),
+            pass: way.pass.clone(),
+            registry: way.registry.clone(),
+            certificate: STANDARD.encode(certificate),
+            policy: policy.clone(),
+            origins: reach.origins.iter().cloned().collect(),
+            allowed: reach.allowed.iter().map(ToString::to_string).collect(),
+            tunnels_others: reach.tunnels_others,
         }
     }
 
-    /// The way, what is reached by it, what has to be trusted, and the policy in words.
-    pub(super) fn read(self) -> Option<(Way, Reach, CertificateDer<'static>, String)> {
+    /// The same on the other side; `None` when the certificate is none.
+    pub(super) fn read(self) -> Option<Lead> {
         let certificate = CertificateDer::from(STANDARD.decode(self.certificate).ok()?);
         let reach = Reach {
             origins: self.origins.into_iter().collect(),
             allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
             tunnels_others: self.tunnels_others,
         };
-        Some((Way { proxy: self.proxy, pass: self.pass, registry: self.registry }, reach, certificate, self.policy))
+        let way = Way { proxy: self.proxy, pass: self.pass, registry: self.registry };
+        Some(Lead { way, reach, certificate, policy: self.policy })
     }
 }
 
