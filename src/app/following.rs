@@ -3,47 +3,46 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use super::authority;
 use crate::config;
+use crate::file::{EVERY, Followed, Look};
 use crate::firewall::Firewall;
 use crate::proxy::Forward;
 use crate::telemetry::Clock;
 use crate::tls::{Leaves, TlsError};
 
-const EVERY: Duration = Duration::from_millis(250);
-
 /// What is followed.
-pub(super) struct Followed {
+pub(super) struct GatewayFiles {
     gateway: Arc<Forward<Firewall>>,
     config: config::Gateway,
     data_dir: PathBuf,
     clock: Arc<dyn Clock>,
-    /// What the authority's files looked like when they were read last.
-    look: Vec<Look>,
+    users: Followed,
+    authority: Followed,
 }
 
-/// A file, when it was changed, and its length.
-type Look = (PathBuf, Option<(SystemTime, u64)>);
-
-impl Followed {
-    /// The files of a gateway, which were read after `look` was taken.
+impl GatewayFiles {
+    /// The files of a gateway, which were read after they looked like this: its users', and its authority's.
     pub(super) fn new(
         gateway: &Arc<Forward<Firewall>>,
         config: &config::Gateway,
         data_dir: PathBuf,
         clock: &Arc<dyn Clock>,
-        look: Vec<Look>,
+        (users, authority): (Look, Look),
     ) -> Self {
-        Self { gateway: Arc::clone(gateway), config: config.clone(), data_dir, clock: Arc::clone(clock), look }
+        let (users, authority) = (Followed::from(users), Followed::from(authority));
+        Self { gateway: Arc::clone(gateway), config: config.clone(), data_dir, clock: Arc::clone(clock), users, authority }
     }
 
-    fn users(&self) {
-        match self.gateway.login().map(|login| login.follow()) {
-            None | Some(Ok(None)) => {}
-            Some(Ok(Some(count))) => tracing::info!(users = count, "took in who may use the gateway"),
-            Some(Err(error)) => tracing::error!(
+    fn users(&mut self) {
+        let Some(login) = self.gateway.login() else { return };
+        if !self.users.are_due(Look::at([login.path()])) {
+            return;
+        }
+        match login.reread() {
+            Ok(count) => tracing::info!(users = count, "took in who may use the gateway"),
+            Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the file of those who may use the gateway is broken: those before it stay"
             ),
@@ -51,13 +50,12 @@ impl Followed {
     }
 
     fn authority(&mut self) {
-        let look = look(&authority::files(&self.config, &self.data_dir));
-        if look == self.look {
+        let look = Look::at(&authority::files(&self.config, &self.data_dir));
+        let is_lacking = look.lacks_any();
+        if !self.authority.are_due(look) {
             return;
         }
-        // Files that are replaced one by one belong together a moment later.
-        self.look = look;
-        if self.look.iter().any(|(_, file)| file.is_none()) {
+        if is_lacking {
             tracing::error!("a file of the authority is gone: it signs on until the end of this process");
             return;
         }
@@ -80,7 +78,7 @@ impl Followed {
 }
 
 /// Looks whether they changed, until it is dropped.
-pub(super) async fn follow(mut followed: Followed) {
+pub(super) async fn follow(mut followed: GatewayFiles) {
     loop {
         tokio::time::sleep(EVERY).await;
         let looking = tokio::task::spawn_blocking(move || {
@@ -96,13 +94,4 @@ pub(super) async fn follow(mut followed: Followed) {
             }
         }
     }
-}
-
-/// What files look like now.
-pub(super) fn look(paths: &[PathBuf]) -> Vec<Look> {
-    let look = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok();
-        (path.clone(), metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len()))))
-    };
-    paths.iter().map(look).collect()
 }

@@ -47,7 +47,7 @@ pub use question::{Contacted, contacts, explain, exposure};
 pub use scratch::Scratch;
 pub use terms::terms;
 
-use following::Followed;
+use following::GatewayFiles;
 use listening::Bound;
 use policies::Policies;
 use session::Premises;
@@ -55,6 +55,7 @@ use session::Premises;
 use crate::admin::{Admin, Check, Judge};
 use crate::config::{self, Config};
 use crate::feed::Shelf;
+use crate::file::Look;
 use crate::firewall::{Firewall, Parts, Rejection};
 use crate::net::{Parent, Room};
 use crate::npm::PackageName;
@@ -149,7 +150,7 @@ struct Gate {
     transparent: Vec<Bound>,
     transparent_addresses: Vec<SocketAddr>,
     door: Arc<Forward<Firewall>>,
-    followed: Followed,
+    followed: GatewayFiles,
 }
 
 /// A server that is bound and not yet running. Nothing was sent upstream.
@@ -390,7 +391,7 @@ impl Gate {
     ) -> Result<Self, AppError> {
         // Made where there is none; then looked at before it is read: what changes meanwhile is read again.
         authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let look = following::look(&authority::files(config, data_dir));
+        let looks = (Look::at(&config.door.users), Look::at(&authority::files(config, data_dir)));
         let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = authority::leaves(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (listening::bind_all(&config.listen).await?, listening::bind_all(&config.transparent).await?);
@@ -404,7 +405,7 @@ impl Gate {
             );
         }
         let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, Way { ours, parent })?);
-        let followed = Followed::new(&door, config, data_dir.to_owned(), clock, look);
+        let followed = GatewayFiles::new(&door, config, data_dir.to_owned(), clock, looks);
         Ok(Self { bound, addresses, transparent, transparent_addresses, door, followed })
     }
 }

@@ -1,21 +1,16 @@
 //! Follows the policies on disk: when a file changes, or somebody asks, all of them are compiled anew and swapped whole. One that is
 //! broken changes nothing, and says so.
-//!
-//! The files are looked at four times a second: a few calls to `stat`, which see what happens on every file system, through links
-//! and mounted volumes too, and need nothing in the tree of dependencies.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
 use crate::admin::Check;
 use crate::config::policy::{Chosen, Read};
+use crate::file::{EVERY, Followed, Look};
 use crate::firewall::Firewall;
 use crate::telemetry::{Metrics, PolicyReloaded};
-
-const EVERY: Duration = Duration::from_millis(250);
 
 /// The policies that were chosen, and what became of them when they were read last.
 pub(super) struct Policies {
@@ -24,11 +19,8 @@ pub(super) struct Policies {
     /// Why the policies on disk are not those in force.
     broken: Arc<Mutex<Option<String>>>,
     /// What the files looked like when the process began.
-    first: Vec<Look>,
+    first: Look,
 }
-
-/// What a file looked like: when it was changed, and its length; `None` when it is not there.
-type Look = (PathBuf, Option<(SystemTime, u64)>);
 
 impl Policies {
     /// Those of the configuration, which are in force.
@@ -74,35 +66,30 @@ impl Policies {
 /// Reads the policies again whenever they change or somebody asks, until it is dropped.
 pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) {
     let mut files = policies.chosen.files.clone();
-    let mut last = policies.first.clone();
+    let mut followed = Followed::from(policies.first.clone());
     loop {
         let asked = tokio::time::timeout(EVERY, policies.asked.notified()).await.is_ok();
-        let (here, firewall, metrics, known, seen) =
-            (Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics), files.clone(), last.clone());
+        let (here, firewall, metrics) = (Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics));
+        let (mut files_now, mut followed_now) = (files.clone(), followed.clone());
         let turn = tokio::task::spawn_blocking(move || {
-            let mut files = known;
             let named = here.chosen.paths();
             // Looked at before it is read: what changes meanwhile is read again the next time.
-            let look_now = look(&named, &files);
-            if look_now == seen && !asked {
-                return (files, look_now);
+            let seen = look(&named, &files_now);
+            if !followed_now.are_due(seen.clone()) && !asked {
+                return (files_now, followed_now);
             }
-            let before = files.clone();
-            here.adopt(&firewall, &metrics, &mut files);
-            let look_then = if files == before { look_now } else { look(&named, &files) };
-            (files, look_then)
+            let before = files_now.clone();
+            here.adopt(&firewall, &metrics, &mut files_now);
+            let taken = if files_now == before { seen } else { look(&named, &files_now) };
+            (files_now, Followed::from(taken))
         });
         if let Ok(after) = turn.await {
-            (files, last) = after;
+            (files, followed) = after;
         }
     }
 }
 
 /// What the files look like that were named, and those that were read for them.
-fn look(named: &[PathBuf], read: &[PathBuf]) -> Vec<Look> {
-    let look = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok();
-        (path.clone(), metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len()))))
-    };
-    named.iter().chain(read).map(look).collect()
+fn look(named: &[PathBuf], read: &[PathBuf]) -> Look {
+    Look::at(named.iter().chain(read))
 }

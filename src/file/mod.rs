@@ -1,6 +1,10 @@
-//! Floor 0: files that others write and that are read while we run: whole, up to a limit.
+//! Floor 0: files that others write and that are read while we run: whole, up to a limit, and again once they have changed.
 //!
 //! Refuses to wait: a pipe in a file's place would hold whoever reads it for as long as nobody writes, and is empty the next time.
+
+mod followed;
+
+pub use followed::{EVERY, Followed, Look};
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -4,10 +4,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use argon2::Argon2;
@@ -48,12 +47,8 @@ pub struct Login {
 /// What the file held when it was read; what was checked since is forgotten with it.
 struct Book {
     users: Users,
-    look: Look,
     checked: Mutex<HashMap<[u8; 32], Checked>>,
 }
-
-/// What a file looked like: when it was changed, and its length.
-type Look = Option<(SystemTime, u64)>;
 
 /// What came of a name and a password, and until when that holds.
 struct Checked {
@@ -76,27 +71,21 @@ impl Login {
         Ok(Self { path: path.to_owned(), book: ArcSwap::from_pointee(Book::read(path)?), key, hashing: Semaphore::new(AT_ONCE) })
     }
 
-    /// Reads the file again if it changed; how many users there are then. Blocks.
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// Reads the file again; how many users there are now. Blocks.
     ///
     /// # Errors
-    /// When it cannot be read now: those known before stay so. It is tried again when it has changed once more.
-    pub fn follow(&self) -> Result<Option<usize>, UserError> {
-        let before = self.book.load_full();
-        if look(&self.path) == before.look {
-            return Ok(None);
-        }
-        match Book::read(&self.path) {
-            Ok(book) => {
-                let count = book.users.len();
-                self.book.store(Arc::new(book));
-                Ok(Some(count))
-            }
-            Err(error) => {
-                let users = before.users.clone();
-                self.book.store(Arc::new(Book { users, look: look(&self.path), checked: Mutex::default() }));
-                Err(error)
-            }
-        }
+    /// When it cannot be read now: those known before stay so.
+    pub fn reread(&self) -> Result<usize, UserError> {
+        let book = Book::read(&self.path)?;
+        let count = book.users.len();
+        self.book.store(Arc::new(book));
+        Ok(count)
     }
 
     /// Who asks, by `Proxy-Authorization`; `None` for everybody else.
@@ -141,9 +130,7 @@ impl fmt::Debug for Login {
 
 impl Book {
     fn read(path: &Path) -> Result<Self, UserError> {
-        // Looked at before it is read: what changes meanwhile is read again the next time.
-        let look = look(path);
-        Ok(Self { users: users::read(path)?, look, checked: Mutex::default() })
+        Ok(Self { users: users::read(path)?, checked: Mutex::default() })
     }
 
     /// What came of it, if that still holds.
@@ -166,11 +153,6 @@ impl Book {
     }
 }
 
-fn look(path: &Path) -> Look {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
 fn is_right(password: &str, hash: &PasswordHash) -> bool {
     Argon2::default().verify_password(password.as_bytes(), hash).is_ok()
 }
@@ -186,6 +168,8 @@ pub(super) fn basic(header: &str) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use http::HeaderValue;
 
     use super::super::users::tests::cheap;
@@ -215,21 +199,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_changes_is_followed_and_a_broken_one_is_not() {
+    async fn a_file_that_is_read_again_is_in_force_and_a_broken_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "one")).unwrap();
         let login = Login::open(&path).unwrap();
         assert!(login.admit(&shown("ada:one")).await.is_some());
-        assert_eq!(login.follow().unwrap(), None);
         fs::write(&path, format!("{}\n{}", cheap("ada", "two"), cheap("eve", "x"))).unwrap();
-        assert_eq!(login.follow().unwrap(), Some(2));
+        assert_eq!(login.reread().unwrap(), 2);
         assert!(login.admit(&shown("ada:one")).await.is_none() && login.admit(&shown("ada:two")).await.is_some());
         fs::write(&path, "nonsense").unwrap();
-        assert!(login.follow().is_err());
-        assert_eq!(login.follow().unwrap(), None);
+        assert!(login.reread().is_err());
         assert!(login.admit(&shown("eve:x")).await.is_some());
         fs::remove_file(&path).unwrap();
-        assert!(login.follow().is_err() && login.admit(&shown("ada:two")).await.is_some());
+        assert!(login.reread().is_err() && login.admit(&shown("ada:two")).await.is_some());
     }
 }

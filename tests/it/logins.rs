@@ -115,6 +115,31 @@ async fn the_file_is_followed_while_it_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_being_overwritten_locks_nobody_out() {
+    let users = Users::none();
+    users.add("ada", "one");
+    let (scene, whole) = (users.opening().await, std::fs::read(users.file()).unwrap());
+    let opens = async || line(&scene, "registry.example:443", &header("ada:one")).await.starts_with("HTTP/1.1 200 ");
+    // The password is hashed once, which takes a while.
+    assert!(opens().await);
+    // Longer than it takes to look at the file, several times.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        // Nobody in it, as far as can be read.
+        std::fs::write(users.file(), "").unwrap();
+        assert!(opens().await);
+        std::fs::write(users.file(), &whole).unwrap();
+        assert!(opens().await);
+    }
+    // Once it stands still it is believed.
+    std::fs::write(users.file(), "").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while opens().await {
+        assert!(Instant::now() < deadline, "an empty file is never believed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_in_the_users_place_locks_nobody_out_and_the_next_file_is_in_force() {
     let users = Users::none();
     users.add("ada", "one");
