@@ -130,7 +130,7 @@ const YARNS_ALIAS: [u8; 32] = [
 
 /// yarn's own name for npm's default registry. An authority has to name the hosts it may vouch for before anybody asked for
 /// them, and no crate carries this one: it is found among the names that are formed like npm's from the tool's and three letters
-/// more, once a process, in some milliseconds.
+/// more, once a process, in microseconds since those of a "package" come first.
 #[must_use]
 pub fn yarns_alias() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
@@ -138,7 +138,9 @@ pub fn yarns_alias() -> Option<&'static str> {
         let default = built_in();
         let (first, _) = default.host_str()?.split_once('.')?;
         let letters = || 'a'..='z';
-        let three = letters().flat_map(|one| letters().flat_map(move |two| letters().map(move |three| [one, two, three])));
+        let three = ('p'..='z')
+            .chain('a'..='o')
+            .flat_map(|one| letters().flat_map(move |two| letters().map(move |three| [one, two, three])));
         let mut names = three.map(|[one, two, three]| format!("{first}.yarn{one}{two}{three}.com"));
         names.find(|name| Digest::of(Algorithm::Sha256, name.as_bytes()).as_bytes() == YARNS_ALIAS)
     };
