@@ -24,6 +24,7 @@ pub mod press;
 pub mod range;
 pub mod range_table;
 pub mod render;
+pub mod requirements;
 mod spec;
 pub mod tag;
 pub mod version;

@@ -40,6 +40,11 @@ pub(super) fn is_part_of(name: &PackageName, part: &str) -> bool {
     scope == own && part != name.as_str()
 }
 
+/// Whether a spec, of no other name, is resolved by a registry alone.
+pub(super) fn leads_to_registry(spec: &str) -> bool {
+    elsewhere(spec).is_none() && !spec.contains(':')
+}
+
 fn read(raw: &str) -> Traits {
     let mut found = Traits::default();
     if !raw.starts_with('{') || !is_suspicious(raw) {
