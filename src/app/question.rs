@@ -119,6 +119,7 @@ pub(super) fn asker() -> Asker {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         user: None,
         agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+        resolves: false,
         authorization: Authorization::Lent,
         base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false },
         profile: Profile::default(),

@@ -29,8 +29,10 @@ pub enum Kind {
     Network,
     /// `true` or `false`.
     Truth,
-    /// A whole number.
+    /// A whole number of at least one.
     Count,
+    /// A whole number.
+    Number,
     /// One of a few words.
     Word(&'static [&'static str]),
 }
@@ -52,7 +54,7 @@ impl Kind {
             Self::Feed => "PATH-OR-URL",
             Self::Network => "CIDR",
             Self::Truth => "BOOL",
-            Self::Count => "NUMBER",
+            Self::Count | Self::Number => "NUMBER",
             Self::Word(_) => "WORD",
         }
     }
@@ -87,6 +89,7 @@ impl Kind {
             Self::Network => "an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`".to_owned(),
             Self::Truth => "`true` or `false`".to_owned(),
             Self::Count => "a whole number of at least 1".to_owned(),
+            Self::Number => "a whole number; 0 is none".to_owned(),
             Self::Word(words) => {
                 let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
                 quoted.join(", ")

@@ -190,6 +190,7 @@ impl Config {
         let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
         let packument_memory = reader.one(Key::PackumentMemory, read::size_from(1_000_000));
+        let fetch_ahead = reader.one(Key::FetchAhead, read::number_to(48));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
         let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
         let proxy = door::read(&mut reader, public_url.clone());
@@ -220,6 +221,7 @@ impl Config {
                 patience: patience?,
                 memory: memory?,
                 packument_memory: packument_memory?,
+                fetch_ahead: fetch_ahead?,
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
@@ -477,6 +479,7 @@ memory = \"1GB\"
             cache-size = "10GB"                         # default
             memory = "128MB"                            # default
             packument-memory = "128MB"                  # default
+            fetch-ahead = "8"                           # default
             packument-limit = "200MB"                   # default
             tarball-limit = "500MB"                     # default
             # tarball-host                              # default: upstream's own

@@ -176,6 +176,15 @@ pub(super) fn count_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
     }
 }
 
+/// A whole number up to this one.
+pub(super) fn number_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
+    move |text| match text.trim().parse() {
+        Ok(number) if number > most => Err(format!("must be at most {most}")),
+        Ok(number) => Ok(number),
+        Err(_) => Err("is no whole number".to_owned()),
+    }
+}
+
 /// A whole number of at least one.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.trim().parse() {

@@ -34,6 +34,7 @@ pub enum Key {
     CacheSize,
     Memory,
     PackumentMemory,
+    FetchAhead,
     PackumentLimit,
     TarballLimit,
     TarballHost,
@@ -135,7 +136,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 50] = [
+pub static SETTINGS: [Setting; 51] = [
     several(
         Key::Listen,
         "listen",
@@ -298,6 +299,13 @@ pub static SETTINGS: [Setting; 50] = [
         Kind::Size,
         Default::Value("128MB"),
         "Memory for packuments that are fetched and read; a large one waits for it, at last alone",
+    ),
+    one(
+        Key::FetchAhead,
+        "fetch-ahead",
+        Kind::Number,
+        Default::Value("8"),
+        "Packuments of dependencies fetched at once before a client asks for them; 0 turns it off",
     ),
     one(
         Key::PackumentLimit,

@@ -34,6 +34,8 @@ pub struct Asker {
     pub user: Option<Arc<str>>,
     /// Its tool.
     pub agent: Agent,
+    /// Whether it resolves what it asks for, and will ask for what that depends on.
+    pub resolves: bool,
     /// Whose credentials its request carries upstream.
     pub authorization: Authorization,
     /// Where it reached us.

@@ -103,7 +103,7 @@ impl Inner {
     }
 
     /// Whether something is known of the package, if only that it is not there.
-    fn is_known(&self, slot: &Slot) -> bool {
+    pub(super) fn is_known(&self, slot: &Slot) -> bool {
         self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || self.absent.contains_key(slot)
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
+use super::ahead::Ahead;
 use super::history::{self, Reconciled};
 use super::intake::{Arrival, Place, content_of};
 use super::known::{Known, Screens, Slot};
@@ -73,6 +74,8 @@ pub(super) struct Voyage {
     /// By whose policy it is seen whether a version has come of age.
     pub profile: Profile,
     pub wish: Option<Wish>,
+    /// What is looked for in a new document, to be fetched next.
+    pub ahead: Option<Ahead>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
     pub whole: bool,
 }
@@ -137,6 +140,7 @@ impl Inner {
             authorization: asker.authorization.clone(),
             need,
             profile: asker.profile,
+            ahead: wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question()),
             wish,
             whole: false,
         };
@@ -165,6 +169,7 @@ impl Inner {
             need: Need::Form(reading.known.form),
             profile: asker.profile,
             wish: None,
+            ahead: None,
             whole: true,
         };
         let again = self.embark(voyage).await?;
@@ -213,7 +218,7 @@ impl Inner {
         self.silence.holds(voyage.registry.id(), now) || unreachable()
     }
 
-    async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
+    pub(super) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
         let inner = Arc::clone(self);
         let key = (voyage.slot.clone(), voyage.whole);
         self.voyages.join(key, move || async move { inner.sail(voyage).await }).await.unwrap_or_else(|_| Err(lost()))

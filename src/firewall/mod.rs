@@ -4,6 +4,7 @@
 //! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
 
 mod advised;
+mod ahead;
 pub mod answer;
 mod as_of;
 mod aside;
@@ -43,6 +44,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
+pub use ahead::Lead;
 pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use check::{Judged, Locked, Outcome};
 pub use contact::Contacting;
@@ -54,6 +56,7 @@ pub use world::Profile;
 
 use jiff::Timestamp;
 
+use self::ahead::{Leads, Precedence};
 use self::aside::Asides;
 use self::catalog::{Need, Reading};
 use self::flight::Flights;
@@ -85,6 +88,8 @@ pub struct Config {
     pub memory: u64,
     /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
     pub packument_memory: u64,
+    /// How many packuments are fetched ahead at once; none at 0.
+    pub fetch_ahead: usize,
     /// The largest packument taken from upstream, in bytes, decoded.
     pub packument_limit: u64,
     /// The largest tarball taken from upstream, in bytes.
@@ -166,6 +171,11 @@ struct Inner {
     allowance: Arc<Allowance>,
     /// Documents read or rendered at once: as many as there are cores.
     readers: Semaphore,
+    /// Those of them that nobody has asked for: half as many.
+    guesses: Semaphore,
+    precedence: Precedence,
+    /// Packages that will probably be asked for.
+    leads: Leads,
     workbenches: Workbenches,
     downloads: Arc<Semaphore>,
     /// Memory for tarballs that the disk does not take.
@@ -213,6 +223,9 @@ impl Firewall {
             fetches: Arc::new(Semaphore::new(FETCHES)),
             allowance,
             readers: Semaphore::new(cores),
+            guesses: Semaphore::new(cores.div_ceil(2)),
+            precedence: Precedence::on(cores),
+            leads: Leads::default(),
             workbenches: Workbenches::new(cores),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
@@ -399,6 +412,16 @@ impl Firewall {
             self.0.written.insert(name.clone(), self.0.clock.now());
         }
         passed
+    }
+
+    /// A package that clients will probably ask for, once there is one.
+    pub async fn next_lead(&self) -> Lead {
+        self.0.next_lead().await
+    }
+
+    /// Fetches what a lead leads to, so that whoever asks for it does not wait; whether it was there.
+    pub async fn follow_lead(&self, lead: Lead) -> bool {
+        self.0.follow_lead(lead).await
     }
 
     /// Waits until what was begun for requests that are gone is done, so that the store can be closed.

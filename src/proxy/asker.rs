@@ -10,12 +10,14 @@ use http::request::Parts;
 use super::Config;
 use crate::firewall::{Asker, BaseUrl, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
-use crate::npm::Agent;
+use crate::npm::{Agent, Tool};
 use crate::upstream::Authorization;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What npm says it was told to do.
+const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// How many base URLs that are neither ours nor configured have their answers remembered.
@@ -104,10 +106,12 @@ impl Askers {
             None if is_here => Authorization::Lent,
             None => Authorization::None,
         };
+        let agent = Agent::parse(agent);
         let asker = Asker {
             address: origin.address,
             user: None,
-            agent: Agent::parse(agent),
+            resolves: resolves(&agent, &head.headers),
+            agent,
             authorization,
             base,
             profile: Profile::default(),
@@ -129,7 +133,9 @@ impl Askers {
         };
         // There are as many of these as the configuration names.
         let base = BaseUrl { text: base.into(), remembered: true, explains: false };
-        Ok(Asker { address, user, agent: Agent::parse(agent), authorization, base, profile: Profile::default() })
+        let agent = Agent::parse(agent);
+        let resolves = resolves(&agent, &head.headers);
+        Ok(Asker { address, user, agent, resolves, authorization, base, profile: Profile::default() })
     }
 
     /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.
@@ -274,6 +280,18 @@ fn is_prefix(text: &str) -> bool {
 fn is_loopback_host(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse::<IpAddr>();
     address.map_or(host == "localhost" || host.ends_with(".localhost"), |address| address.to_canonical().is_loopback())
+}
+
+/// Whether a client resolves a tree of packages: the tools that install do, and npm says when it does something else.
+fn resolves(agent: &Agent, headers: &HeaderMap) -> bool {
+    let command = headers.get(NPM_COMMAND).and_then(|command| command.to_str().ok());
+    agent.tool != Tool::Other
+        && command.is_none_or(|command| {
+            matches!(
+                command,
+                "install" | "ci" | "update" | "exec" | "dedupe" | "link" | "audit" | "install-test" | "install-ci-test"
+            )
+        })
 }
 
 #[cfg(test)]

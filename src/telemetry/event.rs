@@ -223,6 +223,21 @@ impl VersionsHidden<'_> {
     }
 }
 
+/// A package was fetched that no client had asked for yet.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchedAhead<'a> {
+    /// The package.
+    pub name: &'a PackageName,
+}
+
+impl FetchedAhead<'_> {
+    /// Counts it, and logs it for those who look closely.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.fetched_ahead.inc();
+        tracing::debug!(package.name = %self.name, "fetched ahead");
+    }
+}
+
 /// A duration as logs hold it.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0

@@ -59,6 +59,7 @@ pub struct Metrics {
     pub(super) observed: Counter,
     pub(super) hidden: Counter,
     pub(super) stale: Counter,
+    pub(super) fetched_ahead: Counter,
     pub(super) incidents: Series<IncidentLabel, Counter>,
     pub(super) ledger_lost: Counter,
 }
@@ -121,6 +122,7 @@ impl Metrics {
             ),
             hidden: counter(held, "hidden_versions", "Versions kept out of packuments that were assembled"),
             stale: counter(held, "stale_answers", "Answers served though upstream could not confirm them"),
+            fetched_ahead: counter(held, "fetched_ahead", "Packuments fetched before any client had asked for them"),
             incidents: Series::register(held, "incidents", "What an operator should look into, by kind", Counter::default),
             ledger_lost: counter(held, "ledger_lost_rows", "Rows that never reached the ledger"),
             registry,

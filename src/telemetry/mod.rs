@@ -12,7 +12,7 @@ pub mod metrics;
 mod series;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use event::{CacheUsed, GatewayRefused, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
+pub use event::{CacheUsed, FetchedAhead, GatewayRefused, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
 pub use incident::{
     ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, VersionGone,
 };

@@ -17,6 +17,7 @@ mod wire;
 mod admin;
 mod adopting;
 mod age;
+mod ahead;
 mod audit;
 mod authority;
 mod beside;

@@ -1,0 +1,101 @@
+//! What a release depends on is fetched before whoever installs it asks for that, and for nobody else.
+
+use tempfile::TempDir;
+
+use crate::package::{Package, hours};
+use crate::program::{Program, coldframe, machine_clock};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+/// An application: `app` wants `left@^1`, which wants `right`, which wants `end`; the newest `left` wants something else.
+fn publish(scene: &Scene) {
+    scene.publish(Package::new("app", "1.0.0").depends_on("left", "^1.0.0"));
+    scene.publish(Package::new("left", "1.0.0").depends_on("right", "1.x"));
+    scene.publish(Package::new("left", "2.0.0").depends_on("other", "*"));
+    scene.publish(Package::new("right", "1.0.0").depends_on("end", "npm:@real/end@latest"));
+    scene.publish_old("@real/end", &["1.0.0"]);
+    scene.publish_old("other", &["1.0.0"]);
+}
+
+#[tokio::test]
+async fn whoever_installs_finds_there_what_the_chosen_versions_depend_on() {
+    let scene = Scene::open().await;
+    publish(&scene);
+    scene.get("/app").npm("11.19.1").gzip().await.is(200);
+    scene.registry.until_asked("/@real/end", 1).await;
+    for path in ["/left", "/right", "/@real%2fend"] {
+        assert!(!scene.get(path).npm("11.19.1").gzip().await.is(200).versions().is_empty());
+    }
+    assert_eq!(scene.registry.total(), 4, "{:?}", scene.registry.requests());
+    assert_eq!(scene.registry.count("/other"), 0);
+    assert!((scene.metric("coldframe_fetched_ahead_total", "").await - 3.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn a_version_that_is_hidden_leads_nowhere() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("app", "1.0.0").depends_on("old", "1"));
+    scene.publish(Package::new("app", "1.1.0").aged(hours(1)).depends_on("young", "1"));
+    scene.publish_old("old", &["1.0.0"]);
+    scene.publish_old("young", &["1.0.0"]);
+    scene.get("/app").npm("11.19.1").await.is(200);
+    scene.registry.until_asked("/old", 1).await;
+    assert_eq!(scene.registry.count("/young"), 0);
+}
+
+#[tokio::test]
+async fn whoever_only_looks_or_comes_while_it_is_off_has_nothing_fetched() {
+    for (setting, agent, command) in [
+        ("8", "npm/11.19.1 node/v24.0.0 linux x64", "view"),
+        ("8", "Mozilla/5.0", ""),
+        ("0", "npm/11.19.1 node/v24.0.0 linux x64", "install"),
+    ] {
+        let scene = Scene::open().set("fetch-ahead", setting).await;
+        publish(&scene);
+        scene.get("/app").header("user-agent", agent).header("npm-command", command).await.is(200);
+        // Had it led anywhere, that would have come before this.
+        scene.get("/@real%2fend").header("user-agent", "curl/8").await.is(200);
+        assert_eq!(scene.registry.total(), 2, "{agent} {command}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_fails_is_asked_for_no_more() {
+    let scene = Scene::open().set("fetch-ahead", "1").await;
+    let names: Vec<_> = (0..20).map(|number| format!("part-{number:02}")).collect();
+    let parts: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), "1".into())).collect();
+    scene.publish(Package::new("app", "1.0.0").field("dependencies", parts));
+    for name in &names {
+        scene.publish_old(name, &["1.0.0"]);
+    }
+    // What is not there, or nobody's business, is no failure.
+    scene.registry.answer("/part-00", Reply::status(403));
+    scene.registry.answer("/part-01", Reply::status(404));
+    scene.registry.answer("/part-03", Reply::status(400));
+    scene.get("/app").npm("11.19.1").await.is(200);
+    scene.registry.until_asked("/part-03", 1).await;
+    scene.get("/part-19").npm("11.19.1").await.is(200);
+    assert_eq!(scene.registry.count("/part-04") + scene.registry.count("/part-05"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_own_credentials_go_to_no_other_registry_by_themselves() {
+    let (home, data, clock) = (TempDir::new().unwrap(), TempDir::new().unwrap(), machine_clock());
+    let (registry, acmes) = (Registry::start(&clock).await, Registry::start(&clock).await);
+    registry.publish(Package::new("app", "1.0.0").field("dependencies", serde_json::json!({"@acme/ui": "1", "left": "1"})));
+    registry.publish(Package::new("left", "1.0.0"));
+    acmes.publish(Package::new("@acme/ui", "1.0.0"));
+    std::fs::write(home.path().join(".npmrc"), format!("registry={}/\n@acme:registry={}/\n", registry.url, acmes.url)).unwrap();
+    let mut command = coldframe(home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path());
+    let program = Program::start(&mut command);
+    program.get("/app").npm("11.19.1").token("mine").await.is(200);
+    registry.until_asked("/left", 1).await;
+    assert_eq!(registry.last("/left").headers.first("authorization"), Some("Bearer mine"));
+    assert_eq!(acmes.total(), 0);
+    // Whoever brings none has those of the configuration, each for its registry.
+    program.get("/app").npm("11.19.1").await.is(200);
+    acmes.until_asked("/@acme/ui", 1).await;
+    assert_eq!(acmes.last("/@acme/ui").headers.first("authorization"), None);
+}
