@@ -1,11 +1,11 @@
 //! What clients will ask for next: whoever resolves a release resolves what it depends on then, one package after the other. Packages
 //! found this way wait here for somebody who fetches them ahead. Refuses to fetch what is known, and to go on without an end.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::catalog::Voyage;
 use super::known::{Known, Slot};
@@ -28,8 +28,8 @@ pub(super) struct Ahead {
     /// The version that is wanted: exactly, by a tag, or by a range.
     wanted: Arc<str>,
     question: Arc<Question>,
-    /// Whether nobody has asked for this one.
-    pub(super) is_guess: bool,
+    /// Told when somebody asks for this one, while nobody has.
+    guess: Option<Arc<Notify>>,
 }
 
 /// The question that it began with.
@@ -46,11 +46,11 @@ impl Ahead {
     #[must_use]
     pub(super) fn of_question() -> Self {
         let question = Question { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
-        Self { wanted: "latest".into(), question: Arc::new(question), is_guess: false }
+        Self { wanted: "latest".into(), question: Arc::new(question), guess: None }
     }
 
     fn next(&self, wanted: &str) -> Self {
-        Self { wanted: wanted.into(), question: Arc::clone(&self.question), is_guess: true }
+        Self { wanted: wanted.into(), question: Arc::clone(&self.question), guess: None }
     }
 
     fn takes_one(&self) -> bool {
@@ -69,11 +69,13 @@ impl Lead {
     }
 }
 
-/// Leads that nobody follows yet, the oldest first.
+/// Leads that nobody follows yet, the oldest first, and those that are followed.
 #[derive(Default)]
 pub(super) struct Leads {
     waiting: Mutex<(VecDeque<Voyage>, HashSet<Slot>)>,
     came: Notify,
+    /// Whom to tell that somebody asks for one after all.
+    followed: Mutex<HashMap<Slot, Arc<Notify>>>,
 }
 
 impl Leads {
@@ -84,6 +86,23 @@ impl Leads {
             queue.push_back(voyage);
             self.came.notify_one();
         }
+    }
+
+    /// Somebody waits for this package: if it is on its way as a guess, it is none any more.
+    pub(super) fn hurry(&self, slot: &Slot) {
+        if let Some(asked) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get(slot) {
+            asked.notify_one();
+        }
+    }
+
+    fn follow(&self, slot: &Slot) -> Arc<Notify> {
+        let asked = Arc::default();
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Arc::clone(&asked));
+        asked
+    }
+
+    fn leave(&self, slot: &Slot) {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
     }
 
     async fn next(&self) -> Voyage {
@@ -111,29 +130,55 @@ pub(super) struct Precedence {
     asked: AtomicUsize,
     fewer: Notify,
     few: usize,
+    /// Those that read for nobody: half as many as may read.
+    guesses: Semaphore,
 }
 
-/// Somebody waits for what is read while this lives.
-pub(super) struct Asked<'a>(&'a Precedence);
+/// A turn to read, held while it is done.
+pub(super) struct Turn<'a> {
+    /// Where it is noted that somebody waits for it, if somebody does.
+    asked: Option<&'a Precedence>,
+    /// Its place among those that read for nobody.
+    _guess: Option<SemaphorePermit<'a>>,
+}
 
 impl Precedence {
     /// On so many cores.
     #[must_use]
     pub(super) fn on(cores: usize) -> Self {
-        Self { asked: AtomicUsize::default(), fewer: Notify::new(), few: cores / 2 }
+        Self {
+            asked: AtomicUsize::default(),
+            fewer: Notify::new(),
+            few: (cores / 2).max(1),
+            guesses: Semaphore::new(cores.div_ceil(2)),
+        }
     }
 
-    /// Somebody waits.
-    pub(super) fn take(&self) -> Asked<'_> {
+    /// The turn of what is looked at ahead, or is not: a guess waits until few others do, or until somebody asks for it.
+    pub(super) async fn turn(&self, ahead: Option<&Ahead>) -> Turn<'_> {
+        let Some(asked) = ahead.and_then(|ahead| ahead.guess.as_ref()) else { return self.take() };
+        let gives_way = async {
+            let permit = self.guesses.acquire().await;
+            self.give().await;
+            permit
+        };
+        tokio::select! {
+            biased;
+            () = asked.notified() => self.take(),
+            permit = gives_way => Turn { asked: None, _guess: permit.ok() },
+        }
+    }
+
+    fn take(&self) -> Turn<'_> {
         self.asked.fetch_add(1, Ordering::AcqRel);
-        Asked(self)
+        Turn { asked: Some(self), _guess: None }
     }
 
     /// Waits until few wait.
-    pub(super) async fn give(&self) {
+    async fn give(&self) {
         loop {
             let fewer = self.fewer.notified();
-            if self.asked.load(Ordering::Acquire) < self.few.max(1) {
+            if self.asked.load(Ordering::Acquire) < self.few {
                 return;
             }
             fewer.await;
@@ -141,10 +186,12 @@ impl Precedence {
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.asked.fetch_sub(1, Ordering::AcqRel);
-        self.0.fewer.notify_waiters();
+        if let Some(precedence) = self.asked {
+            precedence.asked.fetch_sub(1, Ordering::AcqRel);
+            precedence.fewer.notify_waiters();
+        }
     }
 }
 
@@ -162,9 +209,15 @@ impl Inner {
     }
 
     /// Fetches what a lead leads to, as if somebody asked; whether it was there.
-    pub(super) async fn follow_lead(self: &Arc<Self>, Lead(voyage): Lead) -> bool {
+    pub(super) async fn follow_lead(self: &Arc<Self>, Lead(mut voyage): Lead) -> bool {
+        let (slot, guess) = (voyage.slot.clone(), self.leads.follow(&voyage.slot));
+        if let Some(ahead) = &mut voyage.ahead {
+            ahead.guess = Some(guess);
+        }
         let ahead = voyage.ahead.clone();
-        match self.embark(voyage).await {
+        let landed = self.embark(voyage).await;
+        self.leads.leave(&slot);
+        match landed {
             Ok(_) => true,
             // Somebody may depend on what was never published, or is not theirs to see.
             Err(Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. })) => false,
@@ -198,5 +251,49 @@ impl Inner {
                 self.leads.push(next);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const A_WHILE: Duration = Duration::from_secs(60);
+
+    fn guess() -> (Ahead, Arc<Notify>) {
+        let asked = Arc::new(Notify::new());
+        (Ahead { guess: Some(Arc::clone(&asked)), ..Ahead::of_question().next("1") }, asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guess_gives_way_until_somebody_asks_for_it() {
+        let precedence = Precedence::on(2);
+        let (one, asked) = guess();
+        let waited_for = precedence.turn(Some(&Ahead::of_question())).await;
+        assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
+        // Others who wait are no hindrance to whoever is waited for.
+        asked.notify_one();
+        let hurried = timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap();
+        drop(waited_for);
+        let (other, _) = guess();
+        assert!(timeout(A_WHILE, precedence.turn(Some(&other))).await.is_err());
+        drop(hurried);
+        let held = timeout(A_WHILE, precedence.turn(Some(&other))).await.unwrap();
+        // One at a time, and nobody who is waited for waits for it.
+        assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
+        drop(timeout(A_WHILE, precedence.turn(None)).await.unwrap());
+        drop(held);
+        drop(timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap());
+    }
+
+    #[test]
+    fn a_question_leads_to_so_many_and_no_more() {
+        let first = Ahead::of_question();
+        let then = first.next("^1").next("^2");
+        assert_eq!((0..2 * MOST).filter(|at| if at % 2 == 0 { &first } else { &then }.takes_one()).count(), MOST as usize);
     }
 }

@@ -198,7 +198,9 @@ impl Inner {
             return Ok(reading);
         }
         let mut flight = pin!(self.embark(voyage.clone()));
-        if let Ok(landed) = timeout(self.config.patience, flight.as_mut()).await {
+        // Joined first: it may have been begun for nobody just now.
+        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.hurry(&voyage.slot) }) };
+        if let Ok((landed, ())) = timeout(self.config.patience, hurried).await {
             return landed;
         }
         self.silence.begin(voyage.registry.id(), now, self.clock.now());

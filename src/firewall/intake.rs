@@ -68,12 +68,7 @@ impl Inner {
     ) -> Result<Option<Reading>, Rejection> {
         // Before there is a reader: those never wait for memory.
         arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
-        let is_guess = voyage.ahead.as_ref().is_some_and(|ahead| ahead.is_guess);
-        let _guess = if is_guess { Some(self.guesses.acquire().await) } else { None };
-        let _asked = if is_guess { None } else { Some(self.precedence.take()) };
-        if is_guess {
-            self.precedence.give().await;
-        }
+        let _turn = self.precedence.turn(voyage.ahead.as_ref()).await;
         let _permit = self.readers.acquire().await.map_err(|_| lost())?;
         let inner = Arc::clone(&self);
         self.blocking(move || inner.read(&voyage, arrival, &before)).await?

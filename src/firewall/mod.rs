@@ -171,8 +171,7 @@ struct Inner {
     allowance: Arc<Allowance>,
     /// Documents read or rendered at once: as many as there are cores.
     readers: Semaphore,
-    /// Those of them that nobody has asked for: half as many.
-    guesses: Semaphore,
+    /// Whose turn it is among those.
     precedence: Precedence,
     /// Packages that will probably be asked for.
     leads: Leads,
@@ -223,7 +222,6 @@ impl Firewall {
             fetches: Arc::new(Semaphore::new(FETCHES)),
             allowance,
             readers: Semaphore::new(cores),
-            guesses: Semaphore::new(cores.div_ceil(2)),
             precedence: Precedence::on(cores),
             leads: Leads::default(),
             workbenches: Workbenches::new(cores),
