@@ -15,10 +15,11 @@ use super::ahead::Ahead;
 use super::history::{self, Reconciled};
 use super::intake::{Arrival, Place, content_of};
 use super::known::{Known, Screens, Slot};
+use super::recall::{Before, NEVER};
 use super::shelf::Wish;
 use super::world::Profile;
 use super::{Asker, Inner, Rejection};
-use crate::npm::{Algorithm, Digest, Form, Ingested, PackageName, gzip, ingest, instant};
+use crate::npm::{Form, PackageName, gzip, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
 use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
@@ -34,9 +35,6 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// How often a packument is asked for because a flight that was joined brought it in the other form.
 const ATTEMPTS: usize = 4;
-
-/// When upstream confirmed what was kept for other credentials to these: it is asked before they are answered.
-const NEVER: Timestamp = Timestamp::MIN;
 
 /// What is known, and how it may be used.
 #[derive(Clone)]
@@ -78,20 +76,6 @@ pub(super) struct Voyage {
     pub ahead: Option<Ahead>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
     pub whole: bool,
-}
-
-/// What there was before upstream is asked.
-#[derive(Clone, Default)]
-pub(super) struct Before {
-    pub(super) record: Arc<PackageRecord>,
-    pub(super) known: Option<Arc<Known>>,
-}
-
-impl Before {
-    /// The document before this one.
-    pub(super) fn last(&self) -> Option<&Document> {
-        self.known.as_ref().map(|known| &known.document).or(self.record.document.as_ref())
-    }
 }
 
 impl Inner {
@@ -307,65 +291,6 @@ impl Inner {
             None if voyage.need == Need::Index => self.forms.for_index(voyage.registry.id()),
             _ => Form::Full,
         }
-    }
-
-    /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
-    async fn before(self: &Arc<Self>, voyage: &Voyage) -> Result<Before, Rejection> {
-        if let Some(known) = self.documents.get(&voyage.slot) {
-            return Ok(Before { record: Arc::clone(&known.record), known: Some(known) });
-        }
-        // What other credentials could read, to be confirmed for these.
-        if let Some(known) = self.documents.get(&voyage.slot.shared()) {
-            let known = known.confirmed(voyage.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
-            return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)) });
-        }
-        let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
-        let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
-        let (inner, slot, registry, record) = self.blocking(recall).await??;
-        let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
-            return Ok(Before { record, known: None });
-        };
-        let share = self.share_of(document).await?;
-        let recall = move || {
-            let known = inner.recall_document(&slot, &registry, &record);
-            drop(share);
-            Before { record, known }
-        };
-        self.blocking(recall).await
-    }
-
-    /// A ledger that cannot be read is no empty one: what it knows of a release may be what it is refused for.
-    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
-        let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
-            tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
-            Rejection::Internal("the ledger cannot be read".into())
-        })?;
-        Ok(Arc::new(record))
-    }
-
-    fn recall_document(&self, slot: &Slot, registry: &Arc<Registry>, record: &Arc<PackageRecord>) -> Option<Arc<Known>> {
-        let document = record.document.as_ref()?;
-        let content = document.content?;
-        let digest = Digest::from_bytes(Algorithm::Sha256, &content)?;
-        let raw = self.blobs.open(&digest).ok().flatten()?;
-        let plain = self.decode(&slot.name, raw).ok()?;
-        let Ingested { packument, .. } = ingest::ingest(&slot.name, &plain).ok()?;
-        let reconciled = history::reconcile(record, Some(document), &packument, document.validated);
-        Some(Arc::new(Known {
-            form: packument.form,
-            slot: slot.clone(),
-            registry: Arc::clone(registry),
-            packument: Some(Arc::new(packument)),
-            provenance: reconciled.provenance.into(),
-            record: Arc::clone(record),
-            content,
-            document: document.clone(),
-            validated: document.validated,
-            checked: if slot.is_own() { NEVER } else { document.validated },
-            raw: Arc::default(),
-            screens: Screens::default(),
-            kin: OnceLock::new(),
-        }))
     }
 
     /// Upstream confirmed what is known.

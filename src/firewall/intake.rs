@@ -7,9 +7,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::catalog::{Before, Reading, Voyage, lost};
+use super::catalog::{Reading, Voyage, lost};
 use super::history::{self, Reconciled};
 use super::known::{Known, Screens, Slot};
+use super::recall::Before;
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::{Share, body};

@@ -25,6 +25,7 @@ mod kin;
 mod known;
 mod notes;
 mod packument;
+mod recall;
 pub mod refusal;
 mod screen;
 mod search;
