@@ -17,8 +17,8 @@ use super::intake::{Arrival, Place, content_of};
 use super::known::{Known, Screens, Slot};
 use super::recall::{Before, NEVER};
 use super::shelf::Wish;
-use super::world::Profile;
-use super::{Asker, Inner, Rejection};
+use super::world::{Moment, Profile};
+use super::{Asker, Inner, Rejection, kin};
 use crate::npm::{Form, PackageName, gzip, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
@@ -79,6 +79,18 @@ pub(super) struct Voyage {
 }
 
 impl Inner {
+    /// What memory has of `name`, if it may be used as it is: nobody waits then.
+    pub(super) fn at_hand(&self, asker: &Asker, name: &PackageName, need: Need, moment: &Moment) -> Option<Reading> {
+        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+        let known = self.documents.get(&slot)?;
+        let is_fresh = need.is_met_by(known.form) && self.is_fresh(&known, asker.profile, moment);
+        if !is_fresh || kin::wants_kin(&known, &moment.world).is_some() {
+            return None;
+        }
+        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+        Some(Reading { known, stale: None })
+    }
+
     /// What is known of `name` as `asker` may see it, fresh if upstream can be asked. With a `wish`, a document that has to
     /// be read is rendered at once, while it is at hand.
     ///
@@ -109,8 +121,9 @@ impl Inner {
     ) -> Result<Reading, Rejection> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = Slot::of(name, &registry, &asker.authorization);
-        let now = self.clock.now();
-        let does = |known: &Arc<Known>| need.is_met_by(known.form) && self.is_fresh(known, asker.profile, now);
+        let moment = self.moment();
+        let now = moment.now;
+        let does = |known: &Arc<Known>| need.is_met_by(known.form) && self.is_fresh(known, asker.profile, &moment);
         if let Some(known) = self.documents.get(&slot).filter(does) {
             CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Reading { known, stale: None });
@@ -165,8 +178,8 @@ impl Inner {
 
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
     /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
-    fn is_fresh(&self, known: &Known, profile: Profile, now: Timestamp) -> bool {
-        let opening = known.screen(&self.world(), profile).next_opening;
+    fn is_fresh(&self, known: &Known, profile: Profile, &Moment { now, ref world }: &Moment) -> bool {
+        let opening = known.screen(world, profile).next_opening;
         let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
         let rewritten = self.written.get(&known.slot.name).is_some_and(|written| known.checked <= written);
         is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
@@ -189,7 +202,7 @@ impl Inner {
         }
         self.silence.begin(voyage.registry.id(), now, self.clock.now());
         // What is fresh by now came with the flight, which has landed.
-        let last = last().filter(|last| !self.is_fresh(last, voyage.profile, self.clock.now()));
+        let last = last().filter(|last| !self.is_fresh(last, voyage.profile, &self.moment()));
         let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
@@ -217,7 +230,7 @@ impl Inner {
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known.form));
         if let Some(known) = usable.clone().filter(|_| !voyage.whole) {
-            if self.is_fresh(&known, voyage.profile, now) {
+            if self.is_fresh(&known, voyage.profile, &self.moment()) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
             }

@@ -42,7 +42,7 @@ pub struct Inspected {
 
 impl Inner {
     pub(super) async fn inspect(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
-        let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+        let Spoken { reading, packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
         let world = self.world();
         let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
         let advisories = world.advisories.of(name.as_str()).among(versions);

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::catalog::Need;
 use super::known::Known;
+use super::world::World;
 use super::{Asker, Inner};
 use crate::npm::{PackageName, Packument, instant};
 
@@ -26,12 +27,7 @@ impl Inner {
     /// Looks up whose part a new package is, once a document. Of packages that are not new nothing is asked, nor where no rule spares
     /// parts; nobody waits then.
     pub(super) async fn find_kin(self: &Arc<Self>, asker: &Asker, known: &Known) {
-        let Some(packument) = known.packument.as_ref().filter(|_| known.kin.get().is_none()) else { return };
-        let Some(longest) = self.world().spares_siblings() else { return };
-        let is_new = packument.oldest.is_some_and(|oldest| instant::after(oldest, longest) > known.validated);
-        if !is_new {
-            return;
-        }
+        let Some(packument) = wants_kin(known, &self.world()) else { return };
         // Nobody learns the name of a scope whose registry is another one, or whose ages are waived.
         let Some(whole) = self.whole_of(&packument.name).filter(|whole| self.registries.of(whole).id() == known.registry.id())
         else {
@@ -52,6 +48,13 @@ impl Inner {
     fn whole_of(&self, part: &PackageName) -> Option<PackageName> {
         self.wholes_of_parts.get(part).or_else(|| PackageName::parse(part.scope()?.trim_start_matches('@')).ok())
     }
+}
+
+/// The packument of which it matters whose part it is, and of which that is not known yet.
+pub(super) fn wants_kin<'a>(known: &'a Known, world: &World) -> Option<&'a Arc<Packument>> {
+    let packument = known.packument.as_ref().filter(|_| known.kin.get().is_none())?;
+    let longest = world.spares_siblings()?;
+    packument.oldest.is_some_and(|oldest| instant::after(oldest, longest) > known.validated).then_some(packument)
 }
 
 /// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::catalog::Need;
 use super::screen::Screen;
@@ -25,6 +26,8 @@ pub(super) struct Spoken {
     pub packument: Arc<Packument>,
     /// The verdicts.
     pub screen: Arc<Screen>,
+    /// When it was looked at.
+    pub now: Timestamp,
 }
 
 impl Inner {
@@ -37,14 +40,14 @@ impl Inner {
     ) -> Result<Answer, Rejection> {
         for _ in 0..ATTEMPTS {
             let wish = Wish { form, packing: coding.packing(), base: asker.base.clone(), profile: asker.profile };
-            let Spoken { reading, packument, screen } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
+            let Spoken { reading, packument, screen, now } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
             self.require_any(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
             let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
             if count > 0 {
                 VersionsHidden { name, count, total }.emit(&self.metrics);
             }
-            self.note_packument(asker, name, &screen, Outcome::Served, None);
+            self.note_packument((asker, now), name, &screen, Outcome::Served, None);
             return Ok(Answer { stale: reading.stale, ..answer });
         }
         Err(Rejection::Internal("the packument changed too often while it was answered".into()))
@@ -63,7 +66,7 @@ impl Inner {
             if read.known.content != spoken.reading.known.content {
                 continue;
             }
-            self.note_packument(asker, name, screen, Outcome::Served, None);
+            self.note_packument((asker, spoken.now), name, screen, Outcome::Served, None);
             return Ok(render::manifest(&document, packument, &packument.entries[at], &asker.base.text).into());
         }
         Err(Rejection::Internal("the packument changed too often while it was answered".into()))
@@ -83,13 +86,18 @@ impl Inner {
         need: Need,
         wish: Option<Wish>,
     ) -> Result<Spoken, Rejection> {
-        let reading = self.reading(asker, name, need, wish).await?;
+        let moment = self.moment();
+        let (reading, moment) = match self.at_hand(asker, name, need, &moment) {
+            Some(reading) => (reading, moment),
+            // What was decided while upstream was asked counts.
+            None => (self.reading(asker, name, need, wish).await?, self.moment()),
+        };
         let Some(packument) = reading.known.packument.clone() else {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
-        let screen = reading.known.screen(&self.world(), asker.profile);
+        let screen = reading.known.screen(&moment.world, asker.profile);
         self.note_overbroad(name, &screen);
-        Ok(Spoken { reading, packument, screen })
+        Ok(Spoken { reading, packument, screen, now: moment.now })
     }
 
     /// An empty packument would tell pnpm and yarn that the package was unpublished: it is refused instead, with the reason.
@@ -103,7 +111,7 @@ impl Inner {
         let newest = (&*packument.entries[newest].key, verdict);
         let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
         let Some(refusal) = refusal else { return Err(Rejection::Internal("a hidden version has no reason".into())) };
-        self.note_packument(asker, &packument.name, screen, Outcome::Refused, Some(&refusal.rule));
+        self.note_packument((asker, self.clock.now()), &packument.name, screen, Outcome::Refused, Some(&refusal.rule));
         Err(self.refused(asker, refusal))
     }
 
@@ -130,7 +138,14 @@ impl Inner {
         Rejection::Refused(Arc::new(refusal.linked(&asker.base)))
     }
 
-    fn note_packument(&self, asker: &Asker, name: &PackageName, screen: &Screen, outcome: Outcome, rule: Option<&RuleId>) {
+    fn note_packument(
+        &self,
+        (asker, now): (&Asker, Timestamp),
+        name: &PackageName,
+        screen: &Screen,
+        outcome: Outcome,
+        rule: Option<&RuleId>,
+    ) {
         let download = Download {
             kind: Kind::Packument,
             name: name.clone(),
@@ -144,7 +159,7 @@ impl Inner {
             tool: asker.agent.tool.as_str(),
             tool_version: asker.agent.version.clone(),
         };
-        self.ledger.record_download(download, self.clock.now());
+        self.ledger.record_download(download, now);
     }
 }
 

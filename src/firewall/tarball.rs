@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::aside::Opened;
@@ -12,7 +13,7 @@ use super::catalog::{Need, lost};
 use super::departed::Departed;
 use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
-use super::world::{Profile, World};
+use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
@@ -33,11 +34,12 @@ const CARRIED_UNIT: u64 = 1 << 20;
 /// What is fetched under: the same bytes for the same credentials.
 pub(super) type TarballKey = (Digest, Partition);
 
-/// A tarball that may be served, and where to get it if it is not here.
+/// A tarball that may be served.
 struct Admitted {
     integrity: Integrity,
-    /// `None` when upstream no longer has it: then it comes from the store or not at all.
-    source: Option<Source>,
+    /// Which entry of the packument it is, whose tarball upstream has; of one that upstream no longer has, it comes from the store
+    /// or not at all.
+    entry: Option<usize>,
     /// What rules say of it without refusing it.
     notes: Vec<Note>,
 }
@@ -60,25 +62,31 @@ impl Inner {
         name: &PackageName,
         version: &str,
     ) -> Result<Tarball, Rejection> {
+        let moment = self.moment();
         // Held to the end: who waits for it keeps it on its way.
-        let _aside = self.set_out(asker, name, version).await;
-        let reading = self.reading(asker, name, Need::Index, None).await?;
-        let revision = self.world().revision;
-        let admitted = match self.admit(asker, &reading, version) {
+        let _aside;
+        let (reading, moment) = if let Some(reading) = self.at_hand(asker, name, Need::Index, &moment) {
+            (reading, moment)
+        } else {
+            _aside = self.set_out(asker, name, version).await;
+            (self.reading(asker, name, Need::Index, None).await?, self.moment())
+        };
+        let Moment { now, world } = moment;
+        let admitted = match self.admit(asker, &reading, version, &world) {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
         };
-        let (integrity, notes) = (admitted.integrity.clone(), admitted.notes.clone());
-        match self.bytes(admitted, &reading.known.slot).await {
+        match self.bytes(asker, &reading.known, &admitted, world.revision).await {
             Ok((bytes, kept)) => {
                 // What was decided while it was on its way counts before its first byte leaves.
-                if self.world().revision != revision {
-                    let again = self.admit(asker, &reading, version);
+                if self.world.load().revision != world.revision {
+                    let again = self.admit(asker, &reading, version, &self.world());
                     again.map_err(|rejection| self.note_refusal(asker, &reading.known, version, rejection))?;
                 }
+                let Admitted { integrity, notes, .. } = admitted;
                 self.note_observed(asker, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
-                self.note_tarball(asker, name, version, Some(&integrity), Outcome::Served, rule);
+                self.note_tarball((asker, now), name, version, Some(&integrity), Outcome::Served, rule);
                 Ok(Tarball { bytes, integrity, kept })
             }
             Err(rejection) => {
@@ -88,68 +96,76 @@ impl Inner {
     }
 
     /// The verdict: what may be served, and what it must hash to.
-    fn admit(&self, asker: &Asker, reading: &Reading, version: &str) -> Result<Admitted, Rejection> {
+    fn admit(&self, asker: &Asker, reading: &Reading, version: &str, world: &World) -> Result<Admitted, Rejection> {
         let known = &reading.known;
         let name = &known.slot.name;
         let Some((packument, (at, entry))) =
             known.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
         else {
-            return self.admit_gone(asker, known, version);
+            return self.admit_gone(asker, known, version, world);
         };
-        let world = self.world();
-        let screen = known.screen(&world, asker.profile);
+        let screen = known.screen(world, asker.profile);
         self.note_overbroad(name, &screen);
         if !screen.shown[at] {
             return Err(self.refuse(asker, packument, &screen, at));
         }
         // Without an integrity it would be hidden.
         let integrity = entry.integrity.clone().ok_or_else(|| no_version(name, version))?;
-        let source = Source {
-            slot: known.slot.clone(),
-            version: entry.key.clone(),
-            url: entry.tarball.clone(),
-            registry: Arc::clone(&known.registry),
-            authorization: asker.authorization.clone(),
-            revision: world.revision,
-        };
-        Ok(Admitted { integrity, source: Some(source), notes: screen.notes(at).to_vec() })
+        Ok(Admitted { integrity, entry: Some(at), notes: screen.notes(at).to_vec() })
     }
 
     /// A version the newest packument does not have: an old one goes on being served to whoever's lockfile holds it.
-    fn admit_gone(&self, asker: &Asker, known: &Known, version: &str) -> Result<Admitted, Rejection> {
+    fn admit_gone(&self, asker: &Asker, known: &Known, version: &str, world: &World) -> Result<Admitted, Rejection> {
         let name = &known.slot.name;
-        let world = self.world();
-        let gone = judge_gone(known, version, &world, asker.profile).ok_or_else(|| no_version(name, version))?;
+        let gone = judge_gone(known, version, world, asker.profile).ok_or_else(|| no_version(name, version))?;
         let (verdict, first, notes) = gone;
-        let screen = known.screen(&world, asker.profile);
+        let screen = known.screen(world, asker.profile);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             return Err(self.refused(asker, refusal));
         }
         let integrity = first.and_then(|row| row.integrity.clone()).ok_or_else(|| no_version(name, version))?;
-        Ok(Admitted { integrity, source: None, notes })
+        Ok(Admitted { integrity, entry: None, notes })
     }
 
     /// The bytes, and whether they lay in the store already.
-    async fn bytes(self: &Arc<Self>, admitted: Admitted, slot: &Slot) -> Result<(Bytes, bool), Rejection> {
-        let digest = admitted.integrity.strongest().clone();
-        if let Some(bytes) = self.stored(&digest).await? {
+    async fn bytes(
+        self: &Arc<Self>,
+        asker: &Asker,
+        known: &Known,
+        admitted: &Admitted,
+        revision: u64,
+    ) -> Result<(Bytes, bool), Rejection> {
+        let (digest, slot) = (admitted.integrity.strongest(), &known.slot);
+        if let Some(bytes) = self.stored(digest).await? {
             CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok((bytes, true));
         }
         CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Miss }.emit(&self.metrics);
-        let Some(source) = admitted.source else {
+        let entry = known.packument.as_ref().and_then(|packument| packument.entries.get(admitted.entry?));
+        let Some(entry) = entry else {
             return Err(Rejection::NotFound(
                 format!("{} no longer has this version upstream, and it is not in the cache", slot.name).into(),
             ));
         };
-        let (inner, integrity) = (Arc::clone(self), admitted.integrity);
+        let source = Source {
+            slot: slot.clone(),
+            version: entry.key.clone(),
+            url: entry.tarball.clone(),
+            registry: Arc::clone(&known.registry),
+            authorization: asker.authorization.clone(),
+            revision,
+        };
+        let (inner, integrity) = (Arc::clone(self), admitted.integrity.clone());
         let flight = move || async move { inner.fetch(source, integrity).await };
-        let landed = self.tarballs.join((digest, slot.partition.clone()), flight).await;
+        let landed = self.tarballs.join((digest.clone(), slot.partition.clone()), flight).await;
         landed.unwrap_or_else(|_| Err(lost())).map(|bytes| (bytes, false))
     }
 
     async fn stored(self: &Arc<Self>, digest: &Digest) -> Result<Option<Bytes>, Rejection> {
+        if let Some(bytes) = self.blobs.mapped(digest) {
+            return Ok(Some(bytes));
+        }
         let open = |inner: &Self, digest: &Digest| {
             inner.blobs.open(digest).unwrap_or_else(|error| {
                 tracing::error!(error = &error as &dyn std::error::Error, "a tarball in the store cannot be read");
@@ -318,7 +334,8 @@ impl Inner {
         if let Rejection::Refused(refusal) = &rejection {
             let entry = known.packument.as_ref().and_then(|packument| packument.find(version));
             let integrity = entry.and_then(|(_, entry)| entry.integrity.as_ref());
-            self.note_tarball(asker, &known.slot.name, version, integrity, Outcome::Refused, Some(&refusal.rule));
+            let who = (asker, self.clock.now());
+            self.note_tarball(who, &known.slot.name, version, integrity, Outcome::Refused, Some(&refusal.rule));
         }
         rejection
     }
@@ -341,7 +358,7 @@ impl Inner {
 
     fn note_tarball(
         &self,
-        asker: &Asker,
+        (asker, now): (&Asker, Timestamp),
         name: &PackageName,
         version: &str,
         integrity: Option<&Integrity>,
@@ -352,7 +369,7 @@ impl Inner {
             kind: Kind::Tarball,
             name: name.clone(),
             version: Some(version.into()),
-            integrity: integrity.map(|integrity| integrity.strongest().to_sri().into()),
+            integrity: integrity.map(|integrity| integrity.strongest().clone()),
             outcome,
             rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::default(),
@@ -361,7 +378,7 @@ impl Inner {
             tool: asker.agent.tool.as_str(),
             tool_version: asker.agent.version.clone(),
         };
-        self.ledger.record_download(download, self.clock.now());
+        self.ledger.record_download(download, now);
     }
 }
 

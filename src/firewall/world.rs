@@ -86,11 +86,29 @@ impl World {
     }
 }
 
+/// One instant and the world as it is then: what one request sees.
+pub(super) struct Moment {
+    /// The instant.
+    pub now: Timestamp,
+    /// The world.
+    pub world: Arc<World>,
+}
+
 impl Inner {
-    /// The world as it is now: what has ended by itself is no part of it from that instant on.
-    pub(super) fn world(&self) -> Arc<World> {
-        let world = self.world.load_full();
+    /// Now.
+    pub(super) fn moment(&self) -> Moment {
         let now = self.clock.now();
+        Moment { now, world: self.world_at(now) }
+    }
+
+    /// The world as it is now.
+    pub(super) fn world(&self) -> Arc<World> {
+        self.world_at(self.clock.now())
+    }
+
+    /// The world as it is now: what has ended by itself is no part of it from that instant on.
+    fn world_at(&self, now: Timestamp) -> Arc<World> {
+        let world = self.world.load_full();
         if world.until.is_none_or(|until| now < until) {
             return world;
         }

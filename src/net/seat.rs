@@ -224,6 +224,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A record of TLS comes alone, and is sent as such, which costs the system less.
+        if let [piece] = pieces {
+            return self.poll_write(context, piece);
+        }
         Pin::new(&mut self.inner).poll_write_vectored(context, pieces)
     }
 }

@@ -1,6 +1,7 @@
 //! Integrity (SRI) and shasum: what a tarball must hash to. Refuses to know where the bytes come from.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -46,29 +47,51 @@ impl Algorithm {
         }
     }
 
-    fn length(self) -> usize {
-        self.digester().output_len()
+    const fn length(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => LONGEST,
+        }
     }
 }
 
-/// One digest, of the length its algorithm has.
+/// The longest digest, in bytes.
+const LONGEST: usize = 64;
+
+/// How long that is as SRI writes it.
+pub const LONGEST_SRI: usize = "sha512-".len() + LONGEST.div_ceil(3) * 4;
+
+/// One digest, of the length its algorithm has. Holds no memory of its own: a warm tarball copies it a few times.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
-    bytes: Box<[u8]>,
+    /// Zero behind the algorithm's length.
+    bytes: [u8; LONGEST],
 }
 
 impl Digest {
     /// A digest from its bytes; `None` when the length is not the algorithm's.
     #[must_use]
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == algorithm.length()).then(|| Self { algorithm, bytes: bytes.into() })
+        let mut digest = Self { algorithm, bytes: [0; LONGEST] };
+        (bytes.len() == algorithm.length()).then(|| {
+            digest.bytes.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            digest
+        })
+    }
+
+    fn made(algorithm: Algorithm, made: &digest::Digest) -> Self {
+        let mut bytes = [0; LONGEST];
+        bytes.iter_mut().zip(made.as_ref()).for_each(|(to, from)| *to = *from);
+        Self { algorithm, bytes }
     }
 
     /// Hashes `bytes` whole.
     #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
-        Self { algorithm, bytes: digest::digest(algorithm.digester(), bytes).as_ref().into() }
+        Self::made(algorithm, &digest::digest(algorithm.digester(), bytes))
     }
 
     /// Which algorithm made it.
@@ -80,19 +103,32 @@ impl Digest {
     /// The raw digest.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.algorithm.length()]
     }
 
     /// Lower-case hex.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        self.bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+        self.as_bytes()
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect()
     }
 
     /// `sha512-…` as SRI writes it.
     #[must_use]
     pub fn to_sri(&self) -> String {
-        format!("{}-{}", self.algorithm.as_str(), STANDARD.encode(&self.bytes))
+        let mut text = String::with_capacity(LONGEST_SRI);
+        self.write_sri(&mut text);
+        text
+    }
+
+    /// The same behind what stands in `text`.
+    pub fn write_sri(&self, text: &mut String) {
+        text.push_str(self.algorithm.as_str());
+        text.push('-');
+        STANDARD.encode_string(self.as_bytes(), text);
     }
 }
 
@@ -104,7 +140,7 @@ impl fmt::Debug for Digest {
 
 /// Everything a packument says a tarball hashes to: at least one digest, at most one an algorithm, strongest first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Integrity(Box<[Digest]>);
+pub struct Integrity(Arc<[Digest]>);
 
 /// How two statements about one version's bytes relate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +179,7 @@ impl Integrity {
     /// An integrity of one digest.
     #[must_use]
     pub fn single(digest: Digest) -> Self {
-        Self(Box::new([digest]))
+        Self(Arc::new([digest]))
     }
 
     /// The strongest digest: the one that decides, and the one the store files a tarball under.
@@ -210,9 +246,9 @@ impl Hasher {
     /// The first digest that differs, with what the bytes really hash to.
     pub fn finish(self) -> Result<(), Mismatch> {
         for (expected, context) in self.expected.digests().iter().zip(self.contexts) {
-            let actual = Digest { algorithm: expected.algorithm, bytes: context.finish().as_ref().into() };
+            let actual = Digest::made(expected.algorithm, &context.finish());
             if actual != *expected {
-                return Err(Mismatch { expected: expected.clone(), actual });
+                return Err(Mismatch { expected: Box::new(expected.clone()), actual: Box::new(actual) });
             }
         }
         Ok(())
@@ -224,9 +260,9 @@ impl Hasher {
 #[error("expected {}, the bytes hash to {}", expected.to_sri(), actual.to_sri())]
 pub struct Mismatch {
     /// What the packument says.
-    pub expected: Digest,
+    pub expected: Box<Digest>,
     /// What came.
-    pub actual: Digest,
+    pub actual: Box<Digest>,
 }
 
 #[cfg(test)]
@@ -279,6 +315,6 @@ mod tests {
         assert!(right.finish().is_ok());
         let mut wrong = Hasher::new(integrity);
         wrong.update(b"tampered");
-        assert_eq!(wrong.finish().unwrap_err().actual, Digest::of(Algorithm::Sha512, b"tampered"));
+        assert_eq!(*wrong.finish().unwrap_err().actual, Digest::of(Algorithm::Sha512, b"tampered"));
     }
 }

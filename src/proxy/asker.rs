@@ -123,7 +123,7 @@ impl Askers {
     ///
     /// # Errors
     /// As [`Askers::resolve`].
-    pub fn resolve_under(peer: IpAddr, user: Option<Arc<str>>, head: &Parts, base: String) -> Result<Asker, String> {
+    pub fn resolve_under(peer: IpAddr, user: Option<Arc<str>>, head: &Parts, base: Arc<str>) -> Result<Asker, String> {
         let address = peer.to_canonical();
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
@@ -132,7 +132,7 @@ impl Askers {
             None => Authorization::None,
         };
         // There are as many of these as the configuration names.
-        let base = BaseUrl { text: base.into(), remembered: true, explains: false };
+        let base = BaseUrl { text: base, remembered: true, explains: false };
         let agent = Agent::parse(agent);
         let resolves = resolves(&agent, &head.headers);
         Ok(Asker { address, user, agent, resolves, authorization, base, profile: Profile::default() })

@@ -13,6 +13,7 @@ use crate::firewall::{Answer, Coding, Form, Rejection, Tarball};
 use crate::net::headers::{Span, date, none_match, one_line, span};
 use crate::net::{Body, BodyError, ClientError, HandOver, Layer};
 use crate::npm::endpoint::EndpointError;
+use crate::npm::integrity::LONGEST_SRI;
 use crate::npm::{Algorithm, Digest};
 use crate::telemetry::OutcomeLabel;
 use crate::upstream::{Passed, UpstreamError};
@@ -109,7 +110,10 @@ pub fn json(bytes: Bytes, head: &Parts, by_host: bool) -> Reply {
 /// and the client. Never with a content coding: it would be undone before the integrity is checked.
 #[must_use]
 pub fn tarball(tarball: &Tarball, head: &Parts) -> Reply {
-    let etag = format!("\"{}\"", tarball.integrity.strongest().to_sri());
+    let mut etag = String::with_capacity(LONGEST_SRI + 2);
+    etag.push('"');
+    tarball.integrity.strongest().write_sri(&mut etag);
+    etag.push('"');
     let length = tarball.bytes.len() as u64;
     let wanted = if head.method == Method::GET { span(&head.headers, length, &etag) } else { Span::Whole };
     let reply = match wanted {

@@ -34,6 +34,8 @@ pub struct Aim {
     pub port: u16,
     /// Whether TLS is spoken there.
     pub secure: bool,
+    /// The addresses of its registries, one for each of the target's prefixes.
+    bases: Arc<[Arc<str>]>,
 }
 
 impl Targets {
@@ -93,9 +95,9 @@ impl Targets {
         let aims = self.0.iter().flat_map(|target| {
             let usual = target.usual().iter().filter(|(port, _)| !target.ports.iter().any(|(known, _)| known == port));
             let ports = target.ports.iter().chain(usual);
-            ports.map(|(port, secure)| Aim { target: Arc::clone(target), port: *port, secure: *secure })
+            ports.map(|(port, secure)| origin(&target.host, *port, *secure))
         });
-        aims.map(|aim| aim.origin()).collect()
+        aims.collect()
     }
 
     /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
@@ -103,7 +105,9 @@ impl Targets {
     pub fn find(&self, host: &str, port: u16) -> Option<Aim> {
         let target = self.0.iter().find(|target| target.host.as_ref() == host)?;
         let (port, secure) = *target.ports.iter().chain(target.usual()).find(|(known, _)| *known == port)?;
-        Some(Aim { target: Arc::clone(target), port, secure })
+        let origin = origin(host, port, secure);
+        let bases = target.prefixes.iter().map(|prefix| format!("{origin}{prefix}").into()).collect();
+        Some(Aim { target: Arc::clone(target), port, secure, bases })
     }
 
     fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut Target {
@@ -141,12 +145,12 @@ impl Target {
 impl Aim {
     /// The path below the registry's own, and the address that stands before it; `None` for a path that is not the registry's.
     #[must_use]
-    pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, String)> {
-        let (prefix, rest) = self.target.prefixes.iter().find_map(|prefix| {
+    pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, Arc<str>)> {
+        let (base, rest) = self.target.prefixes.iter().zip(&*self.bases).find_map(|(prefix, base)| {
             let rest = path.strip_prefix(&**prefix)?;
-            (rest.is_empty() || rest.starts_with('/')).then_some((prefix, rest))
+            (rest.is_empty() || rest.starts_with('/')).then_some((base, rest))
         })?;
-        Some((if rest.is_empty() { "/" } else { rest }, format!("{}{prefix}", self.origin())))
+        Some((if rest.is_empty() { "/" } else { rest }, Arc::clone(base)))
     }
 
     /// Whether `host`, as a `Host` header or an absolute target spells it, means this.
@@ -157,12 +161,12 @@ impl Aim {
         let port = port.map_or(Some(usual), |port| port.parse().ok());
         port == Some(self.port) && name.trim_end_matches('.').eq_ignore_ascii_case(&self.target.host)
     }
+}
 
-    fn origin(&self) -> String {
-        let (scheme, usual) = if self.secure { ("https", 443) } else { ("http", 80) };
-        let host = &*self.target.host;
-        if self.port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port) }
-    }
+/// What a client writes before a path.
+fn origin(host: &str, port: u16, secure: bool) -> String {
+    let (scheme, usual) = if secure { ("https", 443) } else { ("http", 80) };
+    if port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{port}") }
 }
 
 #[cfg(test)]

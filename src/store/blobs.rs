@@ -16,6 +16,9 @@ pub trait Blobs: Send + Sync {
     /// When the file is there and cannot be read.
     fn open(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError>;
 
+    /// The bytes filed under `digest` if they are mapped now. Does not block.
+    fn mapped(&self, digest: &Digest) -> Option<Bytes>;
+
     /// Whether `digest` is there and was verified by this process: then [`Blobs::open`] will not block for long.
     fn is_warm(&self, digest: &Digest) -> bool;
 

@@ -102,6 +102,14 @@ impl Blobs for DiskBlobs {
         }
     }
 
+    fn mapped(&self, digest: &Digest) -> Option<Bytes> {
+        let (mapping, stamp) = self.files.shelf.at_hand(digest)?;
+        if stamp {
+            self.files.stamp(digest);
+        }
+        Some(lend(mapping))
+    }
+
     fn is_warm(&self, digest: &Digest) -> bool {
         self.files.shelf.is_verified(digest)
     }

@@ -9,7 +9,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 use super::journal::{Batch, Tally};
 use super::ledger::{Download, Exposure, Incident, Kind, Outcome};
 use super::packages::{count_from_column, count_to_column, from_column, to_column};
-use crate::npm::PackageName;
+use crate::npm::{Digest, PackageName};
 
 /// An event as the ledger keeps it: equal ones of one batch are one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,7 +190,8 @@ fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusq
             Kind::Tarball => "tarball",
             Kind::Packument => "packument",
         };
-        let (version, integrity) = (row.version.as_deref().unwrap_or_default(), row.integrity.as_deref().unwrap_or_default());
+        let version = row.version.as_deref().unwrap_or_default();
+        let integrity = row.integrity.as_ref().map(Digest::to_sri).unwrap_or_default();
         let subject = subjects.id(params![row.name.as_str(), version, kind, integrity, list(&row.hidden)])?;
         let outcome = match row.outcome {
             Outcome::Served => SERVED,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::StoreError;
-use crate::npm::{Integrity, PackageName};
+use crate::npm::{Digest, Integrity, PackageName};
 use crate::policy::decision::Decision;
 
 /// Which package of which registry: the same name on two registries is two packages.
@@ -149,8 +149,8 @@ pub struct Download {
     pub name: PackageName,
     /// The version, for a tarball or a manifest.
     pub version: Option<Box<str>>,
-    /// The strongest digest as SRI, for a tarball whose version is known.
-    pub integrity: Option<Box<str>>,
+    /// The strongest digest, for a tarball whose version is known.
+    pub integrity: Option<Digest>,
     /// Served or refused.
     pub outcome: Outcome,
     /// The rule that refused; of what was served, the first that warned or only observed.

@@ -102,7 +102,12 @@ impl Shelf {
 
     /// The map of a blob, if it is mapped now. Counts as a use.
     pub(super) fn mapped(&self, digest: &Digest) -> Option<Arc<Mapping>> {
-        self.lock().mapped(digest).map(|(mapping, _)| mapping)
+        self.at_hand(digest).map(|(mapping, _)| mapping)
+    }
+
+    /// The same, and whether the file system should learn of this use.
+    pub(super) fn at_hand(&self, digest: &Digest) -> Option<(Arc<Mapping>, bool)> {
+        self.lock().mapped(digest)
     }
 
     /// Notes a use of a blob that is not to be mapped; whether the file system should learn of it.
