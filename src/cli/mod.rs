@@ -20,6 +20,7 @@ mod decisions;
 mod decree;
 mod deny;
 mod doctor;
+mod doctor_formats;
 mod doctor_routes;
 mod doctor_survey;
 mod explain;
