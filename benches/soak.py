@@ -53,7 +53,7 @@ class Version:
 class Package:
     def __init__(self, name, count, rng):
         self.name, self.next, self.last_answer, self.bytes, self.revision = name, 0, {False: 0.0, True: 0.0}, None, 0
-        self.versions, self.lost = {}, {}
+        self.versions, self.lost, self.wants = {}, {}, {}
         self.size = 1_000_000 if name.startswith("heavy") else rng.choice([2_000, 20_000, 120_000])
         self.padding = "x" * (1500 if count > 100 else 300)
         for _ in range(count):
@@ -87,7 +87,7 @@ class Package:
             time_of = {number: instant(version.claims) for number, version in (self.lost | self.versions).items()}
             manifests = {
                 number: {
-                    "name": self.name, "version": number, "description": self.padding, "dist": {"tarball": url + version.path(), "integrity": version.integrity},
+                    "name": self.name, "version": number, "description": self.padding, "dependencies": self.wants, "dist": {"tarball": url + version.path(), "integrity": version.integrity},
                 }
                 for number, version in self.versions.items()
             }
@@ -106,6 +106,9 @@ class Registry:
         for number in range(PACKAGES):
             name = f"heavy-{number}" if number % 25 == 0 else f"package-{number}"
             self.packages[name] = Package(name, 500 if number % 30 == 7 and number // 30 < LARGE else rng.randint(3, 25), rng)
+        for package in self.packages.values():
+            # What is fetched ahead, and what is not there.
+            package.wants = {name: "*" for name in rng.sample(sorted(self.packages), 2)} | {f"nowhere-{package.name}": "1"}
 
     async def start(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
