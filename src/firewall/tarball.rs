@@ -79,8 +79,9 @@ impl Inner {
         match self.bytes(asker, &reading.known, &admitted, world.revision).await {
             Ok((bytes, kept)) => {
                 // What was decided while it was on its way counts before its first byte leaves.
-                if self.world.load().revision != world.revision {
-                    let again = self.admit(asker, &reading, version, &self.world());
+                let then = self.world();
+                if then.revision != world.revision {
+                    let again = self.admit(asker, &reading, version, &then);
                     again.map_err(|rejection| self.note_refusal(asker, &reading.known, version, rejection))?;
                 }
                 let Admitted { integrity, notes, .. } = admitted;
