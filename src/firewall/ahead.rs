@@ -232,7 +232,6 @@ impl Inner {
     /// Notes what the version that is wanted of a document depends on, as far as nothing is known of it.
     pub(super) fn look_ahead(&self, voyage: &Voyage, known: &Known, document: &[u8], fields: &Fields) {
         let (Some(ahead), Some(packument)) = (&voyage.ahead, &known.packument) else { return };
-        let Ok(document) = std::str::from_utf8(document) else { return };
         if ahead.question.is_over.load(Ordering::Relaxed) {
             return;
         }

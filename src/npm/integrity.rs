@@ -75,23 +75,19 @@ impl Digest {
     /// A digest from its bytes; `None` when the length is not the algorithm's.
     #[must_use]
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
-        let mut digest = Self { algorithm, bytes: [0; LONGEST] };
-        (bytes.len() == algorithm.length()).then(|| {
-            digest.bytes.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            digest
-        })
+        (bytes.len() == algorithm.length()).then(|| Self::holding(algorithm, bytes))
     }
 
-    fn made(algorithm: Algorithm, made: &digest::Digest) -> Self {
+    fn holding(algorithm: Algorithm, given: &[u8]) -> Self {
         let mut bytes = [0; LONGEST];
-        bytes.iter_mut().zip(made.as_ref()).for_each(|(to, from)| *to = *from);
+        bytes.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
         Self { algorithm, bytes }
     }
 
     /// Hashes `bytes` whole.
     #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
-        Self::made(algorithm, &digest::digest(algorithm.digester(), bytes))
+        Self::holding(algorithm, digest::digest(algorithm.digester(), bytes).as_ref())
     }
 
     /// Which algorithm made it.
@@ -246,7 +242,7 @@ impl Hasher {
     /// The first digest that differs, with what the bytes really hash to.
     pub fn finish(self) -> Result<(), Mismatch> {
         for (expected, context) in self.expected.digests().iter().zip(self.contexts) {
-            let actual = Digest::made(expected.algorithm, &context.finish());
+            let actual = Digest::holding(expected.algorithm, context.finish().as_ref());
             if actual != *expected {
                 return Err(Mismatch { expected: Box::new(expected.clone()), actual: Box::new(actual) });
             }

@@ -21,10 +21,10 @@ pub struct Requirement {
 /// What the entry at `entry` of `document` wants: its dependencies, its optional ones, and its peers but for those that it can do
 /// without. `fields` must be those of `document`.
 #[must_use]
-pub fn requirements(document: &str, fields: &Fields, entry: usize) -> Vec<Requirement> {
+pub fn requirements(document: &[u8], fields: &Fields, entry: usize) -> Vec<Requirement> {
     let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::new());
     for span in fields.of(entry) {
-        let Some(member) = document.get(span.start as usize..span.end as usize) else { continue };
+        let Ok(member) = std::str::from_utf8(span.of(document)) else { continue };
         let object = format!("{{{member}}}");
         let read = for_each_member(&object, |key, value| match decode(key).as_deref() {
             Some("dependencies" | "optionalDependencies") => collect(value, &mut wanted),
@@ -83,7 +83,7 @@ mod tests {
         let document =
             format!(r#"{{"name":"demo","versions":{{"0.9.0":{{}},"1.0.0":{{"name":"demo","version":"1.0.0",{manifest}}}}}}}"#);
         let ingested = ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap();
-        let found = requirements(&document, &ingested.fields, 1);
+        let found = requirements(document.as_bytes(), &ingested.fields, 1);
         found.into_iter().map(|Requirement { name, wanted }| format!("{name}@{wanted}")).collect()
     }
 
