@@ -165,8 +165,6 @@ pub struct App {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ledger_retention: Duration,
-    /// How many packuments are fetched ahead at once.
-    fetch_ahead: usize,
     /// The revision of the decisions that are in force.
     decided: u64,
     feeds: Arc<Feeds>,
@@ -199,7 +197,6 @@ impl App {
         metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
         ledger.put_in_force(decided).map_err(AppError::DataDir)?;
-        let fetch_ahead = config.firewall.fetch_ahead;
         let firewall = Arc::new(Firewall::new(Parts {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -255,7 +252,6 @@ impl App {
             metrics,
             clock,
             ledger_retention,
-            fetch_ahead,
             decided,
             feeds,
             policies,
@@ -359,7 +355,7 @@ impl App {
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
         chores.spawn(policies::follow(self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
-        chores.spawn(patrol::ahead::fetch(Arc::clone(&self.firewall), self.fetch_ahead, Arc::clone(&self.metrics)));
+        chores.spawn(patrol::ahead::fetch(Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
         chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
         chores.spawn(self.feeds.watch());
         shutdown.await;

@@ -190,7 +190,7 @@ impl Config {
         let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
         let packument_memory = reader.one(Key::PackumentMemory, read::size_from(1_000_000));
-        let fetch_ahead = reader.one(Key::FetchAhead, read::number_to(48));
+        let fetch_ahead = reader.one(Key::FetchAhead, read::number_to(firewall::FETCHES));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
         let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
         let proxy = door::read(&mut reader, public_url.clone());

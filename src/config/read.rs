@@ -170,28 +170,28 @@ pub(super) fn size_within(least: u64, most: u64) -> impl Fn(&str) -> Result<usiz
 
 /// A whole number of at least one and at most `most`.
 pub(super) fn count_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
-    move |text| {
-        let count = count(text)?;
-        if count > most { Err(format!("must be at most {most}")) } else { Ok(count) }
-    }
+    move |text| at_most(count(text)?, most)
 }
 
 /// A whole number up to this one.
 pub(super) fn number_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
-    move |text| match text.trim().parse() {
-        Ok(number) if number > most => Err(format!("must be at most {most}")),
-        Ok(number) => Ok(number),
-        Err(_) => Err("is no whole number".to_owned()),
-    }
+    move |text| at_most(number(text)?, most)
 }
 
 /// A whole number of at least one.
 pub(super) fn count(text: &str) -> Result<usize, String> {
-    match text.trim().parse() {
-        Ok(0) => Err("cannot be nothing".to_owned()),
-        Ok(count) => Ok(count),
-        Err(_) => Err("is no whole number".to_owned()),
+    match number(text)? {
+        0 => Err("cannot be nothing".to_owned()),
+        count => Ok(count),
     }
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.trim().parse().map_err(|_| "is no whole number".to_owned())
+}
+
+fn at_most(number: usize, most: usize) -> Result<usize, String> {
+    if number > most { Err(format!("must be at most {most}")) } else { Ok(number) }
 }
 
 /// `true` or `false`.

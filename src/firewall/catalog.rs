@@ -82,9 +82,8 @@ impl Inner {
     /// What memory has of `name`, if it may be used as it is: nobody waits then.
     pub(super) fn at_hand(&self, asker: &Asker, name: &PackageName, need: Need, moment: &Moment) -> Option<Reading> {
         let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
-        let known = self.documents.get(&slot)?;
-        let is_fresh = need.is_met_by(known.form) && self.is_fresh(&known, asker.profile, moment);
-        if !is_fresh || kin::wants_kin(&known, &moment.world).is_some() {
+        let known = self.fresh(&slot, asker.profile, need, moment)?;
+        if kin::wants_kin(&known, &moment.world).is_some() {
             return None;
         }
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -123,8 +122,7 @@ impl Inner {
         let slot = Slot::of(name, &registry, &asker.authorization);
         let moment = self.moment();
         let now = moment.now;
-        let does = |known: &Arc<Known>| need.is_met_by(known.form) && self.is_fresh(known, asker.profile, &moment);
-        if let Some(known) = self.documents.get(&slot).filter(does) {
+        if let Some(known) = self.fresh(&slot, asker.profile, need, &moment) {
             CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Reading { known, stale: None });
         }
@@ -174,6 +172,11 @@ impl Inner {
             Some(document) => Ok((again, document)),
             None => Err(Rejection::Internal("the packument is no longer in the store".into())),
         }
+    }
+
+    /// What memory has, if it does for the need without asking upstream.
+    fn fresh(&self, slot: &Slot, profile: Profile, need: Need, moment: &Moment) -> Option<Arc<Known>> {
+        self.documents.get(slot).filter(|known| need.is_met_by(known.form) && self.is_fresh(known, profile, moment))
     }
 
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age

@@ -89,7 +89,7 @@ pub struct Config {
     pub memory: u64,
     /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
     pub packument_memory: u64,
-    /// How many packuments are fetched ahead at once; none at 0.
+    /// How many packuments are fetched ahead at once, at most [`FETCHES`]; none at 0.
     pub fetch_ahead: usize,
     /// The largest packument taken from upstream, in bytes, decoded.
     pub packument_limit: u64,
@@ -123,7 +123,7 @@ pub struct Parts {
 const REMEMBERED_FAILURES: u64 = 10_000;
 
 /// Packuments asked for upstream at once.
-const FETCHES: usize = 48;
+pub const FETCHES: usize = 48;
 
 /// How long a packument waits for memory: as long as npm waits for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
@@ -411,6 +411,12 @@ impl Firewall {
             self.0.written.insert(name.clone(), self.0.clock.now());
         }
         passed
+    }
+
+    /// How many leads are to be followed at once; none at 0.
+    #[must_use]
+    pub fn follows_at_once(&self) -> usize {
+        self.0.config.fetch_ahead
     }
 
     /// A package that clients will probably ask for, once there is one.

@@ -8,12 +8,13 @@ use tokio::task::JoinSet;
 use crate::firewall::Firewall;
 use crate::telemetry::{FetchedAhead, Metrics};
 
-/// Follows the firewall's leads, so many at once, until it is dropped.
-pub async fn fetch(firewall: Arc<Firewall>, at_once: usize, metrics: Arc<Metrics>) {
-    let mut under_way = JoinSet::new();
+/// Follows the firewall's leads, as many at once as it says, until it is dropped.
+pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) {
+    let at_once = firewall.follows_at_once();
     if at_once == 0 {
         return;
     }
+    let mut under_way = JoinSet::new();
     loop {
         // One that panicked has told so, and is no reason to stop.
         while under_way.try_join_next().is_some() {}

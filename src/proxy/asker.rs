@@ -16,9 +16,9 @@ use crate::upstream::Authorization;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// What npm says it was told to do.
 const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
-const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// How many base URLs that are neither ours nor configured have their answers remembered.
 const STRANGERS: usize = 8;

@@ -92,22 +92,14 @@ impl Drop for DiskBlobs {
 impl Blobs for DiskBlobs {
     fn open(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
         match self.files.shelf.take(digest) {
-            Taken::Mapped { mapping, stamp } => {
-                if stamp {
-                    self.files.stamp(digest);
-                }
-                Ok(Some(lend(mapping)))
-            }
+            Taken::Mapped { mapping, stamp } => Ok(Some(self.files.hand_out(digest, mapping, stamp))),
             Taken::Opening(opening) => self.files.open(digest, &opening),
         }
     }
 
     fn mapped(&self, digest: &Digest) -> Option<Bytes> {
         let (mapping, stamp) = self.files.shelf.at_hand(digest)?;
-        if stamp {
-            self.files.stamp(digest);
-        }
-        Some(lend(mapping))
+        Some(self.files.hand_out(digest, mapping, stamp))
     }
 
     fn is_warm(&self, digest: &Digest) -> bool {
@@ -291,6 +283,14 @@ impl Files {
         if self.shelf.is_verified(digest) == opening.verified && !self.path(digest).exists() {
             self.shelf.forget(digest);
         }
+    }
+
+    /// The bytes of a blob that is mapped; the file system learns of this use when it is to.
+    fn hand_out(&self, digest: &Digest, mapping: Arc<Mapping>, stamp: bool) -> Bytes {
+        if stamp {
+            self.stamp(digest);
+        }
+        lend(mapping)
     }
 
     fn stamp(&self, digest: &Digest) {
