@@ -34,7 +34,7 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Lines a file may have before its tests.
-const LONGEST: usize = 500;
+const LONGEST: usize = 1000;
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "types", "helpers", "helper", "misc", "shared", "prelude", "manager"];
