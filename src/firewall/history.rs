@@ -109,6 +109,9 @@ fn trace(entry: &Entry, rows: &[&Release], absent_at: Option<Timestamp>, seen: T
                 first_seen: seen,
                 gone: None,
                 replaced: false,
+                digests: None,
+                manifest: None,
+                manifest_changed: None,
             });
             if let Some(first) = first.filter(|_| changed) {
                 into.findings.push(Finding::IntegrityChanged {

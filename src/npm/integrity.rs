@@ -190,6 +190,27 @@ impl Integrity {
         &self.0
     }
 
+    /// Both together, strongest first; `None` where they contradict each other.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Option<Self> {
+        if self.agreement(other) == Agreement::Different {
+            return None;
+        }
+        if other.0.iter().all(|digest| self.0.contains(digest)) {
+            return Some(self.clone());
+        }
+        let mut digests: Vec<Digest> = self.0.iter().chain(&*other.0).cloned().collect();
+        digests.sort_unstable_by(|one, other| other.cmp(one));
+        digests.dedup();
+        Some(Self(digests.into()))
+    }
+
+    /// Whether these digests are among `others`: then bytes that match those match these.
+    #[must_use]
+    pub fn is_covered_by(&self, others: &Self) -> bool {
+        self.0.iter().all(|digest| others.0.contains(digest))
+    }
+
     /// Compares what two packuments said of one version.
     #[must_use]
     pub fn agreement(&self, other: &Self) -> Agreement {
@@ -267,6 +288,17 @@ mod tests {
 
     fn sri(algorithm: Algorithm, text: &str) -> String {
         Digest::of(algorithm, text.as_bytes()).to_sri()
+    }
+
+    #[test]
+    fn a_union_has_all_digests_unless_they_contradict_each_other() {
+        let single = |algorithm, bytes: &[u8]| Integrity::single(Digest::of(algorithm, bytes));
+        let (weak, strong) = (single(Algorithm::Sha1, b"a"), single(Algorithm::Sha512, b"a"));
+        let both = weak.union(&strong).unwrap();
+        assert_eq!(both.strongest().algorithm(), Algorithm::Sha512);
+        assert_eq!((strong.union(&weak), both.union(&weak)), (Some(both.clone()), Some(both.clone())));
+        assert_eq!(both.union(&single(Algorithm::Sha1, b"b")), None);
+        assert!(weak.is_covered_by(&both) && strong.is_covered_by(&both) && !both.is_covered_by(&strong));
     }
 
     #[test]

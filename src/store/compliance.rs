@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::ledger::{
-    Download, Exposure, Incident, Kind, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release, TagSighting,
+    Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release,
+    TagSighting, TarballSource,
 };
 use super::{Blobs, Document, StoreError};
-use crate::npm::{Algorithm, Digest, Integrity, PackageName};
+use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName};
 
 /// Opens a store in the home it was made for. Opening again is a restart: what was opened before must be dropped.
 pub(super) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
@@ -40,6 +41,10 @@ macro_rules! ledger_laws {
             what_is_recorded_is_read_before_and_after_a_restart,
             what_was_set_once_stays,
             one_version_with_two_integrities_is_two_releases,
+            digests_of_a_release_only_grow,
+            a_manifest_digest_moves_with_its_release,
+            tarballs_are_recorded_by_address_for_all_views,
+            addresses_of_the_same_bytes_are_bounded,
             the_same_name_on_two_registries_is_two_packages,
             instants_out_of_range_keep_their_order,
             equal_downloads_are_counted_and_told_one_line_a_client,
@@ -173,6 +178,9 @@ pub(super) fn release(version: &str, bytes: &[u8]) -> Release {
         first_seen: at(0),
         gone: None,
         replaced: false,
+        digests: None,
+        manifest: None,
+        manifest_changed: None,
     }
 }
 
@@ -226,9 +234,15 @@ pub(super) fn what_is_recorded_is_read_before_and_after_a_restart(open: Open<'_,
         document: Some(document()),
         releases: vec![release("1.0.0", b"one"), unknown],
         tags: vec![sighting.clone(), TagSighting { version: "2.0.0".into(), first_seen: at(2), last_seen: at(3), ..sighting }],
+        tarballs: vec![source("1.0.0", b"one", "https://registry.example/@acme/ui/-/ui-1.0.0.tgz")],
     };
-    let change =
-        PackageChange { document: record.document.clone(), releases: record.releases.clone(), tags: record.tags.clone() };
+    let change = PackageChange {
+        document: record.document.clone(),
+        releases: record.releases.clone(),
+        tags: record.tags.clone(),
+        tarballs: record.tarballs.clone(),
+        digests: Vec::new(),
+    };
     let ledger = open();
     ledger.record_package(&key("@acme/ui"), &change).unwrap();
     assert_eq!(ledger.package(&key("@acme/ui")).unwrap(), record);
@@ -267,6 +281,77 @@ pub(super) fn one_version_with_two_integrities_is_two_releases(open: Open<'_, dy
     ledger.record_package(&axios, &change(&[second.clone(), unstated.clone()])).unwrap();
     ledger.record_package(&axios, &change(std::slice::from_ref(&first))).unwrap();
     assert_eq!(ledger.package(&axios).unwrap().releases, [first, second, unstated]);
+}
+
+pub(super) fn digests_of_a_release_only_grow(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let first = release("1.14.1", b"axios");
+    ledger.record_package(&axios, &change(std::slice::from_ref(&first))).unwrap();
+    let digest = |algorithm, bytes: &[u8]| Integrity::single(Digest::of(algorithm, bytes));
+    let learn = |version: &str, digests: Integrity| {
+        let learned = LearnedDigests { version: version.into(), integrity: first.integrity.clone(), digests };
+        let change = PackageChange { digests: vec![learned], ..PackageChange::default() };
+        ledger.record_package(&axios, &change).unwrap();
+        ledger.package(&axios).unwrap().releases[0].known_digests().unwrap()
+    };
+    let sha1 = digest(Algorithm::Sha1, b"axios");
+    let both = first.integrity.clone().unwrap().union(&sha1).unwrap();
+    assert_eq!(learn("1.14.1", sha1), both);
+    // What contradicts them is not added, and a row that is missing is passed over.
+    assert_eq!(learn("1.14.1", digest(Algorithm::Sha1, b"tampered")), both);
+    assert_eq!(learn("2.0.0", digest(Algorithm::Sha256, b"axios")), both);
+    let all = both.union(&digest(Algorithm::Sha256, b"axios")).unwrap();
+    assert_eq!(learn("1.14.1", digest(Algorithm::Sha256, b"axios")), all);
+    // A row that is written again keeps them.
+    ledger.record_package(&axios, &change(&[Release { gone: Some(at(9)), ..first }])).unwrap();
+    drop(ledger);
+    assert_eq!(open().package(&axios).unwrap().releases[0].known_digests(), Some(all));
+}
+
+pub(super) fn a_manifest_digest_moves_with_its_release(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let first = release("1.14.1", b"axios");
+    let manifest = Some(ManifestDigest::from_bytes([7; ManifestDigest::LENGTH]));
+    let later = Release { manifest, manifest_changed: Some(at(40)), ..first.clone() };
+    ledger.record_package(&axios, &change(&[first])).unwrap();
+    ledger.record_package(&axios, &change(std::slice::from_ref(&later))).unwrap();
+    assert_eq!(ledger.package(&axios).unwrap().releases, [later]);
+}
+
+pub(super) fn source(version: &str, bytes: &[u8], address: &str) -> TarballSource {
+    let digests = Integrity::single(Digest::of(Algorithm::Sha512, bytes));
+    TarballSource { version: version.into(), address: address.into(), digests, length: bytes.len() as u64, public: false }
+}
+
+pub(super) fn tarballs_are_recorded_by_address_for_all_views(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let own = PackageKey { upstream: format!("{}#own", axios.upstream).into(), ..axios.clone() };
+    let other = PackageKey { upstream: "https://other.example/".into(), ..axios.clone() };
+    let (one, two) = (source("1.0.0", b"one", "a.tgz"), source("1.0.0", b"one", "b.tgz"));
+    let record = |key, source: &TarballSource| {
+        let change = PackageChange { tarballs: vec![source.clone()], ..PackageChange::default() };
+        ledger.record_package(key, &change).unwrap();
+    };
+    record(&own, &one);
+    record(&axios, &two);
+    assert_eq!(ledger.package(&axios).unwrap().tarballs, [one.clone(), two.clone()]);
+    assert_eq!(ledger.package(&other).unwrap().tarballs, []);
+    // Found to be public once, it stays so.
+    let public = TarballSource { public: true, ..one.clone() };
+    record(&axios, &public);
+    record(&own, &one);
+    drop(ledger);
+    assert_eq!(open().package(&own).unwrap().tarballs, [public, two]);
+}
+
+pub(super) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let signed = (0..100).map(|number| source("1.0.0", b"one", &format!("a.tgz?signature={number}")));
+    let other = source("1.0.0", b"two", "a.tgz");
+    let tarballs: Vec<_> = std::iter::once(other.clone()).chain(signed).collect();
+    ledger.record_package(&axios, &PackageChange { tarballs: tarballs.clone(), ..PackageChange::default() }).unwrap();
+    let kept = ledger.package(&axios).unwrap().tarballs;
+    assert!(kept.len() < 20 && kept.contains(&other) && kept.contains(&tarballs[100]), "{}", kept.len());
 }
 
 pub(super) fn the_same_name_on_two_registries_is_two_packages(open: Open<'_, dyn Ledger>) {
@@ -363,7 +448,11 @@ impl Model {
         }
         for new in &change.releases {
             match self.0.releases.iter_mut().find(|old| (&old.version, &old.integrity) == (&new.version, &new.integrity)) {
-                Some(old) => (old.gone, old.replaced) = (new.gone, new.replaced),
+                Some(old) => {
+                    let once = old.clone();
+                    *old = Release { gone: new.gone, replaced: new.replaced, ..once };
+                    (old.manifest, old.manifest_changed) = (new.manifest, new.manifest_changed);
+                }
                 None => self.0.releases.push(new.clone()),
             }
         }
@@ -398,6 +487,9 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         first_seen,
         gone,
         replaced,
+        digests: None,
+        manifest: gone.map(|_| ManifestDigest::from_bytes([integrity; ManifestDigest::LENGTH])),
+        manifest_changed: gone,
     });
     let tag = ("(latest|next)", 0_u8..3, instant(), instant());
     let tag = tag.prop_map(|(tag, version, first_seen, last_seen)| TagSighting {
@@ -417,7 +509,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         last_modified: etag.map(Into::into),
     });
     (proptest::option::of(document), proptest::collection::vec(release, 0..4), proptest::collection::vec(tag, 0..3))
-        .prop_map(|(document, releases, tags)| PackageChange { document, releases, tags })
+        .prop_map(|(document, releases, tags)| PackageChange { document, releases, tags, ..PackageChange::default() })
 }
 
 pub(super) fn any_changes_lead_where_the_model_leads(open: Open<'_, dyn Ledger>) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::StoreError;
-use crate::npm::{Digest, Integrity, PackageName};
+use crate::npm::{Digest, Integrity, ManifestDigest, PackageName};
 use crate::policy::decision::Decision;
 
 /// Which package of which registry: the same name on two registries is two packages.
@@ -16,6 +16,14 @@ pub struct PackageKey {
     pub upstream: std::sync::Arc<str>,
     /// The package.
     pub name: PackageName,
+}
+
+impl PackageKey {
+    /// The registry's address without the view: tarballs are recorded under it.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        self.upstream.split_once('#').map_or(&*self.upstream, |(registry, _)| registry)
+    }
 }
 
 /// One version as it was first seen, and when it was gone.
@@ -35,6 +43,38 @@ pub struct Release {
     pub gone: Option<Timestamp>,
     /// Whether it went because a security placeholder took its package's place.
     pub replaced: bool,
+    /// Every digest that was ever stated or computed for these bytes, those of `integrity` included; only grows.
+    pub digests: Option<Integrity>,
+    /// What clients resolve by, as it was last seen; `None` until a packument with it was seen.
+    pub manifest: Option<ManifestDigest>,
+    /// When that last changed: the release counts from then at the earliest.
+    pub manifest_changed: Option<Timestamp>,
+}
+
+/// A tarball that a full download from `address` once yielded, with what its bytes hash to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TarballSource {
+    /// The key in `versions`.
+    pub version: Box<str>,
+    /// The address that was asked, as the packument states it.
+    pub address: Box<str>,
+    /// The SHA-512 that names the blob, and every other digest that was computed of its bytes.
+    pub digests: Integrity,
+    /// The length of the bytes.
+    pub length: u64,
+    /// Whether the registry gave it to a request without credentials.
+    pub public: bool,
+}
+
+/// Digests that were learned of a release: (`version`, `integrity`) names the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearnedDigests {
+    /// The key in `versions`.
+    pub version: Box<str>,
+    /// The release's integrity as it was first seen.
+    pub integrity: Option<Integrity>,
+    /// What is known now: added to what the row has, as far as it does not contradict that.
+    pub digests: Integrity,
 }
 
 /// A dist-tag and a version it was seen to point to.
@@ -78,6 +118,8 @@ pub struct PackageRecord {
     pub releases: Vec<Release>,
     /// Where its dist-tags pointed, oldest first.
     pub tags: Vec<TagSighting>,
+    /// Which tarballs came from where, whatever credentials they were asked with: the same for all views of a registry.
+    pub tarballs: Vec<TarballSource>,
 }
 
 impl PackageRecord {
@@ -94,8 +136,21 @@ impl PackageRecord {
             let known =
                 rows.get(&release.version).into_iter().flatten().find(|at| self.releases[**at].integrity == release.integrity);
             match known {
-                Some(&at) => (self.releases[at].gone, self.releases[at].replaced) = (release.gone, release.replaced),
+                Some(&at) => self.releases[at].update(release),
                 None => self.releases.push(release.clone()),
+            }
+        }
+        for learned in &change.digests {
+            let row = |row: &&mut Release| row.version == learned.version && row.integrity == learned.integrity;
+            if let Some(release) = self.releases.iter_mut().find(row) {
+                release.learn(&learned.digests);
+            }
+        }
+        for source in &change.tarballs {
+            let same = |row: &&mut TarballSource| row.is_same(source);
+            match self.tarballs.iter_mut().find(same) {
+                Some(row) => *row = TarballSource { public: row.public || source.public, ..source.clone() },
+                None => self.tarballs.push(source.clone()),
             }
         }
         for sighting in &change.tags {
@@ -110,14 +165,51 @@ impl PackageRecord {
     }
 }
 
+impl Release {
+    /// Takes over what may change of a row that exists.
+    fn update(&mut self, newer: &Self) {
+        (self.gone, self.replaced) = (newer.gone, newer.replaced);
+        (self.manifest, self.manifest_changed) = (newer.manifest, newer.manifest_changed);
+    }
+
+    /// Adds digests to those that are known of its bytes. Digests that contradict them are of other bytes and are not added.
+    pub fn learn(&mut self, digests: &Integrity) {
+        self.digests = match self.known_digests() {
+            None => Some(digests.clone()),
+            Some(known) => known.union(digests).or(Some(known)),
+        };
+    }
+
+    /// Every digest that its bytes must match.
+    #[must_use]
+    pub fn known_digests(&self) -> Option<Integrity> {
+        match (&self.integrity, &self.digests) {
+            (Some(stated), Some(digests)) => stated.union(digests).or_else(|| Some(stated.clone())),
+            (one, other) => one.clone().or_else(|| other.clone()),
+        }
+    }
+}
+
+impl TarballSource {
+    /// Whether both are about the same bytes from the same address.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.version == other.version && self.address == other.address && self.digests.strongest() == other.digests.strongest()
+    }
+}
+
 /// What one validation of a packument changes. Written in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct PackageChange {
     /// The document as it now stands.
     pub document: Option<Document>,
-    /// Releases that are new, or whose `gone` or `replaced` changed; (version, integrity) names the row. Of a row that
-    /// exists only `gone` and `replaced` are written: the rest was set once.
+    /// Releases that are new, or whose `gone`, `replaced`, `manifest` or `manifest_changed` changed; (version, integrity) names
+    /// the row. Of a row that exists only those four are written: the rest was set once.
     pub releases: Vec<Release>,
+    /// Digests that were learned of releases. Applied after `releases`; a row that does not exist is passed over.
+    pub digests: Vec<LearnedDigests>,
+    /// Tarballs that were downloaded, or were found to be public.
+    pub tarballs: Vec<TarballSource>,
     /// Sightings that are new, or whose `last_seen` moved; (tag, version, `first_seen`) names the row.
     pub tags: Vec<TagSighting>,
 }

@@ -33,7 +33,8 @@ pub use desk::Desk;
 pub use disk::{BlobStatistics, DiskBlobs};
 pub use downloads::{Asked, RecordedIncident};
 pub use ledger::{
-    Document, Download, Exposure, Incident, Kind, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release, TagSighting,
+    Document, Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord,
+    Release, TagSighting, TarballSource,
 };
 pub use sqlite::SqliteLedger;
 

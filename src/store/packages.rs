@@ -4,14 +4,25 @@ use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::ledger::{Document, PackageChange, PackageKey, PackageRecord, Release, TagSighting};
-use crate::npm::{Integrity, PackageName};
+use super::ledger::{Document, LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, TagSighting, TarballSource};
+use crate::npm::{Integrity, ManifestDigest, PackageName};
+
+/// How many addresses are remembered that yielded the same bytes. A registry that signs its addresses has another one each time;
+/// one that is forgotten costs a download.
+const MAX_ADDRESSES: u32 = 8;
 
 /// Everything known of a package, as of one moment: a change that is being written is seen whole or not at all.
 pub(super) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
     let snapshot = connection.unchecked_transaction()?;
-    let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
-    Ok(PackageRecord { document, releases: read_releases(&snapshot, id)?, tags: read_tags(&snapshot, id)? })
+    let Some((id, document)) = read_document(&snapshot, key)? else {
+        return Ok(PackageRecord { tarballs: read_tarballs(&snapshot, key)?, ..PackageRecord::default() });
+    };
+    Ok(PackageRecord {
+        document,
+        releases: read_releases(&snapshot, id)?,
+        tags: read_tags(&snapshot, id)?,
+        tarballs: read_tarballs(&snapshot, key)?,
+    })
 }
 
 /// Writes what one validation changed, in one transaction.
@@ -23,7 +34,9 @@ pub(super) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
         write_document(&transaction, package, document)?;
     }
     write_releases(&transaction, package, &change.releases)?;
+    write_digests(&transaction, package, &change.digests)?;
     write_tags(&transaction, package, &change.tags)?;
+    write_tarballs(&transaction, key, &change.tarballs)?;
     transaction.commit()
 }
 
@@ -93,7 +106,7 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
 
 fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<Release>> {
     let mut query = connection.prepare_cached(
-        "SELECT version, integrity, published, effective, first_seen, gone, replaced
+        "SELECT version, integrity, published, effective, first_seen, gone, replaced, digests, manifest, manifest_changed
          FROM releases WHERE package = ?1 ORDER BY first_seen, version, integrity",
     )?;
     let rows = query.query_map([package], |row| {
@@ -105,6 +118,9 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             first_seen: from_column(row.get(4)?),
             gone: instant(row, 5)?,
             replaced: row.get(6)?,
+            digests: integrity(row, 7)?,
+            manifest: row.get::<_, Option<[u8; ManifestDigest::LENGTH]>>(8)?.map(ManifestDigest::from_bytes),
+            manifest_changed: instant(row, 9)?,
         })
     })?;
     rows.collect()
@@ -155,24 +171,96 @@ fn write_document(connection: &Connection, package: i64, document: &Document) ->
 
 fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
-        "INSERT INTO releases (package, version, integrity, published, effective, first_seen, gone, replaced)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-         ON CONFLICT (package, version, integrity) DO UPDATE SET gone = excluded.gone, replaced = excluded.replaced
-         WHERE gone IS NOT excluded.gone OR replaced IS NOT excluded.replaced",
+        "INSERT INTO releases (package, version, integrity, published, effective, first_seen, gone, replaced, digests, manifest,
+             manifest_changed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (package, version, integrity) DO UPDATE SET gone = excluded.gone, replaced = excluded.replaced,
+             manifest = excluded.manifest, manifest_changed = excluded.manifest_changed
+         WHERE gone IS NOT excluded.gone OR replaced IS NOT excluded.replaced OR manifest IS NOT excluded.manifest
+             OR manifest_changed IS NOT excluded.manifest_changed",
     )?;
     for release in releases {
         upsert.execute(params![
             package,
             release.version,
-            release.integrity.as_ref().map(Integrity::to_sri).unwrap_or_default(),
+            to_sri(release.integrity.as_ref()),
             release.published.map(to_column),
             to_column(release.effective),
             to_column(release.first_seen),
             release.gone.map(to_column),
             release.replaced,
+            to_sri(release.digests.as_ref()),
+            release.manifest.map(ManifestDigest::to_bytes),
+            release.manifest_changed.map(to_column),
         ])?;
     }
     Ok(())
+}
+
+/// Adds digests to what the rows have: read and written in one transaction, so that no writer loses another's.
+fn write_digests(connection: &Connection, package: i64, learned: &[LearnedDigests]) -> rusqlite::Result<()> {
+    let mut query = connection
+        .prepare_cached("SELECT integrity, digests FROM releases WHERE package = ?1 AND version = ?2 AND integrity = ?3")?;
+    let mut update =
+        connection.prepare_cached("UPDATE releases SET digests = ?4 WHERE package = ?1 AND version = ?2 AND integrity = ?3")?;
+    for learned in learned {
+        let sri = to_sri(learned.integrity.as_ref());
+        let row = |row: &Row<'_>| Ok((integrity(row, 0)?, integrity(row, 1)?));
+        let Some((stated, digests)) = query.query_row(params![package, learned.version, sri], row).optional()? else { continue };
+        let known = match (stated, digests) {
+            (Some(stated), Some(digests)) => stated.union(&digests).or(Some(stated)),
+            (one, other) => one.or(other),
+        };
+        let grown = match known {
+            Some(known) => known.union(&learned.digests).unwrap_or(known),
+            None => learned.digests.clone(),
+        };
+        update.execute(params![package, learned.version, sri, grown.to_sri()])?;
+    }
+    Ok(())
+}
+
+/// Where tarballs came from. Of addresses that yielded the same bytes the newest are kept: the bytes stay known by each of them.
+fn write_tarballs(connection: &Connection, key: &PackageKey, tarballs: &[TarballSource]) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO tarballs (upstream, name, version, address, sha512, digests, length, public)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (upstream, name, version, address, sha512) DO UPDATE SET digests = excluded.digests,
+             public = max(public, excluded.public)",
+    )?;
+    let mut prune = connection.prepare_cached(
+        "DELETE FROM tarballs WHERE upstream = ?1 AND name = ?2 AND version = ?3 AND sha512 = ?4 AND id NOT IN (
+             SELECT id FROM tarballs WHERE upstream = ?1 AND name = ?2 AND version = ?3 AND sha512 = ?4
+             ORDER BY id DESC LIMIT ?5)",
+    )?;
+    let (registry, name) = (key.registry(), key.name.as_str());
+    for TarballSource { version, address, digests, length, public } in tarballs {
+        let sha512 = digests.strongest().as_bytes();
+        let length = count_to_column(*length);
+        upsert.execute(params![registry, name, version, address, sha512, digests.to_sri(), length, public])?;
+        prune.execute(params![registry, name, version, sha512, MAX_ADDRESSES])?;
+    }
+    Ok(())
+}
+
+fn read_tarballs(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Vec<TarballSource>> {
+    let mut query = connection.prepare_cached(
+        "SELECT version, address, digests, length, public FROM tarballs WHERE upstream = ?1 AND name = ?2 ORDER BY id",
+    )?;
+    let rows = query.query_map(params![key.registry(), key.name.as_str()], |row| {
+        Ok(TarballSource {
+            version: row.get(0)?,
+            address: row.get(1)?,
+            digests: integrity(row, 2)?.ok_or(rusqlite::Error::InvalidQuery)?,
+            length: count_from_column(row.get(3)?),
+            public: row.get(4)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn to_sri(integrity: Option<&Integrity>) -> String {
+    integrity.map(Integrity::to_sri).unwrap_or_default()
 }
 
 fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> rusqlite::Result<()> {

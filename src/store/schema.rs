@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
-const MIGRATIONS: [&str; 2] = [FIRST, DECISIONS];
+const MIGRATIONS: [&str; 3] = [FIRST, DECISIONS, DIGESTS];
 
 /// Instants are nanoseconds since 1970 UTC, so that a person needs only `datetime(x / 1e9, 'unixepoch')`.
 const FIRST: &str = "
@@ -121,8 +121,29 @@ const DECISIONS: &str = "
     INSERT INTO decided (only, revision, in_force) VALUES (1, 0, 0);
 ";
 
+/// What bytes hash to. `digests` is SRI, '' where nothing is known beyond `integrity`; `manifest` is a `ManifestDigest`.
+const DIGESTS: &str = "
+    ALTER TABLE releases ADD COLUMN digests TEXT NOT NULL DEFAULT '';
+    ALTER TABLE releases ADD COLUMN manifest BLOB;
+    ALTER TABLE releases ADD COLUMN manifest_changed INTEGER;
+
+    -- What a full download yielded, by where it came from. upstream is the registry's address, without a view.
+    CREATE TABLE tarballs (
+        id INTEGER PRIMARY KEY,
+        upstream TEXT NOT NULL,
+        name TEXT NOT NULL,
+        version TEXT NOT NULL,
+        address TEXT NOT NULL,
+        sha512 BLOB NOT NULL,
+        digests TEXT NOT NULL,
+        length INTEGER NOT NULL,
+        public INTEGER NOT NULL,
+        UNIQUE (upstream, name, version, address, sha512)
+    ) STRICT;
+";
+
 /// The newest schema this program knows: how many migrations there are.
-pub(super) const KNOWN: i64 = 2;
+pub(super) const KNOWN: i64 = 3;
 
 /// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there.
 ///

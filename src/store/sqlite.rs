@@ -435,7 +435,7 @@ mod tests {
         ledger.write(|connection| connection.execute_batch("DROP TABLE sightings")).unwrap();
         let sighting =
             super::super::TagSighting { tag: "latest".into(), version: "1.0.0".into(), first_seen: at(0), last_seen: at(0) };
-        let change = PackageChange { releases: vec![release("1.0.0", b"")], tags: vec![sighting], document: None };
+        let change = PackageChange { releases: vec![release("1.0.0", b"")], tags: vec![sighting], ..PackageChange::default() };
         assert!(matches!(ledger.record_package(&key("axios"), &change), Err(StoreError::Ledger { action: "be written", .. })));
         let rows =
             |table| ledger.read(|connection| Ok(connection.query_row(table, [], |row| row.get::<_, i64>(0)).unwrap())).unwrap();
