@@ -24,6 +24,12 @@ macro_rules! shipped {
 
 const SHIPPED: &[Shipped] = shipped!["default", "strict", "ci", "observe"];
 
+/// Incidents that happened, with their sources: what a policy is put before where no other file is named.
+pub const INCIDENTS: &str = include_str!("../../policies/incidents.json");
+
+/// Where they are in the repository.
+pub const INCIDENTS_PATH: &str = "policies/incidents.json (shipped)";
+
 /// The names, in the order in which they are told.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
