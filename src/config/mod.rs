@@ -5,6 +5,7 @@
 //! does with its part.
 
 mod door;
+pub mod effective;
 mod feeds;
 mod file;
 mod kind;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use door::Gateway;
+pub use effective::{Effective, Settings};
 pub use feeds::Feeds;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use settings::Key;
@@ -128,6 +130,8 @@ pub struct Config {
     pub telemetry: telemetry::Config,
     /// What people should know of npm's configuration, to be logged at the start.
     pub warnings: Vec<String>,
+    /// The settings as text, to compare them with those of another process.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -172,6 +176,19 @@ impl Config {
         Mistakes::or(mistakes, config)
     }
 
+    /// The configuration of a server that runs with the settings `of_server`; what is written here goes before them only if
+    /// `own_first`. Credentials, authorities and proxies are those of this process.
+    ///
+    /// # Errors
+    /// Every mistake in all of them.
+    pub fn gather_like(sources: Sources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let mut written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        written.take_over(of_server, own_first);
+        let config = Self::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
+        Mistakes::or(mistakes, config)
+    }
+
     /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
     fn read(written: &Written, machine: &Machine<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         let mut reader = Reader::of(written, mistakes);
@@ -206,9 +223,15 @@ impl Config {
         let Profiles { chosen, read, by_listener } = profiles?;
         warnings.extend(read.warnings);
         let mut policies = read.policies.into_iter();
+        let data_dir = data_dir?;
+        let folder = match machine {
+            Machine::Here(surroundings) => surroundings.working_directory.as_path(),
+            Machine::Apart | Machine::Unknown => Path::new(""),
+        };
+        let settings = Settings::of(written, folder, &upstream.default.address(), &data_dir);
         Some(Self {
             listen,
-            store: store::Config { data_dir: data_dir?, cache_size: cache_size? },
+            store: store::Config { data_dir, cache_size: cache_size? },
             upstream,
             tls,
             policy: policies.next()?,
@@ -231,6 +254,7 @@ impl Config {
             feeds: feeds?,
             telemetry: telemetry_config(log_format?, log_level?),
             warnings,
+            settings,
         })
     }
 }

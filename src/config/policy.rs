@@ -17,7 +17,7 @@ use crate::policy::{PackageGlob, Policy, mistake, shipped};
 pub const DEFAULT: &str = "default";
 
 /// A policy file is never larger; what is larger is something else.
-const LARGEST: u64 = 4 << 20;
+pub const MAX_POLICY_BYTES: u64 = 4 << 20;
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,19 @@ impl Chosen {
         let other = Self { names: vec![name.to_owned()], ..self.clone() };
         let missing = || PolicyFileError::Unreadable { name: name.to_owned(), detail: "there is none".to_owned() };
         other.read()?.policies.pop().ok_or_else(missing)
+    }
+
+    /// Everything that was chosen, in one line: equal for equal choices.
+    #[must_use]
+    pub fn choices(&self) -> String {
+        let exclude: Vec<_> = self.exclude.iter().map(PackageGlob::as_str).collect();
+        format!("{:?} {:?} {:?} {exclude:?}", self.names, self.age, self.fix_lane)
+    }
+
+    /// The same choices for policies of these names.
+    #[must_use]
+    pub fn with_names(&self, names: Vec<String>) -> Self {
+        Self { names, ..self.clone() }
     }
 
     /// Reads all of them, with the age and the exclusions that settings give.
@@ -222,6 +235,6 @@ fn directory(path: &Path, wanted: &str) -> Result<Vec<Arc<SourceFile>>, String> 
 
 fn open(path: &Path) -> Result<Arc<SourceFile>, String> {
     // A pipe is empty the second time: a policy without a rule.
-    let text = file::read(path, LARGEST).and_then(file::text).map_err(|wrong| wrong.to_string())?;
+    let text = file::read(path, MAX_POLICY_BYTES).and_then(file::text).map_err(|wrong| wrong.to_string())?;
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }

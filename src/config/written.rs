@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::effective::Effective;
 use super::file;
-use super::mistake::{Mistake, Mistakes, Origin};
-use super::settings::{Default, FILE_VARIABLE, Key, PREFIX, SETTINGS};
+use super::mistake::{Mistake, Mistakes, Origin, blot_credentials};
+use super::settings::{Default, FILE_VARIABLE, Key, Kind, PREFIX, SETTINGS};
 use super::spelling;
 
 /// One value as it was written.
@@ -107,6 +108,15 @@ impl Written {
         self.0.entry(key).or_insert_with(|| vec![Value::new(text, Origin::Default)]);
     }
 
+    /// Takes over the settings of another process. What is written here goes before them only if `own_first`.
+    pub(super) fn take_over(&mut self, effective: &Effective, own_first: bool) {
+        for (key, values) in effective.written() {
+            if !own_first || !self.0.contains_key(&key) {
+                self.0.insert(key, values);
+            }
+        }
+    }
+
     /// How many settings somebody wrote.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -128,6 +138,18 @@ impl Flags {
             self.0.remove(&key);
         }
         Some(taken.text)
+    }
+
+    /// The flags of these settings as words of a command line, without credentials.
+    #[must_use]
+    pub fn words(&self, keys: &[Key]) -> Vec<String> {
+        let given = self.0.iter().filter(|(key, _)| keys.contains(key));
+        let words = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), blot_credentials(&value.text))));
+        let spelled = |(setting, text): (&super::settings::Setting, String)| match setting.kind {
+            Kind::Truth => vec![format!("{}={text}", setting.flag())],
+            _ => vec![setting.flag(), text],
+        };
+        words.flat_map(spelled).collect()
     }
 
     /// The flags that were given.

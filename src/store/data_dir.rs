@@ -35,6 +35,14 @@ impl DataDir {
         Ok(opened)
     }
 
+    /// Whether another process owns the directory at `path` now. Makes nothing and takes nothing: the lock that it tries is shared and
+    /// given back at once.
+    #[must_use]
+    pub fn is_owned(path: &Path) -> bool {
+        let Ok(file) = File::open(path.join("lock")) else { return false };
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
+
     /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -117,7 +125,9 @@ mod tests {
         let refused = DataDir::open(&root).unwrap_err();
         assert_eq!(refused.to_string(), format!("`{}` is in use by another coldframe", root.display()));
         assert_eq!(fs::read_to_string(root.join("lock")).unwrap(), format!("{}\n", std::process::id()));
+        assert!(DataDir::is_owned(&root));
         drop(first);
+        assert!(!DataDir::is_owned(&root) && !DataDir::is_owned(&home.path().join("missing")));
         DataDir::open(&root).unwrap();
     }
 

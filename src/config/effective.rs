@@ -1,0 +1,290 @@
+//! The settings that a process runs with, as it reports them to another process: values as text, paths absolute. Compares them with
+//! what is written elsewhere, by meaning (`72h` is `3d`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::mistake::{Origin, blot_credentials};
+use super::settings::{Default, Key, Kind, SETTINGS};
+use super::written::{Field, Value, Written};
+use crate::policy::{amount, shipped};
+
+/// Settings by which verdicts are made: another value means another policy, other feeds or another upstream.
+pub const OF_VERDICTS: &[Key] = &[
+    Key::Upstream,
+    Key::Policy,
+    Key::MinReleaseAge,
+    Key::FixLane,
+    Key::Exclude,
+    Key::TarballHost,
+    Key::RedirectHost,
+    Key::Feed,
+    Key::UnsafeServeWithoutFeed,
+];
+
+/// Settings that say where a server is reached.
+pub const OF_PLACES: &[Key] = &[Key::Listen, Key::PublicUrl, Key::Gateway];
+
+/// Settings that belong to the process that reads them, whatever server it asks.
+const OWN: &[Key] = &[Key::DataDir, Key::LogFormat, Key::LogLevel];
+
+/// One value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EffectiveValue {
+    text: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    fields: Vec<(String, String)>,
+}
+
+/// Settings by name, those without a value left out.
+#[derive(Debug, Clone, std::default::Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effective(BTreeMap<String, Vec<EffectiveValue>>);
+
+/// The settings of a configuration, and where those that somebody wrote come from.
+#[derive(Debug, Clone, std::default::Default)]
+pub struct Settings {
+    effective: Effective,
+    origins: BTreeMap<Key, String>,
+    /// What relative paths are below.
+    folder: PathBuf,
+}
+
+/// A setting that is written here and has another value there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deviation {
+    /// Which setting.
+    pub key: Key,
+    /// Where it is written: a flag, a variable, a line of a file.
+    pub origin: String,
+    /// Its value here, for people.
+    pub here: String,
+    /// Its value there, for people.
+    pub there: String,
+}
+
+impl Settings {
+    /// The settings of `written`; relative paths are below `folder`. `upstream` and `data_dir` are what was found where nothing is
+    /// written.
+    pub(super) fn of(written: &Written, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
+        let mut settings = Self { folder: folder.to_owned(), ..Self::default() };
+        for setting in &SETTINGS {
+            let values = written.values(setting.key);
+            let Some(first) = values.first() else { continue };
+            if !matches!(first.origin, Origin::Default) {
+                settings.origins.insert(setting.key, first.origin.to_string());
+            }
+            let values = values.iter().map(|value| EffectiveValue::of(setting.kind, value, folder)).collect();
+            settings.effective.0.insert(setting.name.to_owned(), values);
+        }
+        for (key, text) in [(Key::Upstream, upstream.to_string()), (Key::DataDir, data_dir.display().to_string())] {
+            settings.effective.set(key, vec![text], false);
+        }
+        settings
+    }
+
+    /// The values.
+    #[must_use]
+    pub fn effective(&self) -> &Effective {
+        &self.effective
+    }
+
+    /// The name of a policy, as another process can use it.
+    #[must_use]
+    pub fn policy_path(&self, name: &str) -> String {
+        absolute(Kind::Policy, name, &self.folder)
+    }
+
+    /// Whether somebody wrote a setting.
+    #[must_use]
+    pub fn is_written(&self, key: Key) -> bool {
+        self.origins.contains_key(&key)
+    }
+
+    /// Those of `keys` that somebody wrote here and that have another value in `there`.
+    #[must_use]
+    pub fn deviations(&self, there: &Effective, keys: &[Key]) -> Vec<Deviation> {
+        let written = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?)));
+        let other = written.filter(|(key, _)| !self.effective.agrees(there, *key));
+        other
+            .map(|(key, origin)| Deviation {
+                key,
+                origin: origin.clone(),
+                here: self.effective.shown(key),
+                there: there.shown(key),
+            })
+            .collect()
+    }
+}
+
+impl Effective {
+    /// Sets a value, also where there is one if `replaces`.
+    pub fn set(&mut self, key: Key, texts: Vec<String>, replaces: bool) {
+        let name = key.setting().name;
+        if replaces || !self.0.contains_key(name) {
+            let values = texts.into_iter().map(|text| EffectiveValue { text, fields: Vec::new() });
+            self.0.insert(name.to_owned(), values.collect());
+        }
+    }
+
+    /// Has a setting keep the value that it has in `other`.
+    pub fn keep(&mut self, other: &Self, key: Key) {
+        let name = key.setting().name;
+        match other.0.get(name) {
+            Some(values) => drop(self.0.insert(name.to_owned(), values.clone())),
+            None => drop(self.0.remove(name)),
+        }
+    }
+
+    /// The settings whose values differ between the two.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Vec<Key> {
+        SETTINGS.iter().map(|setting| setting.key).filter(|key| !self.agrees(other, *key)).collect()
+    }
+
+    /// The values of a setting, for people: no credentials.
+    #[must_use]
+    pub fn shown(&self, key: Key) -> String {
+        let values = self.values(key);
+        if values.is_empty() {
+            return match key.setting().default {
+                Default::Value(text) => text.to_owned(),
+                Default::Absent(words) => words.to_owned(),
+            };
+        }
+        values.iter().map(|value| blot_credentials(&value.text)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The texts of a setting's values.
+    #[must_use]
+    pub fn texts(&self, key: Key) -> Vec<String> {
+        self.values(key).iter().map(|value| value.text.clone()).collect()
+    }
+
+    fn values(&self, key: Key) -> &[EffectiveValue] {
+        self.0.get(key.setting().name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn agrees(&self, other: &Self, key: Key) -> bool {
+        let canonical = |of: &Self| {
+            let mut values: Vec<_> = of.values(key).iter().map(|value| value.canonical(key.setting().kind)).collect();
+            values.sort();
+            values
+        };
+        canonical(self) == canonical(other)
+    }
+
+    /// The values that a configuration takes over, by setting.
+    pub(super) fn written(&self) -> impl Iterator<Item = (Key, Vec<Value>)> {
+        let known = self.0.iter().filter_map(|(name, values)| Some((Key::named(name)?, values)));
+        known.filter(|(key, _)| !OWN.contains(key)).map(|(key, values)| (key, values.iter().map(EffectiveValue::value).collect()))
+    }
+}
+
+impl EffectiveValue {
+    fn of(kind: Kind, value: &Value, folder: &Path) -> Self {
+        let fields = value.fields.iter().map(|Field { name, value }| {
+            let text = if name == "source" { absolute(kind, &value.text, folder) } else { value.text.clone() };
+            (name.clone(), text)
+        });
+        Self { text: absolute(kind, &value.text, folder), fields: fields.collect() }
+    }
+
+    fn value(&self) -> Value {
+        let origin = || Origin::Given;
+        let fields = self.fields.iter().map(|(name, text)| Field { name: name.clone(), value: Value::new(text, origin()) });
+        Value { fields: fields.collect(), ..Value::new(&self.text, origin()) }
+    }
+
+    fn canonical(&self, kind: Kind) -> Self {
+        let text = match kind {
+            Kind::Duration => amount::duration(&self.text).ok().map(|duration| duration.as_secs().to_string()),
+            Kind::Size => amount::size(&self.text).ok().map(|size| size.to_string()),
+            Kind::Url => Url::parse(&self.text).ok().map(bare),
+            _ => None,
+        };
+        let mut fields = self.fields.clone();
+        fields.sort();
+        Self { text: text.unwrap_or_else(|| self.text.clone()), fields }
+    }
+}
+
+/// An address without credentials and with one slash at its end.
+fn bare(mut url: Url) -> String {
+    // Neither fails for an address that has a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    let mut text = url.to_string();
+    while text.ends_with('/') {
+        text.pop();
+    }
+    text
+}
+
+/// The text of a path without what depends on the working directory; any other text as it is.
+fn absolute(kind: Kind, text: &str, folder: &Path) -> String {
+    let is_path = match kind {
+        Kind::Path => true,
+        Kind::Policy => shipped::file(text).is_none(),
+        Kind::Feed => !text.starts_with("http://") && !text.starts_with("https://"),
+        _ => false,
+    };
+    if !is_path || folder.as_os_str().is_empty() {
+        return text.to_owned();
+    }
+    // Without the `.` and the doubled slashes that people write.
+    folder.join(text).components().collect::<PathBuf>().display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Flags;
+
+    fn settings(flags: &[(Key, &str)]) -> Settings {
+        let mut noted = Flags::default();
+        for (key, text) in flags {
+            noted.note(*key, (*text).to_owned());
+        }
+        let written = Written::gather(None, &[], noted, &mut Vec::new());
+        let upstream = Url::parse("https://registry.example/npm/").unwrap();
+        Settings::of(&written, Path::new("/home/me"), &upstream, Path::new("/data"))
+    }
+
+    fn deviations(here: &[(Key, &str)], there: &[(Key, &str)]) -> Vec<String> {
+        let found = settings(here).deviations(settings(there).effective(), OF_VERDICTS);
+        found
+            .into_iter()
+            .map(|found| format!("{} {}: {} / {}", found.origin, found.key.setting().name, found.here, found.there))
+            .collect()
+    }
+
+    #[test]
+    fn a_flag_that_means_the_same_is_no_deviation() {
+        assert!(deviations(&[(Key::MinReleaseAge, "3d")], &[(Key::MinReleaseAge, "72h")]).is_empty());
+        assert!(deviations(&[(Key::Upstream, "https://registry.example/npm")], &[]).is_empty());
+        let (here, there) = ([(Key::Exclude, "a"), (Key::Exclude, "b")], [(Key::Exclude, "b"), (Key::Exclude, "a")]);
+        assert!(deviations(&here, &there).is_empty());
+        assert!(deviations(&[(Key::Policy, "./own.toml")], &[(Key::Policy, "/home/me/own.toml")]).is_empty());
+        assert!(deviations(&[], &[(Key::MinReleaseAge, "30d")]).is_empty(), "nobody wrote it here");
+    }
+
+    #[test]
+    fn a_flag_that_means_something_else_is_told_with_both_values_and_without_secrets() {
+        let there = [(Key::MinReleaseAge, "30d"), (Key::Upstream, "https://registry.example/")];
+        let here = [(Key::MinReleaseAge, "1h"), (Key::Upstream, "https://me:secret@other.example/"), (Key::Policy, "default")];
+        assert_eq!(
+            deviations(&here, &there),
+            [
+                "--upstream upstream: https://*********@other.example/ / https://registry.example/",
+                "--min-release-age min-release-age: 1h / 30d"
+            ]
+        );
+        assert_eq!(
+            deviations(&[(Key::MinReleaseAge, "1h")], &[]),
+            ["--min-release-age min-release-age: 1h / the policy's, `72h`"]
+        );
+    }
+}
