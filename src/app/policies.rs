@@ -7,26 +7,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::admin::Check;
+use crate::config::policy::MAX_POLICY_BYTES;
 use crate::config::policy::{Chosen, Read};
-use crate::file::{EVERY, Followed, Look};
+use crate::file::{self, EVERY, Followed, Look};
 use crate::firewall::Firewall;
+use crate::npm::{Algorithm, Digest};
 use crate::telemetry::{Metrics, PolicyReloaded};
 
 /// The policies that were chosen, and what became of them when they were read last.
 pub(super) struct Policies {
-    chosen: Chosen,
+    chosen: Mutex<Chosen>,
     asked: Arc<Notify>,
     /// Why the policies on disk are not those in force.
     broken: Arc<Mutex<Option<String>>>,
     /// What the files looked like when the process began.
     first: Look,
+    /// What those in force were made of.
+    active: Mutex<Vec<String>>,
 }
 
 impl Policies {
     /// Those of the configuration, which are in force.
     pub(super) fn new(chosen: Chosen) -> Arc<Self> {
         let first = look(&chosen.paths(), &chosen.files);
-        Arc::new(Self { chosen, asked: Arc::default(), broken: Arc::default(), first })
+        let active = Mutex::new(fingerprint(&chosen, &chosen.files));
+        Arc::new(Self { chosen: Mutex::new(chosen), asked: Arc::default(), broken: Arc::default(), first, active })
+    }
+
+    /// The names of those that are chosen, by profile.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.chosen().names
+    }
+
+    /// Goes by other choices from now on. They are read, and applied if nothing is wrong, when [`Policies::asked`] is notified next.
+    pub(super) fn choose(&self, chosen: Chosen) {
+        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
+    }
+
+    fn chosen(&self) -> Chosen {
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notified, the policies are read again.
@@ -45,17 +64,19 @@ impl Policies {
 
     /// Reads everything anew and puts it in force if nothing is wrong.
     fn adopt(&self, firewall: &Firewall, metrics: &Metrics, files: &mut Vec<PathBuf>) {
-        let broken = match self.chosen.read() {
+        let broken = match self.chosen().read() {
             Ok(Read { policies, files: read, .. }) => {
                 let rules = policies.iter().map(|policy| policy.rules().len()).sum();
                 firewall.adopt(&policies);
                 *files = read;
-                PolicyReloaded { rules, mistake: None }.emit(metrics);
+                let now = fingerprint(&self.chosen(), files);
+                let before = std::mem::replace(&mut *self.active.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
+                PolicyReloaded { rules, is_changed: before != now, mistake: None }.emit(metrics);
                 None
             }
             Err(wrong) => {
                 let mistake = wrong.to_string();
-                PolicyReloaded { rules: 0, mistake: Some(&mistake) }.emit(metrics);
+                PolicyReloaded { rules: 0, is_changed: false, mistake: Some(&mistake) }.emit(metrics);
                 Some(mistake)
             }
         };
@@ -65,14 +86,14 @@ impl Policies {
 
 /// Reads the policies again whenever they change or somebody asks, until it is dropped.
 pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) {
-    let mut files = policies.chosen.files.clone();
+    let mut files = policies.chosen().files;
     let mut followed = Followed::from(policies.first.clone());
     loop {
         let asked = tokio::time::timeout(EVERY, policies.asked.notified()).await.is_ok();
         let (here, firewall, metrics) = (Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics));
         let (mut files_now, mut followed_now) = (files.clone(), followed.clone());
         let turn = tokio::task::spawn_blocking(move || {
-            let named = here.chosen.paths();
+            let named = here.chosen().paths();
             // Looked at before it is read: what changes meanwhile is read again the next time.
             let seen = look(&named, &files_now);
             if !followed_now.are_due(seen.clone()) && !asked {
@@ -87,6 +108,15 @@ pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, met
             (files, followed) = after;
         }
     }
+}
+
+/// What policies are made of: choices, and files by what they hash to.
+fn fingerprint(chosen: &Chosen, files: &[PathBuf]) -> Vec<String> {
+    let hash = |path: &PathBuf| {
+        let content = file::read(path, MAX_POLICY_BYTES).map(|bytes| Digest::of(Algorithm::Sha256, &bytes).to_hex());
+        format!("{}: {}", path.display(), content.unwrap_or_else(|error| error.to_string()))
+    };
+    std::iter::once(chosen.choices()).chain(files.iter().map(hash)).collect()
 }
 
 /// What the files look like that were named, and those that were read for them.

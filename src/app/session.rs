@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::{CertificateDer, DnsName};
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ use crate::upstream::{HostGlob, npmrc};
 /// What such gateways are made of, by the configuration.
 pub(super) struct Premises {
     gateway: Gateway,
+    /// The hosts that ways which are opened from now on lead to, and whether to all others too.
+    others: Mutex<(Vec<HostGlob>, bool)>,
     registry: Url,
     /// The addresses of upstream: the default one, and those of scopes.
     registries: BTreeMap<String, String>,
@@ -87,6 +89,7 @@ impl Premises {
         // Commands are led there by a pass of their own.
         gateway.users = None;
         Self {
+            others: Mutex::new((gateway.allowed.clone(), gateway.tunnels_others)),
             gateway,
             registry: registry_for(config),
             registries: registries(config),
@@ -102,6 +105,16 @@ impl Premises {
         self.itself = itself(listeners, self.service.public_url.as_ref());
         self.itself.iter().for_each(|url| add(&mut self.gateway.targets, url));
         self
+    }
+
+    /// Has ways that are opened from now on lead to other hosts.
+    pub(super) fn renew_others(&self, allowed: &[HostGlob], tunnels_others: bool) {
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = (allowed.to_vec(), tunnels_others);
+    }
+
+    fn gateway(&self) -> Gateway {
+        let (allowed, tunnels_others) = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Gateway { allowed, tunnels_others, ..self.gateway.clone() }
     }
 
     /// Why a command that would ask these registries is not led here: another one would answer it.
@@ -198,7 +211,7 @@ impl Session {
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let mut gateway = premises.gateway.clone();
+        let mut gateway = premises.gateway();
         wish.extend(&mut gateway);
         let witness = Arc::new(Witness::before(Arc::clone(firewall)));
         let (service, parent) = (premises.service.clone(), premises.parent.clone());

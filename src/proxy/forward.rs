@@ -32,7 +32,7 @@ pub struct Forward<A> {
     pub(super) service: Arc<Service<A>>,
     leaves: ArcSwap<Leaves>,
     pub(super) targets: Targets,
-    pub(super) others: Others,
+    others: ArcSwap<Others>,
     login: Option<Arc<Login>>,
     /// Whom it was made for, where it was made for one, and what they show.
     guest: Option<(Arc<str>, Pass)>,
@@ -62,7 +62,7 @@ impl<A: Answers> Forward<A> {
             service,
             leaves: ArcSwap::from_pointee(leaves),
             targets: gateway.targets.clone(),
-            others: Others::new(gateway, way),
+            others: ArcSwap::from_pointee(Others::new(gateway, Arc::new(way))),
             login,
             guest: None,
             turned_away: Mutex::default(),
@@ -93,6 +93,16 @@ impl<A: Answers> Forward<A> {
     /// What connections that are opened from now on are secured with.
     pub fn renew(&self, leaves: Leaves) {
         self.leaves.store(Arc::new(leaves));
+    }
+
+    /// Goes to the hosts that `gateway` allows from now on; connections that are open stay.
+    pub fn renew_others(&self, gateway: &Gateway) {
+        self.others.rcu(|others| Others::new(gateway, others.way()));
+    }
+
+    /// The hosts that it goes to.
+    pub(super) fn others(&self) -> Arc<Others> {
+        self.others.load_full()
     }
 
     pub(super) fn leaves(&self) -> Guard<Arc<Leaves>> {
@@ -183,7 +193,7 @@ async fn answer<A: Answers>(gateway: &Arc<Forward<A>>, peer: SocketAddr, request
         Ok(Route::Opened(next)) => Ok(respond::connected(next)),
         Ok(Route::Tunnel(place)) => tunnel(gateway, place, peer, watch.user.as_deref()).await,
         Ok(Route::Onward(place)) => {
-            let way = gateway.others.reach_for_http(&place, &gateway.warner(peer, watch.user.as_deref(), &place)).await;
+            let way = gateway.others().reach_for_http(&place, &gateway.warner(peer, watch.user.as_deref(), &place)).await;
             match way {
                 Ok(way) => onward::forward(way, &place, head, body).await,
                 Err(error) => Err(error),
@@ -267,7 +277,7 @@ async fn tunnel<A: Answers>(
     peer: SocketAddr,
     user: Option<&str>,
 ) -> Result<Reply, ProxyError> {
-    let far = gateway.others.reach(&place, &gateway.warner(peer, user, &place)).await?;
+    let far = gateway.others().reach(&place, &gateway.warner(peer, user, &place)).await?;
     Ok(respond::connected(HandOver::to(move |taken| async move {
         let (sent, received) = taken.relay(far).await;
         tracing::debug!(

@@ -2,7 +2,7 @@
 //! what is said there.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ pub struct Others {
     /// Addresses that are written out, each with its port if one is.
     addresses: Vec<(IpAddr, Option<u16>)>,
     tunnels: bool,
-    way: Way,
+    way: Arc<Way>,
 }
 
 /// How others are reached.
@@ -63,13 +63,18 @@ pub(super) enum Onward {
 impl Others {
     /// As the gateway is configured.
     #[must_use]
-    pub fn new(gateway: &Gateway, way: Way) -> Self {
+    pub fn new(gateway: &Gateway, way: Arc<Way>) -> Self {
         let address = |glob: &HostGlob| {
             let host = glob.host()?.trim_start_matches('[').trim_end_matches(']');
             Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port()))
         };
         let addresses = gateway.allowed.iter().filter_map(address).collect();
         Self { allowed: gateway.allowed.clone(), addresses, tunnels: gateway.tunnels_others, way }
+    }
+
+    /// How others are reached.
+    pub(super) fn way(&self) -> Arc<Way> {
+        Arc::clone(&self.way)
     }
 
     /// A connection to `place`, if that is allowed.
@@ -251,7 +256,7 @@ mod tests {
         let allowed = allowed.iter().map(|glob| glob.parse().unwrap()).collect();
         let gateway = Gateway { targets: Targets::default(), allowed, tunnels_others, users: None };
         let ours = vec!["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()];
-        Others::new(&gateway, Way { ours, parent: Parent::none() })
+        Others::new(&gateway, Arc::new(Way { ours, parent: Parent::none() }))
     }
 
     fn leads(others: &Others, place: &str, address: &str) -> Result<(), String> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
 use http::request::Parts;
@@ -50,7 +51,7 @@ pub type Own = Arc<dyn Fn(OwnRequest) -> Pin<Box<dyn Future<Output = Response<By
 /// Who may ask what.
 #[derive(Debug)]
 pub(super) struct Doorstep {
-    tokens: Option<Tokens>,
+    tokens: ArcSwapOption<Tokens>,
 }
 
 /// A request for one of our own pages, before anybody was looked at.
@@ -66,7 +67,12 @@ pub(super) struct Knock<B> {
 impl Doorstep {
     /// A doorstep where operators are known by `tokens`.
     pub(super) fn new(tokens: Option<Tokens>) -> Self {
-        Self { tokens }
+        Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
+    }
+
+    /// Knows operators by other tokens from now on.
+    pub(super) fn renew(&self, tokens: Option<Tokens>) {
+        self.tokens.store(tokens.map(Arc::new));
     }
 
     /// Takes a request. Whatever it calls us, a probe is let through; a body is read only from those who may ask.
@@ -100,7 +106,7 @@ impl Doorstep {
 
     /// Who asks, if they bring a token of an operator's.
     async fn operator(&self, askers: &Askers, peer: IpAddr, head: &Parts) -> Result<Asker, ProxyError> {
-        let tokens = self.tokens.as_ref().ok_or(ProxyError::NoOperators)?;
+        let tokens = self.tokens.load_full().ok_or(ProxyError::NoOperators)?;
         if !tokens.admit(&head.headers).await {
             return Err(ProxyError::NotAnOperator);
         }

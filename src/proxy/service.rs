@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,6 +49,15 @@ impl<A: Answers> Service<A> {
         let tokens = config.admin_tokens.as_deref().map(Tokens::open).transpose()?;
         let (askers, doorstep) = (Askers::new(&config, listeners), Doorstep::new(tokens));
         Ok(Self { answers, askers, config, own, doorstep, metrics })
+    }
+
+    /// Knows operators by the tokens of another file from now on.
+    ///
+    /// # Errors
+    /// When it cannot be read: then those before it stay.
+    pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), TokenError> {
+        self.doorstep.renew(path.map(Tokens::open).transpose()?);
+        Ok(())
     }
 
     /// One of our own pages, by the policy of `profile`.

@@ -92,5 +92,5 @@ async fn reach<A: Answers>(
         None,
     )?;
     let warned = gateway.warner(peer, None, &read);
-    gateway.others.splice(&read, original, &warned).await
+    gateway.others().splice(&read, original, &warned).await
 }

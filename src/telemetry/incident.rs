@@ -143,6 +143,8 @@ impl LedgerLost<'_> {
 pub struct PolicyReloaded<'a> {
     /// How many rules are in force now.
     pub rules: usize,
+    /// Whether they are others than before.
+    pub is_changed: bool,
     /// Why they are not in force; then those before are.
     pub mistake: Option<&'a str>,
 }
@@ -152,7 +154,11 @@ impl PolicyReloaded<'_> {
     pub fn emit(&self, metrics: &Metrics) {
         let Some(mistake) = self.mistake else {
             metrics.policy_reloads.of(ReloadLabel::Adopted).inc();
-            tracing::info!(policy.rules = self.rules, "the policy was read again and is in force");
+            if self.is_changed {
+                tracing::info!(policy.rules = self.rules, "policy reloaded");
+            } else {
+                tracing::info!(policy.rules = self.rules, "policy unchanged");
+            }
             return;
         };
         metrics.policy_reloads.of(ReloadLabel::Broken).inc();

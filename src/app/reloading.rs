@@ -1,0 +1,248 @@
+//! Reads the configuration again when the process is asked to: what can change while it runs does, what cannot is named, and a
+//! configuration with mistakes changes nothing.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::operations::Operations;
+use super::policies::Policies;
+use super::session::Premises;
+use crate::admin::Check;
+use crate::config::{Config, Effective, Key, Mistakes};
+use crate::firewall::Firewall;
+use crate::proxy::{Forward, Service};
+
+/// Reads the configuration as the process did at its start.
+pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
+
+/// Settings of the policies.
+const OF_POLICIES: &[Key] = &[Key::Policy, Key::MinReleaseAge, Key::FixLane, Key::Exclude];
+
+/// Settings of the hosts that the gateway goes to.
+const OF_HOSTS: &[Key] = &[Key::AllowHost, Key::Others];
+
+/// What is reloaded.
+pub(super) struct Reloader {
+    asked: Arc<Notify>,
+    trouble: Arc<Mutex<Option<String>>>,
+    /// The settings that the process runs with.
+    running: Mutex<Effective>,
+    /// For each address, the policy that it answers by.
+    by_listener: Vec<usize>,
+    parts: Parts,
+}
+
+/// What takes new settings.
+pub(super) struct Parts {
+    pub(super) policies: Arc<Policies>,
+    pub(super) service: Arc<Service<Firewall>>,
+    pub(super) gateway: Option<Arc<Forward<Firewall>>>,
+    pub(super) premises: Arc<Premises>,
+    pub(super) operations: Arc<Operations>,
+}
+
+/// Names of settings, for a log line.
+struct Names<'a>(&'a [Key]);
+
+impl Reloader {
+    /// A reloader of what runs with these settings.
+    pub(super) fn new(
+        asked: Arc<Notify>,
+        trouble: Arc<Mutex<Option<String>>>,
+        config: (Effective, Vec<usize>),
+        parts: Parts,
+    ) -> Self {
+        Self { asked, trouble, running: Mutex::new(config.0), by_listener: config.1, parts }
+    }
+
+    /// Reads the configuration with `read` and applies it. Blocks.
+    fn reload(&self, read: &ReadConfig) {
+        let trouble = match read() {
+            Ok(config) => self.apply(&config),
+            Err(mistakes) => {
+                let mut count = 0_usize;
+                for mistake in mistakes.iter() {
+                    count += 1;
+                    tracing::error!(
+                        config.origin = %mistake.origin,
+                        config.mistake = mistake.problem,
+                        config.allowed = mistake.allowed,
+                        "mistake in the configuration"
+                    );
+                }
+                tracing::error!(config.mistakes = count, "configuration not reloaded");
+                Some(format!("{count} mistakes, the configuration before it is active"))
+            }
+        };
+        // The files of the policies may have changed where the settings have not.
+        self.parts.policies.asked().notify_one();
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Applies what can be applied; what is wrong then, if anything is.
+    fn apply(&self, config: &Config) -> Option<String> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = config.settings.effective().clone();
+        let changed = running.changed(&fresh);
+        let (mut applied, mut waiting, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let listens = self.listens_elsewhere(config);
+        for key in changed {
+            let is_applied = match key {
+                // The same addresses: what differs are their policies.
+                Key::Listen if !listens => true,
+                key if OF_POLICIES.contains(&key) => true,
+                key if OF_HOSTS.contains(&key) => true,
+                Key::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "admin tokens not reloaded");
+                        failed.push(key);
+                        false
+                    }
+                },
+                key => {
+                    waiting.push(key);
+                    false
+                }
+            };
+            if is_applied {
+                applied.push(key);
+            } else {
+                fresh.keep(&running, key);
+            }
+        }
+        if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == Key::Listen) {
+            let names = self.parts.policies.names();
+            match renamed(&names, &self.by_listener, &config.policies.names, &config.listener_policies) {
+                Some(names) => self.parts.policies.choose(config.policies.with_names(names)),
+                None => {
+                    self.parts.policies.choose(config.policies.with_names(names));
+                    for key in [Key::Policy, Key::Listen] {
+                        if applied.contains(&key) {
+                            applied.retain(|known| *known != key);
+                            waiting.push(key);
+                            fresh.keep(&running, key);
+                        }
+                    }
+                }
+            }
+        }
+        if applied.iter().any(|key| OF_HOSTS.contains(key)) {
+            let door = &config.gateway.door;
+            if let Some(gateway) = &self.parts.gateway {
+                gateway.renew_others(door);
+            }
+            self.parts.premises.renew_others(&door.allowed, door.tunnels_others);
+        }
+        let names: Vec<_> = self.parts.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
+        self.parts.operations.reloaded(&names, fresh.clone());
+        *running = fresh;
+        if applied.is_empty() && waiting.is_empty() && failed.is_empty() {
+            tracing::info!("configuration unchanged");
+        }
+        if !applied.is_empty() {
+            tracing::info!(config.changed = %Names(&applied), "configuration reloaded");
+        }
+        if waiting.is_empty() && failed.is_empty() {
+            return None;
+        }
+        let mut told = Vec::new();
+        if !waiting.is_empty() {
+            tracing::warn!(config.changed = %Names(&waiting), "settings changed that need a restart");
+            told.push(format!("these settings need a restart: {}", Names(&waiting)));
+        }
+        if !failed.is_empty() {
+            told.push(format!("these settings cannot be used: {}", Names(&failed)));
+        }
+        Some(told.join("; "))
+    }
+
+    /// Whether the configuration asks for other addresses than those that are listened on. A port 0 is any.
+    fn listens_elsewhere(&self, config: &Config) -> bool {
+        let running = self.running_addresses();
+        let is_same = |(wanted, bound): (&std::net::SocketAddr, &std::net::SocketAddr)| {
+            wanted.ip() == bound.ip() && (wanted.port() == bound.port() || wanted.port() == 0)
+        };
+        running.len() != config.listen.len() || !config.listen.iter().zip(&running).all(is_same)
+    }
+
+    fn running_addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.parts.operations.addresses()
+    }
+}
+
+/// The names of the policies, by profile, after the configuration was read again: each address keeps its profile. `None` where two
+/// addresses of one profile are to have different policies, which they cannot get while they are open.
+fn renamed(running: &[String], by_listener: &[usize], fresh: &[String], fresh_by_listener: &[usize]) -> Option<Vec<String>> {
+    let mut names = running.to_vec();
+    // Clients of the gateway, and addresses that name no policy.
+    names.first_mut()?.clone_from(fresh.first()?);
+    if by_listener.len() != fresh_by_listener.len() {
+        return (fresh.first() == running.first()).then_some(names);
+    }
+    for (at, name) in names.iter_mut().enumerate() {
+        let wanted = by_listener.iter().zip(fresh_by_listener).filter(|(profile, _)| **profile == at);
+        let mut wanted: Vec<_> = wanted.filter_map(|(_, profile)| fresh.get(*profile)).collect();
+        wanted.dedup();
+        match wanted.as_slice() {
+            [] => {}
+            [only] if at > 0 || *only == name => name.clone_from(only),
+            _ => return None,
+        }
+    }
+    Some(names)
+}
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|key| key.setting().name).collect();
+        out.write_str(&names.join(", "))
+    }
+}
+
+/// Whether the configuration that was read last is active.
+pub(super) fn remark(trouble: Arc<Mutex<Option<String>>>) -> Check {
+    Arc::new(move || trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err))
+}
+
+/// Reads the configuration again whenever the process is asked to, until it is dropped.
+pub(super) async fn follow(reloader: Arc<Reloader>, read: ReadConfig) {
+    loop {
+        reloader.asked.notified().await;
+        let (here, read) = (Arc::clone(&reloader), Arc::clone(&read));
+        if let Err(error) = tokio::task::spawn_blocking(move || here.reload(&read)).await {
+            tracing::error!(error = %error, "configuration not reloaded");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_address_keeps_its_profile_under_other_names() {
+        let renamed =
+            |running: &[&str], old: &[usize], fresh: &[&str], new: &[usize]| renamed(&names(running), old, &names(fresh), new);
+        assert_eq!(renamed(&["default"], &[0], &["strict"], &[0]), Some(names(&["strict"])));
+        assert_eq!(renamed(&["default", "ci"], &[0, 1], &["strict", "ci"], &[0, 1]), Some(names(&["strict", "ci"])));
+        // The second address names the policy that is now the general one as well.
+        assert_eq!(renamed(&["default", "ci"], &[0, 1], &["ci"], &[0, 0]), Some(names(&["ci", "ci"])));
+        assert_eq!(renamed(&["default", "ci"], &[0, 1], &["default", "strict"], &[0, 1]), Some(names(&["default", "strict"])));
+    }
+
+    #[test]
+    fn two_addresses_of_one_profile_are_not_given_two_policies() {
+        let (running, fresh) = (names(&["ci"]), names(&["default", "ci"]));
+        assert_eq!(renamed(&running, &[0, 0], &fresh, &[0, 1]), None);
+        // The only address names its policy, and the general one is another now: the gateway's clients have that.
+        assert_eq!(renamed(&running, &[0], &fresh, &[1]), None);
+        assert_eq!(renamed(&running, &[0], &names(&["strict"]), &[0, 0]), None, "another address and another policy");
+    }
+}
