@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::AppError;
 use super::deciding::may_be_approved;
-use super::question::{asker, firewall};
+use super::question::{asker_of, firewall};
 use crate::config::Config;
-use crate::firewall::{Inspected, Inspection, Rejection};
+use crate::firewall::{Asker, Firewall, Inspected, Inspection};
 use crate::npm::lockfile::{Lockfile, Source};
 use crate::npm::{Agreement, Integrity, PackageName};
 use crate::policy::decision::{Adopted, Approved};
@@ -22,7 +23,7 @@ use crate::telemetry::Clock;
 const AT_ONCE: usize = 16;
 
 /// What of some lockfiles is adopted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// Young versions, each until it would have opened anyway.
     pub versions: Vec<Adopted>,
@@ -47,34 +48,43 @@ impl Adoption {
 /// # Errors
 /// When upstream cannot be set up, or the data directory cannot be read.
 pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
+    let (mut adoption, wanted) = wanted(lockfiles);
+    let asker = asker_of(&config);
+    let scratch = firewall(config, clock)?;
+    adoption.add(adopt_wanted(&scratch.value, &asker, wanted).await);
+    Ok(adoption)
+}
+
+/// Works out what of `wanted` is adopted.
+pub(super) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Asker, wanted: Wanted) -> Adoption {
     let mut adoption = Adoption::default();
-    let wanted = wanted(lockfiles, &mut adoption);
-    let scratch = Arc::new(firewall(config, clock)?);
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asked = JoinSet::new();
+    let (places, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     for (name, versions) in wanted {
-        let (scratch, places) = (Arc::clone(&scratch), Arc::clone(&places));
+        let (firewall, asker, places) = (Arc::clone(firewall), asker.clone(), Arc::clone(&places));
         asked.spawn(async move {
             let _place = places.acquire_owned().await;
-            let inspected = scratch.value.inspect(&asker(), &name).await;
+            let inspected = match PackageName::parse(&name) {
+                Ok(parsed) => firewall.inspect(&asker, &parsed).await.map_err(|rejection| rejection.to_string()),
+                Err(wrong) => Err(wrong.to_string()),
+            };
             (name, versions, inspected)
         });
     }
     while let Some(told) = asked.join_next().await {
-        // A task that was lost left its entries out of what is adopted.
-        let Ok((name, versions, inspected)) = told else { continue };
-        adoption.take(&name, &versions, &inspected);
+        match told {
+            Ok((name, versions, inspected)) => adoption.take(&name, &versions, &inspected),
+            Err(lost) => tracing::error!(error = %lost, "package not inspected"),
+        }
     }
-    adoption.versions.sort_by(|one, other| (&one.package, &one.approved.version).cmp(&(&other.package, &other.approved.version)));
-    adoption.left_out.sort();
-    Ok(adoption)
+    adoption
 }
 
 /// The versions that lockfiles hold of each package, with the digests they state.
-type Wanted = BTreeMap<PackageName, BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>>;
+pub(super) type Wanted = BTreeMap<String, BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>>;
 
-fn wanted(lockfiles: &[Lockfile], adoption: &mut Adoption) -> Wanted {
-    let mut wanted = Wanted::new();
+/// What lockfiles hold of registries, and what is known of them without asking.
+pub(super) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, Wanted) {
+    let (mut adoption, mut wanted) = (Adoption::default(), Wanted::new());
     for entry in lockfiles.iter().flat_map(|lockfile| &lockfile.entries) {
         if entry.source != Source::Registry {
             adoption.elsewhere += 1;
@@ -82,20 +92,31 @@ fn wanted(lockfiles: &[Lockfile], adoption: &mut Adoption) -> Wanted {
         }
         match PackageName::parse(&entry.name) {
             Ok(name) => {
-                wanted.entry(name).or_default().entry(entry.version.clone()).or_default().insert(entry.integrity.clone());
+                let versions = wanted.entry(name.as_str().to_owned()).or_default();
+                versions.entry(entry.version.clone()).or_default().insert(entry.integrity.clone());
             }
             Err(wrong) => adoption.left_out.push((format!("{}@{}", entry.name, entry.version), wrong.to_string())),
         }
     }
-    wanted
+    (adoption, wanted)
 }
 
 impl Adoption {
+    /// Adds another part.
+    pub(super) fn add(&mut self, other: Self) {
+        self.versions.extend(other.versions);
+        self.left_out.extend(other.left_out);
+        self.allowed += other.allowed;
+        self.elsewhere += other.elsewhere;
+        self.versions.sort_by(|one, other| (&one.package, &one.approved.version).cmp(&(&other.package, &other.approved.version)));
+        self.left_out.sort();
+    }
+
     fn take(
         &mut self,
-        name: &PackageName,
+        name: &str,
         versions: &BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>,
-        inspected: &Result<Inspection, Rejection>,
+        inspected: &Result<Inspection, String>,
     ) {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
@@ -103,11 +124,11 @@ impl Adoption {
                 Ok(inspection) => {
                     inspection.versions.iter().find(|one| *one.key == **version).ok_or("upstream does not have it".to_owned())
                 }
-                Err(rejection) => Err(rejection.to_string()),
+                Err(why) => Err(why.clone()),
             };
             match found.and_then(|one| judged(one, digests)) {
                 Ok(None) => self.allowed += 1,
-                Ok(Some(approved)) => self.versions.push(Adopted { package: name.as_str().to_owned(), approved }),
+                Ok(Some(approved)) => self.versions.push(Adopted { package: name.to_owned(), approved }),
                 Err(why) => self.left_out.push((spec, why)),
             }
         }

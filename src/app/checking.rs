@@ -1,4 +1,4 @@
-//! Judging what lockfiles lock: here, by a firewall for the occasion, or by asking a Coldframe that runs somewhere.
+//! Judging what lockfiles lock: here, by a temporary firewall, or by asking a Coldframe that runs somewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use super::remote::RemoteServer;
 use super::{AppError, question};
 use crate::admin::{Checked, MOST_LOCKED, Wanted};
 use crate::config::Config;
-use crate::firewall::Locked;
+use crate::firewall::{Asker, Locked};
 use crate::net::{Client, Deadlines, Outgoing, Reach, Settings};
 use crate::proxy::token;
 use crate::telemetry::Clock;
@@ -28,8 +29,9 @@ const LONGEST: u64 = 16 << 20;
 pub struct Checker(Place);
 
 enum Place {
-    Here(question::Scratch),
+    Here(question::Scratch, Box<Asker>),
     There(Box<Distant>),
+    Running(Box<RemoteServer>, usize),
 }
 
 /// A Coldframe that is asked over the network.
@@ -46,7 +48,14 @@ impl Checker {
     /// # Errors
     /// When upstream cannot be set up, or the ledger is there and cannot be read.
     pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Ok(Self(Place::Here(question::firewall(config, clock)?)))
+        let asker = Box::new(question::asker_of(&config));
+        Ok(Self(Place::Here(question::firewall(config, clock)?, asker)))
+    }
+
+    /// The server that runs on the data directory, by one of its policies.
+    #[must_use]
+    pub fn running(server: RemoteServer, profile: usize) -> Self {
+        Self(Place::Running(Box::new(server), profile))
     }
 
     /// The Coldframe that runs at `server`. Connects to nothing yet.
@@ -65,8 +74,9 @@ impl Checker {
     /// When a server cannot be asked, or does not answer as a Coldframe does.
     pub async fn check(&self, locked: &[Locked]) -> Result<Checked, AppError> {
         match &self.0 {
-            Place::Here(firewall) => {
-                let packages = firewall.value.check(&question::asker(), locked).await;
+            Place::Running(server, profile) => server.check(locked, *profile).await,
+            Place::Here(firewall, asker) => {
+                let packages = firewall.value.check(asker, locked).await;
                 Ok(Checked { packages, upstreams: firewall.value.upstreams() })
             }
             Place::There(distant) => {

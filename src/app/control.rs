@@ -1,40 +1,57 @@
-//! Where a Coldframe that runs is asked for a command's way: a socket in its data directory, which whoever may write there may
-//! use. Refuses to be reached over the network.
+//! The control socket: where a running server is asked, through its data directory, for a command's way (`coldframe run`) and for
+//! answers (`explain`, `check`, …). It belongs to the server's user, and the other end must too, or be root.
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::errand::Sum;
+use super::operations::{Answer, Operations, Question};
 use super::session::{Premises, Session};
-use super::wire::{self, LONGEST_START, Opened, Opening, PROTOCOL, Reply, Told};
+use super::wire::{self, MAX_REQUEST_BYTES, Opened, Opening, PROTOCOL, Reply, Request, Told, What};
 use crate::firewall::Firewall;
-use crate::store::{Ledger, SqliteLedger};
+use crate::store::{DataDir, Ledger, SqliteLedger};
 use crate::telemetry::{Clock, Metrics};
 
 /// The socket's name in the data directory.
 const NAME: &str = "control";
 
-/// How many commands may be under way at once.
-const MOST: usize = 64;
+/// How many connections may be open at once.
+const MAX_CONNECTIONS: usize = 128;
+
+/// How many of them may be commands that are led through the server; the rest is left to questions.
+const MAX_SESSIONS: usize = 64;
+
+/// How long a question may take: it may have hundreds of packuments to fetch first. The other end waits a little longer.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// How often a socket is tried again that refuses connections while a process owns the data directory: it starts or stops.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const RETRIES: u32 = 20;
 
 /// How long whoever connects may take to say what for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Tells that the server stops.
+type Stop = watch::Receiver<bool>;
+
+/// What the other end writes.
+type Lines = BufReader<OwnedReadHalf>;
+
 /// The socket, bound.
 pub(super) struct Control {
     listener: UnixListener,
-    path: PathBuf,
     parts: Arc<Parts>,
 }
 
@@ -47,11 +64,87 @@ pub(super) struct Parts {
     pub(super) premises: Arc<Premises>,
     /// Where this process listens.
     pub(super) ours: Vec<SocketAddr>,
+    /// What questions are answered by.
+    pub(super) operations: Arc<Operations>,
+    /// The commands that may still be led.
+    pub(super) sessions: Arc<Semaphore>,
 }
 
-/// Connects to the Coldframe that runs on a data directory; `None` where none does, or it has no socket.
-pub(super) async fn connect(data_dir: &Path) -> Option<(OwnedReadHalf, OwnedWriteHalf)> {
-    Some(UnixStream::connect(data_dir.join(NAME)).await.ok()?.into_split())
+impl Parts {
+    /// How many commands may be led at once.
+    pub(super) fn sessions() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(MAX_SESSIONS))
+    }
+}
+
+/// What became of an attempt to connect to the server of a data directory.
+pub(super) enum Connected {
+    /// It is connected.
+    To(OwnedReadHalf, OwnedWriteHalf),
+    /// No process owns the data directory.
+    Nobody,
+    /// A process owns it and has no control socket: a `coldframe run` of its own, or a server whose path is too long for one.
+    Without,
+    /// There is a socket, and nothing is to be asked there, for this reason.
+    Refused(String),
+}
+
+/// Connects to the server that runs on a data directory. A socket that belongs to another user is not spoken to: whoever may write
+/// a directory can put one there.
+pub(super) async fn connect(data_dir: &Path) -> Connected {
+    let path = data_dir.join(NAME);
+    for tries in 0..=RETRIES {
+        let found = fs::symlink_metadata(&path);
+        let is_owned = DataDir::is_owned(data_dir);
+        match found {
+            Ok(found) if found.file_type().is_socket() => {}
+            Ok(_) => return Connected::Refused("its control socket is no socket".to_owned()),
+            Err(_) if is_owned => return Connected::Without,
+            Err(_) => return Connected::Nobody,
+        }
+        match UnixStream::connect(&path).await {
+            Ok(stream) => {
+                return match foreign(&stream, trusted(data_dir)) {
+                    None => {
+                        let (lines, asking) = stream.into_split();
+                        Connected::To(lines, asking)
+                    }
+                    Some(why) => Connected::Refused(why),
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Connected::Refused("its control socket belongs to another user".to_owned());
+            }
+            // A process that was killed left it.
+            Err(_) if !is_owned => return Connected::Nobody,
+            Err(error) if tries == RETRIES => return Connected::Refused(format!("it starts or stops, or hangs: {error}")),
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
+        }
+    }
+    Connected::Nobody
+}
+
+/// The users that may stand at the other end: this process's own and root. Root trusts the owner of a data directory that nobody else
+/// may write, too: a server has a user of its own, and its operators use `sudo`.
+fn trusted(data_dir: &Path) -> Vec<u32> {
+    let own = rustix::process::getuid().as_raw();
+    let mut users = vec![own, 0];
+    if own == 0
+        && let Ok(found) = fs::metadata(data_dir)
+        && found.permissions().mode() & 0o022 == 0
+    {
+        users.push(found.uid());
+    }
+    users
+}
+
+/// Why the process at the other end is not to be trusted, if it is not.
+fn foreign(stream: &UnixStream, trusted: Vec<u32>) -> Option<String> {
+    match stream.peer_cred() {
+        Ok(peer) if trusted.contains(&peer.uid()) => None,
+        Ok(peer) => Some(format!("the process at its control socket belongs to another user: uid {}", peer.uid())),
+        Err(error) => Some(format!("whose process is at its control socket cannot be found out: {error}")),
+    }
 }
 
 impl Control {
@@ -61,18 +154,15 @@ impl Control {
     /// When there can be none: the path is too long for one, or the disk has no such files.
     pub(super) fn open(data_dir: &Path, parts: Parts) -> io::Result<Self> {
         let path = data_dir.join(NAME);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        clear(data_dir)?;
         let listener = UnixListener::bind(&path)?;
         // Whoever may write the data directory: nobody else may ask.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, parts: Arc::new(parts) })
+        Ok(Self { listener, parts: Arc::new(parts) })
     }
 
     /// Answers until `stop` resolves; then ends the ways that are open, and says what became of them.
-    pub(super) async fn serve(self, stop: tokio::sync::watch::Receiver<bool>) {
+    pub(super) async fn serve(self, stop: Stop) {
         let mut open = JoinSet::new();
         let mut stopped = stop.clone();
         let mut stopped = std::pin::pin!(async move {
@@ -83,7 +173,7 @@ impl Control {
             tokio::select! {
                 () = &mut stopped => break,
                 Some(_) = open.join_next(), if !open.is_empty() => {}
-                accepted = self.listener.accept(), if open.len() < MOST => match accepted {
+                accepted = self.listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => drop(open.spawn(answer(stream, Arc::clone(&self.parts), stop.clone()))),
                     Err(error) => {
                         tracing::warn!(error = %error, "cannot take a command in");
@@ -92,20 +182,61 @@ impl Control {
                 },
             }
         }
+        // The file stays until the process gives the data directory up: as long as it is there, nobody takes the settings of another
+        // process for those of this one.
         drop(self.listener);
-        let _ = fs::remove_file(&self.path);
         while open.join_next().await.is_some() {}
     }
 }
 
-async fn answer(stream: UnixStream, parts: Arc<Parts>, mut stop: tokio::sync::watch::Receiver<bool>) {
+/// Removes a socket that a process left which is gone. The data directory is this process's own.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub(super) fn clear(data_dir: &Path) -> io::Result<()> {
+    match fs::remove_file(data_dir.join(NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn answer(stream: UnixStream, parts: Arc<Parts>, stop: Stop) {
+    // Between `bind` and the change of its mode the socket may have been open to others.
+    if let Some(why) = foreign(&stream, vec![rustix::process::getuid().as_raw(), 0]) {
+        tracing::warn!(error = why, "control connection refused");
+        return;
+    }
     let (lines, mut replies) = stream.into_split();
     let mut lines = BufReader::new(lines);
-    let asked = timeout(PATIENCE, wire::read::<Opening>(&mut lines, LONGEST_START)).await;
-    let refused = |why: &str| Reply::Refused(why.to_owned());
-    let Some(opening) = asked.ok().flatten().filter(|opening| opening.protocol == PROTOCOL) else {
-        return wire::write(&mut replies, &refused("it is of another version")).await;
+    let asked = timeout(PATIENCE, wire::read::<Request>(&mut lines, MAX_REQUEST_BYTES)).await;
+    match asked.ok().flatten().filter(|request| request.protocol == PROTOCOL).map(|request| request.what) {
+        None => wire::write(&mut replies, &refused("it is of another version")).await,
+        Some(What::Ask(question)) => reply(*question, (&mut lines, &mut replies), &parts, stop).await,
+        Some(What::Session(opening)) => match Arc::clone(&parts.sessions).try_acquire_owned() {
+            Ok(_slot) => lead(*opening, (lines, replies), &parts, stop).await,
+            Err(_) => wire::write(&mut replies, &refused("it leads as many commands as it may")).await,
+        },
+    }
+}
+
+fn refused(why: &str) -> Reply {
+    Reply::Refused(why.to_owned())
+}
+
+/// Answers one question, unless the other end goes away or the server stops first.
+async fn reply(question: Question, (lines, replies): (&mut Lines, &mut OwnedWriteHalf), parts: &Parts, mut stop: Stop) {
+    let answered = tokio::select! {
+        answered = timeout(ANSWER_TIMEOUT, parts.operations.answer(question)) => {
+            answered.unwrap_or_else(|_| Answer::failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
+        }
+        _ = lines.fill_buf() => return,
+        _ = stop.wait_for(|stop| *stop) => Answer::failed("the server stops".to_owned()),
     };
+    wire::write(replies, &answered).await;
+}
+
+/// Opens a way for one command, and ends it with the command.
+async fn lead(opening: Opening, (mut lines, mut replies): (Lines, OwnedWriteHalf), parts: &Parts, mut stop: Stop) {
     if let Some(why) = parts.premises.differ(&opening.registries) {
         return wire::write(&mut replies, &Reply::Refused(why)).await;
     }
@@ -133,4 +264,36 @@ async fn answer(stream: UnixStream, parts: Arc<Parts>, mut stop: tokio::sync::wa
     };
     tracing::info!(client.user = wish.user, packages = sum.noted.served.len(), "a command has ended");
     wire::write(&mut replies, &Told::of(Sum { trouble, ..sum })).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_of_another_user_is_not_spoken_to() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let own = rustix::process::getuid().as_raw();
+        assert_eq!(foreign(&here, vec![own]), None);
+        let told = foreign(&here, vec![own + 1]).unwrap();
+        assert!(told.ends_with(&format!("belongs to another user: uid {own}")), "{told}");
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_in_the_directory_itself_is_connected_to() {
+        let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert!(matches!(connect(data.path()).await, Connected::Nobody));
+        let other = elsewhere.path().join("socket");
+        let _listener = UnixListener::bind(&other).unwrap();
+        std::os::unix::fs::symlink(&other, data.path().join(NAME)).unwrap();
+        assert!(matches!(connect(data.path()).await, Connected::Refused(why) if why == "its control socket is no socket"));
+        clear(data.path()).unwrap();
+        fs::write(data.path().join(NAME), "").unwrap();
+        assert!(matches!(connect(data.path()).await, Connected::Refused(_)));
+        clear(data.path()).unwrap();
+        clear(data.path()).unwrap();
+        // A process that owns the directory, and has none.
+        let _owned = DataDir::open(data.path()).unwrap();
+        assert!(matches!(connect(data.path()).await, Connected::Without));
+    }
 }

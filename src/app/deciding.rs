@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::AppError;
-use super::question::{asker, firewall};
+use serde::{Deserialize, Serialize};
+
+use super::question::{asker_of, firewall};
+use super::{AppError, operations};
 use crate::config::Config;
 use crate::firewall::{Inspected, Inspection};
-use crate::npm::{PackageName, Range, Spec, Version};
+use crate::npm::{Range, Spec, Version};
 use crate::policy::decision::{Act, Approved, Decision, Proposal, Signature};
 use crate::policy::{RuleId, Verdict};
 use crate::store::desk::Effect;
@@ -29,10 +31,10 @@ pub struct Taken {
 }
 
 /// What an approval would cover, worked out against upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expansion {
     /// The package.
-    pub name: PackageName,
+    pub name: String,
     /// What was asked for.
     pub asked: String,
     /// Versions that are kept back now and would be approved.
@@ -52,20 +54,20 @@ pub struct Expansion {
 /// # Errors
 /// When upstream cannot be asked, or has nothing that fits.
 pub async fn expand(config: Config, clock: Arc<dyn Clock>, spec: &Spec, records: &[String]) -> Result<Expansion, AppError> {
-    let firewall = firewall(config, clock)?;
-    let inspection = firewall.value.inspect(&asker(), &spec.name).await?;
-    let asked = spec.wanted.clone().unwrap_or_else(|| "latest".to_owned());
-    let fitting = fitting(&inspection, &asked);
-    if fitting.is_empty() {
-        return Err(AppError::NothingFits { name: spec.name.clone(), asked });
-    }
-    Ok(Expansion::of(&inspection, asked, &fitting, records))
+    let asker = asker_of(&config);
+    operations::expand(&firewall(config, clock)?.value, &asker, spec, records).await
 }
 
 impl Expansion {
-    fn of(inspection: &Inspection, asked: String, fitting: &[&Inspected], records: &[String]) -> Self {
+    /// What an approval of `spec` that names `records` covers of a package that looks like this.
+    pub(super) fn of(inspection: &Inspection, spec: &Spec, records: &[String]) -> Result<Self, AppError> {
+        let asked = spec.wanted.clone().unwrap_or_else(|| "latest".to_owned());
+        let fitting = fitting(inspection, &asked);
+        if fitting.is_empty() {
+            return Err(AppError::NothingFits { name: spec.name.clone(), asked });
+        }
         let mut expansion = Self {
-            name: inspection.name.clone(),
+            name: inspection.name.as_str().to_owned(),
             asked,
             approved: Vec::new(),
             left_out: Vec::new(),
@@ -76,7 +78,7 @@ impl Expansion {
         for one in fitting {
             expansion.add(one, records);
         }
-        expansion
+        Ok(expansion)
     }
 
     fn add(&mut self, one: &Inspected, records: &[String]) {
@@ -101,7 +103,7 @@ impl Expansion {
     /// The decision this leads to.
     #[must_use]
     pub fn into_act(self, records: Vec<String>) -> Act {
-        Act::Approve { package: self.name.as_str().to_owned(), asked: self.asked, versions: self.approved, records }
+        Act::Approve { package: self.name, asked: self.asked, versions: self.approved, records }
     }
 }
 

@@ -57,6 +57,12 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
         by_name.entry(asked.name.clone()).or_default().push(asked);
     }
     drop(ledger);
+    let mut config = config;
+    // The policy of the first address is the one in force.
+    let first = config.listener_policies.first().and_then(|at| at.checked_sub(1));
+    if let Some(policy) = first.and_then(|at| config.further_policies.get(at)) {
+        config.policy = policy.clone();
+    }
     let firewall = firewall_of(config, clock, vec![candidate])?;
     let mut difference = Difference::default();
     for (name, asked) in by_name {

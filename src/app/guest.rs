@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 #[cfg(unix)]
-use super::control::connect;
+use super::control::{Connected, connect};
 use super::errand::Sum;
 use super::session::{Lead, Wish};
-use super::wire::{self, LONGEST_END, LONGEST_START, Opened, Opening, Reply, Told};
+use super::wire::{self, LONGEST_END, LONGEST_START, Opened, Opening, Reply, Request, Told, What};
 
 /// How long it may take to open a way.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,10 +36,14 @@ pub(super) struct Refused(pub(super) String);
 /// without it.
 pub(super) async fn knock(data_dir: &Path, wish: &Wish, registries: &BTreeMap<String, String>) -> Result<Guest, Refused> {
     let silent = || Refused("it takes in no commands".to_owned());
-    let (lines, mut asking) = timeout(PATIENCE, connect(data_dir)).await.ok().flatten().ok_or_else(silent)?;
+    let (lines, mut asking) = match timeout(PATIENCE, connect(data_dir)).await {
+        Ok(Connected::To(lines, asking)) => (lines, asking),
+        Ok(Connected::Refused(why)) => return Err(Refused(why)),
+        Ok(Connected::Nobody | Connected::Without) | Err(_) => return Err(silent()),
+    };
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
-        wire::write(&mut asking, &Opening::of(wish, registries)).await;
+        wire::write(&mut asking, &Request::new(What::Session(Box::new(Opening::of(wish, registries))))).await;
         wire::read(&mut lines, LONGEST_START).await
     };
     let opened: Opened = match timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(silent)? {
@@ -57,8 +61,17 @@ pub(super) async fn knock(data_dir: &Path, wish: &Wish, registries: &BTreeMap<St
 
 /// Where there are no such sockets, no Coldframe can be asked.
 #[cfg(not(unix))]
-async fn connect(_data_dir: &Path) -> Option<(tokio::io::Empty, tokio::io::Sink)> {
-    None
+pub(super) async fn connect(_data_dir: &Path) -> Connected {
+    Connected::Nobody
+}
+
+#[cfg(not(unix))]
+#[expect(dead_code, reason = "elsewhere there is more than one outcome")]
+pub(super) enum Connected {
+    To(tokio::io::Empty, tokio::io::Sink),
+    Nobody,
+    Without,
+    Refused(String),
 }
 
 impl Guest {

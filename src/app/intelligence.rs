@@ -7,22 +7,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::AppError;
-use super::deciding;
-use super::feeds;
+use super::operations::{self, Purged};
 use super::question::{firewall, glimpse};
+use super::{AppError, deciding, feeds};
 use crate::config::Config;
 use crate::feed::{
     self, Affected, Exported, FeedConfig, FeedError, OsvEvent, OsvRange, OsvRecord, Package, PublicKey, Shelf, Signer, State,
     Synced,
 };
 use crate::npm::interval::{End, Interval};
-use crate::npm::{Range, Version, instant};
+use crate::npm::{Integrity, PackageName, Range, Version, instant};
 use crate::patrol::exposure::{self, Finding};
 use crate::policy::decision::{Act, Decision, Proposal, Signature};
 use crate::policy::{PackageGlob, TAKEDOWN_AGE};
 use crate::store::desk::Effect;
-use crate::store::{Ledger, SqliteLedger};
+use crate::store::{Ledger, SqliteLedger, disk};
 use crate::telemetry::Clock;
 use crate::tls;
 
@@ -85,19 +84,21 @@ pub fn exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<Fi
     plan(config, clock, id).map(|plan| plan.findings)
 }
 
-/// What is to be done about an advisory.
+/// What is to be done about an advisory, or about versions that a person names.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Its own id.
+    /// The advisory's own id; else the versions as they were named.
     pub id: String,
-    /// The feed it stands in.
-    pub feed: String,
+    /// The feed it stands in, if there is one.
+    pub feed: Option<String>,
     /// What it says.
     pub summary: String,
     /// The packages it names.
     pub subjects: Vec<Subject>,
     /// What of it was seen here.
     pub findings: Vec<Finding>,
+    /// How many of their tarballs the store holds now.
+    pub stored: usize,
 }
 
 /// One package of an advisory.
@@ -112,11 +113,54 @@ pub struct Subject {
 }
 
 impl Plan {
-    /// How many tarballs are to go.
+    /// What the tarballs hash to that are to go.
     #[must_use]
-    pub fn tarballs(&self) -> usize {
-        self.findings.iter().map(|finding| finding.integrities.len()).sum()
+    pub fn integrities(&self) -> Vec<Integrity> {
+        let mut found: Vec<Integrity> = Vec::new();
+        for integrity in self.findings.iter().flat_map(|finding| &finding.integrities) {
+            if !found.iter().any(|known| known.strongest() == integrity.strongest()) {
+                found.push(integrity.clone());
+            }
+        }
+        found
     }
+
+    /// The packages of which nothing remembered is to stay.
+    #[must_use]
+    pub fn packages(&self) -> Vec<PackageName> {
+        self.subjects.iter().filter_map(|subject| PackageName::parse(&subject.name).ok()).collect()
+    }
+
+    fn counted(mut self, data_dir: &Path) -> Self {
+        let is_stored = |integrity: &&Integrity| disk::holds(data_dir, integrity.strongest());
+        self.stored = self.integrities().iter().filter(is_stored).count();
+        self
+    }
+}
+
+/// When a freeze begins: before the first bad version that was seen here was published, and not years back, for what has been out for
+/// long is not what is being published now.
+fn freeze_at(findings: &[&Finding], now: Timestamp) -> Timestamp {
+    let first = findings.iter().filter_map(|finding| finding.published).min();
+    first.map_or(now, |first| instant::before(first, Duration::from_secs(1))).max(instant::before(now, TAKEDOWN_AGE))
+}
+
+/// Works out what is to be done about exact versions of a package that no feed names. Blocks; changes nothing.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn plan_versions(
+    data_dir: &Path,
+    now: Timestamp,
+    name: &PackageName,
+    versions: &[String],
+    named: &str,
+) -> Result<Plan, AppError> {
+    let findings = exposure::find_versions(&glimpse(data_dir)?, name, versions, named).map_err(AppError::DataDir)?;
+    let freeze_at = freeze_at(&findings.iter().collect::<Vec<_>>(), now);
+    let subject = Subject { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
+    let summary = "named by a person, in no feed".to_owned();
+    Ok(Plan { id: named.to_owned(), feed: None, summary, subjects: vec![subject], findings, stored: 0 }.counted(data_dir))
 }
 
 /// Works out what is to be done about an advisory. Blocks; changes nothing.
@@ -137,10 +181,7 @@ pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Plan, App
         versions.extend(of_package.iter().map(|finding| finding.version.to_string()));
         versions.sort();
         versions.dedup();
-        let first = of_package.iter().filter_map(|finding| finding.published).min();
-        // Not years back: what has been out for long is not what somebody is publishing now.
-        let freeze_at = first.map_or(now, |first| instant::before(first, Duration::from_secs(1)));
-        let freeze_at = freeze_at.max(instant::before(now, TAKEDOWN_AGE));
+        let freeze_at = freeze_at(&of_package, now);
         match subjects.iter_mut().find(|subject| subject.name == advisory.package()) {
             Some(subject) => {
                 subject.versions.extend(versions);
@@ -150,7 +191,8 @@ pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Plan, App
             None => subjects.push(Subject { name: advisory.package().to_owned(), versions, freeze_at }),
         }
     }
-    Ok(Plan { id: first.id.to_owned(), feed: first.feed.to_owned(), summary: first.summary.to_owned(), subjects, findings })
+    let (id, feed, summary) = (first.id.to_owned(), Some(first.feed.to_owned()), first.summary.to_owned());
+    Ok(Plan { id, feed, summary, subjects, findings, stored: 0 }.counted(&data_dir))
 }
 
 /// What was done.
@@ -158,18 +200,18 @@ pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Plan, App
 pub struct Done {
     /// The decisions that were taken.
     pub decisions: Vec<i64>,
-    /// Tarballs that left the store.
-    pub removed: u64,
+    /// What left the store.
+    pub purged: Purged,
     /// Whether the server that runs had not taken a decision in yet when the tarballs went: one may be fetched again.
     pub is_pending: bool,
 }
 
-/// Denies and freezes in the author's name, and takes the tarballs out of the store. Blocks.
+/// Denies and freezes in the author's name. Blocks.
 ///
 /// # Errors
-/// When the ledger or the store does not take it; what was decided until then stands.
-pub fn carry_out(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: Duration) -> Result<Done, AppError> {
-    let mut done = Done { decisions: Vec::new(), removed: 0, is_pending: false };
+/// When the ledger does not take it; what was decided until then stands.
+pub fn decide(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: Duration) -> Result<Done, AppError> {
+    let mut done = Done { decisions: Vec::new(), purged: Purged::default(), is_pending: false };
     let reason = format!("incident {}", plan.id);
     let mut decide = |act: Act, expires: Option<Timestamp>| {
         let proposal = Proposal { act, reason: reason.clone(), author: author.clone(), expires, needs_second: false };
@@ -184,11 +226,17 @@ pub fn carry_out(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: D
         let thaws = instant::after(author.at, freeze_for);
         decide(Act::Freeze { at: *freeze_at, packages: vec![name.clone()] }, Some(thaws))?;
     }
-    for integrity in plan.findings.iter().flat_map(|finding| &finding.integrities) {
-        let removed = crate::store::disk::discard(data_dir, integrity.strongest()).map_err(AppError::DataDir)?;
-        done.removed += u64::from(removed);
-    }
     Ok(done)
+}
+
+/// Takes the tarballs of a plan out of the store where no server can be asked to, and what is remembered of its packages. Blocks.
+///
+/// # Errors
+/// When the store does not let them go.
+pub fn purge(data_dir: &Path, plan: &Plan) -> Result<Purged, AppError> {
+    let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
+    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::discard(data_dir, digest));
+    purged.map_err(AppError::DataDir)
 }
 
 /// Writes what people denied here as a signed feed; and which decisions cannot be told as records. Blocks.

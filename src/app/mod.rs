@@ -20,10 +20,13 @@ mod health;
 pub mod intelligence;
 mod listening;
 mod losses;
+pub mod operations;
 mod own;
 mod policies;
 pub mod probing;
 pub mod question;
+mod reloading;
+pub mod remote;
 mod retention;
 pub mod scratch;
 mod session;
@@ -33,27 +36,33 @@ pub mod witness;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use url::Url;
 
 pub use checking::Checker;
 pub use difference::difference;
 pub use errand::Errand;
 pub use health::health;
+pub use operations::{Description, Explained};
 pub use question::{Contacted, contacts, explain, exposure};
+pub use reloading::ReadConfig;
+pub use remote::{Owner, RemoteServer};
 pub use scratch::Scratch;
 pub use terms::terms;
 
 use following::GatewayFiles;
 use listening::Bound;
+use operations::{ListenerDescription, Operations, PolicyDescription};
 use policies::Policies;
+use reloading::Reloader;
 use session::Premises;
 
-use crate::admin::{Admin, Check, Judge};
-use crate::config::{self, Config};
+use crate::admin::{Admin, Check, Judge, Terms};
+use crate::config::{self, Config, Effective, Key, Settings};
 use crate::feed::Shelf;
 use crate::file::Look;
 use crate::firewall::{Firewall, Parts, Rejection};
@@ -118,7 +127,7 @@ pub enum AppError {
         why: &'static str,
     },
     /// No feed that is followed has such an advisory.
-    #[error("no feed that is followed has an advisory of this id or alias: `{0}`")]
+    #[error("no feed that is followed has an advisory of this id or alias, name the version as `PACKAGE@VERSION` instead: `{0}`")]
     NoAdvisory(String),
     /// A feed cannot be written.
     #[error("cannot export")]
@@ -129,6 +138,14 @@ pub enum AppError {
         /// Its address.
         server: Box<str>,
         /// Why.
+        detail: String,
+    },
+    /// The server that runs on the data directory could not be asked, or could not answer.
+    #[error("the coldframe that runs on `{}`: {detail}", data_dir.display())]
+    Control {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Why not.
         detail: String,
     },
     /// A question got no answer.
@@ -158,6 +175,7 @@ pub struct App {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
     gateway: Option<Gate>,
+    operations: Arc<Operations>,
     firewall: Arc<Firewall>,
     service: Arc<Service<Firewall>>,
     admin: Arc<Admin>,
@@ -171,6 +189,11 @@ pub struct App {
     policies: Arc<Policies>,
     premises: Arc<Premises>,
     data_dir: PathBuf,
+    settings: Effective,
+    read: Option<ReadConfig>,
+    reload_asked: Arc<Notify>,
+    /// Why the configuration that was read last is not active, or not all of it.
+    reload_trouble: Arc<Mutex<Option<String>>>,
     #[cfg(unix)]
     control: Option<control::Control>,
 }
@@ -183,6 +206,10 @@ impl App {
     /// When the data directory is in use or cannot be used, upstream cannot be set up, or the first address is not free.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let data_dir = open_data_dir(&config.store.data_dir).await.map_err(AppError::DataDir)?;
+        #[cfg(unix)]
+        if let Err(error) = control::clear(&config.store.data_dir) {
+            tracing::warn!(error = %error, "old control socket not removed");
+        }
         let ledger = Arc::new(SqliteLedger::open(&data_dir).map_err(AppError::DataDir)?);
         let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
         let metrics = Arc::new(Metrics::new());
@@ -219,20 +246,24 @@ impl App {
             client: feeds::client(&config.upstream, &trust),
             firewall: Arc::clone(&firewall),
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
-            blobs,
+            blobs: Arc::clone(&blobs),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         });
         let feeds = feeds.await;
         feeds::watch(&feeds, &metrics);
+        let names = config.policies.names.clone();
         let policies = Policies::new(config.policies);
         let bound = listening::bind(&config.listen, &config.listener_policies).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let judge = Arc::clone(&firewall) as Judge;
         let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
+        let reload_trouble = Arc::default();
+        remarks.push(("configuration", reloading::remark(Arc::clone(&reload_trouble))));
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
+        let public_url = config.proxy.public_url.clone();
         let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics))?;
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
         let gateway = if config.gateway.listen.is_empty() && config.gateway.transparent.is_empty() {
@@ -241,10 +272,14 @@ impl App {
             let parent = feeds::parent(&config.upstream, &trust);
             Some(Gate::open(&config.gateway, &config.store.data_dir, &service, (&addresses, parent), &clock).await?)
         };
+        let gateways = gateway.as_ref().map_or(&[][..], |gate| &gate.addresses);
+        let description = describe(&config.settings, (&bound, gateways), &names, public_url);
+        let operations = Arc::new(Operations::new(&firewall, &ledger, blobs, description));
         Ok(Self {
             bound,
             addresses,
             gateway,
+            operations,
             firewall,
             service,
             admin,
@@ -257,6 +292,10 @@ impl App {
             policies,
             premises,
             data_dir: config.store.data_dir,
+            settings: config.settings.effective().clone(),
+            read: None,
+            reload_asked: Arc::default(),
+            reload_trouble,
             #[cfg(unix)]
             control: None,
         })
@@ -286,10 +325,10 @@ impl App {
         &self.firewall
     }
 
-    /// Has the policies read again when it is notified, as when their files change.
-    #[must_use]
-    pub fn reread_policies(&self) -> Arc<Notify> {
-        self.policies.asked()
+    /// Has the configuration read again, with `read`, when it is notified.
+    pub fn reload_with(&mut self, read: ReadConfig) -> Arc<Notify> {
+        self.read = Some(read);
+        Arc::clone(&self.reload_asked)
     }
 
     /// Has `coldframe run` lead its commands here, through a socket in the data directory.
@@ -306,6 +345,8 @@ impl App {
             clock: Arc::clone(&self.clock),
             premises: Arc::clone(&self.premises),
             ours,
+            operations: Arc::clone(&self.operations),
+            sessions: control::Parts::sessions(),
         };
         self.control = Some(control::Control::open(&self.data_dir, parts)?);
         Ok(())
@@ -320,6 +361,8 @@ impl App {
         let stop = watch::Sender::new(false);
         let room = Room::of(self.service.config().limits.connections);
         let mut doors = JoinSet::new();
+        let by_listener: Vec<_> = self.bound.iter().map(|bound| bound.profile.0).collect();
+        let door = self.gateway.as_ref().map(|gate| Arc::clone(&gate.door));
         for Bound { listener, profile, .. } in self.bound {
             let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());
             doors.spawn(async move {
@@ -330,6 +373,8 @@ impl App {
                 reverse::serve(listener, &room, &service, profile, stopped).await
             });
         }
+        #[cfg(unix)]
+        let commanded = self.control.is_some();
         #[cfg(unix)]
         let commands = self.control.map(|control| tokio::spawn(control.serve(stop.subscribe())));
         let mut chores = JoinSet::new();
@@ -354,6 +399,21 @@ impl App {
         }
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
         chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
+        if let Some(read) = self.read {
+            let reloader = Reloader::new(
+                self.reload_asked,
+                self.reload_trouble,
+                (self.settings, by_listener),
+                reloading::Parts {
+                    policies: Arc::clone(&self.policies),
+                    service: Arc::clone(&self.service),
+                    gateway: door,
+                    premises: self.premises,
+                    operations: self.operations,
+                },
+            );
+            chores.spawn(reloading::follow(Arc::new(reloader), read));
+        }
         chores.spawn(policies::follow(self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
         chores.spawn(patrol::ahead::fetch(Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
         chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
@@ -376,6 +436,10 @@ impl App {
             tracing::warn!("fetches from upstream were cut off");
         }
         let lost = flush(self.ledger).await;
+        #[cfg(unix)]
+        if commanded && let Err(error) = control::clear(&self.data_dir) {
+            tracing::warn!(error = %error, "control socket not removed");
+        }
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
     }
@@ -408,6 +472,37 @@ impl Gate {
         let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, Way { ours, parent })?);
         let followed = GatewayFiles::new(&door, config, data_dir.to_owned(), clock, looks);
         Ok(Self { bound, addresses, transparent, transparent_addresses, door, followed })
+    }
+}
+
+/// What a server says of itself: `bound` are its addresses as a registry and as a gateway, `names` its policies.
+fn describe(
+    settings: &Settings,
+    (bound, gateways): (&[Bound], &[SocketAddr]),
+    names: &[String],
+    public_url: Option<Url>,
+) -> Description {
+    let listeners: Vec<_> =
+        bound.iter().map(|bound| ListenerDescription { address: bound.address, profile: bound.profile.0 }).collect();
+    let names: Vec<_> = names.iter().map(|name| settings.policy_path(name)).collect();
+    let mut effective = settings.effective().clone();
+    let listen = listeners.iter().map(|listener| match (listener.profile, names.get(listener.profile)) {
+        (0, _) | (_, None) => listener.address.to_string(),
+        (_, Some(policy)) => format!("{}={policy}", listener.address),
+    });
+    effective.set(Key::Listen, listen.collect(), true);
+    if !gateways.is_empty() {
+        effective.set(Key::Gateway, gateways.iter().map(ToString::to_string).collect(), true);
+    }
+    let unknown = Terms { minimum_release_age_seconds: 0, exclude: Vec::new() };
+    Description {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        listeners,
+        gateways: gateways.to_vec(),
+        public_url,
+        policies: names.into_iter().map(|name| PolicyDescription { name, terms: unknown.clone() }).collect(),
+        upstreams: Vec::new(),
+        settings: effective,
     }
 }
 

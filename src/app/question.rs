@@ -23,19 +23,21 @@ use crate::upstream::{Authorization, Registries};
 /// # Errors
 /// When there is no such version, upstream cannot be asked, or the ledger is there and cannot be read.
 pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec, at: Option<Timestamp>) -> Result<Explanation, AppError> {
+    let asker = asker_of(&config);
     let firewall = firewall(config, clock)?;
-    Ok(firewall.value.explain(&asker(), &spec.name, spec.wanted.as_deref(), at).await?)
+    Ok(firewall.value.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await?)
 }
 
 /// A firewall for one question, and the place where it keeps what it fetches meanwhile.
 pub(super) struct Scratch {
-    pub(super) value: Firewall,
+    pub(super) value: Arc<Firewall>,
     _folder: tempfile::TempDir,
 }
 
 /// A firewall that judges by `config` and by what its data directory knows, and writes nothing down.
 pub(super) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch, AppError> {
-    firewall_of(config, clock, Vec::new())
+    let further = config.further_policies.clone();
+    firewall_of(config, clock, further)
 }
 
 /// Such a firewall with further policies, those of profile 1, 2, …
@@ -58,7 +60,7 @@ pub(super) fn firewall_of(config: Config, clock: Arc<dyn Clock>, further_policie
         config: config.firewall,
     });
     firewall.follow(&advisories);
-    Ok(Scratch { value: firewall, _folder: scratch })
+    Ok(Scratch { value: Arc::new(firewall), _folder: scratch })
 }
 
 /// Who asked for a package and what became of it, by the ledger in `data_dir`.
@@ -111,6 +113,11 @@ pub(super) fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
         Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Glimpse(None)),
         Err(wrong) => Err(AppError::DataDir(wrong)),
     }
+}
+
+/// The same before the policy that the first address of a configuration answers by.
+pub(super) fn asker_of(config: &Config) -> Asker {
+    Asker { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..asker() }
 }
 
 /// The one who sits at this machine, to whom its own credentials are lent.

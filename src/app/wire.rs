@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrit
 use url::Url;
 
 use super::errand::{Sum, Way};
+use super::operations::Question;
 use super::session::{Lead, Reach, Wish};
 use super::witness::Noted;
 use crate::firewall::{Hidden, Kept, Refusal};
@@ -20,7 +21,10 @@ use crate::policy::RuleId;
 use crate::proxy::{Pass, TurnedAway};
 
 /// What both have to speak; another number is another language.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
+
+/// The longest request, in bytes: hundreds of locked versions with their ranges.
+pub(super) const MAX_REQUEST_BYTES: u64 = 16 << 20;
 
 /// The longest line at the start, in bytes.
 pub(super) const LONGEST_START: u64 = 1 << 20;
@@ -28,10 +32,32 @@ pub(super) const LONGEST_START: u64 = 1 << 20;
 /// The longest line at the end: of the hundred thousand packages that are noted at most.
 pub(super) const LONGEST_END: u64 = 256 << 20;
 
+/// The first line of a connection.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) protocol: u32,
+    pub(super) what: What,
+}
+
+/// What a connection is for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum What {
+    /// A command that is to be led through the server.
+    Session(Box<Opening>),
+    /// A question that the server answers.
+    Ask(Box<Question>),
+}
+
+impl Request {
+    /// A request in the language of this program.
+    pub(super) fn new(what: What) -> Self {
+        Self { protocol: PROTOCOL, what }
+    }
+}
+
 /// What a command asks for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Opening {
-    pub(super) protocol: u32,
     /// The registries that it would ask without us, by scope.
     pub(super) registries: BTreeMap<String, String>,
     user: String,
@@ -117,7 +143,6 @@ pub(super) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serial
 impl Opening {
     pub(super) fn of(wish: &Wish, registries: &BTreeMap<String, String>) -> Self {
         Self {
-            protocol: PROTOCOL,
             registries: registries.clone(),
             user: wish.user.clone(),
             hosts: wish.hosts.iter().map(|host| host.as_ref().to_owned()).collect(),

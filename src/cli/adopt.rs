@@ -11,9 +11,11 @@ use super::decree::{self, Because};
 use super::flags::SettingFlags;
 use super::lockfiles;
 use super::output::{self, Exit, Failure};
+use super::running;
 use super::serve::runtime;
 use crate::app::adopting::{self, Adoption};
 use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
 use crate::npm::instant;
 use crate::policy::decision::Act;
 use crate::telemetry::SystemClock;
@@ -42,7 +44,15 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let data_dir = config.store.data_dir.clone();
     let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
     let read = read.map_err(|wrong| Failure::new(Exit::Failed, wrong))?;
-    let adoption = runtime()?.block_on(adopting::adopt(config, Arc::new(SystemClock), &read))?;
+    let adoption = runtime()?.block_on(async {
+        Ok::<_, Failure>(match running::find(&config).await? {
+            Some(running) => {
+                running.announce(&config, OF_VERDICTS);
+                running.server.adopt(&read, running.profile).await?
+            }
+            None => adopting::adopt(config, Arc::new(SystemClock), &read).await?,
+        })
+    })?;
     if !json {
         output::print(&tell(&adoption))?;
     } else if dry_run || adoption.versions.is_empty() {

@@ -8,9 +8,11 @@ use clap::Args;
 use super::decree::{self, Because};
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
+use super::running;
 use super::serve::runtime;
 use crate::app::deciding::{self, Expansion};
 use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
 use crate::npm::Spec;
 use crate::telemetry::SystemClock;
 
@@ -36,7 +38,15 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { spec, expires, records, because, settings } = arguments;
     let config = settings.read(Config::gather)?;
     let data_dir = config.store.data_dir.clone();
-    let expansion = runtime()?.block_on(deciding::expand(config, Arc::new(SystemClock), &spec, &records))?;
+    let expansion = runtime()?.block_on(async {
+        Ok::<_, Failure>(match running::find(&config).await? {
+            Some(running) => {
+                running.announce(&config, OF_VERDICTS);
+                running.server.expand(&spec, &records, running.profile).await?
+            }
+            None => deciding::expand(config, Arc::new(SystemClock), &spec, &records).await?,
+        })
+    })?;
     if let Some(why) = refusal(&expansion) {
         return Err(Failure::new(Exit::Failed, anyhow::anyhow!(why)));
     }

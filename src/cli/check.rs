@@ -1,4 +1,5 @@
-//! `coldframe check`: which versions in lockfiles would be refused, before anybody installs them. Needs no running server.
+//! `coldframe check`: which versions in lockfiles would be refused, before anybody installs them. The server that runs on the data
+//! directory answers; without one the settings of this command do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use super::hosts::Hosts;
 use super::lockfiles;
 use super::output::{self, Exit, Failure};
 use super::serve::runtime;
-use super::{check_fix, check_github, check_sarif, check_table};
+use super::{check_fix, check_github, check_sarif, check_table, running};
 use crate::app::{AppError, Checker};
 use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
 use crate::npm::lockfile::NAMES;
 use crate::telemetry::SystemClock;
 
@@ -22,7 +24,7 @@ use crate::telemetry::SystemClock;
 pub(super) struct Arguments {
     /// Lockfiles, and folders to look into, but not below [default: the working directory].
     paths: Vec<PathBuf>,
-    /// Ask the Coldframe that runs there, instead of judging here by the settings and the data directory.
+    /// Ask the Coldframe that runs there, instead of the one that runs on the data directory, or this command.
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
     /// How to tell what was found.
@@ -62,18 +64,28 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     if arguments.fix && !matches!(arguments.format, Format::Table | Format::Json) {
         return Err(usage(CheckError::FixNeedsTable));
     }
-    let config = arguments.settings.read(Config::gather)?;
+    let own = arguments.settings.clone().read(Config::gather)?;
     let mut read = Vec::new();
     for path in find(arguments.paths).map_err(usage)? {
         let lockfile = lockfiles::read(&path).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
         read.push((shown(&path), lockfile));
     }
+    let runtime = runtime()?;
+    let running = if arguments.server.is_none() { runtime.block_on(running::find(&own))? } else { None };
+    let config = match &running {
+        Some(running) => {
+            running.announce(&own, OF_VERDICTS);
+            running.config(&arguments.settings, own)
+        }
+        None => own,
+    };
     let mut hosts = Hosts::of(&config, arguments.server.as_ref());
     let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| FileReport::of(path, &lockfile)).collect();
-    let report = runtime()?.block_on(async {
-        let checker = match arguments.server {
-            Some(server) => Checker::at(server, &config)?,
-            None => Checker::here(config, Arc::new(SystemClock))?,
+    let report = runtime.block_on(async {
+        let checker = match (arguments.server, running) {
+            (Some(server), _) => Checker::at(server, &config)?,
+            (None, Some(running)) => Checker::running(running.server, running.profile),
+            (None, None) => Checker::here(config, Arc::new(SystemClock))?,
         };
         let locked: Vec<_> = files.iter().flat_map(FileReport::locked).collect();
         let judged = checker.check(&locked).await?;

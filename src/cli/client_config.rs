@@ -8,17 +8,20 @@ use super::check::server;
 use super::client_files::{self, Means};
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
-use super::serve::{reachable, runtime};
+use super::running;
+use super::serve::runtime;
 use crate::admin::Terms;
 use crate::app;
+use crate::app::remote::reachable;
 use crate::config::Config;
+use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The client, or the service that opens pull requests.
     #[arg(value_enum)]
     client: Client,
-    /// Where clients reach Coldframe [default: `public-url`, else the first address it listens on].
+    /// Where clients reach Coldframe [default: where the running server says, else `public-url` or the first of `listen`].
     #[arg(long, value_name = "URL", value_parser = server)]
     url: Option<Url>,
     #[command(flatten)]
@@ -48,13 +51,43 @@ pub(super) enum Client {
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = arguments.settings.read(Config::gather)?;
-    let url = arguments.url.or_else(|| config.proxy.public_url.clone()).map_or_else(|| own_url(&config), Ok)?;
-    let (terms, source) = match runtime()?.block_on(app::terms(&url, &config)) {
-        Ok(terms) => (terms, format!("the policy in force at {url}")),
-        Err(wrong) => (Terms::of(&config.policy), format!("the settings here, for nobody could be asked: {wrong}")),
-    };
-    output::print(&client_files::written(arguments.client, &Means { url, terms, source }))?;
+    let means = runtime()?.block_on(means(arguments.url, &config))?;
+    output::print(&client_files::written(arguments.client, &means))?;
     Ok(Exit::Done)
+}
+
+/// Where clients are to go, and what they are to agree with. The server that runs on the data directory says both; only where there is
+/// none, or `given` names another, whatever answers there is asked.
+async fn means(given: Option<Url>, config: &Config) -> Result<Means, Failure> {
+    let running = running::find(config).await?;
+    if let Some(running) = &running {
+        let meant = match &given {
+            Some(url) => running.server.profile_at(url).map(|profile| (url.clone(), profile)),
+            None if running.profile == running.server.first_profile() => running.server.url().map(|url| (url, running.profile)),
+            None => running.server.url_of(running.profile).map(|url| (url, running.profile)),
+        };
+        let terms = meant.as_ref().and_then(|(_, profile)| running.server.terms(*profile));
+        if let (Some((url, _)), Some(terms)) = (&meant, terms) {
+            running.announce(config, &[OF_VERDICTS, OF_PLACES].concat());
+            let source = format!("the policy in force at {url}");
+            return Ok(Means { url: url.clone(), terms: terms.clone(), source });
+        }
+    }
+    let url = given.or_else(|| config.proxy.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
+    // The address is what clients will use: what answers there is what they will meet, whosever it is.
+    let whose = if running.is_some() {
+        ", which is not the server that runs on the data directory here".to_owned()
+    } else {
+        format!(" (no server runs on `{}`)", config.store.data_dir.display())
+    };
+    Ok(match app::terms(&url, config).await {
+        Ok(terms) => Means { terms, source: format!("the policy in force at {url}{whose}"), url },
+        Err(wrong) => {
+            let policy = config.listener_policies.first().and_then(|at| config.further_policies.get(at.checked_sub(1)?));
+            let terms = Terms::of(policy.unwrap_or(&config.policy));
+            Means { terms, source: format!("the settings here, for nobody could be asked: {wrong}"), url }
+        }
+    })
 }
 
 /// The first address that a server with this configuration listens on.

@@ -16,10 +16,13 @@ use super::doctor_survey::Survey;
 use super::flags::SettingFlags;
 use super::hosts::Hosts;
 use super::output::{self, Exit, Failure};
-use super::serve::{reachable, runtime};
+use super::running;
+use super::serve::runtime;
 use crate::app::probing::{self, Redirected, Seen};
+use crate::app::remote::reachable;
 use crate::app::{authority, intelligence};
 use crate::config::Config;
+use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 use crate::npm::PackageName;
 use crate::npm::lockfile::Source;
 use crate::telemetry::{Clock, SystemClock};
@@ -27,7 +30,7 @@ use crate::tls;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The Coldframe that clients are to use [default: the first address of `listen`].
+    /// The Coldframe that clients are to use [default: the running server, else the first address of `listen`].
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
     /// Print JSON.
@@ -41,18 +44,29 @@ pub(super) struct Arguments {
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let (mut config, surroundings) = arguments.settings.read(|sources| {
+    let (mut config, surroundings) = arguments.settings.clone().read(|sources| {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather(sources)?, surroundings))
     })?;
     let clock = Arc::new(SystemClock);
     let survey = Survey::of(&surroundings);
+    let runtime = runtime()?;
+    let running = runtime.block_on(running::find(&config))?;
+    if let Some(running) = &running {
+        running.announce_beside(&config, &[OF_VERDICTS, OF_PLACES].concat());
+        config = running.config_beside(&arguments.settings, config);
+    }
     let hosts = Hosts::of(&config, arguments.server.as_ref());
-    let server = arguments.server.or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
+    let is_ours = match (&running, &arguments.server) {
+        (Some(running), Some(server)) => running.server.profile_at(server).is_some(),
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    let found = running.as_ref().and_then(|running| running.server.url());
+    let server = arguments.server.or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways: Vec<_> = config.gateway.listen.iter().flat_map(places).collect();
     let authority = authority::trusted(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
-    let runtime = runtime()?;
     let redirected = runtime.block_on(probing::redirected(&survey.registries(), &known));
     let judge = Judge {
         survey: &survey,
@@ -67,6 +81,16 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     findings.extend(of_roots(&mut config.tls));
     let seen = runtime.block_on(probing::look(&config, (&server, &judge.around(&config)), sample(&survey), &*clock))?;
     findings.extend(of_surroundings(&seen, &server, &redirected));
+    if seen.server.is_ok() && !is_ours {
+        let data_dir = config.store.data_dir.display();
+        let what = format!("what answers at {server} is not a server of the data directory `{data_dir}`");
+        let why = "its policy, feeds and decisions are its own, whatever is decided or explained here";
+        findings.push(
+            Finding::new(Grade::Note, "server", what)
+                .because(why)
+                .mended_by("coldframe doctor --data-dir DIR, with the server's"),
+        );
+    }
     findings.extend(of_feeds(&config, &*clock));
     let bypassed = findings.iter().any(|finding| finding.grade == Grade::Bypass);
     output::print(&if arguments.json { tell_json(&findings, bypassed) } else { tell(&findings, bypassed) })?;

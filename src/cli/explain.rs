@@ -1,4 +1,5 @@
-//! `coldframe explain`: whether a version would be served, and why. Needs no running server and writes nothing down.
+//! `coldframe explain`: whether a version would be served, and why. The server that runs on the data directory answers; without one
+//! the settings of this command do.
 
 use std::sync::Arc;
 
@@ -7,10 +8,13 @@ use jiff::Timestamp;
 
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
+use super::running::{self, Running, say};
 use super::serve::runtime;
 use crate::admin::explanation;
 use crate::app;
+use crate::app::operations::verdict_line;
 use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
 use crate::npm::Spec;
 use crate::telemetry::SystemClock;
 
@@ -30,12 +34,43 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let config = arguments.settings.read(Config::gather)?;
-    let spec = arguments.spec;
-    let explained = runtime()?.block_on(app::explain(config, Arc::new(SystemClock), &spec, arguments.at))?;
-    let text = if arguments.json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
+    let Arguments { spec, at, json, settings } = arguments;
+    let config = settings.clone().read(Config::gather)?;
+    let (text, is_allowed) = runtime()?.block_on(async {
+        match running::find(&config).await? {
+            Some(running) => ask(&running, &config, &settings, (&spec, at, json)).await,
+            None => {
+                let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
+                let text = if json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
+                Ok((text, explained.verdict.allows()))
+            }
+        }
+    })?;
     output::print(&text)?;
-    Ok(if explained.verdict.allows() { Exit::Done } else { Exit::Refused })
+    Ok(if is_allowed { Exit::Done } else { Exit::Refused })
+}
+
+/// Asks the running server; says what its other addresses and the settings of this command would make of it.
+async fn ask(
+    running: &Running,
+    config: &Config,
+    settings: &SettingFlags<false>,
+    (spec, at, json): (&Spec, Option<Timestamp>, bool),
+) -> Result<(String, bool), Failure> {
+    running.announce(config, OF_VERDICTS);
+    let explained = running.server.explain(spec, at, running.profile).await?;
+    for (profile, verdict) in &explained.others {
+        let place = running.server.url_of(*profile).map(|url| url.to_string()).unwrap_or_default();
+        say(&format!("for clients of {place} ({}) it is {verdict}", running.server.policy_words(*profile)));
+    }
+    if let Some(changed) = running.changed_config(settings, config) {
+        match app::explain(changed, Arc::new(SystemClock), spec, at).await {
+            Ok(other) => say(&format!("with the settings of this command it would be {}", verdict_line(&other.verdict))),
+            Err(wrong) => say(&format!("what the settings of this command would make of it cannot be found out: {wrong}")),
+        }
+    }
+    let text = if json { format!("{:#}\n", explained.json) } else { explained.text };
+    Ok((text, explained.is_allowed))
 }
 
 /// An instant as people write it, always with its offset.

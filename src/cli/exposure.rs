@@ -2,6 +2,7 @@
 //! malware talks to.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -9,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
-use crate::app::{self, Contacted, intelligence};
+use super::running::say;
+use super::serve::runtime;
+use crate::app::{self, Contacted, Owner, RemoteServer, intelligence};
 use crate::config;
 use crate::npm::{PackageName, Spec, instant};
 use crate::patrol::exposure::Finding;
@@ -37,7 +40,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     if arguments.contacts {
-        let contacts = app::contacts(&arguments.settings.read(config::data_dir)?)?;
+        let contacts = app::contacts(&flushed(&arguments.settings)?)?;
         let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { tell_contacts(&contacts) };
         output::print(&text)?;
         return Ok(Exit::Done);
@@ -49,7 +52,7 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
         };
         return run_by_advisory(&id, arguments.json, arguments.settings);
     };
-    let data_dir = arguments.settings.read(config::data_dir)?;
+    let data_dir = flushed(&arguments.settings)?;
     let exposures = app::exposure(&data_dir, &spec)?;
     let mut contacts = app::contacts(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
@@ -59,7 +62,7 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 fn run_by_advisory(id: &str, json: bool, settings: SettingFlags<false>) -> Result<Exit, Failure> {
-    let config = settings.read(config::Config::gather)?;
+    let config = super::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let findings = intelligence::exposed(config, Arc::new(SystemClock), id)?;
     // Where nothing was kept yet nobody asked for anything.
@@ -73,6 +76,19 @@ fn run_by_advisory(id: &str, json: bool, settings: SettingFlags<false>) -> Resul
     };
     output::print(&text)?;
     Ok(Exit::Done)
+}
+
+/// The data directory, its ledger written as far as the running server has noted anything. The ledger counts either way.
+fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, Failure> {
+    let data_dir = settings.clone().read(config::data_dir)?;
+    runtime()?.block_on(async {
+        match RemoteServer::find(&data_dir).await {
+            Ok(Owner::Server(server)) => server.flush().await,
+            Ok(Owner::Nobody | Owner::Silent) => {}
+            Err(wrong) => say(&format!("what was asked for in the last seconds may be missing: {wrong}")),
+        }
+    });
+    Ok(data_dir)
 }
 
 /// What was seen here of what an advisory names, and who got it.

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use super::decree;
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
+use super::running;
 use super::serve::runtime;
 use crate::app::intelligence::{self, Standing};
 use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
 use crate::npm::instant;
 use crate::telemetry::{Clock as _, SystemClock};
 
@@ -66,14 +68,14 @@ pub(super) struct Export {
 pub(super) fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Sync(Sync { accept_shrunk, json, settings }) => {
-            let config = settings.read(Config::gather)?;
+            let config = of_server(&settings)?;
             let standings = runtime()?.block_on(intelligence::sync(config, Arc::new(SystemClock), accept_shrunk))?;
             let stale = standings.iter().any(|standing| standing.staleness.is_some());
             say(&standings, json)?;
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
         Command::Status(Status { json, settings }) => {
-            let config = settings.read(Config::gather)?;
+            let config = of_server(&settings)?;
             say(&intelligence::status(&config, SystemClock.now()), json)?;
             Ok(Exit::Done)
         }
@@ -92,6 +94,19 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
     }
+}
+
+/// The configuration of the server that runs on the data directory, which says which feeds are followed; without one, of this command.
+pub(super) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failure> {
+    let config = settings.clone().read(Config::gather)?;
+    Ok(match runtime()?.block_on(running::find(&config))? {
+        Some(running) => {
+            running.announce(&config, OF_VERDICTS);
+            runtime()?.block_on(running.server.flush());
+            running.config(settings, config)
+        }
+        None => config,
+    })
 }
 
 fn prefix(text: &str) -> Result<String, String> {

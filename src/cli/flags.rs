@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
+use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{Default, Kind, SETTINGS, Setting};
 use crate::config::{Flags, Key, Mistakes, Sources, Surroundings};
 
@@ -26,6 +27,14 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
             named && !text.contains(['/', '\\']) && !std::path::Path::new(text).exists()
         };
         self.flags.take(Key::Feed, is_id)
+    }
+
+    /// What another command has to be given so that it answers as this one did, with a blank before it: the data directory and the file;
+    /// what verdicts are made by too, unless a server that runs says that.
+    pub(super) fn repeated(&self, is_servers: bool) -> String {
+        let keys = if is_servers { &[Key::DataDir][..] } else { &[OF_VERDICTS, &[Key::DataDir]].concat() };
+        let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
+        self.flags.words(keys).into_iter().chain(file).map(|word| format!(" {}", quoted(&word))).collect()
     }
 
     /// The first flag that was given and is not among `known`.
@@ -80,6 +89,12 @@ impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
     }
 }
 
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 fn flag(setting: &Setting) -> Arg {
     let default = match setting.default {
         Default::Value(value) => value.to_owned(),
@@ -94,5 +109,23 @@ fn flag(setting: &Setting) -> Arg {
         Kind::Truth => flag.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ if setting.several => flag.action(ArgAction::Append),
         _ => flag.action(ArgAction::Set),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_repeated_is_one_word_each_to_a_shell() {
+        let mut flags = Flags::default();
+        flags.note(Key::DataDir, "/data of ours".to_owned());
+        flags.note(Key::MinReleaseAge, "30d".to_owned());
+        flags.note(Key::Exclude, "@acme/*".to_owned());
+        flags.note(Key::LogLevel, "debug".to_owned());
+        let given = SettingFlags::<false> { file: Some("it's.toml".into()), flags };
+        assert_eq!(given.repeated(true), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
+        let all = r" --min-release-age 30d --exclude '@acme/*' --data-dir '/data of ours' --config 'it'\''s.toml'";
+        assert_eq!(given.repeated(false), all);
     }
 }

@@ -1,11 +1,13 @@
-//! `coldframe healthcheck`: asks the server of this configuration whether it is ready. For images that hold no other program.
+//! `coldframe healthcheck`: asks the server that runs on the data directory whether it is ready, else the one at the first address of
+//! `listen`. For images that hold no other program.
 
 use clap::Args;
 
 use super::flags::SettingFlags;
 use super::output::{Exit, Failure};
-use super::serve::{reachable, runtime};
-use crate::app;
+use super::serve::runtime;
+use crate::app::remote::reachable;
+use crate::app::{self, Owner, RemoteServer};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -17,9 +19,16 @@ pub(super) struct Arguments {
 /// Silent when it is: what runs it every few seconds keeps what it says.
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = arguments.settings.read(Config::gather)?;
-    let Some(address) = config.listen.first() else {
-        return Err(Failure::new(Exit::Usage, anyhow::anyhow!("there is no address that it would listen on")));
-    };
-    runtime()?.block_on(app::health(reachable(*address), &config))?;
-    Ok(Exit::Done)
+    runtime()?.block_on(async {
+        // One that runs and cannot be asked is not ready, whatever answers elsewhere.
+        let running = match RemoteServer::find(&config.store.data_dir).await? {
+            Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
+            Owner::Nobody | Owner::Silent => None,
+        };
+        let Some(address) = running.or_else(|| config.listen.first().copied()) else {
+            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("there is no address that it would listen on")));
+        };
+        app::health(reachable(address), &config).await?;
+        Ok(Exit::Done)
+    })
 }

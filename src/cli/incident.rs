@@ -1,4 +1,5 @@
-//! `coldframe incident`: everything that is to be done about one advisory, in one command: deny, freeze, purge, and who got it.
+//! `coldframe incident`: everything that is to be done about one advisory, or about a version that no feed names yet, in one command:
+//! deny, freeze, purge, and who got it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,15 +13,17 @@ use super::exposure;
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
 use super::person;
+use super::serve::runtime;
 use crate::app::intelligence::{self, Plan};
-use crate::config::Config;
-use crate::npm::instant;
+use crate::app::{AppError, Owner, RemoteServer};
+use crate::config::{Config, Key};
+use crate::npm::{PackageName, Version, instant};
 use crate::telemetry::{Clock as _, SystemClock};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The advisory's id, or an alias of it: `MAL-2026-2307`.
-    #[arg(value_name = "ID")]
+    /// The advisory's id, or an alias of it: `MAL-2026-2307`; or an exact version that no feed names: `axios@1.14.1`.
+    #[arg(value_name = "ID|PACKAGE@VERSION")]
     id: String,
     /// Say what would be done, and do nothing.
     #[arg(long)]
@@ -37,14 +40,25 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { id, dry_run, freeze_for, json, settings } = arguments;
-    let config = settings.read(Config::gather)?;
+    let own = settings.clone().read(Config::gather)?;
+    let config = super::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
-    let plan = intelligence::plan(config, Arc::new(SystemClock), &id)?;
+    let plan = match named(&id)? {
+        Some((name, version)) => intelligence::plan_versions(&data_dir, SystemClock.now(), &name, &[version], &id)?,
+        None => planned(config, &id, own)?,
+    };
     let done = if dry_run {
         None
     } else {
         let author = person::signature(SystemClock.now());
-        Some(intelligence::carry_out(&data_dir, &plan, &author, freeze_for)?)
+        let mut done = intelligence::decide(&data_dir, &plan, &author, freeze_for)?;
+        done.purged = runtime()?.block_on(async {
+            match RemoteServer::find(&data_dir).await? {
+                Owner::Server(server) => server.purge(&plan.integrities(), &plan.packages()).await,
+                Owner::Nobody | Owner::Silent => intelligence::purge(&data_dir, &plan),
+            }
+        })?;
+        Some(done)
     };
     let text = if json { tell_json(&plan, done.as_ref()) } else { tell(&plan, done.as_ref(), freeze_for) };
     output::print(&text)?;
@@ -53,22 +67,53 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
 
 fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration) -> String {
     let would = if done.is_some() { "" } else { "would " };
-    let mut text = format!("{} of the feed `{}`: {}\n", plan.id, plan.feed, plan.summary);
+    let feed = plan.feed.as_ref().map(|feed| format!(" of the feed `{feed}`")).unwrap_or_default();
+    let mut text = format!("{}{feed}: {}\n", plan.id, plan.summary);
     for subject in &plan.subjects {
         let versions = if subject.versions.is_empty() { "every version".to_owned() } else { subject.versions.join(", ") };
         let _ = writeln!(text, "  {would}deny {}: {versions}", subject.name);
         let (since, age) = (instant::tell(subject.freeze_at), instant::tell_age(freeze_for));
         let _ = writeln!(text, "  {would}freeze {} for {age}: nothing published after {since} is shown", subject.name);
     }
-    let _ = writeln!(text, "  {would}purge {} tarballs from the store", plan.tarballs());
+    let (stored, known) = (plan.stored, plan.integrities().len());
+    let _ = writeln!(text, "  {would}purge {} from the store, of {known} that are known", counted(stored, "tarball"));
+    let packages = plan.packages().len();
+    let _ = writeln!(text, "  {would}forget what is remembered of {}", counted(packages, "package"));
     if let Some(done) = done {
-        let _ = writeln!(text, "decisions {}; {} tarballs removed", numbers(&done.decisions), done.removed);
+        let (tarballs, packuments) = (done.purged.tarballs, done.purged.packuments);
+        let removed = |count: u64, noun| counted(usize::try_from(count).unwrap_or(usize::MAX), noun);
+        let (tarballs, packuments) = (removed(tarballs, "tarball"), removed(packuments, "packument"));
+        let _ = writeln!(text, "decisions {}; {tarballs} and {packuments} removed", numbers(&done.decisions));
         if done.is_pending {
             text.push_str("the running server has not taken them in, see its log; do this again when it has\n");
         }
     }
     text.push_str(&exposure::tell_findings(&plan.findings));
     text
+}
+
+/// The plan for an advisory of the running server's feeds; else of those that this command names itself.
+fn planned(config: Config, id: &str, own: Config) -> Result<Plan, Failure> {
+    let has_own_feeds = own.settings.is_written(Key::Feed);
+    match intelligence::plan(config, Arc::new(SystemClock), id) {
+        Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(intelligence::plan(own, Arc::new(SystemClock), id)?),
+        planned => Ok(planned?),
+    }
+}
+
+/// The package and the exact version that are named, where it is no advisory's id.
+fn named(id: &str) -> Result<Option<(PackageName, String)>, Failure> {
+    let Some((name, version)) = id.rsplit_once('@').filter(|(name, _)| !name.is_empty()) else { return Ok(None) };
+    let usage = |wrong: String| Failure::new(Exit::Usage, anyhow::anyhow!(wrong));
+    let name = PackageName::parse(name).map_err(|wrong| usage(wrong.to_string()))?;
+    if Version::parse(version).is_none() {
+        return Err(usage(format!("an incident is about exact versions, `coldframe deny` takes ranges: `{version}`")));
+    }
+    Ok(Some((name, version.to_owned())))
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 fn numbers(decisions: &[i64]) -> String {
@@ -83,9 +128,11 @@ fn tell_json(plan: &Plan, done: Option<&intelligence::Done>) -> String {
         "summary": plan.summary,
         "dryRun": done.is_none(),
         "deny": plan.subjects.iter().map(subject).collect::<Vec<Value>>(),
-        "tarballs": plan.tarballs(),
+        "tarballs": plan.integrities().len(),
+        "stored": plan.stored,
         "decisions": done.map(|done| &done.decisions),
-        "removed": done.map(|done| done.removed),
+        "removed": done.map(|done| done.purged.tarballs),
+        "packuments": done.map(|done| done.purged.packuments),
         "pending": done.map(|done| done.is_pending),
         "exposure": exposure::findings_json(&plan.findings),
     });

@@ -42,6 +42,7 @@ mod run_child;
 mod run_project;
 mod run_recipe;
 mod run_summary;
+mod running;
 mod serve;
 mod trust;
 mod user;
@@ -89,7 +90,7 @@ enum Command {
     Run(run::Arguments),
     /// Say whether installs in this folder really pass through Coldframe, and what mends it where they do not.
     Doctor(doctor::Arguments),
-    /// Say whether a version would be served, and why.
+    /// Say whether a version would be served, and why; the running server answers, if there is one.
     Explain(explain::Arguments),
     /// Say which versions in lockfiles would be refused, before anybody installs them.
     Check(check::Arguments),

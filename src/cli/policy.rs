@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
+use super::running::say;
 use super::serve::runtime;
 use crate::app;
 use crate::app::difference::{Changed, Difference};
-use crate::config::Config;
 use crate::config::policy::{self as files, PolicyFileError};
+use crate::file;
 use crate::npm::{PackageName, ingest, instant};
 use crate::policy::replay::{Fate, Incident, Replayed, replay};
 use crate::policy::{Facts, Policy, RuleId, Verdict, case, shipped};
@@ -37,6 +38,9 @@ pub(super) enum Command {
     /// Print a shipped policy, to start one's own from.
     Show(ShowArguments),
 }
+
+/// The largest file of incidents that is read, in bytes: a thousand times the one that ships.
+const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 
 /// The name of a shipped policy, or a path.
 const POLICY: &str = "default";
@@ -72,9 +76,9 @@ pub(super) struct DiffArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArguments {
-    /// Incidents, as JSON.
+    /// A file of incidents as JSON, its format is in policies/README.md [default: the ones that ship with coldframe].
     #[arg(value_name = "INCIDENTS")]
-    incidents: PathBuf,
+    incidents: Option<PathBuf>,
     /// A file, a directory, or a shipped policy.
     #[arg(long, default_value = POLICY)]
     policy: String,
@@ -172,7 +176,7 @@ fn test(arguments: &TestArguments) -> Result<Exit, Failure> {
 }
 
 fn diff(arguments: DiffArguments) -> Result<Exit, Failure> {
-    let config = arguments.settings.read(Config::gather)?;
+    let config = super::feed::of_server(&arguments.settings)?;
     let candidate = config.policies.other(&arguments.candidate)?;
     let found = runtime()?.block_on(app::difference(config, Arc::new(SystemClock), candidate))?;
     output::print(&if arguments.json { tell_diff_json(&found) } else { tell_diff(&arguments.candidate, &found) })?;
@@ -235,15 +239,22 @@ fn word(verdict: &Verdict) -> &'static str {
 
 fn replay_all(arguments: &ReplayArguments) -> Result<Exit, Failure> {
     let policy = files::load(&arguments.policy)?.policy;
-    let text = std::fs::read_to_string(&arguments.incidents).map_err(|wrong| {
-        Failure::new(Exit::Usage, anyhow::anyhow!("cannot read `{}`: {wrong}", arguments.incidents.display()))
-    })?;
-    let incidents = Incident::read_all(&text).map_err(|wrong| {
-        Failure::new(Exit::Usage, anyhow::anyhow!("`{}` holds no incidents: {wrong}", arguments.incidents.display()))
-    })?;
+    let usage = |wrong: String| Failure::new(Exit::Usage, anyhow::anyhow!(wrong));
+    let (source, text) = match &arguments.incidents {
+        None => (shipped::INCIDENTS_PATH.to_owned(), shipped::INCIDENTS.to_owned()),
+        Some(path) => {
+            let read = file::read_once(path, MAX_INCIDENT_BYTES).and_then(file::text);
+            (path.display().to_string(), read.map_err(|wrong| usage(format!("cannot read `{}`: {wrong}", path.display())))?)
+        }
+    };
+    let incidents = Incident::read_all(&text)
+        .map_err(|wrong| usage(format!("`{source}` holds no incidents as policies/README.md describes them: {wrong}")))?;
     let signals = !arguments.without_signals;
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
-    let text = if arguments.json { tell_replay_json(&replayed) } else { tell_replay(&arguments.policy, &replayed) };
+    if arguments.json {
+        say(&format!("{} incidents in {source}", incidents.len()));
+    }
+    let text = if arguments.json { tell_replay_json(&replayed) } else { tell_replay(&arguments.policy, &source, &replayed) };
     output::print(&text)?;
     Ok(Exit::Done)
 }
@@ -260,7 +271,7 @@ fn tell_replay_json(replayed: &[Replayed]) -> String {
     format!("{:#}\n", replayed.iter().map(row).collect::<Value>())
 }
 
-fn tell_replay(policy: &str, replayed: &[Replayed]) -> String {
+fn tell_replay(policy: &str, source: &str, replayed: &[Replayed]) -> String {
     let mut columns = Columns::indented("");
     columns.row(["INCIDENT", "OUTCOME", "RULE", "UNTIL"]);
     for one in replayed {
@@ -280,7 +291,7 @@ fn tell_replay(policy: &str, replayed: &[Replayed]) -> String {
     let by_rule: Vec<_> = by_rule.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
     let (at_once, until) = (count(Fate::StoppedAtPublication), count(Fate::StoppedUntilDetection));
     format!(
-        "{columns}\n{policy}: of {} incidents {at_once} stopped at publication, {until} stopped until detection, {} missed, {} \
+        "{columns}\n{policy}: of {} incidents in {source} {at_once} stopped at publication, {until} stopped until detection, {} missed, {} \
          undecidable\nstopped by: {}\n",
         replayed.len(),
         count(Fate::Missed),

@@ -58,6 +58,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { command, json, report, settings } = arguments;
     let (user, alone) =
         (person::name(), settings.given_beyond(OF_ANY).map(|flag| format!("`{flag}` asks for a coldframe of its own")));
+    let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather_with(sources, &QUIET)?, surroundings))
@@ -70,7 +71,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let report = report.map(|path| open_report(&path)).transpose()?;
     let (trust, project) = (config.tls.clone(), Project::of(&surroundings));
     let survey = Survey::of(&surroundings);
-    let (policy, ended, sum) = runtime()?.block_on(async {
+    let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
         let errand = Errand::open(config, Needs { user, alone }, Arc::new(SystemClock)).await?;
         waiting.finish_and_clear();
@@ -95,12 +96,12 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let folder = Scratch::make()?;
         let recipe = recipe(&errand, &trust, &folder)?.with_exceptions(project.names_exceptions);
         let recipe = recipe.with_replaced(project.written_for(&errand.way().registry, |url| errand.takes(url)));
-        let policy = errand.policy().to_owned();
+        let (policy, is_servers) = (errand.policy().to_owned(), errand.is_running_ones());
         let ended = run_child::run(prepared(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing down what was served");
         let sum = errand.close().await;
         waiting.finish_and_clear();
-        Ok::<_, Failure>((policy, ended, sum))
+        Ok::<_, Failure>((policy, is_servers, ended, sum))
     })?;
     let Ended { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
     if left_some {
@@ -109,7 +110,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     // Read again: the command may have written them.
     let project = Project::of(&surroundings);
     let lockfiles = project.lockfiles.keys().cloned().collect();
-    let summary = Summary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked() };
+    let flags = given.repeated(is_servers);
+    let summary = Summary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let told = if json { format!("{}\n", summary.json()) } else { summary.text() };
     // Where standard error is gone, nobody can be told.
     let _ = io::stderr().lock().write_all(told.as_bytes());

@@ -26,6 +26,8 @@ pub(super) struct Summary<'a> {
     /// The lockfiles beside it, after it ended, and what they lock of registries: name and version, each once.
     pub(super) lockfiles: Vec<String>,
     pub(super) locked: BTreeSet<(String, String)>,
+    /// What commands that are advised have to be given to answer as this one did.
+    pub(super) flags: String,
 }
 
 impl Summary<'_> {
@@ -183,10 +185,12 @@ impl Summary<'_> {
             lines.push("take the version that is allowed, or wait until the release opens; else".to_owned());
         }
         for spec in &specs {
-            lines.push(format!("coldframe explain {spec}"));
-            lines.push(format!("coldframe approve {spec} --reason \"why it cannot wait\""));
+            lines.push(format!("coldframe explain {spec}{}", self.flags));
+            lines.push(format!("coldframe approve {spec} --reason \"why it cannot wait\"{}", self.flags));
         }
-        lines.extend((!noted.failed.is_empty()).then(|| "coldframe doctor (says whether upstream answers here)".to_owned()));
+        lines.extend(
+            (!noted.failed.is_empty()).then(|| format!("coldframe doctor{} (says whether upstream answers here)", self.flags)),
+        );
         lines
     }
 }

@@ -1,6 +1,6 @@
 //! `coldframe serve`: starts the server, says what it does, and ends it when asked to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Args;
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
+use crate::app::remote::reachable;
 use crate::app::{App, AppError};
 use crate::config::Config;
 use crate::net::OpenFiles;
@@ -22,7 +23,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let mut config = arguments.settings.read(Config::gather)?;
+    let settings = arguments.settings;
+    let mut config = settings.clone().read(Config::gather)?;
     telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -36,9 +38,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let mut app = App::build(config, Arc::new(SystemClock)).await?;
         #[cfg(unix)]
         if let Err(wrong) = app.take_commands() {
-            tracing::warn!(error = %wrong, "`coldframe run` cannot be led here: it will run a coldframe of its own");
+            tracing::warn!(error = %wrong, "no control socket: `coldframe run` cannot be led here, and `explain`, `check` and others cannot ask this server");
         }
-        tell_of_hangups(app.reread_policies())?;
+        tell_of_hangups(app.reload_with(Arc::new(move || settings.clone().read(Config::gather))))?;
         output::print(&told.tell(app.addresses(), app.gateways(), app.transparent()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
@@ -77,6 +79,7 @@ impl From<AppError> for Failure {
                 Exit::Usage
             }
             AppError::Scratch(_)
+            | AppError::Control { .. }
             | AppError::Server { .. }
             | AppError::LedgerLost(_)
             | AppError::NothingFits { .. }
@@ -144,17 +147,7 @@ impl Told {
     }
 }
 
-/// An address that a client on this machine can use: nobody connects to "any".
-pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// Has the policies read again when the process is told that its terminal hung up: what daemons take for "read your files".
+/// Has the configuration read again when the process is told that its terminal hung up: what daemons take for "read your files".
 #[cfg(unix)]
 fn tell_of_hangups(reread: Arc<Notify>) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -76,6 +76,33 @@ pub fn find(
     Ok(findings)
 }
 
+/// What was seen here of these versions of a package, whatever any advisory says; `reason` stands for the advisory. Blocks.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn find_versions(
+    ledger: &dyn Ledger,
+    name: &PackageName,
+    versions: &[String],
+    reason: &str,
+) -> Result<Vec<Finding>, StoreError> {
+    let (releases, served) = (ledger.releases(name)?, served(ledger, name)?);
+    let is_seen = |version: &&String| {
+        releases.iter().any(|release| *release.version == **version) || served.iter().any(|one| one.version == **version)
+    };
+    let found = versions.iter().filter(is_seen).map(|version| Finding {
+        name: name.clone(),
+        version: version.as_str().into(),
+        advisory: reason.into(),
+        feed: "".into(),
+        integrities: integrities(version, &releases, &served),
+        published: published(version, &releases),
+        clients: served.iter().filter(|one| one.version == *version).cloned().collect(),
+        is_condemned: false,
+    });
+    Ok(found.collect())
+}
+
 /// Takes what was found out of the store, and names each client that got it: once, however often this is done. Blocks.
 ///
 /// # Errors
@@ -194,24 +221,32 @@ fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, Stor
 }
 
 fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, releases: &[Release], served: &[Exposure]) -> Finding {
-    let of_version = releases.iter().filter(|release| *release.version == *key);
-    let mut integrities: Vec<Integrity> = of_version.filter_map(|release| release.integrity.clone()).collect();
-    let clients: Vec<Exposure> = served.iter().filter(|one| one.version == key).cloned().collect();
-    let sent =
-        clients.iter().filter_map(|client| client.integrity.as_deref()).filter_map(|sri| Integrity::parse(Some(sri), None));
-    for integrity in sent {
-        if !integrities.iter().any(|known| known.strongest() == integrity.strongest()) {
-            integrities.push(integrity);
-        }
-    }
     Finding {
         name: name.clone(),
         version: key.into(),
         advisory: advisory.id.into(),
         feed: advisory.feed.into(),
-        integrities,
-        published: releases.iter().filter(|release| *release.version == *key).map(|release| release.effective).min(),
-        clients,
+        integrities: integrities(key, releases, served),
+        published: published(key, releases),
+        clients: served.iter().filter(|one| one.version == key).cloned().collect(),
         is_condemned: false,
     }
+}
+
+/// Every integrity that a version was seen or served with.
+fn integrities(version: &str, releases: &[Release], served: &[Exposure]) -> Vec<Integrity> {
+    let of_version = releases.iter().filter(|release| *release.version == *version);
+    let mut found: Vec<Integrity> = of_version.filter_map(|release| release.integrity.clone()).collect();
+    let sent = served.iter().filter(|one| one.version == version).filter_map(|client| client.integrity.as_deref());
+    for integrity in sent.filter_map(|sri| Integrity::parse(Some(sri), None)) {
+        if !found.iter().any(|known| known.strongest() == integrity.strongest()) {
+            found.push(integrity);
+        }
+    }
+    found
+}
+
+/// When a version counts as published, by what was seen first.
+fn published(version: &str, releases: &[Release]) -> Option<Timestamp> {
+    releases.iter().filter(|release| *release.version == *version).map(|release| release.effective).min()
 }

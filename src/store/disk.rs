@@ -304,6 +304,12 @@ impl Files {
     }
 }
 
+/// Whether a data directory holds a blob, whoever owns it.
+#[must_use]
+pub fn holds(data_dir: &Path, digest: &Digest) -> bool {
+    path_in(&DataDir::blobs_in(data_dir), digest).is_file()
+}
+
 /// Removes a blob from a data directory that another process may own, which finds out when it opens the file the next time.
 /// Whether it was there.
 ///

@@ -47,6 +47,12 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<PackageName
     rows.filter_map(|row| row.map(|name| PackageName::parse(&name).ok()).transpose()).collect()
 }
 
+/// What the newest documents of a package hash to, of all registries.
+pub(super) fn contents(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Vec<u8>>> {
+    let mut query = connection.prepare_cached("SELECT DISTINCT content FROM packages WHERE name = ?1 AND content IS NOT NULL")?;
+    query.query_map([name.as_str()], |row| row.get(0))?.collect()
+}
+
 /// Every release of a package, of all registries.
 pub(super) fn releases(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Release>> {
     let snapshot = connection.unchecked_transaction()?;

@@ -18,7 +18,7 @@ use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, Package
 use super::owed::Owed;
 use super::readers::Readers;
 use super::{StoreError, decisions, packages, schema};
-use crate::npm::PackageName;
+use crate::npm::{Algorithm, Digest, PackageName};
 use crate::policy::decision::Decision;
 
 /// How long a connection waits for another process's lock: `exposure` recovering the log of a killed server, a backup.
@@ -109,6 +109,16 @@ impl SqliteLedger {
     pub fn asked(&self) -> Result<Vec<Asked>, StoreError> {
         self.flush();
         self.read(|connection| downloads::asked(connection).map_err(StoreError::ledger("be read")))
+    }
+
+    /// The remembered documents of a package, of every registry and view: what each is stored under.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn documents(&self, name: &PackageName) -> Result<Vec<Digest>, StoreError> {
+        self.flush();
+        let contents = self.read(|connection| packages::contents(connection, name).map_err(StoreError::ledger("be read")))?;
+        Ok(contents.iter().filter_map(|content| Digest::from_bytes(Algorithm::Sha256, content)).collect())
     }
 
     /// Events that happened at or after `since`, oldest first.

@@ -205,6 +205,63 @@ async fn an_incident_is_denied_frozen_purged_and_told_in_one_command() {
     export_and_follow(home.path(), &config, &registry).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_no_feed_names_is_an_incident_too() {
+    let (home, data, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    registry.publish(Package::new("left-pad", "1.0.0"));
+    registry.publish(Package::new("left-pad", "1.1.0"));
+    let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+    program.get(TARBALL).npm("11.21.2").await.is(200);
+    let good = "/left-pad/-/left-pad-1.0.0.tgz";
+    program.get(good).await.is(200);
+    let incident = |words: &[&str]| {
+        let mut command = coldframe(home.path());
+        command.arg("incident").args(words).arg("--data-dir").arg(data.path());
+        command
+    };
+    let (code, out, errors) = run(&mut incident(&["left-pad@1.1.0", "--dry-run"]));
+    assert_eq!(code, 0, "{errors}");
+    for part in [
+        "left-pad@1.1.0: named by a person, in no feed",
+        "would deny left-pad: 1.1.0",
+        "would purge 1 tarball from the store, of 1 that",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    program.get(TARBALL).await.is(200);
+    let asked = registry.count("/left-pad");
+    let done = told(&mut incident(&["left-pad@1.1.0", "--json"]));
+    assert_eq!(
+        (&done["feed"], &done["stored"], &done["removed"], &done["packuments"]),
+        (&json!(null), &json!(1), &json!(1), &json!(1)),
+        "{done}"
+    );
+    assert_eq!(done["exposure"][0]["clients"][0]["client"], "127.0.0.1", "{done}");
+    assert!(program.get(TARBALL).await.is(403).error().contains("incident left-pad@1.1.0"));
+    // What is good stays, and its packument is fetched anew.
+    program.get(good).await.is(200);
+    assert_eq!((registry.count(good), registry.count("/left-pad")), (1, asked + 1));
+    // Done again, it says that nothing is there any more; of what was never here too.
+    let again = told(&mut incident(&["left-pad@1.1.0", "--json"]));
+    assert_eq!((&again["stored"], &again["removed"]), (&json!(0), &json!(0)), "{again}");
+    let never = told(&mut incident(&["never@9.9.9", "--json"]));
+    assert_eq!(
+        (&never["tarballs"], &never["exposure"], &never["decisions"].as_array().unwrap().len()),
+        (&json!(0), &json!([]), &2)
+    );
+    for (words, part) in [("left-pad@^1", "exact versions"), ("MAL-404", "PACKAGE@VERSION")] {
+        let (code, _, errors) = run(&mut incident(&[words]));
+        assert!(code != 0 && errors.contains(part), "{words}: {code} {errors}");
+    }
+    // Without a server the command does it itself.
+    program.get(good).await.is(200);
+    program.signal("-TERM");
+    assert_eq!(program.ended().await.0, 0);
+    let mut alone = incident(&["left-pad@1.0.0", "--json"]);
+    let done = told(alone.args(["--upstream", &registry.url]));
+    assert_eq!((&done["stored"], &done["removed"], &done["packuments"]), (&json!(1), &json!(1), &json!(1)), "{done}");
+}
+
 /// Whether a record has what OSV's schema requires, and nothing that it does not know.
 fn is_valid_osv(record: &Value) {
     let known = ["schema_version", "id", "modified", "published", "withdrawn", "summary", "affected"];

@@ -277,6 +277,24 @@ fn a_policy_is_checked_tested_and_replayed_on_the_command_line() {
     let outcomes: Vec<_> = told.as_array().unwrap().iter().map(|one| one["outcome"].as_str().unwrap()).collect();
     assert_eq!(outcomes, ["stopped", "missed", "undecidable"]);
     assert_eq!((&told[0]["rule"], &told[0]["until"]), (&json!("minimum-age"), &json!("2026-04-03T00:21:00Z")));
+    assert!(wrong.contains(&format!("3 incidents in {}", incidents.display())), "{wrong}");
+    std::fs::write(&incidents, "{\"cases\":[]}").unwrap();
+    let (code, _, wrong) = run(coldframe(home.path()).args(["policy", "replay"]).arg(&incidents));
+    assert!(code == 2 && wrong.contains("incidents.json` holds no incidents") && wrong.contains("policies/README.md"), "{wrong}");
+}
+
+#[test]
+fn without_a_file_the_shipped_incidents_are_replayed_and_named() {
+    let home = tempfile::tempdir().unwrap();
+    for (policy, counts) in [
+        ("default", "0 stopped at publication, 23 stopped until detection, 5 missed, 8 undecidable"),
+        ("strict", "1 stopped at publication, 23 stopped until detection, 4 missed, 8 undecidable"),
+    ] {
+        let (code, told, errors) = run(coldframe(home.path()).args(["policy", "replay", "--policy", policy]));
+        assert_eq!(code, 0, "{errors}");
+        let line = format!("{policy}: of 36 incidents in policies/incidents.json (shipped) {counts}");
+        assert!(told.contains(&line), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
