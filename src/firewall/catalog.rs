@@ -17,7 +17,7 @@ use super::intake::{Arrival, Place, content_of};
 use super::known::{Known, Screens, Slot};
 use super::recall::{Before, NEVER};
 use super::shelf::Wish;
-use super::world::{Moment, Profile};
+use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Rejection, kin};
 use crate::npm::{Form, PackageName, gzip, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
@@ -83,7 +83,7 @@ impl Inner {
     pub(super) fn at_hand(&self, asker: &Asker, name: &PackageName, need: Need, moment: &Moment) -> Option<Reading> {
         let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
         let known = self.fresh(&slot, asker.profile, need, moment)?;
-        if kin::wants_kin(&known, &moment.world).is_some() {
+        if kin::wants_kin(&known, &moment.world).is_some() || self.lacks(&known, asker.profile, &moment.world) {
             return None;
         }
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -102,7 +102,12 @@ impl Inner {
         need: Need,
         wish: Option<Wish>,
     ) -> Result<Reading, Rejection> {
-        let reading = self.look_up(asker, name, need, wish).await?;
+        let reading = self.look_up(asker, name, need, wish.clone()).await?;
+        let part_lacks = self.find_kin(asker, &reading.known).await;
+        if !part_lacks && !self.lacks(&reading.known, asker.profile, &self.world()) {
+            return Ok(reading);
+        }
+        let reading = self.look_up(asker, name, Need::Form(Form::Full), wish).await?;
         self.find_kin(asker, &reading.known).await;
         Ok(reading)
     }
@@ -172,6 +177,11 @@ impl Inner {
             Some(document) => Ok((again, document)),
             None => Err(Rejection::Internal("the packument is no longer in the store".into())),
         }
+    }
+
+    /// Whether some version's verdict hangs on a fact that the abbreviated form lacks.
+    fn lacks(&self, known: &Known, profile: Profile, world: &World) -> bool {
+        known.form == Form::Abbreviated && known.screen(world, profile).lacks
     }
 
     /// What memory has, if it does for the need without asking upstream.
@@ -292,7 +302,14 @@ impl Inner {
                 match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
                     Ok(Some(reading)) => Ok(reading),
                     // Abbreviated here means without `time`, which verdicts need.
-                    Ok(None) => Box::pin(self.sail(Voyage { need: Need::Form(Form::Full), ..voyage })).await,
+                    // Without validators: a registry that has one ETag for both forms would confirm this one.
+                    Ok(None) => {
+                        let slot = voyage.slot.clone();
+                        match Box::pin(Arc::clone(&self).sail(Voyage { need: Need::Form(Form::Full), ..voyage })).await {
+                            Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
+                            other => other,
+                        }
+                    }
                     Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&voyage.slot, last, rejection, now),
                     Err(other) => Err(other),
                 }
@@ -322,7 +339,7 @@ impl Inner {
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
         let Validators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
         let validated = validated.max(known.validated);
-        let document = Document { validated, etag, last_modified, ..known.document.clone() };
+        let document = Document { validated, etag, last_modified, form: Some(form), ..known.document.clone() };
         self.record(voyage, PackageChange { document: Some(document.clone()), ..PackageChange::default() }).await;
         let confirmed = Arc::new(known.confirmed(voyage.slot.clone(), form, validated, checked, document));
         self.remember(&confirmed);

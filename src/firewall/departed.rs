@@ -6,7 +6,7 @@ use super::history;
 use super::known::{Known, Partition};
 use super::world::World;
 use crate::npm::{PackageName, Version};
-use crate::policy::{Applicable, Facts, Presence};
+use crate::policy::{Applicable, Facts, Presence, Unknown};
 use crate::store::Release;
 
 /// A version that went.
@@ -61,6 +61,8 @@ impl<'a> Departed<'a> {
             presence: if was_there { Presence::Present } else { gone },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
+            // The ledger keeps none of it.
+            unknown: Unknown::ALL,
             ..Facts::of(self.name, self.version, self.effective)
         }
     }

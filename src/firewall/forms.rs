@@ -15,7 +15,7 @@ pub(super) struct Forms(Mutex<HashMap<Arc<str>, Experience>>);
 enum Experience {
     /// Somebody is finding out: one, so that a registry without is not asked twice for everything that is under way.
     Trying,
-    /// It sends `time`, or the full document whatever is asked for.
+    /// It sends `time`.
     Timed,
     /// It sends none.
     Timeless,
@@ -37,9 +37,7 @@ impl Forms {
 
     /// Looks at what came when the abbreviated form was asked for; whether it does for an index.
     pub(super) fn learn(&self, registry: &Arc<str>, packument: &Packument) -> bool {
-        let timed = packument.entries.iter().all(|entry| entry.published.is_some() || entry.flaw.is_some());
-        // A mirror without any times has none in the full form either: what it has it sends at once.
-        let timed = timed || packument.form == Form::Full;
+        let timed = packument.is_timed();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A package without versions says nothing of the others.
         if packument.entries.is_empty() {

@@ -226,6 +226,7 @@ mod tests {
                 length: 0,
                 etag: None,
                 last_modified: None,
+                form: None,
             });
             record.apply(&last.change);
         }

@@ -98,10 +98,10 @@ impl Inner {
     ) -> Result<Option<Arc<Known>>, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let Ingested { packument, fields } = ingest::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
-        if arrival.form == Form::Abbreviated && !self.forms.learn(voyage.registry.id(), &packument) {
+        let form = arrival.form;
+        if form == Form::Abbreviated && !self.forms.learn(voyage.registry.id(), &packument) {
             return Ok(None);
         }
-        let form = if packument.form == Form::Abbreviated { arrival.form } else { Form::Full };
         self.note_parts(&packument);
         let last = before.last();
         let reconciled = history::reconcile(&before.record, last, &packument, arrival.validated);
@@ -115,6 +115,7 @@ impl Inner {
             length: packument.length,
             etag: arrival.validators.etag.clone(),
             last_modified: arrival.validators.last_modified.clone(),
+            form: Some(form),
         };
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&before.record);

@@ -9,7 +9,8 @@ use super::catalog::Need;
 use super::known::Known;
 use super::world::World;
 use super::{Asker, Inner};
-use crate::npm::{PackageName, Packument, instant};
+use crate::npm::packument::Entry;
+use crate::npm::{Form, PackageName, Packument, instant};
 
 /// For each entry of a package, since when the package exists that pins exactly it; `None` where none is known.
 pub(super) type Kin = Box<[Option<Timestamp>]>;
@@ -25,23 +26,36 @@ impl Inner {
     }
 
     /// Looks up whose part a new package is, once a document. Of packages that are not new nothing is asked, nor where no rule spares
-    /// parts; nobody waits then.
-    pub(super) async fn find_kin(self: &Arc<Self>, asker: &Asker, known: &Known) {
-        let Some(packument) = wants_kin(known, &self.world()) else { return };
+    /// parts. Returns whether the answer hangs on publishers that the document lacks: the full form is needed then.
+    pub(super) async fn find_kin(self: &Arc<Self>, asker: &Asker, known: &Known) -> bool {
+        let Some(packument) = wants_kin(known, &self.world()) else { return false };
         // Nobody learns the name of a scope whose registry is another one, or whose ages are waived.
         let Some(whole) = self.whole_of(&packument.name).filter(|whole| self.registries.of(whole).id() == known.registry.id())
         else {
-            return;
+            return false;
         };
         if self.world().policy(asker.profile).waives_ages(&packument.name) {
-            return;
+            return false;
         }
-        // What cannot be read has no parts.
-        let Ok(reading) = Box::pin(self.look_up(asker, &whole, Need::Index, None)).await else { return };
-        let Some(whole) = &reading.known.packument else { return };
+        // A package that cannot be read has no parts.
+        let Ok(mut reading) = Box::pin(self.look_up(asker, &whole, Need::Index, None)).await else { return false };
+        if reading.known.form == Form::Abbreviated {
+            let lacks = |(_, pinning): (&Entry, &Entry)| pinning.publisher.is_none();
+            if reading.known.packument.as_ref().is_some_and(|whole| pins(packument, whole).any(lacks)) {
+                let full = Box::pin(self.look_up(asker, &whole, Need::Form(Form::Full), None)).await;
+                let Ok(full) = full else { return false };
+                reading = full;
+            }
+        }
+        let Some(whole) = &reading.known.packument else { return false };
+        let lacks = |(part, _): (&Entry, &Entry)| part.publisher.is_none();
+        if known.form == Form::Abbreviated && pins(packument, whole).any(lacks) {
+            return true;
+        }
         if known.kin.set(kin(packument, whole)).is_ok() {
             known.screens.forget();
         }
+        false
     }
 
     /// The package that a package may be a part of: one that was seen to pin it, else the one that its scope is called like.
@@ -57,15 +71,25 @@ pub(super) fn wants_kin<'a>(known: &'a Known, world: &World) -> Option<&'a Arc<P
     packument.oldest.is_some_and(|oldest| instant::after(oldest, longest) > known.validated).then_some(packument)
 }
 
-/// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher.
+/// The entries of `part` that a version of `whole` with the same number pins exactly, each with the entry that pins it.
+fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (&'a Entry, &'a Entry)> {
+    let places = whole.parts.get(part.name.as_str()).into_iter().flatten();
+    let pinning = places.filter_map(|place| whole.entries.get(*place as usize));
+    pinning.filter_map(|entry| Some((part.find(&entry.key)?.1, entry)))
+}
+
+/// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher. An
+/// unknown publisher is nobody's equal; where neither document names any, this upstream does not show them, and the pin counts alone.
 fn kin(part: &Packument, whole: &Packument) -> Kin {
-    let pinning = whole.parts.get(part.name.as_str());
-    let of_entry = |entry: &crate::npm::packument::Entry| {
-        let places = pinning?.iter().filter_map(|place| whole.entries.get(*place as usize));
-        let mut same = places.filter(|place| place.key == entry.key && place.publisher == entry.publisher);
-        same.next().and(whole.oldest)
-    };
-    part.entries.iter().map(of_entry).collect()
+    let mut kin: Kin = vec![None; part.entries.len()].into();
+    let is_observable = part.has_publishers || whole.has_publishers;
+    for (entry, pinning) in pins(part, whole) {
+        let same = !is_observable || (entry.publisher.is_some() && entry.publisher == pinning.publisher);
+        if let Some((at, _)) = part.find(&entry.key).filter(|_| same) {
+            kin[at] = whole.oldest;
+        }
+    }
+    kin
 }
 
 #[cfg(test)]
@@ -90,6 +114,9 @@ mod tests {
         assert!(found("@esbuild/linux-x64", "0.25.0", "evanw"));
         assert!(!found("@esbuild/linux-x64", "0.25.1", "evanw"));
         assert!(!found("@esbuild/linux-x64", "0.25.0", "mallory"));
+        let unknown = packument("esbuild", "0.25.0", "", pins);
+        let part = packument("@esbuild/linux-x64", "0.25.0", "", "");
+        assert!(kin(&part, &unknown)[0].is_none(), "two unknown publishers are not one");
         assert!(!found("@esbuild/evil", "0.25.0", "evanw"));
         let loose = packument("esbuild", "0.25.0", "evanw", r#","optionalDependencies":{"@esbuild/linux-x64":"^0.25.0"}"#);
         assert!(kin(&packument("@esbuild/linux-x64", "0.25.0", "evanw", ""), &loose)[0].is_none());

@@ -15,7 +15,7 @@ use super::world::{Profile, World};
 use crate::npm::packument::Entry;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
 use crate::policy::advisory::Kind;
-use crate::policy::{Advisory, Applicable, Facts};
+use crate::policy::{Advisory, Applicable, Facts, Unknown};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 
@@ -180,25 +180,47 @@ impl Known {
     pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize, advisories: &'a Applicable<'a>) -> Facts<'a> {
         let entry = &packument.entries[at];
         let provenance = self.provenance[at];
+        let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
         Facts {
             kin: self.kin.get().and_then(|kin| kin.get(at).copied().flatten()),
             integrity_changed: provenance.integrity_changed,
             advisories,
-            fix: self.fix(packument, at, advisories),
+            fix,
+            unknown: Unknown { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         }
     }
 
-    /// The reviewed advisory that names the entry as the fix of a vulnerability, if its publisher published the package before.
-    fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a Applicable<'a>) -> Option<&'a str> {
+    /// What the document does not carry of the entry. The full form carries all that upstream has: what is not in it is absent there.
+    fn unknown(&self, packument: &Packument, entry: &Entry) -> Unknown {
+        if self.form == Form::Full {
+            return Unknown::NONE;
+        }
+        Unknown {
+            publisher: entry.publisher.is_none(),
+            maintainers: entry.maintainers.is_none(),
+            // Where other versions say that they run one, this one says that it does not.
+            install_script: !packument.has_scripts,
+            fix: false,
+        }
+    }
+
+    /// The reviewed advisory that names the entry as the fix of a vulnerability, if its publisher published the package before; and
+    /// whether that hangs on publishers that the document does not carry.
+    fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a Applicable<'a>) -> (Option<&'a str>, bool) {
         let entry = &packument.entries[at];
         let reviewed = |advisory: &Advisory<'_>| advisory.kind == Kind::Vulnerability && advisory.reviewed;
-        let advisory = advisories.fixed_in(entry.version.as_ref()?).find(reviewed)?;
-        let publisher = entry.publisher.as_deref()?;
-        let before = |(other, provenance): (&Entry, &Provenance)| {
-            other.publisher.as_deref() == Some(publisher) && provenance.effective < self.provenance[at].effective
-        };
-        packument.entries.iter().zip(&*self.provenance).any(before).then_some(advisory.id)
+        let advisory = entry.version.as_ref().and_then(|version| advisories.fixed_in(version).find(reviewed));
+        let Some(advisory) = advisory else { return (None, false) };
+        let Some(publisher) = entry.publisher.as_deref() else { return (None, self.form == Form::Abbreviated) };
+        let before = |(_, provenance): &(&Entry, &Provenance)| provenance.effective < self.provenance[at].effective;
+        let mut before = packument.entries.iter().zip(&*self.provenance).filter(before).map(|(other, _)| other.publisher.as_deref());
+        let mut lacks = false;
+        let known = before.any(|other| {
+            lacks |= other.is_none();
+            other == Some(publisher)
+        });
+        (known.then_some(advisory.id), !known && lacks && self.form == Form::Abbreviated)
     }
 
     /// The document as it came, if the store does not have it yet.

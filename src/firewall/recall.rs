@@ -8,7 +8,7 @@ use super::catalog::Voyage;
 use super::history;
 use super::known::{Known, Screens, Slot};
 use super::{Inner, Rejection};
-use crate::npm::{Algorithm, Digest, Ingested, ingest};
+use crate::npm::{Algorithm, Digest, Form, Ingested, Packument, ingest};
 use crate::store::{Document, PackageRecord};
 use crate::upstream::Registry;
 
@@ -71,9 +71,14 @@ impl Inner {
         let raw = self.blobs.open(&digest).ok().flatten()?;
         let plain = self.decode(&slot.name, raw).ok()?;
         let Ingested { packument, .. } = ingest::ingest(&slot.name, &plain).ok()?;
+        let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
+        // Upstream is asked for the whole without validators: a 304 would confirm a document without publish times.
+        if form == Form::Abbreviated && !packument.is_timed() {
+            return None;
+        }
         let reconciled = history::reconcile(record, Some(document), &packument, document.validated);
         Some(Arc::new(Known {
-            form: packument.form,
+            form,
             slot: slot.clone(),
             registry: Arc::clone(registry),
             packument: Some(Arc::new(packument)),
@@ -88,4 +93,11 @@ impl Inner {
             kin: OnceLock::new(),
         }))
     }
+}
+
+/// The form of a document whose ledger did not note what was asked for: full where each version carries what only the full form has.
+/// At worst the full form is fetched again.
+fn form_of_unnoted(packument: &Packument) -> Form {
+    let carries_people = packument.entries.iter().all(|entry| entry.publisher.is_some() || entry.maintainers.is_some());
+    if carries_people && !packument.entries.is_empty() { Form::Full } else { Form::Abbreviated }
 }

@@ -63,6 +63,18 @@ pub enum Rejection {
     Internal(Arc<str>),
 }
 
+impl Rejection {
+    /// Whether upstream failed to answer, or sent what cannot be believed: the last answer may be served then.
+    #[must_use]
+    pub fn is_upstreams_failure(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => true,
+            Self::Upstream(error) => !matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }),
+            Self::Refused(_) | Self::NotFound(_) | Self::Internal(_) => false,
+        }
+    }
+}
+
 impl From<NoRoom> for Rejection {
     fn from(no_room: NoRoom) -> Self {
         Self::Upstream(no_room.into())

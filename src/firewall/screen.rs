@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use super::known::Known;
 use super::world::{Profile, World};
 use super::{BaseUrl, refusal};
-use crate::npm::{Algorithm, Digest, PackageName, Packument, instant, tag};
-use crate::policy::{Advisory, Note, Policy, Verdict, judge, waiver};
+use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, instant, tag};
+use crate::policy::{Advisory, Note, Policy, Unknown, Verdict, judge, waiver};
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
@@ -42,6 +42,8 @@ pub(super) struct Screen {
     pub restrictions: Option<Restrictions>,
     /// Advisories whose claim on every version is not obeyed.
     pub overbroad: Vec<Overbroad>,
+    /// Whether a verdict hangs on a fact that the document does not carry: the full form is needed then.
+    pub lacks: bool,
     /// Differs when anything that an answer shows differs.
     pub identity: Digest,
 }
@@ -96,6 +98,7 @@ impl Screen {
             next_opening: None,
             restrictions: None,
             overbroad: Vec::new(),
+            lacks: false,
             identity: Digest::of(Algorithm::Sha256, b""),
         };
         let Some(packument) = &known.packument else { return screen };
@@ -152,8 +155,10 @@ impl Screen {
         let policy = world.policy(profile);
         let rules = policy.about(&packument.name).narrowed(every);
         let (takes_notes, waives) = (rules.takes_notes(), world.standing.waives_anything(&packument.name));
+        let may_lack = known.form == Form::Abbreviated && rules.hangs_on(Unknown::ALL);
         for at in 0..packument.entries.len() {
             let facts = known.facts(packument, at, &advisories);
+            self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
             let verdict = judge(&rules, &world.standing, &facts, known.validated);
             self.shown.push(verdict.allows());
             if let Some(opens) = verdict.opens() {

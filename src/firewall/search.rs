@@ -9,7 +9,7 @@ use super::known::{Known, Slot};
 use super::world::Profile;
 use super::{Asker, Inner, Rejection};
 use crate::npm::{PackageName, Version, instant};
-use crate::policy::{Facts, judge};
+use crate::policy::{Facts, Unknown, judge};
 use crate::upstream::{Passage, Passed, UpstreamError};
 
 impl Inner {
@@ -68,6 +68,8 @@ impl Inner {
             published,
             parsed: parsed.as_ref(),
             advisories: &advisories,
+            // Names in search results are not those of the packument.
+            unknown: Unknown::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
         judge(&world.policy(profile).about(name), &world.standing, &facts, now).allows()

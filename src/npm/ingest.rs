@@ -11,7 +11,7 @@ pub use super::manifest::Fields;
 use super::manifest::{Notebook, read_entry};
 use super::packument::{Entry, Layout, Packument, Span};
 use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member, walk};
-use super::{Form, PackageName, Version, instant};
+use super::{PackageName, Version, instant};
 
 /// The most versions a packument may have. The longest on the registry have some thousands.
 const MOST_VERSIONS: usize = 100_000;
@@ -101,7 +101,7 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         name: name.clone(),
         has_publishers: fields.has_publishers,
         has_signatures: fields.has_signatures,
-        form: if fields.has_more { Form::Full } else { Form::Abbreviated },
+        has_scripts: fields.has_scripts,
         entries,
         dist_tags,
         departed: Vec::new(),

@@ -21,8 +21,8 @@ pub struct Fields {
     ends: Vec<u32>,
     pub(super) has_publishers: bool,
     pub(super) has_signatures: bool,
-    /// Whether any manifest has a member that the abbreviated form lacks.
-    pub(super) has_more: bool,
+    /// Whether any manifest says whether a script runs at install.
+    pub(super) has_scripts: bool,
 }
 
 impl Fields {
@@ -123,8 +123,6 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
             self.found.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
         } else if is_abbreviated(&key) {
             self.fields.members.push(Span { start: raw_key.start, end });
-        } else if key != "hasInstallScript" {
-            self.fields.has_more = true;
         }
         Ok(())
     }
@@ -207,9 +205,15 @@ impl<'a> Found<'a> {
                 self.optional = Some(value);
             }
             "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
-            "scripts" => self.traits.install_script |= runs_at_install(value),
-            // Written anew by the abbreviated form, from `scripts` as well.
-            "hasInstallScript" => self.traits.install_script |= value == "true",
+            "scripts" => {
+                fields.has_scripts = true;
+                self.traits.install_script |= runs_at_install(value);
+            }
+            // The abbreviated form states it instead of `scripts`.
+            "hasInstallScript" => {
+                fields.has_scripts = true;
+                self.traits.install_script |= value == "true";
+            }
             _ => {}
         }
     }

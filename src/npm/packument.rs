@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Form, Integrity, PackageName, Version};
+use super::{Integrity, PackageName, Version};
 
 /// Part of the document: from `start` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +99,8 @@ pub struct Packument {
     pub has_publishers: bool,
     /// Whether any manifest carries the registry's signature (`dist.signatures`).
     pub has_signatures: bool,
-    /// Abbreviated when no manifest holds anything that this form lacks: then it may be it, whatever was asked for.
-    pub form: Form,
+    /// Whether any manifest says whether a script runs at install (`scripts` or `hasInstallScript`).
+    pub has_scripts: bool,
     /// When its oldest release was published, those that are gone included; `None` where no time can be read.
     pub oldest: Option<Timestamp>,
     /// Parts of it: packages of its own scope that versions of it pin to their own version, as `esbuild` does `@esbuild/linux-x64`.
@@ -165,6 +165,12 @@ impl Packument {
         let departed: usize = self.departed.iter().map(|(key, _)| key.len() + 40).sum();
         let parts: usize = self.parts.iter().map(|(name, places)| name.len() + places.len() * 4 + 64).sum();
         size_of::<Self>() + parts + entries + self.by_key.len() * 4 + tags + departed
+    }
+
+    /// Whether every version has a publish time, apart from versions that contradict themselves.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        self.entries.iter().all(|entry| entry.published.is_some() || entry.flaw.is_some())
     }
 
     /// Whether a security placeholder stands where versions were: the registry's team replaces a malicious package by

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::facts::Facts;
+use super::facts::{Facts, Unknown};
 use super::rule::{DependencyKind, Globs, Rule};
 use crate::npm::packument::Traits;
 use crate::vet::{Findings, Signals};
@@ -14,6 +14,7 @@ pub(super) struct Among<'f> {
     traits: Traits,
     advised: bool,
     fixes: bool,
+    unknown: Unknown,
     signals: Signals,
     findings: Findings,
     publishers: HashSet<&'f str>,
@@ -33,6 +34,7 @@ impl<'f> Among<'f> {
             among.traits.url_dependency |= facts.traits.url_dependency;
             among.traits.file_dependency |= facts.traits.file_dependency;
             among.fixes |= facts.fix.is_some();
+            among.unknown = among.unknown.or(facts.unknown);
             among.advised |= facts.advised().next().is_some();
             among.signals = among.signals.or(facts.signals);
             among.findings = among.findings.or(facts.findings);
@@ -59,15 +61,16 @@ impl<'f> Among<'f> {
             DependencyKind::File => self.traits.file_dependency,
         };
         let anybody = |globs: &Globs, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
-        (asks.install_script != Some(true) || self.traits.install_script)
+        let unknown = self.unknown;
+        (asks.install_script != Some(true) || self.traits.install_script || unknown.install_script)
             && (asks.deprecated != Some(true) || self.traits.deprecated)
             && asks.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(has))
             && (asks.advisory.is_none() || self.advised)
-            && (!asks.fixes || self.fixes)
+            && (!asks.fixes || self.fixes || unknown.fix)
             && asks.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
             && asks.findings.is_none_or(|wanted| !self.findings.and(wanted).is_empty())
-            && asks.publishers.as_ref().is_none_or(|globs| anybody(globs, &self.publishers))
-            && asks.maintainers.as_ref().is_none_or(|globs| anybody(globs, &self.maintainers))
+            && asks.publishers.as_ref().is_none_or(|globs| unknown.publisher || anybody(globs, &self.publishers))
+            && asks.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || anybody(globs, &self.maintainers))
             && asks.tags.as_ref().is_none_or(|wanted| self.tags.iter().any(|(tag, _)| wanted.contains(tag)))
     }
 }

@@ -26,6 +26,40 @@ pub enum Presence {
     },
 }
 
+/// What is not known of a version because the document it was read from does not carry it. An unknown fact is never "no", and never
+/// equal to another unknown one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Unknown {
+    /// Who published it.
+    pub publisher: bool,
+    /// Who maintains it.
+    pub maintainers: bool,
+    /// Whether it runs a script at install.
+    pub install_script: bool,
+    /// Whether it is the fix that an advisory names: that hangs on publishers.
+    pub fix: bool,
+}
+
+impl Unknown {
+    /// Everything is known.
+    pub const NONE: Self = Self { publisher: false, maintainers: false, install_script: false, fix: false };
+
+    /// Nothing is known but what is in every document.
+    pub const ALL: Self = Self { publisher: true, maintainers: true, install_script: true, fix: true };
+
+    /// Those that are unknown in either.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            publisher: self.publisher || other.publisher,
+            maintainers: self.maintainers || other.maintainers,
+            install_script: self.install_script || other.install_script,
+            fix: self.fix || other.fix,
+        }
+    }
+}
+
 /// What rules ask about one version.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -67,8 +101,12 @@ pub struct Facts<'a> {
     /// The reviewed advisory of a vulnerability that names exactly this version as the fix, if whoever published it had published
     /// the package before; `None` where nobody knows.
     pub fix: Option<&'a str>,
+    /// What the document does not carry.
+    pub unknown: Unknown,
     /// What differs from its predecessors.
     pub signals: Signals,
+    /// Signals that are neither found nor excluded.
+    pub undecided: Signals,
     /// What opening its tarball showed.
     pub findings: Findings,
 }
@@ -96,7 +134,9 @@ impl<'a> Facts<'a> {
             tags: &[],
             advisories: &NO_ADVISORIES,
             fix: None,
+            unknown: Unknown::NONE,
             signals: Signals::NONE,
+            undecided: Signals::NONE,
             findings: Findings::NONE,
         }
     }

@@ -12,9 +12,9 @@ use super::advisory::Kind;
 use super::among::Among;
 use super::built_in;
 use super::candidates::{Candidates, Chosen, Rules};
-use super::facts::Facts;
+use super::facts::{Facts, Unknown};
 use super::malware;
-use super::rule::{Action, Ages, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
+use super::rule::{Action, Ages, Answer, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
 use super::verdict::{Reason, RuleId, Verdict};
 use super::words;
 use crate::npm::PackageName;
@@ -248,6 +248,34 @@ impl Selection<'_> {
     #[must_use]
     pub fn takes_notes(&self) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == Action::Warn || rule.asks.fixes)
+    }
+
+    /// Whether any of the rules asks for one of these facts.
+    #[must_use]
+    pub fn hangs_on(&self, unknown: Unknown) -> bool {
+        self.policy.rules.each(&self.rules).any(|rule| rule.hangs_on(unknown))
+    }
+
+    /// Whether a fact that is not known could change what the rules say of the version, at `at` or as time goes by.
+    #[must_use]
+    pub fn is_undecided(&self, facts: &Facts<'_>, at: Timestamp) -> bool {
+        if !self.answering(facts).any(|rule| rule.hangs_on(facts.unknown)) {
+            return false;
+        }
+        let undecided_at = |at: Timestamp| {
+            let ages = Ages::of(facts, at);
+            for rule in self.answering(facts) {
+                match rule.answer(facts, ages) {
+                    Answer::Undecided => return true,
+                    // Nothing below it is read.
+                    Answer::Matches if !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages)) => return false,
+                    Answer::Matches | Answer::Differs(_) => {}
+                }
+            }
+            false
+        };
+        let turns = || self.answering(facts).flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at);
+        undecided_at(at) || turns().any(undecided_at)
     }
 
     /// Judges one version of the package as of `at`.

@@ -7,7 +7,7 @@ use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::advisory::{Advisory, Kind, Severity, Trust};
-use super::facts::Facts;
+use super::facts::{Facts, Unknown};
 use super::place::Place;
 use crate::npm::{Range, instant};
 use crate::vet::{Findings, Signals};
@@ -189,6 +189,19 @@ pub(super) enum Differs {
     Findings,
     Sibling,
     Fix,
+    /// A fact that is not known decides; the rule lets nothing through on it.
+    Unknown,
+}
+
+/// What a rule makes of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It answers all that the rule asks.
+    Matches,
+    /// It does not.
+    Differs(Differs),
+    /// It answers all but for facts that are not known.
+    Undecided,
 }
 
 /// How old a version and its package are at an instant: subtracted once, compared often.
@@ -208,10 +221,39 @@ impl Ages {
 
 impl Rule {
     /// What the version does not answer as this rule asks, apart from its name; `None` when it matches.
+    ///
+    /// On a fact that is not known a rule refuses, and neither allows nor warns.
     pub(super) fn differs(&self, facts: &Facts<'_>, ages: Ages) -> Option<Differs> {
+        match self.answer(facts, ages) {
+            Answer::Matches => None,
+            Answer::Differs(differs) => Some(differs),
+            Answer::Undecided => (!self.action.refuses()).then_some(Differs::Unknown),
+        }
+    }
+
+    /// What it makes of a version, apart from its name.
+    pub(super) fn answer(&self, facts: &Facts<'_>, ages: Ages) -> Answer {
+        match self.known_difference(facts, ages) {
+            Some(differs) => Answer::Differs(differs),
+            None if self.hangs_on(facts.unknown) => Answer::Undecided,
+            None => Answer::Matches,
+        }
+    }
+
+    /// Whether it asks for one of these facts.
+    pub(super) fn hangs_on(&self, unknown: Unknown) -> bool {
         let asks = &self.asks;
-        let traits = facts.traits;
-        if asks.install_script.is_some_and(|wanted| traits.install_script != wanted) {
+        (asks.publishers.is_some() && unknown.publisher)
+            || (asks.maintainers.is_some() && unknown.maintainers)
+            || (asks.install_script.is_some() && unknown.install_script)
+            || (asks.fixes && unknown.fix)
+    }
+
+    /// What the version is known not to answer as this rule asks.
+    fn known_difference(&self, facts: &Facts<'_>, ages: Ages) -> Option<Differs> {
+        let asks = &self.asks;
+        let (traits, unknown) = (facts.traits, facts.unknown);
+        if !unknown.install_script && asks.install_script.is_some_and(|wanted| traits.install_script != wanted) {
             return Some(Differs::InstallScript);
         }
         if asks.deprecated.is_some_and(|wanted| traits.deprecated != wanted) {
@@ -251,18 +293,20 @@ impl Rule {
         if asks.versions.as_ref().is_some_and(|range| !self.takes(range, facts)) {
             return Some(Differs::Version);
         }
-        if asks.publishers.as_ref().is_some_and(|globs| !facts.publisher.is_some_and(|name| globs.set.is_match(name))) {
+        let published = |globs: &Globs| facts.publisher.is_some_and(|name| globs.set.is_match(name));
+        if !unknown.publisher && asks.publishers.as_ref().is_some_and(|globs| !published(globs)) {
             return Some(Differs::Publisher);
         }
         let maintained = |globs: &Globs| facts.maintainers.iter().any(|name| globs.set.is_match(&**name));
-        if asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
+        if !unknown.maintainers && asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
             return Some(Differs::Maintainers);
         }
         let pointed = |tags: &Vec<Box<str>>| facts.pointing().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
         if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
             return Some(Differs::Tags);
         }
-        if asks.fixes && (facts.fix.is_none() || !facts.signals.is_empty()) {
+        let is_fix = facts.fix.is_some() || unknown.fix;
+        if asks.fixes && !(is_fix && facts.signals.is_empty() && facts.undecided.is_empty()) {
             return Some(Differs::Fix);
         }
         self.spares(ages).then_some(Differs::Sibling)

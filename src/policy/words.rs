@@ -68,10 +68,15 @@ pub(super) fn difference(rule: &Rule, facts: &Facts<'_>, differs: Differs) -> St
         Differs::Signals if facts.signals.is_empty() => "there are no signals".to_owned(),
         Differs::Signals => "too few such signals".to_owned(),
         Differs::Findings => "there are no such findings".to_owned(),
-        Differs::Fix if facts.fix.is_some() => "there are signals".to_owned(),
+        Differs::Fix if facts.fix.is_some() && !facts.signals.is_empty() => "there are signals".to_owned(),
+        Differs::Fix if facts.fix.is_some() => {
+            let undecided: Vec<_> = facts.undecided.iter().map(crate::vet::Signal::as_str).collect();
+            format!("not decided yet: {}", undecided.join(", "))
+        }
         Differs::Fix => {
             "no reviewed advisory names it as the fix, or its publisher published nothing of the package before".to_owned()
         }
+        Differs::Unknown => "the document does not say what the rule asks for".to_owned(),
         Differs::Sibling => "an established package pins it as one of its own parts".to_owned(),
     }
 }

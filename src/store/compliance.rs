@@ -13,7 +13,7 @@ use super::ledger::{
     TagSighting, TarballSource,
 };
 use super::{Blobs, Document, StoreError};
-use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName};
+use crate::npm::{Algorithm, Digest, Form, Integrity, ManifestDigest, PackageName};
 
 /// Opens a store in the home it was made for. Opening again is a restart: what was opened before must be dropped.
 pub(super) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
@@ -209,6 +209,7 @@ fn document() -> Document {
         length: 51_000_000,
         etag: Some("W/\"abc\"".into()),
         last_modified: None,
+        form: Some(Form::Abbreviated),
     }
 }
 
@@ -507,6 +508,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         length,
         etag: etag.as_deref().map(Into::into),
         last_modified: etag.map(Into::into),
+        form: [None, Some(Form::Full), Some(Form::Abbreviated)][length as usize % 3],
     });
     (proptest::option::of(document), proptest::collection::vec(release, 0..4), proptest::collection::vec(tag, 0..3))
         .prop_map(|(document, releases, tags)| PackageChange { document, releases, tags, ..PackageChange::default() })

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::StoreError;
-use crate::npm::{Digest, Integrity, ManifestDigest, PackageName};
+use crate::npm::{Digest, Form, Integrity, ManifestDigest, PackageName};
 use crate::policy::decision::Decision;
 
 /// Which package of which registry: the same name on two registries is two packages.
@@ -107,6 +107,8 @@ pub struct Document {
     pub etag: Option<Box<str>>,
     /// Upstream's Last-Modified, as it came.
     pub last_modified: Option<Box<str>>,
+    /// The form that upstream was asked for; `None` in ledgers that did not note it yet.
+    pub form: Option<Form>,
 }
 
 /// Everything the ledger knows of one package.

@@ -5,7 +5,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::ledger::{Document, LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, TagSighting, TarballSource};
-use crate::npm::{Integrity, ManifestDigest, PackageName};
+use crate::npm::{Form, Integrity, ManifestDigest, PackageName};
 
 /// How many addresses are remembered that yielded the same bytes. A registry that signs its addresses has another one each time;
 /// one that is forgotten costs a download.
@@ -88,7 +88,7 @@ pub(super) fn count_from_column(count: i64) -> u64 {
 
 fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<Document>)>> {
     let mut query = connection.prepare_cached(
-        "SELECT id, first_seen, validated, changed, content, length, etag, last_modified
+        "SELECT id, first_seen, validated, changed, content, length, etag, last_modified, form
          FROM packages WHERE upstream = ?1 AND name = ?2",
     )?;
     let read = |row: &Row<'_>| {
@@ -104,6 +104,7 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
             length: count_from_column(row.get(5)?),
             etag: row.get(6)?,
             last_modified: row.get(7)?,
+            form: form_from_column(row.get_ref(8)?.as_str_or_null()?),
         };
         Ok((id, Some(document)))
     };
@@ -160,7 +161,7 @@ fn write_package(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
 fn write_document(connection: &Connection, package: i64, document: &Document) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE packages SET first_seen = coalesce(first_seen, ?2), validated = ?3, changed = ?4, content = ?5, length = ?6,
-         etag = ?7, last_modified = ?8 WHERE id = ?1",
+         etag = ?7, last_modified = ?8, form = ?9 WHERE id = ?1",
     )?;
     update.execute(params![
         package,
@@ -171,6 +172,7 @@ fn write_document(connection: &Connection, package: i64, document: &Document) ->
         count_to_column(document.length),
         document.etag,
         document.last_modified,
+        document.form.map(form_to_column),
     ])?;
     Ok(())
 }
@@ -279,6 +281,18 @@ fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> ru
         upsert.execute(params![package, sighting.tag, sighting.version, seen.0, seen.1])?;
     }
     Ok(())
+}
+
+fn form_to_column(form: Form) -> &'static str {
+    match form {
+        Form::Full => "full",
+        Form::Abbreviated => "abbreviated",
+    }
+}
+
+/// Any other word is read as not known: the form is then decided again.
+fn form_from_column(text: Option<&str>) -> Option<Form> {
+    [Form::Full, Form::Abbreviated].into_iter().find(|form| text == Some(form_to_column(*form)))
 }
 
 fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {

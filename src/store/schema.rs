@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
-const MIGRATIONS: [&str; 3] = [FIRST, DECISIONS, DIGESTS];
+const MIGRATIONS: [&str; 4] = [FIRST, DECISIONS, DIGESTS, FORMS];
 
 /// Instants are nanoseconds since 1970 UTC, so that a person needs only `datetime(x / 1e9, 'unixepoch')`.
 const FIRST: &str = "
@@ -142,8 +142,13 @@ const DIGESTS: &str = "
     ) STRICT;
 ";
 
+/// The form that upstream was asked for: 'full' or 'abbreviated', NULL where it was not noted yet.
+const FORMS: &str = "
+    ALTER TABLE packages ADD COLUMN form TEXT;
+";
+
 /// The newest schema this program knows: how many migrations there are.
-pub(super) const KNOWN: i64 = 3;
+pub(super) const KNOWN: i64 = 4;
 
 /// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there.
 ///

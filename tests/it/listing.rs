@@ -21,6 +21,8 @@ pub struct Style {
     pub stripped: bool,
     /// What it answers to who wants the abbreviated form.
     pub abbreviated: Abbreviated,
+    /// One `ETag` for both forms.
+    pub one_etag: bool,
 }
 
 /// Registries differ in what they make of the abbreviated form.
@@ -32,20 +34,25 @@ pub enum Abbreviated {
     Timeless,
     /// With `time`.
     Timed,
+    /// Without `time`, and with members of the mirror's own in each entry.
+    Embellished,
 }
 
 impl Default for Style {
     fn default() -> Self {
-        Self { validators: true, gzip: true, stripped: false, abbreviated: Abbreviated::Ignored }
+        Self { validators: true, gzip: true, stripped: false, abbreviated: Abbreviated::Ignored, one_etag: false }
     }
 }
 
 impl Style {
     /// What a mirror sends.
     pub fn mirror() -> Self {
-        Self { validators: false, gzip: false, stripped: true, abbreviated: Abbreviated::Ignored }
+        Self { validators: false, gzip: false, stripped: true, abbreviated: Abbreviated::Ignored, one_etag: false }
     }
 }
+
+/// What the abbreviated form keeps of a manifest.
+const KEPT: [&str; 7] = ["name", "version", "dist", "dependencies", "optionalDependencies", "bin", "deprecated"];
 
 /// A change made to each packument on its way out.
 type Edit = Box<dyn Fn(&mut Value) + Send + Sync>;
@@ -133,7 +140,11 @@ impl Listing {
         let mut packument: Value = serde_json::from_slice(&self.packument(name, style)).expect("JSON");
         for manifest in packument["versions"].as_object_mut().expect("versions").values_mut() {
             let manifest = manifest.as_object_mut().expect("a manifest");
-            manifest.retain(|key, _| ["name", "version", "dist", "dependencies", "bin", "deprecated"].contains(&key.as_str()));
+            manifest.retain(|key, _| KEPT.contains(&key.as_str()));
+            if style.abbreviated == Abbreviated::Embellished {
+                manifest.insert("_id".to_owned(), json!("mirror@1"));
+                manifest.insert("publish_time".to_owned(), json!(1_500_000_000_000_i64));
+            }
         }
         let kept = |key: &str| {
             ["name", "dist-tags", "versions"].contains(&key) || (key == "time" && style.abbreviated == Abbreviated::Timed)
@@ -147,7 +158,7 @@ impl Listing {
         let wants = request.headers.first("accept").is_some_and(|accept| accept.contains("install-v1"));
         let short = wants && style.abbreviated != Abbreviated::Ignored;
         let body = if short { self.abbreviated(name, style) } else { self.packument(name, style) };
-        let etag = format!("\"{}\"", sha1(&body));
+        let etag = format!("\"{}\"", sha1(&if style.one_etag { self.packument(name, style) } else { body.clone() }));
         let modified = httpdate::fmt_http_date(self.modified.into());
         let dress = |reply: Reply| {
             if style.validators {

@@ -33,6 +33,7 @@ mod disk;
 mod doctor;
 mod everywhere;
 mod explain;
+mod facts;
 mod feeds;
 mod flights;
 mod forms;

@@ -154,6 +154,11 @@ impl Registry {
         self.state().style.abbreviated = how;
     }
 
+    /// Both forms have one `ETag` from now on.
+    pub fn has_one_etag(&self) {
+        self.state().style.one_etag = true;
+    }
+
     /// A path is answered with this.
     pub fn answer(&self, path: &str, reply: Reply) {
         self.state().replies.insert(path.to_owned(), reply);
