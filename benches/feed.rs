@@ -35,7 +35,7 @@ fn main() {
     let shelf = Shelf::of(home.path());
     let before = resident();
     let begun = Instant::now();
-    let loaded = feed::read_path(&feed, &shelf, SystemClock.now()).unwrap().unwrap();
+    let loaded = feed::read_path(&feed, &shelf, &shelf, SystemClock.now()).unwrap().unwrap();
     println!(
         "read, kept and indexed in {:.1} s; {} kB resident more, {} at most",
         begun.elapsed().as_secs_f64(),
@@ -56,7 +56,8 @@ fn main() {
         let found: usize = asked.iter().filter(|name| !advisories.of(name).is_empty()).count();
         println!("a package that is {what}: {:.0} ns a look-up ({found} found)", nanoseconds(begun, asked.len()));
     }
-    let versions: Vec<(&str, Option<&Version>)> = vec![("1.0.0", Some(&version)); 8];
+    let versions: Vec<(&str, Option<&Version>, jiff::Timestamp)> =
+        vec![("1.0.0", Some(&version), jiff::Timestamp::UNIX_EPOCH); 8];
     let begun = Instant::now();
     let mut matched = 0;
     for name in &names {

@@ -40,7 +40,7 @@ pub(super) fn glance(feeds: &Feeds, data_dir: &Path, scratch: &Path, now: Timest
     let (shelf, aside) = (Shelf::of(data_dir), Shelf::of(scratch));
     let (mut found, mut lacking) = (Vec::new(), None);
     for feed in &feeds.followed {
-        let read = feed::read_path(feed, &aside, now).or_else(|wrong| {
+        let read = feed::read_path(feed, &aside, &shelf, now).or_else(|wrong| {
             tracing::warn!(feed.name = feed.name, error = %wrong, "a feed cannot be read, its last good records count");
             Ok(None)
         });

@@ -37,7 +37,7 @@ pub struct Standing {
     pub state: State,
     /// Why it is not fresh, if it is not.
     pub staleness: Option<String>,
-    /// Its records that mark every version of an established package, as the ledger tells of them.
+    /// Its records that mark every version of an established package and wait for a decision, as the ledger tells of them.
     pub overbroad: Vec<String>,
 }
 
@@ -65,7 +65,7 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
 /// How every feed stands, by what is kept.
 #[must_use]
 pub fn status(config: &Config, now: Timestamp) -> Vec<Standing> {
-    let (shelf, mistakes) = (Shelf::of(&config.store.data_dir), overbroad(&config.store.data_dir));
+    let (shelf, mistakes) = (Shelf::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {
         let state = shelf.state(feed);
         let mark = format!("of the feed `{}`", feed.name);
@@ -364,11 +364,32 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
     Ok(versions)
 }
 
-/// What the ledger tells of records that mark every version of an established package.
-fn overbroad(data_dir: &Path) -> Vec<String> {
+/// The id of a record that marks every version of a package, by its id or an alias. Blocks.
+///
+/// # Errors
+/// When no feed that is followed has such a record.
+pub fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<String, AppError> {
+    let world = firewall(config, clock)?.value.world();
+    let mut found = world.advisories.called(id).filter(|advisory| advisory.is_wholesale());
+    found.next().map(|advisory| advisory.id.to_owned()).ok_or_else(|| AppError::NoAdvisory(id.to_owned()))
+}
+
+/// What the ledger tells of records that mark every version of an established package, without those that are decided.
+fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
     // Where there is no ledger yet nothing was noticed.
-    let incidents = SqliteLedger::read_only(data_dir).and_then(|ledger| ledger.incidents(Timestamp::UNIX_EPOCH));
-    let told = incidents.unwrap_or_default().into_iter().filter(|incident| incident.kind == "feed_overbroad");
+    let Ok(ledger) = SqliteLedger::read_only(data_dir) else { return Vec::new() };
+    let decisions = ledger.decisions().map(|(_, decisions)| decisions).unwrap_or_default();
+    let active = decisions.iter().filter(|decision| decision.state(now) == crate::policy::decision::State::Active);
+    let decided: Vec<String> = active
+        .filter_map(|decision| match &decision.proposal.act {
+            Act::Record { advisory, .. } => Some(format!("{advisory} of the feed ")),
+            _ => None,
+        })
+        .collect();
+    let incidents = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap_or_default();
+    let told = incidents.into_iter().filter(|incident| {
+        incident.kind == "feed_overbroad" && !decided.iter().any(|decided| incident.detail.starts_with(decided))
+    });
     let mut told: Vec<String> =
         told.map(|incident| format!("{}: {}", incident.name.unwrap_or_default(), incident.detail)).collect();
     told.sort();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::decree;
+use super::decree::{self, Because};
 use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
 use super::running;
@@ -17,14 +17,19 @@ use crate::app::intelligence::{self, Standing};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::npm::instant;
+use crate::policy::decision::Act;
 use crate::telemetry::{Clock as _, SystemClock};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Look at the feeds now; beside a running server, which takes up what changed, or without one.
     Sync(Sync),
-    /// Say how the feeds stand: records, freshness, mistakes.
+    /// Say how the feeds stand: records, freshness, records that wait for a decision.
     Status(Status),
+    /// Obey a record whole that marks every version of an established package.
+    Obey(Ruling),
+    /// Set a record aside that marks every version: only the versions that it lists are refused.
+    SetAside(Ruling),
     /// Write what people denied here as a signed feed of OSV records: neither what feeds say, nor what policies do.
     Export(Export),
 }
@@ -46,6 +51,17 @@ pub(super) struct Status {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ruling {
+    /// The record: its id or an alias.
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    because: Because,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -79,6 +95,8 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             say(&intelligence::status(&config, SystemClock.now()), json)?;
             Ok(Exit::Done)
         }
+        Command::Obey(ruling) => rule(ruling, true),
+        Command::SetAside(ruling) => rule(ruling, false),
         Command::Export(Export { directory, id_prefix, expires, settings }) => {
             let data_dir = settings.read(crate::config::data_dir)?;
             let (exported, key, left) = intelligence::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
@@ -107,6 +125,13 @@ pub(super) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failur
         }
         None => config,
     })
+}
+
+fn rule(Ruling { id, because, settings }: Ruling, obey: bool) -> Result<Exit, Failure> {
+    let config = of_server(&settings)?;
+    let data_dir = config.store.data_dir.clone();
+    let advisory = intelligence::broad_record(config, Arc::new(SystemClock), &id)?;
+    decree::take(&data_dir, Act::Record { advisory, obey }, because, None, false)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -172,7 +197,7 @@ fn tell(standings: &[Standing]) -> String {
             columns.row(["unreadable", trouble]);
         }
         for mistake in &standing.overbroad {
-            columns.row(["mistake", mistake]);
+            columns.row(["to decide", mistake]);
         }
         if let Some(staleness) = &standing.staleness {
             columns.row(["stale", staleness]);

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::FeedError;
+use super::readings::Readings;
 use super::record::{OsvRecord, Read};
 use crate::npm::instant;
+use crate::policy::Span;
 use crate::policy::advisory_index::Builder;
 
 /// The largest document that is read, in bytes. The largest real record has a few hundred thousand.
@@ -56,6 +58,7 @@ pub(super) struct Harvest {
     file: BufWriter<NamedTempFile>,
     builder: Builder,
     tally: Tally,
+    readings: Readings,
     may_be_empty: bool,
 }
 
@@ -67,18 +70,21 @@ pub(super) struct Gathered {
     pub(super) builder: Builder,
     /// The numbers.
     pub(super) tally: Tally,
+    /// When records were first read.
+    pub(super) readings: Readings,
     /// Whether it is a list that people write, which may begin with nothing in it.
     pub(super) may_be_empty: bool,
 }
 
 impl Harvest {
     /// Begins one whose records are written to a temporary file in `directory`.
-    pub(super) fn begin(directory: &Path) -> Result<Self, FeedError> {
+    pub(super) fn begin(directory: &Path, readings: Readings) -> Result<Self, FeedError> {
         let file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
         Ok(Self {
             file: BufWriter::with_capacity(1 << 18, file),
             builder: Builder::default(),
             tally: Tally::default(),
+            readings,
             may_be_empty: false,
         })
     }
@@ -123,7 +129,7 @@ impl Harvest {
         if self.tally.known() >= MOST {
             return Err(FeedError::broken("the feed", format!("more than {MOST} records")));
         }
-        enter(record, &mut self.builder, &mut self.tally)?;
+        enter(record, &mut self.builder, &mut self.tally, &mut self.readings)?;
         let written = serde_json::to_writer(&mut self.file, record).map_err(std::io::Error::from);
         let written = written.and_then(|()| self.file.write_all(b"\n"));
         written.map_err(|error| FeedError::file("write", self.file.get_ref().path())(error))
@@ -136,25 +142,29 @@ impl Harvest {
 
     /// What was gathered, safely on disk.
     pub(super) fn finish(self) -> Result<Gathered, FeedError> {
-        let Self { file, builder, tally, may_be_empty } = self;
+        let Self { file, builder, tally, readings, may_be_empty } = self;
         let path = file.get_ref().path().to_owned();
         let file = file.into_inner().map_err(|error| FeedError::file("write", &path)(error.into_error()))?;
         file.as_file().sync_data().map_err(FeedError::file("sync", path))?;
-        Ok(Gathered { file, builder, tally, may_be_empty })
+        Ok(Gathered { file, builder, tally, readings, may_be_empty })
     }
 }
 
 /// Reads what is kept back into an index.
-pub(super) fn reload(path: &Path) -> Result<(Builder, Tally), FeedError> {
+pub(super) fn reload(path: &Path, mut readings: Readings) -> Result<(Builder, Tally), FeedError> {
     let (mut builder, mut tally) = (Builder::default(), Tally::default());
-    each_line(path, |record| enter(&record, &mut builder, &mut tally))?;
+    each_line(path, |record| enter(&record, &mut builder, &mut tally, &mut readings))?;
     Ok((builder, tally))
 }
 
 /// Puts a record into an index and counts it.
-fn enter(record: &OsvRecord, builder: &mut Builder, tally: &mut Tally) -> Result<(), FeedError> {
-    let (entries, unreadable_events) = record.entries();
-    for entry in &entries {
+fn enter(record: &OsvRecord, builder: &mut Builder, tally: &mut Tally, readings: &mut Readings) -> Result<(), FeedError> {
+    let (mut entries, unreadable_events) = record.entries();
+    for entry in &mut entries {
+        // Nothing is asked of the others.
+        if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(Span::is_everything)) {
+            *since = readings.first(&record.id).min(*since);
+        }
         if !builder.add(entry) {
             return Err(FeedError::broken("the feed", "more text than an index holds"));
         }

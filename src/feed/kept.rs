@@ -124,7 +124,8 @@ impl Shelf {
         self.directory(feed).join(RECORDS)
     }
 
-    fn directory(&self, feed: &FeedConfig) -> PathBuf {
+    /// Where everything of a feed lies.
+    pub(super) fn directory(&self, feed: &FeedConfig) -> PathBuf {
         self.0.join(&feed.name)
     }
 }

@@ -11,6 +11,7 @@ mod harvest;
 mod kept;
 mod list;
 mod pack;
+mod readings;
 mod record;
 mod remote;
 mod signed;

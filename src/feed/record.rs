@@ -256,6 +256,8 @@ impl OsvRecord {
             reviewed: self.database_specific.github_reviewed == Some(true),
             summary: self.summary.as_str().into(),
             modified: instant::parse(&self.modified),
+            // A record is published before it is changed; lists have neither date.
+            known_since: instant::parse(&self.published).or_else(|| instant::parse(&self.modified)),
             cvss: cvss.map(|score| score.score.as_str()).unwrap_or_default().into(),
             cwes,
             package: affected.package.name.as_str().into(),

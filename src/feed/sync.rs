@@ -10,6 +10,7 @@ use super::download::{Fetcher, Validators};
 use super::folder;
 use super::harvest::{self, Gathered, Harvest};
 use super::kept::{Failure, Place, Shelf, State};
+use super::readings::Readings;
 use super::remote::{Look, Material};
 use super::signed::{self, Index};
 use super::{FeedConfig, FeedError, Source};
@@ -46,20 +47,25 @@ pub fn load(feed: &FeedConfig, shelf: &Shelf) -> Result<Option<Loaded>, FeedErro
     if !state.is_good() {
         return Ok(None);
     }
-    let (builder, _) = harvest::reload(&shelf.records(feed))?;
+    // What was not noted yet was read no later than the records came.
+    let came = state.changed.unwrap_or(Timestamp::UNIX_EPOCH);
+    let (builder, _) = harvest::reload(&shelf.records(feed), Readings::load(&shelf.directory(feed), came)?)?;
     Ok(Some(Loaded { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
 }
 
-/// Reads the file or directory of a feed, for one who looks once and keeps nothing but what `shelf` holds meanwhile. `None` for a
-/// feed at an address, which is not asked. Blocks.
+/// Reads the file or directory of a feed, for one who looks once and keeps nothing but what `shelf` holds meanwhile; when its records
+/// were first read is `remembered`. `None` for a feed at an address, which is not asked. Blocks.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read_path(feed: &FeedConfig, shelf: &Shelf, now: Timestamp) -> Result<Option<Loaded>, FeedError> {
+pub fn read_path(feed: &FeedConfig, shelf: &Shelf, remembered: &Shelf, now: Timestamp) -> Result<Option<Loaded>, FeedError> {
     let Source::Path(path) = &feed.source else { return Ok(None) };
     let (place, before) = (shelf.take(feed)?, State::default());
     match look_at_path(feed, path, &before, now)? {
-        Some(fresh) => take_in(feed, &place, &before, fresh, now, false),
+        Some(fresh) => {
+            let readings = Readings::load(&remembered.directory(feed), now)?;
+            take_in(feed, &place, &before, fresh, readings, now, false)
+        }
         None => Ok(None),
     }
 }
@@ -74,7 +80,10 @@ pub async fn sync(feed: &FeedConfig, shelf: &Shelf, client: &Client, now: Timest
     let outcome = match look(feed, &place, client, &before, now).await {
         Ok(Some(fresh)) => {
             let (feed, place, before) = (feed.clone(), Arc::clone(&place), before.clone());
-            let kept = tokio::task::spawn_blocking(move || take_in(&feed, &place, &before, fresh, now, accept_shrunk));
+            let kept = tokio::task::spawn_blocking(move || {
+                let readings = Readings::load(place.directory(), now)?;
+                take_in(&feed, &place, &before, fresh, readings, now, accept_shrunk)
+            });
             kept.await.unwrap_or_else(|_| Err(FeedError::broken("the feed", "its task was lost")))
         }
         Ok(None) => Ok(None),
@@ -174,10 +183,11 @@ fn take_in(
     place: &Place,
     before: &State,
     fresh: Fresh,
+    readings: Readings,
     now: Timestamp,
     accept_shrunk: bool,
 ) -> Result<Option<Loaded>, FeedError> {
-    let gathered = gather(feed, place, &fresh)?;
+    let gathered = gather(feed, place, &fresh, readings)?;
     check(&gathered, before, accept_shrunk)?;
     let Fresh { validators, stamp, index, .. } = fresh;
     let state = State {
@@ -193,14 +203,16 @@ fn take_in(
         serial: index.as_ref().map(|index| index.serial).or(before.serial),
         expires: index.map(|index| index.expires),
     };
-    let Gathered { file, builder, .. } = gathered;
+    let Gathered { file, builder, readings, .. } = gathered;
     let advisories = Arc::new(builder.build(&feed.name, feed.trust));
+    // Before the records: killed in between, nothing is read for the first time twice.
+    readings.save(place.directory())?;
     place.put(file, &state)?;
     Ok(Some(Loaded { advisories, state }))
 }
 
-fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh) -> Result<Gathered, FeedError> {
-    let mut harvest = Harvest::begin(place.directory())?;
+fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -> Result<Gathered, FeedError> {
+    let mut harvest = Harvest::begin(place.directory(), readings)?;
     if fresh.index.is_some() {
         // Whoever vouches for an archive may have nothing to say yet.
         harvest.allow_nothing();

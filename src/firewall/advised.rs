@@ -65,11 +65,11 @@ impl Inner {
             if advisories.is_empty() {
                 continue;
             }
-            let known = PackageName::parse(name).ok().and_then(|name| {
-                self.documents.get(&Slot::of(&name, self.registries.of(&name), &asker.authorization))?.packument.clone()
-            });
-            let entries = known.iter().flat_map(|packument| packument.entries.iter());
-            let applicable = advisories.among(entries.map(|entry| (&*entry.key, entry.version.as_ref())));
+            let known = PackageName::parse(name).ok();
+            let known =
+                known.and_then(|name| self.documents.get(&Slot::of(&name, self.registries.of(&name), &asker.authorization)));
+            let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
+            let applicable = advisories.among(dated);
             for version in versions.keys() {
                 let parsed = Version::parse(version);
                 for advisory in applicable.matching(version, parsed.as_ref()) {

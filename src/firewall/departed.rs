@@ -44,7 +44,7 @@ impl<'a> Departed<'a> {
             published: first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published)),
             born: packument.and_then(|packument| packument.oldest),
             effective: first.map_or(known.validated, |row| row.effective),
-            advisories: advisories.among(seen.iter().map(|(key, version)| (*key, version.as_ref()))),
+            advisories: advisories.among(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })
     }
 
@@ -73,11 +73,14 @@ impl<'a> Departed<'a> {
     }
 }
 
-/// Every version that was ever seen of a package: how established it is does not change by what went.
-fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>)> {
-    let current = known.packument.iter().flat_map(|packument| &packument.entries).map(|entry| &*entry.key);
-    let mut keys: Vec<&str> = current.chain(known.record.releases.iter().map(|release| &*release.version)).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.into_iter().map(|key| (key, Version::parse(key))).collect()
+/// Every version that was ever seen of a package, and since when it counts: how established it is does not change by what went.
+fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>, Timestamp)> {
+    let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
+    let recorded = known.record.releases.iter().map(|release| (&*release.version, release.effective));
+    let mut seen: Vec<(&str, Timestamp)> = current.chain(recorded).collect();
+    seen.sort_unstable();
+    seen.reverse();
+    // The latest of each: a version counts from there.
+    seen.dedup_by_key(|(key, _)| *key);
+    seen.into_iter().map(|(key, effective)| (key, Version::parse(key), effective)).collect()
 }

@@ -68,8 +68,7 @@ impl Telling<'_> {
                 _ => Err(self.nothing(name, wanted)),
             };
         };
-        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
-        let advisories = self.world.advisories.of(name.as_str()).among(versions);
+        let advisories = self.world.advisories.of(name.as_str()).among(self.known.dated(packument));
         let asked = (*packument.entries[at].key != *wanted).then(|| {
             let given = packument::resolve(packument, screen, wanted).and_then(|key| packument.find(key));
             let given = given.filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry.key.clone());

@@ -44,8 +44,7 @@ impl Inner {
     pub(super) async fn inspect(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
         let Spoken { reading, packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
         let world = self.world();
-        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
-        let advisories = world.advisories.of(name.as_str()).among(versions);
+        let advisories = world.advisories.of(name.as_str()).among(reading.known.dated(&packument));
         let rules = world.policy(asker.profile).about(name);
         let inspected = |(at, entry): (usize, &crate::npm::packument::Entry)| {
             let facts = reading.known.facts(&packument, at, &advisories);
@@ -73,8 +72,8 @@ impl Inner {
         let known = self.reading(asker, name, Need::Form(Form::Abbreviated), None).await?.known;
         let present = self.world();
         let packument = known.packument.as_deref();
-        let versions = packument.iter().flat_map(|packument| &packument.entries);
-        let advisories = present.advisories.of(name.as_str()).among(versions.map(|entry| (&*entry.key, entry.version.as_ref())));
+        let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
+        let advisories = present.advisories.of(name.as_str()).among(versions);
         let judge_one = |(version, at): &(&str, Timestamp)| {
             let world = present.as_of(*at);
             let rules = world.policy(asker.profile).about(name);

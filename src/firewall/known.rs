@@ -13,11 +13,12 @@ use super::kin::Kin;
 use super::screen::Screen;
 use super::world::{Profile, World};
 use crate::npm::packument::Entry;
-use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
+use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, Version, instant};
 use crate::policy::advisory::Kind;
 use crate::policy::{Advisory, Applicable, Facts, Unknown};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
+use crate::vet::{self, Signals};
 
 /// Whose answers these are: what one client's credentials could read is never another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -175,6 +176,15 @@ impl Known {
         }
     }
 
+    /// Each version, and since when it counts.
+    pub(super) fn dated<'a>(
+        &'a self,
+        packument: &'a Packument,
+    ) -> impl Iterator<Item = (&'a str, Option<&'a Version>, Timestamp)> {
+        let entries = packument.entries.iter().zip(&*self.provenance);
+        entries.map(|(entry, provenance)| (&*entry.key, entry.version.as_ref(), provenance.effective))
+    }
+
     /// What rules ask about the entry at `at`.
     #[must_use]
     pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize, advisories: &'a Applicable<'a>) -> Facts<'a> {
@@ -186,6 +196,7 @@ impl Known {
             integrity_changed: provenance.integrity_changed,
             advisories,
             fix,
+            undecided: fix.map_or(Signals::NONE, |_| vet::undecided(entry, self.baseline(packument, at))),
             unknown: Unknown { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         }
@@ -205,6 +216,13 @@ impl Known {
         }
     }
 
+    /// The versions that are so much older than the entry at `at` that an attacker cannot have made both.
+    fn baseline<'a>(&'a self, packument: &'a Packument, at: usize) -> impl Iterator<Item = &'a Entry> {
+        let until = instant::before(self.provenance[at].effective, vet::BASELINE_AGE);
+        let old = packument.entries.iter().zip(&*self.provenance).filter(move |(_, provenance)| provenance.effective <= until);
+        old.map(|(entry, _)| entry)
+    }
+
     /// The reviewed advisory that names the entry as the fix of a vulnerability, if its publisher published the package before; and
     /// whether that hangs on publishers that the document does not carry.
     fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a Applicable<'a>) -> (Option<&'a str>, bool) {
@@ -212,15 +230,14 @@ impl Known {
         let reviewed = |advisory: &Advisory<'_>| advisory.kind == Kind::Vulnerability && advisory.reviewed;
         let advisory = entry.version.as_ref().and_then(|version| advisories.fixed_in(version).find(reviewed));
         let Some(advisory) = advisory else { return (None, false) };
-        let Some(publisher) = entry.publisher.as_deref() else { return (None, self.form == Form::Abbreviated) };
-        let before = |(_, provenance): &(&Entry, &Provenance)| provenance.effective < self.provenance[at].effective;
-        let mut before = packument.entries.iter().zip(&*self.provenance).filter(before).map(|(other, _)| other.publisher.as_deref());
+        let may_lack = self.form == Form::Abbreviated;
+        let Some(publisher) = entry.publisher.as_deref() else { return (None, may_lack) };
         let mut lacks = false;
-        let known = before.any(|other| {
-            lacks |= other.is_none();
-            other == Some(publisher)
+        let known = self.baseline(packument, at).any(|other| {
+            lacks |= other.publisher.is_none();
+            other.publisher.as_deref() == Some(publisher)
         });
-        (known.then_some(advisory.id), !known && lacks && self.form == Form::Abbreviated)
+        (known.then_some(advisory.id), !known && lacks && may_lack)
     }
 
     /// The document as it came, if the store does not have it yet.

@@ -63,7 +63,7 @@ impl Inner {
         }
     }
 
-    /// Tells, once, of advisories that mark every version of an established package: the feed's mistake, most likely.
+    /// Tells, once, of advisories that mark every version of an established package, until an operator decides about them.
     pub(super) fn note_overbroad(&self, name: &PackageName, screen: &Screen) {
         for Overbroad { feed, id } in &screen.overbroad {
             let key = format!("{feed}\0{id}\0{name}");
@@ -72,7 +72,10 @@ impl Inner {
             }
             self.overbroad_told.insert(key, ());
             FeedOverbroad { feed, advisory: id, name }.emit(&self.metrics);
-            let detail = format!("{id} of the feed `{feed}` marks every version; only those it lists are refused");
+            let detail = format!(
+                "{id} of the feed `{feed}` marks every version of an established package; old ones are served until an operator runs \
+                 `coldframe feed obey {id}` or `coldframe feed set-aside {id}`"
+            );
             self.incident("feed_overbroad", Some(name), None, detail);
         }
     }

@@ -41,6 +41,7 @@ impl World {
     fn of(policies: Vec<Policy>, decisions: Arc<[Decision]>, advisories: Advisories, now: Timestamp, revision: u64) -> Self {
         let standing = Standing::of(&decisions, now);
         let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.until()).min();
+        let advisories = advisories.ruled(standing.rulings());
         Self { policies, decisions, standing, advisories, until, revision }
     }
 
@@ -82,7 +83,8 @@ impl World {
 
     /// The world after this one, as of `now`, with other advisories.
     fn with_advisories(&self, advisories: Advisories, now: Timestamp) -> Self {
-        Self { advisories, ..self.with_decisions(Arc::clone(&self.decisions), now) }
+        let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();
+        Self::of(policies, Arc::clone(&self.decisions), advisories, now, self.revision + 1)
     }
 }
 

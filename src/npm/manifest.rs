@@ -8,11 +8,11 @@ use std::sync::Arc;
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
-use super::packument::{Entry, Span, Traits};
+use super::packument::{Entry, Outline, Span, Traits};
 use super::people::People;
 use super::spec::{self, Sources};
 use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member};
-use super::{Integrity, PackageName, Version};
+use super::{Algorithm, Digest, Integrity, PackageName, Version};
 
 /// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
 #[derive(Default)]
@@ -72,6 +72,7 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
         traits: found.traits,
         publisher: found.publisher,
         maintainers: found.maintainers,
+        outline: Outline { dependencies: notebook.dependencies.digest(found.dependencies, found.optional), ..found.outline },
         flaw: flaw.map(Into::into),
         span: Span { start: raw_key.start, end: manifest.end },
         manifest,
@@ -86,8 +87,38 @@ pub(super) struct Notebook<'a> {
     keys: Keys<'a>,
     people: People<'a>,
     sources: Sources<'a>,
+    dependencies: Dependencies<'a>,
     /// Packages of the same scope that entries pin to their own version.
     pub(super) parts: HashMap<Box<str>, Vec<u32>>,
+}
+
+/// The names of dependencies as digests. Most versions have those of the version before, in the same bytes.
+#[derive(Default)]
+struct Dependencies<'a> {
+    last: Option<([Option<&'a str>; 2], Option<[u8; 16]>)>,
+}
+
+impl<'a> Dependencies<'a> {
+    /// The names in both maps, whatever their order; `None` where there are none.
+    fn digest(&mut self, dependencies: Option<&'a str>, optional: Option<&'a str>) -> Option<[u8; 16]> {
+        let maps = [dependencies, optional];
+        if let Some((_, digest)) = self.last.filter(|(last, _)| *last == maps) {
+            return digest;
+        }
+        let mut names = Vec::new();
+        for map in maps.into_iter().flatten().filter(|map| map.starts_with('{')) {
+            let walked = for_each_member(map, |key, _| names.extend(decode(key)));
+            debug_assert!(walked.is_ok(), "an object that was validated is one");
+        }
+        names.sort_unstable();
+        names.dedup();
+        let digest = (!names.is_empty()).then(|| {
+            let digest = Digest::of(Algorithm::Sha256, names.join("\n").as_bytes());
+            digest.as_bytes().first_chunk().copied().unwrap_or_default()
+        });
+        self.last = Some((maps, digest));
+        digest
+    }
 }
 
 /// A walk over a manifest.
@@ -158,6 +189,10 @@ impl<'a> Walk<'a> for Dist<'_, 'a> {
             }
             "integrity" => (&mut self.found.integrity, 1),
             "shasum" => (&mut self.found.shasum, 2),
+            "attestations" => {
+                self.found.outline.has_provenance = value.starts_with('{');
+                return Ok(());
+            }
             "signatures" => {
                 self.fields.has_signatures = true;
                 return Ok(());
@@ -184,7 +219,9 @@ struct Found<'a> {
     traits: Traits,
     publisher: Option<Arc<str>>,
     maintainers: Option<Arc<[Arc<str>]>>,
+    dependencies: Option<&'a str>,
     optional: Option<&'a str>,
+    outline: Outline,
     flaw: Option<String>,
 }
 
@@ -197,9 +234,15 @@ impl<'a> Found<'a> {
             "_npmUser" => {
                 fields.has_publishers = true;
                 self.publisher = notebook.people.publisher(value);
+                self.outline.is_trusted = value.contains("\"trustedPublisher\"");
             }
             "maintainers" => self.maintainers = notebook.people.maintainers(value),
-            "dependencies" | "peerDependencies" => notebook.sources.note(value, &mut self.traits),
+            "dependencies" => {
+                notebook.sources.note(value, &mut self.traits);
+                self.dependencies = Some(value);
+            }
+            "peerDependencies" => notebook.sources.note(value, &mut self.traits),
+            "gypfile" => self.outline.has_gyp = value == "true",
             "optionalDependencies" => {
                 notebook.sources.note(value, &mut self.traits);
                 self.optional = Some(value);

@@ -45,6 +45,19 @@ pub struct Traits {
     pub file_dependency: bool,
 }
 
+/// What a comparison of two versions needs of each, besides what rules ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outline {
+    /// The names of its dependencies as one digest; `None` where it has none.
+    pub dependencies: Option<[u8; 16]>,
+    /// Whether the registry has an attestation of how it was built (`dist.attestations`).
+    pub has_provenance: bool,
+    /// Whether it came from a trusted publisher (`_npmUser.trustedPublisher`).
+    pub is_trusted: bool,
+    /// Whether npm would build it without a script (`gypfile`).
+    pub has_gyp: bool,
+}
+
 /// What rules ask about one version, and where its manifest lies.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -64,6 +77,8 @@ pub struct Entry {
     pub publisher: Option<Arc<str>>,
     /// Who maintained it then (`maintainers`, names), shared between versions that have the same.
     pub maintainers: Option<Arc<[Arc<str>]>>,
+    /// What a comparison with other versions needs.
+    pub outline: Outline,
     /// Why this manifest cannot be believed, in words; it is hidden then.
     pub flaw: Option<Box<str>>,
     /// Key and manifest: `"1.0.0":{…}`.

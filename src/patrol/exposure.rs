@@ -1,7 +1,7 @@
 //! What was already served or cached, judged again by new advisories: what turns bad leaves the store, and who got it is named.
 //! Refuses to decide what is bad: the policy says so.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -63,8 +63,15 @@ pub fn find(
         let (releases, served) = (ledger.releases(&name)?, served(ledger, &name)?);
         let keys = releases.iter().map(|release| &*release.version).chain(served.iter().map(|one| &*one.version));
         let keys: BTreeSet<&str> = keys.collect();
+        let mut dates: HashMap<&str, Timestamp> = HashMap::new();
+        for release in &releases {
+            let date = dates.entry(&*release.version).or_insert(release.effective);
+            *date = release.effective.max(*date);
+        }
+        // One that is not in the ledger is as young as can be.
+        let dated = |key: &str| dates.get(key).copied().unwrap_or(now);
         let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
-        let applicable = advisories.among(versions.iter().map(|(key, version)| (*key, version.as_ref())));
+        let applicable = advisories.among(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
         for (key, version) in &versions {
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|one| wanted(*one)) else { continue };
             let mut finding = finding(&name, key, advisory, &releases, &served);

@@ -4,17 +4,29 @@
 //! How to use it: `advisories.of(name)` once a packument, `.among(keys)` for the guard against records that are too broad, then
 //! `.matching(key, version)` for each version. Of packages without records the first step is all there is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::advisory_index::{FeedAdvisories, Row};
 use super::affected::{End, Span};
 use super::indicator::{self, Indication};
-use crate::npm::Version;
+use crate::npm::{Version, instant};
 
-/// A record that marks every version is not obeyed whole for a package with so many versions that it does not list itself.
-pub const ESTABLISHED: usize = 10;
+/// A dated record that marks every version is not obeyed whole for an established package: one with so many versions that the record
+/// does not list.
+pub const ESTABLISHED_VERSIONS: usize = 10;
+
+/// How long the versions of an established package are spread.
+pub const ESTABLISHED_SPREAD: SignedDuration = SignedDuration::from_hours(365 * 24);
+
+/// How long before the record was known they were all there: versions can be published once it is.
+pub const ESTABLISHED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long before the record was known a version was there that is spared: what a takeover brought is younger.
+pub const SPARED_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// What an advisory says of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,6 +113,8 @@ pub struct Record {
     pub summary: Box<str>,
     /// When it was last changed, if it says so.
     pub modified: Option<Timestamp>,
+    /// Since when it is known: the earlier of when it was published and when it was first read here. `None` for a line without a date.
+    pub known_since: Option<Timestamp>,
     /// Its CVSS vector; may be empty.
     pub cvss: Box<str>,
     /// Its weaknesses, `CWE-79`.
@@ -132,6 +146,8 @@ pub struct Advisory<'a> {
     pub summary: &'a str,
     /// When it was last changed, if the record says so.
     pub modified: Option<Timestamp>,
+    /// Since when it is known; `None` for a line without a date.
+    pub known_since: Option<Timestamp>,
     /// Whether a person at the advisory database reviewed it.
     pub reviewed: bool,
     pub(super) row: Place<'a>,
@@ -249,19 +265,35 @@ impl<'a> Advisory<'a> {
 pub struct Advisories {
     feeds: Arc<[Arc<FeedAdvisories>]>,
     lacking: Option<Arc<str>>,
+    rulings: Arc<[(Box<str>, Ruling)]>,
+}
+
+/// What an operator decided about a record that marks every version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ruling {
+    /// It is obeyed whole.
+    Obeyed,
+    /// It is obeyed for the versions that it lists.
+    SetAside,
 }
 
 impl Advisories {
     /// Those of these feeds together.
     #[must_use]
     pub fn of_feeds(feeds: Vec<Arc<FeedAdvisories>>) -> Self {
-        Self { feeds: feeds.into(), lacking: None }
+        Self { feeds: feeds.into(), lacking: None, rulings: Arc::default() }
     }
 
     /// With the name of a feed that is to be followed and could not be read at all: then nothing is known to be good.
     #[must_use]
     pub fn lacking(self, feed: Option<&str>) -> Self {
         Self { lacking: feed.map(Into::into), ..self }
+    }
+
+    /// With what operators decided about records, by id; of two rulings the later one counts.
+    #[must_use]
+    pub fn ruled(self, rulings: &[(Box<str>, Ruling)]) -> Self {
+        Self { rulings: rulings.into(), ..self }
     }
 
     /// The feeds.
@@ -277,7 +309,7 @@ impl Advisories {
         for index in self.feeds.iter() {
             found.extend(index.of(name).iter().map(|row| index.advisory(row)));
         }
-        PackageAdvisories { found, lacking: self.lacking.as_deref() }
+        PackageAdvisories { found, lacking: self.lacking.as_deref(), rulings: &self.rulings }
     }
 
     /// What the feeds say of a place that somebody wants to go to: a name in lower case without a dot at its end, or an address.
@@ -314,6 +346,7 @@ impl Advisories {
 pub struct PackageAdvisories<'a> {
     found: Vec<Advisory<'a>>,
     lacking: Option<&'a str>,
+    rulings: &'a [(Box<str>, Ruling)],
 }
 
 impl<'a> PackageAdvisories<'a> {
@@ -328,25 +361,67 @@ impl<'a> PackageAdvisories<'a> {
         self.found.iter().copied()
     }
 
-    /// Those in force beside these versions: all that the packument holds. A record that marks every version of a package with
-    /// at least [`ESTABLISHED`] versions that it does not list itself is obeyed for those it lists.
+    /// Those in force beside these versions, each with since when it counts: all that the packument holds. A dated record that marks
+    /// every version of an established package is obeyed for the versions that it lists and for the young ones.
     #[must_use]
-    pub fn among<'k>(self, versions: impl Iterator<Item = (&'k str, Option<&'k Version>)>) -> Applicable<'a> {
+    pub fn among<'k>(self, versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>) -> Applicable<'a> {
         let looks = self.found.iter().any(|advisory| advisory.is_wholesale());
         let versions: Vec<_> = if looks { versions.collect() } else { Vec::new() };
-        let overbroad = |advisory: &Advisory<'a>| {
-            let unlisted = versions.iter().filter(|(key, version)| !advisory.names(key, *version));
-            advisory.is_wholesale() && unlisted.take(ESTABLISHED).count() == ESTABLISHED
-        };
-        let advisories = self.found.iter().map(|advisory| (*advisory, overbroad(advisory))).collect();
+        let advisories = self.found.iter().map(|advisory| (*advisory, self.spared(*advisory, &versions))).collect();
         Applicable { advisories, lacking: self.lacking }
+    }
+
+    /// The versions that a record marks and that are not refused by it.
+    fn spared(&self, advisory: Advisory<'a>, versions: &[(&str, Option<&Version>, Timestamp)]) -> Spared {
+        if !advisory.is_wholesale() {
+            return Spared::None;
+        }
+        let ruling = self.rulings.iter().rev().find(|(id, _)| advisory.is_called(id)).map(|(_, ruling)| *ruling);
+        let since = match (ruling, advisory.known_since) {
+            (Some(Ruling::SetAside), _) => return Spared::Unlisted,
+            (Some(Ruling::Obeyed), _) | (None, None) => return Spared::None,
+            (None, Some(since)) => since,
+        };
+        let unlisted = || versions.iter().filter(|(key, version, _)| !advisory.names(key, *version));
+        let until = |before: Duration| instant::before(since, before);
+        let settled = unlisted().map(|(_, _, effective)| *effective).filter(|effective| *effective <= until(ESTABLISHED_BEFORE));
+        let (mut count, mut first, mut last) = (0, Timestamp::MAX, Timestamp::MIN);
+        for effective in settled {
+            (count, first, last) = (count + 1, first.min(effective), last.max(effective));
+        }
+        if count < ESTABLISHED_VERSIONS || last.duration_since(first) < ESTABLISHED_SPREAD {
+            return Spared::None;
+        }
+        let old = unlisted().filter(|(_, _, effective)| *effective <= until(SPARED_BEFORE));
+        Spared::Versions(old.map(|(key, ..)| Box::from(*key)).collect())
     }
 }
 
-/// The advisories on one package, each with whether it is too broad to be obeyed whole.
+/// Which versions a record that marks every version does not refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Spared {
+    /// It is obeyed whole.
+    None,
+    /// These, until an operator decides about it.
+    Versions(HashSet<Box<str>>),
+    /// All that it does not list.
+    Unlisted,
+}
+
+impl Spared {
+    fn has(&self, key: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Versions(keys) => keys.contains(key),
+            Self::Unlisted => true,
+        }
+    }
+}
+
+/// The advisories on one package, each with what it does not refuse though it marks every version.
 #[derive(Debug, Clone, Default)]
 pub struct Applicable<'a> {
-    advisories: Vec<(Advisory<'a>, bool)>,
+    advisories: Vec<(Advisory<'a>, Spared)>,
     lacking: Option<&'a str>,
 }
 
@@ -366,16 +441,15 @@ impl<'a> Applicable<'a> {
         key: &'s str,
         version: Option<&'s Version>,
     ) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
-        let affects = move |(advisory, overbroad): &(Advisory<'a>, bool)| match overbroad {
-            true => advisory.names(key, version),
-            false => advisory.affects(key, version),
+        let affects = move |(advisory, spared): &(Advisory<'a>, Spared)| {
+            if spared.has(key) { advisory.names(key, version) } else { advisory.affects(key, version) }
         };
         self.advisories.iter().filter(move |entry| affects(entry)).map(|(advisory, _)| *advisory)
     }
 
-    /// Those whose claim on every version is not obeyed.
+    /// Those that mark every version of an established package, and about which no operator has decided yet.
     pub fn overbroad(&self) -> impl Iterator<Item = Advisory<'a>> {
-        self.advisories.iter().filter(|(_, overbroad)| *overbroad).map(|(advisory, _)| *advisory)
+        self.advisories.iter().filter(|(_, spared)| matches!(spared, Spared::Versions(_))).map(|(advisory, _)| *advisory)
     }
 
     /// Those of them that would affect a version if they were obeyed whole.
@@ -384,7 +458,8 @@ impl<'a> Applicable<'a> {
         key: &'s str,
         version: Option<&'s Version>,
     ) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
-        self.overbroad().filter(move |advisory| advisory.affects(key, version) && !advisory.names(key, version))
+        let aside = self.advisories.iter().filter(move |(_, spared)| spared.has(key)).map(|(advisory, _)| *advisory);
+        aside.filter(move |advisory| advisory.affects(key, version) && !advisory.names(key, version))
     }
 
     /// Those that name exactly this version as fixed.
@@ -409,6 +484,7 @@ pub(super) mod tests {
             reviewed: false,
             summary: "".into(),
             modified: None,
+            known_since: None,
             cvss: "".into(),
             cwes: Vec::new(),
             package: "".into(),
@@ -437,10 +513,25 @@ pub(super) mod tests {
     }
 
     fn matching(advisories: &Advisories, name: &str, wanted: &str, all: &[&str]) -> Vec<String> {
-        let all: Vec<_> = all.iter().map(|text| Version::parse(text).unwrap()).collect();
-        let among = advisories.of(name).among(all.iter().map(|version| (version.as_str(), Some(version))));
+        let all: Vec<_> = all.iter().map(|text| (*text, 0)).collect();
+        matching_aged(advisories, name, wanted, &all)
+    }
+
+    /// Of versions that were there so many days before the record was known.
+    fn matching_aged(advisories: &Advisories, name: &str, wanted: &str, all: &[(&str, i64)]) -> Vec<String> {
+        let parsed: Vec<_> = all.iter().map(|(text, days)| (Version::parse(text).unwrap(), days_before(*days))).collect();
+        let among = parsed.iter().map(|(version, effective)| (version.as_str(), Some(version), *effective));
+        let among = advisories.of(name).among(among);
         let wanted = Version::parse(wanted).unwrap();
         among.matching(wanted.as_str(), Some(&wanted)).map(|advisory| advisory.id.to_owned()).collect()
+    }
+
+    fn known() -> Timestamp {
+        Timestamp::from_second(1_780_000_000).unwrap()
+    }
+
+    fn days_before(days: i64) -> Timestamp {
+        known() - SignedDuration::from_hours(days * 24)
     }
 
     #[test]
@@ -458,14 +549,66 @@ pub(super) mod tests {
         assert_eq!((held.count(), held.feeds()[0].packages(), held.called("GHSA-1").count()), (3, 2, 3));
     }
 
+    /// Eleven versions, the first `first` days before the record was known, each `step` days after the one before.
+    fn eleven(first: i64, step: i64) -> Vec<(String, i64)> {
+        (0..11).map(|patch| (format!("1.0.{patch}"), first - patch * step)).collect()
+    }
+
+    fn refused(advisories: &Advisories, wanted: &str, versions: &[(String, i64)]) -> bool {
+        let versions: Vec<_> = versions.iter().map(|(version, days)| (&**version, *days)).collect();
+        !matching_aged(advisories, "axios", wanted, &versions).is_empty()
+    }
+
+    fn broad(known_since: Option<Timestamp>) -> Record {
+        Record { known_since, ..record("MAL-1", "axios", &["1.0.3"], &["0"]) }
+    }
+
     #[test]
-    fn a_record_that_marks_all_of_an_established_package_holds_for_what_it_lists() {
-        let held = index(&[record("MAL-1", "axios", &["1.0.3"], &["0"])]);
-        let versions: Vec<String> = (0..11).map(|patch| format!("1.0.{patch}")).collect();
-        let all: Vec<&str> = versions.iter().map(|version| &**version).collect();
-        assert_eq!(matching(&held, "axios", "1.0.3", &all), ["MAL-1"]);
-        assert_eq!(matching(&held, "axios", "1.0.4", &all), [""; 0]);
-        assert_eq!(matching(&held, "axios", "1.0.4", &all[..10]), ["MAL-1"]);
+    fn a_dated_record_that_marks_all_of_an_established_package_spares_what_was_there_long_before() {
+        let held = index(&[broad(Some(known()))]);
+        let versions = eleven(500, 42);
+        assert!(refused(&held, "1.0.3", &versions), "it is listed");
+        assert!(!refused(&held, "1.0.4", &versions));
+        assert!(!refused(&held, "1.0.9", &versions), "122 days before");
+        assert!(refused(&held, "1.0.10", &versions), "80 days before");
+        assert!(refused(&held, "9.9.9", &versions), "one that is not among them");
+        assert!(refused(&held, "1.0.4", &eleven(500, 42)[..10]), "nine that it does not list");
+        assert!(refused(&held, "1.0.4", &eleven(380, 36)), "ten within less than a year");
+        assert!(refused(&held, "1.0.4", &eleven(440, 42)), "the tenth is 20 days old");
+    }
+
+    #[test]
+    fn publishing_more_versions_never_escapes_a_record() {
+        let held = index(&[broad(Some(known()))]);
+        let mut versions = eleven(500, 42)[..9].to_vec();
+        assert!(refused(&held, "1.0.0", &versions));
+        // Bought in advance on one day, or published once the record is known.
+        for days in [40, 20, -1] {
+            versions.extend((0..20).map(|patch| (format!("2.{}.{patch}", days + 1), days)));
+            assert!(versions.iter().filter(|(version, _)| version.starts_with('2')).all(|(v, _)| refused(&held, v, &versions)));
+        }
+        let junk: Vec<_> = (0..20).map(|patch| (format!("3.0.{patch}"), 40)).collect();
+        assert!(junk.iter().all(|(version, _)| refused(&held, version, &junk)));
+    }
+
+    #[test]
+    fn a_line_without_a_date_is_obeyed_whole_and_operators_decide_about_records() {
+        let versions = eleven(500, 42);
+        assert!(refused(&index(&[broad(None)]), "1.0.4", &versions));
+        let held = index(&[broad(Some(known()))]);
+        let ruled = |ruling| held.clone().ruled(&[("MAL-1".into(), Ruling::SetAside), ("GHSA-1".into(), ruling)]);
+        assert!(refused(&ruled(Ruling::Obeyed), "1.0.4", &versions));
+        let aside = ruled(Ruling::SetAside);
+        assert!(
+            !refused(&aside, "1.0.10", &versions) && !refused(&aside, "9.9.9", &versions) && refused(&aside, "1.0.3", &versions)
+        );
+        let open = |advisories: &Advisories| {
+            let parsed: Vec<_> =
+                versions.iter().map(|(text, days)| (Version::parse(text).unwrap(), days_before(*days))).collect();
+            let dated = parsed.iter().map(|(version, effective)| (version.as_str(), Some(version), *effective));
+            advisories.of("axios").among(dated).overbroad().count()
+        };
+        assert_eq!((open(&held), open(&aside), open(&ruled(Ruling::Obeyed))), (1, 0, 0));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct Row {
     pub(super) cwes: Text,
     /// Seconds since 1970; the lowest number where it is not known.
     modified: i64,
+    /// The same, of when it is known since.
+    known_since: i64,
     versions_start: u32,
     versions_count: u32,
     spans_start: u32,
@@ -156,11 +158,16 @@ impl FeedAdvisories {
             severity: row.severity,
             trust: self.trust,
             summary: self.text(row.summary),
-            modified: Timestamp::from_second(row.modified).ok().filter(|modified| *modified > Timestamp::MIN),
+            modified: instant(row.modified),
+            known_since: instant(row.known_since),
             reviewed: row.reviewed,
             row: Place { index: self, row },
         }
     }
+}
+
+fn instant(seconds: i64) -> Option<Timestamp> {
+    Timestamp::from_second(seconds).ok().filter(|instant| *instant > Timestamp::MIN)
 }
 
 /// Keyed the same in every process; whoever makes names collide makes look-ups of these names slower, nothing else.
@@ -208,6 +215,7 @@ impl Builder {
             cvss: self.append(&record.cvss),
             cwes: self.intern(&record.cwes.join("\n")),
             modified: record.modified.map_or(i64::MIN, Timestamp::as_second),
+            known_since: record.known_since.map_or(i64::MIN, Timestamp::as_second),
             versions_start: narrow(versions_start),
             versions_count: narrow(self.versions.len() - versions_start),
             spans_start: narrow(spans_start),

@@ -164,6 +164,7 @@ impl Advised {
             reviewed: true,
             summary: "".into(),
             modified: None,
+            known_since: None,
             cvss: "".into(),
             cwes: Vec::new(),
             package: name.as_str().into(),

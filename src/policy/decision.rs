@@ -47,6 +47,13 @@ pub enum Act {
     },
     /// Age and signals hold nobody back, and everything that they would have is noted. Malware and integrity still do.
     Observe,
+    /// A record that marks every version of an established package is obeyed whole, or for what it lists alone.
+    Record {
+        /// Its id, or an alias.
+        advisory: String,
+        /// Whether it is obeyed whole.
+        obey: bool,
+    },
 }
 
 /// A version that is approved, by its bytes.
@@ -179,6 +186,7 @@ impl Act {
             Self::Deny { .. } => "deny",
             Self::Freeze { .. } => "freeze",
             Self::Observe => "observe",
+            Self::Record { .. } => "record",
         }
     }
 
@@ -199,6 +207,8 @@ impl Act {
                 format!("{scope} after {}", crate::npm::instant::tell(*at))
             }
             Self::Observe => "age and signals".to_owned(),
+            Self::Record { advisory, obey: true } => format!("{advisory}, obeyed whole"),
+            Self::Record { advisory, obey: false } => format!("{advisory}, set aside"),
         }
     }
 }
@@ -252,6 +262,7 @@ mod tests {
             Act::Deny { packages: "@acme/*".to_owned(), range: Some("<2".to_owned()) },
             Act::Freeze { at: at(0), packages: vec!["@acme/*".to_owned()] },
             Act::Observe,
+            Act::Record { advisory: "MAL-2026-1".to_owned(), obey: true },
         ] {
             let text = serde_json::to_string(&act).unwrap();
             assert!(text.contains(&format!("\"kind\":\"{}\"", act.kind())), "{text}");

@@ -268,7 +268,9 @@ impl Selection<'_> {
                 match rule.answer(facts, ages) {
                     Answer::Undecided => return true,
                     // Nothing below it is read.
-                    Answer::Matches if !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages)) => return false,
+                    Answer::Matches if !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages)) => {
+                        return false;
+                    }
                     Answer::Matches | Answer::Differs(_) => {}
                 }
             }
@@ -680,6 +682,7 @@ reason = "x"
             reviewed: false,
             summary: "".into(),
             modified: None,
+            known_since: None,
             cvss: "".into(),
             cwes: Vec::new(),
             package: name.into(),

@@ -30,7 +30,7 @@ mod trace_decisions;
 pub mod verdict;
 mod words;
 
-pub use advisory::{Advisories, Advisory, Applicable, NO_ADVISORIES, PackageAdvisories, Severity, Trust};
+pub use advisory::{Advisories, Advisory, Applicable, NO_ADVISORIES, PackageAdvisories, Ruling, Severity, Trust};
 pub use advisory_index::FeedAdvisories;
 pub use affected::Span;
 pub use built_in::{TAKEDOWN_AGE, is_takedown};

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use globset::GlobMatcher;
 use jiff::Timestamp;
 
+use super::advisory::Ruling;
 use super::built_in;
 use super::decision::{Act, Approved, Decision, State};
 use super::facts::Facts;
@@ -21,6 +22,8 @@ pub struct Standing {
     pub(super) denials: Vec<Denial>,
     pub(super) freezes: Vec<Freeze>,
     pub(super) observing: Option<Ground>,
+    /// What was decided about records that mark every version, oldest first.
+    rulings: Vec<(Box<str>, Ruling)>,
     /// Approvals without effect until another person has confirmed them, and their packages.
     pub(super) awaiting: Vec<(Ground, Box<str>)>,
     /// The next instant at which other decisions are in force; `None` when there is none.
@@ -129,6 +132,7 @@ impl Standing {
             denials: Vec::new(),
             freezes: Vec::new(),
             observing: None,
+            rulings: Vec::new(),
             awaiting: Vec::new(),
             until: None,
         };
@@ -148,6 +152,12 @@ impl Standing {
     #[must_use]
     pub fn until(&self) -> Option<Timestamp> {
         self.until
+    }
+
+    /// What was decided about records that mark every version, oldest first.
+    #[must_use]
+    pub fn rulings(&self) -> &[(Box<str>, Ruling)] {
+        &self.rulings
     }
 
     /// The denial that covers the version.
@@ -224,6 +234,10 @@ impl Standing {
                 self.denials.push(Denial { ground, packages: compiled(packages), within });
             }
             Act::Observe => self.observing = Some(ground),
+            Act::Record { advisory, obey } => {
+                let ruling = if *obey { Ruling::Obeyed } else { Ruling::SetAside };
+                self.rulings.push((advisory.as_str().into(), ruling));
+            }
         }
         self.ends(decision.proposal.expires);
     }

@@ -149,6 +149,11 @@ mod tests {
         Timestamp::from_second(1_774_915_200 + hour * 3600).unwrap()
     }
 
+    /// More than 90 days before the records were known.
+    fn long_ago(count: usize) -> Timestamp {
+        at(-24 * (100 + 40 * i64::try_from(count).unwrap()))
+    }
+
     fn policy(shipped: usize) -> Policy {
         let text = format!("include = \"{}\"", shipped::names()[shipped]);
         let file = Arc::new(SourceFile { path: "p.toml".into(), text });
@@ -205,6 +210,7 @@ mod tests {
                 reviewed: false,
                 summary: "".into(),
                 modified: None,
+                known_since: Some(at(0)),
                 cvss: "".into(),
                 cwes: Vec::new(),
                 package: "axios".into(),
@@ -231,9 +237,11 @@ mod tests {
             let (policy, name, version) = (policy(shipped), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
             let standing = Standing::of(&decisions, at(hour));
             let feeds = advisories(&trusts).lacking(lacking.then_some("acme"));
-            let others: Vec<_> = (0..if established { 12 } else { 1 }).map(|minor| format!("1.{minor}.9")).collect();
+            let others = (0..if established { 12 } else { 1 }).map(|minor| format!("1.{minor}.9"));
+            let others: Vec<_> = others.chain(["1.14.1".to_owned()]).collect();
             let parsed: Vec<_> = others.iter().map(|text| Version::parse(text).unwrap()).collect();
-            let applicable = feeds.of("axios").among(parsed.iter().map(|version| (version.as_str(), Some(version))));
+            let dated = parsed.iter().enumerate().map(|(count, version)| (version.as_str(), Some(version), long_ago(count)));
+            let applicable = feeds.of("axios").among(dated);
             let integrity = Integrity::parse(Some(BYTES), None).unwrap();
             let facts = Facts {
                 parsed: Some(&version),
@@ -271,8 +279,9 @@ mod tests {
             (1..).zip(acts).map(|(id, (act, needs_second))| decision(id, act, 1, Some(90), needs_second)).collect();
         let standing = Standing::of(&decisions, at(2));
         let feeds = advisories(&[(0, false)]);
-        let others: Vec<_> = (0..12).map(|minor| Version::parse(&format!("1.{minor}.9")).unwrap()).collect();
-        let applicable = feeds.of("axios").among(others.iter().map(|version| (version.as_str(), Some(version))));
+        let others: Vec<_> = (3..15).map(|minor| Version::parse(&format!("1.{minor}.1")).unwrap()).collect();
+        let dated = others.iter().enumerate().map(|(count, version)| (version.as_str(), Some(version), long_ago(count)));
+        let applicable = feeds.of("axios").among(dated);
         let facts = Facts { parsed: Some(&version), advisories: &applicable, ..Facts::of(&name, "1.14.1", at(0)) };
         let steps = policy.trace(&standing, &facts, at(2));
         let told: Vec<_> = steps
@@ -286,7 +295,7 @@ mod tests {
             approved | approve, decision 2 | differs | it approves 1.14.0
             approved | approve, decision 3 | differs | by ada, decision 3: INC-7; it awaits a second person
             observed | observe, decision 5 | decides | let through by ada, decision 5: INC-7; else: published 2026-03-31 00:00 UTC, minimum release age 72 h (rule minimum-age)
-            advisory | deny | set aside | MAL-0 of the feed `osv`: malware; it marks every version of an established package, and is obeyed for those that it lists
+            advisory | deny | set aside | MAL-0 of the feed `osv`: malware; it marks every version of an established package, and this one was there long before it
             advisory | deny | unread | a rule above has decided
             malware-noted | warn | unread | a rule above has decided
             new-package | hold 14 d of the package | unread | a rule above has decided

@@ -73,7 +73,7 @@ impl FeedOverbroad<'_> {
             feed.name = self.feed,
             advisory.id = self.advisory,
             package.name = %self.name,
-            "an advisory marks every version of an established package: only those it lists are refused"
+            "an advisory marks every version of an established package: an operator must decide about it"
         );
     }
 }

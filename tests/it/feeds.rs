@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use coldframe::feed::{Affected, OsvRecord, Signer};
 use coldframe::store::SqliteLedger;
+use coldframe::telemetry::Clock as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::ABBREVIATED;
 use crate::package::{Package, days, hours, minutes};
+use crate::program::{coldframe, run};
 use crate::reply::Reply;
 use crate::scene::Scene;
 
@@ -221,15 +223,14 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     broad["affected"][0]["versions"] = json!(["1.0.3"]);
     feed.put(&broad);
     let mut scene = Scene::open().set("feed", feed.path()).await;
-    for patch in 0..11 {
-        scene.publish(Package::new("left-pad", &format!("1.0.{patch}")).aged(days(30)));
-    }
-    scene.publish(Package::new("left-pad", "1.0.11").aged(hours(1)));
+    scene.publish_over_years("left-pad");
+    scene.publish(Package::new("left-pad", "1.0.11").aged(days(80)));
     let versions = scene.get("/left-pad").await.versions();
     assert!(versions.len() == 10 && !versions.contains(&"1.0.3".to_owned()), "{versions:?}");
     scene.get("/left-pad/-/left-pad-1.0.3.tgz").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.4.tgz").await.is(200);
-    assert!(scene.get("/left-pad/1.0.11").await.is(403).error().contains("minimum-age"));
+    // What a takeover brought is younger than 90 days when it is found.
+    assert!(scene.get("/left-pad/1.0.11").await.is(403).error().contains("MAL-2026-1"));
     assert!(scene.metric("coldframe_incidents_total", "feed_overbroad").await >= 1.0);
     scene.coldframe.stop().await;
     let told = incidents(scene.data(), "feed_overbroad");
@@ -240,6 +241,111 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     scene.restart().await;
     scene.publish_old("right-pad", &["1.0.0", "1.1.0"]);
     scene.get("/right-pad").await.is(403);
+}
+
+/// A record of malware that marks every version and lists none.
+fn broad() -> Value {
+    record("MAL-2026-1", "left-pad", &Value::Null)
+}
+
+#[tokio::test]
+async fn a_record_is_not_shaken_off_by_publishing_more_versions() {
+    let feed = Feed::new();
+    feed.put(&broad());
+    let scene = Scene::open().set("feed", feed.path()).await;
+    for patch in 0..9 {
+        scene.publish(Package::new("left-pad", &format!("1.0.{patch}")).aged(days(300 - 30 * patch)));
+    }
+    scene.get("/left-pad").await.is(403);
+    // Bought in advance, all at once; and published now.
+    for (minor, age) in [(1, days(45)), (2, hours(0))] {
+        for patch in 0..12 {
+            scene.publish(Package::new("left-pad", &format!("1.{minor}.{patch}")).aged(age));
+        }
+        scene.later(minutes(10));
+        scene.get("/left-pad").await.is(403);
+        scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(403);
+    }
+    scene.later(days(40));
+    scene.get("/left-pad").await.is(403);
+    assert!(scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(403).error().contains("MAL-2026-1"));
+}
+
+#[tokio::test]
+async fn a_line_without_a_date_is_obeyed_whole() {
+    let home = TempDir::new().unwrap();
+    let list = home.path().join("blocked.txt");
+    std::fs::write(&list, "left-pad\n").unwrap();
+    let scene = Scene::open().set("feed", list.to_str().unwrap()).await;
+    scene.publish_over_years("left-pad");
+    scene.get("/left-pad").await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.4.tgz").await.is(403);
+}
+
+#[tokio::test]
+async fn the_first_reading_of_a_record_counts_after_a_restart_and_another_download() {
+    let feed = Feed::new();
+    feed.put(&broad());
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_over_years("left-pad");
+    scene.publish(Package::new("left-pad", "1.0.11").aged(days(60)));
+    scene.get("/left-pad/-/left-pad-1.0.10.tgz").await.is(200);
+    scene.get("/left-pad/-/left-pad-1.0.11.tgz").await.is(403);
+    for _ in 0..3 {
+        scene.later(days(60));
+        let mut changed = broad();
+        changed["modified"] = json!(scene.clock.now().to_string());
+        feed.put(&changed);
+        scene.restart().await;
+        scene.get("/left-pad/-/left-pad-1.0.10.tgz").await.is(200);
+        scene.get("/left-pad/-/left-pad-1.0.11.tgz").await.is(403);
+    }
+}
+
+/// Runs `coldframe feed …` beside the server.
+async fn feed_command(scene: &Scene, feed: &Feed, words: &[&str]) -> String {
+    let home = TempDir::new().unwrap();
+    let mut command = coldframe(home.path());
+    command
+        .arg("feed")
+        .args(words)
+        .args(["--upstream", &scene.registry.url, "--feed", feed.path(), "--data-dir"])
+        .arg(scene.data());
+    let (code, told, errors) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+    assert_eq!(code, 0, "{told}{errors}");
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_marks_everything_stays_open_until_an_operator_decides() {
+    let feed = Feed::new();
+    feed.put(&broad());
+    let scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_over_years("left-pad");
+    scene.publish(Package::new("left-pad", "1.0.11").aged(days(60)));
+    let (old, young) = ("/left-pad/-/left-pad-1.0.4.tgz", "/left-pad/-/left-pad-1.0.11.tgz");
+    scene.get(old).await.is(200);
+    scene.later(days(30));
+    scene.get(young).await.is(403);
+    until_told(&scene, &feed, "MAL-2026-1 of the feed").await;
+    feed_command(&scene, &feed, &["set-aside", "MAL-2026-1", "--reason", "the maintainer rotated the token"]).await;
+    until(&scene, young, 200).await;
+    assert!(!feed_command(&scene, &feed, &["status"]).await.contains("MAL-2026-1"));
+    feed_command(&scene, &feed, &["obey", "MAL-2026-1", "--reason", "it is bad after all"]).await;
+    until(&scene, old, 403).await;
+    scene.get(young).await.is(403);
+}
+
+/// Asks until `feed status` says it.
+async fn until_told(scene: &Scene, feed: &Feed, part: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let told = feed_command(scene, feed, &["status"]).await;
+        if told.contains(part) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{part} is not told: {told}");
+    }
 }
 
 #[tokio::test]
@@ -375,4 +481,29 @@ async fn what_a_reviewed_advisory_names_as_the_fix_opens_after_a_day() {
     fill(&off);
     off.later(hours(4));
     off.get("/lodash/4.17.21").await.is(403);
+}
+
+#[tokio::test]
+async fn a_fix_that_may_show_a_signal_waits_as_releases_do() {
+    let feed = Feed::new();
+    feed.put(&vulnerability("GHSA-35jh-r3h4-6jhm", "lodash", "4.17.21", true));
+    let ada = || json!({ "name": "ada" });
+    let old = || Package::new("lodash", "4.17.20").field("_npmUser", ada());
+    let fix = || Package::new("lodash", "4.17.21").field("_npmUser", ada()).aged(hours(30));
+    let attested = json!({ "url": "https://registry.example/-/npm/v1/attestations/lodash", "provenance": {} });
+    for (why, old, fix, status) in [
+        ("nothing changed", old(), fix(), 200),
+        ("it gained an install script", old(), fix().script("postinstall", "node x.js"), 403),
+        ("it had one before", old().script("postinstall", "x"), fix().script("postinstall", "y"), 200),
+        ("it gained a dependency", old(), fix().depends_on("plain-crypto-js", "^4"), 403),
+        ("its dependency has another range", old().depends_on("a", "^1"), fix().depends_on("a", "^2"), 200),
+        ("it lost its provenance", old().dist("attestations", attested), fix(), 403),
+        ("all before it is young too", old().aged(days(3)), fix(), 403),
+    ] {
+        let scene = Scene::open().set("feed", feed.path()).await;
+        scene.publish(old);
+        scene.publish(fix);
+        let answer = scene.get("/lodash/-/lodash-4.17.21.tgz").await;
+        assert_eq!(answer.status, status, "{why}: {}", answer.text());
+    }
 }

@@ -97,6 +97,13 @@ impl Scene {
         }
     }
 
+    /// Publishes eleven versions of an established package, `1.0.0` to `1.0.10`, the first 540 days ago and the last 140.
+    pub fn publish_over_years(&self, name: &str) {
+        for patch in 0..11 {
+            self.publish(Package::new(name, &format!("1.0.{patch}")).aged(crate::package::days(540 - 40 * patch)));
+        }
+    }
+
     pub fn ask(&self, method: &str, path: &str) -> Ask {
         Ask::new(self.coldframe.address, method, path)
     }
