@@ -18,6 +18,7 @@ use super::session::{Lead, Premises, Session, Wish, itself, registries};
 use super::witness::Noted;
 use super::{App, AppError};
 use crate::config::Config;
+use crate::firewall::Want;
 use crate::proxy::{Pass, TurnedAway};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
@@ -44,6 +45,8 @@ pub struct Needs {
     pub user: String,
     /// Why a Coldframe that runs already is not to answer, if it is not.
     pub alone: Option<String>,
+    /// What the project wants, by package: for the summary alone.
+    pub wants: Vec<(String, Want)>,
 }
 
 /// The way that a client has to go.
@@ -92,6 +95,7 @@ impl Errand {
             itself: itself(&config.listen, config.proxy.public_url.as_ref()),
             allowed: door.allowed.clone(),
             tunnels_others: door.tunnels_others,
+            wants: needs.wants,
         };
         let why = match needs.alone {
             Some(why) => why,

@@ -15,7 +15,7 @@ use super::front::Front;
 use super::witness::{Noted, Witness};
 use super::{AppError, feeds};
 use crate::config::Config;
-use crate::firewall::{Firewall, Profile};
+use crate::firewall::{Firewall, Profile, Want};
 use crate::net::{Parent, Trust};
 use crate::npm::instant;
 use crate::proxy::{self, Gateway, Pass, Targets, TurnedAway};
@@ -50,6 +50,8 @@ pub(super) struct Wish {
     pub(super) allowed: Vec<HostGlob>,
     /// Whether hosts that nobody named are.
     pub(super) tunnels_others: bool,
+    /// What its project wants, by package.
+    pub(super) wants: Vec<(String, Want)>,
 }
 
 /// Which places a gateway takes requests for: it answers for them, or goes there.
@@ -213,7 +215,7 @@ impl Session {
     ) -> Result<Self, AppError> {
         let mut gateway = premises.gateway();
         wish.extend(&mut gateway);
-        let witness = Arc::new(Witness::before(Arc::clone(firewall)));
+        let witness = Arc::new(Witness::before(Arc::clone(firewall), &wish.wants));
         let (service, parent) = (premises.service.clone(), premises.parent.clone());
         let connections = service.limits.connections;
         let pass = Pass::random()?;

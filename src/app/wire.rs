@@ -15,7 +15,7 @@ use super::errand::{Sum, Way};
 use super::operations::Question;
 use super::session::{Lead, Reach, Wish};
 use super::witness::Noted;
-use crate::firewall::{Hidden, Kept, Refusal};
+use crate::firewall::{Hidden, Kept, Refusal, Want, Wanted};
 use crate::npm::{PackageName, instant};
 use crate::policy::RuleId;
 use crate::proxy::{Pass, TurnedAway};
@@ -65,6 +65,8 @@ pub(super) struct Opening {
     itself: Vec<Url>,
     allowed: Vec<String>,
     tunnels_others: bool,
+    #[serde(default)]
+    wants: Vec<(String, Want)>,
 }
 
 /// What it gets.
@@ -115,6 +117,17 @@ struct ToldHidden {
     name: String,
     newer: Vec<ToldKept>,
     others: Option<(ToldKept, usize)>,
+    #[serde(default)]
+    is_wanted: bool,
+    #[serde(default)]
+    wanted: Vec<ToldWanted>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldWanted {
+    want: Want,
+    fails: bool,
+    kept: ToldKept,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -149,6 +162,7 @@ impl Opening {
             itself: wish.itself.clone(),
             allowed: wish.allowed.iter().map(ToString::to_string).collect(),
             tunnels_others: wish.tunnels_others,
+            wants: wish.wants.clone(),
         }
     }
 
@@ -160,6 +174,7 @@ impl Opening {
             itself: self.itself.clone(),
             allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
             tunnels_others: self.tunnels_others,
+            wants: self.wants.clone(),
         }
     }
 }
@@ -207,6 +222,8 @@ impl Told {
             name: name.to_string(),
             newer: hidden.newer.into_iter().map(ToldKept::of).collect(),
             others: hidden.others.map(|(kept, count)| (ToldKept::of(kept), count)),
+            is_wanted: hidden.is_wanted,
+            wanted: hidden.wanted.into_iter().map(ToldWanted::of).collect(),
         });
         Self {
             served: served.collect(),
@@ -226,8 +243,13 @@ impl Told {
             Some(((refusal.name.clone(), refusal.version.clone()), refusal))
         });
         let hidden = self.hidden.into_iter().filter_map(|told| {
-            let newer = told.newer.into_iter().map(ToldKept::read).collect();
-            Some((name(&told.name)?, Hidden { newer, others: told.others.map(|(kept, count)| (kept.read(), count)) }))
+            let hidden = Hidden {
+                newer: told.newer.into_iter().map(ToldKept::read).collect(),
+                others: told.others.map(|(kept, count)| (kept.read(), count)),
+                is_wanted: told.is_wanted,
+                wanted: told.wanted.into_iter().map(ToldWanted::read).collect(),
+            };
+            Some((name(&told.name)?, hidden))
         });
         let turned_away = self.turned_away.into_iter().map(|(place, times, reason)| (place, TurnedAway { times, reason }));
         let served = self.served.into_iter();
@@ -257,6 +279,16 @@ impl ToldRefusal {
             text: self.text.into(),
             link: None,
         })
+    }
+}
+
+impl ToldWanted {
+    fn of(Wanted { want, fails, kept }: Wanted) -> Self {
+        Self { want, fails, kept: ToldKept::of(kept) }
+    }
+
+    fn read(self) -> Wanted {
+        Wanted { want: self.want, fails: self.fails, kept: self.kept.read() }
     }
 }
 
@@ -304,7 +336,13 @@ mod tests {
         let one = refusal(Some("2.0.0"));
         let all = refusal(None);
         let keyed = |refusal: Refusal| ((refusal.name.clone(), refusal.version.clone()), refusal);
-        let hidden = Hidden { newer: vec![kept("2.0.0", Some("1.0.0"))], others: Some((kept("0.9.0", None), 3)) };
+        let want = Want { by: "package.json".into(), spec: "^2".into(), is_direct: true };
+        let hidden = Hidden {
+            newer: vec![kept("2.0.0", Some("1.0.0"))],
+            others: Some((kept("0.9.0", None), 3)),
+            is_wanted: true,
+            wanted: vec![Wanted { want, fails: true, kept: kept("2.0.0", None) }],
+        };
         let sum = Sum {
             noted: Noted {
                 served: [((name.clone(), "1.0.0".into()), true)].into(),

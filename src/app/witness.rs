@@ -1,11 +1,11 @@
 //! Notes what one command asked for and what became of it, on its way to whoever answers. Refuses to change an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::firewall::{Answer, Asker, Coding, Contacting, Firewall, Form, Hidden, Refusal, Rejection, Tarball};
+use crate::firewall::{Answer, Asker, Coding, Contacting, Firewall, Form, Hidden, Refusal, Rejection, Tarball, Want};
 use crate::npm::PackageName;
 use crate::proxy::Answers;
 use crate::upstream::{Passage, Passed};
@@ -31,25 +31,34 @@ const MOST: usize = 100_000;
 /// Notes while it passes on.
 pub(super) struct Witness<A> {
     inner: Arc<A>,
+    /// What the project wants, by package.
+    wants: HashMap<PackageName, Vec<Want>>,
     noted: Arc<Mutex<Noted>>,
 }
 
 /// Who can tell what a packument was answered without.
 pub(super) trait Hides {
-    /// What is hidden of a package from `asker`.
-    fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden>;
+    /// What is hidden of a package from `asker`, and what of it is wanted.
+    fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden>;
 }
 
 impl Hides for Firewall {
-    fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden> {
-        Firewall::hidden(self, asker, name)
+    fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
+        Firewall::hidden(self, asker, name, wants)
     }
 }
 
 impl<A: Answers + Hides> Witness<A> {
-    /// A witness before `inner`.
-    pub(super) fn before(inner: Arc<A>) -> Self {
-        Self { inner, noted: Arc::default() }
+    /// A witness before `inner` for a project that wants these packages.
+    pub(super) fn before(inner: Arc<A>, wants: &[(String, Want)]) -> Self {
+        let mut by_package: HashMap<PackageName, Vec<Want>> = HashMap::new();
+        for (name, want) in wants {
+            // What is no package is nobody's want.
+            if let Ok(name) = PackageName::parse(name) {
+                by_package.entry(name).or_default().push(want.clone());
+            }
+        }
+        Self { inner, wants: by_package, noted: Arc::default() }
     }
 
     /// What has been noted until now.
@@ -74,7 +83,8 @@ impl<A: Answers + Hides> Witness<A> {
     }
 
     fn note_hidden(&self, asker: &Asker, name: &PackageName) {
-        let hidden = self.inner.hidden(asker, name);
+        let wants = self.wants.get(name).map(Vec::as_slice).unwrap_or_default();
+        let hidden = self.inner.hidden(asker, name, wants);
         self.note(|noted| {
             noted.failed.remove(name);
             if let Some(hidden) = hidden {

@@ -2,21 +2,32 @@
 //! lockfiles name. Refuses to change any of it, and to fail over a file that is broken: its client will say so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use url::Url;
 
 use crate::config::Surroundings;
 use crate::file;
-use crate::npm::Lockfile;
+use crate::firewall::Want;
 use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
+use crate::npm::{Lockfile, Spec};
 use crate::upstream::npmrc;
+
+/// Who wants what the words of a command name, and what `package.json` does.
+const COMMAND: &str = "this command";
+const PACKAGE: &str = "package.json";
+
+/// Bytes of wants that go to a running server: they are one line.
+const MAX_WANTS_BYTES: usize = 600_000;
 
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Project {
     /// Lockfiles, by their names.
     pub(super) lockfiles: BTreeMap<String, Lockfile>,
+    /// What `package.json` wants: name and spec.
+    direct: Vec<(String, String)>,
     /// Whether a `.npmrc` has a `no-proxy` line, which pnpm 9 and 10 obey.
     pub(super) names_exceptions: bool,
 }
@@ -33,7 +44,8 @@ impl Project {
                 lockfiles.insert(name, lockfile);
             }
         }
-        Self { lockfiles, names_exceptions: lines.iter().any(|line| line.key == "no-proxy") }
+        let direct = direct(&surroundings.working_directory);
+        Self { lockfiles, direct, names_exceptions: lines.iter().any(|line| line.key == "no-proxy") }
     }
 
     /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
@@ -47,6 +59,26 @@ impl Project {
         let default = npmrc::built_in();
         let only = others.iter().next().filter(|host| others.len() == 1 && default.host_str() != Some(host.as_str()));
         only.cloned()
+    }
+
+    /// What a command wants of registries: what its words name, what `package.json` does, and what lockfiles lock.
+    pub(super) fn wants(&self, command: &[OsString]) -> Vec<(String, Want)> {
+        let words = command.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with(['-', '.', '/']));
+        let named =
+            words.filter_map(|word| Spec::parse(word).ok()).filter_map(|Spec { name, wanted }| Some((name.to_string(), wanted?)));
+        let named = named.map(|(name, spec)| (name, spec, COMMAND));
+        let direct = self.direct.iter().map(|(name, spec)| (name.clone(), spec.clone(), PACKAGE));
+        let locked = self.lockfiles.iter().flat_map(|(file, lockfile)| {
+            let entries = lockfile.entries.iter().filter(|entry| entry.source == Source::Registry);
+            entries.map(|entry| (entry.name.to_string(), entry.version.to_string(), file.as_str()))
+        });
+        let mut left = MAX_WANTS_BYTES;
+        let all = named.chain(direct).chain(locked).take_while(|(name, spec, by)| {
+            left = left.saturating_sub(name.len() + spec.len() + by.len() + 32);
+            left > 0
+        });
+        all.map(|(name, spec, by)| (name, Want { is_direct: by == COMMAND || by == PACKAGE, by: by.into(), spec: spec.into() }))
+            .collect()
     }
 
     /// What is locked of registries: name and version.
@@ -78,4 +110,14 @@ impl Project {
 fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
     let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
     folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
+}
+/// What the nearest `package.json` at or above `folder` wants: name and spec, of what comes from a registry or may.
+fn direct(folder: &Path) -> Vec<(String, String)> {
+    const KINDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
+    let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
+    let read = file.and_then(|file| file::read(&file, LONGEST as u64).ok());
+    let manifest: serde_json::Value = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let kinds = KINDS.iter().filter_map(|kind| manifest.get(kind)?.as_object());
+    let specs = kinds.flatten().filter_map(|(name, spec)| Some((name.clone(), spec.as_str()?.to_owned())));
+    specs.filter(|(_, spec)| !spec.contains(['/', ':'])).collect()
 }

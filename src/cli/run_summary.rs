@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::app::errand::Sum;
-use crate::firewall::{Hidden, Kept, Refusal};
+use crate::firewall::{Hidden, Kept, Refusal, Wanted};
 use crate::npm::{PackageName, instant};
 
 /// Lines of a kind that a person is shown; the rest is counted.
@@ -84,6 +84,8 @@ impl Summary<'_> {
             "policy": self.policy,
             "packages": { "total": total, "fromCache": cached, "fetched": total - cached, "bytes": noted.bytes },
             "refused": noted.refused.values().map(refused_json).collect::<Vec<_>>(),
+            "stoppedBy": self.culprits().into_iter().map(|(name, wanted)| wanted_json(name, wanted)).collect::<Vec<_>>(),
+            "wouldTake": self.would_take().into_iter().map(|(name, wanted)| wanted_json(name, wanted)).collect::<Vec<_>>(),
             "hidden": noted.hidden.iter().map(|(name, hidden)| hidden_json(name, hidden)).collect::<Vec<_>>(),
             "failed": noted.failed.iter().map(|(name, why)| json!({ "name": name.as_str(), "reason": why })).collect::<Vec<_>>(),
             "notReached": self.sum.turned_away.iter().map(|(place, turned)| {
@@ -108,6 +110,11 @@ impl Summary<'_> {
             1 => format!("1 package, {cached} from the cache"),
             _ => format!("{total} packages, {cached} from the cache"),
         }];
+        let culprits = self.culprits();
+        parts.extend(culprits.first().map(|(name, wanted)| match culprits.len() {
+            1 => format!("stopped by {name}@{}", wanted.kept.version),
+            count => format!("stopped by {name}@{} and {} more", wanted.kept.version, count - 1),
+        }));
         match self.held().count() {
             0 => {}
             1 => parts.push("1 with newer releases held back".to_owned()),
@@ -134,21 +141,31 @@ impl Summary<'_> {
     }
 
     /// What stands below the headline, by kind.
-    fn parts(&self) -> [(&'static str, Vec<String>); 6] {
+    fn parts(&self) -> [(&'static str, Vec<String>); 7] {
         let noted = &self.sum.noted;
         let refused = noted.refused.values().map(|refusal| refusal.text.to_string()).collect();
-        let held = self.held().map(|(name, kept)| tell(name, &kept[0], kept.len())).collect();
-        // Only whoever did not get what was wanted may have wanted one of these.
-        let others = noted.hidden.iter().filter(|_| self.code != 0).filter_map(|(name, hidden)| {
-            let (kept, count) = hidden.others.as_ref()?;
-            Some(tell(name, kept, *count))
-        });
+        let culprits = self.culprits().into_iter().map(|(name, wanted)| tell_wanted(name, wanted)).collect();
+        let mut held: Vec<String> = self.would_take().into_iter().map(|(name, wanted)| tell_wanted(name, wanted)).collect();
+        let is_wanted = |name: &PackageName| noted.hidden.get(name).is_some_and(|hidden| hidden.is_wanted);
+        held.extend(self.held().filter(|(name, _)| !is_wanted(name)).map(|(name, kept)| tell(name, &kept[0], kept.len())));
+        let rest = self.held().filter(|(name, _)| is_wanted(name) && noted.hidden[*name].wanted.is_empty()).count();
+        held.extend((rest > 0).then(|| match rest {
+            1 => "1 package has a newer release that nothing here asks for".to_owned(),
+            _ => format!("{rest} packages have newer releases that nothing here asks for"),
+        }));
+        // Only a command that failed may have wanted one of these, and only where it is not known what it wants.
+        let others =
+            noted.hidden.iter().filter(|(_, hidden)| self.code != 0 && !hidden.is_wanted).filter_map(|(name, hidden)| {
+                let (kept, count) = hidden.others.as_ref()?;
+                Some(tell(name, kept, *count))
+            });
         let failed = noted.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
         let away = self.sum.turned_away.iter().map(|(place, turned)| {
             let times = if turned.times > 1 { format!(" ({} times)", turned.times) } else { String::new() };
             format!("{place}{times}: {}", turned.reason)
         });
         [
+            ("stopped by", culprits),
             ("refused", refused),
             ("held back", held),
             ("also hidden", others.collect()),
@@ -168,6 +185,30 @@ impl Summary<'_> {
         newer.filter(move |(name, _)| installed(name)).map(|(name, hidden)| (name, &*hidden.newer))
     }
 
+    /// What made the command fail: the only versions that something wants, each once; what the project wants first.
+    fn culprits(&self) -> Vec<(&PackageName, &Wanted)> {
+        if self.code == 0 { Vec::new() } else { self.wanted(|_, wanted| wanted.fails) }
+    }
+
+    /// What else the command would have taken, each package once; what the project wants first.
+    fn would_take(&self) -> Vec<(&PackageName, &Wanted)> {
+        let noted = &self.sum.noted;
+        let all = self.code != 0 || noted.served.is_empty();
+        let installed = |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
+        self.wanted(|name, wanted| installed(name) && (self.code == 0 || !wanted.fails))
+    }
+
+    fn wanted(&self, which: impl Fn(&PackageName, &Wanted) -> bool) -> Vec<(&PackageName, &Wanted)> {
+        let each = self.sum.noted.hidden.iter().filter_map(|(name, hidden)| {
+            let mut fitting = hidden.wanted.iter().filter(|wanted| which(name, wanted));
+            let first = fitting.clone().find(|wanted| wanted.want.is_direct).or_else(|| fitting.next())?;
+            Some((name, first))
+        });
+        let mut each: Vec<_> = each.collect();
+        each.sort_by_key(|(_, wanted)| !wanted.want.is_direct);
+        each
+    }
+
     /// The commands that help, when something was not to be had.
     fn advice(&self) -> Vec<String> {
         let noted = &self.sum.noted;
@@ -176,13 +217,25 @@ impl Summary<'_> {
         let wholes = noted.refused.values().filter(|refusal| refusal.version.is_none());
         let wholes =
             wholes.filter_map(|refusal| Some((&refusal.name, &*noted.hidden.get(&refusal.name)?.newer.first()?.version)));
-        let specs: Vec<String> = refused.chain(wholes).map(|(name, version)| format!("{name}@{version}")).collect();
+        let culprits = self.culprits();
+        let stopped = culprits.iter().map(|(name, wanted)| (*name, &*wanted.kept.version));
+        let mut specs: Vec<String> = Vec::new();
+        for (name, version) in stopped.chain(refused).chain(wholes) {
+            let spec = format!("{name}@{version}");
+            if !specs.contains(&spec) {
+                specs.push(spec);
+            }
+        }
         // Where a version was hidden rather than refused, its client says that there is none.
         let held =
             self.held().filter(|_| self.code != 0 && specs.is_empty()).map(|(name, kept)| format!("{name}@{}", kept[0].version));
         let specs: Vec<String> = specs.iter().cloned().chain(held).take(3).collect();
         if !specs.is_empty() {
+            if !culprits.is_empty() {
+                lines.push("pnpm, yarn and bun say of these only that no version matches".to_owned());
+            }
             lines.push("take the version that is allowed, or wait until the release opens; else".to_owned());
+            lines.push("coldframe check --fix (where there is a lockfile: says what fits instead)".to_owned());
         }
         for spec in &specs {
             lines.push(format!("coldframe explain {spec}{}", self.flags));
@@ -202,6 +255,30 @@ fn tell(name: &PackageName, kept: &Kept, count: usize) -> String {
     let opens = opens.map(|opens| format!("; opens {}", instant::tell_opening(opens))).unwrap_or_default();
     let nearest = nearest.as_ref().map(|nearest| format!("; newest allowed: {nearest}")).unwrap_or_default();
     format!("{name}@{version}{more}: {detail} (rule {rule}){opens}{nearest}")
+}
+
+/// A version that would have been taken, in a line.
+fn tell_wanted(name: &PackageName, wanted: &Wanted) -> String {
+    let (kept, want) = (&wanted.kept, &wanted.want);
+    let spec = if *want.spec == *kept.version { String::new() } else { format!(" as `{}`", want.spec) };
+    let told = tell(name, kept, 1);
+    let (version, rest) = told.split_once(": ").unwrap_or((&told, ""));
+    format!("{version}, wanted{spec} by {}: {rest}", want.by)
+}
+
+fn wanted_json(name: &PackageName, wanted: &Wanted) -> Value {
+    let kept = &wanted.kept;
+    json!({
+        "name": name.as_str(),
+        "version": kept.version,
+        "wantedBy": wanted.want.by,
+        "spec": wanted.want.spec,
+        "direct": wanted.want.is_direct,
+        "rule": kept.rule.as_str(),
+        "reason": kept.detail,
+        "opens": kept.opens.map(|opens| opens.to_string()),
+        "nearest": kept.nearest,
+    })
 }
 
 fn refused_json(refusal: &Refusal) -> Value {

@@ -9,11 +9,10 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::catalog::Voyage;
 use super::known::{Known, Slot};
-use super::packument::resolve;
 use super::{Inner, Rejection};
 use crate::npm::PackageName;
 use crate::npm::ingest::Fields;
-use crate::npm::requirements::{Requirement, requirements};
+use crate::npm::requirements::Requirement;
 use crate::upstream::{Authorization, UpstreamError};
 
 /// How many packages one question may have fetched ahead: more than most applications consist of. Some depend on all there are.
@@ -229,16 +228,12 @@ impl Inner {
         }
     }
 
-    /// Notes what the version that is wanted of a document depends on, as far as nothing is known of it.
+    /// Notes what the version that is wanted of a document depends on; what is not known of it is fetched ahead.
     pub(super) fn look_ahead(&self, voyage: &Voyage, known: &Known, document: &[u8], fields: &Fields) {
-        let (Some(ahead), Some(packument)) = (&voyage.ahead, &known.packument) else { return };
-        if ahead.question.is_over.load(Ordering::Relaxed) {
-            return;
-        }
-        let screen = known.screen(&self.world(), voyage.profile);
-        let chosen = resolve(packument, &screen, &ahead.wanted).and_then(|key| packument.find(key));
-        let Some((at, _)) = chosen.filter(|(at, _)| screen.shown[*at]) else { return };
-        for Requirement { name, wanted } in requirements(document, fields, at) {
+        let spec = voyage.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
+        let wanted = self.note_wants(known, document, fields, spec);
+        let Some(ahead) = voyage.ahead.as_ref().filter(|ahead| !ahead.question.is_over.load(Ordering::Relaxed)) else { return };
+        for Requirement { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials go where the client brought them, until it brings them elsewhere.
             if matches!(voyage.authorization, Authorization::Own(_)) && registry.id() != voyage.registry.id() {

@@ -1,7 +1,7 @@
 //! The audit with which npm ends an install: passed on, and answered with what was held back of the packages in it,
 //! worked out from what is known, without fetching anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -39,12 +39,19 @@ impl Inner {
     /// What was held back of the packages of a bulk audit (`{"name": ["version"]}`): one line of ASCII.
     fn notice(&self, asker: &Asker, bulk: &[u8]) -> Option<String> {
         let installed: HashMap<String, Vec<String>> = serde_json::from_slice(bulk).ok()?;
-        let mut held: Vec<_> =
-            installed.iter().filter_map(|(name, versions)| self.held_back(asker, name, versions)).flatten().collect();
+        let names: HashSet<PackageName> = installed.keys().filter_map(|name| PackageName::parse(name).ok()).collect();
+        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_back(asker, name, versions)).collect();
+        held.retain(|one| !self.is_variant(&one.name, &names));
         if held.is_empty() {
             return None;
         }
-        held.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
+        // What no other package of the install wants is the project's own.
+        let is_indirect = |name: &PackageName| {
+            let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+            let wants = self.wants.of(&slot).unwrap_or_default();
+            wants.iter().any(|want| PackageName::parse(&want.by).is_ok_and(|by| by != *name && names.contains(&by)))
+        };
+        held.sort_by_cached_key(|one| (is_indirect(&one.name), one.name.clone()));
         let releases = if held.len() == 1 { "release" } else { "releases" };
         let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
         for (at, HeldBack { name, version, opens }) in held.iter().take(NAMED).enumerate() {
@@ -62,9 +69,14 @@ impl Inner {
         Some(refusal::one_line(&text))
     }
 
-    /// Hidden versions of a package that are newer than what was installed of it: stable ones, and prereleases for whoever
-    /// installed one.
-    fn held_back(&self, asker: &Asker, name: &str, versions: &[String]) -> Option<Vec<HeldBack>> {
+    /// Whether a package is another one's build for some platform: it comes and goes with that.
+    fn is_variant(&self, name: &PackageName, installed: &HashSet<PackageName>) -> bool {
+        is_for_a_platform(name) || self.wholes_of_parts.get(name).is_some_and(|whole| installed.contains(&whole))
+    }
+
+    /// The newest hidden version of a package that is newer than what was installed of it: a stable one, or a prerelease where
+    /// one was installed.
+    fn held_back(&self, asker: &Asker, name: &str, versions: &[String]) -> Option<HeldBack> {
         let name = PackageName::parse(name).ok()?;
         let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
         let known = self.documents.get(&slot)?;
@@ -76,6 +88,28 @@ impl Inner {
             let wanted = version > installed && (!version.is_prerelease() || installed.is_prerelease());
             wanted.then(|| HeldBack { name: name.clone(), version, opens: verdict.opens() })
         });
-        Some(newer.collect())
+        newer.max_by(|one, other| one.version.cmp(&other.version))
+    }
+}
+
+/// Whether a name ends in a system and a processor, as those of native builds do: `@esbuild/linux-x64`, `lightningcss-darwin-arm64`.
+fn is_for_a_platform(name: &PackageName) -> bool {
+    const SYSTEMS: [&str; 11] =
+        ["linux", "linuxmusl", "darwin", "win32", "windows", "freebsd", "openbsd", "netbsd", "android", "sunos", "aix"];
+    const PROCESSORS: [&str; 10] = ["x64", "x86", "ia32", "arm", "arm64", "armv7", "ppc64", "s390x", "riscv64", "wasm32"];
+    let words: Vec<&str> = name.unscoped().split(['-', '_', '.']).collect();
+    let has = |known: &[&str]| words.iter().any(|word| known.contains(word));
+    has(&SYSTEMS) && has(&PROCESSORS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn native_builds_are_told_by_their_names() {
+        let is = |name: &str| is_for_a_platform(&PackageName::parse(name).unwrap());
+        assert!(["@esbuild/linux-x64", "lightningcss-darwin-arm64", "@next/swc-win32-x64-msvc"].into_iter().all(is));
+        assert!(!["linux-release-info", "arm", "x64-utils", "axios"].into_iter().any(is));
     }
 }

@@ -4,7 +4,8 @@
 use jiff::Timestamp;
 
 use super::known::Slot;
-use super::{Asker, Inner};
+use super::wanted::{is_satisfied, picked};
+use super::{Asker, Inner, Want};
 use crate::npm::{PackageName, Version};
 use crate::policy::{RuleId, Verdict};
 
@@ -19,6 +20,21 @@ pub struct Hidden {
     pub newer: Vec<Kept>,
     /// The highest of the others, and how many they are.
     pub others: Option<(Kept, usize)>,
+    /// Whether it is known what is wanted of the package at all.
+    pub is_wanted: bool,
+    /// The hidden versions that would have been taken, by who wants them; those of the project first.
+    pub wanted: Vec<Wanted>,
+}
+
+/// A hidden version that would have been taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who wants it.
+    pub want: Want,
+    /// Whether nothing that is shown will do, so that a client fails.
+    pub fails: bool,
+    /// The version.
+    pub kept: Kept,
 }
 
 /// One hidden version.
@@ -37,8 +53,8 @@ pub struct Kept {
 }
 
 impl Inner {
-    /// What is hidden of a package from `asker`; `None` when nothing is, or nothing is known.
-    pub(super) fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden> {
+    /// What is hidden of a package from `asker`, and what of it the project wants; `None` when nothing is, or nothing is known.
+    pub(super) fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
         let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
@@ -48,22 +64,27 @@ impl Inner {
         // A stable version stands above all prereleases, as it does for whoever takes `latest`.
         let rank = |version: &Version| (!version.is_prerelease(), version.clone());
         let highest = shown.map(rank).max();
-        let mut hidden: Vec<(_, Kept)> = screen
-            .verdicts
-            .iter()
-            .filter_map(|(at, verdict)| {
-                let entry = &packument.entries[*at];
-                let nearest = screen.nearest(packument, &entry.key).map(Into::into);
-                Some((entry.version.as_ref().map(rank), Kept::of(&entry.key, verdict, nearest)?))
-            })
-            .collect();
+        let mut hidden: Vec<(_, usize)> =
+            screen.verdicts.iter().map(|(at, _)| (packument.entries[*at].version.as_ref().map(rank), *at)).collect();
         hidden.sort_by(|(one, _), (other, _)| other.cmp(one));
         let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(NAMED);
-        let mut rest = hidden.split_off(newer).into_iter().map(|(_, kept)| kept);
-        let count = rest.len();
-        let found =
-            Hidden { newer: hidden.into_iter().map(|(_, kept)| kept).collect(), others: rest.next().map(|kept| (kept, count)) };
-        (!found.newer.is_empty() || found.others.is_some()).then_some(found)
+        let kept = |at: usize| {
+            let key = &packument.entries[at].key;
+            Kept::of(key, screen.verdict(at), screen.nearest(packument, key).map(Into::into))
+        };
+        let rest = hidden.split_off(newer);
+        let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
+        let newer: Vec<Kept> = hidden.into_iter().filter_map(|(_, at)| kept(at)).collect();
+        let of_others = self.wants.of(&slot);
+        let of_others = of_others.as_deref().unwrap_or_default();
+        let wanted = wants.iter().chain(of_others).filter_map(|want| {
+            let at = picked(packument, &want.spec).filter(|at| !screen.shown[*at])?;
+            let fails = !is_satisfied(packument, &screen, &want.spec);
+            Some(Wanted { want: want.clone(), fails, kept: kept(at)? })
+        });
+        let wanted = wanted.collect();
+        let is_wanted = !(wants.is_empty() && of_others.is_empty());
+        (!newer.is_empty() || others.is_some()).then_some(Hidden { newer, others, is_wanted, wanted })
     }
 }
 

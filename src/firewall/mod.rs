@@ -32,6 +32,7 @@ mod search;
 mod shelf;
 mod silence;
 mod tarball;
+mod wanted;
 mod workbench;
 pub mod world;
 
@@ -50,9 +51,10 @@ pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use check::{Judged, Locked, Outcome};
 pub use contact::Contacting;
 pub use explanation::Explanation;
-pub use hidden::{Hidden, Kept};
+pub use hidden::{Hidden, Kept, Wanted};
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
+pub use wanted::Want;
 pub use world::Profile;
 
 use jiff::Timestamp;
@@ -66,6 +68,7 @@ use self::known::{Known, Slot};
 use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::silence::Silence;
 use self::tarball::{CARRIED_UNITS, TarballKey};
+use self::wanted::Wants;
 use self::workbench::Workbenches;
 use self::world::World;
 use crate::net::Allowance;
@@ -176,6 +179,8 @@ struct Inner {
     precedence: Precedence,
     /// Packages that will probably be asked for.
     leads: Leads,
+    /// What documents want of other packages.
+    wants: Wants,
     workbenches: Workbenches,
     downloads: Arc<Semaphore>,
     /// Memory for tarballs that the disk does not take.
@@ -225,6 +230,7 @@ impl Firewall {
             readers: Semaphore::new(cores),
             precedence: Precedence::on(cores),
             leads: Leads::default(),
+            wants: Wants::default(),
             workbenches: Workbenches::new(cores),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
@@ -305,10 +311,11 @@ impl Firewall {
         self.0.check(asker, locked).await
     }
 
-    /// What is hidden of a package from `asker`, of what is known already; `None` when nothing is, or nothing is known.
+    /// What is hidden of a package from `asker`, of what is known already, and what of it a project wants by `wants`; `None` when
+    /// nothing is, or nothing is known.
     #[must_use]
-    pub fn hidden(&self, asker: &Asker, name: &PackageName) -> Option<Hidden> {
-        self.0.hidden(asker, name)
+    pub fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
+        self.0.hidden(asker, name, wants)
     }
 
     /// The addresses that packages come from, without credentials.

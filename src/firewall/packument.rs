@@ -43,6 +43,7 @@ impl Inner {
             let Spoken { reading, packument, screen, now } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
             self.require_any(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
+            self.note_withheld(asker, &reading.known, &packument, &screen, now);
             let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
             if count > 0 {
                 VersionsHidden { name, count, total }.emit(&self.metrics);
@@ -60,7 +61,9 @@ impl Inner {
             let key = resolve(packument, screen, wanted);
             let Some((at, _)) = key.and_then(|key| packument.find(key)) else { return Err(no_version(name, wanted)) };
             if !screen.shown[at] {
-                return Err(self.refuse(asker, packument, screen, at));
+                let rejection = self.refuse(asker, packument, screen, at);
+                let version = &*packument.entries[at].key;
+                return Err(self.note_refusal(asker, &spoken.reading.known, version, rejection));
             }
             let (read, document) = self.document(asker, spoken.reading.clone()).await?;
             if read.known.content != spoken.reading.known.content {

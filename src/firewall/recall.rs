@@ -70,14 +70,14 @@ impl Inner {
         let digest = Digest::from_bytes(Algorithm::Sha256, &content)?;
         let raw = self.blobs.open(&digest).ok().flatten()?;
         let plain = self.decode(&slot.name, raw).ok()?;
-        let Ingested { packument, .. } = ingest::ingest(&slot.name, &plain).ok()?;
+        let Ingested { packument, fields } = ingest::ingest(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
         // Upstream is asked for the whole without validators: a 304 would confirm a document without publish times.
         if form == Form::Abbreviated && !packument.is_timed() {
             return None;
         }
         let reconciled = history::reconcile(record, Some(document), &packument, document.validated);
-        Some(Arc::new(Known {
+        let known = Arc::new(Known {
             form,
             slot: slot.clone(),
             registry: Arc::clone(registry),
@@ -91,7 +91,9 @@ impl Inner {
             raw: Arc::default(),
             screens: Screens::default(),
             kin: OnceLock::new(),
-        }))
+        });
+        self.note_wants(&known, &plain, &fields, "latest");
+        Some(known)
     }
 }
 

@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
 use super::known::Known;
+use super::wanted::Withheld;
 use super::world::{Profile, World};
 use super::{BaseUrl, refusal};
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, instant, tag};
@@ -42,6 +44,8 @@ pub(super) struct Screen {
     pub restrictions: Option<Restrictions>,
     /// Advisories whose claim on every version is not obeyed.
     pub overbroad: Vec<Overbroad>,
+    /// What of the known wants is withheld, found when first asked for.
+    pub withheld: ArcSwapOption<Withheld>,
     /// Whether a verdict hangs on a fact that the document does not carry: the full form is needed then.
     pub lacks: bool,
     /// Differs when anything that an answer shows differs.
@@ -98,6 +102,7 @@ impl Screen {
             next_opening: None,
             restrictions: None,
             overbroad: Vec::new(),
+            withheld: ArcSwapOption::empty(),
             lacks: false,
             identity: Digest::of(Algorithm::Sha256, b""),
         };
@@ -148,8 +153,7 @@ impl Screen {
 
     fn judge(&mut self, known: &Known, packument: &Packument, world: &World, profile: Profile) {
         self.shown.reserve(packument.entries.len());
-        let versions = packument.entries.iter().map(|entry| (&*entry.key, entry.version.as_ref()));
-        let advisories = world.advisories.of(packument.name.as_str()).among(versions);
+        let advisories = world.advisories.of(packument.name.as_str()).among(known.dated(packument));
         self.overbroad = advisories.overbroad().map(Overbroad::of).collect();
         let every = (0..packument.entries.len()).map(|at| known.facts(packument, at, &advisories));
         let policy = world.policy(profile);

@@ -331,7 +331,7 @@ impl Inner {
         }
     }
 
-    fn note_refusal(&self, asker: &Asker, known: &Known, version: &str, rejection: Rejection) -> Rejection {
+    pub(super) fn note_refusal(&self, asker: &Asker, known: &Known, version: &str, rejection: Rejection) -> Rejection {
         if let Rejection::Refused(refusal) = &rejection {
             let entry = known.packument.as_ref().and_then(|packument| packument.find(version));
             let integrity = entry.and_then(|(_, entry)| entry.integrity.as_ref());
@@ -357,7 +357,7 @@ impl Inner {
         }
     }
 
-    fn note_tarball(
+    pub(super) fn note_tarball(
         &self,
         (asker, now): (&Asker, Timestamp),
         name: &PackageName,

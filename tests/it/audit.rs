@@ -67,6 +67,25 @@ async fn the_notice_counts_and_names_what_is_newer_and_when_it_opens() {
 }
 
 #[tokio::test]
+async fn the_notice_names_direct_dependencies_first_each_package_once_and_no_platform_variants() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("app", "1.0.0").depends_on("dep", "^1.0.0"));
+    for name in ["dep", "zeta", "@esbuild/linux-x64"] {
+        scene.publish(Package::new(name, "1.0.0"));
+        scene.publish(Package::new(name, "1.1.0").aged(hours(2)));
+        scene.publish(Package::new(name, "1.2.0").aged(hours(1)));
+    }
+    for path in ["/app", "/dep", "/zeta", "/@esbuild%2flinux-x64"] {
+        scene.get(path).npm("11.21.2").await.is(200);
+    }
+    let body = json!({ "app": ["1.0.0"], "dep": ["1.0.0"], "zeta": ["1.0.0"], "@esbuild/linux-x64": ["1.0.0"] });
+    let notice = scene.ask("POST", BULK).npm("11.21.2").json(&body).await.is(200).header("npm-notice").to_owned();
+    let (zeta, dep) = (notice.find("zeta 1.2.0 opens"), notice.find("dep 1.2.0 opens"));
+    assert!(notice.starts_with("coldframe held back 2 newer releases: ") && zeta.is_some() && zeta < dep, "{notice}");
+    assert!(!notice.contains("1.1.0") && !notice.contains("linux-x64"), "{notice}");
+}
+
+#[tokio::test]
 async fn nothing_held_back_is_nothing_said() {
     let scene = scene().await;
     scene.get("/@acme%2fui").await.is(200);

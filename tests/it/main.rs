@@ -66,4 +66,5 @@ mod takedown;
 mod tarballs;
 mod transparent;
 mod upstream;
+mod withheld;
 mod writes;

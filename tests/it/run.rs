@@ -46,6 +46,11 @@ impl Place {
         Running::start(&mut self.command(flags, &["sh", "-c", "env; echo; exec cat >/dev/null"]))
     }
 
+    /// Another command.
+    pub fn start_with(&self, script: &str) -> Running {
+        Running::start(&mut self.command(&[], &["sh", "-c", script]))
+    }
+
     pub fn is_left_clean(&self) -> bool {
         std::fs::read_dir(self.scratch.path()).unwrap().next().is_none()
     }
@@ -153,6 +158,53 @@ async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused()
     let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!(summed["packages"]["fromCache"], 1, "{summed}");
     assert_eq!(place.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
+}
+
+/// A command that shows its environment, waits, and fails.
+const FAILS: &str = "env; echo; cat >/dev/null; exit 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_command_that_failed_names_what_stopped_it_then_what_it_would_have_taken() {
+    let place = Place::make().await;
+    for (name, old, young) in [("object-inspect", "1.13.4", "1.14.0"), ("dep", "1.0.0", "2.0.0")] {
+        place.registry.publish(Package::new(name, old));
+        place.registry.publish(Package::new(name, young).aged(hours(3)));
+    }
+    place.registry.publish(Package::new("app", "1.0.0").depends_on("dep", "^1.0.0"));
+    let manifest = r#"{"dependencies":{"left-pad":"^1.0.0","object-inspect":"1.14.0","app":"1.0.0","x":"file:../x"}}"#;
+    std::fs::write(place.home.path().join("package.json"), manifest).unwrap();
+    let running = place.start_with(FAILS);
+    for path in ["/app", "/dep", "/left-pad", "/object-inspect"] {
+        running.ask(&place.at(path)).await.is(200);
+    }
+    let (code, errors) = running.end();
+    assert_eq!(code, 1, "{errors}");
+    let at = |part: &str| errors.find(part).unwrap_or_else(|| panic!("{part:?} is missing:\n{errors}"));
+    assert!(errors.lines().any(|line| line.contains("stopped by object-inspect@1.14.0;")), "{errors}");
+    let stopped = at("stopped by   object-inspect@1.14.0, wanted by package.json: published");
+    let held = at("held back    left-pad@1.1.0, wanted as `^1.0.0` by package.json: published");
+    let rest = at("held back    1 package has a newer release that nothing here asks for");
+    assert!(stopped < held && held < rest, "{errors}");
+    assert!(at("coldframe check --fix") < at("coldframe approve object-inspect@1.14.0 --reason"), "{errors}");
+    assert!(!errors.contains("approve left-pad") && !errors.contains("dep@2.0.0"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_the_command_itself_names_is_what_stopped_it() {
+    let place = Place::make().await;
+    let running = Running::start(&mut place.command(&[], &["sh", "-c", FAILS, "left-pad@1.1.0"]));
+    running.ask(&place.at("/left-pad")).await.is(200);
+    let (_, errors) = running.end();
+    assert!(errors.contains("stopped by   left-pad@1.1.0, wanted by this command: published"), "{errors}");
+    let running = Running::start(&mut place.command(&["--json"], &["sh", "-c", FAILS, "left-pad@^1.1"]));
+    running.ask(&place.at("/left-pad")).await.is(200);
+    let (_, errors) = running.end();
+    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&summed["stoppedBy"][0]["version"], &summed["stoppedBy"][0]["spec"]),
+        (&"1.1.0".into(), &"^1.1".into()),
+        "{summed}"
+    );
 }
 
 /// Where a process listens, by the ports.
