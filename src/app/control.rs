@@ -40,6 +40,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const RETRIES: u32 = 20;
 
+/// How often a directory is looked at again that a process owns and that has no socket: a server makes it at the end of its start.
+const RETRIES_WITHOUT: u32 = 10;
+
 /// How long whoever connects may take to say what for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -99,12 +102,21 @@ pub(super) async fn connect(data_dir: &Path) -> Connected {
         match found {
             Ok(found) if found.file_type().is_socket() => {}
             Ok(_) => return Connected::Refused("its control socket is no socket".to_owned()),
+            Err(_) if DataDir::is_server(data_dir) => {
+                let why = "it has no control socket, its log says why; ask it by its address: `coldframe check --server URL`, or \
+                           `/-/coldframe/explain/PACKAGE@VERSION` there";
+                return Connected::Refused(why.to_owned());
+            }
+            Err(_) if is_owned && tries < RETRIES_WITHOUT => {
+                tokio::time::sleep(RETRY_INTERVAL).await;
+                continue;
+            }
             Err(_) if is_owned => return Connected::Without,
             Err(_) => return Connected::Nobody,
         }
         match UnixStream::connect(&path).await {
             Ok(stream) => {
-                return match foreign(&stream, trusted(data_dir)) {
+                return match foreign(&stream, &trusted(data_dir)) {
                     None => {
                         let (lines, asking) = stream.into_split();
                         Connected::To(lines, asking)
@@ -139,7 +151,7 @@ fn trusted(data_dir: &Path) -> Vec<u32> {
 }
 
 /// Why the process at the other end is not to be trusted, if it is not.
-fn foreign(stream: &UnixStream, trusted: Vec<u32>) -> Option<String> {
+fn foreign(stream: &UnixStream, trusted: &[u32]) -> Option<String> {
     match stream.peer_cred() {
         Ok(peer) if trusted.contains(&peer.uid()) => None,
         Ok(peer) => Some(format!("the process at its control socket belongs to another user: uid {}", peer.uid())),
@@ -202,7 +214,7 @@ pub(super) fn clear(data_dir: &Path) -> io::Result<()> {
 
 async fn answer(stream: UnixStream, parts: Arc<Parts>, stop: Stop) {
     // Between `bind` and the change of its mode the socket may have been open to others.
-    if let Some(why) = foreign(&stream, vec![rustix::process::getuid().as_raw(), 0]) {
+    if let Some(why) = foreign(&stream, &[rustix::process::getuid().as_raw(), 0]) {
         tracing::warn!(error = why, "control connection refused");
         return;
     }
@@ -274,8 +286,8 @@ mod tests {
     async fn a_process_of_another_user_is_not_spoken_to() {
         let (here, _there) = UnixStream::pair().unwrap();
         let own = rustix::process::getuid().as_raw();
-        assert_eq!(foreign(&here, vec![own]), None);
-        let told = foreign(&here, vec![own + 1]).unwrap();
+        assert_eq!(foreign(&here, &[own]), None);
+        let told = foreign(&here, &[own + 1]).unwrap();
         assert!(told.ends_with(&format!("belongs to another user: uid {own}")), "{told}");
     }
 

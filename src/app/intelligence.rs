@@ -156,7 +156,7 @@ pub fn plan_versions(
     versions: &[String],
     named: &str,
 ) -> Result<Plan, AppError> {
-    let findings = exposure::find_versions(&glimpse(data_dir)?, name, versions, named).map_err(AppError::DataDir)?;
+    let findings = exposure::find_versions(&glimpse(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
     let freeze_at = freeze_at(&findings.iter().collect::<Vec<_>>(), now);
     let subject = Subject { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
     let summary = "named by a person, in no feed".to_owned();

@@ -337,6 +337,7 @@ impl App {
     /// When there can be no such socket.
     #[cfg(unix)]
     pub fn take_commands(&mut self) -> std::io::Result<()> {
+        DataDir::mark_server(&self.data_dir)?;
         let ours = [self.addresses(), self.gateways(), self.transparent()].concat();
         let parts = control::Parts {
             firewall: Arc::clone(&self.firewall),

@@ -1,7 +1,7 @@
 //! What a running server answers over its control socket: the operations behind `explain`, `check`, `approve`, `adopt` and others,
 //! by its own policy, feeds, decisions and cache. Bounded: few questions are worked on at once.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -193,8 +193,17 @@ impl Operations {
                 let purging = tokio::task::spawn_blocking(move || {
                     let packages: Vec<_> = packages.iter().filter_map(|name| PackageName::parse(name).ok()).collect();
                     let integrities: Vec<_> = integrities.iter().filter_map(|text| Integrity::parse(Some(text), None)).collect();
-                    packages.iter().for_each(|name| firewall.forget(name));
-                    purge(&ledger, &integrities, &packages, |digest| blobs.remove(digest)).map_err(|wrong| told(&wrong))
+                    for name in &packages {
+                        firewall.forget(name);
+                    }
+                    let purged = purge(&ledger, &integrities, &packages, |digest| blobs.remove(digest));
+                    let purged = purged.map_err(|wrong| told(&wrong))?;
+                    tracing::warn!(
+                        tarballs.removed = purged.tarballs,
+                        packuments.removed = purged.packuments,
+                        "cache purged by an operator"
+                    );
+                    Ok::<_, String>(purged)
                 });
                 purging.await.map_err(|lost| lost.to_string())?.map(|purged| json!(purged))
             }
@@ -238,9 +247,9 @@ impl Operations {
         };
         let explanation = ask(profile).await?;
         let verdict = verdict_line(&explanation.verdict);
-        let policies: BTreeMap<usize, ()> = self.describe().listeners.iter().map(|listener| (listener.profile, ())).collect();
+        let policies: BTreeSet<usize> = self.describe().listeners.iter().map(|listener| listener.profile).collect();
         let mut others = Vec::new();
-        for other in policies.into_keys().filter(|other| *other != profile) {
+        for other in policies.into_iter().filter(|other| *other != profile) {
             let line = verdict_line(&ask(other).await?.verdict);
             if line != verdict {
                 others.push((other, line));

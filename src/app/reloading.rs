@@ -115,19 +115,17 @@ impl Reloader {
         }
         if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == Key::Listen) {
             let names = self.parts.policies.names();
-            match renamed(&names, &self.by_listener, &config.policies.names, &config.listener_policies) {
-                Some(names) => self.parts.policies.choose(config.policies.with_names(names)),
-                None => {
-                    self.parts.policies.choose(config.policies.with_names(names));
-                    for key in [Key::Policy, Key::Listen] {
-                        if applied.contains(&key) {
-                            applied.retain(|known| *known != key);
-                            waiting.push(key);
-                            fresh.keep(&running, key);
-                        }
+            let renamed = renamed(&names, &self.by_listener, &config.policies.names, &config.listener_policies);
+            if renamed.is_none() {
+                for key in [Key::Policy, Key::Listen] {
+                    if applied.contains(&key) {
+                        applied.retain(|known| *known != key);
+                        waiting.push(key);
+                        fresh.keep(&running, key);
                     }
                 }
             }
+            self.parts.policies.choose(config.policies.with_names(renamed.unwrap_or(names)));
         }
         if applied.iter().any(|key| OF_HOSTS.contains(key)) {
             let door = &config.gateway.door;

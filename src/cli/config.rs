@@ -6,6 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
+use super::running::say;
+use super::serve::runtime;
+use crate::app::{Owner, RemoteServer};
 use crate::config;
 
 #[derive(Debug, Subcommand)]
@@ -35,7 +38,15 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             let noun = if count == 1 { "setting" } else { "settings" };
             output::print(&format!("{}: {count} {noun}, no mistake\n", arguments.file.display()))?;
         }
-        Command::Show(arguments) => output::print(&arguments.settings.read(config::show_in_force)?)?,
+        Command::Show(arguments) => {
+            let data_dir = arguments.settings.clone().read(config::data_dir)?;
+            // What is shown is what a server would start with; one that runs may have been started with something else.
+            if let Ok(Owner::Server(server)) = runtime()?.block_on(RemoteServer::find(&data_dir)) {
+                let place = server.url().map(|url| format!(" at {url}")).unwrap_or_default();
+                say(&format!("these are the settings of this command; the running server{place} goes by those of its own start"));
+            }
+            output::print(&arguments.settings.read(config::show_in_force)?)?;
+        }
     }
     Ok(Exit::Done)
 }

@@ -37,14 +37,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { spec, at, json, settings } = arguments;
     let config = settings.clone().read(Config::gather)?;
     let (text, is_allowed) = runtime()?.block_on(async {
-        match running::find(&config).await? {
-            Some(running) => ask(&running, &config, &settings, (&spec, at, json)).await,
-            None => {
-                let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
-                let text = if json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
-                Ok((text, explained.verdict.allows()))
-            }
+        if let Some(running) = running::find(&config).await? {
+            return ask(&running, &config, &settings, (&spec, at, json)).await;
         }
+        let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
+        let text = if json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
+        Ok::<_, Failure>((text, explained.verdict.allows()))
     })?;
     output::print(&text)?;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })

@@ -50,7 +50,7 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
         let Some(id) = arguments.advisory.or(named) else {
             return Err(Failure::new(Exit::Usage, anyhow::anyhow!("name a package, or an advisory: `--feed MAL-2026-2307`")));
         };
-        return run_by_advisory(&id, arguments.json, arguments.settings);
+        return run_by_advisory(&id, arguments.json, &arguments.settings);
     };
     let data_dir = flushed(&arguments.settings)?;
     let exposures = app::exposure(&data_dir, &spec)?;
@@ -61,8 +61,8 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn run_by_advisory(id: &str, json: bool, settings: SettingFlags<false>) -> Result<Exit, Failure> {
-    let config = super::feed::of_server(&settings)?;
+fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Result<Exit, Failure> {
+    let config = super::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
     let findings = intelligence::exposed(config, Arc::new(SystemClock), id)?;
     // Where nothing was kept yet nobody asked for anything.

@@ -34,7 +34,8 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
     pub(super) fn repeated(&self, is_servers: bool) -> String {
         let keys = if is_servers { &[Key::DataDir][..] } else { &[OF_VERDICTS, &[Key::DataDir]].concat() };
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
-        self.flags.words(keys).into_iter().chain(file).map(|word| format!(" {}", quoted(&word))).collect()
+        let words: Vec<_> = self.flags.words(keys).into_iter().chain(file).map(|word| quoted(&word)).collect();
+        if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) }
     }
 
     /// The first flag that was given and is not among `known`.

@@ -117,7 +117,7 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Check(arguments) => check(&arguments),
         Command::Test(arguments) => test(&arguments),
-        Command::Diff(arguments) => diff(arguments),
+        Command::Diff(arguments) => diff(&arguments),
         Command::Replay(arguments) => replay_all(&arguments),
         Command::Survey(arguments) => survey(&arguments),
         Command::Show(arguments) => show(&arguments),
@@ -175,7 +175,7 @@ fn test(arguments: &TestArguments) -> Result<Exit, Failure> {
     Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
 }
 
-fn diff(arguments: DiffArguments) -> Result<Exit, Failure> {
+fn diff(arguments: &DiffArguments) -> Result<Exit, Failure> {
     let config = super::feed::of_server(&arguments.settings)?;
     let candidate = config.policies.other(&arguments.candidate)?;
     let found = runtime()?.block_on(app::difference(config, Arc::new(SystemClock), candidate))?;

@@ -282,7 +282,9 @@ impl Firewall {
     /// Forgets what is remembered of a package: upstream is asked anew before it is answered for.
     pub fn forget(&self, name: &PackageName) {
         let slots: Vec<_> = self.0.documents.iter().map(|(slot, _)| slot).filter(|slot| slot.name == *name).collect();
-        slots.iter().for_each(|slot| self.0.documents.invalidate(&**slot));
+        for slot in slots {
+            self.0.documents.invalidate(&*slot);
+        }
     }
 
     /// What is in force now.

@@ -16,6 +16,9 @@ pub struct DataDir {
     ownership: Ownership,
 }
 
+/// The line of the lock's file that says that a server owns the directory.
+const SERVER: &str = "server";
+
 /// Keeps the data directory this process's own while it is held.
 pub(super) type Ownership = Arc<File>;
 
@@ -41,6 +44,20 @@ impl DataDir {
     pub fn is_owned(path: &Path) -> bool {
         let Ok(file) = File::open(path.join("lock")) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
+
+    /// Notes that the process that owns the directory at `path`, this one, is a server.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn mark_server(path: &Path) -> io::Result<()> {
+        fs::write(path.join("lock"), format!("{}\n{SERVER}\n", std::process::id()))
+    }
+
+    /// Whether the process that owns the directory at `path` noted that it is a server.
+    #[must_use]
+    pub fn is_server(path: &Path) -> bool {
+        Self::is_owned(path) && fs::read_to_string(path.join("lock")).is_ok_and(|text| text.lines().any(|line| line == SERVER))
     }
 
     /// The directory itself.
@@ -125,10 +142,13 @@ mod tests {
         let refused = DataDir::open(&root).unwrap_err();
         assert_eq!(refused.to_string(), format!("`{}` is in use by another coldframe", root.display()));
         assert_eq!(fs::read_to_string(root.join("lock")).unwrap(), format!("{}\n", std::process::id()));
-        assert!(DataDir::is_owned(&root));
+        assert!(DataDir::is_owned(&root) && !DataDir::is_server(&root));
+        DataDir::mark_server(&root).unwrap();
+        assert!(DataDir::is_server(&root) && matches!(DataDir::open(&root), Err(StoreError::Locked { .. })));
         drop(first);
         assert!(!DataDir::is_owned(&root) && !DataDir::is_owned(&home.path().join("missing")));
         DataDir::open(&root).unwrap();
+        assert!(!DataDir::is_server(&root));
     }
 
     #[test]

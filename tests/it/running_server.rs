@@ -167,6 +167,21 @@ async fn each_address_of_the_server_answers_by_its_own_policy() {
     assert!(told.contains("registry=http://127.0.0.1:") && !told.contains(&server.address.to_string()), "{told}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_socket_is_not_replaced_by_other_settings() {
+    let place = Place::make().await;
+    // Too long a path for a socket.
+    let deep = place.data.path().join("d".repeat(120));
+    let server = Program::serve(place.home.path(), &deep, &place.registry.url, &["--min-release-age", "30d"]);
+    let mut command = coldframe(place.home.path());
+    command.args(["check", place.lockfile(), "--upstream", &place.registry.url, "--data-dir"]).arg(&deep);
+    let (code, told, errors) = run(&mut command);
+    assert!(code == 1 && told.is_empty() && errors.contains("it has no control socket"), "{code}: {told}{errors}");
+    drop(server);
+    let (code, told, errors) = run(&mut command);
+    assert_eq!(code, 0, "{told}{errors}");
+}
+
 /// Another process that has the data directory.
 struct Squatter {
     _lock: std::fs::File,
@@ -277,7 +292,6 @@ fn is_root() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stderr, reason = "a machine that cannot do it is to say so")]
 async fn a_socket_that_another_user_put_there_is_not_believed() {
     use std::os::unix::process::CommandExt as _;
     if !is_root() {
