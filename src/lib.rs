@@ -30,3 +30,4 @@ pub mod vet;
 
 pub mod file;
 pub mod npm;
+pub mod text;
