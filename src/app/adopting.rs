@@ -15,6 +15,7 @@ use super::question::{asker_of, firewall};
 use crate::config::Config;
 use crate::firewall::{Asker, Firewall, Inspected, Inspection};
 use crate::npm::lockfile::{Lockfile, Source};
+use crate::npm::packument::without_build;
 use crate::npm::{Agreement, Integrity, PackageName};
 use crate::policy::decision::{Adopted, Approved};
 use crate::telemetry::Clock;
@@ -121,9 +122,7 @@ impl Adoption {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
             let found = match inspected {
-                Ok(inspection) => {
-                    inspection.versions.iter().find(|one| *one.key == **version).ok_or("upstream does not have it".to_owned())
-                }
+                Ok(inspection) => same(&inspection.versions, version).ok_or("upstream does not have it".to_owned()),
                 Err(why) => Err(why.clone()),
             };
             match found.and_then(|one| judged(one, digests)) {
@@ -133,6 +132,12 @@ impl Adoption {
             }
         }
     }
+}
+
+/// The version that a lockfile names, whatever build metadata it has.
+fn same<'i>(versions: &'i [Inspected], wanted: &str) -> Option<&'i Inspected> {
+    let exact = versions.iter().find(|one| *one.key == *wanted);
+    exact.or_else(|| versions.iter().find(|one| without_build(&one.key) == without_build(wanted)))
 }
 
 /// Whether a version is adopted: not when it is allowed anyway, and not when it is held back for more than its age.

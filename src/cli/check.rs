@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use url::Url;
 
-use super::check_report::{FileReport, Report};
+use super::check_report::{FileReport, Finding, Report};
 use super::flags::SettingFlags;
 use super::hosts::Hosts;
 use super::lockfiles;
@@ -107,18 +107,26 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Format::Table => check_table::tell(&report),
         Format::Json => format!("{:#}\n", report.json(arguments.fix.then(|| check_fix::json(&report)))),
         Format::Sarif => format!("{:#}\n", check_sarif::tell(&report)),
-        Format::Github => check_github::tell(&report),
+        Format::Github => {
+            // Commands are to be obeyed; each value in one was escaped.
+            output::print_verbatim(&check_github::tell(&report))?;
+            return Ok(exit(&report));
+        }
     };
     output::print(&text)?;
     Ok(exit(&report))
 }
 
-/// 75 is what mailers end with when it is worth trying again later.
+/// 75 is what mailers end with when it is worth trying again later, 69 where a service is away. A version that is refused for good is
+/// known to be, whatever could not be judged besides.
 fn exit(report: &Report) -> Exit {
+    let is_cured = |finding: &Finding| finding.judged.outcome.is_cured_by_waiting();
     let mut refused = report.refused().peekable();
-    if refused.peek().is_none() {
+    if report.unchecked() > 0 && report.refused().all(is_cured) {
+        Exit::Unchecked
+    } else if refused.peek().is_none() {
         Exit::Done
-    } else if refused.all(|finding| finding.judged.outcome.is_cured_by_waiting()) {
+    } else if refused.all(is_cured) {
         Exit::Later
     } else {
         Exit::Failed

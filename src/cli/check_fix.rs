@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::check_report::{Asked, FileReport, Finding, Report};
 use crate::npm::Range;
 use crate::npm::lockfile::Dialect;
+use crate::text::{push_line, shell_word};
 
 /// What to change, and where.
 #[derive(Default)]
@@ -53,13 +54,16 @@ fn tell_file(file: &FileReport) -> String {
     let (fix, dialect) = (Fix::of(file), file.dialect);
     let mut steps: Vec<(String, Vec<String>)> = Vec::new();
     if goes_whole(dialect) && fix.is_any() {
-        steps.push(("remove it: deno reads no override against its lockfile".to_owned(), vec![format!("rm {}", file.path)]));
+        steps.push((
+            "remove it: deno reads no override against its lockfile".to_owned(),
+            vec![format!("rm {}", shell_word(&file.path))],
+        ));
     } else if !fix.entries.is_empty() {
         let lines = fix.entries.iter().map(|(key, line)| format!("line {line}: {key}")).collect();
         steps.push((format!("take out of {}, so that it is resolved anew", file.path), lines));
     }
     let direct = (!fix.direct.is_empty()).then(|| {
-        let specs: Vec<_> = fix.direct.iter().map(|(name, spec)| format!("{name}@{spec}")).collect();
+        let specs: Vec<_> = fix.direct.iter().map(|(name, spec)| shell_word(&format!("{name}@{spec}")).into_owned()).collect();
         ("what the project itself asks for".to_owned(), vec![format!("{} {}", command(dialect), specs.join(" "))])
     });
     let overrides = (!fix.overrides.is_empty()).then(|| {
@@ -72,15 +76,19 @@ fn tell_file(file: &FileReport) -> String {
     if fix.is_any() {
         steps.push(("then, through Coldframe".to_owned(), vec![install(dialect).to_owned()]));
     }
-    let mut text = format!("to cure {}:\n", file.path);
+    let mut text = String::new();
+    push_line!(text, "to cure {}:", file.path);
     for (head, lines) in steps {
-        let _ = writeln!(text, "\n  {head}:\n");
+        text.push('\n');
+        push_line!(text, "  {head}:");
+        text.push('\n');
         for line in lines {
-            let _ = writeln!(text, "    {line}");
+            push_line!(text, "    {line}");
         }
     }
     for left in &fix.left {
-        let _ = writeln!(text, "\n  {left}");
+        text.push('\n');
+        push_line!(text, "  {left}");
     }
     text
 }
@@ -135,7 +143,7 @@ fn yaml(overrides: &BTreeMap<String, String>) -> String {
     // A string in JSON is one in YAML.
     let quote = |text: &str| Value::from(text).to_string();
     overrides.iter().fold("overrides:\n".to_owned(), |mut text, (key, version)| {
-        let _ = writeln!(text, "  {}: {}", quote(key), quote(version));
+        push_line!(text, "  {}: {}", quote(key), quote(version));
         text
     })
 }

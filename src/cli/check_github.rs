@@ -4,10 +4,22 @@ use std::fmt::Write as _;
 
 use super::check_report::{Finding, Report};
 use crate::npm::instant;
+use crate::text::single_line;
+
+/// Annotations for what could not be judged in one lockfile, one per reason.
+const REASONS: usize = 10;
 
 pub(super) fn tell(report: &Report) -> String {
     let mut text = String::new();
+    if let (Some(reason), Some(file)) = (report.why_nothing(), report.files.first()) {
+        command(&mut text, "error", &file.path, 1, "nothing could be checked", reason);
+    }
     for file in &report.files {
+        for (reason, packages) in file.unchecked.iter().filter(|_| report.why_nothing().is_none()).take(REASONS) {
+            let title = format!("{} could not be checked", packages.len());
+            let line = packages.iter().map(|(_, line)| *line).min().unwrap_or(1);
+            command(&mut text, "error", &file.path, line, &title, reason);
+        }
         for finding in &file.findings {
             let title = format!("{} would be refused", finding.what());
             command(&mut text, "error", &file.path, finding.line, &title, &message(finding));
@@ -44,12 +56,14 @@ pub(super) fn message(finding: &Finding) -> String {
 }
 
 fn command(text: &mut String, level: &str, file: &str, line: u32, title: &str, message: &str) {
-    let _ = writeln!(text, "::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
+    let line = format!("::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
+    text.push_str(&line);
+    text.push('\n');
 }
 
 /// Escapes what follows the second pair of colons.
 fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    single_line(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 /// Escapes a property, which ends at a comma or a colon.
@@ -65,7 +79,7 @@ mod tests {
     fn nothing_in_a_name_ends_a_command() {
         let mut text = String::new();
         command(&mut text, "error", "a,line=9::b%.json", 3, "x\n::error::y", "100%\r\n::warning::z");
-        let expected = "::error file=a%2Cline=9%3A%3Ab%25.json,line=3,title=x%0A%3A%3Aerror%3A%3Ay::100%25%0D%0A::warning::z\n";
+        let expected = "::error file=a%2Cline=9%3A%3Ab%25.json,line=3,title=x\\n%3A%3Aerror%3A%3Ay::100%25\\r\\n::warning::z\n";
         assert_eq!(text, expected);
     }
 }

@@ -1,6 +1,6 @@
 //! What `coldframe check` found in each lockfile. Refuses to know how it is told.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -26,8 +26,12 @@ pub(super) struct FileReport {
     packages: Vec<Package>,
     /// What comes from elsewhere.
     strays: Vec<Stray>,
+    /// Entries that install nothing from a registry: how many, and the first of them with its line.
+    nothing: Option<(usize, String, u32)>,
     /// What would be refused.
     pub(super) findings: Vec<Finding>,
+    /// What could not be judged, by the reason: name and version, and the line.
+    pub(super) unchecked: BTreeMap<String, Vec<(String, u32)>>,
     /// What a client would fetch from elsewhere than from Coldframe.
     pub(super) bypasses: Vec<Bypass>,
     /// What people should know of it besides.
@@ -174,10 +178,22 @@ impl Report {
         self.files.iter().flat_map(|file| &file.findings)
     }
 
+    /// How many versions could not be judged.
+    pub(super) fn unchecked(&self) -> usize {
+        self.files.iter().flat_map(|file| file.unchecked.values()).map(Vec::len).sum()
+    }
+
+    /// Why nothing at all could be judged, where that is so.
+    pub(super) fn why_nothing(&self) -> Option<&str> {
+        let count: usize = self.files.iter().map(FileReport::count).sum();
+        let reason = self.files.iter().find_map(|file| file.unchecked.keys().next())?;
+        (self.unchecked() == count).then_some(reason)
+    }
+
     /// All of it, for programs.
     pub(super) fn json(&self, fix: Option<Value>) -> Value {
         let files: Vec<_> = self.files.iter().map(FileReport::json).collect();
-        let mut told = json!({ "refused": self.refused().count(), "files": files });
+        let mut told = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
         if let Some(fix) = fix {
             told["fix"] = fix;
         }
@@ -190,6 +206,7 @@ impl FileReport {
     pub(super) fn of(path: String, lockfile: &Lockfile) -> Self {
         let mut packages: BTreeMap<(&str, &str, Option<&str>), Package> = BTreeMap::new();
         let mut strays = Vec::new();
+        let mut nothing: Option<(usize, String, u32)> = None;
         for entry in &lockfile.entries {
             match entry.source {
                 Source::Registry => {
@@ -197,13 +214,17 @@ impl FileReport {
                     packages.entry(key).or_insert_with(|| Package::of(entry)).ask(entry);
                 }
                 Source::Git | Source::Http => strays.push(Stray::of(entry)),
+                Source::Nothing => {
+                    let (count, ..) = nothing.get_or_insert_with(|| (0, entry.place.to_string(), entry.line));
+                    *count += 1;
+                }
                 Source::File | Source::Link | Source::Workspace | Source::Bundled => {}
             }
         }
         let mut packages: Vec<_> = packages.into_values().collect();
         packages.sort_by_key(|package| package.line);
-        let (findings, bypasses, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { path, dialect: lockfile.dialect, packages, strays, findings, bypasses, notes }
+        let (findings, bypasses, notes, unchecked) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        Self { path, dialect: lockfile.dialect, packages, strays, nothing, findings, unchecked, bypasses, notes }
     }
 
     /// How many versions it locks.
@@ -224,6 +245,10 @@ impl FileReport {
             let kind = if stray.source == Source::Git { BypassKind::Git } else { BypassKind::Http };
             around.entry((kind, host(&stray.address))).or_default().push((stray.name.clone(), stray.line));
         }
+        let mut versions: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for package in &self.packages {
+            versions.entry(&package.locked.name).or_default().insert(&package.locked.version);
+        }
         for package in &self.packages {
             let Some(judged) = outcomes.next() else { break };
             let way = package.resolved.as_deref().map_or(Way::Through, |address| hosts.way(address, self.dialect));
@@ -241,9 +266,13 @@ impl FileReport {
             if judged.outcome == Outcome::Allow || is_elsewhere {
                 continue;
             }
-            let siblings = self.packages.iter().filter(|other| other.locked.name == judged.name);
+            if judged.outcome == Outcome::Undecided {
+                let what = format!("{}@{}", judged.name, judged.version);
+                self.unchecked.entry(judged.reason.unwrap_or_default()).or_default().push((what, package.line));
+                continue;
+            }
             self.findings.push(Finding {
-                has_siblings: siblings.into_iter().any(|other| other.locked.version != judged.version),
+                has_siblings: versions.get(&*package.locked.name).is_some_and(|versions| versions.len() > 1),
                 judged,
                 line: package.line,
                 ranges: package.locked.ranges.clone(),
@@ -259,6 +288,10 @@ impl FileReport {
         };
         self.bypasses = around.into_iter().map(bypass).collect();
         self.notes = spelled.into_iter().map(|(place, count)| self.note(&place, count)).collect();
+        self.notes.extend(self.nothing.as_ref().map(|(count, place, line)| {
+            let entries = if *count == 1 { "1 entry installs".to_owned() } else { format!("{count} entries install") };
+            format!("{entries} nothing from a registry: {place} (line {line})")
+        }));
     }
 
     /// What is to be asked again, because nothing fits all who asked, of whom some give way themselves.
@@ -312,6 +345,10 @@ impl FileReport {
             told["direct"] = finding.asks.is_direct().into();
             told
         };
+        let unchecked = |(reason, packages): (&String, &Vec<(String, u32)>)| {
+            let packages = packages.iter().map(|(what, line)| json!({ "package": what, "line": line }));
+            json!({ "reason": reason, "packages": packages.collect::<Vec<_>>() })
+        };
         let bypass = |bypass: &Bypass| {
             let packages = bypass.packages.iter().map(|(name, line)| json!({ "package": name, "line": line }));
             json!({ "kind": bypass.kind.as_str(), "place": bypass.place, "packages": packages.collect::<Vec<_>>() })
@@ -320,6 +357,7 @@ impl FileReport {
             "path": self.path,
             "packages": self.count(),
             "refused": self.findings.iter().map(finding).collect::<Vec<_>>(),
+            "unchecked": self.unchecked.iter().map(unchecked).collect::<Vec<_>>(),
             "bypasses": self.bypasses.iter().map(bypass).collect::<Vec<_>>(),
             "notes": self.notes,
         })

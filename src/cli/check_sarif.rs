@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::check_github::message;
 use super::check_report::{Finding, Report};
+use crate::text::single_line;
 
 /// What a path in a URI reference cannot hold as it is.
 const PATH: &AsciiSet = &CONTROLS
@@ -54,10 +55,22 @@ pub(super) fn tell(report: &Report) -> Value {
             results.push(result(&mut rules, &id, "warning", &bypass.tell(), &locations, &print));
         }
     }
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for (reason, packages) in report.files.iter().flat_map(|file| &file.unchecked) {
+        *reasons.entry(reason).or_default() += packages.len();
+    }
+    let nothing = report.why_nothing().is_some();
+    let notification = |(reason, count): (&str, usize)| {
+        let what = if nothing { "nothing".to_owned() } else { format!("{count} versions") };
+        json!({ "level": "error", "message": { "text": plain(&format!("{what} could not be checked: {reason}")) } })
+    };
+    // Of a registry that is away there is one reason; where each package has its own, a few say what is wrong.
+    let unchecked: Vec<Value> = reasons.into_iter().take(if nothing { 1 } else { PLACES }).map(notification).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
         "runs": [{
+            "invocations": [{ "executionSuccessful": unchecked.is_empty(), "toolExecutionNotifications": unchecked }],
             "tool": { "driver": { "name": "coldframe", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules.told() } },
             "results": results,
         }],
@@ -97,10 +110,15 @@ fn result(rules: &mut Rules, rule: &str, level: &str, message: &str, locations: 
         "ruleId": rule,
         "ruleIndex": rules.index(rule),
         "level": level,
-        "message": { "text": message },
+        "message": { "text": plain(message) },
         "locations": locations,
         "partialFingerprints": { "coldframe/v1": print },
     })
+}
+
+/// A message in which nothing is a link: SARIF reads `[text](address)` as one.
+fn plain(text: &str) -> String {
+    single_line(text).replace("](", "] (")
 }
 
 fn location(path: &str, line: u32) -> Value {

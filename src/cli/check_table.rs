@@ -6,40 +6,61 @@ use super::check_report::{FileReport, Finding, Report};
 use super::output::Columns;
 use crate::firewall::Outcome;
 use crate::npm::instant;
+use crate::text::push_line;
+
+/// Reasons that are told for one lockfile; each is of many packages, or something is broken that one of them tells.
+const REASONS: usize = 10;
 
 pub(super) fn tell(report: &Report) -> String {
-    report.files.iter().map(tell_file).collect::<Vec<_>>().join("\n")
+    let mut text = String::new();
+    if let Some(reason) = report.why_nothing() {
+        push_line!(text, "nothing could be checked: {reason}");
+        text.push('\n');
+    }
+    text + &report.files.iter().map(|file| tell_file(file, report.why_nothing().is_some())).collect::<Vec<_>>().join("\n")
 }
 
-fn tell_file(file: &FileReport) -> String {
-    let mut text = format!("{}: {}\n", file.path, summary(file));
+fn tell_file(file: &FileReport, is_told: bool) -> String {
+    let mut text = String::new();
+    push_line!(text, "{}: {}", file.path, summary(file));
     let mut columns = Columns::indented("  ");
     for finding in &file.findings {
         columns.row([finding.what(), format!("line {}", finding.line), outcome(finding), instead(finding), why(finding)]);
     }
     let _ = write!(text, "{columns}");
+    for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {
+        push_line!(text, "  unchecked: {}: {reason}", counted(packages.len()));
+    }
     for bypass in &file.bypasses {
-        let _ = writeln!(text, "  around: {} (line {})", bypass.tell(), bypass.line);
+        push_line!(text, "  around: {} (line {})", bypass.tell(), bypass.line);
     }
     for note in &file.notes {
-        let _ = writeln!(text, "  note: {note}");
+        push_line!(text, "  note: {note}");
     }
     text
 }
 
 fn summary(file: &FileReport) -> String {
-    let packages = if file.count() == 1 { "1 version".to_owned() } else { format!("{} versions", file.count()) };
+    let unchecked: usize = file.unchecked.values().map(Vec::len).sum();
     let refused = match file.findings.len() {
-        0 => "none would be refused".to_owned(),
-        count => format!("{count} would be refused"),
+        0 if unchecked > 0 && unchecked == file.count() => String::new(),
+        0 => ", none would be refused".to_owned(),
+        count => format!(", {count} would be refused"),
     };
-    let mut summary = format!("{packages}, {refused}");
+    let mut summary = format!("{}{refused}", counted(file.count()));
+    if unchecked > 0 {
+        let _ = write!(summary, ", {unchecked} could not be checked");
+    }
     let opens = file.findings.iter().map(|finding| finding.judged.opens.filter(|_| finding.judged.outcome.is_cured_by_waiting()));
     // Only where each of them opens by itself.
     if let Some(Some(last)) = opens.collect::<Option<Vec<_>>>().map(|opens| opens.into_iter().max()) {
         let _ = write!(summary, "; all open by {}", instant::tell_opening(last));
     }
     summary
+}
+
+fn counted(versions: usize) -> String {
+    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
 }
 
 fn outcome(finding: &Finding) -> String {

@@ -63,6 +63,7 @@ Exit codes:
    4  the data directory is in use by another coldframe
    5  the data directory cannot be used
   10  `explain`: the version is held or denied
+  69  `check`: the registry cannot be asked, so that nothing or not all could be checked
   75  `check`: versions would be refused, and waiting alone cures that
  any  `run`: the command's own; 126: cannot be run; 127: not there; 128 + n: ended by signal n
 

@@ -1,9 +1,12 @@
-//! What goes out of the program: text, complaints and exit codes. Refuses to know which command speaks.
+//! What goes out of the program: text, complaints and exit codes. Nothing else in `cli` writes to standard output or error, and all
+//! that is written here passes [`crate::text::printable`], so that no value from outside acts on a terminal or a CI runner.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 pub(super) use crate::admin::Columns;
+use crate::text::{printable, single_line};
+use crate::{config, policy};
 
 /// How the program ends. The numbers are documented in `--help` and stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +26,25 @@ pub enum Exit {
     DataDir = 5,
     /// `explain`: held or denied.
     Refused = 10,
+    /// `check`: nothing, or not all, could be judged.
+    Unchecked = 69,
     /// `check`: refusals, which time alone cures.
     Later = 75,
 }
 
 impl Exit {
     /// Every way to end.
-    pub const ALL: [Self; 8] =
-        [Self::Done, Self::Failed, Self::Usage, Self::Listen, Self::DataDirInUse, Self::DataDir, Self::Refused, Self::Later];
+    pub const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Listen,
+        Self::DataDirInUse,
+        Self::DataDir,
+        Self::Refused,
+        Self::Unchecked,
+        Self::Later,
+    ];
 }
 
 impl From<Exit> for ExitCode {
@@ -67,11 +81,20 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Writes to standard output. Nobody reading any more, as behind `| head`, is not a failure.
+/// Writes to standard output: lines for people, or a JSON document. A closed pipe, as behind `| head`, is not a failure.
 ///
 /// # Errors
 /// When standard output does not take it for another reason.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    print_verbatim(&printable(text))
+}
+
+/// Writes to standard output what holds no value from outside, or escapes each of them itself: a shell's script, a policy that is
+/// shipped, the workflow commands of a CI runner.
+///
+/// # Errors
+/// As [`print`].
+pub(super) fn print_verbatim(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(wrong) if wrong.kind() != io::ErrorKind::BrokenPipe => Err(wrong),
@@ -79,10 +102,34 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a failure to standard error, each cause after a colon.
+/// Writes a failure to standard error, each cause after a colon: one line, unless it is a list of mistakes with excerpts.
 pub(super) fn complain(failure: &Failure) {
-    // Where standard error is gone too, nobody can be told.
-    let _ = writeln!(io::stderr().lock(), "coldframe: {:#}", failure.cause);
+    let text = format!("coldframe: {:#}", failure.cause);
+    let is_list = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<config::Mistakes>() || cause.is::<config::policy::PolicyFileError>() || cause.is::<policy::mistake::Mistakes>()
+    };
+    note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
+}
+
+/// Writes lines to standard error.
+pub(super) fn note(text: &str) {
+    // Where standard error is gone too, there is no one left to inform.
+    let _ = io::stderr().lock().write_all(printable(text).as_bytes());
+}
+
+/// Writes one line to standard error, in the program's name.
+pub(super) fn say(text: &str) {
+    note(&format!("coldframe: {}\n", single_line(text)));
+}
+
+/// Asks for something on standard error, without a line end.
+///
+/// # Errors
+/// When standard error does not take it.
+pub(super) fn prompt(text: &str) -> io::Result<()> {
+    let mut errors = io::stderr().lock();
+    errors.write_all(single_line(text).as_bytes())?;
+    errors.flush()
 }
 
 /// Writes what the command line's parser has to say: help and version as asked for, or what is wrong.
@@ -93,9 +140,9 @@ pub(super) fn tell_usage(told: &clap::Error) -> Exit {
         return Exit::Done;
     }
     let text = told.render().to_string();
-    let _ = match text.strip_prefix("error: ") {
-        Some(problem) => write!(io::stderr().lock(), "coldframe: {problem}"),
-        None => write!(io::stderr().lock(), "{text}"),
-    };
+    match text.strip_prefix("error: ") {
+        Some(problem) => note(&format!("coldframe: {problem}")),
+        None => note(&text),
+    }
     Exit::Usage
 }

@@ -14,6 +14,7 @@ use super::screen::Screen;
 use super::tarball::judge_gone;
 use super::world::Profile;
 use super::{Asker, Inner, Rejection};
+use crate::npm::packument::without_build;
 use crate::npm::{Agreement, Integrity, PackageName, Packument, Range, Version};
 use crate::policy::Verdict;
 
@@ -135,10 +136,11 @@ impl Inner {
         let packument = known.packument.as_ref();
         let world = self.world();
         let screen = known.screen(&world, profile);
-        let entry = packument.and_then(|packument| packument.find(&locked.version));
+        let entry = packument.and_then(|packument| packument.find_same(&locked.version));
+        let gone = |version| judge_gone(known, version, &world, profile);
         let (verdict, stated) = match entry {
             Some((at, entry)) => (screen.verdict(at).clone(), entry.integrity.clone()),
-            None => match judge_gone(known, &locked.version, &world, profile) {
+            None => match gone(&locked.version).or_else(|| gone(without_build(&locked.version))) {
                 Some((verdict, first, _)) => (verdict, first.and_then(|release| release.integrity.clone())),
                 None => return Judged::missing(locked, format!("{} has no version {}", locked.name, locked.version)),
             },

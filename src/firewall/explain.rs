@@ -130,7 +130,7 @@ impl Telling<'_> {
 
 /// What `wanted` means over everything upstream has, hidden or not.
 fn resolve<'a>(packument: &'a Packument, wanted: &str) -> Option<&'a str> {
-    if let Some((_, entry)) = packument.find(wanted) {
+    if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
     }
     let latest = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted);

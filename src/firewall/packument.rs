@@ -169,7 +169,7 @@ impl Inner {
 /// The key that `wanted` means for clients: an exact version, a dist-tag as they see it, or the best of a range among what
 /// is shown. A hidden exact version, or a range that only hidden ones satisfy, is found too, so that the refusal can say why.
 pub(super) fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Option<&'a str> {
-    if let Some((_, entry)) = packument.find(wanted) {
+    if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
     }
     if let Some(version) = screen.tag(packument, wanted) {

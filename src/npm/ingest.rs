@@ -389,6 +389,13 @@ mod tests {
         assert_eq!(flaw("1.0.0", &manifest("1.0.0", "")), "none");
         assert_eq!(flaw("1.0.1", &manifest("1.0.0", "")), "its manifest states another version: `1.0.0`");
         assert_eq!(
+            flaw("1.0.0-next.72", &manifest("1.0.0-next.72+f41d8efcd", "")),
+            "none",
+            "build metadata is no part of a version"
+        );
+        assert_eq!(flaw("1.0.0", &manifest("1.0.1+1.0.0", "")), "its manifest states another version: `1.0.1+1.0.0`");
+        assert_eq!(flaw("1.0.0", &manifest("1.0.0+", "")), "its manifest states another version: `1.0.0+`");
+        assert_eq!(
             flaw("1.0.0", &manifest("1.0.0", "").replace("demo\",", "evil\",")),
             "its manifest names another package: `evil`"
         );

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use super::PackageName;
 use super::lockfile_node::{Node, read_json, read_yaml};
-use super::lockfile_spec::range;
+use super::lockfile_spec::{address, of_tarball, range};
 use super::{lockfile_bun, lockfile_deno, lockfile_npm, lockfile_pnpm, lockfile_yarn};
 
 /// The longest lockfile that is read, in bytes. A monorepo of 10,000 packages has about 8 MB.
@@ -29,7 +30,7 @@ pub struct Lockfile {
 pub enum Dialect {
     /// `package-lock.json` and `npm-shrinkwrap.json`, versions 1 to 3.
     Npm,
-    /// `pnpm-lock.yaml` of pnpm 8: version 6.
+    /// `pnpm-lock.yaml` of pnpm 3 to 8: versions 5 and 6.
     Pnpm6,
     /// `pnpm-lock.yaml` of pnpm 9 and later: version 9.
     Pnpm9,
@@ -39,7 +40,7 @@ pub enum Dialect {
     YarnBerry,
     /// `bun.lock`.
     Bun,
-    /// `deno.lock`, versions 3 to 5.
+    /// `deno.lock`, versions 2 to 5.
     Deno,
 }
 
@@ -94,6 +95,8 @@ pub enum Source {
     Workspace,
     /// The tarball of the package that depends on it.
     Bundled,
+    /// Nowhere: the entry has no version and no address, or names a folder that is linked to. Its client installs nothing for it.
+    Nothing,
 }
 
 /// Why a lockfile cannot be read.
@@ -159,13 +162,33 @@ impl Lockfile {
             "deno.lock" => lockfile_deno::read(&read_json(text)?),
             _ => lockfile_npm::read(&read_json(text)?),
         }?;
-        // Some dialects cannot say so, and somebody may write it all the same.
+        // Some dialects have no workspaces, but a file may still claim that an entry is one.
         lockfile.entries.retain(|entry| entry.source != Source::Workspace);
+        lockfile.entries.iter_mut().for_each(Entry::settle);
         Ok(lockfile)
     }
 }
 
 impl Entry {
+    /// Gives an entry of a registry that states no version, or no package's name, what its address names: clients fetch the address.
+    /// Without an address and a version it installs nothing.
+    fn settle(&mut self) {
+        let is_named = !self.version.is_empty() && PackageName::parse(&self.name).is_ok();
+        if self.source != Source::Registry || is_named {
+            return;
+        }
+        let Some(resolved) = self.resolved.as_deref() else {
+            if self.version.is_empty() {
+                self.source = Source::Nothing;
+            }
+            return;
+        };
+        match of_tarball(resolved) {
+            Some((name, version)) => (self.name, self.version) = (name.into(), version.into()),
+            None => self.source = address(resolved),
+        }
+    }
+
     /// Notes that `by` (empty for a project) asks for it as `name`, with `spec`, where the lockfile has that.
     pub(super) fn ask(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
         let alias = (*name != *self.name).then(|| name.into());
@@ -232,9 +255,9 @@ pub(super) mod tests {
     fn an_unknown_version_is_told_with_the_known_ones() {
         for (name, text, told) in [
             ("package-lock.json", r#"{"lockfileVersion": 4}"#, "its `lockfileVersion` is `4`; known are 1, 2 and 3"),
-            ("pnpm-lock.yaml", "lockfileVersion: 5.4\n", "its `lockfileVersion` is `5.4`; known are 6.x and 9.x"),
+            ("pnpm-lock.yaml", "lockfileVersion: '7.0'\n", "its `lockfileVersion` is `7.0`; known are 5.x, 6.x and 9.x"),
             ("bun.lock", "{}", "its `lockfileVersion` is missing; known are 0, 1 and 2"),
-            ("deno.lock", r#"{"version": "2"}"#, "its `version` is `2`; known are 3, 4 and 5"),
+            ("deno.lock", r#"{"version": "6"}"#, "its `version` is `6`; known are 2, 3, 4 and 5"),
         ] {
             assert_eq!(Lockfile::read(name, text.as_bytes()).unwrap_err().to_string(), told);
         }

@@ -1,8 +1,10 @@
-//! `pnpm-lock.yaml`, versions 6 and 9: what is installed under `packages`, who asked for it under `importers`.
+//! `pnpm-lock.yaml`, versions 5, 6 and 9: what is installed under `packages`, who asked for it under `importers`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Version;
 use super::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
 use super::lockfile_node::{Member, Node};
 use super::lockfile_spec::{address, source_of_entry, split};
@@ -14,11 +16,11 @@ pub(super) fn read(documents: &[Node]) -> Result<Lockfile, LockfileError> {
     let project = documents.last().ok_or_else(|| LockfileError::at(1, "it is empty"))?;
     let version = project.text_of("lockfileVersion").unwrap_or_default();
     let dialect = match version.split('.').next() {
-        Some("6") => Dialect::Pnpm6,
+        Some("5" | "6") => Dialect::Pnpm6,
         Some("9") => Dialect::Pnpm9,
-        _ => return Err(LockfileError::version(project, "lockfileVersion", "6.x and 9.x")),
+        _ => return Err(LockfileError::version(project, "lockfileVersion", "5.x, 6.x and 9.x")),
     };
-    let mut locked = Locked::default();
+    let mut locked = Locked { has_slashes: version.starts_with('5'), ..Locked::default() };
     for document in documents {
         for Member { key, line, value } in document.members_of("packages") {
             locked.add(key, *line, value);
@@ -32,12 +34,14 @@ pub(super) fn read(documents: &[Node]) -> Result<Lockfile, LockfileError> {
 struct Locked {
     entries: Vec<Entry>,
     at: HashMap<Box<str>, usize>,
+    /// Keys are `/name/version_peers`, as version 5 has them.
+    has_slashes: bool,
 }
 
 impl Locked {
     fn add(&mut self, key: &str, line: u32, package: &Node) {
-        let bare = bare(key);
-        // Version 6 has an entry for each set of peers, of the same tarball.
+        let bare = &*self.bare(key);
+        // Versions 5 and 6 have an entry for each set of peers, of the same tarball.
         if self.at.contains_key(bare) {
             return;
         }
@@ -49,14 +53,19 @@ impl Locked {
         // Without workspaces version 6 has the project's own fields at its top.
         let importers = document.members_of("importers").iter().map(|importer| &importer.value);
         for importer in importers.chain(std::iter::once(document)) {
+            // Version 5 has the versions where later ones have both, and all specifiers in a map of their own.
+            let specifiers =
+                importer.members_of("specifiers").iter().filter_map(|asked| Some((&*asked.key, asked.value.text()?)));
+            let specifiers: HashMap<&str, &str> = specifiers.collect();
             for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
-                let (Some(specifier), Some(version)) = (value.text_of("specifier"), value.text_of("version")) else { continue };
+                let specifier = value.text_of("specifier").or_else(|| specifiers.get(&**name).copied());
+                let (Some(specifier), Some(version)) = (specifier, value.text_of("version").or(value.text())) else { continue };
                 self.note(name, version, &Arc::default(), Some(specifier));
             }
         }
         let snapshots = document.members_of("snapshots").iter().chain(document.members_of("packages"));
         for Member { key, value, .. } in snapshots {
-            let by: Arc<str> = split(bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
+            let by: Arc<str> = split(&self.bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
             for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| value.members_of(field)) {
                 if let Some(version) = value.text() {
                     self.note(name, version, &by, None);
@@ -67,7 +76,7 @@ impl Locked {
 
     /// Notes that somebody asked for what `name` means there: `version` is a version, or the whole key of another package.
     fn note(&mut self, name: &str, version: &str, by: &Arc<str>, specifier: Option<&str>) {
-        let version = bare(version);
+        let version = &*self.bare(version);
         let at = self.at.get(format!("{name}@{version}").as_str()).or_else(|| self.at.get(version));
         if let Some(at) = at {
             self.entries[*at].ask(by, specifier.is_some(), name, specifier);
@@ -75,16 +84,42 @@ impl Locked {
     }
 }
 
-/// A key without its peers, and without the slash that version 6 puts before it.
-fn bare(key: &str) -> &str {
-    let key = key.split('(').next().unwrap_or(key);
-    key.strip_prefix('/').unwrap_or(key)
+impl Locked {
+    /// A key without its peers, and without the slash that versions before 9 put before it; of version 5 in the words of later ones.
+    fn bare<'k>(&self, key: &'k str) -> Cow<'k, str> {
+        if self.has_slashes {
+            return of_slashes(key);
+        }
+        let key = key.split('(').next().unwrap_or(key);
+        Cow::Borrowed(key.strip_prefix('/').unwrap_or(key))
+    }
+}
+
+/// `/@acme/ui/1.0.0_peers` as `@acme/ui@1.0.0`, `files.example/ui/1.0.0` as `files.example/ui@1.0.0`; a version alone, and what is no
+/// registry's (`github.com/a/b/01`, `file:local`), stays as it is.
+fn of_slashes(key: &str) -> Cow<'_, str> {
+    let parts: Vec<&str> = key.split('/').collect();
+    let is_version =
+        |part: &&str| part.starts_with(|letter: char| letter.is_ascii_digit()) && Version::parse(without_peers(part)).is_some();
+    match parts.iter().skip(1).position(is_version) {
+        Some(before) if !key.contains(':') => {
+            let name = parts[..=before].join("/");
+            format!("{}@{}", name.trim_start_matches('/'), without_peers(parts[before + 1])).into()
+        }
+        _ if parts.len() == 1 && !key.contains(':') => Cow::Borrowed(without_peers(key)),
+        _ => Cow::Borrowed(key.strip_prefix('/').unwrap_or(key)),
+    }
+}
+
+/// A version without the peers it was resolved with.
+fn without_peers(version: &str) -> &str {
+    version.split(['_', '(']).next().unwrap_or(version)
 }
 
 fn of_package(key: &str, line: u32, package: &Node) -> Entry {
     let resolution = package.member("resolution").unwrap_or(&Node::Nothing);
     let (host, key) = match split(key) {
-        // Version 6 puts the host of another registry before the name.
+        // Versions before 9 put the host of another registry before the name.
         Some((name, _)) if !name.starts_with('@') && name.contains('/') && !key.contains(':') => {
             key.split_once('/').unwrap_or(("", key))
         }
@@ -219,5 +254,69 @@ packages:
             24 Git forked@github.com/a/b/01 - https://codeload.github.com/a/b/tar.gz/01 [] at github.com/a/b/01
         "#]]
         .assert_eq(&told("pnpm-lock.yaml", text));
+    }
+
+    #[test]
+    fn version_5_has_slashes_and_its_specifiers_apart() {
+        let text = "lockfileVersion: 5.4
+
+importers:
+
+  .:
+    specifiers:
+      '@acme/ui': ^1.0.0
+      axios: ^1.0.0
+      lodash4: npm:lodash@^4
+      local: file:local
+    dependencies:
+      '@acme/ui': 1.0.0_axios@1.14.1
+      axios: 1.14.1
+      lodash4: /lodash/4.18.1
+      local: file:local
+
+packages:
+
+  /@acme/ui/1.0.0_axios@1.14.1:
+    resolution: {integrity: sha512-u}
+    dependencies:
+      axios: 1.14.1
+      react: registry.node.example/react/19.0.0
+
+  /@acme/ui/1.0.0_axios@1.14.0:
+    resolution: {integrity: sha512-u}
+
+  /axios/1.14.1:
+    resolution: {integrity: sha512-a}
+
+  /lodash/4.18.1:
+    resolution: {integrity: sha512-l}
+
+  file:local:
+    resolution: {directory: local, type: directory}
+    name: local
+
+  github.com/a/b/01:
+    resolution: {tarball: https://codeload.github.com/a/b/tar.gz/01}
+    name: forked
+    version: 1.0.0
+
+  registry.node.example/react/19.0.0:
+    resolution: {integrity: sha512-r, registry: https://registry.node.example/}
+";
+        expect![[r#"
+            19 Registry @acme/ui@1.0.0 sha512-u - [project:^1.0.0] at @acme/ui@1.0.0
+            28 Registry axios@1.14.1 sha512-a - [project:^1.0.0 @acme/ui:?] at axios@1.14.1
+            31 Registry lodash@4.18.1 sha512-l - [project:^4=lodash4] at lodash@4.18.1
+            34 File local@file:local - - [project:?] at file:local
+            38 Git forked@github.com/a/b/01 - https://codeload.github.com/a/b/tar.gz/01 [] at github.com/a/b/01
+            43 Registry react@19.0.0 sha512-r https://registry.node.example/ [@acme/ui:?] at react@19.0.0
+        "#]]
+        .assert_eq(&told("pnpm-lock.yaml", text));
+    }
+
+    #[test]
+    fn version_5_without_workspaces_has_the_projects_fields_at_its_top() {
+        let text = "lockfileVersion: 5.3\nspecifiers:\n  axios: ^1.0.0\ndevDependencies:\n  axios: 1.14.1\npackages:\n  /axios/1.14.1/debug@4.4.3:\n    resolution: {integrity: sha512-a}\n";
+        assert_eq!(told("pnpm-lock.yaml", text), "7 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios@1.14.1\n");
     }
 }

@@ -1,6 +1,11 @@
 //! The little languages inside a lockfile: `name@what`, `npm:real@range`, and what a spec says about where bytes come from.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
 use super::lockfile::Source;
+use super::{PackageName, Version};
 
 /// Splits `name@what` at the `@` that is no scope's.
 pub(super) fn split(text: &str) -> Option<(&str, &str)> {
@@ -67,6 +72,19 @@ pub(super) fn address(url: &str) -> Source {
     if of_repository || archive { Source::Git } else { Source::Http }
 }
 
+/// The package and the version that a tarball's customary address names: `…/@acme/ui/-/ui-1.0.0.tgz`.
+pub(super) fn of_tarball(url: &str) -> Option<(String, String)> {
+    let plain = url.split(['#', '?']).next().unwrap_or_default();
+    let (_, path) = plain.split_once("://")?.1.split_once('/')?;
+    let path: Cow<'_, str> = percent_decode_str(path).decode_utf8().ok()?;
+    let (package, file) = path.rsplit_once("/-/")?;
+    let (above, last) = package.rsplit_once('/').map_or(("", package), |(above, last)| (above, last));
+    let scope = above.rsplit('/').next().filter(|scope| scope.starts_with('@'));
+    let name = scope.map_or_else(|| last.to_owned(), |scope| format!("{scope}/{last}"));
+    let version = file.strip_prefix(last)?.strip_prefix('-')?.strip_suffix(".tgz")?;
+    (PackageName::parse(&name).is_ok() && Version::parse(version).is_some()).then(|| (name, version.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +102,20 @@ mod tests {
         }
         assert_eq!(split("@acme/ui@npm:^1"), Some(("@acme/ui", "npm:^1")));
         assert_eq!((split("@acme/ui"), split("demo")), (None, None));
+    }
+
+    #[test]
+    fn a_customary_address_names_package_and_version() {
+        let found = |url: &str| of_tarball(url).map(|(name, version)| format!("{name}@{version}"));
+        for (url, expected) in [
+            ("https://registry.example/axios/-/axios-1.14.1.tgz", Some("axios@1.14.1")),
+            ("https://registry.example/npm/@acme%2fui/-/ui-2.0.0-rc.1.tgz?x#y", Some("@acme/ui@2.0.0-rc.1")),
+            ("https://registry.example/axios/-/other-1.14.1.tgz", None),
+            ("https://files.example/axios-1.14.1.tgz", None),
+            ("https://registry.example/axios/-/axios-latest.tgz", None),
+        ] {
+            assert_eq!(found(url).as_deref(), expected, "{url}");
+        }
     }
 
     #[test]

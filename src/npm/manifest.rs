@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
-use super::packument::{Entry, Outline, Span, Traits};
+use super::packument::{Entry, Outline, Span, Traits, without_build};
 use super::people::People;
 use super::spec::{self, Sources};
 use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member};
@@ -272,7 +272,10 @@ impl<'a> Found<'a> {
                 None => "its manifest has no name".to_owned(),
             });
         }
-        if self.version.as_deref() != Some(key) {
+        // Build metadata is no part of a version: npm's registry drops it from the key and keeps it in the manifest.
+        let is_same =
+            |stated: &str| stated == key || (without_build(stated) == without_build(key) && Version::parse(stated).is_some());
+        if !self.version.as_deref().is_some_and(is_same) {
             return Some(match &self.version {
                 Some(found) => format!("its manifest states another version: `{}`", found.escape_debug()),
                 None => "its manifest states no version".to_owned(),

@@ -10,6 +10,15 @@ use jiff::Timestamp;
 
 use super::{Integrity, PackageName, Version};
 
+/// Keys that are read for one with build metadata: it sorts right behind the version itself, before which only junk can be.
+const SAME_VERSIONS: usize = 8;
+
+/// A version without its build metadata, which neither SemVer nor npm counts.
+#[must_use]
+pub fn without_build(version: &str) -> &str {
+    version.split('+').next().unwrap_or(version)
+}
+
 /// Part of the document: from `start` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -156,6 +165,19 @@ impl Packument {
         let place = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
         let at = self.by_key[place] as usize;
         Some((at, &self.entries[at]))
+    }
+
+    /// The entry of this version, whatever build metadata stands behind it here or there: for SemVer and npm both are one version.
+    #[must_use]
+    pub fn find_same(&self, version: &str) -> Option<(usize, &Entry)> {
+        let (plain, entries) = (without_build(version), &self.entries);
+        let longer = || {
+            let first = self.by_key.partition_point(|&at| *entries[at as usize].key < *plain);
+            let built = |at: &&u32| entries[**at as usize].key.strip_prefix(plain).is_some_and(|rest| rest.starts_with('+'));
+            let at = *self.by_key[first..].iter().take(SAME_VERSIONS).find(built)? as usize;
+            Some((at, &entries[at]))
+        };
+        self.find(version).or_else(|| self.find(plain)).or_else(longer)
     }
 
     /// The index of those entries alone whose places are kept, with these dist-tags. It is for looking up, not for rendering.

@@ -342,6 +342,126 @@ async fn the_page_is_bounded() {
     assert_eq!(scene.registry.total(), 0);
 }
 
+#[tokio::test]
+async fn the_page_answers_no_page_of_another_site() {
+    let scene = Scene::open().await;
+    let body = json!({ "packages": [{ "name": "axios", "version": "1.14.1" }] }).to_string();
+    let ask = || scene.ask("POST", "/-/coldframe/check").body(body.as_bytes().to_vec());
+    for (name, value) in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("content-type", "text/plain;charset=UTF-8"),
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("content-type", "multipart/form-data; boundary=x"),
+        // A name of a stranger's that was made to lead here.
+        ("host", "evil.example"),
+    ] {
+        let refused = ask().header(name, value).await.is(403);
+        assert!(refused.reason.len() <= 200, "{}", refused.reason);
+    }
+    let rebound =
+        ask().header("host", "evil.example").header("origin", "http://evil.example").header("sec-fetch-site", "same-origin");
+    rebound.await.is(403);
+    for page in ["explain/axios", "metrics", "client-config"] {
+        scene
+            .get(&format!("/-/coldframe/{page}"))
+            .header("sec-fetch-site", "cross-site")
+            .header("sec-fetch-mode", "cors")
+            .await
+            .is(403);
+        scene.get(&format!("/-/coldframe/{page}")).header("host", "evil.example").await.is(403);
+    }
+    assert_eq!(scene.registry.total(), 0, "nothing was fetched for it");
+    scene.publish(Package::new("axios", "1.14.1"));
+    let link =
+        scene.get("/-/coldframe/explain/axios").header("sec-fetch-site", "cross-site").header("sec-fetch-mode", "navigate");
+    link.header("sec-fetch-dest", "document").accept("text/html").await.is(200);
+    ask()
+        .header("content-type", "application/json")
+        .header("origin", &format!("http://{}", scene.coldframe.address))
+        .await
+        .is(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_cannot_be_asked_is_told_once_with_an_exit_code_of_its_own() {
+    let project = Project::make().await;
+    let packages: Vec<_> = (0..60).map(|at| (format!("away-{at}"), locked("1.0.0"))).collect();
+    let packages: Vec<_> = packages.iter().map(|(name, entry)| (name.as_str(), entry.clone())).collect();
+    project.write("package-lock.json", &package_lock(&packages));
+    project.registry.goes_down();
+    let (code, told, errors) = project.check(&[]);
+    assert_eq!(code, 69, "{told}{errors}");
+    assert!(told.starts_with("nothing could be checked: ") && told.lines().count() < 5, "{told}");
+    assert!(!told.contains("refused by") && !told.contains("would be refused"), "{told}");
+    let (code, told) = project.json(&[]);
+    assert_eq!((code, &told["refused"], &told["unchecked"]), (69, &json!(0), &json!(60)), "{told}");
+    let listed =
+        told["files"][0]["unchecked"].as_array().unwrap().iter().map(|reason| reason["packages"].as_array().unwrap().len());
+    assert_eq!(listed.sum::<usize>(), 60, "{told}");
+    let (code, told, _) = project.check(&["--format", "sarif"]);
+    let sarif: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, sarif["runs"][0]["results"].as_array().unwrap().len()), (69, 0), "{told}");
+    let invocation = &sarif["runs"][0]["invocations"][0];
+    assert_eq!(invocation["executionSuccessful"], false);
+    assert_eq!(invocation["toolExecutionNotifications"].as_array().unwrap().len(), 1, "{told}");
+    let (code, told, _) = project.check(&["--format", "github"]);
+    assert_eq!((code, told.lines().count()), (69, 1), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_installs_nothing_from_a_registry_is_a_note_and_build_metadata_is_no_other_version() {
+    let project = Project::make().await;
+    let built = Package::new("engine", "1.59.0-next.72");
+    project.registry.publish(built);
+    project.registry.edit("engine", |packument| {
+        packument["versions"]["1.59.0-next.72"]["version"] = json!("1.59.0-next.72+f41d8efcd");
+    });
+    project.write(
+        "package-lock.json",
+        &json!({ "lockfileVersion": 3, "packages": {
+            "": {},
+            "../m/node_modules/n/o": { "version": "1.0.0" },
+            "node_modules/o": { "resolved": "../m/node_modules/n/o", "link": true },
+            "node_modules/.store/x": { "version": "1.0.0" },
+            "node_modules/fsevents": { "optional": true },
+            "node_modules/engine": { "version": "1.59.0-next.72+f41d8efcd" },
+        } })
+        .to_string(),
+    );
+    let (code, told, errors) = project.check(&[]);
+    assert_eq!(code, 0, "{told}{errors}");
+    assert!(told.contains("1 version, none would be refused"), "{told}");
+    assert!(told.contains("note: 3 entries install nothing from a registry"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_lockfiles_are_read_too() {
+    let project = Project::with_axios().await;
+    project
+        .write("package-lock.json", "{ \"lockfileVersion\": 2, \"dependencies\": { \"axios\": { \"version\": \"1.14.1\" } } }");
+    project.write(
+        "pnpm-lock.yaml",
+        "lockfileVersion: 5.4\nspecifiers:\n  axios: ^1.0.0\ndependencies:\n  axios: 1.14.1\npackages:\n  /axios/1.14.1:\n    resolution: {integrity: sha512-x}\n",
+    );
+    project.write(
+        "deno.lock",
+        "{ \"version\": \"2\", \"remote\": {}, \"npm\": { \"specifiers\": { \"axios@^1\": \"axios@1.14.1\" }, \"packages\": { \"axios@1.14.1\": {} } } }",
+    );
+    let (_, told) = project.json(&[]);
+    let files = told["files"].as_array().unwrap();
+    assert_eq!(files.len(), 3, "{told}");
+    for file in files {
+        assert_eq!(
+            (&file["packages"], &file["refused"][0]["name"], &file["refused"][0]["fits"]),
+            (&json!(1), &json!("axios"), &if file["path"] == "package-lock.json" { Value::Null } else { json!("1.14.0") }),
+            "{file}"
+        );
+    }
+}
+
 #[test]
 fn a_folder_without_a_lockfile_is_exit_code_2() {
     let home = TempDir::new().unwrap();
