@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-/// Rows of cells as columns, two blanks between them, each row behind `indent`.
+use crate::text::single_line;
+
+/// Rows of cells as columns, two blanks between them, each row behind `indent`. A cell stays one cell of one line, whatever is in it.
 #[derive(Debug)]
 pub struct Columns<const N: usize> {
     indent: &'static str,
@@ -18,7 +20,7 @@ impl<const N: usize> Columns<N> {
 
     /// Adds a row.
     pub fn row(&mut self, cells: [impl Into<String>; N]) {
-        self.rows.push(cells.map(Into::into));
+        self.rows.push(cells.map(|cell| single_line(&cell.into()).into_owned()));
     }
 }
 
@@ -44,5 +46,13 @@ mod tests {
         columns.row(["upstream", "https://registry.example/"]);
         columns.row(["age", "72 h"]);
         assert_eq!(columns.to_string(), "  upstream  https://registry.example/\n  age       72 h\n");
+    }
+
+    #[test]
+    fn a_cell_stays_in_its_row() {
+        let mut columns = Columns::indented("");
+        columns.row(["a\n::error::b", "\u{1b}[2J"]);
+        columns.row(["c", "d"]);
+        assert_eq!(columns.to_string(), "a\\n::error::b  \\u001b[2J\nc              d\n");
     }
 }

@@ -163,7 +163,7 @@ impl Reader {
     fn refusal(self, status: StatusCode, why: &str) -> Response<Bytes> {
         match self {
             Self::Program => refused(status, why),
-            Self::Terminal => text(status, PLAIN, format!("{}\n", crate::firewall::refusal::one_line(why))),
+            Self::Terminal => text(status, PLAIN, format!("{}\n", crate::text::single_line(why))),
             Self::Browser => browsed(status, explanation::html_of_one_line("no explanation", why)),
         }
     }

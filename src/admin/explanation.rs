@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::columns::Columns;
 use crate::firewall::Explanation;
+use crate::text::{html as html_escaped, single_line};
 
 /// The looks of the page: nothing is fetched.
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
@@ -19,18 +20,18 @@ pub fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
         let mut columns = Columns::indented(indent);
         for (about, told) in rows {
-            columns.row([about.to_owned(), plain(&told)]);
+            columns.row([about.to_owned(), told]);
         }
         columns.to_string()
     };
     let mut rules = Columns::indented("    ");
     for step in &explanation.steps {
-        rules.row([plain(step.rule.as_str()), step.action.clone(), step.outcome.as_str().to_owned(), plain(&step.detail)]);
+        rules.row([step.rule.to_string(), step.action.clone(), step.outcome.as_str().to_owned(), step.detail.clone()]);
     }
     let (verdict, facts) = (pairs(explanation.rows(), "  "), pairs(explanation.seen.rows(), "    "));
     let facts = if facts.is_empty() { facts } else { format!("  facts\n{facts}") };
     let rules = if explanation.steps.is_empty() { String::new() } else { format!("  rules, first to last\n{rules}") };
-    format!("{}\n{verdict}{rules}{facts}", plain(&explanation.headline()))
+    format!("{}\n{verdict}{rules}{facts}", single_line(&explanation.headline()))
 }
 
 /// For a browser.
@@ -39,14 +40,15 @@ pub fn html(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>| {
         let mut table = String::new();
         for (about, told) in rows {
-            let _ = writeln!(table, "<tr><th>{about}</th><td>{}</td></tr>", escaped(&told));
+            let _ = writeln!(table, "<tr><th>{about}</th><td>{}</td></tr>", html_escaped(&told));
         }
         table
     };
     let mut rules = String::new();
     for step in &explanation.steps {
         let outcome = step.outcome.as_str();
-        let cells = [step.rule.as_str(), &step.action, outcome, &step.detail].map(|cell| format!("<td>{}</td>", escaped(cell)));
+        let cells =
+            [step.rule.as_str(), &step.action, outcome, &step.detail].map(|cell| format!("<td>{}</td>", html_escaped(cell)));
         let _ = writeln!(rules, "<tr class=\"{}\">{}</tr>", outcome.replace(' ', "-"), cells.concat());
     }
     let head = "<tr><th>rule</th><th>does</th><th>outcome</th><th>why</th></tr>";
@@ -61,38 +63,16 @@ pub fn html(explanation: &Explanation) -> String {
 /// A page that says one thing.
 #[must_use]
 pub fn html_of_one_line(title: &str, line: &str) -> String {
-    document(title, &format!("<p>{}</p>", escaped(line)))
+    document(title, &format!("<p>{}</p>", html_escaped(line)))
 }
 
 fn document(title: &str, body: &str) -> String {
-    let title = escaped(title);
+    let title = html_escaped(title);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n<p>coldframe {}</p>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
     )
-}
-
-/// Text without what moves a terminal's cursor, colours its lines or turns the direction of writing around.
-fn plain(text: &str) -> String {
-    let turns = |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|letter| if letter.is_control() || turns(letter) { '?' } else { letter }).collect()
-}
-
-/// Text as HTML has it between tags and in attributes.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in plain(text).chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -170,7 +150,7 @@ mod tests {
                 minimum-age  hold 72 h  decides  published 2026-03-31 00:20 UTC, minimum release age 72 h
               facts
                 publisher    <script>alert(1)</script>
-                maintainers  ada?[2J
+                maintainers  ada\u001b[2J
         "#]]
         .assert_eq(&text(&held()));
     }
@@ -192,7 +172,7 @@ mod tests {
         let page = html(&held());
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"), "{page}");
         assert!(!page.contains('\u{1b}') && page.contains("<tr class=\"decides\">"), "{page}");
-        assert_eq!(escaped("a\"b'c&d"), "a&quot;b&#39;c&amp;d");
+        assert_eq!(html_escaped("a\"b'c&d"), "a&quot;b&#39;c&amp;d");
     }
 
     #[test]

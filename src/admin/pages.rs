@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::explaining::{self, Judge};
 use crate::firewall::Asker;
 use crate::telemetry::Metrics;
+use crate::text::printable;
 
 /// How long one check may take before its part counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -121,7 +122,7 @@ fn only(allowed: &'static str) -> Response<Bytes> {
 }
 
 pub(super) fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
-    text(status, "application/json", json.to_string())
+    text(status, "application/json", printable(&json.to_string()).into_owned())
 }
 
 pub(super) fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {

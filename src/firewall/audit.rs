@@ -53,19 +53,25 @@ impl Inner {
         };
         held.sort_by_cached_key(|one| (is_indirect(&one.name), one.name.clone()));
         let releases = if held.len() == 1 { "release" } else { "releases" };
-        let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
-        for (at, HeldBack { name, version, opens }) in held.iter().take(NAMED).enumerate() {
-            let lead = if at == 0 { "" } else { ", " };
-            let _ = match opens {
-                Some(opens) => write!(text, "{lead}{name} {version} opens {}", instant::tell_opening(*opens)),
-                None => write!(text, "{lead}{name} {version} is refused"),
-            };
-        }
-        if held.len() > NAMED {
-            let _ = write!(text, ", and {} more", held.len() - NAMED);
-        }
         let link = held.first().and_then(|first| refusal::link(&asker.base, &first.name, Some(first.version.as_str())));
-        text.extend(link.map(|link| format!("{}{link}", refusal::WHY)));
+        let link = link.map(|link| format!("{}{link}", refusal::WHY)).unwrap_or_default();
+        let compose = |named: usize| {
+            let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
+            for (at, HeldBack { name, version, opens }) in held.iter().take(named).enumerate() {
+                let lead = if at == 0 { "" } else { ", " };
+                let _ = match opens {
+                    Some(opens) => write!(text, "{lead}{name} {version} opens {}", instant::tell_opening(*opens)),
+                    None => write!(text, "{lead}{name} {version} is refused"),
+                };
+            }
+            if held.len() > named {
+                let _ = write!(text, ", and {} more", held.len() - named);
+            }
+            text + &link
+        };
+        // As many as a header holds.
+        let fitting = (1..=NAMED.min(held.len())).rev().map(compose).find(|text| text.len() <= refusal::LONGEST_LINE);
+        let text = fitting.unwrap_or_else(|| compose(1));
         Some(refusal::one_line(&text))
     }
 

@@ -9,10 +9,28 @@ use super::BaseUrl;
 use crate::net::NoRoom;
 use crate::npm::{PackageName, endpoint, instant};
 use crate::policy::{RuleId, Verdict};
+use crate::text::ascii_line;
 use crate::upstream::UpstreamError;
 
 /// What stands between a text and the address of its explanation.
 pub const WHY: &str = "; why: ";
+
+/// The longest text of a refusal, in bytes: bodies and logs hold it whole, headers its beginning.
+const LONGEST_TEXT: usize = 2000;
+
+/// The longest reason phrase and header, in bytes: proxies and clients limit a status line.
+pub const LONGEST_LINE: usize = 200;
+
+/// What is left of the version and its detail, at least, in bytes.
+const DETAIL: usize = 40;
+
+/// What a line does without, first to last.
+const SHORTER: [(&str, &str); 4] = [
+    ("; newest allowed: ", "; use "),
+    ("; no version of it is allowed yet", ""),
+    (" by coldframe:", ":"),
+    ("minimum release age", "minimum age"),
+];
 
 /// A refusal by policy. `text` says it all in one line of ASCII; the rest is for those who count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,18 +160,29 @@ impl Refusal {
         Self { link: link.map(Into::into), ..self }
     }
 
-    /// Text and address in at most `longest` bytes, for a header: the text is what is cut, and an address that leaves it
-    /// less than half stays away.
+    /// Text and address in at most `longest` bytes, for a header. What is too long is said in fewer words; then the text is what is
+    /// cut, and an address that leaves it less than half stays away.
     #[must_use]
     pub fn within(&self, longest: usize) -> String {
+        let mut text = self.text.to_string();
+        let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| WHY.len() + link.len());
+        for (long, short) in SHORTER {
+            if whole(&text) <= longest {
+                break;
+            }
+            text = text.replace(long, short);
+        }
         let tail = self.link.as_ref().map(|link| format!("{WHY}{link}")).filter(|tail| tail.len() <= longest / 2);
         let tail = tail.unwrap_or_default();
         let room = longest - tail.len();
-        if self.text.len() <= room {
-            return format!("{}{tail}", self.text);
+        if text.len() <= room {
+            return format!("{text}{tail}");
         }
-        let kept: String = self.text.chars().take(room.saturating_sub(3)).collect();
-        format!("{}...{tail}", kept.trim_end())
+        // What is said of the version in detail goes first: the rule, the opening and what to use instead stay.
+        let (detail, rest) =
+            text.rfind(" (rule ").filter(|at| text.len() - at + DETAIL <= room).map_or((&*text, ""), |at| text.split_at(at));
+        let kept: String = detail.chars().take(room.saturating_sub(rest.len() + 3)).collect();
+        format!("{}...{rest}{tail}", kept.trim_end())
     }
 }
 
@@ -163,16 +192,10 @@ pub fn link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option
     base.explains.then(|| endpoint::explanation(&base.text, name, version))
 }
 
-/// `text` as one line of printable ASCII, whatever upstream wrote into it: a reason phrase and headers hold nothing else.
+/// `text` as one line of visible ASCII, as a refusal holds it.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    printable(text).replace('\n', " ")
-}
-
-/// `text` in printable ASCII and line feeds.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter == '\n' || letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' }).collect()
+    ascii_line(text, LONGEST_TEXT)
 }
 
 #[cfg(test)]
@@ -188,8 +211,16 @@ mod tests {
         let tail = "; why: http://127.0.0.1:4873/-/coldframe/explain/axios@1.14.1";
         let linked = refusal.clone().linked(&base);
         let line = linked.within(400);
-        assert!(line.len() == 400 && line.ends_with(&format!("xxx...{tail}")), "{line}");
+        assert!(line.len() == 400 && line.ends_with(&format!("xxx... (rule denied){tail}")), "{line}");
         assert_eq!(linked.to_string(), format!("{}{tail}", refusal.text));
+        let held = Refusal { text: "axios@1.14.1 is held by coldframe: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 11:00 UTC; newest allowed: 1.14.0".into(), ..refusal.clone() };
+        let line = held.linked(&base).within(LONGEST_LINE);
+        assert_eq!(
+            line,
+            format!(
+                "axios@1.14.1 is held: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 11:00 UTC; use 1.14.0{tail}"
+            )
+        );
         assert!(!linked.within(80).contains("why"), "an address is not cut");
         assert_eq!(refusal.linked(&BaseUrl { explains: false, ..base }).link, None);
     }

@@ -13,6 +13,7 @@ use super::world::{Profile, World};
 use super::{BaseUrl, refusal};
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, instant, tag};
 use crate::policy::{Advisory, Note, Policy, Unknown, Verdict, judge, waiver};
+use crate::text::single_line;
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
@@ -207,7 +208,7 @@ impl Screen {
         for (at, verdict) in self.newest_first(packument).take(NAMED) {
             let entry = &packument.entries[at];
             let detail = verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
-            let _ = write!(message, "\n{}@{}: {detail}", packument.name, entry.key);
+            let _ = write!(message, "\n{}@{}: {}", packument.name, single_line(&entry.key), single_line(&detail));
             if let Some(opens) = verdict.opens() {
                 let _ = write!(message, ", opens {}", instant::tell_opening(opens));
             }
@@ -216,9 +217,9 @@ impl Screen {
             let _ = write!(message, "\nand {} more", self.verdicts.len() - NAMED);
         }
         if let Some(latest) = self.tag(packument, "latest") {
-            let _ = write!(message, "\nnewest allowed: {}@{latest}", packument.name);
+            let _ = write!(message, "\nnewest allowed: {}@{}", packument.name, single_line(latest));
         }
-        refusal::printable(&message)
+        message.lines().map(refusal::one_line).collect::<Vec<_>>().join("\n")
     }
 
     /// The hidden entries and why, the highest version first.

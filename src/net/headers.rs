@@ -173,23 +173,6 @@ pub fn date(instant: SystemTime) -> HeaderValue {
     HeaderValue::try_from(httpdate::fmt_http_date(instant)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
-/// `text` as one line of visible ASCII of at most `longest` bytes: what a header or a reason phrase can hold.
-#[must_use]
-pub fn one_line(text: &str, longest: usize) -> String {
-    let visible = |letter: char| match letter {
-        ' '..='~' => letter,
-        _ if letter.is_whitespace() => ' ',
-        _ => '?',
-    };
-    let line: String = text.chars().map(visible).take(longest).collect();
-    let line = line.trim();
-    if text.chars().count() > longest {
-        format!("{}...", &line[..line.len().min(longest.saturating_sub(3))])
-    } else {
-        line.to_owned()
-    }
-}
-
 /// Whether `text` is a host with an optional port, as a `Host` header holds it: `files.example`, `127.0.0.1:4873`, `[::1]:80`.
 #[must_use]
 pub fn is_host(text: &str) -> bool {
@@ -328,14 +311,6 @@ mod tests {
             (told("\"u\""), told("W/\"t\""), told("Thu, 01 Jan 1970 00:00:00 GMT")),
             (Span::Whole, Span::Whole, Span::Whole)
         );
-    }
-
-    #[test]
-    fn a_line_is_ascii_and_bounded() {
-        assert_eq!(one_line("a\r\nb\u{e9}\0c", 100), "a  b??c");
-        assert_eq!(one_line(&"x".repeat(20), 10), "xxxxxxx...");
-        assert_eq!(one_line("", 10), "");
-        assert!(one_line(&"é ".repeat(500), 400).len() <= 400);
     }
 
     #[test]

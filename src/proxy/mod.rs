@@ -107,6 +107,9 @@ pub enum ProxyError {
     /// Its headers do not say where it came from, or say it twice.
     #[error("{0}")]
     Headers(String),
+    /// A web page of another site made a browser send it.
+    #[error("coldframe answers this only to its own pages and to programs: {0}")]
+    CrossSite(&'static str),
     /// Its body was not taken.
     #[error(transparent)]
     Body(#[from] BodyError),
@@ -133,9 +136,8 @@ pub enum ProxyError {
     NotAnOperator,
     /// As [`ProxyError::NotAnOperator`], where there is no token that would do.
     #[error(
-        "asked on a gateway, an address that others reach too, or from another machine: coldframe shows this there to its \
-         operators alone, whose tokens stand in a file that `admin-token-file` names, and none is named; `explain-to` opens \
-         `check` and `explain` to everybody"
+        "coldframe shows this page to its operators alone, by a token of the file that `admin-token-file` names, and none is named; \
+         `explain-to` opens `check` and `explain`"
     )]
     NoOperators,
     /// A gateway that knows its clients by name does not know this one.

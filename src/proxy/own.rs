@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{ACCEPT, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Response};
 
@@ -25,6 +25,10 @@ const FOR_ALL: [&str; 2] = ["healthz", "readyz"];
 
 /// The pages that `explain-to` may open to everybody.
 const EXPLAINING: [&str; 3] = ["check", "explain", "client-config"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// A request below `/-/coldframe/`.
 #[derive(Default)]
@@ -89,9 +93,11 @@ impl Doorstep {
         if FOR_ALL.contains(&page.as_str()) {
             return Ok(OwnRequest { method: head.method, page, query, ..OwnRequest::default() });
         }
+        refuse_other_sites(&head)?;
         let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAINING.contains(&first));
         let visitor = match self.operator(askers, peer, &head).await {
             Ok(operator) => operator,
+            // A page whose name was made to lead to this machine is no visitor: its `host` header is not ours.
             Err(stranger) => askers.visitor(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
         };
         let body = if head.method == Method::POST {
@@ -113,5 +119,79 @@ impl Doorstep {
         let asker = askers.resolve(peer, head).map_err(ProxyError::Headers)?;
         // The token is ours, and nobody upstream shall see it; whoever brings it has authenticated to us.
         Ok(Asker { authorization: Authorization::Lent, ..asker })
+    }
+}
+
+/// Refuses what a page of another site makes a browser send: it would ask with the rights of the machine it runs on.
+///
+/// # Errors
+/// [`ProxyError::CrossSite`].
+fn refuse_other_sites(head: &Parts) -> Result<(), ProxyError> {
+    let word = |name: &HeaderName| head.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    // A link to an explanation may be followed from anywhere: the page is shown, and the other site learns nothing of it.
+    let is_followed_link =
+        reads && word(&SEC_FETCH_MODE).as_deref() == Some("navigate") && word(&SEC_FETCH_DEST).as_deref() == Some("document");
+    let is_own = word(&SEC_FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none");
+    if !is_own && !is_followed_link {
+        return Err(ProxyError::CrossSite("a page of another site asks (`sec-fetch-site`)"));
+    }
+    if word(&ORIGIN).is_some_and(|origin| !is_same_host(&origin, head)) {
+        return Err(ProxyError::CrossSite("a page of another site asks (`origin`)"));
+    }
+    // A form of another site can send three types without asking first. Programs may name none; browsers send an `origin` then.
+    if head.method == Method::POST && head.headers.contains_key(CONTENT_TYPE) && !is_json(&head.headers) {
+        return Err(ProxyError::CrossSite("the body's `content-type` is not `application/json`"));
+    }
+    Ok(())
+}
+
+/// Whether an origin, `https://coldframe.example:4873`, is the host that is asked. The scheme may be another one behind a proxy.
+fn is_same_host(origin: &str, head: &Parts) -> bool {
+    let asked = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    let plain = |host: &str| host.trim_end_matches(usual).to_ascii_lowercase();
+    asked.is_some_and(|asked| plain(asked) == plain(host))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let written = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    written.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, headers: &[(&str, &str)]) -> bool {
+        let request = http::Request::builder().method(method).uri("/-/coldframe/check").header("host", "127.0.0.1:4873");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        refuse_other_sites(&request.body(()).unwrap().into_parts().0).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_refused() {
+        const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
+        assert!(asked("POST", &[JSON]) && asked("POST", &[]) && asked("GET", &[]));
+        assert!(asked("POST", &[JSON, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:4873")]));
+        for wrong in [
+            &[JSON, ("sec-fetch-site", "cross-site")][..],
+            &[JSON, ("sec-fetch-site", "same-site")],
+            &[JSON, ("sec-fetch-site", "")],
+            &[JSON, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
+            &[JSON, ("origin", "https://evil.example")],
+            &[JSON, ("origin", "null")],
+            &[JSON, ("origin", "http://127.0.0.1:4874")],
+            &[("content-type", "text/plain")],
+            &[("content-type", "application/x-www-form-urlencoded")],
+            &[("content-type", "text/plain; application/json")],
+        ] {
+            assert!(!asked("POST", wrong), "{wrong:?}");
+        }
+        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        assert!(asked("GET", &[link[0], link[1], ("sec-fetch-dest", "document")]));
+        assert!(!asked("GET", &[link[0], link[1], ("sec-fetch-dest", "iframe")]) && !asked("GET", &link[..1]));
+        assert!(asked("GET", &[("sec-fetch-site", "none")]) && !asked("GET", &[("origin", "https://evil.example")]));
     }
 }

@@ -9,17 +9,16 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use super::{ProxyError, passage};
+use crate::firewall::refusal::LONGEST_LINE;
 use crate::firewall::{Answer, Coding, Form, Rejection, Tarball};
-use crate::net::headers::{Span, date, none_match, one_line, span};
+use crate::net::headers::{Span, date, none_match, span};
 use crate::net::{Body, BodyError, ClientError, HandOver, Layer};
 use crate::npm::endpoint::EndpointError;
 use crate::npm::integrity::LONGEST_SRI;
 use crate::npm::{Algorithm, Digest};
 use crate::telemetry::OutcomeLabel;
+use crate::text::{ascii_line, single_line};
 use crate::upstream::{Passed, UpstreamError};
-
-/// The longest text in a reason phrase or header, in bytes: some clients limit a line to a kilobyte.
-const LONGEST_LINE: usize = 400;
 
 /// As many headers as most answers have.
 const HEADERS: usize = 10;
@@ -162,6 +161,15 @@ pub fn passed(passed: Passed, notice: Option<&str>, private: bool) -> Reply {
     } else {
         let mut reply = Reply::new(passed.status, Body::from(passed.body), outcome);
         *reply.response.headers_mut() = passage::returned(passed.headers);
+        // npm prints it.
+        if let Some(notice) = reply
+            .response
+            .headers()
+            .get(&NPM_NOTICE)
+            .map(|value| ascii_line(&String::from_utf8_lossy(value.as_bytes()), LONGEST_LINE))
+        {
+            reply = reply.with_text(NPM_NOTICE, &notice);
+        }
         reply
     };
     if let Some(notice) = notice {
@@ -178,8 +186,11 @@ fn is_json(body: &[u8]) -> bool {
 
 /// Adds to what npm prints; upstream's own word stays first.
 fn with_notice(reply: Reply, notice: &str) -> Reply {
-    let before = reply.response.headers().get(&NPM_NOTICE).and_then(|value| value.to_str().ok()).map(|text| format!("{text}; "));
-    let notice = before.unwrap_or_default() + &one_line(notice, 2 * LONGEST_LINE);
+    let before = reply.response.headers().get(&NPM_NOTICE).and_then(|value| value.to_str().ok());
+    let notice = ascii_line(notice, LONGEST_LINE);
+    let room = LONGEST_LINE.saturating_sub(notice.len() + "; ".len());
+    let before = before.map(|text| ascii_line(text, room)).filter(|text| text.len() > "...".len());
+    let notice = before.map_or_else(|| notice.clone(), |before| format!("{before}; {notice}"));
     reply.with_text(NPM_NOTICE, &notice)
 }
 
@@ -239,7 +250,9 @@ pub fn failed(error: &ProxyError) -> Reply {
         }
         ProxyError::Body(error) => body_not_taken(error, &text),
         ProxyError::Rejected(rejection) => rejected(rejection, &text),
-        ProxyError::WritesAreOff | ProxyError::Barred(..) => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        ProxyError::WritesAreOff | ProxyError::Barred(..) | ProxyError::CrossSite(_) => {
+            failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
+        }
         ProxyError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
         ProxyError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
         ProxyError::Unreached { cause, .. } => match cause {
@@ -326,12 +339,13 @@ fn not_modified() -> Reply {
 
 /// A failure told in every channel that some client shows: reason phrase, body and notice.
 fn failure(status: StatusCode, text: &str, outcome: OutcomeLabel) -> Reply {
-    told(status, text, one_line(text, LONGEST_LINE), outcome)
+    told(status, text, ascii_line(text, LONGEST_LINE), outcome)
 }
 
 /// A failure told so in the body, and in `line` where only a line has room.
 fn told(status: StatusCode, text: &str, line: String, outcome: OutcomeLabel) -> Reply {
-    let body = serde_json::json!({ "error": text }).to_string();
+    // Clients print it.
+    let body = serde_json::json!({ "error": single_line(text) }).to_string();
     let mut reply = Reply::new(status, Body::from(Bytes::from(body)), outcome)
         .with(header::CONTENT_TYPE, JSON)
         .with(header::CACHE_CONTROL, NO_STORE)
@@ -467,10 +481,10 @@ mod tests {
     async fn what_upstream_wrote_cannot_break_a_line() {
         let text = format!("bad\r\nx-evil: 1 {}", "\u{1f4a5}".repeat(500));
         let reply = failed(&Rejection::NotFound(text.as_str().into()).into());
-        assert!(phrase(&reply).starts_with("bad  x-evil: 1 ?") && phrase(&reply).len() <= 400);
+        assert!(phrase(&reply).starts_with("bad  x-evil: 1 ?") && phrase(&reply).len() <= 200);
         assert_eq!(Some(phrase(&reply)), header(&reply, "npm-notice"));
         let parsed: serde_json::Value = serde_json::from_str(&body(reply).await).unwrap();
-        assert_eq!(parsed["error"], text);
+        assert_eq!(parsed["error"], text.replace("\r\n", "\\r\\n"), "npm prints it: one line");
     }
 
     #[test]
@@ -513,5 +527,10 @@ mod tests {
         let reply = passed(from, Some("held back\naxios"), true);
         assert_eq!(header(&reply, "npm-notice"), Some("be kind; held back axios"));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
+        let mut headers = HeaderMap::new();
+        headers.insert(NPM_NOTICE, HeaderValue::try_from("x".repeat(500)).unwrap());
+        let reply = passed(Passed { status: StatusCode::OK, headers, body: Bytes::new() }, Some("held back axios"), true);
+        let notice = header(&reply, "npm-notice").unwrap();
+        assert!(notice.len() <= 200 && notice.ends_with("...; held back axios"), "{notice}");
     }
 }

@@ -18,6 +18,7 @@ use super::route::Route;
 use super::{Config, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError};
 use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust, pause};
 use crate::npm::PackageName;
+use crate::text::ascii_line;
 
 /// The most redirects that are followed in a row.
 const MOST_REDIRECTS: usize = 5;
@@ -374,24 +375,14 @@ async fn message(response: Response) -> Arc<str> {
     // A body that does not come leaves the phrase, which is still true.
     let body = response.body.collect(ERROR_BODY).await.unwrap_or_default();
     let words = serde_json::from_slice::<Words>(&body).ok().and_then(|words| words.error.or(words.message));
-    one_line(&words.filter(|words| !words.trim().is_empty()).unwrap_or(phrase)).into()
+    said(&words.filter(|words| !words.trim().is_empty()).unwrap_or(phrase)).into()
 }
 
-/// `text` as one line of printable ASCII: it ends up in headers, logs and terminals.
-fn one_line(text: &str) -> String {
-    let ascii = |letter: char| {
-        if letter.is_ascii_graphic() {
-            letter
-        } else if letter.is_whitespace() || letter.is_control() {
-            ' '
-        } else {
-            '?'
-        }
-    };
-    let plain: String = text.chars().take(ERROR_MESSAGE * 4).map(ascii).collect();
-    let mut line = plain.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.truncate(ERROR_MESSAGE);
-    line
+/// Upstream's words as one short line of ASCII, blanks and control characters as one blank.
+fn said(text: &str) -> String {
+    let plain: Vec<&str> =
+        text.split(|letter: char| letter.is_whitespace() || letter.is_control()).filter(|word| !word.is_empty()).collect();
+    ascii_line(&plain.join(" "), ERROR_MESSAGE)
 }
 
 #[cfg(test)]
@@ -487,7 +478,7 @@ mod tests {
 
     #[test]
     fn an_error_message_is_one_line_of_ascii() {
-        assert_eq!(one_line("  a\r\nb\u{1b}[0m\tc\u{2028}é "), "a b [0m c ?");
-        assert_eq!(one_line(&"x".repeat(1_000)).len(), 200);
+        assert_eq!(said("  a\r\nb\u{1b}[0m\tc\u{2028}é "), "a b [0m c ?");
+        assert_eq!(said(&"x".repeat(1_000)).len(), 200);
     }
 }
