@@ -1,8 +1,7 @@
 //! `coldframe exposure`: who asked for a package, and whether they got it; who got what an advisory names; who asked for a place that
 //! malware talks to.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,12 +11,15 @@ use super::flags::SettingFlags;
 use super::output::{self, Columns, Exit, Failure};
 use super::running::say;
 use super::serve::runtime;
-use crate::app::{self, Contacted, Owner, RemoteServer, intelligence};
+use crate::app::{self, Contacted, Owner, RemoteServer, deciding, intelligence};
 use crate::config;
 use crate::npm::{PackageName, Spec, instant};
 use crate::patrol::exposure::Finding;
+use crate::policy::RuleId;
+use crate::policy::decision::{Act, Decision};
 use crate::store::{Exposure, Outcome};
 use crate::telemetry::SystemClock;
+use crate::text::push_line;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -56,7 +58,12 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     let exposures = app::exposure(&data_dir, &spec)?;
     let mut contacts = app::contacts(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
-    let text = if arguments.json { tell_json(&exposures, &contacts) } else { tell(&spec, &exposures) + &beside(&contacts) };
+    let grounds = Grounds::read(&data_dir);
+    let text = if arguments.json {
+        tell_json(&spec, &exposures, &contacts, &grounds)
+    } else {
+        tell(&spec, &exposures, &grounds) + &beside(&contacts)
+    };
     output::print(&text)?;
     Ok(Exit::Done)
 }
@@ -68,11 +75,12 @@ fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Resu
     // Where nothing was kept yet nobody asked for anything.
     let mut contacts = app::contacts(&data_dir).unwrap_or_default();
     contacts.retain(|known| known.contact.advisory == id);
-    let text = match (findings_json(&findings), contacts_json(&contacts)) {
+    let grounds = Grounds::read(&data_dir);
+    let text = match (findings_json(&findings, &grounds), contacts_json(&contacts)) {
         (Value::Array(findings), Value::Array(contacts)) if json => {
             format!("{:#}\n", Value::Array([findings, contacts].concat()))
         }
-        _ => tell_findings(&findings) + &beside(&contacts),
+        _ => tell_findings(&findings, &grounds) + &beside(&contacts),
     };
     output::print(&text)?;
     Ok(Exit::Done)
@@ -92,23 +100,23 @@ fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, Failure> {
 }
 
 /// What was seen here of what an advisory names, and who got it.
-pub(super) fn tell_findings(findings: &[Finding]) -> String {
+pub(super) fn tell_findings(findings: &[Finding], grounds: &Grounds) -> String {
     if findings.is_empty() {
         return "nothing that it names was ever seen here, as far as the ledger reaches back\n".to_owned();
     }
     let mut text = String::new();
     for finding in findings {
         let who = if finding.clients.is_empty() { "nobody got it" } else { "who got it:" };
-        let _ = writeln!(text, "{}@{} ({}): {who}", finding.name, finding.version, finding.advisory);
+        push_line!(text, "{}@{} ({}): {who}", finding.name, finding.version, finding.advisory);
         if !finding.clients.is_empty() {
-            text.push_str(&rows("  ", &finding.clients));
+            text.push_str(&rows("  ", &finding.name, &finding.clients, grounds));
         }
     }
     text
 }
 
 /// The same for programs.
-pub(super) fn findings_json(findings: &[Finding]) -> Value {
+pub(super) fn findings_json(findings: &[Finding], grounds: &Grounds) -> Value {
     let told = findings.iter().map(|finding| {
         json!({
             "name": finding.name.as_str(),
@@ -117,14 +125,15 @@ pub(super) fn findings_json(findings: &[Finding]) -> Value {
             "feed": finding.feed,
             "integrities": finding.integrities.iter().map(crate::npm::Integrity::to_sri).collect::<Vec<_>>(),
             "refused": finding.is_condemned,
-            "clients": finding.clients.iter().map(row_json).collect::<Vec<_>>(),
+            "clients": finding.clients.iter().map(|row| row_json(&finding.name, row, grounds)).collect::<Vec<_>>(),
         })
     });
     told.collect()
 }
 
-fn tell_json(exposures: &[Exposure], contacts: &[Contacted]) -> String {
-    let rows: Vec<_> = exposures.iter().map(row_json).chain(contacts.iter().map(contact_json)).collect();
+fn tell_json(spec: &Spec, exposures: &[Exposure], contacts: &[Contacted], grounds: &Grounds) -> String {
+    let rows: Vec<_> =
+        exposures.iter().map(|row| row_json(&spec.name, row, grounds)).chain(contacts.iter().map(contact_json)).collect();
     format!("{:#}\n", Value::Array(rows))
 }
 
@@ -169,7 +178,8 @@ fn contact_rows(contacts: &[Contacted]) -> String {
     columns.to_string()
 }
 
-fn row_json(exposure: &Exposure) -> Value {
+fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value {
+    let decisions: Vec<i64> = grounds.of(name, exposure).map(|decision| decision.id).collect();
     json!({
         "client": exposure.client,
         "tool": exposure.tool,
@@ -178,21 +188,22 @@ fn row_json(exposure: &Exposure) -> Value {
         "integrity": exposure.integrity,
         "outcome": outcome(exposure),
         "rule": exposure.rule,
+        "decisions": decisions,
         "times": exposure.times,
         "first": exposure.first.to_string(),
         "last": exposure.last.to_string(),
     })
 }
 
-fn tell(spec: &Spec, exposures: &[Exposure]) -> String {
+fn tell(spec: &Spec, exposures: &[Exposure], grounds: &Grounds) -> String {
     if exposures.is_empty() {
         let version = spec.wanted.as_deref().map(|wanted| format!("@{wanted}")).unwrap_or_default();
         return format!("nobody asked for {}{version}, as far as the ledger reaches back\n", spec.name);
     }
-    rows("", exposures)
+    rows("", &spec.name, exposures, grounds)
 }
 
-fn rows(indent: &'static str, exposures: &[Exposure]) -> String {
+fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], grounds: &Grounds) -> String {
     let mut columns = Columns::indented(indent);
     columns.row(["CLIENT", "TOOL", "VERSION", "OUTCOME", "TIMES", "FIRST", "LAST"]);
     for exposure in exposures {
@@ -203,6 +214,11 @@ fn rows(indent: &'static str, exposures: &[Exposure]) -> String {
             (tool, version) => format!("{tool}/{version}"),
         };
         let outcome = match &exposure.rule {
+            Some(_) if grounds.of(name, exposure).next().is_some() => {
+                let named: Vec<_> =
+                    grounds.of(name, exposure).map(|decision| format!("{} {}", noun(decision), decision.id)).collect();
+                format!("served ({})", named.join(", "))
+            }
             Some(rule) if exposure.outcome == Outcome::Served => format!("served, noted by {rule}"),
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
@@ -217,5 +233,44 @@ fn outcome(exposure: &Exposure) -> &'static str {
     match exposure.outcome {
         Outcome::Served => "served",
         Outcome::Refused => "refused",
+    }
+}
+
+/// What people decided, to name what let a version through.
+pub(super) struct Grounds(Vec<Decision>);
+
+impl Grounds {
+    /// Reads the decisions of a data directory. What cannot be read is named by its rule alone.
+    pub(super) fn read(data_dir: &Path) -> Self {
+        Self(deciding::decisions(data_dir).unwrap_or_default())
+    }
+
+    /// The decisions that let through what a row says was served.
+    fn of<'g>(&'g self, name: &'g PackageName, row: &'g Exposure) -> impl Iterator<Item = &'g Decision> {
+        let rule = row.rule.as_deref().filter(|_| row.outcome == Outcome::Served);
+        let (approved, observed) = (rule == Some(RuleId::Approved.as_str()), rule == Some(RuleId::Observed.as_str()));
+        self.0.iter().filter(move |decision| {
+            let names = match &decision.proposal.act {
+                Act::Approve { package, versions, .. } => {
+                    approved && *package == name.as_str() && versions.iter().any(|version| version.version == row.version)
+                }
+                Act::Adopt { versions, .. } => {
+                    approved && versions.iter().any(|one| one.package == name.as_str() && one.approved.version == row.version)
+                }
+                Act::Observe => observed,
+                Act::Deny { .. } | Act::Freeze { .. } => false,
+            };
+            let ended = [decision.proposal.expires, decision.revoked.as_ref().map(|(by, _)| by.at)];
+            let is_over = ended.into_iter().flatten().any(|end| end < row.first);
+            names && decision.proposal.author.at <= row.last && !is_over
+        })
+    }
+}
+
+fn noun(decision: &Decision) -> &'static str {
+    match decision.proposal.act {
+        Act::Adopt { .. } => "adoption",
+        Act::Observe => "observation",
+        _ => "approval",
     }
 }

@@ -1,7 +1,6 @@
 //! `coldframe incident`: everything that is to be done about one advisory, or about a version that no feed names yet, in one command:
 //! deny, freeze, purge, and who got it.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::decree;
 use super::exposure;
+use super::exposure::Grounds;
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
 use super::person;
@@ -19,6 +19,7 @@ use crate::app::{AppError, Owner, RemoteServer};
 use crate::config::{Config, Key};
 use crate::npm::{PackageName, Version, instant};
 use crate::telemetry::{Clock as _, SystemClock};
+use crate::text::push_line;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -60,35 +61,37 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         })?;
         Some(done)
     };
-    let text = if json { tell_json(&plan, done.as_ref()) } else { tell(&plan, done.as_ref(), freeze_for) };
+    let grounds = Grounds::read(&data_dir);
+    let text = if json { tell_json(&plan, done.as_ref(), &grounds) } else { tell(&plan, done.as_ref(), freeze_for, &grounds) };
     output::print(&text)?;
     Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration) -> String {
+fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration, grounds: &Grounds) -> String {
     let would = if done.is_some() { "" } else { "would " };
     let feed = plan.feed.as_ref().map(|feed| format!(" of the feed `{feed}`")).unwrap_or_default();
-    let mut text = format!("{}{feed}: {}\n", plan.id, plan.summary);
+    let mut text = String::new();
+    push_line!(text, "{}{feed}: {}", plan.id, plan.summary);
     for subject in &plan.subjects {
         let versions = if subject.versions.is_empty() { "every version".to_owned() } else { subject.versions.join(", ") };
-        let _ = writeln!(text, "  {would}deny {}: {versions}", subject.name);
+        push_line!(text, "  {would}deny {}: {versions}", subject.name);
         let (since, age) = (instant::tell(subject.freeze_at), instant::tell_age(freeze_for));
-        let _ = writeln!(text, "  {would}freeze {} for {age}: nothing published after {since} is shown", subject.name);
+        push_line!(text, "  {would}freeze {} for {age}: nothing published after {since} is shown", subject.name);
     }
     let (stored, known) = (plan.stored, plan.integrities().len());
-    let _ = writeln!(text, "  {would}purge {} from the store, of {known} that are known", counted(stored, "tarball"));
+    push_line!(text, "  {would}purge {} from the store, of {known} that are known", counted(stored, "tarball"));
     let packages = plan.packages().len();
-    let _ = writeln!(text, "  {would}forget what is remembered of {}", counted(packages, "package"));
+    push_line!(text, "  {would}forget what is remembered of {}", counted(packages, "package"));
     if let Some(done) = done {
         let (tarballs, packuments) = (done.purged.tarballs, done.purged.packuments);
         let removed = |count: u64, noun| counted(usize::try_from(count).unwrap_or(usize::MAX), noun);
         let (tarballs, packuments) = (removed(tarballs, "tarball"), removed(packuments, "packument"));
-        let _ = writeln!(text, "decisions {}; {tarballs} and {packuments} removed", numbers(&done.decisions));
+        push_line!(text, "decisions {}; {tarballs} and {packuments} removed", numbers(&done.decisions));
         if done.is_pending {
             text.push_str("the running server has not taken them in, see its log; do this again when it has\n");
         }
     }
-    text.push_str(&exposure::tell_findings(&plan.findings));
+    text.push_str(&exposure::tell_findings(&plan.findings, grounds));
     text
 }
 
@@ -120,7 +123,7 @@ fn numbers(decisions: &[i64]) -> String {
     decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn tell_json(plan: &Plan, done: Option<&intelligence::Done>) -> String {
+fn tell_json(plan: &Plan, done: Option<&intelligence::Done>, grounds: &Grounds) -> String {
     let subject = |subject: &intelligence::Subject| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
     let told = json!({
         "id": plan.id,
@@ -134,7 +137,7 @@ fn tell_json(plan: &Plan, done: Option<&intelligence::Done>) -> String {
         "removed": done.map(|done| done.purged.tarballs),
         "packuments": done.map(|done| done.purged.packuments),
         "pending": done.map(|done| done.is_pending),
-        "exposure": exposure::findings_json(&plan.findings),
+        "exposure": exposure::findings_json(&plan.findings, grounds),
     });
     format!("{told:#}\n")
 }

@@ -11,6 +11,7 @@ use coldframe::telemetry::Clock as _;
 use serde_json::json;
 
 use crate::package::{Package, days, hours, sha512};
+use crate::program::{coldframe, run};
 use crate::scene::Scene;
 
 fn signature(scene: &Scene, who: &str) -> Signature {
@@ -65,6 +66,24 @@ fn served_by(scene: &Scene, name: &str) -> (Option<String>, u64) {
         assert!(Instant::now() < deadline, "nothing of {name} was served");
         std::thread::yield_now();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exposure_says_which_approval_let_a_version_through() {
+    let scene = Scene::open().await;
+    let young = Package::new("axios", "1.14.1").aged(hours(1));
+    scene.publish(young.clone());
+    let taken = decide(&scene, approval(&young, &[]), Some(hours(5)), false).await;
+    scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
+    served_by(&scene, "axios");
+    let home = tempfile::TempDir::new().unwrap();
+    let data = scene.data().to_str().unwrap();
+    let (code, told, errors) = run(coldframe(home.path()).args(["exposure", "axios", "--data-dir", data]));
+    assert_eq!(code, 0, "{errors}");
+    assert!(told.contains(&format!("served (approval {})", taken.decision.id)), "{told}");
+    let (_, told, _) = run(coldframe(home.path()).args(["exposure", "axios", "--json", "--data-dir", data]));
+    let rows: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(rows[0]["decisions"], json!([taken.decision.id]), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
