@@ -460,7 +460,10 @@ impl Gate {
         let looks = (Look::at(&config.door.users), Look::at(&authority::files(config, data_dir)));
         let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = authority::leaves(config, kept, clock).map_err(AppError::Authority)?;
-        let (bound, transparent) = (listening::bind_all(&config.listen).await?, listening::bind_all(&config.transparent).await?);
+        let (bound, transparent) = (
+            listening::bind_all(&config.listen, "--gateway").await?,
+            listening::bind_all(&config.transparent, "--transparent").await?,
+        );
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let transparent_addresses: Vec<_> = transparent.iter().map(|bound| bound.address).collect();
         let ours = registry.iter().chain(&addresses).chain(&transparent_addresses).copied().collect();

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::file::place;
 use super::mistake::{Mistake, Origin, SourceFile};
 use super::written::{Field, Value};
+use crate::policy::spelling;
 
 /// The keys of a feed's table, and what each allows.
 pub(super) const FEED: [(&str, &str); 6] = [
@@ -40,8 +41,11 @@ fn field(
 ) -> Option<Field> {
     let name = key.get_ref().as_ref();
     let Some((_, allowed)) = FEED.iter().find(|(known, _)| *known == name) else {
-        let allowed = FEED.map(|(known, _)| format!("`{known}`")).join(", ");
-        let mistake = Mistake::new(place(file, key.span()), format!("unknown key of a feed: `{name}`"), allowed);
+        let all = || FEED.map(|(known, _)| format!("`{known}`")).join(", ");
+        let near = spelling::suggestions(name, FEED.iter().map(|(known, _)| *known));
+        let allowed = spelling::suggested(&near).unwrap_or_else(all);
+        let problem = format!("unknown key of a feed: `{}`", name.escape_debug());
+        let mistake = Mistake::new(place(file, key.span()), problem, allowed);
         mistakes.push(Mistake { shows_line: false, ..mistake });
         return None;
     };

@@ -8,6 +8,7 @@ use super::file;
 use super::mistake::{Mistake, Mistakes, Origin, blot_credentials};
 use super::settings::{Default, FILE_VARIABLE, Key, Kind, PREFIX, SETTINGS};
 use super::spelling;
+use crate::policy::spelling::{suggested, suggestions};
 
 /// One value as it was written.
 #[derive(Debug, Clone)]
@@ -165,11 +166,13 @@ impl Flags {
 
 /// A mistake for a name that is none of ours.
 pub(super) fn unknown(origin: Origin, noun: &str, name: &str) -> Mistake {
-    let allowed = match spelling::nearest(name) {
-        Some(nearest) => format!("`{nearest}`, if that was meant"),
+    let nearest = spelling::nearest(name);
+    let near = nearest.map_or_else(|| suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
+    let allowed = match suggested(&near) {
+        Some(suggested) => suggested,
         None => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
     };
-    Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown {noun}: `{name}`"), allowed) }
+    Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }
 
 /// What the environment says. An empty variable counts as not set, as compose files and CI leave them.

@@ -34,9 +34,8 @@ impl<'t> Table<'t, '_> {
         let table = self.inside;
         for (key, _) in table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref().as_ref();
-            let nearest = spelling::nearest(name, known.iter().map(|word| ((*word).to_owned(), *word)));
-            let allowed = match nearest {
-                Some(nearest) => format!("`{nearest}`, if that was meant"),
+            let allowed = match spelling::suggested(&spelling::suggestions(name, known.iter().copied())) {
+                Some(suggested) => suggested,
                 None => known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
             };
             self.note(key.span(), format!("unknown key: `{}`", name.escape_debug()), allowed);

@@ -53,6 +53,41 @@ async fn a_taken_port_is_a_clear_line_and_exit_code_3() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_another_coldframe_has_is_said_to_be_its() {
+    let place = Place::make().await;
+    let first = place.serve(&[]);
+    let other = TempDir::new().unwrap();
+    let mut command = coldframe(place.home.path());
+    command
+        .args(["serve", "--listen", &first.address.to_string(), "--upstream", &place.registry.url, "--data-dir"])
+        .arg(other.path());
+    let (code, _, errors) = run(&mut command);
+    assert_eq!(code, 3, "{errors}");
+    for part in ["in use by another Coldframe (version ", "--listen", &first.address.to_string()] {
+        assert!(errors.contains(part), "{part:?} is missing: {errors}");
+    }
+}
+
+#[test]
+fn unknown_keys_suggest_the_nearest_names_in_every_file() {
+    let home = TempDir::new().unwrap();
+    let told = |name: &str, text: &str, words: &[&str]| {
+        std::fs::write(home.path().join(name), text).unwrap();
+        let (code, _, errors) = run(coldframe(home.path()).args(words).arg(name));
+        assert_eq!(code, 2, "{errors}");
+        errors
+    };
+    let config = "release-age = \"72h\"\nupsteam = \"x\"\n[[feed]]\nsource = \"./x\"\ntrus = \"deny\"\n";
+    let errors = told("c.toml", config, &["config", "check"]);
+    for meant in ["`min-release-age`", "`upstream`", "`trust`"] {
+        assert!(errors.contains(&format!("allowed: {meant}, if that was meant")), "{meant}: {errors}");
+    }
+    let policy = "[[rule]]\nid = \"a\"\nreason = \"b\"\ndeny = true\npackges = [\"x\"]\n";
+    let errors = told("p.toml", policy, &["policy", "check"]);
+    assert!(errors.contains("`packages`, if that was meant"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_secondary_port_is_a_clear_line_and_not_the_end() {
     let place = Place::make().await;
     place.registry.publish(Package::new("left-pad", "1.0.0"));
