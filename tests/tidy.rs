@@ -31,6 +31,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("vet", 1),
     ("npm", 0),
     ("file", 0),
+    ("text", 0),
 ];
 
 /// Lines a file may have before its tests.
@@ -135,6 +136,7 @@ fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
         check_place(path, inside, findings);
         let room = inside.split_once('/').map(|(room, _)| room);
         check_panics(path, &code[..before_tests], findings);
+        check_output(path, &code[..before_tests], findings);
         if let Some(room) = room {
             check_floors(path, room, &code, before_tests, findings);
             check_tongues(path, room, text, &code[..before_tests], findings);
@@ -261,6 +263,19 @@ fn check_floors(path: &str, room: &str, code: &str, before_tests: usize, finding
     each(path, tests, leaves_tests, findings, "leaves the room by the window: write `crate::room::…`");
 }
 
+/// All output passes one place, which escapes it: what is printed elsewhere may hold what strangers wrote.
+fn check_output(path: &str, code: &str, findings: &mut Vec<String>) {
+    let advice = "write through `cli::output`, which escapes what strangers wrote; log with `tracing`";
+    if !["src/cli/output.rs", "src/telemetry/logging.rs"].contains(&path) {
+        for way in ["println!", "eprintln!", "print!", "eprint!", "io::stdout", "io::stderr"] {
+            each(path, code, way, findings, advice);
+        }
+    }
+    if path.starts_with("src/cli/") {
+        each(path, code, "writeln!", findings, "a value may begin another line: write `push_line!`, or a row of `Columns`");
+    }
+}
+
 /// The first names behind `crate::`: one, or all of a group `{a::b, c}`.
 fn roots(rest: &str) -> Vec<&str> {
     let Some(group) = rest.strip_prefix('{') else { return first_word(rest).into_iter().collect() };
@@ -378,7 +393,7 @@ mod samples {
             [""; 0]
         );
         assert_eq!(roots("{a, b::{c, d}, e::f as g};"), ["a", "b", "e"]);
-        assert_eq!(FLOORS.len(), 17);
+        assert_eq!(FLOORS.len(), 18);
     }
 
     #[test]
@@ -417,6 +432,15 @@ mod samples {
             ),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn output_that_nothing_escapes_is_found() {
+        finds("src/cli/a.rs", "fn a() { println!(\"{}\", b()); }", "println!");
+        finds("src/app/a.rs", "use std::io;\nfn a() { io::stderr().lock(); }", "io::stderr");
+        finds("src/cli/a.rs", "fn a(b: &mut String) { let _ = writeln!(b, \"{}\", c()); }", "push_line!");
+        assert_eq!(findings("src/cli/output.rs", "fn a() { let _ = std::io::stdout().lock(); }"), [""; 0]);
+        assert_eq!(findings("src/app/a.rs", "fn a(b: &mut String) { let _ = writeln!(b, \"c\"); }"), [""; 0]);
     }
 
     #[test]

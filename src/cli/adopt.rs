@@ -1,6 +1,5 @@
 //! `coldframe adopt`: approves what lockfiles hold already, until it would have opened anyway.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use crate::config::effective::OF_VERDICTS;
 use crate::npm::instant;
 use crate::policy::decision::Act;
 use crate::telemetry::SystemClock;
+use crate::text::push_line;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -69,15 +69,15 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
 fn tell(adoption: &Adoption) -> String {
     let mut text = String::new();
     for (spec, why) in &adoption.left_out {
-        let _ = writeln!(text, "left out: {spec}: {why}");
+        push_line!(text, "left out: {spec}: {why}");
     }
     for adopted in &adoption.versions {
         let until = adopted.approved.until.map(instant::tell_opening).unwrap_or_default();
-        let _ = writeln!(text, "adopted: {}@{} until {until}", adopted.package, adopted.approved.version);
+        push_line!(text, "adopted: {}@{} until {until}", adopted.package, adopted.approved.version);
     }
     let elsewhere = if adoption.elsewhere == 0 { String::new() } else { format!(", {} from no registry", adoption.elsewhere) };
     let (young, out) = (adoption.versions.len(), adoption.left_out.len());
-    let _ = writeln!(text, "{young} young, {out} left out, {} allowed anyway{elsewhere}", adoption.allowed);
+    push_line!(text, "{young} young, {out} left out, {} allowed anyway{elsewhere}", adoption.allowed);
     text
 }
 

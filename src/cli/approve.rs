@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::npm::Spec;
 use crate::telemetry::SystemClock;
+use crate::text::single_line;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -51,7 +52,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Failed, anyhow::anyhow!(why)));
     }
     for (version, why) in &expansion.left_out {
-        output::print(&format!("left out: {}@{version}: {why}\n", expansion.name))?;
+        output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", expansion.name))))?;
     }
     if expansion.approved.is_empty() {
         output::print(&format!("nothing to approve: {} allowed already\n", counted(expansion.allowed)))?;

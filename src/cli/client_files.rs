@@ -1,7 +1,6 @@
 //! The files of clients, each in its own format: which registry, and from which age on. Units, names and versions are
 //! those that were seen with the real clients (`tests/clients`). Refuses to know where the age comes from.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,6 +9,7 @@ use url::{Host, Url};
 use super::client_config::Client;
 use crate::admin::Terms;
 use crate::npm::instant;
+use crate::text::push_line;
 
 const DAY: u64 = 24 * 3600;
 
@@ -273,7 +273,7 @@ struct File {
 
 impl File {
     fn line(&mut self, line: &str) {
-        let _ = writeln!(self.text, "{line}");
+        push_line!(self.text, "{line}");
     }
 
     fn list(&mut self, key: &str, values: &[String]) {

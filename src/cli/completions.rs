@@ -27,6 +27,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut super::Arguments::command(), "coldframe", &mut script);
-    output::print(&String::from_utf8_lossy(&script))?;
+    output::print_verbatim(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Done)
 }

@@ -10,6 +10,7 @@ use super::running::say;
 use super::serve::runtime;
 use crate::app::{Owner, RemoteServer};
 use crate::config;
+use crate::text::single_line;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -36,7 +37,7 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Check(arguments) => {
             let count = config::check(&arguments.file)?;
             let noun = if count == 1 { "setting" } else { "settings" };
-            output::print(&format!("{}: {count} {noun}, no mistake\n", arguments.file.display()))?;
+            output::print(&format!("{}: {count} {noun}, no mistake\n", single_line(&arguments.file.to_string_lossy())))?;
         }
         Command::Show(arguments) => {
             let data_dir = arguments.settings.clone().read(config::data_dir)?;

@@ -1,7 +1,6 @@
 //! What the commands share that decide something: their reason, their end, and how they say what became of it. Refuses to
 //! decide anything itself.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::policy::amount;
 use crate::policy::decision::{Act, Decision, Proposal};
 use crate::store::desk::Effect;
 use crate::telemetry::{Clock as _, SystemClock};
+use crate::text::push_line;
 
 /// Why something is decided.
 #[derive(Debug, Args)]
@@ -89,17 +89,18 @@ fn tell(taken: &Taken) -> String {
         (None, Some(end)) => format!("until {}", instant::tell(end)),
         (None, None) => "until it is revoked".to_owned(),
     };
-    let mut text = format!("decision {}: {} {}, {end}\n", decision.id, proposal.act.kind(), proposal.act.subject());
+    let mut text = String::new();
+    push_line!(text, "decision {}: {} {}, {end}", decision.id, proposal.act.kind(), proposal.act.subject());
     if let Act::Approve { versions, .. } = &proposal.act
         && decision.revoked.is_none()
     {
         for approved in versions {
             let until = approved.until.map(|until| format!(" until {}", instant::tell(until))).unwrap_or_default();
-            let _ = writeln!(text, "  {} {}{until}", approved.version, approved.integrity);
+            push_line!(text, "  {} {}{until}", approved.version, approved.integrity);
         }
     }
     if proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() {
-        let _ = writeln!(text, "without effect until another person runs: coldframe confirm {}", decision.id);
+        push_line!(text, "without effect until another person runs: coldframe confirm {}", decision.id);
     }
     text.push_str(match taken.effect {
         Effect::InForce => "the running server has it\n",

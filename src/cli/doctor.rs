@@ -1,7 +1,6 @@
 //! `coldframe doctor`: whether installs in this folder really pass through Coldframe, and what would mend it where they do
 //! not. Changes nothing; asks the server, upstream and the registries' ports, for seconds at most.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 use crate::npm::PackageName;
 use crate::npm::lockfile::Source;
 use crate::telemetry::{Clock, SystemClock};
+use crate::text::push_line;
 use crate::tls;
 
 #[derive(Debug, Args)]
@@ -209,18 +209,19 @@ fn of_feeds(config: &Config, clock: &dyn Clock) -> Vec<Finding> {
 fn tell(findings: &[Finding], bypassed: bool) -> String {
     let mut text = String::new();
     for Finding { grade, what, why, mend, .. } in findings {
-        let _ = writeln!(text, "{:<8} {what}", grade.as_str());
+        push_line!(text, "{:<8} {what}", grade.as_str());
         if !why.is_empty() {
-            let _ = writeln!(text, "         why:  {why}");
+            push_line!(text, "         why:  {why}");
         }
         if let Some(mend) = mend {
-            let _ = writeln!(text, "         mend: {mend}");
+            push_line!(text, "         mend: {mend}");
         }
     }
     let count = |grade: Grade| findings.iter().filter(|finding| finding.grade == grade).count();
     let end = if bypassed { "installs here go around Coldframe" } else { "installs here pass through Coldframe" };
     let (bypasses, warnings) = (count(Grade::Bypass), count(Grade::Warning));
-    let _ = writeln!(text, "\n{end} ({bypasses} bypass, {warnings} warning)");
+    text.push('\n');
+    push_line!(text, "{end} ({bypasses} bypass, {warnings} warning)");
     text
 }
 

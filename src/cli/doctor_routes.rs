@@ -12,6 +12,7 @@ use super::hosts::{Hosts, Way, host};
 use crate::app::probing::Redirected;
 use crate::config::Config;
 use crate::npm::lockfile::{Dialect, Source};
+use crate::text::shell_word;
 use crate::upstream::npmrc;
 
 /// How bad something is.
@@ -207,7 +208,7 @@ impl Judge<'_> {
                 let what = format!("{} asks {} for {scope} directly ({})", client.as_str(), host(url.as_str()), said.origin);
                 let mend = match client {
                     Client::Berry | Client::Bun => format!("set the registry of {scope} to {} in {}", self.server, said.origin),
-                    _ => format!("npm config set {} {} --location=project", said.key, self.server),
+                    _ => format!("npm config set {} {} --location=project", shell_word(&said.key), self.server),
                 };
                 let finding = Finding::new(Grade::Bypass, "scope", what).because("packages of this scope are not judged");
                 found.push(finding.mended_by(mend));

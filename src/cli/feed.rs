@@ -19,6 +19,7 @@ use crate::config::effective::OF_VERDICTS;
 use crate::npm::instant;
 use crate::policy::decision::Act;
 use crate::telemetry::{Clock as _, SystemClock};
+use crate::text::single_line;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -108,7 +109,7 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             for left in &left {
                 columns.row(["left out", left]);
             }
-            output::print(&format!("wrote {}\n{columns}", directory.display()))?;
+            output::print(&format!("wrote {}\n{columns}", single_line(&directory.to_string_lossy())))?;
             Ok(Exit::Done)
         }
     }

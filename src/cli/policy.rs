@@ -22,6 +22,7 @@ use crate::npm::{PackageName, ingest, instant};
 use crate::policy::replay::{Fate, Incident, Replayed, replay};
 use crate::policy::{Facts, Policy, RuleId, Verdict, case, shipped};
 use crate::telemetry::{Clock as _, SystemClock};
+use crate::text::push_line;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -224,7 +225,7 @@ fn tell_diff(candidate: &str, found: &Difference) -> String {
         found.changed.len() - breaks
     );
     for (name, why) in &found.unknown {
-        let _ = writeln!(text, "{name} could not be looked at: {why}");
+        push_line!(text, "{name} could not be looked at: {why}");
     }
     text
 }
@@ -336,7 +337,7 @@ impl Survey {
             let verdict = rules.judge(&facts, at);
             self.count(&verdict);
             if let (true, Some(reason)) = (list, verdict.reason()) {
-                let _ = writeln!(self.listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
+                push_line!(self.listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
             }
         }
         Ok(())
@@ -402,7 +403,7 @@ fn show(arguments: &ShowArguments) -> Result<Exit, Failure> {
             anyhow::anyhow!("no shipped policy: `{}` (there are `{names}`)", arguments.policy),
         ));
     };
-    output::print(&file.text)?;
+    output::print_verbatim(&file.text)?;
     Ok(Exit::Done)
 }
 

@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 
 use super::doctor_survey::Survey;
 use super::flags::SettingFlags;
-use super::output::{Exit, Failure};
+use super::output::{self, Exit, Failure, say};
 use super::person;
 use super::run_child::{self, Ended};
 use super::run_project::Project;
@@ -26,6 +26,7 @@ use crate::app::errand::{Apart, Needs};
 use crate::app::{Errand, Scratch};
 use crate::config::{Config, Key, Surroundings};
 use crate::telemetry::{self, SystemClock};
+use crate::text::shell_word;
 use crate::tls;
 
 #[derive(Debug, Args)]
@@ -85,6 +86,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Some(Apart::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
         }
         for (host, count) in project.elsewhere(|url| errand.takes(url)) {
+            let host = shell_word(&host);
             say(&format!(
                 "{count} lockfile entries name `{host}`, which this run does not go to: `--allow-host {host}` has it do so unchecked, \
                  `--intercept {host}` has it answer from upstream"
@@ -113,8 +115,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let flags = given.repeated(is_servers);
     let summary = Summary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let told = if json { format!("{}\n", summary.json()) } else { summary.text() };
-    // Where standard error is gone, nobody can be told.
-    let _ = io::stderr().lock().write_all(told.as_bytes());
+    output::note(&told);
     if let Some(mut report) = report
         && let Err(wrong) = report.write_all(summary.markdown().as_bytes())
     {
@@ -129,12 +130,6 @@ fn progress(what: &'static str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(format!("coldframe: {what}"));
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
-}
-
-/// Says something beside the command's own words.
-fn say(text: &str) {
-    // As above.
-    let _ = writeln!(io::stderr().lock(), "coldframe: {text}");
 }
 
 fn open_report(path: &Path) -> Result<File, Failure> {

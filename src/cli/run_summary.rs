@@ -2,13 +2,13 @@
 //! Refuses to ask anybody anything.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
 use crate::app::errand::Sum;
 use crate::firewall::{Hidden, Kept, Refusal, Wanted};
 use crate::npm::{PackageName, instant};
+use crate::text::{markdown, markdown_code, push_line, shell_word};
 
 /// Lines of a kind that a person is shown; the rest is counted.
 const SHOWN: usize = 12;
@@ -33,14 +33,15 @@ pub(super) struct Summary<'a> {
 impl Summary<'_> {
     /// The whole in a few lines.
     pub(super) fn text(&self) -> String {
-        let mut text = format!("coldframe: {}\n", self.headline());
+        let mut text = String::new();
+        push_line!(text, "coldframe: {}", self.headline());
         for (kind, lines) in self.parts() {
             let width = lines.len().min(SHOWN);
             for line in &lines[..width] {
-                let _ = writeln!(text, "  {kind:<12} {line}");
+                push_line!(text, "  {kind:<12} {line}");
             }
             if lines.len() > SHOWN {
-                let _ = writeln!(text, "  {kind:<12} and {} more", lines.len() - SHOWN);
+                push_line!(text, "  {kind:<12} and {} more", lines.len() - SHOWN);
             }
         }
         let advice = self.advice();
@@ -48,7 +49,7 @@ impl Summary<'_> {
             text.push_str("what to do:\n");
         }
         for line in advice {
-            let _ = writeln!(text, "  {line}");
+            push_line!(text, "  {line}");
         }
         text
     }
@@ -56,18 +57,28 @@ impl Summary<'_> {
     /// The same for a page, everything listed.
     pub(super) fn markdown(&self) -> String {
         let end = if self.code == 0 { "ended well".to_owned() } else { format!("ended with exit code {}", self.code) };
-        let mut text = format!("### Coldframe: `{}` {end}\n\n{}; policy {}\n", bare(&self.command), self.headline(), self.policy);
+        let mut text = String::new();
+        push_line!(text, "### Coldframe: {} {end}", markdown_code(&self.command));
+        text.push('\n');
+        push_line!(text, "{}; policy {}", markdown(&self.headline()), markdown(&self.policy));
         for (kind, lines) in self.parts() {
             if !lines.is_empty() {
-                let _ = writeln!(text, "\n| {kind} |\n|---|");
+                text.push('\n');
+                push_line!(text, "| {kind} |");
+                text.push_str("|---|\n");
             }
             for line in lines {
-                let _ = writeln!(text, "| {} |", bare(&line));
+                push_line!(text, "| {} |", markdown(&line));
             }
         }
         let advice = self.advice();
         if !advice.is_empty() {
-            let _ = writeln!(text, "\nWhat to do:\n\n```\n{}\n```", advice.join("\n").replace("```", ""));
+            text.push_str("\nWhat to do:\n\n```\n");
+            for line in advice {
+                // Nothing in a line ends the block.
+                push_line!(text, "{}", line.replace('`', "'"));
+            }
+            text.push_str("```\n");
         }
         text.push('\n');
         text
@@ -238,6 +249,7 @@ impl Summary<'_> {
             lines.push("coldframe check --fix (where there is a lockfile: says what fits instead)".to_owned());
         }
         for spec in &specs {
+            let spec = shell_word(spec);
             lines.push(format!("coldframe explain {spec}{}", self.flags));
             lines.push(format!("coldframe approve {spec} --reason \"why it cannot wait\"{}", self.flags));
         }
@@ -306,9 +318,4 @@ fn hidden_json(name: &PackageName, hidden: &Hidden) -> Value {
         "newer": hidden.newer.iter().map(one).collect::<Vec<_>>(),
         "others": hidden.others.as_ref().map(|(kept, count)| json!({ "count": count, "highest": one(kept) })),
     })
-}
-
-/// Text that cannot end a cell or a code span of Markdown, whatever upstream wrote into it.
-fn bare(text: &str) -> String {
-    text.replace(['|', '`', '<', '\n', '\r'], " ")
 }

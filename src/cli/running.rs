@@ -1,10 +1,9 @@
 //! The server that runs on the data directory, for commands that answer for it: finds it, says on standard error that it answers and by
 //! which policy, and where settings of this command would mean another one.
 
-use std::io::{self, Write as _};
-
 use super::flags::SettingFlags;
 use super::output::Failure;
+pub(super) use super::output::say;
 use crate::app::{Owner, RemoteServer};
 use crate::config::effective::{Deviation, OF_VERDICTS};
 use crate::config::{Config, Key};
@@ -102,10 +101,4 @@ impl Running {
         let of_server = &self.server.description().settings;
         Ok(settings.clone().read(|sources| Config::gather_like(sources, of_server, own_first))?)
     }
-}
-
-/// Says something that is not part of the output.
-pub(super) fn say(text: &str) {
-    // Where standard error is gone, nobody can be told.
-    let _ = writeln!(io::stderr().lock(), "coldframe: {text}");
 }

@@ -1,7 +1,6 @@
 //! What clients and systems need to trust the gateway's authority, and doing it on the systems whose way is known. Refuses
 //! to touch anything unless it is told to.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::output::{Exit, Failure};
 use crate::npm::{Algorithm, Digest};
+use crate::text::push_line;
 use crate::tls::authority::pem;
 
 /// A system's store: where certificates are put, how their files end, and what takes them in.
@@ -83,7 +83,7 @@ pub(super) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, Failu
             Failure::new(Exit::Failed, anyhow::Error::new(wrong).context(format!("cannot write `{}`", path.display())))
         })?;
         // Writing to a `String` cannot fail.
-        let _ = writeln!(told, "wrote {}", path.display());
+        push_line!(told, "wrote {}", path.display());
     }
     let (program, arguments) = (store.program[0], &store.program[1..]);
     let status = Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status()?;

@@ -1,7 +1,7 @@
 //! `coldframe user`: who may use the gateway. Reads passwords from standard input alone: what stands on a command line, everybody on the
 //! machine can see.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _};
 
 use clap::{Args, Subcommand};
 
@@ -9,6 +9,7 @@ use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure};
 use crate::config;
 use crate::proxy::users::{self, UserError};
+use crate::text::single_line;
 
 /// The longest password that is read, in bytes.
 const LONGEST: u64 = 4096;
@@ -47,10 +48,10 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             // Before anybody types a password for it.
             users::line(&name, "any")?;
             let line = users::line(&name, &password()?)?;
-            let Some(path) = file else { return say(&format!("{line}\n")) };
+            let Some(path) = file else { return say(&line) };
             let there = users::put(&path, &name, Some(&line))?;
             let verb = if there { "has another password" } else { "may use the gateway" };
-            say(&format!("{name} {verb}, by {}\n", path.display()))
+            say(&format!("{name} {verb}, by {}", path.display()))
         }
         Command::Remove(Arguments { name, settings }) => {
             let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
@@ -60,7 +61,7 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
                     anyhow::anyhow!("there is no such user in `{}`: `{name}`", path.display()),
                 ));
             }
-            say(&format!("{name} may no longer use the gateway, by {}\n", path.display()))
+            say(&format!("{name} may no longer use the gateway, by {}", path.display()))
         }
     }
 }
@@ -70,7 +71,7 @@ fn no_file() -> Failure {
 }
 
 fn say(text: &str) -> Result<Exit, Failure> {
-    output::print(text)?;
+    output::print(&format!("{}\n", single_line(text)))?;
     Ok(Exit::Done)
 }
 
@@ -89,9 +90,7 @@ struct Hidden(#[cfg(unix)] rustix::termios::Termios);
 
 impl Hidden {
     fn ask() -> io::Result<Self> {
-        let mut errors = io::stderr().lock();
-        write!(errors, "password: ")?;
-        errors.flush()?;
+        output::prompt("password: ")?;
         Self::hide()
     }
 
@@ -121,6 +120,6 @@ impl Drop for Hidden {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
         }
         // The line end that was typed was not shown either.
-        let _ = writeln!(io::stderr());
+        output::note("\n");
     }
 }

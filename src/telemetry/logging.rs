@@ -1,10 +1,17 @@
 //! Where log lines go: to standard error, for people or as JSON. Refuses to know what is logged.
 
-use std::io::IsTerminal as _;
+use std::fmt::Debug;
+use std::io::{self, IsTerminal as _, Write};
 
+use tracing::Subscriber;
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use super::TelemetryError;
+use crate::text::{printable, single_line};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,17 +45,68 @@ impl Default for Config {
 pub fn start(config: &Config) -> Result<(), TelemetryError> {
     let unreadable = |_| TelemetryError::Filter(config.filter.escape_debug().to_string());
     let filter = EnvFilter::builder().parse(&config.filter).map_err(unreadable)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // An error means that somebody was first, as in a test binary that builds many servers.
-    let _ = match config.format {
-        Format::Human => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-    };
+    let subscriber = subscriber(config.format, filter, io::stderr, io::stderr().is_terminal());
+    // An error means that another server of this process was first, as in a test binary that builds many.
+    let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
+}
+
+/// Writes events to `writer`, one per line: what a value holds neither ends its line nor acts on a terminal.
+fn subscriber<W>(format: Format, filter: EnvFilter, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    match format {
+        Format::Human => {
+            let fields = debug_fn(write_field).delimited(" ");
+            Box::new(lines.with_writer(writer).with_target(false).with_ansi(colours).fmt_fields(fields).finish())
+        }
+        Format::Json => {
+            let json = lines.with_writer(Printable(writer)).json();
+            Box::new(json.flatten_event(true).with_current_span(false).with_span_list(false).finish())
+        }
+    }
+}
+
+/// Writes a field of a line for people: the message alone, any other as `name=value`.
+fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let value = format!("{value:?}");
+    let value = single_line(&value);
+    match field.name() {
+        "message" => out.write_str(&value),
+        name if out.has_ansi_escapes() => write!(out, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}"),
+        name => write!(out, "{name}={value}"),
+    }
+}
+
+/// Makes what JSON leaves as it is safe for a terminal: the document stays valid and means the same.
+struct Printable<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Printable<W> {
+    type Writer = Printable<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Printable(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for Printable<W> {
+    /// An event arrives whole, in one call.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(printable(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -56,6 +114,43 @@ mod tests {
         let config = Config { filter: "off".to_owned(), ..Config::default() };
         start(&config).unwrap();
         start(&config).unwrap();
+    }
+
+    /// What is logged of one hostile event.
+    fn logged(format: Format) -> String {
+        #[derive(Clone, Default)]
+        struct Kept(Arc<Mutex<Vec<u8>>>);
+        impl Write for Kept {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = subscriber(format, EnvFilter::new("info"), move || writer.clone(), false);
+        let hostile = "a\n::error::b\r\u{1b}[2J\u{9b}\u{202e}\u{200b}##[add-mask]c";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(display = %hostile, debug = ?hostile, plain = hostile, "it says {hostile}");
+        });
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_holds() {
+        let safe = "a\\n::error::b\\r\\u001b[2J\\u009b\\u202e\\u200b\\u0023#[add-mask]c";
+        let line = logged(Format::Human);
+        assert!(line.contains(&format!(" it says {safe} display={safe} debug=\"a\\n")), "{line}");
+        let json = logged(Format::Json);
+        assert!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["display"].as_str().unwrap().starts_with("a\n::error"));
+        for told in [line, json] {
+            let unsafe_letter = |letter: char| (letter.is_control() && letter != '\n') || "\u{202e}\u{200b}".contains(letter);
+            assert!(told.ends_with('\n') && told.lines().count() == 1, "{told}");
+            assert!(!told.contains(unsafe_letter) && !told.contains("##["), "{told}");
+        }
     }
 
     #[test]

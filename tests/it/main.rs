@@ -50,6 +50,7 @@ mod names;
 mod outage;
 mod parent;
 mod policy;
+mod printed;
 mod readme;
 mod refusals;
 mod reloads;
