@@ -258,7 +258,7 @@ impl Grounds {
                     approved && versions.iter().any(|one| one.package == name.as_str() && one.approved.version == row.version)
                 }
                 Act::Observe => observed,
-                Act::Deny { .. } | Act::Freeze { .. } => false,
+                Act::Deny { .. } | Act::Freeze { .. } | Act::Record { .. } => false,
             };
             let ended = [decision.proposal.expires, decision.revoked.as_ref().map(|(by, _)| by.at)];
             let is_over = ended.into_iter().flatten().any(|end| end < row.first);
