@@ -59,11 +59,12 @@ pub enum Endpoint {
         /// Whether the body is the bulk form (`{"name": ["version"]}`), the only one whose packages are read.
         bulk: bool,
     },
-    /// `GET` of an account's own data (`/-/npm/v1/user`, `/-/npm/v1/tokens`, `/-/org/…`, `/-/package/…/access`): passed on
+    /// `GET` of an account's own data (`/-/npm/v1/user`, `/-/npm/v1/tokens`, `/-/org/…`, `/-/package/…/access`, `/-/stage`): passed on
     /// with the client's own credentials, never remembered. The package, if it is about one: it says which registry.
     Account(Option<PackageName>),
     /// Anything that changes the registry: publish, unpublish, login, tokens, dist-tag add and rm, owner, deprecate, star;
-    /// also the packument that npm asks for with `?write=true`, to send it back changed. The package, if it is about one.
+    /// also the packument that npm asks for with `?write=true`, to send it back changed, and any other request below `/-/` that is no
+    /// read. The package, if it is about one.
     Write(Option<PackageName>),
     /// `/-/coldframe/…`: Coldframe's own, the rest of the path without the leading slash.
     Own(String),
@@ -165,8 +166,35 @@ impl Request<'_> {
                 let (name, rest) = take_name(rest)?;
                 self.about_package(name, rest)
             }
-            _ => Err(self.unknown()),
+            ["stage", rest @ ..] => self.stage(rest),
+            _ => self.other(None),
         }
+    }
+
+    /// What follows `/-/stage`: releases that wait for their approval. Their tarballs are no version's, so that no verdict could be
+    /// found for them.
+    fn stage(self, rest: &[&str]) -> Result<Endpoint, EndpointError> {
+        match rest {
+            ["package", rest @ ..] if !rest.is_empty() => {
+                let (name, rest) = take_name(rest)?;
+                if rest.is_empty() { self.write(Some(name)) } else { self.other(Some(name)) }
+            }
+            [_, "tarball", ..] => Err(EndpointError::NotFound(
+                "coldframe passes on no staged tarball, since it cannot judge one: download it from the registry itself"
+                    .to_owned(),
+            )),
+            [] | [_] | [_, "approve" | "reject"] => {
+                let package = self.query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("package="));
+                let name = package.and_then(|package| PackageName::parse(&unescape(package).ok()?).ok());
+                self.read_or_write(Endpoint::Account(name.clone()), name)
+            }
+            _ => self.other(None),
+        }
+    }
+
+    /// A path that is not known: a write if it is no read, since registries have more of them than are listed here.
+    fn other(self, name: Option<PackageName>) -> Result<Endpoint, EndpointError> {
+        if self.is_write() { Ok(Endpoint::Write(name)) } else { Err(self.unknown()) }
     }
 
     /// What follows `/-/npm/v1/`.
@@ -180,7 +208,11 @@ impl Request<'_> {
             ["security", "advisories", "bulk"] => self.post(Endpoint::Audit { bulk: true }),
             ["security", "audits"] | ["security", "audits", "quick"] => self.post(Endpoint::Audit { bulk: false }),
             ["user"] | ["tokens" | "hooks", ..] => self.read_or_write(Endpoint::Account(None), None),
-            _ => Err(self.unknown()),
+            ["oidc", "token", "exchange", "package", rest @ ..] if !rest.is_empty() => {
+                let (name, rest) = take_name(rest)?;
+                if rest.is_empty() { self.post(Endpoint::Write(Some(name))) } else { self.other(Some(name)) }
+            }
+            _ => self.other(None),
         }
     }
 
@@ -192,7 +224,7 @@ impl Request<'_> {
             ["access" | "collaborators" | "visibility" | "trust", ..] => {
                 self.read_or_write(Endpoint::Account(Some(name.clone())), Some(name))
             }
-            _ => Err(self.unknown()),
+            _ => self.other(Some(name)),
         }
     }
 
@@ -232,7 +264,7 @@ impl Request<'_> {
     }
 
     fn is_write(self) -> bool {
-        matches!(self.method, "PUT" | "POST" | "DELETE")
+        matches!(self.method, "PUT" | "POST" | "DELETE") || (self.method == "PATCH" && self.path.starts_with("/-/"))
     }
 
     /// Whether npm asks for a packument in order to send it back changed. One that lacks hidden versions must not be it:
@@ -469,10 +501,29 @@ mod tests {
             ("DELETE", "/-/npm/v1/tokens/token/abc", None),
             ("POST", "/-/npm/v1/user", None),
             ("PUT", "/-/team/acme/devs/package", None),
+            ("POST", "/-/npm/v1/oidc/token/exchange/package/@s%2fn", some()),
+            ("POST", "/-/npm/v1/oidc/token/exchange/package/@s/n", some()),
+            ("POST", "/-/npm/v1/oidc/other", None),
+            ("POST", "/-/stage/package/@s%2fn", some()),
+            ("POST", "/-/stage/0b1e/approve", None),
+            ("DELETE", "/-/stage/0b1e", None),
+            ("PATCH", "/-/npm/v1/tokens/abc", None),
+            ("POST", "/-/package/@s%2fn/deprecations", some()),
+            ("PUT", "/-/nothing/known", None),
         ] {
             assert_eq!(Endpoint::parse(method, path, None), Ok(Endpoint::Write(about)), "{method} {path}");
         }
         assert_eq!(Endpoint::parse("GET", "/@s%2fn", Some("a=b&write=true")), Ok(Endpoint::Write(some())));
+    }
+
+    #[test]
+    fn staged_releases_are_read_with_credentials_and_their_tarballs_are_not() {
+        assert_eq!(Endpoint::parse("GET", "/-/stage", Some("page=0&package=@s%2fn")), Ok(Endpoint::Account(Some(name("@s/n")))));
+        assert_eq!(get("/-/stage/0b1e"), Ok(Endpoint::Account(None)));
+        for method in ["GET", "HEAD", "POST"] {
+            let refused = Endpoint::parse(method, "/-/stage/0b1e/tarball", None);
+            assert!(matches!(refused, Err(EndpointError::NotFound(text)) if text.contains("staged tarball")), "{method}");
+        }
     }
 
     #[test]
@@ -486,6 +537,8 @@ mod tests {
         assert_eq!(allowed("GET", "/-/npm/v1/security/advisories/bulk"), "POST");
         assert_eq!(allowed("PATCH", "/a"), READ_AND_WRITE);
         assert_eq!(allowed("GET", "/-/v1/login"), WRITE);
+        assert_eq!(allowed("GET", "/-/stage/package/a"), WRITE);
+        assert_eq!(allowed("PUT", "/-/ping"), READ);
         assert_eq!(Endpoint::parse("HEAD", "/a", None), Ok(Endpoint::Packument(name("a"))));
     }
 

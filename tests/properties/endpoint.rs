@@ -46,7 +46,7 @@ fn is_one_question(method: &str, endpoint: &Endpoint) {
         Endpoint::Own(path) => assert!(!path.split('/').any(|part| matches!(part, "." | ".."))),
         Endpoint::Write(name) => {
             // A read that announces a write names the package that will be written.
-            assert!(matches!(method, "PUT" | "POST" | "DELETE") || name.is_some(), "{method}");
+            assert!(matches!(method, "PUT" | "POST" | "DELETE" | "PATCH") || name.is_some(), "{method}");
             name.iter().for_each(is_a_name);
         }
         Endpoint::Audit { .. } => assert_eq!(method, "POST"),
