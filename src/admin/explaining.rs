@@ -190,7 +190,7 @@ fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
 fn status(rejection: &Rejection) -> StatusCode {
     match rejection {
         Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound) => StatusCode::NOT_FOUND,
-        Rejection::Refused(_) => StatusCode::FORBIDDEN,
+        Rejection::Refused(_) | Rejection::NotEntitled(_) => StatusCode::FORBIDDEN,
         Rejection::Upstream(_) | Rejection::Unreadable { .. } => StatusCode::BAD_GATEWAY,
         Rejection::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -91,7 +91,7 @@ impl Errand {
         let door = &config.gateway.door;
         let wish = Wish {
             user: needs.user,
-            hosts: door.targets.hosts(),
+            hosts: door.targets.named_hosts(),
             itself: itself(&config.listen, config.proxy.public_url.as_ref()),
             allowed: door.allowed.clone(),
             tunnels_others: door.tunnels_others,

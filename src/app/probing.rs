@@ -21,7 +21,7 @@ use crate::npm::PackageName;
 use crate::npm::ingest::ingest;
 use crate::telemetry::Clock;
 use crate::tls;
-use crate::upstream::RegistryConfig;
+use crate::upstream::{self, RegistryConfig};
 
 /// How long each question may take in all.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -71,9 +71,8 @@ pub async fn look(
         tls: tls::client_config(&config.tls)?.client,
         user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
     });
-    let upstream = &config.upstream.default;
     let (ours, theirs, egress, stripped) =
-        tokio::join!(health(&client, server, clock), date(&client, upstream, clock), egress(around), async {
+        tokio::join!(health(&client, server, clock), date(&client, &config.upstream, clock), egress(around), async {
             let name = sample?;
             let missing = missing(&client, config, &name).await;
             Some(Stripped { name, missing })
@@ -88,8 +87,11 @@ async fn health(client: &Client, server: &Url, clock: &dyn Clock) -> Result<Opti
 }
 
 /// Any answer has a date, a refusal too.
-async fn date(client: &Client, upstream: &RegistryConfig, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
-    let answer = ask(client, below(&upstream.address(), "-/ping"), credentials(upstream), 0).await?;
+async fn date(client: &Client, config: &upstream::Config, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
+    let upstream = &config.default;
+    let url = below(&upstream.address(), "-/ping");
+    let headers = credentials(config, upstream, &url);
+    let answer = ask(client, url, headers, 0).await?;
     Ok(skew(&answer.headers, clock))
 }
 
@@ -136,9 +138,9 @@ pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'stati
 async fn missing(client: &Client, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {
     let scope = name.as_str().split_once('/').map(|(scope, _)| scope);
     let registry = scope.and_then(|scope| config.upstream.scoped.get(scope)).unwrap_or(&config.upstream.default);
-    let mut headers = credentials(registry);
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
+    let mut headers = credentials(&config.upstream, registry, &url);
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let Answer { is_well, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
     if !is_well {
         return Err(format!("upstream answers {status}"));
@@ -179,8 +181,8 @@ async fn ask(client: &Client, url: Url, headers: HeaderMap, limit: u64) -> Resul
     timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
 }
 
-fn credentials(registry: &RegistryConfig) -> HeaderMap {
-    let value = registry.credentials.as_ref().map(|credentials| credentials.value().clone());
+fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> HeaderMap {
+    let value = config.lent_for(registry, url).map(|credentials| credentials.value().clone());
     value.into_iter().map(|value| (AUTHORIZATION, value)).collect()
 }
 

@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::store::{Blobs, Contact, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError, contact};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls;
-use crate::upstream::{Authorization, Registries};
+use crate::upstream::{Addressed, Authorization, Registries};
 
 /// Says whether a version would be served, by `config`, by what its data directory knows, and by what upstream says now;
 /// as of `at` where it is given.
@@ -128,6 +128,7 @@ pub(super) fn asker() -> Asker {
         agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         resolves: false,
         authorization: Authorization::Lent,
+        addressed: Addressed::Coldframe,
         base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false },
         profile: Profile::default(),
     }

@@ -162,6 +162,7 @@ fn add(targets: &mut Targets, url: &Url) {
     if is_unnamed(url) {
         targets.add_unnamed(url);
     }
+    targets.name(url);
 }
 
 /// The registry that clients name: upstream's own address where the gateway can answer for it, so that lockfiles come out as

@@ -1,6 +1,8 @@
 //! `coldframe client-config`: the lines that send a client through Coldframe, and have it wait for as long as Coldframe
 //! does itself. Refuses to write any file.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, ValueEnum};
 use url::Url;
 
@@ -15,6 +17,7 @@ use crate::app;
 use crate::app::remote::reachable;
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
+use crate::upstream::{self, RegistryConfig};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -70,7 +73,8 @@ async fn means(given: Option<Url>, config: &Config) -> Result<Means, Failure> {
         if let (Some((url, _)), Some(terms)) = (&meant, terms) {
             running.announce(config, &[OF_VERDICTS, OF_PLACES].concat());
             let source = format!("the policy in force at {url}");
-            return Ok(Means { url: url.clone(), terms: terms.clone(), source });
+            let credentials = credentials(&config.upstream);
+            return Ok(Means { url: url.clone(), terms: terms.clone(), source, credentials });
         }
     }
     let url = given.or_else(|| config.proxy.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
@@ -80,13 +84,32 @@ async fn means(given: Option<Url>, config: &Config) -> Result<Means, Failure> {
     } else {
         format!(" (no server runs on `{}`)", config.store.data_dir.display())
     };
+    let credentials = credentials(&config.upstream);
     Ok(match app::terms(&url, config).await {
-        Ok(terms) => Means { terms, source: format!("the policy in force at {url}{whose}"), url },
+        Ok(terms) => Means { terms, source: format!("the policy in force at {url}{whose}"), url, credentials },
         Err(wrong) => {
             let policy = config.listener_policies.first().and_then(|at| config.further_policies.get(at.checked_sub(1)?));
             let terms = Terms::of(policy.unwrap_or(&config.policy));
-            Means { terms, source: format!("the settings here, for nobody could be asked: {wrong}"), url }
+            Means { terms, source: format!("the settings here, for nobody could be asked: {wrong}"), url, credentials }
         }
+    })
+}
+
+/// Where clients' own credentials go, where that is not the only registry there is.
+fn credentials(upstream: &upstream::Config) -> Option<String> {
+    let registries: BTreeSet<_> =
+        std::iter::once(&upstream.default).chain(upstream.scoped.values()).map(RegistryConfig::address).collect();
+    if registries.len() == 1 {
+        return None;
+    }
+    let marked: Vec<_> = upstream.client_credentials.iter().map(|url| format!("`{url}`")).collect();
+    let several = format!("Coldframe asks {} registries here", registries.len());
+    Some(if marked.is_empty() {
+        format!(
+            "{several} and sends clients' credentials to none of them: its setting `client-credentials` names those that are to get them."
+        )
+    } else {
+        format!("{several} and sends clients' credentials to {} alone (`client-credentials`).", marked.join(", "))
     })
 }
 

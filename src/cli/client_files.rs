@@ -27,6 +27,8 @@ pub(super) struct Means {
     pub terms: Terms,
     /// Whose terms they are, for people.
     pub source: String,
+    /// Which registries clients' own credentials are sent to, where there are several; for people.
+    pub credentials: Option<String>,
 }
 
 /// The lines for a client, comments included: as they stand, a valid file.
@@ -60,7 +62,7 @@ fn npm(file: &mut File, means: &Means) {
         },
     );
     file.scopes("a line `@scope:registry=...` in any .npmrc");
-    file.credentials(&format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
+    file.credentials(means, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
     file.authority(means, "`cafile=/path/to/ca.pem`");
     file.comment(
         "npm 12 refuses a lockfile that names a third registry (EALLOWREMOTE): `replace-registry-host=always` \
@@ -84,7 +86,7 @@ fn pnpm(file: &mut File, means: &Means) {
         holds that version all the same.",
     );
     file.scopes("`\"@scope\": ...` under `registries`, or a line `@scope:registry=...` in any .npmrc,");
-    file.credentials(&format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
+    file.credentials(means, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
     file.authority(means, "`cafile=/path/to/ca.pem` in .npmrc (pnpm 12: `NODE_EXTRA_CA_CERTS`)");
 }
 
@@ -97,7 +99,7 @@ fn yarn(file: &mut File, means: &Means) {
             `coldframe check` names such entries. Have it written anew, or send yarn through the gateway.",
     );
     file.scopes("a line `\"@scope:registry\" ...`");
-    file.credentials(&format!("`{}:_authToken=...` in the .npmrc of your home", means.in_npmrc()));
+    file.credentials(means, &format!("`{}:_authToken=...` in the .npmrc of your home", means.in_npmrc()));
     file.authority(means, "`cafile \"/path/to/ca.pem\"`");
 }
 
@@ -116,7 +118,10 @@ fn yarn_berry(file: &mut File, means: &Means) {
         file.list("npmPreapprovedPackages", &means.exclusions());
     });
     file.scopes("`npmScopes` with an `npmRegistryServer`");
-    file.credentials(&format!("`npmRegistries: {{ {}: {{ npmAuthToken: \"${{NPM_TOKEN}}\" }} }}`", quoted(&means.in_npmrc())));
+    file.credentials(
+        means,
+        &format!("`npmRegistries: {{ {}: {{ npmAuthToken: \"${{NPM_TOKEN}}\" }} }}`", quoted(&means.in_npmrc())),
+    );
     file.authority(means, "`httpsCaFilePath: \"/path/to/ca.pem\"`");
 }
 
@@ -136,7 +141,7 @@ fn bun(file: &mut File, means: &Means) {
         }
     });
     file.scopes("a scope under `[install.scopes]`, or a line `@scope:registry=...` in any .npmrc,");
-    file.credentials(&format!("`registry = {{ url = {}, token = \"$NPM_TOKEN\" }}`", quoted(means.url.as_str())));
+    file.credentials(means, &format!("`registry = {{ url = {}, token = \"$NPM_TOKEN\" }}`", quoted(means.url.as_str())));
     file.authority(means, "`cafile = \"/path/to/ca.pem\"`");
 }
 
@@ -158,7 +163,7 @@ fn deno(file: &mut File, means: &Means) {
         },
     );
     file.scopes("a line `@scope:registry=...` in any .npmrc");
-    file.credentials(&format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
+    file.credentials(means, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
     file.authority(means, "the environment: `DENO_CERT=/path/to/ca.pem`");
 }
 
@@ -188,7 +193,7 @@ fn renovate(file: &mut File, means: &Means) {
     file.line("  ],");
     file.line("}");
     file.scopes("a rule for a scope with other `registryUrls`");
-    file.credentials(&format!("`hostRules` for {}", means.url.host_str().unwrap_or_default()));
+    file.credentials(means, &format!("`hostRules` for {}", means.url.host_str().unwrap_or_default()));
     file.authority(means, "the environment of a renovate of your own: `NODE_EXTRA_CA_CERTS=/path/to/ca.pem`");
 }
 
@@ -202,6 +207,9 @@ fn dependabot(file: &mut File, means: &Means) {
     file.line(&format!("    url: {}", quoted(means.url.as_str())));
     file.line("    replaces-base: true");
     file.comment("Where coldframe's registry asks who you are: `token: ${{ secrets.NPM_TOKEN }}` beside `url`.");
+    if let Some(credentials) = &means.credentials {
+        file.comment(credentials);
+    }
     file.line("updates:");
     file.line("  - package-ecosystem: npm");
     file.line("    directory: \"/\"");
@@ -321,11 +329,14 @@ impl File {
         ));
     }
 
-    fn credentials(&mut self, how: &str) {
+    fn credentials(&mut self, means: &Means, how: &str) {
         self.comment(&format!(
             "Private packages: on its own machine coldframe lends its credentials; from \
             elsewhere clients bring theirs, {how}."
         ));
+        if let Some(credentials) = &means.credentials {
+            self.comment(credentials);
+        }
     }
 
     /// Whom to trust where the address is one of TLS.
@@ -364,6 +375,7 @@ mod tests {
             url: Url::parse(url).unwrap(),
             terms: Terms { minimum_release_age_seconds: seconds, exclude },
             source: "the policy in force at http://127.0.0.1:4873/".to_owned(),
+            credentials: None,
         }
     }
 
@@ -412,6 +424,17 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_client_learns_where_its_token_goes_if_there_are_several_registries() {
+        for client in Client::value_variants() {
+            let told =
+                Means { credentials: Some("They go to https://npm.example/ alone.".to_owned()), ..means("http://a/", 60, &[]) };
+            let text = written(*client, &told);
+            assert!(text.contains("They go to https://npm.example/ alone."), "{text}");
+            check(*client, &text);
         }
     }
 

@@ -480,6 +480,7 @@ memory = \"1GB\"
         expect![[r#"
             listen = ["127.0.0.1:4873"]                 # default
             upstream = "https://registry.example/npm/"  # `.npmrc`
+            # client-credentials                        # default: the registry, if there is only one
             policy = "default"                          # default
             # min-release-age                           # default: the policy's, `72h`
             # fix-lane                                  # default: the policy's, `24h`

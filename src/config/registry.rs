@@ -12,7 +12,7 @@ use super::mistake::{Mistake, Origin};
 use super::read::{self, Reader};
 use super::settings::Key;
 use crate::net::{Deadlines, Proxies};
-use crate::upstream::{self, Discovered, Environment, RegistryConfig, npmrc};
+use crate::upstream::{self, CredentialRules, Discovered, Environment, RegistryConfig, npmrc};
 use crate::{net, tls};
 
 /// What is known of ourselves: enough to recognise a registry that is us.
@@ -34,6 +34,7 @@ pub(super) fn choose(
     if named.as_ref().is_some_and(|url| ourselves.answer_at(url)) {
         reader.object(Key::Upstream, "`upstream` is coldframe itself", "the registry that packages come from");
     }
+    let marked = reader.several(Key::ClientCredentials, read::public_url);
     let tarball_hosts = reader.several(Key::TarballHost, read::host_glob);
     let redirect_hosts = reader.several(Key::RedirectHost, read::host_glob);
     let mut extra_roots = reader.several(Key::UpstreamCa, read::path);
@@ -50,18 +51,23 @@ pub(super) fn choose(
             None
         }
     };
-    let (scoped, proxies, warnings) = match npm {
-        None => (std::collections::BTreeMap::default(), Proxies::none(), Vec::new()),
+    let (scoped, credentials, proxies, warnings) = match npm {
+        None => (std::collections::BTreeMap::default(), CredentialRules::default(), Proxies::none(), Vec::new()),
         Some(npm) => {
             extra_roots.extend(npm.extra_roots());
             let scoped = npm.found.scoped_registries().map_err(|wrong| reader.note(tell(&wrong)));
             let proxies = npm.found.proxies(&npm.environment).map_err(|wrong| reader.note(tell(&wrong)));
-            (scoped.ok()?, proxies.ok()?, npm.found.warnings)
+            (scoped.ok()?, npm.found.credential_rules(), proxies.ok()?, npm.found.warnings)
         }
     };
+    if !matches!(machine, Machine::Unknown) {
+        check_marked(reader, &marked, default.as_ref(), &scoped);
+    }
     let config = upstream::Config {
         default: default?,
         scoped,
+        credentials,
+        client_credentials: marked,
         proxies,
         tarball_hosts,
         redirect_hosts,
@@ -112,15 +118,33 @@ fn npm(reader: &mut Reader<'_>, machine: &Machine<'_>, ourselves: &Ourselves<'_>
 fn named_registry(reader: &mut Reader<'_>, url: Url, npm: Option<&Npm>) -> Option<RegistryConfig> {
     let setting = upstream::Origin::Setting(reader.origin(Key::Upstream).to_string());
     let brings_own = !url.username().is_empty() || url.password().is_some();
-    let credentials = match npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
-        None => None,
-        Some(Ok(found)) => found.map(|(credentials, _)| credentials),
-        Some(Err(wrong)) => {
-            reader.note(tell(&wrong));
-            return None;
-        }
-    };
-    Some(RegistryConfig { credentials, ..RegistryConfig::new(url, setting) })
+    // Those of npm are found by the URL that is fetched; they are read here so that one that cannot be sent is a mistake.
+    if let Some(Err(wrong)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
+        reader.note(tell(&wrong));
+        return None;
+    }
+    Some(RegistryConfig::new(url, setting))
+}
+
+/// Notes which of the `marked` addresses belong to no registry: a misspelled one would silently receive nothing.
+fn check_marked(
+    reader: &mut Reader<'_>,
+    marked: &[Url],
+    default: Option<&RegistryConfig>,
+    scoped: &std::collections::BTreeMap<String, RegistryConfig>,
+) {
+    let Some(default) = default else { return };
+    let mut known: Vec<Url> = std::iter::once(default).chain(scoped.values()).map(RegistryConfig::address).collect();
+    known.sort_unstable();
+    known.dedup();
+    for address in marked.iter().filter(|address| !known.contains(address)) {
+        let allowed = known.iter().map(|url| format!("`{url}`")).collect::<Vec<_>>().join(", ");
+        reader.object(
+            Key::ClientCredentials,
+            format!("`client-credentials` names no registry that packages come from: `{address}`"),
+            allowed,
+        );
+    }
 }
 
 /// A mistake in npm's configuration: its text says where it stands.

@@ -11,6 +11,7 @@ pub use super::kind::Kind;
 pub enum Key {
     Listen,
     Upstream,
+    ClientCredentials,
     Policy,
     MinReleaseAge,
     FixLane,
@@ -136,7 +137,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 51] = [
+pub static SETTINGS: [Setting; 52] = [
     several(
         Key::Listen,
         "listen",
@@ -150,6 +151,13 @@ pub static SETTINGS: [Setting; 51] = [
         Kind::Url,
         Default::Absent("what npm on this machine uses"),
         "The registry that packages come from; its credentials are read from npm's configuration",
+    ),
+    several(
+        Key::ClientCredentials,
+        "client-credentials",
+        Kind::Url,
+        Default::Absent("the registry, if there is only one"),
+        "Where npm's configuration has further registries for scopes: those that clients' own credentials are sent to",
     ),
     one(
         Key::Policy,
@@ -327,7 +335,7 @@ pub static SETTINGS: [Setting; 51] = [
         "redirect-host",
         Kind::HostGlob,
         Default::Absent("upstream's own"),
-        "Other hosts that upstream may redirect a tarball to; they are asked without credentials",
+        "Other hosts that upstream may redirect a tarball to; the registry's credentials do not go there",
     ),
     several(
         Key::UpstreamCa,

@@ -236,7 +236,9 @@ impl Inner {
         for Requirement { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials go where the client brought them, until it brings them elsewhere.
-            if matches!(voyage.authorization, Authorization::Own(_)) && registry.id() != voyage.registry.id() {
+            if matches!(voyage.authorization.toward(&voyage.registry), Authorization::Own(_))
+                && registry.id() != voyage.registry.id()
+            {
                 continue;
             }
             let slot = Slot::of(&name, registry, &voyage.authorization);

@@ -11,7 +11,7 @@ use super::world::Profile;
 pub use crate::npm::Form;
 use crate::npm::press::Packing;
 use crate::npm::{Agent, Integrity};
-use crate::upstream::Authorization;
+use crate::upstream::{Addressed, Authorization};
 
 /// The address under which clients reach us: scheme, authority and path prefix, without a trailing slash. Tarball URLs are
 /// written under it.
@@ -38,6 +38,8 @@ pub struct Asker {
     pub resolves: bool,
     /// Whose credentials its request carries upstream.
     pub authorization: Authorization,
+    /// What it addressed: which registries credentials of its own are for, those in a body too.
+    pub addressed: Addressed,
     /// Where it reached us.
     pub base: BaseUrl,
     /// By which of the policies it is answered.

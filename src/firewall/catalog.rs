@@ -76,7 +76,12 @@ pub(super) struct Voyage {
     pub ahead: Option<Ahead>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
     pub whole: bool,
+    /// Since when upstream must have been asked, whatever is fresh.
+    pub not_before: Option<Timestamp>,
 }
+
+/// What is shared by questions that ask upstream for the same: not with those from before the package was last written through us.
+pub(super) type VoyageKey = (Slot, bool, Option<Timestamp>);
 
 impl Inner {
     /// What memory has of `name`, if it may be used as it is: nobody waits then.
@@ -123,6 +128,17 @@ impl Inner {
         need: Need,
         wish: Option<Wish>,
     ) -> Result<Reading, Rejection> {
+        let found = self.look_up_with(asker, name, need, wish).await;
+        found.map_err(|rejection| self.explain_unsent(asker, name, rejection))
+    }
+
+    async fn look_up_with(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        need: Need,
+        wish: Option<Wish>,
+    ) -> Result<Reading, Rejection> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = Slot::of(name, &registry, &asker.authorization);
         let moment = self.moment();
@@ -131,7 +147,8 @@ impl Inner {
             CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Reading { known, stale: None });
         }
-        if self.absent.get(&slot).is_some_and(|since| is_within(since, ABSENT, now)) {
+        let is_absent = |since| is_within(since, ABSENT, now) && self.outlives_writes(name, since);
+        if self.absent.get(&slot).is_some_and(is_absent) {
             return Err(absent(name));
         }
         let voyage = Voyage {
@@ -143,6 +160,7 @@ impl Inner {
             ahead: wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question()),
             wish,
             whole: false,
+            not_before: None,
         };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
@@ -171,6 +189,7 @@ impl Inner {
             wish: None,
             ahead: None,
             whole: true,
+            not_before: None,
         };
         let again = self.embark(voyage).await?;
         match self.load(&again.known).await? {
@@ -200,7 +219,7 @@ impl Inner {
 
     /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
     /// brings is for whoever asks next.
-    async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
+    pub(super) async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
         let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known.form));
         if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
             && let Some(reading) = self.stale(&last, now)
@@ -215,7 +234,7 @@ impl Inner {
         }
         self.silence.begin(voyage.registry.id(), now, self.clock.now());
         // What is fresh by now came with the flight, which has landed.
-        let last = last().filter(|last| !self.is_fresh(last, voyage.profile, &self.moment()));
+        let last = last().filter(|last| !self.satisfies(&voyage, last));
         let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
@@ -226,13 +245,24 @@ impl Inner {
     /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
     /// under way then tells when it speaks again.
     fn is_left_alone(&self, voyage: &Voyage, now: Timestamp) -> bool {
-        let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(|since| is_within(since, LEAVE_ALONE, now));
+        let counts = |since| is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
+        let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(counts);
         self.silence.holds(voyage.registry.id(), now) || unreachable()
+    }
+
+    /// Whether `known` is what `voyage` is for, without asking upstream.
+    fn satisfies(&self, voyage: &Voyage, known: &Known) -> bool {
+        let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
+        voyage.not_before.is_none_or(asked_since) && self.is_fresh(known, voyage.profile, &self.moment())
+    }
+
+    pub(super) fn voyage_key(&self, voyage: &Voyage) -> VoyageKey {
+        (voyage.slot.clone(), voyage.whole, self.written.get(&voyage.slot.name))
     }
 
     pub(super) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
         let inner = Arc::clone(self);
-        let key = (voyage.slot.clone(), voyage.whole);
+        let key = self.voyage_key(&voyage);
         self.voyages.join(key, move || async move { inner.sail(voyage).await }).await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -243,7 +273,7 @@ impl Inner {
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known.form));
         if let Some(known) = usable.clone().filter(|_| !voyage.whole) {
-            if self.is_fresh(&known, voyage.profile, &self.moment()) {
+            if self.satisfies(&voyage, &known) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
             }
@@ -436,7 +466,7 @@ impl Voyage {
 }
 
 /// Whether `now` is in the span that begins `since`; a clock that was set back is not.
-fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
+pub(super) fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
     since <= now && now < instant::after(since, span)
 }
 

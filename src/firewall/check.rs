@@ -121,7 +121,10 @@ impl Inner {
     async fn check_package(self: &Arc<Self>, asker: &Asker, locked: Vec<(usize, Locked)>) -> Vec<(usize, Judged)> {
         let Some((_, first)) = locked.first() else { return Vec::new() };
         let reading = match PackageName::parse(&first.name) {
-            Ok(name) => self.reading(asker, &name, Need::Index, None).await,
+            Ok(name) => match self.reading(asker, &name, Need::Index, None).await {
+                Ok(reading) => Ok(self.with_unknown(asker, reading, &locked).await),
+                Err(rejection) => Err(rejection),
+            },
             Err(wrong) => Err(Rejection::NotFound(wrong.to_string().into())),
         };
         let judge = |one: &Locked| match &reading {
@@ -129,6 +132,14 @@ impl Inner {
             Err(rejection) => Judged::failed(one, rejection),
         };
         locked.iter().map(|(at, one)| (*at, judge(one))).collect()
+    }
+
+    /// `reading`, or a newer one where a version is locked that it does not have.
+    async fn with_unknown(self: &Arc<Self>, asker: &Asker, reading: Reading, locked: &[(usize, Locked)]) -> Reading {
+        let is_known =
+            |version: &str| reading.known.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
+        let Some((_, unknown)) = locked.iter().find(|(_, one)| !is_known(&one.version)) else { return reading };
+        self.ask_once_more(asker, &reading, &unknown.version, Need::Index).await.unwrap_or(reading)
     }
 
     fn check_version(&self, reading: &Reading, profile: Profile, locked: &Locked) -> Judged {

@@ -39,6 +39,12 @@ where
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Whether one for `key` is under way.
+    #[must_use]
+    pub fn is_under_way(&self, key: &K) -> bool {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     /// Joins the flight of `key`, or starts it. `fly` runs as a task of its own.
     ///
     /// # Errors

@@ -44,11 +44,11 @@ impl Slot {
     /// The slot that answers a request with `authorization` to `registry`.
     #[must_use]
     pub(super) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
-        let partition = match authorization {
+        let partition = match authorization.toward(registry) {
             Authorization::Lent if registry.has_credentials() => Partition::Lent,
             Authorization::None | Authorization::Lent => Partition::Anonymous,
-            Authorization::Own(header) => {
-                let digest = Digest::of(Algorithm::Sha256, header.as_bytes());
+            Authorization::Own(own) => {
+                let digest = Digest::of(Algorithm::Sha256, own.header.as_bytes());
                 Partition::Own(digest.as_bytes().try_into().unwrap_or_default())
             }
         };

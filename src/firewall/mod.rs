@@ -9,6 +9,7 @@ pub mod answer;
 mod as_of;
 mod aside;
 mod audit;
+mod binding;
 mod catalog;
 pub mod check;
 mod contact;
@@ -24,6 +25,7 @@ mod intake;
 mod kin;
 mod known;
 mod notes;
+mod once_more;
 mod packument;
 mod recall;
 pub mod refusal;
@@ -35,6 +37,7 @@ mod tarball;
 mod wanted;
 mod workbench;
 pub mod world;
+mod writes;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -61,10 +64,11 @@ use jiff::Timestamp;
 
 use self::ahead::{Leads, Precedence};
 use self::aside::Asides;
-use self::catalog::{Need, Reading};
+use self::catalog::{Need, Reading, VoyageKey};
 use self::flight::Flights;
 use self::forms::Forms;
 use self::known::{Known, Slot};
+use self::once_more::OnceMore;
 use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::silence::Silence;
 use self::tarball::{CARRIED_UNITS, TarballKey};
@@ -77,7 +81,7 @@ use crate::policy::decision::Decision;
 use crate::policy::{Advisories, Policy, Verdict};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
-use crate::upstream::{Passage, Passed, Registries, UpstreamError};
+use crate::upstream::{Passage, Passed, Registries};
 
 /// Bounds on time and memory.
 #[derive(Debug, Clone)]
@@ -167,7 +171,11 @@ struct Inner {
     stale_told: Cache<Arc<str>, Timestamp>,
     /// Packages that were written to through us, and when: upstream is asked again before they are answered.
     written: Cache<PackageName, Timestamp>,
-    voyages: Flights<(Slot, bool), Result<Reading, Rejection>>,
+    /// Tokens that upstream confirmed for a package, and when; and those that it did not.
+    writers: Cache<Slot, Timestamp>,
+    strangers: Cache<Slot, Timestamp>,
+    once_more: OnceMore,
+    voyages: Flights<VoyageKey, Result<Reading, Rejection>>,
     renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
     tarballs: Flights<TarballKey, Result<Bytes, Rejection>>,
     fetches: Arc<Semaphore>,
@@ -222,6 +230,9 @@ impl Firewall {
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
             stale_told: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
+            writers: Cache::new(REMEMBERED_FAILURES),
+            strangers: Cache::new(REMEMBERED_FAILURES),
+            once_more: OnceMore::default(),
             voyages: Flights::new(),
             renderings: Flights::new(),
             tarballs: Flights::new(),
@@ -420,12 +431,7 @@ impl Firewall {
     /// # Errors
     /// When upstream cannot be asked.
     pub async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
-        let passed = self.0.pass(asker, name, passage).await;
-        // Also after a failure, which may have come after the change.
-        if let Some(name) = name {
-            self.0.written.insert(name.clone(), self.0.clock.now());
-        }
-        passed
+        self.0.write_through(asker, name, passage).await
     }
 
     /// How many leads are to be followed at once; none at 0.
@@ -465,14 +471,11 @@ impl Firewall {
 
 impl Inner {
     async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
-        let registry = name.map_or(self.registries.default_registry(), |name| self.registries.of(name));
+        let registry = self.registry_of(asker, name, passage.for_account)?;
+        let passage = if registry.takes_clients(&asker.addressed) { passage } else { passage.without_credentials() };
         let asked = Instant::now();
         let passed = registry.pass(passage, &asker.authorization).await;
-        let outcome = match &passed {
-            Ok(_) => UpstreamOutcome::Changed,
-            Err(UpstreamError::NotFound) => UpstreamOutcome::NotFound,
-            Err(_) => UpstreamOutcome::Failed,
-        };
+        let outcome = passed.as_ref().map_or_else(notes::outcome_of, |_| UpstreamOutcome::Changed);
         let detail = passed.as_ref().err().map(ToString::to_string);
         UpstreamAnswered { what: UpstreamWhat::Pass, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);

@@ -120,12 +120,20 @@ impl Inner {
         let outcome = match fetched {
             Ok(fetched) if matches!(fetched.freshness, Freshness::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,
-            Err(UpstreamError::NotFound) => UpstreamOutcome::NotFound,
-            Err(_) => UpstreamOutcome::Failed,
+            Err(error) => outcome_of(error),
         };
         let detail = fetched.as_ref().err().map(ToString::to_string);
         let name = Some(&voyage.slot.name);
         UpstreamAnswered { what: UpstreamWhat::Packument, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);
+    }
+}
+
+/// What an error of upstream's counts as. What it denies to a client is the client's affair, and no failure.
+pub(super) fn outcome_of(error: &UpstreamError) -> UpstreamOutcome {
+    match error {
+        UpstreamError::NotFound => UpstreamOutcome::NotFound,
+        UpstreamError::Denied { .. } => UpstreamOutcome::Denied,
+        _ => UpstreamOutcome::Failed,
     }
 }

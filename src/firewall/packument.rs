@@ -55,11 +55,19 @@ impl Inner {
     }
 
     pub(super) async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+        let mut is_asked_again = false;
         for _ in 0..ATTEMPTS {
             let spoken = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
             let Spoken { packument, screen, .. } = &spoken;
             let key = resolve(packument, screen, wanted);
-            let Some((at, _)) = key.and_then(|key| packument.find(key)) else { return Err(no_version(name, wanted)) };
+            let Some((at, _)) = key.and_then(|key| packument.find(key)) else {
+                let need = Need::Form(Form::Full);
+                if !is_asked_again && self.ask_once_more(asker, &spoken.reading, wanted, need).await.is_some() {
+                    is_asked_again = true;
+                    continue;
+                }
+                return Err(no_version(name, wanted));
+            };
             if !screen.shown[at] {
                 let rejection = self.refuse(asker, packument, screen, at);
                 let version = &*packument.entries[at].key;

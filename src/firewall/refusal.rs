@@ -76,6 +76,9 @@ pub enum Rejection {
         /// What is wrong, and at which byte.
         detail: Arc<str>,
     },
+    /// The client's own credentials do not go where the answer is, or do not open it: why, and what to do.
+    #[error("{0}")]
+    NotEntitled(Arc<str>),
     /// The store or a task of ours failed.
     #[error("coldframe failed: {0}")]
     Internal(Arc<str>),
@@ -88,7 +91,7 @@ impl Rejection {
         match self {
             Self::Unreadable { .. } => true,
             Self::Upstream(error) => !matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }),
-            Self::Refused(_) | Self::NotFound(_) | Self::Internal(_) => false,
+            Self::Refused(_) | Self::NotFound(_) | Self::NotEntitled(_) | Self::Internal(_) => false,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::departed::Departed;
 use super::known::{Known, Partition, Slot};
 use super::packument::no_version;
 use super::world::{Moment, Profile, World};
-use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball};
+use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball, notes};
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
 use crate::policy::{Facts, Note, RuleId, Verdict, judge, waiver};
@@ -71,8 +71,16 @@ impl Inner {
             _aside = self.set_out(asker, name, version).await;
             (self.reading(asker, name, Need::Index, None).await?, self.moment())
         };
+        let (mut reading, mut moment) = (reading, moment);
+        let mut admitted = self.admit(asker, &reading, version, &moment.world);
+        if let Err(Rejection::NotFound(_)) = &admitted
+            && let Some(again) = self.ask_once_more(asker, &reading, version, Need::Index).await
+        {
+            (reading, moment) = (again, self.moment());
+            admitted = self.admit(asker, &reading, version, &moment.world);
+        }
         let Moment { now, world } = moment;
-        let admitted = match self.admit(asker, &reading, version, &world) {
+        let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
         };
@@ -194,7 +202,7 @@ impl Inner {
         }
         let (outcome, detail) = match &landed {
             Ok(_) => (UpstreamOutcome::Changed, None),
-            Err(Rejection::Upstream(UpstreamError::NotFound)) => (UpstreamOutcome::NotFound, None),
+            Err(Rejection::Upstream(error)) => (notes::outcome_of(error), Some(error.to_string())),
             Err(error) => (UpstreamOutcome::Failed, Some(error.to_string())),
         };
         let name = Some(&source.slot.name);
@@ -327,7 +335,7 @@ impl Inner {
             }
             // Made in a flight, where nobody asks: told here, once for everybody who waited.
             Rejection::Refused(refusal) => self.refused(asker, Refusal::clone(&refusal)),
-            other => other,
+            other => self.explain_unsent(asker, name, other),
         }
     }
 

@@ -11,7 +11,7 @@ use super::Config;
 use crate::firewall::{Asker, BaseUrl, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
 use crate::npm::{Agent, Tool};
-use crate::upstream::Authorization;
+use crate::upstream::{Addressed, Authorization, OwnCredentials};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -102,7 +102,9 @@ impl Askers {
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_here = self.may_borrow(peer, trusted, &origin);
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
-            Some(own) => Authorization::Own(own.into()),
+            Some(own) => {
+                Authorization::Own(OwnCredentials { header: own.into(), addressed: Addressed::Coldframe, borrows: is_here })
+            }
             None if is_here => Authorization::Lent,
             None => Authorization::None,
         };
@@ -113,6 +115,7 @@ impl Askers {
             resolves: resolves(&agent, &head.headers),
             agent,
             authorization,
+            addressed: Addressed::Coldframe,
             base,
             profile: Profile::default(),
         };
@@ -120,22 +123,29 @@ impl Askers {
     }
 
     /// Who asks under `base`, an address that is not ours: the peer itself, whatever proxies may say, by the name it logged in with.
+    /// `addressed` says which registries its credentials are for.
     ///
     /// # Errors
     /// As [`Askers::resolve`].
-    pub fn resolve_under(peer: IpAddr, user: Option<Arc<str>>, head: &Parts, base: Arc<str>) -> Result<Asker, String> {
+    pub fn resolve_under(
+        peer: IpAddr,
+        user: Option<Arc<str>>,
+        head: &Parts,
+        (base, addressed): (Arc<str>, Addressed),
+    ) -> Result<Asker, String> {
         let address = peer.to_canonical();
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let borrows = user.is_some() || (address.is_loopback() && !is_passed_on(&head.headers));
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
-            Some(own) => Authorization::Own(own.into()),
-            None if user.is_some() || (address.is_loopback() && !is_passed_on(&head.headers)) => Authorization::Lent,
+            Some(own) => Authorization::Own(OwnCredentials { header: own.into(), addressed: addressed.clone(), borrows }),
+            None if borrows => Authorization::Lent,
             None => Authorization::None,
         };
         // There are as many of these as the configuration names.
         let base = BaseUrl { text: base, remembered: true, explains: false };
         let agent = Agent::parse(agent);
         let resolves = resolves(&agent, &head.headers);
-        Ok(Asker { address, user, agent, resolves, authorization, base, profile: Profile::default() })
+        Ok(Asker { address, user, agent, resolves, authorization, addressed, base, profile: Profile::default() })
     }
 
     /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.
@@ -431,7 +441,7 @@ mod tests {
     #[test]
     fn a_clients_own_authorization_goes_before_a_lent_one() {
         let asker = resolve(&askers(None, &[]), LOCAL, &[("host", "localhost:4873"), ("authorization", "Bearer t")]).unwrap();
-        assert!(matches!(asker.authorization, Authorization::Own(own) if &*own == "Bearer t"));
+        assert!(matches!(asker.authorization, Authorization::Own(own) if &*own.header == "Bearer t"));
         let twice = [("host", "localhost"), ("authorization", "Bearer a"), ("authorization", "Bearer b")];
         assert!(resolve(&askers(None, &[]), LOCAL, &twice).is_err());
     }

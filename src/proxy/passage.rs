@@ -41,7 +41,7 @@ pub fn of(head: &Parts, path: &str, body: Bytes) -> Passage {
         }
     }
     let method = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
-    Passage { method, path, headers, body }
+    Passage { method, path, headers, body, for_account: false }
 }
 
 /// The headers of upstream's answer that a client is given.

@@ -294,6 +294,7 @@ fn rejected(rejection: &Rejection, text: &str) -> Reply {
     match rejection {
         // 403 and nothing else: it is the one status that no client asks again for.
         Rejection::Refused(refusal) => told(StatusCode::FORBIDDEN, text, refusal.within(LONGEST_LINE), OutcomeLabel::Refused),
+        Rejection::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
         Rejection::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
         Rejection::Upstream(error) => upstream_failed(error, text),
         Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),

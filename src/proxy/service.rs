@@ -22,7 +22,7 @@ use crate::net::headers::{best_coding, best_media_type, list};
 use crate::net::{Body, body};
 use crate::npm::{Endpoint, PackageName};
 use crate::telemetry::{EndpointLabel, Metrics};
-use crate::upstream::{Authorization, Passed};
+use crate::upstream::{Authorization, Passage, Passed};
 
 /// What every request needs. One a process, behind an `Arc`.
 pub struct Service<A> {
@@ -135,7 +135,10 @@ where
         return watch.answered(reply.unwrap_or_else(|error| respond::failed(&error)));
     }
     let asker = match (base, door) {
-        (Some(base), Door::Intercepted(_, user)) => Askers::resolve_under(peer.ip(), user.clone(), &head, base),
+        (Some(base), Door::Intercepted(aim, user)) => {
+            let addressed = aim.addressed(&base);
+            Askers::resolve_under(peer.ip(), user.clone(), &head, (base, addressed))
+        }
         _ => service.askers.resolve(peer.ip(), &head),
     };
     let asker = match asker {
@@ -208,11 +211,15 @@ impl<A: Answers> Visit<'_, A> {
             }
             Endpoint::Account(name) => {
                 let own = own_credentials_only(asker);
-                Ok(private(answers.pass(&own, name.as_ref(), self.passage(Bytes::new())).await?))
+                Ok(private(answers.pass(&own, name.as_ref(), self.account_passage(Bytes::new())).await?))
             }
             Endpoint::Audit { bulk } => self.audit(bulk, body).await,
             Endpoint::Write(name) => self.write(name.as_ref(), body).await,
-            Endpoint::Whoami => Ok(private(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+            Endpoint::Whoami => {
+                let for_account = matches!(asker.authorization, Authorization::Own(_));
+                let passage = Passage { for_account, ..self.passage(Bytes::new()) };
+                Ok(private(answers.pass(asker, None, passage).await?))
+            }
             // Ping and keys; the others were answered before.
             _ => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
         }
@@ -228,8 +235,13 @@ impl<A: Answers> Visit<'_, A> {
         (form, coding.unwrap_or(Coding::Identity))
     }
 
-    fn passage(&self, body: Bytes) -> crate::upstream::Passage {
+    fn passage(&self, body: Bytes) -> Passage {
         passage::of(self.head, self.path, body)
+    }
+
+    /// The request as it is passed on to a registry that the client's own credentials are for, and to no other.
+    fn account_passage(&self, body: Bytes) -> Passage {
+        Passage { for_account: true, ..self.passage(body) }
     }
 
     /// Passes an audit on as it came, and says what was held back of the packages in it.
@@ -286,7 +298,7 @@ impl<A: Answers> Visit<'_, A> {
         }
         self.check_transfer()?;
         let taken = body::collect(body, config.write_limit, config.body_timeout).await?;
-        Ok(private(self.service.answers.write(&own, name, self.passage(taken)).await?))
+        Ok(private(self.service.answers.write(&own, name, self.account_passage(taken)).await?))
     }
 }
 
@@ -342,7 +354,6 @@ mod tests {
     use crate::npm::{Algorithm, Digest, Integrity};
     use crate::policy::RuleId;
     use crate::proxy::reverse;
-    use crate::upstream::Passage;
 
     /// Stands in for the firewall: answers everything, refuses `young`, and writes down what it was asked.
     #[derive(Default)]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use rustls_pki_types::DnsName;
 use url::{Host, Url};
 
+use crate::upstream::{Addressed, npmrc};
+
 /// The hosts.
 #[derive(Debug, Clone, Default)]
 pub struct Targets(Vec<Arc<Target>>);
@@ -19,6 +21,8 @@ pub struct Target {
     pub name: Option<DnsName<'static>>,
     /// Whether nobody configured it: an authority that leaves it out will do.
     is_alias: bool,
+    /// Whether the operator named it as one more name of upstream or of Coldframe.
+    is_named: bool,
     /// Ports, besides 443 and 80 of a name, and whether TLS is spoken there.
     ports: Vec<(u16, bool)>,
     /// The paths below which it is a registry, without the slash at their end; the longest first, empty for all of it.
@@ -62,9 +66,17 @@ impl Targets {
     /// Adds another name of a registry that is there already, which some client uses by itself.
     pub fn add_alias(&mut self, host: &DnsName<'static>) {
         let known = self.0.len();
-        self.add_host(host);
+        self.entry(host.as_ref(), Some(host)).take_root();
         if let Some(added) = self.0.get_mut(known) {
             Arc::make_mut(added).is_alias = true;
+        }
+    }
+
+    /// Notes that the host of `url`, which is there already, is one more name of Coldframe.
+    pub fn name(&mut self, url: &Url) {
+        let named = self.0.iter_mut().find(|target| Some(&*target.host) == url.host_str());
+        if let Some(named) = named {
+            Arc::make_mut(named).is_named = true;
         }
     }
 
@@ -72,9 +84,14 @@ impl Targets {
     pub fn add_host(&mut self, host: &DnsName<'static>) {
         let target = self.entry(host.as_ref(), Some(host));
         target.is_alias = false;
-        if target.prefixes.is_empty() {
-            target.prefixes.push("".into());
-        }
+        target.is_named = true;
+        target.take_root();
+    }
+
+    /// The names that the operator named.
+    #[must_use]
+    pub fn named_hosts(&self) -> Vec<DnsName<'static>> {
+        self.0.iter().filter(|target| target.is_named).filter_map(|target| target.name.clone()).collect()
     }
 
     /// The names of all hosts that have one.
@@ -116,6 +133,7 @@ impl Targets {
                 host: host.into(),
                 name: name.cloned(),
                 is_alias: false,
+                is_named: false,
                 ports: Vec::new(),
                 prefixes: Vec::new(),
             }));
@@ -129,6 +147,13 @@ impl Target {
     /// The ports that a name has by itself.
     fn usual(&self) -> &'static [(u16, bool)] {
         if self.name.is_some() { &[(443, true), (80, false)] } else { &[] }
+    }
+
+    /// A registry from its root on, unless it is one already.
+    fn take_root(&mut self) {
+        if self.prefixes.is_empty() {
+            self.prefixes.push("".into());
+        }
     }
 
     /// Adds a port, and the place of a registry.
@@ -151,6 +176,19 @@ impl Aim {
             (rest.is_empty() || rest.starts_with('/')).then_some((base, rest))
         })?;
         Some((if rest.is_empty() { "/" } else { rest }, Arc::clone(base)))
+    }
+
+    /// What a client addressed that wrote `base` before its paths. yarn's name for npm's default registry stands for that one.
+    #[must_use]
+    pub fn addressed(&self, base: &Arc<str>) -> Addressed {
+        if self.target.is_named {
+            return Addressed::Named(Arc::clone(base));
+        }
+        let default = self.target.is_alias.then(npmrc::built_in);
+        match default.as_ref().and_then(Url::host_str) {
+            Some(host) => Addressed::Host(origin(host, self.port, self.secure).into()),
+            None => Addressed::Host(Arc::clone(base)),
+        }
     }
 
     /// Whether `host`, as a `Host` header or an absolute target spells it, means this.
@@ -264,6 +302,29 @@ mod tests {
         // Named by whoever runs it, it is like any other.
         targets.add_host(&DnsName::try_from("alias.example").unwrap());
         assert_eq!(targets.expected().len(), 3);
+    }
+
+    #[test]
+    fn what_a_client_addressed_is_a_registry_unless_the_operator_named_the_host() {
+        let mut targets = targets(&["https://registry.example/npm/"], &["named.example"]);
+        targets.add_alias(&DnsName::try_from("alias.example").unwrap());
+        let addressed = |host: &str, path: &str| {
+            let aim = targets.find(host, 443).unwrap();
+            let (_, base) = aim.place(path).unwrap();
+            aim.addressed(&base)
+        };
+        assert_eq!(addressed("registry.example", "/npm/a"), Addressed::Host("https://registry.example/npm".into()));
+        assert_eq!(addressed("named.example", "/a"), Addressed::Named("https://named.example".into()));
+        let default = npmrc::built_in();
+        assert_eq!(addressed("alias.example", "/a"), Addressed::Host(default.as_str().trim_end_matches('/').into()));
+        let mut ours = Targets::default();
+        let url = Url::parse("http://127.0.0.1:4873/").unwrap();
+        ours.add_unnamed(&url);
+        ours.name(&url);
+        let aim = ours.find("127.0.0.1", 4873).unwrap();
+        let (_, base) = aim.place("/a").unwrap();
+        assert_eq!(aim.addressed(&base), Addressed::Named("http://127.0.0.1:4873".into()));
+        assert!(ours.named_hosts().is_empty(), "an address has no name");
     }
 
     #[test]

@@ -110,6 +110,8 @@ labels! {
         NotModified = "not_modified",
         /// It is not there.
         NotFound = "not_found",
+        /// It wants other credentials than the client has.
+        Denied = "denied",
         /// It did not do its part.
         Failed = "failed",
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::{Credentials, CredentialsError, HostGlob};
+use super::{CredentialRules, Credentials, CredentialsError, HostGlob};
 use crate::net::{Deadlines, Proxies};
 
 /// Everything the registries are made of.
@@ -16,11 +16,15 @@ pub struct Config {
     pub default: RegistryConfig,
     /// The registries of scopes, by the scope with its `@`.
     pub scoped: BTreeMap<String, RegistryConfig>,
+    /// What is lent to those who may borrow it, by the places that it was configured for.
+    pub credentials: CredentialRules,
+    /// The registries that clients' own credentials are sent to, where there are several.
+    pub client_credentials: Vec<Url>,
     /// Outbound proxies.
     pub proxies: Proxies,
-    /// Where `dist.tarball` may point besides the registry itself; asked without credentials.
+    /// Where `dist.tarball` may point besides the registry itself; the registry's credentials do not go there.
     pub tarball_hosts: Vec<HostGlob>,
-    /// Where a redirect may point besides the host that sent it; asked without credentials.
+    /// Where a redirect may point besides the host that sent it; the registry's credentials do not go there.
     pub redirect_hosts: Vec<HostGlob>,
     /// How long things may take.
     pub deadlines: Deadlines,
@@ -32,12 +36,21 @@ pub struct Config {
     pub user_agent: String,
 }
 
+impl Config {
+    /// What is lent to a request for `url` of `registry`.
+    #[must_use]
+    pub fn lent_for(&self, registry: &RegistryConfig, url: &Url) -> Option<Credentials> {
+        let own = || registry.credentials.clone().or_else(|| Credentials::in_address(&registry.url).ok().flatten());
+        own().or_else(|| self.credentials.for_url(url).cloned())
+    }
+}
+
 /// One registry.
 #[derive(Clone)]
 pub struct RegistryConfig {
     /// Its address. Credentials in it are taken out and used as the registry's own unless there are others.
     pub url: Url,
-    /// Its credentials, lent to those who may borrow them.
+    /// Credentials of its own, for everything below its address: they go before those of [`Config::credentials`].
     pub credentials: Option<Credentials>,
     /// Where the choice came from.
     pub origin: Origin,

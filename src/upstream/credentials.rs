@@ -1,11 +1,13 @@
 //! What proves to a registry who asks. Refuses to be printed, and to know where it was found.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{percent_decode, percent_decode_str};
 use url::Url;
 
 /// The `Authorization` of one registry, ready to be sent.
@@ -82,6 +84,83 @@ impl Credentials {
     }
 }
 
+/// Credentials by the place that they were configured for, as npm keys them: `host[:port]/path/`. The scheme is no part of a key.
+#[derive(Clone, Default)]
+pub struct CredentialRules(Arc<BTreeMap<Box<str>, Credentials>>);
+
+impl CredentialRules {
+    /// Adds credentials for `level`, which is what an `.npmrc` has between `//` and the last colon. Replaces those that are there.
+    pub fn insert(&mut self, level: &str, credentials: Credentials) {
+        Arc::make_mut(&mut self.0).insert(level.into(), credentials);
+    }
+
+    /// The rules with another one for everything below `url`.
+    #[must_use]
+    pub fn with(mut self, url: &Url, credentials: Credentials) -> Self {
+        self.insert(&level_of(url), credentials);
+        self
+    }
+
+    /// The credentials of the longest key that `url` is below. A key ends at a slash of the path: one for `host/npm` says nothing of
+    /// `host/npm-other`. A path that a server may read as another one has none.
+    #[must_use]
+    pub fn for_url(&self, url: &Url) -> Option<&Credentials> {
+        if self.0.is_empty() || is_ambiguous(url.path()) {
+            return None;
+        }
+        let level = level_of(url);
+        let covers = |key: &str| {
+            let rest = level.strip_prefix(key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || key.ends_with('/'))
+        };
+        self.0.iter().filter(|(key, _)| covers(key)).max_by_key(|(key, _)| key.len()).map(|(_, credentials)| credentials)
+    }
+
+    /// The addresses that have credentials, in `scheme`.
+    pub fn addresses(&self, scheme: &str) -> impl Iterator<Item = Url> {
+        self.0.keys().filter_map(move |key| Url::parse(&format!("{scheme}://{key}")).ok())
+    }
+}
+
+impl fmt::Debug for CredentialRules {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A URL as npm keys it: host, port unless it is the scheme's own, path.
+fn level_of(url: &Url) -> String {
+    format!("{}{}", &url[url::Position::BeforeHost..url::Position::AfterPort], url.path())
+}
+
+/// How often a server may decode a path before it looks for dot segments.
+const DECODINGS: usize = 3;
+
+/// Whether a server may read `path` as leading elsewhere: an encoded dot segment, one behind an encoded slash or a backslash, or
+/// one with parameters, which some servers drop first.
+pub(super) fn is_ambiguous(path: &str) -> bool {
+    let is_dots = |segment: &[u8]| {
+        let bare = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        matches!(bare, b"." | b"..")
+    };
+    if !path.contains(['%', ';', '\\']) {
+        return false;
+    }
+    let mut decoded = path.as_bytes().to_vec();
+    for _ in 0..=DECODINGS {
+        if decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots) {
+            return true;
+        }
+        let next: Vec<u8> = percent_decode(&decoded).collect();
+        if next == decoded {
+            return false;
+        }
+        decoded = next;
+    }
+    // Encoded more often than any client does it.
+    true
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Credentials(…)")
@@ -100,6 +179,87 @@ mod tests {
         let url = Url::parse("https://u:p%40@registry.example/").unwrap();
         assert_eq!(Credentials::in_address(&url).unwrap().unwrap().value(), "Basic dTpwQA==");
         assert_eq!(Credentials::in_address(&Url::parse("https://registry.example/").unwrap()).unwrap(), None);
+    }
+
+    fn rules(keys: &[&str]) -> CredentialRules {
+        let mut rules = CredentialRules::default();
+        for key in keys {
+            rules.insert(key, Credentials::bearer(key).unwrap());
+        }
+        rules
+    }
+
+    fn key_for(rules: &CredentialRules, url: &str) -> Option<String> {
+        let credentials = rules.for_url(&Url::parse(url).unwrap())?;
+        Some(credentials.value().to_str().unwrap().trim_start_matches("Bearer ").to_owned())
+    }
+
+    #[test]
+    fn longest_configured_prefix_decides_which_credentials_are_sent() {
+        let rules = rules(&[
+            "git.example/api/v4/packages/npm/",
+            "git.example/api/v4/projects/7/packages/npm/",
+            "npm.example/npm",
+            "a.example:8443/",
+        ]);
+        for (url, key) in [
+            ("https://git.example/api/v4/packages/npm/@acme%2fui", Some("git.example/api/v4/packages/npm/")),
+            (
+                "https://git.example/api/v4/projects/7/packages/npm/@acme/ui/-/a.tgz",
+                Some("git.example/api/v4/projects/7/packages/npm/"),
+            ),
+            ("https://git.example/api/v4/projects/8/packages/npm/@acme/ui/-/a.tgz", None),
+            ("https://GIT.example:443/api/v4/packages/npm/ui?x=1#y", Some("git.example/api/v4/packages/npm/")),
+            ("https://git.example:8443/api/v4/packages/npm/ui", None),
+            ("https://npm.example/npm", Some("npm.example/npm")),
+            ("https://npm.example/npm/ui", Some("npm.example/npm")),
+            ("https://npm.example/npm-evil/ui", None),
+            ("https://npm.example/NPM/ui", None),
+            ("https://npm.example//npm/ui", None),
+            ("https://npm.example.evil.example/npm/ui", None),
+            ("https://npm.example@evil.example/npm/ui", None),
+            ("https://npm.example./npm/ui", None),
+            ("https://a.example:8443/x", Some("a.example:8443/")),
+            ("https://a.example/x", None),
+        ] {
+            assert_eq!(key_for(&rules, url).as_deref(), key, "{url}");
+        }
+        let rules = self::rules(&["h.example/", "h.example/a/", "h.example/a/b"]);
+        assert_eq!(key_for(&rules, "https://h.example/a/b/c").as_deref(), Some("h.example/a/b"));
+        assert_eq!(key_for(&rules, "https://h.example/a/bc").as_deref(), Some("h.example/a/"));
+    }
+
+    #[test]
+    fn a_path_that_a_server_may_read_as_another_one_gets_no_credentials() {
+        let rules = rules(&["h.example/npm/"]);
+        for path in [
+            "/npm/../evil/x",
+            "/npm/%2e%2e/evil/x",
+            "/npm/%2e./evil/x",
+            "/npm/..%2fevil/x",
+            "/npm/%2e%2e%2fevil/x",
+            "/npm/..%5cevil/x",
+            "/npm/..\\evil/x",
+            "/npm/%252e%252e%252fevil/x",
+            "/npm/%25252e%25252e/evil/x",
+            "/npm/%2525252e%2525252e/evil/x",
+            "/npm/..;/evil/x",
+            "/npm/..;a=b/evil/x",
+            "/npm/%2e%2e;/evil/x",
+        ] {
+            assert_eq!(key_for(&rules, &format!("https://h.example{path}")), None, "{path}");
+        }
+        for path in ["/npm/@acme%2fui", "/npm/@acme%2Fui/-/ui-1.0.0%2Bbuild.tgz", "/npm/a%20b", "/npm/a;b", "/npm/x/../y"] {
+            assert!(key_for(&rules, &format!("https://h.example{path}")).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn rules_are_printed_without_their_secrets() {
+        let mut rules = CredentialRules::default();
+        rules.insert("h.example/npm/", Credentials::bearer("t0k").unwrap());
+        let shown = format!("{rules:?}");
+        assert!(shown.contains("h.example/npm/") && !shown.contains("t0k"), "{shown}");
     }
 
     #[test]

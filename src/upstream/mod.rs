@@ -1,5 +1,6 @@
 //! Floor 5: the registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
 
+mod authorization;
 mod circuit;
 pub mod config;
 pub mod credentials;
@@ -17,15 +18,16 @@ mod trial;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use authorization::{Addressed, Authorization, OwnCredentials};
 pub use circuit::Circuits;
 pub use config::{Config, Origin, RegistryConfig, UpstreamSetupError};
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{CredentialRules, Credentials, CredentialsError};
 pub use environment::Environment;
 pub use host_glob::{HostGlob, HostGlobError};
 pub use npmrc::{Discovered, NpmrcError};
 pub use packument::{Fetched, Freshness, Validators};
 pub use passage::{Passage, Passed};
-pub use registry::{Authorization, Registries, Registry};
+pub use registry::{Registries, Registry};
 pub use tarball::TarballBody;
 
 use crate::net::NoRoom;

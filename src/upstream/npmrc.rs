@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use url::Url;
 
 use super::config::address;
-use super::{Credentials, CredentialsError, Environment, Origin, RegistryConfig};
+use super::{CredentialRules, Credentials, CredentialsError, Environment, Origin, RegistryConfig};
 use crate::file;
 use crate::net::{Proxies, ProxyError};
 use crate::npm::{Algorithm, Digest};
@@ -217,6 +217,19 @@ impl Discovered {
         Ok(None)
     }
 
+    /// Everything that npm would send, by the places that it was configured for. What cannot be sent is left out: only where a
+    /// registry needs it is that a mistake.
+    #[must_use]
+    pub fn credential_rules(&self) -> CredentialRules {
+        let mut rules = CredentialRules::default();
+        for level in self.layers.iter().flat_map(|layer| layer.auths.keys()) {
+            if let Some((Ok(credentials), _)) = self.credentials_at(level) {
+                rules.insert(level, credentials);
+            }
+        }
+        rules
+    }
+
     /// The default registry, ready to be configured.
     ///
     /// # Errors
@@ -256,8 +269,13 @@ impl Discovered {
     }
 
     fn registry(&self, url: &Url, origin: &Origin) -> Result<RegistryConfig, NpmrcError> {
-        let credentials = self.credentials(url)?.map(|(credentials, _)| credentials);
-        Ok(RegistryConfig { url: url.clone(), credentials, origin: origin.clone() })
+        let mut url = url.clone();
+        if self.credentials(&url)?.is_some() {
+            // npm's own go before those in the address. Neither can fail under `http` and `https`.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+        }
+        Ok(RegistryConfig::new(url, origin.clone()))
     }
 
     fn credentials_at(&self, level: &str) -> Option<(Result<Credentials, CredentialsError>, &Origin)> {

@@ -33,6 +33,38 @@ pub struct Passage {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// Whether it is about the client's own account, or changes something: only a registry that the client's credentials are for may
+    /// read it.
+    pub for_account: bool,
+}
+
+/// What a search is asked with. Everything else in a query could be a secret.
+const SEARCH_PARAMETERS: [&str; 6] = ["text", "size", "from", "quality", "popularity", "maintenance"];
+
+impl Passage {
+    /// A question of our own, with a client's credentials, for `path` below the registry's address.
+    #[must_use]
+    pub fn get(path: String) -> Self {
+        Self { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new(), for_account: true }
+    }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
+    /// The request without what may prove who sends it: for a registry that the client's credentials are not for.
+    #[must_use]
+    pub fn without_credentials(mut self) -> Self {
+        remove_npms_own(&mut self.headers);
+        if let Some((path, query)) = self.path.split_once('?') {
+            let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+            let kept: Vec<_> = query.split('&').filter(|pair| SEARCH_PARAMETERS.contains(&name(pair).as_str())).collect();
+            self.path = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
+        }
+        self
+    }
 }
 
 /// What upstream answered to a [`Passage`], whatever its status.
@@ -78,9 +110,22 @@ impl Registry {
     }
 }
 
+/// Whether a header is one of npm's own: a one-time password, a session, a scope.
+fn is_npms_own(name: &HeaderName) -> bool {
+    name.as_str().starts_with("npm-")
+}
+
+/// Removes npm's own headers.
+pub(super) fn remove_npms_own(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_npms_own(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
 /// The headers that are listed, and npm's own.
 fn only(headers: &HeaderMap, listed: &[HeaderName]) -> HeaderMap {
-    let passes = |name: &HeaderName| listed.contains(name) || name.as_str().starts_with("npm-");
+    let passes = |name: &HeaderName| listed.contains(name) || is_npms_own(name);
     let kept = headers.iter().filter(|(name, _)| passes(name));
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
@@ -94,7 +139,7 @@ mod tests {
     use crate::net::trial::{Act, Server, answer};
 
     fn passage(method: Method, path: &str) -> Passage {
-        Passage { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new() }
+        Passage { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new(), for_account: false }
     }
 
     #[tokio::test]

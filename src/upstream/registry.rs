@@ -13,9 +13,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
+use super::authorization::{Addressed, Authorization, is_address};
 use super::circuit::Circuits;
+use super::config::address;
+use super::credentials::is_ambiguous;
 use super::route::Route;
-use super::{Config, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError};
+use super::{Config, CredentialRules, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError, passage};
 use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust, pause};
 use crate::npm::PackageName;
 use crate::text::ascii_line;
@@ -31,33 +34,17 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const ERROR_BODY: u64 = 64 << 10;
 const ERROR_MESSAGE: usize = 200;
 
-/// Whose credentials a request upstream carries.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Authorization {
-    /// Nobody's.
-    None,
-    /// The ones from Coldframe's own configuration, if the registry has any (DESIGN §4: lent to loopback clients only).
-    Lent,
-    /// The client's own `Authorization` header, as it came.
-    Own(Arc<str>),
-}
-
-impl fmt::Debug for Authorization {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::None => "None",
-            Self::Lent => "Lent",
-            Self::Own(_) => "Own(…)",
-        })
-    }
-}
-
 /// One registry.
 pub struct Registry {
     id: Arc<str>,
     origin: Origin,
     pub(super) url: Url,
-    credentials: Option<Credentials>,
+    /// What is lent, by the places that it was configured for.
+    credentials: CredentialRules,
+    /// Whether some of it may be sent when a package of this registry is asked for.
+    has_credentials: bool,
+    /// Whether credentials that clients bring to Coldframe are for this registry.
+    takes_clients: bool,
     shared: Arc<Shared>,
 }
 
@@ -70,6 +57,8 @@ struct Shared {
     redirect_hosts: Vec<HostGlob>,
     packument_limit: u64,
     tarball_limit: u64,
+    /// The addresses of all registries.
+    addresses: Vec<Url>,
 }
 
 impl Registry {
@@ -88,7 +77,20 @@ impl Registry {
     /// Whether it has credentials that could be lent.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
-        self.credentials.is_some()
+        self.has_credentials
+    }
+
+    /// Whether credentials of a client that addressed this are for this registry.
+    #[must_use]
+    pub fn takes_clients(&self, addressed: &Addressed) -> bool {
+        match addressed {
+            Addressed::Coldframe => self.takes_clients,
+            Addressed::Host(base) => is_address(&self.id, base),
+            Addressed::Named(base) => {
+                let is_one = self.shared.addresses.iter().any(|other| is_address(other.as_str(), base));
+                if is_one { is_address(&self.id, base) } else { self.takes_clients }
+            }
+        }
     }
 
     pub(super) fn packument_limit(&self) -> u64 {
@@ -135,7 +137,7 @@ impl Registry {
         })
     }
 
-    /// Sends one request; credentials go along only where the route leads to the registry itself.
+    /// Sends one request. Lent credentials go to the places that they were configured for, a client's own to the registry alone.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -145,8 +147,12 @@ impl Registry {
         authorization: &Authorization,
     ) -> Result<Response, UpstreamError> {
         headers.remove(AUTHORIZATION);
-        if let Some(value) = self.authorize(authorization).filter(|_| route.trusted) {
+        if let Some(value) = self.authorize(authorization, route) {
             headers.insert(AUTHORIZATION, value);
+        }
+        if !self.is_own_place(route) {
+            // One-time passwords among them.
+            passage::remove_npms_own(&mut headers);
         }
         let (host, circuits) = (route.host(), &self.shared.circuits);
         circuits.admit(&host, Instant::now())?;
@@ -186,14 +192,44 @@ impl Registry {
         }
     }
 
-    fn authorize(&self, authorization: &Authorization) -> Option<HeaderValue> {
-        match authorization {
+    fn authorize(&self, authorization: &Authorization, route: &Route) -> Option<HeaderValue> {
+        match authorization.toward(self) {
             Authorization::None => None,
-            Authorization::Lent => self.credentials.as_ref().map(|credentials| credentials.value().clone()),
-            Authorization::Own(own) => HeaderValue::from_str(own).ok().map(|mut value| {
+            Authorization::Lent => self.lent_for(&route.url).map(|credentials| credentials.value().clone()),
+            Authorization::Own(own) => {
+                let mut value = HeaderValue::from_str(&own.header).ok().filter(|_| self.is_own_place(route))?;
                 value.set_sensitive(true);
-                value
-            }),
+                Some(value)
+            }
+        }
+    }
+
+    /// What is lent for `url`: never in plain HTTP where the registry speaks TLS.
+    fn lent_for(&self, url: &Url) -> Option<&Credentials> {
+        self.credentials.for_url(url).filter(|_| url.scheme() == "https" || self.url.scheme() == "http")
+    }
+
+    /// Whether a route leads to a place of this registry: its own host and port, and below the address of no other registry there.
+    fn is_own_place(&self, route: &Route) -> bool {
+        let url = &route.url;
+        let covers = |base: &Url| base.origin() == url.origin() && url.path().starts_with(base.path());
+        let nearest = self.shared.addresses.iter().filter(|base| covers(base)).max_by_key(|base| base.path().len());
+        route.trusted
+            && url.host_str() == self.url.host_str()
+            && !is_ambiguous(url.path())
+            && nearest.is_none_or(|nearest| *nearest == self.url)
+    }
+}
+
+impl Authorization {
+    /// What of this a request to `registry` carries: a client's own credentials only where they are for it.
+    #[must_use]
+    pub fn toward(&self, registry: &Registry) -> &Self {
+        match self {
+            Self::Own(own) if registry.takes_clients(&own.addressed) => self,
+            Self::Own(own) if own.borrows => &Self::Lent,
+            Self::Own(_) => &Self::None,
+            Self::Lent | Self::None => self,
         }
     }
 }
@@ -227,6 +263,9 @@ impl Registries {
         let user_agent = user_agent.map_err(|_| UpstreamSetupError::UserAgent(config.user_agent.escape_debug().to_string()))?;
         let settings =
             Settings { deadlines: config.deadlines, proxies: config.proxies.clone(), tls: Arc::clone(&trust.client), user_agent };
+        let mut addresses: Vec<Url> = every().map(RegistryConfig::address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
         let shared = Arc::new(Shared {
             client: Client::new(&settings),
             circuits: Arc::default(),
@@ -235,14 +274,17 @@ impl Registries {
             redirect_hosts: config.redirect_hosts.clone(),
             packument_limit: config.packument_limit,
             tarball_limit: config.tarball_limit,
+            addresses: addresses.clone(),
         });
-        let default = Arc::new(open(&config.default, &shared)?);
+        let bound = if addresses.len() == 1 { addresses } else { config.client_credentials.iter().map(address).collect() };
+        let open = |registry: &RegistryConfig| open(registry, config, &bound, &shared).map(Arc::new);
+        let default = open(&config.default)?;
         let mut scoped = HashMap::with_capacity(config.scoped.len());
         for (scope, registry) in &config.scoped {
             if !scope.starts_with('@') || scope.len() == 1 || scope.contains('/') {
                 return Err(UpstreamSetupError::Scope(scope.escape_debug().to_string()));
             }
-            scoped.insert(scope.as_str().into(), Arc::new(open(registry, &shared)?));
+            scoped.insert(scope.as_str().into(), open(registry)?);
         }
         Ok(Self { default, scoped })
     }
@@ -264,24 +306,63 @@ impl Registries {
         &self.default.shared.circuits
     }
 
-    /// The registry of what belongs to no package.
+    /// The registry of packages whose scope has none of its own.
     #[must_use]
     pub fn default_registry(&self) -> &Arc<Registry> {
         &self.default
     }
+
+    /// The registry of a request about no package: the one that the client addressed by its own address, else the default one.
+    #[must_use]
+    pub fn nameless(&self, addressed: &Addressed) -> &Arc<Registry> {
+        let by_address = |base: &Arc<str>| self.all().find(|registry| is_address(&registry.id, base));
+        match addressed {
+            Addressed::Coldframe => None,
+            Addressed::Host(base) | Addressed::Named(base) => by_address(base),
+        }
+        .unwrap_or(&self.default)
+    }
+
+    /// The registry of a request about no package that carries a client's credentials, be it in its body: as
+    /// [`Registries::nameless`], and where that one takes none, the only one that does.
+    #[must_use]
+    pub fn account(&self, addressed: &Addressed) -> Option<&Arc<Registry>> {
+        let nameless = self.nameless(addressed);
+        if nameless.takes_clients(addressed) {
+            return Some(nameless);
+        }
+        let mut taking = self.all().filter(|registry| registry.takes_clients(addressed));
+        let first = taking.next()?;
+        taking.all(|other| other.id == first.id).then_some(first)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Registry>> {
+        std::iter::once(&self.default).chain(self.scoped.values())
+    }
 }
 
-fn open(config: &RegistryConfig, shared: &Arc<Shared>) -> Result<Registry, UpstreamSetupError> {
+fn open(config: &RegistryConfig, all: &Config, bound: &[Url], shared: &Arc<Shared>) -> Result<Registry, UpstreamSetupError> {
     let url = config.address();
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(UpstreamSetupError::Address { url: url.into(), origin: config.origin.clone() });
     }
-    let credentials = match &config.credentials {
+    let own = match &config.credentials {
         Some(credentials) => Some(credentials.clone()),
         None => Credentials::in_address(&config.url)
             .map_err(|source| UpstreamSetupError::Credentials { origin: config.origin.clone(), source })?,
     };
-    Ok(Registry { id: url.as_str().into(), origin: config.origin.clone(), url, credentials, shared: Arc::clone(shared) })
+    let credentials = match own {
+        Some(own) => all.credentials.clone().with(&url, own),
+        None => all.credentials.clone(),
+    };
+    let reaches = |place: &Url| {
+        let is_own = place.host_str() == url.host_str() && place.port_or_known_default() == url.port_or_known_default();
+        is_own || [&shared.tarball_hosts, &shared.redirect_hosts].iter().any(|hosts| HostGlob::reach_of(hosts, place).is_some())
+    };
+    let has_credentials = credentials.addresses(url.scheme()).any(|place| reaches(&place));
+    let takes_clients = bound.contains(&url);
+    let (id, origin) = (url.as_str().into(), config.origin.clone());
+    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, shared: Arc::clone(shared) })
 }
 
 /// Whether a server says that it, or one behind it, cannot answer now: another one of the same kind would hear the same.
@@ -426,6 +507,56 @@ mod tests {
         assert!(registries.default_registry().has_credentials());
         config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
         assert_eq!(Registries::open(&config, &trial::trust(&[])).unwrap_err().to_string(), "a scope is written `@scope`: `acme`");
+    }
+
+    #[test]
+    fn a_registry_has_credentials_if_some_may_be_sent_when_its_packages_are_fetched() {
+        let open = |key: &str, tarball_hosts: &[&str]| {
+            let mut config = trial::config("https://npm.example/a/");
+            config.default.credentials = None;
+            config.credentials.insert(key, Credentials::bearer("t").unwrap());
+            config.tarball_hosts = tarball_hosts.iter().map(|host| host.parse().unwrap()).collect();
+            let mut trust = trial::trust(&[]);
+            trust.roots = 1;
+            Registries::open(&config, &trust).unwrap().default_registry().has_credentials()
+        };
+        assert!(open("npm.example/a/", &[]) && open("npm.example/", &[]) && open("npm.example/b/", &[]));
+        assert!(!open("npm.example:8443/a/", &[]) && !open("files.example/", &[]));
+        assert!(open("files.example/", &["files.example"]));
+    }
+
+    #[test]
+    fn clients_credentials_are_for_the_only_registry_or_for_the_marked_or_the_addressed_one() {
+        let (public, private) = ("http://npm.example/", "http://acme.example/npm/");
+        let open = |marked: &[&str], several: bool| {
+            let mut config = trial::config(public);
+            if several {
+                config.scoped.insert("@acme".to_owned(), elsewhere(private));
+                config.scoped.insert("@also".to_owned(), elsewhere("http://acme.example/npm"));
+            }
+            config.client_credentials = marked.iter().map(|url| Url::parse(url).unwrap()).collect();
+            Registries::open(&config, &trial::trust(&[])).unwrap()
+        };
+        let takes = |registries: &Registries, addressed: &Addressed| {
+            ["ui", "@acme/ui"].map(|name| registries.of(&PackageName::parse(name).unwrap()).takes_clients(addressed))
+        };
+        let at = |base: &str| base.trim_end_matches('/').into();
+        for (registries, addressed, expected) in [
+            (open(&[], false), Addressed::Coldframe, [true, true]),
+            (open(&[], false), Addressed::Named(at("https://alias.example/")), [true, true]),
+            (open(&[], false), Addressed::Host(at("https://alias.example/")), [false, false]),
+            (open(&[], true), Addressed::Coldframe, [false, false]),
+            (open(&[private], true), Addressed::Coldframe, [false, true]),
+            (open(&["http://acme.example/npm"], true), Addressed::Coldframe, [false, true]),
+            (open(&[private], true), Addressed::Host(at(public)), [true, false]),
+            (open(&[public], true), Addressed::Host(at(private)), [false, true]),
+            (open(&[public], true), Addressed::Named(at(private)), [false, true]),
+            (open(&[public], true), Addressed::Named(at("http://alias.example/")), [true, false]),
+            (open(&[public], true), Addressed::Host(at("http://acme.example/")), [false, false]),
+            (open(&[public], true), Addressed::Host(at("http://acme.example/npm-other")), [false, false]),
+        ] {
+            assert_eq!(takes(&registries, &addressed), expected, "{addressed:?}");
+        }
     }
 
     #[tokio::test]

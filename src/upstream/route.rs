@@ -13,7 +13,7 @@ use crate::net::Reach;
 pub(super) struct Route {
     pub(super) url: Url,
     pub(super) reach: Reach,
-    /// Whether it is the registry itself, which alone may be shown credentials.
+    /// Whether it is the registry's own host, the only one that is sent a client's own credentials.
     pub(super) trusted: bool,
 }
 

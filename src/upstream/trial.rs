@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
-use super::{Config, Credentials, Origin, Registries, Registry, RegistryConfig};
+use super::{Config, CredentialRules, Credentials, Origin, Registries, Registry, RegistryConfig};
 use crate::net::{Allowance, Deadlines, Proxies, Share, Trust};
 
 pub(super) fn config(url: &str) -> Config {
@@ -17,6 +17,8 @@ pub(super) fn config(url: &str) -> Config {
     Config {
         default,
         scoped: BTreeMap::new(),
+        credentials: CredentialRules::default(),
+        client_credentials: Vec::new(),
         proxies: Proxies::none(),
         tarball_hosts: Vec::new(),
         redirect_hosts: Vec::new(),

@@ -94,7 +94,7 @@ async fn a_clients_own_credentials_go_to_no_other_registry_by_themselves() {
     acmes.publish(Package::new("@acme/ui", "1.0.0"));
     std::fs::write(home.path().join(".npmrc"), format!("registry={}/\n@acme:registry={}/\n", registry.url, acmes.url)).unwrap();
     let mut command = coldframe(home.path());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--client-credentials", &registry.url, "--data-dir"]).arg(data.path());
     let program = Program::start(&mut command);
     program.get("/app").npm("11.19.1").token("mine").await.is(200);
     registry.until_asked("/left", 1).await;

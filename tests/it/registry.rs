@@ -341,6 +341,10 @@ impl State {
                 Some(token) => Reply::json(&format!(r#"{{"username":"{token}"}}"#)),
                 None => Reply::error(401, "who are you?"),
             },
+            // Most registries do not tell.
+            ("GET", path) if path.starts_with("/-/package/") && path.ends_with("/collaborators") => {
+                Reply::error(404, "no such path")
+            }
             ("POST", audit) if audit.starts_with("/-/npm/v1/security/") => Reply::json("{}"),
             ("GET" | "HEAD", _) => self.package(shared, request),
             _ => self.undeclared(request),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coldframe::app::{App, AppError};
-use coldframe::config::Config;
+use coldframe::config::{Config, Flags, Key, Mistakes, Sources, Surroundings};
 use coldframe::store::StoreError;
 use coldframe::telemetry::ManualClock;
 use tempfile::TempDir;
@@ -24,6 +24,9 @@ use crate::wire::Response;
 /// When every scene begins.
 pub const NOON: &str = "2026-04-03T12:00:00Z";
 
+/// Stands among the settings for the home of the machine; no setting is called like that.
+const HOME: &str = "home of the machine";
+
 /// How long something may take that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,12 +37,15 @@ pub struct Scene {
     pub coldframe: Coldframe,
     settings: Vec<(String, String)>,
     data: TempDir,
+    /// The home of a machine whose npm configuration is read.
+    _home: Option<TempDir>,
 }
 
 /// A scene being set; awaiting it opens it.
 #[must_use = "a scene opens when it is awaited"]
 pub struct Opening {
     settings: Vec<(String, String)>,
+    npmrc: Option<String>,
     mirror: bool,
 }
 
@@ -47,6 +53,13 @@ impl Opening {
     /// A setting as the configuration file would say it; several of one name are several values.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// npm's configuration on the machine, which Coldframe reads as well. `{registry}` is the registry's address, `{place}` its host
+    /// and port.
+    pub fn npmrc(mut self, text: &str) -> Self {
+        self.npmrc = Some(text.to_owned());
         self
     }
 
@@ -74,8 +87,18 @@ impl IntoFuture for Opening {
                     settings.push((name.to_owned(), value.to_owned()));
                 }
             }
+            let spell = |text: &str| text.replace("{registry}", &registry.url).replace("{place}", &registry.address.to_string());
+            for (_, value) in &mut settings {
+                *value = spell(value);
+            }
+            let home = self.npmrc.map(|npmrc| {
+                let home = TempDir::new().expect("a temporary folder");
+                std::fs::write(home.path().join(".npmrc"), spell(&npmrc)).expect("room for a file");
+                settings.push((HOME.to_owned(), home.path().to_str().expect("UTF-8").to_owned()));
+                home
+            });
             let coldframe = Coldframe::start(&settings, &clock).await;
-            Scene { clock, registry, coldframe, settings, data }
+            Scene { clock, registry, coldframe, settings, data, _home: home }
         })
     }
 }
@@ -83,7 +106,7 @@ impl IntoFuture for Opening {
 impl Scene {
     /// Default settings: 72 hours.
     pub fn open() -> Opening {
-        Opening { settings: Vec::new(), mirror: false }
+        Opening { settings: Vec::new(), npmrc: None, mirror: false }
     }
 
     pub fn publish(&self, package: Package) {
@@ -166,6 +189,17 @@ impl Scene {
     }
 }
 
+/// What the settings say, on a machine with a home or apart from any.
+fn configuration(settings: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    let Some((_, home)) = settings.iter().find(|(name, _)| *name == HOME) else { return Config::of(settings) };
+    let mut flags = Flags::default();
+    for (name, value) in settings.iter().filter(|(name, _)| *name != HOME) {
+        flags.note(Key::named(name).expect("a setting"), (*value).to_owned());
+    }
+    let surroundings = Surroundings { variables: Vec::new(), home: Some(home.into()), working_directory: home.into() };
+    Config::gather(Sources { file: None, surroundings: &surroundings, flags })
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -209,7 +243,7 @@ impl Coldframe {
     async fn build(settings: &[(&str, &str)], clock: &ManualClock) -> App {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let config = Config::of(settings).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            let config = configuration(settings).unwrap_or_else(|mistakes| panic!("{mistakes}"));
             match App::build(config, Arc::new(clock.clone())).await {
                 Ok(app) => return app,
                 Err(AppError::DataDir(StoreError::Locked { .. })) if Instant::now() < deadline => tokio::task::yield_now().await,

@@ -30,6 +30,16 @@ pub fn holds(input: &[u8]) {
     for other in ["https://other.example/", "https://registry.example:8443/", "https://registry.example.other.example/"] {
         assert!(lent(other).is_none() || lent(other) != secret, "the token goes to {other}");
     }
+    let rules = found.credential_rules();
+    // Below everything that the file has credentials for, what is looked up is what npm's own walk up the path finds.
+    let named = text.lines().filter_map(|line| line.split_once("//")?.1.rsplit_once(':').map(|(level, _)| level));
+    for level in named.chain(["registry.example", "registry.example/deep/er"]) {
+        let Ok(url) = Url::parse(&format!("https://{level}/x/")) else { continue };
+        let is_plain = !url.path().contains(['%', ';', '\\']);
+        if let (true, Ok(walked)) = (is_plain && url.username().is_empty() && url.password().is_none(), found.credentials(&url)) {
+            assert_eq!(rules.for_url(&url).cloned(), walked.map(|(credentials, _)| credentials), "{url}");
+        }
+    }
     if !text.contains(['[', '"', '\'']) && text.matches("registry.example").count() == 1 {
         assert_eq!(lent("https://registry.example/deep/er"), secret);
     }
