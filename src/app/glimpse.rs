@@ -6,6 +6,7 @@ use crate::npm::PackageName;
 use crate::policy::decision::Decision;
 use crate::store::{
     Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, SqliteLedger, StoreError,
+    TarballSource,
 };
 
 /// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
@@ -14,6 +15,10 @@ pub(super) struct Glimpse(pub(super) Option<SqliteLedger>);
 impl Ledger for Glimpse {
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
         self.0.as_ref().map_or_else(|| Ok(PackageRecord::default()), |ledger| ledger.package(key))
+    }
+
+    fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.tarballs(key, version))
     }
 
     fn record_package(&self, _key: &PackageKey, _change: &PackageChange) -> Result<(), StoreError> {

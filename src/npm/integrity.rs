@@ -184,6 +184,12 @@ impl Integrity {
         &self.0[0]
     }
 
+    /// The digest of one algorithm, if there is one.
+    #[must_use]
+    pub fn digest(&self, algorithm: Algorithm) -> Option<&Digest> {
+        self.0.iter().find(|digest| digest.algorithm == algorithm)
+    }
+
     /// All digests, strongest first.
     #[must_use]
     pub fn digests(&self) -> &[Digest] {
@@ -236,39 +242,78 @@ fn decode_hex(hex: &str) -> Option<Vec<u8>> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
 }
 
-/// Hashes bytes as they land, by every algorithm an [`Integrity`] names.
+/// Hashes bytes as they land, by every algorithm that an [`Integrity`] names, and by others that are to be known of them.
 pub struct Hasher {
     expected: Integrity,
-    contexts: Vec<digest::Context>,
+    contexts: Vec<Context>,
+}
+
+/// One digest on its way.
+enum Context {
+    Plain(Algorithm, digest::Context),
+    /// SHA-1 that comes out different for bytes that were made to collide.
+    CollisionChecked(Box<sha1_checked::Sha1>),
+}
+
+impl Context {
+    fn new(algorithm: Algorithm) -> Self {
+        Self::Plain(algorithm, digest::Context::new(algorithm.digester()))
+    }
+
+    fn finish(self) -> Digest {
+        match self {
+            Self::Plain(algorithm, context) => Digest::holding(algorithm, context.finish().as_ref()),
+            Self::CollisionChecked(sha1) => Digest::holding(Algorithm::Sha1, sha1.try_finalize().hash()),
+        }
+    }
 }
 
 impl Hasher {
     /// A hasher that will compare with `expected`.
     #[must_use]
     pub fn new(expected: Integrity) -> Self {
-        let contexts = expected.digests().iter().map(|digest| digest::Context::new(digest.algorithm.digester())).collect();
+        let contexts = expected.digests().iter().map(|digest| Context::new(digest.algorithm)).collect();
+        Self { expected, contexts }
+    }
+
+    /// A hasher of a tarball: compares with `expected`, and computes every digest that a packument may state later. With
+    /// `detect_collisions`, bytes that were made to collide under SHA-1 do not match a SHA-1.
+    #[must_use]
+    pub fn for_tarball(expected: Integrity, detect_collisions: bool) -> Self {
+        let context = |algorithm| match algorithm {
+            Algorithm::Sha1 if detect_collisions => Context::CollisionChecked(Box::default()),
+            other => Context::new(other),
+        };
+        let stated = |algorithm| expected.digests().iter().any(|digest| digest.algorithm == algorithm);
+        let always = |algorithm| algorithm != Algorithm::Sha384;
+        let algorithms = [Algorithm::Sha512, Algorithm::Sha384, Algorithm::Sha256, Algorithm::Sha1];
+        let contexts = algorithms.into_iter().filter(|one| always(*one) || stated(*one)).map(context).collect();
         Self { expected, contexts }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         for context in &mut self.contexts {
-            context.update(bytes);
+            match context {
+                Context::Plain(_, context) => context.update(bytes),
+                Context::CollisionChecked(sha1) => sha1_checked::Digest::update(&mut **sha1, bytes),
+            }
         }
     }
 
-    /// Compares every digest.
+    /// Compares every digest that is expected, and returns all that were computed.
     ///
     /// # Errors
     /// The first digest that differs, with what the bytes really hash to.
-    pub fn finish(self) -> Result<(), Mismatch> {
-        for (expected, context) in self.expected.digests().iter().zip(self.contexts) {
-            let actual = Digest::holding(expected.algorithm, context.finish().as_ref());
-            if actual != *expected {
-                return Err(Mismatch { expected: Box::new(expected.clone()), actual: Box::new(actual) });
+    pub fn finish(self) -> Result<Integrity, Mismatch> {
+        let mut computed: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
+        computed.sort_unstable_by(|one, other| other.cmp(one));
+        for expected in self.expected.digests() {
+            if let Some(actual) = computed.iter().find(|actual| actual.algorithm == expected.algorithm && *actual != expected) {
+                return Err(Mismatch { expected: Box::new(expected.clone()), actual: Box::new(actual.clone()) });
             }
         }
-        Ok(())
+        Ok(Integrity(computed.into()))
     }
 }
 
@@ -344,5 +389,40 @@ mod tests {
         let mut wrong = Hasher::new(integrity);
         wrong.update(b"tampered");
         assert_eq!(*wrong.finish().unwrap_err().actual, Digest::of(Algorithm::Sha512, b"tampered"));
+    }
+
+    /// The first of two published messages with one SHA-1 ("SHA-1 is a Shambles", 2020), base64.
+    const COLLIDING: &str = concat!(
+        "mQQNBH/oF4ABIAD/S2V5IGlzIHBhcnQgb2YgYSBjb2xsaXNpb24hIEl0J3MgYSB0cmFwIXnGGvCvzAVFFdknTnMHYksdx/sjmIu43otXXbp7",
+        "nqsxwWdLbZdDeKgncy/1hRx2ouYHcrWkfOHqxAu5k8EtjHDiSk+NX83twbMsnPGeMa8kKXWdQuTf2zFxn1h2I+5VKTm23NxFn8pTVTtw+H7e",
+        "MKJH6jr2x1mi8gsyDXYNtk/0eQhP08yzzdSDYtlqnEMGF8r/bDbGN+U/3ihBf2Jv7FTteUOkbl9XMPK7OPsd9uAJABDQDiSteL+SZBmTYI6N",
+        "FYp4nzTEb+HmAn81pMv7gnB2xQ7KDot8ymm7LCt5Aln5v5Vw3Y1EN6MRX6/3w8rAmtJSZgVcJxBHVReOrv+CWiyqKs+13mTOdkHcWaVBqfyc",
+        "dWdW4uI9xxPIwkyXkKprDjin9V8URSocooUN3ZVi/ZoYrUJJaqlwCPdGcvaO9GHriLCZM9YmtPkYdJzAJ/3dbEJfxCFoNdATTRUoW6sst4Sk",
+        "98u0+1FNS/D2I3zwCp6fEyuaBm5v0X9sQph0eFhv9lGvlnR/tCa5hyuaiOQGP1m7M0zABlD4OoDEJ1G3GXTTAPwoGaLo8eMsG1HLGOa/xNub",
+        "rvZ11Kr1sVdKBH+PbdLsFTqTQSKTl02Sj4jO2TY8/vl84udCvzTJa47zh1Z2/qXMqOX33qC6skE9TeAO5x7gHxYr220er9kl5q66rmo1TvF8",
+        "8gWkBPvbEvxFTUH92VzyRZZkoq0DLR2mCnMmQHXX8eDWwUA656DYYd8/5XBxiN1eB9FYm5+LZjBVP4/DUrPgwn2oC926TGQCDQ==",
+    );
+
+    #[test]
+    fn bytes_that_were_made_to_collide_do_not_match_their_sha1() {
+        let colliding = STANDARD.decode(COLLIDING).unwrap();
+        let hashed = |bytes: &[u8], detect_collisions| {
+            let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha1, bytes)), detect_collisions);
+            bytes.chunks(100).for_each(|chunk| hasher.update(chunk));
+            hasher.finish()
+        };
+        assert!(hashed(&colliding, false).is_ok());
+        assert!(hashed(&colliding, true).is_err());
+        assert_eq!(hashed(b"tarball", true), hashed(b"tarball", false));
+    }
+
+    #[test]
+    fn every_digest_of_a_tarball_is_computed() {
+        let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha384, b"tarball")), false);
+        hasher.update(b"tarball");
+        let digests = hasher.finish().unwrap();
+        for algorithm in [Algorithm::Sha512, Algorithm::Sha384, Algorithm::Sha256, Algorithm::Sha1] {
+            assert_eq!(digests.digest(algorithm), Some(&Digest::of(algorithm, b"tarball")));
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
+use super::manifest_digest::{Resolution, Resolutions};
 use super::packument::{Entry, Outline, Span, Traits, without_build};
 use super::people::People;
 use super::spec::{self, Sources};
@@ -70,6 +71,7 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
         integrity: Integrity::parse(found.integrity.as_deref(), found.shasum.as_deref()),
         tarball: found.tarball.as_deref().unwrap_or_default().into(),
         traits: found.traits,
+        resolution: notebook.resolutions.digest(name, found.resolution),
         publisher: found.publisher,
         maintainers: found.maintainers,
         outline: Outline { dependencies: notebook.dependencies.digest(found.dependencies, found.optional), ..found.outline },
@@ -88,6 +90,7 @@ pub(super) struct Notebook<'a> {
     people: People<'a>,
     sources: Sources<'a>,
     dependencies: Dependencies<'a>,
+    resolutions: Resolutions<'a>,
     /// Packages of the same scope that entries pin to their own version.
     pub(super) parts: HashMap<Box<str>, Vec<u32>>,
 }
@@ -222,6 +225,7 @@ struct Found<'a> {
     dependencies: Option<&'a str>,
     optional: Option<&'a str>,
     outline: Outline,
+    resolution: Resolution<'a>,
     flaw: Option<String>,
 }
 
@@ -240,13 +244,20 @@ impl<'a> Found<'a> {
             "dependencies" => {
                 notebook.sources.note(value, &mut self.traits);
                 self.dependencies = Some(value);
+                self.resolution.dependencies = Some(value);
             }
-            "peerDependencies" => notebook.sources.note(value, &mut self.traits),
+            "peerDependencies" => {
+                notebook.sources.note(value, &mut self.traits);
+                self.resolution.peers = Some(value);
+            }
             "gypfile" => self.outline.has_gyp = value == "true",
             "optionalDependencies" => {
                 notebook.sources.note(value, &mut self.traits);
                 self.optional = Some(value);
+                self.resolution.optional = Some(value);
             }
+            "peerDependenciesMeta" => self.resolution.peers_meta = Some(value),
+            "bin" => self.resolution.bin = Some(value),
             "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
             "scripts" => {
                 fields.has_scripts = true;

@@ -82,6 +82,8 @@ pub struct Entry {
     pub tarball: Box<str>,
     /// What its manifest says of itself.
     pub traits: Traits,
+    /// SHA-256 of what clients resolve by: its dependency maps and `bin`, see `manifest_digest`.
+    pub resolution: [u8; 32],
     /// Who published it (`_npmUser.name`), shared between the versions.
     pub publisher: Option<Arc<str>>,
     /// Who maintained it then (`maintainers`, names), shared between versions that have the same.

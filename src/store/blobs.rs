@@ -1,25 +1,57 @@
-//! Blobs: immutable bytes filed under what they hash to.
+//! Blobs: immutable bytes filed under what they hash to, documents and tarballs apart.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::StoreError;
-use crate::npm::{Digest, Integrity};
+use crate::npm::{Algorithm, Digest, Hasher, Integrity};
+
+/// The bytes of a blob that is being opened: `None` where it is missing.
+pub type OpenBlob = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
+
+/// What a blob holds. The two have name spaces of their own: a document is named by its SHA-256, a tarball by its SHA-512, so that
+/// no statement about a tarball leads to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobKind {
+    /// A packument as it came over the wire.
+    Document,
+    /// A tarball.
+    Tarball,
+}
+
+impl BlobKind {
+    /// The algorithm whose digest names a blob of this kind.
+    #[must_use]
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Document => Algorithm::Sha256,
+            Self::Tarball => Algorithm::Sha512,
+        }
+    }
+}
+
+/// A blob that was written.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Every digest that was computed of its bytes; the one of its kind's algorithm is its name.
+    pub digests: Integrity,
+    /// The bytes, mapped.
+    pub bytes: Bytes,
+}
 
 /// A place for immutable bytes.
 pub trait Blobs: Send + Sync {
-    /// The bytes filed under `digest`, mapped, or `None`. Verified at its first opening by this process (that call
-    /// blocks and hashes); one that fails is dropped, counted, and `None`.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read.
-    fn open(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError>;
+    /// The bytes filed under `digest`, mapped. Verified at its first opening by this process, on a thread of the blocking pool;
+    /// one that fails is dropped, counted, and `None`. While it is opened by another, the future waits and no thread does.
+    fn open(&self, digest: &Digest) -> OpenBlob;
 
     /// The bytes filed under `digest` if they are mapped now. Does not block.
     fn mapped(&self, digest: &Digest) -> Option<Bytes>;
 
-    /// Whether `digest` is there and was verified by this process: then [`Blobs::open`] will not block for long.
+    /// Whether `digest` is there and was verified by this process: then [`Blobs::open`] hashes nothing.
     fn is_warm(&self, digest: &Digest) -> bool;
 
     /// Removes a blob, whoever uses it: bytes that are on their way to a client go on. Whether it was there.
@@ -31,11 +63,12 @@ pub trait Blobs: Send + Sync {
     /// Notes a use of `digest` that did not open it: what stands in memory must not be the first to go from the disk.
     fn touch(&self, digest: &Digest);
 
-    /// Starts a blob that must hash to `expected`; filed under its strongest digest. Dropping it keeps nothing.
+    /// Starts a blob that must match what `hasher` expects, and is filed under the digest of its kind's algorithm. Dropping it keeps
+    /// nothing.
     ///
     /// # Errors
     /// When no temporary file can be made.
-    fn begin(self: Arc<Self>, expected: Integrity) -> Result<Box<dyn PendingBlob>, StoreError>;
+    fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError>;
 }
 
 /// Bytes on their way into the store.
@@ -50,5 +83,5 @@ pub trait PendingBlob: Send {
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when the bytes are not what was expected: nothing is kept. Otherwise the disk's.
-    fn commit(self: Box<Self>) -> Result<Bytes, StoreError>;
+    fn commit(self: Box<Self>) -> Result<Committed, StoreError>;
 }

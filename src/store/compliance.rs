@@ -12,8 +12,8 @@ use super::ledger::{
     Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release,
     TagSighting, TarballSource,
 };
-use super::{Blobs, Document, StoreError};
-use crate::npm::{Algorithm, Digest, Form, Integrity, ManifestDigest, PackageName};
+use super::{BlobKind, Blobs, Document, PendingBlob, StoreError};
+use crate::npm::{Algorithm, Digest, Form, Hasher, Integrity, ManifestDigest, PackageName};
 
 /// Opens a store in the home it was made for. Opening again is a restart: what was opened before must be dropped.
 pub(super) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
@@ -28,7 +28,7 @@ macro_rules! blob_laws {
             a_blob_that_was_not_finished_is_not_there,
             an_empty_blob_is_a_blob,
             the_race_to_the_same_bytes_has_no_loser,
-            every_digest_is_checked_and_the_strongest_names_the_blob,
+            every_digest_is_checked_and_sha512_names_a_tarball,
         );
     };
 }
@@ -70,19 +70,29 @@ pub(super) use {blob_laws, laws, ledger_laws};
 
 pub(super) fn put(blobs: &Arc<dyn Blobs>, bytes: &[u8]) -> Digest {
     let digest = Digest::of(Algorithm::Sha512, bytes);
-    let mut pending = Arc::clone(blobs).begin(Integrity::single(digest.clone())).unwrap();
+    let mut pending = begin(blobs, &digest).unwrap();
     bytes.chunks(1000).for_each(|chunk| pending.write(chunk).unwrap());
-    assert_eq!(pending.commit().unwrap(), bytes);
+    assert_eq!(pending.commit().unwrap().bytes, bytes);
     digest
+}
+
+/// Starts a tarball that must hash to `digest`.
+pub(super) fn begin(blobs: &Arc<dyn Blobs>, digest: &Digest) -> Result<Box<dyn PendingBlob>, StoreError> {
+    Arc::clone(blobs).begin(BlobKind::Tarball, Hasher::for_tarball(Integrity::single(digest.clone()), false))
+}
+
+/// The bytes filed under `digest`.
+pub(super) fn opened(blobs: &dyn Blobs, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(blobs.open(digest))
 }
 
 pub(super) fn what_is_written_is_read(open: Open<'_, dyn Blobs>) {
     let blobs = open();
-    assert_eq!(blobs.open(&Digest::of(Algorithm::Sha512, b"unknown")).unwrap(), None);
+    assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"unknown")).unwrap(), None);
     let bytes = Bytes::from("0123456789".repeat(5000));
     let digest = put(&blobs, &bytes);
     assert!(blobs.is_warm(&digest));
-    assert_eq!(blobs.open(&digest).unwrap(), Some(bytes));
+    assert_eq!(opened(&*blobs, &digest).unwrap(), Some(bytes));
 }
 
 pub(super) fn a_restart_keeps_every_blob(open: Open<'_, dyn Blobs>) {
@@ -92,7 +102,7 @@ pub(super) fn a_restart_keeps_every_blob(open: Open<'_, dyn Blobs>) {
     let blobs = open();
     for (fill, digest) in (0..20_u8).zip(&digests) {
         assert!(!blobs.is_warm(digest));
-        assert_eq!(blobs.open(digest).unwrap().unwrap(), vec![fill; usize::from(fill) * 777]);
+        assert_eq!(opened(&*blobs, digest).unwrap().unwrap(), vec![fill; usize::from(fill) * 777]);
         assert!(blobs.is_warm(digest));
     }
 }
@@ -100,28 +110,28 @@ pub(super) fn a_restart_keeps_every_blob(open: Open<'_, dyn Blobs>) {
 pub(super) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, dyn Blobs>) {
     let blobs = open();
     let digest = Digest::of(Algorithm::Sha512, b"tarball");
-    let mut pending = Arc::clone(&blobs).begin(Integrity::single(digest.clone())).unwrap();
+    let mut pending = begin(&blobs, &digest).unwrap();
     pending.write(b"tampered").unwrap();
     assert!(matches!(pending.commit(), Err(StoreError::Mismatch(_))));
-    assert_eq!(blobs.open(&digest).unwrap(), None);
-    assert_eq!(blobs.open(&Digest::of(Algorithm::Sha512, b"tampered")).unwrap(), None);
+    assert_eq!(opened(&*blobs, &digest).unwrap(), None);
+    assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"tampered")).unwrap(), None);
 }
 
 pub(super) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn Blobs>) {
     let blobs = open();
     let digest = Digest::of(Algorithm::Sha512, b"tarball");
-    let mut pending = Arc::clone(&blobs).begin(Integrity::single(digest.clone())).unwrap();
+    let mut pending = begin(&blobs, &digest).unwrap();
     pending.write(b"tarball").unwrap();
-    assert_eq!(blobs.open(&digest).unwrap(), None);
+    assert_eq!(opened(&*blobs, &digest).unwrap(), None);
     drop(pending);
-    assert_eq!(blobs.open(&digest).unwrap(), None);
+    assert_eq!(opened(&*blobs, &digest).unwrap(), None);
     drop(blobs);
-    assert_eq!(open().open(&digest).unwrap(), None);
+    assert_eq!(opened(&*open(), &digest).unwrap(), None);
 }
 
 pub(super) fn an_empty_blob_is_a_blob(open: Open<'_, dyn Blobs>) {
     let digest = put(&open(), b"");
-    assert_eq!(open().open(&digest).unwrap(), Some(Bytes::new()));
+    assert_eq!(opened(&*open(), &digest).unwrap(), Some(Bytes::new()));
 }
 
 pub(super) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn Blobs>) {
@@ -136,29 +146,38 @@ pub(super) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn Blobs>)
     let digest = Digest::of(Algorithm::Sha512, &bytes);
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(blobs.open(&digest).unwrap().unwrap(), bytes));
+            scope.spawn(|| assert_eq!(opened(&*blobs, &digest).unwrap().unwrap(), bytes));
         }
     });
 }
 
-pub(super) fn every_digest_is_checked_and_the_strongest_names_the_blob(open: Open<'_, dyn Blobs>) {
+pub(super) fn every_digest_is_checked_and_sha512_names_a_tarball(open: Open<'_, dyn Blobs>) {
     let blobs = open();
     let strong = Digest::of(Algorithm::Sha512, b"tarball");
     let both =
         |shasum: &[u8]| Integrity::parse(Some(&strong.to_sri()), Some(&Digest::of(Algorithm::Sha1, shasum).to_hex())).unwrap();
-    let begin = |integrity| {
-        let mut pending = Arc::clone(&blobs).begin(integrity).unwrap();
+    let put = |kind, hasher| {
+        let mut pending = Arc::clone(&blobs).begin(kind, hasher).unwrap();
         pending.write(b"tarball").unwrap();
         pending.commit()
     };
-    assert!(matches!(begin(both(b"another")), Err(StoreError::Mismatch(_))));
-    assert_eq!(blobs.open(&strong).unwrap(), None);
-    begin(both(b"tarball")).unwrap();
-    assert_eq!(blobs.open(&strong).unwrap().unwrap(), &b"tarball"[..]);
-    // Raw packuments lie beside tarballs, under the digest that names them.
+    let put_tarball = |integrity| put(BlobKind::Tarball, Hasher::for_tarball(integrity, false));
+    assert!(matches!(put_tarball(both(b"another")), Err(StoreError::Mismatch(_))));
+    assert_eq!(opened(&*blobs, &strong).unwrap(), None);
+    // Whatever is stated of it, it is filed under its SHA-512 and nothing else.
+    let weak = Digest::of(Algorithm::Sha1, b"tarball");
     let raw = Digest::of(Algorithm::Sha256, b"tarball");
-    begin(Integrity::single(raw.clone())).unwrap();
-    assert_eq!(blobs.open(&raw).unwrap().unwrap(), &b"tarball"[..]);
+    let committed = put_tarball(Integrity::single(weak.clone())).unwrap();
+    assert_eq!(
+        [Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1].map(|one| committed.digests.digest(one).is_some()),
+        [true; 3]
+    );
+    assert_eq!(opened(&*blobs, &strong).unwrap().unwrap(), &b"tarball"[..]);
+    assert_eq!((opened(&*blobs, &weak).unwrap(), opened(&*blobs, &raw).unwrap()), (None, None));
+    // Raw packuments are apart from tarballs, under their SHA-256.
+    put(BlobKind::Document, Hasher::new(Integrity::single(raw.clone()))).unwrap();
+    assert_eq!(opened(&*blobs, &raw).unwrap().unwrap(), &b"tarball"[..]);
+    assert!(matches!(put(BlobKind::Tarball, Hasher::new(Integrity::single(weak))), Err(StoreError::Unnamed)));
 }
 
 pub(super) fn at(second: i64) -> Timestamp {
@@ -235,14 +254,12 @@ pub(super) fn what_is_recorded_is_read_before_and_after_a_restart(open: Open<'_,
         document: Some(document()),
         releases: vec![release("1.0.0", b"one"), unknown],
         tags: vec![sighting.clone(), TagSighting { version: "2.0.0".into(), first_seen: at(2), last_seen: at(3), ..sighting }],
-        tarballs: vec![source("1.0.0", b"one", "https://registry.example/@acme/ui/-/ui-1.0.0.tgz")],
     };
     let change = PackageChange {
         document: record.document.clone(),
         releases: record.releases.clone(),
         tags: record.tags.clone(),
-        tarballs: record.tarballs.clone(),
-        digests: Vec::new(),
+        ..PackageChange::default()
     };
     let ledger = open();
     ledger.record_package(&key("@acme/ui"), &change).unwrap();
@@ -335,14 +352,15 @@ pub(super) fn tarballs_are_recorded_by_address_for_all_views(open: Open<'_, dyn 
     };
     record(&own, &one);
     record(&axios, &two);
-    assert_eq!(ledger.package(&axios).unwrap().tarballs, [one.clone(), two.clone()]);
-    assert_eq!(ledger.package(&other).unwrap().tarballs, []);
+    assert_eq!(ledger.tarballs(&axios, "1.0.0").unwrap(), [one.clone(), two.clone()]);
+    assert_eq!(ledger.tarballs(&axios, "1.0.1").unwrap(), []);
+    assert_eq!(ledger.tarballs(&other, "1.0.0").unwrap(), []);
     // Found to be public once, it stays so.
     let public = TarballSource { public: true, ..one.clone() };
     record(&axios, &public);
     record(&own, &one);
     drop(ledger);
-    assert_eq!(open().package(&own).unwrap().tarballs, [public, two]);
+    assert_eq!(open().tarballs(&own, "1.0.0").unwrap(), [public, two]);
 }
 
 pub(super) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>) {
@@ -351,7 +369,7 @@ pub(super) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>
     let other = source("1.0.0", b"two", "a.tgz");
     let tarballs: Vec<_> = std::iter::once(other.clone()).chain(signed).collect();
     ledger.record_package(&axios, &PackageChange { tarballs: tarballs.clone(), ..PackageChange::default() }).unwrap();
-    let kept = ledger.package(&axios).unwrap().tarballs;
+    let kept = ledger.tarballs(&axios, "1.0.0").unwrap();
     assert!(kept.len() < 20 && kept.contains(&other) && kept.contains(&tarballs[100]), "{}", kept.len());
 }
 

@@ -1,5 +1,5 @@
 //! Blobs as files: `blobs/<algorithm>/<two digits>/<hex>`, written aside, hashed as they land, renamed into place, never
-//! changed again. Refuses to know what is in them.
+//! changed again. Documents lie in `sha256`, tarballs in `sha512`.
 //!
 //! Killed at any instant, a name under `blobs/` holds the whole blob or nothing: its bytes are synced before they get it.
 //! The directory itself is not synced; a power cut may lose a name, which costs one fetch.
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tempfile::NamedTempFile;
 
 use super::StoreError;
-use super::blobs::{Blobs, PendingBlob};
+use super::blobs::{BlobKind, Blobs, Committed, OpenBlob, PendingBlob};
 use super::data_dir::{DataDir, Ownership};
 use super::mapping::{Mapping, lend};
 use super::shelf::{Opening, STAMP_EVERY, Shelf, Taken};
@@ -54,7 +54,7 @@ impl DiskBlobs {
         let files = Arc::new(Files {
             root: root.clone(),
             limit: cache_size,
-            shelf: Shelf::new(),
+            shelf: Arc::new(Shelf::new()),
             placing: Mutex::new(()),
             closing: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -90,11 +90,23 @@ impl Drop for DiskBlobs {
 }
 
 impl Blobs for DiskBlobs {
-    fn open(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
-        match self.files.shelf.take(digest) {
-            Taken::Mapped { mapping, stamp } => Ok(Some(self.files.hand_out(digest, mapping, stamp))),
-            Taken::Opening(opening) => self.files.open(digest, &opening),
-        }
+    fn open(&self, digest: &Digest) -> OpenBlob {
+        let (files, digest) = (Arc::clone(&self.files), digest.clone());
+        Box::pin(async move {
+            loop {
+                match files.shelf.take(&digest) {
+                    Taken::Mapped { mapping, stamp } => return Ok(Some(files.hand_out(&digest, mapping, stamp))),
+                    // It ends with an error, when the other is done.
+                    Taken::Elsewhere(mut ended) => _ = ended.changed().await,
+                    // Mapped again only: some microseconds.
+                    Taken::Opening(opening) if opening.verified => return files.open(&digest, &opening),
+                    Taken::Opening(opening) => {
+                        let opened = tokio::task::spawn_blocking(move || files.open(&digest, &opening));
+                        return opened.await.unwrap_or_else(|error| Err(StoreError::Lost(error.to_string())));
+                    }
+                }
+            }
+        })
     }
 
     fn mapped(&self, digest: &Digest) -> Option<Bytes> {
@@ -116,21 +128,15 @@ impl Blobs for DiskBlobs {
         }
     }
 
-    fn begin(self: Arc<Self>, expected: Integrity) -> Result<Box<dyn PendingBlob>, StoreError> {
+    fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError> {
         let file = NamedTempFile::new_in(&self.temporary).map_err(StoreError::file("create a file in", &self.temporary))?;
-        Ok(Box::new(Landing {
-            digest: expected.strongest().clone(),
-            hasher: Hasher::new(expected),
-            file,
-            length: 0,
-            blobs: self,
-        }))
+        Ok(Box::new(Landing { kind, hasher, file, length: 0, blobs: self }))
     }
 }
 
 /// A blob in its temporary file, which goes when this does.
 struct Landing {
-    digest: Digest,
+    kind: BlobKind,
     hasher: Hasher,
     file: NamedTempFile,
     length: u64,
@@ -145,9 +151,10 @@ impl PendingBlob for Landing {
         Ok(())
     }
 
-    fn commit(self: Box<Self>) -> Result<Bytes, StoreError> {
-        let Self { digest, hasher, file, length, blobs } = *self;
-        hasher.finish()?;
+    fn commit(self: Box<Self>) -> Result<Committed, StoreError> {
+        let Self { kind, hasher, file, length, blobs } = *self;
+        let digests = hasher.finish()?;
+        let Some(digest) = digests.digest(kind.algorithm()).cloned() else { return Err(StoreError::Unnamed) };
         let written = file.as_file().metadata().map_err(StoreError::file("look at", file.path()))?.len();
         if written != length {
             // A write that failed half-way was tried again: the hasher saw its bytes once, the file more often.
@@ -158,7 +165,7 @@ impl PendingBlob for Landing {
         let mapping = Mapping::of(file.as_file()).map_err(StoreError::file("map", file.path()))?;
         let mapping = blobs.files.place(&digest, file, Arc::new(mapping))?;
         blobs.files.make_room();
-        Ok(lend(mapping))
+        Ok(Committed { digests, bytes: lend(mapping) })
     }
 }
 
@@ -166,7 +173,7 @@ impl PendingBlob for Landing {
 struct Files {
     root: PathBuf,
     limit: u64,
-    shelf: Shelf,
+    shelf: Arc<Shelf>,
     /// Held while a name is given or taken, so that a file that just came is not removed for one that just went.
     placing: Mutex<()>,
     closing: AtomicBool,
@@ -176,7 +183,7 @@ struct Files {
 
 impl Files {
     /// Opens a file that is not mapped now; hashes it unless this process did so before.
-    fn open(&self, digest: &Digest, opening: &Opening<'_>) -> Result<Option<Bytes>, StoreError> {
+    fn open(&self, digest: &Digest, opening: &Opening) -> Result<Option<Bytes>, StoreError> {
         let path = self.path(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -234,7 +241,8 @@ impl Files {
 
     /// Takes note of every file, then makes room if a smaller limit was set since.
     fn count(&self) {
-        for algorithm in [Algorithm::Sha1, Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512] {
+        self.sweep();
+        for algorithm in [BlobKind::Document, BlobKind::Tarball].map(BlobKind::algorithm) {
             for shard in list(&self.root.join(algorithm.as_str())) {
                 for file in list(&shard.path()) {
                     if self.closing.load(Ordering::Relaxed) {
@@ -250,8 +258,29 @@ impl Files {
         self.make_room();
     }
 
+    /// Deletes tarballs that an older Coldframe named by what was stated of them, and not by their SHA-512: nothing leads to them.
+    fn sweep(&self) {
+        for algorithm in [Algorithm::Sha1, Algorithm::Sha384] {
+            let folder = self.root.join(algorithm.as_str());
+            for shard in list(&folder) {
+                for file in list(&shard.path()) {
+                    if self.closing.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if file.file_name().to_str().is_some_and(|name| read_name(algorithm, name).is_some()) {
+                        // What cannot be removed now is tried again at the next start.
+                        let _ = fs::remove_file(file.path());
+                    }
+                }
+                // Fails where something else lies there, which stays.
+                let _ = fs::remove_dir(shard.path());
+            }
+            let _ = fs::remove_dir(folder);
+        }
+    }
+
     /// Deletes a file that is not what its name says, unless it was replaced by one that is.
-    fn drop_damaged(&self, digest: &Digest, path: &Path, opening: &Opening<'_>) -> Result<(), StoreError> {
+    fn drop_damaged(&self, digest: &Digest, path: &Path, opening: &Opening) -> Result<(), StoreError> {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shelf.is_verified(digest) != opening.verified {
             return Ok(());
@@ -278,7 +307,7 @@ impl Files {
     }
 
     /// Strikes off a blob whose file is not there, unless it came while we looked.
-    fn strike_off(&self, digest: &Digest, opening: &Opening<'_>) {
+    fn strike_off(&self, digest: &Digest, opening: &Opening) {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shelf.is_verified(digest) == opening.verified && !self.path(digest).exists() {
             self.shelf.forget(digest);
@@ -380,7 +409,7 @@ fn list(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::compliance::{blob_laws, put};
+    use super::super::compliance::{begin, blob_laws, opened, put};
     use super::*;
 
     blob_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| open(home.path(), 1 << 30));
@@ -421,12 +450,12 @@ mod tests {
             let path = blobs.files.path(&digest);
             damage(&path);
             assert!(!blobs.is_warm(&digest));
-            assert_eq!(blobs.open(&digest).unwrap(), None);
+            assert_eq!(opened(&*blobs, &digest).unwrap(), None);
             assert!(!path.exists());
-            assert_eq!(blobs.open(&digest).unwrap(), None);
+            assert_eq!(opened(&*blobs, &digest).unwrap(), None);
             assert_eq!(blobs.statistics(), BlobStatistics { dropped: 1, ..BlobStatistics::default() });
             assert_eq!(put_block(&blobs, 1), digest);
-            assert_eq!(blobs.open(&digest).unwrap().unwrap(), block(1));
+            assert_eq!(opened(&*blobs, &digest).unwrap().unwrap(), block(1));
         }
     }
 
@@ -435,14 +464,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 10 * 4096);
         let digests: Vec<_> = (0..10).map(|fill| put_block(&blobs, fill)).collect();
-        let in_use = blobs.open(&digests[0]).unwrap().unwrap().slice(100..200);
-        drop(blobs.open(&digests[1]).unwrap());
+        let in_use = opened(&*blobs, &digests[0]).unwrap().unwrap().slice(100..200);
+        drop(opened(&*blobs, &digests[1]).unwrap());
         assert_eq!(blobs.statistics(), BlobStatistics { bytes: 10 * 4096, blobs: 10, dropped: 0, evicted: 0 });
         put_block(&blobs, 10);
         assert_eq!(blobs.statistics(), BlobStatistics { bytes: 9 * 4096, blobs: 9, dropped: 0, evicted: 2 });
         let there: Vec<_> = digests.iter().map(|digest| blobs.files.path(digest).exists()).collect();
         assert_eq!(there, [true, true, false, false, true, true, true, true, true, true]);
-        assert!(digests.iter().zip(there).all(|(digest, there)| blobs.open(digest).unwrap().is_some() == there));
+        assert!(digests.iter().zip(there).all(|(digest, there)| opened(&*blobs, digest).unwrap().is_some() == there));
         assert_eq!(in_use, block(0)[100..200]);
     }
 
@@ -452,13 +481,13 @@ mod tests {
         let blobs = open(home.path(), 4096);
         let shared: Arc<dyn Blobs> = Arc::clone(&blobs) as _;
         let large = put(&shared, &vec![3; 50_000]);
-        let bytes = blobs.open(&large).unwrap().unwrap();
+        let bytes = opened(&*blobs, &large).unwrap().unwrap();
         put_block(&blobs, 1);
         assert!(blobs.files.path(&large).exists());
         drop(bytes);
         put_block(&blobs, 2);
         assert!(!blobs.files.path(&large).exists());
-        assert_eq!(blobs.open(&large).unwrap(), None);
+        assert_eq!(opened(&*blobs, &large).unwrap(), None);
     }
 
     #[test]
@@ -472,7 +501,7 @@ mod tests {
         }
         drop(blobs);
         // The one unused for longest is used now, and the next process knows.
-        drop(open(home.path(), 1 << 20).open(&digests[0]).unwrap());
+        drop(opened(&*open(home.path(), 1 << 20), &digests[0]).unwrap());
         let blobs = open(home.path(), 2 * 4096 + 2048);
         let there: Vec<_> = digests.iter().map(|digest| blobs.files.path(digest).exists()).collect();
         assert_eq!(there, [true, true, false, false]);
@@ -485,13 +514,14 @@ mod tests {
         let blobs = open(home.path(), 1 << 20);
         fs::write(home.path().join("blobs/sha512"), b"a file where a directory should be").unwrap();
         let digest = Digest::of(Algorithm::Sha512, b"tarball");
-        let mut pending = Arc::clone(&blobs).begin(Integrity::single(digest)).unwrap();
+        let shared: Arc<dyn Blobs> = Arc::clone(&blobs) as _;
+        let mut pending = begin(&shared, &digest).unwrap();
         pending.write(b"tarball").unwrap();
         assert_eq!(in_temporary(home.path()), 1);
         assert!(matches!(pending.commit(), Err(StoreError::File { action: "create", .. })));
         assert_eq!((in_temporary(home.path()), blobs.statistics().blobs), (0, 0));
         fs::remove_dir(home.path().join("tmp")).unwrap();
-        let refused = blobs.begin(Integrity::single(Digest::of(Algorithm::Sha1, b""))).err().unwrap();
+        let refused = begin(&shared, &digest).err().unwrap();
         assert_eq!(refused.to_string(), format!("cannot create a file in `{}`", home.path().join("tmp").display()));
     }
 
@@ -505,7 +535,7 @@ mod tests {
         let (_, left) = file.keep().unwrap();
         drop(blobs);
         let blobs = open(home.path(), 1 << 20);
-        assert_eq!((blobs.open(&digest).unwrap(), left.exists()), (None, false));
+        assert_eq!((opened(&*blobs, &digest).unwrap(), left.exists()), (None, false));
     }
 
     #[test]
@@ -514,7 +544,7 @@ mod tests {
         let digest = put_block(&open(home.path(), 1 << 20), 1);
         let blobs = open(home.path(), 1 << 20);
         fs::remove_file(blobs.files.path(&digest)).unwrap();
-        assert_eq!(blobs.open(&digest).unwrap(), None);
+        assert_eq!(opened(&*blobs, &digest).unwrap(), None);
         assert_eq!(blobs.statistics(), BlobStatistics::default());
         put_block(&blobs, 1);
         fs::remove_file(blobs.files.path(&digest)).unwrap();
@@ -547,7 +577,7 @@ mod tests {
                         let fill = (round.wrapping_mul(7) + thread) % 16;
                         put_block(blobs, fill);
                         let other = (fill + 5) % 16;
-                        let found = blobs.open(&Digest::of(Algorithm::Sha512, &block(other))).unwrap();
+                        let found = opened(&**blobs, &Digest::of(Algorithm::Sha512, &block(other))).unwrap();
                         assert!(found.is_none_or(|bytes| bytes == block(other)));
                     }
                 });
@@ -559,5 +589,36 @@ mod tests {
         let files = |shard: fs::DirEntry| list(&shard.path()).count();
         let on_disk: usize = list(&home.path().join("blobs/sha512")).map(files).sum();
         assert_eq!((on_disk as u64, in_temporary(home.path())), (statistics.blobs, 0));
+    }
+
+    #[test]
+    fn what_is_named_by_a_weaker_digest_is_swept_at_the_start() {
+        let home = tempfile::tempdir().unwrap();
+        let digest = Digest::of(Algorithm::Sha1, b"old");
+        let path = path_in(&home.path().join("blobs"), &digest);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, b"old").unwrap();
+        fs::create_dir_all(home.path().join("blobs/sha384/ab")).unwrap();
+        fs::write(home.path().join("blobs/sha384/ab/notes.txt"), b"mine").unwrap();
+        let blobs = open(home.path(), 1 << 20);
+        assert!(!home.path().join("blobs/sha1").exists() && home.path().join("blobs/sha384/ab/notes.txt").exists());
+        assert_eq!((opened(&*blobs, &digest).unwrap(), blobs.statistics()), (None, BlobStatistics::default()));
+    }
+
+    #[test]
+    fn openers_of_one_blob_hash_it_once_and_block_no_thread() {
+        let home = tempfile::tempdir().unwrap();
+        let digest = put_block(&open(home.path(), 1 << 20), 1);
+        let blobs = open(home.path(), 1 << 20);
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let bytes = runtime.block_on(async {
+            let openings: Vec<_> = (0..100).map(|_| tokio::spawn(blobs.open(&digest))).collect();
+            let mut bytes = Vec::new();
+            for opening in openings {
+                bytes.push(opening.await.unwrap().unwrap().unwrap());
+            }
+            bytes
+        });
+        assert!(bytes.iter().all(|bytes| *bytes == block(1)[..]));
     }
 }

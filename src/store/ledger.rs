@@ -120,8 +120,6 @@ pub struct PackageRecord {
     pub releases: Vec<Release>,
     /// Where its dist-tags pointed, oldest first.
     pub tags: Vec<TagSighting>,
-    /// Which tarballs came from where, whatever credentials they were asked with: the same for all views of a registry.
-    pub tarballs: Vec<TarballSource>,
 }
 
 impl PackageRecord {
@@ -146,13 +144,6 @@ impl PackageRecord {
             let row = |row: &&mut Release| row.version == learned.version && row.integrity == learned.integrity;
             if let Some(release) = self.releases.iter_mut().find(row) {
                 release.learn(&learned.digests);
-            }
-        }
-        for source in &change.tarballs {
-            let same = |row: &&mut TarballSource| row.is_same(source);
-            match self.tarballs.iter_mut().find(same) {
-                Some(row) => *row = TarballSource { public: row.public || source.public, ..source.clone() },
-                None => self.tarballs.push(source.clone()),
             }
         }
         for sighting in &change.tags {
@@ -192,11 +183,19 @@ impl Release {
     }
 }
 
-impl TarballSource {
-    /// Whether both are about the same bytes from the same address.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.version == other.version && self.address == other.address && self.digests.strongest() == other.digests.strongest()
+impl PackageRecord {
+    /// Adds the digests that `newer`, a record of the same package, has of the same releases.
+    pub fn learn_from(&mut self, newer: &Self) {
+        let grown = newer.releases.iter().filter(|release| release.digests.is_some());
+        let grown: HashMap<_, _> = grown.map(|release| ((&release.version, &release.integrity), &release.digests)).collect();
+        if grown.is_empty() {
+            return;
+        }
+        for release in &mut self.releases {
+            if let Some(Some(digests)) = grown.get(&(&release.version, &release.integrity)) {
+                release.learn(digests);
+            }
+        }
     }
 }
 
@@ -306,6 +305,13 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// When the ledger cannot be read.
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError>;
+
+    /// The tarballs of one version that were downloaded, with the addresses that yielded them, oldest first: whatever credentials
+    /// they were asked with, since all views of a registry share them.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError>;
 
     /// Writes what one validation changed; durable against a kill of the process when it returns.
     ///

@@ -1,7 +1,7 @@
 //! Floor 5: what outlives a process. Blobs (tarballs, raw packuments) by what they hash to, and the ledger.
 //!
-//! Refuses to know npm's rules: it keeps and finds, it does not judge. Every call blocks; callers on async threads go
-//! through `spawn_blocking`, except [`Blobs::open`] of a blob that this process already verified, which is a look-up.
+//! Refuses to know npm's rules: it keeps and finds, it does not judge. Calls block, and callers on async threads go
+//! through `spawn_blocking`, except [`Blobs::open`], which is a future, and [`Blobs::mapped`], which is a look-up.
 
 pub mod blobs;
 pub mod contact;
@@ -26,7 +26,7 @@ mod compliance;
 
 use std::path::PathBuf;
 
-pub use blobs::{Blobs, PendingBlob};
+pub use blobs::{BlobKind, Blobs, Committed, OpenBlob, PendingBlob};
 pub use contact::Contact;
 pub use data_dir::DataDir;
 pub use desk::Desk;
@@ -63,6 +63,12 @@ pub enum StoreError {
     /// The bytes are not what the packument said.
     #[error(transparent)]
     Mismatch(#[from] crate::npm::integrity::Mismatch),
+    /// Nothing that names a blob of its kind was computed of the bytes.
+    #[error("the bytes have no digest that names them")]
+    Unnamed,
+    /// A task of the store ended without an answer.
+    #[error("a task of the store was lost: {0}")]
+    Lost(String),
     /// SQLite refused.
     #[error("the ledger cannot {action}")]
     Ledger {
@@ -160,7 +166,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::sync::Arc;
 
-    use super::compliance::{at, download, key, put, release};
+    use super::compliance::{at, download, key, opened, put, release};
     use super::*;
     use crate::npm::{Algorithm, Digest, PackageName};
 
@@ -183,7 +189,7 @@ mod tests {
             let record = ledger.package(&key("axios")).unwrap();
             for number in 0..promised {
                 let bytes = content(number);
-                assert_eq!(blobs.open(&Digest::of(Algorithm::Sha512, &bytes)).unwrap().unwrap(), bytes, "{number}");
+                assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, &bytes)).unwrap().unwrap(), bytes, "{number}");
                 let version = format!("{number}.0.0");
                 assert!(record.releases.iter().any(|release| *release.version == *version), "{version}");
             }

@@ -74,7 +74,7 @@ impl State {
 }
 
 fn rows(change: &PackageChange) -> usize {
-    1 + change.releases.len() + change.tags.len()
+    1 + change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len()
 }
 
 #[cfg(test)]

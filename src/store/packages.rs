@@ -14,15 +14,8 @@ const MAX_ADDRESSES: u32 = 8;
 /// Everything known of a package, as of one moment: a change that is being written is seen whole or not at all.
 pub(super) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
     let snapshot = connection.unchecked_transaction()?;
-    let Some((id, document)) = read_document(&snapshot, key)? else {
-        return Ok(PackageRecord { tarballs: read_tarballs(&snapshot, key)?, ..PackageRecord::default() });
-    };
-    Ok(PackageRecord {
-        document,
-        releases: read_releases(&snapshot, id)?,
-        tags: read_tags(&snapshot, id)?,
-        tarballs: read_tarballs(&snapshot, key)?,
-    })
+    let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
+    Ok(PackageRecord { document, releases: read_releases(&snapshot, id)?, tags: read_tags(&snapshot, id)? })
 }
 
 /// Writes what one validation changed, in one transaction.
@@ -251,11 +244,13 @@ fn write_tarballs(connection: &Connection, key: &PackageKey, tarballs: &[Tarball
     Ok(())
 }
 
-fn read_tarballs(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Vec<TarballSource>> {
+/// The tarballs of one version that were downloaded.
+pub(super) fn tarballs(connection: &Connection, key: &PackageKey, version: &str) -> rusqlite::Result<Vec<TarballSource>> {
     let mut query = connection.prepare_cached(
-        "SELECT version, address, digests, length, public FROM tarballs WHERE upstream = ?1 AND name = ?2 ORDER BY id",
+        "SELECT version, address, digests, length, public FROM tarballs
+         WHERE upstream = ?1 AND name = ?2 AND version = ?3 ORDER BY id",
     )?;
-    let rows = query.query_map(params![key.registry(), key.name.as_str()], |row| {
+    let rows = query.query_map(params![key.registry(), key.name.as_str(), version], |row| {
         Ok(TarballSource {
             version: row.get(0)?,
             address: row.get(1)?,

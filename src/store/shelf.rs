@@ -2,9 +2,11 @@
 //! alone; refuses to touch the disk.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
 
 use super::mapping::Mapping;
 use crate::npm::Digest;
@@ -24,15 +26,13 @@ pub(super) const STAMP_EVERY: Duration = Duration::from_hours(1);
 /// Knows every blob. About 200 bytes a blob, so a hundred thousand of them cost 20 MB.
 pub(super) struct Shelf {
     state: Mutex<State>,
-    /// Told when an opening ended.
-    opened: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     blobs: HashMap<Digest, Blob>,
-    /// Being opened for the first time right now: others wait, and eviction stays away.
-    opening: HashSet<Digest>,
+    /// Being opened right now: others wait until the sender is gone, and eviction stays away.
+    opening: HashMap<Digest, watch::Sender<()>>,
     bytes: u64,
     kept: VecDeque<Digest>,
     kept_bytes: u64,
@@ -56,48 +56,48 @@ struct Blob {
 }
 
 /// What became of asking for a blob.
-pub(super) enum Taken<'a> {
+pub(super) enum Taken {
     /// It was mapped already. `stamp` when the file system should learn of this use.
     Mapped { mapping: Arc<Mapping>, stamp: bool },
     /// The caller is to open the file; everyone else waits until it lets go of this.
-    Opening(Opening<'a>),
+    Opening(Opening),
+    /// Another opens the file: asked again when this ends.
+    Elsewhere(watch::Receiver<()>),
 }
 
-/// The right to open a blob, held by one thread at a time.
-pub(super) struct Opening<'a> {
-    shelf: &'a Shelf,
-    digest: &'a Digest,
+/// The right to open a blob, held by one task at a time.
+pub(super) struct Opening {
+    shelf: Arc<Shelf>,
+    digest: Digest,
     /// Whether it need not be hashed again.
     pub(super) verified: bool,
 }
 
-impl Drop for Opening<'_> {
+impl Drop for Opening {
     fn drop(&mut self) {
-        self.shelf.lock().opening.remove(self.digest);
-        self.shelf.opened.notify_all();
+        // Those that wait are woken by the end of the sender.
+        let ended = self.shelf.lock().opening.remove(&self.digest);
+        drop(ended);
     }
 }
 
 impl Shelf {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), opened: Condvar::new() }
+        Self { state: Mutex::default() }
     }
 
-    /// Asks for a blob. Waits while another thread opens the same one.
-    pub(super) fn take<'a>(&'a self, digest: &'a Digest) -> Taken<'a> {
+    /// Asks for a blob. Does not block.
+    pub(super) fn take(self: &Arc<Self>, digest: &Digest) -> Taken {
         let mut state = self.lock();
-        loop {
-            if let Some((mapping, stamp)) = state.mapped(digest) {
-                return Taken::Mapped { mapping, stamp };
-            }
-            if !state.opening.contains(digest) {
-                break;
-            }
-            state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if let Some((mapping, stamp)) = state.mapped(digest) {
+            return Taken::Mapped { mapping, stamp };
         }
-        state.opening.insert(digest.clone());
+        if let Some(sender) = state.opening.get(digest) {
+            return Taken::Elsewhere(sender.subscribe());
+        }
+        state.opening.insert(digest.clone(), watch::Sender::new(()));
         let verified = state.blobs.get(digest).is_some_and(|blob| blob.verified);
-        Taken::Opening(Opening { shelf: self, digest, verified })
+        Taken::Opening(Opening { shelf: Arc::clone(self), digest: digest.clone(), verified })
     }
 
     /// The map of a blob, if it is mapped now. Counts as a use.
@@ -163,7 +163,7 @@ impl Shelf {
     /// Strikes off a blob that nobody uses; `false` when someone does, or it is not there.
     pub(super) fn forget_idle(&self, digest: &Digest) -> bool {
         let mut state = self.lock();
-        let idle = state.blobs.get(digest).is_some_and(Blob::is_idle) && !state.opening.contains(digest);
+        let idle = state.blobs.get(digest).is_some_and(Blob::is_idle) && !state.opening.contains_key(digest);
         let gone = if idle { state.remove(digest) } else { None };
         drop(state);
         gone.is_some()
@@ -379,9 +379,9 @@ mod tests {
 
     #[test]
     fn a_use_is_to_be_stamped_once_an_hour() {
-        let shelf = Shelf::new();
+        let shelf = Arc::new(Shelf::new());
         let map = mapping(1);
-        let stamps = |shelf: &Shelf| matches!(shelf.take(&digest(1)), Taken::Mapped { stamp: true, .. });
+        let stamps = |shelf: &Arc<Shelf>| matches!(shelf.take(&digest(1)), Taken::Mapped { stamp: true, .. });
         shelf.put(&digest(1), &map, SystemTime::now());
         assert!(!stamps(&shelf));
         shelf.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
@@ -408,5 +408,18 @@ mod tests {
         shelf.put(&digest(2), &mapping(1), SystemTime::now());
         shelf.counted();
         assert_eq!(shelf.surplus(4096, 4096), [digest(1)]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_what_is_being_opened_is_woken_when_that_ends() {
+        let shelf = Arc::new(Shelf::new());
+        let Taken::Opening(opening) = shelf.take(&digest(1)) else { panic!("nobody opens it") };
+        let Taken::Elsewhere(mut ended) = shelf.take(&digest(1)) else { panic!("it is being opened") };
+        let waiting = tokio::spawn(async move { ended.changed().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(opening);
+        assert!(waiting.await.unwrap().is_err(), "the sender is gone");
+        assert!(matches!(shelf.take(&digest(1)), Taken::Opening(_)));
     }
 }

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use super::data_dir::{DataDir, Ownership};
 use super::downloads::{self, Asked, RecordedIncident};
 use super::journal::Journal;
-use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release};
+use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, TarballSource};
 use super::owed::Owed;
 use super::readers::Readers;
 use super::{StoreError, decisions, packages, schema};
@@ -203,6 +203,15 @@ impl Ledger for SqliteLedger {
             record.apply(change);
         }
         Ok(record)
+    }
+
+    fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
+        let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
+        let mut tarballs =
+            self.read(|connection| packages::tarballs(connection, key, version).map_err(StoreError::ledger("be read")))?;
+        let waiting = owed.iter().flat_map(|change| &change.tarballs).filter(|source| *source.version == *version);
+        tarballs.extend(waiting.cloned());
+        Ok(tarballs)
     }
 
     /// While the disk or another process does not let the ledger be written, the change waits in memory, and those after it
