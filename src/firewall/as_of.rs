@@ -20,6 +20,7 @@ impl Known {
             form: self.form,
             packument: self.packument.clone(),
             provenance: Arc::clone(&self.provenance),
+            tarballs: Arc::default(),
             record: Arc::clone(&self.record),
             content: self.content,
             document: self.document.clone(),
@@ -38,7 +39,7 @@ impl Known {
     fn go_back_to(&mut self, at: Timestamp) {
         let Some(packument) = &self.packument else { return };
         let was_there = |place: usize| self.provenance[place].effective <= at;
-        let kept: Vec<Provenance> = self.provenance.iter().filter(|seen| seen.effective <= at).copied().collect();
+        let kept: Vec<Provenance> = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
         let tags = self.tags_at(packument, at);
         self.packument = Some(Arc::new(packument.narrowed(&was_there, tags)));
         self.provenance = kept.into();

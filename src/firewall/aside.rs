@@ -3,15 +3,17 @@
 //!
 //! Refuses to judge, and to read a byte of a body.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
+use super::catalog::{ABSENT, is_within};
 use super::known::Slot;
 use super::{Asker, Inner};
 use crate::npm::PackageName;
+use crate::store::StoreError;
 use crate::upstream::{Registry, TarballBody, UpstreamError};
 
 /// A package as one partition sees it, and a version.
@@ -21,9 +23,20 @@ type Key = (Slot, Box<str>);
 #[derive(Default)]
 pub(super) struct Asides {
     under_way: Mutex<HashMap<Key, Weak<Aside>>>,
-    /// Registries that place their tarballs elsewhere: nothing is guessed there again.
-    elsewhere: Mutex<HashSet<Arc<str>>>,
+    /// Where the tarballs of each registry were found.
+    places: Mutex<HashMap<Arc<str>, Places>>,
 }
+
+/// How many tarballs of a registry lay at the customary place, and how many elsewhere. One package that states an odd place does
+/// not end the guessing for all others.
+#[derive(Debug, Clone, Copy, Default)]
+struct Places {
+    customary: u32,
+    elsewhere: u32,
+}
+
+/// From this many tarballs on, older ones count less: a registry may change its ways.
+const REMEMBERED_PLACES: u32 = 1_000;
 
 /// A body whose head may have come, and its place among the downloads.
 pub(super) struct Opened {
@@ -52,13 +65,21 @@ impl Asides {
         aside.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Learns that `registry` places its tarballs elsewhere.
-    pub(super) fn give_up(&self, registry: &Registry) {
-        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()));
+    /// Learns whether a tarball of `registry` lies at the customary place.
+    pub(super) fn learn(&self, registry: &Registry, is_customary: bool) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = places.entry(Arc::clone(registry.id())).or_default();
+        let count = if is_customary { &mut places.customary } else { &mut places.elsewhere };
+        *count += 1;
+        if places.customary + places.elsewhere > REMEMBERED_PLACES {
+            (places.customary, places.elsewhere) = (places.customary / 2, places.elsewhere / 2);
+        }
     }
 
+    /// Whether most tarballs of `registry` lie at the customary place, as far as is known.
     fn is_worth_trying(&self, registry: &Registry) -> bool {
-        !self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).contains(registry.id())
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(registry.id()).is_none_or(|places| places.elsewhere <= places.customary)
     }
 }
 
@@ -75,9 +96,10 @@ impl Inner {
             return None;
         }
         // What was seen before this process began may well be in the store, with its tarballs.
-        let (inner, key) = (Arc::clone(self), slot.key(&registry));
-        let record = self.blocking(move || inner.ledger.package(&key)).await.ok()?.ok()?;
-        if record.document.is_some() {
+        let (inner, key, of) = (Arc::clone(self), slot.key(&registry), Box::<str>::from(version));
+        let look_up = move || Ok::<_, StoreError>((inner.ledger.package(&key)?, inner.ledger.tarballs(&key, &of)?));
+        let (record, tarballs) = self.blocking(look_up).await.ok()?.ok()?;
+        if record.document.is_some() || !tarballs.is_empty() {
             return None;
         }
         let mut under_way = self.asides.under_way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,8 +124,9 @@ impl Inner {
         Some(aside)
     }
 
-    /// Whether something is known of the package, if only that it is not there.
+    /// Whether something is known of the package, if only that it was not there a minute ago.
     pub(super) fn is_known(&self, slot: &Slot) -> bool {
-        self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || self.absent.contains_key(slot)
+        let is_absent = || self.absent.get(slot).is_some_and(|since| is_within(since, ABSENT, self.clock.now()));
+        self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || is_absent()
     }
 }

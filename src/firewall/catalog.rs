@@ -25,7 +25,7 @@ use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
 use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
 
 /// How long a package that is not there is remembered as such.
-const ABSENT: Duration = Duration::from_secs(60);
+pub(super) const ABSENT: Duration = Duration::from_secs(60);
 
 /// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
@@ -300,6 +300,9 @@ impl Inner {
         if let Ok(_) | Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
             self.silence.end(voyage.registry.id(), self.clock.now());
         }
+        if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
+            self.entitlements.end(&voyage.slot);
+        }
         if fetched.is_err() {
             self.forms.not_learned(voyage.registry.id());
         }
@@ -408,6 +411,7 @@ impl Inner {
             packument: None,
             provenance: Arc::default(),
             record: Arc::new(record),
+            tarballs: Arc::default(),
             content: [0; 32],
             document,
             validated: now,

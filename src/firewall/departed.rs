@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::history;
 use super::known::{Known, Partition};
 use super::world::World;
-use crate::npm::{PackageName, Version};
+use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::{Applicable, Facts, Presence, Unknown};
 use crate::store::Release;
 
@@ -16,6 +16,8 @@ pub(super) struct Departed<'a> {
     parsed: Option<Version>,
     /// What it was first seen as; `None` when it never was.
     pub first: Option<&'a Release>,
+    /// Every digest that its bytes must match.
+    digests: Option<Integrity>,
     published: Option<Timestamp>,
     born: Option<Timestamp>,
     effective: Timestamp,
@@ -41,6 +43,7 @@ impl<'a> Departed<'a> {
             version,
             parsed: Version::parse(version),
             first,
+            digests: first.and_then(Release::known_digests),
             published: first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published)),
             born: packument.and_then(|packument| packument.oldest),
             effective: first.map_or(known.validated, |row| row.effective),
@@ -56,7 +59,7 @@ impl<'a> Departed<'a> {
         Facts {
             published: self.published,
             has_integrity: self.first.is_some(),
-            integrity: self.first.and_then(|row| row.integrity.as_ref()),
+            integrity: self.digests.as_ref(),
             born: self.born,
             presence: if was_there { Presence::Present } else { gone },
             parsed: self.parsed.as_ref(),

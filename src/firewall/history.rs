@@ -6,16 +6,18 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::npm::packument::Entry;
-use crate::npm::{Agreement, Integrity, Packument};
-use crate::store::{Document, PackageChange, PackageRecord, Release, TagSighting};
+use crate::npm::{Agreement, Integrity, ManifestDigest, Packument};
+use crate::store::{Document, LearnedDigests, PackageChange, PackageRecord, Release, TagSighting};
 
 /// What the record adds to one entry of a packument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
     /// The effective publish time.
     pub effective: Timestamp,
     /// Whether this version was first seen with another integrity.
     pub integrity_changed: bool,
+    /// Every digest that its bytes must match: what is stated now, was ever stated, and was computed of them.
+    pub digests: Option<Integrity>,
 }
 
 /// What became of a package when its newest packument was held against its record.
@@ -57,7 +59,8 @@ pub fn reconcile(record: &PackageRecord, last: Option<&Document>, packument: &Pa
     reconciled.provenance.reserve(packument.entries.len());
     for entry in &packument.entries {
         let rows = known.remove(&*entry.key).unwrap_or_default();
-        let provenance = trace(entry, &rows, absent_at, seen, &mut reconciled);
+        let manifest = ManifestDigest::new(entry.resolution, packument.form, entry.traits.install_script);
+        let provenance = trace(entry, manifest, &rows, absent_at, seen, &mut reconciled);
         reconciled.provenance.push(provenance);
     }
     let replaced = packument.is_security_placeholder();
@@ -82,9 +85,17 @@ pub fn first_seen_as<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
     rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
 }
 
-fn trace(entry: &Entry, rows: &[&Release], absent_at: Option<Timestamp>, seen: Timestamp, into: &mut Reconciled) -> Provenance {
-    let same = rows.iter().find(|row| is_same(row.integrity.as_ref(), entry.integrity.as_ref()));
-    let effective = match (same, rows.iter().min_by_key(|row| row.first_seen)) {
+fn trace(
+    entry: &Entry,
+    manifest: ManifestDigest,
+    rows: &[&Release],
+    absent_at: Option<Timestamp>,
+    seen: Timestamp,
+    into: &mut Reconciled,
+) -> Provenance {
+    let first = first_seen_as(rows);
+    let same = find_same(rows, first, entry.integrity.as_ref());
+    let effective = match (same, rows.iter().copied().min_by_key(|row| row.first_seen)) {
         (Some(row), _) | (None, Some(row)) => row.effective,
         (None, None) => match (entry.published, absent_at) {
             (Some(published), Some(absent)) => published.max(absent),
@@ -92,14 +103,26 @@ fn trace(entry: &Entry, rows: &[&Release], absent_at: Option<Timestamp>, seen: T
             (None, _) => seen,
         },
     };
-    let first = first_seen_as(rows);
-    let changed = first.is_some_and(|first| !is_same(first.integrity.as_ref(), entry.integrity.as_ref()));
+    let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
+    let (manifest, manifest_changed) = follow_manifest(manifest, same, rows, seen);
+    let digests = match (same.and_then(Release::known_digests), &entry.integrity) {
+        (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
+        (known, stated) => stated.clone().or(known),
+    };
     match same {
-        // It came back: it is not held anew.
-        Some(row) if row.gone.is_some() => {
-            into.change.releases.push(Release { gone: None, replaced: false, ..Release::clone(row) });
+        Some(row) => {
+            // It came back: it is not held again.
+            let now = Release { gone: None, replaced: false, manifest: Some(manifest), manifest_changed, ..Release::clone(row) };
+            if now != *row {
+                into.change.releases.push(now);
+            }
+            if let Some(stated) = &entry.integrity
+                && !row.known_digests().is_some_and(|known| stated.is_covered_by(&known))
+            {
+                let (version, integrity) = (row.version.clone(), row.integrity.clone());
+                into.change.digests.push(LearnedDigests { version, integrity, digests: stated.clone() });
+            }
         }
-        Some(_) => {}
         None => {
             into.change.releases.push(Release {
                 version: entry.key.clone(),
@@ -110,26 +133,57 @@ fn trace(entry: &Entry, rows: &[&Release], absent_at: Option<Timestamp>, seen: T
                 gone: None,
                 replaced: false,
                 digests: None,
-                manifest: None,
-                manifest_changed: None,
+                manifest: Some(manifest),
+                manifest_changed,
             });
             if let Some(first) = first.filter(|_| changed) {
                 into.findings.push(Finding::IntegrityChanged {
                     version: entry.key.clone(),
-                    was: first.integrity.as_ref().map(Integrity::to_sri).unwrap_or_default(),
+                    was: first.known_digests().as_ref().map(Integrity::to_sri).unwrap_or_default(),
                     now: entry.integrity.as_ref().map_or_else(|| "none".to_owned(), Integrity::to_sri),
                 });
             }
         }
     }
-    Provenance { effective, integrity_changed: changed }
+    let effective = manifest_changed.map_or(effective, |since| effective.max(since));
+    Provenance { effective, integrity_changed: changed, digests }
 }
 
-/// Whether two statements are about the same bytes. Nothing in common says nothing, and what says nothing is not the same.
-fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
-    match (one, other) {
+/// What is known of a version's manifest now, and since when it is so where it was ever otherwise: the version counts from then.
+fn follow_manifest(
+    now: ManifestDigest,
+    same: Option<&Release>,
+    rows: &[&Release],
+    seen: Timestamp,
+) -> (ManifestDigest, Option<Timestamp>) {
+    // Of a statement that is new, what was seen last under the version.
+    let before = same.or_else(|| rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen));
+    let since = before.and_then(|row| row.manifest_changed);
+    match before.and_then(|row| row.manifest) {
+        None => (now, since),
+        Some(before) => {
+            let (manifest, changed) = before.followed_by(now);
+            (manifest, if changed { Some(seen) } else { since })
+        }
+    }
+}
+
+/// The row that `stated` is about: one that shares a digest with it, else the first, if they have no algorithm in common. Then the
+/// tarball must match both.
+fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Option<&Integrity>) -> Option<&'a Release> {
+    let agrees = |row: &&&Release| match (row.known_digests(), stated) {
         (None, None) => true,
-        (Some(one), Some(other)) => one.agreement(other) == Agreement::Same,
+        (Some(known), Some(stated)) => known.agreement(stated) == Agreement::Same,
+        _ => false,
+    };
+    rows.iter().find(agrees).copied().or_else(|| first.filter(|first| stated.is_some() && may_be_same(first, stated)))
+}
+
+/// Whether `stated` can be about the bytes of `row`: what says nothing cannot.
+fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
+    match (row.known_digests(), stated) {
+        (None, None) => true,
+        (Some(known), Some(stated)) => known.agreement(stated) != Agreement::Different,
         _ => false,
     }
 }
@@ -282,5 +336,74 @@ mod tests {
         let (record, _) = seen(&[(1, one.clone()), (4, one), (6, two)]);
         let told: Vec<_> = record.tags.iter().map(|tag| (&*tag.version, tag.first_seen, tag.last_seen)).collect();
         assert_eq!(told, [("1.0.0", at(1), at(4)), ("1.1.0", at(6), at(6))]);
+    }
+
+    /// `packument` with what `edit` makes of the digests and dependencies of its last version.
+    fn edited(packument: &Packument, edit: impl FnOnce(&mut Entry)) -> Packument {
+        let mut packument = packument.clone();
+        edit(packument.entries.last_mut().unwrap());
+        packument
+    }
+
+    fn digests(content: &str, algorithms: &[Algorithm]) -> Option<Integrity> {
+        let single = |algorithm: &Algorithm| Integrity::single(Digest::of(*algorithm, content.as_bytes()));
+        algorithms.iter().map(single).reduce(|one, other| one.union(&other).unwrap())
+    }
+
+    #[test]
+    fn digests_that_grow_are_all_remembered_and_bind_from_then_on() {
+        let weak = packument(&[("1.0.0", "a", Some(0))]);
+        let both = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha1, Algorithm::Sha512]));
+        let strong = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha512]));
+        let (record, grown) = seen(&[(1, weak.clone()), (2, both.clone())]);
+        assert!(!grown.provenance[0].integrity_changed && grown.findings.is_empty());
+        assert_eq!(grown.provenance[0].digests, both.entries[0].integrity);
+        assert_eq!((record.releases.len(), record.releases[0].known_digests()), (1, both.entries[0].integrity.clone()));
+        // What is no longer stated still binds, also where nothing is stated that could be compared with it.
+        for looks in [vec![(1, both.clone()), (2, weak.clone())], vec![(1, weak.clone()), (2, strong.clone())]] {
+            let (_, last) = seen(&looks);
+            assert!(!last.provenance[0].integrity_changed);
+            assert_eq!(last.provenance[0].digests, both.entries[0].integrity);
+        }
+        let other = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha512]));
+        let (_, last) = seen(&[(1, both), (2, weak), (3, other)]);
+        assert!(last.provenance[0].integrity_changed, "another SHA-512 than was stated before");
+    }
+
+    #[test]
+    fn what_was_computed_of_the_bytes_binds_like_what_was_stated() {
+        let weak = packument(&[("1.0.0", "a", Some(0))]);
+        let (mut record, _) = seen(&[(1, weak.clone())]);
+        record.releases[0].learn(&digests("a", &[Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1]).unwrap());
+        let carrier = edited(&weak, |entry| {
+            entry.integrity = digests("a", &[Algorithm::Sha1]).unwrap().union(&digests("b", &[Algorithm::Sha512]).unwrap());
+        });
+        let reconciled = reconcile(&record, record.document.as_ref(), &carrier, at(9));
+        assert!(reconciled.provenance[0].integrity_changed);
+        assert!(matches!(&reconciled.findings[..], [Finding::IntegrityChanged { .. }]));
+        let by_sha256 = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha256]));
+        assert!(reconcile(&record, record.document.as_ref(), &by_sha256, at(9)).provenance[0].integrity_changed);
+        let same = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha256]));
+        assert!(!reconcile(&record, record.document.as_ref(), &same, at(9)).provenance[0].integrity_changed);
+    }
+
+    #[test]
+    fn a_version_counts_from_each_change_of_what_clients_resolve_by() {
+        let plain = packument(&[("1.0.0", "a", Some(-9000))]);
+        let evil = edited(&plain, |entry| entry.resolution = [7; 32]);
+        let (_, first) = seen(&[(1, plain.clone()), (2, plain.clone())]);
+        assert_eq!(first.provenance[0].effective, at(-9000));
+        let (_, changed) = seen(&[(1, plain.clone()), (2, evil.clone())]);
+        assert_eq!(changed.provenance[0].effective, at(2));
+        let (_, still) = seen(&[(1, plain.clone()), (2, evil.clone()), (90, evil.clone())]);
+        assert_eq!(still.provenance[0].effective, at(2));
+        let (_, back) = seen(&[(1, plain.clone()), (2, evil.clone()), (90, plain.clone())]);
+        assert_eq!(back.provenance[0].effective, at(90));
+        // Also where the digests change with it, or the version was away meanwhile.
+        let rehashed = edited(&evil, |entry| entry.integrity = digests("b", &[Algorithm::Sha512]));
+        assert_eq!(seen(&[(1, plain.clone()), (2, rehashed)]).1.provenance[0].effective, at(2));
+        let without = packument(&[("0.9.0", "z", Some(-9000))]);
+        let (_, returned) = seen(&[(1, plain), (2, without), (3, evil)]);
+        assert_eq!(returned.provenance[0].effective, at(3));
     }
 }

@@ -51,7 +51,7 @@ impl Inner {
             Inspected {
                 key: entry.key.clone(),
                 version: entry.version.clone(),
-                integrity: entry.integrity.clone(),
+                integrity: facts.integrity.cloned(),
                 effective: facts.effective,
                 verdict: screen.verdict(at).clone(),
                 records: rules.overridden(&facts).into_iter().map(str::to_owned).collect(),

@@ -1,6 +1,7 @@
 //! A new document comes in: decoded, read, held against the record, put into the store; and comes out of it again.
 //! Refuses to ask upstream, and to serve.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -15,8 +16,8 @@ use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::{Share, body};
 use crate::npm::press::Press;
-use crate::npm::{Algorithm, Digest, Form, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
-use crate::store::{Document, PackageRecord};
+use crate::npm::{Algorithm, Digest, Form, Hasher, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
+use crate::store::{BlobKind, Document, PackageRecord};
 use crate::upstream::Validators;
 
 /// A document that just came.
@@ -104,7 +105,8 @@ impl Inner {
         }
         self.note_parts(&packument);
         let last = before.last();
-        let reconciled = history::reconcile(&before.record, last, &packument, arrival.validated);
+        let known_record = self.with_digests(voyage, before)?;
+        let reconciled = history::reconcile(&known_record, last, &packument, arrival.validated);
         let Reconciled { provenance, mut change, findings } = reconciled;
         let content = content_of(&arrival.body);
         let document = Document {
@@ -118,7 +120,7 @@ impl Inner {
             form: Some(form),
         };
         change.document = Some(document.clone());
-        let mut record = PackageRecord::clone(&before.record);
+        let mut record = known_record.into_owned();
         record.apply(&change);
         self.write(&voyage.key(), &change);
         self.report(name, &findings);
@@ -132,6 +134,7 @@ impl Inner {
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::new(record),
+            tarballs: Arc::default(),
             content,
             document,
             validated: arrival.validated,
@@ -151,14 +154,33 @@ impl Inner {
         Ok(Some(known))
     }
 
+    /// What the record of `before` knows, with the digests that downloads have added to the ledger since it was read.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read: what it knows of a release may be what it is refused for.
+    fn with_digests<'a>(&self, voyage: &Voyage, before: &'a Before) -> Result<Cow<'a, PackageRecord>, Rejection> {
+        if before.known.is_none() {
+            return Ok(Cow::Borrowed(&*before.record));
+        }
+        let newer = self.recall(&voyage.slot, &voyage.registry)?;
+        let mut record = PackageRecord::clone(&before.record);
+        record.learn_from(&newer);
+        Ok(Cow::Owned(record))
+    }
+
     /// The document of `known`, decoded, from memory or the store.
     pub(super) async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
         let share = self.share_of(&known.document).await?;
+        let raw = match (known.unstored(), known.digest()) {
+            (Some(raw), _) => Some(raw),
+            (None, Some(digest)) => self.blobs.open(&digest).await.ok().flatten(),
+            (None, None) => None,
+        };
+        let Some(raw) = raw else { return Ok(None) };
         let (inner, known) = (Arc::clone(self), Arc::clone(known));
         let load = move || {
-            let stored = || known.digest().and_then(|digest| inner.blobs.open(&digest).ok().flatten());
-            let plain = known.unstored().or_else(stored).map(|raw| inner.decode(&known.slot.name, raw)).transpose()?;
-            Ok(plain.map(|plain| Bytes::from_owner(Held { plain, _share: share })))
+            let plain = inner.decode(&known.slot.name, raw)?;
+            Ok(Some(Bytes::from_owner(Held { plain, _share: share })))
         };
         self.blocking(load).await?
     }
@@ -172,10 +194,12 @@ impl Inner {
         let name = known.slot.name.clone();
         tokio::task::spawn_blocking(move || {
             let Some(digest) = digest else { return };
-            let stored = Arc::clone(&inner.blobs).begin(Integrity::single(digest)).and_then(|mut pending| {
-                pending.write(&body)?;
-                pending.commit()
-            });
+            let stored = Arc::clone(&inner.blobs).begin(BlobKind::Document, Hasher::new(Integrity::single(digest))).and_then(
+                |mut pending| {
+                    pending.write(&body)?;
+                    pending.commit()
+                },
+            );
             if let Err(error) = stored {
                 tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "a packument could not be kept");
             }

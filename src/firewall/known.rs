@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::history::Provenance;
 use super::kin::Kin;
 use super::screen::Screen;
+use super::stored::StoredTarballs;
 use super::world::{Profile, World};
 use crate::npm::packument::Entry;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, Version, instant};
@@ -128,6 +129,8 @@ pub(super) struct Known {
     pub provenance: Arc<[Provenance]>,
     /// What the ledger holds.
     pub record: Arc<PackageRecord>,
+    /// Tarballs of this index that lie in the store, as far as they were looked up.
+    pub tarballs: Arc<StoredTarballs>,
     /// SHA-256 of the document as it came over the wire: names the raw blob.
     pub content: [u8; 32],
     /// The document as the ledger has it: when these bytes came, how to ask upstream whether they changed.
@@ -166,6 +169,7 @@ impl Known {
             packument: self.packument.clone(),
             provenance: Arc::clone(&self.provenance),
             record: Arc::clone(&self.record),
+            tarballs: Arc::clone(&self.tarballs),
             content: self.content,
             document,
             validated,
@@ -189,10 +193,11 @@ impl Known {
     #[must_use]
     pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize, advisories: &'a Applicable<'a>) -> Facts<'a> {
         let entry = &packument.entries[at];
-        let provenance = self.provenance[at];
+        let provenance = &self.provenance[at];
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
         Facts {
             kin: self.kin.get().and_then(|kin| kin.get(at).copied().flatten()),
+            integrity: provenance.digests.as_ref().or(entry.integrity.as_ref()),
             integrity_changed: provenance.integrity_changed,
             advisories,
             fix,

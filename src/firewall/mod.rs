@@ -8,12 +8,14 @@ mod ahead;
 pub mod answer;
 mod as_of;
 mod aside;
+mod attestations;
 mod audit;
 mod binding;
 mod catalog;
 pub mod check;
 mod contact;
 mod departed;
+mod entitlement;
 mod explain;
 pub mod explanation;
 pub mod flight;
@@ -33,6 +35,7 @@ mod screen;
 mod search;
 mod shelf;
 mod silence;
+mod stored;
 mod tarball;
 mod wanted;
 mod workbench;
@@ -64,14 +67,16 @@ use jiff::Timestamp;
 
 use self::ahead::{Leads, Precedence};
 use self::aside::Asides;
-use self::catalog::{Need, Reading, VoyageKey};
+use self::attestations::Attestations;
+use self::catalog::{Reading, VoyageKey};
+use self::entitlement::{Entitled, EntitlementKey, Entitlements};
 use self::flight::Flights;
 use self::forms::Forms;
 use self::known::{Known, Slot};
 use self::once_more::OnceMore;
 use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::silence::Silence;
-use self::tarball::{CARRIED_UNITS, TarballKey};
+use self::tarball::{CARRIED_UNITS, Landed, TarballKey};
 use self::wanted::Wants;
 use self::workbench::Workbenches;
 use self::world::World;
@@ -177,7 +182,11 @@ struct Inner {
     once_more: OnceMore,
     voyages: Flights<VoyageKey, Result<Reading, Rejection>>,
     renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
-    tarballs: Flights<TarballKey, Result<Bytes, Rejection>>,
+    tarballs: Flights<TarballKey, Result<Landed, Rejection>>,
+    /// Which credentials may have what is in the store.
+    entitlements: Entitlements,
+    entitlements_asked: Flights<EntitlementKey, Result<Entitled, Rejection>>,
+    attestations: Attestations,
     fetches: Arc<Semaphore>,
     /// Memory for documents that are fetched, read or rendered, so that large ones do so one after the other.
     allowance: Arc<Allowance>,
@@ -236,6 +245,9 @@ impl Firewall {
             voyages: Flights::new(),
             renderings: Flights::new(),
             tarballs: Flights::new(),
+            entitlements: Entitlements::default(),
+            entitlements_asked: Flights::new(),
+            attestations: Attestations::default(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             allowance,
             readers: Semaphore::new(cores),
@@ -410,12 +422,7 @@ impl Firewall {
         version: &str,
         passage: Passage,
     ) -> Result<Passed, Rejection> {
-        let spoken = self.0.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
-        let shown = spoken.packument.find(version).is_some_and(|(at, _)| spoken.screen.shown[at]);
-        if !shown {
-            return Err(packument::no_version(name, version));
-        }
-        self.0.pass(asker, Some(name), passage).await
+        self.0.attestations(asker, name, version, passage).await
     }
 
     /// Anything else, passed on to the registry of `name`, or to the default one: ping, keys, whoami, accounts.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::catalog::Voyage;
@@ -47,8 +48,13 @@ impl Inner {
             return Ok(Before { record, known: None });
         };
         let share = self.share_of(document).await?;
+        let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
+        let raw = match digest {
+            Some(digest) => self.blobs.open(&digest).await.ok().flatten(),
+            None => None,
+        };
         let recall = move || {
-            let known = inner.recall_document(&slot, &registry, &record);
+            let known = raw.and_then(|raw| inner.recall_document(&slot, &registry, &record, raw));
             drop(share);
             Before { record, known }
         };
@@ -56,7 +62,7 @@ impl Inner {
     }
 
     /// A ledger that cannot be read is no empty one: what it knows of a release may be what it is refused for.
-    fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
+    pub(super) fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
         let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
             Rejection::Internal("the ledger cannot be read".into())
@@ -64,11 +70,15 @@ impl Inner {
         Ok(Arc::new(record))
     }
 
-    fn recall_document(&self, slot: &Slot, registry: &Arc<Registry>, record: &Arc<PackageRecord>) -> Option<Arc<Known>> {
+    fn recall_document(
+        &self,
+        slot: &Slot,
+        registry: &Arc<Registry>,
+        record: &Arc<PackageRecord>,
+        raw: Bytes,
+    ) -> Option<Arc<Known>> {
         let document = record.document.as_ref()?;
         let content = document.content?;
-        let digest = Digest::from_bytes(Algorithm::Sha256, &content)?;
-        let raw = self.blobs.open(&digest).ok().flatten()?;
         let plain = self.decode(&slot.name, raw).ok()?;
         let Ingested { packument, fields } = ingest::ingest(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
@@ -84,6 +94,7 @@ impl Inner {
             packument: Some(Arc::new(packument)),
             provenance: reconciled.provenance.into(),
             record: Arc::clone(record),
+            tarballs: Arc::default(),
             content,
             document: document.clone(),
             validated: document.validated,

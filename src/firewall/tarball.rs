@@ -1,5 +1,5 @@
-//! Questions for a tarball: verdict first, from the index; then the store; then one flight from upstream, hashed as it
-//! lands. No byte is handed out before the whole hashes to what the packument says.
+//! Questions for a tarball: verdict first, from the index; then the store, for who is entitled to what lies there; then one flight
+//! from upstream, hashed as it lands. No byte is handed out before the whole matches every digest that is known of the version.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,14 +11,18 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::aside::Opened;
 use super::catalog::{Need, lost};
 use super::departed::Departed;
-use super::known::{Known, Partition, Slot};
+use super::entitlement::Entitled;
+use super::known::{Known, Slot};
 use super::packument::no_version;
+use super::stored::StoredTarball;
 use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball, notes};
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Digest, Hasher, Integrity, PackageName, Version};
+use crate::npm::{Agreement, Algorithm, Digest, Hasher, Integrity, PackageName, Version};
 use crate::policy::{Facts, Note, RuleId, Verdict, judge, waiver};
-use crate::store::{Download, Kind, Outcome, PendingBlob, Release, StoreError};
+use crate::store::{
+    BlobKind, Committed, Download, Kind, LearnedDigests, Outcome, PackageChange, PendingBlob, Release, StoreError, TarballSource,
+};
 use crate::telemetry::{
     CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, Observed, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
 };
@@ -31,11 +35,20 @@ const IN_FLIGHT: usize = 16;
 pub(super) const CARRIED_UNITS: usize = 64;
 const CARRIED_UNIT: u64 = 1 << 20;
 
-/// What is fetched under: the same bytes for the same credentials.
-pub(super) type TarballKey = (Digest, Partition);
+/// What is fetched under: the same version from the same address for the same credentials, checked by the same digests.
+pub(super) type TarballKey = (Slot, Box<str>, Box<str>, Integrity);
+
+/// A tarball that was downloaded.
+#[derive(Clone)]
+pub(super) struct Landed {
+    bytes: Bytes,
+    /// Every digest that was computed of it.
+    digests: Integrity,
+}
 
 /// A tarball that may be served.
 struct Admitted {
+    /// Every digest that its bytes must match: what is stated, was ever stated, was computed, and was approved.
     integrity: Integrity,
     /// Which entry of the packument it is, whose tarball upstream has; of one that upstream no longer has, it comes from the store
     /// or not at all.
@@ -46,11 +59,16 @@ struct Admitted {
 
 /// Where a tarball lies upstream, owned, for a flight that outlives whoever asked.
 struct Source {
+    known: Arc<Known>,
+    /// Which entry of the packument it is.
+    at: usize,
     slot: Slot,
     version: Box<str>,
     url: Box<str>,
     registry: Arc<Registry>,
     authorization: Authorization,
+    /// Whether nothing stronger than SHA-1 was known of it before any download: then bytes could be made to collide.
+    detect_collisions: bool,
     /// What was known when it was admitted: it may have waited long for its place among the downloads.
     revision: u64,
 }
@@ -84,19 +102,19 @@ impl Inner {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
         };
-        match self.bytes(asker, &reading.known, &admitted, world.revision).await {
-            Ok((bytes, kept)) => {
+        match self.bytes(asker, &reading.known, version, &admitted, world.revision).await {
+            Ok((Landed { bytes, digests }, kept)) => {
                 // What was decided while it was on its way counts before its first byte leaves.
                 let then = self.world();
                 if then.revision != world.revision {
                     let again = self.admit(asker, &reading, version, &then);
                     again.map_err(|rejection| self.note_refusal(asker, &reading.known, version, rejection))?;
                 }
-                let Admitted { integrity, notes, .. } = admitted;
+                let notes = admitted.notes;
                 self.note_observed(asker, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
-                self.note_tarball((asker, now), name, version, Some(&integrity), Outcome::Served, rule);
-                Ok(Tarball { bytes, integrity, kept })
+                self.note_tarball((asker, now), name, version, Some(&digests), Outcome::Served, rule);
+                Ok(Tarball { bytes, integrity: digests, kept })
             }
             Err(rejection) => {
                 Err(self.note_refusal(asker, &reading.known, version, self.explain_failure(asker, &reading, version, rejection)))
@@ -119,7 +137,9 @@ impl Inner {
             return Err(self.refuse(asker, packument, &screen, at));
         }
         // Without an integrity it would be hidden.
-        let integrity = entry.integrity.clone().ok_or_else(|| no_version(name, version))?;
+        let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
+        let integrity = known.provenance.get(at).and_then(|provenance| provenance.digests.as_ref()).unwrap_or(stated);
+        let integrity = world.standing.with_approved_digests(name, version, integrity);
         Ok(Admitted { integrity, entry: Some(at), notes: screen.notes(at).to_vec() })
     }
 
@@ -133,7 +153,8 @@ impl Inner {
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             return Err(self.refused(asker, refusal));
         }
-        let integrity = first.and_then(|row| row.integrity.clone()).ok_or_else(|| no_version(name, version))?;
+        let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
+        let integrity = world.standing.with_approved_digests(name, version, &integrity);
         Ok(Admitted { integrity, entry: None, notes })
     }
 
@@ -141,64 +162,127 @@ impl Inner {
     async fn bytes(
         self: &Arc<Self>,
         asker: &Asker,
-        known: &Known,
+        known: &Arc<Known>,
+        version: &str,
         admitted: &Admitted,
         revision: u64,
-    ) -> Result<(Bytes, bool), Rejection> {
-        let (digest, slot) = (admitted.integrity.strongest(), &known.slot);
-        if let Some(bytes) = self.stored(digest).await? {
+    ) -> Result<(Landed, bool), Rejection> {
+        let slot = &known.slot;
+        if let Some(landed) = self.stored(asker, known, version, admitted).await? {
             CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
-            return Ok((bytes, true));
+            return Ok((landed, true));
         }
         CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Miss }.emit(&self.metrics);
-        let entry = known.packument.as_ref().and_then(|packument| packument.entries.get(admitted.entry?));
-        let Some(entry) = entry else {
+        let entry =
+            known.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
+        let Some((at, entry)) = entry else {
             return Err(Rejection::NotFound(
                 format!("{} no longer has this version upstream, and it is not in the cache", slot.name).into(),
             ));
         };
         let source = Source {
+            known: Arc::clone(known),
+            at,
             slot: slot.clone(),
             version: entry.key.clone(),
             url: entry.tarball.clone(),
             registry: Arc::clone(&known.registry),
             authorization: asker.authorization.clone(),
+            detect_collisions: is_known_by_sha1_alone(known, version, &admitted.integrity),
             revision,
         };
         let (inner, integrity) = (Arc::clone(self), admitted.integrity.clone());
+        let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
         let flight = move || async move { inner.fetch(source, integrity).await };
-        let landed = self.tarballs.join((digest.clone(), slot.partition.clone()), flight).await;
-        landed.unwrap_or_else(|_| Err(lost())).map(|bytes| (bytes, false))
+        let landed = self.tarballs.join(key, flight).await;
+        landed.unwrap_or_else(|_| Err(lost())).map(|landed| (landed, false))
     }
 
-    async fn stored(self: &Arc<Self>, digest: &Digest) -> Result<Option<Bytes>, Rejection> {
-        if let Some(bytes) = self.blobs.mapped(digest) {
-            return Ok(Some(bytes));
-        }
-        let open = |inner: &Self, digest: &Digest| {
-            inner.blobs.open(digest).unwrap_or_else(|error| {
-                tracing::error!(error = &error as &dyn std::error::Error, "a tarball in the store cannot be read");
-                None
-            })
+    /// The tarball from the store, if it lies there, came from where the packument places it, matches every digest, and `asker` may
+    /// have it.
+    async fn stored(
+        self: &Arc<Self>,
+        asker: &Asker,
+        known: &Arc<Known>,
+        version: &str,
+        admitted: &Admitted,
+    ) -> Result<Option<Landed>, Rejection> {
+        let Some(stored) = self.find_stored(known, version, admitted).await? else { return Ok(None) };
+        let Some(bytes) = self.open_blob(&stored.name).await else { return Ok(None) };
+        let entitled = match admitted.entry {
+            None if Self::is_entitled_to_departed(known, &stored) => Entitled::Yes,
+            None => Entitled::Unclear,
+            Some(_) if self.is_entitled(known, &stored) => Entitled::Yes,
+            Some(at) => self.ask_entitlement(known, at, &stored, &asker.authorization).await?,
         };
-        if self.blobs.is_warm(digest) {
-            return Ok(open(self, digest));
-        }
-        let (inner, digest) = (Arc::clone(self), digest.clone());
-        self.blocking(move || open(&inner, &digest)).await
+        Ok((entitled == Entitled::Yes).then(|| Landed { bytes, digests: stored.digests.clone() }))
     }
 
-    async fn fetch(self: Arc<Self>, source: Source, integrity: Integrity) -> Result<Bytes, Rejection> {
+    /// What the store has of an entry: looked up in memory, then in the ledger, which remembers what came from where.
+    async fn find_stored(
+        self: &Arc<Self>,
+        known: &Arc<Known>,
+        version: &str,
+        admitted: &Admitted,
+    ) -> Result<Option<Arc<StoredTarball>>, Rejection> {
+        let integrity = &admitted.integrity;
+        let in_memory = admitted.entry.and_then(|at| known.tarballs.get(at));
+        if let Some(stored) = in_memory.filter(|stored| integrity.is_covered_by(&stored.digests)) {
+            return Ok(Some(stored));
+        }
+        let (inner, key, of) = (Arc::clone(self), known.slot.key(&known.registry), Box::<str>::from(version));
+        let sources = self.blocking(move || inner.ledger.tarballs(&key, &of)).await?;
+        let sources = sources.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the ledger cannot be read");
+            Vec::new()
+        });
+        let packument = known.packument.as_ref();
+        let entry = packument.and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
+        let fits = |source: &TarballSource| {
+            entry.is_none_or(|(_, entry)| source.address == entry.tarball) && integrity.is_covered_by(&source.digests)
+        };
+        let mut fitting = sources.into_iter().filter(fits).filter_map(StoredTarball::recall);
+        let first = fitting.next();
+        let stored = match fitting.find(StoredTarball::is_public) {
+            // Of a departed version any address will do, best a public one.
+            Some(public) if entry.is_none() => Some(public),
+            _ => first,
+        };
+        let Some(stored) = stored.map(Arc::new) else { return Ok(None) };
+        if let (Some((at, _)), Some(packument)) = (entry, packument) {
+            known.tarballs.set(at, packument.entries.len(), &stored);
+        }
+        Ok(Some(stored))
+    }
+
+    /// A blob of the store; one that cannot be read is fetched again.
+    async fn open_blob(&self, name: &Digest) -> Option<Bytes> {
+        if let Some(bytes) = self.blobs.mapped(name) {
+            return Some(bytes);
+        }
+        self.blobs.open(name).await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a tarball in the store cannot be read");
+            None
+        })
+    }
+
+    async fn fetch(self: Arc<Self>, source: Source, integrity: Integrity) -> Result<Landed, Rejection> {
         let (opened, _permit) = self.open(&source).await?;
         // The flight before this one may have landed after its asker had looked.
-        if let Some(bytes) = self.stored(integrity.strongest()).await? {
-            return Ok(bytes);
+        let before = source.known.tarballs.get(source.at).filter(|stored| integrity.is_covered_by(&stored.digests));
+        if let Some(stored) = before.filter(|stored| self.is_entitled(&source.known, stored))
+            && let Some(bytes) = self.open_blob(&stored.name).await
+        {
+            return Ok(Landed { bytes, digests: stored.digests.clone() });
         }
         let asked = Instant::now();
         let landed = self.land(&source, opened, integrity.clone()).await;
         // Committed first, looked at then: whoever condemns it and looks into the store meanwhile finds it there.
-        if landed.is_ok() && self.world().revision != source.revision && self.is_condemned(&source, &integrity) {
-            self.discard(&source, &integrity).await;
+        if let Ok(Landed { digests, .. }) = &landed
+            && self.world().revision != source.revision
+            && self.is_condemned(&source, digests)
+        {
+            self.discard(&source, digests).await;
         }
         let (outcome, detail) = match &landed {
             Ok(_) => (UpstreamOutcome::Changed, None),
@@ -229,8 +313,9 @@ impl Inner {
 
     /// Takes a tarball out of the store again that was condemned while it was on its way.
     async fn discard(self: &Arc<Self>, source: &Source, integrity: &Integrity) {
-        let (inner, digest) = (Arc::clone(self), integrity.strongest().clone());
-        let removed = self.blocking(move || inner.blobs.remove(&digest)).await;
+        let (inner, digests) = (Arc::clone(self), integrity.clone());
+        let removed =
+            self.blocking(move || digests.digest(Algorithm::Sha512).map_or(Ok(false), |name| inner.blobs.remove(name))).await;
         tracing::warn!(
             package.name = %source.slot.name,
             package.version = &*source.version,
@@ -241,10 +326,10 @@ impl Inner {
 
     /// What is on its way already, if it comes from the right place, and a place among the downloads.
     async fn open(&self, source: &Source) -> Result<(Option<TarballBody>, OwnedSemaphorePermit), Rejection> {
+        let customary = source.registry.is_customary(&source.slot.name, &source.version, &source.url);
+        self.asides.learn(&source.registry, customary);
         if let Some(aside) = self.asides.take(&source.slot, &source.version) {
-            let customary = source.registry.is_customary(&source.slot.name, &source.version, &source.url);
             if !customary {
-                self.asides.give_up(&source.registry);
                 aside.abort();
             } else if let Ok(Opened { body: Ok(body), permit }) = aside.await {
                 return Ok((Some(body), permit));
@@ -260,21 +345,25 @@ impl Inner {
         source: &Source,
         opened: Option<TarballBody>,
         integrity: Integrity,
-    ) -> Result<Bytes, Rejection> {
+    ) -> Result<Landed, Rejection> {
         let mut body = match opened {
             Some(body) => body,
             None => source.registry.tarball(&source.url, &source.authorization).await?,
         };
         let (sender, receiver) = tokio::sync::mpsc::channel::<Piece>(IN_FLIGHT);
         let blobs = Arc::clone(&self.blobs);
-        let expected = integrity.clone();
-        let writer = tokio::task::spawn_blocking(move || write(blobs.begin(expected)?, receiver));
+        let hasher = Hasher::for_tarball(integrity.clone(), source.detect_collisions);
+        let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
         let pumped = pump(&mut body, &sender).await;
         drop(sender);
         let written = writer.await.map_err(|_| lost())?;
         pumped?;
         match written {
-            Ok(Some(bytes)) => Ok(bytes),
+            Ok(Some(Committed { digests, bytes })) => {
+                let landed = Landed { bytes, digests };
+                self.note_landed(source, &landed, body.needed_credentials()).await;
+                Ok(landed)
+            }
             Ok(None) => Err(Rejection::Internal("a tarball was cut short".into())),
             Err(StoreError::Mismatch(mismatch)) => Err(self.mismatched(source, &mismatch)),
             Err(error) => {
@@ -291,7 +380,7 @@ impl Inner {
 
     /// From upstream through memory, where the disk does not take it: a full one keeps nobody from installing. Checked whole
     /// before it is anyone's, like what is kept.
-    async fn carry(&self, source: &Source, integrity: Integrity) -> Result<Bytes, Rejection> {
+    async fn carry(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Landed, Rejection> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
         let length = body.length().unwrap_or(self.config.tarball_limit);
         let share = u32::try_from(length.div_ceil(CARRIED_UNIT)).unwrap_or(u32::MAX);
@@ -300,15 +389,53 @@ impl Inner {
             return Err(Rejection::Internal(text.into()));
         }
         let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| lost())?;
-        let (mut hasher, mut bytes) = (Hasher::new(integrity), Vec::new());
+        let (mut hasher, mut bytes) = (Hasher::for_tarball(integrity, source.detect_collisions), Vec::new());
         while let Some(chunk) = body.next().await? {
             hasher.update(&chunk);
             bytes.extend_from_slice(&chunk);
         }
         match hasher.finish() {
-            Ok(()) => Ok(Bytes::from_owner(Carried { bytes, _permit: permit })),
+            Ok(digests) => {
+                let landed = Landed { bytes: Bytes::from_owner(Carried { bytes, _permit: permit }), digests };
+                self.note_landed(source, &landed, body.needed_credentials()).await;
+                Ok(landed)
+            }
             Err(mismatch) => Err(self.mismatched(source, &mismatch)),
         }
+    }
+
+    /// Writes down what a full download yielded, before its first byte leaves: every digest of the bytes binds the version from now
+    /// on, and the store may serve them for this address.
+    async fn note_landed(self: &Arc<Self>, source: &Source, landed: &Landed, with_credentials: bool) {
+        let Landed { bytes, digests } = landed;
+        let (length, public) = (bytes.len() as u64, !with_credentials);
+        let Some(stored) = StoredTarball::new(digests.clone(), length, public).map(Arc::new) else { return };
+        let agrees = |row: &&Release| {
+            let known = row.known_digests();
+            *row.version == *source.version && known.is_some_and(|known| known.agreement(digests) == Agreement::Same)
+        };
+        let row = source.known.record.releases.iter().find(agrees);
+        let learned = row.map(|row| LearnedDigests {
+            version: row.version.clone(),
+            integrity: row.integrity.clone(),
+            digests: digests.clone(),
+        });
+        let tarball = TarballSource {
+            version: source.version.clone(),
+            address: source.url.clone(),
+            digests: digests.clone(),
+            length,
+            public,
+        };
+        let change =
+            PackageChange { digests: learned.into_iter().collect(), tarballs: vec![tarball], ..PackageChange::default() };
+        let (inner, key) = (Arc::clone(self), source.slot.key(&source.registry));
+        if self.blocking(move || inner.write(&key, &change)).await.is_err() {
+            tracing::error!("the ledger's task was lost");
+        }
+        let entries = source.known.packument.as_ref().map_or(0, |packument| packument.entries.len());
+        source.known.tarballs.set(source.at, entries, &stored);
+        self.entitlements.grant(&source.slot, self.clock.now());
     }
 
     /// The refusal of bytes that are not what the packument says.
@@ -391,6 +518,13 @@ impl Inner {
     }
 }
 
+/// Whether SHA-1 alone was known of a version before any of its bytes were downloaded.
+fn is_known_by_sha1_alone(known: &Known, version: &str, integrity: &Integrity) -> bool {
+    let is_weak = |integrity: &Integrity| integrity.strongest().algorithm() == Algorithm::Sha1;
+    let of_version = known.record.releases.iter().filter(|row| *row.version == *version);
+    is_weak(integrity) || of_version.filter_map(|row| row.integrity.as_ref()).any(is_weak)
+}
+
 /// The verdict of a version the newest packument does not have, as what it was first seen, and what is noted of it; `None` when it
 /// never was.
 pub(super) fn judge_gone<'a>(
@@ -440,7 +574,10 @@ async fn pump(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Piece>)
 }
 
 /// Writes chunks as they come. `None` when the body broke off: nothing is kept then.
-fn write(mut pending: Box<dyn PendingBlob>, mut pieces: tokio::sync::mpsc::Receiver<Piece>) -> Result<Option<Bytes>, StoreError> {
+fn write(
+    mut pending: Box<dyn PendingBlob>,
+    mut pieces: tokio::sync::mpsc::Receiver<Piece>,
+) -> Result<Option<Committed>, StoreError> {
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Piece::Chunk(chunk) => pending.write(&chunk)?,

@@ -243,7 +243,7 @@ fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, releases: &[Re
 /// Every integrity that a version was seen or served with.
 fn integrities(version: &str, releases: &[Release], served: &[Exposure]) -> Vec<Integrity> {
     let of_version = releases.iter().filter(|release| *release.version == *version);
-    let mut found: Vec<Integrity> = of_version.filter_map(|release| release.integrity.clone()).collect();
+    let mut found: Vec<Integrity> = of_version.filter_map(Release::known_digests).collect();
     let sent = served.iter().filter(|one| one.version == version).filter_map(|client| client.integrity.as_deref());
     for integrity in sent.filter_map(|sri| Integrity::parse(Some(sri), None)) {
         if !found.iter().any(|known| known.strongest() == integrity.strongest()) {

@@ -249,6 +249,21 @@ impl Standing {
         self.freezes.push(Freeze { ground: Ground::of(decision), at: *at, packages });
     }
 
+    /// Every digest that bytes of this version must match: those in `known`, and those of approvals that are about the same bytes.
+    #[must_use]
+    pub fn with_approved_digests(&self, name: &PackageName, version: &str, known: &Integrity) -> Integrity {
+        let mut digests = known.clone();
+        if self.approvals.is_empty() {
+            return digests;
+        }
+        for approval in self.approvals.get(name.as_str()).into_iter().flatten() {
+            if *approval.version == *version && approval.integrity.agreement(&digests) == Agreement::Same {
+                digests = digests.union(&approval.integrity).unwrap_or(digests);
+            }
+        }
+        digests
+    }
+
     fn approve(&mut self, package: &str, approved: &Approved, records: &[String], ground: &Ground, now: Timestamp) {
         if approved.until.is_some_and(|until| until <= now) {
             return;

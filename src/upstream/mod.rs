@@ -28,7 +28,7 @@ pub use npmrc::{Discovered, NpmrcError};
 pub use packument::{Fetched, Freshness, Validators};
 pub use passage::{Passage, Passed};
 pub use registry::{Registries, Registry};
-pub use tarball::TarballBody;
+pub use tarball::{Offer, TarballBody};
 
 use crate::net::NoRoom;
 

@@ -7,10 +7,12 @@ use http::header::{
     IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::registry::failure;
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
+use crate::npm::PackageName;
 
 /// The largest answer that is passed back, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 20;
@@ -22,6 +24,9 @@ const GOES_UP: [HeaderName; 8] =
 /// What comes back, besides npm's own `npm-…`. No cookie, and no `Location`: the client would go there without us.
 const COMES_BACK: [HeaderName; 8] =
     [CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE];
+
+/// What is encoded of a version in a path.
+const IN_VERSION: AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'+').remove(b'_');
 
 /// A request that is passed on as it came: audit, search, ping, writes.
 pub struct Passage {
@@ -68,6 +73,7 @@ impl Passage {
 }
 
 /// What upstream answered to a [`Passage`], whatever its status.
+#[derive(Debug, Clone)]
 pub struct Passed {
     /// The status.
     pub status: StatusCode,
@@ -77,7 +83,45 @@ pub struct Passed {
     pub body: Bytes,
 }
 
+impl Passage {
+    /// A question for the attestations of a version, made for all clients.
+    #[must_use]
+    pub fn for_attestations(name: &PackageName, version: &str) -> Self {
+        let version = utf8_percent_encode(version, &IN_VERSION);
+        let path = format!("-/npm/v1/attestations/{}@{version}", name.to_segment());
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        Self { method: Method::GET, path, headers, body: Bytes::new(), for_account: false }
+    }
+
+    /// Whether it is a GET without a query.
+    #[must_use]
+    pub fn is_plain_get(&self) -> bool {
+        self.method == Method::GET && !self.path.contains('?')
+    }
+}
+
 impl Passed {
+    /// Whether it is JSON and no error.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.status == StatusCode::OK && content_type.contains("json")
+    }
+
+    /// Whether upstream says that there is nothing.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// The same for clients that get it later: without the instant at which it was made.
+    #[must_use]
+    pub fn undated(mut self) -> Self {
+        self.headers.remove(DATE);
+        self
+    }
+
     /// An answer of ours in upstream's place: JSON.
     #[must_use]
     pub fn of_json(body: Bytes) -> Self {

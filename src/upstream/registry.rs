@@ -119,6 +119,7 @@ impl Registry {
         authorization: &Authorization,
     ) -> Result<(Route, Response), UpstreamError> {
         for _ in 0..=MOST_REDIRECTS {
+            route.with_credentials |= self.authorize(authorization, &route).is_some();
             let response = self.send_patiently(&route, &headers, authorization).await?;
             if !is_redirect(response.status) {
                 return Ok((route, response));

@@ -15,12 +15,14 @@ pub(super) struct Route {
     pub(super) reach: Reach,
     /// Whether it is the registry's own host, the only one that is sent a client's own credentials.
     pub(super) trusted: bool,
+    /// Whether credentials were sent on the way here.
+    pub(super) with_credentials: bool,
 }
 
 impl Route {
     /// To the registry itself.
     pub(super) fn to_registry(url: Url) -> Self {
-        Self { url, reach: Reach::Anywhere, trusted: true }
+        Self { url, reach: Reach::Anywhere, trusted: true, with_credentials: false }
     }
 
     /// To the tarball that a manifest places at `stated`, absolute or relative to `registry`.
@@ -35,7 +37,7 @@ impl Route {
             return Ok(Self::to_registry(url));
         }
         if let Some(reach) = HostGlob::reach_of(hosts, &url) {
-            return Ok(Self { url, reach, trusted: false });
+            return Ok(Self { url, reach, trusted: false, with_credentials: false });
         }
         if bare_host(registry) == bare_host(&url) && registry.scheme() != url.scheme() {
             return Ok(Self::to_registry(at_origin_of(registry, &url)));
@@ -56,7 +58,7 @@ impl Route {
             return Ok(Self { url, ..self.clone() });
         }
         match HostGlob::reach_of(hosts, &url) {
-            Some(reach) => Ok(Self { url, reach, trusted: false }),
+            Some(reach) => Ok(Self { url, reach, trusted: false, with_credentials: self.with_credentials }),
             None => Err(refused(host(&url), "another host has to be named by `--redirect-host`")),
         }
     }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::registry::{failure, refusal};
+use super::registry::{failure, header, refusal};
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
 use crate::net::BodyStream;
@@ -21,9 +21,27 @@ pub struct TarballBody {
     host: Arc<str>,
     limit: u64,
     taken: u64,
+    with_credentials: bool,
+}
+
+/// What an address answers when it is asked whether it gives a tarball.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// So many bytes.
+    Bytes(u64),
+    /// A page for people: to log in, mostly.
+    Page,
+    /// Something that only a download can tell.
+    Unclear,
 }
 
 impl TarballBody {
+    /// Whether credentials were sent for it, at any hop.
+    #[must_use]
+    pub fn needed_credentials(&self) -> bool {
+        self.with_credentials
+    }
+
     /// How many bytes it has, if upstream said so.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
@@ -88,7 +106,31 @@ impl Registry {
         if response.body.length().is_some_and(|length| length > limit) {
             return Err(UpstreamError::TooLarge { host, limit });
         }
-        Ok(TarballBody { stream: response.body, host, limit, taken: 0 })
+        Ok(TarballBody { stream: response.body, host, limit, taken: 0, with_credentials: route.with_credentials })
+    }
+
+    /// Asks whether an address gives a tarball to these credentials: as [`Registry::tarball`] does, and stops after the headers. A
+    /// HEAD would prove nothing: servers answer it by other rules.
+    ///
+    /// # Errors
+    /// As [`Registry::tarball`].
+    pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
+        let route = Route::to_tarball(&self.url, url, self.tarball_hosts())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let (route, response) = self.get(route, headers, authorization).await?;
+        let is_page =
+            header(&response.headers, &CONTENT_TYPE).is_some_and(|value| value.to_ascii_lowercase().starts_with("text/html"));
+        let whole = || header(&response.headers, &CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+        match response.status {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT if is_page => Ok(Offer::Page),
+            StatusCode::OK => Ok(response.body.length().map_or(Offer::Unclear, Offer::Bytes)),
+            StatusCode::PARTIAL_CONTENT => Ok(whole().map_or(Offer::Unclear, Offer::Bytes)),
+            StatusCode::NOT_MODIFIED | StatusCode::RANGE_NOT_SATISFIABLE => Ok(Offer::Unclear),
+            _ => Err(refusal(&route, response).await),
+        }
     }
 }
 

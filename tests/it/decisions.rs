@@ -87,6 +87,47 @@ async fn exposure_says_which_approval_let_a_version_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_approval_by_exact_bytes_holds_every_digest_of_them() {
+    let scene = Scene::open().await;
+    let victim = Package::new("victim", "1.0.0").aged(hours(1)).dist("integrity", serde_json::Value::Null);
+    let carrier = Package::new("carrier", "1.0.0").content("malice");
+    scene.publish(victim.clone());
+    scene.publish(carrier.clone());
+    scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
+    let shasum = coldframe::npm::Digest::of(coldframe::npm::Algorithm::Sha1, &victim.tarball).to_sri();
+    let approved = Approved { version: "1.0.0".to_owned(), integrity: shasum, until: None };
+    let act =
+        Act::Approve { package: "victim".to_owned(), asked: "1.0.0".to_owned(), versions: vec![approved], records: Vec::new() };
+    decide(&scene, act, None, false).await;
+    // Before anybody looked, upstream adds the digest of other bytes, which the store has.
+    let stated = sha512(&carrier.tarball);
+    scene.registry.edit("victim", move |packument| packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(stated));
+    let path = "/victim/-/victim-1.0.0.tgz";
+    scene.get(path).await.is(403);
+    scene.registry.tamper(path, carrier.tarball.clone());
+    scene.get(path).await.is(403);
+    // And an approval of the SHA-512 binds where a shasum alone is stated.
+    let bound = Package::new("bound", "1.0.0").aged(hours(1));
+    scene.publish(bound.clone().dist("integrity", serde_json::Value::Null));
+    let act = Act::Approve {
+        package: "bound".to_owned(),
+        asked: "1.0.0".to_owned(),
+        versions: vec![Approved {
+            version: "1.0.0".to_owned(),
+            integrity: format!(
+                "{} {}",
+                sha512(b"other bytes"),
+                coldframe::npm::Digest::of(coldframe::npm::Algorithm::Sha1, &bound.tarball).to_sri()
+            ),
+            until: None,
+        }],
+        records: Vec::new(),
+    };
+    decide(&scene, act, None, false).await;
+    scene.get("/bound/-/bound-1.0.0.tgz").await.is(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_approval_opens_its_version_at_once_and_for_as_long_as_it_says() {
     let scene = Scene::open().await;
     let young = Package::new("axios", "1.14.1").aged(hours(1));

@@ -101,8 +101,14 @@ pub fn at(scene: &Scene) -> SocketAddr {
 }
 
 /// Asks over a connection, which is then at its end.
-pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, target: &str, host: &str) -> Response {
-    let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\nconnection: close\r\n\r\n");
+pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: S, target: &str, host: &str) -> Response {
+    ask_with(stream, target, host, "").await
+}
+
+/// The same with further headers, each ended as headers are.
+pub async fn ask_with<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, target: &str, host: &str, headers: &str) -> Response {
+    let request =
+        format!("GET {target} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n{headers}connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("an open connection");
     Response::read(&mut stream, false).await.expect("an answer")
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::raw;
-use crate::gate::{REGISTRY, ask, at, connect, gateway, inside, refused, secure, trusting};
+use crate::gate::{REGISTRY, ask, ask_with, at, connect, gateway, inside, refused, secure, trusting};
 use crate::package::{Package, hours};
 use crate::scene::Scene;
 
@@ -53,6 +53,29 @@ async fn a_client_that_knows_nothing_of_us_gets_what_the_policy_shows_under_the_
     ask(inside(&scene).await, "/left-pad/-/left-pad-1.0.0.tgz", REGISTRY).await.is(200);
     let young = ask(inside(&scene).await, "/left-pad/-/left-pad-1.1.0.tgz", REGISTRY).await.is(403);
     assert!(young.reason.contains("left-pad@1.1.0") && young.error().contains("72 h"), "{young:?}");
+}
+
+#[tokio::test]
+async fn private_bytes_of_the_store_go_to_who_may_have_them_by_the_gateway_too() {
+    let scene = gateway().await;
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice,bob");
+    let stolen = crate::package::sha512(&secret.tarball);
+    scene.publish(secret.clone());
+    scene.publish(Package::new("evil", "1.0.0").dist("integrity", stolen).dist("shasum", serde_json::Value::Null));
+    let path = secret.path();
+    let ask = async |path: &str, token: &str| {
+        ask_with(inside(&scene).await, path, REGISTRY, &format!("authorization: Bearer {token}\r\n")).await
+    };
+    ask(&path, "alice").await.is(200);
+    assert_eq!(ask(&path, "bob").await.is(200).body, secret.tarball);
+    for answer in [
+        ask(&path, "mallory").await,
+        ask("/evil/-/evil-1.0.0.tgz", "mallory").await,
+        crate::gate::ask(inside(&scene).await, &path, REGISTRY).await,
+        crate::gate::ask(inside(&scene).await, "/evil/-/evil-1.0.0.tgz", REGISTRY).await,
+    ] {
+        assert!(answer.status >= 400 && answer.body != secret.tarball, "{}", answer.status);
+    }
 }
 
 #[tokio::test]

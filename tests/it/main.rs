@@ -23,6 +23,7 @@ mod authority;
 mod beside;
 mod binary;
 mod bindings;
+mod bytes;
 mod chain;
 mod check;
 mod contacts;

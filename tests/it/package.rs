@@ -169,7 +169,7 @@ impl Package {
         self
     }
 
-    /// Only requests with this bearer token see the package.
+    /// Only requests with this bearer token see the package; several are set apart by commas.
     pub fn readable_with(mut self, token: &str) -> Self {
         self.readers = Some(token.to_owned());
         self

@@ -327,7 +327,7 @@ impl State {
         let path = request.path.clone();
         if let Some((bytes, readers)) = self.tarballs.get(&path) {
             return match readers {
-                Some(token) if request.bearer() != Some(token.as_str()) => Reply::error(401, "who are you?"),
+                Some(readers) if !may_read(readers, request) => Reply::error(401, "who are you?"),
                 _ => Reply::ok(bytes.clone())
                     .header("content-type", "application/octet-stream")
                     .header("cache-control", "public, immutable, max-age=31557600"),
@@ -355,7 +355,7 @@ impl State {
         let name = request.path.trim_start_matches('/');
         let tags = name.strip_prefix("-/package/").and_then(|rest| rest.strip_suffix("/dist-tags"));
         let (asked, only_tags) = (tags.unwrap_or(name), tags.is_some());
-        let may_read = self.tokens.get(asked).is_none_or(|token| request.bearer() == Some(token.as_str()));
+        let may_read = self.tokens.get(asked).is_none_or(|readers| may_read(readers, request));
         match self.listings.get(asked) {
             Some(_) if !may_read => Reply::error(404, "not found"),
             Some(listing) if only_tags => Reply::json(&listing.tags_json()),
@@ -383,6 +383,16 @@ impl State {
         self.undeclared.push(format!("{} {}", request.method, request.target));
         Reply::error(404, "nobody declared this")
     }
+}
+
+/// Whether a request carries one of these tokens, which are set apart by commas; `*` ends one of which only the beginning counts.
+fn may_read(readers: &str, request: &Request) -> bool {
+    let shown = request.headers.first("authorization").unwrap_or_default();
+    let shown = shown.strip_prefix("Bearer ").unwrap_or(shown);
+    readers.split(',').any(|reader| match reader.strip_suffix('*') {
+        Some(beginning) => shown.starts_with(beginning),
+        None => shown == reader,
+    })
 }
 
 /// The words for `time`, in the registry's own spelling.

@@ -160,6 +160,24 @@ async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused()
     assert_eq!(place.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_gives_private_bytes_to_the_token_that_may_have_them() {
+    let place = Place::make().await;
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
+    let stolen = crate::package::sha512(&secret.tarball);
+    place.registry.publish(secret.clone());
+    place.registry.publish(Package::new("evil", "1.0.0").dist("integrity", stolen).dist("shasum", Value::Null));
+    let running = place.start(&[]);
+    let shown = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
+    let ask = |path: &str| running.ask_unknown(&place.at(path)).header("proxy-authorization", &shown);
+    assert_eq!(ask(&secret.path()).token("alice").await.is(200).body, secret.tarball);
+    for denied in [ask(&secret.path()), ask(&secret.path()).token("mallory"), ask("/evil/-/evil-1.0.0.tgz")] {
+        let answer = denied.await;
+        assert!(answer.status >= 400 && answer.body != secret.tarball, "{}", answer.status);
+    }
+    assert_eq!(running.end().0, 0);
+}
+
 /// A command that shows its environment, waits, and fails.
 const FAILS: &str = "env; echo; cat >/dev/null; exit 1";
 

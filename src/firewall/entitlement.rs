@@ -1,0 +1,232 @@
+//! Who may have a tarball that is in the store: all clients what its address gives without credentials, the others what its address
+//! gives to their own. Having the bytes entitles no client. Answers are kept per credentials and package.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use moka::sync::Cache;
+
+use super::catalog::{is_within, lost};
+use super::known::{Known, Partition, Slot};
+use super::stored::StoredTarball;
+use super::{Inner, Rejection};
+use crate::npm::{Digest, PackageName};
+use crate::store::{PackageChange, TarballSource};
+use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::upstream::{Authorization, Offer, UpstreamError};
+
+/// Credentials and packages of which it is remembered that they go together, about 200 bytes each. One that is forgotten costs a
+/// request.
+const MAX_SCOPES: u64 = 50_000;
+
+/// Packages of which it is remembered that they are not for all clients.
+const MAX_PRIVATE: u64 = 10_000;
+
+/// Which credentials may have which packages.
+pub(super) struct Entitlements {
+    /// When the address of a tarball of the package last gave it to the credentials.
+    scopes: Cache<Slot, Timestamp>,
+    /// When the address of a tarball of the package last gave nothing to a request without credentials.
+    private: Cache<PackageName, Timestamp>,
+}
+
+impl Default for Entitlements {
+    fn default() -> Self {
+        Self { scopes: Cache::new(MAX_SCOPES), private: Cache::new(MAX_PRIVATE) }
+    }
+}
+
+impl Entitlements {
+    /// Learns that upstream gave a tarball of the package to these credentials.
+    pub(super) fn grant(&self, slot: &Slot, now: Timestamp) {
+        self.scopes.insert(slot.clone(), now);
+    }
+
+    /// Learns that upstream gives these credentials nothing of the package any more.
+    pub(super) fn end(&self, slot: &Slot) {
+        self.scopes.invalidate(slot);
+    }
+
+    /// Whether upstream gave these credentials a tarball of the package within `span`.
+    fn holds(&self, slot: &Slot, span: Duration, now: Timestamp) -> bool {
+        self.scopes.get(slot).is_some_and(|since| is_within(since, span, now))
+    }
+}
+
+/// A question whether some credentials may have some bytes, which all wait for that ask it.
+pub(super) type EntitlementKey = (Slot, Box<str>, Digest);
+
+/// What was found out by asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entitled {
+    /// They may have it.
+    Yes,
+    /// Upstream's answer says neither: what it gives to them must be downloaded and checked.
+    Unclear,
+}
+
+impl Inner {
+    /// Whether the credentials of `known` may have `stored` by what is known already.
+    pub(super) fn is_entitled(&self, known: &Known, stored: &StoredTarball) -> bool {
+        stored.is_public() || self.entitlements.holds(&known.slot, self.config.packument_ttl, self.clock.now())
+    }
+
+    /// Whether the credentials of `known` may have a version that upstream no longer has: all may have what was public, and those
+    /// that are shown the package now what others got with credentials.
+    pub(super) fn is_entitled_to_departed(known: &Known, stored: &StoredTarball) -> bool {
+        stored.is_public() || known.packument.is_some() && known.slot.partition != Partition::Anonymous
+    }
+
+    /// Asks upstream whether the credentials of `known` may have `stored`, the tarball of the entry at `at`.
+    ///
+    /// # Errors
+    /// Upstream's refusal, or that it cannot be asked.
+    pub(super) async fn ask_entitlement(
+        self: &Arc<Self>,
+        known: &Arc<Known>,
+        at: usize,
+        stored: &Arc<StoredTarball>,
+        authorization: &Authorization,
+    ) -> Result<Entitled, Rejection> {
+        let Some(address) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
+        else {
+            return Ok(Entitled::Unclear);
+        };
+        let key = (known.slot.clone(), address.clone(), stored.name.clone());
+        let (inner, known, stored, authorization) =
+            (Arc::clone(self), Arc::clone(known), Arc::clone(stored), authorization.clone());
+        let ask = move || async move { inner.find_entitlement(&known, at, &stored, &authorization).await };
+        self.entitlements_asked.join(key, ask).await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    async fn find_entitlement(
+        self: &Arc<Self>,
+        known: &Arc<Known>,
+        at: usize,
+        stored: &Arc<StoredTarball>,
+        authorization: &Authorization,
+    ) -> Result<Entitled, Rejection> {
+        let (slot, now) = (&known.slot, self.clock.now());
+        let is_anonymous = slot.partition == Partition::Anonymous;
+        let is_private = || self.entitlements.private.get(&slot.name).is_some_and(|since| self.is_recent(since, now));
+        if !is_anonymous && !is_private() {
+            if let Ok(Entitled::Yes) = self.ask_address(known, at, stored, &Authorization::None).await {
+                self.make_public(known, at, stored).await;
+                return Ok(Entitled::Yes);
+            }
+            self.entitlements.private.insert(slot.name.clone(), now);
+        }
+        let entitled = self.ask_address(known, at, stored, authorization).await;
+        match &entitled {
+            Ok(Entitled::Yes) if is_anonymous => self.make_public(known, at, stored).await,
+            Ok(Entitled::Yes) => self.entitlements.grant(slot, now),
+            Err(error) if !is_no_answer(error) => self.entitlements.end(slot),
+            // Without an answer, the last one counts for as long as what is stale is served.
+            Err(_) if self.entitlements.holds(slot, self.config.max_stale, now) => return Ok(Entitled::Yes),
+            // After a restart the last answer to our own credentials is the packument that they were shown.
+            Err(_) if slot.partition == Partition::Lent && is_within(known.checked, self.config.max_stale, now) => {
+                return Ok(Entitled::Yes);
+            }
+            _ => {}
+        }
+        Ok(entitled?)
+    }
+
+    fn is_recent(&self, since: Timestamp, now: Timestamp) -> bool {
+        is_within(since, self.config.packument_ttl, now)
+    }
+
+    /// What the address of the entry at `at` says to these credentials.
+    async fn ask_address(
+        &self,
+        known: &Known,
+        at: usize,
+        stored: &StoredTarball,
+        authorization: &Authorization,
+    ) -> Result<Entitled, UpstreamError> {
+        let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else {
+            return Ok(Entitled::Unclear);
+        };
+        let _permit = self.downloads.acquire().await;
+        let asked = std::time::Instant::now();
+        let offer = known.registry.offers_tarball(&entry.tarball, authorization).await;
+        let outcome = match &offer {
+            Ok(_) => UpstreamOutcome::Changed,
+            // A no is an answer to this question, and no failure.
+            Err(error) if !is_no_answer(error) => UpstreamOutcome::NotFound,
+            Err(_) => UpstreamOutcome::Failed,
+        };
+        let (what, name, detail) = (UpstreamWhat::Tarball, Some(&known.slot.name), offer.as_ref().err().map(ToString::to_string));
+        UpstreamAnswered { what, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }.emit(&self.metrics);
+        match offer? {
+            Offer::Bytes(length) if length == stored.length => Ok(Entitled::Yes),
+            Offer::Bytes(_) | Offer::Unclear => Ok(Entitled::Unclear),
+            // A login page: no error by its status, and not a tarball.
+            Offer::Page => Err(UpstreamError::NotFound),
+        }
+    }
+
+    /// Remembers that the address of the entry at `at` gives `stored` to requests without credentials.
+    async fn make_public(self: &Arc<Self>, known: &Arc<Known>, at: usize, stored: &Arc<StoredTarball>) {
+        stored.make_public();
+        let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else { return };
+        let source = TarballSource {
+            version: entry.key.clone(),
+            address: entry.tarball.clone(),
+            digests: stored.digests.clone(),
+            length: stored.length,
+            public: true,
+        };
+        let change = PackageChange { tarballs: vec![source], ..PackageChange::default() };
+        let (inner, key) = (Arc::clone(self), known.slot.key(&known.registry));
+        if self.blocking(move || inner.write(&key, &change)).await.is_err() {
+            tracing::error!("the ledger's task was lost");
+        }
+    }
+}
+
+/// Whether upstream said nothing about the credentials: it could not be reached, was too slow, or has troubles of its own.
+fn is_no_answer(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::NotFound
+        | UpstreamError::Denied { .. }
+        | UpstreamError::Redirected { .. }
+        | UpstreamError::TarballHost { .. } => false,
+        UpstreamError::Status { status, .. } => *status >= 500 || matches!(status, 408 | 429),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_774_915_200 + second).unwrap()
+    }
+
+    #[test]
+    fn an_entitlement_lasts_for_its_span_and_ends_at_a_no() {
+        let slot = |token: u8| Slot { name: PackageName::parse("@acme/secret").unwrap(), partition: Partition::Own([token; 32]) };
+        let (entitlements, span) = (Entitlements::default(), Duration::from_secs(300));
+        assert!(!entitlements.holds(&slot(1), span, at(0)));
+        entitlements.grant(&slot(1), at(0));
+        assert!(entitlements.holds(&slot(1), span, at(299)) && !entitlements.holds(&slot(2), span, at(1)));
+        assert!(!entitlements.holds(&slot(1), span, at(300)) && !entitlements.holds(&slot(1), span, at(-1)));
+        entitlements.end(&slot(1));
+        assert!(!entitlements.holds(&slot(1), span, at(1)));
+    }
+
+    #[test]
+    fn only_an_answer_about_the_credentials_ends_an_entitlement() {
+        let status = |status| UpstreamError::Status { host: "registry.example".into(), status, retry_after: None };
+        for error in [status(500), status(429), UpstreamError::Broken { host: "registry.example".into(), detail: "cut".into() }] {
+            assert!(is_no_answer(&error), "{error}");
+        }
+        let denied = UpstreamError::Denied { host: "registry.example".into(), status: 401, message: "no".into() };
+        for error in [UpstreamError::NotFound, denied, status(400)] {
+            assert!(!is_no_answer(&error), "{error}");
+        }
+    }
+}

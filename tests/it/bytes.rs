@@ -1,0 +1,401 @@
+//! Which bytes, and for whom: a version is its bytes and what clients resolve by, whatever upstream states of it later; and having
+//! bytes in the store entitles no client to them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use coldframe::npm::{Algorithm, Digest};
+use serde_json::{Value, json};
+
+use crate::package::{Package, days, hours, minutes, sha1, sha512};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const VICTIM: &str = "/victim/-/victim-1.0.0.tgz";
+const CARRIER: &str = "/carrier/-/carrier-1.0.0.tgz";
+const SECRET: &str = "/@acme/secret/-/secret-1.0.0.tgz";
+const EVIL: &str = "/evil/-/evil-1.0.0.tgz";
+
+/// `victim@1.0.0`, of which a shasum alone is stated.
+fn victim() -> Package {
+    Package::new("victim", "1.0.0").dist("integrity", Value::Null)
+}
+
+/// What upstream states of the bytes of `name@1.0.0` from now on.
+fn states(scene: &Scene, name: &str, digest: &'static str, value: String) {
+    scene.registry.edit(name, move |packument| packument["versions"]["1.0.0"]["dist"][digest] = json!(value));
+}
+
+#[tokio::test]
+async fn other_bytes_of_the_store_are_not_served_for_a_digest_that_was_added() {
+    for is_downloaded_before in [false, true] {
+        let scene = Scene::open().await;
+        let carrier = Package::new("carrier", "1.0.0").content("malice");
+        scene.publish(victim());
+        scene.publish(carrier.clone());
+        scene.get("/victim").await.is(200);
+        scene.get(CARRIER).await.is(200);
+        if is_downloaded_before {
+            scene.get(VICTIM).await.is(200);
+        }
+        scene.later(hours(1));
+        states(&scene, "victim", "integrity", sha512(&carrier.tarball));
+        assert_ne!(scene.get(VICTIM).await.is(403).body, carrier.tarball);
+        // Neither where upstream has the other bytes at that address by now.
+        scene.registry.tamper(VICTIM, carrier.tarball.clone());
+        scene.later(hours(1));
+        scene.get(VICTIM).await.is(403);
+        if is_downloaded_before {
+            scene.get("/victim").await.is(403);
+            assert!(scene.metric("coldframe_incidents", "integrity_changed").await >= 1.0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_computed_of_the_bytes_binds_after_a_restart_and_by_every_algorithm() {
+    let mut scene = Scene::open().await;
+    scene.publish(victim());
+    let good = victim().tarball;
+    scene.get(VICTIM).await.is(200);
+    scene.restart().await;
+    scene.later(hours(1));
+    states(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, &good).to_sri());
+    assert_eq!(scene.get(VICTIM).await.is(200).body, good);
+    assert_eq!(scene.registry.count(VICTIM), 1, "the new statement is about the bytes that are here");
+    scene.later(hours(1));
+    states(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, b"others").to_sri());
+    scene.get(VICTIM).await.is(403);
+    scene.restart().await;
+    scene.get("/victim").await.is(403);
+}
+
+#[tokio::test]
+async fn a_digest_that_cannot_be_compared_must_be_proven_beside_the_old_ones() {
+    let scene = Scene::open().await;
+    scene.publish(victim());
+    scene.get("/victim").await.is(200);
+    scene.later(hours(1));
+    // Only a SHA-512 is stated now: of the same bytes, and then of others.
+    let good = victim().tarball;
+    scene.publish(Package::new("victim", "1.0.0").dist("shasum", Value::Null));
+    assert_eq!(scene.get("/victim").await.versions(), ["1.0.0"]);
+    scene.registry.tamper(VICTIM, *b"other bytes");
+    states(&scene, "victim", "integrity", sha512(b"other bytes"));
+    scene.later(hours(1));
+    scene.get(VICTIM).await.is(403);
+    scene.registry.tamper(VICTIM, good);
+    scene.get(VICTIM).await.is(403);
+}
+
+/// The first of two published messages with one SHA-1 ("SHA-1 is a Shambles", 2020), base64.
+const COLLIDING: &str = concat!(
+    "mQQNBH/oF4ABIAD/S2V5IGlzIHBhcnQgb2YgYSBjb2xsaXNpb24hIEl0J3MgYSB0cmFwIXnGGvCvzAVFFdknTnMHYksdx/sjmIu4",
+    "3otXXbp7nqsxwWdLbZdDeKgncy/1hRx2ouYHcrWkfOHqxAu5k8EtjHDiSk+NX83twbMsnPGeMa8kKXWdQuTf2zFxn1h2I+5VKTm2",
+    "3NxFn8pTVTtw+H7eMKJH6jr2x1mi8gsyDXYNtk/0eQhP08yzzdSDYtlqnEMGF8r/bDbGN+U/3ihBf2Jv7FTteUOkbl9XMPK7OPsd",
+    "9uAJABDQDiSteL+SZBmTYI6NFYp4nzTEb+HmAn81pMv7gnB2xQ7KDot8ymm7LCt5Aln5v5Vw3Y1EN6MRX6/3w8rAmtJSZgVcJxBH",
+    "VReOrv+CWiyqKs+13mTOdkHcWaVBqfycdWdW4uI9xxPIwkyXkKprDjin9V8URSocooUN3ZVi/ZoYrUJJaqlwCPdGcvaO9GHriLCZ",
+    "M9YmtPkYdJzAJ/3dbEJfxCFoNdATTRUoW6sst4Sk98u0+1FNS/D2I3zwCp6fEyuaBm5v0X9sQph0eFhv9lGvlnR/tCa5hyuaiOQG",
+    "P1m7M0zABlD4OoDEJ1G3GXTTAPwoGaLo8eMsG1HLGOa/xNubrvZ11Kr1sVdKBH+PbdLsFTqTQSKTl02Sj4jO2TY8/vl84udCvzTJ",
+    "a47zh1Z2/qXMqOX33qC6skE9TeAO5x7gHxYr220er9kl5q66rmo1TvF88gWkBPvbEvxFTUH92VzyRZZkoq0DLR2mCnMmQHXX8eDW",
+    "wUA656DYYd8/5XBxiN1eB9FYm5+LZjBVP4/DUrPgwn2oC926TGQCDQ==",
+);
+
+#[tokio::test]
+async fn bytes_that_were_made_to_collide_prove_no_shasum() {
+    let scene = Scene::open().await;
+    let colliding = STANDARD.decode(COLLIDING).unwrap();
+    scene.publish(victim().dist("shasum", sha1(&colliding)));
+    scene.registry.tamper(VICTIM, colliding);
+    let refused = scene.get(VICTIM).await.is(403);
+    assert!(refused.error().contains("integrity"), "{}", refused.error());
+    assert!(scene.kept_tarballs().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_private_tarball_does_not_reach_who_only_states_its_digest() {
+    let scene = Scene::open().await;
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
+    let stolen = sha512(&secret.tarball);
+    scene.publish(secret.clone());
+    scene.get(SECRET).token("alice").await.is(200);
+    // At an address of its own, and at that of the private tarball.
+    scene.publish(Package::new("evil", "1.0.0").dist("integrity", stolen.clone()).dist("shasum", Value::Null));
+    scene.publish(Package::new("sly", "1.0.0").dist("integrity", stolen).dist("shasum", Value::Null).at_path(SECRET));
+    for ask in [scene.get(EVIL), scene.get(EVIL).token("mallory"), scene.get("/sly/-/sly-1.0.0.tgz"), scene.ask("HEAD", EVIL)] {
+        let answer = ask.await;
+        assert!(answer.status >= 400 && answer.body != secret.tarball, "{}", answer.status);
+    }
+    // Alice may have the private bytes, and gets them for the private package alone.
+    assert_eq!(scene.get(SECRET).token("alice").await.is(200).body, secret.tarball);
+    scene.get(EVIL).token("alice").await.is(403);
+}
+
+#[tokio::test]
+async fn a_private_packument_is_no_tarball() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
+    scene.get("/@acme%2fsecret").token("alice").await.is(200);
+    let files = loop {
+        let files = scene.kept_files().await;
+        if !files.is_empty() {
+            break files;
+        }
+        tokio::task::yield_now().await;
+    };
+    for file in files {
+        let bytes = std::fs::read(file).unwrap();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512, Algorithm::Sha1] {
+            let evil = Package::new("evil", "1.0.0").dist("shasum", Value::Null);
+            scene.publish(evil.dist("integrity", Digest::of(algorithm, &bytes).to_sri()));
+            scene.later(minutes(10));
+            assert_ne!(scene.get(EVIL).await.is(403).body, bytes);
+        }
+    }
+}
+
+/// A private package of three versions, and their tarballs' paths.
+fn publish_secrets(scene: &Scene, readers: &str) -> Vec<String> {
+    let versions = ["1.0.0", "1.1.0", "1.2.0"];
+    let packages = versions.map(|version| Package::new("@acme/secret", version).readable_with(readers));
+    packages
+        .into_iter()
+        .map(|package| {
+            let path = package.path();
+            scene.publish(package);
+            path
+        })
+        .collect()
+}
+
+/// How often tarballs were asked for with a token.
+fn asked_with(scene: &Scene, token: Option<&str>) -> usize {
+    let requests = scene.registry.requests();
+    requests.iter().filter(|request| request.path.contains("/-/") && request.bearer() == token).count()
+}
+
+#[tokio::test]
+async fn a_token_for_each_job_costs_one_request_for_a_package() {
+    let scene = Scene::open().await;
+    let paths = publish_secrets(&scene, "job-*");
+    for job in ["job-1", "job-2", "job-3", "job-4"] {
+        for path in &paths {
+            scene.get(path).token(job).await.is(200);
+        }
+    }
+    let asked = ["job-1", "job-2", "job-3", "job-4"].map(|job| asked_with(&scene, Some(job)));
+    assert_eq!(asked, [3, 1, 1, 1]);
+    assert!(asked_with(&scene, None) <= 1, "whether it is public is asked once");
+    assert!(scene.registry.requests().iter().all(|request| request.method == "GET"), "a HEAD proves nothing");
+    // Who has none gets none, in whatever state.
+    for path in &paths {
+        scene.get(path).token("mallory").await.is(404);
+        scene.get(path).await.is(404);
+    }
+    // It is asked again when the packument is.
+    scene.later(minutes(10));
+    for path in &paths {
+        scene.get(path).token("job-4").await.is(200);
+    }
+    assert_eq!(asked_with(&scene, Some("job-4")), 2);
+}
+
+#[tokio::test]
+async fn what_is_public_costs_nothing_more_once_anybody_without_a_token_got_it() {
+    let mut scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let path = "/left-pad/-/left-pad-1.0.0.tgz";
+    scene.get(path).await.is(200);
+    scene.get(path).token("alice").await.is(200);
+    scene.restart().await;
+    for token in ["bob", "carol"] {
+        scene.get(path).token(token).await.is(200);
+        scene.get(path).await.is(200);
+    }
+    assert_eq!(scene.registry.count(path), 1);
+    // First got with a token, it is asked for once without.
+    scene.publish_old("right-pad", &["1.0.0"]);
+    let path = "/right-pad/-/right-pad-1.0.0.tgz";
+    for token in ["alice", "bob", "carol"] {
+        scene.get(path).token(token).await.is(200);
+    }
+    scene.get(path).await.is(200);
+    assert_eq!(scene.registry.count(path), 2);
+    scene.restart().await;
+    scene.get(path).token("dave").await.is(200);
+    assert_eq!(scene.registry.count(path), 2);
+}
+
+#[tokio::test]
+async fn a_token_that_upstream_refuses_gets_nothing_from_the_store_any_more() {
+    let scene = Scene::open().await;
+    let paths = publish_secrets(&scene, "alice,bob");
+    for path in &paths {
+        scene.get(path).token("alice").await.is(200);
+        scene.get(path).token("bob").await.is(200);
+    }
+    // The packument is still shown to all, the tarballs are not.
+    for path in &paths {
+        scene.registry.answer(path, Reply::error(403, "your token was revoked"));
+    }
+    scene.later(minutes(10));
+    for path in &paths {
+        scene.get(path).token("bob").await.is(403);
+    }
+    scene.registry.goes_down();
+    let refused = scene.get(&paths[0]).token("bob").await;
+    assert!(refused.status >= 400, "an outage brings nothing back: {}", refused.status);
+}
+
+#[tokio::test]
+async fn while_upstream_is_away_who_was_entitled_stays_so_for_as_long_as_what_is_stale_is_served() {
+    let mut scene = Scene::open().set("max-stale", "5h").await;
+    let paths = publish_secrets(&scene, "alice,bob");
+    scene.get(&paths[0]).token("alice").await.is(200);
+    scene.get(&paths[1]).token("bob").await.is(200);
+    scene.later(minutes(10));
+    scene.registry.goes_down();
+    // Each was given a tarball of the package lately, and has its packument.
+    scene.get(&paths[1]).token("alice").await.is(200);
+    scene.get(&paths[0]).token("bob").await.is(200);
+    for stranger in [scene.get(&paths[0]).token("mallory"), scene.get(&paths[0])] {
+        assert!(stranger.await.status >= 400);
+    }
+    scene.later(hours(6));
+    assert!(scene.get(&paths[0]).token("alice").await.status >= 400);
+    scene.restart().await;
+    assert!(scene.get(&paths[0]).token("alice").await.status >= 400, "a restart entitles no client");
+}
+
+#[tokio::test]
+async fn lent_credentials_are_asked_for_like_any_other() {
+    let mut scene = Scene::open().await;
+    let basic = format!("Basic {}", STANDARD.encode("me:pass"));
+    let paths = publish_secrets(&scene, &format!("alice,{basic}"));
+    scene.get(&paths[0]).token("alice").await.is(200);
+    let url = scene.registry.url.replace("http://", "http://me:pass@");
+    scene.restart_with("upstream", &url).await;
+    let before = scene.registry.count(&paths[0]);
+    for _ in 0..3 {
+        scene.get(&paths[0]).await.is(200);
+    }
+    assert!(scene.registry.count(&paths[0]) <= before + 2, "once without credentials, once with them");
+    scene.get(&paths[0]).token("mallory").await.is(404);
+    // After a restart without upstream, what they were shown lately still counts.
+    scene.restart().await;
+    scene.registry.goes_down();
+    scene.get(&paths[0]).await.is(200);
+    assert!(scene.get(&paths[0]).token("alice").await.status >= 400);
+}
+
+#[tokio::test]
+async fn a_login_page_or_another_host_is_a_no_and_a_signed_address_a_yes() {
+    let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
+    let storage = Registry::elsewhere(&scene.clock).await;
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice,bob,carol,dave");
+    scene.publish(secret.clone());
+    storage.tamper("/blobs/1.tgz", secret.tarball.clone());
+    scene.registry.answer(SECRET, Reply::redirect(302, &format!("{}/blobs/1.tgz?signature=1", storage.url)));
+    assert_eq!(scene.get(SECRET).token("alice").await.is(200).body, secret.tarball);
+    scene.registry.answer(SECRET, Reply::ok("<html>who are you?</html>").header("content-type", "text/html; charset=utf-8"));
+    scene.get(SECRET).token("bob").await.is(404);
+    scene.registry.answer(SECRET, Reply::redirect(302, "http://127.0.0.3:1/login"));
+    assert!(scene.get(SECRET).token("carol").await.status >= 400);
+    assert_eq!(scene.metric("coldframe_incidents", "integrity_mismatch").await, 0.0);
+    scene.registry.answer(SECRET, Reply::redirect(302, &format!("{}/blobs/1.tgz?signature=2", storage.url)));
+    assert_eq!(scene.get(SECRET).token("dave").await.is(200).body, secret.tarball);
+    assert!(storage.requests().iter().all(|request| request.bearer().is_none()));
+    // Other bytes of another length are no yes: they are looked at, and refused.
+    scene.registry.answer(SECRET, Reply::ok("something else"));
+    scene.later(minutes(10));
+    scene.get(SECRET).token("dave").await.is(403);
+}
+
+#[tokio::test]
+async fn an_old_version_that_gains_a_dependency_is_held_from_then_on() {
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)).depends_on("honest", "1.0.0"));
+    let path = "/left-pad/-/left-pad-1.0.0.tgz";
+    scene.get(path).await.is(200);
+    scene.later(hours(1));
+    scene.registry.edit("left-pad", |packument| packument["versions"]["1.0.0"]["dependencies"]["evil"] = json!("1.0.0"));
+    scene.get("/left-pad").await.is(403);
+    scene.get(path).await.is(403);
+    scene.restart().await;
+    scene.later(hours(71));
+    scene.get("/left-pad").await.is(403);
+    scene.later(hours(2));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn attestations_are_asked_for_once_and_gated_each_time() {
+    let scene = Scene::open().await;
+    let path = "/-/npm/v1/attestations/left-pad@1.0.0";
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    scene.registry.answer(path, Reply::json(r#"{"attestations":[]}"#));
+    for hours_later in [0, 1, 200] {
+        scene.later(hours(hours_later));
+        assert_eq!(scene.get(path).await.is(200).json(), json!({ "attestations": [] }));
+    }
+    assert_eq!(scene.registry.count(path), 1);
+    // What is hidden has none, whatever is remembered.
+    scene.registry.edit("left-pad", |packument| {
+        packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(sha512(b"other bytes"));
+    });
+    scene.later(hours(1));
+    scene.get(path).await.is(404);
+    assert_eq!(scene.registry.count(path), 1);
+}
+
+#[tokio::test]
+async fn attestations_are_remembered_for_who_asked_and_their_lack_briefly() {
+    let scene = Scene::open().await;
+    let path = "/-/npm/v1/attestations/@acme/secret@1.0.0";
+    scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice,bob"));
+    scene.registry.answer(path, Reply::error(404, "none"));
+    for _ in 0..3 {
+        scene.get(path).token("alice").await.is(404);
+    }
+    assert_eq!(scene.registry.count(path), 1);
+    scene.registry.answer(path, Reply::json(r#"{"attestations":[]}"#));
+    scene.later(minutes(2));
+    for _ in 0..3 {
+        scene.get(path).token("alice").await.is(200);
+        scene.get(path).token("bob").await.is(200);
+        scene.get(path).await.is(404);
+    }
+    assert_eq!(scene.registry.count(path), 3, "once for each that may see the package, and once before");
+    // An answer of a proxy before the registry is passed on and not remembered.
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let path = "/-/npm/v1/attestations/left-pad@1.0.0";
+    scene.registry.answer(path, Reply::ok("<html>").header("content-type", "text/html"));
+    scene.get(path).await.is(200);
+    scene.get(path).await.is(200);
+    assert_eq!(scene.registry.count(path), 2);
+}
+
+#[tokio::test]
+async fn a_name_that_was_absent_and_an_odd_place_do_not_slow_tarballs_for_good() {
+    let scene = Scene::open().await;
+    let paths = ["/one/-/one-1.0.0.tgz", "/two/-/two-1.0.0.tgz", "/late/-/late-1.0.0.tgz", "/last/-/last-1.0.0.tgz"];
+    scene.registry.absent("late");
+    scene.get("/late").await.is(404);
+    scene.publish_old("one", &["1.0.0"]);
+    scene.publish_old("two", &["1.0.0"]);
+    scene.get(paths[0]).await.is(200);
+    scene.get(paths[1]).await.is(200);
+    scene.publish(Package::new("odd", "1.0.0").at_path("/files/odd.tgz"));
+    scene.get("/odd/-/odd-1.0.0.tgz").await.is(200);
+    scene.later(minutes(2));
+    for (name, path) in [("late", paths[2]), ("last", paths[3])] {
+        scene.publish_old(name, &["1.0.0"]);
+        let gate = scene.registry.hold(&format!("/{name}"));
+        let asking = scene.get(path).start();
+        scene.registry.until_asked(path, 1).await;
+        gate.open();
+        asking.await.unwrap().is(200);
+        assert_eq!(scene.registry.count(path), 1);
+    }
+}
