@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::npm::packument::Entry;
-use crate::npm::{Agreement, Integrity, ManifestDigest, Packument};
+use crate::npm::{Agreement, Form, Integrity, ManifestDigest, Packument};
 use crate::store::{Document, LearnedDigests, PackageChange, PackageRecord, Release, TagSighting};
 
 /// What the record adds to one entry of a packument.
@@ -47,9 +47,15 @@ pub enum Finding {
     Gone(Release),
 }
 
-/// Holds `packument`, which upstream confirmed at `seen`, against `record` and the `last` document before it.
+/// Holds `packument`, which upstream confirmed at `seen` in `form`, against `record` and the `last` document before it.
 #[must_use]
-pub fn reconcile(record: &PackageRecord, last: Option<&Document>, packument: &Packument, seen: Timestamp) -> Reconciled {
+pub fn reconcile(
+    record: &PackageRecord,
+    last: Option<&Document>,
+    packument: &Packument,
+    form: Form,
+    seen: Timestamp,
+) -> Reconciled {
     let mut known: HashMap<&str, Vec<&Release>> = HashMap::with_capacity(record.releases.len());
     for release in &record.releases {
         known.entry(&release.version).or_default().push(release);
@@ -59,7 +65,7 @@ pub fn reconcile(record: &PackageRecord, last: Option<&Document>, packument: &Pa
     reconciled.provenance.reserve(packument.entries.len());
     for entry in &packument.entries {
         let rows = known.remove(&*entry.key).unwrap_or_default();
-        let manifest = ManifestDigest::new(entry.resolution, packument.form, entry.traits.install_script);
+        let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
         let provenance = trace(entry, manifest, &rows, absent_at, seen, &mut reconciled);
         reconciled.provenance.push(provenance);
     }
@@ -271,7 +277,7 @@ mod tests {
         let mut record = PackageRecord::default();
         let mut last = Reconciled::default();
         for (hour, packument) in packuments {
-            last = reconcile(&record, record.document.as_ref(), packument, at(*hour));
+            last = reconcile(&record, record.document.as_ref(), packument, Form::Full, at(*hour));
             last.change.document = Some(Document {
                 first_seen: at(*hour),
                 validated: at(*hour),
@@ -378,13 +384,13 @@ mod tests {
         let carrier = edited(&weak, |entry| {
             entry.integrity = digests("a", &[Algorithm::Sha1]).unwrap().union(&digests("b", &[Algorithm::Sha512]).unwrap());
         });
-        let reconciled = reconcile(&record, record.document.as_ref(), &carrier, at(9));
+        let reconciled = reconcile(&record, record.document.as_ref(), &carrier, Form::Full, at(9));
         assert!(reconciled.provenance[0].integrity_changed);
         assert!(matches!(&reconciled.findings[..], [Finding::IntegrityChanged { .. }]));
         let by_sha256 = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha256]));
-        assert!(reconcile(&record, record.document.as_ref(), &by_sha256, at(9)).provenance[0].integrity_changed);
+        assert!(reconcile(&record, record.document.as_ref(), &by_sha256, Form::Full, at(9)).provenance[0].integrity_changed);
         let same = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha256]));
-        assert!(!reconcile(&record, record.document.as_ref(), &same, at(9)).provenance[0].integrity_changed);
+        assert!(!reconcile(&record, record.document.as_ref(), &same, Form::Full, at(9)).provenance[0].integrity_changed);
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Inner {
         self.note_parts(&packument);
         let last = before.last();
         let known_record = self.with_digests(voyage, before)?;
-        let reconciled = history::reconcile(&known_record, last, &packument, arrival.validated);
+        let reconciled = history::reconcile(&known_record, last, &packument, form, arrival.validated);
         let Reconciled { provenance, mut change, findings } = reconciled;
         let content = content_of(&arrival.body);
         let document = Document {

@@ -86,7 +86,7 @@ impl Inner {
         if form == Form::Abbreviated && !packument.is_timed() {
             return None;
         }
-        let reconciled = history::reconcile(record, Some(document), &packument, document.validated);
+        let reconciled = history::reconcile(record, Some(document), &packument, form, document.validated);
         let known = Arc::new(Known {
             form,
             slot: slot.clone(),
