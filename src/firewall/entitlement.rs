@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use super::catalog::{is_within, lost};
 use super::known::{Known, Partition, Slot};
 use super::stored::StoredTarball;
-use super::{Inner, Rejection};
+use super::{Inner, Rejection, notes};
 use crate::npm::{Digest, PackageName};
 use crate::store::{PackageChange, TarballSource};
 use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
@@ -117,6 +117,7 @@ impl Inner {
             }
             self.entitlements.private.insert(slot.name.clone(), now);
         }
+        let authorization = if is_anonymous { &Authorization::None } else { authorization };
         let entitled = self.ask_address(known, at, stored, authorization).await;
         match &entitled {
             Ok(Entitled::Yes) if is_anonymous => self.make_public(known, at, stored).await,
@@ -151,12 +152,7 @@ impl Inner {
         let _permit = self.downloads.acquire().await;
         let asked = std::time::Instant::now();
         let offer = known.registry.offers_tarball(&entry.tarball, authorization).await;
-        let outcome = match &offer {
-            Ok(_) => UpstreamOutcome::Changed,
-            // A no is an answer to this question, and no failure.
-            Err(error) if !is_no_answer(error) => UpstreamOutcome::NotFound,
-            Err(_) => UpstreamOutcome::Failed,
-        };
+        let outcome = offer.as_ref().map_or_else(notes::outcome_of, |_| UpstreamOutcome::Changed);
         let (what, name, detail) = (UpstreamWhat::Tarball, Some(&known.slot.name), offer.as_ref().err().map(ToString::to_string));
         UpstreamAnswered { what, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }.emit(&self.metrics);
         match offer? {
