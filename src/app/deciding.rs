@@ -181,7 +181,10 @@ fn taken(desk: &Desk, id: i64, revision: u64) -> Result<Taken, AppError> {
 fn why_not(desk: &Desk, id: i64, else_: &'static str) -> AppError {
     match desk.find(id) {
         Ok(Some(decision)) if decision.proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() => {
-            AppError::Undecidable { id, why: "needs another person than its author" }
+            AppError::Undecidable {
+                id,
+                why: "needs another person than its author: another user of this system, whatever `SUDO_USER` says",
+            }
         }
         Ok(Some(_)) => AppError::Undecidable { id, why: else_ },
         Ok(None) => AppError::Undecidable { id, why: "is not in this ledger" },

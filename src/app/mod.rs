@@ -183,8 +183,8 @@ pub struct App {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ledger_retention: Duration,
-    /// The revision of the decisions that are in force.
-    decided: u64,
+    /// The revision of the decisions that are applied, and what was logged of them.
+    decided: (u64, decisions::Log),
     feeds: Arc<Feeds>,
     policies: Arc<Policies>,
     premises: Arc<Premises>,
@@ -224,6 +224,7 @@ impl App {
         metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
         ledger.put_in_force(decided).map_err(AppError::DataDir)?;
+        let decided = (decided, decisions::Log::begin(decisions.clone(), Arc::clone(&metrics), Arc::clone(&clock)));
         let firewall = Arc::new(Firewall::new(Parts {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -399,7 +400,8 @@ impl App {
             }
         }
         chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
-        chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), self.decided));
+        let (decided, log) = self.decided;
+        chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), decided, log));
         if let Some(read) = self.read {
             let reloader = Reloader::new(
                 self.reload_asked,

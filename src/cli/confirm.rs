@@ -23,6 +23,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let data_dir = arguments.settings.read(config::data_dir)?;
+    if let Some(why) = person::not_told_apart() {
+        let id = arguments.id;
+        return Err(Failure::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
+    }
     let taken = deciding::confirm(&data_dir, arguments.id, &person::signature(SystemClock.now()))?;
     decree::say(&taken, arguments.json)
 }

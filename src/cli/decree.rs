@@ -100,7 +100,10 @@ fn tell(taken: &Taken) -> String {
         }
     }
     if proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() {
-        push_line!(text, "without effect until another person runs: coldframe confirm {}", decision.id);
+        match person::not_told_apart() {
+            None => push_line!(text, "without effect until another user of this system runs: coldframe confirm {}", decision.id),
+            Some(why) => push_line!(text, "without effect, and it cannot be confirmed here: {why}"),
+        }
     }
     text.push_str(match taken.effect {
         Effect::InForce => "the running server has it\n",

@@ -68,6 +68,22 @@ labels! {
 }
 
 labels! {
+    /// What kind a decision is: [`crate::policy::decision::Act::kind`].
+    DecisionLabel, "kind" {
+        /// Versions are allowed.
+        Approve = "approve",
+        /// Versions of lockfiles are allowed.
+        Adopt = "adopt",
+        /// Versions are refused.
+        Deny = "deny",
+        /// Later versions are hidden.
+        Freeze = "freeze",
+        /// Break-glass: age and signals hold nothing back.
+        Observe = "observe",
+    }
+}
+
+labels! {
     /// What became of a request.
     OutcomeLabel, "outcome" {
         /// Bytes went out.

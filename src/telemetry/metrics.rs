@@ -13,8 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::label::{
-    BarLabel, CacheLabel, CacheOutcome, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel, UpstreamOutcome,
-    UpstreamWhat,
+    BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel,
+    UpstreamOutcome, UpstreamWhat,
 };
 use super::series::Series;
 
@@ -62,6 +62,7 @@ pub struct Metrics {
     pub(super) fetched_ahead: Counter,
     pub(super) incidents: Series<IncidentLabel, Counter>,
     pub(super) ledger_lost: Counter,
+    pub(super) decisions: Series<DecisionLabel, Gauge>,
 }
 
 impl Metrics {
@@ -125,6 +126,7 @@ impl Metrics {
             fetched_ahead: counter(held, "fetched_ahead", "Packuments fetched before any client had asked for them"),
             incidents: Series::register(held, "incidents", "What an operator should look into, by kind", Counter::default),
             ledger_lost: counter(held, "ledger_lost_rows", "Rows that never reached the ledger"),
+            decisions: Series::register(held, "decisions_active", "Decisions that are active, by kind", Gauge::<i64>::default),
             registry,
         }
     }

@@ -3,6 +3,7 @@
 //! Refuses to know why something happened, and takes no label value that does not come from an enum.
 
 pub mod clock;
+pub mod decision;
 pub mod event;
 pub mod incident;
 pub mod intelligence;
@@ -12,6 +13,7 @@ pub mod metrics;
 mod series;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use decision::{DecisionChange, DecisionChanged};
 pub use event::{CacheUsed, FetchedAhead, GatewayRefused, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
 pub use incident::{
     ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, VersionGone,

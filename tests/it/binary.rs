@@ -484,3 +484,36 @@ async fn it_says_of_itself_whether_it_is_ready_past_every_proxy() {
     let (code, _, errors) = ask(&address);
     assert!(code == 1 && errors.contains(&address), "{code} {errors}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_are_logged_with_who_what_why_and_until_when() {
+    let place = Place::make().await;
+    let decide = |words: &[&str]| {
+        let (code, shown, errors) = run(coldframe(place.home.path()).args(words).arg("--data-dir").arg(place.data.path()));
+        assert_eq!(code, 0, "{errors}");
+        shown
+    };
+    // Before the server starts, and while it runs.
+    decide(&["deny", "axios@1.14.1", "--reason", "a RAT"]);
+    let program = place.serve(&["--log-format", "json"]);
+    decide(&["deny", "lodash@4.18.1", "--reason", "vendor \"mail\"", "--expires", "48h"]);
+    decide(&["observe", "--for", "1h", "--reason", "an outage"]);
+    decide(&["revoke", "2", "--reason", "a mistake"]);
+    program.signal("-TERM");
+    let (code, errors) = program.ended().await;
+    assert_eq!(code, 0, "{errors}");
+    let lines: Vec<serde_json::Value> = errors.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let find = |message: &str, id: i64| {
+        let found = lines.iter().find(|line| line["message"] == message && line["decision.id"] == id);
+        found.unwrap_or_else(|| panic!("no `{message}` of decision {id}:\n{errors}"))
+    };
+    assert_eq!(find("decision loaded", 1)["decision.subject"], "axios@1.14.1");
+    let recorded = find("decision recorded", 2);
+    for (field, value) in [("kind", "deny"), ("subject", "lodash@4.18.1"), ("reason", "vendor \"mail\""), ("state", "active")] {
+        assert_eq!(recorded[format!("decision.{field}")], value, "{recorded}");
+    }
+    assert!(recorded["decision.author"].is_string() && recorded["decision.expires"].is_string(), "{recorded}");
+    let glass = find("break-glass is active", 3);
+    assert_eq!((&glass["level"], &glass["decision.reason"]), (&"WARN".into(), &"an outage".into()));
+    assert_eq!(find("decision revoked", 2)["decision.revoked_reason"], "a mistake");
+}

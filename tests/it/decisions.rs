@@ -322,3 +322,49 @@ async fn a_changed_integrity_opens_only_to_an_approval_that_names_it_and_two_peo
     confirm("grace").await.unwrap().unwrap();
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn active_decisions_are_counted_by_kind_until_they_end() {
+    let mut scene = Scene::open().await;
+    let active = async |scene: &Scene, kind: &str| scene.metric("coldframe_decisions_active", &format!("\"{kind}\"")).await;
+    assert!(active(&scene, "deny").await.abs() < 0.1);
+    let denied = decide(&scene, deny("lodash", None), None, false).await;
+    decide(&scene, Act::Observe, Some(hours(1)), false).await;
+    decide(&scene, freeze(&scene, &[]), None, true).await;
+    for (kind, count) in [("deny", 1.0), ("observe", 1.0), ("freeze", 0.0), ("approve", 0.0)] {
+        assert!((active(&scene, kind).await - count).abs() < 0.1, "{kind}");
+    }
+    scene.restart().await;
+    assert!((active(&scene, "deny").await - 1.0).abs() < 0.1, "counted from the start on");
+    revoke(&scene, denied.decision.id).await;
+    assert!(active(&scene, "deny").await.abs() < 0.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_variable_makes_its_author_a_second_person() {
+    let scene = Scene::open().await;
+    let home = tempfile::TempDir::new().unwrap();
+    let command = |words: &[&str]| {
+        let mut command = crate::program::coldframe(home.path());
+        command.args(words).arg("--data-dir").arg(scene.data());
+        for name in ["SUDO_USER", "USER", "LOGNAME", "USERNAME"] {
+            command.env(name, "bob");
+        }
+        crate::program::run(&mut command)
+    };
+    let (code, shown, errors) = command(&["deny", "lodash", "--reason", "vendor mail", "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    let author = serde_json::from_str::<serde_json::Value>(&shown).unwrap()["author"].as_str().unwrap().to_owned();
+    assert_ne!(author, "bob");
+    let by = signature(&scene, &author);
+    let proposal = Proposal { act: Act::Observe, reason: "INC-7".to_owned(), author: by, expires: None, needs_second: true };
+    let data = scene.data().to_owned();
+    let taken = tokio::task::spawn_blocking(move || deciding::decide(&data, &proposal)).await.unwrap().unwrap();
+    let id = taken.decision.id.to_string();
+    let (code, _, errors) = command(&["confirm", &id]);
+    assert_ne!(code, 0);
+    // In a container no user is a second person, and the command says that.
+    assert!(errors.contains("another user of this system") || errors.contains("in a container"), "{errors}");
+    let left = deciding::decisions(scene.data()).unwrap();
+    assert!(left.iter().all(|decision| decision.second.is_none()), "{left:?}");
+}
