@@ -14,7 +14,7 @@ use url::Url;
 
 use super::guest::{Guest, Refused, knock};
 use super::scratch::Scratch;
-use super::session::{Lead, Premises, Session, Wish, itself, registries};
+use super::session::{Lead, Premises, Session, Wish, is_loopback, itself, registries};
 use super::witness::Noted;
 use super::{App, AppError};
 use crate::config::Config;
@@ -137,6 +137,14 @@ impl Errand {
     #[must_use]
     pub fn takes(&self, url: &Url) -> bool {
         self.lead().reach.takes(url)
+    }
+
+    /// The addresses that are answered for, those of this machine left out; and whether a registry is on this machine.
+    #[must_use]
+    pub fn registries(&self) -> (Vec<Url>, bool) {
+        let reach = &self.lead().reach;
+        let origins = reach.origins.iter().filter_map(|origin| Url::parse(origin).ok());
+        (origins.filter(|url| !is_loopback(url)).collect(), reach.on_loopback)
     }
 
     /// The certificate that clients have to trust.

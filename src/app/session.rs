@@ -2,7 +2,7 @@
 //! there. Refuses to know the command.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::{CertificateDer, DnsName};
@@ -32,6 +32,8 @@ pub(super) struct Premises {
     registries: BTreeMap<String, String>,
     /// Where this very Coldframe is reached.
     itself: Vec<Url>,
+    /// Whether one of upstream's registries is on this machine.
+    on_loopback: bool,
     policies: String,
     service: proxy::Config,
     parent: Parent,
@@ -60,6 +62,8 @@ pub(super) struct Reach {
     pub(super) origins: BTreeSet<String>,
     pub(super) allowed: Vec<HostGlob>,
     pub(super) tunnels_others: bool,
+    /// Whether a registry is on this machine: then nothing on it may be reached without the gateway.
+    pub(super) on_loopback: bool,
 }
 
 /// What a command has to know of the gateway that it is led to.
@@ -90,8 +94,11 @@ impl Premises {
         }
         // Commands are led there by a pass of their own.
         gateway.users = None;
+        let mut all = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
+        let on_loopback = all.any(|registry| is_loopback(&registry.address()));
         Self {
             others: Mutex::new((gateway.allowed.clone(), gateway.tunnels_others)),
+            on_loopback,
             gateway,
             registry: registry_for(config),
             registries: registries(config),
@@ -175,8 +182,23 @@ fn registry_for(config: &Config) -> Url {
 /// Whether no authority can vouch for it: an address, or a name of this machine.
 fn is_unnamed(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Domain(host)) => host == "localhost" || host.ends_with(".localhost"),
+        Some(Host::Domain(host)) => is_localhost(host),
         _ => true,
+    }
+}
+
+fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// Checks whether an address is this machine's own.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let is_this_machine = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    match url.host() {
+        Some(Host::Domain(host)) => is_localhost(host.trim_end_matches('.')),
+        Some(Host::Ipv4(address)) => is_this_machine(address.into()),
+        Some(Host::Ipv6(address)) => is_this_machine(IpAddr::V6(address).to_canonical()),
+        None => true,
     }
 }
 
@@ -190,9 +212,10 @@ impl Wish {
 }
 
 impl Reach {
-    fn of(gateway: &Gateway) -> Self {
+    fn of(gateway: &Gateway, on_loopback: bool) -> Self {
         let origins = gateway.targets.origins().into_iter().collect();
-        Self { origins, allowed: gateway.allowed.clone(), tunnels_others: gateway.tunnels_others }
+        let on_loopback = on_loopback || gateway.targets.hosts().iter().any(|host| is_localhost(host.as_ref()));
+        Self { origins, allowed: gateway.allowed.clone(), tunnels_others: gateway.tunnels_others, on_loopback }
     }
 
     /// Whether a request for an address is answered, or let through.
@@ -234,7 +257,7 @@ impl Session {
             let turned_away = front.serve(connections, stopped).await;
             (witness.noted(), turned_away)
         });
-        let (way, reach) = (Way { proxy, pass, registry: premises.registry.clone() }, Reach::of(&gateway));
+        let (way, reach) = (Way { proxy, pass, registry: premises.registry.clone() }, Reach::of(&gateway, premises.on_loopback));
         let lead = Lead { way, reach, certificate, policy: premises.words(firewall) };
         Ok(Self { lead, stop, front })
     }

@@ -89,6 +89,9 @@ pub(super) struct Opened {
     origins: Vec<String>,
     allowed: Vec<String>,
     tunnels_others: bool,
+    /// Missing where an older server answers.
+    #[serde(default)]
+    on_loopback: Option<bool>,
 }
 
 /// What became of everything: what [`Sum`] has.
@@ -191,6 +194,7 @@ impl Opened {
             origins: reach.origins.iter().cloned().collect(),
             allowed: reach.allowed.iter().map(ToString::to_string).collect(),
             tunnels_others: reach.tunnels_others,
+            on_loopback: Some(reach.on_loopback),
         }
     }
 
@@ -201,6 +205,7 @@ impl Opened {
             origins: self.origins.into_iter().collect(),
             allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
             tunnels_others: self.tunnels_others,
+            on_loopback: self.on_loopback.unwrap_or(true),
         };
         let way = Way { proxy: self.proxy, pass: self.pass, registry: self.registry };
         Some(Lead { way, reach, certificate, policy: self.policy })

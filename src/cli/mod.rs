@@ -39,6 +39,7 @@ mod policy;
 mod revoke;
 mod run;
 mod run_child;
+mod run_exceptions;
 mod run_project;
 mod run_recipe;
 mod run_summary;

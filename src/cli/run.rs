@@ -12,12 +12,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
+use url::Url;
 
 use super::doctor_survey::Survey;
 use super::flags::SettingFlags;
 use super::output::{self, Exit, Failure, say};
 use super::person;
 use super::run_child::{self, Ended};
+use super::run_exceptions;
 use super::run_project::Project;
 use super::run_recipe::{Recipe, Trusted};
 use super::run_summary::Summary;
@@ -28,6 +30,7 @@ use crate::config::{Config, Key, Surroundings};
 use crate::telemetry::{self, SystemClock};
 use crate::text::shell_word;
 use crate::tls;
+use crate::upstream::npmrc;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -96,7 +99,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
         }
         let folder = Scratch::make()?;
-        let recipe = recipe(&errand, &trust, &folder)?.with_exceptions(project.names_exceptions);
+        let recipe = recipe(&errand, &trust, &folder, no_proxy(&errand, &project, &survey))?;
+        let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
         let recipe = recipe.with_replaced(project.written_for(&errand.way().registry, |url| errand.takes(url)));
         let (policy, is_servers) = (errand.policy().to_owned(), errand.is_running_ones());
         let ended = run_child::run(prepared(&command, &recipe, &surroundings)).await;
@@ -138,12 +142,21 @@ fn open_report(path: &Path) -> Result<File, Failure> {
 }
 
 /// Writes down what has to be trusted, and leads there.
-fn recipe(errand: &Errand, trust: &tls::Config, folder: &Scratch) -> Result<Recipe, Failure> {
+fn recipe(errand: &Errand, trust: &tls::Config, folder: &Scratch, no_proxy: String) -> Result<Recipe, Failure> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
     let bundle = tls::Bundle::of(errand.certificate(), trust).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    Ok(Recipe::of(errand.way(), Trusted { added: &added, whole: &whole }))
+    Ok(Recipe::of(errand.way(), Trusted { added: &added, whole: &whole }, no_proxy))
+}
+
+/// Returns what the command may reach without the gateway: nothing that the gateway, a client or a lockfile takes for a registry.
+fn no_proxy(errand: &Errand, project: &Project, survey: &Survey) -> String {
+    let (mut registries, on_loopback) = errand.registries();
+    registries.extend(project.addresses().chain(survey.registries()).chain([npmrc::built_in()]));
+    let alias = npmrc::yarns_alias().and_then(|host| Url::parse(&format!("https://{host}/")).ok());
+    registries.extend(alias);
+    run_exceptions::no_proxy(&registries, on_loopback, project.exceptions.iter().cloned())
 }
 
 /// The command, with its input and output as they are here.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::doctor_formats::read_yaml;
+use super::run_exceptions;
 use crate::config::Surroundings;
 use crate::file;
 use crate::firewall::Want;
@@ -30,7 +32,17 @@ pub(super) struct Project {
     direct: Vec<(String, String)>,
     /// Whether a `.npmrc` has a `no-proxy` line, which pnpm 9 and 10 obey.
     pub(super) names_exceptions: bool,
+    /// What the user has reached without a proxy.
+    pub(super) exceptions: Vec<String>,
+    /// The variables by which the project's yarn learns what to trust instead of the system, if a file or the user names it.
+    pub(super) yarn_authority: Vec<&'static str>,
 }
+
+/// The largest `.yarnrc.yml` that is read, in bytes.
+const MAX_YARNRC_BYTES: u64 = 4 << 20;
+
+/// The setting of yarn 4, that of yarn 2 and 3, and their variables. Either fails over the other's.
+const YARN_AUTHORITY: [(&str, &str); 2] = [("httpsCaFilePath", "YARN_HTTPS_CA_FILE_PATH"), ("caFilePath", "YARN_CA_FILE_PATH")];
 
 impl Project {
     /// Looks around: in the working directory, and upwards for lockfiles, as workspaces have theirs at the root.
@@ -44,8 +56,14 @@ impl Project {
                 lockfiles.insert(name, lockfile);
             }
         }
-        let direct = direct(&surroundings.working_directory);
-        Self { lockfiles, direct, names_exceptions: lines.iter().any(|line| line.key == "no-proxy") }
+        let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
+        Self {
+            lockfiles,
+            direct: direct(&surroundings.working_directory),
+            names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
+            exceptions: run_exceptions::entries(&surroundings.variables, &lines, folder, home),
+            yarn_authority: yarn_authority(surroundings),
+        }
     }
 
     /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
@@ -99,11 +117,27 @@ impl Project {
     }
 
     /// The addresses that entries were resolved to.
-    fn addresses(&self) -> impl Iterator<Item = Url> {
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Url> {
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
         addresses.filter(|url| matches!(url.scheme(), "http" | "https"))
     }
+}
+
+/// Returns the variables of yarn's setting for what it trusts, of each name under which a file or a variable sets it. Who set it has a
+/// yarn that accepts it.
+fn yarn_authority(surroundings: &Surroundings) -> Vec<&'static str> {
+    let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
+    let files = folders.filter_map(|folder| {
+        let bytes = file::read(&folder.join(".yarnrc.yml"), MAX_YARNRC_BYTES).ok()?;
+        file::text(bytes).ok()
+    });
+    let lines: BTreeSet<String> = files.flat_map(|text| read_yaml(&text)).map(|(key, ..)| key).collect();
+    let is_variable = |wanted: &str| {
+        surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
+    };
+    let named = YARN_AUTHORITY.into_iter().filter(|(key, variable)| lines.contains(*key) || is_variable(variable));
+    named.map(|(_, variable)| variable).collect()
 }
 
 /// The lockfiles of the nearest folder upwards that has any.

@@ -11,18 +11,27 @@ use url::Url;
 
 use crate::app::errand::Way;
 
-/// A host that does not exist: what goes past the proxy. An empty list would let a file's own stand.
-const NOWHERE: &str = "none.invalid";
-
-/// What leads past us or past our authority and has no place in the recipe, in lower case.
-const REMOVED: [&str; 6] =
-    ["all_proxy", "npm_config_ca", "pnpm_config_ca", "npm_config_replace_registry_host", "npm_config_no_proxy", "yarn_cafile"];
+/// What leads past us or past our authority and is not in the recipe, in lower case. yarn 2 and 3 fail over yarn 4's name of the
+/// setting and yarn 4 over theirs, so these are set where the project's yarn is known to have them.
+const REMOVED: [&str; 8] = [
+    "all_proxy",
+    "npm_config_ca",
+    "pnpm_config_ca",
+    "npm_config_replace_registry_host",
+    "npm_config_no_proxy",
+    "yarn_cafile",
+    "yarn_https_ca_file_path",
+    "yarn_ca_file_path",
+];
 
 /// Variables to set and to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recipe {
     /// Set, in this order; what was there under another case is removed.
     set: Vec<(&'static str, OsString)>,
+    /// What is reached without the proxy.
+    no_proxy: String,
+    whole: OsString,
 }
 
 /// The files that hold what has to be trusted.
@@ -35,28 +44,35 @@ pub(super) struct Trusted<'a> {
 }
 
 impl Recipe {
-    /// The recipe for a way.
-    pub(super) fn of(way: &Way, trusted: Trusted<'_>) -> Self {
+    /// The recipe for a way; `no_proxy` is reached without it.
+    pub(super) fn of(way: &Way, trusted: Trusted<'_>, no_proxy: String) -> Self {
         let proxy = way.pass.within(&way.proxy);
         let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
-        let (nowhere, added, whole) = (OsStr::new(NOWHERE), trusted.added.as_os_str(), trusted.whole.as_os_str());
+        let (direct, added, whole) = (OsStr::new(&no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
         let mut set = Vec::new();
         let mut all = |names: &[&'static str], value: &OsStr| set.extend(names.iter().map(|name| (*name, value.to_owned())));
         all(&["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"], proxy);
         all(&["npm_config_https_proxy", "npm_config_proxy", "pnpm_config_https_proxy", "pnpm_config_proxy"], proxy);
-        all(&["NO_PROXY", "no_proxy", "npm_config_noproxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"], nowhere);
+        all(&["NO_PROXY", "no_proxy", "npm_config_noproxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"], direct);
         all(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"], added);
-        all(&["npm_config_cafile", "pnpm_config_cafile", "YARN_HTTPS_CA_FILE_PATH"], whole);
+        all(&["npm_config_cafile", "pnpm_config_cafile"], whole);
         all(&["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry"], registry);
         all(&["YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"], registry);
         set.extend(plain_host(&way.registry).map(|host| ("YARN_UNSAFE_HTTP_WHITELIST", host)));
-        Self { set }
+        let whole = whole.to_owned();
+        Self { set, no_proxy, whole }
     }
 
     /// Overrules a `no-proxy` line, where there is one: pnpm 9 and 10 obey it. npm warns of the variable as of the line, so it
     /// is not set for nothing.
     pub(super) fn with_exceptions(mut self, there_are: bool) -> Self {
-        self.set.extend(there_are.then(|| ("npm_config_no_proxy", NOWHERE.into())));
+        self.set.extend(there_are.then(|| ("npm_config_no_proxy", self.no_proxy.clone().into())));
+        self
+    }
+
+    /// Overrules what yarn from 2 on trusts instead of the system, under the names that the project's yarn has for it.
+    pub(super) fn with_yarn_authority(mut self, names: &[&'static str]) -> Self {
+        self.set.extend(names.iter().map(|name| (*name, self.whole.clone())));
         self
     }
 
@@ -100,7 +116,11 @@ mod tests {
     fn recipe(registry: &str) -> Recipe {
         let proxy = Url::parse("http://127.0.0.1:4711/").unwrap();
         let way = Way { proxy, pass: Pass::random().unwrap(), registry: Url::parse(registry).unwrap() };
-        Recipe::of(&way, Trusted { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") })
+        Recipe::of(
+            &way,
+            Trusted { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") },
+            "localhost".to_owned(),
+        )
     }
 
     #[test]
@@ -121,16 +141,15 @@ mod tests {
             npm_config_proxy=http://run:PASS@127.0.0.1:4711/
             pnpm_config_https_proxy=http://run:PASS@127.0.0.1:4711/
             pnpm_config_proxy=http://run:PASS@127.0.0.1:4711/
-            NO_PROXY=none.invalid
-            no_proxy=none.invalid
-            npm_config_noproxy=none.invalid
-            pnpm_config_noproxy=none.invalid
-            pnpm_config_no_proxy=none.invalid
+            NO_PROXY=localhost
+            no_proxy=localhost
+            npm_config_noproxy=localhost
+            pnpm_config_noproxy=localhost
+            pnpm_config_no_proxy=localhost
             NODE_EXTRA_CA_CERTS=/run/added.pem
             DENO_CERT=/run/added.pem
             npm_config_cafile=/run/whole.pem
             pnpm_config_cafile=/run/whole.pem
-            YARN_HTTPS_CA_FILE_PATH=/run/whole.pem
             npm_config_registry=https://registry.example/
             NPM_CONFIG_REGISTRY=https://registry.example/
             pnpm_config_registry=https://registry.example/
@@ -141,15 +160,20 @@ mod tests {
         .assert_eq(&(told.join("\n") + "\n"));
         let plain = recipe("http://127.0.0.1:4000/");
         assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
+        let berry = plain.with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions(true);
+        assert_eq!(
+            berry.set[berry.set.len() - 2..],
+            [("YARN_CA_FILE_PATH", OsString::from("/run/whole.pem")), ("npm_config_no_proxy", OsString::from("localhost"))]
+        );
     }
 
     #[test]
     fn what_the_command_would_have_inherited_makes_way() {
         let inherited =
-            ["PATH", "NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CAFILE", "npm_config_fund"];
+            ["PATH", "NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH", "npm_config_fund"];
         let inherited: Vec<_> = inherited.map(|name| (OsString::from(name), OsString::from("x"))).into();
         let removed =
             recipe("https://registry.example/").removed(&inherited).into_iter().map(OsStr::to_owned).collect::<Vec<_>>();
-        assert_eq!(removed, ["NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CAFILE"]);
+        assert_eq!(removed, ["NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH"]);
     }
 }

@@ -283,7 +283,7 @@ async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
     for name in ["ALL_PROXY", "NPM_CONFIG_NOPROXY", "npm_config_replace_registry_host", "npm_config_no_proxy"] {
         assert_eq!(running.variable(name), None, "{name}");
     }
-    for name in ["NODE_EXTRA_CA_CERTS", "DENO_CERT", "npm_config_cafile", "YARN_HTTPS_CA_FILE_PATH"] {
+    for name in ["NODE_EXTRA_CA_CERTS", "DENO_CERT", "npm_config_cafile"] {
         let pem = std::fs::read_to_string(running.variable(name).unwrap()).unwrap();
         assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"), "{name}");
     }
@@ -292,6 +292,57 @@ async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
     let running = place.start(&[]);
     assert_eq!(running.variable("npm_config_no_proxy"), Some("none.invalid"));
     running.end();
+}
+
+/// A command behind a registry that is not on this machine.
+fn behind_a_registry_elsewhere(place: &Place) -> Command {
+    let mut command = coldframe(place.home.path());
+    command.env("PATH", "/usr/bin:/bin").env("TMPDIR", place.scratch.path());
+    command.args(["run", "--upstream", "http://npm.registry.example/", "--data-dir"]).arg(place.data.path());
+    command.args(["--", "sh", "-c", "env; echo; exec cat >/dev/null"]);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_the_commands_own_and_what_the_user_excepts_are_reached_directly() {
+    const LOOPBACK: &str = "localhost,.localhost,127.0.0.1,::1,[::1]";
+    let place = Place::make().await;
+    let mut command = behind_a_registry_elsewhere(&place);
+    command.env("NO_PROXY", "internal.example,*,.registry.example,db.example:5432 example");
+    std::fs::write(place.home.path().join(".npmrc"), "noproxy=wiki.example,npm.registry.example\n").unwrap();
+    let running = Running::start(&mut command);
+    let expected = format!("{LOOPBACK},internal.example,db.example:5432,wiki.example");
+    for name in ["NO_PROXY", "no_proxy", "npm_config_noproxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"] {
+        assert_eq!(running.variable(name), Some(expected.as_str()), "{name}");
+    }
+    running.end();
+    // A lockfile that names a place on this machine takes it for a registry.
+    let lockfile = r#"{"lockfileVersion":3,"packages":{"node_modules/left-pad":{"version":"1.0.0","resolved":"http://localhost:4873/left-pad/-/left-pad-1.0.0.tgz"}}}"#;
+    std::fs::write(place.home.path().join("package-lock.json"), lockfile).unwrap();
+    let running = Running::start(&mut behind_a_registry_elsewhere(&place));
+    assert_eq!(running.variable("NO_PROXY"), Some("wiki.example"));
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
+    let place = Place::make().await;
+    for (file, set, unset) in [
+        ("nodeLinker: node-modules\n", None, &["YARN_HTTPS_CA_FILE_PATH", "YARN_CA_FILE_PATH"][..]),
+        ("httpsCaFilePath: ./own.pem\n", Some("YARN_HTTPS_CA_FILE_PATH"), &["YARN_CA_FILE_PATH"][..]),
+        ("caFilePath: ./own.pem\n", Some("YARN_CA_FILE_PATH"), &["YARN_HTTPS_CA_FILE_PATH"][..]),
+    ] {
+        std::fs::write(place.home.path().join(".yarnrc.yml"), file).unwrap();
+        let running = place.start(&[]);
+        for name in unset {
+            assert_eq!(running.variable(name), None, "{name} with {file}");
+        }
+        if let Some(name) = set {
+            let pem = std::fs::read_to_string(running.variable(name).unwrap()).unwrap();
+            assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"), "{name}");
+        }
+        running.end();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
