@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, USER_AGENT, VIA};
 use http::request::Parts;
 
 use super::Config;
+use super::base_urls::BaseUrls;
 use crate::firewall::{Asker, BaseUrl, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
 use crate::npm::{Agent, Tool};
@@ -20,17 +21,13 @@ const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix
 /// What npm says it was told to do.
 const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 
-/// How many base URLs that are neither ours nor configured have their answers remembered.
-const STRANGERS: usize = 8;
-
 /// Resolves askers: knows our addresses and the base URLs that were seen.
 #[derive(Debug)]
 pub struct Askers {
     public: Option<Public>,
     trusted: Vec<ipnet::IpNet>,
-    /// Base URLs whose answers are remembered, the ones known from the start first.
-    known: RwLock<Vec<Arc<str>>>,
-    most: usize,
+    /// Base URLs whose answers are cached.
+    known: BaseUrls,
 }
 
 /// The public URL, taken apart.
@@ -72,8 +69,7 @@ impl Askers {
         let mut known: Vec<Arc<str>> = ours.map(Arc::from).collect();
         known.sort_unstable();
         known.dedup();
-        let most = known.len() + STRANGERS;
-        Self { public, trusted: config.trusted_proxies.clone(), known: RwLock::new(known), most }
+        Self { public, trusted: config.trusted_proxies.clone(), known: BaseUrls::new(known) }
     }
 
     /// Who asks.
@@ -204,7 +200,7 @@ impl Askers {
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
-            return Ok(self.remember(["http", "://", host, ""]));
+            return Ok(self.remember(["http", "://", host, ""], origin.address));
         }
         let scheme = match first(headers, &FORWARDED_PROTO).as_deref() {
             None | Some("http") => "http",
@@ -215,25 +211,12 @@ impl Askers {
         if !is_prefix(&prefix) {
             return Err("the `x-forwarded-prefix` header is no path".to_owned());
         }
-        Ok(self.remember([scheme, "://", host, prefix.trim_end_matches('/')]))
+        Ok(self.remember([scheme, "://", host, prefix.trim_end_matches('/')], origin.address))
     }
 
-    /// The base URL of these parts, remembered if it is known or there is room for one more.
-    fn remember(&self, parts: [&str; 4]) -> BaseUrl {
-        let find = |known: &[Arc<str>]| known.iter().find(|base| is_joined(base, &parts)).cloned();
-        let found = find(&self.known.read().unwrap_or_else(PoisonError::into_inner));
-        if let Some(text) = found {
-            return BaseUrl { text, remembered: true, explains: true };
-        }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = find(&known) {
-            return BaseUrl { text, remembered: true, explains: true };
-        }
-        let text: Arc<str> = parts.concat().into();
-        let remembered = known.len() < self.most;
-        if remembered {
-            known.push(text.clone());
-        }
+    /// The base URL of these parts, which `client` used.
+    fn remember(&self, parts: [&str; 4], client: IpAddr) -> BaseUrl {
+        let (text, remembered) = self.known.resolve(&parts, client);
         BaseUrl { text, remembered, explains: true }
     }
 
@@ -249,11 +232,6 @@ impl Askers {
         let public = self.public.as_ref().filter(|public| trusted || public.direct);
         is_loopback_host(host) || public.is_some_and(|public| public.host == host)
     }
-}
-
-/// Whether `text` is `parts` behind each other.
-fn is_joined(text: &str, parts: &[&str]) -> bool {
-    parts.iter().try_fold(text, |rest, part| rest.strip_prefix(part)).is_some_and(str::is_empty)
 }
 
 fn to_lower_case(host: Cow<'_, str>) -> Cow<'_, str> {
@@ -394,12 +372,12 @@ mod tests {
     }
 
     #[test]
-    fn few_strangers_are_remembered_and_our_own_addresses_always() {
+    fn eight_strange_hosts_are_cached_and_our_own_addresses_always() {
         let askers = askers(None, &[]);
-        let remembered = |host: &str| resolve(&askers, FAR, &[("host", host)]).unwrap().base.remembered;
-        let first: Vec<bool> = (0..10).map(|at| remembered(&format!("stranger-{at}"))).collect();
-        assert_eq!(first, [true, true, true, true, true, true, true, true, false, false]);
-        assert!(remembered("stranger-0") && remembered("localhost:4873") && remembered("127.0.0.1:4873"));
+        let remembered = |client: [u8; 4], host: &str| resolve(&askers, client, &[("host", host)]).unwrap().base.remembered;
+        assert!((0..100).all(|at| remembered(FAR, &format!("strange-{at}"))));
+        assert!(remembered([10, 1, 2, 4], "box.example:4873") && remembered(FAR, "localhost:4873"));
+        assert_eq!(askers.known.len(), 8 + 2);
     }
 
     fn lent(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {

@@ -4,6 +4,7 @@
 
 pub mod answers;
 pub mod asker;
+mod base_urls;
 pub mod forward;
 mod hello;
 mod intercept;

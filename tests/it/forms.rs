@@ -281,3 +281,18 @@ async fn strangers_hosts_fill_no_memory_and_still_get_their_answer() {
     }
     assert_eq!(scene.registry.count("/left-pad"), 1);
 }
+
+#[tokio::test]
+async fn junk_hosts_take_no_cache_from_the_address_that_people_use() {
+    let scene = scene().await;
+    let hits = async || scene.metric("coldframe_cache_uses", "cache=\"answer\",outcome=\"hit\"").await;
+    for number in 0..20 {
+        scene.get("/left-pad").header("host", &format!("junk-{number}.example")).await.is(200);
+    }
+    // Named after the junk, and again.
+    let before = hits().await;
+    for _ in 0..3 {
+        scene.get("/left-pad").header("host", "box.example:4873").await.is(200);
+    }
+    assert!((hits().await - before - 2.0).abs() < 0.1, "the first is made, the others are there");
+}
