@@ -129,7 +129,7 @@ pub(super) fn asker() -> Asker {
         resolves: false,
         authorization: Authorization::Lent,
         addressed: Addressed::Coldframe,
-        base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false },
+        base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false, intercepted: None },
         profile: Profile::default(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::firewall::{Answer, Asker, Coding, Contacting, Firewall, Form, Hidden, Refusal, Rejection, Tarball, Want};
-use crate::npm::PackageName;
+use crate::npm::{Address, PackageName};
 use crate::proxy::Answers;
 use crate::upstream::{Passage, Passed};
 
@@ -139,6 +139,14 @@ impl<A: Answers + Hides> Answers for Witness<A> {
             });
         }
         answered
+    }
+
+    async fn locate(&self, asker: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        let located = self.inner.locate(asker, address).await;
+        if let Err(rejection @ Rejection::Refused(refusal)) = &located {
+            self.note_rejection(&refusal.name, rejection);
+        }
+        located
     }
 
     fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {

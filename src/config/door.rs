@@ -69,6 +69,7 @@ pub(super) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<p
     Some(proxy::Config {
         public_url,
         trusted_proxies,
+        upstream_prefixes: Vec::new(),
         allow_writes: allow_writes?,
         explains_to_all: explain_to? == "everybody",
         admin_tokens,

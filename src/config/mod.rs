@@ -220,6 +220,7 @@ impl Config {
         let behind = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
         let gateway = door::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
         let Behind { upstream, tls, mut warnings } = behind?;
+        let upstream_prefixes = registry::prefixes(&upstream);
         let Profiles { chosen, read, by_listener } = profiles?;
         warnings.extend(read.warnings);
         let mut policies = read.policies.into_iter();
@@ -248,7 +249,7 @@ impl Config {
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
-            proxy: proxy?,
+            proxy: proxy::Config { upstream_prefixes, ..proxy? },
             gateway: gateway?,
             ledger_retention: ledger_retention?,
             feeds: feeds?,

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::world::Profile;
 pub use crate::npm::Form;
+use crate::npm::address::{Intercepted, Rewriting};
 use crate::npm::press::Packing;
 use crate::npm::{Agent, Integrity};
 use crate::upstream::{Addressed, Authorization};
@@ -23,6 +24,22 @@ pub struct BaseUrl {
     pub remembered: bool,
     /// Whether our own pages lie below it too: not where a client named a host that we answer for.
     pub explains: bool,
+    /// Where a client named such a host: the addresses on which tarballs are asked for here, whatever they are.
+    pub intercepted: Option<Arc<Intercepted>>,
+}
+
+impl BaseUrl {
+    /// Returns how addresses are written under it.
+    #[must_use]
+    pub fn rewriting(&self) -> Rewriting<'_> {
+        Rewriting { base: &self.text, origins: self.intercepted.as_deref().map(|intercepted| &*intercepted.origins) }
+    }
+
+    /// Returns the key of its views: the base URL, and where addresses are kept.
+    #[must_use]
+    pub fn view(&self) -> &Arc<str> {
+        self.intercepted.as_ref().map_or(&self.text, |intercepted| &intercepted.view)
+    }
 }
 
 /// Who asks, as far as an answer or the ledger depends on it.

@@ -104,6 +104,7 @@ impl Inner {
             return Ok(None);
         }
         self.note_parts(&packument);
+        self.addresses.note(&voyage.slot, &packument);
         let last = before.last();
         let known_record = self.with_digests(voyage, before)?;
         let reconciled = history::reconcile(&known_record, last, &packument, form, arrival.validated);

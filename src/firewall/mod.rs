@@ -3,6 +3,7 @@
 //!
 //! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
 
+mod addresses;
 mod advised;
 mod ahead;
 pub mod answer;
@@ -65,6 +66,7 @@ pub use world::Profile;
 
 use jiff::Timestamp;
 
+use self::addresses::Addresses;
 use self::ahead::{Leads, Precedence};
 use self::aside::Asides;
 use self::attestations::Attestations;
@@ -81,7 +83,7 @@ use self::wanted::Wants;
 use self::workbench::Workbenches;
 use self::world::World;
 use crate::net::Allowance;
-use crate::npm::PackageName;
+use crate::npm::{Address, PackageName};
 use crate::policy::decision::Decision;
 use crate::policy::{Advisories, Policy, Verdict};
 use crate::store::{Blobs, Ledger};
@@ -204,6 +206,8 @@ struct Inner {
     carried: Arc<Semaphore>,
     /// Tarballs asked for before anything is known of them.
     asides: Asides,
+    /// Where packuments place tarballs.
+    addresses: Addresses,
     forms: Forms,
     /// Registries whose first packument was looked at.
     strippers: Mutex<HashSet<Arc<str>>>,
@@ -258,6 +262,7 @@ impl Firewall {
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
             asides: Asides::default(),
+            addresses: Addresses::default(),
             forms: Forms::default(),
             strippers: Mutex::default(),
             skew_told: Hourly::default(),
@@ -379,6 +384,14 @@ impl Firewall {
     /// A refusal when the version is hidden or its bytes are wrong; what upstream or the store could not do.
     pub async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
         self.0.tarball(asker, name, version).await
+    }
+
+    /// The package and the version whose tarball is at an address of the registry's own, as far as this client is shown it.
+    ///
+    /// # Errors
+    /// A refusal when two packages claim the address, or two versions with different digests; when upstream cannot be asked.
+    pub async fn locate(&self, asker: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        self.0.locate(asker, address).await
     }
 
     /// Why somebody may not go to a place beside the registry, by what the feeds say of it; that they wanted to is an event.

@@ -78,7 +78,7 @@ impl Inner {
                 continue;
             }
             self.note_packument((asker, spoken.now), name, screen, Outcome::Served, None);
-            return Ok(render::manifest(&document, packument, &packument.entries[at], &asker.base.text).into());
+            return Ok(render::manifest(&document, packument, &packument.entries[at], asker.base.rewriting()).into());
         }
         Err(Rejection::Internal("the packument changed too often while it was answered".into()))
     }

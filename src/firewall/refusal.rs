@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_refusal_that_is_too_long_for_a_line_keeps_its_address() {
         let name = PackageName::parse("axios").unwrap();
-        let base = BaseUrl { text: "http://127.0.0.1:4873".into(), remembered: true, explains: true };
+        let base = BaseUrl { text: "http://127.0.0.1:4873".into(), remembered: true, explains: true, intercepted: None };
         let verdict = Verdict::deny(RuleId::Denied, "x".repeat(500));
         let refusal = Refusal::of_version(&name, "1.14.1", &verdict, None).unwrap();
         let tail = "; why: http://127.0.0.1:4873/-/coldframe/explain/axios@1.14.1";

@@ -139,7 +139,7 @@ impl Inner {
             slot: reading.known.slot.shared(),
             form,
             packing,
-            base: Arc::clone(&asker.base.text),
+            base: Arc::clone(asker.base.view()),
             profile: asker.profile,
         };
         if let Some(answer) = self.kept(&key, &reading.known, screen, coding, restricted) {
@@ -237,7 +237,7 @@ impl Inner {
         };
         let screen = known.screen(&self.world(), wish.profile);
         press.pack_as(wish.packing);
-        let view = View::render(document, packument, fields, wish.form, &wish.base.text, &|at| !screen.shown[at], press);
+        let view = View::render(document, packument, fields, wish.form, wish.base.rewriting(), &|at| !screen.shown[at], press);
         let rendered = Arc::new(Rendered {
             content: known.content,
             form: wish.form,
@@ -247,7 +247,7 @@ impl Inner {
             answers: Mutex::default(),
         });
         if wish.base.remembered {
-            let (form, packing, base) = (wish.form, wish.packing, Arc::clone(&wish.base.text));
+            let (form, packing, base) = (wish.form, wish.packing, Arc::clone(wish.base.view()));
             let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };
             self.views.insert(key, Arc::clone(&rendered));
             // What a large one has no room for would stay until somebody asks for the next.

@@ -284,7 +284,7 @@ impl Request<'_> {
 }
 
 /// Splits a path at its slashes and decodes each segment, once.
-fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
+pub(super) fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
     if path.len() > LONGEST {
         return Err(EndpointError::BadRequest(format!("a path has at most {LONGEST} bytes")));
     }
@@ -345,7 +345,7 @@ fn take_name<'a>(segments: &'a [&'a str]) -> Result<(PackageName, &'a [&'a str])
 }
 
 /// The version in a tarball's file name: `{name}-{version}.tgz`, or with the scope before it as Artifactory writes it.
-fn tarball_version(name: &PackageName, file: &str) -> Option<String> {
+pub(super) fn tarball_version(name: &PackageName, file: &str) -> Option<String> {
     let scoped = name.scope().and_then(|scope| file.strip_prefix(scope)).and_then(|rest| rest.strip_prefix('/'));
     let version = scoped.unwrap_or(file).strip_prefix(name.unscoped())?.strip_prefix('-')?.strip_suffix(".tgz")?;
     is_version_text(version).then(|| version.to_owned())
@@ -359,12 +359,12 @@ fn split_spec(text: &str) -> Option<(PackageName, String)> {
 }
 
 /// Whether `text` could be a key in `versions`: which it is, only the packument says.
-fn is_version_text(text: &str) -> bool {
+pub(super) fn is_version_text(text: &str) -> bool {
     let plausible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'_' | b'~' | b'=' | b' ');
     !text.is_empty() && text.len() <= 256 && text.bytes().all(plausible)
 }
 
-fn is_digest(text: &str) -> bool {
+pub(super) fn is_digest(text: &str) -> bool {
     matches!(text.len(), 40 | 64 | 128) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -1,5 +1,6 @@
 //! Floor 0: names things as npm names them. Pure: no clock, no I/O, no async, and no idea of policy.
 
+pub mod address;
 pub mod agent;
 pub mod brotli;
 pub mod endpoint;
@@ -32,6 +33,7 @@ pub mod version;
 mod walk;
 mod zstd;
 
+pub use address::Address;
 pub use agent::{Agent, Tool};
 pub use endpoint::Endpoint;
 pub use ingest::{IngestError, Ingested};

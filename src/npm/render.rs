@@ -5,9 +5,9 @@
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::PackageName;
+use super::address::Rewriting;
+pub use super::address::tarball_url;
 use super::ingest::Fields;
 use super::packument::{Entry, Packument, Span};
 use super::press::{self, Packing, Press, Segment};
@@ -102,16 +102,17 @@ impl View {
     /// Renders `document`, which `packument` and `fields` were read from. Entries for which `alone` holds stand in runs of their own:
     /// those whose verdict may flip. CPU bound: some milliseconds a megabyte.
     #[must_use]
-    pub fn render(
+    pub fn render<'base>(
         document: &[u8],
         packument: &Packument,
         fields: &Fields,
         form: Form,
-        base: &str,
+        base: impl Into<Rewriting<'base>>,
         alone: &dyn Fn(usize) -> bool,
         press: &mut Press,
     ) -> Self {
         press.begin();
+        let base = base.into();
         let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
             Form::Full => &|at, out| write_full(document, packument, at, base, out),
             Form::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
@@ -218,47 +219,43 @@ impl Assembly<'_> {
 
 /// One manifest as a document of its own, its tarball under `base`.
 #[must_use]
-pub fn manifest(document: &[u8], packument: &Packument, entry: &Entry, base: &str) -> Vec<u8> {
+pub fn manifest<'base>(document: &[u8], packument: &Packument, entry: &Entry, base: impl Into<Rewriting<'base>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(entry.manifest.of(document).len() + 64);
-    write_spliced(document, entry.manifest, entry, &packument.name, base, &mut out);
+    write_spliced(document, entry.manifest, entry, packument, base.into(), &mut out);
     out
 }
 
-/// Where a client finds a version's tarball: npm's conventional path, whatever upstream's looks like.
-#[must_use]
-pub fn tarball_url(base: &str, name: &PackageName, key: &str) -> String {
-    /// What a version may hold that a path segment holds too.
-    const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'+').remove(b'~');
-    format!("{base}/{name}/-/{}-{}.tgz", name.unscoped(), utf8_percent_encode(key, SEGMENT))
-}
-
-fn write_full(document: &[u8], packument: &Packument, at: usize, base: &str, out: &mut Vec<u8>) {
+fn write_full(document: &[u8], packument: &Packument, at: usize, base: Rewriting<'_>, out: &mut Vec<u8>) {
     let entry = &packument.entries[at];
-    write_spliced(document, entry.span, entry, &packument.name, base, out);
+    write_spliced(document, entry.span, entry, packument, base, out);
 }
 
-/// Copies `span`, with the value of `dist.tarball` replaced.
-fn write_spliced(document: &[u8], span: Span, entry: &Entry, name: &PackageName, base: &str, out: &mut Vec<u8>) {
-    let tarball = entry.tarball_value;
-    if tarball.is_empty() || tarball.start < span.start || tarball.end > span.end {
+/// Copies `span`, with the value of `dist.tarball` replaced unless it is kept.
+fn write_spliced(document: &[u8], span: Span, entry: &Entry, packument: &Packument, base: Rewriting<'_>, out: &mut Vec<u8>) {
+    let (tarball, name) = (entry.tarball_value, &packument.name);
+    let is_kept = || {
+        let has = |key: &str| packument.find(key).is_some();
+        base.origins.is_some_and(|origins| origins.keep(name, &entry.key, &entry.tarball, &has))
+    };
+    if tarball.is_empty() || tarball.start < span.start || tarball.end > span.end || is_kept() {
         out.extend_from_slice(span.of(document));
         return;
     }
     out.extend_from_slice(Span { start: span.start, end: tarball.start }.of(document));
     out.push(b'"');
-    out.extend_from_slice(tarball_url(base, name, &entry.key).as_bytes());
+    out.extend_from_slice(tarball_url(base.base, name, &entry.key).as_bytes());
     out.push(b'"');
     out.extend_from_slice(Span { start: tarball.end, end: span.end }.of(document));
 }
 
-fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at: usize, base: &str, out: &mut Vec<u8>) {
+fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at: usize, base: Rewriting<'_>, out: &mut Vec<u8>) {
     let entry = &packument.entries[at];
     out.extend_from_slice(Span { start: entry.span.start, end: entry.manifest.start }.of(document));
     out.push(b'{');
     let mut lead: &[u8] = b"";
     for &member in fields.of(at) {
         out.extend_from_slice(lead);
-        write_spliced(document, member, entry, &packument.name, base, out);
+        write_spliced(document, member, entry, packument, base, out);
         lead = b",";
     }
     if entry.traits.install_script {
@@ -387,6 +384,7 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::*;
+    use crate::npm::PackageName;
     use crate::npm::ingest::ingest;
 
     const BASE: &str = "http://127.0.0.1:4873";

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::firewall::{Answer, Asker, Coding, Contacting, Firewall, Form, Rejection, Tarball};
-use crate::npm::PackageName;
+use crate::npm::{Address, PackageName};
 use crate::upstream::{Passage, Passed};
 
 /// The firewall's answers; see the methods of [`Firewall`] that have the same names.
@@ -30,6 +30,13 @@ pub trait Answers: Send + Sync + 'static {
         name: &PackageName,
         version: &str,
     ) -> impl Future<Output = Result<Tarball, Rejection>> + Send;
+
+    /// The package and the version whose tarball is at an address.
+    fn locate(
+        &self,
+        asker: &Asker,
+        address: &Address,
+    ) -> impl Future<Output = Result<Option<(PackageName, Box<str>)>, Rejection>> + Send;
 
     /// Why somebody may not go to a place beside the registry.
     fn contact(&self, contacting: &Contacting<'_>) -> Option<String>;
@@ -87,6 +94,10 @@ impl Answers for Firewall {
 
     async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
         self.tarball(asker, name, version).await
+    }
+
+    async fn locate(&self, asker: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        self.locate(asker, address).await
     }
 
     fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {

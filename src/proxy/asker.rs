@@ -127,7 +127,7 @@ impl Askers {
         peer: IpAddr,
         user: Option<Arc<str>>,
         head: &Parts,
-        (base, addressed): (Arc<str>, Addressed),
+        (base, addressed): (BaseUrl, Addressed),
     ) -> Result<Asker, String> {
         let address = peer.to_canonical();
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -137,8 +137,6 @@ impl Askers {
             None if borrows => Authorization::Lent,
             None => Authorization::None,
         };
-        // There are as many of these as the configuration names.
-        let base = BaseUrl { text: base, remembered: true, explains: false };
         let agent = Agent::parse(agent);
         let resolves = resolves(&agent, &head.headers);
         Ok(Asker { address, user, agent, resolves, authorization, addressed, base, profile: Profile::default() })
@@ -196,7 +194,7 @@ impl Askers {
 
     fn base(&self, origin: &Origin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
         if let Some(public) = &self.public {
-            return Ok(BaseUrl { text: public.text.clone(), remembered: true, explains: true });
+            return Ok(BaseUrl { text: public.text.clone(), remembered: true, explains: true, intercepted: None });
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
@@ -217,7 +215,7 @@ impl Askers {
     /// The base URL of these parts, which `client` used.
     fn remember(&self, parts: [&str; 4], client: IpAddr) -> BaseUrl {
         let (text, remembered) = self.known.resolve(&parts, client);
-        BaseUrl { text, remembered, explains: true }
+        BaseUrl { text, remembered, explains: true, intercepted: None }
     }
 
     /// Whether Coldframe's own credentials may be lent: to clients on this machine, and to nobody who only seems to be.

@@ -54,6 +54,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The paths of upstream's registries, without a slash at their end, the longest first. Clients may put them before a path.
+    pub upstream_prefixes: Vec<Box<str>>,
     /// Whether what changes the registry is passed on.
     pub allow_writes: bool,
     /// Whether questions about packages below `/-/coldframe/` are answered to clients on other machines too.
@@ -75,6 +77,7 @@ impl Default for Config {
         Self {
             public_url: None,
             trusted_proxies: Vec::new(),
+            upstream_prefixes: Vec::new(),
             allow_writes: false,
             explains_to_all: false,
             admin_tokens: None,

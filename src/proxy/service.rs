@@ -17,10 +17,11 @@ use super::respond::{self, CODINGS, Reply};
 use super::targets::Aim;
 use super::watch::Watch;
 use super::{Config, ProxyError, TokenError, Tokens, passage};
-use crate::firewall::{Asker, Coding, Form, Profile};
+use crate::firewall::{Asker, Coding, Form, Profile, Rejection};
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::net::{Body, body};
-use crate::npm::{Endpoint, PackageName};
+use crate::npm::address::{below, is_file};
+use crate::npm::{Address, Endpoint, PackageName};
 use crate::telemetry::{EndpointLabel, Metrics};
 use crate::upstream::{Authorization, Passage, Passed};
 
@@ -116,18 +117,27 @@ where
 {
     let (head, body) = request.into_parts();
     let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
-    let place = match door {
-        Door::Registry(..) => Some((service.askers.strip(head.uri.path()), None)),
-        Door::Intercepted(aim, _) => aim.place(head.uri.path()).map(|(path, base)| (path, Some(base))),
+    let (whole, base, read) = match door {
+        Door::Registry(..) => {
+            let path = service.askers.strip(head.uri.path());
+            (path, None, read(&head, path, &service.config.upstream_prefixes))
+        }
+        Door::Intercepted(aim, _) => match aim.place(head.uri.path()) {
+            Some((path, base)) => (head.uri.path(), Some(base), read(&head, path, &[])),
+            None => (head.uri.path(), aim.outermost(), (head.uri.path(), Err(no_registry()))),
+        },
     };
-    let Some((path, base)) = place else { return watch.answered(respond::failed(&no_registry())) };
-    let endpoint = match Endpoint::parse(head.method.as_str(), path, head.uri.query()) {
-        Ok(endpoint) => endpoint,
-        Err(error) => return watch.answered(respond::failed(&error.into())),
+    let (path, endpoint) = read;
+    let asked = match endpoint {
+        Ok(endpoint) => Asked::Endpoint(endpoint),
+        Err(error) => match address(&head, whole) {
+            Some(address) => Asked::Address(address, error),
+            None => return watch.answered(respond::failed(&error)),
+        },
     };
-    watch.endpoint = label(&endpoint);
-    watch.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
-    if let Endpoint::Own(page) = endpoint {
+    watch.endpoint = asked.label();
+    watch.is_private = matches!(asked, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
+    if let Asked::Endpoint(Endpoint::Own(page)) = asked {
         // Whoever asks the registry did not ask us.
         let &Door::Registry(profile, at_home) = door else { return watch.answered(respond::failed(&no_registry())) };
         let knock = Knock { peer: peer.ip(), head, page, body, at_home };
@@ -136,8 +146,8 @@ where
     }
     let asker = match (base, door) {
         (Some(base), Door::Intercepted(aim, user)) => {
-            let addressed = aim.addressed(&base);
-            Askers::resolve_under(peer.ip(), user.clone(), &head, (base, addressed))
+            let addressed = aim.addressed(&base.text);
+            Askers::resolve_under(peer.ip(), user.clone(), &head, (base.clone(), addressed))
         }
         _ => service.askers.resolve(peer.ip(), &head),
     };
@@ -148,9 +158,69 @@ where
     watch.client = asker.address;
     watch.user.clone_from(&asker.user);
     watch.agent = Some(asker.agent.clone());
-    let visit = Visit { service, head: &head, path, asker: &asker };
-    let reply = visit.answer(endpoint, body).await.unwrap_or_else(|error| respond::failed(&error));
-    watch.answered(reply)
+    let visit = Visit { service, head: &head, whole, path, asker: &asker };
+    let reply = match asked {
+        Asked::Address(address, error) => match Box::pin(visit.answer_at(&address)).await {
+            Ok(Some(reply)) => {
+                watch.endpoint = EndpointLabel::Tarball;
+                Ok(reply)
+            }
+            Ok(None) => Err(error),
+            Err(error) => Err(error),
+        },
+        Asked::Endpoint(endpoint @ (Endpoint::Packument(_) | Endpoint::Manifest { .. })) if is_file(whole) => {
+            Box::pin(visit.answer_file(endpoint, body)).await
+        }
+        Asked::Endpoint(endpoint) => visit.answer(endpoint, body).await,
+    };
+    watch.answered(reply.unwrap_or_else(|error| respond::failed(&error)))
+}
+
+/// What a path says that is asked for.
+enum Asked {
+    Endpoint(Endpoint),
+    /// What a registry may have there, and why there is no endpoint.
+    Address(Address, ProxyError),
+}
+
+impl Asked {
+    fn label(&self) -> EndpointLabel {
+        match self {
+            Self::Endpoint(endpoint) => label(endpoint),
+            Self::Address(..) => EndpointLabel::Unknown,
+        }
+    }
+}
+
+/// Reads a path, as it is and, where that is none of a registry's, below one of `prefixes`: clients that replace the host of a lockfile's
+/// addresses leave upstream's own path in them. Returns the path that was read too.
+fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, ProxyError>) {
+    let parse = |path: &str| Endpoint::parse(head.method.as_str(), path, head.uri.query());
+    let error = match parse(path) {
+        Ok(endpoint) => return (path, Ok(endpoint)),
+        Err(error) => error,
+    };
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    let below = prefixes.iter().filter(|_| is_read).find_map(|prefix| {
+        let path = below(std::slice::from_ref(prefix), path)?;
+        let is_package = |endpoint: &Endpoint| {
+            matches!(
+                endpoint,
+                Endpoint::Packument(_) | Endpoint::Manifest { .. } | Endpoint::Tarball { .. } | Endpoint::DistTags(_)
+            )
+        };
+        Some((path, parse(path).ok().filter(is_package)?))
+    });
+    match below {
+        Some((path, endpoint)) => (path, Ok(endpoint)),
+        None => (path, Err(error.into())),
+    }
+}
+
+/// Returns the address at which a tarball may be, if the request reads one.
+fn address(head: &Parts, path: &str) -> Option<Address> {
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    Address::of_request(path, head.uri.query()).ok().filter(|_| is_read)
 }
 
 fn no_registry() -> ProxyError {
@@ -161,11 +231,47 @@ fn no_registry() -> ProxyError {
 struct Visit<'a, A> {
     service: &'a Service<A>,
     head: &'a Parts,
+    /// The path that the client asked for, below our own prefix.
+    whole: &'a str,
+    /// The path below the registry's address.
     path: &'a str,
     asker: &'a Asker,
 }
 
 impl<A: Answers> Visit<'_, A> {
+    /// The reply with the tarball that is at an address of the registry's own, if one is.
+    async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, ProxyError> {
+        let answers = &*self.service.answers;
+        let Some((name, version)) = answers.locate(self.asker, address).await? else { return Ok(None) };
+        let tarball = answers.tarball(self.asker, &name, &version).await?;
+        Ok(Some(respond::tarball(&tarball, self.head)))
+    }
+
+    /// The reply to a request whose path could be a package's or a version's and ends as a tarball's does.
+    async fn answer_file<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let reply = match address(self.head, self.whole) {
+            Some(address) => self.answer_at(&address).await?,
+            None => None,
+        };
+        match reply {
+            Some(reply) => Ok(reply),
+            None => self.answer(endpoint, body).await,
+        }
+    }
+
+    /// The reply to a request for a version that its package does not have: the path may be that of another one.
+    async fn answer_elsewhere(&self, missing: Rejection) -> Result<Reply, ProxyError> {
+        let reply = match address(self.head, self.whole) {
+            Some(address) => self.answer_at(&address).await?,
+            None => None,
+        };
+        reply.ok_or_else(|| missing.into())
+    }
+
     /// The reply, or the one that says why there is none.
     async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
     where
@@ -188,10 +294,10 @@ impl<A: Answers> Visit<'_, A> {
                 let bytes = answers.dist_tags(asker, &name).await?;
                 Ok(respond::json(bytes, self.head, false))
             }
-            Endpoint::Tarball { name, version } => {
-                let tarball = answers.tarball(asker, &name, &version).await?;
-                Ok(respond::tarball(&tarball, self.head))
-            }
+            Endpoint::Tarball { name, version } => match answers.tarball(asker, &name, &version).await {
+                Err(missing @ Rejection::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
+                tarball => Ok(respond::tarball(&tarball?, self.head)),
+            },
             // Aside, because they are large and seldom: a request is moved as a whole, with room for the largest of these.
             passed_on => Box::pin(self.pass_on(passed_on, body)).await,
         }
@@ -350,7 +456,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::firewall::{Answer, Refusal, Rejection, Tarball};
+    use crate::firewall::{Answer, Refusal, Tarball};
     use crate::npm::{Algorithm, Digest, Integrity};
     use crate::policy::RuleId;
     use crate::proxy::reverse;
@@ -413,6 +519,11 @@ mod tests {
         async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
             self.note(asker, format!("dist-tags {name}"));
             Ok(Bytes::from_static(b"{}"))
+        }
+
+        async fn locate(&self, _: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+            let place = address.path().strip_prefix("files/").and_then(|file| file.split_once('@'));
+            Ok(place.map(|(name, version)| (PackageName::parse(name).unwrap(), version.into())))
         }
 
         async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {

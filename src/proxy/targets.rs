@@ -1,15 +1,21 @@
 //! The hosts that the gateway answers for itself, and which place on them is the registry. Refuses to know any other host.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls_pki_types::DnsName;
 use url::{Host, Url};
 
+use crate::firewall::BaseUrl;
+use crate::npm::address::{Intercepted, Origins, below};
 use crate::upstream::{Addressed, npmrc};
 
 /// The hosts.
 #[derive(Debug, Clone, Default)]
-pub struct Targets(Vec<Arc<Target>>);
+pub struct Targets {
+    hosts: Vec<Arc<Target>>,
+    /// Every port of them, made when the first is looked for.
+    aims: OnceLock<Vec<Aim>>,
+}
 
 /// One host.
 #[derive(Debug, Clone)]
@@ -39,7 +45,7 @@ pub struct Aim {
     /// Whether TLS is spoken there.
     pub secure: bool,
     /// The addresses of its registries, one for each of the target's prefixes.
-    bases: Arc<[Arc<str>]>,
+    bases: Arc<[BaseUrl]>,
 }
 
 impl Targets {
@@ -65,16 +71,17 @@ impl Targets {
 
     /// Adds another name of a registry that is there already, which some client uses by itself.
     pub fn add_alias(&mut self, host: &DnsName<'static>) {
-        let known = self.0.len();
+        let known = self.hosts.len();
         self.entry(host.as_ref(), Some(host)).take_root();
-        if let Some(added) = self.0.get_mut(known) {
+        if let Some(added) = self.hosts.get_mut(known) {
             Arc::make_mut(added).is_alias = true;
         }
     }
 
     /// Notes that the host of `url`, which is there already, is one more name of Coldframe.
     pub fn name(&mut self, url: &Url) {
-        let named = self.0.iter_mut().find(|target| Some(&*target.host) == url.host_str());
+        self.aims = OnceLock::new();
+        let named = self.hosts.iter_mut().find(|target| Some(&*target.host) == url.host_str());
         if let Some(named) = named {
             Arc::make_mut(named).is_named = true;
         }
@@ -91,45 +98,58 @@ impl Targets {
     /// The names that the operator named.
     #[must_use]
     pub fn named_hosts(&self) -> Vec<DnsName<'static>> {
-        self.0.iter().filter(|target| target.is_named).filter_map(|target| target.name.clone()).collect()
+        self.hosts.iter().filter(|target| target.is_named).filter_map(|target| target.name.clone()).collect()
     }
 
     /// The names of all hosts that have one.
     #[must_use]
     pub fn hosts(&self) -> Vec<DnsName<'static>> {
-        self.0.iter().filter_map(|target| target.name.clone()).collect()
+        self.hosts.iter().filter_map(|target| target.name.clone()).collect()
     }
 
     /// The names that an authority has to cover.
     #[must_use]
     pub fn expected(&self) -> Vec<DnsName<'static>> {
-        self.0.iter().filter(|target| !target.is_alias).filter_map(|target| target.name.clone()).collect()
+        self.hosts.iter().filter(|target| !target.is_alias).filter_map(|target| target.name.clone()).collect()
     }
 
     /// Every place that is ours, as `https://registry.example` or `http://127.0.0.1:4873`.
     #[must_use]
     pub fn origins(&self) -> Vec<String> {
-        let aims = self.0.iter().flat_map(|target| {
-            let usual = target.usual().iter().filter(|(port, _)| !target.ports.iter().any(|(known, _)| known == port));
-            let ports = target.ports.iter().chain(usual);
-            ports.map(|(port, secure)| origin(&target.host, *port, *secure))
-        });
-        aims.collect()
+        self.hosts.iter().flat_map(|target| target.all_ports().map(|(port, secure)| origin(&target.host, port, secure))).collect()
     }
 
     /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
     #[must_use]
     pub fn find(&self, host: &str, port: u16) -> Option<Aim> {
-        let target = self.0.iter().find(|target| target.host.as_ref() == host)?;
-        let (port, secure) = *target.ports.iter().chain(target.usual()).find(|(known, _)| *known == port)?;
-        let origin = origin(host, port, secure);
-        let bases = target.prefixes.iter().map(|prefix| format!("{origin}{prefix}").into()).collect();
-        Some(Aim { target: Arc::clone(target), port, secure, bases })
+        let aims = self.aims.get_or_init(|| self.aims());
+        aims.iter().find(|aim| aim.port == port && *aim.target.host == *host).cloned()
+    }
+
+    /// Makes every port of every host.
+    fn aims(&self) -> Vec<Aim> {
+        let every = || self.hosts.iter().flat_map(|target| target.all_ports().map(move |(port, secure)| (target, port, secure)));
+        let mut origins = Origins::default();
+        for (target, port, secure) in every() {
+            origins.push(origin(&target.host, port, secure), target.prefixes.clone());
+        }
+        let (text, origins) = (origins.to_text(), Arc::new(origins));
+        let aim = |(target, port, secure): (&Arc<Target>, u16, bool)| {
+            let bases = target.prefixes.iter().map(|prefix| {
+                let base: Arc<str> = format!("{}{prefix}", origin(&target.host, port, secure)).into();
+                let intercepted = Intercepted { origins: Arc::clone(&origins), view: format!("{base} {text}").into() };
+                // There are as many of these as the configuration names.
+                BaseUrl { text: base, remembered: true, explains: false, intercepted: Some(Arc::new(intercepted)) }
+            });
+            Aim { target: Arc::clone(target), port, secure, bases: bases.collect() }
+        };
+        every().map(aim).collect()
     }
 
     fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut Target {
-        let at = self.0.iter().position(|target| *target.host == *host).unwrap_or_else(|| {
-            self.0.push(Arc::new(Target {
+        self.aims = OnceLock::new();
+        let at = self.hosts.iter().position(|target| *target.host == *host).unwrap_or_else(|| {
+            self.hosts.push(Arc::new(Target {
                 host: host.into(),
                 name: name.cloned(),
                 is_alias: false,
@@ -137,9 +157,9 @@ impl Targets {
                 ports: Vec::new(),
                 prefixes: Vec::new(),
             }));
-            self.0.len() - 1
+            self.hosts.len() - 1
         });
-        Arc::make_mut(&mut self.0[at])
+        Arc::make_mut(&mut self.hosts[at])
     }
 }
 
@@ -156,6 +176,12 @@ impl Target {
         }
     }
 
+    /// Its ports, each once, and whether TLS is spoken there.
+    fn all_ports(&self) -> impl Iterator<Item = (u16, bool)> {
+        let usual = self.usual().iter().filter(|(port, _)| !self.ports.iter().any(|(known, _)| known == port));
+        self.ports.iter().chain(usual).copied()
+    }
+
     /// Adds a port, and the place of a registry.
     fn extend(&mut self, port: Option<(u16, bool)>, registry: &Url) {
         self.ports.extend(port.filter(|port| !self.ports.contains(port)));
@@ -170,12 +196,15 @@ impl Target {
 impl Aim {
     /// The path below the registry's own, and the address that stands before it; `None` for a path that is not the registry's.
     #[must_use]
-    pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, Arc<str>)> {
-        let (base, rest) = self.target.prefixes.iter().zip(&*self.bases).find_map(|(prefix, base)| {
-            let rest = path.strip_prefix(&**prefix)?;
-            (rest.is_empty() || rest.starts_with('/')).then_some((base, rest))
-        })?;
-        Some((if rest.is_empty() { "/" } else { rest }, Arc::clone(base)))
+    pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
+        let of_prefix = |(prefix, base)| Some((below(std::slice::from_ref(prefix), path)?, base));
+        self.target.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
+    }
+
+    /// The address of the registry that is nearest to the root of the host: that of paths which are no registry's.
+    #[must_use]
+    pub fn outermost(&self) -> Option<&BaseUrl> {
+        self.bases.last()
     }
 
     /// What a client addressed that wrote `base` before its paths. yarn's name for npm's default registry stands for that one.
@@ -245,7 +274,7 @@ mod tests {
             targets.add_unnamed(&Url::parse(url).unwrap());
         }
         let place = |host, port, path| {
-            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{base} {rest}")))
+            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{} {rest}", base.text)))
         };
         assert_eq!(place("127.0.0.1", 4000, "/npm/a").unwrap(), "http://127.0.0.1:4000/npm /a");
         assert_eq!(place("[::1]", 4000, "/a").unwrap(), "http://[::1]:4000 /a");
@@ -266,7 +295,7 @@ mod tests {
             &["corp.example", "alias.example"],
         );
         let place = |host, port, path| {
-            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{base} {rest}")))
+            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{} {rest}", base.text)))
         };
         assert_eq!(place("registry.example", 443, "/a").unwrap(), "https://registry.example /a");
         assert_eq!(place("registry.example", 80, "/a").unwrap(), "http://registry.example /a");

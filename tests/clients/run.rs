@@ -87,6 +87,66 @@ async fn it_installs_and_what_is_young_is_not_installed() {
 }
 
 #[tokio::test]
+async fn yarn_2_and_3_install_too_and_what_is_young_is_refused() {
+    let place = Place::make().await;
+    for tool in [Tool::Yarn2, Tool::Yarn3] {
+        let project = Project::new(tool, &[("left-pad", "^1.0.0")]);
+        let said = place.run(&project, &[], &["install"]).await;
+        assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.0.0")), "{tool:?}:\n{}", said.text);
+        let project = Project::new(tool, &[("left-pad", "1.1.0")]);
+        let said = place.run(&project, &[], &["install"]).await;
+        assert_ne!(said.code, 0, "{tool:?}:\n{}", said.text);
+        assert!(said.text.contains("held back    left-pad@1.1.0"), "{tool:?}:\n{}", said.text);
+    }
+}
+
+/// What leads a client to the registry without us.
+fn directly(registry: &str) -> Vec<String> {
+    let names = [
+        "npm_config_registry",
+        "NPM_CONFIG_REGISTRY",
+        "pnpm_config_registry",
+        "YARN_REGISTRY",
+        "YARN_NPM_REGISTRY_SERVER",
+        "BUN_CONFIG_REGISTRY",
+    ];
+    let variables = names.iter().map(|name| format!("{name}={registry}/"));
+    let allowed = "YARN_UNSAFE_HTTP_WHITELIST=127.0.0.1".to_owned();
+    ["env".to_owned(), allowed].into_iter().chain(variables).collect()
+}
+
+#[tokio::test]
+async fn a_lockfile_that_names_the_registrys_own_places_works_directly_and_behind_it() {
+    let place = Place::make().await;
+    let digest = "0".repeat(40);
+    for (name, path) in [
+        ("@acme/github", format!("/download/@acme/github/1.0.0/{digest}")),
+        ("@acme/gitlab", "/api/v4/projects/7/packages/npm/@acme/gitlab/-/@acme/gitlab-1.0.0.tgz".to_owned()),
+        ("@acme/artifactory", "/@acme/artifactory/-/@acme/artifactory-1.0.0.tgz".to_owned()),
+    ] {
+        place.registry.publish(Package::new(name, "1.0.0").at_path(&path).aged(days(100)));
+    }
+    let dependencies = [("@acme/github", "1.0.0"), ("@acme/gitlab", "1.0.0"), ("@acme/artifactory", "1.0.0")];
+    let direct = directly(&place.registry.url);
+    for tool in Tool::ALL {
+        let is_installed = |project: &Project| dependencies.iter().all(|(name, _)| project.installed(name).is_some());
+        let project = Project::new(tool, &dependencies);
+        let said = project.run_behind(direct.clone(), &["install"]).await;
+        assert!(said.code == 0 && is_installed(&project), "{tool:?}:\n{}", said.text);
+        let project = project.elsewhere();
+        let said = place.run(&project, &[], tool.frozen()).await;
+        assert!(said.code == 0 && is_installed(&project), "{tool:?} behind coldframe:\n{}", said.text);
+        let project = Project::new(tool, &dependencies);
+        let said = place.run(&project, &[], &["install"]).await;
+        assert!(said.code == 0 && is_installed(&project), "{tool:?} behind coldframe:\n{}", said.text);
+        let project = project.elsewhere();
+        let said = project.run_behind(direct.clone(), tool.frozen()).await;
+        assert!(said.code == 0 && is_installed(&project), "{tool:?} directly:\n{}", said.text);
+    }
+    forgive(&place.registry);
+}
+
+#[tokio::test]
 async fn a_lockfile_that_pins_the_young_version_is_refused_whomever_it_names() {
     let place = Place::make().await;
     let registry = place.registry.url.clone();

@@ -14,6 +14,7 @@ mod reply;
 mod scene;
 mod wire;
 
+mod addresses;
 mod admin;
 mod adopting;
 mod age;

@@ -1,0 +1,223 @@
+//! Tarballs at places of the registry's own: under the registry's name they are asked for where upstream states them, and each address
+//! leads to the version that states it, or to a refusal.
+
+use serde_json::Value;
+
+use crate::package::{Package, hours};
+use crate::reply::Reply;
+use crate::run::Place;
+use crate::scene::Scene;
+use crate::wire::Response;
+
+const DIGEST: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn stated(packument: &Response, version: &str) -> Value {
+    packument.json()["versions"][version]["dist"]["tarball"].clone()
+}
+
+/// A place of a registry's own for `@acme/ui`, and the registries that have such.
+fn places(version: &str) -> [String; 4] {
+    [
+        format!("/download/@acme/ui/{version}/{DIGEST}"),
+        format!("/api/v4/projects/7/packages/npm/@acme/ui/-/@acme/ui-{version}.tgz"),
+        format!("/@acme/ui/-/@acme/ui-{version}.tgz"),
+        format!("/files/account/ui-{version}.tgz"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_the_registrys_name_a_tarball_is_asked_for_where_upstream_states_it() {
+    for (number, path) in places("1.0.0").into_iter().enumerate() {
+        let place = Place::make().await;
+        let young = &places("1.1.0")[number];
+        place.registry.publish(Package::new("@acme/ui", "1.0.0").at_path(&path));
+        place.registry.publish(Package::new("@acme/ui", "1.1.0").at_path(young).aged(hours(5)));
+        place.registry.absent("ui");
+        place.registry.absent("account");
+        // From a lockfile that was made without us, before anything is known.
+        let cold = place.start(&[]);
+        if number < 3 {
+            cold.ask(&place.at(&path)).await.is(200);
+            cold.ask(&place.at(young)).await.is(403);
+        }
+        let packument = cold.ask(&place.at("/@acme%2fui")).await;
+        assert_eq!(packument.versions(), ["1.0.0"], "{path}");
+        assert_eq!(stated(&packument, "1.0.0"), place.at(&path));
+        cold.ask(&place.at(&path)).await.is(200);
+        cold.ask(&place.at(young)).await.is(403);
+        // The customary path, of a lockfile that was made with an older coldframe.
+        cold.ask(&place.at("/@acme/ui/-/ui-1.0.0.tgz")).await.is(200);
+        cold.ask(&place.at("/@acme/ui/-/ui-1.1.0.tgz")).await.is(403);
+        let (code, errors) = cold.end();
+        assert_eq!(code, 0, "{errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_packument_names_the_way_to_another_packages_hidden_tarball() {
+    let place = Place::make().await;
+    let hidden = Package::new("left-pad", "1.1.0").aged(hours(5));
+    let deep = "/api/v4/projects/7/packages/npm/left-pad/-/left-pad-1.1.0.tgz";
+    for (number, path) in
+        ["/left-pad/-/left-pad-1.1.0.tgz", deep, &format!("/download/left-pad/1.1.0/{DIGEST}")].iter().enumerate()
+    {
+        let name = format!("evil-{number}");
+        let mut evil = Package::new(&name, "1.0.0").at_url(&place.at(path));
+        evil.tarball.clone_from(&hidden.tarball);
+        place.registry.publish(evil);
+        let running = place.start(&[]);
+        let packument = running.ask(&place.at(&format!("/{name}"))).await;
+        assert_eq!(stated(&packument, "1.0.0"), place.at(&format!("/{name}/-/{name}-1.0.0.tgz")), "{path}");
+        let answer = running.ask(&place.at(path)).await;
+        assert!(matches!(answer.status, 403 | 404), "{path}: {}", answer.status);
+        let encoded = path.replacen("left-pad", "left%2dpad", 1);
+        let answer = running.ask(&place.at(&encoded)).await;
+        assert!(matches!(answer.status, 403 | 404), "{encoded}: {}", answer.status);
+        running.end();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_on_a_host_that_is_only_tunnelled_becomes_the_customary_one() {
+    let place = Place::make().await;
+    for (version, url) in [
+        ("2.0.0", "http://files.example/left-pad/-/left-pad-2.0.0.tgz".to_owned()),
+        ("2.1.0", format!("http://files.example@{}/left-pad/-/x.tgz", place.registry.address)),
+        ("2.2.0", place.at("/a/../left-pad/-/x.tgz")),
+        ("2.3.0", format!("{}#x", place.at("/left-pad/-/x.tgz"))),
+        ("2.4.0", place.at("/left-pad/-/left-pad-1.0.0.tgz")),
+        ("2.5.0", place.at("/-/ping")),
+    ] {
+        place.registry.publish(Package::new("left-pad", version).at_url(&url));
+    }
+    let running = place.start(&["--allow-host", "files.example"]);
+    let packument = running.ask(&place.at("/left-pad")).await;
+    for version in ["2.0.0", "2.1.0", "2.2.0", "2.3.0", "2.4.0", "2.5.0"] {
+        assert_eq!(stated(&packument, version), place.at(&format!("/left-pad/-/left-pad-{version}.tgz")));
+    }
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_two_packages_claim_is_refused() {
+    let place = Place::make().await;
+    let shared = "/files/blob-1.0.0.tgz";
+    place.registry.publish(Package::new("one", "1.0.0").at_path(shared));
+    place.registry.publish(Package::new("two", "1.0.0").at_url(&place.at(shared)));
+    for name in ["blob", "files"] {
+        place.registry.absent(name);
+    }
+    let running = place.start(&[]);
+    assert_eq!(stated(&running.ask(&place.at("/one")).await, "1.0.0"), place.at(shared));
+    running.ask(&place.at(shared)).await.is(200);
+    running.ask(&place.at("/two")).await.is(200);
+    let refused = running.ask(&place.at(shared)).await.is(403);
+    assert!(refused.error().contains("claimed by another package"), "{}", refused.error());
+    running.ask(&place.at("/one/-/one-1.0.0.tgz")).await.is(200);
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_two_versions_with_different_digests_is_refused() {
+    let place = Place::make().await;
+    let shared = "/files/pair-1.0.0.tgz";
+    place.registry.publish(Package::new("pair", "1.0.0").at_path(shared));
+    place.registry.publish(Package::new("pair", "1.0.1").at_url(&place.at(shared)));
+    place.registry.absent("files");
+    let running = place.start(&[]);
+    let refused = running.ask(&place.at(shared)).await.is(403);
+    assert!(refused.error().contains("another digest"), "{}", refused.error());
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_asked_cold_costs_three_questions_at_most_and_is_never_tunnelled() {
+    let place = Place::make().await;
+    place.registry.publish(Package::new("left-pad", "3.0.0").at_path("/files/left-pad-3.0.0.tgz"));
+    let running = place.start(&["--others", "tunnel"]);
+    for name in ["files", "FILES", "stranger", "b", "c", "d", "e", "@a/e", "@a/b", "@c/e"] {
+        place.registry.absent(name);
+    }
+    running.ask(&place.at("/files/left-pad-3.0.0.tgz")).await.is(200);
+    for path in ["/files/stranger-1.0.0.tgz", "/@a/b/@c/d/e-1.0.0.tgz", "/files/left-pad-3.0.1.tgz", "/FILES/left-pad-3.0.0.tgz"]
+    {
+        let before = place.registry.total();
+        running.ask(&place.at(path)).await.is(404);
+        let asked: Vec<String> = place.registry.requests().split_off(before).into_iter().map(|request| request.path).collect();
+        assert!(asked.len() <= 3 && !asked.iter().any(|asked| asked == path), "{path}: {asked:?}");
+    }
+    // Neither is a path that no tarball is at.
+    let before = place.registry.total();
+    running.ask(&place.at("/wp-admin/setup/login")).await.is(404);
+    assert_eq!(place.registry.total(), before);
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_spelling_of_an_address_is_decoded_once() {
+    let place = Place::make().await;
+    let path = format!("/download/@acme/ui/1.0.0/{DIGEST}");
+    place.registry.publish(Package::new("@acme/ui", "1.0.0").at_path(&path));
+    place.registry.publish(Package::new("tool", "1.0.0").at_path("/files/tool-1.0.0.tgz"));
+    place.registry.publish(Package::new("tool", "1.1.0").at_path("/files/tool-1.1.0.tgz").aged(hours(1)));
+    place.registry.absent("files");
+    let running = place.start(&[]);
+    for spelling in [path.replace("@acme/ui", "@acme%2fui"), path.replace('@', "%40"), format!("{path}?cache=no")] {
+        running.ask(&place.at(&spelling)).await.is(200);
+    }
+    for (spelling, status) in [
+        ("/files/tool-1.0.0.tgz", 200),
+        ("/files/%74ool-1.0.0.tgz?x=1", 200),
+        ("/%66iles/tool-1.1.0.tgz", 403),
+        ("/files/tool-1.1.0.tgz", 403),
+        ("/files/tool-1.1.0.tgz?x", 403),
+        ("/files%2ftool-1.1.0.tgz", 403),
+    ] {
+        assert_eq!(running.ask(&place.at(spelling)).await.status, status, "{spelling}");
+    }
+    for wrong in ["/files/%2574ool-1.0.0.tgz", "/files/./tool-1.0.0.tgz", "/x/../files/tool-1.0.0.tgz", "/files//tool-1.0.0.tgz"]
+    {
+        let answer = running.ask(&place.at(wrong)).await;
+        assert!(matches!(answer.status, 400 | 404), "{wrong}: {}", answer.status);
+    }
+    running.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_leads_to_a_private_package_only_with_the_token_that_was_shown_it() {
+    let scene = Scene::open().await;
+    // No name is in it: what leads there is what packuments said.
+    let path = "/blobs/1.0.0/0a1b2c";
+    scene.publish(Package::new("secret", "1.0.0").at_path(path).readable_with("token"));
+    scene.registry.absent("blobs");
+    scene.get("/secret").token("token").await.is(200);
+    scene.get(path).token("token").await.is(200);
+    scene.get(path).await.is(404);
+    scene.get(path).token("other").await.is(404);
+}
+
+#[tokio::test]
+async fn upstreams_own_path_may_stand_before_a_path() {
+    let mut scene = Scene::open().await;
+    let prefix = "/artifactory/api/npm/virtual";
+    for (version, age) in [("1.0.0", 1_000), ("1.1.0", 1)] {
+        let path = format!("{prefix}/left-pad/-/left-pad-{version}.tgz");
+        scene.publish(Package::new("left-pad", version).at_path(&path).aged(hours(age)));
+    }
+    let packument = scene.registry.packument("left-pad").to_string();
+    scene.registry.answer(&format!("{prefix}/left-pad"), Reply::json(&packument));
+    let upstream = format!("{}{prefix}/", scene.registry.url);
+    scene.restart_with("upstream", &upstream).await;
+    // What npm asks for when it replaces the host of a lockfile's addresses.
+    scene.get(&format!("{prefix}/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
+    scene.get(&format!("{prefix}/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
+    scene.get(&format!("{prefix}/left%2dpad/-/left-pad-1.1.0.tgz")).await.is(403);
+    let shown = scene.get("/left-pad").await;
+    assert_eq!(shown.versions(), ["1.0.0"]);
+    let ours = format!("http://{}/left-pad/-/left-pad-1.0.0.tgz", scene.coldframe.address);
+    assert_eq!(stated(&shown, "1.0.0"), ours);
+    assert_eq!(scene.get(&format!("{prefix}/left-pad")).await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.ask("PUT", &format!("{prefix}/left-pad")).await.is(404);
+    scene.get(&format!("{prefix}{prefix}/left-pad/-/left-pad-1.0.0.tgz")).await.is(404);
+}
