@@ -101,6 +101,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let folder = Scratch::make()?;
         let recipe = recipe(&errand, &trust, &folder, no_proxy(&errand, &project, &survey))?;
         let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
+        let recipe = recipe.with_yarn_registry(project.names_yarn_registry);
         let recipe = recipe.with_replaced(project.written_for(&errand.way().registry, |url| errand.takes(url)));
         let (policy, is_servers) = (errand.policy().to_owned(), errand.is_running_ones());
         let ended = run_child::run(prepared(&command, &recipe, &surroundings)).await;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use super::doctor_formats::read_yaml;
+use super::doctor_formats::{read_yaml, read_yarnrc};
 use super::run_exceptions;
 use crate::config::Surroundings;
 use crate::file;
@@ -36,6 +36,8 @@ pub(super) struct Project {
     pub(super) exceptions: Vec<String>,
     /// The variables by which the project's yarn learns what to trust instead of the system, if a file or the user names it.
     pub(super) yarn_authority: Vec<&'static str>,
+    /// Whether yarn 1 is told of a registry that only a variable of its own overrules.
+    pub(super) names_yarn_registry: bool,
 }
 
 /// The largest `.yarnrc.yml` that is read, in bytes.
@@ -63,6 +65,7 @@ impl Project {
             names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
             exceptions: run_exceptions::entries(&surroundings.variables, &lines, folder, home),
             yarn_authority: yarn_authority(surroundings),
+            names_yarn_registry: names_yarn_registry(surroundings),
         }
     }
 
@@ -127,17 +130,29 @@ impl Project {
 /// Returns the variables of yarn's setting for what it trusts, of each name under which a file or a variable sets it. Who set it has a
 /// yarn that accepts it.
 fn yarn_authority(surroundings: &Surroundings) -> Vec<&'static str> {
-    let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
-    let files = folders.filter_map(|folder| {
-        let bytes = file::read(&folder.join(".yarnrc.yml"), MAX_YARNRC_BYTES).ok()?;
-        file::text(bytes).ok()
-    });
-    let lines: BTreeSet<String> = files.flat_map(|text| read_yaml(&text)).map(|(key, ..)| key).collect();
-    let is_variable = |wanted: &str| {
-        surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
-    };
-    let named = YARN_AUTHORITY.into_iter().filter(|(key, variable)| lines.contains(*key) || is_variable(variable));
+    let texts = texts_of(surroundings, ".yarnrc.yml");
+    let lines: BTreeSet<String> = texts.iter().flat_map(|text| read_yaml(text)).map(|(key, ..)| key).collect();
+    let named = YARN_AUTHORITY.into_iter().filter(|(key, variable)| lines.contains(*key) || is_variable(surroundings, variable));
     named.map(|(_, variable)| variable).collect()
+}
+
+/// Checks whether yarn 1 would read a `registry` line. A project with a `.yarnrc.yml` has a later one.
+fn names_yarn_registry(surroundings: &Surroundings) -> bool {
+    let is_later = || surroundings.working_directory.ancestors().any(|folder| folder.join(".yarnrc.yml").is_file());
+    let texts = texts_of(surroundings, ".yarnrc");
+    let has_line = texts.iter().flat_map(|text| read_yarnrc(text)).any(|(key, ..)| key == "registry");
+    is_variable(surroundings, "yarn_registry") || (has_line && !is_later())
+}
+
+/// Returns the files of this name upwards from the working directory, and in the home.
+fn texts_of(surroundings: &Surroundings, name: &str) -> Vec<String> {
+    let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
+    let texts = folders.filter_map(|folder| file::text(file::read(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
+    texts.collect()
+}
+
+fn is_variable(surroundings: &Surroundings, wanted: &str) -> bool {
+    surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
 }
 
 /// The lockfiles of the nearest folder upwards that has any.

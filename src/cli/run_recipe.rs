@@ -1,5 +1,6 @@
 //! The environment that leads every client through the gateway, whatever a project's files say: as it was measured of npm 9
-//! to 12, pnpm 9 to 12, yarn 1 and 4, bun and deno. Refuses to touch any file of theirs.
+//! to 12, pnpm 9 to 12, yarn 1, 3 and 4, bun and deno. Yarn 2 sends no password to a proxy, so it cannot be led. No file of a client
+//! is changed.
 //!
 //! No single variable reaches all: pnpm from 11 on ignores `npm_config_registry`, yarn 4 reads `YARN_*` alone, deno upper case
 //! alone. `npm_config_*` and `pnpm_config_*` beat the `proxy`, `noproxy` and `cafile` lines of a project's `.npmrc`.
@@ -32,6 +33,7 @@ pub(super) struct Recipe {
     /// What is reached without the proxy.
     no_proxy: String,
     whole: OsString,
+    registry: OsString,
 }
 
 /// The files that hold what has to be trusted.
@@ -57,16 +59,22 @@ impl Recipe {
         all(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"], added);
         all(&["npm_config_cafile", "pnpm_config_cafile"], whole);
         all(&["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry"], registry);
-        all(&["YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"], registry);
+        all(&["YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"], registry);
         set.extend(plain_host(&way.registry).map(|host| ("YARN_UNSAFE_HTTP_WHITELIST", host)));
-        let whole = whole.to_owned();
-        Self { set, no_proxy, whole }
+        let (whole, registry) = (whole.to_owned(), registry.to_owned());
+        Self { set, no_proxy, whole, registry }
     }
 
     /// Overrules a `no-proxy` line, where there is one: pnpm 9 and 10 obey it. npm warns of the variable as of the line, so it
     /// is not set for nothing.
     pub(super) fn with_exceptions(mut self, there_are: bool) -> Self {
         self.set.extend(there_are.then(|| ("npm_config_no_proxy", self.no_proxy.clone().into())));
+        self
+    }
+
+    /// Overrules a `registry` line of yarn 1, where there is one: its variable alone does that, and yarn 2 fails over it.
+    pub(super) fn with_yarn_registry(mut self, is_set: bool) -> Self {
+        self.set.extend(is_set.then(|| ("YARN_REGISTRY", self.registry.clone())));
         self
     }
 
@@ -153,14 +161,13 @@ mod tests {
             npm_config_registry=https://registry.example/
             NPM_CONFIG_REGISTRY=https://registry.example/
             pnpm_config_registry=https://registry.example/
-            YARN_REGISTRY=https://registry.example/
             YARN_NPM_REGISTRY_SERVER=https://registry.example/
             BUN_CONFIG_REGISTRY=https://registry.example/
         "#]]
         .assert_eq(&(told.join("\n") + "\n"));
         let plain = recipe("http://127.0.0.1:4000/");
         assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
-        let berry = plain.with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions(true);
+        let berry = plain.with_yarn_registry(false).with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions(true);
         assert_eq!(
             berry.set[berry.set.len() - 2..],
             [("YARN_CA_FILE_PATH", OsString::from("/run/whole.pem")), ("npm_config_no_proxy", OsString::from("localhost"))]

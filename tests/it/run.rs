@@ -334,7 +334,7 @@ async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
     ] {
         std::fs::write(place.home.path().join(".yarnrc.yml"), file).unwrap();
         let running = place.start(&[]);
-        for name in unset {
+        for name in unset.iter().chain(&["YARN_REGISTRY"]) {
             assert_eq!(running.variable(name), None, "{name} with {file}");
         }
         if let Some(name) = set {
@@ -343,6 +343,12 @@ async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
         }
         running.end();
     }
+    // yarn 1 obeys its own file before npm's variables, and yarn 2 fails over yarn 1's variable.
+    std::fs::remove_file(place.home.path().join(".yarnrc.yml")).unwrap();
+    std::fs::write(place.home.path().join(".yarnrc"), "registry \"http://127.0.0.1:9/\"\n").unwrap();
+    let running = place.start(&[]);
+    assert_eq!(running.variable("YARN_REGISTRY").map(|url| url.trim_end_matches('/')), Some(place.registry.url.as_str()));
+    running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
