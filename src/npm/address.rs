@@ -397,7 +397,10 @@ mod tests {
                     Ok(Endpoint::Tarball { name, version }) => {
                         prop_assert!(name.as_str() == "@a/b" && (version == key || !["1.0.0", "2.0.0"].contains(&&*version)));
                     }
-                    Ok(endpoint) => prop_assert!(matches!(endpoint, Endpoint::Packument(_) | Endpoint::Manifest { .. }) && is_file(&path)),
+                    Ok(endpoint) => {
+                        let is_ambiguous = matches!(endpoint, Endpoint::Packument(_) | Endpoint::Manifest { .. }) && is_file(&path);
+                        prop_assert!(is_ambiguous);
+                    }
                     Err(_) => {}
                 }
             }

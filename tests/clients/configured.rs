@@ -17,7 +17,7 @@ fn words(tool: Tool) -> (&'static str, &'static str) {
         Tool::Npm10 | Tool::Npm11 | Tool::Npm12 | Tool::Pnpm9 => ("npm", ".npmrc"),
         Tool::Pnpm10 | Tool::Pnpm12 => ("pnpm", "pnpm-workspace.yaml"),
         Tool::Yarn1 => ("yarn", ".yarnrc"),
-        Tool::Yarn2 | Tool::Yarn3 | Tool::Yarn4 => ("yarn-berry", ".yarnrc.yml"),
+        Tool::Yarn3 | Tool::Yarn4 => ("yarn-berry", ".yarnrc.yml"),
         Tool::Bun => ("bun", "bunfig.toml"),
         Tool::Deno => ("deno", ".npmrc"),
     }

@@ -19,9 +19,7 @@ pub enum Tool {
     Pnpm10,
     Pnpm12,
     Yarn1,
-    /// Only where its settings matter: it is old.
-    Yarn2,
-    /// As yarn 2.
+    /// Only where its settings matter: it is old. Yarn 2 sends no password to a proxy, so `run` cannot lead it.
     Yarn3,
     Yarn4,
     Bun,
@@ -55,7 +53,6 @@ impl Tool {
             Self::Pnpm10 => script("pnpm10/bin/pnpm.cjs"),
             Self::Pnpm12 => vec![native(&modules.join("@pnpm"), "exe.", "pnpm")],
             Self::Yarn1 => script("yarn1/bin/yarn.js"),
-            Self::Yarn2 => script("yarn2/bin/yarn.js"),
             Self::Yarn3 => script("yarn3/bin/yarn.js"),
             Self::Yarn4 => script("yarn4/bin/yarn.js"),
             Self::Bun => vec![native(&modules.join("@oven"), "bun-", "bin/bun")],
@@ -68,7 +65,7 @@ impl Tool {
         match self {
             // The audit runs beside the download: which of the two speaks first is chance.
             Self::Npm10 | Self::Npm11 | Self::Npm12 => &["ci", "--no-audit"],
-            Self::Yarn2 | Self::Yarn3 | Self::Yarn4 => &["install", "--immutable"],
+            Self::Yarn3 | Self::Yarn4 => &["install", "--immutable"],
             Self::Deno => &["install", "--frozen"],
             _ => &["install", "--frozen-lockfile"],
         }
@@ -138,7 +135,7 @@ impl Project {
         let dependencies: Value = dependencies.iter().map(|(name, range)| ((*name).to_owned(), Value::from(*range))).collect();
         let manifest = json!({ "name": "app", "version": "1.0.0", "private": true, "dependencies": dependencies });
         std::fs::write(project.folder.path().join("package.json"), manifest.to_string()).expect("room");
-        if matches!(tool, Tool::Yarn2 | Tool::Yarn3 | Tool::Yarn4) {
+        if matches!(tool, Tool::Yarn3 | Tool::Yarn4) {
             // Marks the root of the project; Plug'n'Play would hide what was installed.
             std::fs::write(project.folder.path().join("yarn.lock"), "").expect("room");
             std::fs::write(project.folder.path().join(".yarnrc.yml"), "nodeLinker: node-modules\n").expect("room");
