@@ -263,6 +263,14 @@ impl Survey {
         found
     }
 
+    /// The registries of scopes that clients of the project go to.
+    pub(super) fn scoped_registries(&self) -> Vec<Url> {
+        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
+        let told = clients.flat_map(|(client, _)| self.told(*client));
+        let scoped = told.filter(|said| said.key.starts_with('@') && said.key.ends_with(":registry"));
+        scoped.filter_map(|said| Url::parse(&said.value).ok()).collect()
+    }
+
     /// The authorities of Coldframes, perhaps of other machines, that clients here are told to trust.
     pub(super) fn authorities(&self, folder: &Path) -> Vec<CertificateDer<'static>> {
         let told = self.clients.iter().flat_map(|(client, _)| self.told(*client));

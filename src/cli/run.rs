@@ -154,7 +154,16 @@ fn recipe(errand: &Errand, trust: &tls::Config, folder: &Scratch, no_proxy: Stri
 /// Returns what the command may reach without the gateway: nothing that the gateway, a client or a lockfile takes for a registry.
 fn no_proxy(errand: &Errand, project: &Project, survey: &Survey) -> String {
     let (mut registries, on_loopback) = errand.registries();
-    registries.extend(project.addresses().chain(survey.registries()).chain([npmrc::built_in()]));
+    // A `registry` line that names this machine, as `client-config` writes it, is overruled; one of a scope is not.
+    let elsewhere = survey.registries().into_iter().filter(|url| !run_exceptions::is_loopback(url));
+    registries.extend(
+        project
+            .addresses()
+            .chain(project.scoped_registries.clone())
+            .chain(survey.scoped_registries())
+            .chain(elsewhere)
+            .chain([npmrc::built_in()]),
+    );
     let alias = npmrc::yarns_alias().and_then(|host| Url::parse(&format!("https://{host}/")).ok());
     registries.extend(alias);
     run_exceptions::no_proxy(&registries, on_loopback, project.exceptions.iter().cloned())

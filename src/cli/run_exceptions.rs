@@ -59,6 +59,11 @@ pub(super) fn entries(variables: &[(OsString, OsString)], lines: &[Line], folder
     entries.filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect()
 }
 
+/// Checks whether an address is this machine's own.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    Registry::new(url).is_some_and(|registry| registry.is_loopback())
+}
+
 /// The host of a registry: its name, and its address if it is one.
 struct Registry {
     name: String,

@@ -34,6 +34,8 @@ pub(super) struct Project {
     pub(super) names_exceptions: bool,
     /// What the user has reached without a proxy.
     pub(super) exceptions: Vec<String>,
+    /// The registries of scopes in `.npmrc` files.
+    pub(super) scoped_registries: Vec<Url>,
     /// The variables by which the project's yarn learns what to trust instead of the system, if a file or the user names it.
     pub(super) yarn_authority: Vec<&'static str>,
     /// Whether yarn 1 is told of a registry that only a variable of its own overrules.
@@ -64,6 +66,7 @@ impl Project {
             direct: direct(&surroundings.working_directory),
             names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
             exceptions: run_exceptions::entries(&surroundings.variables, &lines, folder, home),
+            scoped_registries: scoped_registries(&lines),
             yarn_authority: yarn_authority(surroundings),
             names_yarn_registry: names_yarn_registry(surroundings),
         }
@@ -125,6 +128,11 @@ impl Project {
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
         addresses.filter(|url| matches!(url.scheme(), "http" | "https"))
     }
+}
+
+fn scoped_registries(lines: &[npmrc::Line]) -> Vec<Url> {
+    let scoped = lines.iter().filter(|line| line.key.starts_with('@') && line.key.ends_with(":registry"));
+    scoped.filter_map(|line| Url::parse(&line.value).ok()).collect()
 }
 
 /// Returns the variables of yarn's setting for what it trusts, of each name under which a file or a variable sets it. Who set it has a

@@ -316,6 +316,18 @@ async fn a_server_of_the_commands_own_and_what_the_user_excepts_are_reached_dire
         assert_eq!(running.variable(name), Some(expected.as_str()), "{name}");
     }
     running.end();
+    // The line that `client-config` writes is overruled: no reason to keep anything from the command's servers.
+    std::fs::write(place.home.path().join(".npmrc"), "registry=http://127.0.0.1:4873/\n").unwrap();
+    let running = Running::start(&mut behind_a_registry_elsewhere(&place));
+    assert_eq!(running.variable("NO_PROXY"), Some(LOOPBACK));
+    running.end();
+    for (file, text) in [(".npmrc", "@acme:registry=http://localhost:4873/\n"), (".npmrc", "noproxy=wiki.example\n")] {
+        std::fs::write(place.home.path().join(file), text).unwrap();
+        let running = Running::start(&mut behind_a_registry_elsewhere(&place));
+        let expected = if text.starts_with('@') { "none.invalid".to_owned() } else { format!("{LOOPBACK},wiki.example") };
+        assert_eq!(running.variable("NO_PROXY"), Some(expected.as_str()), "{text}");
+        running.end();
+    }
     // A lockfile that names a place on this machine takes it for a registry.
     let lockfile = r#"{"lockfileVersion":3,"packages":{"node_modules/left-pad":{"version":"1.0.0","resolved":"http://localhost:4873/left-pad/-/left-pad-1.0.0.tgz"}}}"#;
     std::fs::write(place.home.path().join("package-lock.json"), lockfile).unwrap();
