@@ -340,7 +340,7 @@ mod tests {
         let addressed = |host: &str, path: &str| {
             let aim = targets.find(host, 443).unwrap();
             let (_, base) = aim.place(path).unwrap();
-            aim.addressed(&base)
+            aim.addressed(&base.text)
         };
         assert_eq!(addressed("registry.example", "/npm/a"), Addressed::Host("https://registry.example/npm".into()));
         assert_eq!(addressed("named.example", "/a"), Addressed::Named("https://named.example".into()));
@@ -352,7 +352,7 @@ mod tests {
         ours.name(&url);
         let aim = ours.find("127.0.0.1", 4873).unwrap();
         let (_, base) = aim.place("/a").unwrap();
-        assert_eq!(aim.addressed(&base), Addressed::Named("http://127.0.0.1:4873".into()));
+        assert_eq!(aim.addressed(&base.text), Addressed::Named("http://127.0.0.1:4873".into()));
         assert!(ours.named_hosts().is_empty(), "an address has no name");
     }
 
