@@ -138,8 +138,12 @@ impl Inner {
     async fn with_unknown(self: &Arc<Self>, asker: &Asker, reading: Reading, locked: &[(usize, Locked)]) -> Reading {
         let is_known =
             |version: &str| reading.known.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
-        let Some((_, unknown)) = locked.iter().find(|(_, one)| !is_known(&one.version)) else { return reading };
-        self.ask_once_more(asker, &reading, &unknown.version, Need::Index).await.unwrap_or(reading)
+        for (_, unknown) in locked.iter().filter(|(_, one)| !is_known(&one.version)) {
+            if let Some(again) = self.ask_once_more(asker, &reading, &unknown.version, Need::Index).await {
+                return again;
+            }
+        }
+        reading
     }
 
     fn check_version(&self, reading: &Reading, profile: Profile, locked: &Locked) -> Judged {

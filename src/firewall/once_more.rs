@@ -42,8 +42,8 @@ impl Default for OnceMore {
 }
 
 impl OnceMore {
-    /// Whether `client` may ask again at `now`; counts it.
-    fn admits(&self, client: IpAddr, now: Timestamp) -> bool {
+    /// Whether `client` may have upstream asked again at `now`; counts it.
+    pub(super) fn admits(&self, client: IpAddr, now: Timestamp) -> bool {
         let window = self.clients.get_with(network_of(client), || Arc::new(Mutex::new((now, 0))));
         let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = &mut *window;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::catalog::{Need, is_within};
 use super::known::Slot;
@@ -104,13 +104,20 @@ impl Inner {
         name: &PackageName,
         registry: &Arc<Registry>,
     ) -> Result<Passed, Rejection> {
+        let Spoken { reading, packument: known, screen, .. } = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
+        // Before anything large is fetched for it.
+        let held = screen.shown.iter().filter(|shown| !**shown).count();
+        if held > 0 && !self.is_confirmed(asker, name, registry).await {
+            return Err(Rejection::NotEntitled(unconfirmed(name, held).into()));
+        }
+        let mut share = self.allowance.share();
+        share.grow_to(3 * reading.known.document.length).await?;
         let passage = Passage::get(format!("{}{ASKED_AS}", name.to_segment()));
         let passed = self.pass(asker, Some(name), passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
         }
         let (length, base, this) = (passed.body.len() as u64, Arc::clone(&asker.base.text), name.clone());
-        let mut share = self.allowance.share();
         share.grow_to(3 * length).await?;
         let rendered = self.blocking(move || {
             let rendered = render_whole(&this, &passed.body, &base);
@@ -118,7 +125,8 @@ impl Inner {
             rendered
         });
         let (packument, body) = rendered.await??;
-        let hidden = self.hidden_of(asker, name, &packument).await?;
+        let is_shown = |key: &str| known.find(key).is_some_and(|(at, _)| screen.shown[at]);
+        let hidden = packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count();
         if hidden > 0 {
             if !self.is_confirmed(asker, name, registry).await {
                 return Err(Rejection::NotEntitled(unconfirmed(name, hidden).into()));
@@ -135,13 +143,6 @@ impl Inner {
         Ok(Passed::of_json(body))
     }
 
-    /// How many versions of `packument` the policy hides from the client.
-    async fn hidden_of(self: &Arc<Self>, asker: &Asker, name: &PackageName, packument: &Packument) -> Result<usize, Rejection> {
-        let Spoken { packument: known, screen, .. } = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
-        let is_shown = |key: &str| known.find(key).is_some_and(|(at, _)| screen.shown[at]);
-        Ok(packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count())
-    }
-
     /// Whether upstream confirmed within the hour that the client's token may write the package: it accepted a change that only those
     /// may make, or it says of which account the token is and that this account may write.
     async fn is_confirmed(self: &Arc<Self>, asker: &Asker, name: &PackageName, registry: &Arc<Registry>) -> bool {
@@ -153,7 +154,8 @@ impl Inner {
         if self.writers.get(&slot).is_some_and(|since| is_within(since, CONFIRMED, now)) {
             return true;
         }
-        if self.strangers.get(&slot).is_some_and(|since| is_within(since, UNCONFIRMED, now)) {
+        let is_stranger = self.strangers.get(&slot).is_some_and(|since| is_within(since, UNCONFIRMED, now));
+        if is_stranger || !self.once_more.admits(asker.address, now) {
             return false;
         }
         let may_write = self.may_write(asker, name).await.unwrap_or(false);
@@ -210,9 +212,9 @@ fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Pack
 /// that, by a PUT to the package's own address without attachments.
 fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Published {
-        #[serde(rename = "_attachments")]
-        attachments: BTreeMap<String, IgnoredAny>,
+    struct Published<'a> {
+        #[serde(borrow, rename = "_attachments")]
+        attachments: BTreeMap<String, &'a RawValue>,
     }
     let path = path.split('?').next().unwrap_or_default();
     let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
@@ -224,7 +226,7 @@ fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
         ["-", ..] => false,
         _ if segments.contains(&"-rev") => true,
         _ if method == "PUT" => {
-            serde_json::from_slice::<Published>(body).is_ok_and(|published| !published.attachments.is_empty())
+            serde_json::from_slice::<Published<'_>>(body).is_ok_and(|published| !published.attachments.is_empty())
         }
         _ => false,
     }
