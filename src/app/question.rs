@@ -45,7 +45,7 @@ pub(super) fn firewall_of(config: Config, clock: Arc<dyn Clock>, further_policie
     let ledger = glimpse(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
-    let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
+    let blobs = DiskBlobs::open_temporary(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
     let advisories = feeds::glance(&config.feeds, &config.store.data_dir, scratch.path(), clock.now());
     let firewall = Firewall::new(Parts {
