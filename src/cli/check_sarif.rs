@@ -61,8 +61,8 @@ pub(super) fn tell(report: &Report) -> Value {
     }
     let nothing = report.why_nothing().is_some();
     let notification = |(reason, count): (&str, usize)| {
-        let what = if nothing { "nothing".to_owned() } else { format!("{count} versions") };
-        json!({ "level": "error", "message": { "text": plain(&format!("{what} could not be checked: {reason}")) } })
+        let what = if nothing { "nothing could".to_owned() } else { format!("{count} versions could not") };
+        json!({ "level": "error", "message": { "text": plain(&format!("{what} be checked: {reason}")) } })
     };
     // Of a registry that is away there is one reason; where each package has its own, a few say what is wrong.
     let unchecked: Vec<Value> = reasons.into_iter().take(if nothing { 1 } else { PLACES }).map(notification).collect();

@@ -407,6 +407,8 @@ async fn a_registry_that_cannot_be_asked_is_told_once_with_an_exit_code_of_its_o
     let invocation = &sarif["runs"][0]["invocations"][0];
     assert_eq!(invocation["executionSuccessful"], false);
     assert_eq!(invocation["toolExecutionNotifications"].as_array().unwrap().len(), 1, "{told}");
+    let notification = invocation["toolExecutionNotifications"][0]["message"]["text"].as_str().unwrap();
+    assert!(notification.starts_with("nothing could be checked: "), "{notification}");
     let (code, told, _) = project.check(&["--format", "github"]);
     assert_eq!((code, told.lines().count()), (69, 1), "{told}");
 }
