@@ -3,6 +3,7 @@
 use std::fmt;
 
 pub use crate::policy::place::{Place, SourceFile, blot_credentials};
+use crate::text::{printable, single_line};
 
 /// Where a value or a mistake comes from.
 #[derive(Debug, Clone)]
@@ -59,13 +60,13 @@ impl Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin {
-            Origin::Default => out.write_str(&self.problem)?,
-            _ => write!(out, "{}: {}", self.origin, self.problem)?,
+            Origin::Default => out.write_str(&single_line(&self.problem))?,
+            _ => out.write_str(&single_line(&format!("{}: {}", self.origin, self.problem)))?,
         }
         if let Origin::File(place) = &self.origin {
-            write!(out, "\n{}", place.excerpt(self.shows_line))?;
+            write!(out, "\n{}", printable(&place.excerpt(self.shows_line)))?;
         }
-        if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", self.allowed) }
+        if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", single_line(&self.allowed)) }
     }
 }
 
@@ -119,6 +120,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn a_value_begins_no_line_of_its_own() {
+        let mistake = Mistake::new(Origin::Flag("--config".to_owned()), "cannot read `x\n::error::y`", "z\nw");
+        assert_eq!(mistake.to_string(), "--config: cannot read `x\\n::error::y`\n   = allowed: z\\nw");
+    }
 
     #[test]
     fn a_mistake_is_marked_below_its_line() {

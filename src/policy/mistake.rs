@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::place::Place;
+use crate::text::{printable, single_line};
 
 /// Letters of a problem that are told.
 const LONGEST: usize = 240;
@@ -37,8 +38,9 @@ fn shortened(problem: String) -> String {
 impl fmt::Display for Mistake {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, column) = self.place.position();
-        write!(out, "{}:{line}:{column}: {}\n{}", self.place.file.path.display(), self.problem, self.place.excerpt(true))?;
-        if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", self.allowed) }
+        let head = format!("{}:{line}:{column}: {}", self.place.file.path.display(), self.problem);
+        write!(out, "{}\n{}", single_line(&head), printable(&self.place.excerpt(true)))?;
+        if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", single_line(&self.allowed)) }
     }
 }
 
