@@ -52,13 +52,19 @@ pub(super) enum Need {
     Index,
     /// A document that can be rendered in this form. Where none is at hand the full one is asked for, which does for both.
     Form(Form),
+    /// A document that carries all that upstream has: the answer to a request for the full form.
+    Facts,
 }
 
 impl Need {
-    /// Whether a document in `form` does.
+    /// Whether what is known does.
     #[must_use]
-    pub(super) fn is_met_by(self, form: Form) -> bool {
-        form == Form::Full || self != Self::Form(Form::Full)
+    pub(super) fn is_met_by(self, known: &Known) -> bool {
+        match self {
+            Self::Index | Self::Form(Form::Abbreviated) => true,
+            Self::Form(Form::Full) => known.renders_full(),
+            Self::Facts => known.form == Form::Full,
+        }
     }
 }
 
@@ -112,7 +118,7 @@ impl Inner {
         if !part_lacks && !self.lacks(&reading.known, asker.profile, &self.world()) {
             return Ok(reading);
         }
-        let reading = self.look_up(asker, name, Need::Form(Form::Full), wish).await?;
+        let reading = self.look_up(asker, name, Need::Facts, wish).await?;
         self.find_kin(asker, &reading.known).await;
         Ok(reading)
     }
@@ -165,7 +171,7 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
             let reading = self.embark_or_make_do(voyage.clone(), now).await?;
-            if need.is_met_by(reading.known.form) {
+            if need.is_met_by(&reading.known) {
                 return Ok(reading);
             }
         }
@@ -184,7 +190,7 @@ impl Inner {
             slot: reading.known.slot.clone(),
             registry: Arc::clone(&reading.known.registry),
             authorization: asker.authorization.clone(),
-            need: Need::Form(reading.known.form),
+            need: Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated }),
             profile: asker.profile,
             wish: None,
             ahead: None,
@@ -205,7 +211,7 @@ impl Inner {
 
     /// What memory has, if it does for the need without asking upstream.
     fn fresh(&self, slot: &Slot, profile: Profile, need: Need, moment: &Moment) -> Option<Arc<Known>> {
-        self.documents.get(slot).filter(|known| need.is_met_by(known.form) && self.is_fresh(known, profile, moment))
+        self.documents.get(slot).filter(|known| need.is_met_by(known) && self.is_fresh(known, profile, moment))
     }
 
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
@@ -220,7 +226,7 @@ impl Inner {
     /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
     /// brings is for whoever asks next.
     pub(super) async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
-        let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known.form));
+        let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known));
         if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
             && let Some(reading) = self.stale(&last, now)
         {
@@ -271,7 +277,7 @@ impl Inner {
         let mut place = Place::of(permit, self.allowance.share());
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
-        let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known.form));
+        let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
         if let Some(known) = usable.clone().filter(|_| !voyage.whole) {
             if self.satisfies(&voyage, &known) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
@@ -338,7 +344,7 @@ impl Inner {
                     // Without validators: a registry that has one ETag for both forms would confirm this one.
                     Ok(None) => {
                         let slot = voyage.slot.clone();
-                        match Box::pin(Arc::clone(&self).sail(Voyage { need: Need::Form(Form::Full), ..voyage })).await {
+                        match Box::pin(Arc::clone(&self).sail(Voyage { need: Need::Facts, ..voyage })).await {
                             Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
                             other => other,
                         }
@@ -353,7 +359,7 @@ impl Inner {
     /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
     fn form_to_ask(&self, voyage: &Voyage, known: Option<&Known>) -> Form {
         match known {
-            Some(known) if known.form == Form::Abbreviated && voyage.need.is_met_by(known.form) => Form::Abbreviated,
+            Some(known) if known.form == Form::Abbreviated && voyage.need.is_met_by(known) => Form::Abbreviated,
             None if voyage.need == Need::Index => self.forms.for_index(voyage.registry.id()),
             _ => Form::Full,
         }

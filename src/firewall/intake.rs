@@ -125,7 +125,7 @@ impl Inner {
         record.apply(&change);
         self.write(&voyage.key(), &change);
         self.report(name, &findings);
-        if form == Form::Full {
+        if form == Form::Full || packument.has_more {
             self.note_stripped(&voyage.registry, &packument);
         }
         let known = Arc::new(Known {

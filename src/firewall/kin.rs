@@ -42,7 +42,7 @@ impl Inner {
         if reading.known.form == Form::Abbreviated {
             let lacks = |(_, pinning): (&Entry, &Entry)| pinning.publisher.is_none();
             if reading.known.packument.as_ref().is_some_and(|whole| pins(packument, whole).any(lacks)) {
-                let full = Box::pin(self.look_up(asker, &whole, Need::Form(Form::Full), None)).await;
+                let full = Box::pin(self.look_up(asker, &whole, Need::Facts, None)).await;
                 let Ok(full) = full else { return false };
                 reading = full;
             }

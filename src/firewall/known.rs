@@ -121,7 +121,7 @@ pub(super) struct Known {
     pub slot: Slot,
     /// Where it comes from.
     pub registry: Arc<Registry>,
-    /// The form the document does for: a full one for both.
+    /// The form that upstream was asked for: what the document lacks is not known.
     pub form: Form,
     /// The index; `None` when upstream says there is no such package (any more).
     pub packument: Option<Arc<Packument>>,
@@ -205,6 +205,14 @@ impl Known {
             unknown: Unknown { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         }
+    }
+
+    /// Whether the full form can be rendered from the document. Some registries send it whatever is asked for; what rules ask is still
+    /// known only as far as it is there.
+    #[must_use]
+    pub(super) fn renders_full(&self) -> bool {
+        let is_whole = |packument: &Arc<Packument>| packument.has_more && packument.is_timed();
+        self.form == Form::Full || self.packument.as_ref().is_some_and(is_whole)
     }
 
     /// What the document does not carry of the entry. The full form carries all that upstream has: what is not in it is absent there.

@@ -81,7 +81,7 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     let text = std::str::from_utf8(document).map_err(|wrong| IngestError::Encoding { byte: wrong.valid_up_to() })?;
     let source = Source(text);
     let mut fields = Fields::default();
-    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, mut layout, .. } =
+    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, mut layout, has_more, .. } =
         read_top(&source, name, &mut fields)?;
     let mut times = read_times(&source, time)?;
     let has_time = !times.instants.is_empty();
@@ -101,6 +101,7 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         name: name.clone(),
         has_publishers: fields.has_publishers,
         has_signatures: fields.has_signatures,
+        has_more,
         has_scripts: fields.has_scripts,
         entries,
         dist_tags,
@@ -132,6 +133,7 @@ struct Top<'w, 'a> {
     restrictions: Option<(Span, Option<u32>)>,
     layout: Layout,
     previous_end: Option<u32>,
+    has_more: bool,
     repeated: Option<String>,
 }
 
@@ -186,6 +188,10 @@ impl<'a> Top<'_, 'a> {
             }
             // Taken before, where it stands first.
             Some("versions") => true,
+            Some("readme" | "maintainers" | "description" | "repository" | "homepage" | "license" | "author") => {
+                self.has_more = true;
+                false
+            }
             _ => false,
         };
         if key == Some("time") {
@@ -246,6 +252,7 @@ fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w m
         restrictions: None,
         layout: Layout::default(),
         previous_end: None,
+        has_more: false,
         repeated: None,
     };
     let walked = walk(document, &mut top);

@@ -125,6 +125,8 @@ pub struct Packument {
     pub has_publishers: bool,
     /// Whether any manifest carries the registry's signature (`dist.signatures`).
     pub has_signatures: bool,
+    /// Whether the document has members that are in no abbreviated one, such as `readme`.
+    pub has_more: bool,
     /// Whether any manifest says whether a script runs at install (`scripts` or `hasInstallScript`).
     pub has_scripts: bool,
     /// When its oldest release was published, those that are gone included; `None` where no time can be read.

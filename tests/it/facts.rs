@@ -121,6 +121,23 @@ reason = "x"
 }
 
 #[tokio::test]
+async fn a_registry_that_sends_the_full_form_whatever_is_asked_is_asked_once() {
+    let (scene, _folder) = ruled(PEOPLE).await;
+    scene.registry.abbreviates(Abbreviated::Ignored);
+    let dress = |package: Package| package.field("maintainers", json!([{ "name": "ada" }])).script("test", "node test.js");
+    scene.publish(dress(by("left-pad", "1.0.0", "ada")));
+    scene.publish(dress(by("left-pad", "1.1.0", "mallory")));
+    scene.get(OLD).await.is(200);
+    scene.get(NEW).await.is(403);
+    assert_eq!(scene.get("/left-pad").await.is(200).json()["readme"], "# A package");
+    assert_eq!(asked(&scene, "/left-pad"), ["abbreviated"]);
+    // Of one that does not say who published it, that is asked.
+    scene.publish(dress(Package::new("other", "1.0.0")));
+    scene.get("/other/-/other-1.0.0.tgz").await.is(200);
+    assert_eq!(asked(&scene, "/other"), ["abbreviated", "full"]);
+}
+
+#[tokio::test]
 async fn a_rule_that_comes_later_is_answered_from_the_full_form() {
     let (mut scene, folder) = ruled("[[rule]]\nid = \"minimum-age\"\nhold = \"1h\"\nreason = \"x\"\n").await;
     scene.publish(by("left-pad", "1.0.0", "mallory"));
