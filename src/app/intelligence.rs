@@ -37,7 +37,7 @@ pub struct Standing {
     pub state: State,
     /// Why it is not fresh, if it is not.
     pub staleness: Option<String>,
-    /// Its records that mark every version of an established package and wait for a decision, as the ledger tells of them.
+    /// Its records that mark every version of an established package and wait for a decision, as the ledger has them.
     pub overbroad: Vec<String>,
 }
 
@@ -374,7 +374,7 @@ pub fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<S
     found.next().map(|advisory| advisory.id.to_owned()).ok_or_else(|| AppError::NoAdvisory(id.to_owned()))
 }
 
-/// What the ledger tells of records that mark every version of an established package, without those that are decided.
+/// The ledger's records that mark every version of an established package, without those that are decided.
 fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
     // Where there is no ledger yet nothing was noticed.
     let Ok(ledger) = SqliteLedger::read_only(data_dir) else { return Vec::new() };

@@ -15,7 +15,7 @@ use super::errand::{Sum, Way};
 use super::operations::Question;
 use super::session::{Lead, Reach, Wish};
 use super::witness::Noted;
-use crate::firewall::{Hidden, Kept, Refusal, Want, Wanted};
+use crate::firewall::{Hidden, Kept, Refusal, Want, WantedVersion};
 use crate::npm::{PackageName, instant};
 use crate::policy::RuleId;
 use crate::proxy::{Pass, TurnedAway};
@@ -288,12 +288,12 @@ impl ToldRefusal {
 }
 
 impl ToldWanted {
-    fn of(Wanted { want, fails, kept }: Wanted) -> Self {
+    fn of(WantedVersion { want, fails, kept }: WantedVersion) -> Self {
         Self { want, fails, kept: ToldKept::of(kept) }
     }
 
-    fn read(self) -> Wanted {
-        Wanted { want: self.want, fails: self.fails, kept: self.kept.read() }
+    fn read(self) -> WantedVersion {
+        WantedVersion { want: self.want, fails: self.fails, kept: self.kept.read() }
     }
 }
 
@@ -346,7 +346,7 @@ mod tests {
             newer: vec![kept("2.0.0", Some("1.0.0"))],
             others: Some((kept("0.9.0", None), 3)),
             is_wanted: true,
-            wanted: vec![Wanted { want, fails: true, kept: kept("2.0.0", None) }],
+            wanted: vec![WantedVersion { want, fails: true, kept: kept("2.0.0", None) }],
         };
         let sum = Sum {
             noted: Noted {

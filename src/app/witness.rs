@@ -53,7 +53,7 @@ impl<A: Answers + Hides> Witness<A> {
     pub(super) fn before(inner: Arc<A>, wants: &[(String, Want)]) -> Self {
         let mut by_package: HashMap<PackageName, Vec<Want>> = HashMap::new();
         for (name, want) in wants {
-            // What is no package is nobody's want.
+            // Words of a command that name no package are left out.
             if let Ok(name) = PackageName::parse(name) {
                 by_package.entry(name).or_default().push(want.clone());
             }

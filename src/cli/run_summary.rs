@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::app::errand::Sum;
-use crate::firewall::{Hidden, Kept, Refusal, Wanted};
+use crate::firewall::{Hidden, Kept, Refusal, WantedVersion};
 use crate::npm::{PackageName, instant};
 use crate::text::{markdown, markdown_code, push_line, shell_word};
 
@@ -197,19 +197,19 @@ impl Summary<'_> {
     }
 
     /// What made the command fail: the only versions that something wants, each once; what the project wants first.
-    fn culprits(&self) -> Vec<(&PackageName, &Wanted)> {
+    fn culprits(&self) -> Vec<(&PackageName, &WantedVersion)> {
         if self.code == 0 { Vec::new() } else { self.wanted(|_, wanted| wanted.fails) }
     }
 
     /// What else the command would have taken, each package once; what the project wants first.
-    fn would_take(&self) -> Vec<(&PackageName, &Wanted)> {
+    fn would_take(&self) -> Vec<(&PackageName, &WantedVersion)> {
         let noted = &self.sum.noted;
         let all = self.code != 0 || noted.served.is_empty();
         let installed = |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
         self.wanted(|name, wanted| installed(name) && (self.code == 0 || !wanted.fails))
     }
 
-    fn wanted(&self, which: impl Fn(&PackageName, &Wanted) -> bool) -> Vec<(&PackageName, &Wanted)> {
+    fn wanted(&self, which: impl Fn(&PackageName, &WantedVersion) -> bool) -> Vec<(&PackageName, &WantedVersion)> {
         let each = self.sum.noted.hidden.iter().filter_map(|(name, hidden)| {
             let mut fitting = hidden.wanted.iter().filter(|wanted| which(name, wanted));
             let first = fitting.clone().find(|wanted| wanted.want.is_direct).or_else(|| fitting.next())?;
@@ -270,7 +270,7 @@ fn tell(name: &PackageName, kept: &Kept, count: usize) -> String {
 }
 
 /// A version that would have been taken, in a line.
-fn tell_wanted(name: &PackageName, wanted: &Wanted) -> String {
+fn tell_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
     let (kept, want) = (&wanted.kept, &wanted.want);
     let spec = if *want.spec == *kept.version { String::new() } else { format!(" as `{}`", want.spec) };
     let told = tell(name, kept, 1);
@@ -278,7 +278,7 @@ fn tell_wanted(name: &PackageName, wanted: &Wanted) -> String {
     format!("{version}, wanted{spec} by {}: {rest}", want.by)
 }
 
-fn wanted_json(name: &PackageName, wanted: &Wanted) -> Value {
+fn wanted_json(name: &PackageName, wanted: &WantedVersion) -> Value {
     let kept = &wanted.kept;
     json!({
         "name": name.as_str(),

@@ -124,7 +124,7 @@ impl Shelf {
         self.directory(feed).join(RECORDS)
     }
 
-    /// Where everything of a feed lies.
+    /// The folder of a feed.
     pub(super) fn directory(&self, feed: &FeedConfig) -> PathBuf {
         self.0.join(&feed.name)
     }

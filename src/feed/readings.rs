@@ -1,4 +1,4 @@
-//! When each record was first read that marks every version of a package: kept beside the records, over restarts and downloads. A
+//! When each record was first read that marks every version of a package: kept next to the records, across restarts and downloads. A
 //! record that goes and comes back keeps its instant.
 
 use std::collections::{BTreeMap, HashMap};
@@ -87,6 +87,6 @@ mod tests {
         assert_eq!(read(300, &["MAL-1", "MAL-2"]), [100, 200]);
         assert_eq!(read(50, &["MAL-2"]), [50], "the clock was ahead");
         std::fs::write(home.path().join("first-read.json"), "{").unwrap();
-        assert!(Readings::load(home.path(), at(400)).is_err(), "what cannot be read is not as good as new");
+        assert!(Readings::load(home.path(), at(400)).is_err(), "an unreadable file is an error");
     }
 }

@@ -6,7 +6,7 @@ use super::history;
 use super::known::{Known, Partition};
 use super::world::World;
 use crate::npm::{Integrity, PackageName, Version};
-use crate::policy::{Applicable, Facts, Presence, Unknown};
+use crate::policy::{Applicable, Facts, Presence, UnknownFacts};
 use crate::store::Release;
 
 /// A version that went.
@@ -65,7 +65,7 @@ impl<'a> Departed<'a> {
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
             // The ledger keeps none of it.
-            unknown: Unknown::ALL,
+            unknown: UnknownFacts::ALL,
             ..Facts::of(self.name, self.version, self.effective)
         }
     }

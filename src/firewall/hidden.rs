@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::known::Slot;
-use super::wanted::{is_satisfied, picked};
+use super::wanted::{is_satisfied, pick_unfiltered};
 use super::{Asker, Inner, Want};
 use crate::npm::{PackageName, Version};
 use crate::policy::{RuleId, Verdict};
@@ -23,12 +23,12 @@ pub struct Hidden {
     /// Whether it is known what is wanted of the package at all.
     pub is_wanted: bool,
     /// The hidden versions that would have been taken, by who wants them; those of the project first.
-    pub wanted: Vec<Wanted>,
+    pub wanted: Vec<WantedVersion>,
 }
 
 /// A hidden version that would have been taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedVersion {
     /// Who wants it.
     pub want: Want,
     /// Whether nothing that is shown will do, so that a client fails.
@@ -78,9 +78,9 @@ impl Inner {
         let of_others = self.wants.of(&slot);
         let of_others = of_others.as_deref().unwrap_or_default();
         let wanted = wants.iter().chain(of_others).filter_map(|want| {
-            let at = picked(packument, &want.spec).filter(|at| !screen.shown[*at])?;
+            let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
             let fails = !is_satisfied(packument, &screen, &want.spec);
-            Some(Wanted { want: want.clone(), fails, kept: kept(at)? })
+            Some(WantedVersion { want: want.clone(), fails, kept: kept(at)? })
         });
         let wanted = wanted.collect();
         let is_wanted = !(wants.is_empty() && of_others.is_empty());

@@ -79,7 +79,7 @@ fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (
 }
 
 /// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher. An
-/// unknown publisher is nobody's equal; where neither document names any, this upstream does not show them, and the pin counts alone.
+/// unknown publisher equals no other; where neither document names any, this upstream does not show them, and the pin alone decides.
 fn kin(part: &Packument, whole: &Packument) -> Kin {
     let mut kin: Kin = vec![None; part.entries.len()].into();
     let is_observable = part.has_publishers || whole.has_publishers;

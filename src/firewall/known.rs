@@ -16,7 +16,7 @@ use super::world::{Profile, World};
 use crate::npm::packument::Entry;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, Version, instant};
 use crate::policy::advisory::Kind;
-use crate::policy::{Advisory, Applicable, Facts, Unknown};
+use crate::policy::{Advisory, Applicable, Facts, UnknownFacts};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 use crate::vet::{self, Signals};
@@ -202,7 +202,7 @@ impl Known {
             advisories,
             fix,
             undecided: fix.map_or(Signals::NONE, |_| vet::undecided(entry, self.baseline(packument, at))),
-            unknown: Unknown { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
+            unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         }
     }
@@ -216,11 +216,11 @@ impl Known {
     }
 
     /// What the document does not carry of the entry. The full form carries all that upstream has: what is not in it is absent there.
-    fn unknown(&self, packument: &Packument, entry: &Entry) -> Unknown {
+    fn unknown(&self, packument: &Packument, entry: &Entry) -> UnknownFacts {
         if self.form == Form::Full {
-            return Unknown::NONE;
+            return UnknownFacts::NONE;
         }
-        Unknown {
+        UnknownFacts {
             publisher: entry.publisher.is_none(),
             maintainers: entry.maintainers.is_none(),
             // Where other versions say that they run one, this one says that it does not.

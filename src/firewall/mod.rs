@@ -58,7 +58,7 @@ pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
 pub use check::{Judged, Locked, Outcome};
 pub use contact::Contacting;
 pub use explanation::Explanation;
-pub use hidden::{Hidden, Kept, Wanted};
+pub use hidden::{Hidden, Kept, WantedVersion};
 pub use inspect::{Inspected, Inspection};
 pub use refusal::{Refusal, Rejection};
 pub use wanted::Want;

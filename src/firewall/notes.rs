@@ -63,7 +63,7 @@ impl Inner {
         }
     }
 
-    /// Tells, once, of advisories that mark every version of an established package, until an operator decides about them.
+    /// Reports, once, advisories that mark every version of an established package and wait for an operator's decision.
     pub(super) fn note_overbroad(&self, name: &PackageName, screen: &Screen) {
         for Overbroad { feed, id } in &screen.overbroad {
             let key = format!("{feed}\0{id}\0{name}");

@@ -8,11 +8,11 @@ use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
 use super::known::Known;
-use super::wanted::Withheld;
+use super::wanted::WithheldVersions;
 use super::world::{Profile, World};
 use super::{BaseUrl, refusal};
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, instant, tag};
-use crate::policy::{Advisory, Note, Policy, Unknown, Verdict, judge, waiver};
+use crate::policy::{Advisory, Note, Policy, UnknownFacts, Verdict, judge, waiver};
 use crate::text::single_line;
 
 /// Hidden versions named in one text: beyond that they are counted.
@@ -46,7 +46,7 @@ pub(super) struct Screen {
     /// Advisories whose claim on every version is not obeyed.
     pub overbroad: Vec<Overbroad>,
     /// What of the known wants is withheld, found when first asked for.
-    pub withheld: ArcSwapOption<Withheld>,
+    pub withheld: ArcSwapOption<WithheldVersions>,
     /// Whether a verdict hangs on a fact that the document does not carry: the full form is needed then.
     pub lacks: bool,
     /// Differs when anything that an answer shows differs.
@@ -160,7 +160,7 @@ impl Screen {
         let policy = world.policy(profile);
         let rules = policy.about(&packument.name).narrowed(every);
         let (takes_notes, waives) = (rules.takes_notes(), world.standing.waives_anything(&packument.name));
-        let may_lack = known.form == Form::Abbreviated && rules.hangs_on(Unknown::ALL);
+        let may_lack = known.form == Form::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
             let facts = known.facts(packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);

@@ -10,7 +10,7 @@ use super::world::Profile;
 use super::{Asker, Inner, Rejection};
 use crate::npm::packument::Entry;
 use crate::npm::{PackageName, Version, instant};
-use crate::policy::{Facts, Unknown, judge};
+use crate::policy::{Facts, UnknownFacts, judge};
 use crate::upstream::{Passage, Passed, UpstreamError};
 
 /// The largest answer that is filtered, in bytes: a page of 250 results has 400 kB.
@@ -111,7 +111,7 @@ impl Inner {
             parsed: parsed.as_ref(),
             advisories: &advisories,
             // Names in search results are not those of the packument.
-            unknown: Unknown::ALL,
+            unknown: UnknownFacts::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
         let is_allowed = judge(&world.policy(profile).about(name), &world.standing, &facts, now).allows();

@@ -18,7 +18,7 @@ use crate::npm::requirements::{Requirement, requirements};
 use crate::npm::{PackageName, Packument, Range, instant};
 use crate::store::Outcome;
 
-/// Packages of which it is remembered what others want of them.
+/// Packages whose wants are remembered.
 const MAX_PACKAGES: u64 = 20_000;
 
 /// Wants that are remembered of one package: each is resolved when a document changes.
@@ -27,10 +27,10 @@ const MAX_WANTS: usize = 8;
 /// How long a version that is withheld from a client is one event: clients retry, and installs ask twice.
 const EVENT_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Events that are remembered to be told once.
+/// Events that are remembered, so that each is reported once.
 const MAX_EVENTS: u64 = 20_000;
 
-/// What somebody wants of a package.
+/// What a package or a project wants of another package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Who: a package, or a file of the project.
@@ -42,18 +42,18 @@ pub struct Want {
     pub is_direct: bool,
 }
 
-/// What an event is told once for.
+/// What one event is reported for.
 type EventKey = (IpAddr, Option<Arc<str>>, PackageName, Box<str>);
 
 /// What documents say that is wanted of other packages.
 pub(super) struct Wants {
     of_packages: Cache<Slot, Arc<[Want]>>,
-    told: Cache<EventKey, Timestamp>,
+    reported: Cache<EventKey, Timestamp>,
 }
 
 impl Default for Wants {
     fn default() -> Self {
-        Self { of_packages: Cache::new(MAX_PACKAGES), told: Cache::new(MAX_EVENTS) }
+        Self { of_packages: Cache::new(MAX_PACKAGES), reported: Cache::new(MAX_EVENTS) }
     }
 }
 
@@ -78,14 +78,14 @@ impl Wants {
 
 /// What of the wants of a package is withheld, and the wants that this was found for.
 #[derive(Debug)]
-pub(super) struct Withheld {
+pub(super) struct WithheldVersions {
     wants: Arc<[Want]>,
     /// The entry that is hidden, by the want that nothing shown satisfies.
     found: Box<[(usize, Want)]>,
 }
 
 /// The entry that `spec` would lead a client to if nothing were hidden.
-pub(super) fn picked(packument: &Packument, spec: &str) -> Option<usize> {
+pub(super) fn pick_unfiltered(packument: &Packument, spec: &str) -> Option<usize> {
     let tagged = |tag: &str| packument.dist_tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version);
     let spec = if spec.is_empty() { "latest" } else { spec };
     let exact = packument.find(spec).map(|(at, _)| at);
@@ -122,36 +122,36 @@ impl Inner {
         }
         let Some(wants) = self.wants.of(&known.slot) else { return };
         for (at, want) in &self.withheld(packument, screen, wants).found {
-            // Nobody asked for the package that wants it for long: somebody else may want another version now.
+            // Only while the package that wants it is in use: later, a client may want another version.
             let by = PackageName::parse(&want.by).ok().map(|name| Slot { name, partition: known.slot.partition.clone() });
             let asked = by.and_then(|slot| self.documents.get(&slot)).map(|known| known.checked);
             if asked.is_some_and(|asked| now <= instant::after(asked, self.config.packument_ttl)) {
-                self.tell_withheld(asker, packument, screen, *at, now);
+                self.report_withheld(asker, packument, screen, *at, now);
             }
         }
     }
 
-    fn withheld(&self, packument: &Packument, screen: &Screen, wants: Arc<[Want]>) -> Arc<Withheld> {
+    fn withheld(&self, packument: &Packument, screen: &Screen, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
         if let Some(withheld) = screen.withheld.load_full().filter(|withheld| Arc::ptr_eq(&withheld.wants, &wants)) {
             return withheld;
         }
         let find = |want: &Want| {
-            let at = picked(packument, &want.spec).filter(|at| !screen.shown[*at])?;
+            let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
             (!is_satisfied(packument, screen, &want.spec)).then(|| (at, want.clone()))
         };
         let found = wants.iter().filter_map(find).collect();
-        let withheld = Arc::new(Withheld { wants, found });
+        let withheld = Arc::new(WithheldVersions { wants, found });
         screen.withheld.store(Some(Arc::clone(&withheld)));
         withheld
     }
 
-    fn tell_withheld(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize, now: Timestamp) {
+    fn report_withheld(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize, now: Timestamp) {
         let entry = &packument.entries[at];
         let key = (asker.address, asker.user.clone(), packument.name.clone(), entry.key.clone());
-        if self.wants.told.get(&key).is_some_and(|told| told <= now && now < instant::after(told, EVENT_INTERVAL)) {
+        if self.wants.reported.get(&key).is_some_and(|at| at <= now && now < instant::after(at, EVENT_INTERVAL)) {
             return;
         }
-        self.wants.told.insert(key, now);
+        self.wants.reported.insert(key, now);
         let (name, nearest) = (&packument.name, screen.nearest(packument, &entry.key));
         let Some(refusal) = Refusal::of_version(name, &entry.key, screen.verdict(at), nearest) else { return };
         let rule = refusal.rule.clone();

@@ -361,7 +361,7 @@ impl<'a> PackageAdvisories<'a> {
         self.found.iter().copied()
     }
 
-    /// Those in force beside these versions, each with since when it counts: all that the packument holds. A dated record that marks
+    /// The advisories that apply, given all versions of the packument and since when each counts. A dated record that marks
     /// every version of an established package is obeyed for the versions that it lists and for the young ones.
     #[must_use]
     pub fn among<'k>(self, versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>) -> Applicable<'a> {
@@ -372,14 +372,14 @@ impl<'a> PackageAdvisories<'a> {
     }
 
     /// The versions that a record marks and that are not refused by it.
-    fn spared(&self, advisory: Advisory<'a>, versions: &[(&str, Option<&Version>, Timestamp)]) -> Spared {
+    fn spared(&self, advisory: Advisory<'a>, versions: &[(&str, Option<&Version>, Timestamp)]) -> SparedVersions {
         if !advisory.is_wholesale() {
-            return Spared::None;
+            return SparedVersions::None;
         }
         let ruling = self.rulings.iter().rev().find(|(id, _)| advisory.is_called(id)).map(|(_, ruling)| *ruling);
         let since = match (ruling, advisory.known_since) {
-            (Some(Ruling::SetAside), _) => return Spared::Unlisted,
-            (Some(Ruling::Obeyed), _) | (None, None) => return Spared::None,
+            (Some(Ruling::SetAside), _) => return SparedVersions::Unlisted,
+            (Some(Ruling::Obeyed), _) | (None, None) => return SparedVersions::None,
             (None, Some(since)) => since,
         };
         let unlisted = || versions.iter().filter(|(key, version, _)| !advisory.names(key, *version));
@@ -390,16 +390,16 @@ impl<'a> PackageAdvisories<'a> {
             (count, first, last) = (count + 1, first.min(effective), last.max(effective));
         }
         if count < ESTABLISHED_VERSIONS || last.duration_since(first) < ESTABLISHED_SPREAD {
-            return Spared::None;
+            return SparedVersions::None;
         }
         let old = unlisted().filter(|(_, _, effective)| *effective <= until(SPARED_BEFORE));
-        Spared::Versions(old.map(|(key, ..)| Box::from(*key)).collect())
+        SparedVersions::Versions(old.map(|(key, ..)| Box::from(*key)).collect())
     }
 }
 
 /// Which versions a record that marks every version does not refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Spared {
+enum SparedVersions {
     /// It is obeyed whole.
     None,
     /// These, until an operator decides about it.
@@ -408,7 +408,7 @@ enum Spared {
     Unlisted,
 }
 
-impl Spared {
+impl SparedVersions {
     fn has(&self, key: &str) -> bool {
         match self {
             Self::None => false,
@@ -421,7 +421,7 @@ impl Spared {
 /// The advisories on one package, each with what it does not refuse though it marks every version.
 #[derive(Debug, Clone, Default)]
 pub struct Applicable<'a> {
-    advisories: Vec<(Advisory<'a>, Spared)>,
+    advisories: Vec<(Advisory<'a>, SparedVersions)>,
     lacking: Option<&'a str>,
 }
 
@@ -441,7 +441,7 @@ impl<'a> Applicable<'a> {
         key: &'s str,
         version: Option<&'s Version>,
     ) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
-        let affects = move |(advisory, spared): &(Advisory<'a>, Spared)| {
+        let affects = move |(advisory, spared): &(Advisory<'a>, SparedVersions)| {
             if spared.has(key) { advisory.names(key, version) } else { advisory.affects(key, version) }
         };
         self.advisories.iter().filter(move |entry| affects(entry)).map(|(advisory, _)| *advisory)
@@ -449,7 +449,7 @@ impl<'a> Applicable<'a> {
 
     /// Those that mark every version of an established package, and about which no operator has decided yet.
     pub fn overbroad(&self) -> impl Iterator<Item = Advisory<'a>> {
-        self.advisories.iter().filter(|(_, spared)| matches!(spared, Spared::Versions(_))).map(|(advisory, _)| *advisory)
+        self.advisories.iter().filter(|(_, spared)| matches!(spared, SparedVersions::Versions(_))).map(|(advisory, _)| *advisory)
     }
 
     /// Those of them that would affect a version if they were obeyed whole.

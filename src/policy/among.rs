@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::facts::{Facts, Unknown};
+use super::facts::{Facts, UnknownFacts};
 use super::rule::{DependencyKind, Globs, Rule};
 use crate::npm::packument::Traits;
 use crate::vet::{Findings, Signals};
@@ -14,7 +14,7 @@ pub(super) struct Among<'f> {
     traits: Traits,
     advised: bool,
     fixes: bool,
-    unknown: Unknown,
+    unknown: UnknownFacts,
     signals: Signals,
     findings: Findings,
     publishers: HashSet<&'f str>,

@@ -30,7 +30,7 @@ pub enum Presence {
 /// equal to another unknown one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub struct Unknown {
+pub struct UnknownFacts {
     /// Who published it.
     pub publisher: bool,
     /// Who maintains it.
@@ -41,7 +41,7 @@ pub struct Unknown {
     pub fix: bool,
 }
 
-impl Unknown {
+impl UnknownFacts {
     /// Everything is known.
     pub const NONE: Self = Self { publisher: false, maintainers: false, install_script: false, fix: false };
 
@@ -102,7 +102,7 @@ pub struct Facts<'a> {
     /// the package before; `None` where nobody knows.
     pub fix: Option<&'a str>,
     /// What the document does not carry.
-    pub unknown: Unknown,
+    pub unknown: UnknownFacts,
     /// What differs from its predecessors.
     pub signals: Signals,
     /// Signals that are neither found nor excluded.
@@ -134,7 +134,7 @@ impl<'a> Facts<'a> {
             tags: &[],
             advisories: &NO_ADVISORIES,
             fix: None,
-            unknown: Unknown::NONE,
+            unknown: UnknownFacts::NONE,
             signals: Signals::NONE,
             undecided: Signals::NONE,
             findings: Findings::NONE,

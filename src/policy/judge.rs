@@ -12,7 +12,7 @@ use super::advisory::Kind;
 use super::among::Among;
 use super::built_in;
 use super::candidates::{Candidates, Chosen, Rules};
-use super::facts::{Facts, Unknown};
+use super::facts::{Facts, UnknownFacts};
 use super::malware;
 use super::rule::{Action, Ages, Answer, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
 use super::verdict::{Reason, RuleId, Verdict};
@@ -252,7 +252,7 @@ impl Selection<'_> {
 
     /// Whether any of the rules asks for one of these facts.
     #[must_use]
-    pub fn hangs_on(&self, unknown: Unknown) -> bool {
+    pub fn hangs_on(&self, unknown: UnknownFacts) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.hangs_on(unknown))
     }
 

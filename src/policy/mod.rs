@@ -34,7 +34,7 @@ pub use advisory::{Advisories, Advisory, Applicable, NO_ADVISORIES, PackageAdvis
 pub use advisory_index::FeedAdvisories;
 pub use affected::Span;
 pub use built_in::{TAKEDOWN_AGE, is_takedown};
-pub use facts::{Facts, Presence, Unknown};
+pub use facts::{Facts, Presence, UnknownFacts};
 pub use file::{Compiled, compile};
 pub use indicator::Indication;
 pub use judge::{Note, Policy, Selection};

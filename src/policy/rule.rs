@@ -7,7 +7,7 @@ use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::advisory::{Advisory, Kind, Severity, Trust};
-use super::facts::{Facts, Unknown};
+use super::facts::{Facts, UnknownFacts};
 use super::place::Place;
 use crate::npm::{Range, instant};
 use crate::vet::{Findings, Signals};
@@ -241,7 +241,7 @@ impl Rule {
     }
 
     /// Whether it asks for one of these facts.
-    pub(super) fn hangs_on(&self, unknown: Unknown) -> bool {
+    pub(super) fn hangs_on(&self, unknown: UnknownFacts) -> bool {
         let asks = &self.asks;
         (asks.publishers.is_some() && unknown.publisher)
             || (asks.maintainers.is_some() && unknown.maintainers)

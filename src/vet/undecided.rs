@@ -1,5 +1,5 @@
-//! Which signals a release may show, told from packuments alone: those that a comparison with its baseline does not exclude. Vetting
-//! will find them; until then a rule that asks for their absence lets nothing through that may have them. Pure.
+//! Signals that a release may show, from packuments alone: those that a comparison with its baseline does not exclude. A rule that
+//! asks for their absence lets nothing through that may have them. Pure.
 
 use std::time::Duration;
 
