@@ -409,6 +409,7 @@ impl App {
                 (self.settings, by_listener),
                 reloading::Parts {
                     policies: Arc::clone(&self.policies),
+                    firewall: Arc::clone(&self.firewall),
                     service: Arc::clone(&self.service),
                     gateway: door,
                     premises: self.premises,

@@ -13,6 +13,7 @@ use crate::admin::Check;
 use crate::config::{Config, Effective, Key, Mistakes};
 use crate::firewall::Firewall;
 use crate::proxy::{Forward, Service};
+use crate::upstream::Renewed;
 
 /// Reads the configuration as the process did at its start.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
@@ -22,6 +23,9 @@ const OF_POLICIES: &[Key] = &[Key::Policy, Key::MinReleaseAge, Key::FixLane, Key
 
 /// Settings of the hosts that the gateway goes to.
 const OF_HOSTS: &[Key] = &[Key::AllowHost, Key::Others];
+
+/// Settings of the hosts that tarballs come from.
+const OF_TARBALLS: &[Key] = &[Key::TarballHost, Key::RedirectHost];
 
 /// What is reloaded.
 pub(super) struct Reloader {
@@ -37,6 +41,7 @@ pub(super) struct Reloader {
 /// What takes new settings.
 pub(super) struct Parts {
     pub(super) policies: Arc<Policies>,
+    pub(super) firewall: Arc<Firewall>,
     pub(super) service: Arc<Service<Firewall>>,
     pub(super) gateway: Option<Arc<Forward<Firewall>>>,
     pub(super) premises: Arc<Premises>,
@@ -88,12 +93,26 @@ impl Reloader {
         let changed = running.changed(&fresh);
         let (mut applied, mut waiting, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         let listens = self.listens_elsewhere(config);
+        let mut notes = Vec::new();
+        let renewed = self.parts.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "upstream credentials not reloaded");
+            notes.push("upstream's credentials cannot be used".to_owned());
+            Renewed::default()
+        });
+        if renewed.credentials {
+            tracing::info!("upstream credentials reloaded");
+        }
+        if renewed.needs_restart {
+            tracing::warn!("whether upstream has credentials changed, which needs a restart");
+            notes.push("whether upstream has credentials changed, which needs a restart".to_owned());
+        }
         for key in changed {
             let is_applied = match key {
                 // The same addresses: what differs are their policies.
                 Key::Listen if !listens => true,
                 key if OF_POLICIES.contains(&key) => true,
                 key if OF_HOSTS.contains(&key) => true,
+                key if OF_TARBALLS.contains(&key) && renewed.hosts => true,
                 Key::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
                     Ok(()) => true,
                     Err(error) => {
@@ -137,16 +156,13 @@ impl Reloader {
         let names: Vec<_> = self.parts.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
         self.parts.operations.reloaded(&names, fresh.clone());
         *running = fresh;
-        if applied.is_empty() && waiting.is_empty() && failed.is_empty() {
+        if applied.is_empty() && waiting.is_empty() && failed.is_empty() && notes.is_empty() && !renewed.credentials {
             tracing::info!("configuration unchanged");
         }
         if !applied.is_empty() {
             tracing::info!(config.changed = %Names(&applied), "configuration reloaded");
         }
-        if waiting.is_empty() && failed.is_empty() {
-            return None;
-        }
-        let mut told = Vec::new();
+        let mut told = notes;
         if !waiting.is_empty() {
             tracing::warn!(config.changed = %Names(&waiting), "settings changed that need a restart");
             told.push(format!("these settings need a restart: {}", Names(&waiting)));
@@ -154,7 +170,7 @@ impl Reloader {
         if !failed.is_empty() {
             told.push(format!("these settings cannot be used: {}", Names(&failed)));
         }
-        Some(told.join("; "))
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     /// Whether the configuration asks for other addresses than those that are listened on. A port 0 is any.

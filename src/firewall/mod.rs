@@ -88,7 +88,7 @@ use crate::policy::decision::Decision;
 use crate::policy::{Advisories, Policy, Verdict};
 use crate::store::{Blobs, Ledger};
 use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
-use crate::upstream::{Passage, Passed, Registries};
+use crate::upstream::{self, Passage, Passed, Registries, Renewed, UpstreamSetupError};
 
 /// Bounds on time and memory.
 #[derive(Debug, Clone)]
@@ -305,6 +305,14 @@ impl Firewall {
     /// Puts other advisories in force: from the next request on, for every package.
     pub fn follow(&self, advisories: &Advisories) {
         self.0.follow(advisories);
+    }
+
+    /// Goes by the hosts and lends the credentials of a configuration that was read again.
+    ///
+    /// # Errors
+    /// When credentials cannot be sent; then all of them stay as they were.
+    pub fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamSetupError> {
+        self.0.registries.renew(config)
     }
 
     /// Forgets what is remembered of a package: upstream is asked anew before it is answered for.

@@ -85,7 +85,7 @@ impl Credentials {
 }
 
 /// Credentials by the place that they were configured for, as npm keys them: `host[:port]/path/`. The scheme is no part of a key.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct CredentialRules(Arc<BTreeMap<Box<str>, Credentials>>);
 
 impl CredentialRules {

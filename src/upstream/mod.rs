@@ -27,7 +27,7 @@ pub use host_glob::{HostGlob, HostGlobError};
 pub use npmrc::{Discovered, NpmrcError};
 pub use packument::{Fetched, Freshness, Validators};
 pub use passage::{Passage, Passed};
-pub use registry::{Registries, Registry};
+pub use registry::{Registries, Registry, Renewed};
 pub use tarball::{Offer, TarballBody};
 
 use crate::net::NoRoom;

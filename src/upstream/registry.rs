@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, DATE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -40,7 +41,7 @@ pub struct Registry {
     origin: Origin,
     pub(super) url: Url,
     /// What is lent, by the places that it was configured for.
-    credentials: CredentialRules,
+    credentials: ArcSwap<CredentialRules>,
     /// Whether some of it may be sent when a package of this registry is asked for.
     has_credentials: bool,
     /// Whether credentials that clients bring to Coldframe are for this registry.
@@ -48,13 +49,32 @@ pub struct Registry {
     shared: Arc<Shared>,
 }
 
+/// Hosts that packuments and redirects may name besides a registry's own.
+pub(super) struct Hosts {
+    /// Those of tarballs.
+    pub(super) tarball: Vec<HostGlob>,
+    /// Those that a tarball is redirected to.
+    redirect: Vec<HostGlob>,
+}
+
+/// What of a configuration that was read again is other than before, and active now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Hosts of tarballs and redirects.
+    pub hosts: bool,
+    /// Credentials that are lent.
+    pub credentials: bool,
+    /// Whether more changed, which needs a restart: a registry would have credentials that has none, or none any more, so that what
+    /// is remembered of it would be another's view.
+    pub needs_restart: bool,
+}
+
 /// What all registries have in common.
 struct Shared {
     client: Client,
     circuits: Arc<Circuits>,
     retries: Budget,
-    tarball_hosts: Vec<HostGlob>,
-    redirect_hosts: Vec<HostGlob>,
+    hosts: ArcSwap<Hosts>,
     packument_limit: u64,
     tarball_limit: u64,
     /// The addresses of all registries.
@@ -101,8 +121,8 @@ impl Registry {
         self.shared.tarball_limit
     }
 
-    pub(super) fn tarball_hosts(&self) -> &[HostGlob] {
-        &self.shared.tarball_hosts
+    pub(super) fn hosts(&self) -> Arc<Hosts> {
+        self.shared.hosts.load_full()
     }
 
     /// The address of `path` below the registry's own, `None` if it leads out of there.
@@ -128,7 +148,7 @@ impl Registry {
             let Some(location) = location else {
                 return Err(UpstreamError::Broken { host: route.host(), detail: "a redirect that does not say where to".into() });
             };
-            route = route.redirected(location, &self.shared.redirect_hosts)?;
+            route = route.redirected(location, &self.hosts().redirect)?;
         }
         let to = route.host();
         Err(UpstreamError::Redirected {
@@ -206,8 +226,8 @@ impl Registry {
     }
 
     /// What is lent for `url`: never in plain HTTP where the registry speaks TLS.
-    fn lent_for(&self, url: &Url) -> Option<&Credentials> {
-        self.credentials.for_url(url).filter(|_| url.scheme() == "https" || self.url.scheme() == "http")
+    fn lent_for(&self, url: &Url) -> Option<Credentials> {
+        self.credentials.load().for_url(url).cloned().filter(|_| url.scheme() == "https" || self.url.scheme() == "http")
     }
 
     /// Whether a route leads to a place of this registry: its own host and port, and below the address of no other registry there.
@@ -271,8 +291,7 @@ impl Registries {
             client: Client::new(&settings),
             circuits: Arc::default(),
             retries: Budget::default(),
-            tarball_hosts: config.tarball_hosts.clone(),
-            redirect_hosts: config.redirect_hosts.clone(),
+            hosts: ArcSwap::from_pointee(Hosts::of(config)),
             packument_limit: config.packument_limit,
             tarball_limit: config.tarball_limit,
             addresses: addresses.clone(),
@@ -288,6 +307,41 @@ impl Registries {
             scoped.insert(scope.as_str().into(), open(registry)?);
         }
         Ok(Self { default, scoped })
+    }
+
+    /// Goes by the hosts and lends the credentials of a configuration that was read again. Registries keep their addresses: another
+    /// one is another registry, and needs a restart.
+    ///
+    /// # Errors
+    /// When credentials cannot be sent; then all of them stay as they were.
+    pub fn renew(&self, config: &Config) -> Result<Renewed, UpstreamSetupError> {
+        let mut renewed = Renewed::default();
+        let (fresh, shared) = (Hosts::of(config), &self.default.shared);
+        let mut lent = Vec::new();
+        for (registry, configured) in std::iter::once((&self.default, Some(&config.default)))
+            .chain(self.scoped.iter().map(|(scope, registry)| (registry, config.scoped.get(&**scope))))
+        {
+            let Some(configured) = configured.filter(|configured| configured.address() == registry.url) else { continue };
+            lent.push((registry, lent_by(configured, config)?));
+        }
+        let keeps_views = |(registry, rules): &(&Arc<Registry>, CredentialRules)| {
+            reaches(rules, &registry.url, &fresh) == registry.has_credentials
+        };
+        if !lent.iter().all(keeps_views) {
+            renewed.needs_restart = true;
+            return Ok(renewed);
+        }
+        if shared.hosts.load().texts() != fresh.texts() {
+            shared.hosts.store(Arc::new(fresh));
+            renewed.hosts = true;
+        }
+        for (registry, rules) in lent {
+            if **registry.credentials.load() != rules {
+                registry.credentials.store(Arc::new(rules));
+                renewed.credentials = true;
+            }
+        }
+        Ok(renewed)
     }
 
     /// The registry of a package.
@@ -347,23 +401,43 @@ fn open(config: &RegistryConfig, all: &Config, bound: &[Url], shared: &Arc<Share
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(UpstreamSetupError::Address { url: url.into(), origin: config.origin.clone() });
     }
+    let credentials = lent_by(config, all)?;
+    let has_credentials = reaches(&credentials, &url, &shared.hosts.load());
+    let credentials = ArcSwap::from_pointee(credentials);
+    let takes_clients = bound.contains(&url);
+    let (id, origin) = (url.as_str().into(), config.origin.clone());
+    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, shared: Arc::clone(shared) })
+}
+
+/// What is lent to requests to a registry: what the whole configuration has, and the registry's own.
+fn lent_by(config: &RegistryConfig, all: &Config) -> Result<CredentialRules, UpstreamSetupError> {
     let own = match &config.credentials {
         Some(credentials) => Some(credentials.clone()),
         None => Credentials::in_address(&config.url)
             .map_err(|source| UpstreamSetupError::Credentials { origin: config.origin.clone(), source })?,
     };
-    let credentials = match own {
-        Some(own) => all.credentials.clone().with(&url, own),
+    Ok(match own {
+        Some(own) => all.credentials.clone().with(&config.address(), own),
         None => all.credentials.clone(),
-    };
-    let reaches = |place: &Url| {
+    })
+}
+
+/// Whether some of `credentials` may be sent when a package of the registry at `url` is asked for.
+fn reaches(credentials: &CredentialRules, url: &Url, hosts: &Hosts) -> bool {
+    credentials.addresses(url.scheme()).any(|place| {
         let is_own = place.host_str() == url.host_str() && place.port_or_known_default() == url.port_or_known_default();
-        is_own || [&shared.tarball_hosts, &shared.redirect_hosts].iter().any(|hosts| HostGlob::reach_of(hosts, place).is_some())
-    };
-    let has_credentials = credentials.addresses(url.scheme()).any(|place| reaches(&place));
-    let takes_clients = bound.contains(&url);
-    let (id, origin) = (url.as_str().into(), config.origin.clone());
-    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, shared: Arc::clone(shared) })
+        is_own || [&hosts.tarball, &hosts.redirect].iter().any(|hosts| HostGlob::reach_of(hosts, &place).is_some())
+    })
+}
+
+impl Hosts {
+    fn of(config: &Config) -> Self {
+        Self { tarball: config.tarball_hosts.clone(), redirect: config.redirect_hosts.clone() }
+    }
+
+    fn texts(&self) -> [Vec<String>; 2] {
+        [&self.tarball, &self.redirect].map(|hosts| hosts.iter().map(ToString::to_string).collect())
+    }
 }
 
 /// Whether a server says that it, or one behind it, cannot answer now: another one of the same kind would hear the same.

@@ -82,7 +82,7 @@ impl Registry {
     /// Whether that is the place a manifest states.
     #[must_use]
     pub fn is_customary(&self, name: &PackageName, version: &str, stated: &str) -> bool {
-        let route = |url: &str| Route::to_tarball(&self.url, url, self.tarball_hosts()).ok();
+        let route = |url: &str| Route::to_tarball(&self.url, url, &self.hosts().tarball).ok();
         route(stated).is_some_and(|stated| Some(stated) == route(&self.customary_tarball(name, version)))
     }
 
@@ -94,7 +94,7 @@ impl Registry {
     /// # Errors
     /// Whatever upstream did not do; [`UpstreamError::TarballHost`] before anything is asked.
     pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
-        let route = Route::to_tarball(&self.url, url, self.tarball_hosts())?;
+        let route = Route::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -115,7 +115,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::tarball`].
     pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
-        let route = Route::to_tarball(&self.url, url, self.tarball_hosts())?;
+        let route = Route::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -173,3 +173,40 @@ async fn another_policy_of_an_address_and_tokens_and_hosts_are_taken_up() {
         .await;
     ask("a-new-token-of-forty-letters-and-more-letters").await.is(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_upstream_that_is_replaced_is_lent_after_a_hangup() {
+    let place = Place::make().await;
+    let npmrc = |token: &str| {
+        let line = format!("//{}/:_authToken={token}\n", place.registry.address);
+        std::fs::write(place.home.path().join(".npmrc"), line).unwrap();
+    };
+    npmrc("old");
+    let program = place.serve("packument-ttl = \"0s\"\n");
+    let lent = || {
+        let requests = place.registry.requests();
+        let last = requests.iter().rev().find(|asked| asked.path == "/left-pad").unwrap();
+        last.headers.first("authorization").unwrap_or_default().to_owned()
+    };
+    program.get("/left-pad").await.is(200);
+    assert_eq!(lent(), "Bearer old");
+    npmrc("new");
+    place.edit(&program, "packument-ttl = \"0s\"\n");
+    until("the new token", async || {
+        program.get("/left-pad").await.is(200);
+        (lent() == "Bearer new").then_some(())
+    })
+    .await;
+    // Without any, what is remembered would be another's view: that needs a restart.
+    std::fs::write(place.home.path().join(".npmrc"), "").unwrap();
+    program.signal("-HUP");
+    until("the note", async || {
+        program.get("/-/coldframe/readyz").await.text().contains("whether upstream has credentials changed").then_some(())
+    })
+    .await;
+    program.get("/left-pad").await.is(200);
+    assert_eq!(lent(), "Bearer new");
+    program.signal("-TERM");
+    let (_, log) = program.ended().await;
+    assert!(log.contains("upstream credentials reloaded") && !log.contains("Bearer"), "{log}");
+}
