@@ -25,8 +25,8 @@ const MAX_PRIVATE: u64 = 10_000;
 
 /// Which credentials may have which packages.
 pub(super) struct Entitlements {
-    /// When the address of a tarball of the package last gave it to the credentials.
-    scopes: Cache<Slot, Timestamp>,
+    /// When the address of a tarball of the package last gave it to the credentials; `None` where upstream refused them since.
+    scopes: Cache<Slot, Option<Timestamp>>,
     /// When the address of a tarball of the package last gave nothing to a request without credentials.
     private: Cache<PackageName, Timestamp>,
 }
@@ -40,17 +40,25 @@ impl Default for Entitlements {
 impl Entitlements {
     /// Learns that upstream gave a tarball of the package to these credentials.
     pub(super) fn grant(&self, slot: &Slot, now: Timestamp) {
-        self.scopes.insert(slot.clone(), now);
+        self.scopes.insert(slot.clone(), Some(now));
     }
 
     /// Learns that upstream gives these credentials nothing of the package any more.
     pub(super) fn end(&self, slot: &Slot) {
-        self.scopes.invalidate(slot);
+        // Others have nothing to lose, and must not fill the memory.
+        if slot.partition == Partition::Lent || self.scopes.contains_key(slot) {
+            self.scopes.insert(slot.clone(), None);
+        }
     }
 
     /// Whether upstream gave these credentials a tarball of the package within `span`.
     fn holds(&self, slot: &Slot, span: Duration, now: Timestamp) -> bool {
-        self.scopes.get(slot).is_some_and(|since| is_within(since, span, now))
+        self.scopes.get(slot).flatten().is_some_and(|since| is_within(since, span, now))
+    }
+
+    /// Whether upstream was never asked for these credentials since the process began.
+    fn is_unasked(&self, slot: &Slot) -> bool {
+        !self.scopes.contains_key(slot)
     }
 }
 
@@ -126,8 +134,10 @@ impl Inner {
             // Without an answer, the last one counts for as long as what is stale is served.
             Err(_) if self.entitlements.holds(slot, self.config.max_stale, now) => return Ok(Entitled::Yes),
             // After a restart the last answer to our own credentials is the packument that they were shown.
-            Err(_) if slot.partition == Partition::Lent && is_within(known.checked, self.config.max_stale, now) => {
-                return Ok(Entitled::Yes);
+            Err(_) if slot.partition == Partition::Lent && self.entitlements.is_unasked(slot) => {
+                if is_within(known.checked, self.config.max_stale, now) {
+                    return Ok(Entitled::Yes);
+                }
             }
             _ => {}
         }
@@ -212,6 +222,7 @@ mod tests {
         assert!(!entitlements.holds(&slot(1), span, at(300)) && !entitlements.holds(&slot(1), span, at(-1)));
         entitlements.end(&slot(1));
         assert!(!entitlements.holds(&slot(1), span, at(1)));
+        assert!(!entitlements.is_unasked(&slot(1)) && entitlements.is_unasked(&slot(3)), "a refusal is an answer");
     }
 
     #[test]

@@ -410,10 +410,8 @@ impl Inner {
         let Landed { bytes, digests } = landed;
         let (length, public) = (bytes.len() as u64, !with_credentials);
         let Some(stored) = StoredTarball::new(digests.clone(), length, public).map(Arc::new) else { return };
-        let agrees = |row: &&Release| {
-            let known = row.known_digests();
-            *row.version == *source.version && known.is_some_and(|known| known.agreement(digests) == Agreement::Same)
-        };
+        let is_about = |known: Integrity| known.agreement(digests) == Agreement::Same;
+        let agrees = |row: &&Release| *row.version == *source.version && row.known_digests().is_some_and(is_about);
         let row = source.known.record.releases.iter().find(agrees);
         let learned = row.map(|row| LearnedDigests {
             version: row.version.clone(),

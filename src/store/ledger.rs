@@ -176,10 +176,7 @@ impl Release {
     /// Every digest that its bytes must match.
     #[must_use]
     pub fn known_digests(&self) -> Option<Integrity> {
-        match (&self.integrity, &self.digests) {
-            (Some(stated), Some(digests)) => stated.union(digests).or_else(|| Some(stated.clone())),
-            (one, other) => one.clone().or_else(|| other.clone()),
-        }
+        self.digests.clone().or_else(|| self.integrity.clone())
     }
 }
 

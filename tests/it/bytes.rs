@@ -286,6 +286,13 @@ async fn lent_credentials_are_asked_for_like_any_other() {
     scene.registry.goes_down();
     scene.get(&paths[0]).await.is(200);
     assert!(scene.get(&paths[0]).token("alice").await.status >= 400);
+    // But not after a no, whatever their packument says.
+    scene.registry.comes_back();
+    scene.registry.answer(&paths[0], Reply::error(403, "your token was revoked"));
+    scene.later(minutes(10));
+    scene.get(&paths[0]).await.is(403);
+    scene.registry.goes_down();
+    assert!(scene.get(&paths[0]).await.status >= 400);
 }
 
 #[tokio::test]
