@@ -1,10 +1,11 @@
 //! An allowance of memory, in bytes, that many share: whoever needs more than is left waits for others to give back theirs.
 //! Refuses to know what it is for.
 //!
-//! Whoever waits holds what it has. So that they never all wait for each other, the one that came first goes on whatever is left:
-//! at most the allowance and one share are taken, and small ones beside them.
+//! A share that waits holds what it has. So that they never all wait for each other, the oldest of each lane grows whatever is left:
+//! at most the allowance and one share per lane are taken, and small ones besides. A lane is what must not wait for others, such as
+//! one registry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ const SMALL: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Allowance {
     bytes: u64,
+    /// What never waits, in bytes, though it counts.
+    small: u64,
     patience: Duration,
     taken: Mutex<Taken>,
     given_back: Notify,
@@ -26,8 +29,8 @@ pub struct Allowance {
 #[derive(Debug, Default)]
 struct Taken {
     bytes: u64,
-    /// The numbers of the shares that are not small, in the order in which they ceased to be.
-    large: BTreeSet<u64>,
+    /// The numbers of the shares that are not small, by lane, in the order in which they ceased to be.
+    large: BTreeMap<Arc<str>, BTreeSet<u64>>,
     next: u64,
 }
 
@@ -35,6 +38,7 @@ struct Taken {
 #[derive(Debug)]
 pub struct Share {
     of: Arc<Allowance>,
+    lane: Arc<str>,
     bytes: u64,
     number: Option<u64>,
 }
@@ -51,13 +55,25 @@ impl Allowance {
     /// An allowance of `bytes`, for which a share waits for at most `patience` each time.
     #[must_use]
     pub fn of(bytes: u64, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { bytes, patience, taken: Mutex::default(), given_back: Notify::new() })
+        Self::with_small(bytes, SMALL, patience)
+    }
+
+    /// Like [`Allowance::of`], where shares of up to `small` bytes never wait.
+    #[must_use]
+    pub fn with_small(bytes: u64, small: u64, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { bytes, small, patience, taken: Mutex::default(), given_back: Notify::new() })
     }
 
     /// A share, empty so far.
     #[must_use]
     pub fn share(self: &Arc<Self>) -> Share {
-        Share { of: Arc::clone(self), bytes: 0, number: None }
+        self.share_in(&Arc::default())
+    }
+
+    /// A share in a lane of its own, empty so far.
+    #[must_use]
+    pub fn share_in(self: &Arc<Self>, lane: &Arc<str>) -> Share {
+        Share { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }
 
     /// How many bytes are taken.
@@ -111,13 +127,14 @@ impl Share {
     fn try_grow_to(&mut self, bytes: u64) -> bool {
         let mut taken = self.of.lock();
         let more = bytes.saturating_sub(self.bytes);
-        if bytes > SMALL && self.number.is_none() {
+        if bytes > self.of.small && self.number.is_none() {
             let number = taken.next;
             taken.next += 1;
-            taken.large.insert(number);
+            taken.large.entry(Arc::clone(&self.lane)).or_default().insert(number);
             self.number = Some(number);
         }
-        let is_first = self.number.is_none_or(|number| taken.large.first() == Some(&number));
+        let first = taken.large.get(&self.lane).and_then(BTreeSet::first);
+        let is_first = self.number.is_none_or(|number| first == Some(&number));
         let is_granted = more == 0 || is_first || taken.bytes.saturating_add(more) <= self.of.bytes;
         if is_granted {
             taken.bytes += more;
@@ -131,8 +148,13 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.of.lock();
         taken.bytes -= self.bytes;
-        if let Some(number) = self.number {
-            taken.large.remove(&number);
+        if let Some(number) = self.number
+            && let Some(lane) = taken.large.get_mut(&self.lane)
+        {
+            lane.remove(&number);
+            if lane.is_empty() {
+                taken.large.remove(&self.lane);
+            }
         }
         drop(taken);
         self.of.given_back.notify_waiters();
@@ -185,6 +207,22 @@ mod tests {
         second.grow_to(50 * MB).await.unwrap();
         second.overdraw_to(70 * MB);
         assert_eq!(allowance.taken(), 70 * MB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_of_each_lane_goes_on_whatever_others_hold() {
+        let allowance = Allowance::of(10 * MB, PATIENCE);
+        let (one, other): (Arc<str>, Arc<str>) = ("https://one.example/".into(), "https://other.example/".into());
+        let mut hanging = allowance.share_in(&one);
+        hanging.grow_to(50 * MB).await.unwrap();
+        let mut second = allowance.share_in(&other);
+        second.grow_to(20 * MB).await.unwrap();
+        let mut third = allowance.share_in(&other);
+        assert!(third.grow_to(20 * MB).await.is_err());
+        drop(second);
+        third.grow_to(20 * MB).await.unwrap();
+        drop((hanging, third));
+        assert!(allowance.taken() == 0 && allowance.lock().large.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::allowance::{NoRoom, Share};
 use super::stretch::Stretch;
 
 /// The most bytes handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
@@ -178,6 +179,9 @@ pub enum BodyError {
     /// It broke off, or its framing or coding is wrong.
     #[error("the body is broken: {0}")]
     Broken(String),
+    /// Other bodies took the memory there is for them.
+    #[error("no memory came free for the body within {} s: try again", .0.after.as_secs())]
+    NoRoom(#[from] NoRoom),
 }
 
 /// Reads a whole body of at most `limit` bytes within `deadline`.
@@ -189,11 +193,24 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: fmt::Display,
 {
-    let reading = tokio::time::timeout(deadline, read_all(body, limit));
+    let reading = tokio::time::timeout(deadline, read_all(body, limit, None));
     reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
 }
 
-async fn read_all<B>(body: B, limit: u64) -> Result<Bytes, BodyError>
+/// Like [`collect`]; what comes counts against `share`, and waits in its socket where that may not grow.
+///
+/// # Errors
+/// As [`collect`], and [`BodyError::NoRoom`] when it waited for too long.
+pub async fn collect_into<B>(body: B, limit: u64, deadline: Duration, share: &mut Share) -> Result<Bytes, BodyError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: fmt::Display,
+{
+    let reading = tokio::time::timeout(deadline, read_all(body, limit, Some(share)));
+    reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
+}
+
+async fn read_all<B>(body: B, limit: u64, mut share: Option<&mut Share>) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: fmt::Display,
@@ -202,25 +219,29 @@ where
     if body.size_hint().lower() > limit {
         return Err(BodyError::TooLarge { limit });
     }
-    let mut pieces: Vec<Bytes> = Vec::new();
-    let mut length = 0;
+    // The first piece is often all. Others are copied: a piece of one byte would hold more than thirty.
+    let (mut first, mut whole) = (None::<Bytes>, BytesMut::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
         let Ok(piece) = frame.into_data() else { continue };
-        length += piece.len() as u64;
+        let length = first.as_ref().map_or(whole.len(), Bytes::len) as u64 + piece.len() as u64;
         if length > limit {
             return Err(BodyError::TooLarge { limit });
         }
-        pieces.push(piece);
+        if let Some(share) = share.as_deref_mut() {
+            // Twice, for what grows is copied.
+            share.grow_to(2 * length).await?;
+        }
+        if whole.is_empty() && first.is_none() {
+            first = Some(piece);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            whole.extend_from_slice(&first);
+        }
+        whole.extend_from_slice(&piece);
     }
-    if let [whole] = pieces.as_slice() {
-        return Ok(whole.clone());
-    }
-    let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
-    for piece in &pieces {
-        whole.extend_from_slice(piece);
-    }
-    Ok(whole.freeze())
+    Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
 /// Inflates gzip, all its members, to at most `limit` bytes. Takes processor time: not for an async thread.

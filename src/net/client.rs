@@ -145,10 +145,18 @@ impl Client {
     /// # Errors
     /// When there is no connection, no answer in time, or no HTTP in the answer.
     pub async fn send(&self, request: &Outgoing) -> Result<Response, ClientError> {
+        self.send_noting(request, &|| {}).await
+    }
+
+    /// Like [`Client::send`]; `heard` is called whenever the head of an answer came, before its body does.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_noting(&self, request: &Outgoing, heard: &(dyn Fn() + Sync)) -> Result<Response, ClientError> {
         let retries = if matches!(request.method, Method::GET | Method::HEAD) { RETRIES } else { 0 };
         let mut attempt = 0;
         loop {
-            match self.attempt(request).await {
+            match self.attempt(request, heard).await {
                 Err(error) if attempt < retries && error.is_passing() => {
                     tokio::time::sleep(pause(attempt)).await;
                     attempt += 1;
@@ -158,7 +166,7 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, request: &Outgoing) -> Result<Response, ClientError> {
+    async fn attempt(&self, request: &Outgoing, heard: &(dyn Fn() + Sync)) -> Result<Response, ClientError> {
         let pool = match request.reach {
             Reach::Anywhere => &self.anywhere,
             Reach::Public => &self.public,
@@ -172,6 +180,7 @@ impl Client {
             error = self.impatience(connected) => return Err(error),
         };
         let answer = answer.map_err(|error| ClientError::of_exchange(&error))?;
+        heard();
         if absolute && answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             return Err(ClientError::unreachable(Layer::Proxy, "it wants other credentials (407)"));
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::label::{IncidentLabel, ReloadLabel};
+use super::label::{IncidentLabel, Label as _, ReloadLabel, TaskLabel};
 use super::metrics::Metrics;
 use crate::npm::PackageName;
 
@@ -135,6 +135,26 @@ impl LedgerLost<'_> {
         metrics.incidents.of(IncidentLabel::LedgerLost).inc();
         metrics.ledger_lost.inc_by(self.rows);
         tracing::error!(ledger.rows = self.rows, error = self.detail, "rows of the ledger were lost");
+    }
+}
+
+/// A task of ours panicked or was lost.
+#[derive(Debug, Clone, Copy)]
+pub struct TaskFailed<'a> {
+    /// Which.
+    pub task: TaskLabel,
+    /// Why, as far as it said.
+    pub detail: &'a str,
+    /// When it is started again, if it is.
+    pub restart: Option<Duration>,
+}
+
+impl TaskFailed<'_> {
+    /// Counts and logs it.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.task_failures.of(self.task).inc();
+        let restart_ms = self.restart.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        tracing::error!(task.name = self.task.value(), error = self.detail, restart_ms, "task failed");
     }
 }
 

@@ -186,6 +186,34 @@ labels! {
 }
 
 labels! {
+    /// A task of ours.
+    TaskLabel, "task" {
+        /// Work for a request.
+        Request = "request",
+        /// Following a feed.
+        Feed = "feed",
+        /// Reading what people decided.
+        Decisions = "decisions",
+        /// Reading the policies again.
+        Policies = "policies",
+        /// Reading the gateway's files again.
+        Gateway = "gateway",
+        /// Fetching ahead.
+        Prefetch = "prefetch",
+        /// Pruning the ledger.
+        Retention = "retention",
+        /// Writing what the ledger did not take.
+        Ledger = "ledger",
+        /// Answering `coldframe run`.
+        Control = "control",
+        /// Saying how much was served.
+        Summary = "summary",
+        /// Accepting connections.
+        Listener = "listener",
+    }
+}
+
+labels! {
     /// Why the gateway refused.
     BarLabel, "reason" {
         /// Nobody allowed the host.

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::label::{
     BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel,
-    UpstreamOutcome, UpstreamWhat,
+    TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 use super::series::Series;
 
@@ -63,6 +63,7 @@ pub struct Metrics {
     pub(super) incidents: Series<IncidentLabel, Counter>,
     pub(super) ledger_lost: Counter,
     pub(super) decisions: Series<DecisionLabel, Gauge>,
+    pub(super) task_failures: Series<TaskLabel, Counter>,
 }
 
 impl Metrics {
@@ -127,6 +128,7 @@ impl Metrics {
             incidents: Series::register(held, "incidents", "What an operator should look into, by kind", Counter::default),
             ledger_lost: counter(held, "ledger_lost_rows", "Rows that never reached the ledger"),
             decisions: Series::register(held, "decisions_active", "Decisions that are active, by kind", Gauge::<i64>::default),
+            task_failures: Series::register(held, "task_failures", "Tasks of ours that panicked", Counter::default),
             registry,
         }
     }

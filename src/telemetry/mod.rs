@@ -16,10 +16,11 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use decision::{DecisionChange, DecisionChanged};
 pub use event::{CacheUsed, FetchedAhead, GatewayRefused, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden};
 pub use incident::{
-    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, VersionGone,
+    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, TaskFailed,
+    VersionGone,
 };
 pub use intelligence::{Contacted, Exposed, FeedChanged, FeedFailed, FeedOverbroad};
-pub use label::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
+pub use label::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, TaskLabel, UpstreamOutcome, UpstreamWhat};
 pub use logging::{Config, Format};
 pub use metrics::{InFlight, Metrics, Watched};
 
