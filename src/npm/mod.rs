@@ -25,6 +25,7 @@ mod people;
 pub mod press;
 pub mod range;
 pub mod range_table;
+pub mod ranges;
 pub mod render;
 pub mod requirements;
 mod spec;
