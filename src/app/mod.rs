@@ -73,7 +73,7 @@ use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, revers
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics, Watched};
 use crate::tls::{self, TlsError};
-use crate::upstream::{Circuits, Registries, UpstreamSetupError};
+use crate::upstream::{AllCircuits, Registries, UpstreamSetupError};
 
 /// Why there is no server, or no answer.
 #[derive(Debug, thiserror::Error)]
@@ -219,8 +219,8 @@ impl App {
         let premises = Premises::of(&config, &trust);
         let registries = Registries::open(&config.upstream, &trust)?;
         let blobs = blobs as Arc<dyn Blobs>;
-        let circuits = Arc::clone(registries.circuits());
-        let watched = Arc::clone(&circuits);
+        let circuits = registries.circuits();
+        let watched = circuits.clone();
         metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
         ledger.put_in_force(decided).map_err(AppError::DataDir)?;
@@ -536,7 +536,7 @@ fn checks(ledger: &Arc<SqliteLedger>) -> Vec<(&'static str, Check)> {
 }
 
 /// Whether upstream is asked at all.
-fn remark(circuits: Arc<Circuits>) -> Check {
+fn remark(circuits: AllCircuits) -> Check {
     Arc::new(move || match circuits.open() {
         0 => Ok(()),
         open => Err(format!("{open} upstream host(s) failed too often and are left alone for a while; what is cached is served")),

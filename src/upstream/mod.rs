@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use authorization::{Addressed, Authorization, OwnCredentials};
-pub use circuit::Circuits;
+pub use circuit::AllCircuits;
 pub use config::{Config, Origin, RegistryConfig, UpstreamSetupError};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
 pub use environment::Environment;

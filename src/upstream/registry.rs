@@ -3,19 +3,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, DATE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use moka::sync::Cache;
 use tokio::time::Instant;
 use url::Url;
 
 use super::authorization::{Addressed, Authorization, is_address};
-use super::circuit::Circuits;
+use super::circuit::{Admission, AllCircuits, Circuits, Evidence};
 use super::config::address;
 use super::credentials::is_ambiguous;
 use super::route::Route;
@@ -30,6 +31,15 @@ const MOST_REDIRECTS: usize = 5;
 /// How often an overloaded server is asked again for one client, and the longest that it may ask for patience.
 const RETRIES: u32 = 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a registry has to answer a probe: about as long as a client that waits for one stays patient.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most packages that a registry is remembered to have answered: more than an organisation uses.
+const MAX_ANSWERED: u64 = 50_000;
+
+/// The longest package name that a registry takes.
+const MAX_NAME_BYTES: usize = 214;
 
 /// The most bytes that are read of an error's body, and the most of its message that are passed on.
 const ERROR_BODY: u64 = 64 << 10;
@@ -46,6 +56,7 @@ pub struct Registry {
     has_credentials: bool,
     /// Whether credentials that clients bring to Coldframe are for this registry.
     takes_clients: bool,
+    health: Arc<Health>,
     shared: Arc<Shared>,
 }
 
@@ -69,16 +80,45 @@ pub struct Renewed {
     pub needs_restart: bool,
 }
 
+/// What was learnt of one registry, shared by all scopes that it is the registry of: its failures are its own.
+struct Health {
+    circuits: Arc<Circuits>,
+    retries: Budget,
+    /// The packages that it answered before.
+    answered: Cache<Box<str>, ()>,
+    /// When it last sent the headers of an answer, whatever it was asked for.
+    heard: Mutex<Option<std::time::Instant>>,
+}
+
+impl Health {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            circuits: Arc::default(),
+            retries: Budget::default(),
+            answered: Cache::new(MAX_ANSWERED),
+            heard: Mutex::default(),
+        })
+    }
+}
+
 /// What all registries have in common.
 struct Shared {
     client: Client,
-    circuits: Arc<Circuits>,
-    retries: Budget,
     hosts: ArcSwap<Hosts>,
     packument_limit: u64,
     tarball_limit: u64,
     /// The addresses of all registries.
     addresses: Vec<Url>,
+    /// What was learnt of each registry, by its id.
+    health: Mutex<HashMap<Arc<str>, Arc<Health>>>,
+}
+
+impl Shared {
+    /// What was learnt of a registry, which all scopes of one address share.
+    fn health_of(&self, id: &Arc<str>) -> Arc<Health> {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(health.entry(Arc::clone(id)).or_insert_with(Health::new))
+    }
 }
 
 impl Registry {
@@ -113,6 +153,12 @@ impl Registry {
         }
     }
 
+    /// When it last sent the headers of an answer, whatever it was asked for.
+    #[must_use]
+    pub fn last_heard(&self) -> Option<std::time::Instant> {
+        *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn packument_limit(&self) -> u64 {
         self.shared.packument_limit
     }
@@ -138,10 +184,16 @@ impl Registry {
         headers: HeaderMap,
         authorization: &Authorization,
     ) -> Result<(Route, Response), UpstreamError> {
+        let package = self.package_of(&route.url);
         for _ in 0..=MOST_REDIRECTS {
             route.with_credentials |= self.authorize(authorization, &route).is_some();
-            let response = self.send_patiently(&route, &headers, authorization).await?;
+            let response = self.send_patiently(&route, &headers, authorization, package.as_deref()).await?;
             if !is_redirect(response.status) {
+                if let Some(package) =
+                    package.filter(|_| response.status.is_success() || response.status == StatusCode::NOT_MODIFIED)
+                {
+                    self.health.answered.insert(package, ());
+                }
                 return Ok((route, response));
             }
             let location = response.headers.get(LOCATION).and_then(|location| location.to_str().ok());
@@ -163,6 +215,20 @@ impl Registry {
         &self,
         method: Method,
         route: &Route,
+        headers: HeaderMap,
+        body: Bytes,
+        authorization: &Authorization,
+    ) -> Result<Response, UpstreamError> {
+        self.send_about(None, method, route, headers, body, authorization).await
+    }
+
+    /// Sends one request about `package`. What its failure says of the registry depends on whether that one was ever answered: a
+    /// client can ask for any number of packages that never will be.
+    async fn send_about(
+        &self,
+        package: Option<&str>,
+        method: Method,
+        route: &Route,
         mut headers: HeaderMap,
         body: Bytes,
         authorization: &Authorization,
@@ -175,19 +241,65 @@ impl Registry {
             // One-time passwords among them.
             passage::remove_npms_own(&mut headers);
         }
-        let (host, circuits) = (route.host(), &self.shared.circuits);
-        circuits.admit(&host, Instant::now())?;
+        let (host, circuits) = (route.host(), &self.health.circuits);
+        if circuits.admit(&host, Instant::now())? == Admission::Trial {
+            self.probe(route, &host).await;
+            circuits.admit(&host, Instant::now())?;
+        }
         let request = Outgoing { method, url: route.url.clone(), headers, body, reach: route.reach };
-        let sent = self.shared.client.send(&request).await;
+        let heard = || *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::time::Instant::now());
+        let sent = match route.trusted {
+            true => self.shared.client.send_noting(&request, &heard).await,
+            false => self.shared.client.send(&request).await,
+        };
+        let known = package.filter(|package| self.health.answered.contains_key(*package)).map(Evidence::Package);
         match &sent {
             Ok(response) if is_overloaded(response.status) => {
-                circuits.failed(&host, &response.status.to_string(), Instant::now());
+                if let Some(known) = known {
+                    circuits.failed(&host, known, &response.status.to_string(), Instant::now());
+                }
             }
             Err(error) if error.is_ours() => {}
-            Err(error) if error.is_outage() => circuits.failed(&host, &error.to_string(), Instant::now()),
+            Err(error @ ClientError::Unreachable { .. }) => {
+                circuits.failed(&host, Evidence::Connection, &error.to_string(), Instant::now());
+            }
+            Err(error) if error.is_outage() => match known {
+                Some(known) => circuits.failed(&host, known, &error.to_string(), Instant::now()),
+                None if circuits.suspects(&host, Instant::now()) => self.probe(route, &host).await,
+                None => {}
+            },
             _ => circuits.answered(&host),
         }
         sent.map_err(|error| failure(&host, &error))
+    }
+
+    /// Asks the host of `route` for what no client chose, and notes whether it answers.
+    async fn probe(&self, route: &Route, host: &Arc<str>) {
+        let own = self.below("-/ping").filter(|_| route.trusted);
+        let url = own.or_else(|| route.url.join("/").ok()).unwrap_or_else(|| route.url.clone());
+        let request = Outgoing { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: route.reach };
+        let asked = tokio::time::timeout(PROBE_TIMEOUT, self.shared.client.send(&request)).await;
+        let why = match asked {
+            Ok(Ok(response)) if is_overloaded(response.status) => response.status.to_string(),
+            Ok(Err(error)) if error.is_outage() => error.to_string(),
+            // It says nothing of the host: the next probe is a rest away.
+            Ok(Err(error)) if error.is_ours() => return,
+            Ok(_) => return self.health.circuits.answered_probe(host, Instant::now()),
+            Err(_) => ClientError::TimedOut { after: PROBE_TIMEOUT }.to_string(),
+        };
+        self.health.circuits.failed_probe(host, &why, Instant::now());
+    }
+
+    /// The package that an address of this registry is about, by npm's custom.
+    fn package_of(&self, url: &Url) -> Option<Box<str>> {
+        if url.origin() != self.url.origin() {
+            return None;
+        }
+        let path = url.path().strip_prefix(self.url.path())?;
+        let name = percent_encoding::percent_decode_str(path.split("/-/").next()?).decode_utf8().ok()?;
+        let parts = name.split('/').count();
+        let is_name = !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.starts_with('-');
+        (is_name && (parts == 1 || (parts == 2 && name.starts_with('@')))).then(|| Box::from(&*name))
     }
 
     /// Asks again for what an overloaded server or a gateway before it may have a moment later, if it does not say that it
@@ -197,17 +309,18 @@ impl Registry {
         route: &Route,
         headers: &HeaderMap,
         authorization: &Authorization,
+        package: Option<&str>,
     ) -> Result<Response, UpstreamError> {
         let mut attempt = 0;
         loop {
-            let response = self.send(Method::GET, route, headers.clone(), Bytes::new(), authorization).await?;
+            let response = self.send_about(package, Method::GET, route, headers.clone(), Bytes::new(), authorization).await?;
             if !is_overloaded(response.status) {
-                self.shared.retries.earn();
+                self.health.retries.earn();
                 return Ok(response);
             }
             let told = header(&response.headers, &RETRY_AFTER);
             let wait = told.map_or(Some(pause(attempt)), |told| patience(told, header(&response.headers, &DATE)));
-            let Some(wait) = wait.filter(|_| attempt < RETRIES && self.shared.retries.spend()) else { return Ok(response) };
+            let Some(wait) = wait.filter(|_| attempt < RETRIES && self.health.retries.spend()) else { return Ok(response) };
             tokio::time::sleep(wait).await;
             attempt += 1;
         }
@@ -289,12 +402,11 @@ impl Registries {
         addresses.dedup();
         let shared = Arc::new(Shared {
             client: Client::new(&settings),
-            circuits: Arc::default(),
-            retries: Budget::default(),
             hosts: ArcSwap::from_pointee(Hosts::of(config)),
             packument_limit: config.packument_limit,
             tarball_limit: config.tarball_limit,
             addresses: addresses.clone(),
+            health: Mutex::default(),
         });
         let bound = if addresses.len() == 1 { addresses } else { config.client_credentials.iter().map(address).collect() };
         let open = |registry: &RegistryConfig| open(registry, config, &bound, &shared).map(Arc::new);
@@ -355,10 +467,11 @@ impl Registries {
         std::iter::once(&self.default).chain(self.scoped.values()).map(|registry| &**registry.id())
     }
 
-    /// The circuits of the hosts that were asked.
+    /// The circuits of all registries.
     #[must_use]
-    pub fn circuits(&self) -> &Arc<Circuits> {
-        &self.default.shared.circuits
+    pub fn circuits(&self) -> AllCircuits {
+        let every = std::iter::once(&self.default).chain(self.scoped.values());
+        AllCircuits(every.map(|registry| Arc::clone(&registry.health.circuits)).collect())
     }
 
     /// The registry of packages whose scope has none of its own.
@@ -405,8 +518,9 @@ fn open(config: &RegistryConfig, all: &Config, bound: &[Url], shared: &Arc<Share
     let has_credentials = reaches(&credentials, &url, &shared.hosts.load());
     let credentials = ArcSwap::from_pointee(credentials);
     let takes_clients = bound.contains(&url);
-    let (id, origin) = (url.as_str().into(), config.origin.clone());
-    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, shared: Arc::clone(shared) })
+    let (id, origin) = (Arc::<str>::from(url.as_str()), config.origin.clone());
+    let health = shared.health_of(&id);
+    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, health, shared: Arc::clone(shared) })
 }
 
 /// What is lent to requests to a registry: what the whole configuration has, and the registry's own.
