@@ -24,6 +24,10 @@ use crate::upstream::UpstreamError;
 /// The most versions that one request may ask about.
 pub const MOST_LOCKED: usize = 500;
 
+/// The most ranges of one version, and the most bytes of one: no lockfile has a package that is asked for in more ways.
+pub const MOST_RANGES: usize = 1_000;
+const LONGEST_RANGE: usize = 1_024;
+
 /// An answer that takes its time.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -106,6 +110,12 @@ pub(super) async fn check(judge: &Judge, request: Request) -> Response<Bytes> {
         Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("at most {MOST_LOCKED} packages are judged at once")),
         Err(wrong) => return refused(StatusCode::BAD_REQUEST, &format!("the body does not list packages: {wrong}")),
     };
+    let is_beyond = |one: &Locked| one.ranges.len() > MOST_RANGES || one.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
+    if let Some(one) = wanted.packages.iter().find(|one| is_beyond(one)) {
+        let name = crate::firewall::refusal::one_line(&one.name);
+        let told = format!("at most {MOST_RANGES} ranges of {LONGEST_RANGE} bytes are taken of one version: `{name}`");
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, &told);
+    }
     let checked = Checked { packages: judge.check(&asker, &wanted.packages).await, upstreams: judge.upstreams() };
     page(StatusCode::OK, &json!(checked))
 }
@@ -191,6 +201,7 @@ fn status(rejection: &Rejection) -> StatusCode {
     match rejection {
         Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound) => StatusCode::NOT_FOUND,
         Rejection::Refused(_) | Rejection::NotEntitled(_) => StatusCode::FORBIDDEN,
+        Rejection::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Rejection::Upstream(_) | Rejection::Unreadable { .. } => StatusCode::BAD_GATEWAY,
         Rejection::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

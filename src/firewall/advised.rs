@@ -1,11 +1,13 @@
 //! What the feeds say of an audit, in the registry's own shape: bulk (`{"name": ["version"]}`), and the older one of a whole tree.
 //! Refuses to fetch, and to answer where no feed knows vulnerabilities: a false "0 vulnerabilities" is worse than an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use super::audited::Audited;
 use super::known::Slot;
 use super::world::World;
 use super::{Asker, Inner};
@@ -14,53 +16,45 @@ use crate::policy::advisory::Kind;
 use crate::policy::{Advisory, Severity};
 use crate::upstream::Passed;
 
-/// Trees deeper than this are not walked: nobody installs one.
-const DEEPEST: usize = 200;
-
-/// The most places of one version that an answer names.
-const MOST_PATHS: usize = 100;
-
 /// Statuses by which a registry says that it answers no audits.
 const NO_ENDPOINT: [u16; 3] = [404, 405, 501];
 
-/// What is installed: names, versions, and where in the tree each lies.
-#[derive(Debug, Default)]
-struct Installed {
-    versions: BTreeMap<String, BTreeMap<String, Vec<String>>>,
-    count: usize,
-}
+/// The largest object of upstream's answer that is changed rather than added to, in bytes: its counts take a hundred.
+const MAX_COUNTS_BYTES: usize = 64 << 10;
+
+/// Upstream's answer, of which only what is added to is read further.
+type Theirs<'a> = BTreeMap<String, &'a RawValue>;
+
+/// An advisory with the versions of what is installed that it affects.
+type Found<'w> = (Advisory<'w>, Vec<String>);
 
 impl Inner {
-    /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits. Where no feed holds
-    /// vulnerabilities, upstream's as it is.
-    pub(super) fn advise(&self, asker: &Asker, passed: Passed, body: &Bytes, bulk: bool) -> Passed {
+    /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits. Blocks.
+    pub(super) fn advise(&self, asker: &Asker, passed: Passed, audited: &Audited, bulk: bool) -> Passed {
         let world = self.world();
-        // Feeds of malware alone know nothing of what an audit asks.
-        if !world.advisories.has_vulnerabilities() {
-            return passed;
-        }
         let status = passed.status.as_u16();
         let alone = NO_ENDPOINT.contains(&status);
-        let theirs = serde_json::from_slice::<Value>(&passed.body).ok().filter(|answer| status == 200 && answer.is_object());
+        let theirs = serde_json::from_slice::<Theirs<'_>>(&passed.body).ok().filter(|_| status == 200);
         if !alone && theirs.is_none() {
             return passed;
         }
-        let Some(installed) = Installed::read(body, bulk) else { return passed };
-        let found = self.found(asker, &world, &installed);
+        let found = self.found(asker, &world, audited);
         if found.is_empty() && !alone {
             return passed;
         }
-        let answer = match (bulk, theirs) {
-            (true, theirs) => bulk_answer(&found, theirs),
-            (false, theirs) => tree_answer(&found, &installed, theirs),
-        };
-        Passed::of_json(answer.to_string().into())
+        let theirs = theirs.unwrap_or_default();
+        let answer = if bulk { bulk_answer(&found, theirs) } else { tree_answer(&found, audited, theirs) };
+        match answer {
+            Ok(answer) => Passed::of_json(answer.into()),
+            // Written from what was read: it cannot fail, and upstream's own is better than none.
+            Err(_) => passed,
+        }
     }
 
     /// Each advisory on something installed, with the versions of it that it affects.
-    fn found<'w>(&self, asker: &Asker, world: &'w World, installed: &Installed) -> Vec<(Advisory<'w>, Vec<String>)> {
-        let mut found: Vec<(Advisory<'w>, Vec<String>)> = Vec::new();
-        for (name, versions) in &installed.versions {
+    fn found<'w>(&self, asker: &Asker, world: &'w World, audited: &Audited) -> Vec<Found<'w>> {
+        let mut found = Vec::new();
+        for (name, versions) in &audited.versions {
             let advisories = world.advisories.of(name);
             if advisories.is_empty() {
                 continue;
@@ -70,16 +64,25 @@ impl Inner {
                 known.and_then(|name| self.documents.get(&Slot::of(&name, self.registries.of(&name), &asker.authorization)));
             let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
             let applicable = advisories.among(dated);
+            // Where each advisory of this package went, by feed and id: they are compared once, not once per version.
+            let (mut places, mut here) = (HashMap::new(), Vec::<Found<'w>>::new());
             for version in versions.keys() {
                 let parsed = Version::parse(version);
                 for advisory in applicable.matching(version, parsed.as_ref()) {
-                    match found.iter_mut().find(|(other, _)| is_same(*other, advisory)) {
-                        Some((_, affected)) if !affected.contains(version) => affected.push(version.clone()),
-                        Some(_) => {}
-                        None => found.push((advisory, vec![version.clone()])),
+                    let place = *places.entry((advisory.feed, advisory.id)).or_insert_with(|| {
+                        here.iter().position(|(other, _)| is_same(*other, advisory)).unwrap_or_else(|| {
+                            here.push((advisory, Vec::new()));
+                            here.len() - 1
+                        })
+                    });
+                    let affected = &mut here[place].1;
+                    // Two records for one thing affect a version one after the other.
+                    if affected.last() != Some(version) {
+                        affected.push(version.clone());
                     }
                 }
             }
+            found.append(&mut here);
         }
         found
     }
@@ -90,66 +93,82 @@ fn is_same(one: Advisory<'_>, other: Advisory<'_>) -> bool {
     one.package() == other.package() && (one.is_called(other.id) || other.is_called(one.id))
 }
 
-impl Installed {
-    fn read(body: &[u8], bulk: bool) -> Option<Self> {
-        let mut installed = Self::default();
-        if bulk {
-            let versions: BTreeMap<String, Vec<String>> = serde_json::from_slice(body).ok()?;
-            for (name, versions) in versions {
-                installed.count += versions.len();
-                installed.versions.insert(name, versions.into_iter().map(|version| (version, Vec::new())).collect());
-            }
-            return Some(installed);
+/// The advisories that upstream names already, by the last part of their addresses: an id or an alias.
+#[derive(Default)]
+struct Named(HashSet<String>);
+
+impl Named {
+    fn add(&mut self, entry: &RawValue) {
+        #[derive(Deserialize)]
+        struct Entry {
+            url: String,
         }
-        let tree: Value = serde_json::from_slice(body).ok()?;
-        installed.walk(tree.get("dependencies")?, "", 0);
-        Some(installed)
+        let url = serde_json::from_str::<Entry>(entry.get()).map(|entry| entry.url).unwrap_or_default();
+        let last = url.rsplit('/').next().unwrap_or_default();
+        if !last.is_empty() {
+            self.0.insert(last.to_owned());
+        }
     }
 
-    fn walk(&mut self, dependencies: &Value, above: &str, depth: usize) {
-        for (name, dependency) in dependencies.as_object().into_iter().flatten().filter(|_| depth < DEEPEST) {
-            let path = if above.is_empty() { name.clone() } else { format!("{above}>{name}") };
-            if let Some(version) = dependency.get("version").and_then(Value::as_str) {
-                self.count += 1;
-                let paths = self.versions.entry(name.clone()).or_default().entry(version.to_owned()).or_default();
-                if paths.len() < MOST_PATHS {
-                    paths.push(path.clone());
-                }
-            }
-            if let Some(below) = dependency.get("dependencies") {
-                self.walk(below, &path, depth + 1);
-            }
-        }
+    fn holds(&self, advisory: Advisory<'_>) -> bool {
+        self.0.contains(advisory.id) || advisory.aliases().any(|alias| self.0.contains(alias))
     }
 }
 
 /// `{"name": [advisory]}`, with what upstream says already.
-fn bulk_answer(found: &[(Advisory<'_>, Vec<String>)], theirs: Option<Value>) -> Value {
-    let mut answer = theirs.unwrap_or_else(|| json!({}));
+fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
+    let mut by_package: BTreeMap<&str, Vec<Advisory<'_>>> = BTreeMap::new();
     for (advisory, _) in found {
-        let Some(packages) = answer.as_object_mut() else { continue };
-        let Some(listed) = packages.entry(advisory.package()).or_insert_with(|| json!([])).as_array_mut() else { continue };
-        if listed.iter().all(|other| !is_told(other, *advisory)) {
-            listed.push(tell(*advisory));
-        }
+        by_package.entry(advisory.package()).or_default().push(*advisory);
     }
-    answer
+    let mut answer: BTreeMap<String, Box<RawValue>> =
+        theirs.into_iter().map(|(name, listed)| (name, listed.to_owned())).collect();
+    for (name, ours) in by_package {
+        let listed = match answer.get(name) {
+            None => Vec::new(),
+            Some(listed) => match serde_json::from_str::<Vec<&RawValue>>(listed.get()) {
+                Ok(listed) => listed,
+                // What is no list is passed on as it is.
+                Err(_) => continue,
+            },
+        };
+        let mut named = Named::default();
+        listed.iter().for_each(|entry| named.add(entry));
+        let mut entries: Vec<Box<RawValue>> = listed.into_iter().map(ToOwned::to_owned).collect();
+        for advisory in ours.into_iter().filter(|advisory| !named.holds(*advisory)) {
+            entries.push(serde_json::value::to_raw_value(&tell(advisory))?);
+        }
+        answer.insert(name.to_owned(), serde_json::value::to_raw_value(&entries)?);
+    }
+    serde_json::to_string(&answer)
 }
 
 /// The answer for a whole tree: advisories with where they were found, and how many of each severity.
-fn tree_answer(found: &[(Advisory<'_>, Vec<String>)], installed: &Installed, theirs: Option<Value>) -> Value {
-    let mut answer = theirs.filter(|theirs| theirs.get("advisories").is_some_and(Value::is_object)).unwrap_or_else(|| {
-        json!({ "actions": [], "advisories": {}, "muted": [], "metadata": { "vulnerabilities":
-            { "info": 0, "low": 0, "moderate": 0, "high": 0, "critical": 0 }, "dependencies": installed.count,
-            "devDependencies": 0, "optionalDependencies": 0, "totalDependencies": installed.count } })
-    });
-    for (advisory, versions) in found {
-        let told = answer.get("advisories").and_then(Value::as_object);
-        if told.into_iter().flat_map(Map::values).any(|other| is_told(other, *advisory)) {
-            continue;
+fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
+    let told = theirs.remove("advisories").and_then(|told| serde_json::from_str::<Theirs<'_>>(told.get()).ok());
+    let (mut answer, mut advisories, mut metadata) = match told {
+        Some(told) => {
+            let metadata = theirs.remove("metadata").filter(|metadata| metadata.get().len() <= MAX_COUNTS_BYTES);
+            let metadata = metadata.and_then(|metadata| serde_json::from_str(metadata.get()).ok()).unwrap_or_else(|| json!({}));
+            let own = |(name, value): (String, &RawValue)| (name, value.to_owned());
+            (theirs.into_iter().map(own).collect(), told.into_iter().map(own).collect(), metadata)
         }
+        None => {
+            let mut answer: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
+            for empty in ["actions", "muted"] {
+                answer.insert(empty.to_owned(), serde_json::value::to_raw_value(&[(); 0])?);
+            }
+            let metadata = json!({ "vulnerabilities": { "info": 0, "low": 0, "moderate": 0, "high": 0, "critical": 0 },
+                "dependencies": audited.count, "devDependencies": 0, "optionalDependencies": 0,
+                "totalDependencies": audited.count });
+            (answer, BTreeMap::new(), metadata)
+        }
+    };
+    let mut named = Named::default();
+    advisories.values().for_each(|entry: &Box<RawValue>| named.add(entry));
+    for (advisory, versions) in found.iter().filter(|(advisory, _)| !named.holds(*advisory)) {
         let paths = |version: &String| {
-            let paths = installed.versions.get(advisory.package()).and_then(|versions| versions.get(version));
+            let paths = audited.versions.get(advisory.package()).and_then(|versions| versions.get(version));
             json!({ "version": version, "paths": paths.cloned().unwrap_or_default() })
         };
         let mut entry = tell(*advisory);
@@ -162,11 +181,18 @@ fn tree_answer(found: &[(Advisory<'_>, Vec<String>)], installed: &Installed, the
         let advice =
             if fix == "<0.0.0" { "Remove it: no version is known to be good".to_owned() } else { format!("Upgrade to {fix}") };
         entry["recommendation"] = advice.into();
-        answer["advisories"][number(*advisory).to_string()] = entry;
-        let count = &mut answer["metadata"]["vulnerabilities"][severity(*advisory)];
-        *count = (count.as_u64().unwrap_or(0) + 1).into();
+        advisories.insert(number(*advisory).to_string(), serde_json::value::to_raw_value(&entry)?);
+        if let Some(counts) = metadata.as_object_mut() {
+            let counts = counts.entry("vulnerabilities").or_insert_with(|| json!({}));
+            if let Some(counts) = counts.as_object_mut() {
+                let count = counts.entry(severity(*advisory)).or_insert_with(|| 0.into());
+                *count = (count.as_u64().unwrap_or(0) + 1).into();
+            }
+        }
     }
-    answer
+    answer.insert("advisories".to_owned(), serde_json::value::to_raw_value(&advisories)?);
+    answer.insert("metadata".to_owned(), serde_json::value::to_raw_value(&metadata)?);
+    serde_json::to_string(&answer)
 }
 
 fn tell(advisory: Advisory<'_>) -> Value {
@@ -181,13 +207,6 @@ fn tell(advisory: Advisory<'_>) -> Value {
         "cwe": advisory.cwes().collect::<Vec<_>>(),
         "cvss": { "score": vector.and_then(crate::policy::cvss::base_score).unwrap_or(0.0), "vectorString": vector },
     })
-}
-
-/// Whether upstream tells of it already: by its id or an alias in the address.
-fn is_told(other: &Value, advisory: Advisory<'_>) -> bool {
-    let url = other.get("url").and_then(Value::as_str).unwrap_or_default();
-    let last = url.rsplit('/').next().unwrap_or_default();
-    !last.is_empty() && advisory.is_called(last)
 }
 
 fn severity(advisory: Advisory<'_>) -> &'static str {

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::catalog::{ABSENT, is_within};
 use super::known::Slot;
 use super::{Asker, Inner};
+use crate::net::FairPermit;
 use crate::npm::PackageName;
 use crate::store::StoreError;
 use crate::upstream::{Registry, TarballBody, UpstreamError};
@@ -43,7 +43,7 @@ pub(super) struct Opened {
     /// What upstream answered at the customary place.
     pub body: Result<TarballBody, UpstreamError>,
     /// Given back when the body was read or dropped.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: FairPermit,
 }
 
 /// A tarball on its way. Dropped by the last who waits for it, it is asked for no more.
@@ -112,7 +112,7 @@ impl Inner {
         if self.is_known(&key.0) {
             return None;
         }
-        let permit = Arc::clone(&self.downloads).try_acquire_owned().ok()?;
+        let permit = self.downloads.of(&registry).try_acquire(asker.address)?;
         let (authorization, name, version) = (asker.authorization.clone(), name.clone(), key.1.clone());
         let task = tokio::spawn(async move {
             let url = registry.customary_tarball(&name, &version);

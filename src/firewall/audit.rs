@@ -1,13 +1,14 @@
 //! The audit with which npm ends an install: passed on, and answered with what was held back of the packages in it,
-//! worked out from what is known, without fetching anything.
+//! worked out from what is known, without fetching anything. It is read off the async threads, in one pass and within bounds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::audited::{self, Audited};
 use super::known::Slot;
 use super::{Asker, Inner, Rejection, refusal};
 use crate::npm::{PackageName, Version, instant};
@@ -24,6 +25,7 @@ struct HeldBack {
 }
 
 impl Inner {
+    /// Passes an audit on. `body` is dropped once it is read: it may hold memory that others wait for.
     pub(super) async fn audit(
         self: &Arc<Self>,
         asker: &Asker,
@@ -31,17 +33,52 @@ impl Inner {
         body: Bytes,
         bulk: bool,
     ) -> Result<(Passed, Option<String>), Rejection> {
-        let notice = if bulk { self.notice(asker, &body) } else { None };
+        let (inner, reader) = (Arc::clone(self), asker.clone());
+        let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, bulk)).await??;
         let passed = self.pass(asker, None, passage).await?;
-        Ok((self.advise(asker, passed, &body, bulk), notice))
+        let Some(audited) = audited else { return Ok((passed, notice)) };
+        // What is added to is taken apart: eight times its size holds the smallest parts there are.
+        let mut share = self.allowance.share_in(self.registries.default_registry().id());
+        share.grow_to(8 * passed.body.len() as u64).await?;
+        let _permit = self.heavy.acquire(asker.address).await;
+        let (inner, asker) = (Arc::clone(self), asker.clone());
+        let advised = self.blocking(move || inner.advise(&asker, passed, &audited, bulk)).await?;
+        Ok((advised, notice))
     }
 
-    /// What was held back of the packages of a bulk audit (`{"name": ["version"]}`): one line of ASCII.
-    fn notice(&self, asker: &Asker, bulk: &[u8]) -> Option<String> {
-        let installed: HashMap<String, Vec<String>> = serde_json::from_slice(bulk).ok()?;
-        let names: HashSet<PackageName> = installed.keys().filter_map(|name| PackageName::parse(name).ok()).collect();
+    /// What the feeds may have to say something of, where they hold vulnerabilities at all, and the notice. Blocks.
+    fn read_audit(&self, asker: &Asker, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), Rejection> {
+        let world = self.world();
+        // Feeds of malware alone know nothing of what an audit asks.
+        let advises = world.advisories.has_vulnerabilities();
+        let is_listed = |name: &str| advises && !world.advisories.of(name).is_empty();
+        if !bulk {
+            let audited = if advises { audited::read_tree(body, is_listed)? } else { None };
+            return Ok((audited, None));
+        }
+        let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
+        let audited = audited::read_bulk(body, is_listed, |name, versions| {
+            let Ok(name) = PackageName::parse(name) else { return };
+            let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
+            // The last of two entries for one name counts, as in any JSON.
+            if self.documents.contains_key(&slot) {
+                known.insert(name.clone(), versions.to_vec());
+            }
+            names.insert(name);
+        })?;
+        let notice = self.notice(asker, &names, &known);
+        Ok((audited.filter(|_| advises), notice))
+    }
+
+    /// What was held back of the packages of a bulk audit, of those that are known: one line of ASCII.
+    fn notice(
+        &self,
+        asker: &Asker,
+        names: &HashSet<PackageName>,
+        installed: &BTreeMap<PackageName, Vec<String>>,
+    ) -> Option<String> {
         let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_back(asker, name, versions)).collect();
-        held.retain(|one| !self.is_variant(&one.name, &names));
+        held.retain(|one| !self.is_variant(&one.name, names));
         if held.is_empty() {
             return None;
         }
@@ -82,19 +119,19 @@ impl Inner {
 
     /// The newest hidden version of a package that is newer than what was installed of it: a stable one, or a prerelease where
     /// one was installed.
-    fn held_back(&self, asker: &Asker, name: &str, versions: &[String]) -> Option<HeldBack> {
-        let name = PackageName::parse(name).ok()?;
-        let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
+    fn held_back(&self, asker: &Asker, name: &PackageName, versions: &[String]) -> Option<HeldBack> {
+        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
         let screen = known.screen(&self.world(), asker.profile);
         let newer = screen.verdicts.iter().filter_map(|(at, verdict)| {
-            let version = packument.entries[*at].version.clone()?;
-            let wanted = version > installed && (!version.is_prerelease() || installed.is_prerelease());
-            wanted.then(|| HeldBack { name: name.clone(), version, opens: verdict.opens() })
+            let version = packument.entries[*at].version.as_ref()?;
+            let wanted = *version > installed && (!version.is_prerelease() || installed.is_prerelease());
+            wanted.then_some((version, verdict))
         });
-        newer.max_by(|one, other| one.version.cmp(&other.version))
+        let (version, verdict) = newer.max_by(|one, other| one.0.cmp(other.0))?;
+        Some(HeldBack { name: name.clone(), version: version.clone(), opens: verdict.opens() })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
 //! because verdicts are as of the instant upstream confirmed it.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,8 +18,10 @@ use super::intake::{Arrival, Place, content_of};
 use super::known::{Known, Screens, Slot};
 use super::recall::{Before, NEVER};
 use super::shelf::Wish;
+use super::slots::SlotRequest;
 use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Rejection, kin};
+use crate::net::FairPermit;
 use crate::npm::{Form, PackageName, gzip, instant};
 use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
 use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
@@ -73,6 +76,8 @@ impl Need {
 pub(super) struct Voyage {
     pub slot: Slot,
     pub registry: Arc<Registry>,
+    /// Who asked first, whose slots it uses.
+    pub client: IpAddr,
     pub authorization: Authorization,
     pub need: Need,
     /// By whose policy it is seen whether a version has come of age.
@@ -160,6 +165,7 @@ impl Inner {
         let voyage = Voyage {
             slot,
             registry,
+            client: asker.address,
             authorization: asker.authorization.clone(),
             need,
             profile: asker.profile,
@@ -189,6 +195,7 @@ impl Inner {
         let voyage = Voyage {
             slot: reading.known.slot.clone(),
             registry: Arc::clone(&reading.known.registry),
+            client: asker.address,
             authorization: asker.authorization.clone(),
             need: Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated }),
             profile: asker.profile,
@@ -238,12 +245,14 @@ impl Inner {
         if let Ok((landed, ())) = timeout(self.config.patience, hurried).await {
             return landed;
         }
-        self.silence.begin(voyage.registry.id(), now, self.clock.now());
         // What is fresh by now came with the flight, which has landed.
         let last = last().filter(|last| !self.satisfies(&voyage, last));
         let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
+        // Of a package that was never answered nothing follows: a client can ask for any number of those.
+        let heard = voyage.registry.last_heard();
+        self.silence.begin(voyage.registry.id(), &voyage.slot, self.config.patience, heard, self.clock.now());
         self.unreachable.insert(voyage.slot.clone(), now);
         Ok(reading)
     }
@@ -253,7 +262,7 @@ impl Inner {
     fn is_left_alone(&self, voyage: &Voyage, now: Timestamp) -> bool {
         let counts = |since| is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
         let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(counts);
-        self.silence.holds(voyage.registry.id(), now) || unreachable()
+        self.silence.holds(voyage.registry.id(), voyage.registry.last_heard(), now) || unreachable()
     }
 
     /// Whether `known` is what `voyage` is for, without asking upstream.
@@ -269,12 +278,17 @@ impl Inner {
     pub(super) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
         let inner = Arc::clone(self);
         let key = self.voyage_key(&voyage);
-        self.voyages.join(key, move || async move { inner.sail(voyage).await }).await.unwrap_or_else(|_| Err(lost()))
+        let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
+        let limit = Arc::clone(&slots);
+        let fetch = move |request: SlotRequest<_>| async move {
+            let permit = request.permit(&limit).await;
+            inner.sail(voyage, permit).await
+        };
+        self.voyages.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
-    async fn sail(self: Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
-        let permit = Arc::clone(&self.fetches).acquire_owned().await.map_err(|_| lost())?;
-        let mut place = Place::of(permit, self.allowance.share());
+    async fn sail(self: Arc<Self>, voyage: Voyage, permit: FairPermit) -> Result<Reading, Rejection> {
+        let mut place = Place::of(permit, self.allowance.share_in(voyage.registry.id()));
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
@@ -301,11 +315,10 @@ impl Inner {
         let asked = Instant::now();
         let Voyage { registry, authorization, .. } = &voyage;
         let question = registry.packument(&voyage.slot.name, form, authorization, validators.as_ref(), &mut place.share);
+        let asking = self.silence.ask(&voyage.slot);
         let fetched = question.await;
+        drop(asking);
         self.tell(&voyage, asked, &fetched);
-        if let Ok(_) | Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
-            self.silence.end(voyage.registry.id(), self.clock.now());
-        }
         if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
             self.entitlements.end(&voyage.slot);
         }
@@ -344,7 +357,9 @@ impl Inner {
                     // Without validators: a registry that has one ETag for both forms would confirm this one.
                     Ok(None) => {
                         let slot = voyage.slot.clone();
-                        match Box::pin(Arc::clone(&self).sail(Voyage { need: Need::Facts, ..voyage })).await {
+                        let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
+                        let whole = Voyage { need: Need::Facts, ..voyage };
+                        match Box::pin(Arc::clone(&self).sail(whole, permit)).await {
                             Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
                             other => other,
                         }
@@ -465,7 +480,7 @@ impl Inner {
 
     /// Runs `work` off the async threads.
     pub(super) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
-        tokio::task::spawn_blocking(work).await.map_err(|_| lost())
+        tokio::task::spawn_blocking(work).await.map_err(|error| self.note_lost(&error, lost()))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Judges what lockfiles lock, many packages at once: would it be served, until when not, and what fits in its place. Refuses
 //! to serve anything, and to know what a lockfile looks like.
 
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,7 +16,8 @@ use super::tarball::judge_gone;
 use super::world::Profile;
 use super::{Asker, Inner, Rejection};
 use crate::npm::packument::without_build;
-use crate::npm::{Agreement, Integrity, PackageName, Packument, Range, Version};
+use crate::npm::ranges::highest_in_all;
+use crate::npm::{Agreement, Integrity, PackageName, Packument, Range};
 use crate::policy::Verdict;
 
 /// Packages that are judged at once; upstream is asked for fewer.
@@ -110,7 +112,8 @@ impl Inner {
             });
         }
         while let Some(done) = tasks.join_next().await {
-            for (at, one) in done.unwrap_or_default() {
+            // What is missing then is told as undecided.
+            for (at, one) in done.unwrap_or_else(|error| self.note_lost(&error, Vec::new())) {
                 judged[at] = Some(one);
             }
         }
@@ -127,11 +130,17 @@ impl Inner {
             },
             Err(wrong) => Err(Rejection::NotFound(wrong.to_string().into())),
         };
-        let judge = |one: &Locked| match &reading {
-            Ok(reading) => self.check_version(reading, asker.profile, one),
-            Err(rejection) => Judged::failed(one, rejection),
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(rejection) => return locked.iter().map(|(at, one)| (*at, Judged::failed(one, &rejection))).collect(),
         };
-        locked.iter().map(|(at, one)| (*at, judge(one))).collect()
+        // Ranges of a stranger's against versions of another stranger's.
+        let _permit = self.heavy.acquire(asker.address).await;
+        let (inner, profile) = (Arc::clone(self), asker.profile);
+        let judging = self.blocking(move || {
+            locked.iter().map(|(at, one)| (*at, inner.check_version(&reading, profile, one))).collect::<Vec<_>>()
+        });
+        judging.await.unwrap_or_default()
     }
 
     /// `reading`, or a newer one where a version is locked that it does not have.
@@ -240,19 +249,24 @@ fn differ(locked: &Locked, stated: Option<&Integrity>) -> Option<(String, String
 /// The highest version that is shown and satisfies every range, a deprecated one only when there is no other. A dist-tag asks for
 /// where it points here.
 fn fitting<'a>(packument: &'a Packument, screen: &Screen, ranges: &[String]) -> Option<&'a str> {
-    let read = |text: &String| Range::parse(text).or_else(|| Range::parse(screen.tag(packument, text)?));
-    let ranges: Vec<Range> = ranges.iter().filter_map(read).collect();
+    // Made where the first of them is no range: a packument may have as many tags as there may be texts.
+    let tags = LazyCell::new(|| {
+        let tags = screen.tags.as_ref().unwrap_or(&packument.dist_tags);
+        tags.iter().map(|(tag, version)| (&**tag, &**version)).collect::<HashMap<&str, &str>>()
+    });
+    let read = |text: &String| Range::parse(text).or_else(|| Range::parse(tags.get(text.as_str())?));
+    let distinct: BTreeSet<&String> = ranges.iter().collect();
+    let ranges: Vec<Range> = distinct.into_iter().filter_map(read).collect();
     if ranges.is_empty() {
         return None;
     }
-    let mut candidates: Vec<_> = packument
-        .entries
-        .iter()
-        .zip(&screen.shown)
-        .filter(|(_, shown)| **shown)
-        .filter_map(|(entry, _)| Some((!entry.traits.deprecated, entry.version.as_ref()?, &*entry.key)))
-        .collect();
-    candidates.sort_unstable_by(|one, other| other.cmp(one));
-    let fits = |version: &Version| ranges.iter().all(|range| range.matches(version));
-    candidates.into_iter().find(|(_, version, _)| fits(version)).map(|(_, _, key)| key)
+    let shown = |deprecated: bool| {
+        let entries = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
+        entries.filter(move |entry| entry.traits.deprecated == deprecated)
+    };
+    let highest = |deprecated: bool| {
+        let versions: Vec<_> = shown(deprecated).filter_map(|entry| Some((entry.version.as_ref()?, &*entry.key))).collect();
+        highest_in_all(&ranges, versions)
+    };
+    highest(false).or_else(|| highest(true))
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use super::catalog::{is_within, lost};
+use super::catalog::is_within;
 use super::known::{Known, Partition, Slot};
+use super::slots::SlotRequest;
 use super::stored::StoredTarball;
-use super::{Inner, Rejection, notes};
+use super::{Asker, Inner, Rejection, notes};
 use crate::npm::{Digest, PackageName};
 use crate::store::{PackageChange, TarballSource};
 use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
@@ -95,17 +96,22 @@ impl Inner {
         known: &Arc<Known>,
         at: usize,
         stored: &Arc<StoredTarball>,
-        authorization: &Authorization,
+        asker: &Asker,
     ) -> Result<Entitled, Rejection> {
         let Some(address) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
         else {
             return Ok(Entitled::Unclear);
         };
         let key = (known.slot.clone(), address.clone(), stored.name.clone());
-        let (inner, known, stored, authorization) =
-            (Arc::clone(self), Arc::clone(known), Arc::clone(stored), authorization.clone());
-        let ask = move || async move { inner.find_entitlement(&known, at, &stored, &authorization).await };
-        self.entitlements_asked.join(key, ask).await.unwrap_or_else(|_| Err(lost()))
+        let slots = self.downloads.of(&known.registry);
+        let (inner, known, stored) = (Arc::clone(self), Arc::clone(known), Arc::clone(stored));
+        let (authorization, limit) = (asker.authorization.clone(), Arc::clone(&slots));
+        let ask = move |request: SlotRequest<_>| async move {
+            let _permit = request.permit(&limit).await;
+            inner.find_entitlement(&known, at, &stored, &authorization).await
+        };
+        let asked = self.entitlements_asked.join(key, asker.address, &slots, ask).await;
+        asked.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
     async fn find_entitlement(
@@ -159,7 +165,6 @@ impl Inner {
         let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else {
             return Ok(Entitled::Unclear);
         };
-        let _permit = self.downloads.acquire().await;
         let asked = std::time::Instant::now();
         let offer = known.registry.offers_tarball(&entry.tarball, authorization).await;
         let outcome = offer.as_ref().map_or_else(notes::outcome_of, |_| UpstreamOutcome::Changed);

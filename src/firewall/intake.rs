@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::catalog::{Reading, Voyage, lost};
 use super::history::{self, Reconciled};
@@ -14,7 +13,7 @@ use super::known::{Known, Screens, Slot};
 use super::recall::Before;
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
-use crate::net::{Share, body};
+use crate::net::{FairPermit, Share, body};
 use crate::npm::press::Press;
 use crate::npm::{Algorithm, Digest, Form, Hasher, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
 use crate::store::{BlobKind, Document, PackageRecord};
@@ -36,13 +35,13 @@ pub(super) struct Place {
     /// Its memory.
     pub share: Share,
     /// Its place among those that fetch.
-    _permit: OwnedSemaphorePermit,
+    _permit: FairPermit,
 }
 
 impl Place {
     /// A place with memory that is still to grow.
     #[must_use]
-    pub(super) fn of(permit: OwnedSemaphorePermit, share: Share) -> Self {
+    pub(super) fn of(permit: FairPermit, share: Share) -> Self {
         Self { share, _permit: permit }
     }
 }

@@ -11,6 +11,7 @@ mod as_of;
 mod aside;
 mod attestations;
 mod audit;
+mod audited;
 mod binding;
 mod catalog;
 pub mod check;
@@ -36,6 +37,7 @@ mod screen;
 mod search;
 mod shelf;
 mod silence;
+mod slots;
 mod stored;
 mod tarball;
 mod wanted;
@@ -78,11 +80,13 @@ use self::known::{Known, Slot};
 use self::once_more::OnceMore;
 use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::silence::Silence;
+use self::slots::{SharedFetches, Slots};
 use self::tarball::{CARRIED_UNITS, Landed, TarballKey};
 use self::wanted::Wants;
 use self::workbench::Workbenches;
 use self::world::World;
-use crate::net::Allowance;
+use crate::net::fair_limit::Sizes;
+use crate::net::{Allowance, FairLimit, Share};
 use crate::npm::{Address, PackageName};
 use crate::policy::decision::Decision;
 use crate::policy::{Advisories, Policy, Verdict};
@@ -136,8 +140,13 @@ pub struct Parts {
 /// Packages of which it is remembered that they are not there, or could not be asked for.
 const REMEMBERED_FAILURES: u64 = 10_000;
 
-/// Packuments asked for upstream at once.
+/// Packuments that one registry is asked for at once: as many as the clients that ask for most send at once.
 pub const FETCHES: usize = 48;
+
+/// What each client may have under way at one registry beyond what all share, so that one that asks for what hangs does not keep others
+/// waiting; and what all of them together may, of each kind: each costs a socket.
+const OWN_SLOTS: usize = 4;
+const MOST_SLOTS: usize = 256;
 
 /// How long a packument waits for memory: as long as npm waits for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
@@ -145,8 +154,22 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether the last task is done.
 const SETTLING: Duration = Duration::from_millis(2);
 
-/// Tarballs fetched from upstream at once.
+/// Tarballs that one registry is asked for at once.
 const DOWNLOADS: usize = 64;
+
+/// Requests that one registry is passed at once: each holds its answer.
+const PASSES: usize = 64;
+
+/// The slots of one registry, of which all clients share so many.
+const fn slots(shared: usize) -> Sizes {
+    Sizes { shared, own: OWN_SLOTS, most: MOST_SLOTS }
+}
+
+/// How much work on what strangers send is done at once: each core has something to do, and each client is served by turns.
+#[must_use]
+pub fn heavy(cores: usize) -> Sizes {
+    Sizes { shared: cores, own: 1, most: 2 * cores }
+}
 
 /// The firewall. One a process; every door hands its questions here.
 pub struct Firewall(Arc<Inner>);
@@ -182,18 +205,21 @@ struct Inner {
     writers: Cache<Slot, Timestamp>,
     strangers: Cache<Slot, Timestamp>,
     once_more: OnceMore,
-    voyages: Flights<VoyageKey, Result<Reading, Rejection>>,
+    voyages: SharedFetches<VoyageKey, Result<Reading, Rejection>>,
     renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
-    tarballs: Flights<TarballKey, Result<Landed, Rejection>>,
+    tarballs: SharedFetches<TarballKey, Result<Landed, Rejection>>,
     /// Which credentials may have what is in the store.
     entitlements: Entitlements,
-    entitlements_asked: Flights<EntitlementKey, Result<Entitled, Rejection>>,
+    entitlements_asked: SharedFetches<EntitlementKey, Result<Entitled, Rejection>>,
     attestations: Attestations,
-    fetches: Arc<Semaphore>,
+    fetches: Slots,
+    passes: Slots,
     /// Memory for documents that are fetched, read or rendered, so that large ones do so one after the other.
     allowance: Arc<Allowance>,
     /// Documents read or rendered at once: as many as there are cores.
     readers: Semaphore,
+    /// Work on what clients and upstream sent, beyond documents: as much at once as there are cores.
+    heavy: Arc<FairLimit>,
     /// Whose turn it is among those.
     precedence: Precedence,
     /// Packages that will probably be asked for.
@@ -201,7 +227,7 @@ struct Inner {
     /// What documents want of other packages.
     wants: Wants,
     workbenches: Workbenches,
-    downloads: Arc<Semaphore>,
+    downloads: Slots,
     /// Memory for tarballs that the disk does not take.
     carried: Arc<Semaphore>,
     /// Tarballs asked for before anything is known of them.
@@ -246,20 +272,22 @@ impl Firewall {
             writers: Cache::new(REMEMBERED_FAILURES),
             strangers: Cache::new(REMEMBERED_FAILURES),
             once_more: OnceMore::default(),
-            voyages: Flights::new(),
+            voyages: SharedFetches::new(),
             renderings: Flights::new(),
-            tarballs: Flights::new(),
+            tarballs: SharedFetches::new(),
             entitlements: Entitlements::default(),
-            entitlements_asked: Flights::new(),
+            entitlements_asked: SharedFetches::new(),
             attestations: Attestations::default(),
-            fetches: Arc::new(Semaphore::new(FETCHES)),
+            fetches: Slots::new(slots(FETCHES)),
+            passes: Slots::new(slots(PASSES)),
             allowance,
             readers: Semaphore::new(cores),
+            heavy: FairLimit::new(heavy(cores)),
             precedence: Precedence::on(cores),
             leads: Leads::default(),
             wants: Wants::default(),
             workbenches: Workbenches::new(cores),
-            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            downloads: Slots::new(slots(DOWNLOADS)),
             carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
             asides: Asides::default(),
             addresses: Addresses::default(),
@@ -480,11 +508,8 @@ impl Firewall {
 
     /// Waits until what was begun for requests that are gone is done, so that the store can be closed.
     pub async fn settle(&self) {
-        let fetches = u32::try_from(FETCHES).unwrap_or(u32::MAX);
-        let downloads = u32::try_from(DOWNLOADS).unwrap_or(u32::MAX);
-        // A closed semaphore has nothing under way either.
-        let _fetches = self.0.fetches.acquire_many(fetches).await;
-        let _downloads = self.0.downloads.acquire_many(downloads).await;
+        self.0.fetches.settle().await;
+        self.0.downloads.settle().await;
         while Arc::strong_count(&self.0) > 1 {
             tokio::time::sleep(SETTLING).await;
         }
@@ -501,13 +526,29 @@ impl Inner {
     async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
         let registry = self.registry_of(asker, name, passage.for_account)?;
         let passage = if registry.takes_clients(&asker.addressed) { passage } else { passage.without_credentials() };
+        let _slot = self.passes.of(registry).acquire(asker.address).await;
+        let mut share = self.allowance.share_in(registry.id());
         let asked = Instant::now();
-        let passed = registry.pass(passage, &asker.authorization).await;
+        let passed = registry.pass(passage, &asker.authorization, &mut share).await;
         let outcome = passed.as_ref().map_or_else(notes::outcome_of, |_| UpstreamOutcome::Changed);
         let detail = passed.as_ref().err().map(ToString::to_string);
         UpstreamAnswered { what: UpstreamWhat::Pass, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);
-        Ok(passed?)
+        let mut passed = passed?;
+        passed.body = Bytes::from_owner(Shared { bytes: passed.body, _share: share });
+        Ok(passed)
+    }
+}
+
+/// The body of an answer with its share of memory.
+struct Shared {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Inner;
-use super::catalog::Voyage;
+use super::catalog::{Voyage, lost};
 use super::history::Finding;
 use super::screen::{Overbroad, Screen};
+use super::{Inner, Rejection};
 use crate::npm::{Algorithm, Digest, PackageName, Packument};
 use crate::policy::is_takedown;
 use crate::store::{Incident, PackageChange, PackageKey};
 use crate::telemetry::{
-    ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionGone,
+    ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, TaskFailed, TaskLabel, UpstreamAnswered, UpstreamOutcome,
+    UpstreamWhat, VersionGone,
 };
 use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
 
@@ -43,6 +44,18 @@ impl Inner {
         if let Err(error) = self.ledger.record_package(key, change) {
             tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "the ledger cannot be written");
         }
+    }
+
+    /// A task of ours was lost: counts it, and goes on with something `instead`.
+    pub(super) fn note_lost<T>(&self, error: &tokio::task::JoinError, instead: T) -> T {
+        TaskFailed { task: TaskLabel::Request, detail: &error.to_string(), restart: None }.emit(&self.metrics);
+        instead
+    }
+
+    /// A fetch that others wait for ended without an answer: its task panicked, or was cut off at the end of the process.
+    pub(super) fn note_lost_fetch(&self) -> Rejection {
+        TaskFailed { task: TaskLabel::Request, detail: "a fetch ended without an answer", restart: None }.emit(&self.metrics);
+        lost()
     }
 
     pub(super) fn report(&self, name: &PackageName, findings: &[Finding]) {

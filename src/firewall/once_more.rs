@@ -90,6 +90,7 @@ impl Inner {
         let voyage = Voyage {
             slot: known.slot.clone(),
             registry: Arc::clone(&known.registry),
+            client: asker.address,
             authorization: asker.authorization.clone(),
             need,
             profile: asker.profile,

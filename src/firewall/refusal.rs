@@ -68,6 +68,9 @@ pub enum Rejection {
     /// Upstream did not do its part.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// It asks about more than is answered at once.
+    #[error("{0}")]
+    TooMuch(Arc<str>),
     /// Upstream sent a packument that cannot be believed.
     #[error("upstream's packument of `{name}` cannot be read: {detail}")]
     Unreadable {

@@ -1,84 +1,129 @@
-//! Registries that say nothing, learnt from whoever waited for one in vain, so that the others need not wait as well. Refuses to ask.
+//! Registries that say nothing, learnt from a client that waited for one in vain, so that others need not wait as well. Only time
+//! spent waiting for upstream's headers counts: not for slots, memory or our own work. Asks nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::known::Slot;
 use crate::npm::instant;
 
-/// How long nobody waits for a registry that was silent: then somebody does again, in case nothing is under way that would hear it.
+/// How long a silent registry is not waited for: then somebody does again, in case nothing is under way that would hear it.
 const LASTS: Duration = Duration::from_secs(10);
 
-/// What was heard of each registry, by its id.
-#[derive(Debug, Default)]
-pub(super) struct Silence(Mutex<HashMap<Arc<str>, Heard>>);
+/// The part of a client's wait that must have been for headers: the rest was ours, and says nothing of the registry.
+const LEAST_PART: u32 = 4;
 
+/// What is known of each registry, by its id, and what each is asked now.
 #[derive(Debug, Default)]
-struct Heard {
-    /// When it answered last.
-    last: Option<Timestamp>,
-    /// When somebody's patience ran out, if it has not answered since.
-    silent: Option<Timestamp>,
+pub(super) struct Silence {
+    /// Since when: there are as many as there are registries.
+    silent: Mutex<HashMap<Arc<str>, Since>>,
+    /// The packages that are asked for, and since when. There are as many as there are slots for requests.
+    asked: Mutex<HashMap<Slot, Instant>>,
+}
+
+/// An instant by the clock and by a watch that nobody sets.
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    clock: Timestamp,
+    watch: Instant,
+}
+
+/// A package that is asked for, until it is dropped.
+pub(super) struct Asking<'a> {
+    silence: &'a Silence,
+    slot: &'a Slot,
 }
 
 impl Silence {
-    /// The registry answered, whatever it said.
-    pub(super) fn end(&self, registry: &Arc<str>, now: Timestamp) {
-        self.at(registry, |heard| *heard = Heard { last: Some(now), silent: None });
+    /// Notes that a registry is asked for a package from now on.
+    #[must_use]
+    pub(super) fn ask<'a>(&'a self, slot: &'a Slot) -> Asking<'a> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Instant::now());
+        Asking { silence: self, slot }
     }
 
-    /// Somebody who asked it at `asked` waits no longer. A registry that answered others meanwhile is not silent: it is slow over
-    /// one package.
-    pub(super) fn begin(&self, registry: &Arc<str>, asked: Timestamp, now: Timestamp) {
-        self.at(registry, |heard| {
-            if heard.last.is_none_or(|last| last < asked || last > now) {
-                heard.silent = Some(now);
-            }
-        });
+    /// A client waited for a package for `patience` and waits no longer. The registry is silent if most of that was spent waiting
+    /// for it, and it sent nobody any headers meanwhile: `heard` says when it last did.
+    pub(super) fn begin(&self, registry: &Arc<str>, slot: &Slot, patience: Duration, heard: Option<Instant>, now: Timestamp) {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
+        let Some(asked) = asked else { return };
+        if asked.elapsed() * LEAST_PART < patience || heard.is_some_and(|heard| heard >= asked) {
+            return;
+        }
+        let since = Since { clock: now, watch: Instant::now() };
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry), since);
     }
 
-    /// Whether it was found silent a moment before `now`.
-    pub(super) fn holds(&self, registry: &Arc<str>, now: Timestamp) -> bool {
-        self.at(registry, |heard| heard.silent.is_some_and(|since| since <= now && now < instant::after(since, LASTS)))
+    /// Whether it was found silent shortly before `now`, and was not `heard` since.
+    pub(super) fn holds(&self, registry: &Arc<str>, heard: Option<Instant>, now: Timestamp) -> bool {
+        let since = self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied();
+        since.is_some_and(|Since { clock, watch }| {
+            clock <= now && now < instant::after(clock, LASTS) && heard.is_none_or(|heard| heard < watch)
+        })
     }
+}
 
-    fn at<T>(&self, registry: &Arc<str>, act: impl FnOnce(&mut Heard) -> T) -> T {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // There are as many as there are registries: those of the configuration.
-        act(heard.entry(Arc::clone(registry)).or_default())
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.silence.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(self.slot);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::known::Partition;
     use super::*;
+    use crate::npm::PackageName;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_775_000_000 + second).unwrap()
     }
 
+    fn slot() -> Slot {
+        Slot { name: PackageName::parse("slow").unwrap(), partition: Partition::Anonymous }
+    }
+
     #[test]
     fn it_lasts_a_while_and_ends_with_the_first_word() {
-        let (silence, registry) = (Silence::default(), Arc::from("https://registry.example/"));
+        let (silence, registry, slot) = (Silence::default(), Arc::from("https://registry.example/"), slot());
         let other = Arc::from("https://other.example/");
-        assert!(!silence.holds(&registry, at(0)));
-        silence.begin(&registry, at(0), at(3));
-        assert!(silence.holds(&registry, at(3)) && silence.holds(&registry, at(12)) && !silence.holds(&other, at(3)));
+        assert!(!silence.holds(&registry, None, at(0)));
+        let asking = silence.ask(&slot);
+        silence.begin(&registry, &slot, Duration::ZERO, None, at(3));
+        assert!(silence.holds(&registry, None, at(3)) && silence.holds(&registry, None, at(12)));
+        assert!(!silence.holds(&other, None, at(3)));
         // Over, and a clock that was set back is not within it.
-        assert!(!silence.holds(&registry, at(13)) && !silence.holds(&registry, at(2)));
-        silence.end(&registry, at(5));
-        assert!(!silence.holds(&registry, at(6)));
+        assert!(!silence.holds(&registry, None, at(13)) && !silence.holds(&registry, None, at(2)));
+        drop(asking);
+        assert!(!silence.holds(&registry, Some(Instant::now()), at(6)));
     }
 
     #[test]
     fn a_registry_that_answers_others_meanwhile_is_not_silent() {
-        let (silence, registry) = (Silence::default(), Arc::from("https://registry.example/"));
-        silence.end(&registry, at(1));
-        silence.begin(&registry, at(0), at(3));
-        assert!(!silence.holds(&registry, at(3)));
-        silence.begin(&registry, at(2), at(5));
-        assert!(silence.holds(&registry, at(5)));
+        let (silence, registry, slot) = (Silence::default(), Arc::from("https://registry.example/"), slot());
+        let before = Instant::now();
+        let _asking = silence.ask(&slot);
+        silence.begin(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
+        assert!(!silence.holds(&registry, None, at(3)));
+        silence.begin(&registry, &slot, Duration::ZERO, Some(before), at(5));
+        assert!(silence.holds(&registry, Some(before), at(5)));
+    }
+
+    #[test]
+    fn our_own_waiting_is_not_a_registrys_silence() {
+        let (silence, registry, slot) = (Silence::default(), Arc::from("https://registry.example/"), slot());
+        // It waits for a slot.
+        silence.begin(&registry, &slot, Duration::ZERO, None, at(3));
+        assert!(!silence.holds(&registry, None, at(3)));
+        // It was asked just now, after an hour of waiting for a slot.
+        let asking = silence.ask(&slot);
+        silence.begin(&registry, &slot, Duration::from_secs(3600), None, at(3));
+        assert!(!silence.holds(&registry, None, at(3)));
+        drop(asking);
+        assert!(silence.asked.lock().unwrap().is_empty());
     }
 }

@@ -14,9 +14,11 @@ use super::departed::Departed;
 use super::entitlement::Entitled;
 use super::known::{Known, Slot};
 use super::packument::no_version;
+use super::slots::SlotRequest;
 use super::stored::StoredTarball;
 use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball, notes};
+use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Agreement, Algorithm, Digest, Hasher, Integrity, PackageName, Version};
 use crate::policy::{Facts, Note, RuleId, Verdict, judge, waiver};
@@ -193,9 +195,10 @@ impl Inner {
         };
         let (inner, integrity) = (Arc::clone(self), admitted.integrity.clone());
         let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
-        let flight = move || async move { inner.fetch(source, integrity).await };
-        let landed = self.tarballs.join(key, flight).await;
-        landed.unwrap_or_else(|_| Err(lost())).map(|landed| (landed, false))
+        let slots = self.downloads.of(&known.registry);
+        let fetch = move |request| async move { inner.fetch(source, integrity, request).await };
+        let landed = self.tarballs.join(key, asker.address, &slots, fetch).await;
+        landed.unwrap_or_else(|_| Err(self.note_lost_fetch())).map(|landed| (landed, false))
     }
 
     /// The tarball from the store, if it lies there, came from where the packument places it, matches every digest, and `asker` may
@@ -213,7 +216,7 @@ impl Inner {
             None if Self::is_entitled_to_departed(known, &stored) => Entitled::Yes,
             None => Entitled::Unclear,
             Some(_) if self.is_entitled(known, &stored) => Entitled::Yes,
-            Some(at) => self.ask_entitlement(known, at, &stored, &asker.authorization).await?,
+            Some(at) => self.ask_entitlement(known, at, &stored, asker).await?,
         };
         Ok((entitled == Entitled::Yes).then(|| Landed { bytes, digests: stored.digests.clone() }))
     }
@@ -266,8 +269,13 @@ impl Inner {
         })
     }
 
-    async fn fetch(self: Arc<Self>, source: Source, integrity: Integrity) -> Result<Landed, Rejection> {
-        let (opened, _permit) = self.open(&source).await?;
+    async fn fetch(
+        self: Arc<Self>,
+        source: Source,
+        integrity: Integrity,
+        request: SlotRequest<TarballKey>,
+    ) -> Result<Landed, Rejection> {
+        let (opened, _permit) = self.open(&source, request).await;
         // The flight before this one may have landed after its asker had looked.
         let before = source.known.tarballs.get(source.at).filter(|stored| integrity.is_covered_by(&stored.digests));
         if let Some(stored) = before.filter(|stored| self.is_entitled(&source.known, stored))
@@ -325,18 +333,17 @@ impl Inner {
     }
 
     /// What is on its way already, if it comes from the right place, and a place among the downloads.
-    async fn open(&self, source: &Source) -> Result<(Option<TarballBody>, OwnedSemaphorePermit), Rejection> {
+    async fn open(&self, source: &Source, request: SlotRequest<TarballKey>) -> (Option<TarballBody>, FairPermit) {
         let customary = source.registry.is_customary(&source.slot.name, &source.version, &source.url);
         self.asides.learn(&source.registry, customary);
         if let Some(aside) = self.asides.take(&source.slot, &source.version) {
             if !customary {
                 aside.abort();
             } else if let Ok(Opened { body: Ok(body), permit }) = aside.await {
-                return Ok((Some(body), permit));
+                return (Some(body), permit);
             }
         }
-        let permit = Arc::clone(&self.downloads).acquire_owned().await;
-        Ok((None, permit.map_err(|_| lost())?))
+        (None, request.permit(&self.downloads.of(&source.registry)).await)
     }
 
     /// From upstream to the disk, hashed as it lands, checked before it is anyone's.
@@ -356,7 +363,7 @@ impl Inner {
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
         let pumped = pump(&mut body, &sender).await;
         drop(sender);
-        let written = writer.await.map_err(|_| lost())?;
+        let written = writer.await.map_err(|error| self.note_lost(&error, lost()))?;
         pumped?;
         match written {
             Ok(Some(Committed { digests, bytes })) => {

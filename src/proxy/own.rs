@@ -16,8 +16,8 @@ use super::asker::Askers;
 use super::token::Tokens;
 use super::{Config, ProxyError};
 use crate::firewall::Asker;
-use crate::net::body;
 use crate::net::headers::list;
+use crate::net::{Share, body};
 use crate::upstream::Authorization;
 
 /// The pages that probes ask for, who bring nothing that would tell them apart.
@@ -29,6 +29,9 @@ const EXPLAINING: [&str; 3] = ["check", "explain", "client-config"];
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// The largest body of a question to us: 500 versions with all that a lockfile says of them take a tenth of it.
+const LARGEST_BODY: u64 = 2 << 20;
 
 /// A request below `/-/coldframe/`.
 #[derive(Default)]
@@ -83,7 +86,13 @@ impl Doorstep {
     ///
     /// # Errors
     /// [`ProxyError::NotAnOperator`] and [`ProxyError::NoOperators`]; when the body is not taken.
-    pub(super) async fn take<B>(&self, askers: &Askers, config: &Config, knock: Knock<B>) -> Result<OwnRequest, ProxyError>
+    pub(super) async fn take<B>(
+        &self,
+        askers: &Askers,
+        config: &Config,
+        knock: Knock<B>,
+        share: &mut Share,
+    ) -> Result<OwnRequest, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -101,7 +110,7 @@ impl Doorstep {
             Err(stranger) => askers.visitor(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
         };
         let body = if head.method == Method::POST {
-            body::collect(body, config.body_limit, config.body_timeout).await?
+            body::collect_into(body, config.body_limit.min(LARGEST_BODY), config.body_timeout, share).await?
         } else {
             Bytes::new()
         };

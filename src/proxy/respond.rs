@@ -286,6 +286,7 @@ fn body_not_taken(error: &BodyError, text: &str) -> Reply {
         BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
         BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+        BodyError::NoRoom(_) => return failure(StatusCode::SERVICE_UNAVAILABLE, text, OutcomeLabel::InternalError),
     };
     failure(status, text, OutcomeLabel::ClientError)
 }
@@ -298,6 +299,7 @@ fn rejected(rejection: &Rejection, text: &str) -> Reply {
         Rejection::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
         Rejection::Upstream(error) => upstream_failed(error, text),
         Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
+        Rejection::TooMuch(_) => failure(StatusCode::PAYLOAD_TOO_LARGE, text, OutcomeLabel::ClientError),
         Rejection::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, TRANSFER_ENCODING};
@@ -17,13 +18,34 @@ use super::respond::{self, CODINGS, Reply};
 use super::targets::Aim;
 use super::watch::Watch;
 use super::{Config, ProxyError, TokenError, Tokens, passage};
-use crate::firewall::{Asker, Coding, Form, Profile, Rejection};
+use crate::firewall::{self, Asker, Coding, Form, Profile, Rejection};
 use crate::net::headers::{best_coding, best_media_type, list};
-use crate::net::{Body, body};
+use crate::net::{Allowance, Body, FairLimit, FairPermit, body};
 use crate::npm::address::{below, is_file};
 use crate::npm::{Address, Endpoint, PackageName};
 use crate::telemetry::{EndpointLabel, Metrics};
 use crate::upstream::{Authorization, Passage, Passed};
+
+/// Memory for bodies of requests while they come and are passed on. One that needs more comes when its turn does.
+const BODY_MEMORY: u64 = 64 << 20;
+
+/// A body of so many bytes never waits for memory: npm's audits are smaller, and a connection may buffer more than that anyway.
+const SMALL_BODY: u64 = 256 << 10;
+
+/// How long a body waits for memory: less than a client waits for its answer.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A body that was read, with its permit: there are as many at once as there are permits.
+struct Permitted {
+    bytes: Bytes,
+    _permit: FairPermit,
+}
+
+impl AsRef<[u8]> for Permitted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// What every request needs. One a process, behind an `Arc`.
 pub struct Service<A> {
@@ -33,6 +55,10 @@ pub struct Service<A> {
     own: Own,
     doorstep: Doorstep,
     metrics: Arc<Metrics>,
+    /// Memory for bodies of requests.
+    bodies: Arc<Allowance>,
+    /// Bodies that are inflated and read at once.
+    readers: Arc<FairLimit>,
 }
 
 impl<A: Answers> Service<A> {
@@ -49,7 +75,10 @@ impl<A: Answers> Service<A> {
     ) -> Result<Self, TokenError> {
         let tokens = config.admin_tokens.as_deref().map(Tokens::open).transpose()?;
         let (askers, doorstep) = (Askers::new(&config, listeners), Doorstep::new(tokens));
-        Ok(Self { answers, askers, config, own, doorstep, metrics })
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let bodies = Allowance::with_small(BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
+        let readers = FairLimit::new(firewall::heavy(cores));
+        Ok(Self { answers, askers, config, own, doorstep, metrics, bodies, readers })
     }
 
     /// Knows operators by the tokens of another file from now on.
@@ -67,7 +96,9 @@ impl<A: Answers> Service<A> {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let mut request = self.doorstep.take(&self.askers, &self.config, knock).await?;
+        // Held until the answer is made: what is made of a body may be larger.
+        let mut share = self.bodies.share();
+        let mut request = self.doorstep.take(&self.askers, &self.config, knock, &mut share).await?;
         request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
         Ok(respond::own((self.own)(request).await))
     }
@@ -358,7 +389,8 @@ impl<A: Answers> Visit<'_, A> {
     {
         let config = &self.service.config;
         self.check_transfer()?;
-        let taken = body::collect(body, config.body_limit, config.body_timeout).await?;
+        let mut share = self.service.bodies.share();
+        let taken = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
         let read = self.inflate(taken.clone()).await?;
         let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read, bulk).await?;
         Ok(respond::passed(passed, notice.as_deref(), true))
@@ -372,18 +404,24 @@ impl<A: Answers> Visit<'_, A> {
         }
     }
 
-    /// The body as its sender wrote it.
+    /// The body as its sender wrote it. Few are inflated at once, and each counts until its last reader drops it.
     async fn inflate(&self, bytes: Bytes) -> Result<Bytes, ProxyError> {
         let limit = self.service.config.body_limit;
         let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
-        match coding.as_deref() {
-            None | Some("" | "identity") => Ok(bytes),
-            Some("gzip" | "x-gzip") => {
-                let inflating = tokio::task::spawn_blocking(move || body::gunzip(&bytes, limit)).await;
-                Ok(inflating.map_err(|_| ProxyError::Died)??)
-            }
-            Some(_) => Err(ProxyError::Coding),
-        }
+        let is_packed = match coding.as_deref() {
+            None | Some("" | "identity") => false,
+            Some("gzip" | "x-gzip") => true,
+            Some(_) => return Err(ProxyError::Coding),
+        };
+        let permit = self.service.readers.acquire(self.asker.address).await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let bytes = if is_packed { body::gunzip(&bytes, limit)? } else { bytes };
+            Ok(Bytes::from_owner(Permitted { bytes, _permit: permit }))
+        });
+        reading.await.map_err(|lost| {
+            tracing::error!(error = %lost, "a task that inflates a body was lost");
+            ProxyError::Died
+        })?
     }
 
     /// Passes a write on where that is enabled, with the client's own credentials and no others.
@@ -403,7 +441,11 @@ impl<A: Answers> Visit<'_, A> {
             return Err(ProxyError::NeedsCredentials);
         }
         self.check_transfer()?;
-        let taken = body::collect(body, config.write_limit, config.body_timeout).await?;
+        // Without credentials it can only be a login, and a stranger's body is not worth the memory of a publish.
+        let limit =
+            if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
+        let mut share = self.service.bodies.share();
+        let taken = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
         Ok(private(self.service.answers.write(&own, name, self.account_passage(taken)).await?))
     }
 }

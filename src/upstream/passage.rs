@@ -12,6 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::registry::failure;
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
+use crate::net::Share;
 use crate::npm::PackageName;
 
 /// The largest answer that is passed back, in bytes.
@@ -132,13 +133,18 @@ impl Passed {
 }
 
 impl Registry {
-    /// Passes a request on and its answer back, whatever the status. Only GET and HEAD are tried again when a connection
+    /// Passes a request on and its answer back, whatever the status. What comes counts against `share`, and waits for it. Only GET and HEAD are tried again when a connection
     /// fails, and only a GET follows redirects, under the rules for packuments.
     ///
     /// # Errors
     /// When there is no answer, or one that is broken or over 64 MiB; [`UpstreamError::NotFound`] for a path that leads out
     /// of the registry.
-    pub async fn pass(&self, passage: Passage, authorization: &Authorization) -> Result<Passed, UpstreamError> {
+    pub async fn pass(
+        &self,
+        passage: Passage,
+        authorization: &Authorization,
+        share: &mut Share,
+    ) -> Result<Passed, UpstreamError> {
         let url = self.below(&passage.path).ok_or(UpstreamError::NotFound)?;
         let headers = only(&passage.headers, &GOES_UP);
         let route = Route::to_registry(url);
@@ -149,7 +155,7 @@ impl Registry {
             (route, response)
         };
         let headers = only(&response.headers, &COMES_BACK);
-        let body = response.body.collect(ANSWER_LIMIT).await.map_err(|error| failure(&route.host(), &error))?;
+        let body = response.body.collect_into(ANSWER_LIMIT, share).await.map_err(|error| failure(&route.host(), &error))?;
         Ok(Passed { status: response.status, headers, body })
     }
 }
@@ -213,7 +219,7 @@ mod tests {
             asked.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let passed = trial::registry(&format!("{}npm/", server.url()))
-            .pass(asked, &Authorization::Own("Bearer own".into()))
+            .pass(asked, &Authorization::Own("Bearer own".into()), &mut trial::share())
             .await
             .unwrap();
         let heard = &server.heard()[0];
@@ -239,21 +245,29 @@ mod tests {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b""))).await;
         let registry = trial::registry(&format!("{}npm/repo/", server.url()));
         for path in ["../other", "a/../../other", "%2e%2e/other", "..\\other", "a/%2E%2e/%2e./x"] {
-            let refused = registry.pass(passage(Method::GET, path), &Authorization::Lent).await;
+            let refused = registry.pass(passage(Method::GET, path), &Authorization::Lent, &mut trial::share()).await;
             assert!(matches!(refused, Err(UpstreamError::NotFound)), "{path}");
         }
         assert!(server.heard().is_empty());
-        registry.pass(passage(Method::GET, "//x.example/y"), &Authorization::Lent).await.unwrap();
+        registry.pass(passage(Method::GET, "//x.example/y"), &Authorization::Lent, &mut trial::share()).await.unwrap();
         assert_eq!(server.heard()[0].line(), "GET /npm/repo///x.example/y HTTP/1.1");
     }
 
     #[tokio::test]
     async fn a_write_is_sent_once_and_its_redirect_is_not_followed() {
         let server = Server::plain(|_, _| Act::Reset).await;
-        assert!(trial::registry(&server.url()).pass(passage(Method::PUT, "ui"), &Authorization::Lent).await.is_err());
+        assert!(
+            trial::registry(&server.url())
+                .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut trial::share())
+                .await
+                .is_err()
+        );
         assert_eq!(server.heard().len(), 1);
         let server = Server::plain(|_, _| Act::Say(answer("307 Temporary Redirect", &["location: /other"], b""))).await;
-        let passed = trial::registry(&server.url()).pass(passage(Method::PUT, "ui"), &Authorization::Lent).await.unwrap();
+        let passed = trial::registry(&server.url())
+            .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut trial::share())
+            .await
+            .unwrap();
         assert_eq!((passed.status.as_u16(), passed.headers.len(), server.heard().len()), (307, 0, 1));
     }
 }
