@@ -24,6 +24,7 @@ mod authority;
 mod beside;
 mod binary;
 mod bindings;
+mod bulkheads;
 mod bytes;
 mod chain;
 mod check;

@@ -1,0 +1,300 @@
+//! One package, registry or client that fails, hangs or asks for much does not slow the others.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
+use tokio::task::JoinHandle;
+
+use crate::package::{Package, minutes};
+use crate::program::{Program, machine_clock};
+use crate::registry::{Gate, Registry};
+use crate::reply::Reply;
+use crate::scene::Scene;
+use crate::wire::Response;
+
+/// Far longer than anything here should take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So many packages fail, and a circuit opens.
+const ENOUGH: usize = 5;
+
+async fn circuit(scene: &Scene) -> String {
+    let page = scene.get("/-/coldframe/readyz").await.is(200);
+    page.json()["checks"]["upstream"].as_str().expect("a word on upstream").to_owned()
+}
+
+/// Asks from another address of this machine, which is another client.
+fn from_another_client(address: SocketAddr, path: &str) -> JoinHandle<Response> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    tokio::spawn(async move {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("an address of this machine");
+        let mut stream = socket.connect(address).await.expect("a connection");
+        stream.write_all(request.as_bytes()).await.expect("an open connection");
+        let answer = tokio::time::timeout(PATIENCE, Response::read(&mut stream, false)).await;
+        answer.expect("an answer in time").expect("an answer")
+    })
+}
+
+async fn until_total(registry: &Registry, total: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while registry.total() < total {
+        assert!(Instant::now() < deadline, "{} requests, not {total}", registry.total());
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn names_that_fail_do_not_keep_the_registry_from_packages_that_are_there() {
+    let scene = Scene::open().await;
+    let failures = [
+        Reply::status(503).header("retry-after", "60"),
+        Reply::status(502).header("retry-after", "60"),
+        Reply::status(429).header("retry-after", "60"),
+        Reply::ok("{}").cut_after(0),
+    ];
+    for (number, failure) in failures.iter().cycle().take(40).enumerate() {
+        scene.registry.answer(&format!("/bad-{number}"), failure.clone());
+    }
+    for number in 0..40 {
+        assert!(scene.get(&format!("/bad-{number}")).await.status >= 429);
+        if number % 4 == 3 {
+            let good = format!("good-{number}");
+            scene.publish_old(&good, &["1.0.0"]);
+            scene.get(&format!("/{good}")).await.is(200);
+        }
+    }
+    // And without a good one in between, tarballs of unknown packages included.
+    for number in 0..40 {
+        scene.registry.answer(&format!("/bad-{number}/-/bad-{number}-1.0.0.tgz"), failures[0].clone());
+        assert!(scene.get(&format!("/bad-{number}/-/bad-{number}-1.0.0.tgz")).await.status >= 429);
+    }
+    assert_eq!(circuit(&scene).await, "ok");
+    scene.publish_old("good", &["1.0.0"]);
+    scene.get("/good").await.is(200);
+}
+
+#[tokio::test]
+async fn one_known_package_that_fails_leaves_the_circuit_closed_and_five_open_it() {
+    let scene = Scene::open().await;
+    let paths: Vec<_> = (0..ENOUGH).map(|number| format!("/known-{number}")).collect();
+    for path in &paths {
+        scene.publish_old(&path[1..], &["1.0.0"]);
+        scene.get(path).await.is(200);
+    }
+    let fails = Reply::status(503).header("retry-after", "60");
+    scene.registry.answer(&paths[0], fails.clone());
+    for asked in 1..=4 * ENOUGH {
+        scene.later(minutes(10));
+        assert_ne!(scene.get(&paths[0]).await.is(200).header("warning"), "");
+        assert_eq!(scene.registry.count(&paths[0]), 1 + asked);
+    }
+    assert_eq!(circuit(&scene).await, "ok");
+    for path in &paths {
+        scene.registry.answer(path, fails.clone());
+        scene.get(path).await.is(200);
+    }
+    assert!(circuit(&scene).await.contains("left alone"));
+    let refused = scene.get("/another").await.is(502);
+    assert!(refused.error().contains("is down"), "{}", refused.error());
+}
+
+#[tokio::test]
+async fn questions_to_a_registry_that_hangs_leave_the_slots_of_the_other_one_free() {
+    let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (registry, acmes) = (Registry::start(&machine_clock()).await, Registry::start(&machine_clock()).await);
+    std::fs::write(home.path().join(".npmrc"), format!("@acme:registry={}/\n", acmes.url)).expect("a file");
+    let program = Program::serve(home.path(), data.path(), &registry.url, &["--upstream-timeout", "1h", "--drain-timeout", "1s"]);
+    for number in 0..80 {
+        acmes.publish(Package::new(&format!("@acme/hangs-{number}"), "1.0.0"));
+    }
+    registry.publish(Package::new("cold", "1.0.0"));
+    registry.publish(Package::new("other", "1.0.0"));
+    // Tarballs first: their packages have to be known.
+    let (mut gates, mut asking) = (Vec::<Gate>::new(), Vec::new());
+    for number in 0..80 {
+        program.get(&format!("/@acme%2fhangs-{number}")).await.is(200);
+    }
+    let before = acmes.total();
+    for number in 0..80 {
+        let tarball = format!("/@acme/hangs-{number}/-/hangs-{number}-1.0.0.tgz");
+        gates.push(acmes.hold(&tarball));
+        asking.push(program.get(&tarball).start());
+    }
+    until_total(&acmes, before + 64).await;
+    program.get("/cold/-/cold-1.0.0.tgz").await.is(200);
+    let before = acmes.total();
+    for number in 0..60 {
+        gates.push(acmes.hold(&format!("/@acme/cold-{number}")));
+        acmes.absent(&format!("@acme/cold-{number}"));
+        asking.push(program.get(&format!("/@acme%2fcold-{number}")).start());
+    }
+    until_total(&acmes, before + 48).await;
+    program.get("/other").await.is(200);
+    asking.iter().for_each(JoinHandle::abort);
+    drop(gates);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_every_slot_leaves_others_their_own() {
+    let scene = Scene::open().set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
+    let (mut gates, mut asking) = (Vec::new(), Vec::new());
+    for number in 0..70 {
+        let path = format!("/hangs-{number}");
+        scene.registry.absent(&path[1..]);
+        gates.push(scene.registry.hold(&path));
+        asking.push(scene.get(&path).start());
+    }
+    until_total(&scene.registry, 52).await;
+    scene.publish_old("cold", &["1.0.0"]);
+    scene.publish_old("popular", &["1.0.0"]);
+    // Behind all of them waits what another client wants too.
+    asking.push(scene.get("/popular").start());
+    let address = scene.coldframe.address;
+    from_another_client(address, "/cold").await.expect("no panic").is(200);
+    from_another_client(address, "/popular").await.expect("no panic").is(200);
+    from_another_client(address, "/cold/-/cold-1.0.0.tgz").await.expect("no panic").is(200);
+    from_another_client(address, "/-/ping").await.expect("no panic").is(200);
+    asking.iter().for_each(JoinHandle::abort);
+    drop(gates);
+}
+
+#[tokio::test]
+async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
+    let scene = Scene::open().set("upstream-patience", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
+    for name in ["slow", "waits", "other", "another"] {
+        scene.publish_old(name, &["1.0.0"]);
+        scene.get(&format!("/{name}")).await.is(200);
+    }
+    scene.later(minutes(10));
+    scene.publish_old("slow", &["1.1.0"]);
+    let body = scene.registry.hold_body("/slow", 20);
+    assert_ne!(scene.get("/slow").await.is(200).header("warning"), "");
+    assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
+    // One that was never answered says nothing either.
+    let (mut gates, mut asking) = (vec![body], Vec::new());
+    for number in 0..60 {
+        let path = format!("/hangs-{number}");
+        scene.registry.absent(&path[1..]);
+        gates.push(scene.registry.hold(&path));
+        asking.push(scene.get(&path).start());
+    }
+    until_total(&scene.registry, 50).await;
+    assert_ne!(scene.get("/waits").await.is(200).header("warning"), "");
+    let another = from_another_client(scene.coldframe.address, "/another").await.expect("no panic").is(200);
+    assert_eq!(another.headers.first("warning"), None);
+    asking.iter().for_each(JoinHandle::abort);
+    drop(gates);
+}
+
+const BULK: &str = "/-/npm/v1/security/advisories/bulk";
+const QUICK: &str = "/-/npm/v1/security/audits/quick";
+
+/// The audit of a tree in which a long name stands above many packages.
+fn tree(above: usize, packages: usize) -> String {
+    let mut tree = format!(r#"{{"dependencies":{{"{}":{{"version":"1.0.0","dependencies":{{"#, "x".repeat(above));
+    for number in 0..packages {
+        let comma = if number == 0 { "" } else { "," };
+        let _ = write!(tree, r#"{comma}"left-pad-{number}":{{"version":"1.0.0"}}"#);
+    }
+    tree + "}}}}"
+}
+
+#[tokio::test]
+async fn an_audit_of_more_than_is_answered_is_refused_plainly_and_goes_no_further() {
+    let scene = Scene::open().set("feed", vulnerabilities(&["left-pad"]).path().to_str().expect("UTF-8")).await;
+    let mut names = "{".to_owned();
+    for number in 0..60_000 {
+        let _ = write!(names, r#""p{number}":["1.0.0"],"#);
+    }
+    let versions: Vec<_> = (0..2_000).map(|patch| format!("1.0.{patch}")).collect();
+    for (path, body, what) in [
+        (BULK, names + r#""last":[]}"#, "more than 50000 packages"),
+        (BULK, json!({ "left-pad": versions }).to_string(), "more than 1000 versions of one package"),
+        (QUICK, tree(40_000, 110_000), "more than 50000 packages"),
+    ] {
+        let refused = scene.ask("POST", path).npm("11.21.2").body(body).packed().await.is(413);
+        assert!(refused.error().contains(what), "{}", refused.error());
+    }
+    assert_eq!(scene.registry.total(), 0);
+    // What real installs send is answered.
+    let body = json!({ "left-pad": ["1.0.0"], "other": ["2.0.0"] });
+    let advised = scene.ask("POST", BULK).npm("11.21.2").json(&body).await.is(200).json();
+    assert_eq!((advised["left-pad"][0]["severity"].as_str(), advised.get("other")), (Some("high"), None));
+}
+
+/// A feed that holds a vulnerability of each package; it is read before this returns, so its folder may go with the test.
+fn vulnerabilities(names: &[&str]) -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    for name in names {
+        let record = json!({
+            "id": format!("GHSA-{name}"), "modified": "2026-04-03T10:00:00Z", "summary": "a flaw",
+            "database_specific": { "severity": "HIGH" },
+            "affected": [{ "package": { "ecosystem": "npm", "name": name },
+                           "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }, { "fixed": "9.0.0" }] }] }],
+        });
+        std::fs::write(folder.path().join(format!("GHSA-{name}.json")), record.to_string()).expect("a file");
+    }
+    folder
+}
+
+#[tokio::test]
+async fn a_check_takes_so_many_ranges_and_no_more() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    scene.publish(Package::new("left-pad", "1.2.0").aged(Duration::from_secs(60)));
+    let check = async |ranges: Vec<String>| {
+        let body = json!({ "packages": [{ "name": "left-pad", "version": "1.2.0", "ranges": ranges }] });
+        scene.ask("POST", "/-/coldframe/check").json(&body).await
+    };
+    let many = check((0..1_000).map(|patch| format!(">=0.0.{patch} <1.1.1")).collect()).await.is(200);
+    assert_eq!(many.json()["packages"][0]["fits"], "1.1.0");
+    check(vec!["^1.0.0".to_owned(); 1_001]).await.is(413);
+    let refused = check(vec![format!("^1.0.0 || {}", "x".repeat(2_000))]).await.is(413);
+    assert!(refused.text().contains("`left-pad`"), "{}", refused.text());
+    let large = "x".repeat(3 << 20);
+    scene.ask("POST", "/-/coldframe/check").body(large).await.is(413);
+}
+
+#[cfg(target_os = "linux")]
+mod of_the_process {
+    use super::*;
+    use crate::client::Ask;
+
+    /// The most memory that a process ever had, in kB.
+    fn peak(program: &Program) -> u64 {
+        let process = std::path::Path::new("/proc").join(program.id().to_string());
+        let status = std::fs::read_to_string(process.join("status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the line");
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+    }
+
+    #[tokio::test]
+    async fn a_small_audit_that_grows_when_it_is_read_takes_little_memory() {
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let registry = Registry::start(&machine_clock()).await;
+        let names: Vec<_> = (0..500).map(|number| format!("left-pad-{number}")).collect();
+        let feed = vulnerabilities(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let feed = ["--feed", feed.path().to_str().expect("UTF-8")];
+        let program = Program::serve(home.path(), data.path(), &registry.url, &feed);
+        program.get("/-/coldframe/healthz").await.is(200);
+        let before = peak(&program);
+        let ask = |path: &str, body: String| Ask::new(program.address, "POST", path).npm("9.9.4").body(body).packed();
+        // Paths of all of these together would be 1.6 GB.
+        let answer = ask(QUICK, tree(40_000, 40_000)).await.is(200);
+        assert!(answer.body.len() < 10 << 20, "{} bytes", answer.body.len());
+        // Sixteen megabytes of nothing but a shape, twenty at once.
+        let shape = format!(r#"{{"dependencies":{{"a":{{"version":"1.0.0","x":[{}0]}}}}}}"#, "0,".repeat(7_000_000));
+        let asking: Vec<_> = (0..20).map(|_| ask(QUICK, shape.clone()).start()).collect();
+        for answer in asking {
+            answer.await.expect("an answer").is(200);
+        }
+        let grown = peak(&program).saturating_sub(before);
+        assert!(grown < 200_000, "{grown} kB more");
+    }
+}
