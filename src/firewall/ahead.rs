@@ -57,8 +57,25 @@ impl Ahead {
     }
 }
 
-/// A package that somebody will probably ask for.
-pub struct Lead(Voyage);
+/// A package that somebody will probably ask for, with its slot among those of its registry that are fetched ahead.
+pub struct Lead(Voyage, PrefetchSlot);
+
+/// A slot of one registry, given back when dropped.
+struct PrefetchSlot {
+    leads: Arc<Leads>,
+    registry: Arc<str>,
+}
+
+impl Drop for PrefetchSlot {
+    fn drop(&mut self) {
+        let mut taken = self.leads.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.registry) {
+            *count = count.saturating_sub(1);
+        }
+        drop(taken);
+        self.leads.came.notify_one();
+    }
+}
 
 impl Lead {
     /// The package.
@@ -72,7 +89,10 @@ impl Lead {
 #[derive(Default)]
 pub(super) struct Leads {
     waiting: Mutex<(VecDeque<Voyage>, HashSet<Slot>)>,
+    /// Told when there is another one, or a slot for one.
     came: Notify,
+    /// How many are followed at each registry: one that hangs does not keep the others from being asked.
+    taken: Mutex<HashMap<Arc<str>, usize>>,
     /// Whom to tell that somebody asks for one after all.
     followed: Mutex<HashMap<Slot, Arc<Notify>>>,
 }
@@ -104,22 +124,27 @@ impl Leads {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
     }
 
-    async fn next(&self) -> Voyage {
+    /// The oldest that its registry has a slot for, of so many at once.
+    async fn next(self: &Arc<Self>, at_once: usize) -> Lead {
         loop {
             let came = self.came.notified();
-            let next = {
-                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                let next = waiting.0.pop_front();
-                if let Some(voyage) = &next {
-                    waiting.1.remove(&voyage.slot);
-                }
-                next
-            };
-            match next {
-                Some(voyage) => return voyage,
-                None => came.await,
+            if let Some(lead) = self.find(at_once) {
+                return lead;
             }
+            came.await;
         }
+    }
+
+    fn find(self: &Arc<Self>, at_once: usize) -> Option<Lead> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = |voyage: &Voyage| taken.get(voyage.registry.id()).is_none_or(|count| *count < at_once);
+        let at = waiting.0.iter().position(is_free)?;
+        let voyage = waiting.0.remove(at)?;
+        waiting.1.remove(&voyage.slot);
+        let registry = Arc::clone(voyage.registry.id());
+        *taken.entry(Arc::clone(&registry)).or_default() += 1;
+        Some(Lead(voyage, PrefetchSlot { leads: Arc::clone(self), registry }))
     }
 }
 
@@ -198,17 +223,17 @@ impl Inner {
     /// The next package that is worth fetching ahead.
     pub(super) async fn next_lead(&self) -> Lead {
         loop {
-            let voyage = self.leads.next().await;
+            let Lead(voyage, slot) = self.leads.next(self.config.fetch_ahead).await;
             let is_over = voyage.ahead.as_ref().is_some_and(|ahead| ahead.question.is_over.load(Ordering::Relaxed));
             // It may have come meanwhile.
             if !is_over && !self.is_known(&voyage.slot) {
-                return Lead(voyage);
+                return Lead(voyage, slot);
             }
         }
     }
 
     /// Fetches what a lead leads to, as if somebody asked; whether it was there.
-    pub(super) async fn follow_lead(self: &Arc<Self>, Lead(mut voyage): Lead) -> bool {
+    pub(super) async fn follow_lead(self: &Arc<Self>, Lead(mut voyage, _slot): Lead) -> bool {
         let (slot, guess) = (voyage.slot.clone(), self.leads.follow(&voyage.slot));
         if let Some(ahead) = &mut voyage.ahead {
             ahead.guess = Some(guess);

@@ -107,7 +107,7 @@ pub struct Config {
     pub memory: u64,
     /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
     pub packument_memory: u64,
-    /// How many packuments are fetched ahead at once, at most [`FETCHES`]; none at 0.
+    /// How many packuments are fetched ahead at once from each registry, at most [`FETCHES`]; none at 0.
     pub fetch_ahead: usize,
     /// The largest packument taken from upstream, in bytes, decoded.
     pub packument_limit: u64,
@@ -223,7 +223,7 @@ struct Inner {
     /// Whose turn it is among those.
     precedence: Precedence,
     /// Packages that will probably be asked for.
-    leads: Leads,
+    leads: Arc<Leads>,
     /// What documents want of other packages.
     wants: Wants,
     workbenches: Workbenches,
@@ -284,7 +284,7 @@ impl Firewall {
             readers: Semaphore::new(cores),
             heavy: FairLimit::new(heavy(cores)),
             precedence: Precedence::on(cores),
-            leads: Leads::default(),
+            leads: Arc::default(),
             wants: Wants::default(),
             workbenches: Workbenches::new(cores),
             downloads: Slots::new(slots(DOWNLOADS)),
@@ -490,7 +490,7 @@ impl Firewall {
         self.0.write_through(asker, name, passage).await
     }
 
-    /// How many leads are to be followed at once; none at 0.
+    /// How many leads are followed at once at each registry; none at 0.
     #[must_use]
     pub fn follows_at_once(&self) -> usize {
         self.0.config.fetch_ahead

@@ -3,25 +3,31 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::firewall::Firewall;
-use crate::telemetry::{FetchedAhead, Metrics};
+use crate::telemetry::{FetchedAhead, Metrics, TaskFailed, TaskLabel};
 
-/// Follows the firewall's leads, as many at once as it says, until it is dropped.
-pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) {
-    let at_once = firewall.follows_at_once();
-    if at_once == 0 {
-        return;
+/// Follows the firewall's leads, as many at once as it has slots for, until it is dropped.
+///
+/// # Errors
+/// None: one that panics is counted, and is no reason to stop.
+pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(), JoinError> {
+    if firewall.follows_at_once() == 0 {
+        return Ok(());
     }
-    let mut under_way = JoinSet::new();
+    let mut under_way = JoinSet::<()>::new();
     loop {
-        // One that panicked has told so, and is no reason to stop.
-        while under_way.try_join_next().is_some() {}
-        if under_way.len() >= at_once {
-            drop(under_way.join_next().await);
-        }
-        let lead = firewall.next_lead().await;
+        let lead = tokio::select! {
+            Some(ended) = under_way.join_next(), if !under_way.is_empty() => {
+                if let Err(error) = ended {
+                    TaskFailed { task: TaskLabel::Prefetch, detail: &error.to_string(), restart: None }.emit(&metrics);
+                }
+                continue;
+            }
+            // Whatever it was about to return stays where it is when this is dropped.
+            lead = firewall.next_lead() => lead,
+        };
         let (firewall, metrics) = (Arc::clone(&firewall), Arc::clone(&metrics));
         under_way.spawn(async move {
             let name = lead.name().clone();
