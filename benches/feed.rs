@@ -31,6 +31,7 @@ fn main() {
         interval: Duration::from_secs(300),
         expiry: Duration::from_secs(86_400),
         key: None,
+        may_be_empty: false,
     };
     let shelf = Shelf::of(home.path());
     let before = resident();

@@ -103,11 +103,14 @@ impl Admin {
             let found = match looked {
                 Ok(Ok(Ok(()))) => "ok".to_owned(),
                 Ok(Ok(Err(wrong))) => wrong,
-                Ok(Err(_)) => "the check failed".to_owned(),
+                Ok(Err(lost)) => format!("the check failed: {lost}"),
                 Err(_) => format!("no answer within {} ms", self.patience.as_millis()),
             };
             ready &= found == "ok" || !counts;
-            told.insert((*name).to_owned(), Value::String(found));
+            // What takes us out of service comes first, and a remark of the same name does not hide it.
+            if found != "ok" || !told.contains_key(*name) {
+                told.entry(*name).and_modify(|value| *value = json!(found)).or_insert_with(|| json!(found));
+            }
         }
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         page(status, &json!({ "ready": ready, "draining": draining, "checks": told }))

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::errand::Sum;
@@ -22,7 +22,7 @@ use super::session::{Premises, Session};
 use super::wire::{self, MAX_REQUEST_BYTES, Opened, Opening, PROTOCOL, Reply, Request, Told, What};
 use crate::firewall::Firewall;
 use crate::store::{DataDir, Ledger, SqliteLedger};
-use crate::telemetry::{Clock, Metrics};
+use crate::telemetry::{Clock, Metrics, TaskFailed, TaskLabel};
 
 /// The socket's name in the data directory.
 const NAME: &str = "control";
@@ -184,7 +184,7 @@ impl Control {
         loop {
             tokio::select! {
                 () = &mut stopped => break,
-                Some(_) = open.join_next(), if !open.is_empty() => {}
+                Some(ended) = open.join_next(), if !open.is_empty() => self.parts.note_end(ended),
                 accepted = self.listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => drop(open.spawn(answer(stream, Arc::clone(&self.parts), stop.clone()))),
                     Err(error) => {
@@ -197,7 +197,18 @@ impl Control {
         // The file stays until the process gives the data directory up: as long as it is there, nobody takes the settings of another
         // process for those of this one.
         drop(self.listener);
-        while open.join_next().await.is_some() {}
+        while let Some(ended) = open.join_next().await {
+            self.parts.note_end(ended);
+        }
+    }
+}
+
+impl Parts {
+    /// A way was closed; one that panicked took its command's connections with it.
+    fn note_end(&self, ended: Result<(), JoinError>) {
+        if let Err(error) = ended {
+            TaskFailed { task: TaskLabel::Control, detail: &error.to_string(), restart: None }.emit(&self.metrics);
+        }
     }
 }
 
@@ -271,7 +282,10 @@ async fn lead(opening: Opening, (mut lines, mut replies): (Lines, OwnedWriteHalf
     let written = tokio::task::spawn_blocking(move || ledger.flush()).await;
     let trouble = match (cut, written) {
         (true, _) => Some("the running coldframe was stopped before the command had ended".to_owned()),
-        (_, Err(_)) => Some("the ledger could not be written".to_owned()),
+        (_, Err(error)) => {
+            parts.note_end(Err(error));
+            Some("the ledger could not be written".to_owned())
+        }
         _ => sum.trouble.clone(),
     };
     tracing::info!(client.user = wish.user, packages = sum.noted.served.len(), "a command has ended");

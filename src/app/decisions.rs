@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::supervisor::TaskEnd;
 use crate::firewall::Firewall;
 use crate::policy::decision::{Decision, State};
 use crate::store::{Ledger as _, SqliteLedger, StoreError};
@@ -79,8 +80,7 @@ fn change(before: Option<(State, bool)>, decision: &Decision, state: State) -> O
 }
 
 /// Applies decisions until it is dropped; `known` is the revision that is applied already.
-pub(super) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut known: u64, log: Log) {
-    let log = Arc::new(Mutex::new(log));
+pub(super) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut known: u64, log: Arc<Mutex<Log>>) -> TaskEnd {
     let mut failing = false;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -88,13 +88,13 @@ pub(super) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, m
         let followed = tokio::task::spawn_blocking(move || {
             apply(&reading, &firewall, known, &mut log.lock().unwrap_or_else(PoisonError::into_inner))
         });
-        match followed.await {
-            Ok(Ok(revision)) => (known, failing) = (revision, false),
-            Ok(Err(error)) if !failing => {
+        match followed.await? {
+            Ok(revision) => (known, failing) = (revision, false),
+            Err(error) if !failing => {
                 tracing::error!(error = &error as &dyn std::error::Error, "decisions cannot be read");
                 failing = true;
             }
-            _ => {}
+            Err(_) => {}
         }
     }
 }

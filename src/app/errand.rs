@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -23,6 +24,9 @@ use crate::proxy::{Pass, TurnedAway};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::{Clock, Metrics};
 use crate::tls;
+
+/// How long a command waits for feeds that were never read.
+const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A Coldframe that runs.
 pub struct Errand {
@@ -117,6 +121,8 @@ impl Errand {
         config.gateway.listen.clear();
         config.gateway.transparent.clear();
         let app = App::build(config, Arc::clone(&clock)).await?;
+        // A command is refused what it asks for before the feeds are read, and does not ask again.
+        app.until_feeds_are_read(FEEDS_TIMEOUT).await;
         let session = Session::open(app.firewall(), (&premises, &[]), wish, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();

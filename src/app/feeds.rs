@@ -64,6 +64,12 @@ pub(super) fn watch(feeds: &Arc<patrol::Feeds>, metrics: &Metrics) {
     metrics.watch(Watched::FeedsStale, Box::new(stale));
 }
 
+/// Whether every feed that is to be obeyed was read.
+pub(super) fn lacking(feeds: &Arc<patrol::Feeds>) -> Check {
+    let feeds = Arc::clone(feeds);
+    Arc::new(move || feeds.lacking())
+}
+
 /// Whether every feed is fresh.
 pub(super) fn freshness(feeds: &Arc<patrol::Feeds>) -> Check {
     let feeds = Arc::clone(feeds);

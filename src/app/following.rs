@@ -2,9 +2,10 @@
 //! nothing, and says so. They are looked at as policies are, and for the same reasons.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::authority;
+use super::supervisor::TaskEnd;
 use crate::config;
 use crate::file::{EVERY, Followed, Look};
 use crate::firewall::Firewall;
@@ -77,21 +78,16 @@ impl GatewayFiles {
     }
 }
 
-/// Looks whether they changed, until it is dropped.
-pub(super) async fn follow(mut followed: GatewayFiles) {
+/// Looks whether they changed, until it is dropped. Fails when a look at them panicked.
+pub(super) async fn follow(followed: Arc<Mutex<GatewayFiles>>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
+        let followed = Arc::clone(&followed);
         let looking = tokio::task::spawn_blocking(move || {
+            let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
             followed.users();
             followed.authority();
-            followed
         });
-        match looking.await {
-            Ok(after) => followed = after,
-            Err(error) => {
-                tracing::error!(error = %error, "the gateway's files are followed no longer");
-                return;
-            }
-        }
+        looking.await?;
     }
 }

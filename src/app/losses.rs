@@ -2,25 +2,26 @@
 //! that something is missing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::supervisor::TaskEnd;
 use crate::store::SqliteLedger;
 use crate::telemetry::{LedgerLost, Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks every few seconds whether rows were lost since the last time, until it is dropped.
-pub(super) async fn tell(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>) {
-    let mut told = 0;
+/// Looks every few seconds whether more rows were lost than were `told`, until it is dropped. Fails when that panicked.
+pub(super) async fn tell(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told: Arc<AtomicU64>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
-        // One that still refuses has said so in the log, and is asked again.
         let owing = Arc::clone(&ledger);
-        let _ = tokio::task::spawn_blocking(move || owing.settle().is_ok()).await;
+        // One that still refuses has said so in the log, and is asked again.
+        let _refused = tokio::task::spawn_blocking(move || owing.settle().is_err()).await?;
         let lost = ledger.lost();
-        if lost > told {
-            LedgerLost { rows: lost - told, detail: "the disk did not take them in time" }.emit(&metrics);
-            told = lost;
+        let before = told.swap(lost, Ordering::Relaxed);
+        if lost > before {
+            LedgerLost { rows: lost - before, detail: "the disk did not take them in time" }.emit(&metrics);
         }
     }
 }

@@ -30,12 +30,15 @@ pub mod remote;
 mod retention;
 pub mod scratch;
 mod session;
+mod summary;
+mod supervisor;
 pub mod terms;
 mod wire;
 pub mod witness;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,6 +63,8 @@ use operations::{ListenerDescription, Operations, PolicyDescription};
 use policies::Policies;
 use reloading::Reloader;
 use session::Premises;
+use summary::Summary;
+use supervisor::Supervisor;
 
 use crate::admin::{Admin, Check, Judge, Terms};
 use crate::config::{self, Config, Effective, Key, Settings};
@@ -71,7 +76,7 @@ use crate::npm::PackageName;
 use crate::patrol::{self, Feeds};
 use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, reverse, transparent};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
-use crate::telemetry::{Clock, Metrics, Watched};
+use crate::telemetry::{Clock, Metrics, TaskLabel, Watched};
 use crate::tls::{self, TlsError};
 use crate::upstream::{AllCircuits, Registries, UpstreamSetupError};
 
@@ -186,6 +191,9 @@ pub struct App {
     /// The revision of the decisions that are applied, and what was logged of them.
     decided: (u64, decisions::Log),
     feeds: Arc<Feeds>,
+    /// The background tasks; those of the feeds run already.
+    tasks: Supervisor,
+    summary_interval: Duration,
     policies: Arc<Policies>,
     premises: Arc<Premises>,
     data_dir: PathBuf,
@@ -240,6 +248,9 @@ impl App {
         let weighed = Arc::downgrade(&firewall);
         let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.weight());
         metrics.watch(Watched::MemoryBytes, Box::new(weight));
+        // Bound first: who asks meanwhile waits in the backlog, and is then told what is not read yet.
+        let bound = listening::bind(&config.listen, &config.listener_policies).await?;
+        let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let feeds = Feeds::open(patrol::feeds::Parts {
             followed: config.feeds.followed,
             serve_without: config.feeds.serve_without,
@@ -251,16 +262,21 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         });
-        let feeds = feeds.await;
         feeds::watch(&feeds, &metrics);
         let names = config.policies.names.clone();
+        let mut tasks = Supervisor::new(&metrics);
+        for (at, name) in feeds.names().into_iter().enumerate() {
+            let feeds = Arc::clone(&feeds);
+            tasks.spawn(TaskLabel::Feed, format!("feed {name}"), move || Arc::clone(&feeds).follow(at));
+        }
+        feeds.first_looks().await;
         let policies = Policies::new(config.policies);
-        let bound = listening::bind(&config.listen, &config.listener_policies).await?;
-        let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let judge = Arc::clone(&firewall) as Judge;
         let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         let reload_trouble = Arc::default();
         remarks.push(("configuration", reloading::remark(Arc::clone(&reload_trouble))));
+        checks.extend([("feeds", feeds::lacking(&feeds)), ("tasks", tasks.check())]);
+        remarks.push(("tasks", tasks.remark()));
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
@@ -290,6 +306,8 @@ impl App {
             ledger_retention,
             decided,
             feeds,
+            tasks,
+            summary_interval: config.summary_interval,
             policies,
             premises,
             data_dir: config.store.data_dir,
@@ -332,6 +350,17 @@ impl App {
         Arc::clone(&self.reload_asked)
     }
 
+    /// What people should know before they use it: one line each.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.feeds.lacking().err().into_iter().map(|lacking| format!("not ready: {lacking}")).collect()
+    }
+
+    /// Waits until each feed was looked at once, for `patience` at most: for a command that cannot ask again later.
+    pub async fn until_feeds_are_read(&self, patience: Duration) {
+        self.feeds.until_looked_at(patience).await;
+    }
+
     /// Has `coldframe run` lead its commands here, through a socket in the data directory.
     ///
     /// # Errors
@@ -362,7 +391,7 @@ impl App {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let stop = watch::Sender::new(false);
         let room = Room::of(self.service.config().limits.connections);
-        let mut doors = JoinSet::new();
+        let mut doors = JoinSet::<()>::new();
         let by_listener: Vec<_> = self.bound.iter().map(|bound| bound.profile.0).collect();
         let door = self.gateway.as_ref().map(|gate| Arc::clone(&gate.door));
         for Bound { listener, profile, .. } in self.bound {
@@ -372,16 +401,19 @@ impl App {
                     // An error means that the sender is gone, and with it whoever could ask for more.
                     let _ = stopped.wait_for(|stop| *stop).await;
                 };
-                reverse::serve(listener, &room, &service, profile, stopped).await
+                let _ended = reverse::serve(listener, &room, &service, profile, stopped).await;
             });
         }
+        let mut tasks = self.tasks;
         #[cfg(unix)]
         let commanded = self.control.is_some();
         #[cfg(unix)]
-        let commands = self.control.map(|control| tokio::spawn(control.serve(stop.subscribe())));
-        let mut chores = JoinSet::new();
+        if let Some(control) = self.control {
+            doors.spawn(control.serve(stop.subscribe()));
+        }
         if let Some(Gate { bound, transparent, door, followed, .. }) = self.gateway {
-            chores.spawn(following::follow(followed));
+            let followed = Arc::new(Mutex::new(followed));
+            tasks.spawn(TaskLabel::Gateway, "gateway files", move || following::follow(Arc::clone(&followed)));
             for (Bound { listener, .. }, is_transparent) in
                 bound.into_iter().map(|bound| (bound, false)).chain(transparent.into_iter().map(|bound| (bound, true)))
             {
@@ -391,19 +423,25 @@ impl App {
                         // As above.
                         let _ = stopped.wait_for(|stop| *stop).await;
                     };
-                    if is_transparent {
+                    let _ended = if is_transparent {
                         transparent::serve(listener, &room, &door, stopped).await
                     } else {
                         forward::serve(listener, &room, &door, stopped).await
-                    }
+                    };
                 });
             }
         }
-        chores.spawn(retention::keep(Arc::clone(&self.ledger), self.clock, self.ledger_retention));
-        let (decided, log) = self.decided;
-        chores.spawn(decisions::follow(Arc::clone(&self.ledger), Arc::clone(&self.firewall), decided, log));
+        let (ledger, clock, retention) = (Arc::clone(&self.ledger), self.clock, self.ledger_retention);
+        tasks.spawn(TaskLabel::Retention, "retention", move || {
+            retention::keep(Arc::clone(&ledger), Arc::clone(&clock), retention)
+        });
+        let ((decided, log), ledger, firewall) = (self.decided, Arc::clone(&self.ledger), Arc::clone(&self.firewall));
+        let log = Arc::new(Mutex::new(log));
+        tasks.spawn(TaskLabel::Decisions, "decisions", move || {
+            decisions::follow(Arc::clone(&ledger), Arc::clone(&firewall), decided, Arc::clone(&log))
+        });
         if let Some(read) = self.read {
-            let reloader = Reloader::new(
+            let reloader = Arc::new(Reloader::new(
                 self.reload_asked,
                 self.reload_trouble,
                 (self.settings, by_listener),
@@ -415,25 +453,43 @@ impl App {
                     premises: self.premises,
                     operations: self.operations,
                 },
-            );
-            chores.spawn(reloading::follow(Arc::new(reloader), read));
+            ));
+            tasks
+                .spawn(TaskLabel::Policies, "configuration", move || reloading::follow(Arc::clone(&reloader), Arc::clone(&read)));
         }
-        chores.spawn(policies::follow(self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
-        chores.spawn(patrol::ahead::fetch(Arc::clone(&self.firewall), Arc::clone(&self.metrics)));
-        chores.spawn(losses::tell(Arc::clone(&self.ledger), self.metrics));
-        chores.spawn(self.feeds.watch());
-        shutdown.await;
+        let (policies, firewall, metrics) = (self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics));
+        tasks.spawn(TaskLabel::Policies, "policies", move || {
+            policies::follow(Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics))
+        });
+        let (firewall, metrics) = (Arc::clone(&self.firewall), Arc::clone(&self.metrics));
+        tasks.spawn(TaskLabel::Prefetch, "prefetch", move || patrol::ahead::fetch(Arc::clone(&firewall), Arc::clone(&metrics)));
+        let (ledger, metrics, told) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics), Arc::default());
+        tasks.spawn(TaskLabel::Ledger, "ledger", move || {
+            losses::tell(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&told))
+        });
+        let summary = Summary::new(&self.metrics, self.summary_interval);
+        let told = Arc::clone(&summary);
+        tasks.spawn(TaskLabel::Summary, "summary", move || Arc::clone(&told).follow());
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(ended) = doors.join_next() => if let Err(error) = ended {
+                    tasks.note_lost(TaskLabel::Listener, "listener", &error);
+                },
+            }
+        }
         tracing::info!("stopping");
         let deadline = tokio::time::Instant::now() + self.service.config().limits.drain + SETTLING;
         self.admin.begin_drain();
         stop.send_replace(true);
-        while doors.join_next().await.is_some() {}
-        #[cfg(unix)]
-        if let Some(commands) = commands {
-            // A panic of it ends no more than itself.
-            let _ = commands.await;
+        while let Some(ended) = doors.join_next().await {
+            if let Err(error) = ended {
+                tasks.note_lost(TaskLabel::Listener, "listener", &error);
+            }
         }
-        chores.shutdown().await;
+        tasks.shutdown().await;
+        summary.tell();
         // What clients no longer wait for goes on for a while, and holds the store open.
         let settled = tokio::time::timeout_at(deadline, self.firewall.settle()).await;
         if settled.is_err() {
@@ -549,8 +605,11 @@ async fn flush(ledger: Arc<SqliteLedger>) -> u64 {
         ledger.flush();
         ledger.lost()
     });
-    // A panic in there loses an unknown number, which is at least one.
-    flushed.await.unwrap_or(1)
+    flushed.await.unwrap_or_else(|error| {
+        tracing::error!(error = %error, "the ledger's last rows were lost");
+        // An unknown number, which is at least one.
+        1
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::supervisor::TaskEnd;
 use crate::admin::Check;
 use crate::config::policy::MAX_POLICY_BYTES;
 use crate::config::policy::{Chosen, Read};
@@ -84,8 +85,8 @@ impl Policies {
     }
 }
 
-/// Reads the policies again whenever they change or somebody asks, until it is dropped.
-pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) {
+/// Reads the policies again whenever they change or somebody asks, until it is dropped. Fails when that panicked.
+pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
     let mut files = policies.chosen().files;
     let mut followed = Followed::from(policies.first.clone());
     loop {
@@ -104,9 +105,7 @@ pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, met
             let taken = if files_now == before { seen } else { look(&named, &files_now) };
             (files_now, Followed::from(taken))
         });
-        if let Ok(after) = turn.await {
-            (files, followed) = after;
-        }
+        (files, followed) = turn.await?;
     }
 }
 

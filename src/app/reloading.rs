@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::operations::Operations;
 use super::policies::Policies;
 use super::session::Premises;
+use super::supervisor::TaskEnd;
 use crate::admin::Check;
 use crate::config::{Config, Effective, Key, Mistakes};
 use crate::firewall::Firewall;
@@ -222,13 +223,11 @@ pub(super) fn remark(trouble: Arc<Mutex<Option<String>>>) -> Check {
 }
 
 /// Reads the configuration again whenever the process is asked to, until it is dropped.
-pub(super) async fn follow(reloader: Arc<Reloader>, read: ReadConfig) {
+pub(super) async fn follow(reloader: Arc<Reloader>, read: ReadConfig) -> TaskEnd {
     loop {
         reloader.asked.notified().await;
         let (here, read) = (Arc::clone(&reloader), Arc::clone(&read));
-        if let Err(error) = tokio::task::spawn_blocking(move || here.reload(&read)).await {
-            tracing::error!(error = %error, "configuration not reloaded");
-        }
+        tokio::task::spawn_blocking(move || here.reload(&read)).await?;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::supervisor::TaskEnd;
 use crate::npm::instant;
 use crate::store::SqliteLedger;
 use crate::telemetry::Clock;
@@ -13,14 +14,13 @@ const FIRST: Duration = Duration::from_secs(60);
 const DAILY: Duration = Duration::from_secs(24 * 3600);
 
 /// Prunes what is older than `retention`, daily, until it is dropped.
-pub(super) async fn keep(ledger: Arc<SqliteLedger>, clock: Arc<dyn Clock>, retention: Duration) {
+pub(super) async fn keep(ledger: Arc<SqliteLedger>, clock: Arc<dyn Clock>, retention: Duration) -> TaskEnd {
     tokio::time::sleep(FIRST).await;
     loop {
         let (ledger, before) = (Arc::clone(&ledger), instant::before(clock.now(), retention));
-        match tokio::task::spawn_blocking(move || ledger.prune(before)).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(rows)) => tracing::info!(ledger.rows = rows, "pruned the ledger"),
-            Ok(Err(error)) => tracing::warn!(error = %error, "cannot prune the ledger, trying again tomorrow"),
+        match tokio::task::spawn_blocking(move || ledger.prune(before)).await? {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(ledger.rows = rows, "pruned the ledger"),
             Err(error) => tracing::warn!(error = %error, "cannot prune the ledger, trying again tomorrow"),
         }
         tokio::time::sleep(DAILY).await;

@@ -41,7 +41,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             tracing::warn!(error = %wrong, "no control socket: `coldframe run` cannot be led here, and `explain`, `check` and others cannot ask this server");
         }
         tell_of_hangups(app.reload_with(Arc::new(move || settings.clone().read(Config::gather))))?;
-        output::print(&told.tell(app.addresses(), app.gateways(), app.transparent()))?;
+        let notices: String = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
+        output::print(&told.tell(app.addresses(), app.gateways(), app.transparent(), &notices))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })
@@ -119,7 +120,7 @@ impl Told {
         Self { rows, intercepted, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
     }
 
-    fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr]) -> String {
+    fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
         let mut columns = Columns::indented("  ");
         for address in addresses {
             columns.row(["listening", &format!("http://{address}/")]);
@@ -141,7 +142,7 @@ impl Told {
             "\nTo send clients through the gateway: coldframe ca trust\n"
         };
         format!(
-            "coldframe {}\n{columns}{trust}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
+            "coldframe {}\n{columns}{notices}{trust}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
             env!("CARGO_PKG_VERSION")
         )
     }
@@ -260,6 +261,6 @@ mod tests {
 
             registry=http://127.0.0.1:4873/
         "#]]
-        .assert_eq(&Told::of(&config).tell(&addresses, &[], &[]));
+        .assert_eq(&Told::of(&config).tell(&addresses, &[], &[], ""));
     }
 }

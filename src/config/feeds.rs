@@ -27,11 +27,13 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
     let interval = reader.one(Key::FeedInterval, read::some_duration);
     let expiry = reader.one(Key::FeedExpiry, read::some_duration);
     let readiness = reader.one(Key::FeedReadiness, read::truth);
+    let may_be_empty = reader.one(Key::FeedMayBeEmpty, read::truth);
     let serve_without = reader.one(Key::UnsafeServeWithoutFeed, read::truth);
     let mut followed: Vec<FeedConfig> = Vec::new();
     let mut whole = true;
     for value in reader.values(Key::Feed) {
-        let feed = one(reader, &value, interval.unwrap_or_default(), expiry.unwrap_or_default());
+        let feed =
+            one(reader, &value, (interval.unwrap_or_default(), expiry.unwrap_or_default()), may_be_empty.unwrap_or_default());
         whole &= feed.is_some();
         let Some(mut feed) = feed else { continue };
         if followed.iter().any(|other| other.name == feed.name) {
@@ -43,11 +45,16 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
         }
         followed.push(feed);
     }
-    let _ = (interval?, expiry?);
+    let _ = (interval?, expiry?, may_be_empty?);
     whole.then_some(Feeds { followed, readiness: readiness?, serve_without: serve_without? })
 }
 
-fn one(reader: &mut Reader<'_>, value: &Value, interval: Duration, expiry: Duration) -> Option<FeedConfig> {
+fn one(
+    reader: &mut Reader<'_>,
+    value: &Value,
+    (interval, expiry): (Duration, Duration),
+    may_be_empty: bool,
+) -> Option<FeedConfig> {
     let source = tell(reader, field(value, "source").unwrap_or(value), "source", Source::parse);
     let name =
         named(
@@ -70,6 +77,7 @@ fn one(reader: &mut Reader<'_>, value: &Value, interval: Duration, expiry: Durat
         interval: interval_said?.unwrap_or(interval),
         expiry: expiry_said?.unwrap_or(expiry),
         key: key?,
+        may_be_empty,
     })
 }
 

@@ -124,6 +124,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// How long the ledger remembers who got what.
     pub ledger_retention: Duration,
+    /// How often it is logged how much was served; never at zero.
+    pub summary_interval: Duration,
     /// The feeds, and what they are needed for.
     pub feeds: Feeds,
     /// How log lines look, and which are written.
@@ -214,6 +216,7 @@ impl Config {
         let log_format = reader.one(Key::LogFormat, read::word(settings::LOG_FORMATS));
         let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
         let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
+        let summary_interval = reader.one(Key::SummaryInterval, read::duration);
         let feeds = feeds::read(&mut reader);
         let profiles = policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
@@ -252,6 +255,7 @@ impl Config {
             proxy: proxy::Config { upstream_prefixes, ..proxy? },
             gateway: gateway?,
             ledger_retention: ledger_retention?,
+            summary_interval: summary_interval?,
             feeds: feeds?,
             telemetry: telemetry_config(log_format?, log_level?),
             warnings,
@@ -525,11 +529,13 @@ memory = \"1GB\"
             drain-timeout = "10s"                       # default
             log-format = "human"                        # default
             log-level = "info"                          # default
+            summary-interval = "1h"                     # default
             ledger-retention = "400d"                   # default
             # feed                                      # default: none
             feed-interval = "5m"                        # default
             feed-expiry = "24h"                         # default
             feed-readiness = false                      # default
+            feed-may-be-empty = false                   # default
             unsafe-serve-without-feed = false           # default
             # @acme comes from https://acme.example/  # `.npmrc`
         "#]]

@@ -55,11 +55,13 @@ pub enum Key {
     DrainTimeout,
     LogFormat,
     LogLevel,
+    SummaryInterval,
     LedgerRetention,
     Feed,
     FeedInterval,
     FeedExpiry,
     FeedReadiness,
+    FeedMayBeEmpty,
     UnsafeServeWithoutFeed,
 }
 
@@ -137,7 +139,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 52] = [
+pub static SETTINGS: [Setting; 54] = [
     several(
         Key::Listen,
         "listen",
@@ -313,7 +315,7 @@ pub static SETTINGS: [Setting; 52] = [
         "fetch-ahead",
         Kind::Number,
         Default::Value("8"),
-        "Packuments of dependencies fetched at once before a client asks for them; 0 turns it off",
+        "Packuments of dependencies fetched at once from each registry before a client asks for them; 0 turns it off",
     ),
     one(
         Key::PackumentLimit,
@@ -401,6 +403,13 @@ pub static SETTINGS: [Setting; 52] = [
     one(Key::LogFormat, "log-format", Kind::Word(LOG_FORMATS), Default::Value("human"), "How log lines are written"),
     one(Key::LogLevel, "log-level", Kind::Word(LOG_LEVELS), Default::Value("info"), "Which log lines are written"),
     one(
+        Key::SummaryInterval,
+        "summary-interval",
+        Kind::Duration,
+        Default::Value("1h"),
+        "How often one log line says how much was served, if anything was; `0s` turns it off",
+    ),
+    one(
         Key::LedgerRetention,
         "ledger-retention",
         Kind::Duration,
@@ -429,6 +438,13 @@ pub static SETTINGS: [Setting; 52] = [
         "How long a feed may go unconfirmed before it counts as stale, unless its table says otherwise",
     ),
     one(Key::FeedReadiness, "feed-readiness", Kind::Truth, Default::Value("false"), "Count as not ready while a feed is stale"),
+    one(
+        Key::FeedMayBeEmpty,
+        "feed-may-be-empty",
+        Kind::Truth,
+        Default::Value("false"),
+        "Accept a local feed without any record, such as a directory of your own that begins empty",
+    ),
     one(
         Key::UnsafeServeWithoutFeed,
         "unsafe-serve-without-feed",

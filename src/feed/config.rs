@@ -23,6 +23,8 @@ pub struct FeedConfig {
     pub expiry: Duration,
     /// Who must have signed it.
     pub key: Option<PublicKey>,
+    /// Whether a file or directory may hold no record at all, as a block list does that begins empty.
+    pub may_be_empty: bool,
 }
 
 /// Where a feed comes from.

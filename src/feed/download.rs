@@ -233,7 +233,7 @@ async fn write(mut file: File, mut piece: Vec<u8>, path: &Path) -> Result<(File,
         piece.clear();
         Ok((file, piece))
     });
-    written.await.map_err(|_| FeedError::broken("a download", "its task was lost"))?
+    written.await.map_err(|lost| FeedError::broken("a download", lost))?
 }
 
 /// Whether a part begins where we are.

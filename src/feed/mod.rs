@@ -64,6 +64,18 @@ pub enum FeedError {
         /// Records now.
         now: u64,
     },
+    /// There is nothing in it, which is more often a mistake than meant.
+    #[error(
+        "there is no record of an npm package in it: put OSV records or a list into it, name another path, or set \
+         `feed-may-be-empty` if it begins empty on purpose"
+    )]
+    NoRecords,
+    /// It took longer than a look may take in all.
+    #[error("it was not read within {} s", after.as_secs())]
+    TooSlow {
+        /// How long it may take.
+        after: std::time::Duration,
+    },
     /// More than is taken.
     #[error("{what} is larger than {limit} bytes")]
     TooLarge {

@@ -178,7 +178,7 @@ impl Look<'_> {
                 asked.spawn(async move { fetcher.small(&url, LARGEST).await.map(|bytes| (name, bytes)) });
             }
             let Some(answer) = asked.join_next().await else { return Ok(documents) };
-            let (name, bytes) = answer.map_err(|_| failed(base, "a task was lost"))??;
+            let (name, bytes) = answer.map_err(|lost| failed(base, lost))??;
             documents.extend(bytes.map(|bytes| (name, bytes)));
         }
     }

@@ -84,7 +84,7 @@ pub async fn sync(feed: &FeedConfig, shelf: &Shelf, client: &Client, now: Timest
                 let readings = Readings::load(place.directory(), now)?;
                 take_in(&feed, &place, &before, fresh, readings, now, accept_shrunk)
             });
-            kept.await.unwrap_or_else(|_| Err(FeedError::broken("the feed", "its task was lost")))
+            kept.await.unwrap_or_else(|lost| Err(FeedError::broken("the feed", lost)))
         }
         Ok(None) => Ok(None),
         Err(wrong) => Err(wrong),
@@ -141,7 +141,7 @@ async fn look(
         Source::Path(path) => {
             let (feed, path, before) = (feed.clone(), path.clone(), before.clone());
             let looked = tokio::task::spawn_blocking(move || look_at_path(&feed, &path, &before, now));
-            looked.await.unwrap_or_else(|_| Err(FeedError::broken("the feed", "its task was lost")))
+            looked.await.unwrap_or_else(|lost| Err(FeedError::broken("the feed", lost)))
         }
     }
 }
@@ -213,8 +213,8 @@ fn take_in(
 
 fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -> Result<Gathered, FeedError> {
     let mut harvest = Harvest::begin(place.directory(), readings)?;
-    if fresh.index.is_some() {
-        // Whoever vouches for an archive may have nothing to say yet.
+    if fresh.index.is_some() || (feed.may_be_empty && matches!(feed.source, Source::Path(_))) {
+        // Whoever vouches for an archive may have nothing to say yet, and an operator may begin with an empty directory.
         harvest.allow_nothing();
     }
     match &fresh.source {
@@ -274,7 +274,7 @@ fn check(gathered: &Gathered, before: &State, accept_shrunk: bool) -> Result<(),
         return Err(FeedError::Shrunk { before: had, now });
     }
     if now == 0 && !gathered.may_be_empty {
-        return Err(FeedError::broken("the feed", "there is no record of an npm package in it"));
+        return Err(FeedError::NoRecords);
     }
     Ok(())
 }
@@ -310,6 +310,7 @@ mod tests {
                 interval: Duration::from_secs(60),
                 expiry: Duration::from_secs(3600),
                 key: None,
+                may_be_empty: false,
             };
             Self { home, feed, now: Timestamp::from_second(1_780_000_000).unwrap() }
         }

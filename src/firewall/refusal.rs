@@ -110,6 +110,9 @@ impl Refusal {
     #[must_use]
     pub fn of_version(name: &PackageName, version: &str, verdict: &Verdict, nearest: Option<&str>) -> Option<Self> {
         let reason = verdict.reason()?;
+        if reason.rule == RuleId::FeedMissing {
+            return Self::of_missing_feed(name, Some(version), verdict);
+        }
         let manner = if verdict.opens().is_some() { "held" } else { "refused" };
         let mut text = format!("{name}@{version} is {manner} by coldframe: {} (rule {})", reason.detail, reason.rule);
         if let Some(opens) = verdict.opens() {
@@ -141,6 +144,9 @@ impl Refusal {
     ) -> Option<Self> {
         let (version, verdict) = newest;
         let reason = verdict.reason()?;
+        if reason.rule == RuleId::FeedMissing {
+            return Self::of_missing_feed(name, None, verdict);
+        }
         let what = if count == 1 { "its only version".to_owned() } else { format!("all its {count} versions") };
         let mut text = format!("{name} is held by coldframe: {what}; {name}@{version}: {} (rule {})", reason.detail, reason.rule);
         match first_opens {
@@ -157,6 +163,18 @@ impl Refusal {
             text: one_line(&text).into(),
             link: None,
         })
+    }
+
+    /// Everything is refused for want of a feed: it is the feed that is to blame, and no package.
+    fn of_missing_feed(name: &PackageName, version: Option<&str>, verdict: &Verdict) -> Option<Self> {
+        let reason = verdict.reason()?;
+        let what = version.map_or_else(|| name.to_string(), |version| format!("{name}@{version}"));
+        let text = format!(
+            "coldframe refuses everything: {} (rule {}); it opens when the feed is read, ask the operator; asked for: {what}",
+            reason.detail, reason.rule
+        );
+        let (rule, version) = (reason.rule.clone(), version.map(Into::into));
+        Some(Self { name: name.clone(), version, rule, opens: None, text: one_line(&text).into(), link: None })
     }
 
     /// The same refusal with the address of its explanation, for whoever came by way of `base`.

@@ -1,13 +1,15 @@
-//! Looks after the feeds: loads what is kept, looks at the sources, puts what changed in force and has what was served judged
-//! again. Refuses to know how a feed is read.
+//! Looks after the feeds, each in a task of its own, so that one that is slow delays no other: loads what is kept, looks at the
+//! sources, applies what changed and has what was served judged again. Does not know how a feed is read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinError;
 
 use super::exposure;
-use crate::feed::{self, FeedConfig, FeedError, Loaded, Shelf, Source, State, Synced};
+use crate::feed::{self, Failure, FeedConfig, FeedError, Loaded, Shelf, Source, State, Synced};
 use crate::firewall::Firewall;
 use crate::net::Client;
 use crate::npm::instant;
@@ -22,8 +24,11 @@ const TICK: Duration = Duration::from_millis(500);
 const PATH_EVERY: Duration = Duration::from_secs(2);
 const PATH_COST: u32 = 20;
 
-/// How long the start waits for a feed that was never read; it is fetched on behind it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one look may take in all, however lively its server: OSV's archive needs a minute on a slow line.
+const DEADLINE: Duration = Duration::from_secs(10 * 60);
+
+/// How long the start waits for the feeds, so that those that are read at once are applied before the first request.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What looks after feeds is made of.
 pub struct Parts {
@@ -51,6 +56,10 @@ pub struct Parts {
 pub struct Feeds {
     parts: Parts,
     followed: Mutex<Vec<Followed>>,
+    /// How many were looked at for the first time.
+    begun: watch::Sender<usize>,
+    /// Held while what was served is judged again: once at a time, however many feeds change.
+    judging: tokio::sync::Mutex<()>,
 }
 
 /// How one feed stands.
@@ -71,41 +80,70 @@ struct Followed {
     /// When its source was last looked at, by the clock and by a watch that nobody sets.
     looked: Option<(Timestamp, Instant)>,
     took: Duration,
+    /// Whether its first look is over, whatever came of it.
+    has_begun: bool,
 }
 
 impl Feeds {
-    /// Loads what is kept, looks at every path and at what was never read, and puts it in force. What cannot be read changes
-    /// nothing but how its feed stands.
-    pub async fn open(parts: Parts) -> Arc<Self> {
+    /// The feeds of `parts`, none of which is read yet: until each was, nothing is known to be good. [`Feeds::follow`] reads them.
+    #[must_use]
+    pub fn open(parts: Parts) -> Arc<Self> {
         let followed = parts.followed.iter().map(|feed| Followed {
             feed: feed.clone(),
             state: parts.shelf.state(feed),
             advisories: None,
             looked: None,
             took: Duration::ZERO,
+            has_begun: false,
         });
-        let feeds = Arc::new(Self { followed: Mutex::new(followed.collect()), parts });
-        for at in 0..feeds.parts.followed.len() {
-            feeds.begin(at).await;
-        }
-        feeds.put_in_force();
+        let followed = Mutex::new(followed.collect());
+        let feeds = Arc::new(Self { followed, begun: watch::Sender::new(0), judging: tokio::sync::Mutex::default(), parts });
+        feeds.apply(&feeds.lock());
         feeds
     }
 
-    /// Looks again whenever a feed is due, until it is dropped.
-    pub async fn watch(self: Arc<Self>) {
-        if self.parts.followed.is_empty() {
-            return;
+    /// The names of the feeds, by their numbers.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.parts.followed.iter().map(|feed| feed.name.clone()).collect()
+    }
+
+    /// Waits until each feed was looked at once, for a short time at most.
+    pub async fn first_looks(&self) {
+        self.until_looked_at(PATIENCE).await;
+    }
+
+    /// Waits until each feed was looked at once, for `patience` at most.
+    pub async fn until_looked_at(&self, patience: Duration) {
+        let mut begun = self.begun.subscribe();
+        let every = begun.wait_for(|begun| *begun >= self.parts.followed.len());
+        if tokio::time::timeout(patience, every).await.is_err() {
+            for Standing { feed, .. } in
+                self.standings().into_iter().zip(self.unread()).filter_map(|(one, unread)| unread.then_some(one))
+            {
+                tracing::warn!(feed.name = feed.name, "feed not read yet");
+            }
         }
-        // Feeds may have changed while nobody was here to judge.
-        self.judge_again().await;
+    }
+
+    /// Looks at one feed whenever it is due, until it is dropped.
+    ///
+    /// # Errors
+    /// When reading it, or judging by it, panicked.
+    pub async fn follow(self: Arc<Self>, at: usize) -> Result<(), JoinError> {
+        if !self.lock()[at].has_begun {
+            let begun = self.begin(at).await;
+            self.lock()[at].has_begun = true;
+            self.begun.send_modify(|begun| *begun += 1);
+            begun?;
+        }
+        // It may have changed while no one was here to judge.
+        self.judge_again().await?;
         loop {
-            for at in 0..self.parts.followed.len() {
-                if self.is_due(at) {
-                    self.look(at).await;
-                } else if self.was_synced_elsewhere(at) {
-                    self.reload(at).await;
-                }
+            if self.is_due(at) {
+                self.look(at).await?;
+            } else if self.was_synced_elsewhere(at) {
+                self.reload(at).await?;
             }
             tokio::time::sleep(TICK).await;
         }
@@ -136,6 +174,20 @@ impl Feeds {
         if stale.is_empty() { Ok(()) } else { Err(stale.join("; ")) }
     }
 
+    /// Which feeds were never read, so that everything is refused, and why, in one line.
+    ///
+    /// # Errors
+    /// That line, when there is such a feed.
+    pub fn lacking(&self) -> Result<(), String> {
+        let followed = self.lock();
+        let lacking = followed.iter().filter(|one| self.is_lacking(one)).map(|one| {
+            let why = one.state.failure.as_ref().map_or("it is being read", |failure| failure.why.as_str());
+            format!("`{}` was never read, so everything is refused: {why}", one.feed.name)
+        });
+        let lacking: Vec<String> = lacking.collect();
+        if lacking.is_empty() { Ok(()) } else { Err(lacking.join("; ")) }
+    }
+
     /// How many advisories are in force.
     #[must_use]
     pub fn advisories(&self) -> u64 {
@@ -148,37 +200,48 @@ impl Feeds {
         self.standings().iter().filter(|standing| standing.staleness.is_some()).count() as u64
     }
 
-    /// The first look at a feed, before anybody is served.
-    async fn begin(&self, at: usize) {
-        let feed = self.parts.followed[at].clone();
-        let is_path = matches!(feed.source, Source::Path(_));
-        if !is_path || !self.sync(at).await {
-            self.load(at).await;
+    /// The first look at a feed: at a path itself; of an address what is kept counts, and it is asked where nothing is.
+    async fn begin(&self, at: usize) -> Result<(), JoinError> {
+        let is_path = matches!(self.parts.followed[at].source, Source::Path(_));
+        let mut changed = is_path && self.sync(at).await;
+        if !changed {
+            changed = self.load(at).await?;
         }
         let never_read = self.lock()[at].advisories.is_none();
-        if never_read && !is_path && tokio::time::timeout(PATIENCE, self.sync(at)).await.is_err() {
-            tracing::warn!(feed.name = feed.name, "a feed takes long to arrive");
+        if never_read && !is_path {
+            changed |= self.sync(at).await;
         }
+        if changed {
+            self.apply(&self.lock());
+        }
+        Ok(())
     }
 
-    async fn look(&self, at: usize) {
+    async fn look(&self, at: usize) -> Result<(), JoinError> {
         if self.sync(at).await {
-            self.put_in_force();
-            self.judge_again().await;
+            self.apply(&self.lock());
+            self.judge_again().await?;
         }
+        Ok(())
     }
 
-    async fn reload(&self, at: usize) {
-        if self.load(at).await {
-            self.put_in_force();
-            self.judge_again().await;
+    async fn reload(&self, at: usize) -> Result<(), JoinError> {
+        if self.load(at).await? {
+            self.apply(&self.lock());
+            self.judge_again().await?;
         }
+        Ok(())
     }
 
-    /// Looks at the source; whether there is something else to put in force.
+    /// Looks at the source; whether there is something else to apply.
     async fn sync(&self, at: usize) -> bool {
         let (feed, now, begun) = (self.parts.followed[at].clone(), self.parts.clock.now(), Instant::now());
-        let synced = feed::sync(&feed, &self.parts.shelf, &self.parts.client, now, false).await;
+        let syncing = feed::sync(&feed, &self.parts.shelf, &self.parts.client, now, false);
+        let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
+            let wrong = FeedError::TooSlow { after: DEADLINE };
+            let state = self.lock()[at].state.clone();
+            Synced::Failed(State { failure: Some(Failure { at: now, why: wrong.to_string() }), ..state }, wrong)
+        });
         let took = begun.elapsed();
         let mut followed = self.lock();
         let followed = &mut followed[at];
@@ -213,53 +276,56 @@ impl Feeds {
         }
     }
 
-    /// Loads what is kept; whether there is something to put in force.
-    async fn load(&self, at: usize) -> bool {
+    /// Loads what is kept; whether there is something to apply.
+    async fn load(&self, at: usize) -> Result<bool, JoinError> {
         let (feed, shelf) = (self.parts.followed[at].clone(), self.parts.shelf.clone());
-        let loaded = tokio::task::spawn_blocking(move || feed::load(&feed, &shelf)).await;
+        let loaded = tokio::task::spawn_blocking(move || feed::load(&feed, &shelf)).await?;
         let feed = &self.parts.followed[at];
         match loaded {
-            Ok(Ok(Some(Loaded { advisories, state }))) => {
+            Ok(Some(Loaded { advisories, state })) => {
                 Self::tell_changed(feed, &state);
                 let mut followed = self.lock();
                 // A failure that was found a moment ago is newer than what is kept.
                 followed[at].state = state;
                 followed[at].advisories = Some(advisories);
-                true
+                Ok(true)
             }
-            Ok(Ok(None)) => false,
-            Ok(Err(wrong)) => {
+            Ok(None) => Ok(false),
+            Err(wrong) => {
                 self.tell_failed(feed, &wrong.to_string(), false);
-                false
-            }
-            Err(_) => {
-                self.tell_failed(feed, "its task was lost", false);
-                false
+                Ok(false)
             }
         }
     }
 
-    /// Replaces what the firewall follows, whole.
-    fn put_in_force(&self) {
-        let followed = self.lock();
-        let lacking = followed.iter().find(|one| one.advisories.is_none() && one.feed.trust != Trust::Warn);
-        let lacking = lacking.filter(|_| !self.parts.serve_without).map(|one| one.feed.name.clone());
+    /// Replaces what the firewall follows, whole; while it is held, so that of two that change at once the later one stays.
+    fn apply(&self, followed: &[Followed]) {
+        let lacking = followed.iter().find(|one| self.is_lacking(one)).map(|one| one.feed.name.as_str());
         let advisories = Advisories::of_feeds(followed.iter().filter_map(|one| one.advisories.clone()).collect());
-        drop(followed);
-        self.parts.firewall.follow(&advisories.lacking(lacking.as_deref()));
+        self.parts.firewall.follow(&advisories.lacking(lacking));
     }
 
-    async fn judge_again(&self) {
+    /// Whether nothing is known to be good for want of this feed.
+    fn is_lacking(&self, one: &Followed) -> bool {
+        one.advisories.is_none() && one.feed.trust != Trust::Warn && !self.parts.serve_without
+    }
+
+    /// For each feed, whether it was never read.
+    fn unread(&self) -> Vec<bool> {
+        self.lock().iter().map(|one| one.advisories.is_none()).collect()
+    }
+
+    async fn judge_again(&self) -> Result<(), JoinError> {
+        let _once = self.judging.lock().await;
         let (firewall, ledger, blobs) =
             (Arc::clone(&self.parts.firewall), Arc::clone(&self.parts.ledger), Arc::clone(&self.parts.blobs));
         let (metrics, now) = (Arc::clone(&self.parts.metrics), self.parts.clock.now());
-        let judged =
+        let judging =
             tokio::task::spawn_blocking(move || exposure::judge_again(&firewall.world(), &ledger, &blobs, &metrics, now));
-        match judged.await {
-            Ok(Ok(_)) => {}
-            Ok(Err(wrong)) => tracing::error!(error = &wrong as &dyn std::error::Error, "what was served cannot be judged again"),
-            Err(wrong) => tracing::error!(error = %wrong, "what was served cannot be judged again"),
+        if let Err(wrong) = judging.await? {
+            tracing::error!(error = &wrong as &dyn std::error::Error, "what was served cannot be judged again");
         }
+        Ok(())
     }
 
     fn is_due(&self, at: usize) -> bool {

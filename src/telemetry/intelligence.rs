@@ -49,7 +49,7 @@ impl FeedFailed<'_> {
         if self.has_records {
             tracing::warn!(feed.name = self.feed, error = self.detail, "a feed is stale: its last good records stay in force");
         } else {
-            tracing::error!(feed.name = self.feed, error = self.detail, "a feed was never read: nothing of it is in force");
+            tracing::error!(feed.name = self.feed, error = self.detail, "feed was never read, everything is refused");
         }
     }
 }

@@ -13,8 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::label::{
-    BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, OutcomeLabel, ReloadLabel, RuleLabel,
-    TaskLabel, UpstreamOutcome, UpstreamWhat,
+    BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _, OutcomeLabel, ReloadLabel,
+    RuleLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 use super::series::Series;
 
@@ -159,8 +159,68 @@ impl Metrics {
         text
     }
 
+    /// How much was served to clients so far; our own pages do not count.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        let is_ours = |endpoint: EndpointLabel| matches!(endpoint, EndpointLabel::Own | EndpointLabel::Unknown);
+        let mut served = Served { bytes: self.bytes_sent.get(), ..Served::default() };
+        for endpoint in EndpointLabel::ALL.iter().copied().filter(|endpoint| !is_ours(*endpoint)) {
+            for outcome in OutcomeLabel::ALL.iter().copied() {
+                let count = self.requests.of((endpoint, outcome)).get();
+                served.requests += count;
+                match (endpoint, outcome) {
+                    (_, OutcomeLabel::Refused) => served.refused += count,
+                    (EndpointLabel::Tarball, OutcomeLabel::Served) => served.tarballs += count,
+                    _ => {}
+                }
+            }
+        }
+        served
+    }
+
     /// The media type of [`Metrics::render`].
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+}
+
+/// How much was served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Requests of clients.
+    pub requests: u64,
+    /// Tarballs that went out.
+    pub tarballs: u64,
+    /// Requests that the policy refused.
+    pub refused: u64,
+    /// Bytes of bodies, those of our own pages too.
+    pub bytes: u64,
+}
+
+impl Served {
+    /// What came since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(before.requests),
+            tarballs: self.tarballs.saturating_sub(before.tarballs),
+            refused: self.refused.saturating_sub(before.refused),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
+    }
+
+    /// Logs it, if a client asked for anything.
+    pub fn emit(self, interval: Duration) {
+        if self.requests == 0 {
+            return;
+        }
+        tracing::info!(
+            requests.total = self.requests,
+            requests.refused = self.refused,
+            tarballs.served = self.tarballs,
+            response.bytes = self.bytes,
+            interval_s = interval.as_secs(),
+            "served"
+        );
+    }
 }
 
 impl Default for Metrics {
@@ -247,6 +307,24 @@ mod tests {
         assert!(metrics.render().contains("coldframe_requests_in_flight 1\n"));
         drop(guard);
         assert!(metrics.render().contains("coldframe_requests_in_flight 0\n"));
+    }
+
+    #[test]
+    fn what_was_served_counts_clients_and_not_our_own_pages() {
+        let metrics = Metrics::new();
+        let before = metrics.served();
+        for (endpoint, outcome, count) in [
+            (EndpointLabel::Packument, OutcomeLabel::Served, 5),
+            (EndpointLabel::Packument, OutcomeLabel::Refused, 2),
+            (EndpointLabel::Tarball, OutcomeLabel::Served, 3),
+            (EndpointLabel::Tarball, OutcomeLabel::Refused, 1),
+            (EndpointLabel::Own, OutcomeLabel::Served, 100),
+        ] {
+            metrics.requests.of((endpoint, outcome)).inc_by(count);
+        }
+        metrics.bytes_sent.inc_by(1_000);
+        let served = Served { requests: 11, tarballs: 3, refused: 3, bytes: 1_000 };
+        assert_eq!((metrics.served().since(before), metrics.served().since(metrics.served())), (served, Served::default()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use incident::{
 pub use intelligence::{Contacted, Exposed, FeedChanged, FeedFailed, FeedOverbroad};
 pub use label::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, TaskLabel, UpstreamOutcome, UpstreamWhat};
 pub use logging::{Config, Format};
-pub use metrics::{InFlight, Metrics, Watched};
+pub use metrics::{InFlight, Metrics, Served, Watched};
 
 /// What cannot be set up to tell about ourselves.
 #[derive(Debug, thiserror::Error)]

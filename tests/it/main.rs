@@ -58,6 +58,7 @@ mod parent;
 mod policy;
 mod printed;
 mod publishing;
+mod readiness;
 mod readme;
 mod refusals;
 mod reloads;

@@ -1,0 +1,177 @@
+//! What a server says of itself: whether it is ready, which of its tasks failed, and how much it served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use coldframe::app::App;
+use coldframe::config::Config;
+use coldframe::telemetry::{Clock, ManualClock};
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::client::Ask;
+use crate::package::Package;
+use crate::program::{Program, machine_clock};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::{NOON, Scene};
+
+/// Far longer than anything here should take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn until(ask: impl Fn() -> Ask, what: &str, is_so: impl Fn(&crate::wire::Response) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        if is_so(&answer) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {} {}", answer.status, answer.text());
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_feed_that_drips_delays_neither_the_start_nor_another_feed() {
+    let (feeds, home) = (Registry::start(&machine_clock()).await, TempDir::new().unwrap());
+    let list = home.path().join("list.txt");
+    std::fs::write(&list, "other@1.0.0\n").unwrap();
+    feeds.answer("/slow.txt", Reply::ok("left-pad@1.1.0\n"));
+    let gate = feeds.hold_body("/slow.txt", 3);
+    let scene = Scene::open().set("feed", &format!("{}/slow.txt", feeds.url)).set("feed", list.to_str().unwrap()).await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    feeds.until_asked("/slow.txt", 1).await;
+    scene.get("/-/coldframe/healthz").await.is(200);
+    let page = scene.get("/-/coldframe/readyz").await.is(503);
+    assert_eq!(page.json()["ready"], false);
+    assert!(page.text().contains("`slow` was never read, so everything is refused"), "{}", page.text());
+    for path in ["/left-pad", "/left-pad/-/left-pad-1.0.0.tgz"] {
+        let refused = scene.get(path).await.is(403);
+        let error = refused.error();
+        assert!(error.starts_with("coldframe refuses everything: the feed `slow`"), "{error}");
+        assert!(error.contains("feed-missing") && !error.contains("none will open"), "{error}");
+    }
+    // The list is read, and what changes in it is too.
+    assert!((scene.metric("coldframe_advisories", "").await - 1.0).abs() < f64::EPSILON);
+    std::fs::write(&list, "other@1.0.0\nleft-pad@1.0.0\n").unwrap();
+    let numbers = || scene.get("/-/coldframe/metrics");
+    until(numbers, "the list is not read again", |page| page.text().contains("\ncoldframe_advisories 2\n")).await;
+    gate.open();
+    until(|| scene.get("/-/coldframe/readyz"), "it is not ready", |page| page.status == 200).await;
+    let refused = scene.get("/left-pad").await.is(403);
+    assert!(refused.error().contains("rule advisory"), "{}", refused.error());
+}
+
+#[tokio::test]
+async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
+    let (home, empty) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let feed = empty.path().to_str().unwrap();
+    let mut scene = Scene::open().set("feed", feed).await;
+    scene.publish_old("ms", &["1.0.0"]);
+    let page = scene.get("/-/coldframe/readyz").await.is(503);
+    for part in ["there is no record of an npm package in it", "feed-may-be-empty"] {
+        assert!(page.text().contains(part), "{part:?} is missing: {}", page.text());
+    }
+    assert!(scene.get("/ms").await.is(403).error().starts_with("coldframe refuses everything: the feed `"));
+    // It is ready as soon as there is one.
+    std::fs::write(empty.path().join("list.json"), r#"[{"package_name":"other","version":"1.0.0"}]"#).unwrap();
+    let record = r#"{"id":"MAL-1","modified":"2026-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"npm","name":"other"},"versions":["1.0.0"]}]}"#;
+    std::fs::write(empty.path().join("MAL-1.json"), record).unwrap();
+    until(|| scene.get("/-/coldframe/readyz"), "it is not ready", |page| page.status == 200).await;
+    scene.get("/ms").await.is(200);
+    // And one may begin empty on purpose.
+    let other = TempDir::new().unwrap();
+    scene.restart_with("feed", other.path().to_str().unwrap()).await;
+    scene.get("/ms").await.is(403);
+    scene.restart_with("feed-may-be-empty", "true").await;
+    scene.get("/-/coldframe/readyz").await.is(200);
+    scene.get("/ms").await.is(200);
+    // A person who starts it reads why.
+    let (registry, data, nothing) = (Registry::start(&machine_clock()).await, TempDir::new().unwrap(), TempDir::new().unwrap());
+    let program = Program::serve(home.path(), data.path(), &registry.url, &["--feed", nothing.path().to_str().unwrap()]);
+    let greeting = program.greeting.clone();
+    assert!(greeting.contains("not ready") && greeting.contains("feed-may-be-empty"), "{greeting}");
+    program.signal("-TERM");
+    let (_, errors) = program.ended().await;
+    assert!(errors.contains("ERROR") && errors.contains("feed was never read, everything is refused"), "{errors}");
+}
+
+/// A clock that fails once when it is told to.
+struct Fragile(ManualClock, AtomicBool);
+
+impl Clock for Fragile {
+    fn now(&self) -> Timestamp {
+        assert!(!self.1.swap(false, Ordering::SeqCst), "the clock broke");
+        self.0.now()
+    }
+}
+
+#[tokio::test]
+async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
+    let (data, home, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    let list = home.path().join("list.txt");
+    std::fs::write(&list, "other@1.0.0\n").unwrap();
+    let settings = [
+        ("listen", "127.0.0.1:0"),
+        ("upstream", registry.url.as_str()),
+        ("data-dir", data.path().to_str().unwrap()),
+        ("feed", list.to_str().unwrap()),
+    ];
+    let clock = Arc::new(Fragile(ManualClock::at(NOON.parse().unwrap()), AtomicBool::new(false)));
+    let app = App::build(Config::of(&settings).unwrap(), Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
+    let address = app.addresses()[0];
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(app.run(async move { drop(stopped.await) }));
+    registry.publish(Package::new("left-pad", "1.0.0"));
+    let get = |path: &str| Ask::new(address, "GET", path);
+    get("/-/coldframe/readyz").await.is(200);
+    // Only background tasks ask for the time now.
+    clock.1.store(true, Ordering::SeqCst);
+    let deadline = Instant::now() + PATIENCE;
+    while clock.1.load(Ordering::SeqCst) {
+        assert!(Instant::now() < deadline, "no task asked for the time");
+        tokio::task::yield_now().await;
+    }
+    until(
+        || get("/-/coldframe/readyz"),
+        "it is not ready again",
+        |page| page.status == 200 && page.text().contains("was started again"),
+    )
+    .await;
+    let page = get("/-/coldframe/readyz").await.is(200).text();
+    assert!(page.contains("was started again: 1 failures") && page.contains("the clock broke"), "{page}");
+    let numbers = get("/-/coldframe/metrics").await.is(200).text();
+    let failures = numbers.lines().filter(|line| line.starts_with("coldframe_task_failures_total{") && line.ends_with(" 1"));
+    assert_eq!(failures.count(), 1, "{numbers}");
+    // And it does its work again.
+    std::fs::write(&list, "other@1.0.0\nleft-pad@1.0.0\n").unwrap();
+    until(|| get("/left-pad"), "the list is not followed", |page| page.status == 403).await;
+    drop(stop);
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_line_says_how_much_was_served_and_none_that_nothing_was() {
+    let (home, registry) = (TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    registry.publish(Package::new("left-pad", "1.0.0"));
+    registry.publish(Package::new("young", "1.0.0").aged(Duration::from_secs(60)));
+    for (used, lines) in [(true, 1), (false, 0)] {
+        let data = TempDir::new().unwrap();
+        let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+        program.get("/-/coldframe/healthz").await.is(200);
+        if used {
+            program.get("/left-pad").await.is(200);
+            program.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+            program.get("/young").await.is(403);
+        }
+        program.signal("-TERM");
+        let (code, errors) = program.ended().await;
+        let told: Vec<_> = errors.lines().filter(|line| line.contains("tarballs.served=1")).collect();
+        assert!(code == 0 && told.len() == lines, "{used}: {errors}");
+        for part in ["INFO", "requests.total=3", "requests.refused=1", "response.bytes="] {
+            assert!(told.iter().all(|line| line.contains(part)), "{part:?} is missing: {told:?}");
+        }
+    }
+}
