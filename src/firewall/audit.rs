@@ -37,9 +37,7 @@ impl Inner {
         let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, bulk)).await??;
         let passed = self.pass(asker, None, passage).await?;
         let Some(audited) = audited else { return Ok((passed, notice)) };
-        // What is added to is taken apart: eight times its size holds the smallest parts there are.
-        let mut share = self.allowance.share_in(self.registries.default_registry().id());
-        share.grow_to(8 * passed.body.len() as u64).await?;
+        let _share = self.share_of_answer(&passed).await?;
         let _permit = self.heavy.acquire(asker.address).await;
         let (inner, asker) = (Arc::clone(self), asker.clone());
         let advised = self.blocking(move || inner.advise(&asker, passed, &audited, bulk)).await?;

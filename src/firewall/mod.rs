@@ -540,6 +540,16 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Memory for an answer of upstream's that is taken apart: eight times its size holds the smallest parts there are. In a lane of
+    /// its own, for the answer itself holds memory already.
+    async fn share_of_answer(&self, passed: &Passed) -> Result<Share, Rejection> {
+        let mut share = self.allowance.share_in(&Arc::from("answers"));
+        share.grow_to(8 * passed.body.len() as u64).await?;
+        Ok(share)
+    }
+}
+
 /// The body of an answer with its share of memory.
 struct Shared {
     bytes: Bytes,

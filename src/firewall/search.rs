@@ -34,7 +34,8 @@ impl Inner {
         if !passed.status.is_success() {
             return Ok(passed);
         }
-        let _permit = self.readers.acquire().await.map_err(|_| super::catalog::lost())?;
+        let _share = self.share_of_answer(&passed).await?;
+        let _permit = self.heavy.acquire(asker.address).await;
         let (inner, asker, body) = (Arc::clone(self), asker.clone(), std::mem::take(&mut passed.body));
         let filtered = self.blocking(move || inner.filter(&asker, &body)).await?;
         // An answer that cannot be read cannot be filtered.

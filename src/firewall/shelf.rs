@@ -215,7 +215,7 @@ impl Inner {
             let rendered = rendered.await?;
             rendered.ok_or_else(|| Rejection::Internal("the packument could not be rendered".into()))
         };
-        self.renderings.join(key, flight).await.unwrap_or_else(|_| Err(Rejection::Internal("a task was lost".into())))
+        self.renderings.join(key, flight).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
     /// Renders `document`, which is that of `known`, and keeps the view. Blocking. `fields` spare a second reading of it.

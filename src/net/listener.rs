@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::body::Body;
@@ -112,7 +112,10 @@ where
         let (stream, peer, guest) = tokio::select! {
             biased;
             () = &mut stop => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                tell_lost(ended);
+                continue;
+            }
             accepted = accept(&listener, room, &mut told), if waiting.is_none() => {
                 waiting = Some(accepted);
                 continue;
@@ -126,13 +129,25 @@ where
     }
     drop((listener, waiting));
     room.close();
-    let finished = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+    let finished = timeout(limits.drain, async {
+        while let Some(ended) = connections.join_next().await {
+            tell_lost(ended);
+        }
+    })
+    .await;
     let cut = connections.len();
     connections.shutdown().await;
     if finished.is_err() {
         tracing::warn!(connections.cut = cut, "the drain deadline passed");
     }
     Drained { cut }
+}
+
+/// Logs that the task of a connection panicked: its client was left without an answer.
+fn tell_lost(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(error = %error, "connection task failed");
+    }
 }
 
 /// The next connection. Without files or memory for it, those that idle make way, and it is tried again until there are.

@@ -106,7 +106,10 @@ impl Login {
         // Somebody who is not there takes as long as somebody who is.
         let hash = user.as_ref().map(|(_, hash)| hash).or_else(|| book.users.values().next())?.clone();
         let checking = tokio::task::spawn_blocking(move || is_right(&password, &hash));
-        let right = checking.await.unwrap_or(false);
+        let right = checking.await.unwrap_or_else(|lost| {
+            tracing::error!(error = %lost, "a task that checks a password was lost");
+            false
+        });
         drop(turn);
         let user = user.map(|(user, _)| user).filter(|_| right);
         book.remember(mark, user.clone());

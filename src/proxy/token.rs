@@ -77,8 +77,11 @@ impl Tokens {
                 tracing::error!(error = &error as &dyn std::error::Error, "no operator can be known");
                 false
             }
-            // Its task is lost: nobody is known then.
-            Err(_) => false,
+            // No operator is known then.
+            Err(lost) => {
+                tracing::error!(error = %lost, "a task that reads the admin tokens was lost");
+                false
+            }
         }
     }
 }
