@@ -25,7 +25,7 @@ const MAX_PATHS_BYTES: usize = 4 << 20;
 
 /// What is installed of the packages that were asked for: versions, and where in the tree each is.
 #[derive(Debug, Default)]
-pub(super) struct Audited {
+pub struct Audited {
     /// Versions by package, and the paths of each.
     pub versions: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     /// How many packages there are in all.
@@ -36,7 +36,7 @@ pub(super) struct Audited {
 ///
 /// # Errors
 /// [`Rejection::TooMuch`] when there are more packages or versions than are answered.
-pub(super) fn read_bulk(
+pub fn read_bulk(
     body: &[u8],
     listed: impl Fn(&str) -> bool,
     mut each: impl FnMut(&str, &[String]),
@@ -64,7 +64,7 @@ pub(super) fn read_bulk(
 ///
 /// # Errors
 /// As [`read_bulk`].
-pub(super) fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, Rejection> {
+pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, Rejection> {
     let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let read = deserializer.deserialize_any(Node(&mut walk)).and_then(|_| deserializer.end());

@@ -11,7 +11,7 @@ mod as_of;
 mod aside;
 mod attestations;
 mod audit;
-mod audited;
+pub mod audited;
 mod binding;
 mod catalog;
 pub mod check;

@@ -94,7 +94,7 @@ impl Rejection {
         match self {
             Self::Unreadable { .. } => true,
             Self::Upstream(error) => !matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }),
-            Self::Refused(_) | Self::NotFound(_) | Self::NotEntitled(_) | Self::Internal(_) => false,
+            Self::Refused(_) | Self::NotFound(_) | Self::NotEntitled(_) | Self::TooMuch(_) | Self::Internal(_) => false,
         }
     }
 }

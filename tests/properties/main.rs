@@ -2,6 +2,7 @@
 //! hours, this drives them for a moment: the seeds as they are, and thousands of inputs made of them.
 #![expect(clippy::expect_used, clippy::panic, reason = "what does not hold says so by panicking")]
 
+mod audit;
 mod config;
 mod endpoint;
 mod lockfile;
@@ -38,6 +39,11 @@ fn npms_configuration_gives_addresses_and_tells_no_secret() {
 #[test]
 fn a_configuration_that_is_taken_is_taken_again() {
     drive("config", 3_000, config::holds);
+}
+
+#[test]
+fn an_audit_is_read_as_it_is_written_or_not_at_all() {
+    drive("audit", 4_000, audit::holds);
 }
 
 #[test]
