@@ -107,9 +107,9 @@ impl Admin {
                 Err(_) => format!("no answer within {} ms", self.patience.as_millis()),
             };
             ready &= found == "ok" || !counts;
-            // What takes us out of service comes first, and a remark of the same name does not hide it.
-            if found != "ok" || !told.contains_key(*name) {
-                told.entry(*name).and_modify(|value| *value = json!(found)).or_insert_with(|| json!(found));
+            // What takes us out of service comes first, and a remark of the same name does not replace it.
+            if told.get(*name).is_none_or(|known| known == "ok") {
+                told.insert((*name).to_owned(), Value::String(found));
             }
         }
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

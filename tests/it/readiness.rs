@@ -99,6 +99,7 @@ async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
 }
 
 /// A clock that fails once when it is told to.
+#[derive(Debug)]
 struct Fragile(ManualClock, AtomicBool);
 
 impl Clock for Fragile {
