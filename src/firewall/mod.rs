@@ -140,10 +140,10 @@ pub struct Parts {
 /// Packages of which it is remembered that they are not there, or could not be asked for.
 const REMEMBERED_FAILURES: u64 = 10_000;
 
-/// Packuments that one registry is asked for at once: as many as the clients that ask for most send at once.
+/// Packuments that one registry is asked for at once for one client: as many as the clients that ask for most send at once.
 pub const FETCHES: usize = 48;
 
-/// What each client may have under way at one registry beyond what all share, so that one that asks for what hangs does not keep others
+/// What each client may have under way at one registry besides what all share, so that one that asks for what hangs does not keep others
 /// waiting; and what all of them together may, of each kind: each costs a socket.
 const OWN_SLOTS: usize = 4;
 const MOST_SLOTS: usize = 256;
@@ -154,15 +154,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether the last task is done.
 const SETTLING: Duration = Duration::from_millis(2);
 
-/// Tarballs that one registry is asked for at once.
+/// Tarballs that one registry is asked for at once for one client.
 const DOWNLOADS: usize = 64;
 
-/// Requests that one registry is passed at once: each holds its answer.
+/// Requests that one registry is passed at once for one client: each holds its answer.
 const PASSES: usize = 64;
 
-/// The slots of one registry, of which all clients share so many.
-const fn slots(shared: usize) -> Sizes {
-    Sizes { shared, own: OWN_SLOTS, most: MOST_SLOTS }
+/// The slots of one registry, of which one client may hold so many.
+const fn slots(of_one_client: usize) -> Sizes {
+    Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MOST_SLOTS }
 }
 
 /// How much work on what strangers send is done at once: each core has something to do, and each client is served by turns.

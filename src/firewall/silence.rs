@@ -58,6 +58,11 @@ impl Silence {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry), since);
     }
 
+    /// Whatever was found of a registry no longer counts: something passed through us to it just now.
+    pub(super) fn end(&self, registry: &Arc<str>) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(registry);
+    }
+
     /// Whether it was found silent shortly before `now`, and was not `heard` since.
     pub(super) fn holds(&self, registry: &Arc<str>, heard: Option<Instant>, now: Timestamp) -> bool {
         let since = self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied();

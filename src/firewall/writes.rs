@@ -89,7 +89,7 @@ impl Inner {
     fn forget(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
         let Some(name) = name else { return };
         self.written.insert(name.clone(), now);
-        self.silence.end(registry.id(), now);
+        self.silence.end(registry.id());
     }
 
     /// Whether what was learnt of a package at `since` was not overtaken by a write through us.

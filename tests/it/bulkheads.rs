@@ -150,7 +150,7 @@ async fn a_client_that_takes_every_slot_leaves_others_their_own() {
         gates.push(scene.registry.hold(&path));
         asking.push(scene.get(&path).start());
     }
-    until_total(&scene.registry, 52).await;
+    until_total(&scene.registry, 48).await;
     scene.publish_old("cold", &["1.0.0"]);
     scene.publish_old("popular", &["1.0.0"]);
     // Behind all of them waits what another client wants too.
