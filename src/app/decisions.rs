@@ -60,7 +60,7 @@ impl Log {
     fn count(&mut self, now: Timestamp) {
         let states = self.decisions.iter().map(|decision| (decision.id, (decision.state(now), decision.second.is_some())));
         self.states = states.collect();
-        self.metrics.set_active_decisions(self.decisions.iter().filter(|decision| decision.state(now) == State::Active));
+        self.metrics.set_active_decisions(&self.decisions.iter().filter(|decision| decision.state(now) == State::Active));
     }
 }
 

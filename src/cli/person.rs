@@ -50,9 +50,9 @@ fn name_of(known: &str, id: u32) -> Option<String> {
 
 /// Checks whether the root of the file system is a stack of layers, as container runtimes make it.
 fn has_root_of_container(mounts: &str) -> bool {
-    let roots = mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/"));
+    let root = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/"));
     let kind = |line: &str| line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next().map(str::to_owned));
-    roots.last().and_then(kind).is_some_and(|kind| matches!(kind.as_str(), "overlay" | "fuse.fuse-overlayfs" | "aufs"))
+    root.and_then(kind).is_some_and(|kind| matches!(kind.as_str(), "overlay" | "fuse.fuse-overlayfs" | "aufs"))
 }
 
 /// Checks whether a process sees the users of the system as they are.

@@ -197,8 +197,8 @@ fn same_place(left: &Url, right: &Url) -> bool {
 /// Returns the paths of all registries that have one, without a slash at their end, the longest first.
 pub(super) fn prefixes(upstream: &upstream::Config) -> Vec<Box<str>> {
     let all = std::iter::once(&upstream.default).chain(upstream.scoped.values());
-    let paths = all.map(|registry| Box::from(registry.address().path().trim_end_matches('/')));
-    let mut prefixes: Vec<Box<str>> = paths.filter(|path: &Box<str>| !path.is_empty()).collect();
+    let paths = all.map(|registry| registry.address().path().trim_end_matches('/').to_owned());
+    let mut prefixes: Vec<Box<str>> = paths.filter(|path| !path.is_empty()).map(Into::into).collect();
     prefixes.sort_unstable_by_key(|path| std::cmp::Reverse(path.len()));
     prefixes.dedup();
     prefixes

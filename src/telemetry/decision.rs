@@ -66,7 +66,7 @@ impl DecisionChanged<'_> {
 
 impl Metrics {
     /// Counts the active decisions of `decisions`, by their kind.
-    pub fn set_active_decisions<'a>(&self, active: impl Iterator<Item = &'a Decision> + Clone) {
+    pub fn set_active_decisions<'a>(&self, active: &(impl Iterator<Item = &'a Decision> + Clone)) {
         for label in DecisionLabel::ALL {
             let count = active.clone().filter(|decision| decision.proposal.act.kind() == label.value()).count();
             self.decisions.of(*label).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -97,7 +97,7 @@ mod tests {
             Decision { id: 1, proposal, second: None, revoked: None }
         });
         let metrics = Metrics::new();
-        metrics.set_active_decisions(decisions.iter().chain(&decisions[..1]));
+        metrics.set_active_decisions(&decisions.iter().chain(&decisions[..1]));
         let text = metrics.render();
         for (kind, count) in [("approve", 2), ("adopt", 1), ("deny", 1), ("freeze", 1), ("observe", 1)] {
             assert!(text.contains(&format!("coldframe_decisions_active{{kind=\"{kind}\"}} {count}\n")), "{kind}: {text}");
