@@ -77,7 +77,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let survey = Survey::of(&surroundings);
     let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
-        let errand = Errand::open(config, Needs { user, alone, wants: project.wants(&command) }, Arc::new(SystemClock)).await?;
+        let needs = Needs { user, alone, wants: project.wants(&command) };
+        let errand = Box::pin(Errand::open(config, needs, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
         match errand.apart() {
             None if errand.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", errand.policy())),

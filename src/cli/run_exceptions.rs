@@ -34,8 +34,8 @@ pub(super) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: 
     let mut seen: BTreeSet<String> = kept.iter().cloned().collect();
     let own = entries.into_iter().filter(|entry| {
         let is_safe = Entry::parse(entry).is_some_and(|entry| {
-            let is_registry = registries.iter().any(|registry| entry.may_match(registry));
-            !is_registry && !(on_loopback && entry.is_loopback())
+            let leads_past = registries.iter().any(|registry| entry.may_match(registry));
+            !(leads_past || on_loopback && entry.is_loopback())
         });
         is_safe && seen.insert(entry.clone())
     });

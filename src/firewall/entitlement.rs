@@ -140,10 +140,12 @@ impl Inner {
             // Without an answer, the last one counts for as long as what is stale is served.
             Err(_) if self.entitlements.holds(slot, self.config.max_stale, now) => return Ok(Entitled::Yes),
             // After a restart the last answer to our own credentials is the packument that they were shown.
-            Err(_) if slot.partition == Partition::Lent && self.entitlements.is_unasked(slot) => {
-                if is_within(known.checked, self.config.max_stale, now) {
-                    return Ok(Entitled::Yes);
-                }
+            Err(_)
+                if slot.partition == Partition::Lent
+                    && self.entitlements.is_unasked(slot)
+                    && is_within(known.checked, self.config.max_stale, now) =>
+            {
+                return Ok(Entitled::Yes);
             }
             _ => {}
         }

@@ -121,7 +121,7 @@ impl Inner {
             return;
         }
         let Some(wants) = self.wants.of(&known.slot) else { return };
-        for (at, want) in &self.withheld(packument, screen, wants).found {
+        for (at, want) in &withheld(packument, screen, wants).found {
             // Only while the package that wants it is in use: later, a client may want another version.
             let by = PackageName::parse(&want.by).ok().map(|name| Slot { name, partition: known.slot.partition.clone() });
             let asked = by.and_then(|slot| self.documents.get(&slot)).map(|known| known.checked);
@@ -129,20 +129,6 @@ impl Inner {
                 self.report_withheld(asker, packument, screen, *at, now);
             }
         }
-    }
-
-    fn withheld(&self, packument: &Packument, screen: &Screen, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
-        if let Some(withheld) = screen.withheld.load_full().filter(|withheld| Arc::ptr_eq(&withheld.wants, &wants)) {
-            return withheld;
-        }
-        let find = |want: &Want| {
-            let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
-            (!is_satisfied(packument, screen, &want.spec)).then(|| (at, want.clone()))
-        };
-        let found = wants.iter().filter_map(find).collect();
-        let withheld = Arc::new(WithheldVersions { wants, found });
-        screen.withheld.store(Some(Arc::clone(&withheld)));
-        withheld
     }
 
     fn report_withheld(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize, now: Timestamp) {
@@ -158,4 +144,18 @@ impl Inner {
         let _ = self.refused(asker, refusal);
         self.note_tarball((asker, now), name, &entry.key, entry.integrity.as_ref(), Outcome::Refused, Some(&rule));
     }
+}
+
+fn withheld(packument: &Packument, screen: &Screen, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
+    if let Some(withheld) = screen.withheld.load_full().filter(|withheld| Arc::ptr_eq(&withheld.wants, &wants)) {
+        return withheld;
+    }
+    let find = |want: &Want| {
+        let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
+        (!is_satisfied(packument, screen, &want.spec)).then(|| (at, want.clone()))
+    };
+    let found = wants.iter().filter_map(find).collect();
+    let withheld = Arc::new(WithheldVersions { wants, found });
+    screen.withheld.store(Some(Arc::clone(&withheld)));
+    withheld
 }

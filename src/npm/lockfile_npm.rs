@@ -79,7 +79,7 @@ impl<'a> Tree<'a> {
                 if entry.source == Source::Registry && !is_fetched && (is_linked || PackageName::parse(folder).is_err()) {
                     entry.source = Source::Nothing;
                 }
-                tree.add(path.clone(), entry);
+                tree.add(path, entry);
             }
         }
         Ok(tree)
@@ -96,7 +96,7 @@ impl<'a> Tree<'a> {
                 let by = Arc::from(&*entry.name);
                 let dependencies = package.members_of("requires");
                 tree.wishes.push(Wish { path: path.as_str().into(), by, is_direct: false, dependencies });
-                tree.add(path.as_str().into(), entry);
+                tree.add(&path, entry);
                 open.push((format!("{path}/"), package.members_of("dependencies")));
             }
         }
@@ -109,8 +109,8 @@ impl<'a> Tree<'a> {
         tree
     }
 
-    fn add(&mut self, path: Box<str>, entry: Entry) {
-        self.file(&path, self.entries.len());
+    fn add(&mut self, path: &str, entry: Entry) {
+        self.file(path, self.entries.len());
         self.entries.push(entry);
     }
 

@@ -98,15 +98,17 @@ pub(super) struct Notebook<'a> {
 /// The names of dependencies as digests. Most versions have those of the version before, in the same bytes.
 #[derive(Default)]
 struct Dependencies<'a> {
-    last: Option<([Option<&'a str>; 2], Option<[u8; 16]>)>,
+    /// Both maps as they were written.
+    last_maps: Option<[Option<&'a str>; 2]>,
+    last_digest: Option<[u8; 16]>,
 }
 
 impl<'a> Dependencies<'a> {
     /// The names in both maps, whatever their order; `None` where there are none.
     fn digest(&mut self, dependencies: Option<&'a str>, optional: Option<&'a str>) -> Option<[u8; 16]> {
         let maps = [dependencies, optional];
-        if let Some((_, digest)) = self.last.filter(|(last, _)| *last == maps) {
-            return digest;
+        if self.last_maps == Some(maps) {
+            return self.last_digest;
         }
         let mut names = Vec::new();
         for map in maps.into_iter().flatten().filter(|map| map.starts_with('{')) {
@@ -119,7 +121,7 @@ impl<'a> Dependencies<'a> {
             let digest = Digest::of(Algorithm::Sha256, names.join("\n").as_bytes());
             digest.as_bytes().first_chunk().copied().unwrap_or_default()
         });
-        self.last = Some((maps, digest));
+        (self.last_maps, self.last_digest) = (Some(maps), digest);
         digest
     }
 }

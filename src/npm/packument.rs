@@ -110,6 +110,7 @@ impl Entry {
 
 /// The index of one packument.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says of one member whether the document has it")]
 pub struct Packument {
     /// The package that was asked for, and that the document says it is.
     pub name: PackageName,

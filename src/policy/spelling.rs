@@ -30,6 +30,7 @@ pub fn suggestions<'a>(wrong: &str, names: impl Iterator<Item = &'a str> + Clone
 }
 
 /// Suggestions as a sentence tells them, or `None` where nothing comes near.
+#[must_use]
 pub fn suggested(suggestions: &[&str]) -> Option<String> {
     let names: Vec<_> = suggestions.iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| format!("{}, if that was meant", names.join(" or ")))

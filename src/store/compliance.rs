@@ -526,7 +526,11 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         length,
         etag: etag.as_deref().map(Into::into),
         last_modified: etag.map(Into::into),
-        form: [None, Some(Form::Full), Some(Form::Abbreviated)][length as usize % 3],
+        form: match length % 3 {
+            0 => None,
+            1 => Some(Form::Full),
+            _ => Some(Form::Abbreviated),
+        },
     });
     (proptest::option::of(document), proptest::collection::vec(release, 0..4), proptest::collection::vec(tag, 0..3))
         .prop_map(|(document, releases, tags)| PackageChange { document, releases, tags, ..PackageChange::default() })
