@@ -209,10 +209,12 @@ fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Pack
 }
 
 /// Whether a change that upstream accepted shows that its sender may write the package. Starring shows nothing: every account may do
-/// that, by a PUT to the package's own address without attachments.
+/// that, by a PUT to the package's own address without versions.
 fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Published<'a> {
+        #[serde(borrow)]
+        versions: BTreeMap<String, &'a RawValue>,
         #[serde(borrow, rename = "_attachments")]
         attachments: BTreeMap<String, &'a RawValue>,
     }
@@ -220,16 +222,26 @@ fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
     let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
     match segments.as_slice() {
         ["-", "package", rest @ ..] => {
-            rest.iter().any(|segment| matches!(*segment, "dist-tags" | "access" | "visibility" | "collaborators" | "trust"))
+            // The name has one segment, or two where the slash of a scope is written as such.
+            let unescaped = rest.first().is_some_and(|first| is_scope(first));
+            let what = rest.get(if unescaped { 2 } else { 1 });
+            what.is_some_and(|what| matches!(*what, "dist-tags" | "access" | "visibility" | "collaborators" | "trust"))
         }
         ["-", "stage", "package", ..] => true,
         ["-", ..] => false,
         _ if segments.contains(&"-rev") => true,
         _ if method == "PUT" => {
-            serde_json::from_slice::<Published<'_>>(body).is_ok_and(|published| !published.attachments.is_empty())
+            let published = serde_json::from_slice::<Published<'_>>(body);
+            published.is_ok_and(|published| !published.attachments.is_empty() && !published.versions.is_empty())
         }
         _ => false,
     }
+}
+
+/// Whether a segment of a path is a scope alone, without the name that follows it.
+fn is_scope(segment: &str) -> bool {
+    let name = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+    name.starts_with('@') && !name.contains('/')
 }
 
 /// The package that an answer to a staged publish names.
@@ -266,17 +278,23 @@ mod tests {
 
     #[test]
     fn only_what_an_owner_may_do_confirms_a_token() {
-        let published = br#"{"name":"ui","versions":{},"_attachments":{"ui-1.0.0.tgz":{"data":"x"}}}"#;
+        let published = br#"{"name":"ui","versions":{"1.0.0":{}},"_attachments":{"ui-1.0.0.tgz":{"data":"x"}}}"#;
+        let attached = br#"{"_id":"ui","users":{"mallory":true},"_attachments":{"x":{}}}"#;
         let starred = br#"{"_id":"ui","_rev":"1","users":{"mallory":true}}"#;
         let empty = br#"{"_id":"ui","users":{},"versions":{"1.0.0":{}},"_attachments":{}}"#;
         for (method, path, body, expected) in [
             ("PUT", "@acme%2fui", published.as_slice(), true),
             ("PUT", "ui", starred, false),
             ("PUT", "ui", empty, false),
+            ("PUT", "ui", attached, false),
             ("PUT", "ui", b"no json", false),
             ("PUT", "ui/-rev/1-0", b"{}", true),
             ("DELETE", "ui/-/ui-1.0.0.tgz/-rev/1-0", b"", true),
             ("PUT", "-/package/@acme%2fui/dist-tags/next", b"\"1.0.0\"", true),
+            ("PUT", "-/package/@acme/ui/dist-tags/next", b"\"1.0.0\"", true),
+            ("PUT", "-/package/trust/star", b"{}", false),
+            ("PUT", "-/package/@acme/access/star", b"{}", false),
+            ("PUT", "-/package/@acme%2faccess/star", b"{}", false),
             ("POST", "-/npm/v1/oidc/token/exchange/package/ui", b"", false),
             ("POST", "-/stage/package/ui", published, true),
             ("PUT", "-/user/org.couchdb.user:me", b"{}", false),
