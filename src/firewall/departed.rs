@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::history;
-use super::known::{Known, Partition};
+use super::known::Known;
 use super::world::World;
 use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::{Applicable, Facts, Presence, UnknownFacts};
@@ -31,8 +31,7 @@ impl<'a> Departed<'a> {
         let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
         let packument = known.packument.as_ref();
         let departed = packument.and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
-        let private = matches!(known.slot.partition, Partition::Own(_));
-        let first = history::first_seen_as(&rows).filter(|_| !private);
+        let first = history::first_seen_as(&rows);
         if first.is_none() && departed.is_none() {
             return None;
         }

@@ -10,51 +10,75 @@ use moka::sync::Cache;
 use super::catalog::is_within;
 use super::known::{Known, Partition, Slot};
 use super::slots::SlotRequest;
-use super::stored::StoredTarball;
+use super::stored::{Place, StoredTarball};
 use super::{Asker, Inner, Rejection, notes};
 use crate::npm::{Digest, PackageName};
 use crate::store::{PackageChange, TarballSource};
 use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Authorization, Offer, UpstreamError};
 
-/// Credentials and packages of which it is remembered that they go together, about 200 bytes each. One that is forgotten costs a
-/// request.
-const MAX_SCOPES: u64 = 50_000;
+/// Memory for the places that credentials may have tarballs from, in bytes. What is forgotten costs a request.
+const SCOPES_BYTES: u64 = 16 << 20;
+
+/// What a place takes, about.
+const PLACE_BYTES: usize = 150;
+
+/// The most places of one package that are remembered for the same credentials. Most packages have one.
+const MAX_PLACES: usize = 200;
 
 /// Packages of which it is remembered that they are not for all clients.
 const MAX_PRIVATE: u64 = 10_000;
 
 /// Which credentials may have which packages.
 pub(super) struct Entitlements {
-    /// When the address of a tarball of the package last gave it to the credentials; `None` where upstream refused them since.
-    scopes: Cache<Slot, Option<Timestamp>>,
+    scopes: Cache<Slot, Arc<Scope>>,
     /// When the address of a tarball of the package last gave nothing to a request without credentials.
     private: Cache<PackageName, Timestamp>,
 }
 
+/// The places of a package that gave a tarball to some credentials, and when each last did, the newest last; none where upstream
+/// refused them since.
+type Scope = Vec<(Arc<str>, Timestamp)>;
+
 impl Default for Entitlements {
     fn default() -> Self {
-        Self { scopes: Cache::new(MAX_SCOPES), private: Cache::new(MAX_PRIVATE) }
+        let weigher = |_: &Slot, scope: &Arc<Scope>| u32::try_from(PLACE_BYTES * (1 + scope.len())).unwrap_or(u32::MAX);
+        Self { scopes: Cache::builder().max_capacity(SCOPES_BYTES).weigher(weigher).build(), private: Cache::new(MAX_PRIVATE) }
     }
 }
 
 impl Entitlements {
-    /// Learns that upstream gave a tarball of the package to these credentials.
-    pub(super) fn grant(&self, slot: &Slot, now: Timestamp) {
-        self.scopes.insert(slot.clone(), Some(now));
+    /// Learns that upstream gave these credentials a tarball of the package from `place`. What it gives without credentials it gives
+    /// for one address only, which the tarball itself says.
+    pub(super) fn grant(&self, slot: &Slot, place: &Place, now: Timestamp) {
+        if slot.partition == Partition::Anonymous {
+            return;
+        }
+        let text = place.text();
+        self.scopes.entry(slot.clone()).and_upsert_with(|known| {
+            let known = known.map(moka::Entry::into_value).unwrap_or_default();
+            let mut places: Scope = known.iter().filter(|(other, _)| other != text).cloned().collect();
+            if places.len() >= MAX_PLACES {
+                places.remove(0);
+            }
+            places.push((Arc::clone(text), now));
+            Arc::new(places)
+        });
     }
 
     /// Learns that upstream gives these credentials nothing of the package any more.
     pub(super) fn end(&self, slot: &Slot) {
         // Others have nothing to lose, and must not fill the memory.
         if slot.partition == Partition::Lent || self.scopes.contains_key(slot) {
-            self.scopes.insert(slot.clone(), None);
+            self.scopes.insert(slot.clone(), Arc::default());
         }
     }
 
-    /// Whether upstream gave these credentials a tarball of the package within `span`.
-    fn holds(&self, slot: &Slot, span: Duration, now: Timestamp) -> bool {
-        self.scopes.get(slot).flatten().is_some_and(|since| is_within(since, span, now))
+    /// Whether upstream gave these credentials a tarball from `place` within `span`.
+    fn holds(&self, slot: &Slot, place: &Place, span: Duration, now: Timestamp) -> bool {
+        let scope = self.scopes.get(slot);
+        let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| text == place.text()));
+        since.is_some_and(|(_, since)| is_within(*since, span, now))
     }
 
     /// Whether upstream was never asked for these credentials since the process began.
@@ -78,13 +102,21 @@ pub(super) enum Entitled {
 impl Inner {
     /// Whether the credentials of `known` may have `stored` by what is known already.
     pub(super) fn is_entitled(&self, known: &Known, stored: &StoredTarball) -> bool {
-        stored.is_public() || self.entitlements.holds(&known.slot, self.config.packument_ttl, self.clock.now())
+        stored.is_public() || self.entitlements.holds(&known.slot, &stored.place, self.config.packument_ttl, self.clock.now())
     }
 
     /// Whether the credentials of `known` may have a version that upstream no longer has: all may have what was public, and those
-    /// that are shown the package now what others got with credentials.
-    pub(super) fn is_entitled_to_departed(known: &Known, stored: &StoredTarball) -> bool {
-        stored.is_public() || known.packument.is_some() && known.slot.partition != Partition::Anonymous
+    /// that are shown the package now what others got of it with credentials. What a client's own token is not shown may be there for
+    /// others: of that it has what is public, and what it got itself.
+    pub(super) fn is_entitled_to_departed(&self, known: &Known, stored: &StoredTarball) -> bool {
+        let is_shown = || known.packument.is_some() && stored.place.is_packages_own();
+        let got_it = || self.entitlements.holds(&known.slot, &stored.place, self.config.max_stale, self.clock.now());
+        stored.is_public()
+            || match known.slot.partition {
+                Partition::Anonymous => false,
+                Partition::Lent => is_shown(),
+                Partition::Own(_) => is_shown() && got_it(),
+            }
     }
 
     /// Asks upstream whether the credentials of `known` may have `stored`, the tarball of the entry at `at`.
@@ -135,13 +167,14 @@ impl Inner {
         let entitled = self.ask_address(known, at, stored, authorization).await;
         match &entitled {
             Ok(Entitled::Yes) if is_anonymous => self.make_public(known, at, stored).await,
-            Ok(Entitled::Yes) => self.entitlements.grant(slot, now),
+            Ok(Entitled::Yes) => self.entitlements.grant(slot, &stored.place, now),
             Err(error) if !is_no_answer(error) => self.entitlements.end(slot),
             // Without an answer, the last one counts for as long as what is stale is served.
-            Err(_) if self.entitlements.holds(slot, self.config.max_stale, now) => return Ok(Entitled::Yes),
+            Err(_) if self.entitlements.holds(slot, &stored.place, self.config.max_stale, now) => return Ok(Entitled::Yes),
             // After a restart the last answer to our own credentials is the packument that they were shown.
             Err(_)
                 if slot.partition == Partition::Lent
+                    && stored.place.is_packages_own()
                     && self.entitlements.is_unasked(slot)
                     && is_within(known.checked, self.config.max_stale, now) =>
             {
@@ -220,16 +253,29 @@ mod tests {
     }
 
     #[test]
-    fn an_entitlement_lasts_for_its_span_and_ends_at_a_no() {
-        let slot = |token: u8| Slot { name: PackageName::parse("@acme/secret").unwrap(), partition: Partition::Own([token; 32]) };
+    fn an_entitlement_lasts_for_its_span_and_place_and_ends_at_a_no() {
+        let name = || PackageName::parse("@acme/secret").unwrap();
+        let slot = |token: u8| Slot { name: name(), partition: Partition::Own([token; 32]) };
+        let place = |address: &str| Place::of(&name(), &format!("https://registry.example/{address}"));
+        let (own, odd) = (place("@acme/secret/-/secret-1.0.0.tgz"), place("other/secret.tgz"));
         let (entitlements, span) = (Entitlements::default(), Duration::from_secs(300));
-        assert!(!entitlements.holds(&slot(1), span, at(0)));
-        entitlements.grant(&slot(1), at(0));
-        assert!(entitlements.holds(&slot(1), span, at(299)) && !entitlements.holds(&slot(2), span, at(1)));
-        assert!(!entitlements.holds(&slot(1), span, at(300)) && !entitlements.holds(&slot(1), span, at(-1)));
+        assert!(!entitlements.holds(&slot(1), &own, span, at(0)));
+        entitlements.grant(&slot(1), &own, at(0));
+        let next = place("@acme/secret/-/secret-1.1.0.tgz");
+        assert!(entitlements.holds(&slot(1), &next, span, at(299)) && !entitlements.holds(&slot(2), &own, span, at(1)));
+        assert!(!entitlements.holds(&slot(1), &own, span, at(300)) && !entitlements.holds(&slot(1), &own, span, at(-1)));
+        assert!(!entitlements.holds(&slot(1), &odd, span, at(1)));
         entitlements.end(&slot(1));
-        assert!(!entitlements.holds(&slot(1), span, at(1)));
-        assert!(!entitlements.is_unasked(&slot(1)) && entitlements.is_unasked(&slot(3)), "a refusal is an answer");
+        assert!(!entitlements.holds(&slot(1), &own, span, at(1)) && !entitlements.is_unasked(&slot(1)));
+        entitlements.grant(&slot(1), &odd, at(2));
+        assert!(entitlements.holds(&slot(1), &odd, span, at(2)) && !entitlements.holds(&slot(1), &own, span, at(2)));
+        for number in 0..2 * MAX_PLACES {
+            entitlements.grant(&slot(1), &place(&format!("{number}.tgz")), at(3));
+        }
+        assert_eq!(entitlements.scopes.get(&slot(1)).unwrap().len(), MAX_PLACES);
+        let anonymous = Slot { name: name(), partition: Partition::Anonymous };
+        entitlements.grant(&anonymous, &own, at(0));
+        assert!(!entitlements.holds(&anonymous, &own, span, at(1)));
     }
 
     #[test]

@@ -83,8 +83,9 @@ impl Inner {
             || known.validators() == Validators::default()
             || is_within(known.checked, INTERVAL, now)
             || self.once_more.in_vain.get(&shared).is_some_and(|since| is_within(since, INTERVAL, now));
-        if is_answered || Version::parse(version).is_none() || judge_gone(known, version, &self.world(), asker.profile).is_some()
-        {
+        // What one client's token was not shown may have left for that token alone.
+        let has_left = || !known.slot.is_own() && judge_gone(known, version, &self.world(), asker.profile).is_some();
+        if is_answered || Version::parse(version).is_none() || has_left() {
             return None;
         }
         let voyage = Voyage {

@@ -15,12 +15,12 @@ use super::entitlement::Entitled;
 use super::known::{Known, Slot};
 use super::packument::no_version;
 use super::slots::SlotRequest;
-use super::stored::StoredTarball;
+use super::stored::{Place, StoredTarball};
 use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Reading, Refusal, Rejection, Tarball, notes};
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Agreement, Algorithm, Digest, Hasher, Integrity, PackageName, Version};
+use crate::npm::{Agreement, Algorithm, Digest, Hasher, Integrity, PackageName, Packument, Version};
 use crate::policy::{Facts, Note, RuleId, Verdict, judge, waiver};
 use crate::store::{
     BlobKind, Committed, Download, Kind, LearnedDigests, Outcome, PackageChange, PendingBlob, Release, StoreError, TarballSource,
@@ -153,6 +153,11 @@ impl Inner {
         let screen = known.screen(world, asker.profile);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
+            // It may be there for other tokens, which is not this one's to know.
+            let is_told = |packument: &Arc<Packument>| packument.departed.iter().any(|(key, _)| **key == *version);
+            if known.slot.is_own() && !known.packument.as_ref().is_some_and(is_told) {
+                return Err(no_version(name, version));
+            }
             return Err(self.refused(asker, refusal));
         }
         let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
@@ -178,6 +183,9 @@ impl Inner {
         let entry =
             known.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
         let Some((at, entry)) = entry else {
+            if slot.is_own() {
+                return Err(no_version(&slot.name, version));
+            }
             return Err(Rejection::NotFound(
                 format!("{} no longer has this version upstream, and it is not in the cache", slot.name).into(),
             ));
@@ -213,7 +221,7 @@ impl Inner {
         let Some(stored) = self.find_stored(known, version, admitted).await? else { return Ok(None) };
         let Some(bytes) = self.open_blob(&stored.name).await else { return Ok(None) };
         let entitled = match admitted.entry {
-            None if Self::is_entitled_to_departed(known, &stored) => Entitled::Yes,
+            None if self.is_entitled_to_departed(known, &stored) => Entitled::Yes,
             None => Entitled::Unclear,
             Some(_) if self.is_entitled(known, &stored) => Entitled::Yes,
             Some(at) => self.ask_entitlement(known, at, &stored, asker).await?,
@@ -244,7 +252,7 @@ impl Inner {
         let fits = |source: &TarballSource| {
             entry.is_none_or(|(_, entry)| source.address == entry.tarball) && integrity.is_covered_by(&source.digests)
         };
-        let mut fitting = sources.into_iter().filter(fits).filter_map(StoredTarball::recall);
+        let mut fitting = sources.into_iter().filter(fits).filter_map(|source| StoredTarball::recall(&known.slot.name, source));
         let first = fitting.next();
         let stored = match fitting.find(StoredTarball::is_public) {
             // Of a departed version any address will do, best a public one.
@@ -416,7 +424,10 @@ impl Inner {
     async fn note_landed(self: &Arc<Self>, source: &Source, landed: &Landed, with_credentials: bool) {
         let Landed { bytes, digests } = landed;
         let (length, public) = (bytes.len() as u64, !with_credentials);
-        let Some(stored) = StoredTarball::new(digests.clone(), length, public).map(Arc::new) else { return };
+        let Some(stored) = StoredTarball::new(digests.clone(), length, Place::of(&source.slot.name, &source.url), public) else {
+            return;
+        };
+        let stored = Arc::new(stored);
         let is_about = |known: Integrity| known.agreement(digests) == Agreement::Same;
         let agrees = |row: &&Release| *row.version == *source.version && row.known_digests().is_some_and(is_about);
         let row = source.known.record.releases.iter().find(agrees);
@@ -440,7 +451,7 @@ impl Inner {
         }
         let entries = source.known.packument.as_ref().map_or(0, |packument| packument.entries.len());
         source.known.tarballs.set(source.at, entries, &stored);
-        self.entitlements.grant(&source.slot, self.clock.now());
+        self.entitlements.grant(&source.slot, &stored.place, self.clock.now());
     }
 
     /// The refusal of bytes that are not what the packument says.

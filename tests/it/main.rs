@@ -19,6 +19,7 @@ mod admin;
 mod adopting;
 mod age;
 mod ahead;
+mod attack_bytes;
 mod audit;
 mod authority;
 mod beside;

@@ -1,0 +1,222 @@
+//! More ways to bytes and credentials of others: entitlement that spreads from one address to another, versions that went, redirects,
+//! and what confirms a writer.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::package::{Package, days, hours, minutes, sha512};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const SECRET: &str = "/@acme/secret/-/secret-1.0.0.tgz";
+const SLY: &str = "/sly/-/sly-1.0.0.tgz";
+const BAIT: &str = "/sly/-/sly-2.0.0.tgz";
+
+/// A private package, and a public one whose `sly@1.0.0` states the address and the integrity of the private tarball.
+async fn with_sly() -> (Scene, Vec<u8>) {
+    let scene = Scene::open().await;
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
+    scene.publish(secret.clone());
+    let stolen = Package::new("sly", "1.0.0").dist("integrity", sha512(&secret.tarball)).dist("shasum", Value::Null);
+    scene.publish(stolen.at_url(&format!("{}{SECRET}", scene.registry.url)));
+    scene.publish(Package::new("sly", "2.0.0"));
+    (scene, secret.tarball)
+}
+
+#[tokio::test]
+async fn a_public_tarball_of_a_package_entitles_nobody_to_the_private_one_that_it_names() {
+    let (scene, secret) = with_sly().await;
+    assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
+    // Each has a tarball of the same package by right.
+    scene.get(BAIT).await.is(200);
+    scene.get(BAIT).token("mallory").await.is(200);
+    for ask in [scene.get(SLY), scene.get(SLY).token("mallory"), scene.get(SLY).header("range", "bytes=0-9").token("mallory")] {
+        let answer = ask.await;
+        assert!(answer.status >= 400, "{}", answer.status);
+    }
+    assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
+}
+
+#[tokio::test]
+async fn a_private_tarball_under_anothers_name_does_not_come_free_when_it_goes() {
+    let (mut scene, secret) = with_sly().await;
+    assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
+    scene.get("/sly").await.is(200);
+    scene.get("/sly").token("mallory").await.is(200);
+    scene.later(hours(1));
+    scene.registry.unpublish("sly", "1.0.0");
+    for _ in 0..2 {
+        scene.get(BAIT).token("mallory").await.is(200);
+        for ask in [scene.get(SLY), scene.get(SLY).token("mallory")] {
+            assert!(ask.await.status >= 400);
+        }
+        scene.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_private_version_that_was_public_never_is_not_given_to_who_asks_without_a_token() {
+    let scene = Scene::open().await;
+    // The packument is shown to all, of the tarballs only one.
+    scene.publish(Package::new("half", "1.0.0"));
+    let paid = Package::new("half", "2.0.0");
+    scene.publish(paid.clone());
+    let path = paid.path();
+    scene.get(&path).token("alice").await.is(200);
+    scene.registry.answer(&path, Reply::error(401, "who are you?"));
+    // It was downloaded with a token; whether anybody may have it was never asked.
+    scene.get("/half/-/half-1.0.0.tgz").await.is(200);
+    let refused = scene.get(&path).await;
+    assert!(refused.status >= 400 && refused.body != paid.tarball, "{}", refused.status);
+}
+
+#[tokio::test]
+async fn odd_places_are_asked_for_each_and_the_packages_own_once() {
+    let scene = Scene::open().await;
+    let versions = ["1.0.0", "1.1.0"];
+    let own = |version: &str| format!("/api/v4/projects/7/packages/npm/@acme/ui/-/@acme/ui-{version}.tgz");
+    let odd = |version: &str| format!("/files/{version}/ui.tgz");
+    for version in versions {
+        scene.publish(Package::new("@acme/ui", version).at_path(&own(version)).readable_with("job-*"));
+        scene.publish(Package::new("@acme/odd", version).at_path(&odd(version)).readable_with("job-*"));
+    }
+    for job in ["job-1", "job-2", "job-3"] {
+        for version in versions {
+            scene.get(&format!("/@acme/ui/-/ui-{version}.tgz")).token(job).await.is(200);
+            scene.get(&format!("/@acme/odd/-/odd-{version}.tgz")).token(job).await.is(200);
+            scene.get(&format!("/@acme/odd/-/odd-{version}.tgz")).token(job).await.is(200);
+        }
+    }
+    let asked = |job: &str, beginning: &str| {
+        let requests = scene.registry.requests();
+        requests.iter().filter(|request| request.path.starts_with(beginning) && request.bearer() == Some(job)).count()
+    };
+    assert_eq!(["job-1", "job-2", "job-3"].map(|job| asked(job, "/api/")), [2, 1, 1]);
+    assert_eq!(["job-1", "job-2", "job-3"].map(|job| asked(job, "/files/")), [2, 2, 2]);
+}
+
+#[tokio::test]
+async fn lent_credentials_that_upstream_refused_get_nothing_in_an_outage() {
+    let mut scene = Scene::open().await;
+    let basic = format!("Basic {}", STANDARD.encode("me:pass"));
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with(&basic);
+    scene.publish(secret);
+    let url = scene.registry.url.replace("http://", "http://me:pass@");
+    scene.restart_with("upstream", &url).await;
+    scene.get(SECRET).await.is(200);
+    scene.registry.answer(SECRET, Reply::error(403, "revoked"));
+    scene.later(minutes(10));
+    scene.get(SECRET).await.is(403);
+    scene.registry.goes_down();
+    for _ in 0..2 {
+        assert!(scene.get(SECRET).await.status >= 400);
+        scene.later(minutes(1));
+    }
+}
+
+#[tokio::test]
+async fn a_departed_version_is_served_to_tokens_that_are_shown_the_package() {
+    let scene = Scene::open().await;
+    for version in ["1.0.0", "2.0.0"] {
+        scene.publish(Package::new("left-pad", version).aged(days(900)));
+    }
+    let path = "/left-pad/-/left-pad-1.0.0.tgz";
+    let bytes = scene.get(path).await.is(200).body;
+    scene.get("/left-pad").token("job-1").await.is(200);
+    scene.later(days(30));
+    scene.get("/left-pad").await.is(200);
+    scene.get("/left-pad").token("job-1").await.is(200);
+    scene.later(hours(1));
+    scene.registry.unpublish("left-pad", "1.0.0");
+    assert_eq!(scene.get(path).await.is(200).body, bytes);
+    for job in ["job-1", "job-2"] {
+        assert_eq!(scene.get(path).token(job).await.is(200).body, bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_and_back_carries_no_credentials_and_makes_nothing_public() {
+    let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
+    let storage = Registry::elsewhere(&scene.clock).await;
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
+    scene.publish(secret.clone());
+    storage.tamper("/blob.tgz", secret.tarball.clone());
+    scene.registry.answer(SECRET, Reply::redirect(307, &format!("{}/blob.tgz", storage.url)));
+    scene.get(SECRET).token("alice").await.is(200);
+    // Signed storage asks nobody who they are; the registry does.
+    scene.registry.answer(SECRET, Reply::error(401, "who are you?"));
+    for ask in [scene.get(SECRET), scene.get(SECRET).token("mallory")] {
+        assert!(ask.await.status >= 400);
+    }
+    storage.answer("/blob.tgz", Reply::redirect(302, &format!("{}/stolen", scene.registry.url)));
+    scene.registry.answer("/stolen", Reply::ok("x"));
+    scene.registry.answer(SECRET, Reply::redirect(302, &format!("{}/blob.tgz", storage.url)));
+    scene.later(minutes(10));
+    scene.get(SECRET).token("alice").await;
+    assert!(storage.requests().iter().all(|request| request.bearer().is_none()));
+    let back = scene.registry.requests().into_iter().filter(|request| request.path == "/stolen");
+    assert!(back.into_iter().all(|request| request.headers.first("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn what_everybody_may_send_confirms_no_writer_whatever_the_package_is_called() {
+    let scene = Scene::open().set("allow-writes", "true").await;
+    for name in ["trust", "access", "collaborators"] {
+        scene.publish_old(name, &["1.0.0"]);
+        scene.publish(Package::new(name, "1.1.0").aged(hours(1)));
+        let hidden = format!("/{name}?write=true");
+        let star = format!("/-/package/{name}/star");
+        scene.registry.answer(&star, Reply::json("{}"));
+        scene.ask("PUT", &star).token("fan").json(&json!({})).await.is(200);
+        scene.get(&hidden).token("fan").await.is(403);
+        // A star with an attachment, which registries read as a star.
+        scene.registry.answer(&format!("/{name}"), Reply::json("{}"));
+        let body = json!({ "_id": name, "users": { "fan": true }, "_attachments": { "x": {} } });
+        scene.ask("PUT", &format!("/{name}")).token("fan").json(&body).await.is(200);
+        scene.registry.answer_truly(&format!("/{name}"));
+        scene.get(&hidden).token("fan").await.is(403);
+    }
+}
+
+#[tokio::test]
+async fn bytes_and_statements_of_many_kinds_open_nothing() {
+    for (number, sri) in [
+        // Two of one algorithm, of which npm would take either.
+        |good: &str, evil: &str| format!("{good} {evil}"),
+        |good: &str, evil: &str| format!("{evil} {good}"),
+        |good: &str, evil: &str| format!("{evil}?x {good}?y"),
+        |_: &str, evil: &str| evil.to_owned(),
+        |_: &str, evil: &str| format!("md5-AAAA {evil}"),
+        |_: &str, _: &str| "sha512-AAAA".to_owned(),
+        |_: &str, _: &str| "md5-AAAA".to_owned(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut scene = Scene::open().await;
+        let carrier = Package::new("carrier", "1.0.0").content("malice");
+        let victim = Package::new("victim", "1.0.0");
+        scene.publish(victim.clone());
+        scene.publish(carrier.clone());
+        scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
+        scene.get("/victim").await.is(200);
+        let said = sri(&sha512(&victim.tarball), &sha512(&carrier.tarball));
+        scene.later(hours(1));
+        scene.registry.edit("victim", move |packument| {
+            packument["versions"]["1.0.0"]["dist"] = json!({
+                "tarball": packument["versions"]["1.0.0"]["dist"]["tarball"], "integrity": said,
+            });
+        });
+        for restart in [false, true] {
+            if restart {
+                scene.restart().await;
+            }
+            scene.registry.tamper("/victim/-/victim-1.0.0.tgz", carrier.tarball.clone());
+            let answer = scene.get("/victim/-/victim-1.0.0.tgz").await;
+            assert!(answer.status >= 400 && answer.body != carrier.tarball, "{number}: {}", answer.status);
+            scene.get("/victim").await.is(403);
+        }
+    }
+}
