@@ -199,10 +199,13 @@ fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
 
 fn status(rejection: &Rejection) -> StatusCode {
     match rejection {
-        Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound) => StatusCode::NOT_FOUND,
+        Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. }) => {
+            StatusCode::NOT_FOUND
+        }
         Rejection::Refused(_) | Rejection::NotEntitled(_) => StatusCode::FORBIDDEN,
         Rejection::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Rejection::Upstream(_) | Rejection::Unreadable { .. } => StatusCode::BAD_GATEWAY,
+        Rejection::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
         Rejection::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::npm::PackageName;
 use crate::policy::decision::Decision;
 use crate::store::{
-    Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, SqliteLedger, StoreError,
+    Document, Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, SqliteLedger, StoreError,
     TarballSource,
 };
 
@@ -23,6 +23,10 @@ impl Ledger for Glimpse {
 
     fn record_package(&self, _key: &PackageKey, _change: &PackageChange) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn record_absence(&self, _key: &PackageKey, _document: &Document, _expired: Timestamp) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     fn record_download(&self, _download: Download, _at: Timestamp) {}

@@ -272,7 +272,8 @@ impl App {
         feeds.first_looks().await;
         let policies = Policies::new(config.policies);
         let judge = Arc::clone(&firewall) as Judge;
-        let (mut checks, mut remarks) = (checks(&ledger), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
+        let (mut checks, mut remarks) =
+            (checks(&ledger, &firewall), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         let reload_trouble = Arc::default();
         remarks.push(("configuration", reloading::remark(Arc::clone(&reload_trouble))));
         checks.extend([("feeds", feeds::lacking(&feeds)), ("tasks", tasks.check())]);
@@ -582,13 +583,13 @@ async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
 }
 
 /// What readiness looks at. Upstream is not among it: a cache that can serve is ready, and asking would send something.
-fn checks(ledger: &Arc<SqliteLedger>) -> Vec<(&'static str, Check)> {
-    let ledger = Arc::clone(ledger);
+fn checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static str, Check)> {
+    let (ledger, firewall) = (Arc::clone(ledger), Arc::clone(firewall));
     let reads = move || {
         let name = PackageName::parse("coldframe").map_err(|wrong| wrong.to_string())?;
         ledger.package(&PackageKey { upstream: "".into(), name }).map(drop).map_err(|wrong| wrong.to_string())
     };
-    vec![("ledger", Arc::new(reads))]
+    vec![("ledger", Arc::new(reads)), ("clock", Arc::new(move || firewall.check_clock()))]
 }
 
 /// Whether upstream is asked at all.

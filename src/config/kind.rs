@@ -33,6 +33,8 @@ pub enum Kind {
     Count,
     /// A whole number.
     Number,
+    /// How publish times count, for all registries or one scope's.
+    TimeMode,
     /// One of a few words.
     Word(&'static [&'static str]),
 }
@@ -55,6 +57,7 @@ impl Kind {
             Self::Network => "CIDR",
             Self::Truth => "BOOL",
             Self::Count | Self::Number => "NUMBER",
+            Self::TimeMode => "[SCOPE=]MODE",
             Self::Word(_) => "WORD",
         }
     }
@@ -90,6 +93,9 @@ impl Kind {
             Self::Truth => "`true` or `false`".to_owned(),
             Self::Count => "a whole number of at least 1".to_owned(),
             Self::Number => "a whole number; 0 is none".to_owned(),
+            Self::TimeMode => {
+                "`checked`, `first-seen` or `trust`; for the registry of a scope alone as in `@acme=trust`".to_owned()
+            }
             Self::Word(words) => {
                 let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
                 quoted.join(", ")

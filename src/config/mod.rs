@@ -514,6 +514,7 @@ memory = \"1GB\"
             tarball-limit = "500MB"                     # default
             # tarball-host                              # default: upstream's own
             # redirect-host                             # default: upstream's own
+            # upstream-time                             # default: checked
             # upstream-ca                               # default: the system's
             upstream-timeout = "30s"                    # default
             upstream-patience = "3s"                    # default

@@ -14,7 +14,7 @@ use super::settings::Key;
 use super::written::{Value, Written};
 use super::{Machine, place};
 use crate::policy::{PackageGlob, amount};
-use crate::upstream::HostGlob;
+use crate::upstream::{HostGlob, TimeMode};
 
 /// Reads settings and gathers what is wrong with them.
 pub(super) struct Reader<'a> {
@@ -222,6 +222,24 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     address.or_else(|_| text.parse().map(|net: IpNet| net.trunc())).map_err(|_| "is no network".to_owned())
 }
 
+/// How publish times count, and for the registry of which scope, where one is named.
+pub(super) fn time_mode(text: &str) -> Result<(Option<String>, TimeMode), String> {
+    let (scope, mode) = match text.split_once('=') {
+        Some((scope, mode)) => (Some(scope.trim()), mode),
+        None => (None, text),
+    };
+    let mode = match mode.trim() {
+        "checked" => TimeMode::Checked,
+        "first-seen" => TimeMode::FirstSeen,
+        "trust" => TimeMode::Trust,
+        _ => return Err("is not known".to_owned()),
+    };
+    if scope.is_some_and(|scope| !scope.starts_with('@') || scope.len() < 2 || scope.contains('/')) {
+        return Err("names no scope".to_owned());
+    }
+    Ok((scope.map(str::to_owned), mode))
+}
+
 /// One of a few words.
 pub(super) fn word(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
     move |text| words.iter().find(|word| **word == text.trim()).copied().ok_or_else(|| "is not known".to_owned())
@@ -230,6 +248,16 @@ pub(super) fn word(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_mode_may_be_for_one_scope() {
+        assert_eq!(time_mode("checked"), Ok((None, TimeMode::Checked)));
+        assert_eq!(time_mode(" @acme = first-seen "), Ok((Some("@acme".to_owned()), TimeMode::FirstSeen)));
+        assert_eq!(time_mode("@acme=trust"), Ok((Some("@acme".to_owned()), TimeMode::Trust)));
+        for wrong in ["", "trusted", "acme=trust", "@=trust", "@acme/ui=trust", "@acme="] {
+            assert!(time_mode(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_address_has_an_ip_and_a_port() {

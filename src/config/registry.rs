@@ -37,6 +37,7 @@ pub(super) fn choose(
     let marked = reader.several(Key::ClientCredentials, read::public_url);
     let tarball_hosts = reader.several(Key::TarballHost, read::host_glob);
     let redirect_hosts = reader.several(Key::RedirectHost, read::host_glob);
+    let time_modes = reader.several(Key::UpstreamTime, read::time_mode);
     let mut extra_roots = reader.several(Key::UpstreamCa, read::path);
     let timeout = reader.one(Key::UpstreamTimeout, read::some_duration);
     let npm = npm(reader, machine, ourselves);
@@ -63,8 +64,22 @@ pub(super) fn choose(
     if !matches!(machine, Machine::Unknown) {
         check_marked(reader, &marked, default.as_ref(), &scoped);
     }
+    let (mut default, mut scoped) = (default?, scoped);
+    for (scope, mode) in &time_modes {
+        match scope {
+            None => default.time_mode = *mode,
+            Some(scope) => {
+                if let Some(registry) = scoped.get_mut(scope) {
+                    registry.time_mode = *mode;
+                } else {
+                    let problem = format!("`{scope}` has no registry of its own");
+                    reader.object(Key::UpstreamTime, problem, "a scope that npm's configuration gives a registry");
+                }
+            }
+        }
+    }
     let config = upstream::Config {
-        default: default?,
+        default,
         scoped,
         credentials,
         client_credentials: marked,

@@ -40,6 +40,7 @@ pub enum Key {
     TarballLimit,
     TarballHost,
     RedirectHost,
+    UpstreamTime,
     UpstreamCa,
     UpstreamTimeout,
     Patience,
@@ -139,7 +140,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 54] = [
+pub static SETTINGS: [Setting; 55] = [
     several(
         Key::Listen,
         "listen",
@@ -338,6 +339,13 @@ pub static SETTINGS: [Setting; 54] = [
         Kind::HostGlob,
         Default::Absent("upstream's own"),
         "Other hosts that upstream may redirect a tarball to; the registry's credentials do not go there",
+    ),
+    several(
+        Key::UpstreamTime,
+        "upstream-time",
+        Kind::TimeMode,
+        Default::Absent("checked"),
+        "How publish times count: checked against what was seen, from when a version was first seen, or as upstream states them",
     ),
     several(
         Key::UpstreamCa,

@@ -244,7 +244,10 @@ impl Inner {
         match landed {
             Ok(_) => true,
             // Somebody may depend on what was never published, or is not theirs to see.
-            Err(Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. })) => false,
+            Err(
+                Rejection::NotFound(_)
+                | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. } | UpstreamError::Denied { .. }),
+            ) => false,
             Err(_) => {
                 // Whoever cannot be asked is not asked for more.
                 ahead.inspect(|ahead| ahead.question.is_over.store(true, Ordering::Relaxed));
@@ -267,7 +270,8 @@ impl Inner {
                 continue;
             }
             let slot = Slot::of(&name, registry, &voyage.authorization);
-            let next = Voyage { slot, registry: Arc::clone(registry), ahead: Some(ahead.next(&wanted)), ..voyage.clone() };
+            let next =
+                Voyage { slot, registry: Arc::clone(registry), ahead: Some(ahead.next(&wanted)), asked: None, ..voyage.clone() };
             if !self.is_known(&next.slot) && ahead.takes_one() {
                 self.leads.push(next);
             }

@@ -1,6 +1,7 @@
 //! What was known of a package at another instant, as far as its record tells: which versions were there, where dist-tags
 //! pointed. Refuses to judge, and to be kept: nothing that is served is made of it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
@@ -15,6 +16,9 @@ impl Known {
     #[must_use]
     pub(super) fn as_of(&self, at: Timestamp) -> Self {
         let mut then = Self {
+            born: self.born,
+            behind: None,
+            disputed: self.disputed,
             slot: self.slot.clone(),
             registry: Arc::clone(&self.registry),
             form: self.form,
@@ -52,11 +56,15 @@ impl Known {
     /// pointed where it does now, if there was such a version yet.
     fn tags_at(&self, packument: &Packument, at: Timestamp) -> Vec<(Box<str>, Box<str>)> {
         let was_there = |version: &str| packument.find(version).is_some_and(|(place, _)| self.provenance[place].effective <= at);
-        let seen = |tag: &str| {
-            let sightings = self.record.tags.iter().filter(|seen| *seen.tag == *tag && seen.first_seen <= at);
-            sightings.max_by_key(|seen| seen.first_seen).map(|TagSighting { version, .. }| version)
-        };
-        let pointed = packument.dist_tags.iter().map(|(tag, target)| (tag, seen(tag).unwrap_or(target)));
+        let mut seen: HashMap<&str, &TagSighting> = HashMap::new();
+        for sighting in self.record.tags.iter().filter(|sighting| sighting.first_seen <= at) {
+            let last = seen.entry(&sighting.tag).or_insert(sighting);
+            if sighting.first_seen >= last.first_seen {
+                *last = sighting;
+            }
+        }
+        let pointed =
+            packument.dist_tags.iter().map(|(tag, target)| (tag, seen.get(&**tag).map_or(target, |sighting| &sighting.version)));
         pointed.filter(|(_, target)| was_there(target)).map(|(tag, target)| (tag.clone(), target.clone())).collect()
     }
 }

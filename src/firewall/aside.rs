@@ -99,7 +99,8 @@ impl Inner {
         let (inner, key, of) = (Arc::clone(self), slot.key(&registry), Box::<str>::from(version));
         let look_up = move || Ok::<_, StoreError>((inner.ledger.package(&key)?, inner.ledger.tarballs(&key, &of)?));
         let (record, tarballs) = self.blocking(look_up).await.ok()?.ok()?;
-        if record.document.is_some() || !tarballs.is_empty() {
+        let was_seen = record.document.is_some_and(|document| document.content.is_some()) || !record.releases.is_empty();
+        if was_seen || !tarballs.is_empty() {
             return None;
         }
         let mut under_way = self.asides.under_way.lock().unwrap_or_else(PoisonError::into_inner);

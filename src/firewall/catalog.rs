@@ -9,16 +9,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::timeout;
 
 use super::ahead::Ahead;
-use super::history::{self, Reconciled};
-use super::intake::{Arrival, Place, content_of};
+use super::history::{self, Parted, Reconciled};
+use super::intake::{Arrival, Contradictions, Place, TakenIn, content_of};
 use super::known::{Known, Screens, Slot};
 use super::recall::{Before, NEVER};
 use super::shelf::Wish;
 use super::slots::SlotRequest;
+use super::views::{Asked, too_many};
 use super::world::{Moment, Profile, World};
 use super::{Asker, Inner, Rejection, kin};
 use crate::net::FairPermit;
@@ -35,6 +36,9 @@ const LEAVE_ALONE: Duration = Duration::from_secs(5);
 
 /// How often it is told that a registry's last answers are served.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How far upstream's clock may be behind ours. Beyond it nothing opens by it, and refusals name it.
+const MAX_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
 /// How often a packument is asked for because a flight that was joined brought it in the other form.
 const ATTEMPTS: usize = 4;
@@ -89,6 +93,10 @@ pub(super) struct Voyage {
     pub whole: bool,
     /// Since when upstream must have been asked, whatever is fresh.
     pub not_before: Option<Timestamp>,
+    /// Whether upstream is asked however fresh the last answer is: another view of the package contradicts it.
+    pub again: bool,
+    /// Versions over which other views were asked and disagree; `None` where none was asked yet.
+    pub asked: Option<Arc<Parted>>,
 }
 
 /// What is shared by questions that ask upstream for the same: not with those from before the package was last written through us.
@@ -162,6 +170,9 @@ impl Inner {
         if self.absent.get(&slot).is_some_and(is_absent) {
             return Err(absent(name));
         }
+        if !self.is_known(&slot) {
+            self.may_ask_for_more(asker.address)?;
+        }
         let voyage = Voyage {
             slot,
             registry,
@@ -173,10 +184,16 @@ impl Inner {
             wish,
             whole: false,
             not_before: None,
+            again: false,
+            asked: None,
         };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
-            let reading = self.embark_or_make_do(voyage.clone(), now).await?;
+            let landed = self.embark_or_make_do(voyage.clone(), now).await;
+            if let Err(Rejection::NotFound(_)) = &landed {
+                self.note_absentee(&voyage.slot, asker.address);
+            }
+            let reading = landed?;
             if need.is_met_by(&reading.known) {
                 return Ok(reading);
             }
@@ -203,6 +220,8 @@ impl Inner {
             ahead: None,
             whole: true,
             not_before: None,
+            again: false,
+            asked: None,
         };
         let again = self.embark(voyage).await?;
         match self.load(&again.known).await? {
@@ -292,7 +311,7 @@ impl Inner {
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
-        if let Some(known) = usable.clone().filter(|_| !voyage.whole) {
+        if let Some(known) = usable.clone().filter(|_| !voyage.whole && !voyage.again) {
             if self.satisfies(&voyage, &known) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
                 return Ok(Reading { known, stale: None });
@@ -327,14 +346,27 @@ impl Inner {
         }
         let fetched = match fetched {
             Ok(fetched) => fetched,
-            Err(UpstreamError::NotFound) => return self.vanished(voyage, before, now).await,
+            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.vanished(voyage, before, now).await,
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
+            Err(error @ UpstreamError::MissingPage { .. }) if last.is_none() => {
+                self.absent.insert(voyage.slot.clone(), now);
+                return Err(error.into());
+            }
             Err(error) => return self.fall_back(&voyage.slot, last, error.into(), now),
         };
-        self.note_skew(&voyage.registry, fetched.date, now);
-        let validated = fetched.date.map_or(now, |date| date.min(now));
+        self.note_skew(&voyage.registry, fetched.clock(), now);
+        let recorded = self.is_clock_right(now, fetched.clock());
+        if let Some(known) = last.clone().filter(|_| !recorded) {
+            // Dated by a clock that somebody set, an answer says nothing new.
+            return Ok(Reading { known, stale: None });
+        }
+        let behind = fetched.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);
+        let validated = fetched.validated(now);
         match (fetched.freshness, before.known.clone()) {
-            (Freshness::NotModified, Some(known)) => self.confirm(&voyage, &known, known.form, validated, now, None).await,
+            (Freshness::NotModified, Some(known)) => {
+                let confirmed = Confirmed { form: known.form, validated, checked: now, behind, validators: None };
+                self.confirm(&voyage, &known, confirmed).await
+            }
             (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
             (Freshness::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
                 let detail = "it is said to be gzip and is not".into();
@@ -348,14 +380,24 @@ impl Inner {
                         self.keep(&known, body, place);
                     }
                     let form = if form == Form::Full { form } else { known.form };
-                    return self.confirm(&voyage, &known, form, validated, now, Some(validators)).await;
+                    let confirmed = Confirmed { form, validated, checked: now, behind, validators: Some(validators) };
+                    return self.confirm(&voyage, &known, confirmed).await;
                 }
-                let arrival = Arrival { form, body, validators, validated, checked: now, place };
+                // A clock that far behind opens nothing: what was open before stays so.
+                let until = before.last_validated().filter(|_| behind.is_some());
+                let validated = until.map_or(validated, |until| validated.min(until));
+                let arrival = Arrival { form, body, validators, validated, checked: now, behind, recorded, place };
                 match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
-                    Ok(Some(reading)) => Ok(reading),
+                    Ok(TakenIn::Read(reading)) => Ok(reading),
+                    Ok(TakenIn::Contradicts(contradictions)) => {
+                        let asked = self.ask_views_again(&voyage, contradictions, Asked { at: now, validated }).await;
+                        // Fetched again: what came meanwhile waits for nothing.
+                        let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
+                        Box::pin(self.sail(Voyage { asked: Some(Arc::new(asked)), ..voyage }, permit)).await
+                    }
                     // Abbreviated here means without `time`, which verdicts need.
                     // Without validators: a registry that has one ETag for both forms would confirm this one.
-                    Ok(None) => {
+                    Ok(TakenIn::Timeless) => {
                         let slot = voyage.slot.clone();
                         let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
                         let whole = Voyage { need: Need::Facts, ..voyage };
@@ -380,24 +422,45 @@ impl Inner {
         }
     }
 
+    /// Whether our wall clock may be believed, by what an upstream's clock says.
+    fn is_clock_right(&self, now: Timestamp, upstream: Option<Timestamp>) -> bool {
+        self.wall_clock.is_right(now, self.clock.elapsed(), upstream)
+    }
+
     /// Upstream confirmed what is known.
-    async fn confirm(
-        self: &Arc<Self>,
-        voyage: &Voyage,
-        known: &Arc<Known>,
-        form: Form,
-        validated: Timestamp,
-        checked: Timestamp,
-        validators: Option<Validators>,
-    ) -> Result<Reading, Rejection> {
+    async fn confirm(self: &Arc<Self>, voyage: &Voyage, known: &Arc<Known>, how: Confirmed) -> Result<Reading, Rejection> {
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
+        let Confirmed { form, validated, checked, behind, validators } = how;
         let Validators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
-        let validated = validated.max(known.validated);
-        let document = Document { validated, etag, last_modified, form: Some(form), ..known.document.clone() };
+        let validated = if behind.is_some() { known.validated } else { validated.max(known.validated) };
+        let form_asked = Some(form);
+        let document = Document { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
         self.record(voyage, PackageChange { document: Some(document.clone()), ..PackageChange::default() }).await;
-        let confirmed = Arc::new(known.confirmed(voyage.slot.clone(), form, validated, checked, document));
+        let confirmed = known.confirmed(voyage.slot.clone(), form, validated, checked, document);
+        let mut confirmed = Known { behind, ..confirmed };
+        if confirmed.disputed {
+            let contradictions;
+            (confirmed, contradictions) = self.compare_confirmed(voyage, confirmed, Parted::new(), checked).await?;
+            if !contradictions.is_empty() {
+                let asked = Asked { at: checked, validated };
+                let parted = self.ask_views_again(voyage, contradictions, asked).await;
+                (confirmed, _) = self.compare_confirmed(voyage, confirmed, parted, checked).await?;
+            }
+        }
+        let confirmed = Arc::new(confirmed);
         self.remember(&confirmed);
         Ok(Reading { known: confirmed, stale: None })
+    }
+
+    async fn compare_confirmed(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        known: Known,
+        parted: Parted,
+        now: Timestamp,
+    ) -> Result<(Known, Contradictions), Rejection> {
+        let (inner, voyage) = (Arc::clone(self), voyage.clone());
+        self.blocking(move || inner.compare_again(&voyage, &known, &parted, now)).await?
     }
 
     /// Keeps what is known, also for the next token's question.
@@ -413,22 +476,24 @@ impl Inner {
     async fn vanished(self: &Arc<Self>, voyage: Voyage, before: Before, now: Timestamp) -> Result<Reading, Rejection> {
         let slot = voyage.slot.clone();
         // A token that may not see a package is told that there is none.
-        let Some(last) = before.last().cloned().filter(|_| !slot.is_own()) else {
+        if slot.is_own() {
+            self.documents.invalidate(&slot);
+            self.absent.insert(slot.clone(), now);
+            return Err(absent(&slot.name));
+        }
+        let (inner, gone) = (Arc::clone(self), voyage.clone());
+        let Some((record, document)) = self.blocking(move || inner.record_vanished(&gone, &before, now)).await?? else {
             self.documents.invalidate(&slot);
             self.absent.insert(slot.clone(), now);
             return Err(absent(&slot.name));
         };
-        let Reconciled { mut change, findings, .. } = history::vanish(&before.record, &last);
-        let document = Document { content: None, ..last };
-        change.document = Some(document.clone());
-        let mut record = PackageRecord::clone(&before.record);
-        record.apply(&change);
-        self.report(&slot.name, &findings);
-        self.record(&voyage, change).await;
         let known = Arc::new(Known {
             form: Form::Full,
             slot,
             registry: Arc::clone(&voyage.registry),
+            born: None,
+            behind: None,
+            disputed: false,
             packument: None,
             provenance: Arc::default(),
             record: Arc::new(record),
@@ -443,6 +508,56 @@ impl Inner {
         });
         self.remember(&known);
         Ok(Reading { known, stale: None })
+    }
+
+    /// Records that a package is not there: one that was never seen as such, so that it cannot claim to be old when it appears. `None`
+    /// for such a one; else its record. Blocks.
+    fn record_vanished(
+        &self,
+        voyage: &Voyage,
+        before: &Before,
+        now: Timestamp,
+    ) -> Result<Option<(PackageRecord, Document)>, Rejection> {
+        let name = &voyage.slot.name;
+        let _turn = self.histories.lock(name);
+        let record = self.read_record(voyage, before)?;
+        let first = Document {
+            first_seen: now,
+            validated: now,
+            changed: now,
+            looked: now,
+            modified: None,
+            content: None,
+            length: 0,
+            etag: None,
+            last_modified: None,
+            form: None,
+        };
+        let document = record.document.clone().map_or(first, |last| Document { content: None, looked: now, ..last });
+        if record.releases.is_empty() {
+            let expired = instant::before(now, self.world().longest_age());
+            return match self.ledger.record_absence(&voyage.key(), &document, expired) {
+                Ok(true) => {
+                    if record.document.is_none() {
+                        self.new_absentees.insert(voyage.slot.clone(), ());
+                    }
+                    Ok(None)
+                }
+                Ok(false) => Err(too_many()),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(package.name = %name, error, "the ledger cannot be written");
+                    Ok(None)
+                }
+            };
+        }
+        let Reconciled { mut change, findings, .. } = history::vanish(&record);
+        change.document = Some(document.clone());
+        let mut record = PackageRecord::clone(&record);
+        record.apply(&change);
+        self.report(name, false, &findings);
+        self.write(&voyage.key(), &change);
+        Ok(Some((record, document)))
     }
 
     /// Serves the last answer while upstream cannot be asked, for a bounded time.
@@ -488,6 +603,15 @@ impl Voyage {
     pub(super) fn key(&self) -> PackageKey {
         self.slot.key(&self.registry)
     }
+}
+
+/// How upstream confirmed a document.
+struct Confirmed {
+    form: Form,
+    validated: Timestamp,
+    checked: Timestamp,
+    behind: Option<SignedDuration>,
+    validators: Option<Validators>,
 }
 
 /// Whether `now` is in the span that begins `since`; a clock that was set back is not.

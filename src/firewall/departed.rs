@@ -1,5 +1,7 @@
 //! A version that the newest packument does not have, as the ledger first saw it. Refuses to judge it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::history;
@@ -21,6 +23,7 @@ pub(super) struct Departed<'a> {
     published: Option<Timestamp>,
     born: Option<Timestamp>,
     effective: Timestamp,
+    longest_age: Duration,
     advisories: Applicable<'a>,
 }
 
@@ -44,8 +47,9 @@ impl<'a> Departed<'a> {
             first,
             digests: first.and_then(Release::known_digests),
             published: first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published)),
-            born: packument.and_then(|packument| packument.oldest),
-            effective: first.map_or(known.validated, |row| row.effective),
+            born: known.born,
+            effective: first.map_or(known.validated, Release::counts_from),
+            longest_age: world.longest_age(),
             advisories: advisories.among(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })
     }
@@ -60,6 +64,7 @@ impl<'a> Departed<'a> {
             has_integrity: self.first.is_some(),
             integrity: self.digests.as_ref(),
             born: self.born,
+            longest_age: self.longest_age,
             presence: if was_there { Presence::Present } else { gone },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
@@ -78,7 +83,7 @@ impl<'a> Departed<'a> {
 /// Every version that was ever seen of a package, and since when it counts: how established it is does not change by what went.
 fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>, Timestamp)> {
     let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
-    let recorded = known.record.releases.iter().map(|release| (&*release.version, release.effective));
+    let recorded = known.record.releases.iter().map(|release| (&*release.version, release.counts_from()));
     let mut seen: Vec<(&str, Timestamp)> = current.chain(recorded).collect();
     seen.sort_unstable();
     seen.reverse();

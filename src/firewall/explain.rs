@@ -82,12 +82,9 @@ impl Telling<'_> {
         let policy = world.policy(self.asker.profile);
         let rules = policy.about(facts.name);
         let packument = known.packument.as_deref();
-        let tags = packument.iter().flat_map(|packument| packument.dist_tags.iter().map(move |tag| (packument, tag)));
-        let tags = tags.map(|(packument, (tag, target))| TagMove {
-            tag: tag.clone(),
-            upstream: target.clone(),
-            shown: screen.tag(packument, tag).map(Into::into),
-        });
+        let tags = packument.iter().flat_map(|packument| screen.each_tag(packument));
+        let tags =
+            tags.map(|(tag, target, shown)| TagMove { tag: tag.into(), upstream: target.into(), shown: shown.map(Into::into) });
         Explanation {
             name: facts.name.clone(),
             version: facts.version.into(),

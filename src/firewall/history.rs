@@ -1,26 +1,49 @@
-//! What the ledger remembers of a package, held against the packument upstream sends now: since when a release counts,
-//! whether its bytes changed, what went. Pure; refuses to judge, and to read or write the ledger itself.
+//! What the ledger remembers of a package, compared with the packument that upstream sends now: since when a release counts,
+//! whether its bytes changed, what went, and where views of the package contradict each other. Pure.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::npm::packument::Entry;
-use crate::npm::{Agreement, Form, Integrity, ManifestDigest, Packument};
+use crate::npm::{Agreement, Form, Integrity, ManifestDigest, Packument, instant};
 use crate::store::{Document, LearnedDigests, PackageChange, PackageRecord, Release, TagSighting};
+use crate::upstream::TimeMode;
+
+/// How long a package may have been missing as a whole (404) without its versions counting as returned: an outage of the registry.
+const LONGEST_OUTAGE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a version that one client's token is not shown may be missing there before it counts as gone for the others.
+const OTHER_TOKEN: Duration = Duration::from_secs(24 * 3600);
+
+/// The most (version, integrity) pairs that are recorded of a package: what was recorded is never evicted, so beyond it new versions
+/// are refused. No package has half as many; each takes about 300 bytes of memory.
+pub const MAX_RELEASES: usize = 100_000;
+
+/// The most places of dist-tags that are recorded of a package. Beyond it the oldest are forgotten: a hidden tag then moves by
+/// precedence.
+pub const MAX_SIGHTINGS: usize = 60_000;
+
+/// The longest name of a dist-tag, and the longest version it points to, that are recorded.
+const MAX_TAG_LENGTH: usize = 256;
 
 /// What the record adds to one entry of a packument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
     /// The effective publish time.
     pub effective: Timestamp,
+    /// The same, whatever clients resolve by has changed since: a package does not begin with such a change.
+    pub began: Timestamp,
     /// Whether this version was first seen with another integrity.
     pub integrity_changed: bool,
     /// Every digest that its bytes must match: what is stated now, was ever stated, and was computed of them.
     pub digests: Option<Integrity>,
+    /// Whether the record is full, so that nothing is known of this version's past.
+    pub unrecorded: bool,
 }
 
-/// What became of a package when its newest packument was held against its record.
+/// What became of a package when its newest packument was compared with its record.
 #[derive(Debug, Default)]
 pub struct Reconciled {
     /// One for each entry of the packument.
@@ -29,6 +52,9 @@ pub struct Reconciled {
     pub change: PackageChange,
     /// What an operator must be able to find again.
     pub findings: Vec<Finding>,
+    /// Versions that contradict another view of the package, which is to be asked again: with the place of that view among the
+    /// others.
+    pub contradictions: Vec<(Box<str>, usize)>,
 }
 
 /// Something that should not happen to a package.
@@ -45,41 +71,92 @@ pub enum Finding {
     },
     /// A version that was there is there no longer.
     Gone(Release),
+    /// Two views of the package were asked and contradict each other over a version: each has its own history of it.
+    Parted(Box<str>),
 }
 
-/// Holds `packument`, which upstream confirmed at `seen` in `form`, against `record` and the `last` document before it.
-#[must_use]
-pub fn reconcile(
-    record: &PackageRecord,
-    last: Option<&Document>,
-    packument: &Packument,
-    form: Form,
-    seen: Timestamp,
-) -> Reconciled {
-    let mut known: HashMap<&str, Vec<&Release>> = HashMap::with_capacity(record.releases.len());
-    for release in &record.releases {
-        known.entry(&release.version).or_default().push(release);
+/// One look at a package, and what decides how it counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// The packument that was read.
+    pub packument: &'a Packument,
+    /// The form it was asked for in.
+    pub form: Form,
+    /// When it was asked for, by our clock.
+    pub at: Timestamp,
+    /// How this upstream's publish times count.
+    pub mode: TimeMode,
+    /// The longest age that any rule names.
+    pub longest_age: Duration,
+    /// Versions, with their integrity, over which other views were asked since and still disagree.
+    pub parted: &'a Parted,
+    /// Where clients' own tokens are shown it: whether the document before this one was shown to another token.
+    pub other_token: Option<OtherToken<'a>>,
+}
+
+/// The document before was shown to another client's token.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherToken<'a> {
+    /// What the token of now was shown last, as far as memory knows.
+    pub shown: Option<&'a Packument>,
+}
+
+/// Versions over which views of a package part, with the integrity that they were seen with.
+pub type Parted = HashMap<Box<str>, Option<Integrity>>;
+
+/// Another view of the package: its releases by version.
+struct View<'a> {
+    last_look: Option<Timestamp>,
+    releases: HashMap<&'a str, Vec<&'a Release>>,
+}
+
+impl<'a> View<'a> {
+    fn new(record: &'a PackageRecord) -> Self {
+        Self { last_look: record.document.as_ref().map(|document| document.looked), releases: by_version(record) }
     }
-    let absent_at = last.filter(|last| last.content.is_some()).map(|last| last.validated);
+
+    fn rows(&self, version: &str) -> &[&'a Release] {
+        self.releases.get(version).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
+    let mut rows: HashMap<&str, Vec<&Release>> = HashMap::with_capacity(record.releases.len());
+    for release in &record.releases {
+        rows.entry(&release.version).or_default().push(release);
+    }
+    rows
+}
+
+/// Compares a look with the `record` of its view and with the records of the `others`.
+#[must_use]
+pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<'_>) -> Reconciled {
+    let mut known = by_version(record);
+    let others: Vec<_> = others.iter().map(|record| View::new(record)).collect();
+    let last = record.document.as_ref();
     let mut reconciled = Reconciled::default();
-    reconciled.provenance.reserve(packument.entries.len());
-    for entry in &packument.entries {
+    reconciled.provenance.reserve(look.packument.entries.len());
+    let mut recorded = record.releases.len();
+    for entry in &look.packument.entries {
         let rows = known.remove(&*entry.key).unwrap_or_default();
-        let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
-        let provenance = trace(entry, manifest, &rows, absent_at, seen, &mut reconciled);
+        let manifest = ManifestDigest::new(entry.resolution, look.form, entry.traits.install_script);
+        let tracing =
+            Tracing { entry, manifest, rows: &rows, last_look: last.map(|last| last.looked.min(look.at)), others: &others, look };
+        let provenance = tracing.trace(&mut recorded, &mut reconciled);
         reconciled.provenance.push(provenance);
     }
-    let replaced = packument.is_security_placeholder();
-    mark_gone(known.into_values().flatten(), last, replaced, &mut reconciled);
-    follow_tags(record, last, packument, seen, &mut reconciled.change);
+    let replaced = look.packument.is_security_placeholder();
+    mark_gone(known.into_values().flatten(), last, Gone { replaced, dropped: true }, &mut reconciled);
+    follow_tags(record, look, &mut reconciled.change);
     reconciled
 }
 
 /// Marks every release as gone: upstream no longer has the package.
 #[must_use]
-pub fn vanish(record: &PackageRecord, last: &Document) -> Reconciled {
+pub fn vanish(record: &PackageRecord) -> Reconciled {
     let mut reconciled = Reconciled::default();
-    mark_gone(record.releases.iter(), Some(last), false, &mut reconciled);
+    let gone = Gone { replaced: false, dropped: false };
+    mark_gone(record.releases.iter(), record.document.as_ref(), gone, &mut reconciled);
     reconciled
 }
 
@@ -91,57 +168,59 @@ pub fn first_seen_as<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
     rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
 }
 
-fn trace(
-    entry: &Entry,
+/// One entry of the packument, and what is known of its version.
+struct Tracing<'a> {
+    entry: &'a Entry,
+    /// What clients resolve by, as the entry has it.
     manifest: ManifestDigest,
-    rows: &[&Release],
-    absent_at: Option<Timestamp>,
-    seen: Timestamp,
-    into: &mut Reconciled,
-) -> Provenance {
-    let first = first_seen_as(rows);
-    let same = find_same(rows, first, entry.integrity.as_ref());
-    let effective = match (same, rows.iter().copied().min_by_key(|row| row.first_seen)) {
-        (Some(row), _) | (None, Some(row)) => row.effective,
-        (None, None) => match (entry.published, absent_at) {
-            (Some(published), Some(absent)) => published.max(absent),
-            (Some(published), None) => published,
-            (None, _) => seen,
-        },
-    };
-    let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
-    let (manifest, manifest_changed) = follow_manifest(manifest, same, rows, seen);
-    let digests = match (same.and_then(Release::known_digests), &entry.integrity) {
-        (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
-        (known, stated) => stated.clone().or(known),
-    };
-    match same {
-        Some(row) => {
-            // It came back: it is not held again.
-            let now = Release { gone: None, replaced: false, manifest: Some(manifest), manifest_changed, ..Release::clone(row) };
-            if now != *row {
-                into.change.releases.push(now);
-            }
+    rows: &'a [&'a Release],
+    /// The last look of this view.
+    last_look: Option<Timestamp>,
+    others: &'a [View<'a>],
+    look: &'a Look<'a>,
+}
+
+impl<'a> Tracing<'a> {
+    fn trace(&self, recorded: &mut usize, into: &mut Reconciled) -> Provenance {
+        let (entry, at) = (self.entry, self.look.at);
+        let unknown = |unrecorded| Provenance {
+            effective: at,
+            began: at,
+            integrity_changed: false,
+            digests: entry.integrity.clone(),
+            unrecorded,
+        };
+        // What is no version is hidden for its flaw, and a name as long as upstream likes is not recorded.
+        if entry.version.is_none() {
+            return unknown(false);
+        }
+        let first = first_seen_as(self.rows);
+        let same = find_same(self.rows, first, entry.integrity.as_ref());
+        if same.is_none() && *recorded >= MAX_RELEASES {
+            return unknown(true);
+        }
+        let before = same.or_else(|| self.rows.iter().copied().min_by_key(|row| row.first_seen));
+        let mut release = match before {
+            Some(before) => self.seen_again(before, into),
+            None => self.first_sight(into),
+        };
+        let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
+        let (manifest, manifest_changed) = follow_manifest(self.manifest, same, self.rows, at);
+        (release.manifest, release.manifest_changed) = (Some(manifest), manifest_changed);
+        let mut digests = match (same.and_then(Release::known_digests), &entry.integrity) {
+            (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
+            (known, stated) => stated.clone().or(known),
+        };
+        if let Some(row) = same {
             if let Some(stated) = &entry.integrity
                 && !row.known_digests().is_some_and(|known| stated.is_covered_by(&known))
             {
                 let (version, integrity) = (row.version.clone(), row.integrity.clone());
                 into.change.digests.push(LearnedDigests { version, integrity, digests: stated.clone() });
             }
-        }
-        None => {
-            into.change.releases.push(Release {
-                version: entry.key.clone(),
-                integrity: entry.integrity.clone(),
-                published: entry.published,
-                effective,
-                first_seen: seen,
-                gone: None,
-                replaced: false,
-                digests: None,
-                manifest: Some(manifest),
-                manifest_changed,
-            });
+        } else {
+            release = Release { integrity: entry.integrity.clone(), digests: None, first_seen: at, ..release };
+            *recorded += 1;
             if let Some(first) = first.filter(|_| changed) {
                 into.findings.push(Finding::IntegrityChanged {
                     version: entry.key.clone(),
@@ -150,9 +229,193 @@ fn trace(
                 });
             }
         }
+        let changed = self.conflicts(&mut release, &mut digests, into) || changed;
+        let began = self.effective(&release);
+        let effective = manifest_changed.map_or(began, |since| began.max(since));
+        if same != Some(&release) {
+            into.change.releases.push(release);
+        }
+        Provenance { effective, began, integrity_changed: changed, digests, unrecorded: false }
     }
-    let effective = manifest_changed.map_or(effective, |since| effective.max(since));
-    Provenance { effective, integrity_changed: changed, digests }
+
+    /// From when the release counts, by the way in which this upstream's publish times count.
+    fn effective(&self, release: &Release) -> Timestamp {
+        match self.look.mode {
+            TimeMode::Checked => release.counts_from(),
+            TimeMode::FirstSeen => {
+                let elsewhere = self.others.iter().filter_map(|other| self.same_in(other)).map(|row| row.first_seen);
+                let first_seen = elsewhere.chain([release.first_seen]).min().unwrap_or(release.first_seen);
+                release.moved.map_or(first_seen, |moved| moved.max(first_seen))
+            }
+            TimeMode::Trust => self.entry.published.unwrap_or(release.first_seen),
+        }
+    }
+
+    /// A version that this view has seen before: what changes of its release.
+    fn seen_again(&self, before: &Release, into: &mut Reconciled) -> Release {
+        let mut release = before.clone();
+        if let Some(published) = self.entry.published
+            && before.published.is_none()
+            && before.absent.is_none()
+            && before.moved.is_none()
+        {
+            // There at the first look: it counts by upstream's time, now that there is one. It cannot be younger than our sight of it.
+            release.moved = Some(published.min(before.first_seen));
+        }
+        if let Some(last_seen) = before.gone {
+            if !self.keeps_its_age(&release, last_seen) {
+                release.moved = Some(release.counts_from().max(self.look.at));
+            }
+            (release.gone, release.dropped, release.replaced) = (None, false, false);
+        }
+        if release.held_since.is_some() {
+            self.review_hold(&mut release, into);
+        }
+        release
+    }
+
+    /// Whether a version that went after `last_seen` and is there again keeps its age.
+    fn keeps_its_age(&self, release: &Release, last_seen: Timestamp) -> bool {
+        let Look { at, longest_age, other_token, .. } = *self.look;
+        let was_old = instant::after(release.counts_from(), longest_age) <= last_seen;
+        let outage = !release.dropped && at < instant::after(last_seen, LONGEST_OUTAGE);
+        // What another token was not shown within a day is missing for that token alone, unless this one had lost it too.
+        let had_it = other_token.is_some_and(|other| other.shown.is_none_or(|shown| shown.find(&self.entry.key).is_some()));
+        let other_token = had_it && self.last_look.is_some_and(|look| at < instant::after(look, OTHER_TOKEN));
+        !release.replaced && (was_old || outage || other_token)
+    }
+
+    /// A version that this view has never seen.
+    fn first_sight(&self, into: &mut Reconciled) -> Release {
+        let (entry, at) = (self.entry, self.look.at);
+        let mut release = Release {
+            version: entry.key.clone(),
+            integrity: entry.integrity.clone(),
+            published: entry.published,
+            effective: at,
+            first_seen: at,
+            gone: None,
+            replaced: false,
+            digests: None,
+            manifest: None,
+            manifest_changed: None,
+            absent: self.last_look,
+            held_since: None,
+            moved: None,
+            dropped: false,
+            parted: false,
+        };
+        let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
+        if let Some(first) = elsewhere().min_by_key(|row| row.first_seen) {
+            // Fixed when another view saw it first; a look before that counts, whoever looked.
+            let looks = self.others.iter().filter_map(|other| other.last_look).chain(self.last_look);
+            let earlier = looks.filter(|look| *look < first.first_seen).max();
+            let is_known = first.published.is_some() || first.moved.is_some() || first.absent.is_some();
+            let counts = match entry.published {
+                Some(published) if !is_known => Some(published.min(first.first_seen)),
+                _ => elsewhere().map(Release::counts_from).max(),
+            };
+            release.effective = counts.unwrap_or(at).max(earlier.unwrap_or(Timestamp::MIN));
+            release.absent = first.absent.max(earlier);
+            return release;
+        }
+        let published = entry.published.unwrap_or(at);
+        if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
+            // Another token was not shown it: asked again with a token of nobody's, the registry tells whether strangers are.
+            if self.is_parted() {
+                (release.absent, release.parted) = (None, true);
+            } else {
+                self.contradict(look, self.others.len(), into);
+            }
+        }
+        let alone = published.max(release.absent.unwrap_or(Timestamp::MIN));
+        release.effective = alone;
+        for (place, other) in self.others.iter().enumerate() {
+            let Some(look) = other.last_look.map(|look| look.min(at)).filter(|_| other.rows(&entry.key).is_empty()) else {
+                continue;
+            };
+            if self.is_parted() {
+                release.parted |= look > alone;
+                continue;
+            }
+            release.absent = release.absent.max(Some(look));
+            if look > alone {
+                release.held_since = release.held_since.max(Some(look));
+                self.contradict(look, place, into);
+            }
+        }
+        if release.parted {
+            into.findings.push(Finding::Parted(entry.key.clone()));
+        }
+        release
+    }
+
+    /// A version that counts from another view's last look: whether that view was asked again, and still does not have it. What it says
+    /// at another time does not count: upstream may have taken the version away for that moment.
+    fn review_hold(&self, release: &mut Release, into: &mut Reconciled) {
+        let Some(held) = release.held_since else { return };
+        if self.others.iter().any(|other| self.same_in(other).is_some()) {
+            return;
+        }
+        if self.is_parted() {
+            (release.held_since, release.parted) = (None, true);
+            into.findings.push(Finding::Parted(release.version.clone()));
+            return;
+        }
+        for (place, _) in self.others.iter().enumerate().filter(|(_, other)| other.last_look.is_some()) {
+            self.contradict(held, place, into);
+        }
+    }
+
+    /// Whether another view first saw this version with other bytes, or knows digests that these contradict; what it knows besides is
+    /// added to `digests`. A view that was asked since and still states other bytes has another history.
+    fn conflicts(&self, release: &mut Release, digests: &mut Option<Integrity>, into: &mut Reconciled) -> bool {
+        let mut conflicts = false;
+        for (place, other) in self.others.iter().enumerate() {
+            let rows = other.rows(&self.entry.key);
+            let Some(first) = first_seen_as(rows).filter(|first| !first.parted && !release.parted) else { continue };
+            if may_be_same(first, self.entry.integrity.as_ref()) {
+                let all = match (&*digests, first.known_digests()) {
+                    (Some(ours), Some(theirs)) => ours.union(&theirs),
+                    (ours, theirs) => ours.clone().or(theirs),
+                };
+                if all.is_some() {
+                    *digests = all;
+                    continue;
+                }
+            }
+            let agrees = self.same_in(other).is_some();
+            if !agrees && self.is_parted() {
+                release.parted = true;
+                into.findings.push(Finding::Parted(release.version.clone()));
+                continue;
+            }
+            conflicts = true;
+            if !agrees {
+                into.contradictions.push((self.entry.key.clone(), place));
+            }
+        }
+        conflicts
+    }
+
+    /// Notes that another view did not have the version at `look`, if that may still hold it back.
+    fn contradict(&self, look: Timestamp, place: usize, into: &mut Reconciled) {
+        if instant::after(look, self.look.longest_age) > self.look.at {
+            into.contradictions.push((self.entry.key.clone(), place));
+        }
+    }
+
+    /// The release of the same bytes in another view, if both have one history of it.
+    fn same_in(&self, other: &View<'a>) -> Option<&'a Release> {
+        let rows = other.rows(&self.entry.key);
+        find_same(rows, first_seen_as(rows), self.entry.integrity.as_ref()).filter(|row| !row.parted)
+    }
+
+    /// Whether other views were asked about this version as it is, and disagree.
+    fn is_parted(&self) -> bool {
+        let parted = self.look.parted.get(&*self.entry.key);
+        parted.is_some_and(|integrity| is_same(integrity.as_ref(), self.entry.integrity.as_ref()))
+    }
 }
 
 /// What is known of a version's manifest now, and since when it is so where it was ever otherwise: the version counts from then.
@@ -194,10 +457,33 @@ fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
     }
 }
 
-fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Document>, replaced: bool, into: &mut Reconciled) {
+/// Whether two statements are about the same bytes. Nothing in common says nothing, and what says nothing is not the same.
+fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => one.agreement(other) == Agreement::Same,
+        _ => false,
+    }
+}
+
+/// How versions went.
+#[derive(Clone, Copy)]
+struct Gone {
+    /// A security placeholder replaced them.
+    replaced: bool,
+    /// A document that names others does not name them.
+    dropped: bool,
+}
+
+fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Document>, how: Gone, into: &mut Reconciled) {
     for row in rows {
-        let gone = row.gone.or(document.map(|document| document.validated)).unwrap_or(row.first_seen);
-        let now = Release { gone: Some(gone), replaced: row.replaced || replaced, ..row.clone() };
+        let gone = row.gone.or(document.map(|document| document.looked)).unwrap_or(row.first_seen);
+        let now = Release {
+            gone: Some(gone),
+            replaced: row.replaced || how.replaced,
+            dropped: row.dropped || how.dropped,
+            ..row.clone()
+        };
         if row.gone.is_none() {
             into.findings.push(Finding::Gone(now.clone()));
         }
@@ -208,26 +494,32 @@ fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Docu
 }
 
 /// Notes where tags point now, and until when they pointed elsewhere.
-fn follow_tags(
-    record: &PackageRecord,
-    last: Option<&Document>,
-    packument: &Packument,
-    seen: Timestamp,
-    change: &mut PackageChange,
-) {
-    let confirmed = last.map_or(seen, |last| last.validated);
+fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChange) {
+    let confirmed = record.document.as_ref().map_or(look.at, |last| last.looked);
     let current = current_tags(record);
-    for (tag, version) in &packument.dist_tags {
-        if current.get(&**tag).is_some_and(|sighting| sighting.version == *version) {
+    let mut points: HashMap<&str, &str> = HashMap::with_capacity(look.packument.dist_tags.len());
+    for (tag, version) in &look.packument.dist_tags {
+        points.insert(tag, version);
+        let is_short = tag.len() <= MAX_TAG_LENGTH && version.len() <= MAX_TAG_LENGTH;
+        if !is_short || current.get(&**tag).is_some_and(|sighting| sighting.version == *version) {
             continue;
         }
-        change.tags.push(TagSighting { tag: tag.clone(), version: version.clone(), first_seen: seen, last_seen: seen });
+        change.tags.push(TagSighting { tag: tag.clone(), version: version.clone(), first_seen: look.at, last_seen: look.at });
     }
+    let added = change.tags.len();
     for sighting in current.values() {
-        let still = packument.dist_tags.iter().any(|(tag, version)| *tag == sighting.tag && *version == sighting.version);
+        let still = points.get(&*sighting.tag).is_some_and(|version| **version == *sighting.version);
         if !still && sighting.last_seen < confirmed {
             change.tags.push(TagSighting { last_seen: confirmed, ..TagSighting::clone(sighting) });
         }
+    }
+    let over = (record.tags.len() + added).saturating_sub(MAX_SIGHTINGS);
+    if over > 0 {
+        // A list of `MAX_DIST_TAGS` may be current, so what is forgotten is past.
+        let is_past = |sighting: &&TagSighting| points.get(&*sighting.tag).is_none_or(|version| **version != *sighting.version);
+        let mut past: Vec<&TagSighting> = record.tags.iter().filter(is_past).collect();
+        past.sort_by_key(|sighting| sighting.last_seen);
+        change.forgotten_tags = past.into_iter().take(over).cloned().collect();
     }
 }
 
@@ -245,6 +537,8 @@ fn current_tags(record: &PackageRecord) -> HashMap<&str, &TagSighting> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::npm::{Algorithm, Digest, PackageName, ingest};
 
@@ -272,22 +566,35 @@ mod tests {
         ingest::ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
     }
 
+    /// Ages of rules in these tests: 72 hours.
+    const AGE: Duration = Duration::from_secs(72 * 3600);
+
+    fn look<'a>(packument: &'a Packument, hour: i64, parted: &'a Parted) -> Look<'a> {
+        Look { packument, form: Form::Full, at: at(hour), mode: TimeMode::Checked, longest_age: AGE, parted, other_token: None }
+    }
+
+    fn document(hour: i64) -> Document {
+        Document {
+            first_seen: at(hour),
+            validated: at(hour),
+            changed: at(hour),
+            looked: at(hour),
+            modified: None,
+            content: Some([0; 32]),
+            length: 0,
+            etag: None,
+            last_modified: None,
+            form: None,
+        }
+    }
+
     /// Sees one packument after the other, at these hours; returns the record and the last reconciliation.
     fn seen(packuments: &[(i64, Packument)]) -> (PackageRecord, Reconciled) {
         let mut record = PackageRecord::default();
         let mut last = Reconciled::default();
         for (hour, packument) in packuments {
-            last = reconcile(&record, record.document.as_ref(), packument, Form::Full, at(*hour));
-            last.change.document = Some(Document {
-                first_seen: at(*hour),
-                validated: at(*hour),
-                changed: at(*hour),
-                content: Some([0; 32]),
-                length: 0,
-                etag: None,
-                last_modified: None,
-                form: None,
-            });
+            last = reconcile(&record, &[], &look(packument, *hour, &Parted::new()));
+            last.change.document = Some(document(*hour));
             record.apply(&last.change);
         }
         (record, last)
@@ -304,16 +611,19 @@ mod tests {
     }
 
     #[test]
-    fn it_is_set_once_even_when_upstream_loses_and_finds_it() {
+    fn it_is_set_once_and_moved_by_a_return_alone() {
         let one = packument(&[("1.0.0", "a", Some(-1000))]);
         let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(5))]);
         let later = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(99))]);
         let (record, lost) = seen(&[(6, two.clone()), (10, one.clone())]);
         assert!(matches!(&lost.findings[..], [Finding::Gone(release)] if release.gone == Some(at(6))));
         assert_eq!(record.releases[1].gone, Some(at(6)));
-        let (record, found) = seen(&[(6, two), (10, one), (200, later)]);
-        assert_eq!(found.provenance[1].effective, at(5));
+        // Young when it went, it counts from its return; what was past every age when it was last seen does not.
+        let (record, found) = seen(&[(6, two.clone()), (10, one.clone()), (200, later.clone())]);
+        assert_eq!(found.provenance[1].effective, at(200));
         assert_eq!(record.releases[1].gone, None);
+        let (_, found) = seen(&[(6, two.clone()), (80, two), (90, one), (200, later)]);
+        assert_eq!(found.provenance[1].effective, at(5));
     }
 
     #[test]
@@ -384,13 +694,13 @@ mod tests {
         let carrier = edited(&weak, |entry| {
             entry.integrity = digests("a", &[Algorithm::Sha1]).unwrap().union(&digests("b", &[Algorithm::Sha512]).unwrap());
         });
-        let reconciled = reconcile(&record, record.document.as_ref(), &carrier, Form::Full, at(9));
+        let reconciled = reconcile(&record, &[], &look(&carrier, 9, &Parted::new()));
         assert!(reconciled.provenance[0].integrity_changed);
         assert!(matches!(&reconciled.findings[..], [Finding::IntegrityChanged { .. }]));
         let by_sha256 = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha256]));
-        assert!(reconcile(&record, record.document.as_ref(), &by_sha256, Form::Full, at(9)).provenance[0].integrity_changed);
+        assert!(reconcile(&record, &[], &look(&by_sha256, 9, &Parted::new())).provenance[0].integrity_changed);
         let same = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha256]));
-        assert!(!reconcile(&record, record.document.as_ref(), &same, Form::Full, at(9)).provenance[0].integrity_changed);
+        assert!(!reconcile(&record, &[], &look(&same, 9, &Parted::new())).provenance[0].integrity_changed);
     }
 
     #[test]
@@ -411,5 +721,139 @@ mod tests {
         let without = packument(&[("0.9.0", "z", Some(-9000))]);
         let (_, returned) = seen(&[(1, plain), (2, without), (3, evil)]);
         assert_eq!(returned.provenance[0].effective, at(3));
+    }
+
+    /// What may happen to a package, and who looks.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// Upstream shows the version, and claims that it is so many hours old.
+        Appears(i64),
+        /// Upstream no longer shows it.
+        Disappears,
+        /// Upstream says that there is no such package, or that there is one again.
+        Package(bool),
+        /// A view looks.
+        Looks(usize),
+        /// A view asks and gets no look: an error, a page, a cut body, an older copy, or nothing.
+        Fails,
+    }
+
+    fn some_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0_i64..30_000).prop_map(Step::Appears),
+            1 => Just(Step::Disappears),
+            1 => any::<bool>().prop_map(Step::Package),
+            6 => (0_usize..2).prop_map(Step::Looks),
+            1 => Just(Step::Fails),
+        ]
+    }
+
+    /// What one view saw of the version.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Shown {
+        /// When it was last there.
+        hour: i64,
+        /// From when it counted then.
+        effective: Timestamp,
+        /// Whether it was seen to be missing since: in a document, or with the whole package.
+        dropped: bool,
+        missing: bool,
+    }
+
+    /// Two views of one upstream: what each recorded, and what is true.
+    #[derive(Default)]
+    struct Views {
+        records: [PackageRecord; 2],
+        shown: [Option<Shown>; 2],
+        /// The last look of any view, and the last before one of them saw the version.
+        last_look: Option<i64>,
+        missing: Option<i64>,
+        /// What went wrong.
+        wrong: Vec<String>,
+    }
+
+    impl Views {
+        /// One look, as the firewall does it: where it contradicts the other view, that one is asked again first.
+        fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asks: bool) {
+            let Some(packument) = packument else {
+                let change = vanish(&self.records[view]).change;
+                let document = Some(Document { content: None, ..document(hour) });
+                self.records[view].apply(&PackageChange { document, ..change });
+                if let Some(shown) = &mut self.shown[view] {
+                    shown.missing = true;
+                }
+                return self.looked(hour);
+            };
+            let mut parted = Parted::new();
+            let compare = |views: &Self, parted: &Parted| {
+                reconcile(&views.records[view], &[&views.records[1 - view]], &look(packument, hour, parted))
+            };
+            let mut reconciled = compare(self, &parted);
+            if asks && !reconciled.contradictions.is_empty() {
+                self.look(1 - view, hour, Some(packument), false);
+                let rows = &self.records[1 - view].releases;
+                let disagrees = |key: &str| !rows.iter().any(|row| *row.version == *key && row.gone.is_none());
+                for (key, _) in reconciled.contradictions.iter().filter(|(key, _)| disagrees(key)) {
+                    parted.insert(key.clone(), packument.find(key).and_then(|(_, entry)| entry.integrity.clone()));
+                }
+                reconciled = compare(self, &parted);
+            }
+            let effective = packument.find("1.1.0").map(|(at, _)| reconciled.provenance[at].effective);
+            self.records[view].apply(&PackageChange { document: Some(document(hour)), ..reconciled.change });
+            match (effective, &mut self.shown[view]) {
+                (Some(effective), _) => self.check(view, hour, effective),
+                (None, Some(shown)) => shown.dropped = true,
+                (None, None) => {}
+            }
+            self.looked(hour);
+        }
+
+        fn check(&mut self, view: usize, hour: i64, effective: Timestamp) {
+            if self.shown == [None, None] {
+                self.missing = self.last_look;
+            }
+            if let Some(missing) = self.missing.filter(|missing| effective < at(*missing)) {
+                self.wrong.push(format!("at {hour} it counts from {effective}, before the look at {missing}"));
+            }
+            if let Some(last) = self.shown[view] {
+                let was_young = last.effective + AGE > at(last.hour);
+                let returned = last.dropped || (last.missing && hour - last.hour >= 24);
+                if effective < last.effective || (was_young && returned && effective < at(hour)) {
+                    self.wrong.push(format!("at {hour} it counts from {effective}, {last:?}"));
+                }
+            }
+            self.shown[view] = Some(Shown { hour, effective, dropped: false, missing: false });
+        }
+
+        fn looked(&mut self, hour: i64) {
+            self.last_look = self.last_look.max(Some(hour));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever upstream claims, and in whatever order who looks: no version counts from before the last look of any view that did not
+        /// have it, nor, once it was taken down young, from before its return. A restart changes nothing: records are all there is.
+        #[test]
+        fn no_version_counts_from_earlier_than_an_honest_one(steps in proptest::collection::vec((1_i64..60, some_step()), 1..40)) {
+            let (mut hour, mut claim, mut there, mut views) = (0, None, true, Views::default());
+            for (hours, step) in steps {
+                hour += hours;
+                match step {
+                    Step::Appears(age) => claim = claim.or(Some(hour - age)),
+                    Step::Disappears => claim = None,
+                    Step::Package(is_there) => there = is_there,
+                    Step::Fails => {}
+                    Step::Looks(view) => {
+                        let versions: Vec<_> = std::iter::once(("1.0.0", "a", Some(-50_000)))
+                            .chain(claim.map(|published| ("1.1.0", "b", Some(published))))
+                            .collect();
+                        views.look(view, hour, there.then(|| packument(&versions)).as_ref(), true);
+                    }
+                }
+            }
+            prop_assert!(views.wrong.is_empty(), "{:?}", views.wrong);
+        }
     }
 }

@@ -1,23 +1,26 @@
 //! A new document comes in: decoded, read, held against the record, put into the store; and comes out of it again.
 //! Refuses to ask upstream, and to serve.
 
-use std::borrow::Cow;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::catalog::{Reading, Voyage, lost};
-use super::history::{self, Reconciled};
-use super::known::{Known, Screens, Slot};
+use super::history::{self, Look, Parted, Reconciled};
+use super::known::{self, Known, Screens, Slot};
 use super::recall::Before;
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
 use crate::net::{FairPermit, Share, body};
 use crate::npm::press::Press;
-use crate::npm::{Algorithm, Digest, Form, Hasher, IngestError, Ingested, Integrity, PackageName, gzip, ingest};
+use crate::npm::{Algorithm, Digest, Form, Hasher, IngestError, Ingested, Integrity, PackageName, Packument, gzip, ingest};
 use crate::store::{BlobKind, Document, PackageRecord};
 use crate::upstream::Validators;
+
+/// No other view was asked.
+static NOBODY_ASKED: LazyLock<Parted> = LazyLock::new(Parted::new);
 
 /// A document that just came.
 pub(super) struct Arrival {
@@ -27,7 +30,32 @@ pub(super) struct Arrival {
     pub validators: Validators,
     pub validated: Timestamp,
     pub checked: Timestamp,
+    /// How far upstream's clock is behind ours, if that is so far that nothing opens.
+    pub behind: Option<SignedDuration>,
+    /// Whether it may be recorded: not while our own clock is in doubt.
+    pub recorded: bool,
     pub place: Place,
+}
+
+/// What became of a document that came.
+pub(super) enum TakenIn {
+    /// It was read.
+    Read(Reading),
+    /// It is an abbreviated one without publish times: nothing was kept.
+    Timeless,
+    /// It contradicts what another view of the package saw, which is to be asked again: nothing was kept.
+    Contradicts(Contradictions),
+}
+
+/// Versions that contradict other views, as they were seen, with the view of each.
+pub(super) type Contradictions = Vec<(Box<str>, Option<Integrity>, Slot)>;
+
+/// What is known of a package when a document of it comes: the records of its views.
+struct Histories {
+    own: Arc<PackageRecord>,
+    others: Vec<PackageRecord>,
+    /// The views of `others`, and the one that was asked.
+    views: Vec<Slot>,
 }
 
 /// What a flight has: held until the store has the document, so that a slow disk slows fetching and does not fill the memory.
@@ -59,14 +87,13 @@ impl AsRef<[u8]> for Held {
 }
 
 impl Inner {
-    /// Reads a new document, holds it against what was there before, keeps what that changes. `None`, and nothing kept, when it
-    /// is an abbreviated one without publish times.
+    /// Reads a new document, compares it with what was seen before, keeps what that changes.
     pub(super) async fn take_in(
         self: Arc<Self>,
         voyage: Voyage,
         mut arrival: Arrival,
         before: Before,
-    ) -> Result<Option<Reading>, Rejection> {
+    ) -> Result<TakenIn, Rejection> {
         // Before there is a reader: those never wait for memory.
         arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
         let _turn = self.precedence.turn(voyage.ahead.as_ref()).await;
@@ -75,7 +102,7 @@ impl Inner {
         self.blocking(move || inner.read(&voyage, arrival, &before)).await?
     }
 
-    fn read(self: &Arc<Self>, voyage: &Voyage, mut arrival: Arrival, before: &Before) -> Result<Option<Reading>, Rejection> {
+    fn read(self: &Arc<Self>, voyage: &Voyage, mut arrival: Arrival, before: &Before) -> Result<TakenIn, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let read = self.workbenches.at(|bench| {
             let Workbench { press, plain } = bench;
@@ -83,9 +110,12 @@ impl Inner {
             arrival.place.share.overdraw_to(takes(&arrival.body, plain.len()));
             self.read_plain(voyage, &arrival, before, plain, press)
         });
-        let Some(known) = read? else { return Ok(None) };
+        let known = match read? {
+            Ok(known) => known,
+            Err(unused) => return Ok(unused),
+        };
         self.keep(&known, arrival.body, arrival.place);
-        Ok(Some(Reading { known, stale: None }))
+        Ok(TakenIn::Read(Reading { known, stale: None }))
     }
 
     fn read_plain(
@@ -95,24 +125,45 @@ impl Inner {
         before: &Before,
         plain: &[u8],
         press: &mut Press,
-    ) -> Result<Option<Arc<Known>>, Rejection> {
+    ) -> Result<Result<Arc<Known>, TakenIn>, Rejection> {
         let Slot { name, .. } = &voyage.slot;
         let Ingested { packument, fields } = ingest::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
         let form = arrival.form;
         if form == Form::Abbreviated && !self.forms.learn(voyage.registry.id(), &packument) {
-            return Ok(None);
+            return Ok(Err(TakenIn::Timeless));
         }
         self.note_parts(&packument);
         self.addresses.note(&voyage.slot, &packument);
-        let last = before.last();
-        let known_record = self.with_digests(voyage, before)?;
-        let reconciled = history::reconcile(&known_record, last, &packument, form, arrival.validated);
-        let Reconciled { provenance, mut change, findings } = reconciled;
+        // One look at a time: what it changes is seen by the next, also from another view.
+        let _turn = self.histories.lock(name);
+        let histories = self.read_histories(voyage, before)?;
+        let record = &histories.own;
+        let is_recorded = arrival.recorded && self.is_look(voyage, record, &packument, arrival.checked)?;
+        let look = Look {
+            packument: &packument,
+            form,
+            at: arrival.checked,
+            mode: voyage.registry.time_mode(),
+            longest_age: self.world().longest_age(),
+            parted: voyage.asked.as_deref().unwrap_or(&NOBODY_ASKED),
+            other_token: before.other_token(&voyage.slot),
+        };
+        let reconciled = history::reconcile(record, &histories.others.iter().collect::<Vec<_>>(), &look);
+        let contradictions = self.to_be_asked(voyage, &histories, &packument, &reconciled.contradictions, arrival.checked);
+        if is_recorded && !contradictions.is_empty() {
+            return Ok(Err(TakenIn::Contradicts(contradictions)));
+        }
+        let disputed = !reconciled.contradictions.is_empty();
+        let Reconciled { provenance, mut change, findings, .. } = reconciled;
+        let last = record.document.as_ref();
+        let modified = packument.modified.map(|modified| modified.min(arrival.checked));
         let content = content_of(&arrival.body);
         let document = Document {
-            first_seen: last.map_or(arrival.validated, |last| last.first_seen),
+            first_seen: last.map_or(arrival.checked, |last| last.first_seen),
             validated: arrival.validated,
             changed: arrival.validated,
+            looked: arrival.checked,
+            modified: last.and_then(|last| last.modified).max(modified),
             content: Some(content),
             length: packument.length,
             etag: arrival.validators.etag.clone(),
@@ -120,10 +171,12 @@ impl Inner {
             form: Some(form),
         };
         change.document = Some(document.clone());
-        let mut record = known_record.into_owned();
-        record.apply(&change);
-        self.write(&voyage.key(), &change);
-        self.report(name, &findings);
+        let mut record = PackageRecord::clone(record);
+        if is_recorded {
+            record.apply(&change);
+            self.write(&voyage.key(), &change);
+            self.report(name, voyage.slot.is_own(), &findings);
+        }
         if form == Form::Full || packument.has_more {
             self.note_stripped(&voyage.registry, &packument);
         }
@@ -131,6 +184,9 @@ impl Inner {
             form,
             slot: voyage.slot.clone(),
             registry: Arc::clone(&voyage.registry),
+            born: known::born(&packument, &provenance),
+            behind: arrival.behind,
+            disputed,
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::new(record),
@@ -151,21 +207,123 @@ impl Inner {
             self.render(&known, plain, Some(&fields), wish, press);
         }
         self.remember(&known);
-        Ok(Some(known))
+        Ok(Ok(known))
     }
 
-    /// What the record of `before` knows, with the digests that downloads have added to the ledger since it was read.
+    /// The records of all views of a package as the ledger has them, or memory, where the ledger did not take the last change. Blocks.
+    fn read_histories(&self, voyage: &Voyage, before: &Before) -> Result<Histories, Rejection> {
+        let Voyage { slot, registry, .. } = voyage;
+        let own = self.read_record(voyage, before)?;
+        let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
+        Ok(Histories { own, views, others: self.other_records(slot, registry)? })
+    }
+
+    /// The record of a view as the ledger has it, or memory, where the ledger did not take the last change. Blocks.
+    pub(super) fn read_record(&self, voyage: &Voyage, before: &Before) -> Result<Arc<PackageRecord>, Rejection> {
+        let record = self.recall(&voyage.slot, &voyage.registry)?;
+        let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
+        if looked(&before.record) <= looked(&record) {
+            return Ok(record);
+        }
+        let mut newer = PackageRecord::clone(&before.record);
+        newer.learn_from(&record);
+        Ok(Arc::new(newer))
+    }
+
+    /// Whether a document says what upstream has now, so that it is recorded. One that names no version does not, and an older copy of
+    /// what was seen before does not: what another node of a mirror or a cache kept.
     ///
     /// # Errors
-    /// When the ledger cannot be read: what it knows of a release may be what it is refused for.
-    fn with_digests<'a>(&self, voyage: &Voyage, before: &'a Before) -> Result<Cow<'a, PackageRecord>, Rejection> {
-        if before.known.is_none() {
-            return Ok(Cow::Borrowed(&*before.record));
+    /// When it does not, and something newer is known.
+    fn is_look(&self, voyage: &Voyage, record: &PackageRecord, packument: &Packument, now: Timestamp) -> Result<bool, Rejection> {
+        let name = &voyage.slot.name;
+        let not_believed = |detail: &str| Rejection::Unreadable { name: name.clone(), detail: detail.into() };
+        let was_seen = !record.releases.is_empty();
+        if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.flaw.is_none()) {
+            return if was_seen { Err(not_believed("it names no version, and there were some")) } else { Ok(false) };
         }
-        let newer = self.recall(&voyage.slot, &voyage.registry)?;
-        let mut record = PackageRecord::clone(&before.record);
-        record.learn_from(&newer);
-        Ok(Cow::Owned(record))
+        // Tokens may be shown different documents: each is compared with its own.
+        let newest = if voyage.slot.is_own() {
+            self.documents.get(&voyage.slot).and_then(|known| known.document.modified)
+        } else {
+            record.document.as_ref().and_then(|document| document.modified)
+        };
+        let (Some(newest), Some(modified)) = (newest, packument.modified) else { return Ok(true) };
+        // To the second: the two forms may be written with different precision.
+        if modified.min(now).as_second() >= newest.as_second() {
+            return Ok(true);
+        }
+        // An older copy has no version that is news.
+        let seen: HashSet<&str> = record.releases.iter().map(|release| &*release.version).collect();
+        if packument.entries.iter().any(|entry| !seen.contains(&*entry.key)) {
+            return Ok(true);
+        }
+        Err(not_believed("it is an older copy than the one that was seen before"))
+    }
+
+    /// The contradictions for which another view is asked again: where that has not been done just now, and there is something to ask
+    /// with.
+    fn to_be_asked(
+        &self,
+        voyage: &Voyage,
+        histories: &Histories,
+        packument: &Packument,
+        contradictions: &[(Box<str>, usize)],
+        now: Timestamp,
+    ) -> Contradictions {
+        if voyage.asked.is_some() || contradictions.is_empty() {
+            return Vec::new();
+        }
+        let may_ask: Vec<bool> = histories.views.iter().map(|view| self.may_ask_again(view, now)).collect();
+        // Where one of them cannot be asked, asking the others settles nothing.
+        let unsettled: HashSet<&str> =
+            contradictions.iter().filter(|(_, place)| !may_ask[*place]).map(|(version, _)| &**version).collect();
+        let asked = contradictions.iter().filter(|(version, _)| !unsettled.contains(&**version));
+        let of_entry = |(version, place): &(Box<str>, usize)| {
+            let integrity = packument.find(version).and_then(|(_, entry)| entry.integrity.clone());
+            (version.clone(), integrity, histories.views[*place].clone())
+        };
+        asked.map(of_entry).collect()
+    }
+
+    /// Compares a document that upstream confirmed again with what other views saw; returns it with what they are to be asked about.
+    /// Blocks.
+    pub(super) fn compare_again(
+        &self,
+        voyage: &Voyage,
+        known: &Known,
+        parted: &Parted,
+        now: Timestamp,
+    ) -> Result<(Known, Contradictions), Rejection> {
+        let again = known.confirmed(voyage.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
+        let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
+        let _turn = self.histories.lock(&voyage.slot.name);
+        let before = Before { record: Arc::clone(&known.record), ..Before::default() };
+        let histories = self.read_histories(voyage, &before)?;
+        let look = Look {
+            packument,
+            form: known.form,
+            at: now,
+            mode: voyage.registry.time_mode(),
+            longest_age: self.world().longest_age(),
+            parted,
+            other_token: None,
+        };
+        let others: Vec<_> = histories.others.iter().collect();
+        let Reconciled { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
+        let mut record = PackageRecord::clone(&histories.own);
+        record.apply(&change);
+        self.write(&voyage.key(), &change);
+        self.report(&voyage.slot.name, voyage.slot.is_own(), &findings);
+        let again = Known {
+            born: known::born(packument, &provenance),
+            disputed: !contradictions.is_empty(),
+            provenance: provenance.into(),
+            record: Arc::new(record),
+            ..again
+        };
+        let contradictions = self.to_be_asked(voyage, &histories, packument, &contradictions, now);
+        Ok((again, contradictions))
     }
 
     /// The document of `known`, decoded, from memory or the store.

@@ -52,9 +52,7 @@ impl Inner {
         if known.form == Form::Abbreviated && pins(packument, whole).any(lacks) {
             return true;
         }
-        if known.kin.set(kin(packument, whole)).is_ok() {
-            known.screens.forget();
-        }
+        let _ = known.kin.set(kin(packument, whole, reading.known.born));
         false
     }
 
@@ -68,7 +66,7 @@ impl Inner {
 pub(super) fn wants_kin<'a>(known: &'a Known, world: &World) -> Option<&'a Arc<Packument>> {
     let packument = known.packument.as_ref().filter(|_| known.kin.get().is_none())?;
     let longest = world.spares_siblings()?;
-    packument.oldest.is_some_and(|oldest| instant::after(oldest, longest) > known.validated).then_some(packument)
+    known.born.is_some_and(|born| instant::after(born, longest) > known.validated).then_some(packument)
 }
 
 /// The entries of `part` that a version of `whole` with the same number pins exactly, each with the entry that pins it.
@@ -80,13 +78,13 @@ fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (
 
 /// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher. An
 /// unknown publisher equals no other; where neither document names any, this upstream does not show them, and the pin alone decides.
-fn kin(part: &Packument, whole: &Packument) -> Kin {
+fn kin(part: &Packument, whole: &Packument, born: Option<Timestamp>) -> Kin {
     let mut kin: Kin = vec![None; part.entries.len()].into();
     let is_observable = part.has_publishers || whole.has_publishers;
     for (entry, pinning) in pins(part, whole) {
         let same = !is_observable || (entry.publisher.is_some() && entry.publisher == pinning.publisher);
         if let Some((at, _)) = part.find(&entry.key).filter(|_| same) {
-            kin[at] = whole.oldest;
+            kin[at] = born;
         }
     }
     kin
@@ -110,15 +108,15 @@ mod tests {
     fn a_part_is_pinned_exactly_by_the_same_version_of_the_same_publisher() {
         let pins = r#","optionalDependencies":{"@esbuild/linux-x64":"0.25.0"}"#;
         let whole = packument("esbuild", "0.25.0", "evanw", pins);
-        let found = |name, version, publisher| kin(&packument(name, version, publisher, ""), &whole)[0].is_some();
+        let found = |name, version, publisher| kin(&packument(name, version, publisher, ""), &whole, whole.oldest)[0].is_some();
         assert!(found("@esbuild/linux-x64", "0.25.0", "evanw"));
         assert!(!found("@esbuild/linux-x64", "0.25.1", "evanw"));
         assert!(!found("@esbuild/linux-x64", "0.25.0", "mallory"));
         let unknown = packument("esbuild", "0.25.0", "", pins);
         let part = packument("@esbuild/linux-x64", "0.25.0", "", "");
-        assert!(kin(&part, &unknown)[0].is_none(), "two unknown publishers are not one");
+        assert!(kin(&part, &unknown, unknown.oldest)[0].is_none(), "two unknown publishers are not one");
         assert!(!found("@esbuild/evil", "0.25.0", "evanw"));
         let loose = packument("esbuild", "0.25.0", "evanw", r#","optionalDependencies":{"@esbuild/linux-x64":"^0.25.0"}"#);
-        assert!(kin(&packument("@esbuild/linux-x64", "0.25.0", "evanw", ""), &loose)[0].is_none());
+        assert!(kin(&packument("@esbuild/linux-x64", "0.25.0", "evanw", ""), &loose, loose.oldest)[0].is_none());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::history::Provenance;
 use super::kin::Kin;
@@ -20,6 +20,12 @@ use crate::policy::{Advisory, Applicable, Facts, UnknownFacts};
 use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 use crate::vet::{self, Signals};
+
+/// Why a version is refused of which nothing more can be recorded.
+const FULL: &str = "the ledger's record of this package is full, so that nothing is known of this version's past";
+
+/// A token that no registry gave out.
+const NOBODYS_TOKEN: &str = "Bearer coldframe-is-asking-again";
 
 /// Whose answers these are: what one client's credentials could read is never another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,8 +79,28 @@ impl Slot {
         matches!(self.partition, Partition::Own(_))
     }
 
-    /// What the ledger files the package under. What is seen with credentials and without are two histories: a registry may
-    /// show the two different packages under one name.
+    /// The other views of the package: each has looks of its own, and all have one history as long as none contradicts another.
+    #[must_use]
+    pub(super) fn others(&self, registry: &Registry) -> Vec<Self> {
+        let lent = registry.has_credentials().then_some(Partition::Lent);
+        let views = [Partition::Anonymous, Partition::Own([0; 32])].into_iter().chain(lent);
+        let of_view = |partition| Self { name: self.name.clone(), partition };
+        views.map(of_view).filter(|other| *other != self.shared()).collect()
+    }
+
+    /// With what this view can be asked when no client asks. Clients' own tokens are asked for with a token that nobody has: where a
+    /// registry takes any, so that strangers can add to what tokens saw, it is answered as theirs are; elsewhere it is refused.
+    #[must_use]
+    pub(super) fn authorization(&self) -> Authorization {
+        match self.partition {
+            Partition::Anonymous => Authorization::None,
+            Partition::Lent => Authorization::Lent,
+            Partition::Own(_) => Authorization::Own(NOBODYS_TOKEN.into()),
+        }
+    }
+
+    /// The ledger's key for this view of the package. Each view has a record of its own, since a registry may show different packages
+    /// under one name; `history` compares them.
     #[must_use]
     pub(super) fn key(&self, registry: &Registry) -> PackageKey {
         let upstream = match self.partition {
@@ -86,6 +112,15 @@ impl Slot {
     }
 }
 
+/// When a package began: the earliest instant from which one of its versions counts, security placeholders aside. `None` where upstream
+/// sends no times at all: then its versions wait as releases do.
+#[must_use]
+pub(super) fn born(packument: &Packument, provenance: &[Provenance]) -> Option<Timestamp> {
+    packument.oldest?;
+    let real = packument.entries.iter().zip(provenance).filter(|(entry, _)| !entry.key.ends_with("-security"));
+    real.map(|(_, provenance)| provenance.began).min()
+}
+
 /// Verdicts by profile. Most processes have one, whose verdicts are found without a lock.
 #[derive(Default)]
 pub(super) struct Screens {
@@ -94,17 +129,15 @@ pub(super) struct Screens {
 }
 
 impl Screens {
-    fn of(&self, profile: Profile) -> Option<Arc<Screen>> {
-        if profile == Profile::default() {
-            return self.first.load_full();
-        }
-        self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
-    }
-
-    /// Forgets all of them: what they were made of has changed.
-    pub(super) fn forget(&self) {
-        self.first.store(None);
-        self.further.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// The verdicts of a profile, if they were made in the world of `revision` and by what is known of the parent package now: those that
+    /// were made before it was known do not count after it, however late they were stored.
+    fn find(&self, profile: Profile, revision: u64, has_kin: bool) -> Option<Arc<Screen>> {
+        let found = if profile == Profile::default() {
+            self.first.load_full()
+        } else {
+            self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
+        };
+        found.filter(|screen| screen.world == revision && screen.has_kin == has_kin)
     }
 
     fn keep(&self, profile: Profile, screen: &Arc<Screen>) {
@@ -139,6 +172,12 @@ pub(super) struct Known {
     pub validated: Timestamp,
     /// When that was by our clock: freshness counts from here.
     pub checked: Timestamp,
+    /// When its package began: the earliest instant from which a version counts that is there now, security placeholders aside.
+    pub born: Option<Timestamp>,
+    /// How far upstream's clock is behind ours, if that is so far that nothing opens.
+    pub behind: Option<SignedDuration>,
+    /// Whether it contradicts another view of the package that could not be asked again: compared anew when upstream confirms it.
+    pub disputed: bool,
     /// The document as it came, until the store has it.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed when first needed in a world.
@@ -151,10 +190,11 @@ impl Known {
     /// The verdicts of the index in `world`, by the policy of `profile`: none when there is no packument.
     #[must_use]
     pub(super) fn screen(&self, world: &World, profile: Profile) -> Arc<Screen> {
-        if let Some(screen) = self.screens.of(profile).filter(|screen| screen.world == world.revision) {
+        let kin = self.kin.get();
+        if let Some(screen) = self.screens.find(profile, world.revision, kin.is_some()) {
             return screen;
         }
-        let screen = Arc::new(Screen::of(self, world, profile));
+        let screen = Arc::new(Screen::of(self, kin, world, profile));
         self.screens.keep(profile, &screen);
         screen
     }
@@ -163,6 +203,9 @@ impl Known {
     #[must_use]
     pub(super) fn confirmed(&self, slot: Slot, form: Form, validated: Timestamp, checked: Timestamp, document: Document) -> Self {
         Self {
+            born: self.born,
+            behind: self.behind,
+            disputed: self.disputed,
             slot,
             form,
             registry: Arc::clone(&self.registry),
@@ -192,19 +235,36 @@ impl Known {
     /// What rules ask about the entry at `at`.
     #[must_use]
     pub(super) fn facts<'a>(&'a self, packument: &'a Packument, at: usize, advisories: &'a Applicable<'a>) -> Facts<'a> {
+        self.facts_with(self.kin.get(), packument, at, advisories)
+    }
+
+    /// What rules ask about the entry at `at`, by what is known of the parent package.
+    #[must_use]
+    pub(super) fn facts_with<'a>(
+        &'a self,
+        kin: Option<&Kin>,
+        packument: &'a Packument,
+        at: usize,
+        advisories: &'a Applicable<'a>,
+    ) -> Facts<'a> {
         let entry = &packument.entries[at];
         let provenance = &self.provenance[at];
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
-        Facts {
-            kin: self.kin.get().and_then(|kin| kin.get(at).copied().flatten()),
+        let mut facts = Facts {
+            kin: kin.and_then(|kin| kin.get(at).copied().flatten()),
             integrity: provenance.digests.as_ref().or(entry.integrity.as_ref()),
             integrity_changed: provenance.integrity_changed,
+            born: self.born,
             advisories,
             fix,
             undecided: fix.map_or(Signals::NONE, |_| vet::undecided(entry, self.baseline(packument, at))),
             unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
+        };
+        if provenance.unrecorded && facts.flaw.is_none() {
+            facts.flaw = Some(FULL);
         }
+        facts
     }
 
     /// Whether the full form can be rendered from the document. Some registries send it whatever is asked for; what rules ask is still
@@ -281,7 +341,42 @@ impl Known {
     #[must_use]
     pub(super) fn weight(&self) -> u32 {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
-        let record = self.record.releases.len() * 280 + self.record.tags.len() * 96;
+        let record = self.record.releases.len() * 360 + self.record.tags.len() * 96;
         u32::try_from(packument + record + 512).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_made_before_the_parent_package_was_known_do_not_count_after_it() {
+        let screen = |has_kin| {
+            Arc::new(Screen {
+                world: 1,
+                has_kin,
+                shown: Vec::new(),
+                verdicts: Vec::new(),
+                notes: Vec::new(),
+                tags: None,
+                hidden: Arc::default(),
+                next_opening: None,
+                restrictions: None,
+                overbroad: Vec::new(),
+                withheld: ArcSwapOption::empty(),
+                lacks: false,
+                identity: Digest::of(Algorithm::Sha256, b""),
+            })
+        };
+        for profile in [Profile::default(), Profile(1)] {
+            let screens = Screens::default();
+            screens.keep(profile, &screen(true));
+            // A slower thread that began before the parent was found.
+            screens.keep(profile, &screen(false));
+            assert!(screens.find(profile, 1, true).is_none() && screens.find(profile, 2, false).is_none());
+            screens.keep(profile, &screen(true));
+            assert!(screens.find(profile, 1, true).is_some());
+        }
     }
 }

@@ -40,12 +40,15 @@ mod silence;
 mod slots;
 mod stored;
 mod tarball;
+mod views;
+mod wall_clock;
 mod wanted;
 mod workbench;
 pub mod world;
 mod writes;
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -82,6 +85,8 @@ use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
 use self::silence::Silence;
 use self::slots::{SharedFetches, Slots};
 use self::tarball::{CARRIED_UNITS, Landed, TarballKey};
+use self::views::Turns;
+use self::wall_clock::WallClock;
 use self::wanted::Wants;
 use self::workbench::Workbenches;
 use self::world::World;
@@ -140,6 +145,9 @@ pub struct Parts {
 /// Packages of which it is remembered that they are not there, or could not be asked for.
 const REMEMBERED_FAILURES: u64 = 10_000;
 
+/// How long it is remembered that a client asked for names that do not exist.
+const ABSENTEES_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Packuments that one registry is asked for at once for one client: as many as the clients that ask for most send at once.
 pub const FETCHES: usize = 48;
 
@@ -193,6 +201,16 @@ struct Inner {
     absent: Cache<Slot, Timestamp>,
     /// Packages that could not be asked for, and since when.
     unreachable: Cache<Slot, Timestamp>,
+    /// Views of packages that were asked again because another one contradicts them, and when.
+    asked_again: Cache<Slot, Timestamp>,
+    /// Names that upstream was found not to have just now, for the first time.
+    new_absentees: Cache<Slot, ()>,
+    /// How many of those each client asked for.
+    absentees: Cache<IpAddr, u32>,
+    /// Packages whose history is being compared with a document.
+    histories: Turns,
+    /// Our own wall clock, and whether somebody set it.
+    wall_clock: WallClock,
     /// Registries that say nothing.
     silence: Silence,
     /// Packages that were seen to be parts of others, and of which.
@@ -252,6 +270,7 @@ impl Firewall {
         let wholes = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<Whole>| whole.weight());
         let allowance = Allowance::of(parts.config.packument_memory, LONGEST_WAIT);
         let world = World::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
+        let wall_clock = WallClock::new(parts.clock.now(), parts.clock.elapsed());
         Self(Arc::new(Inner {
             registries: parts.registries,
             ledger: parts.ledger,
@@ -265,6 +284,11 @@ impl Firewall {
             wholes: wholes.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
+            asked_again: Cache::new(REMEMBERED_FAILURES),
+            new_absentees: Cache::new(REMEMBERED_FAILURES),
+            absentees: Cache::builder().max_capacity(REMEMBERED_FAILURES).time_to_live(ABSENTEES_FOR).build(),
+            histories: Turns::default(),
+            wall_clock,
             silence: Silence::default(),
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
             stale_told: Cache::new(REMEMBERED_FAILURES),
@@ -504,6 +528,21 @@ impl Firewall {
     /// Fetches what a lead leads to, so that whoever asks for it does not wait; whether it was there.
     pub async fn follow_lead(&self, lead: Lead) -> bool {
         self.0.follow_lead(lead).await
+    }
+
+    /// Checks whether our wall clock can be trusted: whether it moved as time passed, or an upstream agreed with it since.
+    ///
+    /// # Errors
+    /// By how much it was set, for a person.
+    pub fn check_clock(&self) -> Result<(), String> {
+        let jump = self.0.wall_clock.jump(self.0.clock.now(), self.0.clock.elapsed());
+        jump.map_or(Ok(()), |jump| {
+            let side = if jump.is_positive() { "forward" } else { "back" };
+            let seconds = jump.as_secs().abs();
+            Err(format!(
+                "this machine's clock was set {side} by {seconds} s; nothing is recorded until an upstream agrees with it"
+            ))
+        })
     }
 
     /// Waits until what was begun for requests that are gone is done, so that the store can be closed.

@@ -3,11 +3,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::catalog::{Voyage, lost};
 use super::history::Finding;
 use super::screen::{Overbroad, Screen};
+use super::wall_clock::MAX_SKEW;
 use super::{Inner, Rejection};
 use crate::npm::{Algorithm, Digest, PackageName, Packument};
 use crate::policy::is_takedown;
@@ -17,9 +18,6 @@ use crate::telemetry::{
     UpstreamWhat, VersionGone,
 };
 use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
-
-/// Clocks further apart than this are reported.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 impl Inner {
     /// Writes a change down, and that the document it is about is in use: confirmed again and again it is answered from
@@ -58,16 +56,29 @@ impl Inner {
         lost()
     }
 
-    pub(super) fn report(&self, name: &PackageName, findings: &[Finding]) {
+    /// Reports what a look found. What one client's own token is not shown is not gone.
+    pub(super) fn report(&self, name: &PackageName, is_own: bool, findings: &[Finding]) {
+        let mut parted = findings.iter().filter_map(|finding| match finding {
+            Finding::Parted(version) => Some(version),
+            _ => None,
+        });
+        if let Some(version) = parted.next() {
+            let more = parted.count();
+            tracing::warn!(package.name = %name, package.version = &**version, more, "views of a package part");
+            let detail = format!("clients with other credentials are shown another history of it; {more} more versions");
+            self.incident("views_part", Some(name), Some(version), detail);
+        }
         for finding in findings {
             match finding {
                 Finding::IntegrityChanged { version, was, now } => {
                     IntegrityChanged { name, version, was, now }.emit(&self.metrics);
                     self.incident("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
                 }
+                Finding::Gone(_) if is_own => {}
+                Finding::Parted(_) => {}
                 Finding::Gone(release) => {
                     let last_seen = release.gone.unwrap_or(release.first_seen);
-                    let takedown = is_takedown(release.effective, last_seen, release.replaced);
+                    let takedown = is_takedown(release.counts_from(), last_seen, release.replaced, self.world().longest_age());
                     VersionGone { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
@@ -99,8 +110,10 @@ impl Inner {
         self.ledger.record_incident(incident, self.clock.now());
     }
 
-    pub(super) fn note_skew(&self, registry: &Registry, date: Option<Timestamp>, now: Timestamp) {
-        let Some(skew) = date.map(|date| now.duration_since(date)).filter(|skew| skew.abs() > SKEW) else { return };
+    /// Reports an upstream whose clock differs from ours.
+    pub(super) fn note_skew(&self, registry: &Registry, clock: Option<Timestamp>, now: Timestamp) {
+        let skew = clock.map(|clock| now.duration_since(clock));
+        let Some(skew) = skew.filter(|skew| skew.abs() > MAX_SKEW) else { return };
         if !self.skew_told.is_due(now) {
             return;
         }

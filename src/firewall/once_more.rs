@@ -99,6 +99,8 @@ impl Inner {
             ahead: None,
             whole: false,
             not_before: Some(now),
+            again: false,
+            asked: None,
         };
         // Those that come while it is asked wait for the same answer.
         if !self.voyages.is_under_way(&self.voyage_key(&voyage)) && !self.once_more.admits(asker.address, now) {

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::catalog::Voyage;
-use super::history;
-use super::known::{Known, Screens, Slot};
+use super::history::{self, Look, OtherToken, Parted, Reconciled};
+use super::known::{self, Known, Screens, Slot};
 use super::{Inner, Rejection};
 use crate::npm::{Algorithm, Digest, Form, Ingested, Packument, ingest};
-use crate::store::{Document, PackageRecord};
+use crate::store::PackageRecord;
 use crate::upstream::Registry;
 
 /// When upstream confirmed what was kept for other credentials to these: it is asked before they are answered.
@@ -21,31 +21,45 @@ pub(super) const NEVER: Timestamp = Timestamp::MIN;
 pub(super) struct Before {
     pub(super) record: Arc<PackageRecord>,
     pub(super) known: Option<Arc<Known>>,
+    /// Whom the document before was shown to, where it was a client's own token.
+    pub(super) token: Option<Slot>,
 }
 
 impl Before {
-    /// The document before this one.
-    pub(super) fn last(&self) -> Option<&Document> {
-        self.known.as_ref().map(|known| &known.document).or(self.record.document.as_ref())
+    /// As of when upstream last vouched for the package.
+    pub(super) fn last_validated(&self) -> Option<Timestamp> {
+        let recorded = self.record.document.as_ref().filter(|document| document.content.is_some());
+        self.known.as_ref().map(|known| known.validated).or(recorded.map(|document| document.validated))
+    }
+
+    /// Whether the document before this one was shown to another client's token, as far as memory knows; with what this token was shown
+    /// last.
+    pub(super) fn other_token(&self, slot: &Slot) -> Option<OtherToken<'_>> {
+        let differs = self.token.as_ref().is_some_and(|before| slot.is_own() && before != slot);
+        let shown = self.known.as_ref().filter(|known| known.checked != NEVER).and_then(|known| known.packument.as_deref());
+        differs.then_some(OtherToken { shown })
     }
 }
 
 impl Inner {
     /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
     pub(super) async fn before(self: &Arc<Self>, voyage: &Voyage) -> Result<Before, Rejection> {
+        let last = self.documents.get(&voyage.slot.shared()).filter(|_| voyage.slot.is_own());
+        let token = last.as_ref().map(|known| known.slot.clone());
         if let Some(known) = self.documents.get(&voyage.slot) {
-            return Ok(Before { record: Arc::clone(&known.record), known: Some(known) });
+            let record = last.map_or_else(|| Arc::clone(&known.record), |last| Arc::clone(&last.record));
+            return Ok(Before { record, known: Some(known), token });
         }
         // What other credentials could read, to be confirmed for these.
-        if let Some(known) = self.documents.get(&voyage.slot.shared()) {
+        if let Some(known) = last {
             let known = known.confirmed(voyage.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
-            return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)) });
+            return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
         }
         let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
         let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
         let (inner, slot, registry, record) = self.blocking(recall).await??;
         let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
-            return Ok(Before { record, known: None });
+            return Ok(Before { record, known: None, token });
         };
         let share = self.share_of(document).await?;
         let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
@@ -56,18 +70,24 @@ impl Inner {
         let recall = move || {
             let known = raw.and_then(|raw| inner.recall_document(&slot, &registry, &record, raw));
             drop(share);
-            Before { record, known }
+            Before { record, known, token }
         };
         self.blocking(recall).await
     }
 
-    /// A ledger that cannot be read is no empty one: what it knows of a release may be what it is refused for.
+    /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
     pub(super) fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
         let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
             Rejection::Internal("the ledger cannot be read".into())
         })?;
         Ok(Arc::new(record))
+    }
+
+    /// What the ledger has of the package as other views see it. Blocks.
+    pub(super) fn other_records(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>, Rejection> {
+        let read = |other: Slot| self.recall(&other, registry).map(Arc::unwrap_or_clone);
+        slot.others(registry).into_iter().map(read).collect()
     }
 
     fn recall_document(
@@ -86,19 +106,32 @@ impl Inner {
         if form == Form::Abbreviated && !packument.is_timed() {
             return None;
         }
-        let reconciled = history::reconcile(record, Some(document), &packument, form, document.validated);
+        let others = self.other_records(slot, registry).ok()?;
+        let look = Look {
+            packument: &packument,
+            form,
+            at: document.looked,
+            mode: registry.time_mode(),
+            longest_age: self.world().longest_age(),
+            parted: &Parted::default(),
+            other_token: None,
+        };
+        let Reconciled { provenance, contradictions, .. } = history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
         let known = Arc::new(Known {
             form,
             slot: slot.clone(),
             registry: Arc::clone(registry),
+            born: known::born(&packument, &provenance),
+            behind: None,
+            disputed: !contradictions.is_empty(),
             packument: Some(Arc::new(packument)),
-            provenance: reconciled.provenance.into(),
+            provenance: provenance.into(),
             record: Arc::clone(record),
             tarballs: Arc::default(),
             content,
             document: document.clone(),
             validated: document.validated,
-            checked: if slot.is_own() { NEVER } else { document.validated },
+            checked: if slot.is_own() { NEVER } else { document.looked },
             raw: Arc::default(),
             screens: Screens::default(),
             kin: OnceLock::new(),

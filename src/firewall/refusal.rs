@@ -82,6 +82,9 @@ pub enum Rejection {
     /// The client's own credentials do not go where the answer is, or do not open it: why, and what to do.
     #[error("{0}")]
     NotEntitled(Arc<str>),
+    /// The client asked for more than may be recorded.
+    #[error("{0}")]
+    TooMany(Arc<str>),
     /// The store or a task of ours failed.
     #[error("coldframe failed: {0}")]
     Internal(Arc<str>),
@@ -94,7 +97,12 @@ impl Rejection {
         match self {
             Self::Unreadable { .. } => true,
             Self::Upstream(error) => !matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }),
-            Self::Refused(_) | Self::NotFound(_) | Self::NotEntitled(_) | Self::TooMuch(_) | Self::Internal(_) => false,
+            Self::Refused(_)
+            | Self::NotFound(_)
+            | Self::NotEntitled(_)
+            | Self::TooMuch(_)
+            | Self::TooMany(_)
+            | Self::Internal(_) => false,
         }
     }
 }

@@ -1,34 +1,44 @@
 //! The verdicts of one packument in one world: what is shown, where dist-tags point then, when that changes. Pure; refuses
 //! to know who asks.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
+use super::kin::Kin;
 use super::known::Known;
 use super::wanted::WithheldVersions;
 use super::world::{Profile, World};
 use super::{BaseUrl, refusal};
+use crate::npm::tag::Retargets;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, instant, tag};
 use crate::policy::{Advisory, Note, Policy, UnknownFacts, Verdict, judge, waiver};
+use crate::store::TagSighting;
 use crate::text::single_line;
 
 /// Hidden versions named in one text: beyond that they are counted.
 const NAMED: usize = 8;
 
-/// Dist-tags with hidden targets that are moved; the rest goes. Packages have dozens, and each is searched for anew.
+/// Dist-tags with hidden targets that are moved; the rest goes. Packages have dozens.
 const MOVED: usize = 1_000;
 
 /// How far back a dist-tag's history may be trusted where no minimum release age says so.
 const WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
+
+/// How long a dist-tag must have been seen to point to a version before it goes back there: who moves a tag for a moment does not
+/// choose where it goes back to.
+const SHORTEST_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// The verdicts of one packument, as of the instant upstream last confirmed it.
 #[derive(Debug)]
 pub(super) struct Screen {
     /// The revision of the world it was judged in.
     pub world: u64,
+    /// Whether it was known whose parts the versions are.
+    pub has_kin: bool,
     /// For each entry, whether it is shown.
     pub shown: Vec<bool>,
     /// The verdict of each entry that is not, in the order of the entries.
@@ -92,9 +102,10 @@ impl Overbroad {
 impl Screen {
     /// Judges every entry.
     #[must_use]
-    pub(super) fn of(known: &Known, world: &World, profile: Profile) -> Self {
+    pub(super) fn of(known: &Known, kin: Option<&Kin>, world: &World, profile: Profile) -> Self {
         let mut screen = Self {
             world: world.revision,
+            has_kin: kin.is_some(),
             shown: Vec::new(),
             verdicts: Vec::new(),
             notes: Vec::new(),
@@ -108,7 +119,7 @@ impl Screen {
             identity: Digest::of(Algorithm::Sha256, b""),
         };
         let Some(packument) = &known.packument else { return screen };
-        screen.judge(known, packument, world, profile);
+        screen.judge(known, kin, packument, world, profile);
         screen.tags = retag(known, packument, &screen.shown, world.policy(profile));
         screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.restrict(packument));
         screen.identity = screen.identify();
@@ -146,25 +157,36 @@ impl Screen {
         tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version)
     }
 
+    /// Where each dist-tag of upstream points for clients, in upstream's order.
+    pub(super) fn each_tag<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (&'a str, &'a str, Option<&'a str>)> {
+        let moved = self.tags.as_ref().unwrap_or(&packument.dist_tags);
+        let shown: HashMap<&str, &str> = moved.iter().map(|(tag, version)| (&**tag, &**version)).collect();
+        packument.dist_tags.iter().map(move |(tag, target)| (&**tag, &**target, shown.get(&**tag).copied()))
+    }
+
     /// The newest version that is allowed, for someone who wanted `version`: at or below it, else what `latest` would be.
     #[must_use]
     pub(super) fn nearest<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
         tag::retarget(packument, &self.shown, "latest", version, &[])
     }
 
-    fn judge(&mut self, known: &Known, packument: &Packument, world: &World, profile: Profile) {
+    fn judge(&mut self, known: &Known, kin: Option<&Kin>, packument: &Packument, world: &World, profile: Profile) {
         self.shown.reserve(packument.entries.len());
         let advisories = world.advisories.of(packument.name.as_str()).among(known.dated(packument));
         self.overbroad = advisories.overbroad().map(Overbroad::of).collect();
-        let every = (0..packument.entries.len()).map(|at| known.facts(packument, at, &advisories));
+        let every = (0..packument.entries.len()).map(|at| known.facts_with(kin, packument, at, &advisories));
         let policy = world.policy(profile);
         let rules = policy.about(&packument.name).narrowed(every);
         let (takes_notes, waives) = (rules.takes_notes(), world.standing.waives_anything(&packument.name));
         let may_lack = known.form == Form::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
-            let facts = known.facts(packument, at, &advisories);
+            let facts = known.facts_with(kin, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
-            let verdict = judge(&rules, &world.standing, &facts, known.validated);
+            let mut verdict = judge(&rules, &world.standing, &facts, known.validated);
+            if let (Some(behind), Verdict::Hold { reason, .. }) = (known.behind, &mut verdict) {
+                let hours = behind.as_hours();
+                let _ = write!(reason.detail, "; nothing opens while the registry's clock is {hours} h behind ours");
+            }
             self.shown.push(verdict.allows());
             if let Some(opens) = verdict.opens() {
                 self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));
@@ -252,6 +274,7 @@ fn retag(known: &Known, packument: &Packument, shown: &[bool], policy: &Policy) 
     let window = if age.is_zero() { WINDOW } else { age };
     let mut tags = Vec::with_capacity(packument.dist_tags.len());
     let mut moved = 0;
+    let (retargets, sightings) = (Retargets::new(packument, shown), sightings_by_tag(known));
     for (tag, target) in &packument.dist_tags {
         if visible(target) {
             tags.push((tag.clone(), target.clone()));
@@ -263,22 +286,36 @@ fn retag(known: &Known, packument: &Packument, shown: &[bool], policy: &Policy) 
         }
         // What was seen longer ago than the hold lasts may have been passed over many times since.
         let since = packument.find(target).map_or(known.validated, |(at, _)| known.provenance[at].effective);
-        let previous = previous_targets(known, tag, target, instant::before(since, window));
-        if let Some(version) = tag::retarget(packument, shown, tag, target, &previous) {
+        let seen = sightings.get(&**tag).map(Vec::as_slice).unwrap_or_default();
+        let previous = previous_targets(seen, target, instant::before(since, window));
+        if let Some(version) = retargets.find(tag, target, &previous) {
             tags.push((tag.clone(), version.into()));
         }
     }
     Some(tags)
 }
 
-/// Where `tag` was seen to point before `target`, newest first, not longer ago than `since`.
-fn previous_targets<'a>(known: &'a Known, tag: &str, target: &str, since: Timestamp) -> Vec<&'a str> {
-    let mut sightings: Vec<_> = known
-        .record
-        .tags
-        .iter()
-        .filter(|seen| *seen.tag == *tag && *seen.version != *target && seen.last_seen >= since)
-        .collect();
-    sightings.sort_by_key(|sighting| std::cmp::Reverse(sighting.last_seen));
-    sightings.into_iter().map(|sighting| &*sighting.version).collect()
+/// Where each dist-tag was seen to point.
+fn sightings_by_tag(known: &Known) -> HashMap<&str, Vec<&TagSighting>> {
+    let mut sightings: HashMap<&str, Vec<&TagSighting>> = HashMap::new();
+    for sighting in &known.record.tags {
+        sightings.entry(&sighting.tag).or_default().push(sighting);
+    }
+    for seen in sightings.values_mut() {
+        seen.sort_by_key(|sighting| sighting.first_seen);
+    }
+    sightings
+}
+
+/// Where a dist-tag was seen to point before `target`, newest first, not longer ago than `since`; `sightings` are in the order of
+/// `first_seen`.
+fn previous_targets<'a>(sightings: &[&'a TagSighting], target: &str, since: Timestamp) -> Vec<&'a str> {
+    let lasted = |at: usize| {
+        let next = sightings.get(at + 1).map(|next| next.first_seen);
+        next.is_none_or(|next| instant::after(sightings[at].first_seen, SHORTEST_SIGHTING) <= next)
+    };
+    let counts = |(at, seen): &(usize, &&TagSighting)| *seen.version != *target && seen.last_seen >= since && lasted(*at);
+    let mut previous: Vec<_> = sightings.iter().enumerate().filter(counts).map(|(_, seen)| *seen).collect();
+    previous.sort_by_key(|sighting| std::cmp::Reverse(sighting.last_seen));
+    previous.into_iter().map(|sighting| &*sighting.version).collect()
 }

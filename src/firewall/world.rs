@@ -59,6 +59,12 @@ impl World {
         self.policies.iter().filter_map(Policy::spares_siblings).max()
     }
 
+    /// The longest age that a rule of any policy names.
+    #[must_use]
+    pub(super) fn longest_age(&self) -> Duration {
+        self.policies.iter().map(Policy::longest_age).max().unwrap_or_default()
+    }
+
     /// The world after this one, as of `now`, with these decisions.
     fn with_decisions(&self, decisions: Arc<[Decision]>, now: Timestamp) -> Self {
         let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();

@@ -9,12 +9,18 @@ use serde_json::value::RawValue;
 
 pub use super::manifest::Fields;
 use super::manifest::{Notebook, read_entry};
-use super::packument::{Entry, Layout, Packument, Span};
+use super::packument::{Entry, Layout, Packument, Span, by_target};
 use super::walk::{Keys, Source, Walk, Walked, decode, for_each_member, walk};
 use super::{PackageName, Version, instant};
 
 /// The most versions a packument may have. The longest on the registry have some thousands.
 const MOST_VERSIONS: usize = 100_000;
+
+/// The most dist-tags a packument may have. Packages that publish a tag for each branch or pull request have some thousands.
+const MAX_DIST_TAGS: usize = 20_000;
+
+/// The most entries in `time`: those of the versions that are there, as many of versions that are gone, `created` and `modified`.
+const MAX_TIMES: usize = 2 * MOST_VERSIONS + 2;
 
 /// A document that was read, and what only lives as long as the document does.
 pub struct Ingested {
@@ -64,6 +70,14 @@ pub enum IngestError {
     /// More versions than any package has.
     #[error("more than {MOST_VERSIONS} versions")]
     TooManyVersions,
+    /// More members in an object than any package has.
+    #[error("more than {limit} members in `{member}`")]
+    TooManyMembers {
+        /// In which object.
+        member: &'static str,
+        /// The most it may have.
+        limit: usize,
+    },
     /// Longer than positions can count (4 GiB).
     #[error("longer than 4 GiB")]
     TooLong,
@@ -81,9 +95,10 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     let text = std::str::from_utf8(document).map_err(|wrong| IngestError::Encoding { byte: wrong.valid_up_to() })?;
     let source = Source(text);
     let mut fields = Fields::default();
-    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, mut layout, has_more, .. } =
+    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, modified, mut layout, has_more, .. } =
         read_top(&source, name, &mut fields)?;
     let mut times = read_times(&source, time)?;
+    let stated = modified.and_then(decode).and_then(|text| instant::parse(&text));
     let has_time = !times.instants.is_empty();
     let dist_tags = read_tags(dist_tags)?;
 
@@ -104,9 +119,11 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         has_more,
         has_scripts: fields.has_scripts,
         entries,
+        tags_by_target: by_target(&dist_tags),
         dist_tags,
         departed: Vec::new(),
         has_time,
+        modified: times.changed.max(stated),
         oldest: None,
         parts: notebook.parts,
         length: document.len() as u64,
@@ -129,6 +146,8 @@ struct Top<'w, 'a> {
     time: Option<&'a str>,
     dist_tags: Option<&'a str>,
     name: Option<&'a str>,
+    /// `modified` of an abbreviated document.
+    modified: Option<&'a str>,
     /// The member `policyRestrictions`, and where the one before it ends.
     restrictions: Option<(Span, Option<u32>)>,
     layout: Layout,
@@ -178,6 +197,11 @@ impl<'a> Top<'_, 'a> {
             Some("name") => {
                 self.layout.name = Some(span);
                 self.name.replace(value).is_some()
+            }
+            // Repeated, the first counts: it only ever tells an older copy.
+            Some("modified") => {
+                self.modified.get_or_insert(value);
+                false
             }
             Some("policyRestrictions") => {
                 let member = Span { start, end: span.end };
@@ -249,6 +273,7 @@ fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w m
         time: None,
         dist_tags: None,
         name: None,
+        modified: None,
         restrictions: None,
         layout: Layout::default(),
         previous_end: None,
@@ -291,23 +316,31 @@ fn set_off(source: &Source<'_>, member: Span, previous_end: Option<u32>, opening
 struct Times<'a> {
     instants: HashMap<Cow<'a, str>, Option<jiff::Timestamp>>,
     modified: Option<Span>,
+    /// `time.modified`, read.
+    changed: Option<jiff::Timestamp>,
 }
 
 fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a>, IngestError> {
-    let mut times = Times { instants: HashMap::with_capacity(time.map_or(0, |time| time.len() / 48)), modified: None };
+    let instants = HashMap::with_capacity(time.map_or(0, |time| (time.len() / 48).min(MAX_TIMES)));
+    let mut times = Times { instants, modified: None, changed: None };
     let Some(time) = time.filter(|time| *time != "null") else { return Ok(times) };
-    let mut repeated = None;
+    let (mut repeated, mut members) = (None, 0_usize);
     for_each_member(time, |key, value| {
-        let Some(key) = decode(key) else { return };
+        members += 1;
+        let Some(key) = decode(key).filter(|_| members <= MAX_TIMES) else { return };
+        let published = decode(value).and_then(|text| instant::parse(&text));
         if key == "modified" {
             times.modified = value.starts_with('"').then(|| source.span(value));
+            times.changed = published;
         }
-        let published = decode(value).and_then(|text| instant::parse(&text));
         if times.instants.insert(key.clone(), published).is_some() {
             repeated = repeated.take().or_else(|| Some(key.into_owned()));
         }
     })
     .map_err(|_| IngestError::Shape { member: "time" })?;
+    if members > MAX_TIMES {
+        return Err(IngestError::TooManyMembers { member: "time", limit: MAX_TIMES });
+    }
     match repeated {
         Some(key) => Err(IngestError::Repeated { member: "time", key }),
         None => Ok(times),
@@ -320,8 +353,12 @@ type Tags = Vec<(Box<str>, Box<str>)>;
 fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
     let (mut found, mut keys) = (Tags::new(), Keys::default());
     let Some(tags) = tags.filter(|tags| *tags != "null") else { return Ok(found) };
-    let mut repeated = None;
+    let (mut repeated, mut members) = (None, 0_usize);
     for_each_member(tags, |key, value| {
+        members += 1;
+        if members > MAX_DIST_TAGS {
+            return;
+        }
         let (Some(tag), Some(version)) = (decode(key), decode(value)) else { return };
         if keys.repeats(tag.clone()) {
             repeated = repeated.take().or_else(|| Some(tag.to_string()));
@@ -329,6 +366,9 @@ fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
         found.push((tag.as_ref().into(), version.as_ref().into()));
     })
     .map_err(|_| IngestError::Shape { member: "dist-tags" })?;
+    if members > MAX_DIST_TAGS {
+        return Err(IngestError::TooManyMembers { member: "dist-tags", limit: MAX_DIST_TAGS });
+    }
     match repeated {
         Some(key) => Err(IngestError::Repeated { member: "dist-tags", key }),
         None => Ok(found),
@@ -372,6 +412,16 @@ mod tests {
         assert_eq!(packument.departed.len(), 1);
         assert_eq!(&*packument.departed[0].0, "0.9.0");
         assert_eq!(second.tarball_value.of(document.as_bytes()), br#""https://registry.example/demo/-/demo-1.1.0.tgz""#);
+    }
+
+    #[test]
+    fn when_a_document_was_modified_is_read_in_both_forms() {
+        let at = |text: &str| instant::parse(text);
+        let full = r#"{"name":"demo","time":{"modified":"2026-04-03T12:00:00.000Z"}}"#;
+        assert_eq!(read(full).unwrap().modified, at("2026-04-03T12:00:00Z"));
+        let abbreviated = r#"{"name":"demo","modified":"2026-04-03T12:00:01.000Z"}"#;
+        assert_eq!(read(abbreviated).unwrap().modified, at("2026-04-03T12:00:01Z"));
+        assert_eq!(read(r#"{"name":"demo","modified":7,"time":{"modified":"soon"}}"#).unwrap().modified, None);
     }
 
     #[test]
@@ -433,8 +483,13 @@ mod tests {
     #[test]
     fn what_is_made_to_be_slow_is_not() {
         let many = |prefix: &str| (0..200_000).map(|n| format!(r#""{prefix}{n}":"x""#)).collect::<Vec<_>>().join(",");
-        let tags = format!(r#"{{"name":"demo","dist-tags":{{{}}}}}"#, many("t"));
-        assert_eq!(read(&tags).unwrap().dist_tags.len(), 200_000);
+        let tags = |count: usize| (0..count).map(|n| format!(r#""t{n}":"x""#)).collect::<Vec<_>>().join(",");
+        let tagged = |count: usize| read(&format!(r#"{{"name":"demo","dist-tags":{{{}}}}}"#, tags(count)));
+        assert_eq!(tagged(MAX_DIST_TAGS).unwrap().dist_tags.len(), MAX_DIST_TAGS);
+        let refused = |member, limit| IngestError::TooManyMembers { member, limit };
+        assert_eq!(tagged(MAX_DIST_TAGS + 1).unwrap_err(), refused("dist-tags", MAX_DIST_TAGS));
+        let times = format!(r#"{{"name":"demo","time":{{{},{}}}}}"#, many("a"), many("b"));
+        assert_eq!(read(&times).unwrap_err(), refused("time", MAX_TIMES));
         let members = format!(r#"{{"name":"demo","versions":{{"1.0.0":{}}}}}"#, manifest("1.0.0", &format!(",{}", many("m"))));
         assert!(read(&members).unwrap().entries[0].flaw.is_none());
         let versions = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, many("1.0."));

@@ -118,10 +118,14 @@ pub struct Packument {
     pub entries: Vec<Entry>,
     /// `dist-tags` in the document's order, decoded.
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
+    /// Positions in `dist_tags`, sorted by the version they point to.
+    pub tags_by_target: Vec<u32>,
     /// Versions that stand in `time` and no longer in `versions`, with their publish time where it can be read.
     pub departed: Vec<(Box<str>, Option<Timestamp>)>,
     /// Whether `time` has any entry at all: a mirror may strip it.
     pub has_time: bool,
+    /// When it was last modified, as it says: `time.modified`, or `modified` of an abbreviated document.
+    pub modified: Option<Timestamp>,
     /// Whether any manifest says who published it (`_npmUser`).
     pub has_publishers: bool,
     /// Whether any manifest carries the registry's signature (`dist.signatures`).
@@ -193,6 +197,7 @@ impl Packument {
         Self {
             entries: kept.iter().map(|at| self.entries[*at as usize].clone()).collect(),
             by_key: self.by_key.iter().filter_map(place).collect(),
+            tags_by_target: by_target(&dist_tags),
             dist_tags,
             parts: HashMap::new(),
             ..self.clone()
@@ -206,7 +211,7 @@ impl Packument {
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let departed: usize = self.departed.iter().map(|(key, _)| key.len() + 40).sum();
         let parts: usize = self.parts.iter().map(|(name, places)| name.len() + places.len() * 4 + 64).sum();
-        size_of::<Self>() + parts + entries + self.by_key.len() * 4 + tags + departed
+        size_of::<Self>() + parts + entries + (self.by_key.len() + self.tags_by_target.len()) * 4 + tags + departed
     }
 
     /// Whether every version has a publish time, apart from versions that contradict themselves.
@@ -221,4 +226,11 @@ impl Packument {
     pub fn is_security_placeholder(&self) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(|entry| entry.key.ends_with("-security"))
     }
+}
+
+/// The positions of dist-tags, sorted by the version they point to.
+pub(super) fn by_target(tags: &[(Box<str>, Box<str>)]) -> Vec<u32> {
+    let mut places: Vec<u32> = (0..).take(tags.len()).collect();
+    places.sort_by(|one, other| tags[*one as usize].1.cmp(&tags[*other as usize].1));
+    places
 }

@@ -65,8 +65,8 @@ pub fn find(
         let keys: BTreeSet<&str> = keys.collect();
         let mut dates: HashMap<&str, Timestamp> = HashMap::new();
         for release in &releases {
-            let date = dates.entry(&*release.version).or_insert(release.effective);
-            *date = release.effective.max(*date);
+            let date = dates.entry(&*release.version).or_insert(release.counts_from());
+            *date = release.counts_from().max(*date);
         }
         // One that is not in the ledger is as young as can be.
         let dated = |key: &str| dates.get(key).copied().unwrap_or(now);
@@ -255,5 +255,5 @@ fn integrities(version: &str, releases: &[Release], served: &[Exposure]) -> Vec<
 
 /// When a version counts as published, by what was seen first.
 fn published(version: &str, releases: &[Release]) -> Option<Timestamp> {
-    releases.iter().filter(|release| *release.version == *version).map(|release| release.effective).min()
+    releases.iter().filter(|release| *release.version == *version).map(Release::counts_from).min()
 }

@@ -33,10 +33,11 @@ pub fn verdict(facts: &Facts<'_>) -> Option<Verdict> {
     None
 }
 
-/// Whether a version that left upstream was taken down: a security placeholder came, or it was young when last seen.
+/// Whether a version that left upstream was taken down: a security placeholder came, or it was young when last seen. Young is what is
+/// below [`TAKEDOWN_AGE`], or below `longest_age`, the longest that any rule names.
 #[must_use]
-pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool) -> bool {
-    replaced || instant::after(effective, TAKEDOWN_AGE) > last_seen
+pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool, longest_age: Duration) -> bool {
+    replaced || instant::after(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen
 }
 
 /// A version that left upstream: a takedown when it was young or a security placeholder came, else a left-pad that goes
@@ -50,7 +51,7 @@ fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -
         let detail = format!("a security placeholder took its place upstream, last seen {seen}");
         return Some(Verdict::deny(RuleId::Takedown, detail));
     }
-    if is_takedown(facts.effective, last_seen, replaced) {
+    if is_takedown(facts.effective, last_seen, replaced, facts.longest_age) {
         let detail = format!("it was taken down upstream while it was young, last seen {seen}");
         return Some(Verdict::deny(RuleId::Takedown, detail));
     }

@@ -2,6 +2,7 @@
 //! know where a fact comes from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -88,6 +89,8 @@ pub struct Facts<'a> {
     pub integrity_changed: bool,
     /// Whether the newest packument has it.
     pub presence: Presence,
+    /// The longest age that any rule names: below it a version that went was taken down. Asked only of versions that went.
+    pub longest_age: Duration,
     /// What its manifest says of itself: install scripts, dependencies from elsewhere, deprecation.
     pub traits: Traits,
     /// Who published it, by name; `None` where upstream does not say.
@@ -96,6 +99,8 @@ pub struct Facts<'a> {
     pub maintainers: &'a [Arc<str>],
     /// The package's dist-tags, as upstream has them.
     pub tags: &'a [(Box<str>, Box<str>)],
+    /// Positions in `tags`, sorted by the version they point to; empty where nobody sorted them.
+    pub tags_by_target: &'a [u32],
     /// The advisories on the package, beside all its versions.
     pub advisories: &'a Applicable<'a>,
     /// The reviewed advisory of a vulnerability that names exactly this version as the fix, if whoever published it had published
@@ -128,10 +133,12 @@ impl<'a> Facts<'a> {
             integrity: None,
             integrity_changed: false,
             presence: Presence::Present,
+            longest_age: Duration::ZERO,
             traits: Traits::default(),
             publisher: None,
             maintainers: &[],
             tags: &[],
+            tags_by_target: &[],
             advisories: &NO_ADVISORIES,
             fix: None,
             unknown: UnknownFacts::NONE,
@@ -156,6 +163,7 @@ impl<'a> Facts<'a> {
             publisher: entry.publisher.as_deref(),
             maintainers: entry.maintainers.as_deref().unwrap_or_default(),
             tags: &packument.dist_tags,
+            tags_by_target: &packument.tags_by_target,
             ..Self::of(&packument.name, &entry.key, effective)
         }
     }
@@ -172,9 +180,15 @@ impl<'a> Facts<'a> {
         self.advisories.matching(self.version, self.parsed)
     }
 
-    /// The dist-tags that point to it.
+    /// The dist-tags that point to it: found by search, since a packument may have thousands of them and as many versions.
     pub fn pointing(&self) -> impl Iterator<Item = &'a str> {
-        let version = self.version;
-        self.tags.iter().filter(move |(_, target)| **target == *version).map(|(tag, _)| &**tag)
+        let (tags, version) = (self.tags, self.version);
+        let target = move |at: &u32| tags.get(*at as usize).map_or("", |(_, target)| &**target);
+        let sorted = if self.tags_by_target.len() == tags.len() { self.tags_by_target } else { &[] };
+        let first = sorted.partition_point(|at| target(at) < version);
+        let found = sorted[first..].iter().take_while(move |at| target(at) == version).map(|at| *at as usize);
+        // Unsorted ones come from tests and from replays, which have few.
+        let few = (0..if sorted.is_empty() { tags.len() } else { 0 }).filter(move |at| *tags[*at].1 == *version);
+        found.chain(few).map(move |at| &*tags[at].0)
     }
 }

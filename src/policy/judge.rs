@@ -153,6 +153,12 @@ impl Policy {
         ages.max()
     }
 
+    /// The longest age that a rule names, of a release or of a package.
+    #[must_use]
+    pub fn longest_age(&self) -> Duration {
+        self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
+    }
+
     /// The rules about a package.
     #[must_use]
     pub fn about(&self, name: &PackageName) -> Selection<'_> {

@@ -220,6 +220,16 @@ impl Ages {
 }
 
 impl Rule {
+    /// The longest age it names.
+    pub(super) fn longest_age(&self) -> Option<Duration> {
+        let held = match self.action {
+            Action::Hold { age, .. } => Some(age),
+            Action::Allow | Action::Deny | Action::Warn => None,
+        };
+        let Asks { younger_than, older_than, package_younger_than, package_older_than, .. } = self.asks;
+        [held, younger_than, older_than, package_younger_than, package_older_than].into_iter().flatten().max()
+    }
+
     /// What the version does not answer as this rule asks, apart from its name; `None` when it matches.
     ///
     /// On a fact that is not known a rule refuses, and neither allows nor warns.

@@ -300,6 +300,7 @@ fn rejected(rejection: &Rejection, text: &str) -> Reply {
         Rejection::Upstream(error) => upstream_failed(error, text),
         Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
         Rejection::TooMuch(_) => failure(StatusCode::PAYLOAD_TOO_LARGE, text, OutcomeLabel::ClientError),
+        Rejection::TooMany(_) => failure(StatusCode::TOO_MANY_REQUESTS, text, OutcomeLabel::ClientError),
         Rejection::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError),
     }
 }
@@ -307,7 +308,7 @@ fn rejected(rejection: &Rejection, text: &str) -> Reply {
 /// Upstream's failures as ours: those that pass keep a status that clients try again, those that last get one they do not.
 fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
     let (status, outcome) = match error {
-        UpstreamError::NotFound => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
+        UpstreamError::NotFound | UpstreamError::MissingPage { .. } => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
         UpstreamError::Denied { status: 401, .. } => (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError),
         UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
         UpstreamError::Redirected { .. } | UpstreamError::TarballHost { .. } => {

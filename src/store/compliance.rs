@@ -50,6 +50,8 @@ macro_rules! ledger_laws {
             equal_downloads_are_counted_and_told_one_line_a_client,
             exposure_tells_tarballs_and_not_what_was_hidden,
             what_is_noted_outlives_a_restart,
+            forgotten_tags_are_gone,
+            absences_are_recorded_and_are_no_packages,
             any_changes_lead_where_the_model_leads,
         );
     };
@@ -200,6 +202,11 @@ pub(super) fn release(version: &str, bytes: &[u8]) -> Release {
         digests: None,
         manifest: None,
         manifest_changed: None,
+        absent: None,
+        held_since: None,
+        moved: None,
+        dropped: false,
+        parted: false,
     }
 }
 
@@ -224,6 +231,8 @@ fn document() -> Document {
         first_seen: at(0),
         validated: at(20),
         changed: at(10),
+        looked: at(21),
+        modified: Some(at(9)),
         content: Some([9; 32]),
         length: 51_000_000,
         etag: Some("W/\"abc\"".into()),
@@ -373,6 +382,32 @@ pub(super) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>
     assert!(kept.len() < 20 && kept.contains(&other) && kept.contains(&tarballs[100]), "{}", kept.len());
 }
 
+pub(super) fn forgotten_tags_are_gone(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let sighting =
+        |version: &str| TagSighting { tag: "latest".into(), version: version.into(), first_seen: at(0), last_seen: at(1) };
+    let (one, two) = (sighting("1.0.0"), sighting("2.0.0"));
+    ledger.record_package(&axios, &PackageChange { tags: vec![one.clone(), two.clone()], ..PackageChange::default() }).unwrap();
+    ledger.record_package(&axios, &PackageChange { forgotten_tags: vec![one], ..PackageChange::default() }).unwrap();
+    assert_eq!(ledger.package(&axios).unwrap().tags, [two]);
+}
+
+pub(super) fn absences_are_recorded_and_are_no_packages(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    let absent = Document { content: None, length: 0, etag: None, modified: None, ..document() };
+    assert!(ledger.record_absence(&key("axios"), &absent, at(0)).unwrap());
+    drop(ledger);
+    let ledger = open();
+    assert_eq!(ledger.package(&key("axios")).unwrap().document, Some(absent));
+    assert_eq!(ledger.names().unwrap(), []);
+    // Seen at last, it is a package whose first look was before.
+    let seen = Document { first_seen: at(40), looked: at(40), ..document() };
+    ledger.record_package(&key("axios"), &PackageChange { document: Some(seen), ..change(&[release("1.0.0", b"")]) }).unwrap();
+    let record = ledger.package(&key("axios")).unwrap();
+    assert_eq!(record.document.map(|document| (document.first_seen, document.looked)), Some((at(0), at(40))));
+    assert_eq!(ledger.names().unwrap(), [PackageName::parse("axios").unwrap()]);
+}
+
 pub(super) fn the_same_name_on_two_registries_is_two_packages(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     let other = PackageKey { upstream: "https://other.example/".into(), ..key("axios") };
@@ -471,6 +506,8 @@ impl Model {
                     let once = old.clone();
                     *old = Release { gone: new.gone, replaced: new.replaced, ..once };
                     (old.manifest, old.manifest_changed) = (new.manifest, new.manifest_changed);
+                    (old.held_since, old.moved) = (new.held_since, new.moved);
+                    (old.dropped, old.parted) = (new.dropped, new.parted);
                 }
                 None => self.0.releases.push(new.clone()),
             }
@@ -509,6 +546,11 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         digests: None,
         manifest: gone.map(|_| ManifestDigest::from_bytes([integrity; ManifestDigest::LENGTH])),
         manifest_changed: gone,
+        absent: published,
+        held_since: gone,
+        moved: gone,
+        dropped: replaced,
+        parted: replaced,
     });
     let tag = ("(latest|next)", 0_u8..3, instant(), instant());
     let tag = tag.prop_map(|(tag, version, first_seen, last_seen)| TagSighting {
@@ -522,6 +564,8 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         first_seen,
         validated,
         changed,
+        looked: validated,
+        modified: etag.as_ref().map(|_| changed),
         content,
         length,
         etag: etag.as_deref().map(Into::into),

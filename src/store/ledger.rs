@@ -1,6 +1,7 @@
 //! The ledger: the durable record of what was seen upstream and of what was served and refused.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -49,6 +50,17 @@ pub struct Release {
     pub manifest: Option<ManifestDigest>,
     /// When that last changed: the release counts from then at the earliest.
     pub manifest_changed: Option<Timestamp>,
+    /// The last look that did not have it when it was first seen, by our clock; `None` where the package's first look had it.
+    pub absent: Option<Timestamp>,
+    /// The last look of another view that did not have it and could not be asked again: it counts from then at the earliest, until
+    /// that view answers.
+    pub held_since: Option<Timestamp>,
+    /// Where its age counts from instead of `effective`: it returned, or its publish time became known later.
+    pub moved: Option<Timestamp>,
+    /// Whether a document without it was seen since it went, as opposed to a package that was not found.
+    pub dropped: bool,
+    /// Whether another view was asked about it and disagrees: this view has a history of its own of it.
+    pub parted: bool,
 }
 
 /// A tarball that a full download from `address` once yielded, with what its bytes hash to.
@@ -99,6 +111,11 @@ pub struct Document {
     pub validated: Timestamp,
     /// When these bytes first came.
     pub changed: Timestamp,
+    /// The last look, by our clock: when upstream was last asked and showed the package, or said that there is none.
+    pub looked: Timestamp,
+    /// When the package was modified, as its documents say: the latest that was seen, and never later than our clock then. An older
+    /// copy says nothing.
+    pub modified: Option<Timestamp>,
     /// SHA-256 of the decoded document: the raw blob's name. `None` when upstream said the package is not there.
     pub content: Option<[u8; 32]>,
     /// The length of the decoded document, in bytes.
@@ -146,13 +163,23 @@ impl PackageRecord {
                 release.learn(&learned.digests);
             }
         }
+        if !change.forgotten_tags.is_empty() {
+            let name = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
+            let forgotten: HashSet<_> = change.forgotten_tags.iter().map(name).collect();
+            self.tags.retain(|sighting| !forgotten.contains(&name(sighting)));
+        }
+        let mut rows: HashMap<(Box<str>, Box<str>, Timestamp), usize> = HashMap::new();
+        let row = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
+        if !change.tags.is_empty() {
+            rows.extend(self.tags.iter().map(row).zip(0..));
+        }
         for sighting in &change.tags {
-            let same = |row: &&mut TagSighting| {
-                row.tag == sighting.tag && row.version == sighting.version && row.first_seen == sighting.first_seen
-            };
-            match self.tags.iter_mut().find(same) {
-                Some(row) => row.last_seen = sighting.last_seen,
-                None => self.tags.push(sighting.clone()),
+            match rows.entry(row(sighting)) {
+                Entry::Occupied(known) => self.tags[*known.get()].last_seen = sighting.last_seen,
+                Entry::Vacant(new) => {
+                    new.insert(self.tags.len());
+                    self.tags.push(sighting.clone());
+                }
             }
         }
     }
@@ -163,6 +190,15 @@ impl Release {
     fn update(&mut self, newer: &Self) {
         (self.gone, self.replaced) = (newer.gone, newer.replaced);
         (self.manifest, self.manifest_changed) = (newer.manifest, newer.manifest_changed);
+        (self.held_since, self.moved) = (newer.held_since, newer.moved);
+        (self.dropped, self.parted) = (newer.dropped, newer.parted);
+    }
+
+    /// The effective publish time as it is now: fixed at first sight, moved by a return, and no earlier than the look of another
+    /// view that still holds it back.
+    #[must_use]
+    pub fn counts_from(&self) -> Timestamp {
+        self.moved.unwrap_or(self.effective).max(self.held_since.unwrap_or(Timestamp::MIN))
     }
 
     /// Adds digests to those that are known of its bytes. Digests that contradict them are of other bytes and are not added.
@@ -201,8 +237,8 @@ impl PackageRecord {
 pub struct PackageChange {
     /// The document as it now stands.
     pub document: Option<Document>,
-    /// Releases that are new, or whose `gone`, `replaced`, `manifest` or `manifest_changed` changed; (version, integrity) names
-    /// the row. Of a row that exists only those four are written: the rest was set once.
+    /// Releases that are new, or of which something changed; (version, integrity) names the row. Of a row that exists `gone`,
+    /// `replaced`, `manifest`, `manifest_changed`, `held_since`, `moved`, `dropped` and `parted` are written: the rest was set once.
     pub releases: Vec<Release>,
     /// Digests that were learned of releases. Applied after `releases`; a row that does not exist is passed over.
     pub digests: Vec<LearnedDigests>,
@@ -210,6 +246,8 @@ pub struct PackageChange {
     pub tarballs: Vec<TarballSource>,
     /// Sightings that are new, or whose `last_seen` moved; (tag, version, `first_seen`) names the row.
     pub tags: Vec<TagSighting>,
+    /// Sightings that are forgotten, because there are too many. Applied before `tags`.
+    pub forgotten_tags: Vec<TagSighting>,
 }
 
 /// What became of a request, as the ledger keeps it.
@@ -315,6 +353,13 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// When the ledger cannot be written; then nothing was.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError>;
+
+    /// Records that a package that was never seen is not there, as `document` says. The number of such packages is bounded: those
+    /// last looked for before `expired` are forgotten when it is reached. Returns whether it was recorded.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written; then nothing was.
+    fn record_absence(&self, key: &PackageKey, document: &Document, expired: Timestamp) -> Result<bool, StoreError>;
 
     /// Notes who got what, off the request path: returns at once, written with the next batch.
     fn record_download(&self, download: Download, at: Timestamp);

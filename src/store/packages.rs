@@ -28,6 +28,10 @@ pub(super) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
     }
     write_releases(&transaction, package, &change.releases)?;
     write_digests(&transaction, package, &change.digests)?;
+    if !change.releases.is_empty() {
+        transaction.prepare_cached("UPDATE packages SET seen = 1 WHERE id = ?1 AND seen = 0")?.execute([package])?;
+    }
+    forget_tags(&transaction, package, &change.forgotten_tags)?;
     write_tags(&transaction, package, &change.tags)?;
     write_tarballs(&transaction, key, &change.tarballs)?;
     transaction.commit()
@@ -35,7 +39,7 @@ pub(super) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
 
 /// Every package that was seen upstream or asked for. What is no package name any more is left out.
 pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<PackageName>> {
-    let mut query = connection.prepare_cached("SELECT name FROM packages UNION SELECT name FROM subjects")?;
+    let mut query = connection.prepare_cached("SELECT name FROM packages WHERE seen = 1 UNION SELECT name FROM subjects")?;
     let rows = query.query_map([], |row| row.get::<_, String>(0))?;
     rows.filter_map(|row| row.map(|name| PackageName::parse(&name).ok()).transpose()).collect()
 }
@@ -44,6 +48,18 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<PackageName
 pub(super) fn contents(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Vec<u8>>> {
     let mut query = connection.prepare_cached("SELECT DISTINCT content FROM packages WHERE name = ?1 AND content IS NOT NULL")?;
     query.query_map([name.as_str()], |row| row.get(0))?.collect()
+}
+
+/// How many packages there are of which only is known that they were not there.
+pub(super) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
+    let count: i64 = connection.query_row("SELECT count(*) FROM packages WHERE seen = 0", [], |row| row.get(0))?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+/// Forgets that packages were not there at an instant before `expired`, where nothing else is known of them.
+pub(super) fn forget_absences(connection: &Connection, expired: Timestamp) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached("DELETE FROM packages WHERE seen = 0 AND looked < ?1")?;
+    delete.execute([to_column(expired)]).map(drop)
 }
 
 /// Every release of a package, of all registries.
@@ -81,7 +97,7 @@ pub(super) fn count_from_column(count: i64) -> u64 {
 
 fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<Document>)>> {
     let mut query = connection.prepare_cached(
-        "SELECT id, first_seen, validated, changed, content, length, etag, last_modified, form
+        "SELECT id, first_seen, validated, changed, content, length, etag, last_modified, form, looked, modified
          FROM packages WHERE upstream = ?1 AND name = ?2",
     )?;
     let read = |row: &Row<'_>| {
@@ -98,6 +114,8 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
             etag: row.get(6)?,
             last_modified: row.get(7)?,
             form: form_from_column(row.get_ref(8)?.as_str_or_null()?),
+            looked: instant(row, 9)?.unwrap_or(validated),
+            modified: instant(row, 10)?,
         };
         Ok((id, Some(document)))
     };
@@ -106,7 +124,8 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
 
 fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<Release>> {
     let mut query = connection.prepare_cached(
-        "SELECT version, integrity, published, effective, first_seen, gone, replaced, digests, manifest, manifest_changed
+        "SELECT version, integrity, published, effective, first_seen, gone, replaced, digests, manifest, manifest_changed,
+             absent, held_since, moved, dropped, parted
          FROM releases WHERE package = ?1 ORDER BY first_seen, version, integrity",
     )?;
     let rows = query.query_map([package], |row| {
@@ -121,6 +140,11 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             digests: integrity(row, 7)?,
             manifest: row.get::<_, Option<[u8; ManifestDigest::LENGTH]>>(8)?.map(ManifestDigest::from_bytes),
             manifest_changed: instant(row, 9)?,
+            absent: instant(row, 10)?,
+            held_since: instant(row, 11)?,
+            moved: instant(row, 12)?,
+            dropped: row.get(13)?,
+            parted: row.get(14)?,
         })
     })?;
     rows.collect()
@@ -148,13 +172,13 @@ fn write_package(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
     if let Some(id) = find.query_row(named, |row| row.get(0)).optional()? {
         return Ok(id);
     }
-    connection.prepare_cached("INSERT INTO packages (upstream, name) VALUES (?1, ?2)")?.insert(named)
+    connection.prepare_cached("INSERT INTO packages (upstream, name, seen) VALUES (?1, ?2, 0)")?.insert(named)
 }
 
 fn write_document(connection: &Connection, package: i64, document: &Document) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE packages SET first_seen = coalesce(first_seen, ?2), validated = ?3, changed = ?4, content = ?5, length = ?6,
-         etag = ?7, last_modified = ?8, form = ?9 WHERE id = ?1",
+         etag = ?7, last_modified = ?8, form = ?9, looked = ?10, modified = ?11, seen = max(seen, ?5 IS NOT NULL) WHERE id = ?1",
     )?;
     update.execute(params![
         package,
@@ -166,6 +190,8 @@ fn write_document(connection: &Connection, package: i64, document: &Document) ->
         document.etag,
         document.last_modified,
         document.form.map(form_to_column),
+        to_column(document.looked),
+        document.modified.map(to_column),
     ])?;
     Ok(())
 }
@@ -173,12 +199,11 @@ fn write_document(connection: &Connection, package: i64, document: &Document) ->
 fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
         "INSERT INTO releases (package, version, integrity, published, effective, first_seen, gone, replaced, digests, manifest,
-             manifest_changed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+             manifest_changed, absent, held_since, moved, dropped, parted)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (package, version, integrity) DO UPDATE SET gone = excluded.gone, replaced = excluded.replaced,
-             manifest = excluded.manifest, manifest_changed = excluded.manifest_changed
-         WHERE gone IS NOT excluded.gone OR replaced IS NOT excluded.replaced OR manifest IS NOT excluded.manifest
-             OR manifest_changed IS NOT excluded.manifest_changed",
+             manifest = excluded.manifest, manifest_changed = excluded.manifest_changed, held_since = excluded.held_since,
+             moved = excluded.moved, dropped = excluded.dropped, parted = excluded.parted",
     )?;
     for release in releases {
         upsert.execute(params![
@@ -193,6 +218,11 @@ fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -
             to_sri(release.digests.as_ref()),
             release.manifest.map(ManifestDigest::to_bytes),
             release.manifest_changed.map(to_column),
+            release.absent.map(to_column),
+            release.held_since.map(to_column),
+            release.moved.map(to_column),
+            release.dropped,
+            release.parted,
         ])?;
     }
     Ok(())
@@ -264,6 +294,15 @@ pub(super) fn tarballs(connection: &Connection, key: &PackageKey, version: &str)
 
 fn to_sri(integrity: Option<&Integrity>) -> String {
     integrity.map(Integrity::to_sri).unwrap_or_default()
+}
+
+fn forget_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> rusqlite::Result<()> {
+    let mut delete = connection
+        .prepare_cached("DELETE FROM sightings WHERE package = ?1 AND tag = ?2 AND version = ?3 AND first_seen = ?4")?;
+    for sighting in tags {
+        delete.execute(params![package, sighting.tag, sighting.version, to_column(sighting.first_seen)])?;
+    }
+    Ok(())
 }
 
 fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> rusqlite::Result<()> {

@@ -1,13 +1,17 @@
 //! The ledger's tables and how they came to be. Refuses to know who reads them.
 
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use rusqlite::Connection;
 
 use super::StoreError;
+use crate::npm::{Agreement, Integrity};
 
 /// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
-const MIGRATIONS: [&str; 4] = [FIRST, DECISIONS, DIGESTS, FORMS];
+const MIGRATIONS: [&str; 5] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS];
 
 /// Instants are nanoseconds since 1970 UTC, so that a person needs only `datetime(x / 1e9, 'unixepoch')`.
 const FIRST: &str = "
@@ -147,24 +151,126 @@ const FORMS: &str = "
     ALTER TABLE packages ADD COLUMN form TEXT;
 ";
 
-/// The newest schema this program knows: how many migrations there are.
-pub(super) const KNOWN: i64 = 4;
+/// What was seen when, by our own clock, and by which view. `looked` of a ledger from before is its `validated`: the best there is.
+/// `seen` is 0 for a package of which only is known that it was not there. A release that was not there at the package's first look
+/// has an instant in `absent`.
+const LOOKS: &str = "
+    ALTER TABLE packages ADD COLUMN looked INTEGER;
+    ALTER TABLE packages ADD COLUMN modified INTEGER;
+    ALTER TABLE packages ADD COLUMN seen INTEGER NOT NULL DEFAULT 1;
+    CREATE INDEX packages_never_seen ON packages (looked) WHERE seen = 0;
 
-/// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there.
+    ALTER TABLE releases ADD COLUMN absent INTEGER;
+    ALTER TABLE releases ADD COLUMN held_since INTEGER;
+    ALTER TABLE releases ADD COLUMN moved INTEGER;
+    ALTER TABLE releases ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE releases ADD COLUMN parted INTEGER NOT NULL DEFAULT 0;
+
+    UPDATE packages SET looked = validated;
+    UPDATE releases SET absent = (SELECT first_seen FROM packages WHERE packages.id = releases.package)
+        WHERE first_seen > (SELECT first_seen FROM packages WHERE packages.id = releases.package);
+    UPDATE releases SET dropped = 1
+        WHERE gone IS NOT NULL AND (SELECT content FROM packages WHERE packages.id = releases.package) IS NOT NULL;
+";
+
+/// The schema that begins with `LOOKS`: views that were two histories before are compared.
+const COMPARES_VIEWS: i64 = 5;
+
+/// The newest schema this program knows: how many migrations there are.
+pub(super) const KNOWN: i64 = 5;
+
+/// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there. An older ledger is copied
+/// first, into a file beside it that is never deleted.
 ///
 /// # Errors
-/// [`StoreError::Newer`] when it is ahead of this program: nothing was touched then.
+/// [`StoreError::Newer`] when it is ahead of this program: nothing was touched then. Also when the copy cannot be made.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let found = version(connection, path)?;
+    if (1..KNOWN).contains(&found) {
+        snapshot(connection, path, found)?;
+    }
     for (step, sql) in (1_i64..).zip(MIGRATIONS).filter(|(step, _)| *step > found) {
         let migrated = StoreError::ledger("be brought up to date");
         let apply = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
             transaction.execute_batch(sql)?;
+            if step == COMPARES_VIEWS {
+                part_views(&transaction)?;
+            }
             transaction.pragma_update(None, "user_version", step)?;
             transaction.commit()
         };
         apply(connection).map_err(migrated)?;
+    }
+    Ok(())
+}
+
+/// Copies the ledger of schema `found` beside itself, as it is before its migration.
+fn snapshot(connection: &Connection, path: &Path, found: i64) -> Result<(), StoreError> {
+    let copy = path.with_file_name(format!("ledger-schema-{found}.sqlite"));
+    let part = path.with_file_name(format!("ledger-schema-{found}.sqlite.part"));
+    copy_into(connection, &part).map_err(StoreError::ledger("be copied before its migration"))?;
+    File::open(&part).and_then(|file| file.sync_all()).map_err(StoreError::file("sync", &part))?;
+    fs::rename(&part, &copy).map_err(StoreError::file("rename", &part))?;
+    tracing::info!(path = %copy.display(), schema = found, "ledger copied before its migration");
+    Ok(())
+}
+
+/// Copies a ledger into the file `copy`, which its owner alone can read. What is there is replaced.
+pub(super) fn copy_into(connection: &Connection, copy: &Path) -> rusqlite::Result<()> {
+    // SQLite takes an empty file for none, and would make one that all may read.
+    let made = fs::remove_file(copy).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) });
+    made.and_then(|()| make_private(copy)).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map(drop)
+}
+
+/// Makes an empty file for its owner alone, if there is none.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+/// Views of one package had a history each: they are one now, except for versions of which they never saw the same bytes.
+fn part_views(connection: &Connection) -> rusqlite::Result<()> {
+    let mut names =
+        connection.prepare("SELECT upstream, name FROM packages WHERE upstream LIKE '%#own' OR upstream LIKE '%#anonymous'")?;
+    let names: BTreeSet<(String, String)> = names
+        .query_map([], |row| {
+            let upstream: String = row.get(0)?;
+            Ok((upstream.split('#').next().unwrap_or_default().to_owned(), row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut views =
+        connection.prepare("SELECT id FROM packages WHERE name = ?2 AND upstream IN (?1, ?1 || '#own', ?1 || '#anonymous')")?;
+    let mut stated = connection.prepare("SELECT version, integrity FROM releases WHERE package = ?1 AND integrity <> ''")?;
+    let mut part = connection.prepare("UPDATE releases SET parted = 1 WHERE package = ?1 AND version = ?2")?;
+    for (registry, name) in names {
+        let ids = views.query_map([&registry, &name], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+        let mut by_view: Vec<(i64, HashMap<String, Vec<Integrity>>)> = Vec::new();
+        for id in ids {
+            let mut versions: HashMap<String, Vec<Integrity>> = HashMap::new();
+            let rows = stated.query_map([id], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            for row in rows {
+                let (version, integrity) = row?;
+                versions.entry(version).or_default().extend(Integrity::parse(Some(&integrity), None));
+            }
+            by_view.push((id, versions));
+        }
+        for (place, (one, versions)) in by_view.iter().enumerate() {
+            for (other, others) in &by_view[place + 1..] {
+                for (version, digests) in versions {
+                    let Some(others) = others.get(version) else { continue };
+                    let same = |digest: &Integrity| others.iter().any(|other| digest.agreement(other) == Agreement::Same);
+                    if !digests.iter().any(same) {
+                        part.execute((one, version))?;
+                        part.execute((other, version))?;
+                    }
+                }
+            }
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! cut may lose the last commits and never damages the file.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use super::data_dir::{DataDir, Ownership};
 use super::downloads::{self, Asked, RecordedIncident};
 use super::journal::Journal;
-use super::ledger::{Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, TarballSource};
+use super::ledger::{
+    Document, Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, TarballSource,
+};
 use super::owed::Owed;
 use super::readers::Readers;
 use super::{StoreError, decisions, packages, schema};
@@ -25,6 +28,9 @@ use crate::policy::decision::Decision;
 const BUSY: Duration = Duration::from_secs(5);
 /// How long a write waits for it: somebody waits for the answer, and what cannot be written now is written later.
 const BUSY_WRITING: Duration = Duration::from_secs(2);
+/// Packages that were asked for and never seen: about 200 bytes of disk each. Absences older than any rule's age are forgotten first;
+/// while all are younger, clients that ask for more names that do not exist get an error.
+const MAX_ABSENCES: usize = 200_000;
 /// Statements kept compiled by each connection.
 const STATEMENTS: usize = 32;
 /// What the write-ahead log is cut back to after a checkpoint, in bytes.
@@ -42,6 +48,8 @@ struct Owner {
     journal: Journal,
     writer: Arc<Mutex<Connection>>,
     owed: Arc<Owed>,
+    /// How many packages there are of which only is known that they were not there.
+    absences: AtomicUsize,
     _ownership: Ownership,
 }
 
@@ -55,6 +63,7 @@ impl SqliteLedger {
         let path = DataDir::ledger_in(data_dir.path());
         let writer = open_writer(&path).map_err(|error| name_damaged(error, &path))?;
         writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("be opened"))?;
+        let absences = packages::count_absences(&writer).map_err(StoreError::ledger("be read"))?;
         let writer = Arc::new(Mutex::new(writer));
         let owed = Arc::new(Owed::default());
         let (writing, owing) = (Arc::clone(&writer), Arc::clone(&owed));
@@ -64,7 +73,7 @@ impl SqliteLedger {
             downloads::write(&mut connection, batch).map_err(StoreError::ledger("be written"))
         })
         .map_err(StoreError::file("start a thread that writes", &path))?;
-        let owner = Owner { journal, writer, owed, _ownership: data_dir.ownership() };
+        let owner = Owner { journal, writer, owed, absences: absences.into(), _ownership: data_dir.ownership() };
         Ok(Self { path, readers: Readers::default(), owner: Some(owner) })
     }
 
@@ -98,8 +107,7 @@ impl SqliteLedger {
             return Ok(());
         }
         let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(StoreError::ledger("be opened"))?;
-        let copied = connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]);
-        copied.map(drop).map_err(StoreError::ledger("be copied"))
+        schema::copy_into(&connection, &copy).map_err(StoreError::ledger("be copied"))
     }
 
     /// Every tarball that was asked for, served or refused, by name and version.
@@ -235,6 +243,23 @@ impl Ledger for SqliteLedger {
         if owner.owed.push(key, change) { Ok(()) } else { Err(StoreError::NoRoom) }
     }
 
+    fn record_absence(&self, key: &PackageKey, document: &Document, expired: Timestamp) -> Result<bool, StoreError> {
+        let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
+        if owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES {
+            let left = self.write(|connection| {
+                packages::forget_absences(connection, expired)?;
+                packages::count_absences(connection)
+            })?;
+            owner.absences.store(left, Ordering::Relaxed);
+            if left >= MAX_ABSENCES {
+                return Ok(false);
+            }
+        }
+        // A repeated absence is counted twice, so that the table is counted again a little early.
+        owner.absences.fetch_add(1, Ordering::Relaxed);
+        self.record_package(key, &PackageChange { document: Some(document.clone()), ..PackageChange::default() }).map(|()| true)
+    }
+
     fn record_download(&self, download: Download, at: Timestamp) {
         if let Some(owner) = &self.owner {
             owner.journal.note_download(download, at);
@@ -291,6 +316,8 @@ fn settle(owed: &Owed, writer: &mut Connection) -> Result<(), StoreError> {
 }
 
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    schema::make_private(path).map_err(StoreError::file("open", path))?;
+    keep_private(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = connect(path, flags).map_err(StoreError::ledger("be opened"))?;
     schema::refuse_newer(&connection, path)?;
@@ -306,6 +333,28 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     schema::migrate(&mut connection, path)?;
     Ok(connection)
 }
+
+/// Takes the ledger's files away from everyone but their owner, whatever the directory lets others do. SQLite gives its log and index
+/// the mode of the ledger itself, so those of a ledger that an older version made are narrowed too.
+#[cfg(unix)]
+fn keep_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let Ok(metadata) = std::fs::metadata(&file) else { continue };
+        let others = metadata.permissions().mode() & 0o077;
+        if others == 0 {
+            continue;
+        }
+        if let Err(error) = std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)) {
+            tracing::warn!(path = %Path::new(&file).display(), error = &error as &dyn std::error::Error, "ledger file stays readable for others");
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn keep_private(_path: &Path) {}
 
 fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

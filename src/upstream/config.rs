@@ -45,6 +45,18 @@ impl Config {
     }
 }
 
+/// How the publish times of a registry count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TimeMode {
+    /// The later of its time and our last look that did not have the version.
+    #[default]
+    Checked,
+    /// When this server first saw the version: for a registry whose times say nothing.
+    FirstSeen,
+    /// Its time alone: for a mirror that fetches on demand and answers 404 at first, or a registry that holds releases back already.
+    Trust,
+}
+
 /// One registry.
 #[derive(Clone)]
 pub struct RegistryConfig {
@@ -54,13 +66,15 @@ pub struct RegistryConfig {
     pub credentials: Option<Credentials>,
     /// Where the choice came from.
     pub origin: Origin,
+    /// How its publish times count.
+    pub time_mode: TimeMode,
 }
 
 impl RegistryConfig {
     /// A registry without credentials.
     #[must_use]
     pub fn new(url: Url, origin: Origin) -> Self {
-        Self { url, credentials: None, origin }
+        Self { url, credentials: None, origin, time_mode: TimeMode::default() }
     }
 
     /// The address as it may be shown: without credentials, query and fragment, ending in `/`.
@@ -77,6 +91,7 @@ impl fmt::Debug for RegistryConfig {
             .field("url", &self.address().as_str())
             .field("credentials", &self.credentials)
             .field("origin", &self.origin)
+            .field("time_mode", &self.time_mode)
             .finish()
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use authorization::{Addressed, Authorization, OwnCredentials};
 pub use circuit::AllCircuits;
-pub use config::{Config, Origin, RegistryConfig, UpstreamSetupError};
+pub use config::{Config, Origin, RegistryConfig, TimeMode, UpstreamSetupError};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
 pub use environment::Environment;
 pub use host_glob::{HostGlob, HostGlobError};
@@ -97,6 +97,14 @@ pub enum UpstreamError {
     /// It is not there (404, 410).
     #[error("not found upstream")]
     NotFound,
+    /// 404 or 410, but not in the registry's words: a proxy's page, which says nothing of the package.
+    #[error("upstream `{host}` answered {status} without JSON, as proxies do")]
+    MissingPage {
+        /// Host and port.
+        host: Arc<str>,
+        /// 404 or 410.
+        status: u16,
+    },
     /// 401 or 403: upstream wants other credentials.
     #[error("upstream `{host}` refused with {status}: {message}")]
     Denied {

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AGE, CONTENT_ENCODING, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 
-use super::registry::{failure, header, refusal};
+use super::registry::{ERROR_BODY, failure, header, refusal};
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
-use crate::net::Share;
+use crate::net::{Response, Share};
 use crate::npm::{Form, PackageName, instant};
 
 /// How to ask upstream whether its answer changed.
@@ -25,10 +26,28 @@ pub struct Validators {
 /// Upstream's answer to a question for a packument.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Upstream's clock: its `Date` plus its `Age`, if it sent a `Date`.
+    /// Its `Date`: of the server that answered, or of the origin where a cache keeps that.
     pub date: Option<Timestamp>,
+    /// Its `Age`: how long the answer was stored in caches. `None` where it came from no cache.
+    pub age: Option<Duration>,
     /// Same bytes or new ones.
     pub freshness: Freshness,
+}
+
+impl Fetched {
+    /// The instant as of which upstream vouches for this answer: the earliest of `now`, its `Date`, and `now` less its `Age`. Some
+    /// caches keep the origin's `Date`, some renew it.
+    #[must_use]
+    pub fn validated(&self, now: Timestamp) -> Timestamp {
+        let stored = self.age.map_or(now, |age| instant::before(now, age));
+        self.date.map_or(now, |date| date.min(now)).min(stored)
+    }
+
+    /// Upstream's clock as this answer shows it. An answer from a cache shows none: its `Date` may be anybody's.
+    #[must_use]
+    pub fn clock(&self) -> Option<Timestamp> {
+        self.date.filter(|_| self.age.is_none())
+    }
 }
 
 /// Same bytes or new ones.
@@ -68,10 +87,11 @@ impl Registry {
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
         let (route, response) = self.get(Route::to_registry(url), headers, authorization).await?;
         let host = route.host();
-        let date = upstream_time(&response.headers);
+        let (date, age) = (date(&response.headers), age(&response.headers));
         match response.status {
             StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if conditional => return Ok(Fetched { date, freshness: Freshness::NotModified }),
+            StatusCode::NOT_MODIFIED if conditional => return Ok(Fetched { date, age, freshness: Freshness::NotModified }),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(missing(&route, response).await),
             _ => return Err(refusal(&route, response).await),
         }
         let gzip = match coding(&response.headers).as_str() {
@@ -87,7 +107,7 @@ impl Registry {
             last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
         };
         let body = response.body.collect_into(self.packument_limit(), share).await.map_err(|error| failure(&host, &error))?;
-        Ok(Fetched { date, freshness: Freshness::Changed { body, gzip, validators } })
+        Ok(Fetched { date, age, freshness: Freshness::Changed { body, gzip, validators } })
     }
 }
 
@@ -97,6 +117,17 @@ fn accepting(form: Form) -> &'static str {
         Form::Full => "application/json",
         Form::Abbreviated => "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8",
     }
+}
+
+/// What a 404 or 410 means: the registry says so in JSON. A page in HTML or an empty body comes from a proxy, a captive portal or
+/// another host, and says nothing of the package.
+async fn missing(route: &Route, response: Response) -> UpstreamError {
+    let (host, status) = (route.host(), response.status.as_u16());
+    let body = if route.trusted { response.body.collect(ERROR_BODY).await.ok() } else { None };
+    if body.is_some_and(|body| serde_json::from_slice::<IgnoredAny>(&body).is_ok()) {
+        return UpstreamError::NotFound;
+    }
+    UpstreamError::MissingPage { host, status }
 }
 
 /// Adds what makes the question conditional; `false` if there is nothing to ask by.
@@ -117,12 +148,22 @@ fn coding(headers: &HeaderMap) -> String {
     lines.collect::<Vec<_>>().join(",")
 }
 
-/// When upstream made its answer plus how long that lay in a cache: what upstream's clock says now.
-fn upstream_time(headers: &HeaderMap) -> Option<Timestamp> {
+/// The `Date` of an answer.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let date: SystemTime = httpdate::parse_http_date(header(headers, &DATE)?).ok()?;
-    let date = Timestamp::try_from(date).ok()?;
-    let age = header(headers, &AGE).and_then(|age| age.parse::<u32>().ok()).unwrap_or(0);
-    Some(instant::after(date, Duration::from_secs(age.into())))
+    Timestamp::try_from(date).ok()
+}
+
+/// The largest `Age` of an answer; `None` for zero and for what is no number. One that is too large to count is at its maximum
+/// (RFC 9111, section 1.2.2).
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = |text: &str| {
+        let digits: &str = text.trim().split(|letter: char| !letter.is_ascii_digit()).next()?;
+        (!digits.is_empty()).then(|| digits.parse::<u32>().unwrap_or(u32::MAX))
+    };
+    let lines = headers.get_all(AGE).iter().filter_map(|line| line.to_str().ok());
+    let largest = lines.flat_map(|line| line.split(',')).filter_map(seconds).max()?;
+    (largest > 0).then(|| Duration::from_secs(largest.into()))
 }
 
 #[cfg(test)]
@@ -143,9 +184,10 @@ mod tests {
     async fn refused(status: &'static str, headers: &'static [&'static str], body: &'static str) -> String {
         let refused = ask(move |_, _| Act::Say(answer(status, headers, body.as_bytes()))).await.unwrap_err();
         let host = match &refused {
-            UpstreamError::Denied { host, .. } | UpstreamError::Status { host, .. } | UpstreamError::Broken { host, .. } => {
-                host.to_string()
-            }
+            UpstreamError::Denied { host, .. }
+            | UpstreamError::Status { host, .. }
+            | UpstreamError::MissingPage { host, .. }
+            | UpstreamError::Broken { host, .. } => host.to_string(),
             _ => "-".to_owned(),
         };
         refused.to_string().replace(&host, "HOST")
@@ -185,7 +227,8 @@ mod tests {
         .await;
         let registry = trial::registry(&server.url());
         let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None, &mut trial::share()).await.unwrap();
-        assert_eq!(first.date, Some("2024-01-01T00:01:00Z".parse().unwrap()));
+        assert_eq!(first.date, Some("2024-01-01T00:00:10Z".parse().unwrap()));
+        assert_eq!((first.age, first.clock()), (Some(Duration::from_secs(50)), None));
         let Freshness::Changed { gzip, validators, .. } = first.freshness else { panic!("{first:?}") };
         assert!(gzip);
         let second =
@@ -196,6 +239,29 @@ mod tests {
             (heard.header("if-none-match"), heard.header("if-modified-since")),
             (Some("W/\"1\""), Some("Mon, 01 Jan 2024 00:00:00 GMT"))
         );
+    }
+
+    #[test]
+    fn an_answer_is_as_old_as_its_date_or_its_age_says() {
+        let now: Timestamp = "2026-04-03T12:00:00Z".parse().unwrap();
+        let told = |lines: &[(HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            let fetched = Fetched { date: date(&headers), age: age(&headers), freshness: Freshness::NotModified };
+            (now.duration_since(fetched.validated(now)).as_secs(), fetched.clock().is_some())
+        };
+        let (old, new) = ("Fri, 03 Apr 2026 11:00:00 GMT", "Fri, 03 Apr 2026 12:00:00 GMT");
+        assert_eq!(told(&[]), (0, false));
+        assert_eq!(told(&[(DATE, old)]), (3600, true));
+        assert_eq!(told(&[(DATE, "Fri, 03 Apr 2026 13:00:00 GMT")]), (0, true));
+        assert_eq!(told(&[(DATE, new), (AGE, "7200")]), (7200, false));
+        assert_eq!(told(&[(DATE, old), (AGE, "60")]), (3600, false));
+        assert_eq!(told(&[(AGE, "0")]), (0, false));
+        assert_eq!(told(&[(DATE, new), (AGE, "5, 90"), (AGE, "30")]), (90, false));
+        assert_eq!(told(&[(AGE, "99999999999999999999")]).0, i64::from(u32::MAX));
+        assert_eq!(told(&[(AGE, "soon")]), (0, false));
     }
 
     #[tokio::test]
@@ -213,6 +279,11 @@ mod tests {
     async fn every_status_has_its_meaning() {
         assert_eq!(refused("404 Not Found", &[], "{}").await, "not found upstream");
         assert_eq!(refused("410 Gone", &[], "{}").await, "not found upstream");
+        assert_eq!(refused("404 Not Found", &[], "\"version not found\"").await, "not found upstream");
+        for page in ["", "<html>", "{\"error\":"] {
+            let said = "upstream `HOST` answered 404 without JSON, as proxies do";
+            assert_eq!(refused("404 Not Found", &[], page).await, said, "{page}");
+        }
         assert_eq!(
             refused("401 Unauthorized", &[], "{\"error\":\"who\\n are \\u001b[31myou\u{e9}?\"}").await,
             "upstream `HOST` refused with 401: who are [31myou??"

@@ -20,7 +20,9 @@ use super::circuit::{Admission, AllCircuits, Circuits, Evidence};
 use super::config::address;
 use super::credentials::is_ambiguous;
 use super::route::Route;
-use super::{Config, CredentialRules, Credentials, HostGlob, Origin, RegistryConfig, UpstreamError, UpstreamSetupError, passage};
+use super::{
+    Config, CredentialRules, Credentials, HostGlob, Origin, RegistryConfig, TimeMode, UpstreamError, UpstreamSetupError, passage,
+};
 use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust, pause};
 use crate::npm::PackageName;
 use crate::text::ascii_line;
@@ -42,7 +44,7 @@ const MAX_ANSWERED: u64 = 50_000;
 const MAX_NAME_BYTES: usize = 214;
 
 /// The most bytes that are read of an error's body, and the most of its message that are passed on.
-const ERROR_BODY: u64 = 64 << 10;
+pub(super) const ERROR_BODY: u64 = 64 << 10;
 const ERROR_MESSAGE: usize = 200;
 
 /// One registry.
@@ -56,6 +58,7 @@ pub struct Registry {
     has_credentials: bool,
     /// Whether credentials that clients bring to Coldframe are for this registry.
     takes_clients: bool,
+    time_mode: TimeMode,
     health: Arc<Health>,
     shared: Arc<Shared>,
 }
@@ -132,6 +135,12 @@ impl Registry {
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// How its publish times count.
+    #[must_use]
+    pub fn time_mode(&self) -> TimeMode {
+        self.time_mode
     }
 
     /// Whether it has credentials that could be lent.
@@ -520,7 +529,8 @@ fn open(config: &RegistryConfig, all: &Config, bound: &[Url], shared: &Arc<Share
     let takes_clients = bound.contains(&url);
     let (id, origin) = (Arc::<str>::from(url.as_str()), config.origin.clone());
     let health = shared.health_of(&id);
-    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, health, shared: Arc::clone(shared) })
+    let time_mode = config.time_mode;
+    Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, time_mode, health, shared: Arc::clone(shared) })
 }
 
 /// What is lent to requests to a registry: what the whole configuration has, and the registry's own.

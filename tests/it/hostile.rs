@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -235,5 +235,32 @@ async fn a_version_that_comes_and_goes_with_each_answer_is_not_held_anew() {
     for _ in 0..6 {
         assert!(!scene.get("/left-pad").await.versions().contains(&"1.2.0".to_owned()));
         scene.later(hours(10));
+    }
+}
+
+/// `count` dist-tags, all of them on one version.
+fn tagged(count: usize, prefix: &str, version: &str) -> Value {
+    (0..count).map(|number| (format!("{prefix}{number}"), json!(version))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[tokio::test]
+async fn a_packument_with_more_dist_tags_than_any_package_has_is_not_read() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish_old("right-pad", &["1.0.0"]);
+    scene.registry.edit("left-pad", |packument| packument["dist-tags"] = tagged(80_000, "t", "1.0.0"));
+    let refused = scene.get("/left-pad").await.is(502);
+    assert!(refused.error().contains("more than 20000 members in `dist-tags`"), "{}", refused.error());
+    assert_eq!(scene.get("/right-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn thousands_of_dist_tags_that_all_move_at_each_look_are_followed() {
+    let scene = Scene::open().await;
+    scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
+    for (look, version) in ["1.0.0", "1.1.0", "1.0.0"].into_iter().enumerate() {
+        scene.registry.edit("left-pad", move |packument| packument["dist-tags"] = tagged(10_000, &format!("t{look}-"), version));
+        scene.later(hours(2));
+        assert_eq!(scene.get("/left-pad").await.tags().len(), 10_000);
     }
 }

@@ -51,6 +51,7 @@ mod kills;
 mod ledger;
 mod lent;
 mod logins;
+mod looks;
 mod machine;
 mod names;
 mod once_more;

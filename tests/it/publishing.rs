@@ -73,7 +73,8 @@ async fn what_was_not_there_before_a_publish_is_asked_for_again_for_everyone() {
     scene.registry.answer("/fresh", Reply::json("{}"));
     scene.ask("PUT", "/fresh").token("publisher").json(&json!({})).await.is(200);
     scene.registry.answer_truly("/fresh");
-    scene.publish(Package::new("fresh", "1.0.0"));
+    // As young as it is: one that claims to be older contradicts those who were told that there is none, and they are asked again.
+    scene.publish(Package::new("fresh", "1.0.0").aged(hours(0)));
     for answer in
         [scene.get("/fresh").token("publisher").await, scene.get("/fresh").await, scene.get("/fresh").token("other").await]
     {

@@ -43,6 +43,7 @@ struct State {
     listings: BTreeMap<String, Listing>,
     tarballs: HashMap<String, (Vec<u8>, Option<String>)>,
     replies: HashMap<String, Reply>,
+    token_replies: HashMap<String, Reply>,
     gates: HashMap<String, (watch::Receiver<bool>, Option<usize>)>,
     absent: HashSet<String>,
     tokens: HashMap<String, String>,
@@ -162,6 +163,11 @@ impl Registry {
     /// A path is answered with this.
     pub fn answer(&self, path: &str, reply: Reply) {
         self.state().replies.insert(path.to_owned(), reply);
+    }
+
+    /// A path is answered with this where a request brings a token, whatever token it is.
+    pub fn answer_tokens(&self, path: &str, reply: Reply) {
+        self.state().token_replies.insert(path.to_owned(), reply);
     }
 
     /// A path is answered from what the registry holds again.
@@ -321,6 +327,9 @@ impl Shared {
 
 impl State {
     fn reply(&mut self, shared: &Shared, request: &Request) -> Reply {
+        if let Some(reply) = self.token_replies.get(&request.path).filter(|_| request.bearer().is_some()) {
+            return reply.clone();
+        }
         if let Some(reply) = self.replies.get(&request.path) {
             return reply.clone();
         }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use coldframe::app::{App, AppError};
 use coldframe::config::{Config, Flags, Key, Mistakes, Sources, Surroundings};
 use coldframe::store::StoreError;
-use coldframe::telemetry::ManualClock;
+use coldframe::telemetry::{Clock as _, ManualClock};
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -133,6 +134,11 @@ impl Scene {
 
     pub fn get(&self, path: &str) -> Ask {
         self.ask("GET", path)
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Time passes.

@@ -1,0 +1,77 @@
+//! Whether our own wall clock can be trusted: it is compared with a clock that nobody sets. Where the two move apart, somebody set it,
+//! and nothing that is dated by it is recorded until an upstream agrees with it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How far the wall clock may move against the other one: NTP corrects a fraction of a second, and `clock_skew` begins here too.
+pub(super) const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// The wall clock, as it was when it was last known to be right.
+#[derive(Debug)]
+pub(super) struct WallClock(Mutex<Reading>);
+
+/// Both clocks at one instant.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    now: Timestamp,
+    elapsed: Duration,
+}
+
+impl WallClock {
+    /// A wall clock that is right at `now`.
+    #[must_use]
+    pub(super) fn new(now: Timestamp, elapsed: Duration) -> Self {
+        Self(Mutex::new(Reading { now, elapsed }))
+    }
+
+    /// How far the wall clock was set since it was right, where that is too far.
+    #[must_use]
+    pub(super) fn jump(&self, now: Timestamp, elapsed: Duration) -> Option<SignedDuration> {
+        let right = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = SignedDuration::try_from(elapsed.saturating_sub(right.elapsed)).unwrap_or(SignedDuration::MAX);
+        let jump = now.duration_since(right.now).saturating_sub(passed);
+        (jump.abs() > MAX_SKEW).then_some(jump)
+    }
+
+    /// Whether the wall clock may be believed, by what an upstream's clock says: one that agrees makes it right again.
+    #[must_use]
+    pub(super) fn is_right(&self, now: Timestamp, elapsed: Duration, upstream: Option<Timestamp>) -> bool {
+        if self.jump(now, elapsed).is_none() {
+            return true;
+        }
+        let agrees = upstream.is_some_and(|upstream| now.duration_since(upstream).abs() <= MAX_SKEW);
+        if agrees {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Reading { now, elapsed };
+        }
+        agrees
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_775_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_in_doubt_until_an_upstream_agrees() {
+        let clock = WallClock::new(at(0), Duration::ZERO);
+        assert!(clock.is_right(at(86_400), Duration::from_secs(86_390), None));
+        for set in [4_000, -4_000] {
+            let (now, elapsed) = (at(86_400 + set), Duration::from_secs(86_400));
+            assert_eq!(clock.jump(now, elapsed).map(|jump| jump.as_secs()), Some(set));
+            assert!(!clock.is_right(now, elapsed, None));
+            assert!(!clock.is_right(now, elapsed, Some(at(86_400))));
+        }
+        let (now, elapsed) = (at(90_400), Duration::from_secs(86_400));
+        assert!(clock.is_right(now, elapsed, Some(at(90_399))));
+        assert!(clock.jump(now, elapsed).is_none() && clock.is_right(at(90_401), Duration::from_secs(86_401), None));
+        // The other way again.
+        assert!(!clock.is_right(at(86_402), Duration::from_secs(86_402), None));
+    }
+}

@@ -1,0 +1,522 @@
+//! What was seen, and when: no version opens earlier than an honest one would, whatever upstream shows to whom.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jiff::SignedDuration;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::package::{Package, days, hours, minutes};
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
+/// An hour before the scene begins.
+const AN_HOUR_AGO: &str = "2026-04-03T11:00:00.000Z";
+
+/// What the registry answers at this moment, with these headers.
+fn answer(scene: &Scene, name: &str, headers: &[(&str, &str)]) -> Reply {
+    let reply = Reply::json(&scene.registry.packument(name).to_string());
+    headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
+}
+
+/// The packument of a name without some versions.
+fn without(scene: &Scene, name: &str, versions: &[&str]) -> Reply {
+    let mut packument = scene.registry.packument(name);
+    for version in versions {
+        packument["versions"].as_object_mut().unwrap().remove(*version);
+        packument["dist-tags"].as_object_mut().unwrap().retain(|_, target| target != version);
+    }
+    Reply::json(&packument.to_string())
+}
+
+#[tokio::test]
+async fn a_copy_from_a_cache_opens_nothing_that_was_held_when_it_was_made() {
+    let eighty_hours_ago = "Tue, 31 Mar 2026 04:00:00 GMT";
+    let now = "Fri, 03 Apr 2026 12:00:00 GMT";
+    for headers in [vec![("date", eighty_hours_ago), ("age", "288000")], vec![("date", now), ("age", "288000")]] {
+        let scene = Scene::open().await;
+        scene.publish(Package::new("left-pad", "1.0.0"));
+        scene.publish(Package::new("left-pad", "1.1.0").aged(hours(100)));
+        scene.registry.answer("/left-pad", answer(&scene, "left-pad", &headers));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
+        scene.get(TARBALL).await.is(403);
+        // Confirmed by the cache, it is as old as before.
+        scene.later(minutes(6));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
+        scene.registry.answer_truly("/left-pad");
+        scene.later(minutes(6));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"], "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_look_is_dated_by_our_clock_whatever_date_upstream_sends() {
+    for headers in [vec![("date", "Thu, 27 Feb 2025 12:00:00 GMT")], vec![("age", "34560000")]] {
+        let mut scene = Scene::open().await;
+        scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)));
+        scene.registry.answer("/left-pad", answer(&scene, "left-pad", &headers));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.registry.answer_truly("/left-pad");
+        scene.later(hours(1));
+        scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
+        scene.publish(Package::new("left-pad", "1.2.0").without_time());
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.restart().await;
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.get(TARBALL).await.is(403);
+        scene.later(hours(71));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+        scene.later(hours(1));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_a_day_behind_opens_nothing_and_refusals_name_its_clock() {
+    let scene = Scene::open().await;
+    scene.registry.clock_off_by(SignedDuration::from_hours(-30));
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(100)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(20));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by its clock it is old enough now");
+    let refused = scene.get(TARBALL).await.is(403);
+    assert!(refused.error().contains("the registry's clock is 30 h behind ours"), "{}", refused.error());
+    // Its documents are looks all the same.
+    scene.publish(Package::new("left-pad", "1.2.0").aged(days(90)));
+    scene.registry.clock_off_by(SignedDuration::ZERO);
+    scene.later(minutes(6));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.later(hours(72));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
+}
+
+#[tokio::test]
+async fn a_name_that_was_missing_for_a_while_comes_back_as_young_as_our_last_look() {
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(2));
+    scene.registry.remove("left-pad");
+    scene.get("/left-pad").await.is(404);
+    scene.restart().await;
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(900)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "what was there before stays served");
+    scene.get(TARBALL).await.is(403);
+    scene.later(hours(71) - minutes(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(minutes(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_name_that_was_missing_at_our_first_look_counts_from_then() {
+    for asked in ["/left-pad", TARBALL, "/left-pad/latest"] {
+        let mut scene = Scene::open().await;
+        scene.registry.absent("left-pad");
+        scene.get(asked).await.is(404);
+        scene.restart().await;
+        scene.later(hours(1));
+        scene.publish(Package::new("left-pad", "1.1.0").aged(hours(20_000)));
+        scene.get("/left-pad").await.is(403);
+        scene.get(TARBALL).await.is(403);
+        // A package that began then is a new one, which waits longer than a release.
+        scene.later(days(14) - hours(2));
+        scene.get("/left-pad").await.is(403);
+        scene.later(hours(1));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
+    }
+}
+
+#[tokio::test]
+async fn only_the_registry_says_that_a_package_is_not_there() {
+    let page = |status| Reply::status(status).header("content-type", "text/html");
+    for reply in
+        [page(404), page(410), Reply::error(401, "who?"), Reply::error(403, "no"), Reply::error(429, "later"), Reply::status(500)]
+    {
+        let scene = Scene::open().await;
+        scene.registry.answer("/left-pad", reply.clone());
+        assert!(scene.get("/left-pad").await.status >= 400);
+        scene.registry.answer_truly("/left-pad");
+        scene.later(hours(1));
+        // It was there all the time: nothing says that it was not.
+        scene.publish(Package::new("left-pad", "1.0.0").aged(days(300)));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        // And what was seen stays, whatever such an answer says.
+        scene.registry.answer("/left-pad", reply);
+        scene.later(minutes(6));
+        let kept = scene.get("/left-pad").await;
+        assert!(matches!(kept.status, 200 | 401 | 403), "{}", kept.status);
+        scene.registry.answer_truly("/left-pad");
+        scene.later(minutes(6));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_hours_takes_no_version_its_age() {
+    let scene = Scene::open().await;
+    let publish = || {
+        scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+        scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
+    };
+    publish();
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    scene.registry.remove("left-pad");
+    for _ in 0..3 {
+        scene.get("/left-pad").await.is(404);
+        scene.later(hours(6));
+    }
+    publish();
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(52));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"], "71 hours after it was published");
+}
+
+#[tokio::test]
+async fn a_young_version_that_was_taken_down_counts_from_its_return() {
+    for whole in [false, true] {
+        let mut scene = Scene::open().await;
+        scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+        scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.later(hours(2));
+        if whole {
+            scene.registry.remove("left-pad");
+            scene.get("/left-pad").await.is(404);
+        } else {
+            scene.registry.unpublish("left-pad", "1.1.0");
+            assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        }
+        scene.later(hours(80));
+        scene.restart().await;
+        scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+        scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "whole: {whole}");
+        scene.get(TARBALL).await.is(403);
+        scene.later(hours(71));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.later(hours(1));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    }
+}
+
+#[tokio::test]
+async fn times_that_become_known_later_count_for_what_was_there_from_the_start() {
+    let mut scene = Scene::open().await;
+    let timeless = Arc::new(AtomicBool::new(true));
+    let strips = Arc::clone(&timeless);
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    scene.registry.edit("left-pad", move |packument| {
+        if strips.load(Ordering::Relaxed) {
+            packument.as_object_mut().unwrap().remove("time");
+        }
+    });
+    scene.get("/left-pad").await.is(403);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").time("2025-05-03T12:00:00.000Z"));
+    scene.get("/left-pad").await.is(403);
+    scene.later(hours(1));
+    timeless.store(false, Ordering::Relaxed);
+    scene.publish(Package::new("left-pad", "1.2.0").time("2025-06-03T12:00:00.000Z"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.restart().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    // Both were missing at the look before, an hour after the first.
+    scene.later(hours(70));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
+}
+
+#[tokio::test]
+async fn an_older_copy_erases_and_confirms_nothing() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    let old = Reply::json(&scene.registry.packument("left-pad").to_string());
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(30)).untagged());
+    scene.publish(Package::new("left-pad", "1.2.0").aged(hours(1)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.registry.answer("/left-pad", old);
+    scene.later(minutes(6));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.get(TARBALL).await.is(200);
+    // What lags confirms nothing: the version opens when the newer document is seen again.
+    scene.later(hours(20));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.registry.answer_truly("/left-pad");
+    scene.later(hours(52));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
+}
+
+#[tokio::test]
+async fn a_document_without_versions_erases_nothing() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.registry.answer("/left-pad", Reply::json(r#"{"name":"left-pad","versions":{}}"#));
+    scene.later(minutes(6));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_made_up_token_has_no_fresh_history() {
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.later(hours(10));
+    scene.publish(Package::new("left-pad", "1.0.0").content("other bytes").time("2025-04-03T12:00:00.000Z"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    for restarts in [false, true] {
+        if restarts {
+            scene.restart().await;
+        }
+        for token in ["made-up", "another"] {
+            scene.get("/left-pad").token(token).await.is(403);
+            scene.get(TARBALL).token(token).await.is(403);
+            let refused = scene.get("/left-pad/-/left-pad-1.0.0.tgz").token(token).await.is(403);
+            assert!(refused.error().contains("integrity"), "{}", refused.error());
+        }
+        scene.get("/left-pad").await.is(403);
+    }
+    scene.later(hours(72));
+    assert_eq!(scene.get("/left-pad").token("made-up").await.versions(), ["1.1.0"]);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
+}
+
+#[tokio::test]
+async fn what_a_token_saw_counts_for_those_without() {
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    scene.get("/left-pad").token("alice").await.is(200);
+    scene.later(hours(10));
+    scene.publish(Package::new("left-pad", "1.0.0").content("other bytes").time("2025-04-03T12:00:00.000Z"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    scene.get("/left-pad").await.is(403);
+    scene.get(TARBALL).await.is(403);
+    scene.restart().await;
+    scene.get("/left-pad").await.is(403);
+    scene.later(hours(62));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
+}
+
+#[tokio::test]
+async fn one_made_up_request_holds_nothing_for_the_others() {
+    // This registry shows any token less, and other bytes.
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    scene.publish(Package::new("left-pad", "1.1.0").time("2025-05-03T12:00:00.000Z"));
+    let mut less: Value = scene.registry.packument("left-pad");
+    less["versions"].as_object_mut().unwrap().remove("1.1.0");
+    less["dist-tags"]["latest"] = "1.0.0".into();
+    less["versions"]["1.0.0"]["dist"]["integrity"] = crate::package::sha512(b"other bytes").into();
+    less["versions"]["1.0.0"]["dist"]["shasum"] = crate::package::sha1(b"other bytes").into();
+    scene.registry.answer_tokens("/left-pad", Reply::json(&less.to_string()));
+    scene.get("/left-pad").token("made-up").await.is(200);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.get(TARBALL).await.is(200);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.restart().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.get("/left-pad").token("made-up").await.is(200);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_private_package_is_not_held_because_strangers_are_told_there_is_none() {
+    let mut scene = Scene::open().await;
+    scene.publish(Package::new("@acme/ui", "1.0.0").readable_with("alice"));
+    scene.get("/@acme%2fui").await.is(404);
+    scene.get("/@acme%2fui").token("mallory").await.is(404);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/@acme%2fui").token("alice").await.versions(), ["1.0.0"]);
+    scene.get("/@acme/ui/-/ui-1.0.0.tgz").token("alice").await.is(200);
+    scene.restart().await;
+    assert_eq!(scene.get("/@acme%2fui").token("alice").await.versions(), ["1.0.0"]);
+    scene.get("/@acme%2fui").await.is(404);
+}
+
+#[tokio::test]
+async fn what_strangers_are_not_shown_is_not_gone_for_a_token_that_is() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+    scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
+    let (all, less) = (answer(&scene, "left-pad", &[]), without(&scene, "left-pad", &["1.1.0"]));
+    for token in ["alice", "mallory", "alice", "mallory", "alice"] {
+        let reply = if token == "alice" { &all } else { &less };
+        scene.registry.answer_tokens("/left-pad", reply.clone());
+        assert_eq!(scene.get("/left-pad").token(token).await.versions(), ["1.0.0"]);
+        scene.later(hours(15));
+    }
+    scene.registry.answer_tokens("/left-pad", all.clone());
+    assert_eq!(scene.get("/left-pad").token("alice").await.versions(), ["1.0.0", "1.1.0"], "76 hours after it was published");
+}
+
+#[tokio::test]
+async fn a_contradiction_costs_upstream_a_few_requests_and_no_more() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.get("/left-pad").await.is(200);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    let before = scene.registry.count("/left-pad");
+    for number in 0..20 {
+        scene.get("/left-pad").token(&format!("made-up-{number}")).await.is(200);
+    }
+    let asked = scene.registry.count("/left-pad") - before;
+    assert!(asked <= 20 + 6, "{asked} requests for 20 tokens");
+}
+
+#[tokio::test]
+async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/-/coldframe/readyz").await.is(200);
+    let noon = scene.now();
+    scene.registry.clock_off_by(SignedDuration::from_hours(-100));
+    scene.clock.set(coldframe::npm::instant::after(noon, hours(100)));
+    let told = scene.get("/-/coldframe/readyz").await.is(503);
+    assert!(told.text().contains("clock was set forward by 360000 s"), "{}", told.text());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get(TARBALL).await.is(403);
+    // Set right: nothing was dated by the wrong clock.
+    scene.registry.clock_off_by(SignedDuration::ZERO);
+    scene.clock.set(coldframe::npm::instant::after(noon, hours(1)));
+    scene.publish(Package::new("left-pad", "1.2.0").aged(days(30)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/-/coldframe/readyz").await.is(200);
+    scene.later(hours(70));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.later(hours(2));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
+}
+
+/// The ledger's tables of the schema before views were compared, as far as packages go.
+const SCHEMA_2: &str = "
+    CREATE TABLE packages (id INTEGER PRIMARY KEY, upstream TEXT NOT NULL, name TEXT NOT NULL, first_seen INTEGER, validated INTEGER,
+        changed INTEGER, content BLOB, length INTEGER NOT NULL DEFAULT 0, etag TEXT, last_modified TEXT, UNIQUE (upstream, name)) STRICT;
+    CREATE TABLE releases (package INTEGER NOT NULL REFERENCES packages (id), version TEXT NOT NULL, integrity TEXT NOT NULL,
+        published INTEGER, effective INTEGER NOT NULL, first_seen INTEGER NOT NULL, gone INTEGER, replaced INTEGER NOT NULL,
+        PRIMARY KEY (package, version, integrity)) STRICT, WITHOUT ROWID;
+    CREATE TABLE sightings (package INTEGER NOT NULL REFERENCES packages (id), tag TEXT NOT NULL, version TEXT NOT NULL,
+        first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL, PRIMARY KEY (package, tag, version, first_seen)) STRICT, WITHOUT ROWID;
+    CREATE TABLE clients (id INTEGER PRIMARY KEY, address TEXT NOT NULL, tool TEXT NOT NULL, tool_version TEXT NOT NULL,
+        UNIQUE (address, tool, tool_version)) STRICT;
+    CREATE TABLE subjects (id INTEGER PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, kind TEXT NOT NULL,
+        integrity TEXT NOT NULL, hidden TEXT NOT NULL, UNIQUE (name, version, kind, integrity, hidden)) STRICT;
+    CREATE TABLE downloads (id INTEGER PRIMARY KEY, subject INTEGER NOT NULL REFERENCES subjects (id),
+        client INTEGER NOT NULL REFERENCES clients (id), outcome TEXT NOT NULL, rule TEXT, times INTEGER NOT NULL,
+        first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
+    CREATE INDEX downloads_by_subject ON downloads (subject);
+    CREATE INDEX downloads_by_client ON downloads (client);
+    CREATE INDEX downloads_by_last ON downloads (last);
+    CREATE TABLE incidents (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT, version TEXT, detail TEXT NOT NULL,
+        times INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
+    CREATE INDEX incidents_by_last ON incidents (last);
+    CREATE TABLE decisions (id INTEGER PRIMARY KEY AUTOINCREMENT, act TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL,
+        made INTEGER NOT NULL, expires INTEGER, needs_second INTEGER NOT NULL, second TEXT, confirmed INTEGER, revoked_by TEXT,
+        revoked INTEGER, revoked_why TEXT) STRICT;
+    CREATE TABLE decided (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL, in_force INTEGER NOT NULL) STRICT;
+    INSERT INTO decided (only, revision, in_force) VALUES (1, 0, 0);
+    PRAGMA user_version = 2;
+";
+
+/// Replaces the ledger of a scene by one of that schema; returns it, to be filled before the program starts again.
+async fn old_ledger(scene: &mut Scene) -> Connection {
+    scene.coldframe.stop().await;
+    let path = scene.data().join("ledger.sqlite");
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
+    let ledger = Connection::open(&path).unwrap();
+    ledger.pragma_update(None, "auto_vacuum", "incremental").unwrap();
+    ledger.pragma_update(None, "journal_mode", "wal").unwrap();
+    ledger.execute_batch(SCHEMA_2).unwrap();
+    ledger
+}
+
+/// Notes a package that a view saw so many hours before the scene began, with these versions: (version, bytes, effective hours ago).
+fn note(ledger: &Connection, scene: &Scene, view: &str, name: &str, looked: i64, versions: &[(&str, &[u8], i64)]) {
+    let at = |hours_ago: i64| i64::try_from(scene.now().as_nanosecond()).unwrap() - hours_ago * 3_600_000_000_000;
+    let upstream = format!("{}/{view}", scene.registry.url);
+    let columns =
+        "INSERT INTO packages (upstream, name, first_seen, validated, changed, content) VALUES (?1, ?2, ?3, ?4, ?3, ?5)";
+    ledger.execute(columns, (&upstream, name, at(1000), at(looked), [1_u8; 32])).unwrap();
+    let id = ledger.last_insert_rowid();
+    for (version, bytes, effective) in versions {
+        let columns = "INSERT INTO releases VALUES (?1, ?2, ?3, ?4, ?4, ?5, NULL, 0)";
+        ledger.execute(columns, (id, version, crate::package::sha512(bytes), at(*effective), at(1000))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_of_two_histories_becomes_one_and_a_copy_of_it_stays() {
+    let mut scene = Scene::open().await;
+    let ledger = old_ledger(&mut scene).await;
+    let (one, two) = (Package::new("left-pad", "1.0.0"), Package::new("left-pad", "1.1.0"));
+    // Each view saw a version that the other did not.
+    note(&ledger, &scene, "", "left-pad", 200, &[("1.0.0", &one.tarball, 900)]);
+    note(&ledger, &scene, "#own", "left-pad", 300, &[("1.1.0", &two.tarball, 800)]);
+    // A hundred packages that both saw with the same bytes, and one with other bytes in each.
+    let packages: Vec<_> = (0..100).map(|number| Package::new(&format!("package-{number}"), "1.0.0")).collect();
+    for package in &packages {
+        note(&ledger, &scene, "", &package.name, 200, &[("1.0.0", &package.tarball, 900)]);
+        note(&ledger, &scene, "#own", &package.name, 150, &[("1.0.0", &package.tarball, 900)]);
+    }
+    let shown = Package::new("right-pad", "1.0.0");
+    note(&ledger, &scene, "", "right-pad", 200, &[("1.0.0", &shown.tarball, 900)]);
+    note(&ledger, &scene, "#own", "right-pad", 150, &[("1.0.0", b"shown to tokens", 900)]);
+    drop(ledger);
+    scene.restart().await;
+    for package in [one, two, shown].into_iter().chain(packages) {
+        scene.publish(package);
+    }
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    assert_eq!(scene.get("/left-pad").token("alice").await.versions(), ["1.0.0", "1.1.0"]);
+    for name in (0..100).map(|number| format!("package-{number}")).chain(["right-pad".to_owned()]) {
+        assert_eq!(scene.get(&format!("/{name}")).await.versions(), ["1.0.0"]);
+        if name != "right-pad" {
+            assert_eq!(scene.get(&format!("/{name}")).token("alice").await.versions(), ["1.0.0"]);
+        }
+    }
+    assert!(scene.metric("coldframe_incidents", "integrity_changed").await < 2.0);
+    scene.coldframe.stop().await;
+    let copy = Connection::open(scene.data().join("ledger-schema-2.sqlite")).unwrap();
+    let count = |sql| copy.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((count("PRAGMA user_version"), count("SELECT count(*) FROM packages")), (2, 204));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_files_of_the_ledger_are_their_owners_alone_whatever_the_directory_allows() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut scene = Scene::open().await;
+    drop(old_ledger(&mut scene).await);
+    let open = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(scene.data(), open(0o777)).unwrap();
+    std::fs::set_permissions(scene.data().join("ledger.sqlite"), open(0o666)).unwrap();
+    scene.restart().await;
+    scene.publish(Package::new("left-pad", "1.0.0"));
+    scene.get("/left-pad").await.is(200);
+    let mut seen = 0;
+    for file in std::fs::read_dir(scene.data()).unwrap().flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        if name.starts_with("ledger") {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "{seen} files: the ledger, its log, its index and the copy");
+}
