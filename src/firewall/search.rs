@@ -65,9 +65,10 @@ impl Inner {
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
         let version = package.get("version")?.as_str()?;
         let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
-        let known = self.documents.get(&slot).or_else(|| self.documents.get(&slot.shared()));
-        let described = match known {
+        let described = match self.documents.get(&slot) {
             Some(known) => self.of_known(&known, package, version, asker.profile)?,
+            // What other tokens were shown may hide the version, and tells nothing else.
+            None if self.is_hidden_from_others(&slot, version, asker.profile) => return None,
             None => self.of_unknown(&name, package, version, asker.profile)?,
         };
         let mut result = json!({ "package": described });
@@ -76,6 +77,13 @@ impl Inner {
         copy(object, "downloads", &mut result, |downloads| numbers(downloads, &["weekly", "monthly"]));
         copy(object, "dependents", &mut result, number);
         Some(result)
+    }
+
+    /// Whether the document that another client's token was shown last has this version, and it is hidden there.
+    fn is_hidden_from_others(&self, slot: &Slot, version: &str, profile: Profile) -> bool {
+        let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_own()) else { return false };
+        let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
+        at.is_some_and(|at| !known.screen(&self.world(), profile).shown[at])
     }
 
     /// Describes the version of the result if it is shown, else the visible `latest`, of which the result says nothing.

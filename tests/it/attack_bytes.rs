@@ -161,6 +161,22 @@ async fn a_redirect_to_another_host_and_back_carries_no_credentials_and_makes_no
 }
 
 #[tokio::test]
+async fn a_search_tells_nothing_of_what_only_another_token_was_shown() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("@acme/secret", "1.2.3").readable_with("alice").aged(days(300)));
+    scene.get("/@acme%2fsecret").token("alice").await.is(200);
+    // The registry lists the name to everybody, as of a version that the private packument does not have.
+    let listed = json!({ "name": "@acme/secret", "version": "0.0.1", "date": "2020-01-01T00:00:00Z" });
+    scene.registry.answer("/-/v1/search", Reply::json(&json!({ "objects": [{ "package": listed }], "total": 1 }).to_string()));
+    for ask in [scene.get("/-/v1/search?text=secret").token("mallory"), scene.get("/-/v1/search?text=secret")] {
+        let answer = ask.await.is(200);
+        assert!(!answer.text().contains("1.2.3") && answer.text().contains("0.0.1"), "{}", answer.text());
+    }
+    let answer = scene.get("/-/v1/search?text=secret").token("alice").await.is(200);
+    assert!(answer.text().contains("1.2.3"), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn what_everybody_may_send_confirms_no_writer_whatever_the_package_is_called() {
     let scene = Scene::open().set("allow-writes", "true").await;
     for name in ["trust", "access", "collaborators"] {
@@ -218,5 +234,101 @@ async fn bytes_and_statements_of_many_kinds_open_nothing() {
             assert!(answer.status >= 400 && answer.body != carrier.tarball, "{number}: {}", answer.status);
             scene.get("/victim").await.is(403);
         }
+    }
+}
+
+#[tokio::test]
+async fn whatever_clients_would_install_otherwise_holds_an_old_version_and_nothing_else_does() {
+    type Edit = fn(&mut Value);
+    let changes: [(&str, Edit); 9] = [
+        ("dependencies", |manifest| manifest["dependencies"]["honest"] = json!("npm:evil@1.0.0")),
+        ("fewer dependencies", |manifest| manifest["dependencies"] = json!({})),
+        ("optional", |manifest| manifest["optionalDependencies"] = json!({ "evil": "1.0.0" })),
+        ("peers", |manifest| manifest["peerDependencies"] = json!({ "evil": "*" })),
+        ("bin", |manifest| manifest["bin"] = json!({ "npm": "index.js" })),
+        ("bin as text", |manifest| manifest["bin"] = json!("index.js")),
+        ("scripts", |manifest| manifest["scripts"] = json!({ "postinstall": "node index.js" })),
+        ("preinstall", |manifest| manifest["scripts"] = json!({ "preinstall": "node index.js" })),
+        ("install script", |manifest| manifest["hasInstallScript"] = json!(true)),
+    ];
+    let honest: [(&str, Edit); 6] = [
+        ("deprecated", |manifest| manifest["deprecated"] = json!("use another")),
+        ("empty", |manifest| manifest["peerDependencies"] = json!({})),
+        ("signatures", |manifest| manifest["dist"]["signatures"] = json!([{ "keyid": "x", "sig": "y" }])),
+        ("size", |manifest| manifest["dist"]["unpackedSize"] = json!(7)),
+        ("development", |manifest| manifest["devDependencies"] = json!({ "tape": "5" })),
+        ("people", |manifest| manifest["maintainers"] = json!([{ "name": "new" }])),
+    ];
+    let all = changes.iter().map(|change| (change, true)).chain(honest.iter().map(|change| (change, false)));
+    let mut scene = Scene::open().await;
+    for (number, (&(what, edit), holds)) in all.enumerate() {
+        let name = format!("old-{number}");
+        scene.publish(Package::new(&name, "1.0.0").aged(days(900)).depends_on("honest", "1.0.0"));
+        let path = format!("/{name}/-/{name}-1.0.0.tgz");
+        scene.get(&path).await.is(200);
+        scene.later(hours(1));
+        scene.registry.edit(&name, move |packument| edit(&mut packument["versions"]["1.0.0"]));
+        let expected = if holds { 403 } else { 200 };
+        for ask in [
+            scene.get(&path),
+            scene.get(&format!("/{name}")),
+            scene.get(&format!("/{name}")).abbreviated(),
+            scene.get(&format!("/{name}/1.0.0")),
+        ] {
+            assert_eq!(ask.await.status, expected, "{what}");
+        }
+    }
+    scene.restart().await;
+    scene.registry.goes_down();
+    for number in 0..changes.len() {
+        scene.get(&format!("/old-{number}/-/old-{number}-1.0.0.tgz")).await.is(403);
+    }
+    scene.get("/old-9/-/old-9-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn clients_that_ask_at_once_get_what_is_theirs_alone() {
+    let (scene, secret) = with_sly().await;
+    let gate = scene.registry.hold(SECRET);
+    let alice = [scene.get(SLY).token("alice").start(), scene.get(SLY).token("alice").start()];
+    let others = [scene.get(SLY).token("mallory").start(), scene.get(SLY).start()];
+    scene.registry.until_asked(SECRET, 3).await;
+    gate.open();
+    for answer in alice {
+        assert_eq!(answer.await.unwrap().is(200).body, secret);
+    }
+    for answer in others {
+        let answer = answer.await.unwrap();
+        assert!(answer.status >= 400 && answer.body != secret, "{}", answer.status);
+    }
+}
+
+#[tokio::test]
+async fn what_lent_credentials_brought_is_not_for_who_may_not_borrow_them() {
+    let mut scene = Scene::open().await;
+    let basic = format!("Basic {}", STANDARD.encode("me:pass"));
+    let secret = Package::new("@acme/secret", "1.0.0").readable_with(&basic);
+    scene.publish(secret.clone());
+    let url = scene.registry.url.replace("http://", "http://me:pass@");
+    scene.restart_with("upstream", &url).await;
+    let strangers = |scene: &Scene, path: &str| {
+        [
+            scene.get(path).header("x-forwarded-for", "10.0.0.1"),
+            scene.get(path).header("via", "1.1 proxy"),
+            scene.get(path).header("forwarded", "for=10.0.0.1").token("mallory"),
+        ]
+    };
+    for is_down in [false, true] {
+        if is_down {
+            scene.registry.goes_down();
+        }
+        assert_eq!(scene.get(SECRET).await.is(200).body, secret.tarball);
+        for path in [SECRET, "/@acme%2fsecret", "/@acme%2fsecret/1.0.0", "/-/package/@acme%2fsecret/dist-tags"] {
+            for stranger in strangers(&scene, path) {
+                let answer = stranger.await;
+                assert!(answer.status >= 400 && answer.body != secret.tarball, "{path} {}", answer.status);
+            }
+        }
+        scene.restart().await;
     }
 }
