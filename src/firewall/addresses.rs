@@ -9,7 +9,7 @@ use moka::sync::Cache;
 use super::catalog::Need;
 use super::known::{Known, Slot};
 use super::packument::Spoken;
-use super::{Asker, Inner, Refusal, Rejection};
+use super::{Asker, Inner, Reading, Refusal, Rejection};
 use crate::npm::address::{MAX_NAMES, tarball_url};
 use crate::npm::{Address, PackageName, Packument};
 use crate::policy::{RuleId, Verdict};
@@ -132,9 +132,33 @@ impl Inner {
                 }
             }
         }
+        let mut readings = Vec::new();
+        let found = self.locate_among(asker, address, &names, &mut readings).await?;
+        let Some(version) = address.version().filter(|_| found.is_none()) else { return Ok(found) };
+        // It may have been published since the last look.
+        let mut is_newer = false;
+        for reading in readings {
+            let has = |packument: &Arc<Packument>| packument.find_same(version).is_some();
+            if !reading.known.packument.as_ref().is_some_and(has) {
+                let again = self.ask_once_more(asker, &reading, version, Need::Index).await;
+                is_newer |= again.is_some_and(|again| again.known.content != reading.known.content);
+            }
+        }
+        if is_newer { self.locate_among(asker, address, &names, &mut Vec::new()).await } else { Ok(None) }
+    }
+
+    /// Looks into the packuments of `names`; what was read of them goes to `readings`.
+    async fn locate_among(
+        self: &Arc<Self>,
+        asker: &Asker,
+        address: &Address,
+        names: &[PackageName],
+        readings: &mut Vec<Reading>,
+    ) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        let owner = address.owner();
         let mut found: Option<(PackageName, Box<str>)> = None;
         for name in names {
-            let spoken = match self.spoken(asker, &name, Need::Index, None).await {
+            let spoken = match self.spoken(asker, name, Need::Index, None).await {
                 Ok(spoken) => spoken,
                 Err(Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. })) => {
                     continue;
@@ -142,6 +166,7 @@ impl Inner {
                 // What cannot be asked may claim it too.
                 Err(other) => return Err(other),
             };
+            readings.push(spoken.reading.clone());
             let places = self.index(&spoken.reading.known, &spoken.packument).await?.find(&spoken.packument, address);
             let Some(version) = self.choose(asker, &spoken, &places)? else {
                 // One that left upstream is known by its version alone.
@@ -151,9 +176,9 @@ impl Inner {
             };
             if let Some((other, _)) = &found {
                 let detail = format!("its address is claimed by another package too: {other}");
-                return Err(self.ambiguous(asker, &name, &version, detail));
+                return Err(self.ambiguous(asker, name, &version, detail));
             }
-            found = Some((name, version));
+            found = Some((name.clone(), version));
         }
         Ok(found)
     }

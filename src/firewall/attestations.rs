@@ -65,7 +65,12 @@ impl Inner {
         version: &str,
         passage: Passage,
     ) -> Result<Passed, Rejection> {
-        let Spoken { reading, packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+        let need = Need::Form(Form::Abbreviated);
+        let mut spoken = self.spoken(asker, name, need, None).await?;
+        if spoken.packument.find(version).is_none() && self.ask_once_more(asker, &spoken.reading, version, need).await.is_some() {
+            spoken = self.spoken(asker, name, need, None).await?;
+        }
+        let Spoken { reading, packument, screen, .. } = spoken;
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]);
         let Some(digest) = shown.and_then(|(_, entry)| Some(entry.integrity.as_ref()?.strongest().clone())) else {
             return Err(no_version(name, version));

@@ -258,7 +258,7 @@ impl Known {
             advisories,
             fix,
             undecided: fix.map_or(Signals::NONE, |_| vet::undecided(entry, self.baseline(packument, at))),
-            unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(packument, entry) },
+            unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         };
         if provenance.unrecorded && facts.flaw.is_none() {
@@ -276,15 +276,15 @@ impl Known {
     }
 
     /// What the document does not carry of the entry. The full form carries all that upstream has: what is not in it is absent there.
-    fn unknown(&self, packument: &Packument, entry: &Entry) -> UnknownFacts {
+    fn unknown(&self, entry: &Entry) -> UnknownFacts {
         if self.form == Form::Full {
             return UnknownFacts::NONE;
         }
         UnknownFacts {
             publisher: entry.publisher.is_none(),
             maintainers: entry.maintainers.is_none(),
-            // Where other versions say that they run one, this one says that it does not.
-            install_script: !packument.has_scripts,
+            // What other versions state says nothing of this one: their publisher may have written it.
+            install_script: !entry.traits.install_script && !entry.outline.has_scripts,
             fix: false,
         }
     }

@@ -107,10 +107,16 @@ impl Inner {
             return None;
         }
         let again = self.embark_or_make_do(voyage, now).await.ok();
-        if again.as_ref().is_none_or(|again| again.known.content == known.content) {
+        let Some(newer) = again.as_ref().filter(|again| again.known.content != known.content) else {
             self.once_more.in_vain.insert(shared, now);
+            return again;
+        };
+        if newer.stale.is_some() {
+            return again;
         }
-        again
+        // Its verdicts may hang on what the form lacks, or on the package that it is a part of, like those of the document before.
+        let whole = self.reading(asker, &known.slot.name, need, None).await.ok();
+        whole.or(again)
     }
 }
 

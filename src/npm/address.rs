@@ -92,6 +92,18 @@ impl Address {
         Some((name, (*version).to_owned()))
     }
 
+    /// Returns the version that the path names: in its file's name, else as a part of its own.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        let mut parts = self.path.rsplit('/');
+        let of_file = parts.next().and_then(|file| {
+            let name = unversioned(file)?;
+            let stem = EXTENSIONS.iter().find_map(|extension| file.strip_suffix(extension))?;
+            stem.get(name.len() + 1..)
+        });
+        of_file.or_else(|| parts.find(|part| Version::parse(part).is_some()))
+    }
+
     /// Returns the packages that the path may be about, the likeliest first, at most [`MAX_NAMES`].
     #[must_use]
     pub fn names(&self) -> Vec<PackageName> {
@@ -309,6 +321,20 @@ mod tests {
         assert_eq!(names("/@a/b/-/@c/d/-/e-1.0.0.tgz").len(), MAX_NAMES);
         assert!(names("/@/-/-1.0.0.tgz").len() <= MAX_NAMES);
         assert!(names(&format!("/{}x-1.0.0.tgz", "@a/".repeat(900))).len() <= MAX_NAMES);
+    }
+
+    #[test]
+    fn the_version_in_a_path_is_read() {
+        for (path, expected) in [
+            ("/files/left-pad-1.0.0-rc.1.tgz", Some("1.0.0-rc.1")),
+            ("/files/left-pad-2.0.0.tar.gz", Some("2.0.0")),
+            ("/left-pad/1.0.0/blob", Some("1.0.0")),
+            ("/left-pad/1.0.0/other.tgz", Some("1.0.0")),
+            ("/left-pad/-/other.tgz", None),
+            ("/blob/0123abcd", None),
+        ] {
+            assert_eq!(Address::of_request(path, None).unwrap().version(), expected, "{path}");
+        }
     }
 
     fn keeps(package: &str, key: &str, stated: &str) -> bool {

@@ -117,7 +117,6 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
         has_publishers: fields.has_publishers,
         has_signatures: fields.has_signatures,
         has_more,
-        has_scripts: fields.has_scripts,
         entries,
         tags_by_target: by_target(&dist_tags),
         dist_tags,

@@ -22,8 +22,6 @@ pub struct Fields {
     ends: Vec<u32>,
     pub(super) has_publishers: bool,
     pub(super) has_signatures: bool,
-    /// Whether any manifest says whether a script runs at install.
-    pub(super) has_scripts: bool,
 }
 
 impl Fields {
@@ -262,14 +260,11 @@ impl<'a> Found<'a> {
             "bin" => self.resolution.bin = Some(value),
             "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
             "scripts" => {
-                fields.has_scripts = true;
+                self.outline.has_scripts = true;
                 self.traits.install_script |= runs_at_install(value);
             }
-            // The abbreviated form states it instead of `scripts`.
-            "hasInstallScript" => {
-                fields.has_scripts = true;
-                self.traits.install_script |= value == "true";
-            }
+            // The abbreviated form states it instead of `scripts`. That there is none is no fact: whoever publishes may write it.
+            "hasInstallScript" => self.traits.install_script |= value == "true",
             _ => {}
         }
     }

@@ -65,6 +65,8 @@ pub struct Outline {
     pub is_trusted: bool,
     /// Whether npm would build it without a script (`gypfile`).
     pub has_gyp: bool,
+    /// Whether its manifest has `scripts`, so that it is known of each whether it is among them.
+    pub has_scripts: bool,
 }
 
 /// What rules ask about one version, and where its manifest lies.
@@ -132,8 +134,6 @@ pub struct Packument {
     pub has_signatures: bool,
     /// Whether the document has members that are in no abbreviated one, such as `readme`.
     pub has_more: bool,
-    /// Whether any manifest says whether a script runs at install (`scripts` or `hasInstallScript`).
-    pub has_scripts: bool,
     /// When its oldest release was published, those that are gone included; `None` where no time can be read.
     pub oldest: Option<Timestamp>,
     /// Parts of it: packages of its own scope that versions of it pin to their own version, as `esbuild` does `@esbuild/linux-x64`.

@@ -52,7 +52,8 @@ impl Style {
 }
 
 /// What the abbreviated form keeps of a manifest.
-const KEPT: [&str; 7] = ["name", "version", "dist", "dependencies", "optionalDependencies", "bin", "deprecated"];
+const KEPT: [&str; 8] =
+    ["name", "version", "dist", "dependencies", "optionalDependencies", "bin", "deprecated", "hasInstallScript"];
 
 /// A change made to each packument on its way out.
 type Edit = Box<dyn Fn(&mut Value) + Send + Sync>;

@@ -20,6 +20,7 @@ mod adopting;
 mod age;
 mod ahead;
 mod attack_bytes;
+mod attack_forms;
 mod audit;
 mod authority;
 mod beside;

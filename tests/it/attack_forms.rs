@@ -1,0 +1,156 @@
+//! Variations on what a document does not carry: what is newer than it, what a registry passes on of a publisher's own words, and what
+//! is asked after a restart, in an outage, and with tokens.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::listing::Abbreviated;
+use crate::package::{Package, minutes};
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+const OLD: &str = "/left-pad/-/left-pad-1.0.0.tgz";
+const NEW: &str = "/left-pad/-/left-pad-1.1.0.tgz";
+
+/// A registry whose abbreviated form has `time`, and rules that ask for what it lacks.
+async fn ruled() -> (Scene, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rules.toml");
+    let rules = r#"
+[[rule]]
+id = "publisher"
+deny = true
+publishers = ["mallory"]
+reason = "x"
+[[rule]]
+id = "script"
+deny = true
+install-script = true
+reason = "x"
+"#;
+    std::fs::write(&path, rules).unwrap();
+    let scene = Scene::open().set("policy", path.to_str().unwrap()).await;
+    scene.registry.abbreviates(Abbreviated::Timed);
+    (scene, folder)
+}
+
+fn by(version: &str, publisher: &str) -> Package {
+    Package::new("left-pad", version).field("_npmUser", json!({ "name": publisher }))
+}
+
+#[tokio::test]
+async fn what_was_published_since_the_last_look_is_judged_by_who_published_it() {
+    // What the document at hand is: never needed in full before, or known in full.
+    for cold in [true, false] {
+        let (scene, _folder) = ruled().await;
+        scene.publish(by("1.0.0", "ada"));
+        if cold {
+            scene.registry.abbreviates(Abbreviated::Ignored);
+        }
+        scene.get(OLD).await.is(200);
+        scene.registry.abbreviates(Abbreviated::Timed);
+        scene.later(INTERVAL);
+        scene.publish(by("1.1.0", "ada"));
+        scene.publish(by("1.2.0", "mallory"));
+        scene.publish(by("1.3.0", "ada").script("postinstall", "node x.js"));
+        scene.get(NEW).await.is(200);
+        for (version, rule) in [("1.2.0", "publisher"), ("1.3.0", "script")] {
+            let refused = scene.get(&format!("/left-pad/-/left-pad-{version}.tgz")).await.is(403).error();
+            assert!(refused.contains(&format!("rule {rule}")), "{refused}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_check_of_what_was_published_since_the_last_look_says_what_a_download_meets() {
+    let scene = Scene::open().set("exclude", "left-pad").await;
+    scene.registry.abbreviates(Abbreviated::Timed);
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get(OLD).await.is(200);
+    scene.later(INTERVAL);
+    // A mirror that leaves `time` out from now on.
+    scene.registry.abbreviates(Abbreviated::Embellished);
+    scene.publish(Package::new("left-pad", "1.1.0"));
+    let body = json!({ "packages": [{ "name": "left-pad", "version": "1.1.0" }] });
+    let told = scene.ask("POST", "/-/coldframe/check").json(&body).await.is(200).json();
+    assert_eq!(told["packages"][0]["outcome"], "allow", "{told}");
+    scene.get(NEW).await.is(200);
+}
+
+#[tokio::test]
+async fn no_version_states_for_another_that_it_runs_no_script() {
+    let (scene, _folder) = ruled().await;
+    // The registry passes on what stood in `package.json`, and leaves `scripts` out.
+    scene.publish(by("1.0.0", "ada").field("hasInstallScript", true));
+    scene.publish(by("1.1.0", "ada").script("postinstall", "node x.js"));
+    scene.publish(by("1.2.0", "ada").script("postinstall", "node x.js").field("hasInstallScript", false));
+    scene.publish(by("1.3.0", "ada"));
+    for version in ["1.0.0", "1.1.0", "1.2.0"] {
+        scene.get(&format!("/left-pad/-/left-pad-{version}.tgz")).await.is(403);
+    }
+    scene.get("/left-pad/-/left-pad-1.3.0.tgz").await.is(200);
+    assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.3.0"]);
+}
+
+#[tokio::test]
+async fn a_token_a_restart_and_an_outage_change_nothing_of_who_published_it() {
+    let (mut scene, _folder) = ruled().await;
+    scene.publish(by("1.0.0", "ada"));
+    scene.publish(by("1.1.0", "mallory"));
+    for token in ["one", "two"] {
+        scene.get(NEW).token(token).await.is(403);
+        scene.get(OLD).token(token).await.is(200);
+    }
+    scene.get(NEW).await.is(403);
+    scene.ask("HEAD", NEW).await.is(403);
+    scene.get(NEW).header("range", "bytes=0-9").await.is(403);
+    scene.get(OLD).await.is(200);
+    for down in [false, true] {
+        if down {
+            scene.registry.goes_down();
+        }
+        scene.restart().await;
+        scene.later(minutes(10));
+        scene.get(NEW).await.is(403);
+        scene.get("/left-pad/1.1.0").await.is(403);
+        scene.get(OLD).await.is(200);
+        assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.0.0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_tarball_at_a_place_of_the_registrys_own_is_found_though_it_is_newer_than_the_last_look() {
+    let scene = Scene::open().set("exclude", "left-pad").await;
+    let path = |version: &str| format!("/files/left-pad-{version}.tgz");
+    scene.registry.absent("files");
+    scene.publish(Package::new("left-pad", "1.0.0").at_path(&path("1.0.0")));
+    scene.get(&path("1.0.0")).await.is(200);
+    scene.later(INTERVAL);
+    scene.publish(Package::new("left-pad", "1.1.0").at_path(&path("1.1.0")));
+    scene.get(&path("1.1.0")).await.is(200);
+    assert_eq!(scene.registry.count("/left-pad"), 2);
+    for interval in 1..=2 {
+        scene.later(INTERVAL);
+        for patch in 0..20 {
+            scene.get(&path(&format!("7.0.{patch}"))).await.is(404);
+        }
+        assert_eq!(scene.registry.count("/left-pad"), 2 + interval, "made-up addresses cost one question per interval");
+    }
+}
+
+#[tokio::test]
+async fn attestations_of_what_was_published_since_the_last_look_are_found() {
+    let scene = Scene::open().set("exclude", "left-pad").await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.get("/left-pad").await.is(200);
+    scene.later(INTERVAL);
+    scene.publish(Package::new("left-pad", "1.1.0"));
+    let path = "/-/npm/v1/attestations/left-pad@1.1.0";
+    scene.registry.answer(path, Reply::json(r#"{"attestations":[]}"#));
+    scene.get(path).await.is(200);
+    scene.get("/-/npm/v1/attestations/left-pad@7.0.0").await.is(404);
+    assert_eq!(scene.registry.count("/left-pad"), 2);
+}
