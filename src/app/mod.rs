@@ -193,6 +193,8 @@ pub struct App {
     feeds: Arc<Feeds>,
     /// The background tasks; those of the feeds run already.
     tasks: Supervisor,
+    /// Those of feeds that are added while it runs.
+    feed_tasks: Supervisor,
     summary_interval: Duration,
     policies: Arc<Policies>,
     premises: Arc<Premises>,
@@ -269,6 +271,7 @@ impl App {
             let feeds = Arc::clone(&feeds);
             tasks.spawn(TaskLabel::Feed, format!("feed {name}"), move || Arc::clone(&feeds).follow(at));
         }
+        let feed_tasks = Supervisor::new(&metrics);
         feeds.first_looks().await;
         let policies = Policies::new(config.policies);
         let judge = Arc::clone(&firewall) as Judge;
@@ -276,8 +279,8 @@ impl App {
             (checks(&ledger, &firewall), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         let reload_trouble = Arc::default();
         remarks.push(("configuration", reloading::remark(Arc::clone(&reload_trouble))));
-        checks.extend([("feeds", feeds::lacking(&feeds)), ("tasks", tasks.check())]);
-        remarks.push(("tasks", tasks.remark()));
+        checks.extend([("feeds", feeds::lacking(&feeds)), ("tasks", tasks.check()), ("tasks", feed_tasks.check())]);
+        remarks.extend([("tasks", tasks.remark()), ("tasks", feed_tasks.remark())]);
         if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
@@ -308,6 +311,7 @@ impl App {
             decided,
             feeds,
             tasks,
+            feed_tasks,
             summary_interval: config.summary_interval,
             policies,
             premises,
@@ -453,6 +457,8 @@ impl App {
                     gateway: door,
                     premises: self.premises,
                     operations: self.operations,
+                    feeds: Arc::clone(&self.feeds),
+                    feed_tasks: Mutex::new(self.feed_tasks),
                 },
             ));
             tasks

@@ -9,11 +9,13 @@ use tokio::sync::Notify;
 use super::operations::Operations;
 use super::policies::Policies;
 use super::session::Premises;
-use super::supervisor::TaskEnd;
+use super::supervisor::{Supervisor, TaskEnd};
 use crate::admin::Check;
 use crate::config::{Config, Effective, Key, Mistakes};
 use crate::firewall::Firewall;
+use crate::patrol::Feeds;
 use crate::proxy::{Forward, Service};
+use crate::telemetry::TaskLabel;
 use crate::upstream::Renewed;
 
 /// Reads the configuration as the process did at its start.
@@ -24,6 +26,9 @@ const OF_POLICIES: &[Key] = &[Key::Policy, Key::MinReleaseAge, Key::FixLane, Key
 
 /// Settings of the hosts that the gateway goes to.
 const OF_HOSTS: &[Key] = &[Key::AllowHost, Key::Others];
+
+/// Settings of the feeds.
+const OF_FEEDS: &[Key] = &[Key::Feed, Key::FeedInterval, Key::FeedExpiry, Key::FeedMayBeEmpty, Key::UnsafeServeWithoutFeed];
 
 /// Settings of the hosts that tarballs come from.
 const OF_TARBALLS: &[Key] = &[Key::TarballHost, Key::RedirectHost];
@@ -47,6 +52,9 @@ pub(super) struct Parts {
     pub(super) gateway: Option<Arc<Forward<Firewall>>>,
     pub(super) premises: Arc<Premises>,
     pub(super) operations: Arc<Operations>,
+    pub(super) feeds: Arc<Feeds>,
+    /// The tasks of feeds that came while the process ran.
+    pub(super) feed_tasks: Mutex<Supervisor>,
 }
 
 /// Names of settings, for a log line.
@@ -112,7 +120,7 @@ impl Reloader {
                 // The same addresses: what differs are their policies.
                 Key::Listen if !listens => true,
                 key if OF_POLICIES.contains(&key) => true,
-                key if OF_HOSTS.contains(&key) => true,
+                key if OF_HOSTS.contains(&key) || OF_FEEDS.contains(&key) => true,
                 key if OF_TARBALLS.contains(&key) && renewed.hosts => true,
                 Key::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
                     Ok(()) => true,
@@ -147,6 +155,9 @@ impl Reloader {
             }
             self.parts.policies.choose(config.policies.with_names(renamed.unwrap_or(names)));
         }
+        if applied.iter().any(|key| OF_FEEDS.contains(key)) {
+            self.follow_feeds(config);
+        }
         if applied.iter().any(|key| OF_HOSTS.contains(key)) {
             let door = &config.gateway.door;
             if let Some(gateway) = &self.parts.gateway {
@@ -172,6 +183,16 @@ impl Reloader {
             told.push(format!("these settings cannot be used: {}", Names(&failed)));
         }
         (!told.is_empty()).then(|| told.join("; "))
+    }
+
+    fn follow_feeds(&self, config: &Config) {
+        let added = self.parts.feeds.replace(&config.feeds.followed, config.feeds.serve_without);
+        let names = self.parts.feeds.names();
+        let mut tasks = self.parts.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in added {
+            let (feeds, name) = (Arc::clone(&self.parts.feeds), names.get(at).cloned().unwrap_or_default());
+            tasks.spawn(TaskLabel::Feed, format!("feed {name}"), move || Arc::clone(&feeds).follow(at));
+        }
     }
 
     /// Whether the configuration asks for other addresses than those that are listened on. A port 0 is any.

@@ -1,6 +1,7 @@
 //! Looks after the feeds, each in a task of its own, so that one that is slow delays no other: loads what is kept, looks at the
 //! sources, applies what changed and has what was served judged again. Does not know how a feed is read.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,9 @@ pub struct Parts {
 /// The feeds that are followed. One a process.
 pub struct Feeds {
     parts: Parts,
+    /// Those that were ever followed: what is followed no longer keeps its number.
     followed: Mutex<Vec<Followed>>,
+    serve_without: AtomicBool,
     /// How many were looked at for the first time.
     begun: watch::Sender<usize>,
     /// Held while what was served is judged again: once at a time, however many feeds change.
@@ -82,6 +85,13 @@ struct Followed {
     took: Duration,
     /// Whether its first look is over, whatever came of it.
     has_begun: bool,
+    /// Whether it was added while everything was served: until it is read, nothing is refused for want of it.
+    is_added: bool,
+    /// Whether it is followed no longer.
+    is_dropped: bool,
+    /// Of one that is followed no longer: the numbers of those that were added when it went. Its records stay in force until each of
+    /// them was read, so that another address or key of a feed opens nothing meanwhile.
+    successors: Vec<usize>,
 }
 
 impl Feeds {
@@ -95,17 +105,80 @@ impl Feeds {
             looked: None,
             took: Duration::ZERO,
             has_begun: false,
+            is_added: false,
+            is_dropped: false,
+            successors: Vec::new(),
         });
         let followed = Mutex::new(followed.collect());
-        let feeds = Arc::new(Self { followed, begun: watch::Sender::new(0), judging: tokio::sync::Mutex::default(), parts });
-        feeds.apply(&feeds.lock());
+        let serve_without = AtomicBool::new(parts.serve_without);
+        let feeds = Arc::new(Self {
+            followed,
+            serve_without,
+            begun: watch::Sender::new(0),
+            judging: tokio::sync::Mutex::default(),
+            parts,
+        });
+        feeds.apply(&mut feeds.lock());
         feeds
     }
 
     /// The names of the feeds, by their numbers.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        self.parts.followed.iter().map(|feed| feed.name.clone()).collect()
+        self.lock().iter().map(|one| one.feed.name.clone()).collect()
+    }
+
+    /// Replaces the feeds. Those that are followed already keep what was read of them. Returns the numbers of the others, for
+    /// [`Feeds::follow`].
+    pub fn replace(&self, feeds: &[FeedConfig], serve_without: bool) -> Vec<usize> {
+        let mut followed = self.lock();
+        // Where everything is refused for want of a feed, one in its stead is needed as well.
+        let is_added = !followed.iter().any(|one| self.is_lacking(one));
+        self.serve_without.store(serve_without, Ordering::Relaxed);
+        let is_same = |one: &Followed, feed: &FeedConfig| {
+            let known = &one.feed;
+            !one.is_dropped
+                && (&known.name, &known.source, known.trust, &known.key) == (&feed.name, &feed.source, feed.trust, &feed.key)
+        };
+        for one in followed.iter_mut() {
+            match feeds.iter().find(|feed| is_same(one, feed)) {
+                Some(feed) => one.feed = feed.clone(),
+                None => one.is_dropped = true,
+            }
+        }
+        let mut added = Vec::new();
+        for feed in feeds {
+            if followed.iter().any(|one| is_same(one, feed)) {
+                continue;
+            }
+            added.push(followed.len());
+            followed.push(Followed {
+                feed: feed.clone(),
+                state: self.parts.shelf.state(feed),
+                advisories: None,
+                looked: None,
+                took: Duration::ZERO,
+                has_begun: false,
+                is_added,
+                is_dropped: false,
+                successors: Vec::new(),
+            });
+        }
+        let is_dropped: Vec<bool> = followed.iter().map(|one| one.is_dropped).collect();
+        for one in followed.iter_mut().filter(|one| one.is_dropped && one.advisories.is_some()) {
+            one.successors.retain(|at| !is_dropped[*at]);
+            one.successors.extend(&added);
+        }
+        self.apply(&mut followed);
+        added
+    }
+
+    fn feed(&self, at: usize) -> FeedConfig {
+        self.lock()[at].feed.clone()
+    }
+
+    fn is_dropped(&self, at: usize) -> bool {
+        self.lock()[at].is_dropped
     }
 
     /// Waits until each feed was looked at once, for a short time at most.
@@ -139,7 +212,7 @@ impl Feeds {
         }
         // It may have changed while no one was here to judge.
         self.judge_again().await?;
-        loop {
+        while !self.is_dropped(at) {
             if self.is_due(at) {
                 self.look(at).await?;
             } else if self.was_synced_elsewhere(at) {
@@ -147,6 +220,7 @@ impl Feeds {
             }
             tokio::time::sleep(TICK).await;
         }
+        Ok(())
     }
 
     /// How every feed stands now.
@@ -158,7 +232,7 @@ impl Feeds {
             state: followed.state.clone(),
             staleness: followed.staleness(now),
         };
-        self.lock().iter().map(tell).collect()
+        self.lock().iter().filter(|one| !one.is_dropped).map(tell).collect()
     }
 
     /// Which feeds are not fresh and why, in one line.
@@ -202,7 +276,7 @@ impl Feeds {
 
     /// The first look at a feed: at a path itself; of an address what is kept counts, and it is asked where nothing is.
     async fn begin(&self, at: usize) -> Result<(), JoinError> {
-        let is_path = matches!(self.parts.followed[at].source, Source::Path(_));
+        let is_path = matches!(self.feed(at).source, Source::Path(_));
         let mut changed = is_path && self.sync(at).await;
         if !changed {
             changed = self.load(at).await?;
@@ -212,14 +286,14 @@ impl Feeds {
             changed |= self.sync(at).await;
         }
         if changed {
-            self.apply(&self.lock());
+            self.apply(&mut self.lock());
         }
         Ok(())
     }
 
     async fn look(&self, at: usize) -> Result<(), JoinError> {
         if self.sync(at).await {
-            self.apply(&self.lock());
+            self.apply(&mut self.lock());
             self.judge_again().await?;
         }
         Ok(())
@@ -227,7 +301,7 @@ impl Feeds {
 
     async fn reload(&self, at: usize) -> Result<(), JoinError> {
         if self.load(at).await? {
-            self.apply(&self.lock());
+            self.apply(&mut self.lock());
             self.judge_again().await?;
         }
         Ok(())
@@ -235,7 +309,7 @@ impl Feeds {
 
     /// Looks at the source; whether there is something else to apply.
     async fn sync(&self, at: usize) -> bool {
-        let (feed, now, begun) = (self.parts.followed[at].clone(), self.parts.clock.now(), Instant::now());
+        let (feed, now, begun) = (self.feed(at), self.parts.clock.now(), Instant::now());
         let syncing = feed::sync(&feed, &self.parts.shelf, &self.parts.client, now, false);
         let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
             let wrong = FeedError::TooSlow { after: DEADLINE };
@@ -245,6 +319,9 @@ impl Feeds {
         let took = begun.elapsed();
         let mut followed = self.lock();
         let followed = &mut followed[at];
+        if followed.is_dropped {
+            return false;
+        }
         followed.looked = Some((now, Instant::now()));
         followed.took = took;
         match synced {
@@ -278,13 +355,17 @@ impl Feeds {
 
     /// Loads what is kept; whether there is something to apply.
     async fn load(&self, at: usize) -> Result<bool, JoinError> {
-        let (feed, shelf) = (self.parts.followed[at].clone(), self.parts.shelf.clone());
-        let loaded = tokio::task::spawn_blocking(move || feed::load(&feed, &shelf)).await?;
-        let feed = &self.parts.followed[at];
+        let (feed, shelf) = (self.feed(at), self.parts.shelf.clone());
+        let loading = feed.clone();
+        let loaded = tokio::task::spawn_blocking(move || feed::load(&loading, &shelf)).await?;
+        let feed = &feed;
         match loaded {
             Ok(Some(Loaded { advisories, state })) => {
-                Self::tell_changed(feed, &state);
                 let mut followed = self.lock();
+                if followed[at].is_dropped {
+                    return Ok(false);
+                }
+                Self::tell_changed(feed, &state);
                 // A failure that was found a moment ago is newer than what is kept.
                 followed[at].state = state;
                 followed[at].advisories = Some(advisories);
@@ -299,7 +380,11 @@ impl Feeds {
     }
 
     /// Replaces what the firewall follows, whole; while it is held, so that of two that change at once the later one stays.
-    fn apply(&self, followed: &[Followed]) {
+    fn apply(&self, followed: &mut [Followed]) {
+        let is_read: Vec<bool> = followed.iter().map(|one| one.advisories.is_some()).collect();
+        for one in followed.iter_mut().filter(|one| one.is_dropped && one.successors.iter().all(|at| is_read[*at])) {
+            one.advisories = None;
+        }
         let lacking = followed.iter().find(|one| self.is_lacking(one)).map(|one| one.feed.name.as_str());
         let advisories = Advisories::of_feeds(followed.iter().filter_map(|one| one.advisories.clone()).collect());
         self.parts.firewall.follow(&advisories.lacking(lacking));
@@ -307,12 +392,13 @@ impl Feeds {
 
     /// Whether nothing is known to be good for want of this feed.
     fn is_lacking(&self, one: &Followed) -> bool {
-        one.advisories.is_none() && one.feed.trust != Trust::Warn && !self.parts.serve_without
+        let counts = !one.is_dropped && !one.is_added && one.feed.trust != Trust::Warn;
+        one.advisories.is_none() && counts && !self.serve_without.load(Ordering::Relaxed)
     }
 
     /// For each feed, whether it was never read.
     fn unread(&self) -> Vec<bool> {
-        self.lock().iter().map(|one| one.advisories.is_none()).collect()
+        self.lock().iter().filter(|one| !one.is_dropped).map(|one| one.advisories.is_none()).collect()
     }
 
     async fn judge_again(&self) -> Result<(), JoinError> {
@@ -338,7 +424,7 @@ impl Feeds {
     }
 
     fn was_synced_elsewhere(&self, at: usize) -> bool {
-        let kept = self.parts.shelf.state(&self.parts.followed[at]);
+        let kept = self.parts.shelf.state(&self.feed(at));
         kept.generation != self.lock()[at].state.generation && kept.is_good()
     }
 

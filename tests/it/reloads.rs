@@ -210,3 +210,77 @@ async fn a_token_for_upstream_that_is_replaced_is_lent_after_a_hangup() {
     let (_, log) = program.ended().await;
     assert!(log.contains("upstream credentials reloaded") && !log.contains("Bearer"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_is_added_holds_back_once_it_is_read_and_one_that_is_taken_out_no_longer() {
+    let place = Place::make().await;
+    let list = place.home.path().join("blocked.txt");
+    let lines = |feeds: &str| format!("min-release-age = \"1h\"\n{feeds}");
+    let program = place.serve(&lines(""));
+    assert_eq!(program.get("/left-pad").await.versions().len(), 2);
+    let feed = format!("feed = [\"{}\"]\n", list.display());
+    // It is not there yet: nothing is refused for want of it.
+    place.edit(&program, &lines(&feed));
+    until("the note", async || program.get("/-/coldframe/readyz").await.text().contains("blocked").then_some(())).await;
+    assert_eq!(program.get("/left-pad").await.is(200).versions().len(), 2);
+    std::fs::write(&list, "left-pad@1.1.0\n").unwrap();
+    until("the feed", async || (program.get("/left-pad").await.versions().len() == 1).then_some(())).await;
+    place.edit(&program, &lines(""));
+    until("its end", async || (program.get("/left-pad").await.versions().len() == 2).then_some(())).await;
+    program.signal("-TERM");
+    let (_, log) = program.ended().await;
+    assert!(log.contains("configuration reloaded config.changed=feed"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_with_another_address_or_key_opens_nothing_before_it_is_read() {
+    let place = Place::make().await;
+    let path = |name: &str| place.home.path().join(name);
+    let (list, elsewhere) = (path("blocked.txt"), path("elsewhere.txt"));
+    std::fs::write(&list, "left-pad@1.1.0\n").unwrap();
+    let following = |path: &PathBuf| format!("min-release-age = \"1h\"\nfeed = [\"{}\"]\n", path.display());
+    let shown = async |program: &Program| program.get("/left-pad").await.is(200).versions().len();
+    let program = place.serve(&following(&list));
+    assert_eq!(shown(&program).await, 1);
+    // A mistyped address, and then another one.
+    for name in ["mistyped.txt", "elsewhere.txt"] {
+        place.edit(&program, &following(&path(name)));
+        let stem = name.trim_end_matches(".txt");
+        until("the note", async || {
+            program.get("/-/coldframe/readyz").await.is(200).text().contains(&format!("`{stem}` is stale")).then_some(())
+        })
+        .await;
+        assert_eq!(shown(&program).await, 1, "{name}");
+    }
+    std::fs::write(&elsewhere, "right-pad\n").unwrap();
+    until("the other list", async || (shown(&program).await == 2).then_some(())).await;
+    std::fs::write(&elsewhere, "left-pad@1.0.0\n").unwrap();
+    until("its change", async || (shown(&program).await == 1).then_some(())).await;
+    program.signal("-TERM");
+    assert_eq!(program.ended().await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_for_want_of_a_feed_opens_when_the_feed_in_its_stead_is_read() {
+    let place = Place::make().await;
+    let path = |name: &str| place.home.path().join(name);
+    let following = |name: &str| format!("min-release-age = \"1h\"\nfeed = [\"{}\"]\n", path(name).display());
+    let program = place.serve(&following("mistyped.txt"));
+    program.get("/left-pad").await.is(403);
+    place.edit(&program, &following("blocked.txt"));
+    until("the other feed", async || {
+        let told = program.get("/-/coldframe/readyz").await.is(503).text();
+        (told.contains("blocked") && !told.contains("mistyped")).then_some(())
+    })
+    .await;
+    assert!(program.get("/left-pad").await.is(403).error().contains("blocked"));
+    std::fs::write(path("blocked.txt"), "left-pad@1.1.0\n").unwrap();
+    until("the feed", async || (program.get("/left-pad").await.status == 200).then_some(())).await;
+    assert_eq!(program.get("/left-pad").await.versions().len(), 1);
+    program.get("/-/coldframe/readyz").await.is(200);
+    // Without any feed nothing is refused for want of one.
+    place.edit(&program, &following("mistyped.txt").replace("feed = ", "# "));
+    until("the end of it", async || (program.get("/left-pad").await.is(200).versions().len() == 2).then_some(())).await;
+    program.signal("-TERM");
+    assert_eq!(program.ended().await.0, 0);
+}
