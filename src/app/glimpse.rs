@@ -49,6 +49,10 @@ impl Ledger for Glimpse {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.releases(name))
     }
 
+    fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.downloaded(name))
+    }
+
     fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
         self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_incident(incident))
     }

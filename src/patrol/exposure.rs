@@ -10,7 +10,7 @@ use crate::firewall::world::{Profile, World};
 use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::advisory::Kind;
 use crate::policy::{Advisory, Applicable, Facts, Trust, judge};
-use crate::store::{Blobs, Exposure, Incident, Ledger, Outcome, Release, StoreError};
+use crate::store::{Blobs, Exposure, Incident, Ledger, Outcome, Release, StoreError, TarballSource};
 use crate::telemetry::{Exposed, Metrics};
 
 /// A version that was seen here and is bad.
@@ -60,7 +60,7 @@ pub fn find(
         if !advisories.iter().any(&wanted) {
             continue;
         }
-        let (releases, served) = (ledger.releases(&name)?, served(ledger, &name)?);
+        let (releases, served, downloaded) = (ledger.releases(&name)?, served(ledger, &name)?, ledger.downloaded(&name)?);
         let keys = releases.iter().map(|release| &*release.version).chain(served.iter().map(|one| &*one.version));
         let keys: BTreeSet<&str> = keys.collect();
         let mut dates: HashMap<&str, Timestamp> = HashMap::new();
@@ -74,7 +74,7 @@ pub fn find(
         let applicable = advisories.among(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
         for (key, version) in &versions {
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|one| wanted(*one)) else { continue };
-            let mut finding = finding(&name, key, advisory, &releases, &served);
+            let mut finding = finding(&name, key, advisory, (&releases, &served, &downloaded));
             let denied = advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
             finding.is_condemned = denied && !is_approved(world, &finding, &applicable, version.as_ref(), now);
             findings.push(finding);
@@ -93,7 +93,7 @@ pub fn find_versions(
     versions: &[String],
     reason: &str,
 ) -> Result<Vec<Finding>, StoreError> {
-    let (releases, served) = (ledger.releases(name)?, served(ledger, name)?);
+    let (releases, served, downloaded) = (ledger.releases(name)?, served(ledger, name)?, ledger.downloaded(name)?);
     let is_seen = |version: &&String| {
         releases.iter().any(|release| *release.version == **version) || served.iter().any(|one| one.version == **version)
     };
@@ -102,7 +102,7 @@ pub fn find_versions(
         version: version.as_str().into(),
         advisory: reason.into(),
         feed: "".into(),
-        integrities: integrities(version, &releases, &served),
+        integrities: integrities(version, (&releases, &served, &downloaded)),
         published: published(version, &releases),
         clients: served.iter().filter(|one| one.version == *version).cloned().collect(),
         is_condemned: false,
@@ -227,26 +227,31 @@ fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, Stor
     Ok(served)
 }
 
-fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, releases: &[Release], served: &[Exposure]) -> Finding {
+/// What the ledger has of a package: its releases, who got which of them, and what was downloaded.
+type Noted<'a> = (&'a [Release], &'a [Exposure], &'a [TarballSource]);
+
+fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'_>) -> Finding {
+    let (releases, served, _) = noted;
     Finding {
         name: name.clone(),
         version: key.into(),
         advisory: advisory.id.into(),
         feed: advisory.feed.into(),
-        integrities: integrities(key, releases, served),
+        integrities: integrities(key, noted),
         published: published(key, releases),
         clients: served.iter().filter(|one| one.version == key).cloned().collect(),
         is_condemned: false,
     }
 }
 
-/// Every integrity that a version was seen or served with.
-fn integrities(version: &str, releases: &[Release], served: &[Exposure]) -> Vec<Integrity> {
+/// Every integrity that a version was seen, downloaded or served with. What was downloaded names the blobs, whatever was stated.
+fn integrities(version: &str, (releases, served, downloaded): Noted<'_>) -> Vec<Integrity> {
     let of_version = releases.iter().filter(|release| *release.version == *version);
     let mut found: Vec<Integrity> = of_version.filter_map(Release::known_digests).collect();
+    let kept = downloaded.iter().filter(|tarball| *tarball.version == *version).map(|tarball| tarball.digests.clone());
     let sent = served.iter().filter(|one| one.version == version).filter_map(|client| client.integrity.as_deref());
-    for integrity in sent.filter_map(|sri| Integrity::parse(Some(sri), None)) {
-        if !found.iter().any(|known| known.strongest() == integrity.strongest()) {
+    for integrity in kept.chain(sent.filter_map(|sri| Integrity::parse(Some(sri), None))) {
+        if !found.iter().any(|known| known.digests().contains(integrity.strongest())) {
             found.push(integrity);
         }
     }

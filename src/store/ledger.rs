@@ -391,6 +391,12 @@ pub trait Ledger: Send + Sync {
     /// When the ledger cannot be read.
     fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError>;
 
+    /// Every tarball of a package that was downloaded, of all registries.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError>;
+
     /// Whether an event like this was written already, whenever that was.
     ///
     /// # Errors

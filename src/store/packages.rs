@@ -280,16 +280,26 @@ pub(super) fn tarballs(connection: &Connection, key: &PackageKey, version: &str)
         "SELECT version, address, digests, length, public FROM tarballs
          WHERE upstream = ?1 AND name = ?2 AND version = ?3 ORDER BY id",
     )?;
-    let rows = query.query_map(params![key.registry(), key.name.as_str(), version], |row| {
-        Ok(TarballSource {
-            version: row.get(0)?,
-            address: row.get(1)?,
-            digests: integrity(row, 2)?.ok_or(rusqlite::Error::InvalidQuery)?,
-            length: count_from_column(row.get(3)?),
-            public: row.get(4)?,
-        })
-    })?;
+    let rows = query.query_map(params![key.registry(), key.name.as_str(), version], tarball)?;
     rows.collect()
+}
+
+/// Every tarball of a package that was downloaded, of all registries.
+pub(super) fn downloaded(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<TarballSource>> {
+    let mut query = connection
+        .prepare_cached("SELECT version, address, digests, length, public FROM tarballs WHERE name = ?1 ORDER BY id")?;
+    let rows = query.query_map([name.as_str()], tarball)?;
+    rows.collect()
+}
+
+fn tarball(row: &Row<'_>) -> rusqlite::Result<TarballSource> {
+    Ok(TarballSource {
+        version: row.get(0)?,
+        address: row.get(1)?,
+        digests: integrity(row, 2)?.ok_or(rusqlite::Error::InvalidQuery)?,
+        length: count_from_column(row.get(3)?),
+        public: row.get(4)?,
+    })
 }
 
 fn to_sri(integrity: Option<&Integrity>) -> String {

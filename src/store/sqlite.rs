@@ -291,6 +291,10 @@ impl Ledger for SqliteLedger {
         self.read(|connection| packages::releases(connection, name).map_err(StoreError::ledger("be read")))
     }
 
+    fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
+        self.read(|connection| packages::downloaded(connection, name).map_err(StoreError::ledger("be read")))
+    }
+
     fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
         self.read(|connection| downloads::has_incident(connection, incident).map_err(StoreError::ledger("be read")))
     }

@@ -262,6 +262,36 @@ async fn a_version_that_no_feed_names_is_an_incident_too() {
     assert_eq!((&done["stored"], &done["removed"], &done["packuments"]), (&json!(1), &json!(1), &json!(1)), "{done}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incident_purges_a_version_whose_registry_states_a_shasum_alone() {
+    let (home, data, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    registry.publish(Package::new("left-pad", "1.0.0").dist("integrity", json!(null)));
+    registry.publish(Package::new("left-pad", "1.1.0").dist("integrity", json!(null)));
+    let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
+    let incident = |spec: &str| {
+        let mut command = coldframe(home.path());
+        command.args(["incident", spec, "--json", "--upstream", &registry.url, "--data-dir"]).arg(data.path());
+        told(&mut command)
+    };
+    let kept = || {
+        let folder = std::fs::read_dir(data.path().join("blobs/sha512")).into_iter().flatten().flatten();
+        folder.map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten().count()).sum::<usize>()
+    };
+    for tarball in [TARBALL, "/left-pad/-/left-pad-1.0.0.tgz"] {
+        program.get(tarball).await.is(200);
+    }
+    assert_eq!(kept(), 2);
+    let done = incident("left-pad@1.1.0");
+    assert_eq!((&done["tarballs"], &done["stored"], &done["removed"]), (&json!(1), &json!(1), &json!(1)), "{done}");
+    assert_eq!(kept(), 1);
+    // Without a server the command does it itself.
+    program.signal("-TERM");
+    assert_eq!(program.ended().await.0, 0);
+    let done = incident("left-pad@1.0.0");
+    assert_eq!((&done["tarballs"], &done["stored"], &done["removed"]), (&json!(1), &json!(1), &json!(1)), "{done}");
+    assert_eq!(kept(), 0);
+}
+
 /// Whether a record has what OSV's schema requires, and nothing that it does not know.
 fn is_valid_osv(record: &Value) {
     let known = ["schema_version", "id", "modified", "published", "withdrawn", "summary", "affected"];
