@@ -17,6 +17,7 @@ use super::hosts::Hosts;
 use super::output::{self, Exit, Failure};
 use super::running;
 use super::serve::runtime;
+use crate::admin::Terms;
 use crate::app::probing::{self, Redirected, Seen};
 use crate::app::remote::reachable;
 use crate::app::{authority, intelligence};
@@ -63,11 +64,20 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         (None, _) => false,
     };
     let found = running.as_ref().and_then(|running| running.server.url());
-    let server = arguments.server.or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
+    let server_named = arguments.server;
+    let server =
+        server_named.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways: Vec<_> = config.gateway.listen.iter().flat_map(places).collect();
     let authority = authority::trusted(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
     let redirected = runtime.block_on(probing::redirected(&survey.registries(), &known));
+    let age = match &running {
+        Some(running) if is_ours => {
+            let named = server_named.as_ref().and_then(|server| running.server.profile_at(server));
+            running.server.terms(named.unwrap_or(running.profile)).map(Terms::age)
+        }
+        _ => None,
+    };
     let judge = Judge {
         survey: &survey,
         hosts: &hosts,
@@ -76,6 +86,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         authority: &authority,
         redirected: &redirected,
         folder: &surroundings.working_directory,
+        age: age.unwrap_or_else(|| config.policy.minimum_age()),
     };
     let mut findings = judge.findings();
     findings.extend(of_roots(&mut config.tls));

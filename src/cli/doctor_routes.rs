@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -80,6 +81,8 @@ pub(super) struct Judge<'a> {
     /// The places, host and port, to which a connection ends at a gateway that nobody was told of.
     pub(super) redirected: &'a Redirected,
     pub(super) folder: &'a Path,
+    /// The age that clients are to wait for themselves, as the policy has it.
+    pub(super) age: Duration,
 }
 
 /// Where a client goes with the registry that it has.
@@ -102,7 +105,7 @@ impl Judge<'_> {
             let mut of_client = vec![self.registry(*client, &told)];
             of_client.extend(self.scopes(*client, &told));
             of_client.extend(self.trust(*client, &told));
-            of_client.extend(Self::age(*client, &told));
+            of_client.extend(self.age(*client, &told));
             // Others that are installed do not install this project.
             for finding in &mut of_client {
                 if !is_of_project && finding.grade == Grade::Bypass {
@@ -262,7 +265,7 @@ impl Judge<'_> {
         certificates.flatten().any(|certificate| authority.contains(&certificate))
     }
 
-    fn age(client: Client, told: &[Said]) -> Option<Finding> {
+    fn age(&self, client: Client, told: &[Said]) -> Option<Finding> {
         let name = client.as_str();
         match find(told, "age") {
             Some(said) if said.value == "0" => {
@@ -273,14 +276,15 @@ impl Judge<'_> {
             Some(said) => {
                 Some(Finding::new(Grade::Note, "age", format!("{name} has a minimum release age of its own ({})", said.origin)))
             }
-            None if client.waits_by_itself() => None,
+            None if client.waits_by_itself() || self.age.is_zero() => None,
             None => {
+                let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
                 let why = "a second net below Coldframe, where an install goes around";
                 let mend = match client {
-                    Client::Pnpm => "write minimumReleaseAge: 4320 into pnpm-workspace.yaml",
-                    Client::Bun => "write minimumReleaseAge = 259200 below [install] into bunfig.toml",
+                    Client::Pnpm => format!("write minimumReleaseAge: {} into pnpm-workspace.yaml", rounded(60)),
+                    Client::Bun => format!("write minimumReleaseAge = {} below [install] into bunfig.toml", rounded(1)),
                     Client::Yarn => return None,
-                    _ => "npm config set min-release-age 3 --location=project",
+                    _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
                 Some(Finding::new(Grade::Note, "age", what).because(why).mended_by(mend))
@@ -410,7 +414,16 @@ mod tests {
         let (survey, server) = (Survey::of(&surroundings), Url::parse("http://127.0.0.1:4873/").unwrap());
         let (hosts, gateways) = (Hosts::of(&config.unwrap(), None), ["127.0.0.1:8080".to_owned()]);
         let (survey, hosts, server, folder) = (&survey, &hosts, &server, folder.path());
-        let judge = Judge { survey, hosts, server, gateways: &gateways, authority: &[], redirected: &Redirected::new(), folder };
+        let judge = Judge {
+            survey,
+            hosts,
+            server,
+            gateways: &gateways,
+            authority: &[],
+            redirected: &Redirected::new(),
+            folder,
+            age: Duration::ZERO,
+        };
         let told = judge.findings().into_iter().filter(|finding| matches!(finding.check, "registry" | "no-proxy"));
         told.map(|finding| format!("{} {}", finding.grade.as_str(), finding.what.split(" (").next().unwrap_or_default()))
             .collect()

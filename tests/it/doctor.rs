@@ -399,3 +399,27 @@ async fn yarn_1_deno_and_pnpm_are_read_in_their_own_order_and_from_their_own_fil
     assert_eq!(shown.matches("ok       ").count(), 3, "{shown}");
     assert!(shown.contains("deno asks Coldframe at") && shown.contains("(`NPM_CONFIG_REGISTRY`)"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_age_that_clients_are_to_have_is_that_of_the_running_server() {
+    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let registry = Registry::start(&machine_clock()).await;
+    let server = Program::serve(home.path(), data.path(), &registry.url, &["--min-release-age", "25h"]);
+    for (name, text) in
+        [("package-lock.json", "{ \"lockfileVersion\": 3, \"packages\": {} }"), ("bun.lock", "{ \"lockfileVersion\": 1 }")]
+    {
+        std::fs::write(home.path().join(name), text).unwrap();
+    }
+    let doctor = |flags: &[&str]| {
+        let mut command = coldframe(home.path());
+        command.arg("doctor").args(flags).arg("--data-dir").arg(data.path());
+        run(command.current_dir(home.path())).1
+    };
+    // Rounded up, and whatever this command's own setting is.
+    for told in [doctor(&[]), doctor(&["--min-release-age", "9d"])] {
+        assert!(told.contains("npm config set min-release-age 2 --location=project"), "{told}");
+        assert!(told.contains("minimumReleaseAge = 90000 below"), "{told}");
+    }
+    server.signal("-TERM");
+    assert_eq!(server.ended().await.0, 0);
+}
