@@ -53,7 +53,8 @@ pub struct Kept {
 }
 
 impl Inner {
-    /// What is hidden of a package from `asker`, and what of it the project wants; `None` when nothing is, or nothing is known.
+    /// What is hidden of a package from `asker`, and what of it the project wants; `None` when nothing is, or nothing is known. A
+    /// version that the project wants and nothing shown can stand for counts as refused.
     pub(super) fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
         let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
@@ -82,7 +83,13 @@ impl Inner {
             let fails = !is_satisfied(packument, &screen, &want.spec);
             Some(WantedVersion { want: want.clone(), fails, kept: kept(at)? })
         });
-        let wanted = wanted.collect();
+        let wanted: Vec<WantedVersion> = wanted.collect();
+        // The command fails by these, and most clients ask for no tarball of theirs.
+        for one in wanted.iter().filter(|one| one.fails && one.want.is_direct && asker.resolves) {
+            if let Some((at, _)) = packument.find(&one.kept.version) {
+                self.report_withheld(asker, packument, &screen, at, self.clock.now());
+            }
+        }
         let is_wanted = !(wants.is_empty() && of_others.is_empty());
         (!newer.is_empty() || others.is_some()).then_some(Hidden { newer, others, is_wanted, wanted })
     }

@@ -1,5 +1,6 @@
 //! `coldframe run` beside a Coldframe that runs on the same data directory: led there, judged and noted there, summed up here.
 
+use base64::Engine as _;
 use serde_json::Value;
 
 use crate::client::Ask;
@@ -254,4 +255,29 @@ async fn only_whoever_may_write_the_data_directory_may_use_the_socket() {
     server.signal("-TERM");
     let (code, _) = server.ended().await;
     assert!(code == 0 && !place.data.path().join("control").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stops_a_command_is_in_the_servers_ledger_though_its_client_asks_for_no_tarball() {
+    let place = Place::make().await;
+    let server = serve(&place, &[]);
+    std::fs::write(place.home.path().join("package.json"), r#"{"dependencies":{"left-pad":"1.1.0"}}"#).unwrap();
+    let running = place.start(&[]);
+    let shown = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
+    for _ in 0..2 {
+        let asking = running.ask_unknown(&place.at("/left-pad")).header("proxy-authorization", &shown);
+        asking.npm("11.21.2").header("npm-command", "install").await.is(200);
+    }
+    assert_eq!(running.end().0, 0);
+    let (code, told, errors) = beside(&place, &["exposure", "left-pad", "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    let rows: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (rows.as_array().map(Vec::len), &rows[0]["version"], &rows[0]["outcome"]),
+        (Some(1), &"1.1.0".into(), &"refused".into()),
+        "{told}"
+    );
+    server.signal("-TERM");
+    let (_, log) = server.ended().await;
+    assert!(log.contains("package.version=\"1.1.0\""), "{log}");
 }
