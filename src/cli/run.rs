@@ -84,8 +84,9 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             None if errand.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", errand.policy())),
             None => {}
             Some(Apart::InUse(why)) => say(&format!(
-                "the running coldframe does not answer: {why}. What was decided there holds; tarballs are fetched anew, and \
-                 `coldframe exposure` will not know of this run"
+                "the running coldframe does not answer: {why}. What was decided there holds; the policy is this command's: {}; \
+                 tarballs are fetched anew, and `coldframe exposure` will not know of this run",
+                errand.policy()
             )),
             Some(Apart::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
         }
