@@ -205,7 +205,10 @@ impl<'a> Tracing<'a> {
             None => self.first_sight(into),
         };
         let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
-        let (manifest, manifest_changed) = follow_manifest(self.manifest, same, self.rows, at);
+        // Of a statement that is new, what was seen last under the version.
+        let last = || self.rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen);
+        let others = self.others.iter().filter(|_| !release.parted).filter_map(|other| self.same_in(other));
+        let (manifest, manifest_changed) = follow_manifest(self.manifest, same.or_else(last), &others.collect::<Vec<_>>(), at);
         (release.manifest, release.manifest_changed) = (Some(manifest), manifest_changed);
         let mut digests = match (same.and_then(Release::known_digests), &entry.integrity) {
             (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
@@ -418,23 +421,25 @@ impl<'a> Tracing<'a> {
     }
 }
 
-/// What is known of a version's manifest now, and since when it is so where it was ever otherwise: the version counts from then.
+/// What is known of a version's manifest now, and since when it is so where it was ever otherwise: the version counts from then. What
+/// another view was shown counts for this one: for a change of it a token is no way around, and no way to a second one.
 fn follow_manifest(
     now: ManifestDigest,
-    same: Option<&Release>,
-    rows: &[&Release],
+    own: Option<&Release>,
+    others: &[&Release],
     seen: Timestamp,
 ) -> (ManifestDigest, Option<Timestamp>) {
-    // Of a statement that is new, what was seen last under the version.
-    let before = same.or_else(|| rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen));
-    let since = before.and_then(|row| row.manifest_changed);
-    match before.and_then(|row| row.manifest) {
-        None => (now, since),
-        Some(before) => {
-            let (manifest, changed) = before.followed_by(now);
-            (manifest, if changed { Some(seen) } else { since })
-        }
-    }
+    let agrees = |row: &&&Release| row.manifest.is_some_and(|manifest| !manifest.followed_by(now).1);
+    let agreeing = others.iter().filter(agrees).copied();
+    let since = agreeing.clone().chain(own).filter_map(|row| row.manifest_changed).max();
+    let before = match own.and_then(|row| row.manifest) {
+        // A form that only another view has seen.
+        Some(own) => Some(others.iter().filter_map(|row| row.manifest).fold(own, |known, other| other.followed_by(known).0)),
+        None => agreeing.chain(others.iter().copied()).find_map(|row| row.manifest),
+    };
+    let Some(before) = before else { return (now, since) };
+    let (manifest, changed) = before.followed_by(now);
+    (manifest, if changed { Some(seen) } else { since })
 }
 
 /// The row that `stated` is about: one that shares a digest with it, else the first, if they have no algorithm in common. Then the

@@ -332,3 +332,67 @@ async fn what_lent_credentials_brought_is_not_for_who_may_not_borrow_them() {
         scene.restart().await;
     }
 }
+
+#[tokio::test]
+async fn a_token_is_no_way_around_a_change_of_an_old_version() {
+    for is_token_first in [false, true] {
+        let mut scene = Scene::open().await;
+        scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)));
+        scene.publish(Package::new("left-pad", "0.9.0").aged(days(950)).untagged());
+        let path = "/left-pad/-/left-pad-1.0.0.tgz";
+        let first = if is_token_first { scene.get(path).token("job-1") } else { scene.get(path) };
+        first.await.is(200);
+        scene.later(hours(1));
+        scene.registry.edit("left-pad", |packument| {
+            packument["versions"]["1.0.0"]["dependencies"] = json!({ "evil": "1.0.0" });
+        });
+        for _ in 0..2 {
+            for ask in [
+                scene.get("/left-pad").token("made-up"),
+                scene.get("/left-pad").token("made-up").abbreviated(),
+                scene.get("/left-pad"),
+                scene.get("/left-pad").token("another"),
+            ] {
+                assert_eq!(ask.await.is(200).versions(), ["0.9.0"], "token first: {is_token_first}");
+            }
+            scene.get(path).token("made-up").await.is(403);
+            scene.get(path).await.is(403);
+            scene.restart().await;
+        }
+        scene.later(hours(73));
+        scene.get(path).await.is(200);
+        scene.get(path).token("made-up").await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_no_way_to_bytes_that_another_view_would_refuse() {
+    for (is_downloaded, is_token_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut scene = Scene::open().await;
+        let victim = Package::new("victim", "1.0.0").dist("integrity", Value::Null);
+        let carrier = Package::new("carrier", "1.0.0").content("malice");
+        scene.publish(victim.clone());
+        scene.publish(carrier.clone());
+        let path = victim.path();
+        let with = |is_token: bool, path: &str| if is_token { scene.get(path).token("made-up") } else { scene.get(path) };
+        with(is_token_first, if is_downloaded { &path } else { "/victim" }).await.is(200);
+        scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
+        scene.later(hours(1));
+        // What is stated now has nothing in common with what was.
+        let other = sha512(&carrier.tarball);
+        scene.registry.edit("victim", move |packument| {
+            let dist = &mut packument["versions"]["1.0.0"]["dist"];
+            dist["shasum"] = Value::Null;
+            dist["integrity"] = json!(other);
+        });
+        scene.registry.tamper(&path, carrier.tarball.clone());
+        for _ in 0..2 {
+            for is_token in [!is_token_first, is_token_first] {
+                let ask = if is_token { scene.get(&path).token("made-up") } else { scene.get(&path) };
+                let answer = ask.await;
+                assert!(answer.status == 403 && answer.body != carrier.tarball, "{is_downloaded} {is_token_first} {is_token}");
+            }
+            scene.restart().await;
+        }
+    }
+}
