@@ -41,8 +41,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             tracing::warn!(error = %wrong, "no control socket: `coldframe run` cannot be led here, and `explain`, `check` and others cannot ask this server");
         }
         tell_of_hangups(app.reload_with(Arc::new(move || settings.clone().read(Config::gather))))?;
-        let notices: String = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
-        output::print(&told.tell(app.addresses(), app.gateways(), app.transparent(), &notices))?;
+        let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
+        output::print(&told.tell(app.addresses(), app.gateways(), app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })

@@ -133,7 +133,9 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
             },
         };
         let mut named = Named::default();
-        listed.iter().for_each(|entry| named.add(entry));
+        for entry in &listed {
+            named.add(entry);
+        }
         let mut entries: Vec<Box<RawValue>> = listed.into_iter().map(ToOwned::to_owned).collect();
         for advisory in ours.into_iter().filter(|advisory| !named.holds(*advisory)) {
             entries.push(serde_json::value::to_raw_value(&tell(advisory))?);
@@ -146,26 +148,26 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
 /// The answer for a whole tree: advisories with where they were found, and how many of each severity.
 fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
     let told = theirs.remove("advisories").and_then(|told| serde_json::from_str::<Theirs<'_>>(told.get()).ok());
-    let (mut answer, mut advisories, mut metadata) = match told {
-        Some(told) => {
-            let metadata = theirs.remove("metadata").filter(|metadata| metadata.get().len() <= MAX_COUNTS_BYTES);
-            let metadata = metadata.and_then(|metadata| serde_json::from_str(metadata.get()).ok()).unwrap_or_else(|| json!({}));
-            let own = |(name, value): (String, &RawValue)| (name, value.to_owned());
-            (theirs.into_iter().map(own).collect(), told.into_iter().map(own).collect(), metadata)
+    let (mut answer, mut advisories, mut metadata) = if let Some(told) = told {
+        let metadata = theirs.remove("metadata").filter(|metadata| metadata.get().len() <= MAX_COUNTS_BYTES);
+        let metadata = metadata.and_then(|metadata| serde_json::from_str(metadata.get()).ok()).unwrap_or_else(|| json!({}));
+        let own = |(name, value): (String, &RawValue)| (name, value.to_owned());
+        let advisories: BTreeMap<String, Box<RawValue>> = told.into_iter().map(own).collect();
+        (theirs.into_iter().map(own).collect(), advisories, metadata)
+    } else {
+        let mut answer: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
+        for empty in ["actions", "muted"] {
+            answer.insert(empty.to_owned(), serde_json::value::to_raw_value(&[(); 0])?);
         }
-        None => {
-            let mut answer: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
-            for empty in ["actions", "muted"] {
-                answer.insert(empty.to_owned(), serde_json::value::to_raw_value(&[(); 0])?);
-            }
-            let metadata = json!({ "vulnerabilities": { "info": 0, "low": 0, "moderate": 0, "high": 0, "critical": 0 },
+        let metadata = json!({ "vulnerabilities": { "info": 0, "low": 0, "moderate": 0, "high": 0, "critical": 0 },
                 "dependencies": audited.count, "devDependencies": 0, "optionalDependencies": 0,
                 "totalDependencies": audited.count });
-            (answer, BTreeMap::new(), metadata)
-        }
+        (answer, BTreeMap::new(), metadata)
     };
     let mut named = Named::default();
-    advisories.values().for_each(|entry: &Box<RawValue>| named.add(entry));
+    for entry in advisories.values() {
+        named.add(entry);
+    }
     for (advisory, versions) in found.iter().filter(|(advisory, _)| !named.holds(*advisory)) {
         let paths = |version: &String| {
             let paths = audited.versions.get(advisory.package()).and_then(|versions| versions.get(version));

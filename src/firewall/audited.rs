@@ -67,7 +67,7 @@ pub fn read_bulk(
 pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, Rejection> {
     let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = deserializer.deserialize_any(Node(&mut walk)).and_then(|_| deserializer.end());
+    let read = deserializer.deserialize_any(Node(&mut walk)).and_then(|()| deserializer.end());
     finish(read, walk.audited)
 }
 

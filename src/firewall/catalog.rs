@@ -107,7 +107,7 @@ impl Inner {
     pub(super) fn at_hand(&self, asker: &Asker, name: &PackageName, need: Need, moment: &Moment) -> Option<Reading> {
         let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
         let known = self.fresh(&slot, asker.profile, need, moment)?;
-        if kin::wants_kin(&known, &moment.world).is_some() || self.lacks(&known, asker.profile, &moment.world) {
+        if kin::wants_kin(&known, &moment.world).is_some() || lacks_facts(&known, asker.profile, &moment.world) {
             return None;
         }
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -128,7 +128,7 @@ impl Inner {
     ) -> Result<Reading, Rejection> {
         let reading = self.look_up(asker, name, need, wish.clone()).await?;
         let part_lacks = self.find_kin(asker, &reading.known).await;
-        if !part_lacks && !self.lacks(&reading.known, asker.profile, &self.world()) {
+        if !part_lacks && !lacks_facts(&reading.known, asker.profile, &self.world()) {
             return Ok(reading);
         }
         let reading = self.look_up(asker, name, Need::Facts, wish).await?;
@@ -228,11 +228,6 @@ impl Inner {
             Some(document) => Ok((again, document)),
             None => Err(Rejection::Internal("the packument is no longer in the store".into())),
         }
-    }
-
-    /// Whether some version's verdict hangs on a fact that the abbreviated form lacks.
-    fn lacks(&self, known: &Known, profile: Profile, world: &World) -> bool {
-        known.form == Form::Abbreviated && known.screen(world, profile).lacks
     }
 
     /// What memory has, if it does for the need without asking upstream.
@@ -612,6 +607,11 @@ struct Confirmed {
     checked: Timestamp,
     behind: Option<SignedDuration>,
     validators: Option<Validators>,
+}
+
+/// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
+fn lacks_facts(known: &Known, profile: Profile, world: &World) -> bool {
+    known.form == Form::Abbreviated && known.screen(world, profile).lacks
 }
 
 /// Whether `now` is in the span that begins `since`; a clock that was set back is not.

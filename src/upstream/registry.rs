@@ -257,9 +257,10 @@ impl Registry {
         }
         let request = Outgoing { method, url: route.url.clone(), headers, body, reach: route.reach };
         let heard = || *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::time::Instant::now());
-        let sent = match route.trusted {
-            true => self.shared.client.send_noting(&request, &heard).await,
-            false => self.shared.client.send(&request).await,
+        let sent = if route.trusted {
+            self.shared.client.send_noting(&request, &heard).await
+        } else {
+            self.shared.client.send(&request).await
         };
         let known = package.filter(|package| self.health.answered.contains_key(*package)).map(Evidence::Package);
         match &sent {

@@ -1,6 +1,6 @@
 //! The body of an audit: read in one pass as a tree in memory would be read, or not at all, and never beyond its bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coldframe::firewall::audited::{Audited, read_bulk, read_tree};
 use serde_json::{Map, Value};
@@ -23,7 +23,7 @@ pub fn holds(input: &[u8]) {
         let kept: BTreeMap<&str, Vec<&str>> =
             again.versions.iter().map(|(name, versions)| (&**name, versions.keys().map(String::as_str).collect())).collect();
         let slowly: BTreeMap<&str, Vec<&str>> =
-            slowly.iter().map(|(name, versions)| (&**name, versions.keys().map(String::as_str).collect())).collect();
+            slowly.iter().map(|(name, versions)| (&**name, versions.iter().map(String::as_str).collect())).collect();
         assert_eq!((again.count, kept), (count, slowly));
     }
 }
@@ -39,13 +39,13 @@ fn within_bounds(audited: &Audited) {
 }
 
 /// Every package with a version, by name; how many there are.
-fn walk(dependencies: &Value, found: &mut BTreeMap<String, BTreeMap<String, ()>>) -> usize {
+fn walk(dependencies: &Value, found: &mut BTreeMap<String, BTreeSet<String>>) -> usize {
     let mut count = 0;
     for (name, package) in dependencies.as_object().into_iter().flat_map(Map::iter) {
         if let Some(version) = package.get("version").and_then(Value::as_str) {
             count += 1;
             if name.len() <= 214 {
-                found.entry(name.clone()).or_default().insert(version.to_owned(), ());
+                found.entry(name.clone()).or_default().insert(version.to_owned());
             }
         }
         count += walk(package.get("dependencies").unwrap_or(&Value::Null), found);
