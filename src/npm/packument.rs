@@ -56,6 +56,7 @@ pub struct Traits {
 
 /// What a comparison of two versions needs of each, besides what rules ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct Outline {
     /// The names of its dependencies as one digest; `None` where it has none.
     pub dependencies: Option<[u8; 16]>,
