@@ -651,6 +651,34 @@ mod tests {
     }
 
     #[test]
+    fn beyond_what_can_be_recorded_new_versions_are_refused_and_old_ones_known() {
+        let one = packument(&[("1.0.0", "a", Some(-1000))]);
+        let (mut record, _) = seen(&[(1, one)]);
+        let old = record.releases[0].clone();
+        let invented = |number: usize| Release { version: format!("0.0.{number}").into(), gone: Some(at(1)), ..old.clone() };
+        record.releases.extend((1..MAX_RELEASES).map(invented));
+        let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(-900))]);
+        let reconciled = reconcile(&record, &[], &look(&two, 9, &Parted::new()));
+        assert!(!reconciled.provenance[0].unrecorded && reconciled.provenance[1].unrecorded);
+        assert!(reconciled.change.releases.iter().all(|release| *release.version != *"1.1.0"));
+    }
+
+    #[test]
+    fn the_history_of_tags_is_bounded_and_forgets_the_oldest() {
+        let one = packument(&[("1.0.0", "a", Some(-1000))]);
+        let (mut record, _) = seen(&[(1, one.clone())]);
+        let past = |number: i64| TagSighting {
+            tag: "old".into(),
+            version: format!("0.0.{number}").into(),
+            first_seen: at(-number),
+            last_seen: at(-number),
+        };
+        record.tags.extend((1..=i64::try_from(MAX_SIGHTINGS).unwrap()).map(past));
+        let reconciled = reconcile(&record, &[], &look(&one, 9, &Parted::new()));
+        assert_eq!(reconciled.change.forgotten_tags, [past(i64::try_from(MAX_SIGHTINGS).unwrap())]);
+    }
+
+    #[test]
     fn tags_are_followed() {
         let one = packument(&[("1.0.0", "a", Some(0))]);
         let two = packument(&[("1.0.0", "a", Some(0)), ("1.1.0", "b", Some(5))]);

@@ -520,3 +520,39 @@ async fn the_files_of_the_ledger_are_their_owners_alone_whatever_the_directory_a
     }
     assert!(seen >= 4, "{seen} files: the ledger, its log, its index and the copy");
 }
+
+#[tokio::test]
+async fn how_publish_times_count_is_a_setting() {
+    for (mode, first, backdated) in [("checked", true, false), ("first-seen", false, false), ("trust", true, true)] {
+        let mut scene = Scene::open().set("upstream-time", mode).await;
+        scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
+        let shown = |answer: &crate::wire::Response, version: &str| {
+            answer.status == 200 && answer.versions().iter().any(|shown| shown == version)
+        };
+        assert_eq!(shown(&scene.get("/left-pad").await, "1.0.0"), first, "{mode}");
+        scene.later(hours(1));
+        scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+        assert_eq!(shown(&scene.get("/left-pad").await, "1.1.0"), backdated, "{mode}");
+        scene.restart().await;
+        assert_eq!(shown(&scene.get("/left-pad").await, "1.1.0"), backdated, "{mode}");
+        scene.later(days(15));
+        assert!(shown(&scene.get("/left-pad").await, "1.1.0"), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_went_below_the_longest_age_of_a_rule_was_taken_down() {
+    let went = async |age: &str| {
+        let scene = Scene::open().set("min-release-age", age).await;
+        scene.publish(Package::new("left-pad", "1.0.0"));
+        scene.publish(Package::new("left-pad", "1.1.0").aged(days(30)));
+        scene.get("/left-pad").await.is(200);
+        let before = scene.get(TARBALL).await.status;
+        scene.later(hours(1));
+        scene.registry.unpublish("left-pad", "1.1.0");
+        let after = scene.get(TARBALL).await;
+        (before, after.status, String::from_utf8_lossy(&after.body).contains("taken down"))
+    };
+    assert_eq!(went("72h").await, (200, 200, false));
+    assert_eq!(went("60d").await, (403, 403, true));
+}
