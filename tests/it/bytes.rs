@@ -308,7 +308,7 @@ async fn a_login_page_or_another_host_is_a_no_and_a_signed_address_a_yes() {
     scene.get(SECRET).token("bob").await.is(404);
     scene.registry.answer(SECRET, Reply::redirect(302, "http://127.0.0.3:1/login"));
     assert!(scene.get(SECRET).token("carol").await.status >= 400);
-    assert_eq!(scene.metric("coldframe_incidents", "integrity_mismatch").await, 0.0);
+    assert!(scene.metric("coldframe_incidents", "integrity_mismatch").await < 1.0);
     scene.registry.answer(SECRET, Reply::redirect(302, &format!("{}/blobs/1.tgz?signature=2", storage.url)));
     assert_eq!(scene.get(SECRET).token("dave").await.is(200).body, secret.tarball);
     assert!(storage.requests().iter().all(|request| request.bearer().is_none()));

@@ -12,6 +12,7 @@ use crate::reply::{Reply, Request};
 
 /// How a registry's packuments look.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a habit of its own")]
 pub struct Style {
     /// `ETag`, `Last-Modified`, and 304 for who sends them back.
     pub validators: bool,

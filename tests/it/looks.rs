@@ -107,7 +107,7 @@ async fn a_name_that_was_missing_for_a_while_comes_back_as_young_as_our_last_loo
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(900)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "what was there before stays served");
     scene.get(TARBALL).await.is(403);
-    scene.later(hours(71) - minutes(1));
+    scene.later(hours(71).checked_sub(minutes(1)).unwrap());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.later(minutes(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
@@ -125,7 +125,7 @@ async fn a_name_that_was_missing_at_our_first_look_counts_from_then() {
         scene.get("/left-pad").await.is(403);
         scene.get(TARBALL).await.is(403);
         // A package that began then is a new one, which waits longer than a release.
-        scene.later(days(14) - hours(2));
+        scene.later(days(14).checked_sub(hours(2)).unwrap());
         scene.get("/left-pad").await.is(403);
         scene.later(hours(1));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);

@@ -299,7 +299,7 @@ async fn files_that_others_write_are_quoted_harmlessly() {
             .command(&["config", "show", "--data-dir", "/nowhere/\u{202e}\u{1b}[2J"])
             .env("COLDFRAME_LOG_LEVEL", "\u{202e}\u{9b}"),
     );
-    printed(&mut place.command(&["config", "check", &format!("missing\n::error::PWNED\u{1b}[2J")]));
+    printed(&mut place.command(&["config", "check", "missing\n::error::PWNED\u{1b}[2J"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -334,7 +334,7 @@ async fn decisions_feeds_users_and_the_ledger_are_told_harmlessly() {
             }
             assert!(response.reason.len() <= 200 && response.reason.is_ascii(), "{}", response.reason);
             if response.status >= 400 {
-                harmless(path, &response.json()["error"].as_str().unwrap().to_owned(), Commands::None);
+                harmless(path, response.json()["error"].as_str().unwrap(), Commands::None);
             }
         }
     }
@@ -407,7 +407,7 @@ async fn the_summary_of_a_run_is_told_harmlessly() {
     let (name, text) = lockfiles().remove(0);
     place.write(name, &text);
     for file in [".npmrc", ".yarnrc"] {
-        place.write(file, &format!("registry=http://x/\u{1b}[2J\u{202e}\n@\u{202e}s:registry=http://y/##[x]\n"));
+        place.write(file, "registry=http://x/\u{1b}[2J\u{202e}\n@\u{202e}s:registry=http://y/##[x]\n");
     }
     place.write(
         ".yarnrc.yml",
@@ -449,7 +449,7 @@ async fn the_summary_of_a_run_is_told_harmlessly() {
 #[test]
 fn every_command_is_walked_with_hostile_input() {
     let home = TempDir::new().unwrap();
-    let (_, help, _) = run(&mut coldframe(home.path()).arg("--help"));
+    let (_, help, _) = run(coldframe(home.path()).arg("--help"));
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let commands: Vec<_> = commands
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
