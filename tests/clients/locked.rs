@@ -26,9 +26,9 @@ async fn a_young_tarball_from_a_lockfile() {
         (
             &Tool::NPM[..],
             expect![[r#"
-            npm notice left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
+            npm notice left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
             npm error code E403
-            npm error 403 403 left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
+            npm error 403 403 left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
         "#]],
         ),
         (
@@ -37,7 +37,7 @@ async fn a_young_tarball_from_a_lockfile() {
             Lockfile is up to date, resolution step is skipped
             Packages: +1
             +
-             ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - 403
+             ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - 403
             No authorization header was set for the request.
             Try to log in to the registry by running "pnpm login"
             or add the auth tokens manually to the ~/.npmrc file.
@@ -49,7 +49,7 @@ async fn a_young_tarball_from_a_lockfile() {
         Lockfile is up to date, resolution step is skipped
         Packages: +1
         +
-         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - 403
+         ERR_PNPM_FETCH_403  GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz: left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - 403
         No authorization header was set for the request.
     "#]],
         ),
@@ -81,7 +81,7 @@ async fn a_young_tarball_from_a_lockfile() {
         ➤ YN0000: ┌ Resolution step
         ➤ YN0000: ┌ Fetch step
         ➤ YN0035: │ left-pad@npm:1.1.0: The remote server failed to provide the requested resource
-        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0)
+        ➤ YN0035: │   Response Code: 403 (left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/left-pad/-/left-pad-1.1.0.tgz
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -101,7 +101,7 @@ async fn a_young_tarball_from_a_lockfile() {
             error: Failed caching npm package 'left-pad@1.1.0'
             Caused by:
                 Bad response: 403
-                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0"}
+                {"error":"left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0"}
         "#]],
         ),
     ];

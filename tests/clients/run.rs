@@ -76,7 +76,12 @@ async fn it_installs_and_what_is_young_is_not_installed() {
         assert_eq!(said.code, 0, "{tool:?}:\n{}", said.text);
         assert_eq!(project.installed("left-pad").as_deref(), Some("1.0.0"), "{tool:?}");
         assert_eq!(project.installed("@acme/core").as_deref(), Some("3.0.0"), "{tool:?}");
-        for part in ["coldframe: 2 packages", "held back    left-pad@1.1.0: published", "minimum release age 72 h", "; opens "] {
+        for part in [
+            "coldframe: 2 packages",
+            "held back    left-pad@1.1.0, wanted as `^1.0.0` by package.json: published",
+            "minimum release age 72 h",
+            "; opens ",
+        ] {
             assert!(said.text.contains(part), "{tool:?}: {part:?} is missing:\n{}", said.text);
         }
         // It goes on being a lockfile of the registry: no port of ours stands in it.
@@ -95,7 +100,7 @@ async fn yarn_3_installs_too_and_what_is_young_is_refused() {
     let project = Project::new(Tool::Yarn3, &[("left-pad", "1.1.0")]);
     let said = place.run(&project, &[], &["install"]).await;
     assert_ne!(said.code, 0, "{}", said.text);
-    assert!(said.text.contains("held back    left-pad@1.1.0"), "{}", said.text);
+    assert!(said.text.contains("stopped by   left-pad@1.1.0, wanted by package.json"), "{}", said.text);
 }
 
 /// What leads a client to the registry without us.
