@@ -222,23 +222,28 @@ async fn a_whole_package_that_is_young() {
         (
             &Tool::NPM[..],
             expect![[r#"
-                npm notice newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
-                npm error code E403
-                npm error 403 403 newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - GET http://coldframe/newborn - newborn is held by coldframe:[r#"
-                 ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - 403
-                This error happened while installing a direct dependency of .
-                No authorization header was set for the request.
-                Try to log in to the registry by running "pnpm login"
-                or add the auth tokens manually to the ~/.npmrc file.
-            "#]],
+            npm notice newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
+            npm error code E403
+            npm error 403 403 newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - GET http://coldframe/newborn - newborn is held by coldframe: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package is new, its package was first published 2026-04-03 10:00 UTC, new packages wait 14 d (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn
+        "#]],
+        ),
+        (
+            &[Tool::Pnpm9],
+            expect![[r#"
+             ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - 403
+            This error happened while installing a direct dependency of .
+            No authorization header was set for the request.
+            Try to log in to the registry by running "pnpm login"
+            or add the auth tokens manually to the ~/.npmrc file.
+        "#]],
         ),
         (
             &[Tool::Pnpm10],
             expect![[r#"
-                 ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - 403
-                This error happened while installing a direct dependency of .
-                No authorization header was set for the request.
-            "#]],
+         ERR_PNPM_FETCH_403  GET http://coldframe/newborn: newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn - 403
+        This error happened while installing a direct dependency of .
+        No authorization header was set for the request.
+    "#]],
         ),
         (
             &[Tool::Pnpm12],
@@ -265,15 +270,15 @@ async fn a_whole_package_that_is_young() {
         (
             &[Tool::Yarn4],
             expect![[r#"
-                ➤ YN0000: · Yarn 4.18.1
-                ➤ YN0000: ┌ Resolution step
-                ➤ YN0035: │ newborn@npm:*: The remote server failed to provide the requested resource
-                ➤ YN0035: │   Response Code: 403 (newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn)
-                ➤ YN0035: │   Request Method: GET
-                ➤ YN0035: │   Request URL: http://coldframe/newborn
-                ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
-                ➤ YN0000: · Failed with errors in N N
-            "#]],
+        ➤ YN0000: · Yarn 4.18.1
+        ➤ YN0000: ┌ Resolution step
+        ➤ YN0035: │ newborn@npm:*: The remote server failed to provide the requested resource
+        ➤ YN0035: │   Response Code: 403 (newborn is held: its only version; newborn@1.0.0: published 2026-04-03 10:00 UTC, the package... (rule new-package); opens 2026-04-17 10:00 UTC; why: http://coldframe/-/coldframe/explain/newborn)
+        ➤ YN0035: │   Request Method: GET
+        ➤ YN0035: │   Request URL: http://coldframe/newborn
+        ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
+        ➤ YN0000: · Failed with errors in N N
+    "#]],
         ),
         (
             &[Tool::Bun],

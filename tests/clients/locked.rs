@@ -28,7 +28,7 @@ async fn a_young_tarball_from_a_lockfile() {
             expect![[r#"
             npm notice left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
             npm error code E403
-            npm error 403 403 left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
+            npm error 403 403 left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0 - GET http://coldframe/left-pad/-/left-pad-1.1.0.tgz - left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0
         "#]],
         ),
         (
@@ -101,7 +101,7 @@ async fn a_young_tarball_from_a_lockfile() {
             error: Failed caching npm package 'left-pad@1.1.0'
             Caused by:
                 Bad response: 403
-                {"error":"left-pad@1.1.0 is held: published 2026-04-03 07:00 UTC, minimum age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; use 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0"}
+                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0"}
         "#]],
         ),
     ];
