@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::task::JoinHandle;
 
-use super::catalog::{ABSENT, is_within};
+use super::catalog::ABSENT;
 use super::known::Slot;
 use super::{Asker, Inner};
 use crate::net::FairPermit;
-use crate::npm::PackageName;
+use crate::npm::{PackageName, instant};
 use crate::store::StoreError;
 use crate::upstream::{Registry, TarballBody, UpstreamError};
 
@@ -127,7 +127,7 @@ impl Inner {
 
     /// Whether something is known of the package, if only that it was not there a minute ago.
     pub(super) fn is_known(&self, slot: &Slot) -> bool {
-        let is_absent = || self.absent.get(slot).is_some_and(|since| is_within(since, ABSENT, self.clock.now()));
+        let is_absent = || self.absent.get(slot).is_some_and(|since| instant::is_within(since, ABSENT, self.clock.now()));
         self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || is_absent()
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use super::catalog::{ABSENT, Need, is_within, lost};
+use super::catalog::{ABSENT, Need, lost};
 use super::flight::Flights;
 use super::known::{Partition, Slot};
 use super::packument::{Spoken, no_version};
 use super::{Asker, Form, Inner, Rejection};
-use crate::npm::{Digest, PackageName};
+use crate::npm::{Digest, PackageName, instant};
 use crate::upstream::{Passage, Passed};
 
 /// Bytes of memory for attestations: about two thousand of them.
@@ -40,7 +40,7 @@ struct Remembered {
 impl Remembered {
     /// Whether it may be used at `now`: attestations do not change, and a version without any may get them.
     fn is_valid(&self, now: Timestamp) -> bool {
-        self.passed.is_json() || self.passed.is_not_found() && is_within(self.since, ABSENT, now)
+        self.passed.is_json() || self.passed.is_not_found() && instant::is_within(self.since, ABSENT, now)
     }
 }
 

@@ -166,27 +166,15 @@ impl Inner {
             CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Reading { known, stale: None });
         }
-        let is_absent = |since| is_within(since, ABSENT, now) && self.outlives_writes(name, since);
+        let is_absent = |since| instant::is_within(since, ABSENT, now) && self.outlives_writes(name, since);
         if self.absent.get(&slot).is_some_and(is_absent) {
             return Err(absent(name));
         }
         if !self.is_known(&slot) {
             self.may_ask_for_more(asker.address)?;
         }
-        let voyage = Voyage {
-            slot,
-            registry,
-            client: asker.address,
-            authorization: asker.authorization.clone(),
-            need,
-            profile: asker.profile,
-            ahead: wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question()),
-            wish,
-            whole: false,
-            not_before: None,
-            again: false,
-            asked: None,
-        };
+        let ahead = wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question());
+        let voyage = Voyage { ahead, wish, ..Voyage::new(asker, slot, registry, need) };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
             let landed = self.embark_or_make_do(voyage.clone(), now).await;
@@ -209,20 +197,9 @@ impl Inner {
         if let Some(document) = self.load(&reading.known).await? {
             return Ok((reading, document));
         }
-        let voyage = Voyage {
-            slot: reading.known.slot.clone(),
-            registry: Arc::clone(&reading.known.registry),
-            client: asker.address,
-            authorization: asker.authorization.clone(),
-            need: Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated }),
-            profile: asker.profile,
-            wish: None,
-            ahead: None,
-            whole: true,
-            not_before: None,
-            again: false,
-            asked: None,
-        };
+        let need = Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated });
+        let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
+        let voyage = Voyage { whole: true, ..Voyage::new(asker, slot, registry, need) };
         let again = self.embark(voyage).await?;
         match self.load(&again.known).await? {
             Some(document) => Ok((again, document)),
@@ -241,7 +218,7 @@ impl Inner {
         let opening = known.screen(world, profile).next_opening;
         let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
         let rewritten = self.written.get(&known.slot.name).is_some_and(|written| known.checked <= written);
-        is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
+        instant::is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
     }
 
     /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
@@ -274,7 +251,7 @@ impl Inner {
     /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
     /// under way then tells when it speaks again.
     fn is_left_alone(&self, voyage: &Voyage, now: Timestamp) -> bool {
-        let counts = |since| is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
+        let counts = |since| instant::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
         let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(counts);
         self.silence.holds(voyage.registry.id(), voyage.registry.last_heard(), now) || unreachable()
     }
@@ -470,14 +447,14 @@ impl Inner {
     /// so that lockfiles of old ones go on working and takedowns are told as such.
     async fn vanished(self: &Arc<Self>, voyage: Voyage, before: Before, now: Timestamp) -> Result<Reading, Rejection> {
         let slot = voyage.slot.clone();
-        // A token that may not see a package is told that there is none.
-        if slot.is_own() {
-            self.documents.invalidate(&slot);
-            self.absent.insert(slot.clone(), now);
-            return Err(absent(&slot.name));
-        }
-        let (inner, gone) = (Arc::clone(self), voyage.clone());
-        let Some((record, document)) = self.blocking(move || inner.record_vanished(&gone, &before, now)).await?? else {
+        let recorded = if slot.is_own() {
+            // A token that may not see a package receives a 404, too: that is no look.
+            None
+        } else {
+            let (inner, gone) = (Arc::clone(self), voyage.clone());
+            self.blocking(move || inner.record_vanished(&gone, &before, now)).await??
+        };
+        let Some((record, document)) = recorded else {
             self.documents.invalidate(&slot);
             self.absent.insert(slot.clone(), now);
             return Err(absent(&slot.name));
@@ -580,7 +557,7 @@ impl Inner {
         }
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
         let upstream = known.registry.id();
-        let again = self.stale_told.get(upstream).is_some_and(|told| is_within(told, TOLD_EVERY, now));
+        let again = self.stale_told.get(upstream).is_some_and(|told| instant::is_within(told, TOLD_EVERY, now));
         if !again {
             self.stale_told.insert(Arc::clone(upstream), now);
         }
@@ -595,6 +572,24 @@ impl Inner {
 }
 
 impl Voyage {
+    /// A fetch of what `asker` needs, and of nothing besides.
+    pub(super) fn new(asker: &Asker, slot: Slot, registry: Arc<Registry>, need: Need) -> Self {
+        Self {
+            slot,
+            registry,
+            client: asker.address,
+            authorization: asker.authorization.clone(),
+            need,
+            profile: asker.profile,
+            wish: None,
+            ahead: None,
+            whole: false,
+            not_before: None,
+            again: false,
+            asked: None,
+        }
+    }
+
     pub(super) fn key(&self) -> PackageKey {
         self.slot.key(&self.registry)
     }
@@ -612,11 +607,6 @@ struct Confirmed {
 /// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
 fn lacks_facts(known: &Known, profile: Profile, world: &World) -> bool {
     known.form == Form::Abbreviated && known.screen(world, profile).lacks
-}
-
-/// Whether `now` is in the span that begins `since`; a clock that was set back is not.
-pub(super) fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
-    since <= now && now < instant::after(since, span)
 }
 
 fn absent(name: &PackageName) -> Rejection {

@@ -7,12 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use super::catalog::is_within;
 use super::known::{Known, Partition, Slot};
 use super::slots::SlotRequest;
 use super::stored::{Place, StoredTarball};
 use super::{Asker, Inner, Rejection, notes};
-use crate::npm::{Digest, PackageName};
+use crate::npm::{Digest, PackageName, instant};
 use crate::store::{PackageChange, TarballSource};
 use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{Authorization, Offer, UpstreamError};
@@ -78,7 +77,7 @@ impl Entitlements {
     fn holds(&self, slot: &Slot, place: &Place, span: Duration, now: Timestamp) -> bool {
         let scope = self.scopes.get(slot);
         let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| text == place.text()));
-        since.is_some_and(|(_, since)| is_within(*since, span, now))
+        since.is_some_and(|(_, since)| instant::is_within(*since, span, now))
     }
 
     /// Whether upstream was never asked for these credentials since the process began.
@@ -176,7 +175,7 @@ impl Inner {
                 if slot.partition == Partition::Lent
                     && stored.place.is_packages_own()
                     && self.entitlements.is_unasked(slot)
-                    && is_within(known.checked, self.config.max_stale, now) =>
+                    && instant::is_within(known.checked, self.config.max_stale, now) =>
             {
                 return Ok(Entitled::Yes);
             }
@@ -186,7 +185,7 @@ impl Inner {
     }
 
     fn is_recent(&self, since: Timestamp, now: Timestamp) -> bool {
-        is_within(since, self.config.packument_ttl, now)
+        instant::is_within(since, self.config.packument_ttl, now)
     }
 
     /// What the address of the entry at `at` says to these credentials.

@@ -352,23 +352,7 @@ mod tests {
 
     #[test]
     fn verdicts_made_before_the_parent_package_was_known_do_not_count_after_it() {
-        let screen = |has_kin| {
-            Arc::new(Screen {
-                world: 1,
-                has_kin,
-                shown: Vec::new(),
-                verdicts: Vec::new(),
-                notes: Vec::new(),
-                tags: None,
-                hidden: Arc::default(),
-                next_opening: None,
-                restrictions: None,
-                overbroad: Vec::new(),
-                withheld: ArcSwapOption::empty(),
-                lacks: false,
-                identity: Digest::of(Algorithm::Sha256, b""),
-            })
-        };
+        let screen = |has_kin| Arc::new(Screen::empty(1, has_kin));
         for profile in [Profile::default(), Profile(1)] {
             let screens = Screens::default();
             screens.keep(profile, &screen(true));

@@ -8,11 +8,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use super::catalog::{Need, Reading, Voyage, is_within};
+use super::catalog::{Need, Reading, Voyage};
 use super::known::Slot;
 use super::tarball::judge_gone;
 use super::{Asker, Inner};
-use crate::npm::Version;
+use crate::npm::{Version, instant};
 use crate::upstream::Validators;
 
 /// How often a package may be asked for again.
@@ -47,7 +47,7 @@ impl OnceMore {
         let window = self.clients.get_with(network_of(client), || Arc::new(Mutex::new((now, 0))));
         let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = &mut *window;
-        if !is_within(*since, WINDOW, now) {
+        if !instant::is_within(*since, WINDOW, now) {
             (*since, *count) = (now, 0);
         }
         *count += 1;
@@ -81,27 +81,15 @@ impl Inner {
         let is_answered = reading.stale.is_some()
             || known.packument.is_none()
             || known.validators() == Validators::default()
-            || is_within(known.checked, INTERVAL, now)
-            || self.once_more.in_vain.get(&shared).is_some_and(|since| is_within(since, INTERVAL, now));
+            || instant::is_within(known.checked, INTERVAL, now)
+            || self.once_more.in_vain.get(&shared).is_some_and(|since| instant::is_within(since, INTERVAL, now));
         // What one client's token was not shown may have left for that token alone.
         let has_left = || !known.slot.is_own() && judge_gone(known, version, &self.world(), asker.profile).is_some();
         if is_answered || Version::parse(version).is_none() || has_left() {
             return None;
         }
-        let voyage = Voyage {
-            slot: known.slot.clone(),
-            registry: Arc::clone(&known.registry),
-            client: asker.address,
-            authorization: asker.authorization.clone(),
-            need,
-            profile: asker.profile,
-            wish: None,
-            ahead: None,
-            whole: false,
-            not_before: Some(now),
-            again: false,
-            asked: None,
-        };
+        let (slot, registry) = (known.slot.clone(), Arc::clone(&known.registry));
+        let voyage = Voyage { not_before: Some(now), ..Voyage::new(asker, slot, registry, need) };
         // Those that come while it is asked wait for the same answer.
         if !self.voyages.is_under_way(&self.voyage_key(&voyage)) && !self.once_more.admits(asker.address, now) {
             return None;

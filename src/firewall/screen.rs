@@ -100,12 +100,12 @@ impl Overbroad {
 }
 
 impl Screen {
-    /// Judges every entry.
+    /// The verdicts of a package without versions, in the world of this revision.
     #[must_use]
-    pub(super) fn of(known: &Known, kin: Option<&Kin>, world: &World, profile: Profile) -> Self {
-        let mut screen = Self {
-            world: world.revision,
-            has_kin: kin.is_some(),
+    pub(super) fn empty(world: u64, has_kin: bool) -> Self {
+        Self {
+            world,
+            has_kin,
             shown: Vec::new(),
             verdicts: Vec::new(),
             notes: Vec::new(),
@@ -117,7 +117,13 @@ impl Screen {
             withheld: ArcSwapOption::empty(),
             lacks: false,
             identity: Digest::of(Algorithm::Sha256, b""),
-        };
+        }
+    }
+
+    /// Judges every entry.
+    #[must_use]
+    pub(super) fn of(known: &Known, kin: Option<&Kin>, world: &World, profile: Profile) -> Self {
+        let mut screen = Self::empty(world.revision, kin.is_some());
         let Some(packument) = &known.packument else { return screen };
         screen.judge(known, kin, packument, world, profile);
         screen.tags = retag(known, packument, &screen.shown, world.policy(profile));

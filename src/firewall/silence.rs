@@ -67,7 +67,7 @@ impl Silence {
     pub(super) fn holds(&self, registry: &Arc<str>, heard: Option<Instant>, now: Timestamp) -> bool {
         let since = self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied();
         since.is_some_and(|Since { clock, watch }| {
-            clock <= now && now < instant::after(clock, LASTS) && heard.is_none_or(|heard| heard < watch)
+            instant::is_within(clock, LASTS, now) && heard.is_none_or(|heard| heard < watch)
         })
     }
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::catalog::{Need, Voyage, is_within};
+use super::catalog::{Need, Voyage};
 use super::history::Parted;
 use super::intake::Contradictions;
 use super::known::Slot;
 use super::{Inner, Rejection};
-use crate::npm::{Agreement, Integrity, PackageName};
+use crate::npm::{Agreement, Integrity, PackageName, instant};
 use crate::store::PackageRecord;
 
 /// How long a view is not asked again after it was: a package that contradicts itself each time costs upstream little.
@@ -53,7 +53,7 @@ impl Turns {
 impl Inner {
     /// Whether a view that a document contradicts can be asked again now.
     pub(super) fn may_ask_again(&self, view: &Slot, now: Timestamp) -> bool {
-        !self.asked_again.get(view).is_some_and(|since| is_within(since, AGAIN_AFTER, now))
+        !self.asked_again.get(view).is_some_and(|since| instant::is_within(since, AGAIN_AFTER, now))
     }
 
     /// Asks the views again that `contradictions` are about; returns the versions over which all of them still disagree. A view that does

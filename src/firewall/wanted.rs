@@ -134,7 +134,7 @@ impl Inner {
     pub(super) fn report_withheld(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize, now: Timestamp) {
         let entry = &packument.entries[at];
         let key = (asker.address, asker.user.clone(), packument.name.clone(), entry.key.clone());
-        if self.wants.reported.get(&key).is_some_and(|at| at <= now && now < instant::after(at, EVENT_INTERVAL)) {
+        if self.wants.reported.get(&key).is_some_and(|at| instant::is_within(at, EVENT_INTERVAL, now)) {
             return;
         }
         self.wants.reported.insert(key, now);

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::catalog::{Need, is_within};
+use super::catalog::Need;
 use super::known::Slot;
 use super::packument::Spoken;
 use super::{Asker, Inner, Rejection};
 use crate::npm::press::Press;
 use crate::npm::render::{Choice, View};
-use crate::npm::{Endpoint, Form, Ingested, PackageName, Packument, ingest};
+use crate::npm::{Endpoint, Form, Ingested, PackageName, Packument, ingest, instant};
 use crate::upstream::{Authorization, Passage, Passed, Registry};
 
 /// How long a token counts as confirmed for a package.
@@ -151,10 +151,10 @@ impl Inner {
             return false;
         }
         let now = self.clock.now();
-        if self.writers.get(&slot).is_some_and(|since| is_within(since, CONFIRMED, now)) {
+        if self.writers.get(&slot).is_some_and(|since| instant::is_within(since, CONFIRMED, now)) {
             return true;
         }
-        let is_stranger = self.strangers.get(&slot).is_some_and(|since| is_within(since, UNCONFIRMED, now));
+        let is_stranger = self.strangers.get(&slot).is_some_and(|since| instant::is_within(since, UNCONFIRMED, now));
         if is_stranger || !self.once_more.admits(asker.address, now) {
             return false;
         }

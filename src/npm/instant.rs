@@ -34,6 +34,12 @@ pub fn after(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_add(age).ok()).unwrap_or(Timestamp::MAX)
 }
 
+/// Whether `now` is in the span that begins `since`; a clock that was set back is not.
+#[must_use]
+pub fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
+    since <= now && now < after(since, span)
+}
+
 /// `instant - age`, at the beginning of time when it would not fit.
 #[must_use]
 pub fn before(instant: Timestamp, age: Duration) -> Timestamp {

@@ -407,6 +407,32 @@ fn is_prerelease(text: &str) -> bool {
 }
 
 #[cfg(test)]
+pub(super) mod strategies {
+    //! Versions and ranges that are near each other.
+
+    use proptest::prelude::*;
+
+    pub(in crate::npm) fn version() -> impl Strategy<Value = String> {
+        (0..4_u8, 0..3_u8, 0..3_u8, prop::option::of("(0|1|beta|rc\\.1)")).prop_map(|(major, minor, patch, pre)| match pre {
+            Some(pre) => format!("{major}.{minor}.{patch}-{pre}"),
+            None => format!("{major}.{minor}.{patch}"),
+        })
+    }
+
+    pub(in crate::npm) fn range() -> impl Strategy<Value = String> {
+        let operator = prop::sample::select(vec!["<", "<=", ">", ">=", "=", "^", "~", ""]);
+        let comparator = (operator, version()).prop_map(|(operator, version)| format!("{operator}{version}"));
+        let set = prop_oneof![
+            prop::collection::vec(comparator, 1..3).prop_map(|set| set.join(" ")),
+            (version(), version()).prop_map(|(from, to)| format!("{from} - {to}")),
+            Just("*".to_owned()),
+            Just("1.x".to_owned()),
+        ];
+        prop::collection::vec(set, 1..4).prop_map(|sets| sets.join(" || "))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -152,25 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn version() -> impl Strategy<Value = String> {
-        (0..4_u8, 0..3_u8, 0..3_u8, prop::option::of("(0|1|beta|rc\\.1)")).prop_map(|(major, minor, patch, pre)| match pre {
-            Some(pre) => format!("{major}.{minor}.{patch}-{pre}"),
-            None => format!("{major}.{minor}.{patch}"),
-        })
-    }
-
-    fn range() -> impl Strategy<Value = String> {
-        let operator = prop::sample::select(vec!["<", "<=", ">", ">=", "=", "^", "~", ""]);
-        let comparator = (operator, version()).prop_map(|(operator, version)| format!("{operator}{version}"));
-        let set = prop_oneof![
-            prop::collection::vec(comparator, 1..3).prop_map(|set| set.join(" ")),
-            (version(), version()).prop_map(|(from, to)| format!("{from} - {to}")),
-            Just("*".to_owned()),
-            Just("1.x".to_owned()),
-        ];
-        prop::collection::vec(set, 1..3).prop_map(|sets| sets.join(" || "))
-    }
+    use crate::npm::range::strategies::{range, version};
 
     proptest! {
         #[test]

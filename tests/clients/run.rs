@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::package::{Package, days, hours};
 use crate::program::machine_clock;
 use crate::registry::Registry;
-use crate::tool::{Project, Said, Tool};
+use crate::tool::{Project, REGISTRY_VARIABLES, Said, Tool};
 
 /// A registry, and the data directory of the runs before it.
 struct Place {
@@ -105,15 +105,7 @@ async fn yarn_3_installs_too_and_what_is_young_is_refused() {
 
 /// What leads a client to the registry without us.
 fn directly(registry: &str) -> Vec<String> {
-    let names = [
-        "npm_config_registry",
-        "NPM_CONFIG_REGISTRY",
-        "pnpm_config_registry",
-        "YARN_REGISTRY",
-        "YARN_NPM_REGISTRY_SERVER",
-        "BUN_CONFIG_REGISTRY",
-    ];
-    let variables = names.iter().map(|name| format!("{name}={registry}/"));
+    let variables = REGISTRY_VARIABLES.iter().map(|name| format!("{name}={registry}/"));
     let allowed = "YARN_UNSAFE_HTTP_WHITELIST=127.0.0.1".to_owned();
     ["env".to_owned(), allowed].into_iter().chain(variables).collect()
 }

@@ -9,6 +9,16 @@ use tempfile::TempDir;
 
 use crate::scene::Scene;
 
+/// The variables that name the registry to one client or another.
+pub const REGISTRY_VARIABLES: [&str; 6] = [
+    "npm_config_registry",
+    "NPM_CONFIG_REGISTRY",
+    "pnpm_config_registry",
+    "YARN_REGISTRY",
+    "YARN_NPM_REGISTRY_SERVER",
+    "BUN_CONFIG_REGISTRY",
+];
+
 /// A client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
@@ -182,14 +192,7 @@ impl Project {
     async fn run_with(&self, scene: &Scene, arguments: &[&str], led: bool) -> Said {
         let registry = format!("{}/", scene.coldframe.url());
         let mut command = self.command(Vec::new(), arguments);
-        for name in [
-            "npm_config_registry",
-            "NPM_CONFIG_REGISTRY",
-            "pnpm_config_registry",
-            "YARN_REGISTRY",
-            "YARN_NPM_REGISTRY_SERVER",
-            "BUN_CONFIG_REGISTRY",
-        ] {
+        for name in REGISTRY_VARIABLES {
             if led {
                 command.env(name, &registry);
             }
