@@ -85,15 +85,15 @@ pub(super) enum Connected {
     /// It is connected.
     To(OwnedReadHalf, OwnedWriteHalf),
     /// No process owns the data directory.
-    Nobody,
+    NoProcess,
     /// A process owns it and has no control socket: a `coldframe run` of its own, or a server whose path is too long for one.
     Without,
     /// There is a socket, and nothing is to be asked there, for this reason.
     Refused(String),
 }
 
-/// Connects to the server that runs on a data directory. A socket that belongs to another user is not spoken to: whoever may write
-/// a directory can put one there.
+/// Connects to the server that runs on a data directory. A socket that belongs to another user is not spoken to: any user who may
+/// write a directory can put one there.
 pub(super) async fn connect(data_dir: &Path) -> Connected {
     let path = data_dir.join(NAME);
     for tries in 0..=RETRIES {
@@ -112,7 +112,7 @@ pub(super) async fn connect(data_dir: &Path) -> Connected {
                 continue;
             }
             Err(_) if is_owned => return Connected::Without,
-            Err(_) => return Connected::Nobody,
+            Err(_) => return Connected::NoProcess,
         }
         match UnixStream::connect(&path).await {
             Ok(stream) => {
@@ -128,16 +128,16 @@ pub(super) async fn connect(data_dir: &Path) -> Connected {
                 return Connected::Refused("its control socket belongs to another user".to_owned());
             }
             // A process that was killed left it.
-            Err(_) if !is_owned => return Connected::Nobody,
+            Err(_) if !is_owned => return Connected::NoProcess,
             Err(error) if tries == RETRIES => return Connected::Refused(format!("it starts or stops, or hangs: {error}")),
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
-    Connected::Nobody
+    Connected::NoProcess
 }
 
-/// The users that may stand at the other end: this process's own and root. Root trusts the owner of a data directory that nobody else
-/// may write, too: a server has a user of its own, and its operators use `sudo`.
+/// The users that may stand at the other end: this process's own and root. Root also trusts the owner of a data directory that only the owner
+/// may write: a server has a user of its own, and its operators use `sudo`.
 fn trusted(data_dir: &Path) -> Vec<u32> {
     let own = rustix::process::getuid().as_raw();
     let mut users = vec![own, 0];
@@ -308,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_socket_in_the_directory_itself_is_connected_to() {
         let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        assert!(matches!(connect(data.path()).await, Connected::Nobody));
+        assert!(matches!(connect(data.path()).await, Connected::NoProcess));
         let other = elsewhere.path().join("socket");
         let _listener = UnixListener::bind(&other).unwrap();
         std::os::unix::fs::symlink(&other, data.path().join(NAME)).unwrap();

@@ -39,7 +39,7 @@ pub(super) async fn knock(data_dir: &Path, wish: &Wish, registries: &BTreeMap<St
     let (lines, mut asking) = match timeout(PATIENCE, connect(data_dir)).await {
         Ok(Connected::To(lines, asking)) => (lines, asking),
         Ok(Connected::Refused(why)) => return Err(Refused(why)),
-        Ok(Connected::Nobody | Connected::Without) | Err(_) => return Err(silent()),
+        Ok(Connected::NoProcess | Connected::Without) | Err(_) => return Err(silent()),
     };
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
@@ -62,14 +62,14 @@ pub(super) async fn knock(data_dir: &Path, wish: &Wish, registries: &BTreeMap<St
 /// Where there are no such sockets, no Coldframe can be asked.
 #[cfg(not(unix))]
 pub(super) async fn connect(_data_dir: &Path) -> Connected {
-    Connected::Nobody
+    Connected::NoProcess
 }
 
 #[cfg(not(unix))]
 #[expect(dead_code, reason = "elsewhere there is more than one outcome")]
 pub(super) enum Connected {
     To(tokio::io::Empty, tokio::io::Sink),
-    Nobody,
+    NoProcess,
     Without,
     Refused(String),
 }

@@ -125,7 +125,7 @@ impl Plan {
         found
     }
 
-    /// The packages of which nothing remembered is to stay.
+    /// The packages whose remembered documents must go.
     #[must_use]
     pub fn packages(&self) -> Vec<PackageName> {
         self.subjects.iter().filter_map(|subject| PackageName::parse(&subject.name).ok()).collect()

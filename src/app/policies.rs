@@ -85,7 +85,7 @@ impl Policies {
     }
 }
 
-/// Reads the policies again whenever they change or somebody asks, until it is dropped. Fails when that panicked.
+/// Reads the policies again when they change and on request, until it is dropped. Fails when that panicked.
 pub(super) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
     let mut files = policies.chosen().files;
     let mut followed = Followed::from(policies.first.clone());

@@ -46,8 +46,8 @@ pub struct RemoteServer {
 pub enum Owner {
     /// A server, which answers.
     Server(Box<RemoteServer>),
-    /// Nobody.
-    Nobody,
+    /// No process.
+    NoProcess,
     /// A process that answers no questions: `coldframe run` on its own.
     Silent,
 }
@@ -60,7 +60,7 @@ impl RemoteServer {
     /// To go by other settings than its own would be wrong then.
     pub async fn find(data_dir: &Path) -> Result<Owner, AppError> {
         let connected = match connect(data_dir).await {
-            Connected::Nobody => return Ok(Owner::Nobody),
+            Connected::NoProcess => return Ok(Owner::NoProcess),
             Connected::Without => return Ok(Owner::Silent),
             connected => connected,
         };
@@ -259,7 +259,7 @@ async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_
     let (lines, mut asking) = match connected {
         Connected::To(lines, asking) => (lines, asking),
         Connected::Refused(why) => return Err(why),
-        Connected::Nobody | Connected::Without => return Err("it went away".to_owned()),
+        Connected::NoProcess | Connected::Without => return Err("it went away".to_owned()),
     };
     let asking = async {
         wire::write(&mut asking, &Request::new(What::Ask(Box::new(question.clone())))).await;

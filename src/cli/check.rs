@@ -1,4 +1,4 @@
-//! `coldframe check`: which versions in lockfiles would be refused, before anybody installs them. The server that runs on the data
+//! `coldframe check`: which versions in lockfiles would be refused, before they are installed. The server that runs on the data
 //! directory answers; without one the settings of this command do.
 
 use std::path::{Path, PathBuf};

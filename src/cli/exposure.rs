@@ -92,7 +92,7 @@ fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, Failure> {
     runtime()?.block_on(async {
         match RemoteServer::find(&data_dir).await {
             Ok(Owner::Server(server)) => server.flush().await,
-            Ok(Owner::Nobody | Owner::Silent) => {}
+            Ok(Owner::NoProcess | Owner::Silent) => {}
             Err(wrong) => say(&format!("what was asked for in the last seconds may be missing: {wrong}")),
         }
     });

@@ -23,7 +23,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         // One that runs and cannot be asked is not ready, whatever answers elsewhere.
         let running = match RemoteServer::find(&config.store.data_dir).await? {
             Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
-            Owner::Nobody | Owner::Silent => None,
+            Owner::NoProcess | Owner::Silent => None,
         };
         let Some(address) = running.or_else(|| config.listen.first().copied()) else {
             return Err(Failure::new(Exit::Usage, anyhow::anyhow!("there is no address that it would listen on")));

@@ -56,7 +56,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         done.purged = runtime()?.block_on(async {
             match RemoteServer::find(&data_dir).await? {
                 Owner::Server(server) => server.purge(&plan.integrities(), &plan.packages()).await,
-                Owner::Nobody | Owner::Silent => intelligence::purge(&data_dir, &plan),
+                Owner::NoProcess | Owner::Silent => intelligence::purge(&data_dir, &plan),
             }
         })?;
         Some(done)

@@ -26,7 +26,7 @@ pub(super) async fn find(config: &Config) -> Result<Option<Running>, Failure> {
             let profile = named.and_then(|name| server.profile_named(name)).unwrap_or_else(|| server.first_profile());
             Ok(Some(Running { server: *server, profile }))
         }
-        Owner::Nobody => Ok(None),
+        Owner::NoProcess => Ok(None),
         Owner::Silent => {
             say(&format!(
                 "another coldframe uses `{}` and answers no questions (a `coldframe run` of its own does not): the settings of this \

@@ -43,7 +43,7 @@ pub struct EffectiveValue {
 #[derive(Debug, Clone, std::default::Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective(BTreeMap<String, Vec<EffectiveValue>>);
 
-/// The settings of a configuration, and where those that somebody wrote come from.
+/// The settings of a configuration, and where the written ones come from.
 #[derive(Debug, Clone, std::default::Default)]
 pub struct Settings {
     effective: Effective,
@@ -97,13 +97,13 @@ impl Settings {
         absolute(Kind::Policy, name, &self.folder)
     }
 
-    /// Whether somebody wrote a setting.
+    /// Whether a setting is written.
     #[must_use]
     pub fn is_written(&self, key: Key) -> bool {
         self.origins.contains_key(&key)
     }
 
-    /// Those of `keys` that somebody wrote here and that have another value in `there`.
+    /// Those of `keys` that are written here and have another value in `there`.
     #[must_use]
     pub fn deviations(&self, there: &Effective, keys: &[Key]) -> Vec<Deviation> {
         let written = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?)));
@@ -268,7 +268,7 @@ mod tests {
         let (here, there) = ([(Key::Exclude, "a"), (Key::Exclude, "b")], [(Key::Exclude, "b"), (Key::Exclude, "a")]);
         assert!(deviations(&here, &there).is_empty());
         assert!(deviations(&[(Key::Policy, "./own.toml")], &[(Key::Policy, "/home/me/own.toml")]).is_empty());
-        assert!(deviations(&[], &[(Key::MinReleaseAge, "30d")]).is_empty(), "nobody wrote it here");
+        assert!(deviations(&[], &[(Key::MinReleaseAge, "30d")]).is_empty(), "it is not written here");
     }
 
     #[test]

@@ -222,7 +222,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     address.or_else(|_| text.parse().map(|net: IpNet| net.trunc())).map_err(|_| "is no network".to_owned())
 }
 
-/// How publish times count, and for the registry of which scope, where one is named.
+/// How publish times count, and the scope whose registry it is for, if one is named.
 pub(super) fn time_mode(text: &str) -> Result<(Option<String>, TimeMode), String> {
     let (scope, mode) = match text.split_once('=') {
         Some((scope, mode)) => (Some(scope.trim()), mode),

@@ -214,7 +214,7 @@ fn take_in(
 fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -> Result<Gathered, FeedError> {
     let mut harvest = Harvest::begin(place.directory(), readings)?;
     if fresh.index.is_some() || (feed.may_be_empty && matches!(feed.source, Source::Path(_))) {
-        // Whoever vouches for an archive may have nothing to say yet, and an operator may begin with an empty directory.
+        // An archive that is signed may be empty at first, and an operator may begin with an empty directory.
         harvest.allow_nothing();
     }
     match &fresh.source {

@@ -22,7 +22,7 @@ const NO_ENDPOINT: [u16; 3] = [404, 405, 501];
 /// The largest object of upstream's answer that is changed rather than added to, in bytes: its counts take a hundred.
 const MAX_COUNTS_BYTES: usize = 64 << 10;
 
-/// Upstream's answer, of which only what is added to is read further.
+/// Upstream's answer. Only the parts that are added to are parsed further.
 type Theirs<'a> = BTreeMap<String, &'a RawValue>;
 
 /// An advisory with the versions of what is installed that it affects.

@@ -57,7 +57,7 @@ impl Ahead {
     }
 }
 
-/// A package that somebody will probably ask for, with its slot among those of its registry that are fetched ahead.
+/// A package that a client will probably ask for, with its slot among those of its registry that are fetched ahead.
 pub struct Lead(Voyage, PrefetchSlot);
 
 /// A slot of one registry, given back when dropped.

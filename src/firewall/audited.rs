@@ -12,10 +12,10 @@ use super::Rejection;
 /// The most packages of one audit, counted with each place in a tree: five times what the largest public lockfiles hold.
 const MAX_PACKAGES: usize = 50_000;
 
-/// The most versions of one package: nobody installs a hundred.
+/// The most versions of one package: no installation has a hundred.
 const MAX_VERSIONS: usize = 1_000;
 
-/// The longest name that a registry takes; aliases and file names of a tree may be longer and are nobody's package.
+/// The longest name that a registry takes; aliases and file names of a tree may be longer and are no package.
 const MAX_NAME_BYTES: usize = 214;
 
 /// The most places of one version that an answer names, the longest of them in bytes, and all of them together.

@@ -329,7 +329,7 @@ impl Inner {
         self.note_skew(&voyage.registry, fetched.clock(), now);
         let recorded = self.is_clock_right(now, fetched.clock());
         if let Some(known) = last.clone().filter(|_| !recorded) {
-            // Dated by a clock that somebody set, an answer says nothing new.
+            // Our clock was set: an answer dated by it says nothing new.
             return Ok(Reading { known, stale: None });
         }
         let behind = fetched.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);

@@ -25,7 +25,7 @@ const PLACE_BYTES: usize = 150;
 /// The most places of one package that are remembered for the same credentials. Most packages have one.
 const MAX_PLACES: usize = 200;
 
-/// Packages of which it is remembered that they are not for all clients.
+/// Packages that are known not to be for all clients.
 const MAX_PRIVATE: u64 = 10_000;
 
 /// Which credentials may have which packages.

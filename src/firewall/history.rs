@@ -310,7 +310,7 @@ impl<'a> Tracing<'a> {
         };
         let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
         if let Some(first) = elsewhere().min_by_key(|row| row.first_seen) {
-            // Fixed when another view saw it first; a look before that counts, whoever looked.
+            // Fixed when another view saw it first; a look before that counts, in any view.
             let looks = self.others.iter().filter_map(|other| other.last_look).chain(self.last_look);
             let earlier = looks.filter(|look| *look < first.first_seen).max();
             let is_known = first.published.is_some() || first.moved.is_some() || first.absent.is_some();
@@ -324,7 +324,7 @@ impl<'a> Tracing<'a> {
         }
         let published = entry.published.unwrap_or(at);
         if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
-            // Another token was not shown it: asked again with a token of nobody's, the registry tells whether strangers are.
+            // Another token was not shown it: asked again with a token that was never issued, the registry shows whether strangers are.
             if self.is_parted() {
                 (release.absent, release.parted) = (None, true);
             } else {

@@ -21,7 +21,7 @@ use crate::store::{Document, PackageKey, PackageRecord};
 use crate::upstream::{Authorization, Registry, Validators};
 use crate::vet::{self, Signals};
 
-/// Why a version is refused of which nothing more can be recorded.
+/// Why a version is refused that can no longer be recorded.
 const FULL: &str = "the ledger's record of this package is full, so that nothing is known of this version's past";
 
 /// A token that no registry gave out.
@@ -88,7 +88,7 @@ impl Slot {
         views.map(of_view).filter(|other| *other != self.shared()).collect()
     }
 
-    /// With what this view can be asked when no client asks. Clients' own tokens are asked for with a token that nobody has: where a
+    /// With what this view can be asked when no client asks. Clients' own tokens are asked for with a token that was never issued: where a
     /// registry takes any, so that strangers can add to what tokens saw, it is answered as theirs are; elsewhere it is refused.
     #[must_use]
     pub(super) fn authorization(&self) -> Authorization {
@@ -176,7 +176,7 @@ pub(super) struct Known {
     pub born: Option<Timestamp>,
     /// How far upstream's clock is behind ours, if that is so far that nothing opens.
     pub behind: Option<SignedDuration>,
-    /// Whether it contradicts another view of the package that could not be asked again: compared anew when upstream confirms it.
+    /// Whether it contradicts another view of the package that could not be asked again: compared again when upstream confirms it.
     pub disputed: bool,
     /// The document as it came, until the store has it.
     pub raw: Arc<Mutex<Option<Bytes>>>,

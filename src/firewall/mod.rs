@@ -168,7 +168,7 @@ const DOWNLOADS: usize = 64;
 /// Requests that one registry is passed at once for one client: each holds its answer.
 const PASSES: usize = 64;
 
-/// The slots of one registry, of which one client may hold so many.
+/// The slots of one registry; one client may hold at most this number of them.
 const fn slots(of_one_client: usize) -> Sizes {
     Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MOST_SLOTS }
 }
@@ -209,7 +209,7 @@ struct Inner {
     absentees: Cache<IpAddr, u32>,
     /// Packages whose history is being compared with a document.
     histories: Turns,
-    /// Our own wall clock, and whether somebody set it.
+    /// Our own wall clock, and whether it was set.
     wall_clock: WallClock,
     /// Registries that say nothing.
     silence: Silence,
@@ -367,7 +367,7 @@ impl Firewall {
         self.0.registries.renew(config)
     }
 
-    /// Forgets what is remembered of a package: upstream is asked anew before it is answered for.
+    /// Forgets what is remembered of a package: upstream is asked again before the next answer.
     pub fn forget(&self, name: &PackageName) {
         let slots: Vec<_> = self.0.documents.iter().map(|(slot, _)| slot).filter(|slot| slot.name == *name).collect();
         for slot in slots {

@@ -1,4 +1,4 @@
-//! Asks upstream once more for a package of which an exact version is not known: it may be newer than our document. Bounded per
+//! Asks upstream once more for a package when an exact version is not known: it may be newer than our document. Bounded per
 //! package and per client, so that a flood of made-up versions costs upstream one conditional request per interval.
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -86,7 +86,7 @@ impl Inner {
         at.is_some_and(|at| !known.screen(&self.world(), profile).shown[at])
     }
 
-    /// Describes the version of the result if it is shown, else the visible `latest`, of which the result says nothing.
+    /// Describes the version of the result if it is shown, else the visible `latest`, which the result does not describe.
     fn of_known(&self, known: &Known, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let packument = known.packument.as_ref()?;
         let screen = known.screen(&self.world(), profile);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::known::Slot;
 use crate::npm::instant;
 
-/// How long a silent registry is not waited for: then somebody does again, in case nothing is under way that would hear it.
+/// How long a silent registry is not waited for: then one client waits again, in case no request is under way that would hear it.
 const LASTS: Duration = Duration::from_secs(10);
 
 /// The part of a client's wait that must have been for headers: the rest was ours, and says nothing of the registry.
@@ -25,7 +25,7 @@ pub(super) struct Silence {
     asked: Mutex<HashMap<Slot, Instant>>,
 }
 
-/// An instant by the clock and by a watch that nobody sets.
+/// An instant by the clock and by a monotonic one.
 #[derive(Debug, Clone, Copy)]
 struct Since {
     clock: Timestamp,
@@ -47,7 +47,7 @@ impl Silence {
     }
 
     /// A client waited for a package for `patience` and waits no longer. The registry is silent if most of that was spent waiting
-    /// for it, and it sent nobody any headers meanwhile: `heard` says when it last did.
+    /// for it, and it sent no headers to any client meanwhile: `heard` says when it last did.
     pub(super) fn begin(&self, registry: &Arc<str>, slot: &Slot, patience: Duration, heard: Option<Instant>, now: Timestamp) {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
         let Some(asked) = asked else { return };

@@ -1,5 +1,5 @@
 //! Slots for requests to upstream: each registry has its own, and of these each client has some that no other can take. Requests for
-//! one thing share one fetch, and whoever joins a fetch that still waits for a slot lends it one. Knows nothing of what is fetched.
+//! one thing share one fetch, and a client that joins a fetch that still waits for a slot lends it one.
 
 use std::collections::HashMap;
 use std::future::{Future, pending};
@@ -53,7 +53,7 @@ pub(super) struct SharedFetches<K, V> {
 /// Fetches that wait for a slot: who began each, and where to lend it one.
 struct Waiting<K>(Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>);
 
-/// What a fetch that was just begun waits with. Dropped, nobody lends it a slot any more.
+/// What a fetch that was just begun waits with. Once it is dropped, no client lends the fetch a slot.
 pub(super) struct SlotRequest<K: Hash + Eq> {
     key: K,
     client: IpAddr,

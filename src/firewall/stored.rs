@@ -22,7 +22,7 @@ pub(super) struct StoredTarball {
     public: AtomicBool,
 }
 
-/// What an entitlement to a tarball is for: the folder of its package's tarballs, or that tarball alone. Whoever writes a packument can
+/// What an entitlement to a tarball is for: the folder of its package's tarballs, or that tarball alone. The author of a packument can
 /// name any address of the registry, that of another package's tarball too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {

@@ -1,4 +1,4 @@
-//! Whether our own wall clock can be trusted: it is compared with a clock that nobody sets. Where the two move apart, somebody set it,
+//! Whether our own wall clock can be trusted: it is compared with a monotonic clock. Where the two move apart, it was set,
 //! and nothing that is dated by it is recorded until an upstream agrees with it.
 
 use std::sync::{Mutex, PoisonError};

@@ -263,7 +263,7 @@ impl<'a> Found<'a> {
                 self.outline.has_scripts = true;
                 self.traits.install_script |= runs_at_install(value);
             }
-            // The abbreviated form states it instead of `scripts`. That there is none is no fact: whoever publishes may write it.
+            // The abbreviated form states it instead of `scripts`. That there is none is no fact: the publisher may have written it.
             "hasInstallScript" => self.traits.install_script |= value == "true",
             _ => {}
         }

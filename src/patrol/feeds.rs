@@ -95,7 +95,7 @@ struct Followed {
 }
 
 impl Feeds {
-    /// The feeds of `parts`, none of which is read yet: until each was, nothing is known to be good. [`Feeds::follow`] reads them.
+    /// The feeds of `parts`, all of them unread: until each was read, nothing is known to be good. [`Feeds::follow`] reads them.
     #[must_use]
     pub fn open(parts: Parts) -> Arc<Self> {
         let followed = parts.followed.iter().map(|feed| Followed {

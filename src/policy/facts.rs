@@ -99,7 +99,7 @@ pub struct Facts<'a> {
     pub maintainers: &'a [Arc<str>],
     /// The package's dist-tags, as upstream has them.
     pub tags: &'a [(Box<str>, Box<str>)],
-    /// Positions in `tags`, sorted by the version they point to; empty where nobody sorted them.
+    /// Positions in `tags`, sorted by the version they point to; empty where they are not sorted.
     pub tags_by_target: &'a [u32],
     /// The advisories on the package, beside all its versions.
     pub advisories: &'a Applicable<'a>,

@@ -350,7 +350,7 @@ impl Files {
     }
 }
 
-/// Whether a data directory holds a blob, whoever owns it.
+/// Whether a data directory holds a blob, also while another process owns it.
 #[must_use]
 pub fn holds(data_dir: &Path, digest: &Digest) -> bool {
     path_in(&DataDir::blobs_in(data_dir), digest).is_file()

@@ -237,7 +237,7 @@ impl PackageRecord {
 pub struct PackageChange {
     /// The document as it now stands.
     pub document: Option<Document>,
-    /// Releases that are new, or of which something changed; (version, integrity) names the row. Of a row that exists `gone`,
+    /// Releases that are new or changed; (version, integrity) names the row. Of a row that exists `gone`,
     /// `replaced`, `manifest`, `manifest_changed`, `held_since`, `moved`, `dropped` and `parted` are written: the rest was set once.
     pub releases: Vec<Release>,
     /// Digests that were learned of releases. Applied after `releases`; a row that does not exist is passed over.

@@ -1,6 +1,6 @@
 //! Floor 5: what outlives a process. Blobs (tarballs, raw packuments) by what they hash to, and the ledger.
 //!
-//! Refuses to know npm's rules: it keeps and finds, it does not judge. Calls block, and callers on async threads go
+//! It keeps and finds, and does not judge. Calls block, and callers on async threads go
 //! through `spawn_blocking`, except [`Blobs::open`], which is a future, and [`Blobs::mapped`], which is a look-up.
 
 pub mod blobs;

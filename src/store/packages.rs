@@ -50,7 +50,7 @@ pub(super) fn contents(connection: &Connection, name: &PackageName) -> rusqlite:
     query.query_map([name.as_str()], |row| row.get(0))?.collect()
 }
 
-/// How many packages there are of which only is known that they were not there.
+/// How many packages are recorded only as absent.
 pub(super) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 = connection.query_row("SELECT count(*) FROM packages WHERE seen = 0", [], |row| row.get(0))?;
     Ok(usize::try_from(count).unwrap_or_default())

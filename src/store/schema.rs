@@ -152,7 +152,7 @@ const FORMS: &str = "
 ";
 
 /// What was seen when, by our own clock, and by which view. `looked` of a ledger from before is its `validated`: the best there is.
-/// `seen` is 0 for a package of which only is known that it was not there. A release that was not there at the package's first look
+/// `seen` is 0 for a package that is recorded only as absent. A release that was not there at the package's first look
 /// has an instant in `absent`.
 const LOOKS: &str = "
     ALTER TABLE packages ADD COLUMN looked INTEGER;
@@ -233,7 +233,7 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Views of one package had a history each: they are one now, except for versions of which they never saw the same bytes.
+/// Views of one package had a history each: they are one now, except for versions whose bytes they never saw alike.
 fn part_views(connection: &Connection) -> rusqlite::Result<()> {
     let mut names =
         connection.prepare("SELECT upstream, name FROM packages WHERE upstream LIKE '%#own' OR upstream LIKE '%#anonymous'")?;

@@ -48,7 +48,7 @@ struct Owner {
     journal: Journal,
     writer: Arc<Mutex<Connection>>,
     owed: Arc<Owed>,
-    /// How many packages there are of which only is known that they were not there.
+    /// How many packages are recorded only as absent.
     absences: AtomicUsize,
     _ownership: Ownership,
 }

@@ -43,7 +43,7 @@ impl Fetched {
         self.date.map_or(now, |date| date.min(now)).min(stored)
     }
 
-    /// Upstream's clock as this answer shows it. An answer from a cache shows none: its `Date` may be anybody's.
+    /// Upstream's clock as this answer shows it. An answer from a cache shows none: its `Date` may be any server's.
     #[must_use]
     pub fn clock(&self) -> Option<Timestamp> {
         self.date.filter(|_| self.age.is_none())

@@ -66,7 +66,7 @@ async fn an_old_private_version_that_was_public_never_is_not_given_to_who_asks_w
     let path = paid.path();
     scene.get(&path).token("alice").await.is(200);
     scene.registry.answer(&path, Reply::error(401, "who are you?"));
-    // It was downloaded with a token; whether anybody may have it was never asked.
+    // It was downloaded with a token; whether all clients may have it was never asked.
     scene.get("/half/-/half-1.0.0.tgz").await.is(200);
     let refused = scene.get(&path).await;
     assert!(refused.status >= 400 && refused.body != paid.tarball, "{}", refused.status);
@@ -145,7 +145,7 @@ async fn a_redirect_to_another_host_and_back_carries_no_credentials_and_makes_no
     storage.tamper("/blob.tgz", secret.tarball.clone());
     scene.registry.answer(SECRET, Reply::redirect(307, &format!("{}/blob.tgz", storage.url)));
     scene.get(SECRET).token("alice").await.is(200);
-    // Signed storage asks nobody who they are; the registry does.
+    // Signed storage asks no client who it is; the registry does.
     scene.registry.answer(SECRET, Reply::error(401, "who are you?"));
     for ask in [scene.get(SECRET), scene.get(SECRET).token("mallory")] {
         assert!(ask.await.status >= 400);
@@ -165,7 +165,7 @@ async fn a_search_tells_nothing_of_what_only_another_token_was_shown() {
     let scene = Scene::open().await;
     scene.publish(Package::new("@acme/secret", "1.2.3").readable_with("alice").aged(days(300)));
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
-    // The registry lists the name to everybody, as of a version that the private packument does not have.
+    // The registry lists the name to all clients, as of a version that the private packument does not have.
     let listed = json!({ "name": "@acme/secret", "version": "0.0.1", "date": "2020-01-01T00:00:00Z" });
     scene.registry.answer("/-/v1/search", Reply::json(&json!({ "objects": [{ "package": listed }], "total": 1 }).to_string()));
     for ask in [scene.get("/-/v1/search?text=secret").token("mallory"), scene.get("/-/v1/search?text=secret")] {
@@ -199,7 +199,7 @@ async fn what_everybody_may_send_confirms_no_writer_whatever_the_package_is_call
 #[tokio::test]
 async fn bytes_and_statements_of_many_kinds_open_nothing() {
     for (number, sri) in [
-        // Two of one algorithm, of which npm would take either.
+        // Two of one algorithm: npm would take either.
         |good: &str, evil: &str| format!("{good} {evil}"),
         |good: &str, evil: &str| format!("{evil} {good}"),
         |good: &str, evil: &str| format!("{evil}?x {good}?y"),

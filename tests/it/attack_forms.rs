@@ -43,7 +43,7 @@ fn by(version: &str, publisher: &str) -> Package {
 
 #[tokio::test]
 async fn what_was_published_since_the_last_look_is_judged_by_who_published_it() {
-    // What the document at hand is: never needed in full before, or known in full.
+    // What the cached document is: never needed in full before, or known in full.
     for cold in [true, false] {
         let (scene, _folder) = ruled().await;
         scene.publish(by("1.0.0", "ada"));

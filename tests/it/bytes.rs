@@ -16,7 +16,7 @@ const CARRIER: &str = "/carrier/-/carrier-1.0.0.tgz";
 const SECRET: &str = "/@acme/secret/-/secret-1.0.0.tgz";
 const EVIL: &str = "/evil/-/evil-1.0.0.tgz";
 
-/// `victim@1.0.0`, of which a shasum alone is stated.
+/// `victim@1.0.0`, stated with a shasum alone.
 fn victim() -> Package {
     Package::new("victim", "1.0.0").dist("integrity", Value::Null)
 }

@@ -99,7 +99,7 @@ async fn an_approval_by_exact_bytes_holds_every_digest_of_them() {
     let act =
         Act::Approve { package: "victim".to_owned(), asked: "1.0.0".to_owned(), versions: vec![approved], records: Vec::new() };
     decide(&scene, act, None, false).await;
-    // Before anybody looked, upstream adds the digest of other bytes, which the store has.
+    // Before any client looked, upstream adds the digest of other bytes, which the store has.
     let stated = sha512(&carrier.tarball);
     scene.registry.edit("victim", move |packument| packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(stated));
     let path = "/victim/-/victim-1.0.0.tgz";

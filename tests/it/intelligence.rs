@@ -238,7 +238,7 @@ async fn a_version_that_no_feed_names_is_an_incident_too() {
     );
     assert_eq!(done["exposure"][0]["clients"][0]["client"], "127.0.0.1", "{done}");
     assert!(program.get(TARBALL).await.is(403).error().contains("incident left-pad@1.1.0"));
-    // What is good stays, and its packument is fetched anew.
+    // What is good stays, and its packument is fetched again.
     program.get(good).await.is(200);
     assert_eq!((registry.count(good), registry.count("/left-pad")), (1, asked + 1));
     // Done again, it says that nothing is there any more; of what was never here too.

@@ -84,7 +84,7 @@ async fn an_upstream_a_day_behind_opens_nothing_and_refusals_name_its_clock() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by its clock it is old enough now");
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("the registry's clock is 30 h behind ours"), "{}", refused.error());
-    // Its documents are looks all the same.
+    // Its documents are still looks.
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(90)));
     scene.registry.clock_off_by(SignedDuration::ZERO);
     scene.later(minutes(6));

@@ -140,7 +140,7 @@ async fn a_packument_for_a_write_is_not_shown_to_a_token_that_nothing_confirms()
         shows_nothing(&scene.get(path).token("made-up").await);
     }
     scene.get("/left-pad?write=true").await.is(401);
-    // It is somebody's token, and that account may only read the package.
+    // The token belongs to an account that may only read the package.
     let collaborators = "/-/package/left-pad/collaborators";
     for told in [r#"{"reader":"read-only","owner":"read-write"}"#, r#"{"reader":"read"}"#, "{}", "[]", r#"{"":"read-write"}"#] {
         scene.registry.answer(collaborators, Reply::json(told));
@@ -169,7 +169,7 @@ async fn a_packument_for_a_write_is_whole_for_an_hour_after_upstream_accepted_a_
     assert_eq!(whole.header("cache-control"), "no-store");
     assert!(!whole.text().contains(&scene.registry.url), "upstream's addresses: {}", whole.text());
     assert!(whole.text().contains(&format!("{}/left-pad/-/left-pad-1.1.0.tgz", scene.coldframe.url())));
-    // It is nobody else's, and no ordinary answer.
+    // It is for that client alone, and no ordinary answer.
     assert_eq!(scene.get("/left-pad").token("owner").await.versions(), ["1.0.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     shows_nothing(&scene.get("/left-pad?write=true").token("made-up").await);

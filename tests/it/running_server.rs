@@ -302,7 +302,7 @@ async fn a_socket_that_another_user_put_there_is_not_believed() {
     for folder in [place.home.path(), place.data.path()] {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // A server of somebody else's, which everybody may connect to.
+    // A server of another user, which all users may connect to.
     let mut command = coldframe(place.home.path());
     command.uid(65533).args(["serve", "--listen", "127.0.0.1:0", "--upstream", &place.registry.url, "--data-dir"]);
     let server = Program::start(command.arg(place.data.path()).args(["--min-release-age", "0s"]));
