@@ -85,10 +85,10 @@ impl Supervisor {
         Arc::new(move || states.tell(|state| !state.is_running, "does not run and is started again soon"))
     }
 
-    /// Tells which tasks had to be started again.
+    /// Tells which tasks had to be started again, and run.
     pub(super) fn remark(&self) -> Check {
         let states = self.states.clone();
-        Arc::new(move || states.tell(|state| state.failures > 0, "was started again"))
+        Arc::new(move || states.tell(|state| state.failures > 0 && state.is_running, "was started again"))
     }
 
     /// Ends all of them.

@@ -174,7 +174,7 @@ impl Inner {
             self.may_ask_for_more(asker.address)?;
         }
         let ahead = wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question());
-        let voyage = Voyage { ahead, wish, ..Voyage::new(asker, slot, registry, need) };
+        let voyage = Voyage { wish, ahead, ..Voyage::new(asker, slot, registry, need) };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
             let landed = self.embark_or_make_do(voyage.clone(), now).await;
