@@ -140,14 +140,14 @@ impl<A: Answers> Forward<A> {
     }
 
     /// Who asks for something of others, by name; `None` where everybody may and nobody is known.
-    async fn admit(&self, head: &mut Parts) -> Result<Option<Arc<str>>, ProxyError> {
+    async fn admit(&self, peer: SocketAddr, head: &mut Parts) -> Result<Option<Arc<str>>, ProxyError> {
         // What is for us is a page of ours, or a mistake, which is nobody's but the guest's to make.
         if !is_for_others(head) && (self.guest.is_none() || own_page(head).is_ok()) {
             return Ok(None);
         }
         let user = match (&self.guest, &self.login) {
             (Some((guest, pass)), _) => Some(guest).filter(|_| pass.is_shown_in(&head.headers)).cloned(),
-            (None, Some(login)) => login.admit(&head.headers).await,
+            (None, Some(login)) => login.admit(peer.ip(), &head.headers).await,
             (None, None) => return Ok(None),
         };
         let user = user.ok_or(ProxyError::Stranger)?;
@@ -178,7 +178,7 @@ async fn answer<A: Answers>(gateway: &Arc<Forward<A>>, peer: SocketAddr, request
     let (mut head, body) = request.into_parts();
     let mut watch = Watch::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
     let target = head.uri.clone();
-    let user = gateway.admit(&mut head).await;
+    let user = gateway.admit(peer, &mut head).await;
     watch.user.clone_from(user.as_ref().unwrap_or(&None));
     let reply = match user.and_then(|user| route(gateway, &head, user)) {
         Ok(Route::Intercepted(door)) => {

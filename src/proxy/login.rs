@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,14 +18,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::users::{self, UserError, Users};
+use crate::net::FairLimit;
+use crate::net::fair_limit::Sizes;
 use crate::net::headers::single;
 
-/// How many passwords are hashed at once: each takes a core for some 20 ms, and 19 MiB.
-const AT_ONCE: usize = 2;
+/// How many passwords are hashed at once: each takes a core for some 20 ms, and 19 MiB. A client without a password fills one of
+/// them and waits in turn with the others for the second, so it keeps no other client from logging in.
+const AT_ONCE: Sizes = Sizes { shared: 1, own: 1, most: 2 };
 
 /// How long a password that was right stays so without being hashed again.
 const REMEMBERED: Duration = Duration::from_mins(10);
@@ -41,7 +44,7 @@ pub struct Login {
     book: ArcSwap<Book>,
     /// Marks name and password in memory, where neither stands in clear.
     key: hmac::Key,
-    hashing: Semaphore,
+    hashing: Arc<FairLimit>,
 }
 
 /// What the file held when it was read; what was checked since is forgotten with it.
@@ -68,7 +71,7 @@ impl Login {
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| UserError::Hash)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Ok(Self { path: path.to_owned(), book: ArcSwap::from_pointee(Book::read(path)?), key, hashing: Semaphore::new(AT_ONCE) })
+        Ok(Self { path: path.to_owned(), book: ArcSwap::from_pointee(Book::read(path)?), key, hashing: FairLimit::new(AT_ONCE) })
     }
 
     /// The file.
@@ -88,8 +91,8 @@ impl Login {
         Ok(count)
     }
 
-    /// Who asks, by `Proxy-Authorization`; `None` for everybody else.
-    pub(super) async fn admit(&self, headers: &HeaderMap) -> Option<Arc<str>> {
+    /// Returns the user that `client` names in `Proxy-Authorization`; `None` if the name or the password is wrong.
+    pub(super) async fn admit(&self, client: IpAddr, headers: &HeaderMap) -> Option<Arc<str>> {
         let shown = single(headers, &PROXY_AUTHORIZATION).ok()??;
         let (name, password) = basic(shown)?;
         let book = self.book.load_full();
@@ -97,7 +100,7 @@ impl Login {
         if let Some(Outcome(known)) = book.recall(&mark) {
             return known;
         }
-        let turn = self.hashing.acquire().await.ok()?;
+        let turn = self.hashing.acquire(client).await;
         // Its client may have shown it a dozen times at once.
         if let Some(Outcome(known)) = book.recall(&mark) {
             return known;
@@ -174,9 +177,13 @@ mod tests {
     use std::fs;
 
     use http::HeaderValue;
+    use tokio::time::timeout;
 
     use super::super::users::tests::cheap;
     use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const A_WHILE: Duration = Duration::from_secs(60);
 
     fn shown(pair: &str) -> HeaderMap {
         let value = format!("Basic {}", STANDARD.encode(pair));
@@ -189,16 +196,36 @@ mod tests {
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
         let login = Login::open(&path).unwrap();
-        assert_eq!(login.admit(&shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
+        assert_eq!(login.admit(CLIENT, &shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
         for wrong in ["ada:p@ss:wor", "ada:", "ada", "eve:p@ss:word", ":p@ss:word"] {
-            assert_eq!(login.admit(&shown(wrong)).await, None, "{wrong}");
+            assert_eq!(login.admit(CLIENT, &shown(wrong)).await, None, "{wrong}");
         }
-        assert_eq!(login.admit(&HeaderMap::new()).await, None);
-        // Nothing can be hashed any more.
-        login.hashing.close();
-        assert_eq!(login.admit(&shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
+        assert_eq!(login.admit(CLIENT, &HeaderMap::new()).await, None);
+        // Nothing can be hashed for this client any more.
+        let taken = [login.hashing.acquire(CLIENT).await, login.hashing.acquire(CLIENT).await];
+        assert_eq!(login.admit(CLIENT, &shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
         tokio::time::advance(REMEMBERED).await;
-        assert_eq!(login.admit(&shown("ada:p@ss:word")).await, None);
+        assert!(timeout(A_WHILE, login.admit(CLIENT, &shown("ada:p@ss:word"))).await.is_err());
+        drop(taken);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_tries_many_passwords_keeps_no_other_client_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
+        let login = Arc::new(Login::open(&path).unwrap());
+        // What the passwords of one client take in all is ten times as long as the other client waits at most.
+        let guess = async |login: Arc<Login>| {
+            let _turn = login.hashing.acquire(CLIENT).await;
+            tokio::time::sleep(A_WHILE / 100).await;
+        };
+        let guesses: Vec<_> = (0..2_000).map(|_| tokio::spawn(guess(Arc::clone(&login)))).collect();
+        tokio::task::yield_now().await;
+        let other = IpAddr::from([192, 0, 2, 1]);
+        let user = timeout(A_WHILE, login.admit(other, &shown("ada:p@ss:word"))).await.unwrap();
+        assert_eq!(user.as_deref(), Some("ada"));
+        guesses.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
@@ -207,14 +234,14 @@ mod tests {
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "one")).unwrap();
         let login = Login::open(&path).unwrap();
-        assert!(login.admit(&shown("ada:one")).await.is_some());
+        assert!(login.admit(CLIENT, &shown("ada:one")).await.is_some());
         fs::write(&path, format!("{}\n{}", cheap("ada", "two"), cheap("eve", "x"))).unwrap();
         assert_eq!(login.reread().unwrap(), 2);
-        assert!(login.admit(&shown("ada:one")).await.is_none() && login.admit(&shown("ada:two")).await.is_some());
+        assert!(login.admit(CLIENT, &shown("ada:one")).await.is_none() && login.admit(CLIENT, &shown("ada:two")).await.is_some());
         fs::write(&path, "nonsense").unwrap();
         assert!(login.reread().is_err());
-        assert!(login.admit(&shown("eve:x")).await.is_some());
+        assert!(login.admit(CLIENT, &shown("eve:x")).await.is_some());
         fs::remove_file(&path).unwrap();
-        assert!(login.reread().is_err() && login.admit(&shown("ada:two")).await.is_some());
+        assert!(login.reread().is_err() && login.admit(CLIENT, &shown("ada:two")).await.is_some());
     }
 }
