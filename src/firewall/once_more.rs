@@ -1,7 +1,7 @@
 //! Asks upstream once more for a package when an exact version is not known: it may be newer than our document. Bounded per
 //! package and per client, so that a flood of made-up versions costs upstream one conditional request per interval.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::catalog::{Need, Reading, Voyage};
 use super::known::Slot;
 use super::tarball::judge_gone;
 use super::{Asker, Inner};
+use crate::net::fair_limit::network_of;
 use crate::npm::{Version, instant};
 use crate::upstream::Validators;
 
@@ -52,17 +53,6 @@ impl OnceMore {
         }
         *count += 1;
         *count <= PER_CLIENT
-    }
-}
-
-/// An IPv6 client has the addresses of a whole network at its disposal.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
     }
 }
 

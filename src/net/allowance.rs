@@ -3,14 +3,17 @@
 //!
 //! A share that waits holds what it has. So that they never all wait for each other, the oldest of each lane grows whatever is left:
 //! at most the allowance and one share per lane are taken, and small ones besides. A lane is what must not wait for others, such as
-//! one registry.
+//! one registry. Where strangers can make any number of lanes, there is a second limit, beyond which only the oldest of all grows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
+
+use super::fair_limit::network_of;
 
 /// What never waits, in bytes, though it counts: most of what is asked for is smaller.
 const SMALL: u64 = 1 << 20;
@@ -19,6 +22,8 @@ const SMALL: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Allowance {
     bytes: u64,
+    /// What the oldest of each lane may take all of them to, in bytes.
+    most: u64,
     /// What never waits, in bytes, though it counts.
     small: u64,
     patience: Duration,
@@ -61,7 +66,13 @@ impl Allowance {
     /// Like [`Allowance::of`], where shares of up to `small` bytes never wait.
     #[must_use]
     pub fn with_small(bytes: u64, small: u64, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { bytes, small, patience, taken: Mutex::default(), given_back: Notify::new() })
+        Self::for_clients(bytes, u64::MAX, small, patience)
+    }
+
+    /// Like [`Allowance::with_small`], where each client has a lane: the oldest shares of all of them take up to `most` bytes.
+    #[must_use]
+    pub fn for_clients(bytes: u64, most: u64, small: u64, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { bytes, most, small, patience, taken: Mutex::default(), given_back: Notify::new() })
     }
 
     /// A share, empty so far.
@@ -76,6 +87,12 @@ impl Allowance {
         Share { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }
 
+    /// A share in the lane of a client, empty so far.
+    #[must_use]
+    pub fn share_for(self: &Arc<Self>, client: IpAddr) -> Share {
+        self.share_in(&network_of(client).to_string().into())
+    }
+
     /// How many bytes are taken.
     #[must_use]
     pub fn taken(&self) -> u64 {
@@ -84,6 +101,13 @@ impl Allowance {
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// Whether this is the oldest of all shares that are not small.
+    fn is_oldest(&self, number: Option<u64>) -> bool {
+        number == self.large.values().filter_map(BTreeSet::first).min().copied()
     }
 }
 
@@ -135,7 +159,9 @@ impl Share {
         }
         let first = taken.large.get(&self.lane).and_then(BTreeSet::first);
         let is_first = self.number.is_none_or(|number| first == Some(&number));
-        let is_granted = more == 0 || is_first || taken.bytes.saturating_add(more) <= self.of.bytes;
+        let limit = if is_first { self.of.most } else { self.of.bytes };
+        let is_granted =
+            more == 0 || self.number.is_none() || taken.bytes.saturating_add(more) <= limit || taken.is_oldest(self.number);
         if is_granted {
             taken.bytes += more;
             self.bytes += more;
@@ -222,6 +248,25 @@ mod tests {
         drop(second);
         third.grow_to(20 * MB).await.unwrap();
         drop((hanging, third));
+        assert!(allowance.taken() == 0 && allowance.lock().large.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_client_keeps_no_other_waiting_and_all_clients_have_a_limit() {
+        let allowance = Allowance::for_clients(10 * MB, 30 * MB, 1_000, PATIENCE);
+        let client = |number: u8| allowance.share_for(IpAddr::from([192, 0, 2, number]));
+        let (mut greedy, mut more) = (client(1), client(1));
+        greedy.grow_to(20 * MB).await.unwrap();
+        assert!(more.grow_to(MB).await.is_err());
+        let (mut other, mut third) = (client(2), client(3));
+        other.grow_to(10 * MB).await.unwrap();
+        assert!(third.grow_to(MB).await.is_err());
+        client(4).grow_to(1_000).await.unwrap();
+        // The oldest goes on whatever is taken, so that one of them comes to its end.
+        greedy.grow_to(40 * MB).await.unwrap();
+        drop(greedy);
+        third.grow_to(MB).await.unwrap();
+        drop((more, other, third));
         assert!(allowance.taken() == 0 && allowance.lock().large.is_empty());
     }
 

@@ -21,6 +21,10 @@ use super::stretch::Stretch;
 /// The most bytes handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
 const STRETCH: usize = 512 * 1024;
 
+/// From this length on, a body that comes in gets the memory for all that it says it is, so that it is not copied again and again.
+/// Before that, its word alone costs nothing.
+const SELF_GROWN: u64 = 1 << 20;
+
 /// A body to send.
 pub struct Body {
     rest: Rest,
@@ -219,6 +223,7 @@ where
     if body.size_hint().lower() > limit {
         return Err(BodyError::TooLarge { limit });
     }
+    let stated = body.size_hint().exact();
     // The first piece is often all. Others are copied: a piece of one byte would hold more than thirty.
     let (mut first, mut whole) = (None::<Bytes>, BytesMut::new());
     while let Some(frame) = body.frame().await {
@@ -228,9 +233,10 @@ where
         if length > limit {
             return Err(BodyError::TooLarge { limit });
         }
+        let reserved = stated.filter(|_| length > SELF_GROWN);
         if let Some(share) = share.as_deref_mut() {
             // Twice, for what grows is copied.
-            share.grow_to(2 * length).await?;
+            share.grow_to(if reserved.is_some() { length } else { 2 * length }).await?;
         }
         if whole.is_empty() && first.is_none() {
             first = Some(piece);
@@ -238,6 +244,9 @@ where
         }
         if let Some(first) = first.take() {
             whole.extend_from_slice(&first);
+        }
+        if let Some(stated) = reserved.filter(|_| whole.capacity() - whole.len() < piece.len()) {
+            whole.reserve(usize::try_from(stated).unwrap_or(0).saturating_sub(whole.len()).max(piece.len()));
         }
         whole.extend_from_slice(&piece);
     }

@@ -102,7 +102,8 @@ impl FairLimit {
 }
 
 /// What counts as one client: of IPv6 the network, since one host has all of its addresses.
-fn network_of(client: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -26,8 +26,10 @@ use crate::npm::{Address, Endpoint, PackageName};
 use crate::telemetry::{EndpointLabel, Metrics};
 use crate::upstream::{Authorization, Passage, Passed};
 
-/// Memory for bodies of requests while they come and are passed on. One that needs more comes when its turn does.
+/// Memory for bodies of requests while they come and are passed on. One that needs more comes when its turn does. Beyond it, the
+/// oldest body of each client takes up to the second limit, so that a client whose bodies drip keeps no other from publishing.
 const BODY_MEMORY: u64 = 64 << 20;
+const MAX_BODY_MEMORY: u64 = 512 << 20;
 
 /// A body of so many bytes never waits for memory: npm's audits are smaller, and a connection may buffer more than that anyway.
 const SMALL_BODY: u64 = 256 << 10;
@@ -76,7 +78,7 @@ impl<A: Answers> Service<A> {
         let tokens = config.admin_tokens.as_deref().map(Tokens::open).transpose()?;
         let (askers, doorstep) = (Askers::new(&config, listeners), Doorstep::new(tokens));
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let bodies = Allowance::with_small(BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
+        let bodies = Allowance::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
         let readers = FairLimit::new(firewall::heavy(cores));
         Ok(Self { answers, askers, config, own, doorstep, metrics, bodies, readers })
     }
@@ -97,7 +99,7 @@ impl<A: Answers> Service<A> {
         B::Error: Display,
     {
         // Held until the answer is made: what is made of a body may be larger.
-        let mut share = self.bodies.share();
+        let mut share = self.bodies.share_for(knock.peer);
         let mut request = self.doorstep.take(&self.askers, &self.config, knock, &mut share).await?;
         request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
         Ok(respond::own((self.own)(request).await))
@@ -389,7 +391,7 @@ impl<A: Answers> Visit<'_, A> {
     {
         let config = &self.service.config;
         self.check_transfer()?;
-        let mut share = self.service.bodies.share();
+        let mut share = self.service.bodies.share_for(self.asker.address);
         let taken = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
         let read = self.inflate(taken.clone()).await?;
         let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read, bulk).await?;
@@ -444,7 +446,7 @@ impl<A: Answers> Visit<'_, A> {
         // Without credentials it can only be a login, and a stranger's body is not worth the memory of a publish.
         let limit =
             if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
-        let mut share = self.service.bodies.share();
+        let mut share = self.service.bodies.share_for(self.asker.address);
         let taken = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
         Ok(private(self.service.answers.write(&own, name, self.account_passage(taken)).await?))
     }
