@@ -1,8 +1,10 @@
 //! Accepts connections and serves HTTP/1.1 on them, within limits and deadlines, until told to drain. Refuses to know what
 //! is asked.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +12,24 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::body::Body;
-use super::room::{Room, Seldom};
+use super::fair_limit::network_of;
+use super::room::{Guest, Room, Seldom};
 use super::seat::{Seat, Taken, converse};
 use super::turn::Arriving;
 
 /// How long to wait when the system has no more files or memory for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How long a connection waits before idle ones are closed again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Connections that wait for others to end, and those of one client among them. What is beyond the first waits in the system's
+/// backlog; what is beyond the second is closed, since it would keep the connections of other clients in the backlog.
+const MAX_WAITING: usize = 1_024;
+const MAX_WAITING_PER_CLIENT: usize = 256;
 
 /// What connections may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,9 +117,10 @@ where
 {
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
-    let (mut waiting, mut told) = (None, Seldom::default());
+    let (mut waiting, mut told) = (Waiting::default(), Seldom::default());
+    let mut impatience = tokio::time::interval(PATIENCE);
+    impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        // One connection may wait here for its place: who waits is known, so that idle ones make way for it.
         let (stream, peer, guest) = tokio::select! {
             biased;
             () = &mut stop => break,
@@ -116,14 +128,20 @@ where
                 tell_lost(ended);
                 continue;
             }
-            accepted = accept(&listener, room, &mut told), if waiting.is_none() => {
-                waiting = Some(accepted);
+            Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
+            (stream, peer) = accept(&listener, room, &mut told), if !waiting.is_full() => match room.try_enter(peer.ip()) {
+                Some(guest) => (stream, peer, guest),
+                None => {
+                    room.tell_full(peer.ip());
+                    room.make_way();
+                    waiting.add(room, stream, peer);
+                    continue;
+                }
+            },
+            _ = impatience.tick(), if !waiting.is_empty() => {
+                room.make_way();
                 continue;
             }
-            guest = room.enter(), if waiting.is_some() => match waiting.take() {
-                Some((stream, peer)) => (stream, peer, guest),
-                None => continue,
-            },
         };
         connections.spawn(handler(stream, Seat::new(peer, limits.clone(), guest)));
     }
@@ -141,6 +159,49 @@ where
         tracing::warn!(connections.cut = cut, "the drain deadline passed");
     }
     Drained { cut }
+}
+
+/// Connections that were accepted and wait for others to end.
+#[derive(Default)]
+struct Waiting {
+    entering: JoinSet<(TcpStream, SocketAddr, Guest)>,
+    of_clients: HashMap<IpAddr, usize>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.entering.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.entering.len() >= MAX_WAITING
+    }
+
+    /// Has a connection wait, or closes it where its client has too many waiting.
+    fn add(&mut self, room: &Arc<Room>, stream: TcpStream, peer: SocketAddr) {
+        let count = self.of_clients.entry(network_of(peer.ip())).or_default();
+        if *count >= MAX_WAITING_PER_CLIENT {
+            return;
+        }
+        *count += 1;
+        let room = Arc::clone(room);
+        self.entering.spawn(async move {
+            let guest = room.enter(peer.ip()).await;
+            (stream, peer, guest)
+        });
+    }
+
+    /// The next one that need not wait any longer.
+    async fn next(&mut self) -> Option<(TcpStream, SocketAddr, Guest)> {
+        let entered = self.entering.join_next().await?.ok()?;
+        if let Entry::Occupied(mut count) = self.of_clients.entry(network_of(entered.1.ip())) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(entered)
+    }
 }
 
 /// Logs that the task of a connection panicked: its client was left without an answer.

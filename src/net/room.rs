@@ -1,17 +1,19 @@
-//! Room for the connections that are allowed, shared by all listeners of a process. When every place is taken, those that
-//! idle make way for those that wait. Refuses to accept and to serve.
+//! Limits open connections across all listeners of a process. At the limit, new connections wait and idle ones are closed. One client
+//! may hold most of the connections and never all of them. Does not accept or serve connections.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
+use super::fair_limit::{FairLimit, FairPermit, Sizes};
 use super::turn::Turn;
 
-/// How long somebody waits for a place before those that idle are asked for theirs again.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// From this number of connections on, a part of them is kept from a client that takes all it can get.
+const DIVISIBLE: usize = 16;
 
 /// How long a connection must have idled before it makes way, in milliseconds: who has just been answered will ask again.
 const IDLE: u64 = 1_000;
@@ -22,7 +24,7 @@ const SELDOM: Duration = Duration::from_secs(10);
 /// Places for connections.
 #[derive(Debug)]
 pub struct Room {
-    places: Arc<Semaphore>,
+    places: Arc<FairLimit>,
     /// How many idle connections shall go when they are asked to make way: some at a time, not all.
     share: usize,
     /// How many of them have not gone yet.
@@ -49,15 +51,18 @@ pub(super) struct Guest {
     orders: watch::Receiver<Order>,
     leaving: Arc<AtomicUsize>,
     epoch: Instant,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: FairPermit,
 }
 
 impl Room {
     /// Room for so many connections; at least one.
     #[must_use]
     pub fn of(connections: usize) -> Arc<Self> {
+        let connections = connections.clamp(1, Semaphore::MAX_PERMITS);
+        // A quarter is for clients that find the others taken, a sixteenth of it for each.
+        let (reserve, own) = if connections < DIVISIBLE { (0, 0) } else { (connections / 4, (connections / 64).max(1)) };
         Arc::new(Self {
-            places: Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))),
+            places: FairLimit::new(Sizes { shared: connections - reserve, own, most: connections }),
             share: (connections / 16).max(1),
             leaving: Arc::default(),
             orders: watch::Sender::new(Order::Stay),
@@ -66,26 +71,25 @@ impl Room {
         })
     }
 
-    /// Waits for a place, and has those that idle make way for it.
-    pub(super) async fn enter(&self) -> Guest {
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) => self.wait().await,
-        };
-        Guest { orders: self.orders.subscribe(), leaving: Arc::clone(&self.leaving), epoch: self.epoch, _place: place }
+    /// Takes a connection of `client` in, if it need not wait.
+    pub(super) fn try_enter(&self, client: IpAddr) -> Option<Guest> {
+        self.places.try_acquire(client).map(|place| self.guest(place))
     }
 
-    async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+    /// Waits until a connection of `client` can be taken in. The caller has idle ones closed meanwhile.
+    pub(super) async fn enter(&self, client: IpAddr) -> Guest {
+        self.guest(self.places.acquire(client).await)
+    }
+
+    /// Logs that connections wait.
+    pub(super) fn tell_full(&self, client: IpAddr) {
         if self.told.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
-            tracing::warn!("as many clients are connected as `max-connections` allows: the next ones wait");
+            tracing::warn!(client.address = %client, "connection waits: `max-connections` reached");
         }
-        loop {
-            self.make_way();
-            // Nobody closes the semaphore; were it closed, there would be no limit, and the place is none.
-            if let Ok(place) = timeout(PATIENCE, Arc::clone(&self.places).acquire_owned()).await {
-                return place.ok();
-            }
-        }
+    }
+
+    fn guest(&self, place: FairPermit) -> Guest {
+        Guest { orders: self.orders.subscribe(), leaving: Arc::clone(&self.leaving), epoch: self.epoch, _place: place }
     }
 
     /// Has some of the connections that idle close.
