@@ -11,6 +11,9 @@ use crate::npm::instant;
 /// Beyond so many changes the whole archive is fetched.
 pub(super) const MOST: usize = 2_000;
 
+/// The most lines of a list: as many as a feed may have records.
+const MAX_LINES: usize = 3_000_000;
+
 /// What a list of changes says.
 pub(super) struct Changes {
     /// The ids of what changed after the latest record that is known; `None` when that is more than is worth fetching one by one,
@@ -51,6 +54,9 @@ fn lines(csv: &[u8]) -> Result<Vec<(Timestamp, &str)>, FeedError> {
         let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.' | ':');
         if id.is_empty() || !id.chars().all(plain) || id.starts_with('.') {
             return Err(broken("a line without an id"));
+        }
+        if lines.len() >= MAX_LINES {
+            return Err(broken("it has more lines than a feed may have records"));
         }
         lines.push((at, id));
     }

@@ -16,8 +16,8 @@ const DEEPEST: usize = 8;
 /// The most files of one directory.
 const MOST: usize = 3_000_000;
 
-/// The largest list, in bytes.
-const LARGEST_LIST: u64 = 512 << 20;
+/// The largest list, in bytes: it is in memory while it is read.
+const LARGEST_LIST: u64 = 128 << 20;
 
 /// Records whose file begins so are not assigned yet, and OSV does not read them either.
 const UNASSIGNED: &str = "MAL-0000";
@@ -96,7 +96,13 @@ pub(super) fn take_file(harvest: &mut Harvest, feed: &str, path: &Path) -> Resul
     if archive::is_zip(&beginning) {
         return archive::take(harvest, path);
     }
+    // One that says that it is too large is not read at all, whatever it has.
+    let length = file.metadata().map_err(FeedError::file("read", path))?.len();
+    if length > LARGEST_LIST {
+        return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_LIST });
+    }
     let mut bytes = beginning;
+    bytes.reserve_exact(usize::try_from(length).unwrap_or(0));
     file.take(LARGEST_LIST + 1).read_to_end(&mut bytes).map_err(FeedError::file("read", path))?;
     if bytes.len() as u64 > LARGEST_LIST {
         return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_LIST });

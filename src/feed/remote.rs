@@ -25,8 +25,11 @@ const MOST_SINGLE: usize = 20_000;
 /// The largest list of a directory, in bytes.
 const LARGEST_LISTING: u64 = 16 << 20;
 
-/// The largest list of changes, in bytes.
-const LARGEST_CHANGES: u64 = 256 << 20;
+/// The largest list of changes, in bytes: ten times what OSV's has.
+const LARGEST_CHANGES: u64 = 128 << 20;
+
+/// The most that records fetched one by one may have together, in bytes: they are in memory until all have come.
+const MAX_RECORDS_BYTES: u64 = 256 << 20;
 
 /// What was fetched, not yet read.
 pub(super) enum Material {
@@ -107,7 +110,8 @@ impl Look<'_> {
     /// By the list of what changed; `None` when there is none, or when the whole archive is the shorter way.
     async fn changes(&self, base: &Url) -> Result<Option<Found>, FeedError> {
         let Some(csv) = self.fetcher.small(&below(base, "modified_id.csv")?, LARGEST_CHANGES).await? else { return Ok(None) };
-        let Changes { changed, all } = delta::read(&csv, &self.before.tally)?;
+        let tally = self.before.tally.clone();
+        let Changes { changed, all } = blocking(move || delta::read(&csv, &tally)).await??;
         let Some(changed) = changed.filter(|_| self.before.is_good()) else {
             return self.without_archive(base, all).await;
         };
@@ -153,7 +157,7 @@ impl Look<'_> {
     /// What a web server lists of a directory: the records it links to.
     async fn listing(&self, base: &Url) -> Result<Found, FeedError> {
         let page = self.fetcher.small(base, LARGEST_LISTING).await?.ok_or_else(|| failed(base, "it is not there"))?;
-        let names = links(&String::from_utf8_lossy(&page));
+        let names = blocking(move || links(&String::from_utf8_lossy(&page))).await?;
         if names.is_empty() {
             return Err(failed(base, "neither `modified_id.csv` nor `all.zip` is there, nor a list of records"));
         }
@@ -169,7 +173,7 @@ impl Look<'_> {
         for name in names {
             urls.push((below(base, &name)?, name));
         }
-        let (mut waiting, mut asked, mut documents) = (urls.into_iter(), JoinSet::new(), Vec::new());
+        let (mut waiting, mut asked, mut documents, mut left) = (urls.into_iter(), JoinSet::new(), Vec::new(), MAX_RECORDS_BYTES);
         loop {
             while asked.len() < AT_ONCE
                 && let Some((url, name)) = waiting.next()
@@ -179,6 +183,10 @@ impl Look<'_> {
             }
             let Some(answer) = asked.join_next().await else { return Ok(documents) };
             let (name, bytes) = answer.map_err(|lost| failed(base, lost))??;
+            let length = bytes.as_ref().map_or(0, Bytes::len) as u64;
+            left = left
+                .checked_sub(length)
+                .ok_or_else(|| failed(base, format!("more than {MAX_RECORDS_BYTES} bytes of records without an archive")))?;
             documents.extend(bytes.map(|bytes| (name, bytes)));
         }
     }
@@ -204,16 +212,24 @@ fn below(base: &Url, name: &str) -> Result<Url, FeedError> {
     Ok(url)
 }
 
-/// The `.json` files that a page links to and that lie beside it.
+/// The `.json` files that a page links to and that are next to it, each once; one more than are fetched at most.
 fn links(page: &str) -> Vec<String> {
-    let mut names = Vec::new();
+    let (mut names, mut known) = (Vec::new(), HashSet::new());
     for link in page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
         let name = link.trim_start_matches("./");
-        if folder::is_json(Path::new(name)) && !name.contains(['/', '?', ':']) && !names.iter().any(|known| known == name) {
+        if folder::is_json(Path::new(name)) && !name.contains(['/', '?', ':']) && known.insert(name) {
             names.push(name.to_owned());
+        }
+        if names.len() > MOST_SINGLE {
+            break;
         }
     }
     names
+}
+
+/// Reads what a server sent off the async threads: it may be large.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FeedError> {
+    tokio::task::spawn_blocking(work).await.map_err(|lost| FeedError::broken("the feed", lost))
 }
 
 #[cfg(test)]

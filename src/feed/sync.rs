@@ -1,6 +1,7 @@
 //! One look at a feed: fetch, read, check that it is sound, keep, build the index. What is not sound changes nothing but how the
 //! feed stands. Refuses to put anything in force.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -163,7 +164,7 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) 
 
 /// The index in a directory, if it has one of ours and it holds.
 fn local_index(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -> Result<Option<Index>, FeedError> {
-    let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| std::fs::read(path).ok());
+    let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| read_small(&path).ok());
     let bytes = read(signed::INDEX);
     let index = bytes.as_ref().and_then(|bytes| Index::read(bytes));
     let (Some(bytes), Some(index)) = (bytes, index) else {
@@ -175,6 +176,13 @@ fn local_index(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -
     }
     index.check(before, now)?;
     Ok(Some(index))
+}
+
+/// Reads a file that is small if it is what it is called. A larger one is cut, and is no index then.
+fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(signed::LARGEST + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads what is new, makes sure that it is sound, and puts it in the place of the old. Blocks.
