@@ -210,6 +210,7 @@ impl Config {
         let memory = reader.one(Key::Memory, read::size_from(1_000_000));
         let packument_memory = reader.one(Key::PackumentMemory, read::size_from(1_000_000));
         let fetch_ahead = reader.one(Key::FetchAhead, read::number_to(firewall::FETCHES));
+        let absent_names = reader.one(Key::AbsentNames, read::number_to(firewall::MAX_ABSENT_NAMES));
         let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
         let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
         let proxy = door::read(&mut reader, public_url.clone());
@@ -249,6 +250,7 @@ impl Config {
                 memory: memory?,
                 packument_memory: packument_memory?,
                 fetch_ahead: fetch_ahead?,
+                absent_names: absent_names?,
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
@@ -510,6 +512,7 @@ memory = \"1GB\"
             memory = "128MB"                            # default
             packument-memory = "128MB"                  # default
             fetch-ahead = "8"                           # default
+            absent-names = "20000"                      # default
             packument-limit = "200MB"                   # default
             tarball-limit = "500MB"                     # default
             # tarball-host                              # default: upstream's own

@@ -36,6 +36,7 @@ pub enum Key {
     Memory,
     PackumentMemory,
     FetchAhead,
+    AbsentNames,
     PackumentLimit,
     TarballLimit,
     TarballHost,
@@ -140,7 +141,7 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 
 /// The table.
-pub static SETTINGS: [Setting; 55] = [
+pub static SETTINGS: [Setting; 56] = [
     several(
         Key::Listen,
         "listen",
@@ -317,6 +318,13 @@ pub static SETTINGS: [Setting; 55] = [
         Kind::Number,
         Default::Value("8"),
         "Packuments of dependencies fetched at once from each registry before a client asks for them; 0 turns it off",
+    ),
+    one(
+        Key::AbsentNames,
+        "absent-names",
+        Kind::Number,
+        Default::Value("20000"),
+        "Package names that one client may ask for in a day though upstream does not have them; each is recorded",
     ),
     one(
         Key::PackumentLimit,

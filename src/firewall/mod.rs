@@ -113,6 +113,9 @@ pub struct Config {
     /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
     pub packument_memory: u64,
     /// How many packuments are fetched ahead at once from each registry, at most [`FETCHES`]; none at 0.
+    /// Names that one client may ask for in a day and that upstream does not have. Each is recorded, so that a package that appears
+    /// later cannot claim to be old.
+    pub absent_names: usize,
     pub fetch_ahead: usize,
     /// The largest packument taken from upstream, in bytes, decoded.
     pub packument_limit: u64,
@@ -144,6 +147,9 @@ pub struct Parts {
 
 /// Packages of which it is remembered that they are not there, or could not be asked for.
 const REMEMBERED_FAILURES: u64 = 10_000;
+/// The most names of which it can be remembered that a client asked for them in vain: as many as the ledger records of all clients.
+pub const MAX_ABSENT_NAMES: usize = 200_000;
+
 
 /// How long it is remembered that a client asked for names that do not exist.
 const ABSENTEES_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -206,7 +212,7 @@ struct Inner {
     /// Names that upstream was found not to have just now, for the first time.
     new_absentees: Cache<Slot, ()>,
     /// How many of those each client asked for.
-    absentees: Cache<IpAddr, u32>,
+    absentees: Cache<IpAddr, usize>,
     /// Packages whose history is being compared with a document.
     histories: Turns,
     /// Our own wall clock, and whether it was set.

@@ -16,15 +16,12 @@ use super::history::Parted;
 use super::intake::Contradictions;
 use super::known::Slot;
 use super::{Inner, Rejection};
+use crate::net::fair_limit::network_of;
 use crate::npm::{Agreement, Integrity, PackageName, instant};
 use crate::store::PackageRecord;
 
 /// How long a view is not asked again after it was: a package that contradicts itself each time costs upstream little.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-
-/// Names that one client may ask for in a day and that upstream does not have. Each is recorded, so that a package that appears later
-/// cannot claim to be old.
-const MAX_ABSENTEES: u32 = 20_000;
 
 /// Packages whose history is compared at once: two of one stripe wait for each other, for milliseconds.
 const STRIPES: usize = 64;
@@ -128,13 +125,14 @@ impl Inner {
         if self.new_absentees.remove(slot).is_none() {
             return;
         }
+        let client = network_of(client);
         let count = self.absentees.get(&client).unwrap_or_default();
         self.absentees.insert(client, count.saturating_add(1));
     }
 
     /// Checks whether a client may ask for names that are not known yet.
     pub(super) fn may_ask_for_more(&self, client: IpAddr) -> Result<(), Rejection> {
-        if self.absentees.get(&client).is_some_and(|count| count >= MAX_ABSENTEES) {
+        if self.absentees.get(&network_of(client)).is_some_and(|count| count >= self.config.absent_names) {
             return Err(too_many());
         }
         Ok(())

@@ -50,6 +50,12 @@ pub(super) fn contents(connection: &Connection, name: &PackageName) -> rusqlite:
     query.query_map([name.as_str()], |row| row.get(0))?.collect()
 }
 
+/// Whether something is recorded of a package, if only that it is absent.
+pub(super) fn is_recorded(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
+    let mut query = connection.prepare_cached("SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2")?;
+    query.exists(params![key.upstream, key.name.as_str()])
+}
+
 /// How many packages are recorded only as absent.
 pub(super) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 = connection.query_row("SELECT count(*) FROM packages WHERE seen = 0", [], |row| row.get(0))?;

@@ -5,7 +5,7 @@
 //! cut may lose the last commits and never damages the file.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const BUSY_WRITING: Duration = Duration::from_secs(2);
 /// Packages that were asked for and never seen: about 200 bytes of disk each. Absences older than any rule's age are forgotten first;
 /// while all are younger, clients that ask for more names that do not exist get an error.
 const MAX_ABSENCES: usize = 200_000;
+/// How often absences are counted while there are too many, in seconds: questions for names that do not exist must not keep the ledger
+/// from being written.
+const COUNT_INTERVAL: i64 = 60;
 /// Statements kept compiled by each connection.
 const STATEMENTS: usize = 32;
 /// What the write-ahead log is cut back to after a checkpoint, in bytes.
@@ -50,6 +53,8 @@ struct Owner {
     owed: Arc<Owed>,
     /// How many packages are recorded only as absent.
     absences: AtomicUsize,
+    /// Where nothing could be forgotten: from when on absences may be old enough, in seconds since 1970.
+    full_until: AtomicI64,
     _ownership: Ownership,
 }
 
@@ -73,7 +78,14 @@ impl SqliteLedger {
             downloads::write(&mut connection, batch).map_err(StoreError::ledger("be written"))
         })
         .map_err(StoreError::file("start a thread that writes", &path))?;
-        let owner = Owner { journal, writer, owed, absences: absences.into(), _ownership: data_dir.ownership() };
+        let owner = Owner {
+            journal,
+            writer,
+            owed,
+            absences: absences.into(),
+            full_until: i64::MIN.into(),
+            _ownership: data_dir.ownership(),
+        };
         Ok(Self { path, readers: Readers::default(), owner: Some(owner) })
     }
 
@@ -191,6 +203,23 @@ impl SqliteLedger {
         self.write(|connection| decisions::put_in_force(connection, revision))
     }
 
+    /// Forgets absences from before `expired`; whether there is room for others now.
+    fn forget_absences(&self, owner: &Owner, expired: Timestamp) -> Result<bool, StoreError> {
+        let full_until = owner.full_until.load(Ordering::Relaxed);
+        if expired.as_second() < full_until {
+            return Ok(false);
+        }
+        let left = self.write(|connection| {
+            packages::forget_absences(connection, expired)?;
+            packages::count_absences(connection)
+        })?;
+        owner.absences.store(left, Ordering::Relaxed);
+        let is_full = left >= MAX_ABSENCES;
+        let again = if is_full { expired.as_second().saturating_add(COUNT_INTERVAL) } else { i64::MIN };
+        owner.full_until.store(again, Ordering::Relaxed);
+        Ok(!is_full)
+    }
+
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.readers.read(|| open_reader(&self.path).map_err(StoreError::ledger("be opened")), work)
     }
@@ -245,15 +274,14 @@ impl Ledger for SqliteLedger {
 
     fn record_absence(&self, key: &PackageKey, document: &Document, expired: Timestamp) -> Result<bool, StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
-        if owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES {
-            let left = self.write(|connection| {
-                packages::forget_absences(connection, expired)?;
-                packages::count_absences(connection)
-            })?;
-            owner.absences.store(left, Ordering::Relaxed);
-            if left >= MAX_ABSENCES {
-                return Ok(false);
-            }
+        let is_full = owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES;
+        // One that is recorded takes no more than it does already.
+        let is_recorded = || {
+            let known = |connection: &Connection| packages::is_recorded(connection, key).map_err(StoreError::ledger("be read"));
+            Ok::<_, StoreError>(owner.owed.of(key).iter().any(|change| change.document.is_some()) || self.read(known)?)
+        };
+        if is_full && !is_recorded()? && !self.forget_absences(owner, expired)? {
+            return Ok(false);
         }
         // A repeated absence is counted twice, so that the table is counted again a little early.
         owner.absences.fetch_add(1, Ordering::Relaxed);
