@@ -4,7 +4,7 @@
 //! because verdicts are as of the instant upstream confirmed it.
 
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -243,6 +243,7 @@ impl Inner {
         };
         // Of a package that was never answered nothing follows: a client can ask for any number of those.
         let heard = voyage.registry.last_heard();
+            self.try_another(&voyage, now);
         self.silence.begin(voyage.registry.id(), &voyage.slot, self.config.patience, heard, self.clock.now());
         self.unreachable.insert(voyage.slot.clone(), now);
         Ok(reading)
@@ -271,6 +272,23 @@ impl Inner {
         let key = self.voyage_key(&voyage);
         let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
         let limit = Arc::clone(&slots);
+    /// Asks for a package though its registry is left alone, where it may be silent over one other package alone. No client waits
+    /// for the answer, whose headers end the silence.
+    fn try_another(self: &Arc<Self>, voyage: &Voyage, now: Timestamp) {
+        let (registry, inner) = (Arc::clone(&voyage.registry), Arc::clone(self));
+        if !self.silence.is_to_be_tried(registry.id(), &voyage.slot, registry.last_heard(), now) {
+            return;
+        }
+        let trial = Voyage { again: true, ..voyage.clone() };
+        // Boxed and named as what it is: it is begun by such a fetch.
+        let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            let permit = inner.fetches.of(&registry).acquire(trial.client).await;
+            // What comes of it is remembered, or the silence goes on.
+            drop(inner.sail(trial, permit).await);
+        });
+        tokio::spawn(asking);
+    }
+
         let fetch = move |request: SlotRequest<_>| async move {
             let permit = request.permit(&limit).await;
             inner.sail(voyage, permit).await
@@ -310,6 +328,7 @@ impl Inner {
         let fetched = question.await;
         drop(asking);
         self.tell(&voyage, asked, &fetched);
+                self.try_another(&voyage, now);
         if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
             self.entitlements.end(&voyage.slot);
         }

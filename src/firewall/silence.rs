@@ -1,5 +1,6 @@
 //! Registries that say nothing, learnt from a client that waited for one in vain, so that others need not wait as well. Only time
-//! spent waiting for upstream's headers counts: not for slots, memory or our own work. Asks nothing.
+//! spent waiting for upstream's headers counts: not for slots, memory or our own work. It may be one package alone that hangs: another
+//! one is then to be asked for, which no client waits for. Asks nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,11 +26,21 @@ pub(super) struct Silence {
     asked: Mutex<HashMap<Slot, Instant>>,
 }
 
-/// An instant by the clock and by a monotonic one.
-#[derive(Debug, Clone, Copy)]
+/// An instant by the clock and by a monotonic one, and over which package it began.
+#[derive(Debug, Clone)]
 struct Since {
     clock: Timestamp,
     watch: Instant,
+    slot: Slot,
+    /// Whether another package was or is asked for.
+    is_tried: bool,
+}
+
+impl Since {
+    /// Whether it counts `now`, when the registry was last `heard` then.
+    fn holds(&self, heard: Option<Instant>, now: Timestamp) -> bool {
+        instant::is_within(self.clock, LASTS, now) && heard.is_none_or(|heard| heard < self.watch)
+    }
 }
 
 /// A package that is asked for, until it is dropped.
@@ -54,8 +65,23 @@ impl Silence {
         if asked.elapsed() * LEAST_PART < patience || heard.is_some_and(|heard| heard >= asked) {
             return;
         }
-        let since = Since { clock: now, watch: Instant::now() };
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry), since);
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        // Clients that waited for different packages are enough.
+        let is_tried =
+            silent.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
+        let since = Since { clock: now, watch: Instant::now(), slot: slot.clone(), is_tried };
+        silent.insert(Arc::clone(registry), since);
+    }
+
+    /// Whether to ask for a package that a silent registry would not be asked for: it is silent over one other package so far. `true`
+    /// once, for the caller that asks.
+    #[must_use]
+    pub(super) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &Slot, heard: Option<Instant>, now: Timestamp) -> bool {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = silent.get_mut(registry) else { return false };
+        let is_due = !since.is_tried && since.slot != *slot && since.holds(heard, now);
+        since.is_tried |= is_due;
+        is_due
     }
 
     /// Whatever was found of a registry no longer counts: something passed through us to it just now.
@@ -65,10 +91,7 @@ impl Silence {
 
     /// Whether it was found silent shortly before `now`, and was not `heard` since.
     pub(super) fn holds(&self, registry: &Arc<str>, heard: Option<Instant>, now: Timestamp) -> bool {
-        let since = self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied();
-        since.is_some_and(|Since { clock, watch }| {
-            instant::is_within(clock, LASTS, now) && heard.is_none_or(|heard| heard < watch)
-        })
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).is_some_and(|since| since.holds(heard, now))
     }
 }
 
@@ -88,8 +111,28 @@ mod tests {
         Timestamp::from_second(1_775_000_000 + second).unwrap()
     }
 
+    fn slot_of(name: &str) -> Slot {
+        Slot { name: PackageName::parse(name).unwrap(), partition: Partition::Anonymous }
+    }
+
     fn slot() -> Slot {
-        Slot { name: PackageName::parse("slow").unwrap(), partition: Partition::Anonymous }
+        slot_of("slow")
+    }
+
+    #[test]
+    fn silence_over_one_package_is_tried_with_one_other_and_over_two_is_believed() {
+        let (silence, registry, other) = (Silence::default(), Arc::from("https://registry.example/"), slot_of("other"));
+        let try_with = |slot: &Slot, second| silence.is_to_be_tried(&registry, slot, None, at(second));
+        assert!(!try_with(&other, 0));
+        let slow = slot();
+        let asking = [silence.ask(&slow), silence.ask(&other)];
+        silence.begin(&registry, &slow, Duration::ZERO, None, at(0));
+        assert!(!try_with(&slow, 1) && try_with(&other, 1) && !try_with(&other, 1) && !try_with(&slot_of("third"), 1));
+        silence.begin(&registry, &slow, Duration::ZERO, None, at(20));
+        assert!(!try_with(&other, 31));
+        silence.begin(&registry, &other, Duration::ZERO, None, at(25));
+        assert!(!try_with(&slot_of("third"), 26) && silence.holds(&registry, None, at(26)));
+        drop(asking);
     }
 
     #[test]
