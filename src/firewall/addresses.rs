@@ -167,7 +167,7 @@ impl Inner {
                 Err(other) => return Err(other),
             };
             readings.push(spoken.reading.clone());
-            let places = self.index(&spoken.reading.known, &spoken.packument).await?.find(&spoken.packument, address);
+            let places = self.index(asker, &spoken.reading.known, &spoken.packument).await?.find(&spoken.packument, address);
             let Some(version) = self.choose(asker, &spoken, &places)? else {
                 // One that left upstream is known by its version alone.
                 let gone = owner.as_ref().filter(|(_, version)| spoken.packument.find(version).is_none());
@@ -207,7 +207,7 @@ impl Inner {
     }
 
     /// Returns the index of a packument, built when it is first needed.
-    async fn index(self: &Arc<Self>, known: &Known, packument: &Arc<Packument>) -> Result<Arc<Index>, Rejection> {
+    async fn index(self: &Arc<Self>, asker: &Asker, known: &Known, packument: &Arc<Packument>) -> Result<Arc<Index>, Rejection> {
         let content = known.content;
         if let Some(index) = self.addresses.indexes.get(&content) {
             return Ok(index);
@@ -215,7 +215,7 @@ impl Inner {
         let index = if packument.entries.len() <= SMALL {
             Index::new(packument)
         } else {
-            let _permit = self.readers.acquire().await.map_err(|_| super::catalog::lost())?;
+            let _permit = self.readers.acquire(asker.address).await;
             let packument = Arc::clone(packument);
             self.blocking(move || Index::new(&packument)).await?
         };

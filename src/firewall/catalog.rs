@@ -194,14 +194,29 @@ impl Inner {
     /// # Errors
     /// As [`Inner::reading`].
     pub(super) async fn document(self: &Arc<Self>, asker: &Asker, reading: Reading) -> Result<(Reading, Bytes), Rejection> {
-        if let Some(document) = self.load(&reading.known).await? {
+        let permit = self.loads.acquire(asker.address).await;
+        self.document_with(asker, reading, permit).await
+    }
+
+    /// Like [`Inner::document`], with a permit that was waited for.
+    ///
+    /// # Errors
+    /// As [`Inner::reading`].
+    pub(super) async fn document_with(
+        self: &Arc<Self>,
+        asker: &Asker,
+        reading: Reading,
+        permit: FairPermit,
+    ) -> Result<(Reading, Bytes), Rejection> {
+        let permit = Arc::new(permit);
+        if let Some(document) = self.load(&reading.known, &permit).await? {
             return Ok((reading, document));
         }
         let need = Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated });
         let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
         let voyage = Voyage { whole: true, ..Voyage::new(asker, slot, registry, need) };
         let again = self.embark(voyage).await?;
-        match self.load(&again.known).await? {
+        match self.load(&again.known, &permit).await? {
             Some(document) => Ok((again, document)),
             None => Err(Rejection::Internal("the packument is no longer in the store".into())),
         }
@@ -228,6 +243,7 @@ impl Inner {
         if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
             && let Some(reading) = self.stale(&last, now)
         {
+            self.try_another(&voyage, now);
             return Ok(reading);
         }
         let mut flight = pin!(self.embark(voyage.clone()));
@@ -243,7 +259,6 @@ impl Inner {
         };
         // Of a package that was never answered nothing follows: a client can ask for any number of those.
         let heard = voyage.registry.last_heard();
-            self.try_another(&voyage, now);
         self.silence.begin(voyage.registry.id(), &voyage.slot, self.config.patience, heard, self.clock.now());
         self.unreachable.insert(voyage.slot.clone(), now);
         Ok(reading)
@@ -257,21 +272,6 @@ impl Inner {
         self.silence.holds(voyage.registry.id(), voyage.registry.last_heard(), now) || unreachable()
     }
 
-    /// Whether `known` is what `voyage` is for, without asking upstream.
-    fn satisfies(&self, voyage: &Voyage, known: &Known) -> bool {
-        let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
-        voyage.not_before.is_none_or(asked_since) && self.is_fresh(known, voyage.profile, &self.moment())
-    }
-
-    pub(super) fn voyage_key(&self, voyage: &Voyage) -> VoyageKey {
-        (voyage.slot.clone(), voyage.whole, self.written.get(&voyage.slot.name))
-    }
-
-    pub(super) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
-        let inner = Arc::clone(self);
-        let key = self.voyage_key(&voyage);
-        let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
-        let limit = Arc::clone(&slots);
     /// Asks for a package though its registry is left alone, where it may be silent over one other package alone. No client waits
     /// for the answer, whose headers end the silence.
     fn try_another(self: &Arc<Self>, voyage: &Voyage, now: Timestamp) {
@@ -289,6 +289,21 @@ impl Inner {
         tokio::spawn(asking);
     }
 
+    /// Whether `known` is what `voyage` is for, without asking upstream.
+    fn satisfies(&self, voyage: &Voyage, known: &Known) -> bool {
+        let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
+        voyage.not_before.is_none_or(asked_since) && self.is_fresh(known, voyage.profile, &self.moment())
+    }
+
+    pub(super) fn voyage_key(&self, voyage: &Voyage) -> VoyageKey {
+        (voyage.slot.clone(), voyage.whole, self.written.get(&voyage.slot.name))
+    }
+
+    pub(super) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
+        let inner = Arc::clone(self);
+        let key = self.voyage_key(&voyage);
+        let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
+        let limit = Arc::clone(&slots);
         let fetch = move |request: SlotRequest<_>| async move {
             let permit = request.permit(&limit).await;
             inner.sail(voyage, permit).await
@@ -313,6 +328,7 @@ impl Inner {
             if self.is_left_alone(&voyage, now)
                 && let Some(stale) = self.stale(&known, now)
             {
+                self.try_another(&voyage, now);
                 return Ok(stale);
             }
         }
@@ -328,7 +344,6 @@ impl Inner {
         let fetched = question.await;
         drop(asking);
         self.tell(&voyage, asked, &fetched);
-                self.try_another(&voyage, now);
         if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
             self.entitlements.end(&voyage.slot);
         }

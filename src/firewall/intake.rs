@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use super::catalog::{Reading, Voyage, lost};
+use super::catalog::{Reading, Voyage};
 use super::history::{self, Look, Parted, Reconciled};
 use super::known::{self, Known, Screens, Slot};
 use super::recall::Before;
@@ -74,10 +74,11 @@ impl Place {
     }
 }
 
-/// A document with the memory that it takes.
+/// A document with the memory that it takes, and its turn among those that are taken out of the store.
 struct Held {
     plain: Bytes,
     _share: Share,
+    _permit: Arc<FairPermit>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -97,7 +98,7 @@ impl Inner {
         // Before there is a reader: those never wait for memory.
         arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
         let _turn = self.precedence.turn(voyage.ahead.as_ref()).await;
-        let _permit = self.readers.acquire().await.map_err(|_| lost())?;
+        let _permit = self.readers.acquire(voyage.client).await;
         let inner = Arc::clone(&self);
         self.blocking(move || inner.read(&voyage, arrival, &before)).await?
     }
@@ -327,7 +328,7 @@ impl Inner {
     }
 
     /// The document of `known`, decoded, from memory or the store.
-    pub(super) async fn load(self: &Arc<Self>, known: &Arc<Known>) -> Result<Option<Bytes>, Rejection> {
+    pub(super) async fn load(self: &Arc<Self>, known: &Arc<Known>, permit: &Arc<FairPermit>) -> Result<Option<Bytes>, Rejection> {
         let share = self.share_of(&known.document).await?;
         let raw = match (known.unstored(), known.digest()) {
             (Some(raw), _) => Some(raw),
@@ -335,10 +336,10 @@ impl Inner {
             (None, None) => None,
         };
         let Some(raw) = raw else { return Ok(None) };
-        let (inner, known) = (Arc::clone(self), Arc::clone(known));
+        let (inner, known, permit) = (Arc::clone(self), Arc::clone(known), Arc::clone(permit));
         let load = move || {
             let plain = inner.decode(&known.slot.name, raw)?;
-            Ok(Some(Bytes::from_owner(Held { plain, _share: share })))
+            Ok(Some(Bytes::from_owner(Held { plain, _share: share, _permit: permit })))
         };
         self.blocking(load).await?
     }

@@ -77,7 +77,6 @@ use self::aside::Asides;
 use self::attestations::Attestations;
 use self::catalog::{Reading, VoyageKey};
 use self::entitlement::{Entitled, EntitlementKey, Entitlements};
-use self::flight::Flights;
 use self::forms::Forms;
 use self::known::{Known, Slot};
 use self::once_more::OnceMore;
@@ -113,10 +112,10 @@ pub struct Config {
     /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
     pub packument_memory: u64,
     /// How many packuments are fetched ahead at once from each registry, at most [`FETCHES`]; none at 0.
+    pub fetch_ahead: usize,
     /// Names that one client may ask for in a day and that upstream does not have. Each is recorded, so that a package that appears
     /// later cannot claim to be old.
     pub absent_names: usize,
-    pub fetch_ahead: usize,
     /// The largest packument taken from upstream, in bytes, decoded.
     pub packument_limit: u64,
     /// The largest tarball taken from upstream, in bytes.
@@ -147,9 +146,9 @@ pub struct Parts {
 
 /// Packages of which it is remembered that they are not there, or could not be asked for.
 const REMEMBERED_FAILURES: u64 = 10_000;
+
 /// The most names of which it can be remembered that a client asked for them in vain: as many as the ledger records of all clients.
 pub const MAX_ABSENT_NAMES: usize = 200_000;
-
 
 /// How long it is remembered that a client asked for names that do not exist.
 const ABSENTEES_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -164,6 +163,12 @@ const MOST_SLOTS: usize = 256;
 
 /// How long a packument waits for memory: as long as npm waits for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// Memory for packuments that are sent as they are or packed by brotli, which few clients ask for: each is a copy of its own. Beyond
+/// it, the oldest of each client takes up to the second limit. Small ones never wait.
+const PLAIN_MEMORY: u64 = 64 << 20;
+const MAX_PLAIN_MEMORY: u64 = 512 << 20;
+const SMALL_PLAIN: u64 = 64 << 10;
 
 /// How often it is looked whether the last task is done.
 const SETTLING: Duration = Duration::from_millis(2);
@@ -230,7 +235,7 @@ struct Inner {
     strangers: Cache<Slot, Timestamp>,
     once_more: OnceMore,
     voyages: SharedFetches<VoyageKey, Result<Reading, Rejection>>,
-    renderings: Flights<ViewKey, Result<Arc<Rendered>, Rejection>>,
+    renderings: SharedFetches<ViewKey, Result<Arc<Rendered>, Rejection>>,
     tarballs: SharedFetches<TarballKey, Result<Landed, Rejection>>,
     /// Which credentials may have what is in the store.
     entitlements: Entitlements,
@@ -240,8 +245,12 @@ struct Inner {
     passes: Slots,
     /// Memory for documents that are fetched, read or rendered, so that large ones do so one after the other.
     allowance: Arc<Allowance>,
+    /// Memory for answers that are made as a whole, until they are sent: each client has a lane.
+    plain: Arc<Allowance>,
+    /// Documents taken out of the store at once.
+    loads: Arc<FairLimit>,
     /// Documents read or rendered at once: as many as there are cores.
-    readers: Semaphore,
+    readers: Arc<FairLimit>,
     /// Work on what clients and upstream sent, beyond documents: as much at once as there are cores.
     heavy: Arc<FairLimit>,
     /// Whose turn it is among those.
@@ -303,7 +312,7 @@ impl Firewall {
             strangers: Cache::new(REMEMBERED_FAILURES),
             once_more: OnceMore::default(),
             voyages: SharedFetches::new(),
-            renderings: Flights::new(),
+            renderings: SharedFetches::new(),
             tarballs: SharedFetches::new(),
             entitlements: Entitlements::default(),
             entitlements_asked: SharedFetches::new(),
@@ -311,7 +320,9 @@ impl Firewall {
             fetches: Slots::new(slots(FETCHES)),
             passes: Slots::new(slots(PASSES)),
             allowance,
-            readers: Semaphore::new(cores),
+            plain: Allowance::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, LONGEST_WAIT),
+            loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }),
+            readers: FairLimit::new(Sizes { shared: (cores - 1).max(1), own: 1, most: cores + 1 }),
             heavy: FairLimit::new(heavy(cores)),
             precedence: Precedence::on(cores),
             leads: Arc::default(),

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use super::known::{Known, Slot};
 use super::screen::Screen;
+use super::slots::SlotRequest;
 use super::world::Profile;
-use super::{Answer, Asker, BaseUrl, Coding, Form, Inner, Reading, Rejection};
+use super::{Answer, Asker, BaseUrl, Coding, Form, Inner, Reading, Rejection, Shared};
 use crate::npm::brotli;
 use crate::npm::ingest::{self, Fields};
 use crate::npm::press::{Packing, Press};
@@ -31,6 +32,15 @@ pub(super) struct Wish {
     pub base: BaseUrl,
     /// By which policy.
     pub profile: Profile,
+}
+
+/// An answer that is to be made from a view.
+struct Wanted<'a> {
+    key: &'a ViewKey,
+    known: &'a Known,
+    screen: &'a Arc<Screen>,
+    coding: Coding,
+    restricted: bool,
 }
 
 /// What a view is kept under.
@@ -148,9 +158,10 @@ impl Inner {
         }
         CacheUsed { cache: CacheLabel::Answer, outcome: CacheOutcome::Miss }.emit(&self.metrics);
         let rendered = self.views.get(&key).filter(|rendered| rendered.content == reading.known.content);
+        let wanted = Wanted { key: &key, known: &reading.known, screen, coding, restricted };
         let mut answer = None;
         if let Some(rendered) = rendered {
-            answer = self.assemble(rendered, screen, coding, restricted).await?;
+            answer = self.assemble(asker, rendered, &wanted).await?;
         }
         if answer.is_none() {
             let wish = Wish { form, packing, base: asker.base.clone(), profile: asker.profile };
@@ -158,11 +169,7 @@ impl Inner {
             if rendered.content != reading.known.content {
                 return Ok(None);
             }
-            answer = self.assemble(rendered, screen, coding, restricted).await?;
-        }
-        if let Some(answer) = answer.as_ref().filter(|_| !coding.is_joined() && asker.base.remembered) {
-            let whole = Whole { content: reading.known.content, screen: screen.identity.clone(), answer: answer.clone() };
-            self.wholes.insert((key, coding, restricted), Arc::new(whole));
+            answer = self.assemble(asker, rendered, &wanted).await?;
         }
         Ok(answer)
     }
@@ -177,23 +184,45 @@ impl Inner {
         rendered.kept(restricted, screen)
     }
 
+    /// Assembles an answer from a view. Joining what is packed takes microseconds; what is made as a whole takes milliseconds, and
+    /// memory of its own until it is sent.
     async fn assemble(
         self: &Arc<Self>,
+        asker: &Asker,
         rendered: Arc<Rendered>,
-        screen: &Arc<Screen>,
-        coding: Coding,
-        restricted: bool,
+        wanted: &Wanted<'_>,
     ) -> Result<Option<Answer>, Rejection> {
-        let (now, screen) = (self.clock.now(), Arc::clone(screen));
+        let &Wanted { key, known, screen, coding, restricted } = wanted;
+        let now = self.clock.now();
+        if coding.is_joined() {
+            let answer = rendered.assemble(screen, coding, restricted, now);
+            return Ok(answer.inspect(|answer| rendered.keep(restricted, screen, answer)));
+        }
+        let mut share = self.plain.share_for(asker.address);
+        // Brotli packs what was unpacked for it.
+        share.grow_to(if coding == Coding::Brotli { 2 } else { 1 } * known.document.length).await?;
+        let permit = self.heavy.acquire(asker.address).await;
+        // Another client may have had it made meanwhile.
+        if let Some(answer) = self.kept(key, known, screen, coding, restricted) {
+            return Ok(Some(answer));
+        }
+        let assembled = Arc::clone(screen);
         let work = move || {
-            let answer = rendered.assemble(&screen, coding, restricted, now)?;
-            if coding.is_joined() {
-                rendered.keep(restricted, &screen, &answer);
-            }
-            Some(answer)
+            let answer = rendered.assemble(&assembled, coding, restricted, now);
+            drop(permit);
+            answer
         };
-        // Joining what is packed takes microseconds; what is made as a whole takes milliseconds.
-        if coding.is_joined() { Ok(work()) } else { self.blocking(work).await }
+        let Some(answer) = self.blocking(work).await? else { return Ok(None) };
+        if asker.base.remembered {
+            let whole = Whole { content: known.content, screen: screen.identity.clone(), answer: answer.clone() };
+            self.wholes.insert((key.clone(), coding, restricted), Arc::new(whole));
+        }
+        share.overdraw_to(answer.length);
+        share.shrink_to(answer.length);
+        // What is cached is bounded there; what is sent is counted until it is sent.
+        let bytes = answer.chunks.first().cloned().unwrap_or_default();
+        let counted = Bytes::from_owner(Shared { bytes, _share: share });
+        Ok(Some(Answer { chunks: Arc::new([counted]), ..answer }))
     }
 
     /// Renders a view from the stored document; one rendering a view however many ask.
@@ -204,10 +233,12 @@ impl Inner {
         reading: Reading,
         wish: Wish,
     ) -> Result<Arc<Rendered>, Rejection> {
-        let (inner, asker) = (Arc::clone(self), asker.clone());
-        let flight = move || async move {
-            let (reading, document) = inner.document(&asker, reading).await?;
-            let _permit = inner.readers.acquire().await.map_err(|_| Rejection::Internal("a task was lost".into()))?;
+        let (inner, asker, limit) = (Arc::clone(self), asker.clone(), Arc::clone(&self.loads));
+        let client = asker.address;
+        let fetch = move |request: SlotRequest<_>| async move {
+            let permit = request.permit(&limit).await;
+            let (reading, document) = inner.document_with(&asker, reading, permit).await?;
+            let _permit = inner.readers.acquire(asker.address).await;
             let renderer = Arc::clone(&inner);
             let rendered = inner.blocking(move || {
                 renderer.workbenches.at(|bench| renderer.render(&reading.known, &document, None, &wish, &mut bench.press))
@@ -215,7 +246,7 @@ impl Inner {
             let rendered = rendered.await?;
             rendered.ok_or_else(|| Rejection::Internal("the packument could not be rendered".into()))
         };
-        self.renderings.join(key, flight).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
+        self.renderings.join(key, client, &self.loads, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
     /// Renders `document`, which is that of `known`, and keeps the view. Blocking. `fields` spare a second reading of it.
