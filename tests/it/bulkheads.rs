@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::package::{Package, minutes};
@@ -192,6 +192,154 @@ async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
     drop(gates);
 }
 
+#[tokio::test]
+async fn one_known_package_that_hangs_on_a_quiet_registry_leaves_the_others_fresh() {
+    let mut scene = Scene::open().set("upstream-patience", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
+    for restarted in [false, true] {
+        for name in ["hangs", "other", "third"] {
+            scene.publish_old(name, &["1.0.0"]);
+            scene.get(&format!("/{name}")).await.is(200);
+        }
+        if restarted {
+            scene.restart().await;
+        }
+        scene.later(minutes(10));
+        let gate = scene.registry.hold("/hangs");
+        assert_ne!(scene.get("/hangs").await.is(200).header("warning"), "");
+        // No client waits to find out, and the first answer of the registry says that it is not silent.
+        scene.get("/other").await.is(200);
+        let deadline = Instant::now() + PATIENCE;
+        while scene.get("/third").await.is(200).headers.first("warning").is_some() {
+            assert!(Instant::now() < deadline, "restarted: {restarted}");
+        }
+        assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
+        gate.open();
+    }
+}
+
+/// Connects from an address of this machine, which is a client of its own.
+async fn connect_from(source: &str, address: SocketAddr, receives: Option<u32>) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    if let Some(bytes) = receives {
+        socket.set_recv_buffer_size(bytes).expect("an option");
+    }
+    socket.bind(format!("{source}:0").parse().expect("an address")).expect("an address of this machine");
+    socket.connect(address).await.expect("a connection")
+}
+
+#[tokio::test]
+async fn a_client_that_takes_every_connection_leaves_others_their_own() {
+    let scene = Scene::open().set("max-connections", "32").set("head-timeout", "1h").set("drain-timeout", "1s").await;
+    let address = scene.coldframe.address;
+    let mut greedy = Vec::new();
+    for _ in 0..100 {
+        let mut stream = connect_from("127.0.0.1", address, None).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost:").await.expect("an open connection");
+        greedy.push(stream);
+    }
+    for _ in 0..20 {
+        from_another_client(address, "/-/coldframe/healthz").await.expect("no panic").is(200);
+    }
+    // Those that wait are served when others leave.
+    greedy.truncate(1);
+    scene.get("/-/coldframe/healthz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_client_whose_uploads_never_end_leaves_others_memory_to_publish() {
+    let scene = Scene::open().set("allow-writes", "true").set("body-timeout", "1h").set("drain-timeout", "1s").await;
+    scene.registry.answer("/mine", Reply::json("{}"));
+    let address = scene.coldframe.address;
+    let head = |length: usize| {
+        format!(
+            "PUT /mine HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer t\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let mut dripping = Vec::new();
+    for _ in 0..3 {
+        let mut stream = connect_from("127.0.0.1", address, None).await;
+        stream.write_all(head(81_000_000).as_bytes()).await.expect("an open connection");
+        dripping.push(tokio::spawn(async move {
+            // The second waits for the first and is told so.
+            let _ = stream.write_all(&vec![b' '; 80_000_000]).await;
+            stream
+        }));
+    }
+    let first = dripping.remove(0).await.expect("no panic");
+    let mut honest = connect_from("127.0.0.2", address, None).await;
+    let body = vec![b' '; 3_000_000];
+    honest.write_all(head(body.len()).as_bytes()).await.expect("an open connection");
+    honest.write_all(&body).await.expect("an open connection");
+    let answer = tokio::time::timeout(PATIENCE, Response::read(&mut honest, false)).await;
+    answer.expect("an answer in time").expect("an answer").is(200);
+    dripping.iter().for_each(JoinHandle::abort);
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_what_does_not_exist_is_refused_in_the_end_and_others_are_not() {
+    let scene = Scene::open().set("absent-names", "3").await;
+    for number in 0..5 {
+        scene.registry.absent(&format!("absent-{number}"));
+    }
+    scene.publish_old("known", &["1.0.0"]);
+    scene.publish_old("cold", &["1.0.0"]);
+    scene.get("/known").await.is(200);
+    for number in 0..3 {
+        scene.get(&format!("/absent-{number}")).await.is(404);
+        // Asked for again, it is no other name.
+        scene.get(&format!("/absent-{number}")).await.is(404);
+    }
+    let asked = scene.registry.total();
+    let refused = scene.get("/absent-3").await.is(429);
+    assert!(refused.error().contains("too many packages"), "{}", refused.error());
+    scene.get("/absent-4/-/absent-4-1.0.0.tgz").await.is(429);
+    scene.get("/cold").await.is(429);
+    assert_eq!(scene.registry.total(), asked);
+    scene.get("/known").await.is(200);
+    scene.get("/known/-/known-1.0.0.tgz").await.is(200);
+    scene.get("/absent-0").await.is(404);
+    let address = scene.coldframe.address;
+    from_another_client(address, "/cold").await.expect("no panic").is(200);
+    from_another_client(address, "/absent-3").await.expect("no panic").is(404);
+    scene.get("/absent-3").await.is(404);
+}
+
+#[tokio::test]
+async fn a_ledger_full_of_absent_names_takes_no_other_until_they_are_old() {
+    let mut scene = Scene::open().await;
+    for name in ["absent", "asked-before", "later"] {
+        scene.registry.absent(name);
+    }
+    scene.get("/asked-before").await.is(404);
+    scene.coldframe.stop().await;
+    let ledger = rusqlite::Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
+    let filled = ledger.execute(
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 200000)
+         INSERT INTO packages (upstream, name, first_seen, validated, changed, looked, seen)
+         SELECT ?1 || '/', 'filler-' || n, ?2, ?2, ?2, ?2, 0 FROM numbers",
+        (&scene.registry.url, i64::try_from(scene.now().as_nanosecond()).expect("an instant")),
+    );
+    assert_eq!(filled.expect("rows"), 200_000);
+    drop(ledger);
+    scene.restart().await;
+    scene.publish_old("known", &["1.0.0"]);
+    scene.get("/known").await.is(200);
+    for _ in 0..3 {
+        scene.get("/absent").await.is(429);
+    }
+    // What is recorded takes nothing more, and what appears after all is served as the young release that it is.
+    scene.get("/asked-before").await.is(404);
+    scene.publish(Package::new("asked-before", "1.0.0").aged(crate::package::days(900)));
+    scene.later(minutes(2));
+    scene.get("/asked-before").await.is(403);
+    scene.get("/absent").await.is(429);
+    // Beyond every age that a rule names, they hold nothing back.
+    scene.later(crate::package::days(400));
+    scene.get("/absent").await.is(404);
+    scene.get("/later").await.is(404);
+}
+
 const BULK: &str = "/-/npm/v1/security/advisories/bulk";
 const QUICK: &str = "/-/npm/v1/security/audits/quick";
 
@@ -272,6 +420,42 @@ mod of_the_process {
         let status = std::fs::read_to_string(process.join("status")).expect("its status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the line");
         line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+    }
+
+    #[tokio::test]
+    async fn readers_that_stop_halfway_hold_no_copy_each_of_a_large_packument() {
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let registry = Registry::start(&machine_clock()).await;
+        for minor in 0..40 {
+            registry.publish(Package::new("large", &format!("1.{minor}.0")));
+        }
+        registry.edit("large", |packument| {
+            for manifest in packument["versions"].as_object_mut().expect("versions").values_mut() {
+                manifest["description"] = "x".repeat(250_000).into();
+            }
+        });
+        let program = Program::serve(home.path(), data.path(), &registry.url, &["--drain-timeout", "1s"]);
+        program.get("/large").gzip().await.is(200);
+        let before = peak(&program);
+        let mut slow = Vec::new();
+        for number in 0..40 {
+            let mut stream = connect_from("127.0.0.1", program.address, Some(4096)).await;
+            // Some under names that no answer is cached for.
+            let host = format!("host-{}.example", number % 15);
+            stream.write_all(format!("GET /large HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await.expect("a connection");
+            slow.push(stream);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let waits = "coldframe_requests_in_flight 41";
+        while !program.get("/-/coldframe/metrics").await.is(200).text().contains(waits) {
+            assert!(Instant::now() < deadline, "they are not all under way");
+        }
+        for path in ["/large", "/large/1.7.0", "/large"] {
+            from_another_client(program.address, path).await.expect("no panic").is(200);
+        }
+        let grown = peak(&program).saturating_sub(before);
+        assert!(grown < 250_000, "{grown} kB more");
+        drop(slow);
     }
 
     #[tokio::test]

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 use crate::client::ABBREVIATED;
 use crate::package::{Package, days, hours, minutes};
-use crate::program::{coldframe, run};
+use crate::program::{coldframe, machine_clock, run};
+use crate::registry::Registry;
 use crate::reply::Reply;
 use crate::scene::Scene;
 
@@ -214,6 +215,27 @@ async fn without_a_feed_that_was_never_read_everything_is_refused_unless_a_setti
     // What comes later is followed.
     std::fs::write(&nowhere, "left-pad@1.0.0\n").unwrap();
     until(&scene, "/left-pad", 403).await;
+}
+
+#[tokio::test]
+async fn feeds_that_are_far_too_large_are_not_read_and_slow_nothing() {
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let sparse = |path: &Path| std::fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+    sparse(&homes[0].path().join("index.json"));
+    sparse(&homes[1].path().join("list.txt"));
+    let server = Registry::start(&machine_clock()).await;
+    for absent in ["index.json", "coldframe-feed.json", "modified_id.csv", "all.zip", "npm/all.zip"] {
+        server.answer(&format!("/feeds/{absent}"), Reply::status(404));
+    }
+    // Links that would be compared with one another.
+    let page: String = (0..600_000).map(|number| format!("href=\"{number}.json\"")).collect();
+    server.answer("/feeds/", Reply::ok(page));
+    let list = homes[1].path().join("list.txt");
+    let feeds = [homes[0].path().to_str().unwrap(), list.to_str().unwrap(), &format!("{}/feeds/", server.url)];
+    let scene = feeds.iter().fold(Scene::open(), |scene, feed| scene.set("feed", feed)).await;
+    for told in ["index.json` is larger than", "list.txt is larger than", "records without an archive"] {
+        until_ready_says(&scene, 503, told).await;
+    }
 }
 
 #[tokio::test]
