@@ -2,7 +2,7 @@
 //! Refuses to ask upstream, and to serve.
 
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -13,7 +13,8 @@ use super::known::{self, Known, Screens, Slot};
 use super::recall::Before;
 use super::workbench::Workbench;
 use super::{Inner, Rejection};
-use crate::net::{FairPermit, Share, body};
+use crate::net::body::{self, BodyError};
+use crate::net::{FairPermit, Share};
 use crate::npm::press::Press;
 use crate::npm::{Algorithm, Digest, Form, Hasher, IngestError, Ingested, Integrity, PackageName, Packument, gzip, ingest};
 use crate::store::{BlobKind, Document, PackageRecord};
@@ -107,7 +108,7 @@ impl Inner {
         let Slot { name, .. } = &voyage.slot;
         let read = self.workbenches.at(|bench| {
             let Workbench { press, plain } = bench;
-            let plain = self.decode_into(name, &arrival.body, plain)?;
+            let (plain, _alone) = self.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.overdraw_to(takes(&arrival.body, plain.len()));
             self.read_plain(voyage, &arrival, before, plain, press)
         });
@@ -376,14 +377,29 @@ impl Inner {
         Ok(share)
     }
 
-    /// The document as it is, in `room` if it has to be inflated.
-    fn decode_into<'a>(&self, name: &PackageName, raw: &'a [u8], room: &'a mut Vec<u8>) -> Result<&'a [u8], Rejection> {
+    /// The document as it is, in `room` if it has to be inflated. One that is larger than it says has no memory of its own: such
+    /// documents are read one at a time, while the guard that comes along is held. Blocks.
+    fn decode_into<'a>(
+        &self,
+        name: &PackageName,
+        raw: &'a [u8],
+        room: &'a mut Vec<u8>,
+    ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>), Rejection> {
         if !gzip::is_gzip(raw) {
-            return Ok(raw);
+            return Ok((raw, None));
         }
-        body::gunzip_into(raw, self.config.packument_limit, room)
-            .map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
-        Ok(room)
+        let limit = self.config.packument_limit;
+        let stated = (body::told_length(raw) as u64).min(limit);
+        let mut alone = None;
+        let mut inflated = body::gunzip_into(raw, stated, room);
+        if matches!(inflated, Err(BodyError::TooLarge { .. })) && stated < limit {
+            alone = Some(self.oversized.lock().unwrap_or_else(PoisonError::into_inner));
+            // All at once: what is not filled takes no memory, and what grows is held twice while it is copied.
+            *room = Vec::with_capacity(usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1));
+            inflated = body::gunzip_into(raw, limit, room);
+        }
+        inflated.map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
+        Ok((room, alone))
     }
 
     pub(super) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {

@@ -251,6 +251,8 @@ struct Inner {
     loads: Arc<FairLimit>,
     /// Documents read or rendered at once: as many as there are cores.
     readers: Arc<FairLimit>,
+    /// Held while a document is read that is larger than it says.
+    oversized: Mutex<()>,
     /// Work on what clients and upstream sent, beyond documents: as much at once as there are cores.
     heavy: Arc<FairLimit>,
     /// Whose turn it is among those.
@@ -323,6 +325,7 @@ impl Firewall {
             plain: Allowance::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, LONGEST_WAIT),
             loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }),
             readers: FairLimit::new(Sizes { shared: (cores - 1).max(1), own: 1, most: cores + 1 }),
+            oversized: Mutex::default(),
             heavy: FairLimit::new(heavy(cores)),
             precedence: Precedence::on(cores),
             leads: Arc::default(),

@@ -459,6 +459,31 @@ mod of_the_process {
     }
 
     #[tokio::test]
+    async fn packuments_that_are_larger_than_they_say_are_read_one_at_a_time() {
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let registry = Registry::start(&machine_clock()).await;
+        let program = Program::serve(home.path(), data.path(), &registry.url, &["--packument-limit", "120MB"]);
+        let mut bomb = crate::package::gzip(&vec![b' '; 128 << 20]);
+        // The last four bytes say how long it is.
+        let length = bomb.len();
+        bomb[length - 4..].copy_from_slice(&10_u32.to_le_bytes());
+        program.get("/-/coldframe/healthz").await.is(200);
+        let before = peak(&program);
+        let mut asking = Vec::new();
+        for number in 0..8 {
+            let path = format!("/bomb-{number}");
+            registry.answer(&path, Reply::ok(bomb.clone()).header("content-encoding", "gzip"));
+            asking.push(program.get(&path).start());
+        }
+        for answer in asking {
+            let refused = answer.await.expect("an answer").is(502);
+            assert!(refused.error().contains("larger than 120000000 bytes"), "{}", refused.error());
+        }
+        let grown = peak(&program).saturating_sub(before);
+        assert!(grown < 250_000, "{grown} kB more");
+    }
+
+    #[tokio::test]
     async fn a_small_audit_that_grows_when_it_is_read_takes_little_memory() {
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let registry = Registry::start(&machine_clock()).await;
