@@ -557,7 +557,7 @@ impl Inner {
                 }
             };
         }
-        let Reconciled { mut change, findings, .. } = history::vanish(&record);
+        let Reconciled { mut change, findings, .. } = history::vanish(&record, now);
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&record);
         record.apply(&change);

@@ -28,6 +28,9 @@ pub const MAX_SIGHTINGS: usize = 60_000;
 /// The longest name of a dist-tag, and the longest version it points to, that are recorded.
 const MAX_TAG_LENGTH: usize = 256;
 
+/// What a sighting has in place of a version where the tag was seen to point nowhere.
+pub const NOWHERE: &str = "";
+
 /// What the record adds to one entry of a packument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
@@ -151,10 +154,11 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
     reconciled
 }
 
-/// Marks every release as gone: upstream no longer has the package.
+/// Marks every release as gone and every dist-tag as pointing nowhere: upstream has no such package at `now`.
 #[must_use]
-pub fn vanish(record: &PackageRecord) -> Reconciled {
+pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciled {
     let mut reconciled = Reconciled::default();
+    move_tags(record, &HashMap::new(), now, &mut reconciled.change);
     let gone = Gone { replaced: false, dropped: false };
     mark_gone(record.releases.iter(), record.document.as_ref(), gone, &mut reconciled);
     reconciled
@@ -498,26 +502,13 @@ fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Docu
     }
 }
 
-/// Notes where tags point now, and until when they pointed elsewhere.
+/// Notes where tags point now, and until when they pointed elsewhere. A tag that points nowhere, or to what is too long to record, is
+/// noted as such, so that the time that follows does not count for where it pointed last.
 fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChange) {
-    let confirmed = record.document.as_ref().map_or(look.at, |last| last.looked);
-    let current = current_tags(record);
-    let mut points: HashMap<&str, &str> = HashMap::with_capacity(look.packument.dist_tags.len());
-    for (tag, version) in &look.packument.dist_tags {
-        points.insert(tag, version);
-        let is_short = tag.len() <= MAX_TAG_LENGTH && version.len() <= MAX_TAG_LENGTH;
-        if !is_short || current.get(&**tag).is_some_and(|sighting| sighting.version == *version) {
-            continue;
-        }
-        change.tags.push(TagSighting { tag: tag.clone(), version: version.clone(), first_seen: look.at, last_seen: look.at });
-    }
-    let added = change.tags.len();
-    for sighting in current.values() {
-        let still = points.get(&*sighting.tag).is_some_and(|version| **version == *sighting.version);
-        if !still && sighting.last_seen < confirmed {
-            change.tags.push(TagSighting { last_seen: confirmed, ..TagSighting::clone(sighting) });
-        }
-    }
+    let is_short = |(tag, version): &&(Box<str>, Box<str>)| tag.len() <= MAX_TAG_LENGTH && version.len() <= MAX_TAG_LENGTH;
+    let short = look.packument.dist_tags.iter().filter(is_short);
+    let points: HashMap<&str, &str> = short.map(|(tag, version)| (&**tag, &**version)).collect();
+    let added = move_tags(record, &points, look.at, change);
     let over = (record.tags.len() + added).saturating_sub(MAX_SIGHTINGS);
     if over > 0 {
         // A list of `MAX_DIST_TAGS` may be current, so what is forgotten is past.
@@ -526,6 +517,31 @@ fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChan
         past.sort_by_key(|sighting| sighting.last_seen);
         change.forgotten_tags = past.into_iter().take(over).cloned().collect();
     }
+}
+
+/// Ends the sightings of tags that point elsewhere at `now`, and begins new ones. Returns how many it began.
+fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestamp, change: &mut PackageChange) -> usize {
+    let confirmed = record.document.as_ref().map_or(now, |last| last.looked);
+    let current = current_tags(record);
+    let mut begin = |tag: &str, version: &str| {
+        change.tags.push(TagSighting { tag: tag.into(), version: version.into(), first_seen: now, last_seen: now });
+    };
+    for (tag, version) in points {
+        if current.get(tag).is_none_or(|sighting| *sighting.version != **version) {
+            begin(tag, version);
+        }
+    }
+    for sighting in current.values().filter(|sighting| *sighting.version != *NOWHERE && !points.contains_key(&*sighting.tag)) {
+        begin(&sighting.tag, NOWHERE);
+    }
+    let added = change.tags.len();
+    for sighting in current.values() {
+        let points_to = points.get(&*sighting.tag).copied().unwrap_or(NOWHERE);
+        if points_to != &*sighting.version && sighting.last_seen < confirmed {
+            change.tags.push(TagSighting { last_seen: confirmed, ..TagSighting::clone(sighting) });
+        }
+    }
+    added
 }
 
 /// The newest sighting of each tag.
@@ -675,7 +691,9 @@ mod tests {
         };
         record.tags.extend((1..=i64::try_from(MAX_SIGHTINGS).unwrap()).map(past));
         let reconciled = reconcile(&record, &[], &look(&one, 9, &Parted::new()));
-        assert_eq!(reconciled.change.forgotten_tags, [past(i64::try_from(MAX_SIGHTINGS).unwrap())]);
+        // The tag `old` points nowhere now, which is noted too.
+        let last = i64::try_from(MAX_SIGHTINGS).unwrap();
+        assert_eq!(reconciled.change.forgotten_tags, [past(last), past(last - 1)]);
     }
 
     #[test]
@@ -685,6 +703,26 @@ mod tests {
         let (record, _) = seen(&[(1, one.clone()), (4, one), (6, two)]);
         let told: Vec<_> = record.tags.iter().map(|tag| (&*tag.version, tag.first_seen, tag.last_seen)).collect();
         assert_eq!(told, [("1.0.0", at(1), at(4)), ("1.1.0", at(6), at(6))]);
+    }
+
+    #[test]
+    fn time_in_which_a_tag_points_nowhere_does_not_count_for_where_it_pointed_before() {
+        let tagged = packument(&[("1.0.0", "a", Some(0))]);
+        let mut untagged = tagged.clone();
+        untagged.dist_tags.clear();
+        let (record, _) =
+            seen(&[(1, tagged.clone()), (4, tagged.clone()), (6, untagged.clone()), (50, untagged.clone()), (90, untagged)]);
+        let told = |record: &PackageRecord| -> Vec<_> {
+            record.tags.iter().map(|tag| (tag.version.to_string(), tag.first_seen, tag.last_seen)).collect()
+        };
+        assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
+        // Nor does time in which the whole package is missing.
+        let (mut record, _) = seen(&[(1, tagged.clone()), (4, tagged)]);
+        for hour in [6, 50] {
+            let change = vanish(&record, at(hour)).change;
+            record.apply(&PackageChange { document: Some(Document { content: None, ..document(hour) }), ..change });
+        }
+        assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
     }
 
     /// `packument` with what `edit` makes of the digests and dependencies of its last version.
@@ -809,7 +847,7 @@ mod tests {
         /// One look, as the firewall does it: where it contradicts the other view, that one is asked again first.
         fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asks: bool) {
             let Some(packument) = packument else {
-                let change = vanish(&self.records[view]).change;
+                let change = vanish(&self.records[view], at(hour)).change;
                 let document = Some(Document { content: None, ..document(hour) });
                 self.records[view].apply(&PackageChange { document, ..change });
                 if let Some(shown) = &mut self.shown[view] {

@@ -9,6 +9,7 @@ mod lockfile;
 mod npmrc;
 mod packument;
 mod range;
+mod tags;
 
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,11 @@ fn a_configuration_that_is_taken_is_taken_again() {
 #[test]
 fn an_audit_is_read_as_it_is_written_or_not_at_all() {
     drive("audit", 4_000, audit::holds);
+}
+
+#[test]
+fn the_history_of_dist_tags_holds_what_upstream_stated() {
+    drive("tags", 3_000, tags::holds);
 }
 
 #[test]

@@ -1,0 +1,7 @@
+//! Dist-tags of an upstream that moves them at will: see `tests/properties/tags.rs`.
+#![no_main]
+
+#[path = "../../tests/properties/tags.rs"]
+mod tags;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| tags::holds(input));

@@ -1,0 +1,162 @@
+//! Where dist-tags pointed: each place is one that upstream stated, dated by looks, and a hidden tag moves to a version that is shown.
+//!
+//! An input is a list of lines, read as words: `v VERSION` and `v VERSION old` publish, `h VERSION` hides or shows, `t TAG VERSION` and
+//! `d TAG` move and delete a dist-tag, `look MINUTES` lets the clock pass and looks, `gone MINUTES` too, at a registry without the package.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use coldframe::firewall::history::{Look, NOWHERE, Parted, reconcile, vanish};
+use coldframe::npm::tag::{Retargets, retarget};
+use coldframe::npm::{Form, PackageName, Version, ingest};
+use coldframe::store::{Document, PackageChange, PackageRecord};
+use coldframe::upstream::TimeMode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+/// Lines that are read: a fuzzer finds nothing new in longer histories, and takes longer for each.
+const MAX_LINES: usize = 300;
+
+/// What upstream shows, and what was true at the looks.
+#[derive(Default)]
+struct Upstream {
+    versions: BTreeMap<String, bool>,
+    hidden: BTreeSet<String>,
+    tags: BTreeMap<String, String>,
+    /// The first and the last look that found a tag at a version.
+    stated: BTreeMap<(String, String), (Timestamp, Timestamp)>,
+    record: PackageRecord,
+    now: Timestamp,
+}
+
+/// Panics when a place of a tag is not one that upstream stated, or a tag moves to a version that is hidden.
+pub fn holds(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let mut upstream = Upstream::default();
+    for line in text.lines().take(MAX_LINES) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["v", version] => drop(upstream.versions.insert((*version).to_owned(), false)),
+            ["v", version, "old"] => drop(upstream.versions.insert((*version).to_owned(), true)),
+            ["h", version] => {
+                if !upstream.hidden.remove(*version) {
+                    upstream.hidden.insert((*version).to_owned());
+                }
+            }
+            ["t", tag, version] => drop(upstream.tags.insert((*tag).to_owned(), (*version).to_owned())),
+            ["d", tag] => drop(upstream.tags.remove(*tag)),
+            ["look", minutes] => {
+                upstream.pass(minutes);
+                upstream.look();
+            }
+            ["gone", minutes] => {
+                upstream.pass(minutes);
+                upstream.look_in_vain();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Upstream {
+    fn pass(&mut self, minutes: &str) {
+        let minutes = minutes.parse::<u32>().unwrap_or_default() % 100_000;
+        self.now += SignedDuration::from_mins(i64::from(minutes));
+    }
+
+    fn look_in_vain(&mut self) {
+        let change = vanish(&self.record, self.now).change;
+        let document = Document { content: None, ..self.document() };
+        self.record.apply(&PackageChange { document: Some(document), ..change });
+        self.check_history();
+    }
+
+    fn document(&self) -> Document {
+        Document {
+            first_seen: self.record.document.as_ref().map_or(self.now, |last| last.first_seen),
+            validated: self.now,
+            changed: self.now,
+            looked: self.now,
+            modified: None,
+            content: Some([0; 32]),
+            length: 1,
+            etag: None,
+            last_modified: None,
+            form: Some(Form::Full),
+        }
+    }
+
+    fn look(&mut self) {
+        let name = PackageName::parse("demo").expect("a name");
+        let manifest = |(version, deprecated): (&String, &bool)| {
+            let mut manifest = json!({ "name": "demo", "version": version, "dist": { "tarball": format!("https://registry.example/demo/-/demo-{version}.tgz") } });
+            if *deprecated {
+                manifest["deprecated"] = Value::from("old");
+            }
+            (version.clone(), manifest)
+        };
+        let versions: serde_json::Map<String, Value> = self.versions.iter().map(manifest).collect();
+        let document = json!({ "name": "demo", "dist-tags": self.tags, "versions": versions }).to_string();
+        let Ok(read) = ingest::ingest(&name, document.as_bytes()) else { return };
+        let packument = read.packument;
+        let parted = Parted::new();
+        let look = Look {
+            packument: &packument,
+            form: Form::Full,
+            at: self.now,
+            mode: TimeMode::Checked,
+            longest_age: Duration::from_hours(72),
+            parted: &parted,
+            other_token: None,
+        };
+        let change = reconcile(&self.record, &[], &look).change;
+        self.record.apply(&PackageChange { document: Some(self.document()), ..change });
+        for (tag, version) in &packument.dist_tags {
+            let seen = self.stated.entry((tag.to_string(), version.to_string())).or_insert((self.now, self.now));
+            seen.1 = self.now;
+        }
+        self.check_history();
+        self.check_targets(&packument);
+    }
+
+    fn check_history(&self) {
+        for sighting in self.record.tags.iter().filter(|sighting| *sighting.version != *NOWHERE) {
+            let place = (sighting.tag.to_string(), sighting.version.to_string());
+            let (first, last) = self.stated.get(&place).expect("a place that upstream stated");
+            assert!(sighting.first_seen <= sighting.last_seen, "{sighting:?}");
+            assert!(*first <= sighting.first_seen && sighting.last_seen <= *last, "{sighting:?} was seen from {first} to {last}");
+        }
+        let is_there = self.record.document.as_ref().is_some_and(|document| document.content.is_some());
+        let is_recorded = |(tag, version): &(&String, &String)| is_there && tag.len() <= 256 && version.len() <= 256;
+        for (tag, version) in self.tags.iter().filter(is_recorded) {
+            let of_tag = self.record.tags.iter().filter(|sighting| *sighting.tag == **tag);
+            let newest = of_tag.max_by_key(|sighting| sighting.first_seen).map(|sighting| sighting.first_seen);
+            let is_newest = |sighting: &coldframe::store::TagSighting| {
+                *sighting.tag == **tag && *sighting.version == **version && Some(sighting.first_seen) == newest
+            };
+            let is_read = self.stated.contains_key(&(tag.clone(), version.clone()));
+            assert!(!is_read || self.record.tags.iter().any(is_newest), "`{tag}` points to {version}");
+        }
+    }
+
+    fn check_targets(&self, packument: &coldframe::npm::Packument) {
+        let shown: Vec<bool> = packument.entries.iter().map(|entry| !self.hidden.contains(&*entry.key)).collect();
+        let many = Retargets::new(packument, &shown);
+        for (tag, target) in &packument.dist_tags {
+            let previous: Vec<&str> = self.record.tags.iter().rev().map(|sighting| &*sighting.version).collect();
+            for previous in [&previous[..], &[]] {
+                let moved = retarget(packument, &shown, tag, target, previous);
+                assert_eq!(many.find(tag, target, previous), moved, "`{tag}` from {target}");
+                let Some(moved) = moved else {
+                    assert!(**tag != *"latest" || shown.iter().all(|shown| !shown), "`latest` goes while a version is shown");
+                    continue;
+                };
+                let (at, entry) = packument.find(moved).expect("a version of the packument");
+                assert!(shown[at], "`{tag}` moves to {moved}, which is hidden");
+                let is_above = |target: Version| entry.version.as_ref().is_some_and(|version| *version > target);
+                let rises = Version::parse(target).is_some_and(is_above);
+                assert!(!rises || **tag == *"latest" || previous.contains(&moved), "`{tag}` rises from {target} to {moved}");
+            }
+        }
+    }
+}
