@@ -232,8 +232,9 @@ impl Inner {
     fn is_fresh(&self, known: &Known, profile: Profile, &Moment { now, ref world }: &Moment) -> bool {
         let opening = known.screen(world, profile).next_opening;
         let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
-        let rewritten = self.written.get(&known.slot.name).is_some_and(|written| known.checked <= written);
-        instant::is_within(known.checked, self.config.packument_ttl, now) && !opened && !rewritten
+        instant::is_within(known.checked, self.config.packument_ttl, now)
+            && !opened
+            && self.outlives_writes(&known.slot.name, known.checked)
     }
 
     /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it

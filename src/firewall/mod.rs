@@ -230,6 +230,8 @@ struct Inner {
     stale_told: Cache<Arc<str>, Timestamp>,
     /// Packages that were written to through us, and when: upstream is asked again before they are answered.
     written: Cache<PackageName, Timestamp>,
+    /// When the last of them was, in milliseconds since the epoch: a warm request compares this alone.
+    last_written: AtomicI64,
     /// Tokens that upstream confirmed for a package, and when; and those that it did not.
     writers: Cache<Slot, Timestamp>,
     strangers: Cache<Slot, Timestamp>,
@@ -310,6 +312,7 @@ impl Firewall {
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
             stale_told: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
+            last_written: AtomicI64::new(i64::MIN),
             writers: Cache::new(REMEMBERED_FAILURES),
             strangers: Cache::new(REMEMBERED_FAILURES),
             once_more: OnceMore::default(),

@@ -101,7 +101,8 @@ impl Inner {
         let (reading, moment) = match self.at_hand(asker, name, need, &moment) {
             Some(reading) => (reading, moment),
             // What was decided while upstream was asked counts.
-            None => (self.reading(asker, name, need, wish).await?, self.moment()),
+            // Boxed: a future is moved as a whole, and this one is far larger than what answers from memory.
+            None => (Box::pin(self.reading(asker, name, need, wish)).await?, self.moment()),
         };
         let Some(packument) = reading.known.packument.clone() else {
             return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));

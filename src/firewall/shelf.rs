@@ -161,15 +161,15 @@ impl Inner {
         let wanted = Wanted { key: &key, known: &reading.known, screen, coding, restricted };
         let mut answer = None;
         if let Some(rendered) = rendered {
-            answer = self.assemble(asker, rendered, &wanted).await?;
+            answer = Box::pin(self.assemble(asker, rendered, &wanted)).await?;
         }
         if answer.is_none() {
             let wish = Wish { form, packing, base: asker.base.clone(), profile: asker.profile };
-            let rendered = self.render_again(asker, key.clone(), reading.clone(), wish).await?;
+            let rendered = Box::pin(self.render_again(asker, key.clone(), reading.clone(), wish)).await?;
             if rendered.content != reading.known.content {
                 return Ok(None);
             }
-            answer = self.assemble(asker, rendered, &wanted).await?;
+            answer = Box::pin(self.assemble(asker, rendered, &wanted)).await?;
         }
         Ok(answer)
     }

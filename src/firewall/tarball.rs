@@ -88,13 +88,13 @@ impl Inner {
         let (reading, moment) = if let Some(reading) = self.at_hand(asker, name, Need::Index, &moment) {
             (reading, moment)
         } else {
-            _aside = self.set_out(asker, name, version).await;
-            (self.reading(asker, name, Need::Index, None).await?, self.moment())
+            _aside = Box::pin(self.set_out(asker, name, version)).await;
+            (Box::pin(self.reading(asker, name, Need::Index, None)).await?, self.moment())
         };
         let (mut reading, mut moment) = (reading, moment);
         let mut admitted = self.admit(asker, &reading, version, &moment.world);
         if let Err(Rejection::NotFound(_)) = &admitted
-            && let Some(again) = self.ask_once_more(asker, &reading, version, Need::Index).await
+            && let Some(again) = Box::pin(self.ask_once_more(asker, &reading, version, Need::Index)).await
         {
             (reading, moment) = (again, self.moment());
             admitted = self.admit(asker, &reading, version, &moment.world);
@@ -205,7 +205,7 @@ impl Inner {
         let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
         let slots = self.downloads.of(&known.registry);
         let fetch = move |request| async move { inner.fetch(source, integrity, request).await };
-        let landed = self.tarballs.join(key, asker.address, &slots, fetch).await;
+        let landed = Box::pin(self.tarballs.join(key, asker.address, &slots, fetch)).await;
         landed.unwrap_or_else(|_| Err(self.note_lost_fetch())).map(|landed| (landed, false))
     }
 
@@ -224,7 +224,7 @@ impl Inner {
             None if self.is_entitled_to_departed(known, &stored) => Entitled::Yes,
             None => Entitled::Unclear,
             Some(_) if self.is_entitled(known, &stored) => Entitled::Yes,
-            Some(at) => self.ask_entitlement(known, at, &stored, asker).await?,
+            Some(at) => Box::pin(self.ask_entitlement(known, at, &stored, asker)).await?,
         };
         Ok((entitled == Entitled::Yes).then(|| Landed { bytes, digests: stored.digests.clone() }))
     }

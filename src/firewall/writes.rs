@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,12 +90,14 @@ impl Inner {
     fn forget(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
         let Some(name) = name else { return };
         self.written.insert(name.clone(), now);
+        self.last_written.fetch_max(now.as_millisecond(), Ordering::Relaxed);
         self.silence.end(registry.id());
     }
 
     /// Whether what was learnt of a package at `since` was not overtaken by a write through us.
     pub(super) fn outlives_writes(&self, name: &PackageName, since: Timestamp) -> bool {
-        self.written.get(name).is_none_or(|written| since > written)
+        since.as_millisecond() > self.last_written.load(Ordering::Relaxed)
+            || self.written.get(name).is_none_or(|written| since > written)
     }
 
     /// The packument with all its versions, whose tarballs are ours, to be sent back changed.

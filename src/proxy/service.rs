@@ -174,7 +174,7 @@ where
         // Whoever asks the registry did not ask us.
         let &Door::Registry(profile, at_home) = door else { return watch.answered(respond::failed(&no_registry())) };
         let knock = Knock { peer: peer.ip(), head, page, body, at_home };
-        let reply = service.own_page(profile, knock).await;
+        let reply = Box::pin(service.own_page(profile, knock)).await;
         return watch.answered(reply.unwrap_or_else(|error| respond::failed(&error)));
     }
     let asker = match (base, door) {
@@ -320,11 +320,11 @@ impl<A: Answers> Visit<'_, A> {
                 Ok(respond::packument(&answer, self.head, by_host))
             }
             Endpoint::Manifest { name, wanted } => {
-                let bytes = answers.manifest(asker, &name, &wanted).await?;
+                let bytes = Box::pin(answers.manifest(asker, &name, &wanted)).await?;
                 Ok(respond::json(bytes, self.head, by_host))
             }
             Endpoint::DistTags(name) => {
-                let bytes = answers.dist_tags(asker, &name).await?;
+                let bytes = Box::pin(answers.dist_tags(asker, &name)).await?;
                 Ok(respond::json(bytes, self.head, false))
             }
             Endpoint::Tarball { name, version } => match answers.tarball(asker, &name, &version).await {
