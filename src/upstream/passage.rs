@@ -9,7 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::registry::failure;
+use super::registry::{failure, retry_after};
 use super::route::Route;
 use super::{Authorization, Registry, UpstreamError};
 use crate::net::Share;
@@ -154,7 +154,10 @@ impl Registry {
             let response = self.send(passage.method, &route, headers, passage.body, authorization).await?;
             (route, response)
         };
-        let headers = only(&response.headers, &COMES_BACK);
+        let mut headers = only(&response.headers, &COMES_BACK);
+        headers.remove(RETRY_AFTER);
+        let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
+        headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
         let body = response.body.collect_into(ANSWER_LIMIT, share).await.map_err(|error| failure(&route.host(), &error))?;
         Ok(Passed { status: response.status, headers, body })
     }
@@ -200,6 +203,7 @@ mod tests {
             "location: /elsewhere",
             "x-secret: 1",
             "www-authenticate: OTP",
+            "retry-after: 007",
             "content-type: application/json",
         ];
         let server = Server::plain(move |_, _| Act::Say(answer("401 Unauthorized", &back, b"{\"error\":\"otp\"}"))).await;
@@ -237,7 +241,8 @@ mod tests {
         assert_eq!((passed.status, passed.body.as_ref()), (StatusCode::UNAUTHORIZED, b"{\"error\":\"otp\"}".as_slice()));
         let mut names: Vec<_> = passed.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["content-type", "npm-notice", "www-authenticate"]);
+        assert_eq!(names, ["content-type", "npm-notice", "retry-after", "www-authenticate"]);
+        assert_eq!(passed.headers[RETRY_AFTER], "7");
     }
 
     #[tokio::test]

@@ -636,8 +636,17 @@ pub(super) async fn refusal(route: &Route, response: Response) -> UpstreamError 
         404 | 410 => UpstreamError::NotFound,
         401 | 403 => UpstreamError::Denied { host, status, message: message(response).await },
         200..=399 => UpstreamError::Broken { host, detail: format!("status {status}, which was not asked for").into() },
-        _ => UpstreamError::Status { host, status, retry_after: header(&response.headers, &RETRY_AFTER).map(Arc::from) },
+        _ => UpstreamError::Status { host, status, retry_after: retry_after(&response.headers).map(Arc::from) },
     }
+}
+
+/// Returns `Retry-After` as a number of seconds or as a date, and nothing else that a server writes there.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<String> {
+    let text = header(headers, &RETRY_AFTER)?;
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse::<u32>().ok().map(|seconds| seconds.to_string());
+    }
+    httpdate::parse_http_date(text).ok().map(httpdate::fmt_http_date)
 }
 
 /// A header that is text, bounded.

@@ -24,6 +24,27 @@ async fn statuses_are_told_apart_and_none_makes_a_client_wait() {
 }
 
 #[tokio::test]
+async fn a_client_is_asked_to_wait_by_a_number_or_a_date_alone() {
+    let scene = Scene::open().await;
+    for (told, passed) in [
+        ("120", "120"),
+        ("0120", "120"),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ("Wednesday, 21-Oct-26 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ("99999999999999999999", ""),
+        ("-1", ""),
+        ("soon; ::error::PWNED", ""),
+        ("Wed, 21 Oct 2026 07:28:00 GMT; ##[x]", ""),
+    ] {
+        for path in ["/left-pad", "/-/whoami", "/-/npm/v1/keys"] {
+            scene.registry.answer(path, Reply::error(429, "later").header("retry-after", told));
+            let answer = scene.get(path).await.is(429);
+            assert_eq!(answer.header("retry-after"), passed, "{path}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn garbage_is_refused_in_words_that_name_the_byte() {
     let scene = Scene::open().await;
     for (name, garbage) in [
