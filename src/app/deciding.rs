@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::firewall::{Inspected, Inspection};
 use crate::npm::{Range, Spec, Version};
 use crate::policy::decision::{Act, Approved, Decision, Proposal, Signature};
-use crate::policy::{RuleId, Verdict};
+use crate::policy::Verdict;
 use crate::store::desk::Effect;
 use crate::store::{Desk, StoreError};
 use crate::telemetry::Clock;
@@ -107,21 +107,10 @@ impl Expansion {
     }
 }
 
-/// Whether an approval can open what was kept back by this verdict. What upstream took down or cannot be believed stays shut,
-/// and a denial is taken back instead.
+/// Whether an approval can open what was kept back by this verdict.
 #[must_use]
 pub fn may_be_approved(verdict: &Verdict) -> bool {
-    let Some(reason) = verdict.reason() else { return true };
-    !matches!(
-        reason.rule,
-        RuleId::IntegrityMismatch
-            | RuleId::IntegrityMissing
-            | RuleId::SelfContradiction
-            | RuleId::Takedown
-            | RuleId::Unpublished
-            | RuleId::TarballHost
-            | RuleId::Denied
-    )
+    verdict.reason().is_none_or(|reason| reason.rule.may_be_approved())
 }
 
 /// Writes a decision down and waits until it is in force. Blocks.

@@ -269,17 +269,12 @@ impl Told {
     }
 }
 
-/// A rule of whose id only the words are wanted.
-fn rule(text: String) -> RuleId {
-    RuleId::File(text.into())
-}
-
 impl ToldRefusal {
     fn read(self) -> Option<Refusal> {
         Some(Refusal {
             name: PackageName::parse(&self.name).ok()?,
             version: self.version.map(Into::into),
-            rule: rule(self.rule),
+            rule: RuleId::read(&self.rule),
             opens: self.opens.as_deref().and_then(instant::parse),
             text: self.text.into(),
             link: None,
@@ -307,7 +302,7 @@ impl ToldKept {
     fn read(self) -> Kept {
         let opens = self.opens.as_deref().and_then(instant::parse);
         let (version, nearest) = (self.version.into(), self.nearest.map(Into::into));
-        Kept { version, rule: rule(self.rule), detail: self.detail, opens, nearest }
+        Kept { version, rule: RuleId::read(&self.rule), detail: self.detail, opens, nearest }
     }
 }
 
@@ -325,7 +320,7 @@ mod tests {
         let opens = Some(Timestamp::UNIX_EPOCH + Duration::from_millis(1_500));
         let kept = |version: &str, nearest: Option<&str>| Kept {
             version: version.into(),
-            rule: rule("minimum-age".to_owned()),
+            rule: RuleId::read("minimum-age"),
             detail: "published just now".to_owned(),
             opens,
             nearest: nearest.map(Into::into),
@@ -333,7 +328,7 @@ mod tests {
         let refusal = |version: Option<&str>| Refusal {
             name: name.clone(),
             version: version.map(Into::into),
-            rule: rule("denied".to_owned()),
+            rule: RuleId::Denied,
             opens,
             text: "no".into(),
             link: None,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::app::errand::Sum;
 use crate::firewall::{Hidden, Kept, Refusal, WantedVersion};
 use crate::npm::{PackageName, instant};
+use crate::policy::RuleId;
 use crate::text::{markdown, markdown_code, push_line, shell_word};
 
 /// Lines of a kind that a person is shown; the rest is counted.
@@ -223,40 +224,73 @@ impl Summary<'_> {
     /// The commands that help, when something was not to be had.
     fn advice(&self) -> Vec<String> {
         let noted = &self.sum.noted;
-        let mut lines = Vec::new();
-        let refused = noted.refused.values().filter_map(|refusal| Some((&refusal.name, refusal.version.as_deref()?)));
-        let wholes = noted.refused.values().filter(|refusal| refusal.version.is_none());
-        let wholes =
-            wholes.filter_map(|refusal| Some((&refusal.name, &*noted.hidden.get(&refusal.name)?.newer.first()?.version)));
         let culprits = self.culprits();
-        let stopped = culprits.iter().map(|(name, wanted)| (*name, &*wanted.kept.version));
-        let mut specs: Vec<String> = Vec::new();
-        for (name, version) in stopped.chain(refused).chain(wholes) {
-            let spec = format!("{name}@{version}");
-            if !specs.contains(&spec) {
-                specs.push(spec);
+        let stopped = culprits.iter().map(|(name, wanted)| Withheld::of(name, &wanted.kept));
+        let refused = noted.refused.values().filter_map(|refusal| {
+            let (name, version) = (&refusal.name, refusal.version.as_deref()?);
+            Some(Withheld { name, version, rule: &refusal.rule, opens: refusal.opens.is_some() })
+        });
+        let wholes = noted.refused.values().filter(|refusal| refusal.version.is_none());
+        let wholes = wholes.filter_map(|refusal| {
+            Some(Withheld::of(&refusal.name, noted.hidden.get(&refusal.name)?.newer.first()?))
+        });
+        let mut withheld: Vec<Withheld<'_>> = Vec::new();
+        for one in stopped.chain(refused).chain(wholes) {
+            if !withheld.iter().any(|known| (known.name, known.version) == (one.name, one.version)) {
+                withheld.push(one);
             }
         }
-        // Where a version was hidden rather than refused, its client says that there is none.
-        let held =
-            self.held().filter(|_| self.code != 0 && specs.is_empty()).map(|(name, kept)| format!("{name}@{}", kept[0].version));
-        let specs: Vec<String> = specs.iter().cloned().chain(held).take(3).collect();
-        if !specs.is_empty() {
+        if withheld.is_empty() && self.code != 0 {
+            // Where a version was hidden rather than refused, its client says that there is none.
+            withheld.extend(self.held().map(|(name, kept)| Withheld::of(name, &kept[0])));
+        }
+        withheld.truncate(ADVISED);
+        let mut lines = Vec::new();
+        if !withheld.is_empty() {
             if !culprits.is_empty() {
                 lines.push("pnpm, yarn and bun say of these only that no version matches".to_owned());
             }
-            lines.push("take the version that is allowed, or wait until the release opens; else".to_owned());
+            let or_wait = if withheld.iter().any(|one| one.opens) { ", or wait until the release opens" } else { "" };
+            lines.push(format!("take the version that is allowed{or_wait}; else"));
             lines.push("coldframe check --fix (where there is a lockfile: says what fits instead)".to_owned());
         }
-        for spec in &specs {
-            let spec = shell_word(spec);
-            lines.push(format!("coldframe explain {spec}{}", self.flags));
-            lines.push(format!("coldframe approve {spec} --reason \"why it cannot wait\"{}", self.flags));
-        }
+        lines.extend(withheld.iter().flat_map(|one| one.advice(&self.flags)));
         lines.extend(
             (!noted.failed.is_empty()).then(|| format!("coldframe doctor{} (says whether upstream answers here)", self.flags)),
         );
         lines
+    }
+}
+
+/// Versions that commands are advised for.
+const ADVISED: usize = 3;
+
+/// A version that the command was not given.
+struct Withheld<'a> {
+    name: &'a PackageName,
+    version: &'a str,
+    rule: &'a RuleId,
+    opens: bool,
+}
+
+impl<'a> Withheld<'a> {
+    fn of(name: &'a PackageName, kept: &'a Kept) -> Self {
+        Self { name, version: &kept.version, rule: &kept.rule, opens: kept.opens.is_some() }
+    }
+
+    /// The commands that say more of it, and the one that opens it, if there is one. No command is advised that opens malware.
+    fn advice(&self, flags: &str) -> impl Iterator<Item = String> {
+        let spec = format!("{}@{}", self.name, self.version);
+        let spec = shell_word(&spec);
+        let opens = match self.rule {
+            RuleId::Denied => Some(format!("coldframe decisions list{flags} (says who denied it; `coldframe revoke` takes that back)")),
+            RuleId::Advisory | RuleId::IntegrityChanged => None,
+            rule if rule.may_be_approved() => {
+                Some(format!("coldframe approve {spec} --reason \"why it cannot wait\"{flags}"))
+            }
+            _ => None,
+        };
+        std::iter::once(format!("coldframe explain {spec}{flags}")).chain(opens)
     }
 }
 

@@ -39,6 +39,22 @@ pub enum RuleId {
 }
 
 impl RuleId {
+    const BUILT_IN: [Self; 13] = [
+        Self::IntegrityChanged,
+        Self::IntegrityMismatch,
+        Self::IntegrityMissing,
+        Self::SelfContradiction,
+        Self::Takedown,
+        Self::Unpublished,
+        Self::TarballHost,
+        Self::Denied,
+        Self::Freeze,
+        Self::Approved,
+        Self::Observed,
+        Self::Advisory,
+        Self::FeedMissing,
+    ];
+
     /// The rule's id as people read it.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -58,6 +74,30 @@ impl RuleId {
             Self::Advisory => "advisory",
             Self::FeedMissing => "feed-missing",
         }
+    }
+
+    /// Reads an id that another process wrote.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        let built_in = Self::BUILT_IN.into_iter().find(|rule| rule.as_str() == text);
+        built_in.unwrap_or_else(|| Self::File(text.into()))
+    }
+
+    /// Whether an approval can open what this rule keeps back. What upstream took down or cannot be believed stays shut, a denial is
+    /// taken back instead, and a missing feed is read.
+    #[must_use]
+    pub fn may_be_approved(&self) -> bool {
+        !matches!(
+            self,
+            Self::IntegrityMismatch
+                | Self::IntegrityMissing
+                | Self::SelfContradiction
+                | Self::Takedown
+                | Self::Unpublished
+                | Self::TarballHost
+                | Self::Denied
+                | Self::FeedMissing
+        )
     }
 }
 
