@@ -170,7 +170,8 @@ impl Screen {
         packument.dist_tags.iter().map(move |(tag, target)| (&**tag, &**target, shown.get(&**tag).copied()))
     }
 
-    /// The newest version that is allowed, for someone who wanted `version`: at or below it, else what `latest` would be.
+    /// Returns what every text calls "newest allowed": the highest version that is allowed at or below `version`, else what `latest`
+    /// would be.
     #[must_use]
     pub(super) fn nearest<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
         tag::retarget(packument, &self.shown, "latest", version, &[])
@@ -240,12 +241,12 @@ impl Screen {
             if let Some(opens) = verdict.opens() {
                 let _ = write!(message, ", opens {}", instant::tell_opening(opens));
             }
+            if let Some(nearest) = self.nearest(packument, &entry.key) {
+                let _ = write!(message, ", newest allowed: {}", single_line(nearest));
+            }
         }
         if self.verdicts.len() > NAMED {
             let _ = write!(message, "\nand {} more", self.verdicts.len() - NAMED);
-        }
-        if let Some(latest) = self.tag(packument, "latest") {
-            let _ = write!(message, "\nnewest allowed: {}@{}", packument.name, single_line(latest));
         }
         message.lines().map(refusal::one_line).collect::<Vec<_>>().join("\n")
     }

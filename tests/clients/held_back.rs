@@ -51,9 +51,8 @@ async fn an_exact_pin_that_is_hidden() {
             npm error code E403
             npm error 403 Could not download left-pad@1.1.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
-            npm error 403 newest allowed: left-pad@1.0.0
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC, newest allowed: 1.0.0
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC, newest allowed: 1.0.0
             npm error 403 why: http://coldframe/-/coldframe/explain/left-pad@2.0.0
         "#]],
         ),
@@ -138,9 +137,8 @@ async fn a_range_with_nothing_visible() {
             npm error code E403
             npm error 403 Could not download left-pad@^2.0.0 due to policy violations:
             npm error 403 coldframe holds back 2 versions of left-pad:
-            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC
-            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC
-            npm error 403 newest allowed: left-pad@1.0.0
+            npm error 403 left-pad@2.0.0: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 11:00 UTC, newest allowed: 1.0.0
+            npm error 403 left-pad@1.1.0: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age), opens 2026-04-06 07:00 UTC, newest allowed: 1.0.0
             npm error 403 why: http://coldframe/-/coldframe/explain/left-pad@2.0.0
         "#]],
         ),

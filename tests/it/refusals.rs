@@ -130,3 +130,21 @@ async fn a_refusal_names_the_newest_version_that_is_allowed() {
     let error = scene.get("/left-pad/-/left-pad-2.0.0.tgz").await.is(403).error();
     tells(&error, &["1.10.0"]);
 }
+
+#[tokio::test]
+async fn the_newest_allowed_version_is_the_same_in_every_text() {
+    let scene = Scene::open().await;
+    for (version, age) in [("1.0.0", hours(900)), ("1.1.0", hours(1)), ("2.0.0", hours(800)), ("3.0.0", hours(2))] {
+        scene.publish(Package::new("left-pad", version).aged(age));
+    }
+    let packument = scene.get("/left-pad").npm("11.21.2").await.is(200).json();
+    let message = packument["policyRestrictions"]["message"].as_str().unwrap();
+    for (version, nearest) in [("1.1.0", "1.0.0"), ("3.0.0", "2.0.0")] {
+        let ending = format!("newest allowed: {nearest}");
+        let line = message.lines().find(|line| line.starts_with(&format!("left-pad@{version}:")));
+        assert!(line.is_some_and(|line| line.ends_with(&ending)), "{message}");
+        let refused = scene.get(&format!("/left-pad/-/left-pad-{version}.tgz")).await.is(403).error();
+        assert!(refused.contains(&ending), "{refused}");
+    }
+    assert_eq!(message.matches("newest allowed").count(), 2, "{message}");
+}
