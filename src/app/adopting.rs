@@ -1,7 +1,7 @@
 //! The first morning of a team whose lockfiles hold young versions: each is approved by its exact version and bytes, until it
 //! would have opened anyway. Refuses to adopt what is held back for more than its age.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use super::AppError;
 use super::deciding::may_be_approved;
 use super::question::{asker_of, firewall};
 use crate::config::Config;
-use crate::firewall::{Asker, Firewall, Inspected, Inspection};
+use crate::firewall::{Asker, Firewall, Inspected, Inspection, Rejection};
 use crate::npm::lockfile::{Lockfile, Source};
 use crate::npm::packument::without_build;
 use crate::npm::{Agreement, Integrity, PackageName};
@@ -30,6 +30,9 @@ pub struct Adoption {
     pub versions: Vec<Adopted>,
     /// Entries that are kept back and stay so, and why: `axios@1.14.1`.
     pub left_out: Vec<(String, String)>,
+    /// Entries that nothing could be said of, and why: the registry cannot be asked.
+    #[serde(default)]
+    pub unchecked: Vec<(String, String)>,
     /// Versions that are allowed already.
     pub allowed: usize,
     /// Entries that come from no registry: nothing here concerns them.
@@ -60,21 +63,27 @@ pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]
 pub(super) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Asker, wanted: Wanted) -> Adoption {
     let mut adoption = Adoption::default();
     let (places, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
+    let mut names = HashMap::new();
     for (name, versions) in wanted {
         let (firewall, asker, places) = (Arc::clone(firewall), asker.clone(), Arc::clone(&places));
-        asked.spawn(async move {
+        let listed = name.clone();
+        let task = asked.spawn(async move {
             let _place = places.acquire_owned().await;
             let inspected = match PackageName::parse(&name) {
-                Ok(parsed) => firewall.inspect(&asker, &parsed).await.map_err(|rejection| rejection.to_string()),
-                Err(wrong) => Err(wrong.to_string()),
+                Ok(parsed) => firewall.inspect(&asker, &parsed).await,
+                Err(wrong) => Err(Rejection::NotFound(wrong.to_string().into())),
             };
             (name, versions, inspected)
         });
+        names.insert(task.id(), listed);
     }
     while let Some(told) = asked.join_next().await {
         match told {
             Ok((name, versions, inspected)) => adoption.take(&name, &versions, &inspected),
-            Err(lost) => tracing::error!(error = %lost, "package not inspected"),
+            Err(lost) => {
+                tracing::error!(error = %lost, "package not inspected");
+                adoption.unchecked.extend(names.remove(&lost.id()).map(|name| (name, "coldframe failed".to_owned())));
+            }
         }
     }
     adoption
@@ -107,23 +116,29 @@ impl Adoption {
     pub(super) fn add(&mut self, other: Self) {
         self.versions.extend(other.versions);
         self.left_out.extend(other.left_out);
+        self.unchecked.extend(other.unchecked);
         self.allowed += other.allowed;
         self.elsewhere += other.elsewhere;
         self.versions.sort_by(|one, other| (&one.package, &one.approved.version).cmp(&(&other.package, &other.approved.version)));
         self.left_out.sort();
+        self.unchecked.sort();
     }
 
     fn take(
         &mut self,
         name: &str,
         versions: &BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>,
-        inspected: &Result<Inspection, String>,
+        inspected: &Result<Inspection, Rejection>,
     ) {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
             let found = match inspected {
                 Ok(inspection) => same(&inspection.versions, version).ok_or("upstream does not have it".to_owned()),
-                Err(why) => Err(why.clone()),
+                Err(Rejection::NotFound(why)) => Err(why.to_string()),
+                Err(rejection) => {
+                    self.unchecked.push((spec, rejection.to_string()));
+                    continue;
+                }
             };
             match found.and_then(|one| judged(one, digests)) {
                 Ok(None) => self.allowed += 1,

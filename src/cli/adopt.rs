@@ -1,5 +1,6 @@
 //! `coldframe adopt`: approves what lockfiles hold already, until it would have opened anyway.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ use crate::npm::instant;
 use crate::policy::decision::Act;
 use crate::telemetry::SystemClock;
 use crate::text::push_line;
+
+/// The most reasons that are printed.
+const MAX_REASONS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -57,17 +61,47 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         output::print(&tell(&adoption))?;
     } else if dry_run || adoption.versions.is_empty() {
         output::print(&tell_json(&adoption))?;
+    } else {
+        reasons(&adoption).into_iter().for_each(|(why, count)| running::say(&format!("unchecked: {}: {why}", counted(count))));
     }
+    let is_checked = adoption.unchecked.is_empty();
+    let or_unchecked = |exit: Exit| if is_checked || exit != Exit::Done { exit } else { Exit::Unchecked };
     if dry_run || adoption.versions.is_empty() {
-        return Ok(Exit::Done);
+        return Ok(or_unchecked(Exit::Done));
     }
     let ends = adoption.ends();
     let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
-    decree::take_until(&data_dir, Act::Adopt { lockfiles, versions: adoption.versions }, Because { reason, json }, ends, false)
+    let act = Act::Adopt { lockfiles, versions: adoption.versions };
+    decree::take_until(&data_dir, act, Because { reason, json }, ends, false).map(or_unchecked)
+}
+
+/// Reasons why versions could not be checked, with how many each holds for; the most frequent first.
+fn reasons(adoption: &Adoption) -> Vec<(&str, usize)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, why) in &adoption.unchecked {
+        *counts.entry(why).or_default() += 1;
+    }
+    let mut reasons: Vec<_> = counts.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    reasons.truncate(MAX_REASONS);
+    reasons
+}
+
+fn counted(versions: usize) -> String {
+    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
 }
 
 fn tell(adoption: &Adoption) -> String {
     let mut text = String::new();
+    let reasons = reasons(adoption);
+    let is_nothing = adoption.versions.is_empty() && adoption.left_out.is_empty() && adoption.allowed == 0;
+    if let Some((why, _)) = reasons.first().filter(|_| is_nothing) {
+        push_line!(text, "nothing could be checked: {why}");
+        return text;
+    }
+    for (why, count) in reasons {
+        push_line!(text, "unchecked: {}: {why}", counted(count));
+    }
     for (spec, why) in &adoption.left_out {
         push_line!(text, "left out: {spec}: {why}");
     }
@@ -76,16 +110,19 @@ fn tell(adoption: &Adoption) -> String {
         push_line!(text, "adopted: {}@{} until {until}", adopted.package, adopted.approved.version);
     }
     let elsewhere = if adoption.elsewhere == 0 { String::new() } else { format!(", {} from no registry", adoption.elsewhere) };
-    let (young, out) = (adoption.versions.len(), adoption.left_out.len());
-    push_line!(text, "{young} young, {out} left out, {} allowed anyway{elsewhere}", adoption.allowed);
+    let (young, out, unchecked) = (adoption.versions.len(), adoption.left_out.len(), adoption.unchecked.len());
+    let unchecked = if unchecked == 0 { String::new() } else { format!(", {unchecked} could not be checked") };
+    push_line!(text, "{young} young, {out} left out, {} allowed anyway{elsewhere}{unchecked}", adoption.allowed);
     text
 }
 
 fn tell_json(adoption: &Adoption) -> String {
     let left_out: Vec<_> = adoption.left_out.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
+    let unchecked: Vec<_> = adoption.unchecked.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
     let told = json!({
         "versions": adoption.versions,
         "leftOut": left_out,
+        "unchecked": unchecked,
         "allowed": adoption.allowed,
         "elsewhere": adoption.elsewhere,
     });

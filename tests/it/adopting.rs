@@ -61,3 +61,46 @@ async fn young_versions_of_a_lockfile_are_adopted_until_they_would_have_opened()
     registry.publish(Package::new("left-pad", "1.1.1").aged(hours(0)));
     program.get("/left-pad/-/left-pad-1.1.1.tgz").await.is(404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_registry_adopt_says_once_that_nothing_could_be_checked() {
+    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let registry = Registry::start(&machine_clock()).await;
+    let lockfile = home.path().join("package-lock.json");
+    let entry = json!({ "version": "1.0.0" });
+    let text = json!({ "name": "app", "lockfileVersion": 3, "packages": {
+        "": { "name": "app" }, "node_modules/left-pad": entry, "node_modules/axios": entry, "node_modules/old": entry } });
+    std::fs::write(&lockfile, text.to_string()).unwrap();
+    let adopt = |more: &[&str]| {
+        let mut command = coldframe(home.path());
+        command.arg("adopt").arg(&lockfile).args(more).args(["--upstream", &registry.url, "--data-dir"]).arg(data.path());
+        run(&mut command)
+    };
+    let decided = || {
+        let mut command = coldframe(home.path());
+        run(command.args(["decisions", "list", "--json", "--data-dir"]).arg(data.path())).1
+    };
+    registry.goes_down();
+    for server in [false, true] {
+        let server = server.then(|| Program::serve(home.path(), data.path(), &registry.url, &[]));
+        let (code, told, errors) = adopt(&[]);
+        assert_eq!((code, told.lines().count()), (69, 1), "{told}{errors}");
+        assert!(told.starts_with("nothing could be checked: ") && told.contains("upstream"), "{told}");
+        let (code, told, _) = adopt(&["--json", "--dry-run"]);
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((code, told["unchecked"].as_array().unwrap().len(), &told["leftOut"]), (69, 3, &json!([])), "{told}");
+        drop(server);
+    }
+    registry.comes_back();
+    registry.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
+    registry.publish(Package::new("old", "1.0.0").aged(days(90)));
+    registry.answer("/axios", crate::reply::Reply::status(503).header("retry-after", "60"));
+    assert_eq!(decided().trim(), "[]");
+    // What can be checked is adopted, and the exit code says that it was not all.
+    let (code, told, errors) = adopt(&[]);
+    assert_eq!(code, 69, "{told}{errors}");
+    for part in ["unchecked: 1 version: ", "adopted: left-pad@1.0.0 until", "1 young, 0 left out, 1 allowed anyway, 1 could not be checked"] {
+        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+    }
+    assert!(decided().contains("left-pad"), "{}", decided());
+}
