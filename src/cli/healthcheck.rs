@@ -1,5 +1,5 @@
-//! `coldframe healthcheck`: asks the server that runs on the data directory whether it is ready, else the one at the first address of
-//! `listen`. For images that hold no other program.
+//! `coldframe healthcheck`: asks the server that runs on the data directory whether it is ready. Where no data directory is configured
+//! and none runs on the default one, it asks at the first address of `listen`. For images that hold no other program.
 
 use clap::Args;
 
@@ -8,7 +8,8 @@ use super::output::{Exit, Failure};
 use super::serve::runtime;
 use crate::app::remote::reachable;
 use crate::app::{self, Owner, RemoteServer};
-use crate::config::Config;
+use crate::config::{Config, Key};
+use crate::store::DataDir;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -19,10 +20,18 @@ pub(super) struct Arguments {
 /// Silent when it is: what runs it every few seconds keeps what it says.
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = arguments.settings.read(Config::gather)?;
+    let data_dir = &config.store.data_dir;
     runtime()?.block_on(async {
         // One that runs and cannot be asked is not ready, whatever answers elsewhere.
-        let running = match RemoteServer::find(&config.store.data_dir).await? {
+        let running = match RemoteServer::find(data_dir).await? {
             Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
+            // What answers at the address then is another server. Where the directory cannot be looked into, the address is all there is.
+            Owner::NoProcess | Owner::Silent
+                if cfg!(unix) && config.settings.is_written(Key::DataDir) && DataDir::is_readable(data_dir) =>
+            {
+                let why = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
+                return Err(Failure::new(Exit::Failed, why));
+            }
             Owner::NoProcess | Owner::Silent => None,
         };
         let Some(address) = running.or_else(|| config.listen.first().copied()) else {

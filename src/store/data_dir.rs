@@ -46,6 +46,12 @@ impl DataDir {
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
+    /// Whether this process may find out who owns the directory at `path`. One that is not there has no owner.
+    #[must_use]
+    pub fn is_readable(path: &Path) -> bool {
+        !File::open(path.join("lock")).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
+    }
+
     /// Notes that the process that owns the directory at `path`, this one, is a server.
     ///
     /// # Errors

@@ -182,6 +182,46 @@ async fn a_server_without_a_socket_is_not_replaced_by_other_settings() {
     assert_eq!(code, 0, "{told}{errors}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_at_its_address_does_not_make_it_ready() {
+    let place = Place::make().await;
+    let (server, other) = (place.serve(&[]), TempDir::new().unwrap());
+    let ask = |data: &Path| {
+        let mut command = coldframe(place.home.path());
+        command.args(["healthcheck", "--upstream", &place.registry.url, "--listen", &server.address.to_string()]);
+        run(command.arg("--data-dir").arg(data))
+    };
+    assert_eq!(ask(place.data.path()), (0, String::new(), String::new()));
+    // One where no server ever was, and one where one was.
+    let (code, _, errors) = ask(&other.path().join("never"));
+    assert!(code == 1 && errors.contains("no server runs on the data directory"), "{code}: {errors}");
+    Program::serve(place.home.path(), other.path(), &place.registry.url, &[]).kill();
+    let (code, _, errors) = ask(other.path());
+    assert!(code == 1 && errors.contains("no server runs on the data directory"), "{code}: {errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_is_advised_that_opens_what_an_operator_denied() {
+    let place = Place::make().await;
+    assert_eq!(place.run(&["deny", "left-pad@1.0.0", "--reason", "INC-7"]).0, 0);
+    let tarball = |version: &str| format!("{}/left-pad/-/left-pad-{version}.tgz", place.registry.url);
+    for server in [true, false] {
+        let server = server.then(|| place.serve(&["--min-release-age", "30d"]));
+        let mut command = place.command(&["run"]);
+        command.env("PATH", "/usr/bin:/bin").args(["--upstream", &place.registry.url]);
+        if server.is_none() {
+            command.args(["--min-release-age", "30d"]);
+        }
+        let running = Running::start(command.args(["--", "sh", "-c", "env; echo; exec cat >/dev/null"]));
+        for version in ["1.0.0", "1.1.0"] {
+            running.ask(&tarball(version)).await.is(403);
+        }
+        let (_, errors) = running.end();
+        assert!(!errors.contains("approve left-pad@1.0.0"), "{errors}");
+        assert!(errors.contains("coldframe decisions list") && errors.contains("coldframe approve left-pad@1.1.0"), "{errors}");
+    }
+}
+
 /// Another process that has the data directory.
 struct Squatter {
     _lock: std::fs::File,
