@@ -1,7 +1,9 @@
 //! What goes out of the program: text, complaints and exit codes. Nothing else in `cli` writes to standard output or error, and all
 //! that is written here passes [`crate::text::printable`], so that no value from outside acts on a terminal or a CI runner.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write as _};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 pub(super) use crate::admin::Columns;
@@ -26,7 +28,7 @@ pub enum Exit {
     DataDir = 5,
     /// `explain`: held or denied.
     Refused = 10,
-    /// `check`: nothing, or not all, could be judged.
+    /// `check`, `adopt`: nothing, or not all, could be judged.
     Unchecked = 69,
     /// `check`: refusals, which time alone cures.
     Later = 75,
@@ -122,6 +124,24 @@ pub(super) fn say(text: &str) {
     note(&format!("coldframe: {}\n", single_line(text)));
 }
 
+/// Prints or logs a panic in place of the standard library, which prints the values in its message as they are.
+pub(super) fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let detail = panic.payload_as_str().unwrap_or("no message");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = if backtrace.status() == BacktraceStatus::Captured { format!("\n{backtrace}") } else { String::new() };
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!(panic.location = place, panic.detail = detail, panic.backtrace = backtrace, "panicked");
+    } else {
+        note(&panic_text(&place, detail, &backtrace));
+    }
+}
+
+/// A panic as a command prints it: one line, and the backtrace where `RUST_BACKTRACE` asks for one.
+fn panic_text(place: &str, detail: &str, backtrace: &str) -> String {
+    format!("coldframe: panicked at {place}: {}{backtrace}\n", single_line(detail))
+}
+
 /// Asks for something on standard error, without a line end.
 ///
 /// # Errors
@@ -145,4 +165,19 @@ pub(super) fn tell_usage(told: &clap::Error) -> Exit {
         None => note(&text),
     }
     Exit::Usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_one_line_whatever_it_holds() {
+        let hostile = "byte index 1 is not a char boundary of `a\n::error::PWNED\u{1b}[2J##[x]`";
+        let text = panic_text("src/a.rs:1:2", hostile, "");
+        assert_eq!(
+            printable(&text),
+            "coldframe: panicked at src/a.rs:1:2: byte index 1 is not a char boundary of `a\\n::error::PWNED\\u001b[2J\\u0023#[x]`\n"
+        );
+    }
 }
