@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::remote::RemoteServer;
+use super::remote::{RemoteServer, ask_in_parts};
 use super::{AppError, question};
 use crate::admin::{Checked, MOST_LOCKED, Wanted};
 use crate::config::Config;
@@ -30,7 +30,7 @@ pub struct Checker(Place);
 
 enum Place {
     Here(question::Scratch, Box<Asker>),
-    There(Box<Distant>),
+    There(Arc<Distant>),
     Running(Box<RemoteServer>, usize),
 }
 
@@ -65,7 +65,7 @@ impl Checker {
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
         let client = client(config, deadlines)?;
-        Ok(Self(Place::There(Box::new(Distant { client, server, token: bearer(config)? }))))
+        Ok(Self(Place::There(Arc::new(Distant { client, server, token: bearer(config)? }))))
     }
 
     /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
@@ -87,22 +87,18 @@ impl Checker {
 }
 
 impl Distant {
-    async fn check(&self, locked: &[Locked]) -> Result<Checked, String> {
-        let mut checked = Checked { packages: Vec::with_capacity(locked.len()), upstreams: Vec::new() };
-        for part in locked.chunks(MOST_LOCKED) {
-            let Checked { packages, upstreams } = self.ask(part).await?;
-            if packages.len() != part.len() {
-                return Err(format!("it judged {} of {} packages", packages.len(), part.len()));
-            }
-            checked.packages.extend(packages);
-            checked.upstreams = upstreams;
-        }
-        Ok(checked)
+    async fn check(self: &Arc<Self>, locked: &[Locked]) -> Result<Checked, String> {
+        let parts = locked.chunks(MOST_LOCKED).map(<[Locked]>::to_vec).collect();
+        ask_in_parts(parts, |part| {
+            let this = Arc::clone(self);
+            async move { this.ask(part).await }
+        })
+        .await
     }
 
-    async fn ask(&self, part: &[Locked]) -> Result<Checked, String> {
+    async fn ask(&self, packages: Vec<Locked>) -> Result<Checked, String> {
         let url = page(&self.server, "check");
-        let body = serde_json::to_vec(&Wanted { packages: part.to_vec() }).map_err(|wrong| wrong.to_string())?;
+        let body = serde_json::to_vec(&Wanted { packages }).map_err(|wrong| wrong.to_string())?;
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
         let outgoing = Outgoing { method: Method::POST, url, headers, body: body.into(), reach: Reach::Anywhere };

@@ -1,13 +1,17 @@
 //! Operations against the server that runs on a data directory, over its control socket. The server is asked who it is before anything
 //! else, and every wait has an end.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio::io::BufReader;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 
@@ -30,6 +34,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long it may take over anything else: longer than it takes to give a question up itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(6);
+
+/// Parts of a lockfile that are asked about at once: the packuments of one are fetched while those of another are judged.
+const PARTS_AT_ONCE: usize = 3;
 
 /// What one question holds of names, versions and ranges, in bytes: as JSON it fits in a request.
 const MAX_PART_BYTES: usize = 2 << 20;
@@ -146,14 +153,14 @@ impl RemoteServer {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn check(&self, locked: &[Locked], profile: usize) -> Result<Checked, AppError> {
-        let mut checked = Checked { packages: Vec::with_capacity(locked.len()), upstreams: self.description.upstreams.clone() };
-        for part in parts(locked) {
-            let Checked { packages, upstreams } = self.ask(&Question::Check { packages: part.to_vec(), profile }).await?;
-            if packages.len() != part.len() {
-                return Err(failed(&self.data_dir, format!("it judged {} of {} packages", packages.len(), part.len())));
-            }
-            checked.packages.extend(packages);
-            checked.upstreams = upstreams;
+        let parts = parts(locked).into_iter().map(<[Locked]>::to_vec).collect();
+        let asked = ask_in_parts(parts, |packages| {
+            let (data_dir, question) = (self.data_dir.clone(), Question::Check { packages, profile });
+            async move { ask::<Checked>(connect(&data_dir).await, &question, ANSWER_TIMEOUT).await }
+        });
+        let mut checked = asked.await.map_err(|detail| failed(&self.data_dir, detail))?;
+        if locked.is_empty() {
+            checked.upstreams.clone_from(&self.description.upstreams);
         }
         Ok(checked)
     }
@@ -209,6 +216,37 @@ impl RemoteServer {
     async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, AppError> {
         ask(connect(&self.data_dir).await, question, ANSWER_TIMEOUT).await.map_err(|detail| failed(&self.data_dir, detail))
     }
+}
+
+/// Asks about each of `parts`, a few at once, and joins the answers in their order.
+pub(super) async fn ask_in_parts<F>(parts: Vec<Vec<Locked>>, ask: impl Fn(Vec<Locked>) -> F) -> Result<Checked, String>
+where
+    F: Future<Output = Result<Checked, String>> + Send + 'static,
+{
+    let (slots, mut asking) = (Arc::new(Semaphore::new(PARTS_AT_ONCE)), JoinSet::new());
+    let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
+    for (at, part) in parts.into_iter().enumerate() {
+        let (answer, slots) = (ask(part), Arc::clone(&slots));
+        asking.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            (at, answer.await)
+        });
+    }
+    let mut answers: BTreeMap<usize, Checked> = BTreeMap::new();
+    while let Some(answer) = asking.join_next().await {
+        let (at, answer) = answer.map_err(|lost| lost.to_string())?;
+        let answer = answer?;
+        if answer.packages.len() != lengths[at] {
+            return Err(format!("it judged {} of {} packages", answer.packages.len(), lengths[at]));
+        }
+        answers.insert(at, answer);
+    }
+    let mut checked = Checked { packages: Vec::new(), upstreams: Vec::new() };
+    for Checked { packages, upstreams } in answers.into_values() {
+        checked.packages.extend(packages);
+        checked.upstreams = upstreams;
+    }
+    Ok(checked)
 }
 
 /// Locked versions in parts that one question takes: neither too many nor too long.
