@@ -90,6 +90,12 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             )),
             Some(Apart::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
         }
+        if project.has_yarn_2 {
+            say(
+                "yarn 2 shows no password to a proxy, so this run refuses what it asks for: use yarn 3 or later, or `coldframe serve` and the \
+                 lines of `coldframe client-config yarn-berry`",
+            );
+        }
         for (host, count) in project.elsewhere(|url| errand.takes(url)) {
             let host = shell_word(&host);
             say(&format!(

@@ -40,6 +40,8 @@ pub(super) struct Project {
     pub(super) yarn_authority: Vec<&'static str>,
     /// Whether yarn 1 is told of a registry that only a variable of its own overrules.
     pub(super) names_yarn_registry: bool,
+    /// Whether the project's yarn is yarn 2, by `packageManager` or `yarnPath`.
+    pub(super) has_yarn_2: bool,
 }
 
 /// The largest `.yarnrc.yml` that is read, in bytes.
@@ -69,6 +71,7 @@ impl Project {
             scoped_registries: scoped_registries(&lines),
             yarn_authority: yarn_authority(surroundings),
             names_yarn_registry: names_yarn_registry(surroundings),
+            has_yarn_2: has_yarn_2(surroundings),
         }
     }
 
@@ -152,6 +155,16 @@ fn names_yarn_registry(surroundings: &Surroundings) -> bool {
     is_variable(surroundings, "yarn_registry") || (has_line && !is_later())
 }
 
+/// Checks whether the project names yarn 2 as its package manager.
+fn has_yarn_2(surroundings: &Surroundings) -> bool {
+    let manager = manifest(&surroundings.working_directory)["packageManager"].as_str().map(str::to_owned);
+    let texts = texts_of(surroundings, ".yarnrc.yml");
+    let lines = texts.iter().flat_map(|text| read_yaml(text));
+    let paths = lines.filter(|(key, ..)| key == "yarnPath").map(|(_, value, ..)| value);
+    let file = |path: String| path.rsplit('/').next().unwrap_or_default().starts_with("yarn-2.");
+    manager.is_some_and(|manager| manager.starts_with("yarn@2.")) || paths.map(file).next().unwrap_or_default()
+}
+
 /// Returns the files of this name upwards from the working directory, and in the home.
 fn texts_of(surroundings: &Surroundings, name: &str) -> Vec<String> {
     let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
@@ -168,13 +181,19 @@ fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
     let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
     folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
 }
+
 /// What the nearest `package.json` at or above `folder` wants: name and spec, of what comes from a registry or may.
 fn direct(folder: &Path) -> Vec<(String, String)> {
     const KINDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
-    let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
-    let read = file.and_then(|file| file::read(&file, LONGEST as u64).ok());
-    let manifest: serde_json::Value = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let manifest = manifest(folder);
     let kinds = KINDS.iter().filter_map(|kind| manifest.get(kind)?.as_object());
     let specs = kinds.flatten().filter_map(|(name, spec)| Some((name.clone(), spec.as_str()?.to_owned())));
     specs.filter(|(_, spec)| !spec.contains(['/', ':'])).collect()
+}
+
+/// The nearest `package.json` at or above `folder`; null where there is none that can be read.
+fn manifest(folder: &Path) -> serde_json::Value {
+    let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
+    let read = file.and_then(|file| file::read(&file, LONGEST as u64).ok());
+    read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

@@ -161,6 +161,24 @@ async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_project_of_yarn_2_is_told_that_a_run_cannot_lead_it() {
+    let place = Place::make().await;
+    for (file, text, is_told) in [
+        ("package.json", "{\"packageManager\": \"yarn@2.4.3+sha224.00\"}", true),
+        ("package.json", "{\"packageManager\": \"yarn@3.8.7\"}", false),
+        (".yarnrc.yml", "yarnPath: .yarn/releases/yarn-2.4.3.cjs\n", true),
+        (".yarnrc.yml", "yarnPath: .yarn/releases/yarn-4.18.1.cjs\n", false),
+        (".yarnrc.yml", "yarnPath:\n  - [\n", false),
+    ] {
+        std::fs::write(place.home.path().join(file), text).unwrap();
+        let (code, _, errors) = run(&mut place.command(&[], &["true"]));
+        assert_eq!(code, 0, "{errors}");
+        assert_eq!(errors.contains("yarn 2 shows no password to a proxy"), is_told, "{text}: {errors}");
+        std::fs::remove_file(place.home.path().join(file)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_gives_private_bytes_to_the_token_that_may_have_them() {
     let place = Place::make().await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
