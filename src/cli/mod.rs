@@ -64,7 +64,7 @@ Exit codes:
    4  the data directory is in use by another coldframe
    5  the data directory cannot be used
   10  `explain`: the version is held or denied
-  69  `check`: the registry cannot be asked, so that nothing or not all could be checked
+  69  `check`, `adopt`: the registry cannot be asked, so that nothing or not all could be checked
   75  `check`: versions would be refused, and waiting alone cures that
  any  `run`: the command's own; 126: cannot be run; 127: not there; 128 + n: ended by signal n
 
@@ -142,6 +142,7 @@ enum Command {
 
 /// Runs one command line, program name first. What went wrong stands on standard error when it returns.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    std::panic::set_hook(Box::new(output::tell_panic));
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(told) => return output::tell_usage(&told).into(),
