@@ -231,9 +231,8 @@ impl Summary<'_> {
             Some(Withheld { name, version, rule: &refusal.rule, opens: refusal.opens.is_some() })
         });
         let wholes = noted.refused.values().filter(|refusal| refusal.version.is_none());
-        let wholes = wholes.filter_map(|refusal| {
-            Some(Withheld::of(&refusal.name, noted.hidden.get(&refusal.name)?.newer.first()?))
-        });
+        let wholes =
+            wholes.filter_map(|refusal| Some(Withheld::of(&refusal.name, noted.hidden.get(&refusal.name)?.newer.first()?)));
         let mut withheld: Vec<Withheld<'_>> = Vec::new();
         for one in stopped.chain(refused).chain(wholes) {
             if !withheld.iter().any(|known| (known.name, known.version) == (one.name, one.version)) {
@@ -283,11 +282,11 @@ impl<'a> Withheld<'a> {
         let spec = format!("{}@{}", self.name, self.version);
         let spec = shell_word(&spec);
         let opens = match self.rule {
-            RuleId::Denied => Some(format!("coldframe decisions list{flags} (says who denied it; `coldframe revoke` takes that back)")),
-            RuleId::Advisory | RuleId::IntegrityChanged => None,
-            rule if rule.may_be_approved() => {
-                Some(format!("coldframe approve {spec} --reason \"why it cannot wait\"{flags}"))
+            RuleId::Denied => {
+                Some(format!("coldframe decisions list{flags} (says who denied it; `coldframe revoke` takes that back)"))
             }
+            RuleId::Advisory | RuleId::IntegrityChanged => None,
+            rule if rule.may_be_approved() => Some(format!("coldframe approve {spec} --reason \"why it cannot wait\"{flags}")),
             _ => None,
         };
         std::iter::once(format!("coldframe explain {spec}{flags}")).chain(opens)

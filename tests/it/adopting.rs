@@ -99,7 +99,11 @@ async fn without_a_registry_adopt_says_once_that_nothing_could_be_checked() {
     // What can be checked is adopted, and the exit code says that it was not all.
     let (code, told, errors) = adopt(&[]);
     assert_eq!(code, 69, "{told}{errors}");
-    for part in ["unchecked: 1 version: ", "adopted: left-pad@1.0.0 until", "1 young, 0 left out, 1 allowed anyway, 1 could not be checked"] {
+    for part in [
+        "unchecked: 1 version: ",
+        "adopted: left-pad@1.0.0 until",
+        "1 young, 0 left out, 1 allowed anyway, 1 could not be checked",
+    ] {
         assert!(told.contains(part), "{part:?} is missing:\n{told}");
     }
     assert!(decided().contains("left-pad"), "{}", decided());
