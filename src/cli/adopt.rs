@@ -62,7 +62,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     } else if dry_run || adoption.versions.is_empty() {
         output::print(&tell_json(&adoption))?;
     } else {
-        reasons(&adoption).into_iter().for_each(|(why, count)| running::say(&format!("unchecked: {}: {why}", counted(count))));
+        for (why, count) in reasons(&adoption) {
+            running::say(&format!("unchecked: {}: {why}", counted(count)));
+        }
     }
     let is_checked = adoption.unchecked.is_empty();
     let or_unchecked = |exit: Exit| if is_checked || exit != Exit::Done { exit } else { Exit::Unchecked };

@@ -488,11 +488,13 @@ pub fn table_markdown() -> String {
             Default::Value(value) => format!("`{value}`"),
             Default::Absent(words) => words.to_owned(),
         };
+        let placeholder = setting.kind.placeholder();
+        // A value of these flags is behind `=`: without one they are set.
+        let value = if setting.kind == Kind::Truth { format!("[={placeholder}]") } else { format!(" {placeholder}") };
         let row = format!(
-            "| `{}` | `{} {}`{several} | `{}` | {default} | {} |",
+            "| `{}` | `{}{value}`{several} | `{}` | {default} | {} |",
             setting.name,
             setting.flag(),
-            setting.kind.placeholder(),
             setting.variable(),
             setting.help
         );
