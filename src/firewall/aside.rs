@@ -97,10 +97,8 @@ impl Inner {
         }
         // What was seen before this process began may well be in the store, with its tarballs.
         let (inner, key, of) = (Arc::clone(self), slot.key(&registry), Box::<str>::from(version));
-        let look_up = move || Ok::<_, StoreError>((inner.ledger.package(&key)?, inner.ledger.tarballs(&key, &of)?));
-        let (record, tarballs) = self.blocking(look_up).await.ok()?.ok()?;
-        let was_seen = record.document.is_some_and(|document| document.content.is_some()) || !record.releases.is_empty();
-        if was_seen || !tarballs.is_empty() {
+        let look_up = move || Ok::<_, StoreError>(inner.ledger.was_seen(&key)? || !inner.ledger.tarballs(&key, &of)?.is_empty());
+        if self.blocking(look_up).await.ok()?.ok()? {
             return None;
         }
         let mut under_way = self.asides.under_way.lock().unwrap_or_else(PoisonError::into_inner);

@@ -208,6 +208,8 @@ impl Inner {
         if let Some(wish) = &voyage.wish {
             self.render(&known, plain, Some(&fields), wish, press);
         }
+        // Judged here, off the async threads: a package may have thousands of versions.
+        drop(known.screen(&self.world(), voyage.profile));
         self.remember(&known);
         Ok(Ok(known))
     }

@@ -341,6 +341,15 @@ pub trait Ledger: Send + Sync {
     /// When the ledger cannot be read.
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError>;
 
+    /// Whether a packument or a release of a package was ever seen. Costs little, however many there are.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn was_seen(&self, key: &PackageKey) -> Result<bool, StoreError> {
+        let record = self.package(key)?;
+        Ok(record.document.is_some_and(|document| document.content.is_some()) || !record.releases.is_empty())
+    }
+
     /// The tarballs of one version that were downloaded, with the addresses that yielded them, oldest first: whatever credentials
     /// they were asked with, since all views of a registry share them.
     ///

@@ -56,6 +56,15 @@ pub(super) fn is_recorded(connection: &Connection, key: &PackageKey) -> rusqlite
     query.exists(params![key.upstream, key.name.as_str()])
 }
 
+/// Whether a packument or a release of a package was seen.
+pub(super) fn was_seen(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
+    let mut query = connection.prepare_cached(
+        "SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2
+         AND (content IS NOT NULL OR EXISTS (SELECT 1 FROM releases WHERE releases.package = packages.id))",
+    )?;
+    query.exists(params![key.upstream, key.name.as_str()])
+}
+
 /// How many packages are recorded only as absent.
 pub(super) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 = connection.query_row("SELECT count(*) FROM packages WHERE seen = 0", [], |row| row.get(0))?;

@@ -242,6 +242,17 @@ impl Ledger for SqliteLedger {
         Ok(record)
     }
 
+    fn was_seen(&self, key: &PackageKey) -> Result<bool, StoreError> {
+        let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
+        let shows = |change: &PackageChange| {
+            !change.releases.is_empty() || change.document.as_ref().is_some_and(|document| document.content.is_some())
+        };
+        if owed.iter().any(|change| shows(change)) {
+            return Ok(true);
+        }
+        self.read(|connection| packages::was_seen(connection, key).map_err(StoreError::ledger("be read")))
+    }
+
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
         let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
         let mut tarballs =

@@ -459,6 +459,32 @@ mod of_the_process {
     }
 
     #[tokio::test]
+    async fn tarballs_of_a_package_with_many_versions_do_not_each_read_its_record() {
+        let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let registry = Registry::start(&machine_clock()).await;
+        registry.publish(Package::new("many", "1.0.0"));
+        registry.edit("many", |packument| {
+            let (first, time) = (packument["versions"]["1.0.0"].clone(), packument["time"]["1.0.0"].clone());
+            for patch in 1..20_000 {
+                let (version, mut manifest) = (format!("1.0.{patch}"), first.clone());
+                manifest["version"] = version.as_str().into();
+                packument["versions"][&version] = manifest;
+                packument["time"][&version] = time.clone();
+            }
+        });
+        // Too little memory to keep it.
+        let program = Program::serve(home.path(), data.path(), &registry.url, &["--memory", "2MB", "--upstream-timeout", "1h"]);
+        program.get("/many").gzip().await.is(200);
+        let before = peak(&program);
+        let asking: Vec<_> = (0..80).map(|number| program.get(&format!("/many/-/many-9.9.{number}.tgz")).start()).collect();
+        for answer in asking {
+            answer.await.expect("an answer").is(404);
+        }
+        let grown = peak(&program).saturating_sub(before);
+        assert!(grown < 200_000, "{grown} kB more");
+    }
+
+    #[tokio::test]
     async fn packuments_that_are_larger_than_they_say_are_read_one_at_a_time() {
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let registry = Registry::start(&machine_clock()).await;
