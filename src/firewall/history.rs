@@ -142,7 +142,7 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
     let mut recorded = record.releases.len();
     for entry in &look.packument.entries {
         let rows = known.remove(&*entry.key).unwrap_or_default();
-        let manifest = ManifestDigest::new(entry.resolution, look.form, entry.traits.install_script);
+        let manifest = manifest_of(entry, look.form);
         let tracing =
             Tracing { entry, manifest, rows: &rows, last_look: last.map(|last| last.looked.min(look.at)), others: &others, look };
         let provenance = tracing.trace(&mut recorded, &mut reconciled);
@@ -182,6 +182,13 @@ struct Tracing<'a> {
     last_look: Option<Timestamp>,
     others: &'a [View<'a>],
     look: &'a Look<'a>,
+}
+
+/// What clients resolve by and run, as an entry of a document of this form states it.
+fn manifest_of(entry: &Entry, form: Form) -> ManifestDigest {
+    let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
+    let carries_scripts = form == Form::Full || entry.outline.has_scripts;
+    if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
 impl<'a> Tracing<'a> {
@@ -742,6 +749,8 @@ mod tests {
         let weak = packument(&[("1.0.0", "a", Some(0))]);
         let both = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha1, Algorithm::Sha512]));
         let strong = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha512]));
+    static NO_PARTED: std::sync::LazyLock<Parted> = std::sync::LazyLock::new(Parted::new);
+
         let (record, grown) = seen(&[(1, weak.clone()), (2, both.clone())]);
         assert!(!grown.provenance[0].integrity_changed && grown.findings.is_empty());
         assert_eq!(grown.provenance[0].digests, both.entries[0].integrity);
@@ -928,3 +937,26 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn a_version_counts_from_each_change_of_its_install_scripts() {
+        let plain = packument(&[("1.0.0", "a", Some(-9000))]);
+        let runs =
+            |digest| edited(&plain, |entry| (entry.traits.install_script, entry.install_scripts) = (true, Some([digest; 16])));
+        assert_eq!(seen(&[(1, runs(1)), (2, runs(1))]).1.provenance[0].effective, at(-9000));
+        assert_eq!(seen(&[(1, runs(1)), (2, runs(2)), (90, runs(2))]).1.provenance[0].effective, at(2));
+        // A form without them neither hides a change nor is one.
+        let short = |packument| {
+            move |record: &PackageRecord, hour| {
+                let look = Look { form: Form::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
+                reconcile(record, &[], &look).change
+            }
+        };
+        let (mut record, _) = seen(&[(1, runs(1))]);
+        let change = short(edited(&runs(1), |entry| entry.install_scripts = None))(&record, 2);
+        record.apply(&change);
+        let again = runs(1);
+        assert_eq!(reconcile(&record, &[], &look(&again, 3, &NO_PARTED)).provenance[0].effective, at(-9000));
+        let other = runs(2);
+        assert_eq!(reconcile(&record, &[], &look(&other, 3, &NO_PARTED)).provenance[0].effective, at(3));
+    }
+

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
-use super::manifest_digest::{Resolution, Resolutions};
+use super::manifest_digest::{Resolution, Resolutions, ScriptsDigest, install_scripts};
 use super::packument::{Entry, Outline, Span, Traits, without_build};
 use super::people::People;
 use super::spec::{self, Sources};
@@ -70,6 +70,7 @@ pub(super) fn read_entry<'a, A: MapAccess<'a>>(
         tarball: found.tarball.as_deref().unwrap_or_default().into(),
         traits: found.traits,
         resolution: notebook.resolutions.digest(name, found.resolution),
+        install_scripts: found.install_scripts,
         publisher: found.publisher,
         maintainers: found.maintainers,
         outline: Outline { dependencies: notebook.dependencies.digest(found.dependencies, found.optional), ..found.outline },
@@ -226,6 +227,7 @@ struct Found<'a> {
     optional: Option<&'a str>,
     outline: Outline,
     resolution: Resolution<'a>,
+    install_scripts: Option<ScriptsDigest>,
     flaw: Option<String>,
 }
 
@@ -261,7 +263,8 @@ impl<'a> Found<'a> {
             "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
             "scripts" => {
                 self.outline.has_scripts = true;
-                self.traits.install_script |= runs_at_install(value);
+                self.install_scripts = install_scripts(value);
+                self.traits.install_script |= self.install_scripts.is_some();
             }
             // The abbreviated form states it instead of `scripts`. That there is none is no fact: the publisher may have written it.
             "hasInstallScript" => self.traits.install_script |= value == "true",
@@ -338,17 +341,4 @@ fn is_abbreviated(key: &str) -> bool {
             | "funding"
             | "_hasShrinkwrap"
     )
-}
-
-/// Whether `scripts` has one that npm runs at install.
-fn runs_at_install(scripts: &str) -> bool {
-    if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
-        return false;
-    }
-    let mut runs = false;
-    let walked = for_each_member(scripts, |key, _| {
-        runs |= decode(key).is_some_and(|key| matches!(&*key, "preinstall" | "install" | "postinstall"));
-    });
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
-    runs
 }

@@ -1,4 +1,4 @@
-//! What clients resolve by: a version's dependency maps, `bin` and install scripts, as one digest. Pure.
+//! What clients resolve by and run: a version's dependency maps, `bin` and install scripts, as one digest. Pure.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -8,7 +8,11 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::walk::{decode, for_each_member};
 use super::{Form, PackageName};
 
-/// What a manifest makes clients install and link, as one digest, and whether it has install scripts.
+/// The install scripts of a manifest as one digest: npm 11 runs them as the full packument states them, whatever the tarball's
+/// `package.json` says.
+pub type ScriptsDigest = [u8; 16];
+
+/// What a manifest makes clients install and link, as one digest, whether it has install scripts, and which.
 ///
 /// The two forms of a packument state install scripts differently (`scripts` in the full one, `hasInstallScript` in the
 /// abbreviated one), and registries do not always agree with themselves there: each form is compared with itself.
@@ -16,16 +20,24 @@ use super::{Form, PackageName};
 pub struct ManifestDigest {
     sha256: [u8; 32],
     scripts: u8,
+    /// The scripts themselves, zeros where there are none; `None` until a document that carries them was seen.
+    install_scripts: Option<ScriptsDigest>,
 }
 
 impl ManifestDigest {
     /// The length of [`ManifestDigest::to_bytes`].
-    pub const LENGTH: usize = 33;
+    pub const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
 
     /// The digest of a manifest that was seen in `form`.
     #[must_use]
     pub fn new(resolution: [u8; 32], form: Form, has_install_script: bool) -> Self {
-        Self { sha256: resolution, scripts: (SEEN | u8::from(has_install_script)) << shift(form) }
+        Self { sha256: resolution, scripts: (SEEN | u8::from(has_install_script)) << shift(form), install_scripts: None }
+    }
+
+    /// The same of a document that carries the scripts themselves; `None` for a manifest without install scripts.
+    #[must_use]
+    pub fn with_install_scripts(self, install_scripts: Option<ScriptsDigest>) -> Self {
+        Self { install_scripts: Some(install_scripts.unwrap_or_default()), ..self }
     }
 
     /// What is known after `newer` was seen, and whether it differs from what was known.
@@ -40,22 +52,30 @@ impl ManifestDigest {
             changed |= before & SEEN != 0 && before != now;
             scripts = (scripts & !(MASK << shift)) | (now << shift);
         }
-        (Self { sha256: newer.sha256, scripts }, changed)
+        changed |= matches!((self.install_scripts, newer.install_scripts), (Some(before), Some(now)) if before != now);
+        (Self { sha256: newer.sha256, scripts, install_scripts: newer.install_scripts.or(self.install_scripts) }, changed)
     }
 
-    /// Reads what [`ManifestDigest::to_bytes`] wrote.
+    /// Reads what [`ManifestDigest::to_bytes`] wrote, or what it wrote before it knew the scripts themselves; `None` for anything else.
     #[must_use]
-    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(&bytes[..32]);
-        Self { sha256, scripts: bytes[32] }
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (sha256, rest) = bytes.split_first_chunk()?;
+        let (scripts, install_scripts) = rest.split_first()?;
+        let install_scripts = match install_scripts {
+            [] => None,
+            install_scripts => Some(install_scripts.try_into().ok()?),
+        };
+        let is_known = scripts & HAS_SCRIPTS != 0;
+        Some(Self { sha256: *sha256, scripts: scripts & !HAS_SCRIPTS, install_scripts: install_scripts.filter(|_| is_known) })
     }
 
     /// The digest as the ledger keeps it.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
-        let mut bytes = [self.scripts; Self::LENGTH];
+        let mut bytes = [0; Self::LENGTH];
         bytes[..32].copy_from_slice(&self.sha256);
+        bytes[32] = self.scripts | if self.install_scripts.is_some() { HAS_SCRIPTS } else { 0 };
+        bytes[WITHOUT_SCRIPTS..].copy_from_slice(&self.install_scripts.unwrap_or_default());
         bytes
     }
 }
@@ -63,6 +83,12 @@ impl ManifestDigest {
 /// Per form two bits: whether it was seen, and whether it states an install script.
 const SEEN: u8 = 2;
 const MASK: u8 = 3;
+
+/// In the same byte: whether the scripts themselves are known.
+const HAS_SCRIPTS: u8 = 1 << 4;
+
+/// The length of a digest that was kept without the scripts themselves.
+const WITHOUT_SCRIPTS: usize = 33;
 
 fn shift(form: Form) -> u8 {
     match form {
@@ -112,9 +138,30 @@ fn digest(name: &PackageName, resolution: &Resolution<'_>) -> [u8; 32] {
     collect(b'p', resolution.peers, &mut statements);
     collect_optional_peers(resolution.peers_meta, &mut statements);
     collect_bin(name, resolution.bin, &mut statements);
+    hash(&mut statements)
+}
+
+/// The digest of the scripts that npm runs at install; `None` where there are none.
+pub(super) fn install_scripts(scripts: &str) -> Option<ScriptsDigest> {
+    // Most have none, and none in disguise.
+    if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
+        return None;
+    }
+    let mut statements: Vec<Statement<'_>> = Vec::new();
+    let walked = for_each_member(scripts, |key, value| {
+        if decode(key).is_some_and(|key| matches!(&*key, "preinstall" | "install" | "postinstall")) {
+            statements.push((b's', text(key), text(value)));
+        }
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    if statements.is_empty() { None } else { hash(&mut statements).first_chunk().copied() }
+}
+
+/// The digest of statements, whatever their order.
+fn hash(statements: &mut [Statement<'_>]) -> [u8; 32] {
     statements.sort_unstable();
     let mut context = Context::new(&SHA256);
-    for (kind, name, value) in &statements {
+    for (kind, name, value) in &*statements {
         context.update(&[*kind]);
         for text in [name, value] {
             context.update(&(text.len() as u64).to_le_bytes());
@@ -219,9 +266,31 @@ mod tests {
         let (both, changed) = full(true).followed_by(abbreviated(false));
         assert!(!changed);
         assert!(!both.followed_by(full(true)).1 && both.followed_by(full(false)).1 && both.followed_by(abbreviated(true)).1);
-        assert_eq!(ManifestDigest::from_bytes(both.to_bytes()), both);
+        assert_eq!(ManifestDigest::from_bytes(&both.to_bytes()), Some(both));
         let other = ManifestDigest::new([2; 32], Form::Full, true);
         let (after, changed) = both.followed_by(other);
         assert!(changed && after.followed_by(other) == (after, false));
+    }
+
+    #[test]
+    fn scripts_are_compared_where_both_documents_carry_them() {
+        let scripts = |scripts: &str| install_scripts(scripts);
+        assert_eq!(scripts(r#"{"test":"x","prepublish":"y"}"#), None);
+        assert_eq!(scripts(r#"{"postinstall":"a","test":"x"}"#), scripts(r#"{ "post\u0069nstall" : "a" }"#));
+        assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"b"}"#));
+        assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"install":"a"}"#));
+        assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"a","postinstall":"b"}"#));
+        let full = |text: &str| ManifestDigest::new([1; 32], Form::Full, true).with_install_scripts(scripts(text));
+        let (one, other) = (full(r#"{"install":"a"}"#), full(r#"{"install":"b"}"#));
+        assert!(one.followed_by(other).1 && !one.followed_by(one).1);
+        assert!(full("{}").followed_by(one).1 && one.followed_by(full("{}")).1);
+        // A form without them says nothing of them, and neither does a ledger from before they were known.
+        let (after, changed) = one.followed_by(ManifestDigest::new([1; 32], Form::Abbreviated, true));
+        assert!(!changed && after.followed_by(other).1 && !after.followed_by(one).1);
+        assert_eq!(ManifestDigest::from_bytes(&one.to_bytes()), Some(one));
+        let old = ManifestDigest::from_bytes(&one.to_bytes()[..WITHOUT_SCRIPTS]).unwrap();
+        assert_eq!(old, ManifestDigest::new([1; 32], Form::Full, true));
+        assert!(!old.followed_by(other).1);
+        assert_eq!(ManifestDigest::from_bytes(&[0; 40]), None);
     }
 }

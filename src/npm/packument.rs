@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::manifest_digest::ScriptsDigest;
 use super::{Integrity, PackageName, Version};
 
 /// Keys that are read for one with build metadata: it sorts right behind the version itself, before which only junk can be.
@@ -87,6 +88,8 @@ pub struct Entry {
     pub traits: Traits,
     /// SHA-256 of what clients resolve by: its dependency maps and `bin`, see `manifest_digest`.
     pub resolution: [u8; 32],
+    /// The scripts that npm runs at install, as one digest; `None` where it states none.
+    pub install_scripts: Option<ScriptsDigest>,
     /// Who published it (`_npmUser.name`), shared between the versions.
     pub publisher: Option<Arc<str>>,
     /// Who maintained it then (`maintainers`, names), shared between versions that have the same.

@@ -338,7 +338,7 @@ pub(super) fn digests_of_a_release_only_grow(open: Open<'_, dyn Ledger>) {
 pub(super) fn a_manifest_digest_moves_with_its_release(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
-    let manifest = Some(ManifestDigest::from_bytes([7; ManifestDigest::LENGTH]));
+    let manifest = Some(ManifestDigest::new([7; 32], Form::Full, true).with_install_scripts(Some([7; 16])));
     let later = Release { manifest, manifest_changed: Some(at(40)), ..first.clone() };
     ledger.record_package(&axios, &change(&[first])).unwrap();
     ledger.record_package(&axios, &change(std::slice::from_ref(&later))).unwrap();
@@ -544,7 +544,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         gone,
         replaced,
         digests: None,
-        manifest: gone.map(|_| ManifestDigest::from_bytes([integrity; ManifestDigest::LENGTH])),
+        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], Form::Abbreviated, replaced)),
         manifest_changed: gone,
         absent: published,
         held_since: gone,

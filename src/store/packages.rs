@@ -153,7 +153,7 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             gone: instant(row, 5)?,
             replaced: row.get(6)?,
             digests: integrity(row, 7)?,
-            manifest: row.get::<_, Option<[u8; ManifestDigest::LENGTH]>>(8)?.map(ManifestDigest::from_bytes),
+            manifest: row.get_ref(8)?.as_blob_or_null()?.and_then(ManifestDigest::from_bytes),
             manifest_changed: instant(row, 9)?,
             absent: instant(row, 10)?,
             held_since: instant(row, 11)?,
