@@ -39,6 +39,11 @@ impl Inner {
         }
         // A package that cannot be read has no parts.
         let Ok(mut reading) = Box::pin(self.look_up(asker, &whole, Need::Index, None)).await else { return false };
+        if let Some(version) = newer_than(&reading.known, packument)
+            && let Some(newer) = Box::pin(self.ask_once_more(asker, &reading, version, Need::Index)).await
+        {
+            reading = newer;
+        }
         if reading.known.form == Form::Abbreviated {
             let lacks = |(_, pinning): (&Entry, &Entry)| pinning.publisher.is_none();
             if reading.known.packument.as_ref().is_some_and(|whole| pins(packument, whole).any(lacks)) {
@@ -60,6 +65,13 @@ impl Inner {
     fn whole_of(&self, part: &PackageName) -> Option<PackageName> {
         self.wholes_of_parts.get(part).or_else(|| PackageName::parse(part.scope()?.trim_start_matches('@')).ok())
     }
+}
+
+/// A version of a part that was published since `whole` was confirmed, and that it does not have: both may have been published together.
+fn newer_than<'p>(whole: &Known, part: &'p Packument) -> Option<&'p str> {
+    let document = whole.packument.as_ref()?;
+    let is_newer = |entry: &&Entry| entry.published.is_some_and(|published| published >= whole.validated);
+    part.entries.iter().filter(is_newer).find(|entry| document.find(&entry.key).is_none()).map(|entry| &*entry.key)
 }
 
 /// The packument of which it matters whose part it is, and of which that is not known yet.
