@@ -59,7 +59,7 @@ pub(super) enum Need {
     Index,
     /// A document that can be rendered in this form. Where none is at hand the full one is asked for, which does for both.
     Form(Form),
-    /// A document that carries all that upstream has: the answer to a request for the full form.
+    /// A document that carries all that upstream sends: the answer to a request for the full form.
     Facts,
 }
 
@@ -69,8 +69,8 @@ impl Need {
     pub(super) fn is_met_by(self, known: &Known) -> bool {
         match self {
             Self::Index | Self::Form(Form::Abbreviated) => true,
-            Self::Form(Form::Full) => known.renders_full(),
-            Self::Facts => known.form == Form::Full,
+            Self::Form(Form::Full) => known.renders_full() || known.has_no_more,
+            Self::Facts => known.form == Form::Full || known.has_no_more,
         }
     }
 }
@@ -371,8 +371,9 @@ impl Inner {
         let validated = fetched.validated(now);
         match (fetched.freshness, before.known.clone()) {
             (Freshness::NotModified, Some(known)) => {
-                let confirmed = Confirmed { form: known.form, validated, checked: now, behind, validators: None };
-                self.confirm(&voyage, &known, confirmed).await
+                let form = known.form;
+                let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
+                self.confirm(&voyage, &known, &before, confirmed).await
             }
             (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
             (Freshness::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
@@ -380,20 +381,26 @@ impl Inner {
                 let rejection = Rejection::Unreadable { name: voyage.slot.name.clone(), detail };
                 self.fall_back(&voyage.slot, last, rejection, now)
             }
-            (Freshness::Changed { body, validators, .. }, known) => {
+            (Freshness::Changed { body, form: came, validators, .. }, known) => {
+                let has_no_more = came != form;
                 let same = known.clone().filter(|known| known.content == content_of(&body));
                 if let Some(known) = same {
                     if voyage.whole {
                         self.keep(&known, body, place);
                     }
-                    let form = if form == Form::Full { form } else { known.form };
-                    let confirmed = Confirmed { form, validated, checked: now, behind, validators: Some(validators) };
-                    return self.confirm(&voyage, &known, confirmed).await;
+                    if !recorded {
+                        return Ok(Reading { known, stale: None });
+                    }
+                    let form = if came == Form::Full { came } else { known.form };
+                    let validators = Some(validators);
+                    let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
+                    return self.confirm(&voyage, &known, &before, confirmed).await;
                 }
                 // A clock that far behind opens nothing: what was open before stays so.
                 let until = before.last_validated().filter(|_| behind.is_some());
                 let validated = until.map_or(validated, |until| validated.min(until));
-                let arrival = Arrival { form, body, validators, validated, checked: now, behind, recorded, place };
+                let arrival =
+                    Arrival { form: came, has_no_more, body, validators, validated, checked: now, behind, recorded, place };
                 match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
                     Ok(TakenIn::Read(reading)) => Ok(reading),
                     Ok(TakenIn::Contradicts(contradictions)) => {
@@ -423,7 +430,10 @@ impl Inner {
     /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
     fn form_to_ask(&self, voyage: &Voyage, known: Option<&Known>) -> Form {
         match known {
-            Some(known) if known.form == Form::Abbreviated && voyage.need.is_met_by(known) => Form::Abbreviated,
+            // One that came instead of the full form is replaced as soon as upstream sends that.
+            Some(known) if known.form == Form::Abbreviated && !known.has_no_more && voyage.need.is_met_by(known) => {
+                Form::Abbreviated
+            }
             None if voyage.need == Need::Index => self.forms.for_index(voyage.registry.id()),
             _ => Form::Full,
         }
@@ -435,25 +445,32 @@ impl Inner {
     }
 
     /// Upstream confirmed what is known.
-    async fn confirm(self: &Arc<Self>, voyage: &Voyage, known: &Arc<Known>, how: Confirmed) -> Result<Reading, Rejection> {
+    async fn confirm(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        known: &Arc<Known>,
+        before: &Before,
+        how: Confirmed,
+    ) -> Result<Reading, Rejection> {
         CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
-        let Confirmed { form, validated, checked, behind, validators } = how;
+        let Confirmed { form, has_no_more, validated, checked, behind, validators } = how;
         let Validators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
         let validated = if behind.is_some() { known.validated } else { validated.max(known.validated) };
         let form_asked = Some(form);
         let document = Document { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
-        self.record(voyage, PackageChange { document: Some(document.clone()), ..PackageChange::default() }).await;
-        let confirmed = known.confirmed(voyage.slot.clone(), form, validated, checked, document);
-        let mut confirmed = Known { behind, ..confirmed };
-        if confirmed.disputed {
+        let confirmed = known.confirmed(voyage.slot.clone(), form, validated, checked, document.clone());
+        let mut confirmed = Known { has_no_more, behind, ..confirmed };
+        // What another view or another token was shown since may bind this one.
+        if confirmed.disputed || voyage.again || !self.histories.is_last_look(&voyage.slot.name, confirmed.look) {
             let contradictions;
-            (confirmed, contradictions) = self.compare_confirmed(voyage, confirmed, Parted::new(), checked).await?;
+            (confirmed, contradictions) = self.compare_confirmed(voyage, confirmed, before, None).await?;
             if !contradictions.is_empty() {
                 let asked = Asked { at: checked, validated };
                 let parted = self.ask_views_again(voyage, contradictions, asked).await;
-                (confirmed, _) = self.compare_confirmed(voyage, confirmed, parted, checked).await?;
+                (confirmed, _) = self.compare_confirmed(voyage, confirmed, before, Some(parted)).await?;
             }
         }
+        self.record(voyage, PackageChange { document: Some(document), ..PackageChange::default() }).await;
         let confirmed = Arc::new(confirmed);
         self.remember(&confirmed);
         Ok(Reading { known: confirmed, stale: None })
@@ -463,11 +480,11 @@ impl Inner {
         self: &Arc<Self>,
         voyage: &Voyage,
         known: Known,
-        parted: Parted,
-        now: Timestamp,
+        before: &Before,
+        parted: Option<Parted>,
     ) -> Result<(Known, Contradictions), Rejection> {
-        let (inner, voyage) = (Arc::clone(self), voyage.clone());
-        self.blocking(move || inner.compare_again(&voyage, &known, &parted, now)).await?
+        let (inner, voyage, before) = (Arc::clone(self), voyage.clone(), before.clone());
+        self.blocking(move || inner.compare_again(&voyage, &known, &before, parted.as_ref())).await?
     }
 
     /// Keeps what is known, also for the next token's question.
@@ -496,11 +513,13 @@ impl Inner {
         };
         let known = Arc::new(Known {
             form: Form::Full,
+            has_no_more: false,
             slot,
             registry: Arc::clone(&voyage.registry),
             born: None,
             behind: None,
             disputed: false,
+            look: 0,
             packument: None,
             provenance: Arc::default(),
             record: Arc::new(record),
@@ -564,6 +583,7 @@ impl Inner {
         record.apply(&change);
         self.report(name, false, &findings);
         self.write(&voyage.key(), &change);
+        self.histories.note_look(name);
         Ok(Some((record, document)))
     }
 
@@ -633,6 +653,7 @@ impl Voyage {
 /// How upstream confirmed a document.
 struct Confirmed {
     form: Form,
+    has_no_more: bool,
     validated: Timestamp,
     checked: Timestamp,
     behind: Option<SignedDuration>,
@@ -641,7 +662,7 @@ struct Confirmed {
 
 /// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
 fn lacks_facts(known: &Known, profile: Profile, world: &World) -> bool {
-    known.form == Form::Abbreviated && known.screen(world, profile).lacks
+    known.form == Form::Abbreviated && !known.has_no_more && known.screen(world, profile).lacks
 }
 
 fn absent(name: &PackageName) -> Rejection {

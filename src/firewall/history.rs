@@ -73,7 +73,7 @@ pub enum Finding {
         now: String,
     },
     /// A version that was there is there no longer.
-    Gone(Release),
+    Gone(Box<Release>),
     /// Two views of the package were asked and contradict each other over a version: each has its own history of it.
     Parted(Box<str>),
 }
@@ -95,6 +95,10 @@ pub struct Look<'a> {
     pub parted: &'a Parted,
     /// Where clients' own tokens are shown it: whether the document before this one was shown to another token.
     pub other_token: Option<OtherToken<'a>>,
+    /// The place among the other views of that of clients' own tokens; `None` where it is this one.
+    pub tokens: Option<usize>,
+    /// Whether it was asked for with a token that was never issued: what that is shown, all tokens are.
+    pub stranger: bool,
 }
 
 /// The document before was shown to another client's token.
@@ -111,6 +115,16 @@ pub type Parted = HashMap<Box<str>, Option<Integrity>>;
 struct View<'a> {
     last_look: Option<Timestamp>,
     releases: HashMap<&'a str, Vec<&'a Release>>,
+}
+
+/// A look of some view that did not have a version.
+#[derive(Debug, Clone, Copy)]
+struct Absence {
+    look: Timestamp,
+    /// The place of the view among the others; beyond them for this one.
+    place: usize,
+    /// Whether a document lacked it, as opposed to a package that was not found.
+    dropped: bool,
 }
 
 impl<'a> View<'a> {
@@ -142,14 +156,20 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
     let mut recorded = record.releases.len();
     for entry in &look.packument.entries {
         let rows = known.remove(&*entry.key).unwrap_or_default();
-        let manifest = manifest_of(entry, look.form);
-        let tracing =
-            Tracing { entry, manifest, rows: &rows, last_look: last.map(|last| last.looked.min(look.at)), others: &others, look };
+        let tracing = Tracing {
+            entry,
+            manifest: manifest_of(entry, look.form),
+            rows: &rows,
+            last_look: last.map(|last| last.looked.min(look.at)),
+            had_versions: !record.releases.is_empty(),
+            others: &others,
+            look,
+        };
         let provenance = tracing.trace(&mut recorded, &mut reconciled);
         reconciled.provenance.push(provenance);
     }
     let replaced = look.packument.is_security_placeholder();
-    mark_gone(known.into_values().flatten(), last, Gone { replaced, dropped: true }, &mut reconciled);
+    mark_gone(known.into_values().flatten(), last, Gone { at: look.at, replaced, dropped: true }, &mut reconciled);
     follow_tags(record, look, &mut reconciled.change);
     reconciled
 }
@@ -159,9 +179,16 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
 pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciled {
     let mut reconciled = Reconciled::default();
     move_tags(record, &HashMap::new(), now, &mut reconciled.change);
-    let gone = Gone { replaced: false, dropped: false };
+    let gone = Gone { at: now, replaced: false, dropped: false };
     mark_gone(record.releases.iter(), record.document.as_ref(), gone, &mut reconciled);
     reconciled
+}
+
+/// What clients resolve by and run, as an entry of a document of this form states it.
+fn manifest_of(entry: &Entry, form: Form) -> ManifestDigest {
+    let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
+    let carries_scripts = form == Form::Full || entry.outline.has_scripts;
+    if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
 /// The release a version was first seen as: the first row that states an integrity.
@@ -180,15 +207,10 @@ struct Tracing<'a> {
     rows: &'a [&'a Release],
     /// The last look of this view.
     last_look: Option<Timestamp>,
+    /// Whether this view ever saw a version of the package.
+    had_versions: bool,
     others: &'a [View<'a>],
     look: &'a Look<'a>,
-}
-
-/// What clients resolve by and run, as an entry of a document of this form states it.
-fn manifest_of(entry: &Entry, form: Form) -> ManifestDigest {
-    let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
-    let carries_scripts = form == Form::Full || entry.outline.has_scripts;
-    if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
 impl<'a> Tracing<'a> {
@@ -259,7 +281,7 @@ impl<'a> Tracing<'a> {
             TimeMode::FirstSeen => {
                 let elsewhere = self.others.iter().filter_map(|other| self.same_in(other)).map(|row| row.first_seen);
                 let first_seen = elsewhere.chain([release.first_seen]).min().unwrap_or(release.first_seen);
-                release.moved.map_or(first_seen, |moved| moved.max(first_seen))
+                release.moved.max(release.held_since).map_or(first_seen, |since| since.max(first_seen))
             }
             TimeMode::Trust => self.entry.published.unwrap_or(release.first_seen),
         }
@@ -268,19 +290,21 @@ impl<'a> Tracing<'a> {
     /// A version that this view has seen before: what changes of its release.
     fn seen_again(&self, before: &Release, into: &mut Reconciled) -> Release {
         let mut release = before.clone();
+        if let Some(last_seen) = before.gone {
+            if !self.keeps_its_age(before, last_seen, into) {
+                release.moved = Some(before.counts_from().max(self.look.at));
+            }
+            (release.gone, release.dropped, release.replaced) = (None, false, false);
+        } else if !before.parted {
+            self.follow_absences(&mut release, into);
+        }
         if let Some(published) = self.entry.published
             && before.published.is_none()
             && before.absent.is_none()
-            && before.moved.is_none()
+            && release.moved.is_none()
         {
             // There at the first look: it counts by upstream's time, now that there is one. It cannot be younger than our sight of it.
             release.moved = Some(published.min(before.first_seen));
-        }
-        if let Some(last_seen) = before.gone {
-            if !self.keeps_its_age(&release, last_seen) {
-                release.moved = Some(release.counts_from().max(self.look.at));
-            }
-            (release.gone, release.dropped, release.replaced) = (None, false, false);
         }
         if release.held_since.is_some() {
             self.review_hold(&mut release, into);
@@ -289,14 +313,94 @@ impl<'a> Tracing<'a> {
     }
 
     /// Whether a version that went after `last_seen` and is there again keeps its age.
-    fn keeps_its_age(&self, release: &Release, last_seen: Timestamp) -> bool {
-        let Look { at, longest_age, other_token, .. } = *self.look;
+    fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciled) -> bool {
+        let Look { at, longest_age, other_token, stranger, .. } = *self.look;
         let was_old = instant::after(release.counts_from(), longest_age) <= last_seen;
         let outage = !release.dropped && at < instant::after(last_seen, LONGEST_OUTAGE);
+        if release.replaced || was_old || outage {
+            return !release.replaced;
+        }
         // What another token was not shown within a day is missing for that token alone, unless this one had lost it too.
         let had_it = other_token.is_some_and(|other| other.shown.is_none_or(|shown| shown.find(&self.entry.key).is_some()));
-        let other_token = had_it && self.last_look.is_some_and(|look| at < instant::after(look, OTHER_TOKEN));
-        !release.replaced && (was_old || outage || other_token)
+        if !had_it || stranger {
+            return false;
+        }
+        let is_within = |since: Timestamp| at < instant::after(since, OTHER_TOKEN);
+        if is_within(release.missing_since.unwrap_or(last_seen)) {
+            return true;
+        }
+        // Several tokens were not shown it, for longer: a token that was never issued shows whether strangers see it now. Then all do.
+        let is_recent = self.last_look.is_some_and(is_within);
+        if is_recent && !self.is_parted() {
+            into.contradictions.push((self.entry.key.clone(), self.others.len()));
+        }
+        is_recent
+    }
+
+    /// A version that this view had at its last look, and that others may not have had since: it returned then. What one view saw of a
+    /// takedown counts for all, as far as they do not contradict it.
+    fn follow_absences(&self, release: &mut Release, into: &mut Reconciled) {
+        let Some(own_look) = self.last_look else { return };
+        let Look { at, longest_age, .. } = *self.look;
+        let opened = instant::after(release.counts_from(), longest_age);
+        if opened <= own_look {
+            return;
+        }
+        // Another view saw it return, and this one did not see it while it was away.
+        let others = || self.others.iter().filter_map(|other| self.same_in(other)).filter(|row| row.gone.is_none());
+        let returns = others().filter(|row| row.missing_since.is_some_and(|since| own_look < since));
+        if let Some(moved) = returns.filter_map(|row| row.moved).max().filter(|moved| *moved > release.counts_from()) {
+            release.moved = Some(moved);
+        }
+        let present = self.last_present().max(Some(own_look)).unwrap_or(own_look);
+        let absences = self.absences_after(present);
+        if absences.is_empty() || opened <= present || self.is_outage(&absences, present) {
+            return;
+        }
+        if self.is_parted() {
+            (release.held_since, release.parted) = (None, true);
+            into.findings.push(Finding::Parted(release.version.clone()));
+            return;
+        }
+        for absence in absences {
+            into.contradictions.push((self.entry.key.clone(), absence.place));
+            if !self.is_of_one_token(absence) {
+                release.held_since = release.held_since.or(Some(at));
+            }
+        }
+    }
+
+    /// When another view last had the version.
+    fn last_present(&self) -> Option<Timestamp> {
+        let present = |other: &View<'a>| {
+            let row = self.same_in(other)?;
+            row.gone.or(other.last_look).map(|look| look.min(self.look.at))
+        };
+        self.others.iter().filter_map(present).max()
+    }
+
+    /// The looks of other views after `present` that did not have the version, the last of each.
+    fn absences_after(&self, present: Timestamp) -> Vec<Absence> {
+        let absence = |(place, other): (usize, &View<'a>)| {
+            let look = other.last_look.map(|look| look.min(self.look.at)).filter(|look| *look > present)?;
+            let dropped = match self.same_in(other) {
+                Some(row) => row.gone.map(|_| row.dropped)?,
+                None => other.rows(&self.entry.key).is_empty().then_some(!other.releases.is_empty())?,
+            };
+            Some(Absence { look, place, dropped })
+        };
+        self.others.iter().enumerate().filter_map(absence).collect()
+    }
+
+    /// Whether the registry did not find the package for a while, and that is all.
+    fn is_outage(&self, absences: &[Absence], present: Timestamp) -> bool {
+        absences.iter().all(|absence| !absence.dropped) && self.look.at < instant::after(present, LONGEST_OUTAGE)
+    }
+
+    /// Whether a version may have been missing for one client's token alone. Where strangers see it, it was not.
+    fn is_of_one_token(&self, absence: Absence) -> bool {
+        let is_tokens = self.look.tokens.unwrap_or(self.others.len()) == absence.place;
+        is_tokens && !self.look.stranger && self.look.at < instant::after(absence.look, OTHER_TOKEN)
     }
 
     /// A version that this view has never seen.
@@ -318,6 +422,7 @@ impl<'a> Tracing<'a> {
             moved: None,
             dropped: false,
             parted: false,
+            missing_since: None,
         };
         let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
         if let Some(first) = elsewhere().min_by_key(|row| row.first_seen) {
@@ -331,6 +436,7 @@ impl<'a> Tracing<'a> {
             };
             release.effective = counts.unwrap_or(at).max(earlier.unwrap_or(Timestamp::MIN));
             release.absent = first.absent.max(earlier);
+            self.follow_return(&mut release, into);
             return release;
         }
         let published = entry.published.unwrap_or(at);
@@ -364,11 +470,35 @@ impl<'a> Tracing<'a> {
         release
     }
 
+    /// A version that another view had, and that was missing since: it returned.
+    fn follow_return(&self, release: &mut Release, into: &mut Reconciled) {
+        let Some(present) = self.last_present() else { return };
+        let own = self.last_look.filter(|look| *look > present);
+        let own = own.map(|look| Absence { look, place: self.others.len(), dropped: self.had_versions });
+        let mut absences = self.absences_after(present);
+        absences.extend(own);
+        let was_old = instant::after(release.effective, self.look.longest_age) <= present;
+        if was_old || self.is_outage(&absences, present) {
+            return;
+        }
+        for absence in absences {
+            if self.is_of_one_token(absence) {
+                // Asked again with a token that was never issued, the registry shows whether strangers are shown it.
+                if !self.is_parted() {
+                    into.contradictions.push((self.entry.key.clone(), absence.place));
+                }
+                continue;
+            }
+            release.moved = Some(release.effective.max(self.look.at));
+            release.missing_since = release.missing_since.max(Some(absence.look));
+        }
+    }
+
     /// A version that counts from another view's last look: whether that view was asked again, and still does not have it. What it says
     /// at another time does not count: upstream may have taken the version away for that moment.
     fn review_hold(&self, release: &mut Release, into: &mut Reconciled) {
         let Some(held) = release.held_since else { return };
-        if self.others.iter().any(|other| self.same_in(other).is_some()) {
+        if self.others.iter().any(|other| self.same_in(other).is_some_and(|row| row.gone.is_none())) {
             return;
         }
         if self.is_parted() {
@@ -485,6 +615,8 @@ fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
 /// How versions went.
 #[derive(Clone, Copy)]
 struct Gone {
+    /// The look that does not have them.
+    at: Timestamp,
     /// A security placeholder replaced them.
     replaced: bool,
     /// A document that names others does not name them.
@@ -498,10 +630,11 @@ fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Docu
             gone: Some(gone),
             replaced: row.replaced || how.replaced,
             dropped: row.dropped || how.dropped,
+            missing_since: if row.gone.is_none() { Some(how.at) } else { row.missing_since },
             ..row.clone()
         };
         if row.gone.is_none() {
-            into.findings.push(Finding::Gone(now.clone()));
+            into.findings.push(Finding::Gone(Box::new(now.clone())));
         }
         if now != *row {
             into.change.releases.push(now);
@@ -594,11 +727,23 @@ mod tests {
         ingest::ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
     }
 
+    static NO_PARTED: std::sync::LazyLock<Parted> = std::sync::LazyLock::new(Parted::new);
+
     /// Ages of rules in these tests: 72 hours.
     const AGE: Duration = Duration::from_secs(72 * 3600);
 
     fn look<'a>(packument: &'a Packument, hour: i64, parted: &'a Parted) -> Look<'a> {
-        Look { packument, form: Form::Full, at: at(hour), mode: TimeMode::Checked, longest_age: AGE, parted, other_token: None }
+        Look {
+            packument,
+            form: Form::Full,
+            at: at(hour),
+            mode: TimeMode::Checked,
+            longest_age: AGE,
+            parted,
+            other_token: None,
+            tokens: Some(0),
+            stranger: false,
+        }
     }
 
     fn document(hour: i64) -> Document {
@@ -749,8 +894,6 @@ mod tests {
         let weak = packument(&[("1.0.0", "a", Some(0))]);
         let both = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha1, Algorithm::Sha512]));
         let strong = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha512]));
-    static NO_PARTED: std::sync::LazyLock<Parted> = std::sync::LazyLock::new(Parted::new);
-
         let (record, grown) = seen(&[(1, weak.clone()), (2, both.clone())]);
         assert!(!grown.provenance[0].integrity_changed && grown.findings.is_empty());
         assert_eq!(grown.provenance[0].digests, both.entries[0].integrity);
@@ -803,6 +946,29 @@ mod tests {
         assert_eq!(returned.provenance[0].effective, at(3));
     }
 
+    #[test]
+    fn a_version_counts_from_each_change_of_its_install_scripts() {
+        let plain = packument(&[("1.0.0", "a", Some(-9000))]);
+        let runs =
+            |digest| edited(&plain, |entry| (entry.traits.install_script, entry.install_scripts) = (true, Some([digest; 16])));
+        assert_eq!(seen(&[(1, runs(1)), (2, runs(1))]).1.provenance[0].effective, at(-9000));
+        assert_eq!(seen(&[(1, runs(1)), (2, runs(2)), (90, runs(2))]).1.provenance[0].effective, at(2));
+        // A form without them neither hides a change nor is one.
+        let short = |packument| {
+            move |record: &PackageRecord, hour| {
+                let look = Look { form: Form::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
+                reconcile(record, &[], &look).change
+            }
+        };
+        let (mut record, _) = seen(&[(1, runs(1))]);
+        let change = short(edited(&runs(1), |entry| entry.install_scripts = None))(&record, 2);
+        record.apply(&change);
+        let again = runs(1);
+        assert_eq!(reconcile(&record, &[], &look(&again, 3, &NO_PARTED)).provenance[0].effective, at(-9000));
+        let other = runs(2);
+        assert_eq!(reconcile(&record, &[], &look(&other, 3, &NO_PARTED)).provenance[0].effective, at(3));
+    }
+
     /// What may happen to a package, and who looks.
     #[derive(Debug, Clone, Copy)]
     enum Step {
@@ -845,6 +1011,8 @@ mod tests {
     struct Views {
         records: [PackageRecord; 2],
         shown: [Option<Shown>; 2],
+        /// What the view saw that was shown it last.
+        last_shown: Option<Shown>,
         /// The last look of any view, and the last before one of them saw the version.
         last_look: Option<i64>,
         missing: Option<i64>,
@@ -853,37 +1021,50 @@ mod tests {
     }
 
     impl Views {
-        /// One look, as the firewall does it: where it contradicts the other view, that one is asked again first.
-        fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asks: bool) {
+        /// One look, as the firewall does it: where it contradicts the other view, that one is asked again first. The second view is that
+        /// of clients' own tokens, which are asked for with a token that was never issued.
+        fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asked: bool) {
             let Some(packument) = packument else {
                 let change = vanish(&self.records[view], at(hour)).change;
                 let document = Some(Document { content: None, ..document(hour) });
                 self.records[view].apply(&PackageChange { document, ..change });
-                if let Some(shown) = &mut self.shown[view] {
+                for shown in [&mut self.shown[view], &mut self.last_shown].into_iter().flatten() {
                     shown.missing = true;
                 }
                 return self.looked(hour);
             };
             let mut parted = Parted::new();
+            let (tokens, stranger) = ((view == 0).then_some(0), view == 1 && asked);
             let compare = |views: &Self, parted: &Parted| {
-                reconcile(&views.records[view], &[&views.records[1 - view]], &look(packument, hour, parted))
+                let look = Look { tokens, stranger, ..look(packument, hour, parted) };
+                reconcile(&views.records[view], &[&views.records[1 - view]], &look)
             };
             let mut reconciled = compare(self, &parted);
-            if asks && !reconciled.contradictions.is_empty() {
-                self.look(1 - view, hour, Some(packument), false);
-                let rows = &self.records[1 - view].releases;
-                let disagrees = |key: &str| !rows.iter().any(|row| *row.version == *key && row.gone.is_none());
-                for (key, _) in reconciled.contradictions.iter().filter(|(key, _)| disagrees(key)) {
-                    parted.insert(key.clone(), packument.find(key).and_then(|(_, entry)| entry.integrity.clone()));
+            if !asked && !reconciled.contradictions.is_empty() {
+                for place in [0, 1] {
+                    let contradicted = reconciled.contradictions.iter().filter(|(_, other)| *other == place);
+                    let keys: Vec<Box<str>> = contradicted.map(|(key, _)| key.clone()).collect();
+                    if keys.is_empty() {
+                        continue;
+                    }
+                    let other = if place == 0 { 1 - view } else { view };
+                    self.look(other, hour, Some(packument), true);
+                    let rows = &self.records[other].releases;
+                    for key in keys.into_iter().filter(|key| !rows.iter().any(|row| row.version == *key && row.gone.is_none())) {
+                        let integrity = packument.find(&key).and_then(|(_, entry)| entry.integrity.clone());
+                        parted.insert(key, integrity);
+                    }
                 }
                 reconciled = compare(self, &parted);
             }
             let effective = packument.find("1.1.0").map(|(at, _)| reconciled.provenance[at].effective);
             self.records[view].apply(&PackageChange { document: Some(document(hour)), ..reconciled.change });
-            match (effective, &mut self.shown[view]) {
-                (Some(effective), _) => self.check(view, hour, effective),
-                (None, Some(shown)) => shown.dropped = true,
-                (None, None) => {}
+            if let Some(effective) = effective {
+                self.check(view, hour, effective);
+            } else {
+                for shown in [&mut self.shown[view], &mut self.last_shown].into_iter().flatten() {
+                    shown.dropped = true;
+                }
             }
             self.looked(hour);
         }
@@ -902,7 +1083,16 @@ mod tests {
                     self.wrong.push(format!("at {hour} it counts from {effective}, {last:?}"));
                 }
             }
-            self.shown[view] = Some(Shown { hour, effective, dropped: false, missing: false });
+            // What one view saw of a takedown counts for the other.
+            if let Some(last) = self.last_shown {
+                let was_young = last.effective + AGE > at(last.hour);
+                let returned = last.dropped || (last.missing && hour - last.hour >= 24);
+                if was_young && returned && effective < at(hour) {
+                    self.wrong.push(format!("at {hour} it counts from {effective}, and any view saw {last:?}"));
+                }
+            }
+            let shown = Some(Shown { hour, effective, dropped: false, missing: false });
+            (self.shown[view], self.last_shown) = (shown, shown);
         }
 
         fn looked(&mut self, hour: i64) {
@@ -929,7 +1119,7 @@ mod tests {
                         let versions: Vec<_> = std::iter::once(("1.0.0", "a", Some(-50_000)))
                             .chain(claim.map(|published| ("1.1.0", "b", Some(published))))
                             .collect();
-                        views.look(view, hour, there.then(|| packument(&versions)).as_ref(), true);
+                        views.look(view, hour, there.then(|| packument(&versions)).as_ref(), false);
                     }
                 }
             }
@@ -937,26 +1127,3 @@ mod tests {
         }
     }
 }
-    #[test]
-    fn a_version_counts_from_each_change_of_its_install_scripts() {
-        let plain = packument(&[("1.0.0", "a", Some(-9000))]);
-        let runs =
-            |digest| edited(&plain, |entry| (entry.traits.install_script, entry.install_scripts) = (true, Some([digest; 16])));
-        assert_eq!(seen(&[(1, runs(1)), (2, runs(1))]).1.provenance[0].effective, at(-9000));
-        assert_eq!(seen(&[(1, runs(1)), (2, runs(2)), (90, runs(2))]).1.provenance[0].effective, at(2));
-        // A form without them neither hides a change nor is one.
-        let short = |packument| {
-            move |record: &PackageRecord, hour| {
-                let look = Look { form: Form::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
-                reconcile(record, &[], &look).change
-            }
-        };
-        let (mut record, _) = seen(&[(1, runs(1))]);
-        let change = short(edited(&runs(1), |entry| entry.install_scripts = None))(&record, 2);
-        record.apply(&change);
-        let again = runs(1);
-        assert_eq!(reconcile(&record, &[], &look(&again, 3, &NO_PARTED)).provenance[0].effective, at(-9000));
-        let other = runs(2);
-        assert_eq!(reconcile(&record, &[], &look(&other, 3, &NO_PARTED)).provenance[0].effective, at(3));
-    }
-

@@ -25,8 +25,10 @@ static NOBODY_ASKED: LazyLock<Parted> = LazyLock::new(Parted::new);
 
 /// A document that just came.
 pub(super) struct Arrival {
-    /// The form that was asked for.
+    /// The form that was asked for, or that it is said to have.
     pub form: Form,
+    /// Whether it is abbreviated though the full form was asked for.
+    pub has_no_more: bool,
     pub body: Bytes,
     pub validators: Validators,
     pub validated: Timestamp,
@@ -131,7 +133,7 @@ impl Inner {
         let Slot { name, .. } = &voyage.slot;
         let Ingested { packument, fields } = ingest::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
         let form = arrival.form;
-        if form == Form::Abbreviated && !self.forms.learn(voyage.registry.id(), &packument) {
+        if form == Form::Abbreviated && !arrival.has_no_more && !self.forms.learn(voyage.registry.id(), &packument) {
             return Ok(Err(TakenIn::Timeless));
         }
         self.note_parts(&packument);
@@ -149,6 +151,8 @@ impl Inner {
             longest_age: self.world().longest_age(),
             parted: voyage.asked.as_deref().unwrap_or(&NOBODY_ASKED),
             other_token: before.other_token(&voyage.slot),
+            tokens: voyage.slot.place_of_tokens(&voyage.registry),
+            stranger: voyage.slot.is_strangers(),
         };
         let reconciled = history::reconcile(record, &histories.others.iter().collect::<Vec<_>>(), &look);
         let contradictions = self.to_be_asked(voyage, &histories, &packument, &reconciled.contradictions, arrival.checked);
@@ -179,16 +183,19 @@ impl Inner {
             self.write(&voyage.key(), &change);
             self.report(name, voyage.slot.is_own(), &findings);
         }
+        let look = if is_recorded { self.histories.note_look(name) } else { 0 };
         if form == Form::Full || packument.has_more {
             self.note_stripped(&voyage.registry, &packument);
         }
         let known = Arc::new(Known {
             form,
+            has_no_more: arrival.has_no_more,
             slot: voyage.slot.clone(),
             registry: Arc::clone(&voyage.registry),
             born: known::born(&packument, &provenance),
             behind: arrival.behind,
             disputed,
+            look,
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::new(record),
@@ -290,44 +297,52 @@ impl Inner {
         asked.map(of_entry).collect()
     }
 
-    /// Compares a document that upstream confirmed again with what other views saw; returns it with what they are to be asked about.
-    /// Blocks.
+    /// Compares a document that upstream confirmed with what all views saw; returns it with what they are to be asked about, unless
+    /// they were: `parted` is what they said. Nothing is kept where they are to be asked first. Blocks.
     pub(super) fn compare_again(
         &self,
         voyage: &Voyage,
         known: &Known,
-        parted: &Parted,
-        now: Timestamp,
+        before: &Before,
+        parted: Option<&Parted>,
     ) -> Result<(Known, Contradictions), Rejection> {
         let again = known.confirmed(voyage.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
         let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
+        let now = known.checked;
         let _turn = self.histories.lock(&voyage.slot.name);
-        let before = Before { record: Arc::clone(&known.record), ..Before::default() };
-        let histories = self.read_histories(voyage, &before)?;
+        let histories = self.read_histories(voyage, before)?;
         let look = Look {
             packument,
             form: known.form,
             at: now,
             mode: voyage.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted,
-            other_token: None,
+            parted: parted.or(voyage.asked.as_deref()).unwrap_or(&NOBODY_ASKED),
+            other_token: before.other_token(&voyage.slot),
+            tokens: voyage.slot.place_of_tokens(&voyage.registry),
+            stranger: voyage.slot.is_strangers(),
         };
         let others: Vec<_> = histories.others.iter().collect();
         let Reconciled { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
+        if parted.is_none() {
+            let contradictions = self.to_be_asked(voyage, &histories, packument, &contradictions, now);
+            if !contradictions.is_empty() {
+                return Ok((again, contradictions));
+            }
+        }
         let mut record = PackageRecord::clone(&histories.own);
         record.apply(&change);
         self.write(&voyage.key(), &change);
         self.report(&voyage.slot.name, voyage.slot.is_own(), &findings);
         let again = Known {
+            look: self.histories.note_look(&voyage.slot.name),
             born: known::born(packument, &provenance),
             disputed: !contradictions.is_empty(),
             provenance: provenance.into(),
             record: Arc::new(record),
             ..again
         };
-        let contradictions = self.to_be_asked(voyage, &histories, packument, &contradictions, now);
-        Ok((again, contradictions))
+        Ok((again, Vec::new()))
     }
 
     /// The document of `known`, decoded, from memory or the store.

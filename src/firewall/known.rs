@@ -2,7 +2,7 @@
 //! only replaced whole. Refuses to fetch.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -77,6 +77,19 @@ impl Slot {
     #[must_use]
     pub(super) fn is_own(&self) -> bool {
         matches!(self.partition, Partition::Own(_))
+    }
+
+    /// Whether this is the view of a token that no registry gave out.
+    #[must_use]
+    pub(super) fn is_strangers(&self) -> bool {
+        static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(Algorithm::Sha256, NOBODYS_TOKEN.as_bytes()));
+        matches!(&self.partition, Partition::Own(digest) if digest == DIGEST.as_bytes())
+    }
+
+    /// The place of the view of clients' own tokens among the others; `None` where it is this one.
+    #[must_use]
+    pub(super) fn place_of_tokens(&self, registry: &Registry) -> Option<usize> {
+        self.others(registry).iter().position(Self::is_own)
     }
 
     /// The other views of the package: each has looks of its own, and all have one history as long as none contradicts another.
@@ -154,8 +167,10 @@ pub(super) struct Known {
     pub slot: Slot,
     /// Where it comes from.
     pub registry: Arc<Registry>,
-    /// The form that upstream was asked for: what the document lacks is not known.
+    /// The form of the document: what it lacks is not known.
     pub form: Form,
+    /// Whether it is abbreviated though the full form was asked for, as caches send it that ignore `Vary`: what it lacks stays unknown.
+    pub has_no_more: bool,
     /// The index; `None` when upstream says there is no such package (any more).
     pub packument: Option<Arc<Packument>>,
     /// One for each entry of the index.
@@ -178,6 +193,8 @@ pub(super) struct Known {
     pub behind: Option<SignedDuration>,
     /// Whether it contradicts another view of the package that could not be asked again: compared again when upstream confirms it.
     pub disputed: bool,
+    /// The number of the look that made it: the last that was compared with what all views saw; 0 where it was not.
+    pub look: u64,
     /// The document as it came, until the store has it.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed when first needed in a world.
@@ -206,8 +223,10 @@ impl Known {
             born: self.born,
             behind: self.behind,
             disputed: self.disputed,
+            look: self.look,
             slot,
             form,
+            has_no_more: self.has_no_more,
             registry: Arc::clone(&self.registry),
             packument: self.packument.clone(),
             provenance: Arc::clone(&self.provenance),

@@ -115,15 +115,19 @@ impl Inner {
             longest_age: self.world().longest_age(),
             parted: &Parted::default(),
             other_token: None,
+            tokens: slot.place_of_tokens(registry),
+            stranger: slot.is_strangers(),
         };
         let Reconciled { provenance, contradictions, .. } = history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
         let known = Arc::new(Known {
             form,
+            has_no_more: false,
             slot: slot.clone(),
             registry: Arc::clone(registry),
             born: known::born(&packument, &provenance),
             behind: None,
             disputed: !contradictions.is_empty(),
+            look: 0,
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::clone(record),

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,25 +27,47 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Packages whose history is compared at once: two of one stripe wait for each other, for milliseconds.
 const STRIPES: usize = 64;
 
+/// Counters of looks. Packages that share one are compared with their records more often than they need be.
+const LOOK_COUNTERS: usize = 4_096;
+
 /// One turn a package: looks at one package are recorded one after the other.
 #[derive(Debug)]
-pub(super) struct Turns([Mutex<()>; STRIPES]);
+pub(super) struct Turns {
+    stripes: [Mutex<()>; STRIPES],
+    /// How many looks were compared with the records of all views.
+    looks: Box<[AtomicU64]>,
+}
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
+        let looks = (0..LOOK_COUNTERS).map(|_| AtomicU64::default()).collect();
+        Self { stripes: std::array::from_fn(|_| Mutex::default()), looks }
     }
 }
 
 impl Turns {
     /// Waits for the turn of a package. Blocks.
     pub(super) fn lock(&self, name: &PackageName) -> MutexGuard<'_, ()> {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
-        let stripe = hasher.finish() as usize % STRIPES;
-        self.0[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+        self.stripes[place(name, STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Counts a look at a package that was compared with the records of all its views; returns its number, which is not zero.
+    pub(super) fn note_look(&self, name: &PackageName) -> u64 {
+        self.looks[place(name, LOOK_COUNTERS)].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether no look of any view was compared after this one.
+    pub(super) fn is_last_look(&self, name: &PackageName, look: u64) -> bool {
+        look != 0 && self.looks[place(name, LOOK_COUNTERS)].load(Ordering::Relaxed) == look
+    }
+}
+
+fn place(name: &PackageName, count: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
+    let place = hasher.finish() as usize % count;
+    place
 }
 
 impl Inner {

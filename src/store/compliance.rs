@@ -207,6 +207,7 @@ pub(super) fn release(version: &str, bytes: &[u8]) -> Release {
         moved: None,
         dropped: false,
         parted: false,
+        missing_since: None,
     }
 }
 
@@ -507,7 +508,7 @@ impl Model {
                     *old = Release { gone: new.gone, replaced: new.replaced, ..once };
                     (old.manifest, old.manifest_changed) = (new.manifest, new.manifest_changed);
                     (old.held_since, old.moved) = (new.held_since, new.moved);
-                    (old.dropped, old.parted) = (new.dropped, new.parted);
+                    (old.dropped, old.parted, old.missing_since) = (new.dropped, new.parted, new.missing_since);
                 }
                 None => self.0.releases.push(new.clone()),
             }
@@ -551,6 +552,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         moved: gone,
         dropped: replaced,
         parted: replaced,
+        missing_since: gone,
     });
     let tag = ("(latest|next)", 0_u8..3, instant(), instant());
     let tag = tag.prop_map(|(tag, version, first_seen, last_seen)| TagSighting {

@@ -61,6 +61,8 @@ pub struct Release {
     pub dropped: bool,
     /// Whether another view was asked about it and disagrees: this view has a history of its own of it.
     pub parted: bool,
+    /// The first look that did not have it when it last went; kept when it returns. `None` where it never went.
+    pub missing_since: Option<Timestamp>,
 }
 
 /// A tarball that a full download from `address` once yielded, with what its bytes hash to.
@@ -191,7 +193,7 @@ impl Release {
         (self.gone, self.replaced) = (newer.gone, newer.replaced);
         (self.manifest, self.manifest_changed) = (newer.manifest, newer.manifest_changed);
         (self.held_since, self.moved) = (newer.held_since, newer.moved);
-        (self.dropped, self.parted) = (newer.dropped, newer.parted);
+        (self.dropped, self.parted, self.missing_since) = (newer.dropped, newer.parted, newer.missing_since);
     }
 
     /// The effective publish time as it is now: fixed at first sight, moved by a return, and no earlier than the look of another
@@ -238,7 +240,8 @@ pub struct PackageChange {
     /// The document as it now stands.
     pub document: Option<Document>,
     /// Releases that are new or changed; (version, integrity) names the row. Of a row that exists `gone`,
-    /// `replaced`, `manifest`, `manifest_changed`, `held_since`, `moved`, `dropped` and `parted` are written: the rest was set once.
+    /// `replaced`, `manifest`, `manifest_changed`, `held_since`, `moved`, `dropped`, `parted` and `missing_since` are written: the rest was
+    /// set once.
     pub releases: Vec<Release>,
     /// Digests that were learned of releases. Applied after `releases`; a row that does not exist is passed over.
     pub digests: Vec<LearnedDigests>,

@@ -140,7 +140,7 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
 fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<Release>> {
     let mut query = connection.prepare_cached(
         "SELECT version, integrity, published, effective, first_seen, gone, replaced, digests, manifest, manifest_changed,
-             absent, held_since, moved, dropped, parted
+             absent, held_since, moved, dropped, parted, missing_since
          FROM releases WHERE package = ?1 ORDER BY first_seen, version, integrity",
     )?;
     let rows = query.query_map([package], |row| {
@@ -160,6 +160,7 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             moved: instant(row, 12)?,
             dropped: row.get(13)?,
             parted: row.get(14)?,
+            missing_since: instant(row, 15)?,
         })
     })?;
     rows.collect()
@@ -214,11 +215,12 @@ fn write_document(connection: &Connection, package: i64, document: &Document) ->
 fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
         "INSERT INTO releases (package, version, integrity, published, effective, first_seen, gone, replaced, digests, manifest,
-             manifest_changed, absent, held_since, moved, dropped, parted)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+             manifest_changed, absent, held_since, moved, dropped, parted, missing_since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
          ON CONFLICT (package, version, integrity) DO UPDATE SET gone = excluded.gone, replaced = excluded.replaced,
              manifest = excluded.manifest, manifest_changed = excluded.manifest_changed, held_since = excluded.held_since,
-             moved = excluded.moved, dropped = excluded.dropped, parted = excluded.parted",
+             moved = excluded.moved, dropped = excluded.dropped, parted = excluded.parted,
+             missing_since = excluded.missing_since",
     )?;
     for release in releases {
         upsert.execute(params![
@@ -238,6 +240,7 @@ fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -
             release.moved.map(to_column),
             release.dropped,
             release.parted,
+            release.missing_since.map(to_column),
         ])?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use super::StoreError;
 use crate::npm::{Agreement, Integrity};
 
 /// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
-const MIGRATIONS: [&str; 5] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS];
+const MIGRATIONS: [&str; 6] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS];
 
 /// Instants are nanoseconds since 1970 UTC, so that a person needs only `datetime(x / 1e9, 'unixepoch')`.
 const FIRST: &str = "
@@ -173,11 +173,17 @@ const LOOKS: &str = "
         WHERE gone IS NOT NULL AND (SELECT content FROM packages WHERE packages.id = releases.package) IS NOT NULL;
 ";
 
+/// The first look that did not have a release that went. `manifest` of a release may be 49 bytes long from here on: install scripts
+/// are part of it.
+const RETURNS: &str = "
+    ALTER TABLE releases ADD COLUMN missing_since INTEGER;
+";
+
 /// The schema that begins with `LOOKS`: views that were two histories before are compared.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program knows: how many migrations there are.
-pub(super) const KNOWN: i64 = 5;
+pub(super) const KNOWN: i64 = 6;
 
 /// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there. An older ledger is copied
 /// first, into a file beside it that is never deleted.

@@ -1,9 +1,12 @@
 //! Asking a registry for a packument, or whether it changed. Refuses to look inside.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AGE, CONTENT_ENCODING, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    LAST_MODIFIED,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
@@ -59,6 +62,8 @@ pub enum Freshness {
     Changed {
         /// The body, complete.
         body: Bytes,
+        /// Its form: the one that was asked for, except where its media type says that it is the abbreviated one.
+        form: Form,
         /// Whether it is gzip.
         gzip: bool,
         /// Its validators.
@@ -85,7 +90,12 @@ impl Registry {
         headers.insert(ACCEPT, HeaderValue::from_static(accepting(form)));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
-        let (route, response) = self.get(Route::to_registry(url), headers, authorization).await?;
+        let (mut route, mut response) = self.get(Route::to_registry(url.clone()), headers.clone(), authorization).await?;
+        if form == Form::Full && response.status == StatusCode::OK && is_abbreviated(&response.headers) {
+            // A cache that ignores `Vary` has the other form, which lacks what rules ask. One that honours this asks the registry.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            (route, response) = self.get(Route::to_registry(url), headers, authorization).await?;
+        }
         let host = route.host();
         let (date, age) = (date(&response.headers), age(&response.headers));
         match response.status {
@@ -106,10 +116,14 @@ impl Registry {
             etag: header(&response.headers, &ETAG).map(Box::from),
             last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
         };
+        let form = if is_abbreviated(&response.headers) { Form::Abbreviated } else { form };
         let body = response.body.collect_into(self.packument_limit(), share).await.map_err(|error| failure(&host, &error))?;
-        Ok(Fetched { date, age, freshness: Freshness::Changed { body, gzip, validators } })
+        Ok(Fetched { date, age, freshness: Freshness::Changed { body, form, gzip, validators } })
     }
 }
+
+/// The media type of abbreviated packuments.
+const ABBREVIATED: &str = "application/vnd.npm.install-v1+json";
 
 /// What npm sends when it wants a packument in `form`.
 fn accepting(form: Form) -> &'static str {
@@ -117,6 +131,12 @@ fn accepting(form: Form) -> &'static str {
         Form::Full => "application/json",
         Form::Abbreviated => "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8",
     }
+}
+
+/// Whether an answer says that it is an abbreviated packument, whatever was asked for.
+fn is_abbreviated(headers: &HeaderMap) -> bool {
+    let media_type = header(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next());
+    media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case(ABBREVIATED))
 }
 
 /// What a 404 or 410 means: the registry says so in JSON. A page in HTML or an empty body comes from a proxy, a captive portal or
@@ -148,10 +168,11 @@ fn coding(headers: &HeaderMap) -> String {
     lines.collect::<Vec<_>>().join(",")
 }
 
-/// The `Date` of an answer.
+/// The earliest `Date` of an answer: one that passed through a cache may have the origin's and the cache's.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    let date: SystemTime = httpdate::parse_http_date(header(headers, &DATE)?).ok()?;
-    Timestamp::try_from(date).ok()
+    let lines = headers.get_all(DATE).iter().filter_map(|line| line.to_str().ok());
+    let instant = |line: &str| Timestamp::try_from(httpdate::parse_http_date(line).ok()?).ok();
+    lines.filter_map(instant).min()
 }
 
 /// The largest `Age` of an answer; `None` for zero and for what is no number. One that is too large to count is at its maximum
@@ -199,8 +220,8 @@ mod tests {
         let registry = trial::registry(&format!("{}api/npm", server.url()));
         let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
         assert_eq!(fetched.date, None);
-        let Freshness::Changed { body, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
-        assert_eq!((body.as_ref(), gzip, validators), (b"{}".as_slice(), false, Validators::default()));
+        let Freshness::Changed { body, form, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
+        assert_eq!((body.as_ref(), form, gzip, validators), (b"{}".as_slice(), Form::Full, false, Validators::default()));
         let heard = &server.heard()[0];
         assert_eq!(heard.line(), "GET /api/npm/@acme%2fui HTTP/1.1");
         assert_eq!((heard.header("accept"), heard.header("accept-encoding")), (Some("application/json"), Some("gzip")));
@@ -259,9 +280,32 @@ mod tests {
         assert_eq!(told(&[(DATE, new), (AGE, "7200")]), (7200, false));
         assert_eq!(told(&[(DATE, old), (AGE, "60")]), (3600, false));
         assert_eq!(told(&[(AGE, "0")]), (0, false));
+        assert_eq!(told(&[(DATE, new), (DATE, old)]), (3600, true));
+        assert_eq!(told(&[(DATE, new), (AGE, "-7200, 60")]), (60, false));
+        assert_eq!(told(&[(DATE, "soon"), (AGE, "")]), (0, false));
         assert_eq!(told(&[(DATE, new), (AGE, "5, 90"), (AGE, "30")]), (90, false));
         assert_eq!(told(&[(AGE, "99999999999999999999")]).0, i64::from(u32::MAX));
         assert_eq!(told(&[(AGE, "soon")]), (0, false));
+    }
+
+    #[tokio::test]
+    async fn the_abbreviated_form_that_came_unasked_is_known_as_such_after_one_more_question() {
+        const UNASKED: &str = "content-type: Application/vnd.npm.install-v1+json; charset=utf-8";
+        for (heeds, form) in [(true, Form::Full), (false, Form::Abbreviated)] {
+            let server = Server::plain(move |heard, _| match heard.header("cache-control") {
+                Some("no-cache") if heeds => Act::Say(answer("200 OK", &["content-type: application/json"], b"{}")),
+                _ => Act::Say(answer("200 OK", &[UNASKED], b"{}")),
+            })
+            .await;
+            let registry = trial::registry(&server.url());
+            let asked = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
+            assert!(matches!(asked.freshness, Freshness::Changed { form: came, .. } if came == form), "{heeds}");
+            assert_eq!(server.heard().len(), 2);
+            let asked =
+                registry.packument(&name(), Form::Abbreviated, &Authorization::None, None, &mut trial::share()).await.unwrap();
+            assert!(matches!(asked.freshness, Freshness::Changed { form: Form::Abbreviated, .. }));
+            assert_eq!(server.heard().len(), 3);
+        }
     }
 
     #[tokio::test]

@@ -108,6 +108,8 @@ impl Upstream {
             longest_age: Duration::from_hours(72),
             parted: &parted,
             other_token: None,
+            tokens: None,
+            stranger: false,
         };
         let change = reconcile(&self.record, &[], &look).change;
         self.record.apply(&PackageChange { document: Some(self.document()), ..change });
