@@ -129,15 +129,15 @@ where
                 continue;
             }
             Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
-            (stream, peer) = accept(&listener, room, &mut told), if !waiting.is_full() => match room.try_enter(peer.ip()) {
-                Some(guest) => (stream, peer, guest),
-                None => {
+            (stream, peer) = accept(&listener, room, &mut told), if !waiting.is_full() => {
+                let Some(guest) = room.try_enter(peer.ip()) else {
                     room.tell_full(peer.ip());
                     room.make_way();
                     waiting.add(room, stream, peer);
                     continue;
-                }
-            },
+                };
+                (stream, peer, guest)
+            }
             _ = impatience.tick(), if !waiting.is_empty() => {
                 room.make_way();
                 continue;

@@ -228,7 +228,10 @@ async fn feeds_that_are_far_too_large_are_not_read_and_slow_nothing() {
         server.answer(&format!("/feeds/{absent}"), Reply::status(404));
     }
     // Links that would be compared with one another.
-    let page: String = (0..600_000).map(|number| format!("href=\"{number}.json\"")).collect();
+    let mut page = String::new();
+    for number in 0..600_000 {
+        page.push_str(&format!("href=\"{number}.json\""));
+    }
     server.answer("/feeds/", Reply::ok(page));
     let list = homes[1].path().join("list.txt");
     let feeds = [homes[0].path().to_str().unwrap(), list.to_str().unwrap(), &format!("{}/feeds/", server.url)];
