@@ -7,10 +7,10 @@ use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use coldframe::clock::{Clock as _, SystemClock};
 use coldframe::feed::{self, FeedConfig, Shelf, Source};
 use coldframe::npm::Version;
 use coldframe::policy::{Advisories, Trust};
-use coldframe::telemetry::{Clock as _, SystemClock};
 use serde_json::Value;
 
 const RECORDS: usize = 300_000;

@@ -8,9 +8,12 @@ mod documents;
 
 use std::cell::RefCell;
 
-use coldframe::npm::press::{Packing, Press};
-use coldframe::npm::render::{Choice, View};
-use coldframe::npm::{Form, PackageName, brotli, ingest};
+use coldframe::npm::View;
+use coldframe::npm::compression::brotli;
+use coldframe::npm::compression::{Packing, Press};
+use coldframe::npm::packument::parse;
+use coldframe::npm::packument::render::Choice;
+use coldframe::npm::{Form, PackageName};
 
 use documents::{best, captured, made_up};
 
@@ -33,7 +36,7 @@ fn main() {
 }
 
 fn measure(name: &PackageName, document: &[u8]) {
-    let ingested = ingest::ingest(name, document).expect("a packument");
+    let ingested = parse::ingest(name, document).expect("a packument");
     let count = ingested.packument.entries.len();
     let young = |at: usize| at + 5 >= count;
     print!(
@@ -42,7 +45,7 @@ fn measure(name: &PackageName, document: &[u8]) {
         mega(document.len()),
         count,
         best(|| serde_json::from_slice::<&serde_json::value::RawValue>(document).map(drop)),
-        best(|| ingest::ingest(name, document).map(drop)),
+        best(|| parse::ingest(name, document).map(drop)),
     );
     let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
     let choice = Choice { shown: &shown, tags: None, restrictions: None };

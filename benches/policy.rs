@@ -8,9 +8,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coldframe::npm::{PackageName, Packument, ingest};
-use coldframe::policy::place::SourceFile;
-use coldframe::policy::{Facts, Policy, compile, shipped};
+use coldframe::diagnostics::SourceFile;
+use coldframe::npm::packument::parse;
+use coldframe::npm::{PackageName, Packument};
+use coldframe::policy::{Facts, Policy, compile, presets};
 use jiff::Timestamp;
 
 /// As in the program.
@@ -34,7 +35,7 @@ fn main() {
     for name in ["typescript", "next", "react", "drizzle-orm"] {
         if let Ok(document) = std::fs::read(format!("corpus/{name}.json")) {
             let name = PackageName::parse(name).expect("a name");
-            measure(&ingest::ingest(&name, &document).expect("a packument").packument, &strict, &more);
+            measure(&parse::ingest(&name, &document).expect("a packument").packument, &strict, &more);
         }
     }
 }
@@ -67,7 +68,7 @@ fn best<T>(mut work: impl FnMut() -> T) -> f64 {
 
 fn compiled(text: &str) -> Policy {
     let file = Arc::new(SourceFile { path: "bench.toml".into(), text: text.to_owned() });
-    let find = |_: &SourceFile, name: &str| shipped::file(name).ok_or_else(|| "there is none".to_owned());
+    let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "there is none".to_owned());
     compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
 }
 
@@ -119,5 +120,5 @@ fn made_up(versions: usize) -> Packument {
         manifests.join(","),
         times.join(",")
     );
-    ingest::ingest(&PackageName::parse("demo").expect("a name"), document.as_bytes()).expect("a packument").packument
+    parse::ingest(&PackageName::parse("demo").expect("a name"), document.as_bytes()).expect("a packument").packument
 }

@@ -10,9 +10,11 @@ mod documents;
 use std::hint::black_box;
 use std::time::Duration;
 
-use coldframe::npm::press::{Packing, Press};
-use coldframe::npm::render::{Choice, View};
-use coldframe::npm::{Endpoint, Form, PackageName, Packument, ingest, tag};
+use coldframe::npm::View;
+use coldframe::npm::compression::{Packing, Press};
+use coldframe::npm::packument::render::Choice;
+use coldframe::npm::packument::{dist_tags, parse};
+use coldframe::npm::{Endpoint, Form, PackageName, Packument};
 use coldframe::policy::{Facts, Policy, Standing, judge};
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,7 +57,7 @@ fn main() {
 }
 
 fn measure(name: &PackageName, document: &[u8]) {
-    let ingested = ingest::ingest(name, document).expect("a packument");
+    let ingested = parse::ingest(name, document).expect("a packument");
     let packument = &ingested.packument;
     let policy = Policy::new(AGE, &[]).expect("a policy");
     // An hour after its newest version came, the youngest are hidden; three days later the oldest of these has ripened.
@@ -94,7 +96,7 @@ fn shown(packument: &Packument, policy: &Policy, standing: &Standing, now: Times
 fn retagged(packument: &Packument, shown: &[bool]) -> Vec<(Box<str>, Box<str>)> {
     let moved = |tag: &str, target: &str| match packument.find(target) {
         Some((at, _)) if shown[at] => Some(target.into()),
-        _ => tag::retarget(packument, shown, tag, target, &[]).map(Box::from),
+        _ => dist_tags::retarget(packument, shown, tag, target, &[]).map(Box::from),
     };
     packument.dist_tags.iter().filter_map(|(tag, target)| Some((tag.clone(), moved(tag, target)?))).collect()
 }

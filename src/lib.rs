@@ -1,7 +1,7 @@
 //! Coldframe: an npm firewall that stands between npm clients and the registry.
 //!
-//! The rooms below are listed from the highest floor to the lowest; a room imports only from lower floors, and rooms
-//! that share a floor do not know each other. `tests/tidy.rs` holds that, ARCHITECTURE.md tells the whole story.
+//! The layers are listed from the highest to the lowest. A layer imports from lower layers only, and layers on one level do not
+//! import each other. `tests/tidy.rs` checks that; ARCHITECTURE.md describes the flows through them.
 
 pub mod cli;
 
@@ -9,9 +9,7 @@ pub mod app;
 
 pub mod config;
 
-pub mod admin;
-pub mod patrol;
-pub mod proxy;
+pub mod server;
 
 pub mod firewall;
 
@@ -21,13 +19,16 @@ pub mod tls;
 pub mod upstream;
 
 pub mod net;
-
 pub mod telemetry;
 
 pub mod policy;
 
-pub mod vet;
+pub mod vetting;
 
-pub mod file;
 pub mod npm;
+
+pub mod clock;
+pub mod diagnostics;
+pub mod files;
 pub mod text;
+pub mod units;

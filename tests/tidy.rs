@@ -1,8 +1,9 @@
-//! The rules of the house that a compiler does not hold: floors, sizes, names, and what must not stand in this repository.
+//! Rules that the compiler does not check: layers, cycles, names, and what must not be in this repository.
 //!
 //! Every finding says where it is and what to do. The samples at the end show that each rule can fail.
 #![expect(clippy::expect_used, reason = "a check that cannot go on says so by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,36 +13,55 @@ use source::{Keep, line_of, strip, tests_begin, words};
 #[path = "tidy/source.rs"]
 mod source;
 
-/// The rooms and their floors (DESIGN §2). A room imports strictly lower ones only.
-const FLOORS: &[(&str, u8)] = &[
-    ("cli", 10),
-    ("app", 9),
-    ("config", 8),
-    ("proxy", 7),
-    ("admin", 7),
-    ("patrol", 7),
-    ("firewall", 6),
-    ("store", 5),
-    ("upstream", 5),
-    ("feed", 5),
-    ("tls", 5),
-    ("net", 4),
-    ("telemetry", 3),
-    ("policy", 2),
-    ("vet", 1),
-    ("npm", 0),
-    ("file", 0),
+/// The layers of `src/` and their levels. A layer imports from lower levels only. Level 0 has two steps: what needs nothing, and what
+/// needs that.
+const LAYERS: &[(&str, u8)] = &[
+    ("cli", 11),
+    ("app", 10),
+    ("config", 9),
+    ("server", 8),
+    ("firewall", 7),
+    ("store", 6),
+    ("upstream", 6),
+    ("feed", 6),
+    ("tls", 6),
+    ("net", 5),
+    ("telemetry", 5),
+    ("policy", 4),
+    ("vetting", 3),
+    ("npm", 2),
+    ("clock", 1),
+    ("diagnostics", 1),
+    ("files", 1),
     ("text", 0),
+    ("units", 0),
 ];
 
-/// Lines a file may have before its tests.
-const LONGEST: usize = 1000;
+/// Files that import each other in a circle, by layer: there must be no more. The number falls as types move to files of their own.
+const FILES_IN_CYCLES: &[(&str, usize)] = &[
+    ("app", 13),
+    ("cli", 4),
+    ("config", 11),
+    ("feed", 2),
+    ("firewall", 24),
+    ("net", 5),
+    ("npm", 11),
+    ("policy", 13),
+    ("server", 2),
+    ("upstream", 2),
+];
+
+/// A file with more lines before its tests gets a warning.
+const LONG_FILE: usize = 600;
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "types", "helpers", "helper", "misc", "shared", "prelude", "manager"];
 
-/// Rooms that may name an HTTP status (DESIGN §7): they speak HTTP. Everyone else returns a verdict or an error.
-const STATUS_ROOMS: &[&str] = &["proxy", "admin", "net", "upstream"];
+/// Layers that may name an HTTP status. The others return a verdict or an error.
+const STATUS_LAYERS: &[&str] = &["server", "net", "upstream"];
+
+/// Modules without a clock, I/O and async.
+const PURE_MODULES: &[&str] = &["src/npm/", "src/policy/", "src/vetting/", "src/firewall/package/", "src/firewall/verdicts/"];
 
 #[test]
 fn the_tree_is_tidy() {
@@ -55,6 +75,8 @@ fn the_tree_is_tidy() {
     for (path, text) in &texts {
         check(path, text, for_tests.contains(path), &mut findings);
     }
+    check_cycles(&texts, &mut findings);
+    warn_of_long_files(&texts);
     for wanted in ["Cargo.lock", "CHANGELOG.md", "README.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE", "rust-toolchain.toml"]
     {
         if !paths.iter().any(|path| path == wanted) {
@@ -127,20 +149,18 @@ fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
     }
     let code = strip(text, Keep::Code);
     let before_tests = tests_begin(&code, for_tests);
-    check_form(path, text, &code, before_tests, findings);
+    check_form(path, text, &code, findings);
     check_names(path, &code, findings);
     if path.starts_with("tests/") {
         check_sleep(path, &code, findings);
     }
     if let Some(inside) = path.strip_prefix("src/") {
         check_place(path, inside, findings);
-        let room = inside.split_once('/').map(|(room, _)| room);
+        let layer = inside.split_once('/').map_or(inside.trim_end_matches(".rs"), |(layer, _)| layer);
         check_panics(path, &code[..before_tests], findings);
         check_output(path, &code[..before_tests], findings);
-        if let Some(room) = room {
-            check_floors(path, room, &code, before_tests, findings);
-            check_tongues(path, room, text, &code[..before_tests], findings);
-        }
+        check_imports(path, layer, &code, before_tests, findings);
+        check_vocabulary(path, layer, text, &code[..before_tests], findings);
     }
 }
 
@@ -177,13 +197,9 @@ fn continues_a_path(before: &str) -> bool {
     before.chars().next_back().is_some_and(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.' | '}'))
 }
 
-fn check_form(path: &str, text: &str, code: &str, before_tests: usize, findings: &mut Vec<String>) {
+fn check_form(path: &str, text: &str, code: &str, findings: &mut Vec<String>) {
     if !text.starts_with("//!") {
-        findings.push(format!("{path}:1: does not open with `//!`: say what it is and what it refuses to know"));
-    }
-    let lines = code[..before_tests].lines().count();
-    if lines > LONGEST {
-        findings.push(format!("{path}:{LONGEST}: {lines} lines before its tests, at most {LONGEST}: split it by what it does"));
+        findings.push(format!("{path}:1: does not open with `//!`: say what the module provides"));
     }
     for bare in ["#[allow", "#![allow"] {
         each(path, code, bare, findings, "a bare allow: write `#[expect(lint, reason = \"…\")]`");
@@ -216,15 +232,18 @@ fn check_sleep(path: &str, code: &str, findings: &mut Vec<String>) {
     each(path, code, "sleep(", findings, "a test that sleeps is slow and flaky: wait for the event, or move the `ManualClock`");
 }
 
-/// `src/` holds rooms, a room holds files.
+/// A layer is a file or a folder of `src/`; it holds files and folders of files.
 fn check_place(path: &str, inside: &str, findings: &mut Vec<String>) {
     let parts: Vec<&str> = inside.split('/').collect();
+    let is_layer = |name: &str| LAYERS.iter().any(|(layer, _)| *layer == name);
     match parts.as_slice() {
         ["lib.rs" | "main.rs"] => {}
-        [room, _] if FLOORS.iter().any(|(name, _)| name == room) => {}
-        [room, _] => findings.push(format!("{path}:1: `{room}` has no floor: give it one in tests/tidy.rs and ARCHITECTURE.md")),
-        [_] => findings.push(format!("{path}:1: a file outside every room: move it into one")),
-        _ => findings.push(format!("{path}:1: a room holds files, not rooms: flatten it")),
+        [file] if is_layer(file.trim_end_matches(".rs")) => {}
+        [layer, _] | [layer, _, _] if is_layer(layer) => {}
+        [name] | [name, _] | [name, _, _] => {
+            findings.push(format!("{path}:1: `{name}` is not a layer: give it a level in tests/tidy.rs and ARCHITECTURE.md"));
+        }
+        _ => findings.push(format!("{path}:1: deeper than `src/<layer>/<module>/<file>.rs`: flatten it")),
     }
 }
 
@@ -235,32 +254,32 @@ fn check_panics(path: &str, code: &str, findings: &mut Vec<String>) {
     each(path, code, "unimplemented!", findings, "finish it");
 }
 
-/// Imports go strictly down, and only as `crate::room`. Tests may meet a neighbour: an upstream is tried with real trust.
-fn check_floors(path: &str, room: &str, code: &str, before_tests: usize, findings: &mut Vec<String>) {
-    let floor = |name: &str| FLOORS.iter().find(|(known, _)| *known == name).map(|(_, floor)| *floor);
-    let Some(own) = floor(room) else { return };
+/// Imports go to lower levels, and leave a layer only as `crate::layer`. Tests may import a layer of their own level.
+fn check_imports(path: &str, layer: &str, code: &str, before_tests: usize, findings: &mut Vec<String>) {
+    let level = |name: &str| LAYERS.iter().find(|(known, _)| *known == name).map(|(_, level)| *level);
+    let Some(own) = level(layer) else { return };
     for (at, _) in code.match_indices("crate::") {
         if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == '$') {
             continue;
         }
         for other in roots(&code[at + "crate::".len()..]) {
             let line = line_of(code, at);
-            match floor(other) {
-                _ if other == room => {}
+            match level(other) {
+                _ if other == layer => {}
                 Some(below) if below < own || (below == own && at >= before_tests) => {}
                 Some(above) => findings.push(format!(
-                    "{path}:{line}: `{room}` (floor {own}) imports `{other}` (floor {above}): imports go strictly down; move the type to the lower room, keep the I/O in the upper"
+                    "{path}:{line}: `{layer}` (level {own}) imports `{other}` (level {above}): imports go to lower levels; move the type down, keep the I/O above"
                 )),
-                None => findings.push(format!("{path}:{line}: `crate::{other}` is no room: import from the room that defines it")),
+                None => findings.push(format!("{path}:{line}: `crate::{other}` is not a layer: import from the layer that defines it")),
             }
         }
     }
-    // From a room's own file one step up is the room; its tests stand one step deeper.
+    // `super` once is the folder that a file is in; its tests are one step deeper.
+    let depth = path.matches('/').count() - usize::from(path.ends_with("/mod.rs"));
     let (file, tests) = code.split_at(before_tests);
-    let (leaves_file, leaves_tests) =
-        if path.ends_with("/mod.rs") { ("super::", "super::super::") } else { ("super::super::", "super::super::super::") };
-    each(path, file, leaves_file, findings, "leaves the room by the window: write `crate::room::…`");
-    each(path, tests, leaves_tests, findings, "leaves the room by the window: write `crate::room::…`");
+    for (text, depth) in [(file, depth), (tests, depth + 1)] {
+        each(path, text, &"super::".repeat(depth), findings, "leaves the layer: write `crate::layer::…`");
+    }
 }
 
 /// All output passes one place, which escapes it: what is printed elsewhere may hold what strangers wrote.
@@ -305,30 +324,24 @@ fn first_word(text: &str) -> Option<&str> {
     (end > 0).then(|| &text[..end])
 }
 
-/// Which rooms may speak HTTP, and which may speak npm.
-fn check_tongues(path: &str, room: &str, text: &str, code: &str, findings: &mut Vec<String>) {
-    if !STATUS_ROOMS.contains(&room) {
-        each(
-            path,
-            code,
-            "StatusCode",
-            findings,
-            "statuses exist where HTTP is spoken: return a verdict or an error, `proxy::respond` maps it",
-        );
+/// Which layers may know HTTP, and which may know npm.
+fn check_vocabulary(path: &str, layer: &str, text: &str, code: &str, findings: &mut Vec<String>) {
+    if !STATUS_LAYERS.contains(&layer) {
+        each(path, code, "StatusCode", findings, "return a verdict or an error, `server::response` maps it");
     }
-    if room == "firewall" {
-        each(path, code, "http::", findings, "no HTTP type in `firewall`: `proxy` translates");
-        each(path, code, "hyper::", findings, "no HTTP type in `firewall`: `proxy` translates");
+    if layer == "firewall" {
+        each(path, code, "http::", findings, "no HTTP type in `firewall`: `server` translates");
+        each(path, code, "hyper::", findings, "no HTTP type in `firewall`: `server` translates");
     }
-    if ["npm", "policy", "vet"].contains(&room) {
+    if PURE_MODULES.iter().any(|module| path.starts_with(module)) {
         for outside in ["std::fs", "std::net", "tokio::", "SystemTime", "Timestamp::now", "Instant::now", "async fn"] {
-            each(path, code, outside, findings, "this room is pure: no clock, no I/O, no async");
+            each(path, code, outside, findings, "this module is pure: no clock, no I/O, no async");
         }
     }
-    if room != "main" && room != "cli" {
-        each(path, code, "anyhow::", findings, "`anyhow` only in `main` and `cli`: a room has its own `<Room>Error`");
+    if layer != "main" && layer != "cli" {
+        each(path, code, "anyhow::", findings, "`anyhow` only in `main` and `cli`: a layer has its own error");
     }
-    if ["net", "tls"].contains(&room) {
+    if ["net", "tls"].contains(&layer) {
         let spoken = strip(text, Keep::Strings);
         let end = spoken.len().min(code.len());
         for word in ["npm", "packument", "tarball", "dist-tag", "dist_tag"] {
@@ -337,11 +350,140 @@ fn check_tongues(path: &str, room: &str, text: &str, code: &str, findings: &mut 
                 &spoken[..end].to_ascii_lowercase(),
                 word,
                 findings,
-                "no npm word in this room: it knows sockets, or certificates, only",
+                "no npm word in this layer: it knows sockets, or certificates, only",
             );
         }
     }
     each(path, code, "tokio::fs", findings, "3.5 times slower than a mapped file: block in `spawn_blocking`");
+}
+
+/// Finds files that import each other in a circle, and folders of one layer that do.
+fn check_cycles(texts: &[(&String, String)], findings: &mut Vec<String>) {
+    let imports = imports(texts);
+    let mut by_layer: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for file in circular(&imports) {
+        by_layer.entry(file.split('/').nth(1).unwrap_or_default()).or_default().push(file);
+    }
+    let known = |layer: &str| FILES_IN_CYCLES.iter().find(|(name, _)| *name == layer).map_or(0, |(_, count)| *count);
+    for (layer, files) in &by_layer {
+        if files.len() > known(layer) {
+            let list = files.join(", ");
+            findings.push(format!(
+                "src/{layer}:1: {} files import each other in circles, at most {}: {list}",
+                files.len(),
+                known(layer)
+            ));
+        }
+    }
+    for (layer, count) in FILES_IN_CYCLES {
+        let now = by_layer.get(layer).map_or(0, Vec::len);
+        if now < *count {
+            findings.push(format!(
+                "tests/tidy.rs:1: {now} files of `{layer}` import each other in circles: lower the number in FILES_IN_CYCLES"
+            ));
+        }
+    }
+}
+
+/// The files of `src/` that each file imports from its own layer, without those for tests.
+fn imports(texts: &[(&String, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let files: BTreeSet<&str> = texts.iter().map(|(path, _)| path.as_str()).filter(|path| path.starts_with("src/")).collect();
+    let mut found = BTreeMap::new();
+    for (path, text) in texts.iter().filter(|(path, _)| files.contains(path.as_str()) && path.matches('/').count() > 1) {
+        let code = strip(text, Keep::Code);
+        let code = &code[..tests_begin(&code, false)];
+        let mut to = BTreeSet::new();
+        for (at, _) in code.match_indices("crate::") {
+            for segments in paths(&code[at + "crate::".len()..]) {
+                to.extend(file_of(&segments, &files));
+            }
+        }
+        let layer = path.split('/').nth(1);
+        to.retain(|file| file != *path && file.split('/').nth(1) == layer);
+        found.insert((*path).clone(), to);
+    }
+    found
+}
+
+/// The paths that begin here: one, or all of a group `{a::b, c}`.
+fn paths(rest: &str) -> Vec<Vec<&str>> {
+    let mut found = Vec::new();
+    let mut prefix: Vec<&str> = Vec::new();
+    let mut groups: Vec<usize> = Vec::new();
+    let mut rest = rest;
+    loop {
+        rest = rest.trim_start();
+        if let Some(word) = first_word(rest) {
+            prefix.push(word);
+            rest = rest[word.len()..].trim_start();
+            if let Some(after) = rest.strip_prefix("::") {
+                rest = after;
+                continue;
+            }
+            found.push(prefix.clone());
+        } else if let Some(after) = rest.strip_prefix('{') {
+            groups.push(prefix.len());
+            rest = after;
+            continue;
+        } else if let Some(after) = rest.strip_prefix('*') {
+            found.push(prefix.clone());
+            rest = after;
+        }
+        // After a name: the next of its group, or the end of groups.
+        loop {
+            let Some(depth) = groups.last() else { return found };
+            prefix.truncate(*depth);
+            rest = rest.trim_start();
+            if let Some(after) = rest.strip_prefix("as ") {
+                rest = first_word(after).map_or(after, |word| &after.trim_start()[word.len()..]);
+            } else if let Some(after) = rest.strip_prefix(',') {
+                rest = after.trim_start();
+                if !rest.starts_with('}') {
+                    break;
+                }
+            } else if let Some(after) = rest.strip_prefix('}') {
+                groups.pop();
+                rest = after;
+            } else {
+                return found;
+            }
+        }
+    }
+}
+
+/// The file that a path names or that has what it names: the longest beginning of the path that is one.
+fn file_of(segments: &[&str], files: &BTreeSet<&str>) -> Option<String> {
+    (1..=segments.len().min(3)).rev().find_map(|count| {
+        let module = segments[..count].join("/");
+        [format!("src/{module}.rs"), format!("src/{module}/mod.rs")].into_iter().find(|file| files.contains(file.as_str()))
+    })
+}
+
+/// The files from which a way leads back to them.
+fn circular(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
+    let returns = |start: &String| {
+        let mut seen: BTreeSet<&String> = BTreeSet::new();
+        let mut open: Vec<&String> = imports[start].iter().collect();
+        while let Some(file) = open.pop() {
+            if seen.insert(file) {
+                open.extend(imports.get(file).into_iter().flatten());
+            }
+        }
+        seen.contains(start)
+    };
+    imports.keys().filter(|file| returns(file)).map(String::as_str).collect()
+}
+
+/// A long file is no finding: length alone does not say that it should be split.
+#[expect(clippy::print_stderr, reason = "a warning is for people who read the output of the test")]
+fn warn_of_long_files(texts: &[(&String, String)]) {
+    for (path, text) in texts.iter().filter(|(path, _)| path.starts_with("src/")) {
+        let code = strip(text, Keep::Code);
+        let lines = code[..tests_begin(&code, false)].lines().count();
+        if lines > LONG_FILE {
+            eprintln!("warning: {path} has {lines} lines before its tests, more than {LONG_FILE}");
+        }
+    }
 }
 
 /// One finding for each place where `needle` stands.
@@ -358,7 +500,9 @@ fn each(path: &str, code: &str, needle: &str, findings: &mut Vec<String>, advice
 
 /// Bad samples: a rule that finds nothing in them is no rule.
 mod samples {
-    use super::{FLOORS, LONGEST, check, roots, test_modules};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::{LAYERS, check, circular, file_of, paths, roots, test_modules};
 
     fn findings(path: &str, body: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -374,38 +518,55 @@ mod samples {
 
     #[test]
     fn imports_that_climb_are_found_in_every_spelling() {
-        finds("src/npm/a.rs", "use crate::store::Blobs;", "`npm` (floor 0) imports `store`");
+        finds("src/npm/a.rs", "use crate::store::Blobs;", "`npm` (level 2) imports `store`");
         finds("src/npm/a.rs", "use crate::{npm::Version, store::{Blobs, ledger}};", "imports `store`");
-        finds("src/store/a.rs", "fn a() { crate::upstream::ask() }", "`store` (floor 5) imports `upstream` (floor 5)");
+        finds("src/store/a.rs", "fn a() { crate::upstream::ask() }", "`store` (level 6) imports `upstream` (level 6)");
         finds(
             "src/store/a.rs",
             "#[cfg(test)]\nmod tests { use crate::firewall; }",
-            "`store` (floor 5) imports `firewall` (floor 6)",
+            "`store` (level 6) imports `firewall` (level 7)",
         );
         assert_eq!(findings("src/store/a.rs", "#[cfg(test)]\nmod tests { use crate::tls; }"), [""; 0]);
-        finds("src/net/mod.rs", "use super::cli;", "leaves the room");
-        finds("src/net/a.rs", "use super::super::cli;", "leaves the room");
-        finds("src/net/a.rs", "#[cfg(test)]\nmod tests {\n    use super::super::super::cli;\n}", "leaves the room");
+        finds("src/net/mod.rs", "use super::cli;", "leaves the layer");
+        finds("src/net/a.rs", "use super::super::cli;", "leaves the layer");
+        finds("src/net/a.rs", "#[cfg(test)]\nmod tests {\n    use super::super::super::cli;\n}", "leaves the layer");
         assert_eq!(findings("src/net/a.rs", "#[cfg(test)]\nmod tests {\n    use super::super::body;\n}"), [""; 0]);
-        finds("src/proxy/a.rs", "use crate::Nothing;", "is no room");
+        assert_eq!(findings("src/net/client/a.rs", "use super::super::body;"), [""; 0]);
+        finds("src/net/client/a.rs", "use super::super::super::cli;", "leaves the layer");
+        finds("src/server/a.rs", "use crate::Nothing;", "is not a layer");
         assert_eq!(
             findings("src/firewall/a.rs", "use crate::{npm::{A, B}, policy};\n// crate::cli\nconst A: &str = \"crate::cli\";"),
             [""; 0]
         );
         assert_eq!(roots("{a, b::{c, d}, e::f as g};"), ["a", "b", "e"]);
-        assert_eq!(FLOORS.len(), 18);
+        assert_eq!(LAYERS.len(), 19);
     }
 
     #[test]
-    fn misplaced_and_oversized_files_are_found() {
-        finds("src/attic/a.rs", "", "has no floor");
-        finds("src/a.rs", "", "outside every room");
-        finds("src/npm/deep/a.rs", "", "a room holds files");
-        finds("src/npm/a.rs", &"const A: u8 = 0;\n".repeat(LONGEST), "lines before its tests");
-        assert_eq!(findings("src/npm/a.rs", &format!("#[cfg(test)]\nmod tests {{\n{}}}", "// a\n".repeat(LONGEST))), [""; 0]);
+    fn misplaced_files_are_found() {
+        finds("src/attic/a.rs", "", "is not a layer");
+        finds("src/a.rs", "", "is not a layer");
+        finds("src/npm/deep/deeper/a.rs", "", "deeper than");
+        assert_eq!(findings("src/npm/deep/a.rs", ""), [""; 0]);
+        assert_eq!(findings("src/clock.rs", ""), [""; 0]);
         let mut found = Vec::new();
         check("src/npm/a.rs", "struct A;\n", false, &mut found);
         assert!(found[0].contains("does not open with"), "{found:?}");
+    }
+
+    #[test]
+    fn files_that_import_each_other_are_found_in_every_spelling() {
+        assert_eq!(
+            paths("a::{b::{C, d}, e as f, g::*}, h;"),
+            [vec!["a", "b", "C"], vec!["a", "b", "d"], vec!["a", "e"], vec!["a", "g"]]
+        );
+        assert_eq!(paths("a::b::C::new()"), [["a", "b", "C", "new"]]);
+        let files = BTreeSet::from(["src/a/mod.rs", "src/a/b.rs"]);
+        assert_eq!(file_of(&["a", "b", "C"], &files).as_deref(), Some("src/a/b.rs"));
+        assert_eq!(file_of(&["a", "D"], &files).as_deref(), Some("src/a/mod.rs"));
+        let imports = |from: &str, to: &[&str]| (from.to_owned(), to.iter().map(|file| (*file).to_owned()).collect());
+        let graph = BTreeMap::from([imports("a", &["b"]), imports("b", &["c"]), imports("c", &["b"]), imports("d", &["a"])]);
+        assert_eq!(circular(&graph), ["b", "c"]);
     }
 
     #[test]
@@ -454,7 +615,7 @@ mod samples {
     }
 
     #[test]
-    fn rooms_that_speak_the_wrong_tongue_are_found() {
+    fn layers_that_know_what_they_must_not_are_found() {
         finds("src/firewall/a.rs", "fn a(b: http::Method) {}", "no HTTP type");
         finds("src/store/a.rs", "fn a(b: StatusCode) {}", "StatusCode");
         finds("src/net/a.rs", "const A: &str = \"npm-notice\";", "no npm word");

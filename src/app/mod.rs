@@ -1,40 +1,20 @@
-//! Floor 9: the only composition root. Takes a configuration and a clock, makes the rooms and joins them.
+//! The only composition root. Takes a configuration and a clock, makes the rooms and joins them.
 //!
 //! Refuses to read flags, files or the environment, and to decide what a client gets.
 
-pub mod adopting;
-pub mod authority;
-pub mod checking;
-#[cfg(unix)]
-mod control;
-pub mod deciding;
-mod decisions;
-pub mod difference;
-pub mod errand;
-mod feeds;
-mod following;
-mod front;
-mod glimpse;
-mod guest;
-mod health;
-pub mod intelligence;
-mod listening;
-mod losses;
+mod admin_pages;
+pub mod ca;
+mod listeners;
 pub mod operations;
-mod own;
-mod policies;
-pub mod probing;
-pub mod question;
-mod reloading;
+mod outbound;
+pub mod probe;
 pub mod remote;
-mod retention;
-pub mod scratch;
-mod session;
-mod summary;
-mod supervisor;
-pub mod terms;
-mod wire;
-pub mod witness;
+pub mod run;
+pub mod session;
+pub mod standalone;
+pub mod tasks;
+
+pub use tasks::feeds::{Feeds, Standing};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,37 +26,39 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use url::Url;
 
-pub use checking::Checker;
-pub use difference::difference;
-pub use errand::Errand;
-pub use health::health;
 pub use operations::{Description, Explained};
-pub use question::{Contacted, contacts, explain, exposure};
-pub use reloading::ReadConfig;
+pub use remote::client_policy::terms;
+pub use remote::health::health;
 pub use remote::{Owner, RemoteServer};
-pub use scratch::Scratch;
-pub use terms::terms;
+pub use run::Errand;
+pub use run::temp_dir::Scratch;
+pub use standalone::check::Checker;
+pub use standalone::policy_diff::difference;
+pub use standalone::{Contacted, contacts, explain, exposure};
+pub use tasks::config_reload::ReadConfig;
 
-use following::GatewayFiles;
-use listening::Bound;
-use operations::{ListenerDescription, Operations, PolicyDescription};
-use policies::Policies;
-use reloading::Reloader;
-use session::Premises;
-use summary::Summary;
-use supervisor::Supervisor;
+use crate::app::listeners::Bound;
+use crate::app::operations::{ListenerDescription, Operations, PolicyDescription};
+use crate::app::session::Premises;
+use crate::app::tasks::Supervisor;
+use crate::app::tasks::config_reload::Reloader;
+use crate::app::tasks::gateway_reload::GatewayFiles;
+use crate::app::tasks::policy_reload::Policies;
+use crate::app::tasks::summary::Summary;
 
-use crate::admin::{Admin, Check, Judge, Terms};
 use crate::config::{self, Config, Effective, Key, Settings};
 use crate::feed::Shelf;
-use crate::file::Look;
+use crate::files::Look;
 use crate::firewall::{Firewall, Parts, Rejection};
 use crate::net::{Parent, Room};
 use crate::npm::PackageName;
-use crate::patrol::{self, Feeds};
-use crate::proxy::{Forward, Service, TokenError, UserError, Way, forward, reverse, transparent};
+use crate::server::admin::{Admin, Check, Judge, Terms};
+
+use crate::clock::Clock;
+use crate::server::gateway::{self, transparent};
+use crate::server::{Forward, Service, TokenError, UserError, Way, registry};
 use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
-use crate::telemetry::{Clock, Metrics, TaskLabel, Watched};
+use crate::telemetry::{Metrics, TaskLabel, Watched};
 use crate::tls::{self, TlsError};
 use crate::upstream::{AllCircuits, Registries, UpstreamSetupError};
 
@@ -189,7 +171,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     ledger_retention: Duration,
     /// The revision of the decisions that are applied, and what was logged of them.
-    decided: (u64, decisions::Log),
+    decided: (u64, crate::app::tasks::decision_reload::Log),
     feeds: Arc<Feeds>,
     /// The background tasks; those of the feeds run already.
     tasks: Supervisor,
@@ -205,7 +187,7 @@ pub struct App {
     /// Why the configuration that was read last is not active, or not all of it.
     reload_trouble: Arc<Mutex<Option<String>>>,
     #[cfg(unix)]
-    control: Option<control::Control>,
+    control: Option<crate::app::session::control_socket::Control>,
 }
 
 impl App {
@@ -217,7 +199,7 @@ impl App {
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let data_dir = open_data_dir(&config.store.data_dir).await.map_err(AppError::DataDir)?;
         #[cfg(unix)]
-        if let Err(error) = control::clear(&config.store.data_dir) {
+        if let Err(error) = crate::app::session::control_socket::clear(&config.store.data_dir) {
             tracing::warn!(error = %error, "old control socket not removed");
         }
         let ledger = Arc::new(SqliteLedger::open(&data_dir).map_err(AppError::DataDir)?);
@@ -234,7 +216,10 @@ impl App {
         metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
         ledger.put_in_force(decided).map_err(AppError::DataDir)?;
-        let decided = (decided, decisions::Log::begin(decisions.clone(), Arc::clone(&metrics), Arc::clone(&clock)));
+        let decided = (
+            decided,
+            crate::app::tasks::decision_reload::Log::begin(decisions.clone(), Arc::clone(&metrics), Arc::clone(&clock)),
+        );
         let firewall = Arc::new(Firewall::new(Parts {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -251,20 +236,20 @@ impl App {
         let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.weight());
         metrics.watch(Watched::MemoryBytes, Box::new(weight));
         // Bound first: who asks meanwhile waits in the backlog, and is then told what is not read yet.
-        let bound = listening::bind(&config.listen, &config.listener_policies).await?;
+        let bound = crate::app::listeners::bind(&config.listen, &config.listener_policies).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
-        let feeds = Feeds::open(patrol::feeds::Parts {
+        let feeds = Feeds::open(crate::app::tasks::feeds::Parts {
             followed: config.feeds.followed,
             serve_without: config.feeds.serve_without,
             shelf: Shelf::of(&config.store.data_dir),
-            client: feeds::client(&config.upstream, &trust),
+            client: crate::app::outbound::client(&config.upstream, &trust),
             firewall: Arc::clone(&firewall),
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             blobs: Arc::clone(&blobs),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         });
-        feeds::watch(&feeds, &metrics);
+        crate::app::outbound::watch(&feeds, &metrics);
         let names = config.policies.names.clone();
         let mut tasks = Supervisor::new(&metrics);
         for (at, name) in feeds.names().into_iter().enumerate() {
@@ -278,19 +263,29 @@ impl App {
         let (mut checks, mut remarks) =
             (checks(&ledger, &firewall), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         let reload_trouble = Arc::default();
-        remarks.push(("configuration", reloading::remark(Arc::clone(&reload_trouble))));
-        checks.extend([("feeds", feeds::lacking(&feeds)), ("tasks", tasks.check()), ("tasks", feed_tasks.check())]);
+        remarks.push(("configuration", crate::app::tasks::config_reload::remark(Arc::clone(&reload_trouble))));
+        checks.extend([
+            ("feeds", crate::app::outbound::lacking(&feeds)),
+            ("tasks", tasks.check()),
+            ("tasks", feed_tasks.check()),
+        ]);
         remarks.extend([("tasks", tasks.remark()), ("tasks", feed_tasks.remark())]);
-        if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", feeds::freshness(&feeds)));
+        if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", crate::app::outbound::freshness(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
         let public_url = config.proxy.public_url.clone();
-        let service = Service::new(Arc::clone(&firewall), config.proxy, &addresses, own::own(&admin), Arc::clone(&metrics))?;
+        let service = Service::new(
+            Arc::clone(&firewall),
+            config.proxy,
+            &addresses,
+            crate::app::admin_pages::own(&admin),
+            Arc::clone(&metrics),
+        )?;
         let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
         let gateway = if config.gateway.listen.is_empty() && config.gateway.transparent.is_empty() {
             None
         } else {
-            let parent = feeds::parent(&config.upstream, &trust);
+            let parent = crate::app::outbound::parent(&config.upstream, &trust);
             Some(Gate::open(&config.gateway, &config.store.data_dir, &service, (&addresses, parent), &clock).await?)
         };
         let gateways = gateway.as_ref().map_or(&[][..], |gate| &gate.addresses);
@@ -374,7 +369,7 @@ impl App {
     pub fn take_commands(&mut self) -> std::io::Result<()> {
         DataDir::mark_server(&self.data_dir)?;
         let ours = [self.addresses(), self.gateways(), self.transparent()].concat();
-        let parts = control::Parts {
+        let parts = crate::app::session::control_socket::Parts {
             firewall: Arc::clone(&self.firewall),
             ledger: Arc::clone(&self.ledger),
             metrics: Arc::clone(&self.metrics),
@@ -382,9 +377,9 @@ impl App {
             premises: Arc::clone(&self.premises),
             ours,
             operations: Arc::clone(&self.operations),
-            sessions: control::Parts::sessions(),
+            sessions: crate::app::session::control_socket::Parts::sessions(),
         };
-        self.control = Some(control::Control::open(&self.data_dir, parts)?);
+        self.control = Some(crate::app::session::control_socket::Control::open(&self.data_dir, parts)?);
         Ok(())
     }
 
@@ -406,7 +401,7 @@ impl App {
                     // An error means that the sender is gone, and with it whoever could ask for more.
                     let _ = stopped.wait_for(|stop| *stop).await;
                 };
-                let _ended = reverse::serve(listener, &room, &service, profile, stopped).await;
+                let _ended = registry::serve(listener, &room, &service, profile, stopped).await;
             });
         }
         let mut tasks = self.tasks;
@@ -418,7 +413,9 @@ impl App {
         }
         if let Some(Gate { bound, transparent, door, followed, .. }) = self.gateway {
             let followed = Arc::new(Mutex::new(followed));
-            tasks.spawn(TaskLabel::Gateway, "gateway files", move || following::follow(Arc::clone(&followed)));
+            tasks.spawn(TaskLabel::Gateway, "gateway files", move || {
+                crate::app::tasks::gateway_reload::follow(Arc::clone(&followed))
+            });
             for (Bound { listener, .. }, is_transparent) in
                 bound.into_iter().map(|bound| (bound, false)).chain(transparent.into_iter().map(|bound| (bound, true)))
             {
@@ -431,26 +428,26 @@ impl App {
                     let _ended = if is_transparent {
                         transparent::serve(listener, &room, &door, stopped).await
                     } else {
-                        forward::serve(listener, &room, &door, stopped).await
+                        gateway::serve(listener, &room, &door, stopped).await
                     };
                 });
             }
         }
         let (ledger, clock, retention) = (Arc::clone(&self.ledger), self.clock, self.ledger_retention);
         tasks.spawn(TaskLabel::Retention, "retention", move || {
-            retention::keep(Arc::clone(&ledger), Arc::clone(&clock), retention)
+            crate::app::tasks::retention::keep(Arc::clone(&ledger), Arc::clone(&clock), retention)
         });
         let ((decided, log), ledger, firewall) = (self.decided, Arc::clone(&self.ledger), Arc::clone(&self.firewall));
         let log = Arc::new(Mutex::new(log));
         tasks.spawn(TaskLabel::Decisions, "decisions", move || {
-            decisions::follow(Arc::clone(&ledger), Arc::clone(&firewall), decided, Arc::clone(&log))
+            crate::app::tasks::decision_reload::follow(Arc::clone(&ledger), Arc::clone(&firewall), decided, Arc::clone(&log))
         });
         if let Some(read) = self.read {
             let reloader = Arc::new(Reloader::new(
                 self.reload_asked,
                 self.reload_trouble,
                 (self.settings, by_listener),
-                reloading::Parts {
+                crate::app::tasks::config_reload::Parts {
                     policies: Arc::clone(&self.policies),
                     firewall: Arc::clone(&self.firewall),
                     service: Arc::clone(&self.service),
@@ -461,18 +458,21 @@ impl App {
                     feed_tasks: Mutex::new(self.feed_tasks),
                 },
             ));
-            tasks
-                .spawn(TaskLabel::Policies, "configuration", move || reloading::follow(Arc::clone(&reloader), Arc::clone(&read)));
+            tasks.spawn(TaskLabel::Policies, "configuration", move || {
+                crate::app::tasks::config_reload::follow(Arc::clone(&reloader), Arc::clone(&read))
+            });
         }
         let (policies, firewall, metrics) = (self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics));
         tasks.spawn(TaskLabel::Policies, "policies", move || {
-            policies::follow(Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics))
+            crate::app::tasks::policy_reload::follow(Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics))
         });
         let (firewall, metrics) = (Arc::clone(&self.firewall), Arc::clone(&self.metrics));
-        tasks.spawn(TaskLabel::Prefetch, "prefetch", move || patrol::ahead::fetch(Arc::clone(&firewall), Arc::clone(&metrics)));
+        tasks.spawn(TaskLabel::Prefetch, "prefetch", move || {
+            crate::app::tasks::prefetch::fetch(Arc::clone(&firewall), Arc::clone(&metrics))
+        });
         let (ledger, metrics, told) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics), Arc::default());
         tasks.spawn(TaskLabel::Ledger, "ledger", move || {
-            losses::tell(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&told))
+            crate::app::tasks::ledger_health::tell(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&told))
         });
         let summary = Summary::new(&self.metrics, self.summary_interval);
         let told = Arc::clone(&summary);
@@ -504,7 +504,7 @@ impl App {
         }
         let lost = flush(self.ledger).await;
         #[cfg(unix)]
-        if commanded && let Err(error) = control::clear(&self.data_dir) {
+        if commanded && let Err(error) = crate::app::session::control_socket::clear(&self.data_dir) {
             tracing::warn!(error = %error, "control socket not removed");
         }
         tracing::info!("stopped");
@@ -522,13 +522,13 @@ impl Gate {
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         // Made where there is none; then looked at before it is read: what changes meanwhile is read again.
-        authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let looks = (Look::at(&config.door.users), Look::at(&authority::files(config, data_dir)));
-        let kept = authority::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let leaves = authority::leaves(config, kept, clock).map_err(AppError::Authority)?;
+        crate::app::ca::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
+        let looks = (Look::at(&config.door.users), Look::at(&crate::app::ca::files(config, data_dir)));
+        let kept = crate::app::ca::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
+        let leaves = crate::app::ca::leaves(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (
-            listening::bind_all(&config.listen, "--gateway").await?,
-            listening::bind_all(&config.transparent, "--transparent").await?,
+            crate::app::listeners::bind_all(&config.listen, "--gateway").await?,
+            crate::app::listeners::bind_all(&config.transparent, "--transparent").await?,
         );
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let transparent_addresses: Vec<_> = transparent.iter().map(|bound| bound.address).collect();
@@ -622,7 +622,7 @@ async fn flush(ledger: Arc<SqliteLedger>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::SystemClock;
+    use crate::clock::SystemClock;
 
     #[tokio::test]
     async fn a_data_directory_is_owned_by_one_app_until_that_has_gone() {

@@ -11,26 +11,27 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::adopting::{self, Adoption, Wanted};
-use super::deciding::Expansion;
-use super::question::asker;
-use crate::admin::{Checked, Terms, explanation};
+use crate::app::standalone::adopt::{self, Adoption, Wanted};
+use crate::app::standalone::asker;
+use crate::app::standalone::decide::Expansion;
 use crate::config::Effective;
 use crate::config::effective::OF_PLACES;
 use crate::firewall::{Asker, Firewall, Locked, Profile};
-use crate::npm::{Digest, Integrity, PackageName, Spec, instant};
+use crate::npm::{Digest, Integrity, PackageName, Spec};
 use crate::policy::Verdict;
+use crate::server::admin::{Checked, Terms, explanation};
 use crate::store::{Blobs, Ledger, SqliteLedger, StoreError};
+use crate::units::timestamp;
 
 /// Questions that are worked on at once: each may ask upstream for hundreds of packuments.
 const MAX_QUESTIONS: usize = 4;
 
 /// The most entries of one question: packages, or tarballs.
-pub(super) const MAX_ENTRIES: usize = 500;
+pub(crate) const MAX_ENTRIES: usize = 500;
 
 /// What a server is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Question {
+pub(crate) enum Question {
     /// Who it is: a [`Description`].
     Describe,
     /// To write down what it has noted so far.
@@ -49,7 +50,7 @@ pub(super) enum Question {
 
 /// What it answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// This.
     Done(Value),
     /// It cannot, for this reason.
@@ -120,7 +121,7 @@ pub struct Purged {
 }
 
 /// What questions are answered by.
-pub(super) struct Operations {
+pub(crate) struct Operations {
     firewall: Arc<Firewall>,
     ledger: Arc<SqliteLedger>,
     blobs: Arc<dyn Blobs>,
@@ -129,13 +130,13 @@ pub(super) struct Operations {
 }
 
 impl Answer {
-    pub(super) fn failed(why: String) -> Self {
+    pub(crate) fn failed(why: String) -> Self {
         Self::Failed(why)
     }
 }
 
 impl Operations {
-    pub(super) fn new(
+    pub(crate) fn new(
         firewall: &Arc<Firewall>,
         ledger: &Arc<SqliteLedger>,
         blobs: Arc<dyn Blobs>,
@@ -151,7 +152,7 @@ impl Operations {
     }
 
     /// Answers a question.
-    pub(super) async fn answer(&self, question: Question) -> Answer {
+    pub(crate) async fn answer(&self, question: Question) -> Answer {
         match self.work(question).await {
             Ok(answer) => Answer::Done(answer),
             Err(why) => Answer::Failed(why),
@@ -184,7 +185,7 @@ impl Operations {
             }
             Question::Adopt { wanted, profile } => {
                 bounded(wanted.len())?;
-                let adoption: Adoption = adopting::adopt_wanted(&self.firewall, &of_profile(profile), wanted).await;
+                let adoption: Adoption = adopt::adopt_wanted(&self.firewall, &of_profile(profile), wanted).await;
                 Ok(json!(adoption))
             }
             Question::Purge { integrities, packages } => {
@@ -211,7 +212,7 @@ impl Operations {
     }
 
     /// Replaces the settings, which were read again.
-    pub(super) fn reloaded(&self, names: &[String], settings: Effective) {
+    pub(crate) fn reloaded(&self, names: &[String], settings: Effective) {
         let mut description = self.description.lock().unwrap_or_else(PoisonError::into_inner);
         let mut settings = settings;
         // The addresses that are open stay as they are.
@@ -225,7 +226,7 @@ impl Operations {
     }
 
     /// The addresses that are listened on as a registry.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let description = self.description.lock().unwrap_or_else(PoisonError::into_inner);
         description.listeners.iter().map(|listener| listener.address).collect()
     }
@@ -269,7 +270,7 @@ impl Operations {
 #[must_use]
 pub fn verdict_line(verdict: &Verdict) -> String {
     let reason = verdict.reason().map(|reason| format!(": {} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
-    let opens = verdict.opens().map(|opens| format!("; opens {}", instant::tell_opening(opens))).unwrap_or_default();
+    let opens = verdict.opens().map(|opens| format!("; opens {}", timestamp::tell_opening(opens))).unwrap_or_default();
     let word = match verdict {
         Verdict::Allow => "allowed",
         Verdict::Hold { .. } => "held",
@@ -279,12 +280,12 @@ pub fn verdict_line(verdict: &Verdict) -> String {
 }
 
 /// Works out what an approval of `spec` that names `records` covers.
-pub(super) async fn expand(
+pub(crate) async fn expand(
     firewall: &Firewall,
     asker: &Asker,
     spec: &Spec,
     records: &[String],
-) -> Result<Expansion, super::AppError> {
+) -> Result<Expansion, crate::app::AppError> {
     Expansion::of(&firewall.inspect(asker, &spec.name).await?, spec, records)
 }
 
@@ -301,7 +302,7 @@ fn read_spec(text: &str) -> Result<Spec, String> {
 }
 
 /// An error and its causes in one line.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -315,7 +316,7 @@ pub(super) fn told(error: &dyn std::error::Error) -> String {
 ///
 /// # Errors
 /// When the ledger cannot be read, or something cannot be removed.
-pub(super) fn purge(
+pub(crate) fn purge(
     ledger: &SqliteLedger,
     integrities: &[Integrity],
     packages: &[PackageName],
@@ -334,7 +335,7 @@ pub(super) fn purge(
 }
 
 /// Packages that one question names, with the versions and digests that lockfiles hold of them.
-pub(super) fn parts_of(wanted: Wanted) -> Vec<Wanted> {
+pub(crate) fn parts_of(wanted: Wanted) -> Vec<Wanted> {
     let mut parts = vec![Wanted::new()];
     for (name, versions) in wanted {
         if parts.last().is_none_or(|part| part.len() >= MAX_ENTRIES) {

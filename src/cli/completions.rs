@@ -2,10 +2,10 @@
 
 use clap::{Args, CommandFactory as _, ValueEnum};
 
-use super::output::{self, Exit, Failure};
+use crate::cli::output::{self, Exit, Failure};
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The shell.
     #[arg(value_enum)]
     shell: Shell,
@@ -19,14 +19,14 @@ enum Shell {
     Fish,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let shell = match arguments.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut super::Arguments::command(), "coldframe", &mut script);
+    clap_complete::generate(shell, &mut crate::cli::Arguments::command(), "coldframe", &mut script);
     output::print_verbatim(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Done)
 }

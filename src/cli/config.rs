@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::flags::SettingFlags;
-use super::output::{self, Exit, Failure};
-use super::running::say;
-use super::serve::runtime;
 use crate::app::{Owner, RemoteServer};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::say;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::serve::runtime;
 use crate::config;
 use crate::text::single_line;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Check a configuration file by itself; tells every mistake at once.
     Check(CheckArguments),
     /// Show every value in force and where it came from, as TOML.
@@ -21,18 +21,18 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct CheckArguments {
+pub(crate) struct CheckArguments {
     /// The file.
     file: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ShowArguments {
+pub(crate) struct ShowArguments {
     #[command(flatten)]
     settings: SettingFlags<true>,
 }
 
-pub(super) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Check(arguments) => {
             let count = config::check(&arguments.file)?;

@@ -6,20 +6,21 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::flags::SettingFlags;
-use super::output::{self, Exit, Failure};
-use super::running::{self, Running, say};
-use super::serve::runtime;
-use crate::admin::explanation;
 use crate::app;
 use crate::app::operations::verdict_line;
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::say;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::running_server::{self, Running};
+use crate::cli::serve::runtime;
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::npm::Spec;
-use crate::telemetry::SystemClock;
+use crate::server::admin::explanation;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// A package and a version, a dist-tag or a range: `axios@1.14.1`, `axios@^1`, `axios`.
     #[arg(value_name = "SPEC", value_parser = Spec::parse)]
     spec: Spec,
@@ -33,11 +34,11 @@ pub(super) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { spec, at, json, settings } = arguments;
     let config = settings.clone().read(Config::gather)?;
     let (text, is_allowed) = runtime()?.block_on(async {
-        if let Some(running) = running::find(&config).await? {
+        if let Some(running) = running_server::find(&config).await? {
             return ask(&running, &config, &settings, (&spec, at, json)).await;
         }
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;

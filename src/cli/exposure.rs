@@ -7,22 +7,25 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::flags::SettingFlags;
-use super::output::{self, Columns, Exit, Failure};
-use super::running::say;
-use super::serve::runtime;
-use crate::app::{self, Contacted, Owner, RemoteServer, deciding, intelligence};
+use crate::app::standalone::{decide, incident};
+use crate::app::{self, Contacted, Owner, RemoteServer};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::say;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::serve::runtime;
+use crate::clock::SystemClock;
 use crate::config;
-use crate::npm::{PackageName, Spec, instant};
-use crate::patrol::exposure::Finding;
+use crate::firewall::Finding;
+use crate::npm::{PackageName, Spec};
 use crate::policy::RuleId;
-use crate::policy::decision::{Act, Decision};
+use crate::policy::decisions::{Act, Decision};
 use crate::store::{Exposure, Outcome};
-use crate::telemetry::SystemClock;
+use crate::text::Columns;
 use crate::text::push_line;
+use crate::units::timestamp;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// A package, or one version of it: `axios`, `axios@1.14.1`.
     #[arg(value_name = "PACKAGE[@VERSION]", value_parser = Spec::parse, required_unless_present_any = ["advisory", "feed", "contacts"])]
     spec: Option<Spec>,
@@ -40,7 +43,7 @@ pub(super) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     if arguments.contacts {
         let contacts = app::contacts(&flushed(&arguments.settings)?)?;
         let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { tell_contacts(&contacts) };
@@ -69,9 +72,9 @@ pub(super) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Result<Exit, Failure> {
-    let config = super::feed::of_server(settings)?;
+    let config = crate::cli::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
-    let findings = intelligence::exposed(config, Arc::new(SystemClock), id)?;
+    let findings = incident::exposed(config, Arc::new(SystemClock), id)?;
     // Where nothing was kept yet nobody asked for anything.
     let mut contacts = app::contacts(&data_dir).unwrap_or_default();
     contacts.retain(|known| known.contact.advisory == id);
@@ -100,7 +103,7 @@ fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, Failure> {
 }
 
 /// What was seen here of what an advisory names, and who got it.
-pub(super) fn tell_findings(findings: &[Finding], grounds: &Grounds) -> String {
+pub(crate) fn tell_findings(findings: &[Finding], grounds: &Grounds) -> String {
     if findings.is_empty() {
         return "nothing that it names was ever seen here, as far as the ledger reaches back\n".to_owned();
     }
@@ -116,7 +119,7 @@ pub(super) fn tell_findings(findings: &[Finding], grounds: &Grounds) -> String {
 }
 
 /// The same for programs.
-pub(super) fn findings_json(findings: &[Finding], grounds: &Grounds) -> Value {
+pub(crate) fn findings_json(findings: &[Finding], grounds: &Grounds) -> Value {
     let told = findings.iter().map(|finding| {
         json!({
             "name": finding.name.as_str(),
@@ -171,7 +174,7 @@ fn contact_rows(contacts: &[Contacted]) -> String {
     columns.row(["CLIENT", "PLACE", "ADVISORY", "PACKAGE", "TIMES", "FIRST", "LAST"]);
     for Contacted { contact, times, first, last } in contacts {
         let package = contact.package.as_ref().map_or("-", PackageName::as_str).to_owned();
-        let (times, first, last) = (times.to_string(), instant::tell(*first), instant::tell(*last));
+        let (times, first, last) = (times.to_string(), timestamp::tell(*first), timestamp::tell(*last));
         let (client, place, advisory) = (contact.client.clone(), contact.place.clone(), contact.advisory.clone());
         columns.row([client, place, advisory, package, times, first, last]);
     }
@@ -223,7 +226,7 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
         };
-        let (times, first, last) = (exposure.times.to_string(), instant::tell(exposure.first), instant::tell(exposure.last));
+        let (times, first, last) = (exposure.times.to_string(), timestamp::tell(exposure.first), timestamp::tell(exposure.last));
         columns.row([exposure.client.clone(), tool, exposure.version.clone(), outcome, times, first, last]);
     }
     columns.to_string()
@@ -237,12 +240,12 @@ fn outcome(exposure: &Exposure) -> &'static str {
 }
 
 /// What people decided, to name what let a version through.
-pub(super) struct Grounds(Vec<Decision>);
+pub(crate) struct Grounds(Vec<Decision>);
 
 impl Grounds {
     /// Reads the decisions of a data directory. What cannot be read is named by its rule alone.
-    pub(super) fn read(data_dir: &Path) -> Self {
-        Self(deciding::decisions(data_dir).unwrap_or_default())
+    pub(crate) fn read(data_dir: &Path) -> Self {
+        Self(decide::decisions(data_dir).unwrap_or_default())
     }
 
     /// The decisions that let through what a row says was served.

@@ -8,21 +8,22 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::decree::{self, Because};
-use super::flags::SettingFlags;
-use super::output::{self, Columns, Exit, Failure};
-use super::running;
-use super::serve::runtime;
-use crate::app::intelligence::{self, Standing};
+use crate::app::standalone::incident::{self, Standing};
+use crate::cli::decisions::{self, Because};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::running_server;
+use crate::cli::serve::runtime;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
-use crate::npm::instant;
-use crate::policy::decision::Act;
-use crate::telemetry::{Clock as _, SystemClock};
+use crate::policy::decisions::Act;
+use crate::text::Columns;
 use crate::text::single_line;
+use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Look at the feeds now; beside a running server, which takes up what changed, or without one.
     Sync(Sync),
     /// Say how the feeds stand: records, freshness, records that wait for a decision.
@@ -36,7 +37,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Sync {
+pub(crate) struct Sync {
     /// Take a feed also when most of its records are gone.
     #[arg(long)]
     accept_shrunk: bool,
@@ -48,7 +49,7 @@ pub(super) struct Sync {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Status {
+pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -57,7 +58,7 @@ pub(super) struct Status {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Ruling {
+pub(crate) struct Ruling {
     /// The record: its id or an alias.
     #[arg(value_name = "ID")]
     id: String,
@@ -68,7 +69,7 @@ pub(super) struct Ruling {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Export {
+pub(crate) struct Export {
     /// The directory to write to; called `osv-scanner`, it is what osv-scanner reads offline.
     #[arg(value_name = "DIRECTORY")]
     directory: PathBuf,
@@ -76,35 +77,35 @@ pub(super) struct Export {
     #[arg(long, value_name = "PREFIX", default_value = "COLDFRAME", value_parser = prefix)]
     id_prefix: String,
     /// How long readers may use it.
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decree::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
     expires: Duration,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-pub(super) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Sync(Sync { accept_shrunk, json, settings }) => {
             let config = of_server(&settings)?;
-            let standings = runtime()?.block_on(intelligence::sync(config, Arc::new(SystemClock), accept_shrunk))?;
+            let standings = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), accept_shrunk))?;
             let stale = standings.iter().any(|standing| standing.staleness.is_some());
             say(&standings, json)?;
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
         Command::Status(Status { json, settings }) => {
             let config = of_server(&settings)?;
-            say(&intelligence::status(&config, SystemClock.now()), json)?;
+            say(&incident::status(&config, SystemClock.now()), json)?;
             Ok(Exit::Done)
         }
         Command::Obey(ruling) => rule(ruling, true),
         Command::SetAside(ruling) => rule(ruling, false),
         Command::Export(Export { directory, id_prefix, expires, settings }) => {
             let data_dir = settings.read(crate::config::data_dir)?;
-            let (exported, key, left) = intelligence::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
+            let (exported, key, left) = incident::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
             let mut columns = Columns::indented("  ");
             columns.row(["records", &exported.records.to_string()]);
             columns.row(["serial", &exported.serial.to_string()]);
-            columns.row(["expires", &instant::tell(exported.expires)]);
+            columns.row(["expires", &timestamp::tell(exported.expires)]);
             columns.row(["key", &key.to_string()]);
             for left in &left {
                 columns.row(["left out", left]);
@@ -116,9 +117,9 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 /// The configuration of the server that runs on the data directory, which says which feeds are followed; without one, of this command.
-pub(super) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failure> {
+pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failure> {
     let config = settings.clone().read(Config::gather)?;
-    Ok(match runtime()?.block_on(running::find(&config))? {
+    Ok(match runtime()?.block_on(running_server::find(&config))? {
         Some(running) => {
             running.announce(&config, OF_VERDICTS);
             runtime()?.block_on(running.server.flush());
@@ -131,8 +132,8 @@ pub(super) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failur
 fn rule(Ruling { id, because, settings }: Ruling, obey: bool) -> Result<Exit, Failure> {
     let config = of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
-    let advisory = intelligence::broad_record(config, Arc::new(SystemClock), &id)?;
-    decree::take(&data_dir, Act::Record { advisory, obey }, because, None, false)
+    let advisory = incident::broad_record(config, Arc::new(SystemClock), &id)?;
+    decisions::take(&data_dir, Act::Record { advisory, obey }, because, None, false)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -186,13 +187,13 @@ fn tell(standings: &[Standing]) -> String {
         columns.row(["source", &feed.source.to_string()]);
         columns.row(["trust", feed.trust.as_str()]);
         columns.row(["records", &records(tally)]);
-        columns.row(["synced", &state.synced.map_or_else(|| "never".to_owned(), instant::tell)]);
-        columns.row(["changed", &state.changed.map_or_else(|| "never".to_owned(), instant::tell)]);
+        columns.row(["synced", &state.synced.map_or_else(|| "never".to_owned(), timestamp::tell)]);
+        columns.row(["changed", &state.changed.map_or_else(|| "never".to_owned(), timestamp::tell)]);
         if let Some(serial) = state.serial {
             columns.row(["serial", &serial.to_string()]);
         }
         if let Some(expires) = state.expires {
-            columns.row(["expires", &instant::tell(expires)]);
+            columns.row(["expires", &timestamp::tell(expires)]);
         }
         if let Some(trouble) = &tally.trouble {
             columns.row(["unreadable", trouble]);

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
+use crate::config::Kind;
 use crate::config::effective::OF_VERDICTS;
-use crate::config::settings::{Default, Kind, SETTINGS, Setting};
+use crate::config::settings::{Default, SETTINGS, Setting};
 use crate::config::{Flags, Key, Mistakes, Sources, Surroundings};
 
 /// What a person asks a question with; the rest is accepted and not listed in their help.
@@ -13,14 +14,14 @@ const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::Da
 
 /// Every setting as a flag, and `--config`. `LISTED` says whether help shows all of them.
 #[derive(Debug, Clone)]
-pub(super) struct SettingFlags<const LISTED: bool> {
+pub(crate) struct SettingFlags<const LISTED: bool> {
     file: Option<PathBuf>,
     flags: Flags,
 }
 
 impl<const LISTED: bool> SettingFlags<LISTED> {
     /// Takes out of `--feed` what is the id of an advisory (`MAL-2026-2307`) and no file: for a question about that advisory.
-    pub(super) fn take_advisory(&mut self) -> Option<String> {
+    pub(crate) fn take_advisory(&mut self) -> Option<String> {
         let is_id = |text: &str| {
             let prefix = text.split('-').next().unwrap_or_default();
             let named = prefix.len() < text.len() && prefix.starts_with(|letter: char| letter.is_ascii_uppercase());
@@ -31,7 +32,7 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
 
     /// What another command has to be given so that it answers as this one did, with a blank before it: the data directory and the file;
     /// what verdicts are made by too, unless a server that runs says that.
-    pub(super) fn repeated(&self, is_servers: bool) -> String {
+    pub(crate) fn repeated(&self, is_servers: bool) -> String {
         let keys = if is_servers { &[Key::DataDir][..] } else { &[OF_VERDICTS, &[Key::DataDir]].concat() };
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
         let words: Vec<_> = self.flags.words(keys).into_iter().chain(file).map(|word| quoted(&word)).collect();
@@ -39,12 +40,12 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
     }
 
     /// The first flag that was given and is not among `known`.
-    pub(super) fn given_beyond(&self, known: &[Key]) -> Option<String> {
+    pub(crate) fn given_beyond(&self, known: &[Key]) -> Option<String> {
         self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
     }
 
     /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
-    pub(super) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
+    pub(crate) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
         let surroundings = Surroundings {
             variables: std::env::vars_os().collect(),

@@ -3,22 +3,22 @@
 
 use clap::Args;
 
-use super::flags::SettingFlags;
-use super::output::{Exit, Failure};
-use super::serve::runtime;
 use crate::app::remote::reachable;
 use crate::app::{self, Owner, RemoteServer};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{Exit, Failure};
+use crate::cli::serve::runtime;
 use crate::config::{Config, Key};
 use crate::store::DataDir;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 /// Silent when it is: what runs it every few seconds keeps what it says.
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = arguments.settings.read(Config::gather)?;
     let data_dir = &config.store.data_dir;
     runtime()?.block_on(async {

@@ -7,22 +7,23 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::decree;
-use super::exposure;
-use super::exposure::Grounds;
-use super::flags::SettingFlags;
-use super::output::{self, Exit, Failure};
-use super::person;
-use super::serve::runtime;
-use crate::app::intelligence::{self, Plan};
+use crate::app::standalone::incident::{self, Plan};
 use crate::app::{AppError, Owner, RemoteServer};
+use crate::cli::decisions;
+use crate::cli::exposure;
+use crate::cli::exposure::Grounds;
+use crate::cli::flags::SettingFlags;
+use crate::cli::operator;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::serve::runtime;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Key};
-use crate::npm::{PackageName, Version, instant};
-use crate::telemetry::{Clock as _, SystemClock};
+use crate::npm::{PackageName, Version};
 use crate::text::push_line;
+use crate::units::timestamp;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The advisory's id, or an alias of it: `MAL-2026-2307`; or an exact version that no feed names: `axios@1.14.1`.
     #[arg(value_name = "ID|PACKAGE@VERSION")]
     id: String,
@@ -30,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
     /// How long the packages stay frozen: what was published since the first bad version stays hidden.
-    #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = decree::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = decisions::duration)]
     freeze_for: Duration,
     /// Print JSON.
     #[arg(long)]
@@ -39,24 +40,24 @@ pub(super) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { id, dry_run, freeze_for, json, settings } = arguments;
     let own = settings.clone().read(Config::gather)?;
-    let config = super::feed::of_server(&settings)?;
+    let config = crate::cli::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let plan = match named(&id)? {
-        Some((name, version)) => intelligence::plan_versions(&data_dir, SystemClock.now(), &name, &[version], &id)?,
+        Some((name, version)) => incident::plan_versions(&data_dir, SystemClock.now(), &name, &[version], &id)?,
         None => planned(config, &id, own)?,
     };
     let done = if dry_run {
         None
     } else {
-        let author = person::signature(SystemClock.now());
-        let mut done = intelligence::decide(&data_dir, &plan, &author, freeze_for)?;
+        let author = operator::signature(SystemClock.now());
+        let mut done = incident::decide(&data_dir, &plan, &author, freeze_for)?;
         done.purged = runtime()?.block_on(async {
             match RemoteServer::find(&data_dir).await? {
                 Owner::Server(server) => server.purge(&plan.integrities(), &plan.packages()).await,
-                Owner::NoProcess | Owner::Silent => intelligence::purge(&data_dir, &plan),
+                Owner::NoProcess | Owner::Silent => incident::purge(&data_dir, &plan),
             }
         })?;
         Some(done)
@@ -67,7 +68,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration, grounds: &Grounds) -> String {
+fn tell(plan: &Plan, done: Option<&incident::Done>, freeze_for: Duration, grounds: &Grounds) -> String {
     let would = if done.is_some() { "" } else { "would " };
     let feed = plan.feed.as_ref().map(|feed| format!(" of the feed `{feed}`")).unwrap_or_default();
     let mut text = String::new();
@@ -75,7 +76,7 @@ fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration, gr
     for subject in &plan.subjects {
         let versions = if subject.versions.is_empty() { "every version".to_owned() } else { subject.versions.join(", ") };
         push_line!(text, "  {would}deny {}: {versions}", subject.name);
-        let (since, age) = (instant::tell(subject.freeze_at), instant::tell_age(freeze_for));
+        let (since, age) = (timestamp::tell(subject.freeze_at), timestamp::tell_age(freeze_for));
         push_line!(text, "  {would}freeze {} for {age}: nothing published after {since} is shown", subject.name);
     }
     let (stored, known) = (plan.stored, plan.integrities().len());
@@ -98,8 +99,8 @@ fn tell(plan: &Plan, done: Option<&intelligence::Done>, freeze_for: Duration, gr
 /// The plan for an advisory of the running server's feeds; else of those that this command names itself.
 fn planned(config: Config, id: &str, own: Config) -> Result<Plan, Failure> {
     let has_own_feeds = own.settings.is_written(Key::Feed);
-    match intelligence::plan(config, Arc::new(SystemClock), id) {
-        Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(intelligence::plan(own, Arc::new(SystemClock), id)?),
+    match incident::plan(config, Arc::new(SystemClock), id) {
+        Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(incident::plan(own, Arc::new(SystemClock), id)?),
         planned => Ok(planned?),
     }
 }
@@ -123,8 +124,8 @@ fn numbers(decisions: &[i64]) -> String {
     decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn tell_json(plan: &Plan, done: Option<&intelligence::Done>, grounds: &Grounds) -> String {
-    let subject = |subject: &intelligence::Subject| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
+fn tell_json(plan: &Plan, done: Option<&incident::Done>, grounds: &Grounds) -> String {
+    let subject = |subject: &incident::Subject| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
     let told = json!({
         "id": plan.id,
         "feed": plan.feed,

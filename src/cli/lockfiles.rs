@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::npm::lockfile::{LONGEST, Lockfile, LockfileError};
+use crate::npm::Lockfile;
+use crate::npm::lockfile::{LONGEST, LockfileError};
 
 /// Reads the lockfile at `path`, whose name says what it is; no more of it than a lockfile may have.
-pub(super) fn read(path: &Path) -> anyhow::Result<Lockfile> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Lockfile> {
     read_bytes(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 

@@ -1,51 +1,28 @@
-//! Floor 10: the command line. One file a subcommand; turns words into calls, outcomes into text and exit codes.
+//! The command line. One file a subcommand; turns words into calls, outcomes into text and exit codes.
 //!
 //! Refuses to decide anything: what is allowed is said by `config`, what happens by `app`.
 
-mod adopt;
-mod approve;
 mod ca;
 mod check;
-mod check_fix;
-mod check_github;
-mod check_report;
-mod check_sarif;
-mod check_table;
 mod client_config;
-mod client_files;
 mod completions;
 mod config;
-mod confirm;
 mod decisions;
-mod decree;
-mod deny;
 mod doctor;
-mod doctor_formats;
-mod doctor_routes;
-mod doctor_survey;
 mod explain;
 mod exposure;
 mod feed;
 mod flags;
-mod freeze;
 mod healthcheck;
-mod hosts;
 mod incident;
 mod lockfiles;
-mod observe;
+mod operator;
 mod output;
-mod person;
 mod policy;
-mod revoke;
+mod registry_hosts;
 mod run;
-mod run_child;
-mod run_exceptions;
-mod run_project;
-mod run_recipe;
-mod run_summary;
-mod running;
+mod running_server;
 mod serve;
-mod trust;
 mod user;
 
 use std::ffi::OsString;
@@ -86,91 +63,91 @@ struct Arguments {
 enum Command {
     /// Serve npm clients; needs no flag and no file.
     #[command(after_long_help = EXIT_CODES)]
-    Serve(serve::Arguments),
+    Serve(crate::cli::serve::Arguments),
     /// Run one command, such as `npm ci`, behind a Coldframe of its own, and sum up what was held back.
     #[command(after_long_help = EXIT_CODES)]
-    Run(run::Arguments),
+    Run(crate::cli::run::Arguments),
     /// Say whether installs in this folder really pass through Coldframe, and what mends it where they do not.
-    Doctor(doctor::Arguments),
+    Doctor(crate::cli::doctor::Arguments),
     /// Say whether a version would be served, and why; the running server answers, if there is one.
-    Explain(explain::Arguments),
+    Explain(crate::cli::explain::Arguments),
     /// Say which versions in lockfiles would be refused, before anybody installs them.
-    Check(check::Arguments),
+    Check(crate::cli::check::Arguments),
     /// Print the lines that send a client through Coldframe, with an age that agrees with ours.
-    ClientConfig(client_config::Arguments),
+    ClientConfig(crate::cli::client_config::Arguments),
     /// Say who asked for a package, from the ledger; works beside a running server and without one.
-    Exposure(exposure::Arguments),
+    Exposure(crate::cli::exposure::Arguments),
     /// Approve versions that are kept back, by their exact bytes, for a while; works beside a running server.
-    Approve(approve::Arguments),
+    Approve(crate::cli::decisions::approve::Arguments),
     /// Approve the young versions that lockfiles hold already, until they would have opened anyway.
-    Adopt(adopt::Arguments),
+    Adopt(crate::cli::decisions::adopt::Arguments),
     /// Confirm, as a second person, a decision that awaits one.
-    Confirm(confirm::Arguments),
+    Confirm(crate::cli::decisions::confirm::Arguments),
     /// Deny versions, whatever the rules say.
-    Deny(deny::Arguments),
+    Deny(crate::cli::decisions::deny::Arguments),
     /// Take a decision back.
-    Revoke(revoke::Arguments),
+    Revoke(crate::cli::decisions::revoke::Arguments),
     /// Hide everything that was published after an instant, for a while.
-    Freeze(freeze::Arguments),
+    Freeze(crate::cli::decisions::freeze::Arguments),
     /// Let age and signals hold nothing back for a while, and note what they would have.
-    Observe(observe::Arguments),
+    Observe(crate::cli::decisions::break_glass::Arguments),
     /// What people decided.
     #[command(subcommand)]
-    Decisions(decisions::Command),
+    Decisions(crate::cli::decisions::list::Command),
     /// Check and try policies.
     #[command(subcommand)]
-    Policy(policy::Command),
+    Policy(crate::cli::policy::Command),
     /// Do everything that is to be done about an advisory: deny, freeze, purge, and say who got it.
-    Incident(incident::Arguments),
+    Incident(crate::cli::incident::Arguments),
     /// Look at the feeds of advisories now, say how they stand, or export what this instance denies.
     #[command(subcommand)]
-    Feed(feed::Command),
+    Feed(crate::cli::feed::Command),
     /// Make, print, explain or replace the authority that the gateway's clients trust.
     #[command(subcommand)]
-    Ca(ca::Command),
+    Ca(crate::cli::ca::Command),
     /// Say who may use the gateway, where `gateway-users` names a file of them.
     #[command(subcommand)]
-    User(user::Command),
+    User(crate::cli::user::Command),
     /// Ask the server of this configuration whether it is ready, directly; for containers and supervisors.
-    Healthcheck(healthcheck::Arguments),
+    Healthcheck(crate::cli::healthcheck::Arguments),
     /// Check a configuration file, or show what is in force.
     #[command(subcommand)]
-    Config(config::Command),
+    Config(crate::cli::config::Command),
     /// Print a script that teaches a shell to complete coldframe's words.
-    Completions(completions::Arguments),
+    Completions(crate::cli::completions::Arguments),
 }
 
 /// Runs one command line, program name first. What went wrong stands on standard error when it returns.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    std::panic::set_hook(Box::new(output::tell_panic));
+    std::panic::set_hook(Box::new(crate::cli::output::tell_panic));
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
-        Err(told) => return output::tell_usage(&told).into(),
+        Err(told) => return crate::cli::output::tell_usage(&told).into(),
     };
     let outcome = match arguments.command {
-        Command::Serve(arguments) => serve::run(arguments),
-        Command::Run(arguments) => return run::run(arguments).unwrap_or_else(give_up),
-        Command::Doctor(arguments) => doctor::run(arguments),
-        Command::Explain(arguments) => explain::run(arguments),
-        Command::Check(arguments) => check::run(arguments),
-        Command::ClientConfig(arguments) => client_config::run(arguments),
-        Command::Exposure(arguments) => exposure::run(arguments),
-        Command::Approve(arguments) => approve::run(arguments),
-        Command::Adopt(arguments) => adopt::run(arguments),
-        Command::Confirm(arguments) => confirm::run(arguments),
-        Command::Deny(arguments) => deny::run(arguments),
-        Command::Revoke(arguments) => revoke::run(arguments),
-        Command::Freeze(arguments) => freeze::run(arguments),
-        Command::Observe(arguments) => observe::run(arguments),
-        Command::Decisions(command) => decisions::run(command),
-        Command::Policy(command) => policy::run(command),
-        Command::Incident(arguments) => incident::run(arguments),
-        Command::Feed(command) => feed::run(command),
-        Command::Ca(command) => ca::run(command),
-        Command::User(command) => user::run(command),
-        Command::Healthcheck(arguments) => healthcheck::run(arguments),
-        Command::Config(command) => config::run(command),
-        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Serve(arguments) => crate::cli::serve::run(arguments),
+        Command::Run(arguments) => return crate::cli::run::run(arguments).unwrap_or_else(give_up),
+        Command::Doctor(arguments) => crate::cli::doctor::run(arguments),
+        Command::Explain(arguments) => crate::cli::explain::run(arguments),
+        Command::Check(arguments) => crate::cli::check::run(arguments),
+        Command::ClientConfig(arguments) => crate::cli::client_config::run(arguments),
+        Command::Exposure(arguments) => crate::cli::exposure::run(arguments),
+        Command::Approve(arguments) => crate::cli::decisions::approve::run(arguments),
+        Command::Adopt(arguments) => crate::cli::decisions::adopt::run(arguments),
+        Command::Confirm(arguments) => crate::cli::decisions::confirm::run(arguments),
+        Command::Deny(arguments) => crate::cli::decisions::deny::run(arguments),
+        Command::Revoke(arguments) => crate::cli::decisions::revoke::run(arguments),
+        Command::Freeze(arguments) => crate::cli::decisions::freeze::run(arguments),
+        Command::Observe(arguments) => crate::cli::decisions::break_glass::run(arguments),
+        Command::Decisions(command) => crate::cli::decisions::list::run(command),
+        Command::Policy(command) => crate::cli::policy::run(command),
+        Command::Incident(arguments) => crate::cli::incident::run(arguments),
+        Command::Feed(command) => crate::cli::feed::run(command),
+        Command::Ca(command) => crate::cli::ca::run(command),
+        Command::User(command) => crate::cli::user::run(command),
+        Command::Healthcheck(arguments) => crate::cli::healthcheck::run(arguments),
+        Command::Config(command) => crate::cli::config::run(command),
+        Command::Completions(arguments) => crate::cli::completions::run(&arguments),
     };
     match outcome {
         Ok(exit) => exit.into(),
@@ -180,7 +157,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what is left of a command that failed")]
 fn give_up(failure: Failure) -> ExitCode {
-    output::complain(&failure);
+    crate::cli::output::complain(&failure);
     failure.exit.into()
 }
 

@@ -6,9 +6,8 @@ use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
-pub(super) use crate::admin::Columns;
+use crate::config;
 use crate::text::{printable, single_line};
-use crate::{config, policy};
 
 /// How the program ends. The numbers are documented in `--help` and stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +86,7 @@ impl From<io::Error> for Failure {
 ///
 /// # Errors
 /// When standard output does not take it for another reason.
-pub(super) fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     print_verbatim(&printable(text))
 }
 
@@ -96,7 +95,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`print`].
-pub(super) fn print_verbatim(text: &str) -> io::Result<()> {
+pub(crate) fn print_verbatim(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(wrong) if wrong.kind() != io::ErrorKind::BrokenPipe => Err(wrong),
@@ -105,27 +104,29 @@ pub(super) fn print_verbatim(text: &str) -> io::Result<()> {
 }
 
 /// Writes a failure to standard error, each cause after a colon: one line, unless it is a list of mistakes with excerpts.
-pub(super) fn complain(failure: &Failure) {
+pub(crate) fn complain(failure: &Failure) {
     let text = format!("coldframe: {:#}", failure.cause);
     let is_list = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<config::Mistakes>() || cause.is::<config::policy::PolicyFileError>() || cause.is::<policy::mistake::Mistakes>()
+        cause.is::<config::Mistakes>()
+            || cause.is::<config::policy::PolicyFileError>()
+            || cause.is::<crate::diagnostics::Mistakes>()
     };
     note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
 }
 
 /// Writes lines to standard error.
-pub(super) fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     // Where standard error is gone too, there is no one left to inform.
     let _ = io::stderr().lock().write_all(printable(text).as_bytes());
 }
 
 /// Writes one line to standard error, in the program's name.
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     note(&format!("coldframe: {}\n", single_line(text)));
 }
 
 /// Prints or logs a panic in place of the standard library, which prints the values in its message as they are.
-pub(super) fn tell_panic(panic: &PanicHookInfo<'_>) {
+pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
     let detail = panic.payload_as_str().unwrap_or("no message");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = Backtrace::capture();
@@ -146,14 +147,14 @@ fn panic_text(place: &str, detail: &str, backtrace: &str) -> String {
 ///
 /// # Errors
 /// When standard error does not take it.
-pub(super) fn prompt(text: &str) -> io::Result<()> {
+pub(crate) fn prompt(text: &str) -> io::Result<()> {
     let mut errors = io::stderr().lock();
     errors.write_all(single_line(text).as_bytes())?;
     errors.flush()
 }
 
 /// Writes what the command line's parser has to say: help and version as asked for, or what is wrong.
-pub(super) fn tell_usage(told: &clap::Error) -> Exit {
+pub(crate) fn tell_usage(told: &clap::Error) -> Exit {
     if !told.use_stderr() {
         // Help on a closed pipe is help nobody wanted.
         let _ = told.print();

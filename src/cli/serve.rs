@@ -7,22 +7,24 @@ use clap::Args;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use super::flags::SettingFlags;
-use super::output::{self, Columns, Exit, Failure};
 use crate::app::remote::reachable;
 use crate::app::{App, AppError};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{self, Exit, Failure};
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::net::OpenFiles;
-use crate::npm::instant;
-use crate::telemetry::{self, SystemClock};
+use crate::telemetry;
+use crate::text::Columns;
+use crate::units::timestamp;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     settings: SettingFlags<true>,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let settings = arguments.settings;
     let mut config = settings.clone().read(Config::gather)?;
     telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
@@ -66,7 +68,7 @@ fn connections_within(files: OpenFiles, wanted: usize) -> usize {
 }
 
 /// A runtime for a command.
-pub(super) fn runtime() -> Result<Runtime, Failure> {
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
@@ -110,7 +112,7 @@ impl Told {
         }
         let age = match config.policy.minimum_age() {
             age if age.is_zero() => "none: young releases are served".to_owned(),
-            age => format!("{} minimum release age", instant::tell_age(age)),
+            age => format!("{} minimum release age", timestamp::tell_age(age)),
         };
         rows.push(("policy".to_owned(), config.policies.names.join(", ")));
         rows.push(("age".to_owned(), age));

@@ -5,17 +5,18 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 
 use clap::{Args, Subcommand};
 
-use super::flags::SettingFlags;
-use super::output::{self, Exit, Failure};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{self, Exit, Failure};
 use crate::config;
-use crate::proxy::users::{self, UserError};
+use crate::server::UserError;
+use crate::server::auth::password_file;
 use crate::text::single_line;
 
 /// The longest password that is read, in bytes.
 const LONGEST: u64 = 4096;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Give a user a password, which is read from standard input: into the file of `gateway-users`, else print the line for it.
     Add(Arguments),
     /// Take a user out of the file of `gateway-users`.
@@ -23,7 +24,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The user's name.
     #[arg(value_name = "NAME")]
     name: String,
@@ -41,21 +42,21 @@ impl From<UserError> for Failure {
     }
 }
 
-pub(super) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Add(Arguments { name, settings }) => {
             let file = settings.read(config::gateway_users)?;
             // Before anybody types a password for it.
-            users::line(&name, "any")?;
-            let line = users::line(&name, &password()?)?;
+            password_file::line(&name, "any")?;
+            let line = password_file::line(&name, &password()?)?;
             let Some(path) = file else { return say(&line) };
-            let there = users::put(&path, &name, Some(&line))?;
+            let there = password_file::put(&path, &name, Some(&line))?;
             let verb = if there { "has another password" } else { "may use the gateway" };
             say(&format!("{name} {verb}, by {}", path.display()))
         }
         Command::Remove(Arguments { name, settings }) => {
             let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
-            if !users::put(&path, &name, None)? {
+            if !password_file::put(&path, &name, None)? {
                 return Err(Failure::new(
                     Exit::Failed,
                     anyhow::anyhow!("there is no such user in `{}`: `{name}`", path.display()),

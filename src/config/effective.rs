@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::mistake::{Origin, blot_credentials};
-use super::settings::{Default, Key, Kind, SETTINGS};
-use super::written::{Field, Value, Written};
-use crate::policy::{amount, shipped};
+use crate::config::mistake::Origin;
+use crate::config::raw::{Field, Value, Written};
+use crate::config::settings::{Default, Key, SETTINGS};
+use crate::config::value_kind::Kind;
+use crate::diagnostics::blot_credentials;
+use crate::policy::presets;
+use crate::units::quantity;
 
 /// Settings by which verdicts are made: another value means another policy, other feeds or another upstream.
 pub const OF_VERDICTS: &[Key] = &[
@@ -68,7 +71,7 @@ pub struct Deviation {
 impl Settings {
     /// The settings of `written`; relative paths are below `folder`. `upstream` and `data_dir` are what was found where nothing is
     /// written.
-    pub(super) fn of(written: &Written, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
+    pub(crate) fn of(written: &Written, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
         let mut settings = Self { folder: folder.to_owned(), ..Self::default() };
         for setting in &SETTINGS {
             let values = written.values(setting.key);
@@ -177,7 +180,7 @@ impl Effective {
     }
 
     /// The values that a configuration takes over, by setting.
-    pub(super) fn written(&self) -> impl Iterator<Item = (Key, Vec<Value>)> {
+    pub(crate) fn written(&self) -> impl Iterator<Item = (Key, Vec<Value>)> {
         let known = self.0.iter().filter_map(|(name, values)| Some((Key::named(name)?, values)));
         known.filter(|(key, _)| !OWN.contains(key)).map(|(key, values)| (key, values.iter().map(EffectiveValue::value).collect()))
     }
@@ -200,8 +203,8 @@ impl EffectiveValue {
 
     fn canonical(&self, kind: Kind) -> Self {
         let text = match kind {
-            Kind::Duration => amount::duration(&self.text).ok().map(|duration| duration.as_secs().to_string()),
-            Kind::Size => amount::size(&self.text).ok().map(|size| size.to_string()),
+            Kind::Duration => quantity::duration(&self.text).ok().map(|duration| duration.as_secs().to_string()),
+            Kind::Size => quantity::size(&self.text).ok().map(|size| size.to_string()),
             Kind::Url => Url::parse(&self.text).ok().map(bare),
             _ => None,
         };
@@ -227,7 +230,7 @@ fn bare(mut url: Url) -> String {
 fn absolute(kind: Kind, text: &str, folder: &Path) -> String {
     let is_path = match kind {
         Kind::Path => true,
-        Kind::Policy => shipped::file(text).is_none(),
+        Kind::Policy => presets::file(text).is_none(),
         Kind::Feed => !text.starts_with("http://") && !text.starts_with("https://"),
         _ => false,
     };
@@ -241,7 +244,7 @@ fn absolute(kind: Kind, text: &str, folder: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Flags;
+    use crate::config::raw::Flags;
 
     fn settings(flags: &[(Key, &str)]) -> Settings {
         let mut noted = Flags::default();

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::mistake::{Mistake, blot_credentials};
-use super::read::{self, Reader};
-use super::settings::Key;
-use super::tables;
-use super::written::{Field, Value};
+use crate::config::mistake::Mistake;
+use crate::config::parse::{self, Reader};
+use crate::config::raw::feed_table;
+use crate::config::raw::{Field, Value};
+use crate::config::settings::Key;
+use crate::diagnostics::blot_credentials;
 use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, PublicKey, Source};
 use crate::policy::Trust;
@@ -23,12 +24,12 @@ pub struct Feeds {
 }
 
 /// The feeds of what is written; `None` when something is wrong, which is noted.
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
-    let interval = reader.one(Key::FeedInterval, read::some_duration);
-    let expiry = reader.one(Key::FeedExpiry, read::some_duration);
-    let readiness = reader.one(Key::FeedReadiness, read::truth);
-    let may_be_empty = reader.one(Key::FeedMayBeEmpty, read::truth);
-    let serve_without = reader.one(Key::UnsafeServeWithoutFeed, read::truth);
+pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
+    let interval = reader.one(Key::FeedInterval, parse::some_duration);
+    let expiry = reader.one(Key::FeedExpiry, parse::some_duration);
+    let readiness = reader.one(Key::FeedReadiness, parse::truth);
+    let may_be_empty = reader.one(Key::FeedMayBeEmpty, parse::truth);
+    let serve_without = reader.one(Key::UnsafeServeWithoutFeed, parse::truth);
     let mut followed: Vec<FeedConfig> = Vec::new();
     let mut whole = true;
     for value in reader.values(Key::Feed) {
@@ -66,8 +67,8 @@ fn one(
             },
         )?;
     let trust = named(reader, value, "trust", |text| Trust::parse(text).ok_or_else(|| "is not known".to_owned()));
-    let interval_said = named(reader, value, "interval", read::some_duration);
-    let expiry_said = named(reader, value, "expiry", read::some_duration);
+    let interval_said = named(reader, value, "interval", parse::some_duration);
+    let expiry_said = named(reader, value, "expiry", parse::some_duration);
     let key = named(reader, value, "key", PublicKey::parse);
     let source = source?;
     Some(FeedConfig {
@@ -91,7 +92,7 @@ fn named<T>(reader: &mut Reader<'_>, value: &Value, name: &str, parse: impl Fn(&
 }
 
 fn tell<T>(reader: &mut Reader<'_>, value: &Value, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-    let allowed = tables::FEED.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
+    let allowed = feed_table::FEED.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     let parsed = parse(&value.text).map_err(|flaw| {
         let text = blot_credentials(&value.text).escape_debug().to_string();
@@ -117,7 +118,8 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::config::{Config, Written};
+    use crate::config::Config;
+    use crate::config::raw::Written;
 
     fn read(toml: &str) -> Result<Feeds, String> {
         let toml = format!("upstream = \"http://127.0.0.1:1/\"\ndata-dir = \"/data\"\n{toml}");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-pub use crate::policy::place::{Place, SourceFile, blot_credentials};
+pub use crate::diagnostics::{Place, SourceFile, blot_credentials};
 use crate::text::{printable, single_line};
 
 /// Where a value or a mistake comes from.
@@ -79,7 +79,7 @@ impl Mistakes {
     ///
     /// # Errors
     /// The mistakes, in order.
-    pub(super) fn or<T>(mut mistakes: Vec<Mistake>, value: Option<T>) -> Result<T, Self> {
+    pub(crate) fn or<T>(mut mistakes: Vec<Mistake>, value: Option<T>) -> Result<T, Self> {
         if let (true, Some(value)) = (mistakes.is_empty(), value) {
             return Ok(value);
         }

@@ -1,24 +1,24 @@
-//! Floor 8: file, environment and flags become one [`Config`], each room's own collected.
+//! File, environment and flags become one [`Config`], each room's own collected.
 //!
 //! Two types: [`Written`] is what people wrote, as text with its origin; [`Config`] is what is true, and nothing validates
 //! it again. Precedence is flag, environment, file, default. All mistakes are told at once. Refuses to know what a room
 //! does with its part.
 
-mod door;
 pub mod effective;
 mod feeds;
-mod file;
-mod kind;
 pub mod mistake;
-pub mod place;
+mod parse;
+pub mod platform_dirs;
 pub mod policy;
-mod read;
-mod registry;
+pub mod raw;
+mod server;
 pub mod settings;
 pub mod show;
-mod spelling;
-mod tables;
-pub mod written;
+mod suggest;
+mod upstream;
+mod value_kind;
+
+pub use value_kind::Kind;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -26,19 +26,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use door::Gateway;
 pub use effective::{Effective, Settings};
 pub use feeds::Feeds;
 pub use mistake::{Mistake, Mistakes, Origin};
+pub use raw::{Environment, Flags, Written};
+pub use server::Gateway;
 pub use settings::Key;
-pub use written::{Environment, Flags, Written};
 
-use policy::Profiles;
-use read::Reader;
-use registry::{Behind, Ourselves};
+use crate::config::parse::Reader;
+use crate::config::policy::Profiles;
+use crate::config::upstream::{Behind, Ourselves};
 
 use crate::policy::Policy;
-use crate::{firewall, proxy, store, telemetry, tls, upstream};
+use crate::{firewall, store, telemetry, tls};
 
 /// Where configuration may stand.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ impl Surroundings {
 
     /// As npm's configuration is read from: what is not UTF-8 is none of npm's.
     #[must_use]
-    pub fn of_npm(&self) -> upstream::Environment {
+    pub fn of_npm(&self) -> crate::upstream::Environment {
         let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
-        upstream::Environment {
+        crate::upstream::Environment {
             vars: self.variables.iter().filter_map(text).collect(),
             home: self.home.clone(),
             cwd: self.working_directory.clone(),
@@ -105,7 +105,7 @@ pub struct Config {
     /// Where data is kept, and how much of the disk it may take.
     pub store: store::Config,
     /// Where packages come from, with where each choice came from.
-    pub upstream: upstream::Config,
+    pub upstream: crate::upstream::Config,
     /// Whom to trust when they are asked.
     pub tls: tls::Config,
     /// The rules of every listener that names no others.
@@ -115,11 +115,11 @@ pub struct Config {
     /// For each of `listen`, its profile.
     pub listener_policies: Vec<usize>,
     /// Where the policies come from, to read them again.
-    pub policies: policy::Chosen,
+    pub policies: crate::config::policy::Chosen,
     /// The firewall's bounds.
     pub firewall: firewall::Config,
     /// How the doors behave.
-    pub proxy: proxy::Config,
+    pub proxy: crate::server::Config,
     /// The door for clients that do not know us.
     pub gateway: Gateway,
     /// How long the ledger remembers who got what.
@@ -194,37 +194,37 @@ impl Config {
     /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
     fn read(written: &Written, machine: &Machine<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         let mut reader = Reader::of(written, mistakes);
-        let (listen, named): (Vec<_>, Vec<_>) = reader.several(Key::Listen, read::listener).into_iter().unzip();
+        let (listen, named): (Vec<_>, Vec<_>) = reader.several(Key::Listen, crate::config::parse::listener).into_iter().unzip();
         if written.values(Key::Listen).is_empty() {
             reader.object(Key::Listen, "nowhere to listen", Key::Listen.setting().kind.allowed());
         }
-        let min_release_age = reader.one(Key::MinReleaseAge, read::duration);
-        let fix_lane = reader.one(Key::FixLane, read::duration);
-        let exclude = reader.several(Key::Exclude, read::package_glob);
+        let min_release_age = reader.one(Key::MinReleaseAge, crate::config::parse::duration);
+        let fix_lane = reader.one(Key::FixLane, crate::config::parse::duration);
+        let exclude = reader.several(Key::Exclude, crate::config::parse::package_glob);
         let data_dir = reader.data_dir(machine);
-        let public_url = reader.one(Key::PublicUrl, read::public_url);
-        let packument_ttl = reader.one(Key::PackumentTtl, read::duration);
-        let max_stale = reader.one(Key::MaxStale, read::duration);
-        let patience = reader.one(Key::Patience, read::duration);
-        let cache_size = reader.one(Key::CacheSize, read::size_from(1_000_000));
-        let memory = reader.one(Key::Memory, read::size_from(1_000_000));
-        let packument_memory = reader.one(Key::PackumentMemory, read::size_from(1_000_000));
-        let fetch_ahead = reader.one(Key::FetchAhead, read::number_to(firewall::FETCHES));
-        let absent_names = reader.one(Key::AbsentNames, read::number_to(firewall::MAX_ABSENT_NAMES));
-        let packument_limit = reader.one(Key::PackumentLimit, read::size_from(1_000));
-        let tarball_limit = reader.one(Key::TarballLimit, read::size_from(1_000));
-        let proxy = door::read(&mut reader, public_url.clone());
-        let log_format = reader.one(Key::LogFormat, read::word(settings::LOG_FORMATS));
-        let log_level = reader.one(Key::LogLevel, read::word(settings::LOG_LEVELS));
-        let ledger_retention = reader.one(Key::LedgerRetention, read::some_duration);
-        let summary_interval = reader.one(Key::SummaryInterval, read::duration);
-        let feeds = feeds::read(&mut reader);
-        let profiles = policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
+        let public_url = reader.one(Key::PublicUrl, crate::config::parse::public_url);
+        let packument_ttl = reader.one(Key::PackumentTtl, crate::config::parse::duration);
+        let max_stale = reader.one(Key::MaxStale, crate::config::parse::duration);
+        let patience = reader.one(Key::Patience, crate::config::parse::duration);
+        let cache_size = reader.one(Key::CacheSize, crate::config::parse::size_from(1_000_000));
+        let memory = reader.one(Key::Memory, crate::config::parse::size_from(1_000_000));
+        let packument_memory = reader.one(Key::PackumentMemory, crate::config::parse::size_from(1_000_000));
+        let fetch_ahead = reader.one(Key::FetchAhead, crate::config::parse::number_to(firewall::FETCHES));
+        let absent_names = reader.one(Key::AbsentNames, crate::config::parse::number_to(firewall::MAX_ABSENT_NAMES));
+        let packument_limit = reader.one(Key::PackumentLimit, crate::config::parse::size_from(1_000));
+        let tarball_limit = reader.one(Key::TarballLimit, crate::config::parse::size_from(1_000));
+        let proxy = crate::config::server::read(&mut reader, public_url.clone());
+        let log_format = reader.one(Key::LogFormat, crate::config::parse::word(crate::config::settings::LOG_FORMATS));
+        let log_level = reader.one(Key::LogLevel, crate::config::parse::word(crate::config::settings::LOG_LEVELS));
+        let ledger_retention = reader.one(Key::LedgerRetention, crate::config::parse::some_duration);
+        let summary_interval = reader.one(Key::SummaryInterval, crate::config::parse::duration);
+        let feeds = crate::config::feeds::read(&mut reader);
+        let profiles = crate::config::policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
         let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
-        let behind = registry::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
-        let gateway = door::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
+        let behind = crate::config::upstream::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
+        let gateway = crate::config::server::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
         let Behind { upstream, tls, mut warnings } = behind?;
-        let upstream_prefixes = registry::prefixes(&upstream);
+        let upstream_prefixes = crate::config::upstream::prefixes(&upstream);
         let Profiles { chosen, read, by_listener } = profiles?;
         warnings.extend(read.warnings);
         let mut policies = read.policies.into_iter();
@@ -254,7 +254,7 @@ impl Config {
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
             },
-            proxy: proxy::Config { upstream_prefixes, ..proxy? },
+            proxy: crate::server::Config { upstream_prefixes, ..proxy? },
             gateway: gateway?,
             ledger_retention: ledger_retention?,
             summary_interval: summary_interval?,
@@ -286,7 +286,7 @@ pub fn show_in_force(sources: Sources<'_>) -> Result<String, Mistakes> {
     let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
     let config = Config::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
     let config = Mistakes::or(mistakes, config)?;
-    Ok(show::show(&written, &config))
+    Ok(crate::config::show::show(&written, &config))
 }
 
 /// The data directory alone, for those who only look at what is there.
@@ -307,7 +307,7 @@ pub fn data_dir(sources: Sources<'_>) -> Result<PathBuf, Mistakes> {
 pub fn gateway_users(sources: Sources<'_>) -> Result<Option<PathBuf>, Mistakes> {
     let mut mistakes = Vec::new();
     let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let named = Reader::of(&written, &mut mistakes).one(Key::GatewayUsers, read::path);
+    let named = Reader::of(&written, &mut mistakes).one(Key::GatewayUsers, crate::config::parse::path);
     Mistakes::or(mistakes, Some(named))
 }
 

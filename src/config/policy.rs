@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::mistake::{Mistake, Origin};
-use super::read::Reader;
-use super::settings::Key;
-use crate::file;
-use crate::policy::file::{Compiled, compile};
-use crate::policy::place::SourceFile;
-use crate::policy::{PackageGlob, Policy, mistake, shipped};
+use crate::config::mistake::{Mistake, Origin};
+use crate::config::parse::Reader;
+use crate::config::settings::Key;
+use crate::diagnostics;
+use crate::diagnostics::SourceFile;
+use crate::files;
+use crate::policy::{Compiled, compile};
+use crate::policy::{PackageGlob, Policy, presets};
 
 /// The policy in force where no other is named.
 pub const DEFAULT: &str = "default";
@@ -32,7 +33,7 @@ pub enum PolicyFileError {
     },
     /// Something is wrong in it.
     #[error(transparent)]
-    Mistaken(#[from] mistake::Mistakes),
+    Mistaken(#[from] diagnostics::Mistakes),
 }
 
 /// Loads and compiles the policy of a name: a shipped one's, the path of a file, or that of a directory whose `*.toml` files are
@@ -43,7 +44,7 @@ pub enum PolicyFileError {
 pub fn load(name: &str) -> Result<Compiled, PolicyFileError> {
     let unreadable = |detail: String| PolicyFileError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
-    let files = match shipped::file(name) {
+    let files = match presets::file(name) {
         Some(file) => vec![file],
         None if path.is_dir() => directory(path, "toml").map_err(unreadable)?,
         None => vec![open(path).map_err(unreadable)?],
@@ -58,7 +59,7 @@ pub fn load(name: &str) -> Result<Compiled, PolicyFileError> {
 pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyFileError> {
     let unreadable = |detail: String| PolicyFileError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
-    match shipped::cases(name) {
+    match presets::cases(name) {
         Some(file) => Ok(vec![file]),
         None if path.is_dir() => directory(path, "cases").map_err(unreadable),
         None => {
@@ -149,7 +150,7 @@ impl Chosen {
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
-        for name in self.names.iter().filter(|name| shipped::file(name).is_none()) {
+        for name in self.names.iter().filter(|name| presets::file(name).is_none()) {
             let path = PathBuf::from(name);
             let inside = std::fs::read_dir(&path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
             paths.extend(inside.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
@@ -161,7 +162,7 @@ impl Chosen {
 }
 
 /// The policies of the listeners, each once, with which of them each listener answers by.
-pub(super) struct Profiles {
+pub(crate) struct Profiles {
     pub chosen: Chosen,
     pub read: Read,
     pub by_listener: Vec<usize>,
@@ -169,7 +170,7 @@ pub(super) struct Profiles {
 
 /// The policies of what is written; `None` when something is wrong, which is noted. `named` are the policies of the listeners, as
 /// far as they name any.
-pub(super) fn choose(
+pub(crate) fn choose(
     reader: &mut Reader<'_>,
     named: Vec<Option<String>>,
     (age, fix_lane): (Option<Duration>, Option<Duration>),
@@ -207,16 +208,16 @@ pub(super) fn choose(
     }
 }
 
-fn told(mistake: &mistake::Mistake) -> Mistake {
+fn told(mistake: &diagnostics::Mistake) -> Mistake {
     Mistake::new(Origin::File(mistake.place.clone()), mistake.problem.clone(), mistake.allowed.clone())
 }
 
 /// The file that another one includes: a shipped policy, or a path beside it.
 fn find(from: &SourceFile, name: &str) -> Result<Arc<SourceFile>, String> {
-    if let Some(file) = shipped::file(name) {
+    if let Some(file) = presets::file(name) {
         return Ok(file);
     }
-    if shipped::names().iter().any(|known| from.path == Path::new(&format!("policies/{known}.toml"))) && !from.path.exists() {
+    if presets::names().iter().any(|known| from.path == Path::new(&format!("policies/{known}.toml"))) && !from.path.exists() {
         return Err("a shipped policy includes shipped policies only".to_owned());
     }
     open(&from.path.parent().unwrap_or(Path::new("")).join(name))
@@ -235,6 +236,6 @@ fn directory(path: &Path, wanted: &str) -> Result<Vec<Arc<SourceFile>>, String> 
 
 fn open(path: &Path) -> Result<Arc<SourceFile>, String> {
     // A pipe is empty the second time: a policy without a rule.
-    let text = file::read(path, MAX_POLICY_BYTES).and_then(file::text).map_err(|wrong| wrong.to_string())?;
+    let text = files::read(path, MAX_POLICY_BYTES).and_then(files::text).map_err(|wrong| wrong.to_string())?;
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }

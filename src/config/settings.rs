@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-pub use super::kind::Kind;
+pub use crate::config::value_kind::Kind;
 
 /// A setting. The order is the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

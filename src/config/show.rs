@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::Config;
-use super::mistake::blot_credentials;
-use super::settings::{Default, Key, Kind, SETTINGS, Setting};
-use super::written::{Field, Value, Written};
+use crate::config::Config;
+use crate::config::raw::{Field, Value, Written};
+use crate::config::settings::{Default, Key, SETTINGS, Setting};
+use crate::config::value_kind::Kind;
+use crate::diagnostics::blot_credentials;
 
 /// Every setting, a line each; where nothing was written, what `config` found out.
 #[must_use]

@@ -103,7 +103,7 @@ impl fmt::Debug for Source {
 }
 
 /// An address as it may be shown.
-pub(super) fn shown(url: &Url) -> Url {
+pub(crate) fn shown(url: &Url) -> Url {
     let mut url = url.clone();
     // Neither can fail for an address with a host.
     let _ = url.set_username("");

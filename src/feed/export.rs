@@ -12,9 +12,11 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use tempfile::NamedTempFile;
 
-use super::record::OsvRecord;
-use super::signed::{ARCHIVE, INDEX, Index, SIGNATURE, Vouched};
-use super::{FeedError, PublicKey, pack};
+use crate::feed::FeedError;
+use crate::feed::config::PublicKey;
+use crate::feed::format::pack;
+use crate::feed::format::signed_index::{ARCHIVE, INDEX, Index, SIGNATURE, Vouched};
+use crate::feed::osv::OsvRecord;
 use crate::npm::{Algorithm, Digest};
 
 /// Signs exports.
@@ -136,7 +138,7 @@ fn sweep(folder: &Path, records: &[OsvRecord]) -> Result<(), FeedError> {
     for entry in fs::read_dir(folder).map_err(FeedError::file("list", folder))?.flatten() {
         let path: PathBuf = entry.path();
         let id = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        if super::folder::is_json(&path) && records.iter().all(|record| record.id != id) {
+        if crate::feed::source::directory::is_json(&path) && records.iter().all(|record| record.id != id) {
             fs::remove_file(&path).map_err(FeedError::file("remove", &path))?;
         }
     }
@@ -159,8 +161,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), FeedError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Affected, Package};
     use super::*;
+    use crate::feed::osv::{Affected, Package};
 
     fn record(id: &str) -> OsvRecord {
         let package = Package { ecosystem: "npm".to_owned(), name: "axios".to_owned() };

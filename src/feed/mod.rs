@@ -1,20 +1,14 @@
-//! Floor 5: threat intelligence from outside. OSV records and plain lists become [`Advisories`](crate::policy::Advisories);
+//! Threat intelligence from outside. OSV records and plain lists become [`Advisories`](crate::policy::Advisories);
 //! the last good ones are kept. Refuses to judge, and to decide when it is time to look again.
 
-mod archive;
 pub mod config;
-mod delta;
-mod download;
 mod export;
-mod folder;
-mod harvest;
-mod kept;
-mod list;
-mod pack;
-mod readings;
-mod record;
-mod remote;
-mod signed;
+mod first_read;
+pub(crate) mod format;
+mod import;
+mod osv;
+pub(crate) mod source;
+mod store;
 mod sync;
 
 use std::path::PathBuf;
@@ -22,9 +16,9 @@ use std::sync::Arc;
 
 pub use config::{FeedConfig, PublicKey, Source};
 pub use export::{Exported, Signer, export};
-pub use harvest::Tally;
-pub use kept::{Failure, Shelf, State};
-pub use record::{Affected, OsvEvent, OsvRange, OsvRecord, Package};
+pub use import::Tally;
+pub use osv::{Affected, OsvEvent, OsvRange, OsvRecord, Package};
+pub use store::{Failure, Shelf, State};
 pub use sync::{Loaded, Synced, load, read_path, sync};
 
 /// What could not be done with a feed. The last good records stay in force.

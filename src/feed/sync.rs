@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::download::{Fetcher, Validators};
-use super::folder;
-use super::harvest::{self, Gathered, Harvest};
-use super::kept::{Failure, Place, Shelf, State};
-use super::readings::Readings;
-use super::remote::{Look, Material};
-use super::signed::{self, Index};
-use super::{FeedConfig, FeedError, Source};
+use crate::feed::FeedError;
+use crate::feed::config::{FeedConfig, Source};
+use crate::feed::first_read::Readings;
+use crate::feed::format::signed_index::{self, Index};
+use crate::feed::import::{self, Gathered, Harvest};
+use crate::feed::source::directory;
+use crate::feed::source::download::{Fetcher, Validators};
+use crate::feed::source::remote::{Look, Material};
+use crate::feed::store::{Failure, Place, Shelf, State};
 use crate::net::Client;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::FeedAdvisories;
@@ -50,7 +51,7 @@ pub fn load(feed: &FeedConfig, shelf: &Shelf) -> Result<Option<Loaded>, FeedErro
     }
     // What was not noted yet was read no later than the records came.
     let came = state.changed.unwrap_or(Timestamp::UNIX_EPOCH);
-    let (builder, _) = harvest::reload(&shelf.records(feed), Readings::load(&shelf.directory(feed), came)?)?;
+    let (builder, _) = import::reload(&shelf.records(feed), Readings::load(&shelf.directory(feed), came)?)?;
     Ok(Some(Loaded { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
 }
 
@@ -114,7 +115,7 @@ struct Fresh {
 }
 
 enum Raw {
-    Found(folder::Found),
+    Found(directory::Found),
     Fetched(Material),
 }
 
@@ -150,8 +151,8 @@ async fn look(
 fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -> Result<Option<Fresh>, FeedError> {
     let index = local_index(feed, path, before, now)?;
     let found = match &index {
-        Some(_) => folder::look(&path.join(signed::ARCHIVE))?,
-        None => folder::look(path)?,
+        Some(_) => directory::look(&path.join(signed_index::ARCHIVE))?,
+        None => directory::look(path)?,
     };
     // An index may be written anew for the archive of the one before.
     let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
@@ -165,14 +166,14 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) 
 /// The index in a directory, if it has one of ours and it holds.
 fn local_index(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -> Result<Option<Index>, FeedError> {
     let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| read_small(&path).ok());
-    let bytes = read(signed::INDEX);
+    let bytes = read(signed_index::INDEX);
     let index = bytes.as_ref().and_then(|bytes| Index::read(bytes));
     let (Some(bytes), Some(index)) = (bytes, index) else {
         return if feed.key.is_some() { Err(FeedError::Index("there is none".into())) } else { Ok(None) };
     };
     if let Some(key) = &feed.key {
-        let signature = read(signed::SIGNATURE);
-        signed::verify(key, &bytes, signature.as_deref())?;
+        let signature = read(signed_index::SIGNATURE);
+        signed_index::verify(key, &bytes, signature.as_deref())?;
     }
     index.check(before, now)?;
     Ok(Some(index))
@@ -181,7 +182,7 @@ fn local_index(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -
 /// Reads a file that is small if it is what it is called. A larger one is cut, and is no index then.
 fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(signed::LARGEST + 1).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?.take(signed_index::LARGEST + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -230,13 +231,13 @@ fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -
             if let Some(index) = &fresh.index {
                 check_archive(index, &found.root)?;
             }
-            folder::take(&mut harvest, &feed.name, found)?;
+            directory::take(&mut harvest, &feed.name, found)?;
         }
         Raw::Fetched(Material::File(path)) => {
             if let Some(index) = &fresh.index {
                 check_archive(index, path)?;
             }
-            let taken = folder::take_file(&mut harvest, &feed.name, path);
+            let taken = directory::take_file(&mut harvest, &feed.name, path);
             // It was read or cannot be; either way it is fetched anew the next time.
             let _ = std::fs::remove_file(path);
             taken?;
@@ -258,8 +259,8 @@ fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -
 
 /// Whether the archive is the one that the index vouches for.
 fn check_archive(index: &Index, path: &Path) -> Result<(), FeedError> {
-    let wrong = |text: &str| FeedError::Index(format!("`{}` {text}", signed::ARCHIVE).into());
-    let vouched = index.files.get(signed::ARCHIVE).ok_or_else(|| wrong("is not vouched for"))?;
+    let wrong = |text: &str| FeedError::Index(format!("`{}` {text}", signed_index::ARCHIVE).into());
+    let vouched = index.files.get(signed_index::ARCHIVE).ok_or_else(|| wrong("is not vouched for"))?;
     let bytes = std::fs::read(path).map_err(FeedError::file("read", path))?;
     let same = bytes.len() as u64 == vouched.size && Digest::of(Algorithm::Sha256, &bytes).to_hex() == vouched.sha256;
     if same { Ok(()) } else { Err(wrong("is not the file that it vouches for")) }
@@ -334,7 +335,7 @@ mod tests {
         }
 
         async fn sync(&self) -> Synced {
-            let tls = crate::net::trial::Identity::nobody();
+            let tls = crate::net::testing::Identity::nobody();
             let user_agent = http::HeaderValue::from_static("trial/1");
             let client = Client::new(&Settings { deadlines: Deadlines::default(), proxies: Proxies::none(), tls, user_agent });
             sync(&self.feed, &self.shelf(), &client, self.now, false).await
@@ -364,7 +365,7 @@ mod tests {
         }
     }
 
-    use super::super::Tally;
+    use crate::feed::import::Tally;
 
     fn record(id: &str, more: &str) -> String {
         format!(
@@ -394,7 +395,7 @@ mod tests {
         let scene = Scene::of("all.zip");
         let records: Vec<_> = (0..50).map(|at| (format!("MAL-{at}.json"), record(&format!("MAL-{at}"), ""))).collect();
         let files = records.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
-        super::super::pack::write(&scene.home.path().join("all.zip"), files).unwrap();
+        crate::feed::format::pack::write(&scene.home.path().join("all.zip"), files).unwrap();
         assert_eq!(scene.changes().await.records, 50);
         let whole = fs::read(scene.home.path().join("all.zip")).unwrap();
         for length in [0, 10, whole.len() / 2, whole.len() - 1] {

@@ -1,51 +1,28 @@
-//! Floor 6: the product. A question comes in, upstream and store are asked, policy judges, an answer or a refusal goes
+//! The product. A question comes in, upstream and store are asked, policy judges, an answer or a refusal goes
 //! out.
 //!
-//! Refuses to know HTTP: no status, no header, no URL path. `proxy` turns questions and answers into those.
+//! Refuses to know HTTP: no status, no header, no URL path. `server` turns questions and answers into those.
 
-mod addresses;
-mod advised;
-mod ahead;
-pub mod answer;
-mod as_of;
-mod aside;
-mod attestations;
-mod audit;
-pub mod audited;
-mod binding;
-mod catalog;
-pub mod check;
-mod contact;
-mod departed;
-mod entitlement;
-mod explain;
-pub mod explanation;
-pub mod flight;
-mod forms;
-pub mod hidden;
-pub mod history;
-mod inspect;
-mod intake;
-mod kin;
-mod known;
-mod notes;
-mod once_more;
-mod packument;
-mod recall;
-pub mod refusal;
-mod screen;
-mod search;
-mod shelf;
-mod silence;
-mod slots;
-mod stored;
-mod tarball;
-mod views;
+pub mod audit;
+mod credential_binding;
+pub mod error;
+pub mod explain;
+pub mod exposure;
+pub mod package;
+pub(crate) mod packages;
+pub mod policy_state;
+mod prefetch;
+pub mod queries;
+mod recorder;
+pub mod request;
+mod responses;
+pub mod singleflight;
+mod tarballs;
+mod verdicts;
 mod wall_clock;
-mod wanted;
-mod workbench;
-pub mod world;
-mod writes;
+mod wanted_versions;
+
+pub use exposure::{Finding, Purge, judge_again};
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -58,44 +35,46 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-pub use ahead::Lead;
-pub use answer::{Answer, Asker, BaseUrl, Coding, Form, Tarball};
-pub use check::{Judged, Locked, Outcome};
-pub use contact::Contacting;
-pub use explanation::Explanation;
-pub use hidden::{Hidden, Kept, WantedVersion};
-pub use inspect::{Inspected, Inspection};
-pub use refusal::{Refusal, Rejection};
-pub use wanted::Want;
-pub use world::Profile;
+use crate::npm::Form;
+pub use error::{Refusal, Rejection};
+pub use explain::explanation::Explanation;
+pub use policy_state::Profile;
+pub use prefetch::Lead;
+pub use queries::check::{Judged, Locked, Outcome};
+pub use queries::egress::Contacting;
+pub use queries::hidden::{Hidden, Kept, WantedVersion};
+pub use queries::inspect::{Inspected, Inspection};
+pub use request::{Answer, Asker, BaseUrl, Coding, Tarball};
+pub use wanted_versions::Want;
 
 use jiff::Timestamp;
 
-use self::addresses::Addresses;
-use self::ahead::{Leads, Precedence};
-use self::aside::Asides;
-use self::attestations::Attestations;
-use self::catalog::{Reading, VoyageKey};
-use self::entitlement::{Entitled, EntitlementKey, Entitlements};
-use self::forms::Forms;
-use self::known::{Known, Slot};
-use self::once_more::OnceMore;
-use self::shelf::{Rendered, ViewKey, Whole, WholeKey};
-use self::silence::Silence;
-use self::slots::{SharedFetches, Slots};
-use self::tarball::{CARRIED_UNITS, Landed, TarballKey};
-use self::views::Turns;
-use self::wall_clock::WallClock;
-use self::wanted::Wants;
-use self::workbench::Workbenches;
-use self::world::World;
+use crate::clock::Clock;
+use crate::firewall::package::{Known, Slot};
+use crate::firewall::packages::abbreviated::Forms;
+use crate::firewall::packages::fetch::{Reading, VoyageKey};
+use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
+use crate::firewall::packages::parse_pool::Workbenches;
+use crate::firewall::packages::recheck::OnceMore;
+use crate::firewall::packages::slow_registries::Silence;
+use crate::firewall::packages::views::Turns;
+use crate::firewall::policy_state::World;
+use crate::firewall::prefetch::{Leads, Precedence};
+use crate::firewall::queries::attestations::Attestations;
+use crate::firewall::responses::{Rendered, ViewKey, Whole, WholeKey};
+use crate::firewall::tarballs::addresses::Addresses;
+use crate::firewall::tarballs::early_request::Asides;
+use crate::firewall::tarballs::entitlement::{Entitled, EntitlementKey, Entitlements};
+use crate::firewall::tarballs::{CARRIED_UNITS, Landed, TarballKey};
+use crate::firewall::wall_clock::WallClock;
+use crate::firewall::wanted_versions::Wants;
 use crate::net::fair_limit::Sizes;
 use crate::net::{Allowance, FairLimit, Share};
 use crate::npm::{Address, PackageName};
-use crate::policy::decision::Decision;
+use crate::policy::decisions::Decision;
 use crate::policy::{Advisories, Policy, Verdict};
 use crate::store::{Blobs, Ledger};
-use crate::telemetry::{Clock, Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::telemetry::{Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{self, Passage, Passed, Registries, Renewed, UpstreamSetupError};
 
 /// Bounds on time and memory.
@@ -592,7 +571,7 @@ impl Inner {
         let mut share = self.allowance.share_in(registry.id());
         let asked = Instant::now();
         let passed = registry.pass(passage, &asker.authorization, &mut share).await;
-        let outcome = passed.as_ref().map_or_else(notes::outcome_of, |_| UpstreamOutcome::Changed);
+        let outcome = passed.as_ref().map_or_else(crate::firewall::recorder::outcome_of, |_| UpstreamOutcome::Changed);
         let detail = passed.as_ref().err().map(ToString::to_string);
         UpstreamAnswered { what: UpstreamWhat::Pass, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 /// How far the wall clock may move against the other one: NTP corrects a fraction of a second, and `clock_skew` begins here too.
-pub(super) const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// The wall clock, as it was when it was last known to be right.
 #[derive(Debug)]
-pub(super) struct WallClock(Mutex<Reading>);
+pub(crate) struct WallClock(Mutex<Reading>);
 
 /// Both clocks at one instant.
 #[derive(Debug, Clone, Copy)]
@@ -23,13 +23,13 @@ struct Reading {
 impl WallClock {
     /// A wall clock that is right at `now`.
     #[must_use]
-    pub(super) fn new(now: Timestamp, elapsed: Duration) -> Self {
+    pub(crate) fn new(now: Timestamp, elapsed: Duration) -> Self {
         Self(Mutex::new(Reading { now, elapsed }))
     }
 
     /// How far the wall clock was set since it was right, where that is too far.
     #[must_use]
-    pub(super) fn jump(&self, now: Timestamp, elapsed: Duration) -> Option<SignedDuration> {
+    pub(crate) fn jump(&self, now: Timestamp, elapsed: Duration) -> Option<SignedDuration> {
         let right = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = SignedDuration::try_from(elapsed.saturating_sub(right.elapsed)).unwrap_or(SignedDuration::MAX);
         let jump = now.duration_since(right.now).saturating_sub(passed);
@@ -38,7 +38,7 @@ impl WallClock {
 
     /// Whether the wall clock may be believed, by what an upstream's clock says: one that agrees makes it right again.
     #[must_use]
-    pub(super) fn is_right(&self, now: Timestamp, elapsed: Duration, upstream: Option<Timestamp>) -> bool {
+    pub(crate) fn is_right(&self, now: Timestamp, elapsed: Duration, upstream: Option<Timestamp>) -> bool {
         if self.jump(now, elapsed).is_none() {
             return true;
         }

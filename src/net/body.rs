@@ -15,8 +15,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::allowance::{NoRoom, Share};
-use super::stretch::Stretch;
+use crate::net::chunked_buf::Stretch;
+use crate::net::memory_budget::{NoRoom, Share};
 
 /// The most bytes handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
 const STRETCH: usize = 512 * 1024;

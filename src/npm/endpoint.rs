@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::PackageName;
+use crate::npm::name::PackageName;
 
 /// The longest path that is read, in bytes: npm's longest name twice, with every letter escaped, and room for a version.
 const LONGEST: usize = 4096;
@@ -284,7 +284,7 @@ impl Request<'_> {
 }
 
 /// Splits a path at its slashes and decodes each segment, once.
-pub(super) fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
+pub(crate) fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
     if path.len() > LONGEST {
         return Err(EndpointError::BadRequest(format!("a path has at most {LONGEST} bytes")));
     }
@@ -335,7 +335,7 @@ fn shorten(text: &str) -> String {
 
 /// Takes a package name off the front: one segment, or two for a scope whose slash was not escaped.
 fn take_name<'a>(segments: &'a [&'a str]) -> Result<(PackageName, &'a [&'a str]), EndpointError> {
-    let wrong = |error: super::name::NameError| EndpointError::BadRequest(error.to_string());
+    let wrong = |error: crate::npm::name::NameError| EndpointError::BadRequest(error.to_string());
     let (first, rest) = segments.split_first().unwrap_or((&"", &[]));
     if !first.starts_with('@') || first.contains('/') {
         return Ok((PackageName::parse(first).map_err(wrong)?, rest));
@@ -345,7 +345,7 @@ fn take_name<'a>(segments: &'a [&'a str]) -> Result<(PackageName, &'a [&'a str])
 }
 
 /// The version in a tarball's file name: `{name}-{version}.tgz`, or with the scope before it as Artifactory writes it.
-pub(super) fn tarball_version(name: &PackageName, file: &str) -> Option<String> {
+pub(crate) fn tarball_version(name: &PackageName, file: &str) -> Option<String> {
     let scoped = name.scope().and_then(|scope| file.strip_prefix(scope)).and_then(|rest| rest.strip_prefix('/'));
     let version = scoped.unwrap_or(file).strip_prefix(name.unscoped())?.strip_prefix('-')?.strip_suffix(".tgz")?;
     is_version_text(version).then(|| version.to_owned())
@@ -359,12 +359,12 @@ fn split_spec(text: &str) -> Option<(PackageName, String)> {
 }
 
 /// Whether `text` could be a key in `versions`: which it is, only the packument says.
-pub(super) fn is_version_text(text: &str) -> bool {
+pub(crate) fn is_version_text(text: &str) -> bool {
     let plausible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'_' | b'~' | b'=' | b' ');
     !text.is_empty() && text.len() <= 256 && text.bytes().all(plausible)
 }
 
-pub(super) fn is_digest(text: &str) -> bool {
+pub(crate) fn is_digest(text: &str) -> bool {
     matches!(text.len(), 40 | 64 | 128) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -1,50 +1,29 @@
-//! Floor 0: names things as npm names them. Pure: no clock, no I/O, no async, and no idea of policy.
+//! Names things as npm names them. Pure: no clock, no I/O, no async, and no idea of policy.
 
-pub mod address;
-pub mod agent;
-pub mod brotli;
+pub mod compression;
 pub mod endpoint;
-pub mod gzip;
-pub mod ingest;
-pub mod instant;
 pub mod integrity;
-pub mod interval;
 pub mod lockfile;
-mod lockfile_bun;
-mod lockfile_deno;
-mod lockfile_node;
-mod lockfile_npm;
-mod lockfile_pnpm;
-mod lockfile_spec;
-mod lockfile_yarn;
-mod manifest;
-pub mod manifest_digest;
 pub mod name;
 pub mod packument;
-mod people;
-pub mod press;
-pub mod range;
-pub mod range_table;
-pub mod ranges;
-pub mod render;
-pub mod requirements;
-mod spec;
-pub mod tag;
-pub mod version;
-mod walk;
-mod zstd;
+pub mod semver;
+pub mod tarball_address;
+pub mod user_agent;
 
-pub use address::Address;
-pub use agent::{Agent, Tool};
+pub use packument::manifest::Fields;
+pub use tarball_address::tarball_url;
+
 pub use endpoint::Endpoint;
-pub use ingest::{IngestError, Ingested};
 pub use integrity::{Agreement, Algorithm, Digest, Hasher, Integrity};
-pub use interval::Interval;
 pub use lockfile::Lockfile;
-pub use manifest_digest::ManifestDigest;
 pub use name::{PackageName, Spec};
-pub use packument::Packument;
-pub use range::Range;
-pub use range_table::{Prereleases, RangeTable};
-pub use render::{Form, View};
-pub use version::Version;
+pub use packument::index::Packument;
+pub use packument::manifest_digest::ManifestDigest;
+pub use packument::parse::{IngestError, Ingested};
+pub use packument::render::{Form, View};
+pub use semver::interval::Interval;
+pub use semver::range::Range;
+pub use semver::range_table::{Prereleases, RangeTable};
+pub use semver::version::Version;
+pub use tarball_address::Address;
+pub use user_agent::{Agent, Tool};

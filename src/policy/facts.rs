@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::advisory::{Advisory, Applicable, NO_ADVISORIES};
-use super::decision::CHANGED_INTEGRITY;
-use super::malware;
-use crate::npm::packument::{Entry, Traits};
+use crate::npm::packument::index::{Entry, Traits};
 use crate::npm::{Integrity, PackageName, Packument, Version};
-use crate::vet::{Findings, Signals};
+use crate::policy::advisories::{Advisory, Applicable, NO_ADVISORIES};
+use crate::policy::decisions::CHANGED_INTEGRITY;
+use crate::policy::malware;
+use crate::vetting::{Findings, Signals};
 
 /// Whether the newest packument has the version, and if not, what the ledger says of its going.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl<'a> Facts<'a> {
 
     /// What refuses it above all rules and yields to an approval that names it: advisories of malware, and a changed integrity.
     #[must_use]
-    pub(super) fn records(&self) -> Vec<&'a str> {
+    pub(crate) fn records(&self) -> Vec<&'a str> {
         let advisories = malware::condemning(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
         self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
     }

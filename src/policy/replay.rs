@@ -5,12 +5,13 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::facts::Facts;
-use super::judge::Policy;
-use super::verdict::{RuleId, Verdict};
-use crate::npm::packument::Traits;
-use crate::npm::{PackageName, Version, instant};
-use crate::vet::{Finding, Signal, Signals};
+use crate::npm::packument::index::Traits;
+use crate::npm::{PackageName, Version};
+use crate::policy::facts::Facts;
+use crate::policy::rules::Policy;
+use crate::policy::verdict::{RuleId, Verdict};
+use crate::units::timestamp;
+use crate::vetting::{Finding, Signal, Signals};
 
 /// How old an established package is taken to be: old enough for every rule.
 const ESTABLISHED: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
@@ -179,8 +180,8 @@ impl Incident {
     /// When it was published, as exactly as is known: the beginning of a day or a month where no more is.
     fn published(&self) -> Option<Timestamp> {
         let text = self.published_at.as_deref()?.trim();
-        let midnight = |day: &str| instant::parse(&format!("{}Z", day.parse::<Date>().ok()?.at(0, 0, 0, 0)));
-        instant::parse(text).or_else(|| midnight(text)).or_else(|| midnight(&format!("{text}-01")))
+        let midnight = |day: &str| timestamp::parse(&format!("{}Z", day.parse::<Date>().ok()?.at(0, 0, 0, 0)));
+        timestamp::parse(text).or_else(|| midnight(text)).or_else(|| midnight(&format!("{text}-01")))
     }
 
     /// When it was gone, at the latest, if that is known.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::built_in;
-use super::facts::Facts;
-use super::judge::Policy;
-use super::rule::{Action, Ages, Rule};
-use super::standing::{Ground, Standing};
-use super::verdict::{Reason, RuleId, Verdict};
-use super::{malware, words};
+use crate::policy::decisions::active::{Ground, Standing};
+use crate::policy::facts::Facts;
+use crate::policy::invariants;
+use crate::policy::malware;
+use crate::policy::rules::Policy;
+use crate::policy::rules::describe;
+use crate::policy::rules::rule::{Action, Ages, Rule};
+use crate::policy::verdict::{Reason, RuleId, Verdict};
 
 /// What a rule made of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl Policy {
     fn step(&self, rule: &Rule, facts: &Facts<'_>, ages: Ages) -> (Outcome, String) {
         let differs = rule.is_about(facts.name.as_str()).err().or_else(|| rule.differs(facts, ages));
         if let Some(differs) = differs {
-            return (Outcome::Differs, words::difference(rule, facts, differs));
+            return (Outcome::Differs, describe::difference(rule, facts, differs));
         }
         if let Action::Hold { .. } = rule.action {
             if self.waives(rule, facts.name) {
@@ -105,7 +106,8 @@ impl Policy {
             }
         }
         let notes = rule.action == Action::Warn || (rule.observe && rule.action != Action::Allow);
-        let detail = if rule.action == Action::Allow { words::permission(rule, facts) } else { words::refusal(rule, facts) };
+        let detail =
+            if rule.action == Action::Allow { describe::permission(rule, facts) } else { describe::refusal(rule, facts) };
         (if notes { Outcome::Notes } else { Outcome::Decides }, detail)
     }
 }
@@ -113,7 +115,7 @@ impl Policy {
 /// What no file and no decision waives, as one step: what of it decides, or that nothing does.
 fn built_in_step(approval: Option<&Ground>, facts: &Facts<'_>) -> Step {
     let action = "deny".to_owned();
-    let refusal = built_in::verdict(facts);
+    let refusal = invariants::verdict(facts);
     let Some(Reason { rule, detail }) = refusal.as_ref().and_then(Verdict::reason).cloned() else {
         let detail = "it agrees with itself and with what was seen before".to_owned();
         return Step { rule: RuleId::File("built-in".into()), action, outcome: Outcome::Differs, detail };
@@ -134,13 +136,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::npm::{Integrity, PackageName, Version, instant};
-    use crate::policy::advisory::{Kind, Record, Trust};
-    use crate::policy::advisory_index::Builder;
-    use crate::policy::affected::{Event, Span};
-    use crate::policy::decision::{Act, Approved, CHANGED_INTEGRITY, Decision, Proposal, Signature};
-    use crate::policy::place::SourceFile;
-    use crate::policy::{Advisories, compile, judge, shipped};
+    use crate::diagnostics::SourceFile;
+    use crate::npm::{Integrity, PackageName, Version};
+    use crate::policy::advisories::Advisories;
+    use crate::policy::advisories::affected::{Event, Span};
+    use crate::policy::advisories::index::Builder;
+    use crate::policy::advisories::{Kind, Record, Trust};
+    use crate::policy::decisions::active::judge;
+    use crate::policy::decisions::{Act, Approved, CHANGED_INTEGRITY, Decision, Proposal, Signature};
+    use crate::policy::presets;
+    use crate::policy::rules::compose::compile;
+    use crate::units::timestamp;
 
     const BYTES: &str = "sha512-z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==";
     const OTHERS: &str = "sha512-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
@@ -155,9 +161,9 @@ mod tests {
     }
 
     fn policy(shipped: usize) -> Policy {
-        let text = format!("include = \"{}\"", shipped::names()[shipped]);
+        let text = format!("include = \"{}\"", presets::names()[shipped]);
         let file = Arc::new(SourceFile { path: "p.toml".into(), text });
-        let find = |_: &SourceFile, name: &str| shipped::file(name).ok_or_else(|| "there is none".to_owned());
+        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "there is none".to_owned());
         compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
     }
 
@@ -303,6 +309,6 @@ mod tests {
             weak-signals | hold 7 d | unread | a rule above has decided
             fix-lane | allow | unread | a rule above has decided
             minimum-age | hold 72 h | unread | a rule above has decided"#]].assert_eq(&told.join("\n"));
-        assert_eq!(instant::tell(at(90)), "2026-04-03 18:00 UTC");
+        assert_eq!(timestamp::tell(at(90)), "2026-04-03 18:00 UTC");
     }
 }

@@ -159,7 +159,7 @@ impl Verdict {
 
     /// The same, for another reason; what is allowed needs none.
     #[must_use]
-    pub(super) fn because(self, reason: Reason) -> Self {
+    pub(crate) fn because(self, reason: Reason) -> Self {
         match self {
             Self::Allow => self,
             Self::Hold { until, .. } => Self::Hold { until, reason },

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::StoreError;
+use crate::store::StoreError;
 
 /// A data directory that this process owns for as long as this value, or a store opened in it, lives.
 ///
@@ -20,7 +20,7 @@ pub struct DataDir {
 const SERVER: &str = "server";
 
 /// Keeps the data directory this process's own while it is held.
-pub(super) type Ownership = Arc<File>;
+pub(crate) type Ownership = Arc<File>;
 
 impl DataDir {
     /// Makes the directory when it is missing (readable by its owner alone), takes its lock, and removes what a killed
@@ -73,27 +73,27 @@ impl DataDir {
     }
 
     /// Where the ledger of the data directory `root` lies, whether or not this process owns it.
-    pub(super) fn ledger_in(root: &Path) -> PathBuf {
+    pub(crate) fn ledger_in(root: &Path) -> PathBuf {
         root.join("ledger.sqlite")
     }
 
     /// Where the blobs lie.
-    pub(super) fn blobs(&self) -> PathBuf {
+    pub(crate) fn blobs(&self) -> PathBuf {
         Self::blobs_in(&self.root)
     }
 
     /// Where the blobs of the data directory `root` lie, whether or not this process owns it.
-    pub(super) fn blobs_in(root: &Path) -> PathBuf {
+    pub(crate) fn blobs_in(root: &Path) -> PathBuf {
         root.join("blobs")
     }
 
     /// Where blobs land until they are verified. On the same file system as the blobs, so that a rename is atomic.
-    pub(super) fn temporary(&self) -> PathBuf {
+    pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
 
     /// A share of the ownership, for a store that may outlive this value.
-    pub(super) fn ownership(&self) -> Ownership {
+    pub(crate) fn ownership(&self) -> Ownership {
         Arc::clone(&self.ownership)
     }
 }
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_store_keeps_the_directory_owned_after_the_directory_value_went() {
         let home = tempfile::tempdir().unwrap();
-        let blobs = super::super::DiskBlobs::open(&DataDir::open(home.path()).unwrap(), 1 << 20).unwrap();
+        let blobs = crate::store::blobs::disk::DiskBlobs::open(&DataDir::open(home.path()).unwrap(), 1 << 20).unwrap();
         assert!(matches!(DataDir::open(home.path()), Err(StoreError::Locked { .. })));
         drop(blobs);
         DataDir::open(home.path()).unwrap();

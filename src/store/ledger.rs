@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::StoreError;
 use crate::npm::{Digest, Form, Integrity, ManifestDigest, PackageName};
-use crate::policy::decision::Decision;
+use crate::policy::decisions::Decision;
+use crate::store::StoreError;
 
 /// Which package of which registry: the same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,42 +1,30 @@
-//! Floor 5: what outlives a process. Blobs (tarballs, raw packuments) by what they hash to, and the ledger.
+//! What outlives a process. Blobs (tarballs, raw packuments) by what they hash to, and the ledger.
 //!
 //! It keeps and finds, and does not judge. Calls block, and callers on async threads go
 //! through `spawn_blocking`, except [`Blobs::open`], which is a future, and [`Blobs::mapped`], which is a look-up.
 
 pub mod blobs;
-pub mod contact;
-pub mod data_dir;
-pub mod desk;
-pub mod disk;
-pub mod ledger;
-pub mod sqlite;
-
-mod decisions;
-mod downloads;
-mod journal;
-mod mapping;
-mod owed;
-mod packages;
-mod readers;
-mod schema;
-mod shelf;
-
 #[cfg(test)]
-mod compliance;
+mod conformance;
+pub mod data_dir;
+pub mod indicator_hit;
+pub mod ledger;
+pub(crate) mod read_only;
+pub mod sqlite;
 
 use std::path::PathBuf;
 
+pub use blobs::disk::{BlobStatistics, DiskBlobs};
 pub use blobs::{BlobKind, Blobs, Committed, OpenBlob, PendingBlob};
-pub use contact::Contact;
 pub use data_dir::DataDir;
-pub use desk::Desk;
-pub use disk::{BlobStatistics, DiskBlobs};
-pub use downloads::{Asked, RecordedIncident};
+pub use indicator_hit::Contact;
 pub use ledger::{
     Document, Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord,
     Release, TagSighting, TarballSource,
 };
 pub use sqlite::SqliteLedger;
+pub use sqlite::decision_writer::Desk;
+pub use sqlite::events::{Asked, RecordedIncident};
 
 /// Where things are kept and how much of the disk they may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,9 +154,9 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::sync::Arc;
 
-    use super::compliance::{at, download, key, opened, put, release};
     use super::*;
     use crate::npm::{Algorithm, Digest, PackageName};
+    use crate::store::conformance::{at, download, key, opened, put, release};
 
     const CHILD: &str = "COLDFRAME_TEST_STORE";
 

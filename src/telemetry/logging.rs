@@ -10,7 +10,7 @@ use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use super::TelemetryError;
+use crate::telemetry::TelemetryError;
 use crate::text::{printable, single_line};
 
 /// How log lines look.

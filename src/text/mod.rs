@@ -3,6 +3,10 @@
 //! Every value that Coldframe did not write itself passes one of these functions where it is printed. Escapes have the form
 //! that JSON has (`\n`, `\u001b`), so that a JSON document stays valid and means the same after [`printable`].
 
+pub mod table;
+
+pub use table::Columns;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 

@@ -1,17 +1,17 @@
-//! Floor 5: TLS. Whom we trust when we ask others, and the authority that the gateway's clients trust. Refuses to know whom
+//! TLS. Whom we trust when we ask others, and the authority that the gateway's clients trust. Refuses to know whom
 //! we ask and who asks us, and has no way to trust everybody.
 
-pub mod authority;
-pub mod client;
-pub mod keeping;
-pub mod leaves;
+pub mod ca;
+pub mod ca_store;
+pub mod leaf_issuer;
+pub mod trust;
 
 use std::path::{Path, PathBuf};
 
-pub use authority::Authority;
-pub use client::{Bundle, Config, client_config, trusting_alone};
-pub use keeping::{Keeping, Kept};
-pub use leaves::Leaves;
+pub use ca::Authority;
+pub use ca_store::{Keeping, Kept};
+pub use leaf_issuer::Leaves;
+pub use trust::{Bundle, Config, client_config, trusting_alone};
 
 /// What TLS could not be made of.
 #[derive(Debug, thiserror::Error)]

@@ -53,7 +53,7 @@ impl fmt::Debug for OwnCredentials {
 
 /// Whether a client that wrote `base` before its paths addressed the registry at `address`, which ends in a slash. The same host in
 /// plain HTTP counts for a registry in TLS, both at their usual ports; not the other way around.
-pub(super) fn is_address(address: &str, base: &str) -> bool {
+pub(crate) fn is_address(address: &str, base: &str) -> bool {
     let address = address.trim_end_matches('/');
     let has_port = |rest: &str| {
         rest.split('/').next().and_then(|authority| authority.rsplit(']').next()).is_some_and(|end| end.contains(':'))

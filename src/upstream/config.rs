@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::{CredentialRules, Credentials, CredentialsError, HostGlob};
+use crate::net::HostGlob;
 use crate::net::{Deadlines, Proxies};
+use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
 /// Everything the registries are made of.
 #[derive(Debug, Clone)]
@@ -159,7 +160,7 @@ fn trouble(found: Option<&String>) -> String {
 }
 
 /// `url` as it may be shown and asked.
-pub(super) fn address(url: &Url) -> Url {
+pub(crate) fn address(url: &Url) -> Url {
     let mut address = url.clone();
     // Neither can fail for an address with a host, and one without is refused when the registry is made.
     let _ = address.set_username("");

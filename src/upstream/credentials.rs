@@ -138,7 +138,7 @@ const DECODINGS: usize = 3;
 
 /// Whether a server may read `path` as leading elsewhere: an encoded dot segment, one behind an encoded slash or a backslash, or
 /// one with parameters, which some servers drop first.
-pub(super) fn is_ambiguous(path: &str) -> bool {
+pub(crate) fn is_ambiguous(path: &str) -> bool {
     let is_dots = |segment: &[u8]| {
         let bare = segment.split(|byte| *byte == b';').next().unwrap_or_default();
         matches!(bare, b"." | b"..")

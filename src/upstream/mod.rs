@@ -1,32 +1,30 @@
-//! Floor 5: the registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
+//! The registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
 
 mod authorization;
-mod circuit;
+mod circuit_breaker;
 pub mod config;
 pub mod credentials;
-pub mod environment;
-pub mod host_glob;
+mod fetch_target;
 pub mod npmrc;
 mod packument;
-mod passage;
+mod passthrough;
 pub mod registry;
-mod route;
 mod tarball;
 #[cfg(test)]
-mod trial;
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use authorization::{Addressed, Authorization, OwnCredentials};
-pub use circuit::AllCircuits;
+pub use circuit_breaker::AllCircuits;
 pub use config::{Config, Origin, RegistryConfig, TimeMode, UpstreamSetupError};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
-pub use environment::Environment;
-pub use host_glob::{HostGlob, HostGlobError};
+pub use npmrc::environment::Environment;
+
 pub use npmrc::{Discovered, NpmrcError};
 pub use packument::{Fetched, Freshness, Validators};
-pub use passage::{Passage, Passed};
+pub use passthrough::{Passage, Passed};
 pub use registry::{Registries, Registry, Renewed};
 pub use tarball::{Offer, TarballBody};
 

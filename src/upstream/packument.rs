@@ -11,11 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
-use super::registry::{ERROR_BODY, failure, header, refusal};
-use super::route::Route;
-use super::{Authorization, Registry, UpstreamError};
 use crate::net::{Response, Share};
-use crate::npm::{Form, PackageName, instant};
+use crate::npm::{Form, PackageName};
+use crate::units::timestamp;
+use crate::upstream::UpstreamError;
+use crate::upstream::authorization::Authorization;
+use crate::upstream::fetch_target::Route;
+use crate::upstream::registry::Registry;
+use crate::upstream::registry::{ERROR_BODY, failure, header, refusal};
 
 /// How to ask upstream whether its answer changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl Fetched {
     /// caches keep the origin's `Date`, some renew it.
     #[must_use]
     pub fn validated(&self, now: Timestamp) -> Timestamp {
-        let stored = self.age.map_or(now, |age| instant::before(now, age));
+        let stored = self.age.map_or(now, |age| timestamp::before(now, age));
         self.date.map_or(now, |date| date.min(now)).min(stored)
     }
 
@@ -189,9 +192,9 @@ fn age(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial;
     use super::*;
-    use crate::net::trial::{Act, Heard, Server, answer};
+    use crate::net::testing::{Act, Heard, Server, answer};
+    use crate::upstream::testing;
 
     fn name() -> PackageName {
         PackageName::parse("@acme/ui").unwrap()
@@ -199,7 +202,7 @@ mod tests {
 
     async fn ask(script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Result<Fetched, UpstreamError> {
         let server = Server::plain(script).await;
-        trial::registry(&server.url()).packument(&name(), Form::Full, &Authorization::Lent, None, &mut trial::share()).await
+        testing::registry(&server.url()).packument(&name(), Form::Full, &Authorization::Lent, None, &mut testing::share()).await
     }
 
     async fn refused(status: &'static str, headers: &'static [&'static str], body: &'static str) -> String {
@@ -217,8 +220,8 @@ mod tests {
     #[tokio::test]
     async fn a_bare_answer_is_enough() {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
-        let registry = trial::registry(&format!("{}api/npm", server.url()));
-        let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
+        let registry = testing::registry(&format!("{}api/npm", server.url()));
+        let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
         assert_eq!(fetched.date, None);
         let Freshness::Changed { body, form, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
         assert_eq!((body.as_ref(), form, gzip, validators), (b"{}".as_slice(), Form::Full, false, Validators::default()));
@@ -246,14 +249,16 @@ mod tests {
             Some(_) => Act::Say(b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec()),
         })
         .await;
-        let registry = trial::registry(&server.url());
-        let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None, &mut trial::share()).await.unwrap();
+        let registry = testing::registry(&server.url());
+        let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None, &mut testing::share()).await.unwrap();
         assert_eq!(first.date, Some("2024-01-01T00:00:10Z".parse().unwrap()));
         assert_eq!((first.age, first.clock()), (Some(Duration::from_secs(50)), None));
         let Freshness::Changed { gzip, validators, .. } = first.freshness else { panic!("{first:?}") };
         assert!(gzip);
-        let second =
-            registry.packument(&name(), Form::Full, &Authorization::Lent, Some(&validators), &mut trial::share()).await.unwrap();
+        let second = registry
+            .packument(&name(), Form::Full, &Authorization::Lent, Some(&validators), &mut testing::share())
+            .await
+            .unwrap();
         assert!(matches!(second.freshness, Freshness::NotModified));
         let heard = &server.heard()[1];
         assert_eq!(
@@ -297,12 +302,12 @@ mod tests {
                 _ => Act::Say(answer("200 OK", &[UNASKED], b"{}")),
             })
             .await;
-            let registry = trial::registry(&server.url());
-            let asked = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
+            let registry = testing::registry(&server.url());
+            let asked = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
             assert!(matches!(asked.freshness, Freshness::Changed { form: came, .. } if came == form), "{heeds}");
             assert_eq!(server.heard().len(), 2);
             let asked =
-                registry.packument(&name(), Form::Abbreviated, &Authorization::None, None, &mut trial::share()).await.unwrap();
+                registry.packument(&name(), Form::Abbreviated, &Authorization::None, None, &mut testing::share()).await.unwrap();
             assert!(matches!(asked.freshness, Freshness::Changed { form: Form::Abbreviated, .. }));
             assert_eq!(server.heard().len(), 3);
         }
@@ -311,9 +316,9 @@ mod tests {
     #[tokio::test]
     async fn whose_credentials_go_out_is_the_callers_choice() {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
-        let registry = trial::registry(&server.url());
+        let registry = testing::registry(&server.url());
         for who in [Authorization::None, Authorization::Lent, Authorization::Own("Bearer own".into())] {
-            registry.packument(&name(), Form::Full, &who, None, &mut trial::share()).await.unwrap();
+            registry.packument(&name(), Form::Full, &who, None, &mut testing::share()).await.unwrap();
         }
         let sent: Vec<_> = server.heard().iter().map(|heard| heard.header("authorization").map(str::to_owned)).collect();
         assert_eq!(sent, [None, Some("Bearer lent".to_owned()), Some("Bearer own".to_owned())]);
@@ -364,14 +369,14 @@ mod tests {
         let short = ask(|_, _| Act::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
         assert!(matches!(short, UpstreamError::Broken { .. }), "{short}");
         let server = Server::plain(|_, _| Act::Hang(Vec::new())).await;
-        let silent = trial::hasty(&server.url())
-            .packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share())
+        let silent = testing::hasty(&server.url())
+            .packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err();
         assert!(matches!(silent, UpstreamError::TimedOut { .. }), "{silent}");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let absent = trial::registry(&format!("http://127.0.0.1:{port}/"))
-            .packument(&name(), Form::Full, &Authorization::None, None, &mut trial::share())
+        let absent = testing::registry(&format!("http://127.0.0.1:{port}/"))
+            .packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err();
         assert_eq!(

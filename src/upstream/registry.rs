@@ -15,17 +15,18 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 use url::Url;
 
-use super::authorization::{Addressed, Authorization, is_address};
-use super::circuit::{Admission, AllCircuits, Circuits, Evidence};
-use super::config::address;
-use super::credentials::is_ambiguous;
-use super::route::Route;
-use super::{
-    Config, CredentialRules, Credentials, HostGlob, Origin, RegistryConfig, TimeMode, UpstreamError, UpstreamSetupError, passage,
-};
+use crate::net::HostGlob;
 use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust, pause};
 use crate::npm::PackageName;
 use crate::text::ascii_line;
+use crate::upstream::authorization::{Addressed, Authorization, is_address};
+use crate::upstream::circuit_breaker::{Admission, AllCircuits, Circuits, Evidence};
+use crate::upstream::config::address;
+use crate::upstream::config::{Config, Origin, RegistryConfig, TimeMode, UpstreamSetupError};
+use crate::upstream::credentials::is_ambiguous;
+use crate::upstream::credentials::{CredentialRules, Credentials};
+use crate::upstream::fetch_target::Route;
+use crate::upstream::{UpstreamError, passthrough};
 
 /// The most redirects that are followed in a row.
 const MOST_REDIRECTS: usize = 5;
@@ -44,14 +45,14 @@ const MAX_ANSWERED: u64 = 50_000;
 const MAX_NAME_BYTES: usize = 214;
 
 /// The most bytes that are read of an error's body, and the most of its message that are passed on.
-pub(super) const ERROR_BODY: u64 = 64 << 10;
+pub(crate) const ERROR_BODY: u64 = 64 << 10;
 const ERROR_MESSAGE: usize = 200;
 
 /// One registry.
 pub struct Registry {
     id: Arc<str>,
     origin: Origin,
-    pub(super) url: Url,
+    pub(crate) url: Url,
     /// What is lent, by the places that it was configured for.
     credentials: ArcSwap<CredentialRules>,
     /// Whether some of it may be sent when a package of this registry is asked for.
@@ -64,9 +65,9 @@ pub struct Registry {
 }
 
 /// Hosts that packuments and redirects may name besides a registry's own.
-pub(super) struct Hosts {
+pub(crate) struct Hosts {
     /// Those of tarballs.
-    pub(super) tarball: Vec<HostGlob>,
+    pub(crate) tarball: Vec<HostGlob>,
     /// Those that a tarball is redirected to.
     redirect: Vec<HostGlob>,
 }
@@ -168,26 +169,26 @@ impl Registry {
         *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn packument_limit(&self) -> u64 {
+    pub(crate) fn packument_limit(&self) -> u64 {
         self.shared.packument_limit
     }
 
-    pub(super) fn tarball_limit(&self) -> u64 {
+    pub(crate) fn tarball_limit(&self) -> u64 {
         self.shared.tarball_limit
     }
 
-    pub(super) fn hosts(&self) -> Arc<Hosts> {
+    pub(crate) fn hosts(&self) -> Arc<Hosts> {
         self.shared.hosts.load_full()
     }
 
     /// The address of `path` below the registry's own, `None` if it leads out of there.
-    pub(super) fn below(&self, path: &str) -> Option<Url> {
+    pub(crate) fn below(&self, path: &str) -> Option<Url> {
         let url = Url::parse(&format!("{}{path}", self.url)).ok()?;
         url.path().starts_with(self.url.path()).then_some(url)
     }
 
     /// GETs, following the redirects that are allowed; the answer's host comes along, for errors.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         mut route: Route,
         headers: HeaderMap,
@@ -220,7 +221,7 @@ impl Registry {
     }
 
     /// Sends one request. Lent credentials go to the places that they were configured for, a client's own to the registry alone.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         route: &Route,
@@ -248,7 +249,7 @@ impl Registry {
         }
         if !self.is_own_place(route) {
             // One-time passwords among them.
-            passage::remove_npms_own(&mut headers);
+            passthrough::remove_npms_own(&mut headers);
         }
         let (host, circuits) = (route.host(), &self.health.circuits);
         if circuits.admit(&host, Instant::now())? == Admission::Trial {
@@ -610,7 +611,7 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// What `net` could not do, told of the host it could not do it with.
-pub(super) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
+pub(crate) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
     let host = Arc::clone(host);
     match error {
         ClientError::Unreachable { layer, .. } => {
@@ -629,7 +630,7 @@ pub(super) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
 }
 
 /// What an answer that is no success means. Reads a little of its body for the message of a denial.
-pub(super) async fn refusal(route: &Route, response: Response) -> UpstreamError {
+pub(crate) async fn refusal(route: &Route, response: Response) -> UpstreamError {
     let host = route.host();
     let status = response.status.as_u16();
     match status {
@@ -641,7 +642,7 @@ pub(super) async fn refusal(route: &Route, response: Response) -> UpstreamError 
 }
 
 /// Returns `Retry-After` as a number of seconds or as a date, and nothing else that a server writes there.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<String> {
     let text = header(headers, &RETRY_AFTER)?;
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse::<u32>().ok().map(|seconds| seconds.to_string());
@@ -650,7 +651,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A header that is text, bounded.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty() && text.len() <= 512)
 }
 
@@ -677,10 +678,10 @@ fn said(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial;
     use super::*;
-    use crate::net::trial::{Act, Identity, Server, answer};
+    use crate::net::testing::{Act, Identity, Server, answer};
     use crate::npm::Form;
+    use crate::upstream::testing;
 
     fn elsewhere(url: &str) -> RegistryConfig {
         RegistryConfig::new(Url::parse(url).unwrap(), Origin::BuiltIn)
@@ -705,9 +706,9 @@ mod tests {
 
     #[test]
     fn a_scope_has_its_registry_and_the_rest_shares_one() {
-        let mut config = trial::config("http://npm.example/api?x#y");
+        let mut config = testing::config("http://npm.example/api?x#y");
         config.scoped.insert("@acme".to_owned(), elsewhere("http://acme.example"));
-        let registries = Registries::open(&config, &trial::trust(&[])).unwrap();
+        let registries = Registries::open(&config, &testing::trust(&[])).unwrap();
         let id = |name: &str| registries.of(&PackageName::parse(name).unwrap()).id().to_string();
         assert_eq!(
             (id("@acme/ui"), id("ui"), id("@acmes/ui")),
@@ -715,17 +716,20 @@ mod tests {
         );
         assert!(registries.default_registry().has_credentials());
         config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
-        assert_eq!(Registries::open(&config, &trial::trust(&[])).unwrap_err().to_string(), "a scope is written `@scope`: `acme`");
+        assert_eq!(
+            Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string(),
+            "a scope is written `@scope`: `acme`"
+        );
     }
 
     #[test]
     fn a_registry_has_credentials_if_some_may_be_sent_when_its_packages_are_fetched() {
         let open = |key: &str, tarball_hosts: &[&str]| {
-            let mut config = trial::config("https://npm.example/a/");
+            let mut config = testing::config("https://npm.example/a/");
             config.default.credentials = None;
             config.credentials.insert(key, Credentials::bearer("t").unwrap());
             config.tarball_hosts = tarball_hosts.iter().map(|host| host.parse().unwrap()).collect();
-            let mut trust = trial::trust(&[]);
+            let mut trust = testing::trust(&[]);
             trust.roots = 1;
             Registries::open(&config, &trust).unwrap().default_registry().has_credentials()
         };
@@ -738,13 +742,13 @@ mod tests {
     fn clients_credentials_are_for_the_only_registry_or_for_the_marked_or_the_addressed_one() {
         let (public, private) = ("http://npm.example/", "http://acme.example/npm/");
         let open = |marked: &[&str], several: bool| {
-            let mut config = trial::config(public);
+            let mut config = testing::config(public);
             if several {
                 config.scoped.insert("@acme".to_owned(), elsewhere(private));
                 config.scoped.insert("@also".to_owned(), elsewhere("http://acme.example/npm"));
             }
             config.client_credentials = marked.iter().map(|url| Url::parse(url).unwrap()).collect();
-            Registries::open(&config, &trial::trust(&[])).unwrap()
+            Registries::open(&config, &testing::trust(&[])).unwrap()
         };
         let takes = |registries: &Registries, addressed: &Addressed| {
             ["ui", "@acme/ui"].map(|name| registries.of(&PackageName::parse(name).unwrap()).takes_clients(addressed))
@@ -771,12 +775,12 @@ mod tests {
     #[tokio::test]
     async fn credentials_in_an_address_are_used_and_never_shown() {
         let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
-        let mut config = trial::config(&format!("http://user:hunter2@{}/", server.address));
+        let mut config = testing::config(&format!("http://user:hunter2@{}/", server.address));
         config.default.credentials = None;
-        let registry = trial::open(&config);
+        let registry = testing::open(&config);
         assert_eq!(**registry.id(), *server.url());
         registry
-            .packument(&PackageName::parse("ui").unwrap(), Form::Full, &Authorization::Lent, None, &mut trial::share())
+            .packument(&PackageName::parse("ui").unwrap(), Form::Full, &Authorization::Lent, None, &mut testing::share())
             .await
             .unwrap();
         assert_eq!(server.heard()[0].header("authorization"), Some("Basic dXNlcjpodW50ZXIy"));
@@ -786,8 +790,8 @@ mod tests {
 
     #[test]
     fn what_is_no_http_address_is_no_registry() {
-        let config = trial::config("ftp://user:hunter2@npm.example/");
-        let error = Registries::open(&config, &trial::trust(&[])).unwrap_err().to_string();
+        let config = testing::config("ftp://user:hunter2@npm.example/");
+        let error = Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string();
         assert_eq!(error, "`--upstream` names a registry that is no `http` or `https` address: `ftp://npm.example/`");
     }
 
@@ -800,20 +804,20 @@ mod tests {
         let (right, wrong) = (folder.path().join("right.pem"), folder.path().join("wrong.pem"));
         std::fs::write(&right, &identity.authority).unwrap();
         std::fs::write(&wrong, Identity::of("localhost").authority).unwrap();
-        let config = trial::config(&format!("https://localhost:{}/", server.address.port()));
+        let config = testing::config(&format!("https://localhost:{}/", server.address.port()));
         // A wrong one keeps this true on a machine without roots, where opening fails instead.
         let trusting = |roots: &[std::path::PathBuf]| {
-            Arc::clone(Registries::open(&config, &trial::trust(roots)).unwrap().default_registry())
+            Arc::clone(Registries::open(&config, &testing::trust(roots)).unwrap().default_registry())
         };
         let refused = trusting(std::slice::from_ref(&wrong))
-            .packument(&name, Form::Full, &Authorization::None, None, &mut trial::share())
+            .packument(&name, Form::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err()
             .to_string();
         let expected =
             "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
         assert!(refused.ends_with(expected), "{refused}");
-        trusting(&[wrong, right]).packument(&name, Form::Full, &Authorization::None, None, &mut trial::share()).await.unwrap();
+        trusting(&[wrong, right]).packument(&name, Form::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
     }
 
     #[test]

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::registry::{failure, header, refusal};
-use super::route::Route;
-use super::{Authorization, Registry, UpstreamError};
 use crate::net::BodyStream;
 use crate::npm::PackageName;
-use crate::npm::render::tarball_url;
+use crate::npm::tarball_url;
+use crate::upstream::UpstreamError;
+use crate::upstream::authorization::Authorization;
+use crate::upstream::fetch_target::Route;
+use crate::upstream::registry::Registry;
+use crate::upstream::registry::{failure, header, refusal};
 
 /// A tarball on its way.
 pub struct TarballBody {
@@ -136,9 +138,9 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial;
     use super::*;
-    use crate::net::trial::{Act, Server, answer};
+    use crate::net::testing::{Act, Server, answer};
+    use crate::upstream::testing;
 
     async fn taken(mut body: TarballBody) -> Result<Vec<u8>, UpstreamError> {
         let mut whole = Vec::new();
@@ -162,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_taken_as_they_come_whatever_they_are_labelled() {
         let server = redirecting(str::to_owned).await;
-        let registry = trial::registry(&server.url());
+        let registry = testing::registry(&server.url());
         let body = registry.tarball(&format!("{}ui/-/ui-1.0.0.tgz", server.url()), &Authorization::Lent).await.unwrap();
         assert_eq!(body.length(), Some(5));
         assert_eq!(taken(body).await.unwrap(), b"\x1f\x8btgz");
@@ -174,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn a_registry_may_state_another_scheme_for_itself() {
         let server = redirecting(str::to_owned).await;
-        let registry = trial::registry(&server.url());
+        let registry = testing::registry(&server.url());
         let stated = "https://127.0.0.1:8443/@acme/ui/-/ui-1.0.0.tgz";
         assert!(taken(registry.tarball(stated, &Authorization::Lent).await.unwrap()).await.is_ok());
         assert_eq!(server.heard()[0].header("host"), Some(server.address.to_string().as_str()));
@@ -185,9 +187,9 @@ mod tests {
         let storage = redirecting(str::to_owned).await;
         let bucket = format!("{}bucket/sha1?X-Amz-Signature=abc", storage.url());
         let server = redirecting(move |_| bucket.clone()).await;
-        let mut config = trial::config(&format!("{}registry/api/npm/main/", server.url()));
+        let mut config = testing::config(&format!("{}registry/api/npm/main/", server.url()));
         let stated = format!("{}registry/api/npm/main/ui/-/ui-1.0.0.tgz", server.url());
-        let refused = trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
+        let refused = testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
         let expected = format!(
             "upstream `{}` redirects to `{}`, which is not allowed: another host has to be named by `--redirect-host`",
             server.address, storage.address
@@ -197,7 +199,7 @@ mod tests {
 
         config.redirect_hosts = vec![storage.address.to_string().parse().unwrap()];
         for who in [Authorization::Lent, Authorization::Own("Bearer own".into())] {
-            assert!(taken(trial::open(&config).tarball(&stated, &who).await.unwrap()).await.is_ok());
+            assert!(taken(testing::open(&config).tarball(&stated, &who).await.unwrap()).await.is_ok());
         }
         assert_eq!(server.heard()[1].header("authorization"), Some("Bearer lent"));
         for heard in storage.heard() {
@@ -210,10 +212,10 @@ mod tests {
         let storage = redirecting(str::to_owned).await;
         let to = storage.url();
         let server = redirecting(move |_| to.clone()).await;
-        let mut config = trial::config(&format!("{}registry/", server.url()));
+        let mut config = testing::config(&format!("{}registry/", server.url()));
         config.redirect_hosts = vec!["127.*".parse().unwrap()];
         config.tarball_hosts = vec!["localhos*".parse().unwrap()];
-        let registry = trial::open(&config);
+        let registry = testing::open(&config);
         let elsewhere = format!("http://localhost:{}/a.tgz", storage.address.port());
         for (stated, host) in
             [("ui/-/ui-1.0.0.tgz", storage.address.to_string()), (&elsewhere, format!("localhost:{}", storage.address.port()))]
@@ -237,14 +239,14 @@ mod tests {
             _ => Act::Say(answer("404 Not Found", &[], b"{}")),
         })
         .await;
-        let mut config = trial::config(&server.url());
+        let mut config = testing::config(&server.url());
         config.redirect_hosts = vec!["127.0.0.1".parse().unwrap()];
         let stated = format!("{}download/@acme/ui/1.0.0/0123abcd", server.url());
-        assert!(taken(trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert!(taken(testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
         assert_eq!(storage.heard()[0].header("authorization"), None);
         let missing = format!("{}download/@acme/ui/2.0.0/0123abcd", server.url());
         assert!(matches!(
-            trial::open(&config).tarball(&missing, &Authorization::Lent).await.unwrap_err(),
+            testing::open(&config).tarball(&missing, &Authorization::Lent).await.unwrap_err(),
             UpstreamError::NotFound
         ));
     }
@@ -252,10 +254,10 @@ mod tests {
     #[tokio::test]
     async fn codeartifact_redirects_on_its_own_host_and_keeps_credentials() {
         let server = redirecting(|path| path.replacen("/registry/", "/npm/repo/", 1)).await;
-        let config = trial::config(&format!("{}registry/repo/", server.url()));
+        let config = testing::config(&format!("{}registry/repo/", server.url()));
         let stated = "@acme/ui/-/@acme/ui-1.0.0.tgz";
         assert!(
-            taken(trial::open(&config).tarball(stated, &Authorization::Own("Bearer own".into())).await.unwrap()).await.is_ok()
+            taken(testing::open(&config).tarball(stated, &Authorization::Own("Bearer own".into())).await.unwrap()).await.is_ok()
         );
         let heard = server.heard();
         assert_eq!(heard[1].line(), "GET /npm/repo/repo/@acme/ui/-/@acme/ui-1.0.0.tgz HTTP/1.1");
@@ -265,12 +267,12 @@ mod tests {
     #[tokio::test]
     async fn redirects_end() {
         let server = redirecting(str::to_owned).await;
-        let registry = trial::registry(&format!("{}registry/", server.url()));
+        let registry = testing::registry(&format!("{}registry/", server.url()));
         let endless = registry.tarball("ui.tgz", &Authorization::None).await.unwrap_err();
         assert!(endless.to_string().ends_with("which is not allowed: more than 5 in a row"), "{endless}");
         assert_eq!(server.heard().len(), 6);
         let nowhere = Server::plain(|_, _| Act::Say(answer("302 Found", &[], b""))).await;
-        let lost = trial::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
+        let lost = testing::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
         assert!(matches!(lost, UpstreamError::Broken { .. }), "{lost}");
     }
 
@@ -278,13 +280,13 @@ mod tests {
     async fn another_host_is_not_asked_before_it_is_allowed_and_then_without_credentials() {
         let other = redirecting(str::to_owned).await;
         let server = redirecting(str::to_owned).await;
-        let mut config = trial::config(&server.url());
+        let mut config = testing::config(&server.url());
         let stated = format!("{}ui-1.0.0.tgz", other.url());
-        let refused = trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
+        let refused = testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
         assert!(matches!(&refused, UpstreamError::TarballHost { to } if **to == other.address.to_string()), "{refused}");
         assert!(other.heard().is_empty() && server.heard().is_empty());
         config.tarball_hosts = vec![other.address.to_string().parse().unwrap()];
-        assert!(taken(trial::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert!(taken(testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
         assert_eq!(other.heard()[0].header("authorization"), None);
     }
 
@@ -298,13 +300,13 @@ mod tests {
             _ => Act::Hang([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
         })
         .await;
-        let registry = trial::registry(&server.url());
+        let registry = testing::registry(&server.url());
         let said = registry.tarball("said", &Authorization::None).await.unwrap_err();
         assert!(matches!(said, UpstreamError::TooLarge { limit: 1_000, .. }), "{said}");
         let fate = async |path: &str| taken(registry.tarball(path, &Authorization::None).await.unwrap()).await.unwrap_err();
         assert!(matches!(fate("unsaid").await, UpstreamError::TooLarge { limit: 1_000, .. }));
         assert!(matches!(fate("short").await, UpstreamError::Broken { .. }));
-        let mut silent = trial::hasty(&server.url()).tarball("silent", &Authorization::None).await.unwrap();
+        let mut silent = testing::hasty(&server.url()).tarball("silent", &Authorization::None).await.unwrap();
         assert_eq!(silent.next().await.unwrap().unwrap(), "x");
         assert!(matches!(silent.next().await.unwrap_err(), UpstreamError::TimedOut { .. }));
     }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use coldframe::telemetry::Clock as _;
-use coldframe::tls::authority::{LeafKey, pem};
+use coldframe::clock::Clock as _;
+use coldframe::tls::ca::{LeafKey, pem};
 use coldframe::tls::{Authority, Keeping};
 use rustls_pki_types::DnsName;
 use tempfile::TempDir;

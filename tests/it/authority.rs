@@ -104,7 +104,7 @@ async fn a_rotation_is_taken_up_by_a_running_server() {
     let default = coldframe::upstream::npmrc::built_in();
     let default = rustls_pki_types::DnsName::try_from(default.host_str().unwrap().to_owned()).unwrap();
     let keeping = coldframe::tls::Keeping::in_data_dir(scene.data());
-    let now = coldframe::telemetry::Clock::now(&scene.clock);
+    let now = coldframe::clock::Clock::now(&scene.clock);
     keeping.rotate(&[name, default], std::time::Duration::ZERO, now).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let second = loop {
@@ -211,13 +211,13 @@ fn intermediate(host: &str) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rustls_openssl_node_and_curl_take_its_word_for_its_hosts_and_for_no_other() {
-    use coldframe::telemetry::Clock as _;
+    use coldframe::clock::Clock as _;
     let (data, clock) = (TempDir::new().unwrap(), machine_clock());
     let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
     let kept = coldframe::tls::Keeping::in_data_dir(data.path()).read_or_make(&[name("registry.example")], clock.now()).unwrap();
     let roots = data.path().join("roots.pem");
-    std::fs::write(&roots, coldframe::tls::authority::pem(kept.current.certificate())).unwrap();
-    let key = coldframe::tls::authority::LeafKey::generate().unwrap();
+    std::fs::write(&roots, coldframe::tls::ca::pem(kept.current.certificate())).unwrap();
+    let key = coldframe::tls::ca::LeafKey::generate().unwrap();
     for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
         let address = crate::chain::showing(kept.current.mint(&name(host), &key, clock.now()).unwrap()).await;
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();

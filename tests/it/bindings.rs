@@ -1,7 +1,7 @@
 //! A client's own credentials go to the registry that they are for: the only one, the one that is marked, or the one that the
 //! client addressed.
 
-use coldframe::telemetry::ManualClock;
+use coldframe::clock::ManualClock;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use coldframe::app::deciding::{self, Taken};
+use coldframe::app::standalone::decide::{self, Taken};
+use coldframe::clock::Clock as _;
 use coldframe::npm::PackageName;
-use coldframe::policy::decision::{Act, Approved, CHANGED_INTEGRITY, Proposal, Signature};
-use coldframe::store::desk::Effect;
+use coldframe::policy::decisions::{Act, Approved, CHANGED_INTEGRITY, Proposal, Signature};
+use coldframe::store::sqlite::decision_writer::Effect;
 use coldframe::store::{Ledger as _, Outcome, SqliteLedger};
-use coldframe::telemetry::Clock as _;
 use serde_json::json;
 
 use crate::package::{Package, days, hours, sha512};
@@ -24,14 +24,14 @@ async fn decide(scene: &Scene, act: Act, lasts: Option<Duration>, needs_second: 
     let expires = lasts.map(|lasts| author.at.checked_add(jiff::SignedDuration::try_from(lasts).unwrap()).unwrap());
     let proposal = Proposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
     let data = scene.data().to_owned();
-    let taken = tokio::task::spawn_blocking(move || deciding::decide(&data, &proposal)).await.unwrap().unwrap();
+    let taken = tokio::task::spawn_blocking(move || decide::decide(&data, &proposal)).await.unwrap().unwrap();
     assert_eq!(taken.effect, Effect::InForce);
     taken
 }
 
 async fn revoke(scene: &Scene, id: i64) {
     let (data, by) = (scene.data().to_owned(), signature(scene, "ada"));
-    let taken = tokio::task::spawn_blocking(move || deciding::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
+    let taken = tokio::task::spawn_blocking(move || decide::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
     assert_eq!(taken.effect, Effect::InForce);
 }
 
@@ -315,7 +315,7 @@ async fn a_changed_integrity_opens_only_to_an_approval_that_names_it_and_two_peo
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
     let confirm = |who: &str| {
         let (data, by, id) = (scene.data().to_owned(), signature(&scene, who), taken.decision.id);
-        tokio::task::spawn_blocking(move || deciding::confirm(&data, id, &by))
+        tokio::task::spawn_blocking(move || decide::confirm(&data, id, &by))
     };
     let alone = confirm("ada").await.unwrap().unwrap_err().to_string();
     assert!(alone.contains("needs another person than its author"), "{alone}");
@@ -359,12 +359,12 @@ async fn no_variable_makes_its_author_a_second_person() {
     let by = signature(&scene, &author);
     let proposal = Proposal { act: Act::Observe, reason: "INC-7".to_owned(), author: by, expires: None, needs_second: true };
     let data = scene.data().to_owned();
-    let taken = tokio::task::spawn_blocking(move || deciding::decide(&data, &proposal)).await.unwrap().unwrap();
+    let taken = tokio::task::spawn_blocking(move || decide::decide(&data, &proposal)).await.unwrap().unwrap();
     let id = taken.decision.id.to_string();
     let (code, _, errors) = command(&["confirm", &id]);
     assert_ne!(code, 0);
     // In a container no user is a second person, and the command says that.
     assert!(errors.contains("another user of this system") || errors.contains("in a container"), "{errors}");
-    let left = deciding::decisions(scene.data()).unwrap();
+    let left = decide::decisions(scene.data()).unwrap();
     assert!(left.iter().all(|decision| decision.second.is_none()), "{left:?}");
 }

@@ -287,15 +287,15 @@ async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
-    use coldframe::telemetry::Clock as _;
+    use coldframe::clock::Clock as _;
     let place = Place::make().await;
     let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
     let now = machine_clock().now();
     let showing = async |data: &Path| {
         let kept = coldframe::tls::Keeping::in_data_dir(data).read_or_make(std::slice::from_ref(&name), now).unwrap();
-        let key = coldframe::tls::authority::LeafKey::generate().unwrap();
+        let key = coldframe::tls::ca::LeafKey::generate().unwrap();
         let address = crate::chain::showing(kept.current.mint(&name, &key, now).unwrap()).await;
-        (address.port(), coldframe::tls::authority::pem(kept.current.certificate()))
+        (address.port(), coldframe::tls::ca::pem(kept.current.certificate()))
     };
     let (port, _) = showing(place.data.path()).await;
     by_name(&place, port, "");

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use coldframe::clock::Clock as _;
 use coldframe::feed::{Affected, OsvRecord, Signer};
 use coldframe::store::SqliteLedger;
-use coldframe::telemetry::Clock as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use coldframe::telemetry::{Clock as _, ManualClock};
+use coldframe::clock::{Clock as _, ManualClock};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};

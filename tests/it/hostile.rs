@@ -111,7 +111,7 @@ async fn an_upstream_that_speaks_http_2_is_told_from_one_that_speaks_http_1() {
 
 /// A registry behind a certificate that is its own authority, and the file that makes it one.
 async fn with_certificate(
-    clock: &coldframe::telemetry::ManualClock,
+    clock: &coldframe::clock::ManualClock,
     of: &str,
     change: impl FnOnce(&mut rcgen::CertificateParams, &mut rustls::ServerConfig),
     folder: &TempDir,

@@ -386,14 +386,14 @@ async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
     scene.get("/-/coldframe/readyz").await.is(200);
     let noon = scene.now();
     scene.registry.clock_off_by(SignedDuration::from_hours(-100));
-    scene.clock.set(coldframe::npm::instant::after(noon, hours(100)));
+    scene.clock.set(coldframe::units::timestamp::after(noon, hours(100)));
     let told = scene.get("/-/coldframe/readyz").await.is(503);
     assert!(told.text().contains("clock was set forward by 360000 s"), "{}", told.text());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
     // Set right: nothing was dated by the wrong clock.
     scene.registry.clock_off_by(SignedDuration::ZERO);
-    scene.clock.set(coldframe::npm::instant::after(noon, hours(1)));
+    scene.clock.set(coldframe::units::timestamp::after(noon, hours(1)));
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(30)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/-/coldframe/readyz").await.is(200);

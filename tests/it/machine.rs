@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coldframe::npm::instant;
+use coldframe::units::timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ async fn a_clock_that_is_put_forward_opens_nothing() {
         ripe(&scene).1.await.is(403);
         // Put right, a moment later.
         scene.registry.clock_off_by(jiff::SignedDuration::ZERO);
-        scene.clock.set(instant::after(NOON.parse().unwrap(), hours(1)));
+        scene.clock.set(timestamp::after(NOON.parse().unwrap(), hours(1)));
         assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
         scene.later(hours(2));
         assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0", "1.1.0"]);
@@ -113,14 +113,14 @@ async fn a_clock_that_is_set_back_opens_nothing_and_forgets_nothing() {
         scene.publish(Package::new("left-pad", "1.1.0").aged(hours(70)));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
         scene.registry.clock_off_by(jiff::SignedDuration::try_from(back).unwrap());
-        scene.clock.set(instant::before(NOON.parse().unwrap(), back));
+        scene.clock.set(timestamp::before(NOON.parse().unwrap(), back));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{back:?} behind");
         scene.publish(Package::new("left-pad", "1.0.1").aged(days(20)).untagged());
         scene.later(hours(1));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{back:?} behind");
         scene.restart().await;
         scene.registry.clock_off_by(jiff::SignedDuration::ZERO);
-        scene.clock.set(instant::after(NOON.parse().unwrap(), hours(3)));
+        scene.clock.set(timestamp::after(NOON.parse().unwrap(), hours(3)));
         // What was backdated meanwhile is young still; what had nearly come of age now has.
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
         scene.later(days(3));

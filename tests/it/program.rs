@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use coldframe::telemetry::ManualClock;
+use coldframe::clock::ManualClock;
 
 use crate::client::Ask;
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coldframe::app::App;
+use coldframe::clock::{Clock, ManualClock};
 use coldframe::config::Config;
-use coldframe::telemetry::{Clock, ManualClock};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::sync::oneshot;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use coldframe::telemetry::{Clock as _, ManualClock};
+use coldframe::clock::{Clock as _, ManualClock};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
@@ -407,7 +407,7 @@ fn may_read(readers: &str, request: &Request) -> bool {
 /// The words for `time`, in the registry's own spelling.
 pub fn spell(published: &Published, now: Timestamp) -> Option<Value> {
     match published {
-        Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::npm::instant::before(now, *age)))),
+        Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::units::timestamp::before(now, *age)))),
         Published::Words(words) => Some(words.clone()),
         Published::Missing => None,
     }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coldframe::app::{App, AppError};
+use coldframe::clock::{Clock as _, ManualClock};
 use coldframe::config::{Config, Flags, Key, Mistakes, Sources, Surroundings};
 use coldframe::store::StoreError;
-use coldframe::telemetry::{Clock as _, ManualClock};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::sync::oneshot;

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use coldframe::config::settings::{FILE_VARIABLE, Key, PREFIX, SETTINGS};
+use coldframe::config::Key;
+use coldframe::config::settings::{FILE_VARIABLE, PREFIX, SETTINGS};
 use granit_parser::{Event, Parser};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;

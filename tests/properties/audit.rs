@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coldframe::firewall::audited::{Audited, read_bulk, read_tree};
+use coldframe::firewall::audit::body::{Audited, read_bulk, read_tree};
 use serde_json::{Map, Value};
 
 /// Panics when a body is read otherwise than it is written.

@@ -5,10 +5,10 @@
 
 use std::path::Path;
 
-use coldframe::config::mistake::blot_credentials;
+use coldframe::config::Written;
 use coldframe::config::settings::{Default, SETTINGS};
-use coldframe::config::written::Written;
 use coldframe::config::{Config, Mistakes, show};
+use coldframe::diagnostics::blot_credentials;
 
 const SECRET: &str = "s3cr3tC4nary";
 

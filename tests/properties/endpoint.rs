@@ -3,7 +3,7 @@
 //! An input is a path with an optional query.
 
 use coldframe::npm::endpoint::EndpointError;
-use coldframe::npm::render::tarball_url;
+use coldframe::npm::tarball_url;
 use coldframe::npm::{Endpoint, PackageName};
 
 /// Panics when a path is read in two ways, or as something that cannot be asked for.

@@ -6,15 +6,17 @@
 use std::io::Read as _;
 use std::sync::LazyLock;
 
-use coldframe::npm::press::Press;
-use coldframe::npm::render::{Choice, View, tarball_url};
-use coldframe::npm::{Endpoint, Form, PackageName, ingest};
+use coldframe::npm::compression::Press;
+use coldframe::npm::packument::parse;
+use coldframe::npm::packument::render::Choice;
+use coldframe::npm::{Endpoint, Form, PackageName};
+use coldframe::npm::{View, tarball_url};
 
 static NAME: LazyLock<PackageName> = LazyLock::new(|| PackageName::parse("demo").expect("a name"));
 
 /// Panics when what is written is not what was chosen.
 pub fn holds(document: &[u8]) {
-    let Ok(ingested) = ingest::ingest(&NAME, document) else { return };
+    let Ok(ingested) = parse::ingest(&NAME, document) else { return };
     let entries = &ingested.packument.entries;
     let shown: Vec<_> = entries.iter().enumerate().map(|(at, entry)| at % 2 == 0 && entry.flaw.is_none()).collect();
     for form in [Form::Full, Form::Abbreviated] {
@@ -25,7 +27,7 @@ pub fn holds(document: &[u8]) {
         let assembly = view.assemble(&choice).expect("hidden versions stand alone");
         let written = assembly.identity();
         let again =
-            ingest::ingest(&NAME, &written).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&written)));
+            parse::ingest(&NAME, &written).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&written)));
         let kept: Vec<_> = entries.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(entry, _)| &entry.key).collect();
         assert_eq!(again.packument.entries.iter().map(|entry| &entry.key).collect::<Vec<_>>(), kept);
         assert!(again.packument.entries.iter().all(|entry| entry.flaw.is_none()), "{}", String::from_utf8_lossy(&written));

@@ -11,7 +11,7 @@ use bytes::{BufMut as _, Bytes};
 use coldframe::firewall::Tarball;
 use coldframe::net::headers::{Span, span};
 use coldframe::npm::{Algorithm, Digest, Integrity};
-use coldframe::proxy::respond;
+use coldframe::server::response;
 use http::HeaderValue;
 use http::header::{CONTENT_RANGE, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http_body::Body as _;
@@ -82,7 +82,7 @@ fn answers_it(headers: HeaderMap, length: u64, told: Span) {
     let tarball = Tarball { bytes: Bytes::from(content.clone()), integrity, kept: true };
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.headers = headers;
-    let reply = respond::tarball(&tarball, &head).response;
+    let reply = response::tarball(&tarball, &head).response;
     let said = reply.headers().get(CONTENT_RANGE).map(|said| said.to_str().expect("ASCII").to_owned());
     let (status, body) = (reply.status().as_u16(), bytes_of(reply.into_body()));
     match (status, told) {

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use coldframe::firewall::history::{Look, NOWHERE, Parted, reconcile, vanish};
-use coldframe::npm::tag::{Retargets, retarget};
-use coldframe::npm::{Form, PackageName, Version, ingest};
+use coldframe::firewall::package::history::{Look, NOWHERE, Parted, reconcile, vanish};
+use coldframe::npm::packument::dist_tags::{Retargets, retarget};
+use coldframe::npm::packument::parse;
+use coldframe::npm::{Form, PackageName, Version};
 use coldframe::store::{Document, PackageChange, PackageRecord};
 use coldframe::upstream::TimeMode;
 use jiff::{SignedDuration, Timestamp};
@@ -97,7 +98,7 @@ impl Upstream {
         };
         let versions: serde_json::Map<String, Value> = self.versions.iter().map(manifest).collect();
         let document = json!({ "name": "demo", "dist-tags": self.tags, "versions": versions }).to_string();
-        let Ok(read) = ingest::ingest(&name, document.as_bytes()) else { return };
+        let Ok(read) = parse::ingest(&name, document.as_bytes()) else { return };
         let packument = read.packument;
         let parted = Parted::new();
         let look = Look {

@@ -1,0 +1,199 @@
+//! Looks at what surrounds an installation: does a Coldframe answer, whose clock is right, is the way around open, and does
+//! upstream send what rules ask for. Within seconds, whatever answers. Refuses to judge what it sees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use crate::app::AppError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::net::{Client, Deadlines, Outgoing, Reach, Settings, dial_permitted};
+use crate::npm::PackageName;
+use crate::npm::packument::parse::ingest;
+use crate::tls;
+use crate::upstream::{self, RegistryConfig};
+
+/// How long each question may take in all.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long a connection may take.
+const CONNECTING: Duration = Duration::from_secs(3);
+
+/// What is seen.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Whether the Coldframe that clients are to use answers, and our clock minus its.
+    pub server: Result<Option<SignedDuration>, String>,
+    /// The same of upstream.
+    pub upstream: Result<Option<SignedDuration>, String>,
+    /// The places of registries, and whether a connection opens to them from here, past everything.
+    pub egress: Vec<(String, bool)>,
+    /// What the packument that was looked at lacks; `None` when there was none to look at.
+    pub stripped: Option<Stripped>,
+}
+
+/// What upstream sent of one package.
+#[derive(Debug, Clone)]
+pub struct Stripped {
+    /// The package.
+    pub name: PackageName,
+    /// What is missing, in npm's words; or why nothing could be read.
+    pub missing: Result<Vec<&'static str>, String>,
+}
+
+/// Places, and the certificates that are shown there.
+pub type Redirected = BTreeMap<String, Vec<CertificateDer<'static>>>;
+
+/// Looks, at everything at once. `server` is where clients are to go, `around` are the registries that they would go to without
+/// it; `sample` is a package to look at.
+///
+/// # Errors
+/// When a file of certificates is wrong.
+pub async fn look(
+    config: &Config,
+    (server, around): (&Url, &[Url]),
+    sample: Option<PackageName>,
+    clock: &dyn Clock,
+) -> Result<Seen, AppError> {
+    let client = Client::new(&Settings {
+        deadlines: Deadlines { connect: CONNECTING, headers: PATIENCE, idle: PATIENCE, whole: PATIENCE },
+        proxies: config.upstream.proxies.clone(),
+        tls: tls::client_config(&config.tls)?.client,
+        user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+    });
+    let (ours, theirs, egress, stripped) =
+        tokio::join!(health(&client, server, clock), date(&client, &config.upstream, clock), egress(around), async {
+            let name = sample?;
+            let missing = missing(&client, config, &name).await;
+            Some(Stripped { name, missing })
+        },);
+    Ok(Seen { server: ours, upstream: theirs, egress, stripped })
+}
+
+async fn health(client: &Client, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
+    let url = below(server, "-/coldframe/healthz");
+    let Answer { is_well, status, headers, .. } = ask(client, url, HeaderMap::new(), 0).await?;
+    if is_well { Ok(skew(&headers, clock)) } else { Err(format!("it answers {status}, which no Coldframe does")) }
+}
+
+/// Any answer has a date, a refusal too.
+async fn date(client: &Client, config: &upstream::Config, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
+    let upstream = &config.default;
+    let url = below(&upstream.address(), "-/ping");
+    let headers = credentials(config, upstream, &url);
+    let answer = ask(client, url, headers, 0).await?;
+    Ok(skew(&answer.headers, clock))
+}
+
+/// All at once: each may take as long as a connection may.
+async fn egress(around: &[Url]) -> Vec<(String, bool)> {
+    let mut opening = tokio::task::JoinSet::new();
+    for url in around {
+        let url = url.clone();
+        opening.spawn(async move { opens(&url).await });
+    }
+    let mut found: Vec<_> = opening.join_all().await.into_iter().flatten().collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The place of a registry, and whether a connection opens to it. Nothing is sent.
+async fn opens(url: &Url) -> Option<(String, bool)> {
+    let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+    let dialled = host.trim_start_matches('[').trim_end_matches(']');
+    let opened = timeout(CONNECTING, dial_permitted(dialled, port, |_| Ok(()))).await;
+    Some((format!("{host}:{port}"), matches!(opened, Ok(Ok(_)))))
+}
+
+/// The places, host and port, of registries to which a connection from here ends at a gateway of one of these authorities, and
+/// of which: by the packet filter, or by a name that points there. Nothing is asked there.
+pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'static>]) -> Redirected {
+    let Some(trusting) = tls::trusting_alone(authorities) else { return Redirected::new() };
+    let mut opening = tokio::task::JoinSet::new();
+    for url in registries.iter().filter(|url| url.scheme() == "https") {
+        let (Some(Host::Domain(host)), Some(port)) = (url.host(), url.port_or_known_default()) else { continue };
+        let (host, connector) = (host.to_owned(), TlsConnector::from(Arc::clone(&trusting)));
+        opening.spawn(timeout(CONNECTING, async move {
+            let name = ServerName::try_from(host.clone()).ok()?;
+            let stream = dial_permitted(&host, port, |_| Ok(())).await.ok()?;
+            let stream = connector.connect(name, stream).await.ok()?;
+            let chain = stream.get_ref().1.peer_certificates()?.iter().map(|shown| shown.clone().into_owned()).collect();
+            Some((format!("{host}:{port}"), chain))
+        }));
+    }
+    opening.join_all().await.into_iter().filter_map(|found| found.ok().flatten()).collect()
+}
+
+async fn missing(client: &Client, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {
+    let scope = name.as_str().split_once('/').map(|(scope, _)| scope);
+    let registry = scope.and_then(|scope| config.upstream.scoped.get(scope)).unwrap_or(&config.upstream.default);
+    let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
+    let mut headers = credentials(&config.upstream, registry, &url);
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let Answer { is_well, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
+    if !is_well {
+        return Err(format!("upstream answers {status}"));
+    }
+    let packument = ingest(name, &body).map_err(|wrong| wrong.to_string())?.packument;
+    let has_integrity = packument.entries.iter().any(|entry| entry.integrity.is_some());
+    let parts = [
+        (packument.has_time, "time"),
+        (has_integrity, "dist.integrity"),
+        (packument.has_publishers, "_npmUser"),
+        (packument.has_signatures, "dist.signatures"),
+    ];
+    Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
+}
+
+/// What came back.
+struct Answer {
+    /// Whether it is what was asked for.
+    is_well: bool,
+    /// Its status, for people.
+    status: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Asks once; of the body, `limit` bytes at most are read, none where that is 0.
+async fn ask(client: &Client, url: Url, headers: HeaderMap, limit: u64) -> Result<Answer, String> {
+    let outgoing = Outgoing { method: Method::GET, url, headers, body: Bytes::new(), reach: Reach::Anywhere };
+    let asking = async {
+        let answer = client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
+        let (status, headers) = (answer.status, answer.headers);
+        let body = match limit {
+            0 => Bytes::new(),
+            limit => answer.body.collect(limit).await.map_err(|wrong| wrong.to_string())?,
+        };
+        Ok(Answer { is_well: status.is_success(), status: status.to_string(), headers, body })
+    };
+    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+}
+
+fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> HeaderMap {
+    let value = config.lent_for(registry, url).map(|credentials| credentials.value().clone());
+    value.into_iter().map(|value| (AUTHORIZATION, value)).collect()
+}
+
+fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+/// Our clock minus the one that answered.
+fn skew(headers: &HeaderMap, clock: &dyn Clock) -> Option<SignedDuration> {
+    let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some(clock.now().duration_since(Timestamp::try_from(date).ok()?))
+}

@@ -1,0 +1,335 @@
+//! Operations against the server that runs on a data directory, over its control socket. The server is asked who it is before anything
+//! else, and every wait has an end.
+
+pub mod client_policy;
+pub(crate) mod health;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use tokio::io::BufReader;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use url::Url;
+
+use crate::app::AppError;
+use crate::app::operations::{Answer, Description, Explained, MAX_ENTRIES, Purged, Question, parts_of};
+#[cfg(not(unix))]
+use crate::app::run::remote_session::{Connected, connect};
+#[cfg(unix)]
+use crate::app::session::control_socket::{Connected, connect};
+use crate::app::session::protocol::{self, LONGEST_END, Request, What};
+use crate::app::standalone::adopt::{self, Adoption};
+use crate::app::standalone::decide::Expansion;
+use crate::firewall::Locked;
+use crate::npm::Lockfile;
+use crate::npm::{Integrity, PackageName, Spec};
+use crate::server::admin::{Checked, Terms};
+use crate::units::timestamp;
+
+/// How long the server may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take over anything else: longer than it takes to give a question up itself.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(6);
+
+/// Parts of a lockfile that are asked about at once: the packuments of one are fetched while those of another are judged.
+const PARTS_AT_ONCE: usize = 3;
+
+/// What one question holds of names, versions and ranges, in bytes: as JSON it fits in a request.
+const MAX_PART_BYTES: usize = 2 << 20;
+
+/// The server that runs on a data directory.
+#[derive(Debug, Clone)]
+pub struct RemoteServer {
+    data_dir: PathBuf,
+    description: Description,
+}
+
+/// Who has a data directory.
+#[derive(Debug, Clone)]
+pub enum Owner {
+    /// A server, which answers.
+    Server(Box<RemoteServer>),
+    /// No process.
+    NoProcess,
+    /// A process that answers no questions: `coldframe run` on its own.
+    Silent,
+}
+
+impl RemoteServer {
+    /// Finds out who has a data directory.
+    ///
+    /// # Errors
+    /// When a server is there that cannot be asked: another version, one that hangs or stops, or a socket that another user put there.
+    /// To go by other settings than its own would be wrong then.
+    pub async fn find(data_dir: &Path) -> Result<Owner, AppError> {
+        let connected = match connect(data_dir).await {
+            Connected::NoProcess => return Ok(Owner::NoProcess),
+            Connected::Without => return Ok(Owner::Silent),
+            connected => connected,
+        };
+        match ask(connected, &Question::Describe, HELLO_TIMEOUT).await {
+            Ok(description) => Ok(Owner::Server(Box::new(Self { data_dir: data_dir.to_owned(), description }))),
+            Err(detail) => Err(failed(data_dir, detail)),
+        }
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The policy of its first address.
+    #[must_use]
+    pub fn first_profile(&self) -> usize {
+        self.description.listeners.first().map(|listener| listener.profile).unwrap_or_default()
+    }
+
+    /// The policy of this name, if it is one of the server's.
+    #[must_use]
+    pub fn profile_named(&self, name: &str) -> Option<usize> {
+        self.description.policies.iter().position(|policy| policy.name == name)
+    }
+
+    /// The policy of the address that `url` names, if it is one of this server's.
+    #[must_use]
+    pub fn profile_at(&self, url: &Url) -> Option<usize> {
+        if self.description.public_url.as_ref().is_some_and(|public| public.as_str() == url.as_str()) {
+            return Some(self.first_profile());
+        }
+        let port = url.port_or_known_default()?;
+        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let is_here = |address: &SocketAddr| {
+            address.port() == port
+                && (reachable(*address).ip().to_string() == host
+                    || (host == "localhost" && reachable(*address).ip().is_loopback()))
+        };
+        self.description.listeners.iter().find(|listener| is_here(&listener.address)).map(|listener| listener.profile)
+    }
+
+    /// The address that clients name as their registry.
+    #[must_use]
+    pub fn url(&self) -> Option<Url> {
+        self.description.public_url.clone().or_else(|| self.url_of(self.first_profile()))
+    }
+
+    /// The first address that answers by a policy.
+    #[must_use]
+    pub fn url_of(&self, profile: usize) -> Option<Url> {
+        let listener = self.description.listeners.iter().find(|listener| listener.profile == profile)?;
+        Url::parse(&format!("http://{}/", reachable(listener.address))).ok()
+    }
+
+    /// What clients of a policy are to agree with.
+    #[must_use]
+    pub fn terms(&self, profile: usize) -> Option<&Terms> {
+        self.description.policies.get(profile).map(|policy| &policy.terms)
+    }
+
+    /// A policy in words: its name and its age.
+    #[must_use]
+    pub fn policy_words(&self, profile: usize) -> String {
+        let Some(policy) = self.description.policies.get(profile) else { return "unknown".to_owned() };
+        match policy.terms.age() {
+            age if age.is_zero() => format!("{}, no minimum release age", policy.name),
+            age => format!("{}, minimum release age {}", policy.name, timestamp::tell_age(age)),
+        }
+    }
+
+    /// Whether a version would be served, and why.
+    ///
+    /// # Errors
+    /// When there is no such version, or the server or upstream cannot be asked.
+    pub async fn explain(&self, spec: &Spec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
+        self.ask(&Question::Explain { spec: written(spec), at, profile }).await
+    }
+
+    /// One outcome for each of `locked`, in their order.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn check(&self, locked: &[Locked], profile: usize) -> Result<Checked, AppError> {
+        let parts = parts(locked).into_iter().map(<[Locked]>::to_vec).collect();
+        let asked = ask_in_parts(parts, |packages| {
+            let (data_dir, question) = (self.data_dir.clone(), Question::Check { packages, profile });
+            async move { ask::<Checked>(connect(&data_dir).await, &question, ANSWER_TIMEOUT).await }
+        });
+        let mut checked = asked.await.map_err(|detail| failed(&self.data_dir, detail))?;
+        if locked.is_empty() {
+            checked.upstreams.clone_from(&self.description.upstreams);
+        }
+        Ok(checked)
+    }
+
+    /// What an approval of `spec` that names `records` covers.
+    ///
+    /// # Errors
+    /// When nothing fits, or the server or upstream cannot be asked.
+    pub async fn expand(&self, spec: &Spec, records: &[String], profile: usize) -> Result<Expansion, AppError> {
+        self.ask(&Question::Expand { spec: written(spec), records: records.to_vec(), profile }).await
+    }
+
+    /// Works out what of lockfiles is adopted.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn adopt(&self, lockfiles: &[Lockfile], profile: usize) -> Result<Adoption, AppError> {
+        let (mut adoption, wanted) = adopt::wanted(lockfiles);
+        for wanted in parts_of(wanted) {
+            adoption.add(self.ask(&Question::Adopt { wanted, profile }).await?);
+        }
+        Ok(adoption)
+    }
+
+    /// Has it write down what it has noted, so that the ledger can be asked. One that does not is asked for no more.
+    pub async fn flush(&self) {
+        let flushed: Result<Option<()>, _> = self.ask(&Question::Flush).await;
+        if let Err(error) = flushed {
+            tracing::warn!(error = %error, "ledger not flushed");
+        }
+    }
+
+    /// Has it take tarballs out of its store, and forget what it remembers of packages; what was there.
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or something cannot be removed.
+    pub async fn purge(&self, integrities: &[Integrity], packages: &[PackageName]) -> Result<Purged, AppError> {
+        let mut purged = Purged::default();
+        let (mut integrities, mut packages) = (integrities.chunks(MAX_ENTRIES), packages.chunks(MAX_ENTRIES));
+        loop {
+            let (some, named) = (integrities.next().unwrap_or_default(), packages.next().unwrap_or_default());
+            if some.is_empty() && named.is_empty() {
+                return Ok(purged);
+            }
+            let integrities = some.iter().map(Integrity::to_sri).collect();
+            let packages = named.iter().map(|name| name.as_str().to_owned()).collect();
+            let part: Purged = self.ask(&Question::Purge { integrities, packages }).await?;
+            purged.tarballs += part.tarballs;
+            purged.packuments += part.packuments;
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, AppError> {
+        ask(connect(&self.data_dir).await, question, ANSWER_TIMEOUT).await.map_err(|detail| failed(&self.data_dir, detail))
+    }
+}
+
+/// Asks about each of `parts`, a few at once, and joins the answers in their order.
+pub(crate) async fn ask_in_parts<F>(parts: Vec<Vec<Locked>>, ask: impl Fn(Vec<Locked>) -> F) -> Result<Checked, String>
+where
+    F: Future<Output = Result<Checked, String>> + Send + 'static,
+{
+    let (slots, mut asking) = (Arc::new(Semaphore::new(PARTS_AT_ONCE)), JoinSet::new());
+    let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
+    for (at, part) in parts.into_iter().enumerate() {
+        let (answer, slots) = (ask(part), Arc::clone(&slots));
+        asking.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            (at, answer.await)
+        });
+    }
+    let mut answers: BTreeMap<usize, Checked> = BTreeMap::new();
+    while let Some(answer) = asking.join_next().await {
+        let (at, answer) = answer.map_err(|lost| lost.to_string())?;
+        let answer = answer?;
+        if answer.packages.len() != lengths[at] {
+            return Err(format!("it judged {} of {} packages", answer.packages.len(), lengths[at]));
+        }
+        answers.insert(at, answer);
+    }
+    let mut checked = Checked { packages: Vec::new(), upstreams: Vec::new() };
+    for Checked { packages, upstreams } in answers.into_values() {
+        checked.packages.extend(packages);
+        checked.upstreams = upstreams;
+    }
+    Ok(checked)
+}
+
+/// Locked versions in parts that one question takes: neither too many nor too long.
+fn parts(locked: &[Locked]) -> Vec<&[Locked]> {
+    let length = |one: &Locked| {
+        let ranges: usize = one.ranges.iter().map(String::len).sum();
+        one.name.len() + one.version.len() + one.integrity.as_ref().map_or(0, String::len) + ranges
+    };
+    let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (at, one) in locked.iter().enumerate() {
+        let more = length(one);
+        if at > start && (at - start >= MAX_ENTRIES || bytes + more > MAX_PART_BYTES) {
+            parts.push(&locked[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += more;
+    }
+    if start < locked.len() {
+        parts.push(&locked[start..]);
+    }
+    parts
+}
+
+/// An address that a client on this machine can use: no client connects to "any".
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn failed(data_dir: &Path, detail: String) -> AppError {
+    AppError::Control { data_dir: data_dir.to_owned(), detail }
+}
+
+fn written(spec: &Spec) -> String {
+    match &spec.wanted {
+        Some(wanted) => format!("{}@{wanted}", spec.name),
+        None => spec.name.to_string(),
+    }
+}
+
+/// Asks one question, over a connection of its own.
+async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_most: Duration) -> Result<T, String> {
+    let (lines, mut asking) = match connected {
+        Connected::To(lines, asking) => (lines, asking),
+        Connected::Refused(why) => return Err(why),
+        Connected::NoProcess | Connected::Without => return Err("it went away".to_owned()),
+    };
+    let asking = async {
+        protocol::write(&mut asking, &Request::new(What::Ask(Box::new(question.clone())))).await;
+        protocol::read::<Answer>(&mut BufReader::new(lines), LONGEST_END).await
+    };
+    let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s: it hangs", at_most.as_secs()))?;
+    match answer.ok_or("it went away without an answer")? {
+        Answer::Done(value) => serde_json::from_value(value).map_err(|wrong| format!("its answer cannot be read: {wrong}")),
+        Answer::Failed(why) | Answer::Refused(why) => Err(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_versions_and_long_ranges_are_asked_about_in_parts_and_none_is_lost() {
+        let locked = |length: usize| Locked {
+            name: "left-pad".to_owned(),
+            version: "1.0.0".to_owned(),
+            integrity: None,
+            ranges: vec!["x".repeat(length)],
+        };
+        assert!(parts(&[]).is_empty());
+        let many = vec![locked(1); 2 * MAX_ENTRIES + 1];
+        assert_eq!(parts(&many).iter().map(|part| part.len()).collect::<Vec<_>>(), [MAX_ENTRIES, MAX_ENTRIES, 1]);
+        let long = vec![locked(MAX_PART_BYTES), locked(1), locked(1), locked(MAX_PART_BYTES), locked(MAX_PART_BYTES * 2)];
+        assert_eq!(parts(&long).iter().map(|part| part.len()).collect::<Vec<_>>(), [1, 2, 1, 1]);
+    }
+}

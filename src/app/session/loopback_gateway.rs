@@ -1,0 +1,80 @@
+//! A gateway for one command: on a loopback port of its own, with an authority that lives in memory and dies with it. Refuses
+//! to know who answers behind it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use rustls_pki_types::CertificateDer;
+
+use crate::app::AppError;
+use crate::app::listeners::{Bound, bind_one};
+use crate::clock::Clock;
+use crate::firewall::Profile;
+use crate::net::{Parent, Room};
+use crate::server::{self, Answers, Forward, Own, Pass, Service, TurnedAway, Way, gateway};
+use crate::telemetry::Metrics;
+use crate::tls::{Authority, Kept, Leaves, TlsError, ca};
+
+/// Where the gateway listens: any port that is free, on this machine alone.
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The gateway, bound.
+pub(crate) struct Front<A> {
+    bound: Bound,
+    door: Arc<Forward<A>>,
+    certificate: CertificateDer<'static>,
+}
+
+impl<A: Answers> Front<A> {
+    /// Makes an authority for the hosts it answers for, and binds a port. Who shows the pass is `guest`, and nobody else gets
+    /// through; nothing leads to what is `ours`.
+    ///
+    /// # Errors
+    /// When the system has no randomness, or no port.
+    pub(crate) async fn open(
+        answers: Arc<A>,
+        (service, gateway, parent): (server::Config, &server::Gateway, Parent),
+        ((guest, pass), ours): ((Arc<str>, Pass), &[SocketAddr]),
+        metrics: Arc<Metrics>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
+        let hosts = gateway.targets.hosts();
+        let pem = ca::create(&hosts, clock.now()).map_err(AppError::Authority)?;
+        let current = Authority::read(pem.as_bytes(), pem.as_bytes());
+        let current = current.map_err(|detail| AppError::Authority(TlsError::Unusable { path: "memory".into(), detail }))?;
+        let certificate = current.certificate().clone();
+        let leaves = Leaves::new(Kept { current, retiring: Vec::new() }, &hosts, &hosts, Arc::clone(clock));
+        let leaves = leaves.map_err(AppError::Authority)?;
+        let bound = bind_one(ANY_PORT, Profile::default()).await;
+        let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
+        let service = Arc::new(Service::new(answers, service, &[], pages(), metrics)?);
+        let ours = ours.iter().copied().chain([bound.address]).collect();
+        let way = Way { ours, parent };
+        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.known_as(guest, pass));
+        Ok(Self { bound, door, certificate })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.bound.address
+    }
+
+    /// What clients have to trust.
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Serves until `stop` resolves; the places that were asked for and refused.
+    pub(crate) async fn serve(self, connections: usize, stop: impl Future<Output = ()>) -> BTreeMap<String, TurnedAway> {
+        gateway::serve(self.bound.listener, &Room::of(connections), &self.door, stop).await;
+        self.door.turned_away()
+    }
+}
+
+/// A gateway shows its health and nothing else of itself.
+fn pages() -> Own {
+    Arc::new(|_| Box::pin(std::future::ready(Response::new(Bytes::from_static(b"ok\n")))))
+}

@@ -1,0 +1,370 @@
+//! What a command's process and the Coldframe that runs say to each other: a line of JSON each way at the start, one at the end.
+//! Refuses to carry anything else.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::{CertificateDer, DnsName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use url::Url;
+
+use crate::app::operations::Question;
+use crate::app::run::{Sum, Way};
+use crate::app::session::recorder::Noted;
+use crate::app::session::{Lead, Reach, Wish};
+use crate::firewall::{Hidden, Kept, Refusal, Want, WantedVersion};
+use crate::npm::PackageName;
+use crate::policy::RuleId;
+use crate::server::{Pass, TurnedAway};
+use crate::units::timestamp;
+
+/// What both have to speak; another number is another language.
+pub(crate) const PROTOCOL: u32 = 3;
+
+/// The longest request, in bytes: hundreds of locked versions with their ranges.
+pub(crate) const MAX_REQUEST_BYTES: u64 = 16 << 20;
+
+/// The longest line at the start, in bytes.
+pub(crate) const LONGEST_START: u64 = 1 << 20;
+
+/// The longest line at the end: of the hundred thousand packages that are noted at most.
+pub(crate) const LONGEST_END: u64 = 256 << 20;
+
+/// The first line of a connection.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) protocol: u32,
+    pub(crate) what: What,
+}
+
+/// What a connection is for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum What {
+    /// A command that is to be led through the server.
+    Session(Box<Opening>),
+    /// A question that the server answers.
+    Ask(Box<Question>),
+}
+
+impl Request {
+    /// A request in the language of this program.
+    pub(crate) fn new(what: What) -> Self {
+        Self { protocol: PROTOCOL, what }
+    }
+}
+
+/// What a command asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Opening {
+    /// The registries that it would ask without us, by scope.
+    pub(crate) registries: BTreeMap<String, String>,
+    user: String,
+    hosts: Vec<String>,
+    itself: Vec<Url>,
+    allowed: Vec<String>,
+    tunnels_others: bool,
+    #[serde(default)]
+    wants: Vec<(String, Want)>,
+}
+
+/// What it gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// A way.
+    Open(Box<Opened>),
+    /// None, for this reason.
+    Refused(String),
+}
+
+/// A way: what [`Lead`] has.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Opened {
+    proxy: Url,
+    pass: Pass,
+    registry: Url,
+    certificate: String,
+    policy: String,
+    origins: Vec<String>,
+    allowed: Vec<String>,
+    tunnels_others: bool,
+    /// Missing where an older server answers.
+    #[serde(default)]
+    on_loopback: Option<bool>,
+}
+
+/// What became of everything: what [`Sum`] has.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Told {
+    served: Vec<(String, String, bool)>,
+    bytes: u64,
+    refused: Vec<ToldRefusal>,
+    failed: Vec<(String, String)>,
+    hidden: Vec<ToldHidden>,
+    turned_away: Vec<(String, u64, String)>,
+    trouble: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldRefusal {
+    name: String,
+    version: Option<String>,
+    rule: String,
+    opens: Option<String>,
+    text: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldHidden {
+    name: String,
+    newer: Vec<ToldKept>,
+    others: Option<(ToldKept, usize)>,
+    #[serde(default)]
+    is_wanted: bool,
+    #[serde(default)]
+    wanted: Vec<ToldWanted>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldWanted {
+    want: Want,
+    fails: bool,
+    kept: ToldKept,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ToldKept {
+    version: String,
+    rule: String,
+    detail: String,
+    opens: Option<String>,
+    nearest: Option<String>,
+}
+
+/// Reads one line of at most so many bytes; `None` at the end of what comes, or for a line that is none of ours.
+pub(crate) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin), longest: u64) -> Option<T> {
+    let mut line = Vec::new();
+    from.take(longest).read_until(b'\n', &mut line).await.ok()?;
+    serde_json::from_slice(line.strip_suffix(b"\n")?).ok()
+}
+
+/// Writes one line. Whoever is gone does not miss it.
+pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serialize) {
+    let Ok(mut line) = serde_json::to_vec(what) else { return };
+    line.push(b'\n');
+    let _ = to.write_all(&line).await;
+}
+
+impl Opening {
+    pub(crate) fn of(wish: &Wish, registries: &BTreeMap<String, String>) -> Self {
+        Self {
+            registries: registries.clone(),
+            user: wish.user.clone(),
+            hosts: wish.hosts.iter().map(|host| host.as_ref().to_owned()).collect(),
+            itself: wish.itself.clone(),
+            allowed: wish.allowed.iter().map(ToString::to_string).collect(),
+            tunnels_others: wish.tunnels_others,
+            wants: wish.wants.clone(),
+        }
+    }
+
+    /// What it asks for; what makes no sense is left out, as if nobody had asked.
+    pub(crate) fn wish(&self) -> Wish {
+        Wish {
+            user: self.user.clone(),
+            hosts: self.hosts.iter().filter_map(|host| DnsName::try_from(host.clone()).ok()).collect(),
+            itself: self.itself.clone(),
+            allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
+            tunnels_others: self.tunnels_others,
+            wants: self.wants.clone(),
+        }
+    }
+}
+
+impl Opened {
+    pub(crate) fn of(lead: &Lead) -> Self {
+        let Lead { way, reach, certificate, policy } = lead;
+        Self {
+            proxy: way.proxy.clone(),
+            pass: way.pass.clone(),
+            registry: way.registry.clone(),
+            certificate: STANDARD.encode(certificate),
+            policy: policy.clone(),
+            origins: reach.origins.iter().cloned().collect(),
+            allowed: reach.allowed.iter().map(ToString::to_string).collect(),
+            tunnels_others: reach.tunnels_others,
+            on_loopback: Some(reach.on_loopback),
+        }
+    }
+
+    /// The same on the other side; `None` when the certificate is none.
+    pub(crate) fn read(self) -> Option<Lead> {
+        let certificate = CertificateDer::from(STANDARD.decode(self.certificate).ok()?);
+        let reach = Reach {
+            origins: self.origins.into_iter().collect(),
+            allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
+            tunnels_others: self.tunnels_others,
+            on_loopback: self.on_loopback.unwrap_or(true),
+        };
+        let way = Way { proxy: self.proxy, pass: self.pass, registry: self.registry };
+        Some(Lead { way, reach, certificate, policy: self.policy })
+    }
+}
+
+impl Told {
+    pub(crate) fn of(sum: Sum) -> Self {
+        let Sum { noted: Noted { served, bytes, refused, failed, hidden }, turned_away, trouble } = sum;
+        let served = served.into_iter().map(|((name, version), kept)| (name.to_string(), version.into(), kept));
+        let refused = refused.into_values().map(|refusal| ToldRefusal {
+            name: refusal.name.to_string(),
+            version: refusal.version.map(Into::into),
+            rule: refusal.rule.as_str().to_owned(),
+            opens: refusal.opens.map(|opens| opens.to_string()),
+            text: refusal.text.to_string(),
+        });
+        let hidden = hidden.into_iter().map(|(name, hidden)| ToldHidden {
+            name: name.to_string(),
+            newer: hidden.newer.into_iter().map(ToldKept::of).collect(),
+            others: hidden.others.map(|(kept, count)| (ToldKept::of(kept), count)),
+            is_wanted: hidden.is_wanted,
+            wanted: hidden.wanted.into_iter().map(ToldWanted::of).collect(),
+        });
+        Self {
+            served: served.collect(),
+            bytes,
+            refused: refused.collect(),
+            failed: failed.into_iter().map(|(name, why)| (name.to_string(), why)).collect(),
+            hidden: hidden.collect(),
+            turned_away: turned_away.into_iter().map(|(place, turned)| (place, turned.times, turned.reason)).collect(),
+            trouble,
+        }
+    }
+
+    pub(crate) fn read(self) -> Sum {
+        let name = |text: &str| PackageName::parse(text).ok();
+        let refused = self.refused.into_iter().filter_map(|told| {
+            let refusal = told.read()?;
+            Some(((refusal.name.clone(), refusal.version.clone()), refusal))
+        });
+        let hidden = self.hidden.into_iter().filter_map(|told| {
+            let hidden = Hidden {
+                newer: told.newer.into_iter().map(ToldKept::read).collect(),
+                others: told.others.map(|(kept, count)| (kept.read(), count)),
+                is_wanted: told.is_wanted,
+                wanted: told.wanted.into_iter().map(ToldWanted::read).collect(),
+            };
+            Some((name(&told.name)?, hidden))
+        });
+        let turned_away = self.turned_away.into_iter().map(|(place, times, reason)| (place, TurnedAway { times, reason }));
+        let served = self.served.into_iter();
+        let noted = Noted {
+            served: served.filter_map(|(package, version, kept)| Some(((name(&package)?, version.into()), kept))).collect(),
+            bytes: self.bytes,
+            refused: refused.collect(),
+            failed: self.failed.into_iter().filter_map(|(package, why)| Some((name(&package)?, why))).collect(),
+            hidden: hidden.collect(),
+        };
+        Sum { noted, turned_away: turned_away.collect(), trouble: self.trouble }
+    }
+}
+
+impl ToldRefusal {
+    fn read(self) -> Option<Refusal> {
+        Some(Refusal {
+            name: PackageName::parse(&self.name).ok()?,
+            version: self.version.map(Into::into),
+            rule: RuleId::read(&self.rule),
+            opens: self.opens.as_deref().and_then(timestamp::parse),
+            text: self.text.into(),
+            link: None,
+        })
+    }
+}
+
+impl ToldWanted {
+    fn of(WantedVersion { want, fails, kept }: WantedVersion) -> Self {
+        Self { want, fails, kept: ToldKept::of(kept) }
+    }
+
+    fn read(self) -> WantedVersion {
+        WantedVersion { want: self.want, fails: self.fails, kept: self.kept.read() }
+    }
+}
+
+impl ToldKept {
+    fn of(kept: Kept) -> Self {
+        let Kept { version, rule, detail, opens, nearest } = kept;
+        let opens = opens.map(|opens| opens.to_string());
+        Self { version: version.into(), rule: rule.as_str().to_owned(), detail, opens, nearest: nearest.map(Into::into) }
+    }
+
+    fn read(self) -> Kept {
+        let opens = self.opens.as_deref().and_then(timestamp::parse);
+        let (version, nearest) = (self.version.into(), self.nearest.map(Into::into));
+        Kept { version, rule: RuleId::read(&self.rule), detail: self.detail, opens, nearest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_became_of_everything_comes_over_whole() {
+        let name = PackageName::parse("@acme/ui").unwrap();
+        let opens = Some(Timestamp::UNIX_EPOCH + Duration::from_millis(1_500));
+        let kept = |version: &str, nearest: Option<&str>| Kept {
+            version: version.into(),
+            rule: RuleId::read("minimum-age"),
+            detail: "published just now".to_owned(),
+            opens,
+            nearest: nearest.map(Into::into),
+        };
+        let refusal = |version: Option<&str>| Refusal {
+            name: name.clone(),
+            version: version.map(Into::into),
+            rule: RuleId::Denied,
+            opens,
+            text: "no".into(),
+            link: None,
+        };
+        let one = refusal(Some("2.0.0"));
+        let all = refusal(None);
+        let keyed = |refusal: Refusal| ((refusal.name.clone(), refusal.version.clone()), refusal);
+        let want = Want { by: "package.json".into(), spec: "^2".into(), is_direct: true };
+        let hidden = Hidden {
+            newer: vec![kept("2.0.0", Some("1.0.0"))],
+            others: Some((kept("0.9.0", None), 3)),
+            is_wanted: true,
+            wanted: vec![WantedVersion { want, fails: true, kept: kept("2.0.0", None) }],
+        };
+        let sum = Sum {
+            noted: Noted {
+                served: [((name.clone(), "1.0.0".into()), true)].into(),
+                bytes: 7,
+                refused: [keyed(one), keyed(all)].into(),
+                failed: [(name.clone(), "upstream is gone".to_owned())].into(),
+                hidden: [(name.clone(), hidden)].into(),
+            },
+            turned_away: [("files.example:443".to_owned(), TurnedAway { times: 2, reason: "nobody named it".to_owned() })].into(),
+            trouble: Some("the disk is full".to_owned()),
+        };
+        let mut line = Vec::new();
+        write(&mut line, &Told::of(sum.clone())).await;
+        let back = read::<Told>(&mut line.as_slice(), LONGEST_END).await.unwrap().read();
+        assert_eq!(format!("{back:?}"), format!("{sum:?}"));
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_or_has_no_end_is_none() {
+        assert!(read::<u32>(&mut &b"12\n"[..], 3).await.is_some());
+        assert!(read::<u32>(&mut &b"123\n"[..], 3).await.is_none());
+        assert!(read::<u32>(&mut &b"12"[..], 9).await.is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! Judging what lockfiles lock: here, by a temporary firewall, or by asking a Coldframe that runs somewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::app::remote::{RemoteServer, ask_in_parts};
+use crate::app::{AppError, standalone};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::firewall::{Asker, Locked};
+use crate::net::{Client, Deadlines, Outgoing, Reach, Settings};
+use crate::server::admin::{Checked, MOST_LOCKED, Wanted};
+use crate::server::auth::tokens;
+use crate::tls;
+
+/// How long a server may take over one request: it may have hundreds of packuments to fetch first.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// The longest answer that is read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// Who judges what lockfiles lock.
+pub struct Checker(Place);
+
+enum Place {
+    Here(standalone::Scratch, Box<Asker>),
+    There(Arc<Distant>),
+    Running(Box<RemoteServer>, usize),
+}
+
+/// A Coldframe that is asked over the network.
+struct Distant {
+    client: Client,
+    server: Url,
+    /// What it knows an operator by, if it wants to.
+    token: Option<HeaderValue>,
+}
+
+impl Checker {
+    /// One that judges by `config`, by what its data directory knows, and by what upstream says now. Writes nothing down.
+    ///
+    /// # Errors
+    /// When upstream cannot be set up, or the ledger is there and cannot be read.
+    pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let asker = Box::new(standalone::asker_of(&config));
+        Ok(Self(Place::Here(standalone::firewall(config, clock)?, asker)))
+    }
+
+    /// The server that runs on the data directory, by one of its policies.
+    #[must_use]
+    pub fn running(server: RemoteServer, profile: usize) -> Self {
+        Self(Place::Running(Box::new(server), profile))
+    }
+
+    /// The Coldframe that runs at `server`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When a file of certificates or of tokens is wrong.
+    pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
+        let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
+        let client = client(config, deadlines)?;
+        Ok(Self(Place::There(Arc::new(Distant { client, server, token: bearer(config)? }))))
+    }
+
+    /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
+    ///
+    /// # Errors
+    /// When a server cannot be asked, or does not answer as a Coldframe does.
+    pub async fn check(&self, locked: &[Locked]) -> Result<Checked, AppError> {
+        match &self.0 {
+            Place::Running(server, profile) => server.check(locked, *profile).await,
+            Place::Here(firewall, asker) => {
+                let packages = firewall.value.check(asker, locked).await;
+                Ok(Checked { packages, upstreams: firewall.value.upstreams() })
+            }
+            Place::There(distant) => {
+                distant.check(locked).await.map_err(|detail| AppError::Server { server: distant.server.as_str().into(), detail })
+            }
+        }
+    }
+}
+
+impl Distant {
+    async fn check(self: &Arc<Self>, locked: &[Locked]) -> Result<Checked, String> {
+        let parts = locked.chunks(MOST_LOCKED).map(<[Locked]>::to_vec).collect();
+        ask_in_parts(parts, |part| {
+            let this = Arc::clone(self);
+            async move { this.ask(part).await }
+        })
+        .await
+    }
+
+    async fn ask(&self, packages: Vec<Locked>) -> Result<Checked, String> {
+        let url = page(&self.server, "check");
+        let body = serde_json::to_vec(&Wanted { packages }).map_err(|wrong| wrong.to_string())?;
+        let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
+        let outgoing = Outgoing { method: Method::POST, url, headers, body: body.into(), reach: Reach::Anywhere };
+        let answer = self.client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
+        let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
+        let body = answer.body.collect(LONGEST).await.map_err(|wrong| wrong.to_string())?;
+        read(&status, is_well, &body)
+    }
+}
+
+/// A client that asks a Coldframe elsewhere.
+pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<Client, AppError> {
+    Ok(Client::new(&Settings {
+        deadlines,
+        proxies: config.upstream.proxies.clone(),
+        tls: tls::client_config(&config.tls)?.client,
+        user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+    }))
+}
+
+/// What an operator of a Coldframe elsewhere brings along: the first token of the file that `config` names.
+pub(crate) fn bearer(config: &Config) -> Result<Option<HeaderValue>, AppError> {
+    let token = config.proxy.admin_tokens.as_deref().map(tokens::first).transpose()?;
+    let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+    if let Some(value) = &mut value {
+        value.set_sensitive(true);
+    }
+    Ok(value)
+}
+
+/// The address of a page of the Coldframe at `server`.
+pub(crate) fn page(server: &Url, name: &str) -> Url {
+    let mut url = server.clone();
+    url.set_path(&format!("{}/-/coldframe/{name}", server.path().trim_end_matches('/')));
+    url
+}
+
+/// Reads an answer, or what it says instead.
+pub(crate) fn read<T: DeserializeOwned>(status: &str, is_well: bool, body: &Bytes) -> Result<T, String> {
+    if !is_well {
+        let told = serde_json::from_slice::<serde_json::Value>(body).ok();
+        let told = told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("it gives no reason");
+        return Err(format!("{status}: {told}"));
+    }
+    serde_json::from_slice(body).map_err(|wrong| format!("it does not answer as a Coldframe does: {wrong}"))
+}

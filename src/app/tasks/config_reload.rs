@@ -1,0 +1,282 @@
+//! Reads the configuration again when the process is asked to: what can change while it runs does, what cannot is named, and a
+//! configuration with mistakes changes nothing.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::app::operations::Operations;
+use crate::app::session::Premises;
+use crate::app::tasks::feeds::Feeds;
+use crate::app::tasks::policy_reload::Policies;
+use crate::app::tasks::{Supervisor, TaskEnd};
+use crate::config::{Config, Effective, Key, Mistakes};
+use crate::firewall::Firewall;
+use crate::server::admin::Check;
+use crate::server::{Forward, Service};
+use crate::telemetry::TaskLabel;
+use crate::upstream::Renewed;
+
+/// Reads the configuration as the process did at its start.
+pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
+
+/// Settings of the policies.
+const OF_POLICIES: &[Key] = &[Key::Policy, Key::MinReleaseAge, Key::FixLane, Key::Exclude];
+
+/// Settings of the hosts that the gateway goes to.
+const OF_HOSTS: &[Key] = &[Key::AllowHost, Key::Others];
+
+/// Settings of the feeds.
+const OF_FEEDS: &[Key] = &[Key::Feed, Key::FeedInterval, Key::FeedExpiry, Key::FeedMayBeEmpty, Key::UnsafeServeWithoutFeed];
+
+/// Settings of the hosts that tarballs come from.
+const OF_TARBALLS: &[Key] = &[Key::TarballHost, Key::RedirectHost];
+
+/// What is reloaded.
+pub(crate) struct Reloader {
+    asked: Arc<Notify>,
+    trouble: Arc<Mutex<Option<String>>>,
+    /// The settings that the process runs with.
+    running: Mutex<Effective>,
+    /// For each address, the policy that it answers by.
+    by_listener: Vec<usize>,
+    parts: Parts,
+}
+
+/// What takes new settings.
+pub(crate) struct Parts {
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) firewall: Arc<Firewall>,
+    pub(crate) service: Arc<Service<Firewall>>,
+    pub(crate) gateway: Option<Arc<Forward<Firewall>>>,
+    pub(crate) premises: Arc<Premises>,
+    pub(crate) operations: Arc<Operations>,
+    pub(crate) feeds: Arc<Feeds>,
+    /// The tasks of feeds that came while the process ran.
+    pub(crate) feed_tasks: Mutex<Supervisor>,
+}
+
+/// Names of settings, for a log line.
+struct Names<'a>(&'a [Key]);
+
+impl Reloader {
+    /// A reloader of what runs with these settings.
+    pub(crate) fn new(
+        asked: Arc<Notify>,
+        trouble: Arc<Mutex<Option<String>>>,
+        config: (Effective, Vec<usize>),
+        parts: Parts,
+    ) -> Self {
+        Self { asked, trouble, running: Mutex::new(config.0), by_listener: config.1, parts }
+    }
+
+    /// Reads the configuration with `read` and applies it. Blocks.
+    fn reload(&self, read: &ReadConfig) {
+        let trouble = match read() {
+            Ok(config) => self.apply(&config),
+            Err(mistakes) => {
+                let mut count = 0_usize;
+                for mistake in mistakes.iter() {
+                    count += 1;
+                    tracing::error!(
+                        config.origin = %mistake.origin,
+                        config.mistake = mistake.problem,
+                        config.allowed = mistake.allowed,
+                        "mistake in the configuration"
+                    );
+                }
+                tracing::error!(config.mistakes = count, "configuration not reloaded");
+                Some(format!("{count} mistakes, the configuration before it is active"))
+            }
+        };
+        // The files of the policies may have changed where the settings have not.
+        self.parts.policies.asked().notify_one();
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Applies what can be applied; what is wrong then, if anything is.
+    fn apply(&self, config: &Config) -> Option<String> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = config.settings.effective().clone();
+        let changed = running.changed(&fresh);
+        let (mut applied, mut waiting, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let listens = self.listens_elsewhere(config);
+        let mut notes = Vec::new();
+        let renewed = self.parts.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "upstream credentials not reloaded");
+            notes.push("upstream's credentials cannot be used".to_owned());
+            Renewed::default()
+        });
+        if renewed.credentials {
+            tracing::info!("upstream credentials reloaded");
+        }
+        if renewed.needs_restart {
+            tracing::warn!("whether upstream has credentials changed, which needs a restart");
+            notes.push("whether upstream has credentials changed, which needs a restart".to_owned());
+        }
+        for key in changed {
+            let is_applied = match key {
+                // The same addresses: what differs are their policies.
+                Key::Listen if !listens => true,
+                key if OF_POLICIES.contains(&key) => true,
+                key if OF_HOSTS.contains(&key) || OF_FEEDS.contains(&key) => true,
+                key if OF_TARBALLS.contains(&key) && renewed.hosts => true,
+                Key::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "admin tokens not reloaded");
+                        failed.push(key);
+                        false
+                    }
+                },
+                key => {
+                    waiting.push(key);
+                    false
+                }
+            };
+            if is_applied {
+                applied.push(key);
+            } else {
+                fresh.keep(&running, key);
+            }
+        }
+        if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == Key::Listen) {
+            let names = self.parts.policies.names();
+            let renamed = renamed(&names, &self.by_listener, &config.policies.names, &config.listener_policies);
+            if renamed.is_none() {
+                for key in [Key::Policy, Key::Listen] {
+                    if applied.contains(&key) {
+                        applied.retain(|known| *known != key);
+                        waiting.push(key);
+                        fresh.keep(&running, key);
+                    }
+                }
+            }
+            self.parts.policies.choose(config.policies.with_names(renamed.unwrap_or(names)));
+        }
+        if applied.iter().any(|key| OF_FEEDS.contains(key)) {
+            self.follow_feeds(config);
+        }
+        if applied.iter().any(|key| OF_HOSTS.contains(key)) {
+            let door = &config.gateway.door;
+            if let Some(gateway) = &self.parts.gateway {
+                gateway.renew_others(door);
+            }
+            self.parts.premises.renew_others(&door.allowed, door.tunnels_others);
+        }
+        let names: Vec<_> = self.parts.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
+        self.parts.operations.reloaded(&names, fresh.clone());
+        *running = fresh;
+        if applied.is_empty() && waiting.is_empty() && failed.is_empty() && notes.is_empty() && !renewed.credentials {
+            tracing::info!("configuration unchanged");
+        }
+        if !applied.is_empty() {
+            tracing::info!(config.changed = %Names(&applied), "configuration reloaded");
+        }
+        let mut told = notes;
+        if !waiting.is_empty() {
+            tracing::warn!(config.changed = %Names(&waiting), "settings changed that need a restart");
+            told.push(format!("these settings need a restart: {}", Names(&waiting)));
+        }
+        if !failed.is_empty() {
+            told.push(format!("these settings cannot be used: {}", Names(&failed)));
+        }
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+
+    fn follow_feeds(&self, config: &Config) {
+        let added = self.parts.feeds.replace(&config.feeds.followed, config.feeds.serve_without);
+        let names = self.parts.feeds.names();
+        let mut tasks = self.parts.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in added {
+            let (feeds, name) = (Arc::clone(&self.parts.feeds), names.get(at).cloned().unwrap_or_default());
+            tasks.spawn(TaskLabel::Feed, format!("feed {name}"), move || Arc::clone(&feeds).follow(at));
+        }
+    }
+
+    /// Whether the configuration asks for other addresses than those that are listened on. A port 0 is any.
+    fn listens_elsewhere(&self, config: &Config) -> bool {
+        let running = self.running_addresses();
+        let is_same = |(wanted, bound): (&std::net::SocketAddr, &std::net::SocketAddr)| {
+            wanted.ip() == bound.ip() && (wanted.port() == bound.port() || wanted.port() == 0)
+        };
+        running.len() != config.listen.len() || !config.listen.iter().zip(&running).all(is_same)
+    }
+
+    fn running_addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.parts.operations.addresses()
+    }
+}
+
+/// The names of the policies, by profile, after the configuration was read again: each address keeps its profile. `None` where two
+/// addresses of one profile are to have different policies, which they cannot get while they are open.
+fn renamed(running: &[String], by_listener: &[usize], fresh: &[String], fresh_by_listener: &[usize]) -> Option<Vec<String>> {
+    let mut names = running.to_vec();
+    // Clients of the gateway, and addresses that name no policy.
+    names.first_mut()?.clone_from(fresh.first()?);
+    if by_listener.len() != fresh_by_listener.len() {
+        return (fresh.first() == running.first()).then_some(names);
+    }
+    for (at, name) in names.iter_mut().enumerate() {
+        let wanted = by_listener.iter().zip(fresh_by_listener).filter(|(profile, _)| **profile == at);
+        let mut wanted: Vec<_> = wanted.filter_map(|(_, profile)| fresh.get(*profile)).collect();
+        wanted.dedup();
+        match wanted.as_slice() {
+            [] => {}
+            [only] if at > 0 || *only == name => name.clone_from(only),
+            _ => return None,
+        }
+    }
+    Some(names)
+}
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|key| key.setting().name).collect();
+        out.write_str(&names.join(", "))
+    }
+}
+
+/// Whether the configuration that was read last is active.
+pub(crate) fn remark(trouble: Arc<Mutex<Option<String>>>) -> Check {
+    Arc::new(move || trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err))
+}
+
+/// Reads the configuration again whenever the process is asked to, until it is dropped.
+pub(crate) async fn follow(reloader: Arc<Reloader>, read: ReadConfig) -> TaskEnd {
+    loop {
+        reloader.asked.notified().await;
+        let (here, read) = (Arc::clone(&reloader), Arc::clone(&read));
+        tokio::task::spawn_blocking(move || here.reload(&read)).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_address_keeps_its_profile_under_other_names() {
+        let renamed =
+            |running: &[&str], old: &[usize], fresh: &[&str], new: &[usize]| renamed(&names(running), old, &names(fresh), new);
+        assert_eq!(renamed(&["default"], &[0], &["strict"], &[0]), Some(names(&["strict"])));
+        assert_eq!(renamed(&["default", "ci"], &[0, 1], &["strict", "ci"], &[0, 1]), Some(names(&["strict", "ci"])));
+        // The second address names the policy that is now the general one as well.
+        assert_eq!(renamed(&["default", "ci"], &[0, 1], &["ci"], &[0, 0]), Some(names(&["ci", "ci"])));
+        assert_eq!(renamed(&["default", "ci"], &[0, 1], &["default", "strict"], &[0, 1]), Some(names(&["default", "strict"])));
+    }
+
+    #[test]
+    fn two_addresses_of_one_profile_are_not_given_two_policies() {
+        let (running, fresh) = (names(&["ci"]), names(&["default", "ci"]));
+        assert_eq!(renamed(&running, &[0, 0], &fresh, &[0, 1]), None);
+        // The only address names its policy, and the general one is another now: the gateway's clients have that.
+        assert_eq!(renamed(&running, &[0], &fresh, &[1]), None);
+        assert_eq!(renamed(&running, &[0], &names(&["strict"]), &[0, 0]), None, "another address and another policy");
+    }
+}

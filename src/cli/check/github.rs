@@ -1,0 +1,85 @@
+//! What `coldframe check` found, as workflow commands of GitHub: an annotation a version, on its line.
+
+use std::fmt::Write as _;
+
+use crate::cli::check::report::{Finding, Report};
+use crate::text::single_line;
+use crate::units::timestamp;
+
+/// Annotations for what could not be judged in one lockfile, one per reason.
+const REASONS: usize = 10;
+
+pub(crate) fn tell(report: &Report) -> String {
+    let mut text = String::new();
+    if let (Some(reason), Some(file)) = (report.why_nothing(), report.files.first()) {
+        command(&mut text, "error", &file.path, 1, "nothing could be checked", reason);
+    }
+    for file in &report.files {
+        for (reason, packages) in file.unchecked.iter().filter(|_| report.why_nothing().is_none()).take(REASONS) {
+            let title = format!("{} could not be checked", packages.len());
+            let line = packages.iter().map(|(_, line)| *line).min().unwrap_or(1);
+            command(&mut text, "error", &file.path, line, &title, reason);
+        }
+        for finding in &file.findings {
+            let title = format!("{} would be refused", finding.what());
+            command(&mut text, "error", &file.path, finding.line, &title, &message(finding));
+        }
+        for bypass in &file.bypasses {
+            let title = format!("around Coldframe: {}", bypass.place);
+            command(&mut text, "warning", &file.path, bypass.line, &title, &bypass.tell());
+        }
+        for note in &file.notes {
+            command(&mut text, "notice", &file.path, 1, "around Coldframe", note);
+        }
+    }
+    text
+}
+
+/// Why a version would be refused, until when, and what to take in its place: a sentence.
+pub(crate) fn message(finding: &Finding) -> String {
+    let judged = &finding.judged;
+    let rule = judged.rule.as_deref().unwrap_or("no rule");
+    let mut text = format!("{}: {} (rule {rule})", finding.what(), judged.reason.as_deref().unwrap_or("refused"));
+    if let Some(opens) = judged.opens.filter(|_| judged.outcome.is_cured_by_waiting()) {
+        let _ = write!(text, "; opens {}", timestamp::tell_opening(opens));
+    }
+    match (&judged.fits, &judged.nearest) {
+        (Some(fits), _) => {
+            let _ = write!(text, "; allowed and in range: {fits}");
+        }
+        (None, Some(nearest)) => {
+            let _ = write!(text, "; nearest allowed: {nearest}");
+        }
+        (None, None) => {}
+    }
+    text
+}
+
+fn command(text: &mut String, level: &str, file: &str, line: u32, title: &str, message: &str) {
+    let line = format!("::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
+    text.push_str(&line);
+    text.push('\n');
+}
+
+/// Escapes what follows the second pair of colons.
+fn data(text: &str) -> String {
+    single_line(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// Escapes a property, which ends at a comma or a colon.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_name_ends_a_command() {
+        let mut text = String::new();
+        command(&mut text, "error", "a,line=9::b%.json", 3, "x\n::error::y", "100%\r\n::warning::z");
+        let expected = "::error file=a%2Cline=9%3A%3Ab%25.json,line=3,title=x\\n%3A%3Aerror%3A%3Ay::100%25\\r\\n::warning::z\n";
+        assert_eq!(text, expected);
+    }
+}

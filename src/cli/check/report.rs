@@ -1,0 +1,398 @@
+//! What `coldframe check` found in each lockfile. Refuses to know how it is told.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde_json::{Value, json};
+
+use crate::cli::registry_hosts::{Hosts, Way, host};
+use crate::firewall::{Judged, Locked, Outcome};
+use crate::npm::Lockfile;
+use crate::npm::lockfile::{Dialect, Entry, Source};
+
+/// Ranges that are sent for one version: nobody is asked for more.
+const RANGES: usize = 64;
+
+/// What was found in all lockfiles.
+pub(crate) struct Report {
+    pub(crate) files: Vec<FileReport>,
+}
+
+/// What was found in one lockfile.
+pub(crate) struct FileReport {
+    /// As it was given.
+    pub(crate) path: String,
+    pub(crate) dialect: Dialect,
+    /// What it locks of registries: each name and version once, or once for each integrity it is locked with.
+    packages: Vec<Package>,
+    /// What comes from elsewhere.
+    strays: Vec<Stray>,
+    /// Entries that install nothing from a registry: how many, and the first of them with its line.
+    nothing: Option<(usize, String, u32)>,
+    /// What would be refused.
+    pub(crate) findings: Vec<Finding>,
+    /// What could not be judged, by the reason: name and version, and the line.
+    pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
+    /// What a client would fetch from elsewhere than from Coldframe.
+    pub(crate) bypasses: Vec<Bypass>,
+    /// What people should know of it besides.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A version that a lockfile locks, and who asked for it.
+#[derive(Debug, Clone)]
+struct Package {
+    locked: Locked,
+    resolved: Option<String>,
+    line: u32,
+    asks: Asks,
+    /// Each of its entries, and its line.
+    places: Vec<(String, u32)>,
+}
+
+/// Who asked for a version: each once for each name and range.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asks(BTreeSet<Asked>);
+
+/// Somebody who asked for a version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Asked {
+    /// The package; `None` is the project.
+    pub(crate) by: Option<String>,
+    /// The name it was asked for by, where that is not its own.
+    pub(crate) alias: Option<String>,
+    /// The range, where the lockfile has it.
+    pub(crate) range: Option<String>,
+}
+
+impl Asks {
+    /// Each who asked.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Asked> {
+        self.0.iter()
+    }
+
+    /// Whether the project itself did.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.0.iter().any(|asked| asked.by.is_none())
+    }
+
+    /// The ranges of those who are not among `leaving`.
+    fn of_the_rest(&self, leaving: &HashSet<&str>) -> Vec<String> {
+        let stays = |asked: &&Asked| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
+        let mut ranges: Vec<_> = self.0.iter().filter(stays).filter_map(|asked| asked.range.clone()).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        ranges.truncate(RANGES);
+        ranges
+    }
+}
+
+/// Something that comes from no registry.
+struct Stray {
+    source: Source,
+    name: String,
+    address: String,
+    line: u32,
+}
+
+/// A version that would be refused.
+pub(crate) struct Finding {
+    pub(crate) judged: Judged,
+    /// Where it stands first.
+    pub(crate) line: u32,
+    /// What those who asked would take.
+    pub(crate) ranges: Vec<String>,
+    pub(crate) asks: Asks,
+    /// Its entries in the lockfile, each with its line.
+    pub(crate) places: Vec<(String, u32)>,
+    /// Whether the lockfile holds other versions of the package too.
+    pub(crate) has_siblings: bool,
+}
+
+/// Packages that are fetched from one place elsewhere.
+pub(crate) struct Bypass {
+    pub(crate) kind: BypassKind,
+    /// The host, or the address where that has none.
+    pub(crate) place: String,
+    /// Where the first of them stands.
+    pub(crate) line: u32,
+    /// All of them, with their lines.
+    pub(crate) packages: Vec<(String, u32)>,
+}
+
+/// Why packages do not come through Coldframe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum BypassKind {
+    Git,
+    Http,
+    OtherHost,
+}
+
+impl BypassKind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Git => "git",
+            Self::Http => "http",
+            Self::OtherHost => "other-host",
+        }
+    }
+
+    fn manner(self) -> &'static str {
+        match self {
+            Self::Git => "from a git repository",
+            Self::Http => "from an address that somebody wrote down",
+            Self::OtherHost => "from another host than the registry",
+        }
+    }
+}
+
+impl Bypass {
+    /// What goes around, in words.
+    pub(crate) fn tell(&self) -> String {
+        let names: Vec<_> = self.packages.iter().take(3).map(|(name, _)| name.as_str()).collect();
+        let more = self.packages.len() - names.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more} come {}, around Coldframe: {}", names.join(", "), self.kind.manner(), self.place)
+    }
+}
+
+impl Finding {
+    /// `axios@1.14.1`.
+    pub(crate) fn what(&self) -> String {
+        format!("{}@{}", self.judged.name, self.judged.version)
+    }
+
+    /// Whether nothing that is allowed fits all who asked, as far as that is known.
+    fn is_unfit(&self) -> bool {
+        self.judged.fits.is_none() && self.judged.nearest.is_some() && self.asks.iter().any(|asked| asked.range.is_some())
+    }
+
+    /// What to take in its place: what fits, else what is nearest.
+    pub(crate) fn instead(&self) -> Option<&str> {
+        self.judged.fits.as_deref().or(self.judged.nearest.as_deref())
+    }
+}
+
+impl Report {
+    /// Everything that would be refused.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = &Finding> {
+        self.files.iter().flat_map(|file| &file.findings)
+    }
+
+    /// How many versions could not be judged.
+    pub(crate) fn unchecked(&self) -> usize {
+        self.files.iter().flat_map(|file| file.unchecked.values()).map(Vec::len).sum()
+    }
+
+    /// Why nothing at all could be judged, where that is so.
+    pub(crate) fn why_nothing(&self) -> Option<&str> {
+        let count: usize = self.files.iter().map(FileReport::count).sum();
+        let reason = self.files.iter().find_map(|file| file.unchecked.keys().next())?;
+        (self.unchecked() == count).then_some(reason)
+    }
+
+    /// All of it, for programs.
+    pub(crate) fn json(&self, fix: Option<Value>) -> Value {
+        let files: Vec<_> = self.files.iter().map(FileReport::json).collect();
+        let mut told = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
+        if let Some(fix) = fix {
+            told["fix"] = fix;
+        }
+        told
+    }
+}
+
+impl FileReport {
+    /// Sorts what a lockfile holds; nothing is judged yet.
+    pub(crate) fn of(path: String, lockfile: &Lockfile) -> Self {
+        let mut packages: BTreeMap<(&str, &str, Option<&str>), Package> = BTreeMap::new();
+        let mut strays = Vec::new();
+        let mut nothing: Option<(usize, String, u32)> = None;
+        for entry in &lockfile.entries {
+            match entry.source {
+                Source::Registry => {
+                    let key = (&*entry.name, &*entry.version, entry.integrity.as_deref());
+                    packages.entry(key).or_insert_with(|| Package::of(entry)).ask(entry);
+                }
+                Source::Git | Source::Http => strays.push(Stray::of(entry)),
+                Source::Nothing => {
+                    let (count, ..) = nothing.get_or_insert_with(|| (0, entry.place.to_string(), entry.line));
+                    *count += 1;
+                }
+                Source::File | Source::Link | Source::Workspace | Source::Bundled => {}
+            }
+        }
+        let mut packages: Vec<_> = packages.into_values().collect();
+        packages.sort_by_key(|package| package.line);
+        let (findings, bypasses, notes, unchecked) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        Self { path, dialect: lockfile.dialect, packages, strays, nothing, findings, unchecked, bypasses, notes }
+    }
+
+    /// How many versions it locks.
+    pub(crate) fn count(&self) -> usize {
+        self.packages.len()
+    }
+
+    /// What is to be judged.
+    pub(crate) fn locked(&self) -> impl Iterator<Item = Locked> {
+        self.packages.iter().map(|package| package.locked.clone())
+    }
+
+    /// Takes what came out for each, in the order of [`FileReport::locked`].
+    pub(crate) fn conclude(&mut self, hosts: &Hosts, outcomes: &mut impl Iterator<Item = Judged>) {
+        let mut around: BTreeMap<(BypassKind, String), Vec<(String, u32)>> = BTreeMap::new();
+        let mut spelled: BTreeMap<String, usize> = BTreeMap::new();
+        for stray in &self.strays {
+            let kind = if stray.source == Source::Git { BypassKind::Git } else { BypassKind::Http };
+            around.entry((kind, host(&stray.address))).or_default().push((stray.name.clone(), stray.line));
+        }
+        let mut versions: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for package in &self.packages {
+            versions.entry(&package.locked.name).or_default().insert(&package.locked.version);
+        }
+        for package in &self.packages {
+            let Some(judged) = outcomes.next() else { break };
+            let way = package.resolved.as_deref().map_or(Way::Through, |address| hosts.way(address, self.dialect));
+            let place = package.resolved.as_deref().map(host).unwrap_or_default();
+            match way {
+                Way::Through => {}
+                Way::Spelled => *spelled.entry(place).or_default() += 1,
+                Way::Around => {
+                    let what = format!("{}@{}", judged.name, judged.version);
+                    around.entry((BypassKind::OtherHost, place)).or_default().push((what, package.line));
+                }
+            }
+            // What comes from another registry need not be in this one.
+            let is_elsewhere = way == Way::Around && matches!(judged.outcome, Outcome::Missing | Outcome::Undecided);
+            if judged.outcome == Outcome::Allow || is_elsewhere {
+                continue;
+            }
+            if judged.outcome == Outcome::Undecided {
+                let what = format!("{}@{}", judged.name, judged.version);
+                self.unchecked.entry(judged.reason.unwrap_or_default()).or_default().push((what, package.line));
+                continue;
+            }
+            self.findings.push(Finding {
+                has_siblings: versions.get(&*package.locked.name).is_some_and(|versions| versions.len() > 1),
+                judged,
+                line: package.line,
+                ranges: package.locked.ranges.clone(),
+                asks: package.asks.clone(),
+                places: package.places.clone(),
+            });
+        }
+        let bypass = |((kind, place), packages): ((BypassKind, String), Vec<(String, u32)>)| Bypass {
+            kind,
+            place,
+            line: packages.iter().map(|(_, line)| *line).min().unwrap_or(1),
+            packages,
+        };
+        self.bypasses = around.into_iter().map(bypass).collect();
+        self.notes = spelled.into_iter().map(|(place, count)| self.note(&place, count)).collect();
+        self.notes.extend(self.nothing.as_ref().map(|(count, place, line)| {
+            let entries = if *count == 1 { "1 entry installs".to_owned() } else { format!("{count} entries install") };
+            format!("{entries} nothing from a registry: {place} (line {line})")
+        }));
+    }
+
+    /// What is to be asked again, because nothing fits all who asked, of whom some give way themselves.
+    pub(crate) fn unbound(&self) -> impl Iterator<Item = Locked> {
+        let leaving = self.leaving();
+        let unfit = self.findings.iter().filter(|finding| finding.is_unfit()).map(move |finding| Locked {
+            name: finding.judged.name.clone(),
+            version: finding.judged.version.clone(),
+            integrity: None,
+            ranges: finding.asks.of_the_rest(&leaving),
+        });
+        unfit.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Takes what came out for each, in the order of [`FileReport::unbound`].
+    pub(crate) fn fit(&mut self, outcomes: &mut impl Iterator<Item = Judged>) {
+        let leaving: HashSet<String> = self.leaving().into_iter().map(str::to_owned).collect();
+        let leaving = leaving.iter().map(String::as_str).collect();
+        for finding in self.findings.iter_mut().filter(|finding| finding.is_unfit()) {
+            let Some(judged) = outcomes.next() else { break };
+            finding.ranges = finding.asks.of_the_rest(&leaving);
+            // Where all who asked give way, anything goes.
+            finding.judged.fits = if finding.ranges.is_empty() { judged.nearest } else { judged.fits };
+        }
+    }
+
+    /// The packages that give way to another version.
+    fn leaving(&self) -> HashSet<&str> {
+        self.findings.iter().map(|finding| finding.judged.name.as_str()).collect()
+    }
+
+    /// What a client does with addresses that it takes as they stand.
+    fn note(&self, place: &str, count: usize) -> String {
+        let client = match self.dialect {
+            Dialect::Npm => "npm",
+            Dialect::Pnpm6 | Dialect::Pnpm9 => "pnpm",
+            Dialect::YarnClassic => "yarn 1",
+            Dialect::YarnBerry => "yarn",
+            Dialect::Bun => "bun",
+            Dialect::Deno => "deno",
+        };
+        let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
+        format!("{client} fetches {entries} from {place} directly, as the lockfile says, whatever registry is configured")
+    }
+
+    fn json(&self) -> Value {
+        let finding = |finding: &Finding| {
+            let mut told = serde_json::to_value(&finding.judged).unwrap_or_default();
+            told["line"] = finding.line.into();
+            told["ranges"] = finding.ranges.clone().into();
+            told["direct"] = finding.asks.is_direct().into();
+            told
+        };
+        let unchecked = |(reason, packages): (&String, &Vec<(String, u32)>)| {
+            let packages = packages.iter().map(|(what, line)| json!({ "package": what, "line": line }));
+            json!({ "reason": reason, "packages": packages.collect::<Vec<_>>() })
+        };
+        let bypass = |bypass: &Bypass| {
+            let packages = bypass.packages.iter().map(|(name, line)| json!({ "package": name, "line": line }));
+            json!({ "kind": bypass.kind.as_str(), "place": bypass.place, "packages": packages.collect::<Vec<_>>() })
+        };
+        json!({
+            "path": self.path,
+            "packages": self.count(),
+            "refused": self.findings.iter().map(finding).collect::<Vec<_>>(),
+            "unchecked": self.unchecked.iter().map(unchecked).collect::<Vec<_>>(),
+            "bypasses": self.bypasses.iter().map(bypass).collect::<Vec<_>>(),
+            "notes": self.notes,
+        })
+    }
+}
+
+impl Package {
+    fn of(entry: &Entry) -> Self {
+        let locked = Locked {
+            name: entry.name.to_string(),
+            version: entry.version.to_string(),
+            integrity: entry.integrity.as_deref().map(str::to_owned),
+            ranges: Vec::new(),
+        };
+        let resolved = entry.resolved.as_deref().map(str::to_owned);
+        Self { locked, resolved, line: entry.line, asks: Asks::default(), places: Vec::new() }
+    }
+
+    fn ask(&mut self, entry: &Entry) {
+        self.places.push((entry.place.to_string(), entry.line));
+        for ask in &entry.asks {
+            let by = (!ask.direct).then(|| ask.by.to_string());
+            let (alias, range) = (ask.alias.as_deref().map(str::to_owned), ask.range.as_deref().map(str::to_owned));
+            self.asks.0.insert(Asked { by, alias, range });
+            let Some(range) = ask.range.as_deref() else { continue };
+            if self.locked.ranges.len() < RANGES && !self.locked.ranges.iter().any(|known| known == range) {
+                self.locked.ranges.push(range.to_owned());
+            }
+        }
+    }
+}
+
+impl Stray {
+    fn of(entry: &Entry) -> Self {
+        let address = entry.resolved.as_deref().unwrap_or(&entry.version).to_owned();
+        Self { source: entry.source, name: entry.name.to_string(), address, line: entry.line }
+    }
+}

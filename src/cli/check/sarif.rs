@@ -1,0 +1,127 @@
+//! What `coldframe check` found, as SARIF 2.1.0: a result for each name and version, whatever number of lockfiles holds it.
+
+use std::collections::BTreeMap;
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use crate::cli::check::github::message;
+use crate::cli::check::report::{Finding, Report};
+use crate::text::single_line;
+
+/// What a path in a URI reference cannot hold as it is.
+const PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}')
+    .add(b':');
+
+/// Places that are named for what goes around: beyond that they are counted in the message.
+const PLACES: usize = 10;
+
+pub(crate) fn tell(report: &Report) -> Value {
+    let mut rules = Rules::default();
+    let mut results = Vec::new();
+    let mut found: BTreeMap<_, Vec<(&str, &Finding)>> = BTreeMap::new();
+    for file in &report.files {
+        for finding in &file.findings {
+            let key = (finding.what(), finding.judged.rule.as_deref());
+            found.entry(key).or_default().push((&file.path, finding));
+        }
+    }
+    for ((what, rule), places) in found {
+        let Some((_, first)) = places.first() else { continue };
+        let locations = places.iter().map(|(path, finding)| location(path, finding.line)).collect::<Vec<_>>();
+        let rule = rule.unwrap_or("refused");
+        results.push(result(&mut rules, rule, "error", &message(first), &locations, &format!("{what}/{rule}")));
+    }
+    for file in &report.files {
+        for bypass in &file.bypasses {
+            let id = format!("bypass-{}", bypass.kind.as_str());
+            let locations = bypass.packages.iter().take(PLACES).map(|(_, line)| location(&file.path, *line)).collect::<Vec<_>>();
+            let print = format!("{}/{id}/{}", file.path, bypass.place);
+            results.push(result(&mut rules, &id, "warning", &bypass.tell(), &locations, &print));
+        }
+    }
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for (reason, packages) in report.files.iter().flat_map(|file| &file.unchecked) {
+        *reasons.entry(reason).or_default() += packages.len();
+    }
+    let nothing = report.why_nothing().is_some();
+    let notification = |(reason, count): (&str, usize)| {
+        let what = if nothing { "nothing could".to_owned() } else { format!("{count} versions could not") };
+        json!({ "level": "error", "message": { "text": plain(&format!("{what} be checked: {reason}")) } })
+    };
+    // Of a registry that is away there is one reason; where each package has its own, a few say what is wrong.
+    let unchecked: Vec<Value> = reasons.into_iter().take(if nothing { 1 } else { PLACES }).map(notification).collect();
+    json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "invocations": [{ "executionSuccessful": unchecked.is_empty(), "toolExecutionNotifications": unchecked }],
+            "tool": { "driver": { "name": "coldframe", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules.told() } },
+            "results": results,
+        }],
+    })
+}
+
+/// The rules that results name, in the order in which they came up.
+#[derive(Default)]
+struct Rules(Vec<String>);
+
+impl Rules {
+    fn index(&mut self, id: &str) -> usize {
+        self.0.iter().position(|known| known == id).unwrap_or_else(|| {
+            self.0.push(id.to_owned());
+            self.0.len() - 1
+        })
+    }
+
+    fn told(&self) -> Vec<Value> {
+        self.0.iter().map(|id| json!({ "id": id, "shortDescription": { "text": describe(id) } })).collect()
+    }
+}
+
+fn describe(rule: &str) -> String {
+    match rule {
+        "minimum-age" => "the release is younger than the minimum release age".to_owned(),
+        "lockfile-integrity" => "the lockfile expects other bytes than the registry has".to_owned(),
+        "not-found" => "the registry has no such package or version".to_owned(),
+        "undecided" => "nobody could say whether it is allowed".to_owned(),
+        "bypass-git" | "bypass-http" | "bypass-other-host" => "the package does not come through Coldframe".to_owned(),
+        other => format!("refused by the rule {other}"),
+    }
+}
+
+fn result(rules: &mut Rules, rule: &str, level: &str, message: &str, locations: &[Value], print: &str) -> Value {
+    json!({
+        "ruleId": rule,
+        "ruleIndex": rules.index(rule),
+        "level": level,
+        "message": { "text": plain(message) },
+        "locations": locations,
+        "partialFingerprints": { "coldframe/v1": print },
+    })
+}
+
+/// A message in which nothing is a link: SARIF reads `[text](address)` as one.
+fn plain(text: &str) -> String {
+    single_line(text).replace("](", "] (")
+}
+
+fn location(path: &str, line: u32) -> Value {
+    let uri = utf8_percent_encode(path, PATH).to_string();
+    json!({ "physicalLocation": { "artifactLocation": { "uri": uri }, "region": { "startLine": line.max(1) } } })
+}

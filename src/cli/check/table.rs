@@ -1,0 +1,90 @@
+//! What `coldframe check` found, for people.
+
+use std::fmt::Write as _;
+
+use crate::cli::check::report::{FileReport, Finding, Report};
+use crate::firewall::Outcome;
+use crate::text::Columns;
+use crate::text::push_line;
+use crate::units::timestamp;
+
+/// Reasons that are told for one lockfile; each is of many packages, or something is broken that one of them tells.
+const REASONS: usize = 10;
+
+pub(crate) fn tell(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(reason) = report.why_nothing() {
+        push_line!(text, "nothing could be checked: {reason}");
+        text.push('\n');
+    }
+    text + &report.files.iter().map(|file| tell_file(file, report.why_nothing().is_some())).collect::<Vec<_>>().join("\n")
+}
+
+fn tell_file(file: &FileReport, is_told: bool) -> String {
+    let mut text = String::new();
+    push_line!(text, "{}: {}", file.path, summary(file));
+    let mut columns = Columns::indented("  ");
+    for finding in &file.findings {
+        columns.row([finding.what(), format!("line {}", finding.line), outcome(finding), instead(finding), why(finding)]);
+    }
+    let _ = write!(text, "{columns}");
+    for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {
+        push_line!(text, "  unchecked: {}: {reason}", counted(packages.len()));
+    }
+    for bypass in &file.bypasses {
+        push_line!(text, "  around: {} (line {})", bypass.tell(), bypass.line);
+    }
+    for note in &file.notes {
+        push_line!(text, "  note: {note}");
+    }
+    text
+}
+
+fn summary(file: &FileReport) -> String {
+    let unchecked: usize = file.unchecked.values().map(Vec::len).sum();
+    let refused = match file.findings.len() {
+        0 if unchecked > 0 && unchecked == file.count() => String::new(),
+        0 => ", none would be refused".to_owned(),
+        count => format!(", {count} would be refused"),
+    };
+    let mut summary = format!("{}{refused}", counted(file.count()));
+    if unchecked > 0 {
+        let _ = write!(summary, ", {unchecked} could not be checked");
+    }
+    let opens = file.findings.iter().map(|finding| finding.judged.opens.filter(|_| finding.judged.outcome.is_cured_by_waiting()));
+    // Only where each of them opens by itself.
+    if let Some(Some(last)) = opens.collect::<Option<Vec<_>>>().map(|opens| opens.into_iter().max()) {
+        let _ = write!(summary, "; all open by {}", timestamp::tell_opening(last));
+    }
+    summary
+}
+
+fn counted(versions: usize) -> String {
+    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
+}
+
+fn outcome(finding: &Finding) -> String {
+    match (finding.judged.outcome, finding.judged.opens) {
+        (Outcome::Allow, _) => "allowed".to_owned(),
+        (Outcome::Hold, Some(opens)) => format!("held until {}", timestamp::tell_opening(opens)),
+        (Outcome::Hold, None) => "held".to_owned(),
+        (Outcome::Deny, _) => "denied".to_owned(),
+        (Outcome::OtherBytes, _) => "other bytes".to_owned(),
+        (Outcome::Missing, _) => "not found".to_owned(),
+        (Outcome::Undecided, _) => "undecided".to_owned(),
+    }
+}
+
+fn instead(finding: &Finding) -> String {
+    match (&finding.judged.fits, &finding.judged.nearest) {
+        (Some(fits), _) => format!("use {fits}"),
+        (None, Some(nearest)) if finding.ranges.is_empty() => format!("use {nearest}"),
+        (None, Some(nearest)) => format!("none fits, nearest {nearest}"),
+        (None, None) => "nothing to use".to_owned(),
+    }
+}
+
+fn why(finding: &Finding) -> String {
+    let reason = finding.judged.reason.as_deref().unwrap_or_default();
+    format!("{reason} ({})", finding.judged.rule.as_deref().unwrap_or("no rule"))
+}

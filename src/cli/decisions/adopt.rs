@@ -1,0 +1,132 @@
+//! `coldframe adopt`: approves what lockfiles hold already, until it would have opened anyway.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::app::standalone::adopt::{self, Adoption};
+use crate::cli::decisions::{self, Because};
+use crate::cli::flags::SettingFlags;
+use crate::cli::lockfiles;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::running_server;
+use crate::cli::serve::runtime;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
+use crate::policy::decisions::Act;
+use crate::text::push_line;
+use crate::units::timestamp;
+
+/// The most reasons that are printed.
+const MAX_REASONS: usize = 10;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Lockfiles: package-lock.json, npm-shrinkwrap.json, pnpm-lock.yaml, yarn.lock, bun.lock, deno.lock.
+    #[arg(value_name = "LOCKFILE", required = true)]
+    lockfiles: Vec<PathBuf>,
+    /// Say what would be approved, and approve nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for whoever reads it later.
+    #[arg(long, value_name = "TEXT", default_value = "in a lockfile when coldframe came", value_parser = decisions::reason)]
+    reason: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { lockfiles: paths, dry_run, reason, json, settings } = arguments;
+    let config = settings.read(Config::gather)?;
+    let data_dir = config.store.data_dir.clone();
+    let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
+    let read = read.map_err(|wrong| Failure::new(Exit::Failed, wrong))?;
+    let adoption = runtime()?.block_on(async {
+        Ok::<_, Failure>(match running_server::find(&config).await? {
+            Some(running) => {
+                running.announce(&config, OF_VERDICTS);
+                running.server.adopt(&read, running.profile).await?
+            }
+            None => adopt::adopt(config, Arc::new(SystemClock), &read).await?,
+        })
+    })?;
+    if !json {
+        output::print(&tell(&adoption))?;
+    } else if dry_run || adoption.versions.is_empty() {
+        output::print(&tell_json(&adoption))?;
+    } else {
+        for (why, count) in reasons(&adoption) {
+            crate::cli::output::say(&format!("unchecked: {}: {why}", counted(count)));
+        }
+    }
+    let is_checked = adoption.unchecked.is_empty();
+    let or_unchecked = |exit: Exit| if is_checked || exit != Exit::Done { exit } else { Exit::Unchecked };
+    if dry_run || adoption.versions.is_empty() {
+        return Ok(or_unchecked(Exit::Done));
+    }
+    let ends = adoption.ends();
+    let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
+    let act = Act::Adopt { lockfiles, versions: adoption.versions };
+    decisions::take_until(&data_dir, act, Because { reason, json }, ends, false).map(or_unchecked)
+}
+
+/// Reasons why versions could not be checked, with how many each holds for; the most frequent first.
+fn reasons(adoption: &Adoption) -> Vec<(&str, usize)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, why) in &adoption.unchecked {
+        *counts.entry(why).or_default() += 1;
+    }
+    let mut reasons: Vec<_> = counts.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    reasons.truncate(MAX_REASONS);
+    reasons
+}
+
+fn counted(versions: usize) -> String {
+    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
+}
+
+fn tell(adoption: &Adoption) -> String {
+    let mut text = String::new();
+    let reasons = reasons(adoption);
+    let is_nothing = adoption.versions.is_empty() && adoption.left_out.is_empty() && adoption.allowed == 0;
+    if let Some((why, _)) = reasons.first().filter(|_| is_nothing) {
+        push_line!(text, "nothing could be checked: {why}");
+        return text;
+    }
+    for (why, count) in reasons {
+        push_line!(text, "unchecked: {}: {why}", counted(count));
+    }
+    for (spec, why) in &adoption.left_out {
+        push_line!(text, "left out: {spec}: {why}");
+    }
+    for adopted in &adoption.versions {
+        let until = adopted.approved.until.map(timestamp::tell_opening).unwrap_or_default();
+        push_line!(text, "adopted: {}@{} until {until}", adopted.package, adopted.approved.version);
+    }
+    let elsewhere = if adoption.elsewhere == 0 { String::new() } else { format!(", {} from no registry", adoption.elsewhere) };
+    let (young, out, unchecked) = (adoption.versions.len(), adoption.left_out.len(), adoption.unchecked.len());
+    let unchecked = if unchecked == 0 { String::new() } else { format!(", {unchecked} could not be checked") };
+    push_line!(text, "{young} young, {out} left out, {} allowed anyway{elsewhere}{unchecked}", adoption.allowed);
+    text
+}
+
+fn tell_json(adoption: &Adoption) -> String {
+    let left_out: Vec<_> = adoption.left_out.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
+    let unchecked: Vec<_> = adoption.unchecked.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
+    let told = json!({
+        "versions": adoption.versions,
+        "leftOut": left_out,
+        "unchecked": unchecked,
+        "allowed": adoption.allowed,
+        "elsewhere": adoption.elsewhere,
+    });
+    format!("{told:#}\n")
+}

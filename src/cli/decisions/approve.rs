@@ -1,0 +1,87 @@
+//! `coldframe approve`: opens versions that are kept back, by their exact versions and bytes, for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::app::standalone::decide::{self, Expansion};
+use crate::cli::decisions::{self, Because};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::running_server;
+use crate::cli::serve::runtime;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::config::effective::OF_VERDICTS;
+use crate::npm::Spec;
+use crate::text::single_line;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A package and a version, a dist-tag or a range: what of it is kept back now is approved, never what comes later.
+    #[arg(value_name = "PACKAGE@RANGE", value_parser = Spec::parse)]
+    spec: Spec,
+    /// How long the approval lasts.
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
+    expires: Duration,
+    /// What holds a version back and this approval overrides: a record by its id, `MAL-2026-2307`, a strong signal by its name, or
+    /// `integrity-changed`. Another person then has to confirm it.
+    #[arg(long = "record", value_name = "ID")]
+    records: Vec<String>,
+    #[command(flatten)]
+    because: Because,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { spec, expires, records, because, settings } = arguments;
+    let config = settings.read(Config::gather)?;
+    let data_dir = config.store.data_dir.clone();
+    let expansion = runtime()?.block_on(async {
+        Ok::<_, Failure>(match running_server::find(&config).await? {
+            Some(running) => {
+                running.announce(&config, OF_VERDICTS);
+                running.server.expand(&spec, &records, running.profile).await?
+            }
+            None => decide::expand(config, Arc::new(SystemClock), &spec, &records).await?,
+        })
+    })?;
+    if let Some(why) = refusal(&expansion) {
+        return Err(Failure::new(Exit::Failed, anyhow::anyhow!(why)));
+    }
+    for (version, why) in &expansion.left_out {
+        output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", expansion.name))))?;
+    }
+    if expansion.approved.is_empty() {
+        output::print(&format!("nothing to approve: {} allowed already\n", counted(expansion.allowed)))?;
+        return Ok(Exit::Done);
+    }
+    let needs_second = expansion.needs_second;
+    decisions::take(&data_dir, expansion.into_act(records), because, Some(expires), needs_second)
+}
+
+/// Why nothing is approved.
+fn refusal(expansion: &Expansion) -> Option<String> {
+    if !expansion.unnamed.is_empty() {
+        let named: Vec<_> = expansion.unnamed.iter().map(|record| format!("--record {record}")).collect();
+        let versions: Vec<_> = expansion.approved.iter().map(|approved| approved.version.as_str()).collect();
+        return Some(format!(
+            "{}@{} is held back by more than age: name it, and have another person confirm it: {}",
+            expansion.name,
+            versions.join(", "),
+            named.join(" ")
+        ));
+    }
+    let only_left_out = expansion.approved.is_empty() && !expansion.left_out.is_empty() && expansion.allowed == 0;
+    only_left_out.then(|| {
+        let told: Vec<_> =
+            expansion.left_out.iter().map(|(version, why)| format!("{}@{version}: {why}", expansion.name)).collect();
+        format!("no approval can open this: {}", told.join("; "))
+    })
+}
+
+fn counted(versions: usize) -> String {
+    if versions == 1 { "the version is".to_owned() } else { format!("all {versions} versions are") }
+}

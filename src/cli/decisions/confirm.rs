@@ -1,0 +1,32 @@
+//! `coldframe confirm`: puts a second person's name to a decision that awaits one.
+
+use clap::Args;
+
+use crate::app::standalone::decide;
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{Exit, Failure};
+use crate::cli::{decisions, operator};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The decision's number.
+    #[arg(value_name = "ID")]
+    id: i64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let data_dir = arguments.settings.read(config::data_dir)?;
+    if let Some(why) = operator::not_told_apart() {
+        let id = arguments.id;
+        return Err(Failure::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
+    }
+    let taken = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
+    decisions::say(&taken, arguments.json)
+}

@@ -1,0 +1,105 @@
+//! `coldframe decisions list`: what people decided, who stands for it, and what holds of it now.
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::app::standalone::decide;
+use crate::cli::decisions;
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{self, Exit, Failure};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config;
+use crate::policy::decisions::{Decision, State};
+use crate::text::Columns;
+use crate::units::timestamp;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List approvals, denials, freezes and hours of observation.
+    List(Arguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Those that have ended too.
+    #[arg(long)]
+    all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+    let Command::List(Arguments { all, json, settings }) = command;
+    let data_dir = settings.read(config::data_dir)?;
+    let now = SystemClock.now();
+    let mut decisions = decide::decisions(&data_dir)?;
+    decisions.retain(|decision| all || matches!(decision.state(now), State::Active | State::AwaitsSecond));
+    let text = if json {
+        let told = decisions.iter().map(|decision| decisions::tell_json(decision, decision.state(now).as_str())).collect();
+        format!("{:#}\n", Value::Array(told))
+    } else {
+        tell(&decisions, now)
+    };
+    output::print(&text)?;
+    Ok(Exit::Done)
+}
+
+fn tell(decisions: &[Decision], now: Timestamp) -> String {
+    if decisions.is_empty() {
+        return "nothing that is in force was decided\n".to_owned();
+    }
+    let mut columns = Columns::indented("");
+    columns.row(["ID", "WHAT", "ABOUT", "STATE", "BY", "UNTIL", "REASON"]);
+    for decision in decisions {
+        let proposal = &decision.proposal;
+        let until = proposal.expires.map_or_else(|| "it is revoked".to_owned(), timestamp::tell);
+        columns.row([
+            decision.id.to_string(),
+            proposal.act.kind().to_owned(),
+            proposal.act.subject(),
+            decision.state(now).as_str().to_owned(),
+            decision.signed(),
+            until,
+            proposal.reason.clone(),
+        ]);
+    }
+    columns.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::policy::decisions::{Act, Proposal, Signature};
+
+    #[test]
+    fn each_is_a_line() {
+        let at = |text| timestamp::parse(text).unwrap();
+        let decision = |id, act, expires| Decision {
+            id,
+            proposal: Proposal {
+                act,
+                reason: "INC-7".to_owned(),
+                author: Signature { who: "ada".to_owned(), at: at("2026-03-31T01:00:00Z") },
+                expires,
+                needs_second: false,
+            },
+            second: None,
+            revoked: None,
+        };
+        let freeze = Act::Freeze { at: at("2026-03-31T00:00:00Z"), packages: Vec::new() };
+        let deny = Act::Deny { packages: "axios".to_owned(), range: Some("1.14.1".to_owned()) };
+        let decisions = [decision(1, deny, None), decision(2, freeze, Some(at("2026-04-02T01:00:00Z")))];
+        expect![[r#"
+            ID  WHAT    ABOUT                                  STATE    BY   UNTIL                 REASON
+            1   deny    axios@1.14.1                           active   ada  it is revoked         INC-7
+            2   freeze  everything after 2026-03-31 00:00 UTC  expired  ada  2026-04-02 01:00 UTC  INC-7
+        "#]]
+        .assert_eq(&tell(&decisions, at("2026-04-05T00:00:00Z")));
+    }
+}

@@ -1,0 +1,147 @@
+//! What the commands share that decide something: their reason, their end, and how they say what became of it. Refuses to
+//! decide anything itself.
+
+pub(crate) mod adopt;
+pub(crate) mod approve;
+pub(crate) mod break_glass;
+pub(crate) mod confirm;
+pub(crate) mod deny;
+pub(crate) mod freeze;
+pub(crate) mod list;
+pub(crate) mod revoke;
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::app::standalone::decide::{self, Taken};
+use crate::cli::operator;
+use crate::cli::output::{self, Exit, Failure};
+use crate::clock::{Clock as _, SystemClock};
+use crate::policy::decisions::{Act, Decision, Proposal};
+use crate::store::sqlite::decision_writer::Effect;
+use crate::text::push_line;
+use crate::units::quantity;
+use crate::units::timestamp;
+
+/// Why something is decided.
+#[derive(Debug, Args)]
+pub(crate) struct Because {
+    /// Why, for whoever reads it later: a ticket, an advisory, a sentence.
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The longest reason, in bytes: it goes into refusals, which are headers.
+const LONGEST: usize = 300;
+
+pub(crate) fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("somebody will ask why: say it".to_owned());
+    }
+    if text.len() > LONGEST || text.chars().any(char::is_control) {
+        return Err(format!("a reason is one line of at most {LONGEST} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A duration of a flag.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = quantity::duration(text).map_err(|flaw| format!("it {flaw}; allowed: such as `90m`, `48h`, `7d`"))?;
+    if duration.is_zero() { Err("it is over at once; allowed: such as `90m`, `48h`, `7d`".to_owned()) } else { Ok(duration) }
+}
+
+/// Takes a decision in the name of whoever runs this, and says what became of it.
+pub(crate) fn take(
+    data_dir: &Path,
+    act: Act,
+    because: Because,
+    lasts: Option<Duration>,
+    needs_second: bool,
+) -> Result<Exit, Failure> {
+    let expires = lasts.map(|lasts| timestamp::after(SystemClock.now(), lasts));
+    take_until(data_dir, act, because, expires, needs_second)
+}
+
+/// The same, for a decision that ends at an instant.
+pub(crate) fn take_until(
+    data_dir: &Path,
+    act: Act,
+    because: Because,
+    expires: Option<Timestamp>,
+    needs_second: bool,
+) -> Result<Exit, Failure> {
+    let author = operator::signature(SystemClock.now());
+    let taken = decide::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second })?;
+    say(&taken, because.json)
+}
+
+/// Says what became of a decision.
+pub(crate) fn say(taken: &Taken, as_json: bool) -> Result<Exit, Failure> {
+    let text = if as_json { format!("{:#}\n", tell_json(&taken.decision, taken.decision_state())) } else { tell(taken) };
+    output::print(&text)?;
+    Ok(if taken.effect == Effect::Pending { Exit::Failed } else { Exit::Done })
+}
+
+fn tell(taken: &Taken) -> String {
+    let decision = &taken.decision;
+    let proposal = &decision.proposal;
+    let end = match (&decision.revoked, proposal.expires) {
+        (Some((by, why)), _) => format!("taken back by {}: {why}", by.who),
+        (None, Some(end)) => format!("until {}", timestamp::tell(end)),
+        (None, None) => "until it is revoked".to_owned(),
+    };
+    let mut text = String::new();
+    push_line!(text, "decision {}: {} {}, {end}", decision.id, proposal.act.kind(), proposal.act.subject());
+    if let Act::Approve { versions, .. } = &proposal.act
+        && decision.revoked.is_none()
+    {
+        for approved in versions {
+            let until = approved.until.map(|until| format!(" until {}", timestamp::tell(until))).unwrap_or_default();
+            push_line!(text, "  {} {}{until}", approved.version, approved.integrity);
+        }
+    }
+    if proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() {
+        match operator::not_told_apart() {
+            None => push_line!(text, "without effect until another user of this system runs: coldframe confirm {}", decision.id),
+            Some(why) => push_line!(text, "without effect, and it cannot be confirmed here: {why}"),
+        }
+    }
+    text.push_str(match taken.effect {
+        Effect::InForce => "the running server has it\n",
+        Effect::AtNextStart => "no server runs on this data directory: the next one will have it\n",
+        Effect::Pending => "it is written down, but the running server has not taken it in: see its log\n",
+    });
+    text
+}
+
+/// A decision for programs; `state` is the word for what holds of it now.
+pub(crate) fn tell_json(decision: &Decision, state: &str) -> Value {
+    let proposal = &decision.proposal;
+    let instant = |at: Timestamp| at.to_string();
+    json!({
+        "id": decision.id,
+        "state": state,
+        "act": proposal.act,
+        "reason": proposal.reason,
+        "author": proposal.author.who,
+        "made": instant(proposal.author.at),
+        "expires": proposal.expires.map(instant),
+        "needsSecond": proposal.needs_second,
+        "second": decision.second.as_ref().map(|second| json!({ "who": second.who, "at": instant(second.at) })),
+        "revoked": decision.revoked.as_ref().map(|(by, why)| json!({ "who": by.who, "at": instant(by.at), "reason": why })),
+    })
+}
+
+impl Taken {
+    fn decision_state(&self) -> &'static str {
+        self.decision.state(SystemClock.now()).as_str()
+    }
+}

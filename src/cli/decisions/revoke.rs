@@ -1,0 +1,29 @@
+//! `coldframe revoke`: takes a decision back.
+
+use clap::Args;
+
+use crate::app::standalone::decide;
+use crate::cli::decisions::{self, Because};
+use crate::cli::flags::SettingFlags;
+use crate::cli::operator;
+use crate::cli::output::{Exit, Failure};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The decision's number.
+    #[arg(value_name = "ID")]
+    id: i64,
+    #[command(flatten)]
+    because: Because,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let data_dir = arguments.settings.read(config::data_dir)?;
+    let by = operator::signature(SystemClock.now());
+    let taken = decide::revoke(&data_dir, arguments.id, &by, &arguments.because.reason)?;
+    decisions::say(&taken, arguments.because.json)
+}

@@ -1,0 +1,416 @@
+//! `coldframe policy`: checks policies, runs the cases beside them, and shows what one would do: to incidents that happened, to
+//! packuments at hand, to what was asked for. Needs no running server.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::app;
+use crate::app::standalone::policy_diff::{Changed, Difference};
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::say;
+use crate::cli::output::{self, Exit, Failure};
+use crate::cli::serve::runtime;
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::policy as policy_files;
+use crate::config::policy::PolicyFileError;
+use crate::files;
+use crate::npm::PackageName;
+use crate::npm::packument::parse;
+use crate::policy::replay::{Fate, Incident, Replayed, replay};
+use crate::policy::{Facts, Policy, RuleId, Verdict, cases, presets};
+use crate::text::Columns;
+use crate::text::push_line;
+use crate::units::timestamp;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a policy by itself; tells every mistake at once.
+    Check(CheckArguments),
+    /// Run the cases beside a policy: `x.cases` beside `x.toml`.
+    Test(TestArguments),
+    /// Show what another policy would change of what was asked for: what would break, and for whom.
+    Diff(DiffArguments),
+    /// Put incidents that happened before a policy: what it would have stopped.
+    Replay(ReplayArguments),
+    /// Judge packuments at hand: how many versions would be held or denied, by which rule.
+    Survey(SurveyArguments),
+    /// Print a shipped policy, to start one's own from.
+    Show(ShowArguments),
+}
+
+/// The largest file of incidents that is read, in bytes: a thousand times the one that ships.
+const MAX_INCIDENT_BYTES: u64 = 32 << 20;
+
+/// The name of a shipped policy, or a path.
+const POLICY: &str = "default";
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// A file, a directory, or a shipped policy: `default`, `strict`, `ci`, `observe`.
+    #[arg(value_name = "POLICY", default_value = POLICY)]
+    policy: String,
+    /// Take an exemption without an owner or an end for a mistake.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// A file, a directory, or a shipped policy.
+    #[arg(value_name = "POLICY", default_value = POLICY)]
+    policy: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArguments {
+    /// The other policy: a file, a directory, or a shipped policy.
+    #[arg(value_name = "CANDIDATE")]
+    candidate: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// A file of incidents as JSON, its format is in policies/README.md [default: the ones that ship with coldframe].
+    #[arg(value_name = "INCIDENTS")]
+    incidents: Option<PathBuf>,
+    /// A file, a directory, or a shipped policy.
+    #[arg(long, default_value = POLICY)]
+    policy: String,
+    /// Print JSON: one array, an object an incident.
+    #[arg(long)]
+    json: bool,
+    /// Count only ages and what a manifest says of itself, not what differs from earlier releases.
+    #[arg(long)]
+    without_signals: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SurveyArguments {
+    /// Packuments, full or abbreviated, as JSON: files, or directories of `*.json`.
+    #[arg(value_name = "PACKUMENT", required = true)]
+    packuments: Vec<PathBuf>,
+    /// A file, a directory, or a shipped policy.
+    #[arg(long, default_value = POLICY)]
+    policy: String,
+    /// Judge as of this instant instead of now.
+    #[arg(long, value_parser = parse_instant)]
+    at: Option<Timestamp>,
+    /// Name every version that would be refused.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    /// A shipped policy: `default`, `strict`, `ci`, `observe`.
+    #[arg(value_name = "NAME", default_value = POLICY)]
+    policy: String,
+}
+
+pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Check(arguments) => check(&arguments),
+        Command::Test(arguments) => test(&arguments),
+        Command::Diff(arguments) => diff(&arguments),
+        Command::Replay(arguments) => replay_all(&arguments),
+        Command::Survey(arguments) => survey(&arguments),
+        Command::Show(arguments) => show(&arguments),
+    }
+}
+
+impl From<PolicyFileError> for Failure {
+    fn from(wrong: PolicyFileError) -> Self {
+        Self::new(Exit::Usage, wrong)
+    }
+}
+
+/// What no file switches off, for those who believe that `observe` does.
+const OBSERVED: &str = "what they would refuse is served and written down; a changed integrity, a takedown, a packument that contradicts \
+                        itself, a version without a digest, and malware of a feed that is followed with `deny` or `hold` (not `warn`) are \
+                        refused all the same";
+
+fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
+    let compiled = policy_files::load(&arguments.policy)?;
+    let ended = compiled.ended(SystemClock.now());
+    let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
+    // Writing to a `String` cannot fail, here and below.
+    let mut text = String::new();
+    for warning in compiled.warnings.iter().chain(&ended) {
+        let _ = write!(text, "warning: {warning}\n\n");
+    }
+    let noun = if rules == 1 { "rule" } else { "rules" };
+    let trouble = match warnings {
+        0 => "no mistake".to_owned(),
+        1 => "1 warning".to_owned(),
+        more => format!("{more} warnings"),
+    };
+    let observing = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
+    let observed = if observing == 0 { String::new() } else { format!("{observing} of them only observe: {OBSERVED}\n") };
+    output::print(&format!("{text}{}: {rules} {noun}, {trouble}\n{observed}", arguments.policy))?;
+    Ok(if arguments.strict && warnings > 0 { Exit::Usage } else { Exit::Done })
+}
+
+fn test(arguments: &TestArguments) -> Result<Exit, Failure> {
+    let policy = policy_files::load(&arguments.policy)?.policy;
+    let (mut text, mut passed, mut failed) = (String::new(), 0, 0);
+    for file in policy_files::cases(&arguments.policy)? {
+        let cases = cases::parse(&file).map_err(|mistakes| Failure::new(Exit::Usage, mistakes))?;
+        for case in cases {
+            match case.run(&policy) {
+                Ok(()) => passed += 1,
+                Err(wrong) => {
+                    failed += 1;
+                    let _ = write!(text, "{wrong}\n\n");
+                }
+            }
+        }
+    }
+    output::print(&format!("{text}{}: {passed} passed, {failed} failed\n", arguments.policy))?;
+    Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn diff(arguments: &DiffArguments) -> Result<Exit, Failure> {
+    let config = crate::cli::feed::of_server(&arguments.settings)?;
+    let candidate = config.policies.other(&arguments.candidate)?;
+    let found = runtime()?.block_on(app::difference(config, Arc::new(SystemClock), candidate))?;
+    output::print(&if arguments.json { tell_diff_json(&found) } else { tell_diff(&arguments.candidate, &found) })?;
+    Ok(Exit::Done)
+}
+
+fn tell_diff_json(found: &Difference) -> String {
+    let side = |verdict: &Verdict| {
+        json!({
+            "verdict": word(verdict),
+            "rule": verdict.reason().map(|reason| reason.rule.as_str()),
+            "until": verdict.opens().map(|opens| opens.to_string()),
+        })
+    };
+    let row = |one: &Changed| {
+        json!({
+            "name": one.name,
+            "version": one.version,
+            "clients": one.clients,
+            "times": one.times,
+            "first": one.first.to_string(),
+            "now": side(&one.now),
+            "then": side(&one.then),
+        })
+    };
+    format!("{:#}\n", found.changed.iter().map(row).collect::<Value>())
+}
+
+fn tell_diff(candidate: &str, found: &Difference) -> String {
+    let mut columns = Columns::indented("");
+    columns.row(["CHANGE", "VERSION", "RULE", "ASKED", "UNTIL", "TIMES", "CLIENTS"]);
+    for Changed { name, version, clients, times, first, now, then } in &found.changed {
+        let change = if then.allows() { "opens" } else { "breaks" };
+        let reason = then.reason().or(now.reason()).map_or("-", |reason| reason.rule.as_str());
+        let until = then.opens().map_or_else(|| "-".to_owned(), timestamp::tell_opening);
+        let version = format!("{name}@{version}");
+        let (asked, times, clients) = (timestamp::tell(*first), times.to_string(), clients.join(", "));
+        columns.row([change.to_owned(), version, reason.to_owned(), asked, until, times, clients]);
+    }
+    let breaks = found.changed.iter().filter(|one| !one.then.allows()).count();
+    let rows = if found.changed.is_empty() { String::new() } else { format!("{columns}\n") };
+    let mut text = format!(
+        "{rows}{candidate}: of {} tarballs that were asked for, {breaks} would break, {} would open\n",
+        found.asked,
+        found.changed.len() - breaks
+    );
+    for (name, why) in &found.unknown {
+        push_line!(text, "{name} could not be looked at: {why}");
+    }
+    text
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Hold { .. } => "hold",
+        Verdict::Deny { .. } => "deny",
+    }
+}
+
+fn replay_all(arguments: &ReplayArguments) -> Result<Exit, Failure> {
+    let policy = policy_files::load(&arguments.policy)?.policy;
+    let usage = |wrong: String| Failure::new(Exit::Usage, anyhow::anyhow!(wrong));
+    let (source, text) = match &arguments.incidents {
+        None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
+        Some(path) => {
+            let read = files::read_once(path, MAX_INCIDENT_BYTES).and_then(files::text);
+            (path.display().to_string(), read.map_err(|wrong| usage(format!("cannot read `{}`: {wrong}", path.display())))?)
+        }
+    };
+    let incidents = Incident::read_all(&text)
+        .map_err(|wrong| usage(format!("`{source}` holds no incidents as policies/README.md describes them: {wrong}")))?;
+    let signals = !arguments.without_signals;
+    let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
+    if arguments.json {
+        say(&format!("{} incidents in {source}", incidents.len()));
+    }
+    let text = if arguments.json { tell_replay_json(&replayed) } else { tell_replay(&arguments.policy, &source, &replayed) };
+    output::print(&text)?;
+    Ok(Exit::Done)
+}
+
+fn tell_replay_json(replayed: &[Replayed]) -> String {
+    let row = |one: &Replayed| {
+        json!({
+            "id": one.id,
+            "outcome": one.fate.outcome(),
+            "rule": one.rule.as_ref().map(RuleId::as_str),
+            "until": one.until.map(|until| until.to_string()),
+        })
+    };
+    format!("{:#}\n", replayed.iter().map(row).collect::<Value>())
+}
+
+fn tell_replay(policy: &str, source: &str, replayed: &[Replayed]) -> String {
+    let mut columns = Columns::indented("");
+    columns.row(["INCIDENT", "OUTCOME", "RULE", "UNTIL"]);
+    for one in replayed {
+        let rule = one.rule.as_ref().map_or("-", |rule| rule.as_str()).to_owned();
+        let until = match (one.until, one.fate) {
+            (Some(until), _) => timestamp::tell(until),
+            (None, Fate::StoppedAtPublication) => "for good".to_owned(),
+            (None, _) => "-".to_owned(),
+        };
+        columns.row([one.id.clone(), one.fate.outcome().to_owned(), rule, until]);
+    }
+    let count = |fate: Fate| replayed.iter().filter(|one| one.fate == fate).count();
+    let mut by_rule: BTreeMap<String, usize> = BTreeMap::new();
+    for one in replayed.iter().filter(|one| one.fate.outcome() == "stopped") {
+        *by_rule.entry(one.rule.as_ref().map(ToString::to_string).unwrap_or_default()).or_default() += 1;
+    }
+    let by_rule: Vec<_> = by_rule.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
+    let (at_once, until) = (count(Fate::StoppedAtPublication), count(Fate::StoppedUntilDetection));
+    format!(
+        "{columns}\n{policy}: of {} incidents in {source} {at_once} stopped at publication, {until} stopped until detection, {} missed, {} \
+         undecidable\nstopped by: {}\n",
+        replayed.len(),
+        count(Fate::Missed),
+        count(Fate::Undecidable),
+        if by_rule.is_empty() { "-".to_owned() } else { by_rule.join(", ") }
+    )
+}
+
+fn survey(arguments: &SurveyArguments) -> Result<Exit, Failure> {
+    let at = arguments.at.unwrap_or_else(|| SystemClock.now());
+    let policy = policy_files::load(&arguments.policy)?.policy.as_of(at);
+    let mut survey = Survey::default();
+    for path in packuments(&arguments.packuments)? {
+        survey.take(&policy, &path, at, arguments.list)?;
+    }
+    output::print(&survey.tell(&arguments.policy, at))?;
+    Ok(Exit::Done)
+}
+
+/// What a policy says of packuments, counted.
+#[derive(Default)]
+struct Survey {
+    packages: usize,
+    versions: usize,
+    allowed: usize,
+    held: BTreeMap<Arc<str>, usize>,
+    denied: BTreeMap<Arc<str>, usize>,
+    listed: String,
+}
+
+impl Survey {
+    fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), Failure> {
+        let unreadable = |wrong: String| Failure::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display()));
+        let document = std::fs::read(path).map_err(|wrong| unreadable(wrong.to_string()))?;
+        let named: Named<'_> = serde_json::from_slice(&document).map_err(|wrong| unreadable(wrong.to_string()))?;
+        let name = PackageName::parse(&named.name).map_err(|wrong| unreadable(wrong.to_string()))?;
+        let packument = parse::ingest(&name, &document).map_err(|wrong| unreadable(wrong.to_string()))?.packument;
+        self.packages += 1;
+        let rules = policy.about(&name);
+        for entry in &packument.entries {
+            let facts = Facts::of_entry(&packument, entry, entry.published.unwrap_or(at));
+            let verdict = rules.judge(&facts, at);
+            self.count(&verdict);
+            if let (true, Some(reason)) = (list, verdict.reason()) {
+                push_line!(self.listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, verdict: &Verdict) {
+        self.versions += 1;
+        match verdict {
+            Verdict::Allow => self.allowed += 1,
+            Verdict::Hold { reason, .. } => *self.held.entry(reason.rule.as_str().into()).or_default() += 1,
+            Verdict::Deny { reason } => *self.denied.entry(reason.rule.as_str().into()).or_default() += 1,
+        }
+    }
+
+    fn tell(&self, policy: &str, at: Timestamp) -> String {
+        let mut columns = Columns::indented("  ");
+        columns.row(["allowed", "", &self.allowed.to_string()]);
+        for (word, counts) in [("held", &self.held), ("denied", &self.denied)] {
+            columns.row([word, "", &counts.values().sum::<usize>().to_string()]);
+            for (rule, count) in counts {
+                columns.row(["", &**rule, &count.to_string()]);
+            }
+        }
+        format!(
+            "{}{policy} over {} packages and {} versions, as of {}\n{columns}",
+            self.listed,
+            self.packages,
+            self.versions,
+            timestamp::tell(at)
+        )
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    name: std::borrow::Cow<'a, str>,
+}
+
+/// The files themselves, and those that lie in directories.
+fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path)
+            .map_err(|wrong| Failure::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display())))?;
+        let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json") && file.is_file());
+        files.sort();
+        found.extend(files);
+    }
+    Ok(found)
+}
+
+fn show(arguments: &ShowArguments) -> Result<Exit, Failure> {
+    let Some(file) = presets::file(&arguments.policy) else {
+        let names = presets::names().join("`, `");
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow::anyhow!("no shipped policy: `{}` (there are `{names}`)", arguments.policy),
+        ));
+    };
+    output::print_verbatim(&file.text)?;
+    Ok(Exit::Done)
+}
+
+fn parse_instant(text: &str) -> Result<Timestamp, String> {
+    timestamp::parse(text).ok_or_else(|| "an instant is written like `2026-03-31T01:00:00Z`".to_owned())
+}

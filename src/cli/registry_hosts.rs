@@ -1,0 +1,112 @@
+//! Which addresses in a lockfile lead through Coldframe, or to where it would have asked itself. Refuses to dial any.
+
+use url::Url;
+
+use crate::config::Config;
+use crate::npm::lockfile::Dialect;
+use crate::upstream::npmrc;
+
+/// Hosts and ports.
+pub(crate) struct Hosts {
+    /// Coldframe's own.
+    own: Vec<String>,
+    /// Where packages come from.
+    upstream: Vec<String>,
+    /// npm's built-in default.
+    public: Option<String>,
+}
+
+/// Where an address leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Through Coldframe.
+    Through,
+    /// To a registry that Coldframe stands before, directly: whether the client goes there, its configuration does not say.
+    Spelled,
+    /// Elsewhere.
+    Around,
+}
+
+impl Hosts {
+    /// The hosts of a configuration, and of the `server` that is asked.
+    pub(crate) fn of(config: &Config, server: Option<&Url>) -> Self {
+        let listening = config.listen.iter().flat_map(|address| {
+            let port = address.port();
+            [format!("{address}"), format!("127.0.0.1:{port}"), format!("localhost:{port}")]
+        });
+        let named = config.proxy.public_url.iter().chain(server).filter_map(place);
+        let registries = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
+        Self {
+            own: listening.chain(named).collect(),
+            upstream: registries.filter_map(|registry| place(&registry.address())).collect(),
+            public: place(&npmrc::built_in()),
+        }
+    }
+
+    /// Adds the addresses of registries that a server names as its own upstreams.
+    pub(crate) fn add(&mut self, upstreams: &[String]) {
+        self.upstream.extend(upstreams.iter().filter_map(|text| place(&Url::parse(text).ok()?)));
+    }
+
+    /// Whether an address is Coldframe's own.
+    pub(crate) fn is_own(&self, url: &Url) -> bool {
+        place(url).is_some_and(|place| self.own.contains(&place))
+    }
+
+    /// Where `address` leads a client that reads it in a lockfile of this dialect.
+    pub(crate) fn way(&self, address: &str, dialect: Dialect) -> Way {
+        let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return Way::Around };
+        if self.own.contains(&place) {
+            return Way::Through;
+        }
+        let is_public = self.public.as_ref() == Some(&place);
+        if is_public && dialect.rewrites_public_host() {
+            return Way::Through;
+        }
+        if is_public || self.upstream.contains(&place) { Way::Spelled } else { Way::Around }
+    }
+}
+
+/// Host and port of an address, as far as it has them.
+fn place(url: &Url) -> Option<String> {
+    Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
+}
+
+/// Host, and port where it is not the usual one, for people; with the scheme where that is none that hides what is fetched.
+pub(crate) fn host(address: &str) -> String {
+    let Ok(url) = Url::parse(address) else { return address.chars().take(100).collect() };
+    let Some(name) = url.host_str() else { return address.chars().take(100).collect() };
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    if url.scheme() == "http" { format!("http://{name}{port}") } else { format!("{name}{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_leads_through_or_around() {
+        let config = Config::of(&[
+            ("data-dir", "/data"),
+            ("upstream", "https://npm.registry.example/all/"),
+            ("listen", "127.0.0.1:4873"),
+            ("public-url", "https://coldframe.example/npm"),
+        ])
+        .unwrap();
+        let hosts = Hosts::of(&config, Some(&Url::parse("http://10.0.0.1:4873/").unwrap()));
+        let public = npmrc::built_in();
+        for (address, dialect, way) in [
+            ("http://localhost:4873/a/-/a-1.0.0.tgz", Dialect::Npm, Way::Through),
+            ("https://coldframe.example/npm/a/-/a-1.0.0.tgz", Dialect::YarnClassic, Way::Through),
+            ("http://10.0.0.1:4873/a", Dialect::Bun, Way::Through),
+            ("https://npm.registry.example/all/a/-/a-1.0.0.tgz", Dialect::Npm, Way::Spelled),
+            ("https://npm.registry.example:8443/a", Dialect::Npm, Way::Around),
+            ("https://npm.registry.example.evil.example/a", Dialect::Npm, Way::Around),
+            ("not an address", Dialect::Npm, Way::Around),
+            (public.as_str(), Dialect::Npm, Way::Through),
+            (public.as_str(), Dialect::YarnClassic, Way::Spelled),
+        ] {
+            assert_eq!(hosts.way(address, dialect), way, "{address} in {dialect:?}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What a command may reach without the gateway: servers of this machine, and the hosts that its user's own `NO_PROXY` names. An entry
+//! that some client could understand as a registry is left out: it would lead an install past the gateway.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use ipnet::IpNet;
+use url::{Host, Url};
+
+use crate::upstream::Origin;
+use crate::upstream::npmrc::Line;
+
+/// The names of this machine, each as some client compares it: Node's own and npm's with brackets, Go's without.
+const LOOPBACK: [&str; 5] = ["localhost", ".localhost", "127.0.0.1", "::1", "[::1]"];
+
+/// A host that does not exist. An empty list would let the list of a file apply.
+const NOWHERE: &str = "none.invalid";
+
+/// The variables that hold such lists, in lower case.
+const VARIABLES: [&str; 5] =
+    ["no_proxy", "npm_config_noproxy", "npm_config_no_proxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"];
+
+/// The most entries of a user's that are kept, and the longest of them in bytes.
+const MAX_ENTRIES: usize = 200;
+const MAX_ENTRY_BYTES: usize = 255;
+
+/// Returns the value of `NO_PROXY`: this machine, unless a registry is on it, and those entries that match none of `registries`.
+pub(crate) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: impl IntoIterator<Item = String>) -> String {
+    let registries: Vec<Registry> = registries.iter().filter_map(Registry::new).collect();
+    let on_loopback = is_loopback_registry || registries.iter().any(Registry::is_loopback);
+    let mut kept: Vec<String> = if on_loopback { Vec::new() } else { LOOPBACK.map(str::to_owned).into() };
+    let mut seen: BTreeSet<String> = kept.iter().cloned().collect();
+    let own = entries.into_iter().filter(|entry| {
+        let is_safe = Entry::parse(entry).is_some_and(|entry| {
+            let leads_past = registries.iter().any(|registry| entry.may_match(registry));
+            !(leads_past || on_loopback && entry.is_loopback())
+        });
+        is_safe && seen.insert(entry.clone())
+    });
+    kept.extend(own.take(MAX_ENTRIES));
+    if kept.is_empty() { NOWHERE.to_owned() } else { kept.join(",") }
+}
+
+/// Returns the entries of the user: of variables, and of `.npmrc` files that are not the project's. What a project says is not what
+/// the user says: it may be anyone's.
+pub(crate) fn entries(variables: &[(OsString, OsString)], lines: &[Line], folder: &Path, home: Option<&Path>) -> Vec<String> {
+    let of_variables = variables.iter().filter_map(|(name, value)| {
+        let name = name.to_str()?.to_ascii_lowercase();
+        VARIABLES.contains(&name.as_str()).then(|| value.to_str())?
+    });
+    let is_users = |origin: &Origin| match origin {
+        Origin::File(path) => path.parent().is_some_and(|parent| Some(parent) == home || !folder.starts_with(parent)),
+        _ => false,
+    };
+    let of_files = lines.iter().filter(|line| matches!(line.key.as_str(), "noproxy" | "no-proxy") && is_users(&line.origin));
+    let lists = of_variables.chain(of_files.map(|line| line.value.as_str()));
+    let entries = lists.flat_map(|list| list.split(|letter: char| letter == ',' || letter.is_whitespace()));
+    entries.filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect()
+}
+
+/// Checks whether an address is this machine's own.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    Registry::new(url).is_some_and(|registry| registry.is_loopback())
+}
+
+/// The host of a registry: its name, and its address if it is one.
+struct Registry {
+    name: String,
+    address: Option<IpAddr>,
+}
+
+/// An entry that could be read, in lower case.
+enum Entry {
+    /// Addresses in a network.
+    Network(IpNet),
+    /// A host, or the end of one.
+    Host { suffix: String, address: Option<IpAddr> },
+}
+
+impl Registry {
+    fn new(url: &Url) -> Option<Self> {
+        let address = match url.host()? {
+            Host::Ipv4(address) => Some(IpAddr::V4(address)),
+            Host::Ipv6(address) => Some(IpAddr::V6(address).to_canonical()),
+            Host::Domain(_) => None,
+        };
+        let name = url.host_str()?.trim_matches(['[', ']', '.']).to_ascii_lowercase();
+        Some(Self { name, address })
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.address.map_or_else(|| is_localhost(&self.name), is_this_machine)
+    }
+}
+
+impl Entry {
+    /// Reads an entry; `None` for one that clients read in ways that cannot be foreseen.
+    fn parse(entry: &str) -> Option<Self> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_*:[]/".contains(&byte);
+        if entry.len() > MAX_ENTRY_BYTES || !entry.bytes().all(is_plain) {
+            return None;
+        }
+        let entry = entry.to_ascii_lowercase();
+        if entry.contains('/') {
+            // One that holds every address is as good as `*` to some client.
+            return entry.parse::<IpNet>().ok().filter(|network| network.prefix_len() > 0).map(Self::Network);
+        }
+        let host = without_port(&entry);
+        let suffix = host.trim_start_matches(['*', '.']).trim_matches(['[', ']']).trim_end_matches('.');
+        if suffix.is_empty() || suffix.contains('*') {
+            return None;
+        }
+        let address = suffix.parse().ok().or_else(|| match Host::parse(suffix) {
+            Ok(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            _ => None,
+        });
+        Some(Self::Host { suffix: suffix.to_owned(), address: address.map(|address: IpAddr| address.to_canonical()) })
+    }
+
+    /// Checks whether some client could take it for `registry`. Clients differ: an end of the name is enough for some, with or without
+    /// a dot before it, and some compare addresses as text.
+    fn may_match(&self, registry: &Registry) -> bool {
+        match self {
+            Self::Network(network) => {
+                let is_inside = registry.address.is_some_and(|address| network.contains(&address));
+                is_inside || (registry.is_loopback() && self.is_loopback())
+            }
+            Self::Host { suffix, address } => {
+                let is_same = address.is_some() && *address == registry.address;
+                is_same || registry.name.ends_with(suffix.as_str()) || (registry.is_loopback() && self.is_loopback())
+            }
+        }
+    }
+
+    /// Checks whether it could let requests to this machine through.
+    fn is_loopback(&self) -> bool {
+        match self {
+            Self::Network(network) => {
+                let of_this_machine = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                of_this_machine.iter().any(|address| network.contains(address)) || is_this_machine(network.addr())
+            }
+            Self::Host { suffix, address } => {
+                address.is_some_and(is_this_machine)
+                    || is_localhost(suffix)
+                    || LOOPBACK.iter().any(|name| name.trim_matches(['[', ']']).ends_with(suffix.as_str()))
+            }
+        }
+    }
+}
+
+/// Returns an entry without its port. An IPv6 address without brackets has none.
+fn without_port(entry: &str) -> &str {
+    let Some((host, port)) = entry.rsplit_once(':') else { return entry };
+    let has_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']'));
+    if has_port { host } else { entry }
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Checks whether an address is one at which this machine reaches itself; the unspecified ones are.
+fn is_this_machine(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    address.is_loopback() || address.is_unspecified()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(registries: &[&str], entries: &[&str]) -> String {
+        let registries: Vec<Url> = registries.iter().map(|url| Url::parse(url).unwrap()).collect();
+        no_proxy(&registries, false, entries.iter().map(|entry| (*entry).to_owned()))
+    }
+
+    const ALL_LOOPBACK: &str = "localhost,.localhost,127.0.0.1,::1,[::1]";
+
+    #[test]
+    fn servers_of_this_machine_are_reached_directly_unless_a_registry_is_on_it() {
+        assert_eq!(value(&["https://registry.example/"], &[]), ALL_LOOPBACK);
+        for registry in [
+            "http://127.0.0.1:4000/",
+            "http://localhost:4873/",
+            "http://npm.localhost/",
+            "http://[::1]:4000/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://127.1/",
+            "http://0.0.0.0:4873/",
+        ] {
+            assert_eq!(value(&["https://registry.example/", registry], &[]), NOWHERE, "{registry}");
+        }
+        assert_eq!(no_proxy(&[], true, ["internal.example".to_owned(), "localhost".to_owned()]), "internal.example");
+    }
+
+    #[test]
+    fn entries_of_the_user_that_match_no_registry_are_kept() {
+        let kept =
+            ["internal.example", ".svc.example", "*.corp.example", "db.example:5432", "10.0.0.0/8", "192.168.1.7", "fd00::/8"];
+        assert_eq!(value(&["https://registry.example/"], &kept), format!("{ALL_LOOPBACK},{}", kept.join(",")));
+    }
+
+    #[test]
+    fn entries_that_some_client_takes_for_a_registry_are_left_out() {
+        let registries = ["https://npm.registry.example:8443/npm/", "http://10.1.2.3:8081/", "http://[fd00::5]/"];
+        for entry in [
+            "*",
+            "*.*",
+            "**",
+            ".",
+            "npm.registry.example",
+            "NPM.REGISTRY.EXAMPLE",
+            "npm.registry.example.",
+            "npm.registry.example:8443",
+            "npm.registry.example:1",
+            ".registry.example",
+            "registry.example",
+            "*registry.example",
+            "*istry.example",
+            "example",
+            "e",
+            ".example:8443",
+            "n*.registry.example",
+            "10.1.2.3",
+            "10.1.2.3:8081",
+            "*.2.3",
+            "2.3",
+            "3",
+            "0xa.1.2.3",
+            "167838211",
+            "10.1.515",
+            "10.0.0.0/8",
+            "10.1.2.3/32",
+            "0.0.0.0/0",
+            "::/0",
+            "fd00::/8",
+            "fd00::5",
+            "[fd00::5]",
+            "[fd00::5]:80",
+            "[fd00:0:0::5]",
+            "::ffff:10.1.2.3",
+            "10.0.0.0/x",
+            "http://npm.registry.example",
+            "<local>",
+            "user@npm.registry.example",
+            "npm%2eregistry.example",
+            "r\u{e9}gistry.example",
+        ] {
+            assert_eq!(value(&registries, &[entry]), ALL_LOOPBACK, "{entry}");
+        }
+    }
+
+    #[test]
+    fn no_entry_leads_past_a_registry_on_this_machine() {
+        for registry in ["http://127.0.0.1:4000/", "http://localhost:4000/", "http://[::1]:4000/"] {
+            for entry in [
+                "localhost",
+                "localhost:4000",
+                ".localhost",
+                "a.localhost",
+                "127.0.0.1",
+                "127.0.0.2",
+                "127.0.0.0/8",
+                "0.0.0.0",
+                "0",
+                "127.1",
+                "2130706433",
+                "1",
+                "0.1",
+                "host",
+                "::1",
+                "[::1]:4000",
+                "::/1",
+                "::ffff:7f00:1",
+                "::",
+            ] {
+                assert_eq!(value(&[registry], &[entry]), NOWHERE, "{registry} {entry}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_project_makes_no_exceptions() {
+        let line = |path: &str, value: &str| Line {
+            key: "noproxy".to_owned(),
+            value: value.to_owned(),
+            origin: Origin::File(path.into()),
+        };
+        let lines = [
+            line("/home/ada/app/.npmrc", "evil.example"),
+            line("/home/ada/.npmrc", "a.example, b.example"),
+            line("/etc/npmrc", "c"),
+        ];
+        let variables = [("NO_PROXY", "D.example d2.example"), ("Npm_Config_NoProxy", "e"), ("HTTP_PROXY", "f")];
+        let variables = variables.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let found = entries(&variables, &lines, Path::new("/home/ada/app"), Some(Path::new("/home/ada")));
+        assert_eq!(found, ["d.example", "d2.example", "e", "a.example", "b.example", "c"]);
+    }
+}

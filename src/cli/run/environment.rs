@@ -1,0 +1,186 @@
+//! The environment that leads every client through the gateway, whatever a project's files say: as it was measured of npm 9
+//! to 12, pnpm 9 to 12, yarn 1, 3 and 4, bun and deno. Yarn 2 sends no password to a proxy, so it cannot be led. No file of a client
+//! is changed.
+//!
+//! No single variable reaches all: pnpm from 11 on ignores `npm_config_registry`, yarn 4 reads `YARN_*` alone, deno upper case
+//! alone. `npm_config_*` and `pnpm_config_*` beat the `server`, `noproxy` and `cafile` lines of a project's `.npmrc`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use url::Url;
+
+use crate::app::run::Way;
+
+/// What leads past us or past our authority and is not in the recipe, in lower case. yarn 2 and 3 fail over yarn 4's name of the
+/// setting and yarn 4 over theirs, so these are set where the project's yarn is known to have them.
+const REMOVED: [&str; 8] = [
+    "all_proxy",
+    "npm_config_ca",
+    "pnpm_config_ca",
+    "npm_config_replace_registry_host",
+    "npm_config_no_proxy",
+    "yarn_cafile",
+    "yarn_https_ca_file_path",
+    "yarn_ca_file_path",
+];
+
+/// Variables to set and to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recipe {
+    /// Set, in this order; what was there under another case is removed.
+    set: Vec<(&'static str, OsString)>,
+    /// What is reached without the proxy.
+    no_proxy: String,
+    whole: OsString,
+    registry: OsString,
+}
+
+/// The files that hold what has to be trusted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trusted<'a> {
+    /// Our authority, and what this machine trusts beyond the system: for variables that add.
+    pub(crate) added: &'a Path,
+    /// The same and the system's: for settings that stand instead of all else.
+    pub(crate) whole: &'a Path,
+}
+
+impl Recipe {
+    /// The recipe for a way; `no_proxy` is reached without it.
+    pub(crate) fn of(way: &Way, trusted: Trusted<'_>, no_proxy: String) -> Self {
+        let proxy = way.pass.within(&way.proxy);
+        let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
+        let (direct, added, whole) = (OsStr::new(&no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
+        let mut set = Vec::new();
+        let mut all = |names: &[&'static str], value: &OsStr| set.extend(names.iter().map(|name| (*name, value.to_owned())));
+        all(&["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"], proxy);
+        all(&["npm_config_https_proxy", "npm_config_proxy", "pnpm_config_https_proxy", "pnpm_config_proxy"], proxy);
+        all(&["NO_PROXY", "no_proxy", "npm_config_noproxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"], direct);
+        all(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"], added);
+        all(&["npm_config_cafile", "pnpm_config_cafile"], whole);
+        all(&["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry"], registry);
+        all(&["YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"], registry);
+        set.extend(plain_host(&way.registry).map(|host| ("YARN_UNSAFE_HTTP_WHITELIST", host)));
+        let (whole, registry) = (whole.to_owned(), registry.to_owned());
+        Self { set, no_proxy, whole, registry }
+    }
+
+    /// Overrules a `no-proxy` line, where there is one: pnpm 9 and 10 obey it. npm warns of the variable as of the line, so it
+    /// is not set for nothing.
+    pub(crate) fn with_exceptions(mut self, there_are: bool) -> Self {
+        self.set.extend(there_are.then(|| ("npm_config_no_proxy", self.no_proxy.clone().into())));
+        self
+    }
+
+    /// Overrules a `registry` line of yarn 1, where there is one: its variable alone does that, and yarn 2 fails over it.
+    pub(crate) fn with_yarn_registry(mut self, is_set: bool) -> Self {
+        self.set.extend(is_set.then(|| ("YARN_REGISTRY", self.registry.clone())));
+        self
+    }
+
+    /// Overrules what yarn from 2 on trusts instead of the system, under the names that the project's yarn has for it.
+    pub(crate) fn with_yarn_authority(mut self, names: &[&'static str]) -> Self {
+        self.set.extend(names.iter().map(|name| (*name, self.whole.clone())));
+        self
+    }
+
+    /// Has npm ask the registry where its lockfile names `host`.
+    pub(crate) fn with_replaced(mut self, host: Option<String>) -> Self {
+        self.set.extend(host.map(|host| ("npm_config_replace_registry_host", host.into())));
+        self
+    }
+
+    /// Puts it into the environment of a command that would have `inherited`.
+    pub(crate) fn apply(&self, command: &mut tokio::process::Command, inherited: &[(OsString, OsString)]) {
+        for name in self.removed(inherited) {
+            command.env_remove(name);
+        }
+        command.envs(self.set.iter().map(|(name, value)| (name, value)));
+    }
+
+    /// The variables of `inherited` that would say something else, in whatever case.
+    fn removed<'a>(&self, inherited: &'a [(OsString, OsString)]) -> Vec<&'a OsStr> {
+        let is_spoken_for = |name: &str| {
+            let folded = name.to_ascii_lowercase();
+            REMOVED.contains(&folded.as_str()) || self.set.iter().any(|(set, _)| set.eq_ignore_ascii_case(&folded))
+        };
+        let names = inherited.iter().map(|(name, _)| name.as_os_str());
+        names.filter(|name| name.to_str().is_some_and(is_spoken_for)).collect()
+    }
+}
+
+/// The host of a registry in plain HTTP, which yarn 4 asks for leave to use.
+fn plain_host(registry: &Url) -> Option<OsString> {
+    (registry.scheme() == "http").then(|| registry.host_str().map(OsString::from)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::server::Pass;
+
+    fn recipe(registry: &str) -> Recipe {
+        let proxy = Url::parse("http://127.0.0.1:4711/").unwrap();
+        let way = Way { proxy, pass: Pass::random().unwrap(), registry: Url::parse(registry).unwrap() };
+        Recipe::of(
+            &way,
+            Trusted { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") },
+            "localhost".to_owned(),
+        )
+    }
+
+    #[test]
+    fn every_client_finds_what_it_reads() {
+        let recipe_of = recipe("https://registry.example/");
+        let told: Vec<_> = recipe_of.set.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
+        let (_, pass) = told[0].split_once("//run:").unwrap();
+        let (pass, _) = pass.split_once('@').unwrap();
+        let told: Vec<_> = told.iter().map(|line| line.replace(pass, "PASS")).collect();
+        expect![[r#"
+            HTTPS_PROXY=http://run:PASS@127.0.0.1:4711/
+            https_proxy=http://run:PASS@127.0.0.1:4711/
+            HTTP_PROXY=http://run:PASS@127.0.0.1:4711/
+            http_proxy=http://run:PASS@127.0.0.1:4711/
+            YARN_HTTPS_PROXY=http://run:PASS@127.0.0.1:4711/
+            YARN_HTTP_PROXY=http://run:PASS@127.0.0.1:4711/
+            npm_config_https_proxy=http://run:PASS@127.0.0.1:4711/
+            npm_config_proxy=http://run:PASS@127.0.0.1:4711/
+            pnpm_config_https_proxy=http://run:PASS@127.0.0.1:4711/
+            pnpm_config_proxy=http://run:PASS@127.0.0.1:4711/
+            NO_PROXY=localhost
+            no_proxy=localhost
+            npm_config_noproxy=localhost
+            pnpm_config_noproxy=localhost
+            pnpm_config_no_proxy=localhost
+            NODE_EXTRA_CA_CERTS=/run/added.pem
+            DENO_CERT=/run/added.pem
+            npm_config_cafile=/run/whole.pem
+            pnpm_config_cafile=/run/whole.pem
+            npm_config_registry=https://registry.example/
+            NPM_CONFIG_REGISTRY=https://registry.example/
+            pnpm_config_registry=https://registry.example/
+            YARN_NPM_REGISTRY_SERVER=https://registry.example/
+            BUN_CONFIG_REGISTRY=https://registry.example/
+        "#]]
+        .assert_eq(&(told.join("\n") + "\n"));
+        let plain = recipe("http://127.0.0.1:4000/");
+        assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
+        let berry = plain.with_yarn_registry(false).with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions(true);
+        assert_eq!(
+            berry.set[berry.set.len() - 2..],
+            [("YARN_CA_FILE_PATH", OsString::from("/run/whole.pem")), ("npm_config_no_proxy", OsString::from("localhost"))]
+        );
+    }
+
+    #[test]
+    fn what_the_command_would_have_inherited_makes_way() {
+        let inherited =
+            ["PATH", "NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH", "npm_config_fund"];
+        let inherited: Vec<_> = inherited.map(|name| (OsString::from(name), OsString::from("x"))).into();
+        let removed =
+            recipe("https://registry.example/").removed(&inherited).into_iter().map(OsStr::to_owned).collect::<Vec<_>>();
+        assert_eq!(removed, ["NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH"]);
+    }
+}

@@ -1,0 +1,199 @@
+//! What the project in the working directory says that a run has to know: lines that would lead past it, and what its
+//! lockfiles name. Refuses to change any of it, and to fail over a file that is broken: its client will say so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use crate::cli::doctor::formats::{read_yaml, read_yarnrc};
+use crate::cli::run::direct_hosts;
+use crate::config::Surroundings;
+use crate::files;
+use crate::firewall::Want;
+use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
+use crate::npm::{Lockfile, Spec};
+use crate::upstream::npmrc;
+
+/// Who wants what the words of a command name, and what `package.json` does.
+const COMMAND: &str = "this command";
+const PACKAGE: &str = "package.json";
+
+/// Bytes of wants that go to a running server: they are one line.
+const MAX_WANTS_BYTES: usize = 600_000;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Project {
+    /// Lockfiles, by their names.
+    pub(crate) lockfiles: BTreeMap<String, Lockfile>,
+    /// What `package.json` wants: name and spec.
+    direct: Vec<(String, String)>,
+    /// Whether a `.npmrc` has a `no-proxy` line, which pnpm 9 and 10 obey.
+    pub(crate) names_exceptions: bool,
+    /// What the user has reached without a proxy.
+    pub(crate) exceptions: Vec<String>,
+    /// The registries of scopes in `.npmrc` files.
+    pub(crate) scoped_registries: Vec<Url>,
+    /// The variables by which the project's yarn learns what to trust instead of the system, if a file or the user names it.
+    pub(crate) yarn_authority: Vec<&'static str>,
+    /// Whether yarn 1 is told of a registry that only a variable of its own overrules.
+    pub(crate) names_yarn_registry: bool,
+    /// Whether the project's yarn is yarn 2, by `packageManager` or `yarnPath`.
+    pub(crate) has_yarn_2: bool,
+}
+
+/// The largest `.yarnrc.yml` that is read, in bytes.
+const MAX_YARNRC_BYTES: u64 = 4 << 20;
+
+/// The setting of yarn 4, that of yarn 2 and 3, and their variables. Either fails over the other's.
+const YARN_AUTHORITY: [(&str, &str); 2] = [("httpsCaFilePath", "YARN_HTTPS_CA_FILE_PATH"), ("caFilePath", "YARN_CA_FILE_PATH")];
+
+impl Project {
+    /// Looks around: in the working directory, and upwards for lockfiles, as workspaces have theirs at the root.
+    pub(crate) fn of(surroundings: &Surroundings) -> Self {
+        let lines = npmrc::lines(&surroundings.of_npm()).unwrap_or_default();
+        let mut lockfiles = BTreeMap::new();
+        for path in lockfiles_of(&surroundings.working_directory) {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let read = files::read(&path, LONGEST as u64).ok();
+            if let Some(lockfile) = read.and_then(|bytes| Lockfile::read(&name, &bytes).ok()) {
+                lockfiles.insert(name, lockfile);
+            }
+        }
+        let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
+        Self {
+            lockfiles,
+            direct: direct(&surroundings.working_directory),
+            names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
+            exceptions: direct_hosts::entries(&surroundings.variables, &lines, folder, home),
+            scoped_registries: scoped_registries(&lines),
+            yarn_authority: yarn_authority(surroundings),
+            names_yarn_registry: names_yarn_registry(surroundings),
+            has_yarn_2: has_yarn_2(surroundings),
+        }
+    }
+
+    /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
+    /// its registry's, and is told to take the one for the other. Of npm's default it does so by itself.
+    pub(crate) fn written_for(&self, registry: &Url, is_taken: impl Fn(&Url) -> bool) -> Option<String> {
+        let of_npm = self.lockfiles.values().filter(|lockfile| lockfile.dialect == Dialect::Npm);
+        let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == Source::Registry);
+        let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
+        let others = addresses.filter(|url| url.origin() != registry.origin() && is_taken(url));
+        let others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
+        let default = npmrc::built_in();
+        let only = others.iter().next().filter(|host| others.len() == 1 && default.host_str() != Some(host.as_str()));
+        only.cloned()
+    }
+
+    /// What a command wants of registries: what its words name, what `package.json` does, and what lockfiles lock.
+    pub(crate) fn wants(&self, command: &[OsString]) -> Vec<(String, Want)> {
+        let words = command.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with(['-', '.', '/']));
+        let named =
+            words.filter_map(|word| Spec::parse(word).ok()).filter_map(|Spec { name, wanted }| Some((name.to_string(), wanted?)));
+        let named = named.map(|(name, spec)| (name, spec, COMMAND));
+        let direct = self.direct.iter().map(|(name, spec)| (name.clone(), spec.clone(), PACKAGE));
+        let locked = self.lockfiles.iter().flat_map(|(file, lockfile)| {
+            let entries = lockfile.entries.iter().filter(|entry| entry.source == Source::Registry);
+            entries.map(|entry| (entry.name.to_string(), entry.version.to_string(), file.as_str()))
+        });
+        let mut left = MAX_WANTS_BYTES;
+        let all = named.chain(direct).chain(locked).take_while(|(name, spec, by)| {
+            left = left.saturating_sub(name.len() + spec.len() + by.len() + 32);
+            left > 0
+        });
+        all.map(|(name, spec, by)| (name, Want { is_direct: by == COMMAND || by == PACKAGE, by: by.into(), spec: spec.into() }))
+            .collect()
+    }
+
+    /// What is locked of registries: name and version.
+    pub(crate) fn locked(&self) -> BTreeSet<(String, String)> {
+        let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
+        let locked = entries.filter(|entry| entry.source == Source::Registry);
+        locked.map(|entry| (entry.name.to_string(), entry.version.to_string())).collect()
+    }
+
+    /// How many entries name a place that is not taken, by host and port.
+    pub(crate) fn elsewhere(&self, is_taken: impl Fn(&Url) -> bool) -> BTreeMap<String, usize> {
+        let mut found = BTreeMap::new();
+        for url in self.addresses().filter(|url| !is_taken(url)) {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            *found.entry(format!("{}{port}", url.host_str().unwrap_or_default())).or_default() += 1;
+        }
+        found
+    }
+
+    /// The addresses that entries were resolved to.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Url> {
+        let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
+        let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
+        addresses.filter(|url| matches!(url.scheme(), "http" | "https"))
+    }
+}
+
+fn scoped_registries(lines: &[npmrc::Line]) -> Vec<Url> {
+    let scoped = lines.iter().filter(|line| line.key.starts_with('@') && line.key.ends_with(":registry"));
+    scoped.filter_map(|line| Url::parse(&line.value).ok()).collect()
+}
+
+/// Returns the variables of yarn's setting for what it trusts, of each name under which a file or a variable sets it. Who set it has a
+/// yarn that accepts it.
+fn yarn_authority(surroundings: &Surroundings) -> Vec<&'static str> {
+    let texts = texts_of(surroundings, ".yarnrc.yml");
+    let lines: BTreeSet<String> = texts.iter().flat_map(|text| read_yaml(text)).map(|(key, ..)| key).collect();
+    let named = YARN_AUTHORITY.into_iter().filter(|(key, variable)| lines.contains(*key) || is_variable(surroundings, variable));
+    named.map(|(_, variable)| variable).collect()
+}
+
+/// Checks whether yarn 1 would read a `registry` line. A project with a `.yarnrc.yml` has a later one.
+fn names_yarn_registry(surroundings: &Surroundings) -> bool {
+    let is_later = || surroundings.working_directory.ancestors().any(|folder| folder.join(".yarnrc.yml").is_file());
+    let texts = texts_of(surroundings, ".yarnrc");
+    let has_line = texts.iter().flat_map(|text| read_yarnrc(text)).any(|(key, ..)| key == "registry");
+    is_variable(surroundings, "yarn_registry") || (has_line && !is_later())
+}
+
+/// Checks whether the project names yarn 2 as its package manager.
+fn has_yarn_2(surroundings: &Surroundings) -> bool {
+    let manager = manifest(&surroundings.working_directory)["packageManager"].as_str().map(str::to_owned);
+    let texts = texts_of(surroundings, ".yarnrc.yml");
+    let lines = texts.iter().flat_map(|text| read_yaml(text));
+    let paths = lines.filter(|(key, ..)| key == "yarnPath").map(|(_, value, ..)| value);
+    let file = |path: String| path.rsplit('/').next().unwrap_or_default().starts_with("yarn-2.");
+    manager.is_some_and(|manager| manager.starts_with("yarn@2.")) || paths.map(file).next().unwrap_or_default()
+}
+
+/// Returns the files of this name upwards from the working directory, and in the home.
+fn texts_of(surroundings: &Surroundings, name: &str) -> Vec<String> {
+    let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
+    let texts = folders.filter_map(|folder| files::text(files::read(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
+    texts.collect()
+}
+
+fn is_variable(surroundings: &Surroundings, wanted: &str) -> bool {
+    surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
+}
+
+/// The lockfiles of the nearest folder upwards that has any.
+fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
+    let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
+    folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// What the nearest `package.json` at or above `folder` wants: name and spec, of what comes from a registry or may.
+fn direct(folder: &Path) -> Vec<(String, String)> {
+    const KINDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
+    let manifest = manifest(folder);
+    let kinds = KINDS.iter().filter_map(|kind| manifest.get(kind)?.as_object());
+    let specs = kinds.flatten().filter_map(|(name, spec)| Some((name.clone(), spec.as_str()?.to_owned())));
+    specs.filter(|(_, spec)| !spec.contains(['/', ':'])).collect()
+}
+
+/// The nearest `package.json` at or above `folder`; null where there is none that can be read.
+fn manifest(folder: &Path) -> serde_json::Value {
+    let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
+    let read = file.and_then(|file| files::read(&file, LONGEST as u64).ok());
+    read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}

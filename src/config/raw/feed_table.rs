@@ -1,0 +1,60 @@
+//! The tables of the configuration file, `[[feed]]`: keys and texts. Refuses to judge what a key says beyond its TOML type.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::mistake::{Mistake, Origin};
+use crate::config::raw::file::place;
+use crate::config::raw::{Field, Value};
+use crate::diagnostics::SourceFile;
+use crate::diagnostics::suggest;
+
+/// The keys of a feed's table, and what each allows.
+pub(crate) const FEED: [(&str, &str); 6] = [
+    ("source", "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`"),
+    ("name", "lower case letters, digits, `-`, `_` and `.`, at most 64, such as `osv`"),
+    ("trust", "`deny`, `hold`, `warn`"),
+    ("interval", "a span of time, such as `5m`"),
+    ("expiry", "a span of time, such as `24h`"),
+    ("key", "`ed25519:` and Base64, as `coldframe feed export` prints it"),
+];
+
+/// Reads the table of one feed; what is wrong with it goes to `mistakes`, what is right is returned.
+pub(crate) fn read(file: &Arc<SourceFile>, origin: Origin, table: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Option<Value> {
+    let fields: Vec<Field> = table.iter().filter_map(|(key, value)| field(file, key, value, mistakes)).collect();
+    let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
+        if !table.keys().any(|key| key.get_ref() == "source") {
+            mistakes.push(Mistake::new(origin, "a feed without `source`", format!("`source` with {}", FEED[0].1)));
+        }
+        return None;
+    };
+    Some(Value { text: source, origin, fields })
+}
+
+fn field(
+    file: &Arc<SourceFile>,
+    key: &Spanned<Cow<'_, str>>,
+    value: &Spanned<DeValue<'_>>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Field> {
+    let name = key.get_ref().as_ref();
+    let Some((_, allowed)) = FEED.iter().find(|(known, _)| *known == name) else {
+        let all = || FEED.map(|(known, _)| format!("`{known}`")).join(", ");
+        let near = suggest::suggestions(name, FEED.iter().map(|(known, _)| *known));
+        let allowed = suggest::suggested(&near).unwrap_or_else(all);
+        let problem = format!("unknown key of a feed: `{}`", name.escape_debug());
+        let mistake = Mistake::new(place(file, key.span()), problem, allowed);
+        mistakes.push(Mistake { shows_line: false, ..mistake });
+        return None;
+    };
+    let origin = place(file, value.span());
+    let DeValue::String(text) = value.get_ref() else {
+        let problem = format!("`{name}` cannot be of this type: {}", value.get_ref().type_str());
+        mistakes.push(Mistake::new(origin, problem, format!("a string: {allowed}")));
+        return None;
+    };
+    Some(Field { name: name.to_owned(), value: Value::new(text.to_string(), origin) })
+}

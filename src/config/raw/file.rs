@@ -1,0 +1,140 @@
+//! The configuration file: TOML, flat, its keys those of the table. Refuses to judge values beyond their TOML type.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::mistake::{Mistake, Origin};
+use crate::config::raw::feed_table;
+use crate::config::raw::{Value, unknown};
+use crate::config::settings::{Key, Setting};
+use crate::config::value_kind::Kind;
+use crate::diagnostics::{Place, SourceFile};
+use crate::files;
+
+/// A configuration file is never larger; what is larger is something else.
+const LARGEST: u64 = 1 << 20;
+
+/// Reads a file; what is wrong with it goes to `mistakes`, what is right is returned. `origin` is who named the file.
+pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
+    let text = match load(path) {
+        Ok(text) => text,
+        Err(problem) => {
+            mistakes.push(Mistake::new(
+                origin,
+                format!("cannot read the configuration file `{}`: {problem}", path.display()),
+                "",
+            ));
+            return BTreeMap::new();
+        }
+    };
+    parse(path, text, mistakes)
+}
+
+/// Reads the text of a file that is called `path`; what is wrong with it goes to `mistakes`, what is right is returned.
+pub(crate) fn parse(path: &Path, text: String, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
+    let file = Arc::new(SourceFile { path: path.to_owned(), text });
+    let (table, errors) = DeTable::parse_recoverable(&file.text);
+    let readable = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min().unwrap_or(usize::MAX);
+    note_syntax(&file, errors, mistakes);
+    let mut values = BTreeMap::new();
+    // Behind the first error the parser guesses: what it finds there nobody wrote.
+    for (key, value) in table.get_ref().iter().filter(|(key, value)| key.span().end.max(value.span().end) <= readable) {
+        read_entry(&file, key, value, &mut values, mistakes);
+    }
+    values
+}
+
+/// Notes the first syntax error of each line: the others on it follow from it.
+fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistakes: &mut Vec<Mistake>) {
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    let mut last = 0;
+    for error in errors {
+        let place = Place { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
+        let (line, _) = place.position();
+        if line == last {
+            continue;
+        }
+        last = line;
+        let text = file.text.lines().nth(line - 1).unwrap_or_default();
+        let shows_line = text.split('=').next().is_some_and(|key| Key::named(key.trim()).is_some());
+        mistakes.push(Mistake { shows_line, ..Mistake::new(Origin::File(place), format!("not TOML: {}", error.message()), "") });
+    }
+}
+
+fn load(path: &Path) -> Result<String, String> {
+    files::read_once(path, LARGEST).and_then(files::text).map_err(|wrong| wrong.to_string())
+}
+
+pub(crate) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
+    Origin::File(Place { file: Arc::clone(file), span })
+}
+
+fn read_entry(
+    file: &Arc<SourceFile>,
+    key: &Spanned<std::borrow::Cow<'_, str>>,
+    value: &Spanned<DeValue<'_>>,
+    values: &mut BTreeMap<Key, Vec<Value>>,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let name = key.get_ref().as_ref();
+    let Some(known) = Key::named(name) else {
+        mistakes.push(unknown_key(place(file, key.span()), name, value.get_ref()));
+        return;
+    };
+    let setting = known.setting();
+    let items = match value.get_ref() {
+        DeValue::Array(items) if setting.several => items.iter().collect(),
+        _ => vec![value],
+    };
+    let mut texts = Vec::new();
+    for item in items {
+        let origin = place(file, item.span());
+        if let (Key::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
+            texts.extend(feed_table::read(file, origin, table, mistakes));
+            continue;
+        }
+        match text_of(setting, item.get_ref()) {
+            Ok(text) => texts.push(Value::new(text, origin)),
+            Err(problem) => mistakes.push(Mistake::new(origin, problem, shape(setting))),
+        }
+    }
+    values.insert(known, texts);
+}
+
+fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Mistake {
+    if value.is_table() {
+        let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
+        return Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown table: `{name}`"), allowed) };
+    }
+    unknown(origin, "key", name)
+}
+
+/// The text of a value whose TOML type fits its setting. A bare number where a unit belongs is passed on: the one who
+/// reads it says best what is missing.
+fn text_of(setting: &Setting, value: &DeValue<'_>) -> Result<String, String> {
+    match (setting.kind, value) {
+        (Kind::Truth, DeValue::Boolean(truth)) => Ok(truth.to_string()),
+        (Kind::Count | Kind::Duration | Kind::Size, DeValue::Integer(number)) => Ok(number.to_string()),
+        (Kind::Truth | Kind::Count, _) => Err(mistyped(setting, value)),
+        (_, DeValue::String(text)) => Ok(text.to_string()),
+        _ => Err(mistyped(setting, value)),
+    }
+}
+
+fn mistyped(setting: &Setting, value: &DeValue<'_>) -> String {
+    format!("`{}` cannot be of this type: {}", setting.name, value.type_str())
+}
+
+/// How a value of a setting is written in TOML.
+fn shape(setting: &Setting) -> String {
+    let allowed = setting.kind.allowed();
+    match setting.kind {
+        Kind::Truth | Kind::Count => format!("{allowed}, without quotes"),
+        _ if setting.several => format!("strings in brackets, each {allowed}"),
+        _ => format!("a string: {allowed}"),
+    }
+}

@@ -1,0 +1,92 @@
+//! When each record was first read that marks every version of a package: kept next to the records, across restarts and downloads. A
+//! record that goes and comes back keeps its instant.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use tempfile::NamedTempFile;
+
+use crate::feed::FeedError;
+
+/// The most records that are remembered: as many as a feed may have.
+const MAX_READINGS: usize = 3_000_000;
+
+/// The instants of one feed.
+pub(crate) struct Readings {
+    /// By record; whether it was read in this pass.
+    first: HashMap<Box<str>, (Timestamp, bool)>,
+    now: Timestamp,
+}
+
+impl Readings {
+    /// Loads what the file in `directory` remembers; records that it does not name are read first at `now`.
+    ///
+    /// # Errors
+    /// When there is a file that cannot be read.
+    pub(crate) fn load(directory: &Path, now: Timestamp) -> Result<Self, FeedError> {
+        let path = path(directory);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self { first: HashMap::new(), now }),
+            Err(error) => return Err(FeedError::file("read", path)(error)),
+        };
+        let read: HashMap<Box<str>, Timestamp> =
+            serde_json::from_slice(&text).map_err(|error| FeedError::file("read", path)(error.into()))?;
+        Ok(Self { first: read.into_iter().map(|(id, at)| (id, (at, false))).collect(), now })
+    }
+
+    /// When the record was first read: now, unless it was before. A clock that was set back makes it earlier.
+    pub(crate) fn first(&mut self, id: &str) -> Timestamp {
+        let now = self.now;
+        if let Some((at, read)) = self.first.get_mut(id) {
+            (*at, *read) = ((*at).min(now), true);
+            return *at;
+        }
+        self.first.insert(id.into(), (now, true));
+        now
+    }
+
+    /// Writes them down.
+    ///
+    /// # Errors
+    /// When the file system does not take it.
+    pub(crate) fn save(self, directory: &Path) -> Result<(), FeedError> {
+        let path = path(directory);
+        let full = self.first.len() > MAX_READINGS;
+        let kept = self.first.iter().filter(|(_, (_, read))| *read || !full).map(|(id, (at, _))| (&**id, *at));
+        let kept: BTreeMap<&str, Timestamp> = kept.collect();
+        let mut file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
+        let text = serde_json::to_vec(&kept).map_err(|error| FeedError::file("write", &path)(error.into()))?;
+        file.write_all(&text).and_then(|()| file.as_file().sync_data()).map_err(FeedError::file("write", &path))?;
+        file.persist(&path).map(drop).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))
+    }
+}
+
+fn path(directory: &Path) -> PathBuf {
+    directory.join("first-read.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reading_stays_whatever_comes_later() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let read = |now, ids: &[&str]| {
+            let mut readings = Readings::load(home.path(), at(now)).unwrap();
+            let first: Vec<_> = ids.iter().map(|id| readings.first(id).as_second()).collect();
+            readings.save(home.path()).unwrap();
+            first
+        };
+        assert_eq!(read(100, &["MAL-1"]), [100]);
+        assert_eq!(read(200, &["MAL-2"]), [200], "MAL-1 is not in the feed meanwhile");
+        assert_eq!(read(300, &["MAL-1", "MAL-2"]), [100, 200]);
+        assert_eq!(read(50, &["MAL-2"]), [50], "the clock was ahead");
+        std::fs::write(home.path().join("first-read.json"), "{").unwrap();
+        assert!(Readings::load(home.path(), at(400)).is_err(), "an unreadable file is an error");
+    }
+}

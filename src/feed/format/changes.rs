@@ -1,0 +1,85 @@
+//! What changed since the last time, by OSV's `modified_id.csv`: lines of an instant and an id, newest first. Refuses to fetch.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use crate::feed::FeedError;
+use crate::feed::import::Tally;
+use crate::units::timestamp;
+
+/// Beyond so many changes the whole archive is fetched.
+pub(crate) const MOST: usize = 2_000;
+
+/// The most lines of a list: as many as a feed may have records.
+const MAX_LINES: usize = 3_000_000;
+
+/// What a list of changes says.
+pub(crate) struct Changes {
+    /// The ids of what changed after the latest record that is known; `None` when that is more than is worth fetching one by one,
+    /// or nothing is known.
+    pub(crate) changed: Option<Vec<String>>,
+    /// Every id there is.
+    pub(crate) all: HashSet<String>,
+}
+
+/// Reads a list of changes, for somebody who has what `tally` says.
+pub(crate) fn read(csv: &[u8], tally: &Tally) -> Result<Changes, FeedError> {
+    let (mut changed, mut all) = (Vec::new(), HashSet::new());
+    for (at, id) in lines(csv)? {
+        // What has exactly the latest instant may have come behind our back, unless we have it.
+        let known = |latest: Timestamp| at < latest || (at == latest && tally.latest_ids.iter().any(|known| known == id));
+        if tally.latest.is_none_or(|latest| !known(latest)) {
+            changed.push(id.to_owned());
+        }
+        all.insert(id.to_owned());
+    }
+    let few = tally.latest.is_some() && changed.len() <= MOST;
+    Ok(Changes { changed: few.then_some(changed), all })
+}
+
+fn lines(csv: &[u8]) -> Result<Vec<(Timestamp, &str)>, FeedError> {
+    let broken = |detail: &str| FeedError::broken("modified_id.csv", detail);
+    let text = std::str::from_utf8(csv).map_err(|_| broken("it is not UTF-8"))?;
+    let mut lines = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let (at, id) = line.trim().split_once(',').ok_or_else(|| broken("a line without a comma"))?;
+        let at = timestamp::parse(at).ok_or_else(|| broken("a line without an instant"))?;
+        // The file for all ecosystems puts the ecosystem before the id.
+        let id = match id.trim().split_once('/') {
+            Some(("npm", id)) => id,
+            Some(_) => continue,
+            None => id.trim(),
+        };
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.' | ':');
+        if id.is_empty() || !id.chars().all(plain) || id.starts_with('.') {
+            return Err(broken("a line without an id"));
+        }
+        if lines.len() >= MAX_LINES {
+            return Err(broken("it has more lines than a feed may have records"));
+        }
+        lines.push((at, id));
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_newer_changed_and_what_is_as_new_unless_we_have_it() {
+        let csv = b"2026-04-01T00:00:01.5Z,MAL-3\n2026-04-01T00:00:01Z,MAL-2\n2026-04-01T00:00:01Z,MAL-1\n2026-03-01T00:00:00Z,npm/MAL-0\n";
+        let tally = |latest: Option<&str>| Tally {
+            latest: latest.and_then(timestamp::parse),
+            latest_ids: vec!["MAL-1".to_owned()],
+            ..Tally::default()
+        };
+        let found = read(csv, &tally(Some("2026-04-01T00:00:01Z"))).unwrap();
+        assert_eq!((found.changed.unwrap(), found.all.len()), (vec!["MAL-3".to_owned(), "MAL-2".to_owned()], 4));
+        assert_eq!(read(csv, &tally(None)).unwrap().changed, None);
+        for wrong in ["2026-04-01T00:00:02Z,..%2f..%2fpasswd\n", "<html>", "yesterday,MAL-1"] {
+            assert!(read(wrong.as_bytes(), &tally(None)).is_err(), "{wrong}");
+        }
+    }
+}

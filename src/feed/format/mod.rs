@@ -1,0 +1,7 @@
+//! The formats of feeds: archives, lists, lists of changes, signed indexes.
+
+pub(crate) mod changes;
+pub(crate) mod pack;
+pub(crate) mod plain_list;
+pub(crate) mod signed_index;
+pub(crate) mod zip;

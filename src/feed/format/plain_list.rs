@@ -1,0 +1,85 @@
+//! Plain lists: `name@version` a line, and the JSON list of safe-chain. Refuses to know ranges: a version, or all of them.
+
+use serde::Deserialize;
+
+use crate::feed::FeedError;
+use crate::feed::import::Harvest;
+use crate::feed::osv::{Affected, OsvEvent, OsvRange, OsvRecord, Package};
+use crate::npm::{Spec, Version};
+
+/// One entry of safe-chain's list.
+#[derive(Deserialize)]
+struct Entry {
+    package_name: String,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Takes a list of `{package_name, version, reason}`. `feed` is the feed's name, which its ids begin with.
+pub(crate) fn take_json(harvest: &mut Harvest, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
+    harvest.allow_nothing();
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(bytes).map_err(|wrong| FeedError::broken(name, wrong))?;
+    for (number, value) in entries.into_iter().enumerate() {
+        match serde_json::from_value::<Entry>(value) {
+            Ok(entry) if !entry.package_name.is_empty() => {
+                let reason = entry.reason.unwrap_or_default().to_lowercase();
+                harvest.record(&record(
+                    feed,
+                    &entry.package_name,
+                    Some(&*entry.version).filter(|text| !text.is_empty()),
+                    &reason,
+                ))?;
+            }
+            Ok(_) => harvest.unreadable(&format!("{name}, entry {number}"), "no package name"),
+            Err(wrong) => harvest.unreadable(&format!("{name}, entry {number}"), &wrong.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Takes a list of `name@version` lines; a name alone, or `name@*`, is every version; `#` begins a comment.
+pub(crate) fn take_lines(harvest: &mut Harvest, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
+    let text = std::str::from_utf8(bytes).map_err(|wrong| FeedError::broken(name, wrong))?;
+    harvest.allow_nothing();
+    for (number, line) in text.lines().enumerate() {
+        let (line, reason) = line.split_once('#').map_or((line, ""), |(line, reason)| (line, reason.trim()));
+        let line = line.trim().trim_start_matches('\u{feff}');
+        if line.is_empty() {
+            continue;
+        }
+        match Spec::parse(line) {
+            Ok(Spec { name, wanted }) if wanted.as_deref().is_none_or(is_version) => {
+                harvest.record(&record(feed, name.as_str(), wanted.as_deref(), reason))?;
+            }
+            Ok(_) => harvest.unreadable(&format!("{name}, line {}", number + 1), "not a version"),
+            Err(wrong) => harvest.unreadable(&format!("{name}, line {}", number + 1), &wrong.to_string()),
+        }
+    }
+    Ok(())
+}
+
+fn is_version(text: &str) -> bool {
+    text == "*" || Version::parse(text).is_some()
+}
+
+fn record(feed: &str, name: &str, version: Option<&str>, reason: &str) -> OsvRecord {
+    let version = version.filter(|version| *version != "*");
+    let everything = || OsvRange {
+        kind: "SEMVER".to_owned(),
+        events: vec![OsvEvent { introduced: Some("0".to_owned()), ..OsvEvent::default() }],
+    };
+    let affected = Affected {
+        package: Package { ecosystem: "npm".to_owned(), name: name.to_owned() },
+        versions: version.map(str::to_owned).into_iter().collect(),
+        ranges: if version.is_none() { vec![everything()] } else { Vec::new() },
+        ..Affected::default()
+    };
+    OsvRecord {
+        id: format!("{feed}:{name}{}", version.map(|version| format!("@{version}")).unwrap_or_default()),
+        summary: if reason.is_empty() { "listed".to_owned() } else { reason.to_owned() },
+        affected: vec![affected],
+        ..OsvRecord::default()
+    }
+}

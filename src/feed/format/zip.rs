@@ -1,0 +1,71 @@
+//! Zip archives of records, in the layout of OSV's `npm/all.zip`: read entry by entry. Refuses to unpack
+//! anything to disk.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use flate2::read::DeflateDecoder;
+use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
+
+use crate::feed::FeedError;
+use crate::feed::import::{Harvest, LARGEST};
+use crate::feed::source::directory;
+
+/// The most that all entries together may unpack to, in bytes: ten times what OSV's has.
+const LARGEST_WHOLE: u64 = 8 << 30;
+
+/// What a zip file begins with; the second is an empty one.
+const MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
+
+/// Whether a file that begins so is a zip archive.
+pub(crate) fn is_zip(beginning: &[u8]) -> bool {
+    MAGICS.iter().any(|magic| beginning.starts_with(magic))
+}
+
+/// Takes every `.json` entry.
+pub(crate) fn take(harvest: &mut Harvest, path: &Path) -> Result<(), FeedError> {
+    let name = path.display().to_string();
+    let broken = |wrong: rawzip::Error| FeedError::broken(name.as_str(), wrong);
+    let file = File::open(path).map_err(FeedError::file("read", path))?;
+    let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
+    let archive = ZipArchive::from_file(file, &mut buffer).map_err(broken)?;
+    let mut entries = archive.entries(&mut buffer);
+    let (mut document, mut whole, mut seen) = (Vec::new(), 0, 0_u64);
+    while let Some(entry) = entries.next_entry().map_err(broken)? {
+        seen += 1;
+        let inside = String::from_utf8_lossy(entry.file_path().as_ref()).into_owned();
+        if entry.is_dir() || !directory::is_json(Path::new(&inside)) {
+            continue;
+        }
+        let method = entry.compression_method();
+        let entry = archive.get_entry(entry.wayfinder()).map_err(broken)?;
+        document.clear();
+        let read = match method {
+            CompressionMethod::STORE => entry.verifying_reader(entry.reader()).take(LARGEST + 1).read_to_end(&mut document),
+            CompressionMethod::DEFLATE => {
+                entry.verifying_reader(DeflateDecoder::new(entry.reader())).take(LARGEST + 1).read_to_end(&mut document)
+            }
+            _ => return Err(FeedError::broken(name.as_str(), format!("`{inside}` is packed in a way that is not read"))),
+        };
+        // A broken entry is a broken archive: what is missing from it nobody knows.
+        let length = read.map_err(|wrong| FeedError::broken(format!("{name}, `{inside}`"), wrong))? as u64;
+        whole += length;
+        if length > LARGEST {
+            return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
+        }
+        if whole > LARGEST_WHOLE {
+            return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_WHOLE });
+        }
+        harvest.document(&inside, &document, is_withdrawn(&inside))?;
+    }
+    if seen != archive.entries_hint() {
+        return Err(FeedError::broken(name.as_str(), format!("{seen} entries instead of {}", archive.entries_hint())));
+    }
+    Ok(())
+}
+
+/// Whether the place a record lies in says that it is withdrawn.
+pub(crate) fn is_withdrawn(path: &str) -> bool {
+    path.split('/').rev().skip(1).any(|folder| folder == "withdrawn")
+}

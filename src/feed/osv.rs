@@ -1,0 +1,436 @@
+//! One OSV record as JSON, and what it says of npm packages. Tolerates what real records hold; refuses to guess what is no record.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::policy::Severity;
+use crate::policy::Span;
+use crate::policy::advisories::affected::Event;
+use crate::policy::advisories::indicators;
+use crate::policy::advisories::{Kind, Record};
+use crate::units::timestamp;
+
+/// The only ecosystem that is read.
+const ECOSYSTEM: &str = "npm";
+
+/// An OSV record with what matters here; the same type reads a source, writes what is kept, and writes an export.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct OsvRecord {
+    /// Written into exports; what is read says nothing that matters here.
+    #[serde(skip_deserializing, skip_serializing_if = "String::is_empty")]
+    pub schema_version: String,
+    /// Always there in a record, and what tells it from other JSON.
+    pub id: String,
+    /// RFC 3339.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub modified: String,
+    /// RFC 3339.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub published: String,
+    /// When it was withdrawn, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
+    /// What others call it.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// One line for people.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub summary: String,
+    /// What it is about.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub affected: Vec<Affected>,
+    /// CVSS vectors.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub severity: Vec<Score>,
+    /// What its database adds.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Details::is_empty")]
+    pub database_specific: Details,
+}
+
+/// One package of a record.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Affected {
+    /// Which.
+    #[serde(deserialize_with = "nullable")]
+    pub package: Package,
+    /// Versions, as they are written.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<String>,
+    /// Ranges of versions.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<OsvRange>,
+    /// CVSS vectors of this package alone.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub severity: Vec<Score>,
+    /// What its database adds.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Details::is_empty")]
+    pub database_specific: Details,
+}
+
+/// A package by ecosystem and name.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Package {
+    /// `npm`, or something else.
+    #[serde(deserialize_with = "nullable")]
+    pub ecosystem: String,
+    /// Its exact name.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+}
+
+/// A range.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct OsvRange {
+    /// `SEMVER`, `ECOSYSTEM` or `GIT`.
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub kind: String,
+    /// Its events.
+    #[serde(deserialize_with = "nullable")]
+    pub events: Vec<OsvEvent>,
+}
+
+/// One event: one of the four is there.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct OsvEvent {
+    /// Affected from here on; `0` is the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introduced: Option<String>,
+    /// No longer affected from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<String>,
+    /// The last one that is affected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_affected: Option<String>,
+    /// Nothing is said of what comes from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+}
+
+/// A score.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Score {
+    /// `CVSS_V3`, `CVSS_V4`.
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub kind: String,
+    /// The vector.
+    #[serde(deserialize_with = "nullable")]
+    pub score: String,
+}
+
+/// What databases add, as far as it matters here.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Details {
+    /// `LOW`, `MODERATE`, `HIGH`, `CRITICAL`.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    /// Whether a person reviewed it.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub github_reviewed: Option<bool>,
+    /// Weaknesses, as GHSA writes them.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub cwe_ids: Vec<String>,
+    /// Weaknesses, as records of malware write them.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub cwes: Vec<Cwe>,
+    /// What the malware talks to.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub iocs: Option<Iocs>,
+    /// Where a record of malware was put together from; only whether it is there counts.
+    #[serde(rename = "malicious-packages-origins", deserialize_with = "present", skip_serializing_if = "std::ops::Not::not")]
+    pub is_malicious_package: bool,
+}
+
+/// A weakness.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Cwe {
+    /// `CWE-506`.
+    #[serde(rename = "cweId", deserialize_with = "nullable")]
+    pub id: String,
+}
+
+/// Places that malware talks to. URLs are left out: a connection shows no path, and whole code hosts are not meant.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Iocs {
+    /// Domains.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
+    /// Addresses.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
+}
+
+impl Details {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn indicators(&self) -> impl Iterator<Item = String> {
+        self.iocs.iter().flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips)).filter_map(|text| indicators::spelled(text))
+    }
+
+    fn weaknesses(&self) -> impl Iterator<Item = &str> {
+        self.cwe_ids.iter().map(String::as_str).chain(self.cwes.iter().map(|cwe| cwe.id.as_str()))
+    }
+}
+
+/// What some bytes turned out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Read {
+    /// A record.
+    Record(Box<OsvRecord>),
+    /// JSON that is no record: an index, a note.
+    NoRecord,
+    /// No JSON, or a record whose fields have other types than OSV's: in words.
+    Unreadable(String),
+}
+
+impl OsvRecord {
+    /// Reads one document.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Read {
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        match serde_json::from_slice::<Self>(text) {
+            Ok(record) if record.is_one() && first(text) == Some(b'{') => Read::Record(Box::new(record)),
+            Ok(_) => Read::NoRecord,
+            Err(wrong) if wrong.is_data() && !claims_to_be_one(text) => Read::NoRecord,
+            Err(wrong) => Read::Unreadable(wrong.to_string()),
+        }
+    }
+
+    /// Whether it holds for nothing any more.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.as_deref().is_some_and(|at| !at.is_empty())
+    }
+
+    /// Whether it is about npm at all. A withdrawn one may name no package any more.
+    #[must_use]
+    pub fn is_about_npm(&self) -> bool {
+        self.affected.iter().any(Affected::is_npm) || (self.is_withdrawn() && self.affected.is_empty())
+    }
+
+    /// What it says, one entry a package, and how many of its events could not be read. Nothing when it is withdrawn.
+    #[must_use]
+    pub fn entries(&self) -> (Vec<Record>, usize) {
+        let (mut entries, mut unreadable): (Vec<Record>, _) = (Vec::new(), 0);
+        if self.is_withdrawn() {
+            return (entries, unreadable);
+        }
+        let kind = self.kind();
+        for affected in self.affected.iter().filter(|affected| affected.is_npm()) {
+            let (spans, flawed) = affected.spans();
+            unreadable += flawed;
+            // GHSA names a package once for each of its ranges.
+            if let Some(entry) = entries.iter_mut().find(|entry| *entry.package == *affected.package.name) {
+                entry.versions.extend(affected.versions.iter().map(|version| version.as_str().into()));
+                entry.spans.extend(spans);
+                continue;
+            }
+            entries.push(self.entry(affected, kind, spans));
+        }
+        (entries, unreadable)
+    }
+
+    fn entry(&self, affected: &Affected, kind: Kind, spans: Vec<Span>) -> Record {
+        let details = [&self.database_specific, &affected.database_specific];
+        let word = details.iter().find_map(|details| details.severity.as_deref());
+        let vectors = || self.severity.iter().chain(&affected.severity);
+        let cvss = vectors().find(|score| score.kind == "CVSS_V3").or_else(|| vectors().next());
+        let mut cwes: Vec<Box<str>> = details.iter().flat_map(|details| details.weaknesses()).map(Into::into).collect();
+        cwes.sort();
+        cwes.dedup();
+        let mut indicators: Vec<Box<str>> = details.iter().flat_map(|details| details.indicators()).map(Into::into).collect();
+        indicators.sort();
+        indicators.dedup();
+        Record {
+            id: self.id.as_str().into(),
+            aliases: self.aliases.iter().map(|alias| alias.as_str().into()).collect(),
+            kind,
+            severity: word.and_then(|word| Severity::parse(&word.to_ascii_lowercase().replace("medium", "moderate"))),
+            reviewed: self.database_specific.github_reviewed == Some(true),
+            summary: self.summary.as_str().into(),
+            modified: timestamp::parse(&self.modified),
+            // A record is published before it is changed; lists have neither date.
+            known_since: timestamp::parse(&self.published).or_else(|| timestamp::parse(&self.modified)),
+            cvss: cvss.map(|score| score.score.as_str()).unwrap_or_default().into(),
+            cwes,
+            package: affected.package.name.as_str().into(),
+            versions: affected.versions.iter().map(|version| version.as_str().into()).collect(),
+            spans,
+            indicators,
+        }
+    }
+
+    /// A record is a vulnerability when it says so: by a score, or by the id of a database of vulnerabilities and none of the
+    /// marks of malware. A blocklist's own record says neither and names what is bad.
+    fn kind(&self) -> Kind {
+        let details = || self.affected.iter().map(|affected| &affected.database_specific).chain([&self.database_specific]);
+        let named = |prefix: &str| self.id.starts_with(prefix) || self.aliases.iter().any(|alias| alias.starts_with(prefix));
+        let malicious = named("MAL-")
+            || details().any(|details| details.is_malicious_package || details.weaknesses().any(|cwe| cwe == "CWE-506"));
+        let scored = !self.severity.is_empty() || details().any(|details| details.severity.is_some());
+        let vulnerable = scored || named("GHSA-") || named("CVE-");
+        if malicious || !vulnerable { Kind::Malware } else { Kind::Vulnerability }
+    }
+
+    fn is_one(&self) -> bool {
+        !self.id.is_empty() && (!self.affected.is_empty() || self.is_withdrawn() || !self.modified.is_empty())
+    }
+}
+
+impl Affected {
+    fn is_npm(&self) -> bool {
+        self.package.ecosystem == ECOSYSTEM && !self.package.name.is_empty()
+    }
+
+    fn spans(&self) -> (Vec<Span>, usize) {
+        let (mut spans, mut unreadable) = (Vec::new(), 0);
+        for range in self.ranges.iter().filter(|range| range.kind != "GIT") {
+            let events: Vec<Event> = range.events.iter().flat_map(OsvEvent::events).collect();
+            let (read, flawed) = Span::of_events(&events);
+            spans.extend(read);
+            unreadable += flawed;
+        }
+        (spans, unreadable)
+    }
+}
+
+impl OsvEvent {
+    fn events(&self) -> impl Iterator<Item = Event> {
+        let text = |text: &Option<String>| text.as_deref().map(Into::into);
+        let events = [
+            text(&self.introduced).map(Event::Introduced),
+            text(&self.fixed).map(Event::Fixed),
+            text(&self.last_affected).map(Event::LastAffected),
+            text(&self.limit).map(Event::Limit),
+        ];
+        events.into_iter().flatten()
+    }
+}
+
+/// Whether JSON that does not fit has both of what every record has.
+fn claims_to_be_one(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Claim {
+        id: Option<serde::de::IgnoredAny>,
+        affected: Option<serde::de::IgnoredAny>,
+    }
+    first(text) == Some(b'{')
+        && serde_json::from_slice::<Claim>(text).is_ok_and(|claim| claim.id.is_some() && claim.affected.is_some())
+}
+
+fn first(text: &[u8]) -> Option<u8> {
+    text.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// `null` is as good as missing.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Another type than expected is as good as missing: databases put what they like here.
+fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<T> {
+        Wanted(T),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        Some(Either::Wanted(value)) => Some(value),
+        Some(Either::Other(_)) | None => None,
+    })
+}
+
+/// Whether something is there that is not `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Mark {
+        Kept(bool),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        Some(Mark::Kept(kept)) => kept,
+        Some(Mark::Other(_)) => true,
+        None => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> OsvRecord {
+        match OsvRecord::read(json.as_bytes()) {
+            Read::Record(record) => *record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_real_records_hold_is_tolerated() {
+        let record = read(
+            r#"{"id":"MAL-2025-1","modified":"2025-09-17T00:29:08Z","aliases":null,"severity":null,
+            "affected":[{"package":{"ecosystem":"npm","name":"@ctrl/tinycolor","purl":"pkg:npm/%40ctrl/tinycolor"},"versions":null,
+              "ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]},{"type":"SEMVER","events":[{"introduced":"4.1.1"},{"last_affected":"4.1.2"}]},
+                        {"type":"GIT","events":[{"introduced":"abc"}]}],
+              "database_specific":{"cwes":[{"cweId":"CWE-506"},{"cweId":"CWE-506"}],"severity":7}},
+              {"package":{"ecosystem":"PyPI","name":"other"},"versions":["1"]}],
+            "database_specific":{"malicious-packages-origins":null}}"#,
+        );
+        let (entries, unreadable) = record.entries();
+        assert_eq!((entries.len(), unreadable, entries[0].spans.len(), entries[0].kind), (1, 0, 2, Kind::Malware));
+        assert_eq!(entries[0].cwes, ["CWE-506".into()]);
+    }
+
+    #[test]
+    fn json_that_is_no_record_is_told_from_a_broken_one() {
+        assert_eq!(OsvRecord::read(br#"{"note":"index","count":303,"records":[{"id":"MAL-1"}]}"#), Read::NoRecord);
+        assert_eq!(OsvRecord::read(br#"[{"package_name":"a"}]"#), Read::NoRecord);
+        assert_eq!(OsvRecord::read(b"7"), Read::NoRecord);
+        assert!(matches!(OsvRecord::read(br#"{"id":"MAL-1","affected":[{"#), Read::Unreadable(_)));
+        assert!(matches!(OsvRecord::read(br#"{"id":"MAL-1","affected":"axios"}"#), Read::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_withdrawn_record_says_nothing_and_is_kept_as_such() {
+        let record = read(
+            r#"{"id":"MAL-1","withdrawn":"2026-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"npm","name":"supabase"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}]}]}"#,
+        );
+        assert!(record.entries().0.is_empty() && record.is_about_npm());
+        assert_eq!(read(&serde_json::to_string(&record).unwrap()), record);
+    }
+
+    #[test]
+    fn a_vulnerability_says_so_and_a_blocklist_does_not() {
+        let kind = |more: &str| {
+            let json = format!(r#"{{{more},"affected":[{{"package":{{"ecosystem":"npm","name":"a"}},"versions":["1.0.0"]}}]}}"#);
+            read(&json).entries().0[0].kind
+        };
+        assert_eq!(kind(r#""id":"GHSA-1","database_specific":{"severity":"HIGH"}"#), Kind::Vulnerability);
+        assert_eq!(kind(r#""id":"ACME-1","severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}]"#), Kind::Vulnerability);
+        assert_eq!(kind(r#""id":"GHSA-1","database_specific":{"cwe_ids":["CWE-506"],"severity":"CRITICAL"}"#), Kind::Malware);
+        assert_eq!(kind(r#""id":"LWA-2026-1","aliases":["MAL-2026-1"]"#), Kind::Malware);
+        assert_eq!(kind(r#""id":"ACME-1""#), Kind::Malware);
+    }
+
+    #[test]
+    fn what_is_kept_says_what_the_source_said() {
+        let json = r#"{"id":"GHSA-1","modified":"2026-01-01T00:00:00Z","aliases":["CVE-1"],"summary":"s","affected":[{"package":{"ecosystem":"npm","name":"a"},
+            "ranges":[{"type":"SEMVER","events":[{"introduced":"0"},{"fixed":"1.2.3"}]}]}],"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}],
+            "database_specific":{"github_reviewed":true,"severity":"MODERATE","cwe_ids":["CWE-79"],"malicious-packages-origins":[{"source":"x"}]}}"#;
+        let record = read(json);
+        let kept = read(&serde_json::to_string(&record).unwrap());
+        assert_eq!(kept.entries(), record.entries());
+        assert_eq!(kept, record);
+    }
+}

@@ -1,0 +1,5 @@
+//! Where feeds come from: directories and HTTP.
+
+pub(crate) mod directory;
+pub(crate) mod download;
+pub(crate) mod remote;

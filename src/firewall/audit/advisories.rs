@@ -1,0 +1,241 @@
+//! What the feeds say of an audit, in the registry's own shape: bulk (`{"name": ["version"]}`), and the older one of a whole tree.
+//! Refuses to fetch, and to answer where no feed knows vulnerabilities: a false "0 vulnerabilities" is worse than an error.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::firewall::Inner;
+use crate::firewall::audit::body::Audited;
+use crate::firewall::package::Slot;
+use crate::firewall::policy_state::World;
+use crate::firewall::request::Asker;
+use crate::npm::{Algorithm, Digest, PackageName, Version};
+use crate::policy::advisories::Kind;
+use crate::policy::{Advisory, Severity};
+use crate::upstream::Passed;
+
+/// Statuses by which a registry says that it answers no audits.
+const NO_ENDPOINT: [u16; 3] = [404, 405, 501];
+
+/// The largest object of upstream's answer that is changed rather than added to, in bytes: its counts take a hundred.
+const MAX_COUNTS_BYTES: usize = 64 << 10;
+
+/// Upstream's answer. Only the parts that are added to are parsed further.
+type Theirs<'a> = BTreeMap<String, &'a RawValue>;
+
+/// An advisory with the versions of what is installed that it affects.
+type Found<'w> = (Advisory<'w>, Vec<String>);
+
+impl Inner {
+    /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits. Blocks.
+    pub(crate) fn advise(&self, asker: &Asker, passed: Passed, audited: &Audited, bulk: bool) -> Passed {
+        let world = self.world();
+        let status = passed.status.as_u16();
+        let alone = NO_ENDPOINT.contains(&status);
+        let theirs = serde_json::from_slice::<Theirs<'_>>(&passed.body).ok().filter(|_| status == 200);
+        if !alone && theirs.is_none() {
+            return passed;
+        }
+        let found = self.found(asker, &world, audited);
+        if found.is_empty() && !alone {
+            return passed;
+        }
+        let theirs = theirs.unwrap_or_default();
+        let answer = if bulk { bulk_answer(&found, theirs) } else { tree_answer(&found, audited, theirs) };
+        match answer {
+            Ok(answer) => Passed::of_json(answer.into()),
+            // Written from what was read: it cannot fail, and upstream's own is better than none.
+            Err(_) => passed,
+        }
+    }
+
+    /// Each advisory on something installed, with the versions of it that it affects.
+    fn found<'w>(&self, asker: &Asker, world: &'w World, audited: &Audited) -> Vec<Found<'w>> {
+        let mut found = Vec::new();
+        for (name, versions) in &audited.versions {
+            let advisories = world.advisories.of(name);
+            if advisories.is_empty() {
+                continue;
+            }
+            let known = PackageName::parse(name).ok();
+            let known =
+                known.and_then(|name| self.documents.get(&Slot::of(&name, self.registries.of(&name), &asker.authorization)));
+            let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
+            let applicable = advisories.among(dated);
+            // Where each advisory of this package went, by feed and id: they are compared once, not once per version.
+            let (mut places, mut here) = (HashMap::new(), Vec::<Found<'w>>::new());
+            for version in versions.keys() {
+                let parsed = Version::parse(version);
+                for advisory in applicable.matching(version, parsed.as_ref()) {
+                    let place = *places.entry((advisory.feed, advisory.id)).or_insert_with(|| {
+                        here.iter().position(|(other, _)| is_same(*other, advisory)).unwrap_or_else(|| {
+                            here.push((advisory, Vec::new()));
+                            here.len() - 1
+                        })
+                    });
+                    let affected = &mut here[place].1;
+                    // Two records for one thing affect a version one after the other.
+                    if affected.last() != Some(version) {
+                        affected.push(version.clone());
+                    }
+                }
+            }
+            found.append(&mut here);
+        }
+        found
+    }
+}
+
+/// Two feeds may hold one record, and one record may be another's alias.
+fn is_same(one: Advisory<'_>, other: Advisory<'_>) -> bool {
+    one.package() == other.package() && (one.is_called(other.id) || other.is_called(one.id))
+}
+
+/// The advisories that upstream names already, by the last part of their addresses: an id or an alias.
+#[derive(Default)]
+struct Named(HashSet<String>);
+
+impl Named {
+    fn add(&mut self, entry: &RawValue) {
+        #[derive(Deserialize)]
+        struct Entry {
+            url: String,
+        }
+        let url = serde_json::from_str::<Entry>(entry.get()).map(|entry| entry.url).unwrap_or_default();
+        let last = url.rsplit('/').next().unwrap_or_default();
+        if !last.is_empty() {
+            self.0.insert(last.to_owned());
+        }
+    }
+
+    fn holds(&self, advisory: Advisory<'_>) -> bool {
+        self.0.contains(advisory.id) || advisory.aliases().any(|alias| self.0.contains(alias))
+    }
+}
+
+/// `{"name": [advisory]}`, with what upstream says already.
+fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
+    let mut by_package: BTreeMap<&str, Vec<Advisory<'_>>> = BTreeMap::new();
+    for (advisory, _) in found {
+        by_package.entry(advisory.package()).or_default().push(*advisory);
+    }
+    let mut answer: BTreeMap<String, Box<RawValue>> =
+        theirs.into_iter().map(|(name, listed)| (name, listed.to_owned())).collect();
+    for (name, ours) in by_package {
+        let listed = match answer.get(name) {
+            None => Vec::new(),
+            Some(listed) => match serde_json::from_str::<Vec<&RawValue>>(listed.get()) {
+                Ok(listed) => listed,
+                // What is no list is passed on as it is.
+                Err(_) => continue,
+            },
+        };
+        let mut named = Named::default();
+        for entry in &listed {
+            named.add(entry);
+        }
+        let mut entries: Vec<Box<RawValue>> = listed.into_iter().map(ToOwned::to_owned).collect();
+        for advisory in ours.into_iter().filter(|advisory| !named.holds(*advisory)) {
+            entries.push(serde_json::value::to_raw_value(&tell(advisory))?);
+        }
+        answer.insert(name.to_owned(), serde_json::value::to_raw_value(&entries)?);
+    }
+    serde_json::to_string(&answer)
+}
+
+/// The answer for a whole tree: advisories with where they were found, and how many of each severity.
+fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
+    let told = theirs.remove("advisories").and_then(|told| serde_json::from_str::<Theirs<'_>>(told.get()).ok());
+    let (mut answer, mut advisories, mut metadata) = if let Some(told) = told {
+        let metadata = theirs.remove("metadata").filter(|metadata| metadata.get().len() <= MAX_COUNTS_BYTES);
+        let metadata = metadata.and_then(|metadata| serde_json::from_str(metadata.get()).ok()).unwrap_or_else(|| json!({}));
+        let own = |(name, value): (String, &RawValue)| (name, value.to_owned());
+        let advisories: BTreeMap<String, Box<RawValue>> = told.into_iter().map(own).collect();
+        (theirs.into_iter().map(own).collect(), advisories, metadata)
+    } else {
+        let mut answer: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
+        for empty in ["actions", "muted"] {
+            answer.insert(empty.to_owned(), serde_json::value::to_raw_value(&[(); 0])?);
+        }
+        let metadata = json!({ "vulnerabilities": { "info": 0, "low": 0, "moderate": 0, "high": 0, "critical": 0 },
+                "dependencies": audited.count, "devDependencies": 0, "optionalDependencies": 0,
+                "totalDependencies": audited.count });
+        (answer, BTreeMap::new(), metadata)
+    };
+    let mut named = Named::default();
+    for entry in advisories.values() {
+        named.add(entry);
+    }
+    for (advisory, versions) in found.iter().filter(|(advisory, _)| !named.holds(*advisory)) {
+        let paths = |version: &String| {
+            let paths = audited.versions.get(advisory.package()).and_then(|versions| versions.get(version));
+            json!({ "version": version, "paths": paths.cloned().unwrap_or_default() })
+        };
+        let mut entry = tell(*advisory);
+        entry["findings"] = versions.iter().map(paths).collect();
+        entry["module_name"] = advisory.package().into();
+        entry["patched_versions"] = patched(*advisory).into();
+        entry["access"] = "public".into();
+        entry["overview"] = advisory.summary.into();
+        let fix = patched(*advisory);
+        let advice =
+            if fix == "<0.0.0" { "Remove it: no version is known to be good".to_owned() } else { format!("Upgrade to {fix}") };
+        entry["recommendation"] = advice.into();
+        advisories.insert(number(*advisory).to_string(), serde_json::value::to_raw_value(&entry)?);
+        if let Some(counts) = metadata.as_object_mut() {
+            let counts = counts.entry("vulnerabilities").or_insert_with(|| json!({}));
+            if let Some(counts) = counts.as_object_mut() {
+                let count = counts.entry(severity(*advisory)).or_insert_with(|| 0.into());
+                *count = (count.as_u64().unwrap_or(0) + 1).into();
+            }
+        }
+    }
+    answer.insert("advisories".to_owned(), serde_json::value::to_raw_value(&advisories)?);
+    answer.insert("metadata".to_owned(), serde_json::value::to_raw_value(&metadata)?);
+    serde_json::to_string(&answer)
+}
+
+fn tell(advisory: Advisory<'_>) -> Value {
+    let title = if advisory.summary.is_empty() { advisory.id } else { advisory.summary };
+    let vector = Some(advisory.cvss()).filter(|vector| !vector.is_empty());
+    json!({
+        "id": number(advisory),
+        "url": url(advisory),
+        "title": title,
+        "severity": severity(advisory),
+        "vulnerable_versions": advisory.vulnerable_versions(),
+        "cwe": advisory.cwes().collect::<Vec<_>>(),
+        "cvss": { "score": vector.and_then(crate::policy::advisories::cvss::base_score).unwrap_or(0.0), "vectorString": vector },
+    })
+}
+
+fn severity(advisory: Advisory<'_>) -> &'static str {
+    let scored = || crate::policy::advisories::cvss::base_score(advisory.cvss()).map(Severity::of_score);
+    match advisory.kind {
+        Kind::Malware => Severity::Critical.as_str(),
+        Kind::Vulnerability => advisory.severity.or_else(scored).unwrap_or(Severity::Moderate).as_str(),
+    }
+}
+
+fn url(advisory: Advisory<'_>) -> String {
+    let ghsa = std::iter::once(advisory.id).chain(advisory.aliases()).find(|id| id.starts_with("GHSA-"));
+    match ghsa {
+        Some(id) => format!("https://github.com/advisories/{id}"),
+        None => format!("https://osv.dev/vulnerability/{}", advisory.id),
+    }
+}
+
+/// The registry numbers its advisories; ours have names, so the number is made of the name.
+fn number(advisory: Advisory<'_>) -> u32 {
+    let digest = Digest::of(Algorithm::Sha256, advisory.id.as_bytes());
+    digest.as_bytes().first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes) >> 1)
+}
+
+/// The versions from which on it is fixed, as the registry writes them.
+fn patched(advisory: Advisory<'_>) -> String {
+    let fixed: BTreeSet<String> = advisory.fixed_versions().map(|version| format!(">={version}")).collect();
+    if fixed.is_empty() { "<0.0.0".to_owned() } else { fixed.into_iter().collect::<Vec<_>>().join(" || ") }
+}

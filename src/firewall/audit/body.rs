@@ -1,0 +1,392 @@
+//! Reads what a client says is installed: bulk (`{"name": ["version"]}`), or the older one of a whole tree. One pass, no tree in
+//! memory: only packages that the caller asks for are kept, and everything is bounded. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::firewall::error::Rejection;
+
+/// The most packages of one audit, counted with each place in a tree: five times what the largest public lockfiles hold.
+const MAX_PACKAGES: usize = 50_000;
+
+/// The most versions of one package: no installation has a hundred.
+const MAX_VERSIONS: usize = 1_000;
+
+/// The longest name that a registry takes; aliases and file names of a tree may be longer and are no package.
+const MAX_NAME_BYTES: usize = 214;
+
+/// The most places of one version that an answer names, the longest of them in bytes, and all of them together.
+const MAX_PATHS: usize = 100;
+const MAX_PATH_BYTES: usize = 4 << 10;
+const MAX_PATHS_BYTES: usize = 4 << 20;
+
+/// What is installed of the packages that were asked for: versions, and where in the tree each is.
+#[derive(Debug, Default)]
+pub struct Audited {
+    /// Versions by package, and the paths of each.
+    pub versions: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// How many packages there are in all.
+    pub count: usize,
+}
+
+/// Reads a bulk audit. Packages that are `listed` are kept, `each` is called for all; `None` when it is no such audit.
+///
+/// # Errors
+/// [`Rejection::TooMuch`] when there are more packages or versions than are answered.
+pub fn read_bulk(
+    body: &[u8],
+    listed: impl Fn(&str) -> bool,
+    mut each: impl FnMut(&str, &[String]),
+) -> Result<Option<Audited>, Rejection> {
+    let mut audited = Audited::default();
+    let mut add = |name: String, versions: Vec<String>| {
+        audited.count += 1;
+        if audited.count > MAX_PACKAGES {
+            return Err(too_many_packages());
+        }
+        if name.len() <= MAX_NAME_BYTES {
+            each(&name, &versions);
+            if listed(&name) {
+                audited.versions.insert(name, versions.into_iter().map(|version| (version, Vec::new())).collect());
+            }
+        }
+        Ok(())
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = deserializer.deserialize_map(Bulk(&mut add)).and_then(|()| deserializer.end());
+    finish(read, audited)
+}
+
+/// Reads the audit of a tree (`{"dependencies": {"name": {"version", "dependencies"}}}`), as [`read_bulk`].
+///
+/// # Errors
+/// As [`read_bulk`].
+pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, Rejection> {
+    let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = deserializer.deserialize_any(Node(&mut walk)).and_then(|()| deserializer.end());
+    finish(read, walk.audited)
+}
+
+/// An audit of more than is answered, marked so that it is told from one that cannot be read.
+const TOO_MUCH: &str = "too much to audit: ";
+
+fn too_many_packages() -> String {
+    format!("{TOO_MUCH}more than {MAX_PACKAGES} packages")
+}
+
+fn too_many_versions() -> String {
+    format!("{TOO_MUCH}more than {MAX_VERSIONS} versions of one package")
+}
+
+fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Option<Audited>, Rejection> {
+    let Err(error) = read else { return Ok(Some(audited)) };
+    let text = error.to_string();
+    match text.strip_prefix(TOO_MUCH) {
+        // Behind it stands where in the body that was.
+        Some(what) => {
+            let what = what.split(" at line ").next().unwrap_or(what);
+            Err(Rejection::TooMuch(format!("the audit names {what}").into()))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The whole of a bulk audit; what is found is handed on.
+struct Bulk<'a>(&'a mut dyn FnMut(String, Vec<String>) -> Result<(), String>);
+
+impl<'de> Visitor<'de> for Bulk<'_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("versions by package")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            let versions = map.next_value_seed(Versions)?;
+            (self.0)(name, versions).map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+/// The versions of one package.
+struct Versions;
+
+impl<'de> DeserializeSeed<'de> for Versions {
+    type Value = Vec<String>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Vec<String>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Versions {
+    type Value = Vec<String>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("versions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<String>, A::Error> {
+        let mut versions = Vec::new();
+        while let Some(version) = sequence.next_element::<String>()? {
+            if versions.len() >= MAX_VERSIONS {
+                return Err(A::Error::custom(too_many_versions()));
+            }
+            versions.push(version);
+        }
+        Ok(versions)
+    }
+}
+
+/// A tree being walked.
+struct Walk<'a> {
+    audited: Audited,
+    listed: &'a dyn Fn(&str) -> bool,
+    /// The names that lead here.
+    above: Vec<String>,
+    /// Bytes of all paths so far.
+    paths: usize,
+}
+
+impl Walk<'_> {
+    /// Adds the package that was walked to.
+    fn add(&mut self, version: String) -> Result<(), String> {
+        self.audited.count += 1;
+        if self.audited.count > MAX_PACKAGES {
+            return Err(too_many_packages());
+        }
+        let Some(name) = self.above.last().filter(|name| name.len() <= MAX_NAME_BYTES && (self.listed)(name)) else {
+            return Ok(());
+        };
+        let versions = self.audited.versions.entry(name.clone()).or_default();
+        if versions.len() >= MAX_VERSIONS && !versions.contains_key(&version) {
+            return Err(too_many_versions());
+        }
+        let paths = versions.entry(version).or_default();
+        // A name may be as long as the body, and stand above all others: it is measured before anything is joined.
+        let length = self.above.iter().map(|name| name.len() + 1).sum::<usize>();
+        if paths.len() < MAX_PATHS && length <= MAX_PATH_BYTES && self.paths + length <= MAX_PATHS_BYTES {
+            self.paths += length;
+            paths.push(self.above.join(">"));
+        }
+        Ok(())
+    }
+}
+
+/// Visits what is not looked for without keeping it.
+macro_rules! passes_over_the_rest {
+    ($value:expr) => {
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("JSON")
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok($value)
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok($value)
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok($value)
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+            Ok($value)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok($value)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+            while sequence.next_element::<IgnoredAny>()?.is_some() {}
+            Ok($value)
+        }
+    };
+}
+
+/// The root of a tree, or one package in it: its version and what is below it.
+struct Node<'a, 'w>(&'a mut Walk<'w>);
+
+impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_, '_> {
+    type Value = ();
+
+    passes_over_the_rest!(());
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut version = None;
+        while let Some(key) = map.next_key::<String>()? {
+            match &*key {
+                "version" => version = map.next_value_seed(Text)?,
+                "dependencies" => map.next_value_seed(Below(&mut *self.0))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        match version.filter(|_| !self.0.above.is_empty()) {
+            Some(version) => self.0.add(version).map_err(A::Error::custom),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The packages below another one.
+struct Below<'a, 'w>(&'a mut Walk<'w>);
+
+impl<'de> DeserializeSeed<'de> for Below<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Below<'_, '_> {
+    type Value = ();
+
+    passes_over_the_rest!(());
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            self.0.above.push(name);
+            map.next_value_seed(Node(&mut *self.0))?;
+            self.0.above.pop();
+        }
+        Ok(())
+    }
+}
+
+/// A text, if it is one.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Option<String>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Option<String>;
+
+    passes_over_the_rest!(None);
+
+    fn visit_str<E>(self, text: &str) -> Result<Option<String>, E> {
+        Ok(Some(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn told(read: Result<Option<Audited>, Rejection>) -> String {
+        match read {
+            Ok(Some(audited)) => format!("{} {:?}", audited.count, audited.versions),
+            Ok(None) => "unreadable".to_owned(),
+            Err(rejection) => rejection.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_tree_is_walked_and_only_what_is_asked_for_is_kept() {
+        let tree = br#"{"name":"app","version":"9.9.9","requires":{"a":"1"},"dependencies":{
+            "a":{"dependencies":{"b":{"version":"2.0.0"},"c":true,"d":{"version":3,"dependencies":[1]}},"version":"1.0.0"},
+            "b":{"version":"2.0.0","integrity":{"x":[null]}},"e":{"version":"1.0.0"}}}"#;
+        assert_eq!(told(read_tree(tree, |name| name != "e")), r#"4 {"a": {"1.0.0": ["a"]}, "b": {"2.0.0": ["a>b", "b"]}}"#);
+        for odd in ["[]", "7", "{}", r#"{"dependencies":"none"}"#] {
+            assert_eq!(told(read_tree(odd.as_bytes(), |_| true)), "0 {}", "{odd}");
+        }
+        for broken in ["", "{", r#"{"dependencies":{"a":{"version":"1.0.0"}}"#, "{} {}"] {
+            assert_eq!(told(read_tree(broken.as_bytes(), |_| true)), "unreadable", "{broken}");
+        }
+        let deep = format!(r#"{}"1.0.0"{}"#, r#"{"dependencies":{"a":"#.repeat(10_000), "}}".repeat(10_000));
+        assert_eq!(told(read_tree(deep.as_bytes(), |_| true)), "unreadable");
+    }
+
+    #[test]
+    fn a_long_name_above_many_packages_is_not_copied_for_each() {
+        let mut tree = format!(r#"{{"dependencies":{{"{}":{{"version":"1.0.0","dependencies":{{"#, "x".repeat(40_000));
+        for number in 0..MAX_PACKAGES - 1 {
+            let _ = write!(tree, r#"{}"p{number}":{{"version":"1.0.0"}}"#, if number == 0 { "" } else { "," });
+        }
+        let audited = read_tree(format!("{tree}}}}}}}}}").as_bytes(), |_| true).unwrap().unwrap();
+        assert_eq!((audited.count, audited.versions.len()), (MAX_PACKAGES, MAX_PACKAGES - 1));
+        assert!(audited.versions.values().flat_map(BTreeMap::values).all(Vec::is_empty));
+        let one_more = format!(r#"{tree},"last":{{"version":"1.0.0"}}}}}}}}}}"#);
+        assert_eq!(told(read_tree(one_more.as_bytes(), |_| true)), "the audit names more than 50000 packages");
+    }
+
+    #[test]
+    fn paths_are_bounded_for_each_version_and_in_all() {
+        let mut tree = r#"{"dependencies":{"#.to_owned();
+        for number in 0..20_000 {
+            let comma = if number == 0 { "" } else { "," };
+            let _ = write!(
+                tree,
+                r#"{comma}"{}{number}":{{"dependencies":{{"p{}":{{"version":"1.0.0"}}}}}}"#,
+                "y".repeat(2_000),
+                number % 2_000
+            );
+        }
+        let audited = read_tree(format!("{tree}}}}}").as_bytes(), |_| true).unwrap().unwrap();
+        let bytes: usize = audited.versions.values().flat_map(BTreeMap::values).flatten().map(String::len).sum();
+        assert!(audited.count == 20_000 && bytes > 1 << 20 && bytes <= MAX_PATHS_BYTES, "{bytes}");
+    }
+
+    #[test]
+    fn a_bulk_audit_is_read_in_one_pass_and_has_limits() {
+        let mut named = Vec::new();
+        let body = br#"{"a":["1.0.0","2.0.0"],"b":[],"a":["3.0.0"]}"#;
+        let read = read_bulk(body, |name| name == "a", |name, versions| named.push(format!("{name} {}", versions.len())));
+        assert_eq!(told(read), r#"3 {"a": {"3.0.0": []}}"#);
+        assert_eq!(named, ["a 2", "b 0", "a 1"]);
+        let ignore = |_: &str, _: &[String]| {};
+        for odd in ["[]", r#"{"a":"1"}"#, r#"{"a":[1]}"#, r#"{"a":["1"]"#] {
+            assert_eq!(told(read_bulk(odd.as_bytes(), |_| true, ignore)), "unreadable", "{odd}");
+        }
+        let versions = |count: usize| format!(r#"{{"a":[{}"1.0.0"]}}"#, r#""1.0.0","#.repeat(count - 1));
+        assert!(read_bulk(versions(MAX_VERSIONS).as_bytes(), |_| true, ignore).is_ok());
+        assert_eq!(
+            told(read_bulk(versions(MAX_VERSIONS + 1).as_bytes(), |_| true, ignore)),
+            "the audit names more than 1000 versions of one package"
+        );
+        let names = |count: usize| format!(r#"{{{}"a":[]}}"#, r#""a":[],"#.repeat(count - 1));
+        assert!(read_bulk(names(MAX_PACKAGES).as_bytes(), |_| true, ignore).is_ok());
+        assert_eq!(
+            told(read_bulk(names(MAX_PACKAGES + 1).as_bytes(), |_| true, ignore)),
+            "the audit names more than 50000 packages"
+        );
+    }
+}

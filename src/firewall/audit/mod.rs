@@ -1,0 +1,162 @@
+//! The audit with which npm ends an install: passed on, and answered with what was held back of the packages in it,
+//! worked out from what is known, without fetching anything. It is read off the async threads, in one pass and within bounds.
+
+pub(crate) mod advisories;
+pub mod body;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::audit::body::Audited;
+use crate::firewall::error::{self, Rejection};
+use crate::firewall::package::Slot;
+use crate::firewall::request::Asker;
+use crate::npm::{PackageName, Version};
+use crate::units::timestamp;
+use crate::upstream::{Passage, Passed};
+
+/// Releases named in one notice: beyond that they are counted.
+const NAMED: usize = 6;
+
+/// A newer release that an install did not get.
+struct HeldBack {
+    name: PackageName,
+    version: Version,
+    opens: Option<Timestamp>,
+}
+
+impl Inner {
+    /// Passes an audit on. `body` is dropped once it is read: it may hold memory that others wait for.
+    pub(crate) async fn audit(
+        self: &Arc<Self>,
+        asker: &Asker,
+        passage: Passage,
+        body: Bytes,
+        bulk: bool,
+    ) -> Result<(Passed, Option<String>), Rejection> {
+        let (inner, reader) = (Arc::clone(self), asker.clone());
+        let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, bulk)).await??;
+        let passed = self.pass(asker, None, passage).await?;
+        let Some(audited) = audited else { return Ok((passed, notice)) };
+        let _share = self.share_of_answer(&passed).await?;
+        let _permit = self.heavy.acquire(asker.address).await;
+        let (inner, asker) = (Arc::clone(self), asker.clone());
+        let advised = self.blocking(move || inner.advise(&asker, passed, &audited, bulk)).await?;
+        Ok((advised, notice))
+    }
+
+    /// What the feeds may have to say something of, where they hold vulnerabilities at all, and the notice. Blocks.
+    fn read_audit(&self, asker: &Asker, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), Rejection> {
+        let world = self.world();
+        // Feeds of malware alone know nothing of what an audit asks.
+        let advises = world.advisories.has_vulnerabilities();
+        let is_listed = |name: &str| advises && !world.advisories.of(name).is_empty();
+        if !bulk {
+            let audited = if advises { body::read_tree(body, is_listed)? } else { None };
+            return Ok((audited, None));
+        }
+        let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
+        let audited = body::read_bulk(body, is_listed, |name, versions| {
+            let Ok(name) = PackageName::parse(name) else { return };
+            let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
+            // The last of two entries for one name counts, as in any JSON.
+            if self.documents.contains_key(&slot) {
+                known.insert(name.clone(), versions.to_vec());
+            }
+            names.insert(name);
+        })?;
+        let notice = self.notice(asker, &names, &known);
+        Ok((audited.filter(|_| advises), notice))
+    }
+
+    /// What was held back of the packages of a bulk audit, of those that are known: one line of ASCII.
+    fn notice(
+        &self,
+        asker: &Asker,
+        names: &HashSet<PackageName>,
+        installed: &BTreeMap<PackageName, Vec<String>>,
+    ) -> Option<String> {
+        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_back(asker, name, versions)).collect();
+        held.retain(|one| !self.is_variant(&one.name, names));
+        if held.is_empty() {
+            return None;
+        }
+        // What no other package of the install wants is the project's own.
+        let is_indirect = |name: &PackageName| {
+            let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+            let wants = self.wants.of(&slot).unwrap_or_default();
+            wants.iter().any(|want| PackageName::parse(&want.by).is_ok_and(|by| by != *name && names.contains(&by)))
+        };
+        held.sort_by_cached_key(|one| (is_indirect(&one.name), one.name.clone()));
+        let releases = if held.len() == 1 { "release" } else { "releases" };
+        let link = held.first().and_then(|first| error::link(&asker.base, &first.name, Some(first.version.as_str())));
+        let link = link.map(|link| format!("{}{link}", error::WHY)).unwrap_or_default();
+        let compose = |named: usize| {
+            let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
+            for (at, HeldBack { name, version, opens }) in held.iter().take(named).enumerate() {
+                let lead = if at == 0 { "" } else { ", " };
+                let _ = match opens {
+                    Some(opens) => write!(text, "{lead}{name} {version} opens {}", timestamp::tell_opening(*opens)),
+                    None => write!(text, "{lead}{name} {version} is refused"),
+                };
+            }
+            if held.len() > named {
+                let _ = write!(text, ", and {} more", held.len() - named);
+            }
+            text + &link
+        };
+        // As many as a header holds.
+        let fitting = (1..=NAMED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::LONGEST_LINE);
+        let text = fitting.unwrap_or_else(|| compose(1));
+        Some(error::one_line(&text))
+    }
+
+    /// Whether a package is another one's build for some platform: it comes and goes with that.
+    fn is_variant(&self, name: &PackageName, installed: &HashSet<PackageName>) -> bool {
+        is_for_a_platform(name) || self.wholes_of_parts.get(name).is_some_and(|whole| installed.contains(&whole))
+    }
+
+    /// The newest hidden version of a package that is newer than what was installed of it: a stable one, or a prerelease where
+    /// one was installed.
+    fn held_back(&self, asker: &Asker, name: &PackageName, versions: &[String]) -> Option<HeldBack> {
+        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+        let known = self.documents.get(&slot)?;
+        let packument = known.packument.as_ref()?;
+        let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
+        let screen = known.screen(&self.world(), asker.profile);
+        let newer = screen.verdicts.iter().filter_map(|(at, verdict)| {
+            let version = packument.entries[*at].version.as_ref()?;
+            let wanted = *version > installed && (!version.is_prerelease() || installed.is_prerelease());
+            wanted.then_some((version, verdict))
+        });
+        let (version, verdict) = newer.max_by(|one, other| one.0.cmp(other.0))?;
+        Some(HeldBack { name: name.clone(), version: version.clone(), opens: verdict.opens() })
+    }
+}
+
+/// Whether a name ends in a system and a processor, as those of native builds do: `@esbuild/linux-x64`, `lightningcss-darwin-arm64`.
+fn is_for_a_platform(name: &PackageName) -> bool {
+    const SYSTEMS: [&str; 11] =
+        ["linux", "linuxmusl", "darwin", "win32", "windows", "freebsd", "openbsd", "netbsd", "android", "sunos", "aix"];
+    const PROCESSORS: [&str; 10] = ["x64", "x86", "ia32", "arm", "arm64", "armv7", "ppc64", "s390x", "riscv64", "wasm32"];
+    let words: Vec<&str> = name.unscoped().split(['-', '_', '.']).collect();
+    let has = |known: &[&str]| words.iter().any(|word| known.contains(word));
+    has(&SYSTEMS) && has(&PROCESSORS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn native_builds_are_told_by_their_names() {
+        let is = |name: &str| is_for_a_platform(&PackageName::parse(name).unwrap());
+        assert!(["@esbuild/linux-x64", "lightningcss-darwin-arm64", "@next/swc-win32-x64-msvc"].into_iter().all(is));
+        assert!(!["linux-release-info", "arm", "x64-utils", "axios"].into_iter().any(is));
+    }
+}

@@ -1,0 +1,148 @@
+//! Finds out what is to be told of one version: verdict, dates, rules, and what to take instead; now, or as of another instant.
+//! Refuses to serve anything.
+
+pub mod explanation;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::error::{self, Rejection};
+use crate::firewall::explain::explanation::{Asked, Explanation, Seen, TagMove};
+use crate::firewall::package::Known;
+use crate::firewall::package::removed::Departed;
+use crate::firewall::packages::fetch::Need;
+use crate::firewall::policy_state::World;
+use crate::firewall::queries::packument::{self, best, no_version};
+use crate::firewall::request::Asker;
+use crate::firewall::verdicts::Screen;
+use crate::npm::Form;
+use crate::npm::packument::dist_tags;
+use crate::npm::{PackageName, Packument, Range};
+use crate::policy::{Facts, judge, waiver};
+use crate::units::timestamp;
+
+impl Inner {
+    pub(crate) async fn explain(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        wanted: Option<&str>,
+        at: Option<Timestamp>,
+    ) -> Result<Explanation, Rejection> {
+        // The full form: rules may ask who published, which the other one does not say.
+        let present = self.reading(asker, name, Need::Form(Form::Full), None).await?.known;
+        let validated = present.validated;
+        let (known, world) = match at {
+            None => (present, self.world()),
+            Some(at) => {
+                let known = Arc::new(present.as_of(at));
+                self.find_kin(asker, &known).await;
+                (known, Arc::new(self.world().as_of(at)))
+            }
+        };
+        let told = Telling { known: &known, world: &world, asker, validated, at };
+        let screen = known.screen(&world, asker.profile);
+        if at.is_none() {
+            self.note_overbroad(name, &screen);
+        }
+        told.of(name, wanted.unwrap_or("latest"), &screen)
+    }
+}
+
+/// One question, and what there is to answer it from.
+struct Telling<'a> {
+    known: &'a Known,
+    world: &'a World,
+    asker: &'a Asker,
+    /// When upstream was last asked.
+    validated: Timestamp,
+    at: Option<Timestamp>,
+}
+
+impl Telling<'_> {
+    fn of(&self, name: &PackageName, wanted: &str, screen: &Screen) -> Result<Explanation, Rejection> {
+        let found = self.known.packument.as_deref().and_then(|packument| {
+            let (at, _) = packument.find(resolve(packument, wanted)?)?;
+            Some((packument, at))
+        });
+        let Some((packument, at)) = found else {
+            return match Departed::find(self.known, wanted, self.world) {
+                Some(departed) if !departed.is_later_than(self.at) => {
+                    Ok(self.explanation(&departed.facts(self.at), None, screen))
+                }
+                _ => Err(self.nothing(name, wanted)),
+            };
+        };
+        let advisories = self.world.advisories.of(name.as_str()).among(self.known.dated(packument));
+        let asked = (*packument.entries[at].key != *wanted).then(|| {
+            let given = packument::resolve(packument, screen, wanted).and_then(|key| packument.find(key));
+            let given = given.filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry.key.clone());
+            Asked { text: wanted.into(), given }
+        });
+        Ok(self.explanation(&self.known.facts(packument, at, &advisories), asked, screen))
+    }
+
+    fn explanation(&self, facts: &Facts<'_>, asked: Option<Asked>, screen: &Screen) -> Explanation {
+        let (known, world) = (self.known, self.world);
+        let policy = world.policy(self.asker.profile);
+        let rules = policy.about(facts.name);
+        let packument = known.packument.as_deref();
+        let tags = packument.iter().flat_map(|packument| screen.each_tag(packument));
+        let tags =
+            tags.map(|(tag, target, shown)| TagMove { tag: tag.into(), upstream: target.into(), shown: shown.map(Into::into) });
+        Explanation {
+            name: facts.name.clone(),
+            version: facts.version.into(),
+            asked,
+            verdict: judge(&rules, &world.standing, facts, known.validated),
+            waiver: waiver(&rules, &world.standing, facts, known.validated).map(|note| note.reason),
+            steps: policy.trace(&world.standing, facts, known.validated),
+            tags: tags.collect(),
+            seen: Seen::of(facts),
+            published: facts.published,
+            effective: facts.effective,
+            nearest: packument.and_then(|packument| screen.nearest(packument, facts.version)).map(Into::into),
+            minimum_release_age: policy.minimum_release_age(facts.name),
+            upstream: Arc::clone(known.registry.id()),
+            validated: self.validated,
+            as_of: self.at,
+            remarks: self.remarks(),
+        }
+    }
+
+    /// What is taken as it is now, because nobody kept what it was.
+    fn remarks(&self) -> Vec<&'static str> {
+        match self.at {
+            Some(at) if at < self.validated => vec![
+                "rules and feeds are those of now; decisions, ages and dist-tags are as of then, as far as the ledger knows",
+                "versions that upstream has lost since are not among those to use instead",
+            ],
+            Some(_) => vec!["it opens if upstream still has it then, and says nothing else of it"],
+            None => Vec::new(),
+        }
+    }
+
+    /// There is nothing to explain.
+    fn nothing(&self, name: &PackageName, wanted: &str) -> Rejection {
+        let Some(at) = self.at else { return no_version(name, wanted) };
+        let text = format!("no version of {name} at {} matches: {wanted}", timestamp::tell(at));
+        Rejection::NotFound(error::one_line(&text).into())
+    }
+}
+
+/// What `wanted` means over everything upstream has, hidden or not.
+fn resolve<'a>(packument: &'a Packument, wanted: &str) -> Option<&'a str> {
+    if let Some((_, entry)) = packument.find_same(wanted) {
+        return Some(&entry.key);
+    }
+    let latest = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted);
+    if let Some((_, target)) = latest {
+        return Some(target);
+    }
+    if wanted == "latest" {
+        return dist_tags::highest(packument.entries.iter());
+    }
+    best(packument, &Range::parse(wanted)?, None, |_| true)
+}

@@ -1,0 +1,72 @@
+//! What was known of a package at another instant, as far as its record tells: which versions were there, where dist-tags
+//! pointed. Refuses to judge, and to be kept: nothing that is served is made of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+
+use crate::firewall::package::history::Provenance;
+use crate::firewall::package::{Known, Screens};
+use crate::npm::Packument;
+use crate::store::TagSighting;
+
+impl Known {
+    /// The package as of `at`. Of a later instant it is what upstream says now, confirmed then.
+    #[must_use]
+    pub(crate) fn as_of(&self, at: Timestamp) -> Self {
+        let mut then = Self {
+            born: self.born,
+            behind: None,
+            disputed: self.disputed,
+            look: self.look,
+            slot: self.slot.clone(),
+            registry: Arc::clone(&self.registry),
+            form: self.form,
+            has_no_more: self.has_no_more,
+            packument: self.packument.clone(),
+            provenance: Arc::clone(&self.provenance),
+            tarballs: Arc::default(),
+            record: Arc::clone(&self.record),
+            content: self.content,
+            document: self.document.clone(),
+            validated: at,
+            checked: self.checked,
+            raw: Arc::clone(&self.raw),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
+        };
+        if at < self.validated {
+            then.go_back_to(at);
+        }
+        then
+    }
+
+    fn go_back_to(&mut self, at: Timestamp) {
+        let Some(packument) = &self.packument else { return };
+        let was_there = |place: usize| self.provenance[place].effective <= at;
+        let kept: Vec<Provenance> = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
+        let tags = self.tags_at(packument, at);
+        self.packument = Some(Arc::new(packument.narrowed(&was_there, tags)));
+        self.provenance = kept.into();
+        let mut record = (*self.record).clone();
+        record.tags.retain(|sighting| sighting.first_seen <= at);
+        self.record = Arc::new(record);
+    }
+
+    /// Where each dist-tag pointed: what was seen last before then. One that was never seen before is taken to have
+    /// pointed where it does now, if there was such a version yet.
+    fn tags_at(&self, packument: &Packument, at: Timestamp) -> Vec<(Box<str>, Box<str>)> {
+        let was_there = |version: &str| packument.find(version).is_some_and(|(place, _)| self.provenance[place].effective <= at);
+        let mut seen: HashMap<&str, &TagSighting> = HashMap::new();
+        for sighting in self.record.tags.iter().filter(|sighting| sighting.first_seen <= at) {
+            let last = seen.entry(&sighting.tag).or_insert(sighting);
+            if sighting.first_seen >= last.first_seen {
+                *last = sighting;
+            }
+        }
+        let pointed =
+            packument.dist_tags.iter().map(|(tag, target)| (tag, seen.get(&**tag).map_or(target, |sighting| &sighting.version)));
+        pointed.filter(|(_, target)| was_there(target)).map(|(tag, target)| (tag.clone(), target.clone())).collect()
+    }
+}

@@ -1,0 +1,1133 @@
+//! What the ledger remembers of a package, compared with the packument that upstream sends now: since when a release counts,
+//! whether its bytes changed, what went, and where views of the package contradict each other. Pure.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::npm::packument::index::Entry;
+use crate::npm::{Agreement, Form, Integrity, ManifestDigest, Packument};
+use crate::store::{Document, LearnedDigests, PackageChange, PackageRecord, Release, TagSighting};
+use crate::units::timestamp;
+use crate::upstream::TimeMode;
+
+/// How long a package may have been missing as a whole (404) without its versions counting as returned: an outage of the registry.
+const LONGEST_OUTAGE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a version that one client's token is not shown may be missing there before it counts as gone for the others.
+const OTHER_TOKEN: Duration = Duration::from_secs(24 * 3600);
+
+/// The most (version, integrity) pairs that are recorded of a package: what was recorded is never evicted, so beyond it new versions
+/// are refused. No package has half as many; each takes about 300 bytes of memory.
+pub const MAX_RELEASES: usize = 100_000;
+
+/// The most places of dist-tags that are recorded of a package. Beyond it the oldest are forgotten: a hidden tag then moves by
+/// precedence.
+pub const MAX_SIGHTINGS: usize = 60_000;
+
+/// The longest name of a dist-tag, and the longest version it points to, that are recorded.
+const MAX_TAG_LENGTH: usize = 256;
+
+/// What a sighting has in place of a version where the tag was seen to point nowhere.
+pub const NOWHERE: &str = "";
+
+/// What the record adds to one entry of a packument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provenance {
+    /// The effective publish time.
+    pub effective: Timestamp,
+    /// The same, whatever clients resolve by has changed since: a package does not begin with such a change.
+    pub began: Timestamp,
+    /// Whether this version was first seen with another integrity.
+    pub integrity_changed: bool,
+    /// Every digest that its bytes must match: what is stated now, was ever stated, and was computed of them.
+    pub digests: Option<Integrity>,
+    /// Whether the record is full, so that nothing is known of this version's past.
+    pub unrecorded: bool,
+}
+
+/// What became of a package when its newest packument was compared with its record.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    /// One for each entry of the packument.
+    pub provenance: Vec<Provenance>,
+    /// What is to be written.
+    pub change: PackageChange,
+    /// What an operator must be able to find again.
+    pub findings: Vec<Finding>,
+    /// Versions that contradict another view of the package, which is to be asked again: with the place of that view among the
+    /// others.
+    pub contradictions: Vec<(Box<str>, usize)>,
+}
+
+/// Something that should not happen to a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A version has another integrity than when it was first seen.
+    IntegrityChanged {
+        /// The version.
+        version: Box<str>,
+        /// As first seen.
+        was: String,
+        /// As it is now.
+        now: String,
+    },
+    /// A version that was there is there no longer.
+    Gone(Box<Release>),
+    /// Two views of the package were asked and contradict each other over a version: each has its own history of it.
+    Parted(Box<str>),
+}
+
+/// One look at a package, and what decides how it counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// The packument that was read.
+    pub packument: &'a Packument,
+    /// The form it was asked for in.
+    pub form: Form,
+    /// When it was asked for, by our clock.
+    pub at: Timestamp,
+    /// How this upstream's publish times count.
+    pub mode: TimeMode,
+    /// The longest age that any rule names.
+    pub longest_age: Duration,
+    /// Versions, with their integrity, over which other views were asked since and still disagree.
+    pub parted: &'a Parted,
+    /// Where clients' own tokens are shown it: whether the document before this one was shown to another token.
+    pub other_token: Option<OtherToken<'a>>,
+    /// The place among the other views of that of clients' own tokens; `None` where it is this one.
+    pub tokens: Option<usize>,
+    /// Whether it was asked for with a token that was never issued: what that is shown, all tokens are.
+    pub stranger: bool,
+}
+
+/// The document before was shown to another client's token.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherToken<'a> {
+    /// What the token of now was shown last, as far as memory knows.
+    pub shown: Option<&'a Packument>,
+}
+
+/// Versions over which views of a package part, with the integrity that they were seen with.
+pub type Parted = HashMap<Box<str>, Option<Integrity>>;
+
+/// Another view of the package: its releases by version.
+struct View<'a> {
+    last_look: Option<Timestamp>,
+    releases: HashMap<&'a str, Vec<&'a Release>>,
+}
+
+/// A look of some view that did not have a version.
+#[derive(Debug, Clone, Copy)]
+struct Absence {
+    look: Timestamp,
+    /// The place of the view among the others; beyond them for this one.
+    place: usize,
+    /// Whether a document lacked it, as opposed to a package that was not found.
+    dropped: bool,
+}
+
+impl<'a> View<'a> {
+    fn new(record: &'a PackageRecord) -> Self {
+        Self { last_look: record.document.as_ref().map(|document| document.looked), releases: by_version(record) }
+    }
+
+    fn rows(&self, version: &str) -> &[&'a Release] {
+        self.releases.get(version).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
+    let mut rows: HashMap<&str, Vec<&Release>> = HashMap::with_capacity(record.releases.len());
+    for release in &record.releases {
+        rows.entry(&release.version).or_default().push(release);
+    }
+    rows
+}
+
+/// Compares a look with the `record` of its view and with the records of the `others`.
+#[must_use]
+pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<'_>) -> Reconciled {
+    let mut known = by_version(record);
+    let others: Vec<_> = others.iter().map(|record| View::new(record)).collect();
+    let last = record.document.as_ref();
+    let mut reconciled = Reconciled::default();
+    reconciled.provenance.reserve(look.packument.entries.len());
+    let mut recorded = record.releases.len();
+    for entry in &look.packument.entries {
+        let rows = known.remove(&*entry.key).unwrap_or_default();
+        let tracing = Tracing {
+            entry,
+            manifest: manifest_of(entry, look.form),
+            rows: &rows,
+            last_look: last.map(|last| last.looked.min(look.at)),
+            had_versions: !record.releases.is_empty(),
+            others: &others,
+            look,
+        };
+        let provenance = tracing.trace(&mut recorded, &mut reconciled);
+        reconciled.provenance.push(provenance);
+    }
+    let replaced = look.packument.is_security_placeholder();
+    mark_gone(known.into_values().flatten(), last, Gone { at: look.at, replaced, dropped: true }, &mut reconciled);
+    follow_tags(record, look, &mut reconciled.change);
+    reconciled
+}
+
+/// Marks every release as gone and every dist-tag as pointing nowhere: upstream has no such package at `now`.
+#[must_use]
+pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciled {
+    let mut reconciled = Reconciled::default();
+    move_tags(record, &HashMap::new(), now, &mut reconciled.change);
+    let gone = Gone { at: now, replaced: false, dropped: false };
+    mark_gone(record.releases.iter(), record.document.as_ref(), gone, &mut reconciled);
+    reconciled
+}
+
+/// What clients resolve by and run, as an entry of a document of this form states it.
+fn manifest_of(entry: &Entry, form: Form) -> ManifestDigest {
+    let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
+    let carries_scripts = form == Form::Full || entry.outline.has_scripts;
+    if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
+}
+
+/// The release a version was first seen as: the first row that states an integrity.
+///
+/// A version that was seen without any before was never served, so the first statement is the one that counts.
+#[must_use]
+pub fn first_seen_as<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
+    rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
+}
+
+/// One entry of the packument, and what is known of its version.
+struct Tracing<'a> {
+    entry: &'a Entry,
+    /// What clients resolve by, as the entry has it.
+    manifest: ManifestDigest,
+    rows: &'a [&'a Release],
+    /// The last look of this view.
+    last_look: Option<Timestamp>,
+    /// Whether this view ever saw a version of the package.
+    had_versions: bool,
+    others: &'a [View<'a>],
+    look: &'a Look<'a>,
+}
+
+impl<'a> Tracing<'a> {
+    fn trace(&self, recorded: &mut usize, into: &mut Reconciled) -> Provenance {
+        let (entry, at) = (self.entry, self.look.at);
+        let unknown = |unrecorded| Provenance {
+            effective: at,
+            began: at,
+            integrity_changed: false,
+            digests: entry.integrity.clone(),
+            unrecorded,
+        };
+        // What is no version is hidden for its flaw, and a name as long as upstream likes is not recorded.
+        if entry.version.is_none() {
+            return unknown(false);
+        }
+        let first = first_seen_as(self.rows);
+        let same = find_same(self.rows, first, entry.integrity.as_ref());
+        if same.is_none() && *recorded >= MAX_RELEASES {
+            return unknown(true);
+        }
+        let before = same.or_else(|| self.rows.iter().copied().min_by_key(|row| row.first_seen));
+        let mut release = match before {
+            Some(before) => self.seen_again(before, into),
+            None => self.first_sight(into),
+        };
+        let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
+        // Of a statement that is new, what was seen last under the version.
+        let last = || self.rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen);
+        let others = self.others.iter().filter(|_| !release.parted).filter_map(|other| self.same_in(other));
+        let (manifest, manifest_changed) = follow_manifest(self.manifest, same.or_else(last), &others.collect::<Vec<_>>(), at);
+        (release.manifest, release.manifest_changed) = (Some(manifest), manifest_changed);
+        let mut digests = match (same.and_then(Release::known_digests), &entry.integrity) {
+            (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
+            (known, stated) => stated.clone().or(known),
+        };
+        if let Some(row) = same {
+            if let Some(stated) = &entry.integrity
+                && !row.known_digests().is_some_and(|known| stated.is_covered_by(&known))
+            {
+                let (version, integrity) = (row.version.clone(), row.integrity.clone());
+                into.change.digests.push(LearnedDigests { version, integrity, digests: stated.clone() });
+            }
+        } else {
+            release = Release { integrity: entry.integrity.clone(), digests: None, first_seen: at, ..release };
+            *recorded += 1;
+            if let Some(first) = first.filter(|_| changed) {
+                into.findings.push(Finding::IntegrityChanged {
+                    version: entry.key.clone(),
+                    was: first.known_digests().as_ref().map(Integrity::to_sri).unwrap_or_default(),
+                    now: entry.integrity.as_ref().map_or_else(|| "none".to_owned(), Integrity::to_sri),
+                });
+            }
+        }
+        let changed = self.conflicts(&mut release, &mut digests, into) || changed;
+        let began = self.effective(&release);
+        let effective = manifest_changed.map_or(began, |since| began.max(since));
+        if same != Some(&release) {
+            into.change.releases.push(release);
+        }
+        Provenance { effective, began, integrity_changed: changed, digests, unrecorded: false }
+    }
+
+    /// From when the release counts, by the way in which this upstream's publish times count.
+    fn effective(&self, release: &Release) -> Timestamp {
+        match self.look.mode {
+            TimeMode::Checked => release.counts_from(),
+            TimeMode::FirstSeen => {
+                let elsewhere = self.others.iter().filter_map(|other| self.same_in(other)).map(|row| row.first_seen);
+                let first_seen = elsewhere.chain([release.first_seen]).min().unwrap_or(release.first_seen);
+                release.moved.max(release.held_since).map_or(first_seen, |since| since.max(first_seen))
+            }
+            TimeMode::Trust => self.entry.published.unwrap_or(release.first_seen),
+        }
+    }
+
+    /// A version that this view has seen before: what changes of its release.
+    fn seen_again(&self, before: &Release, into: &mut Reconciled) -> Release {
+        let mut release = before.clone();
+        if let Some(last_seen) = before.gone {
+            if !self.keeps_its_age(before, last_seen, into) {
+                release.moved = Some(before.counts_from().max(self.look.at));
+            }
+            (release.gone, release.dropped, release.replaced) = (None, false, false);
+        } else if !before.parted {
+            self.follow_absences(&mut release, into);
+        }
+        if let Some(published) = self.entry.published
+            && before.published.is_none()
+            && before.absent.is_none()
+            && release.moved.is_none()
+        {
+            // There at the first look: it counts by upstream's time, now that there is one. It cannot be younger than our sight of it.
+            release.moved = Some(published.min(before.first_seen));
+        }
+        if release.held_since.is_some() {
+            self.review_hold(&mut release, into);
+        }
+        release
+    }
+
+    /// Whether a version that went after `last_seen` and is there again keeps its age.
+    fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciled) -> bool {
+        let Look { at, longest_age, other_token, stranger, .. } = *self.look;
+        let was_old = timestamp::after(release.counts_from(), longest_age) <= last_seen;
+        let outage = !release.dropped && at < timestamp::after(last_seen, LONGEST_OUTAGE);
+        if release.replaced || was_old || outage {
+            return !release.replaced;
+        }
+        // What another token was not shown within a day is missing for that token alone, unless this one had lost it too.
+        let had_it = other_token.is_some_and(|other| other.shown.is_none_or(|shown| shown.find(&self.entry.key).is_some()));
+        if !had_it || stranger {
+            return false;
+        }
+        let is_within = |since: Timestamp| at < timestamp::after(since, OTHER_TOKEN);
+        if is_within(release.missing_since.unwrap_or(last_seen)) {
+            return true;
+        }
+        // Several tokens were not shown it, for longer: a token that was never issued shows whether strangers see it now. Then all do.
+        let is_recent = self.last_look.is_some_and(is_within);
+        if is_recent && !self.is_parted() {
+            into.contradictions.push((self.entry.key.clone(), self.others.len()));
+        }
+        is_recent
+    }
+
+    /// A version that this view had at its last look, and that others may not have had since: it returned then. What one view saw of a
+    /// takedown counts for all, as far as they do not contradict it.
+    fn follow_absences(&self, release: &mut Release, into: &mut Reconciled) {
+        let Some(own_look) = self.last_look else { return };
+        let Look { at, longest_age, .. } = *self.look;
+        let opened = timestamp::after(release.counts_from(), longest_age);
+        if opened <= own_look {
+            return;
+        }
+        // Another view saw it return, and this one did not see it while it was away.
+        let others = || self.others.iter().filter_map(|other| self.same_in(other)).filter(|row| row.gone.is_none());
+        let returns = others().filter(|row| row.missing_since.is_some_and(|since| own_look < since));
+        if let Some(moved) = returns.filter_map(|row| row.moved).max().filter(|moved| *moved > release.counts_from()) {
+            release.moved = Some(moved);
+        }
+        let present = self.last_present().max(Some(own_look)).unwrap_or(own_look);
+        let absences = self.absences_after(present);
+        if absences.is_empty() || opened <= present || self.is_outage(&absences, present) {
+            return;
+        }
+        if self.is_parted() {
+            (release.held_since, release.parted) = (None, true);
+            into.findings.push(Finding::Parted(release.version.clone()));
+            return;
+        }
+        for absence in absences {
+            into.contradictions.push((self.entry.key.clone(), absence.place));
+            if !self.is_of_one_token(absence) {
+                release.held_since = release.held_since.or(Some(at));
+            }
+        }
+    }
+
+    /// When another view last had the version.
+    fn last_present(&self) -> Option<Timestamp> {
+        let present = |other: &View<'a>| {
+            let row = self.same_in(other)?;
+            row.gone.or(other.last_look).map(|look| look.min(self.look.at))
+        };
+        self.others.iter().filter_map(present).max()
+    }
+
+    /// The looks of other views after `present` that did not have the version, the last of each.
+    fn absences_after(&self, present: Timestamp) -> Vec<Absence> {
+        let absence = |(place, other): (usize, &View<'a>)| {
+            let look = other.last_look.map(|look| look.min(self.look.at)).filter(|look| *look > present)?;
+            let dropped = match self.same_in(other) {
+                Some(row) => row.gone.map(|_| row.dropped)?,
+                None => other.rows(&self.entry.key).is_empty().then_some(!other.releases.is_empty())?,
+            };
+            Some(Absence { look, place, dropped })
+        };
+        self.others.iter().enumerate().filter_map(absence).collect()
+    }
+
+    /// Whether the registry did not find the package for a while, and that is all.
+    fn is_outage(&self, absences: &[Absence], present: Timestamp) -> bool {
+        absences.iter().all(|absence| !absence.dropped) && self.look.at < timestamp::after(present, LONGEST_OUTAGE)
+    }
+
+    /// Whether a version may have been missing for one client's token alone. Where strangers see it, it was not.
+    fn is_of_one_token(&self, absence: Absence) -> bool {
+        let is_tokens = self.look.tokens.unwrap_or(self.others.len()) == absence.place;
+        is_tokens && !self.look.stranger && self.look.at < timestamp::after(absence.look, OTHER_TOKEN)
+    }
+
+    /// A version that this view has never seen.
+    fn first_sight(&self, into: &mut Reconciled) -> Release {
+        let (entry, at) = (self.entry, self.look.at);
+        let mut release = Release {
+            version: entry.key.clone(),
+            integrity: entry.integrity.clone(),
+            published: entry.published,
+            effective: at,
+            first_seen: at,
+            gone: None,
+            replaced: false,
+            digests: None,
+            manifest: None,
+            manifest_changed: None,
+            absent: self.last_look,
+            held_since: None,
+            moved: None,
+            dropped: false,
+            parted: false,
+            missing_since: None,
+        };
+        let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
+        if let Some(first) = elsewhere().min_by_key(|row| row.first_seen) {
+            // Fixed when another view saw it first; a look before that counts, in any view.
+            let looks = self.others.iter().filter_map(|other| other.last_look).chain(self.last_look);
+            let earlier = looks.filter(|look| *look < first.first_seen).max();
+            let is_known = first.published.is_some() || first.moved.is_some() || first.absent.is_some();
+            let counts = match entry.published {
+                Some(published) if !is_known => Some(published.min(first.first_seen)),
+                _ => elsewhere().map(Release::counts_from).max(),
+            };
+            release.effective = counts.unwrap_or(at).max(earlier.unwrap_or(Timestamp::MIN));
+            release.absent = first.absent.max(earlier);
+            self.follow_return(&mut release, into);
+            return release;
+        }
+        let published = entry.published.unwrap_or(at);
+        if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
+            // Another token was not shown it: asked again with a token that was never issued, the registry shows whether strangers are.
+            if self.is_parted() {
+                (release.absent, release.parted) = (None, true);
+            } else {
+                self.contradict(look, self.others.len(), into);
+            }
+        }
+        let alone = published.max(release.absent.unwrap_or(Timestamp::MIN));
+        release.effective = alone;
+        for (place, other) in self.others.iter().enumerate() {
+            let Some(look) = other.last_look.map(|look| look.min(at)).filter(|_| other.rows(&entry.key).is_empty()) else {
+                continue;
+            };
+            if self.is_parted() {
+                release.parted |= look > alone;
+                continue;
+            }
+            release.absent = release.absent.max(Some(look));
+            if look > alone {
+                release.held_since = release.held_since.max(Some(look));
+                self.contradict(look, place, into);
+            }
+        }
+        if release.parted {
+            into.findings.push(Finding::Parted(entry.key.clone()));
+        }
+        release
+    }
+
+    /// A version that another view had, and that was missing since: it returned.
+    fn follow_return(&self, release: &mut Release, into: &mut Reconciled) {
+        let Some(present) = self.last_present() else { return };
+        let own = self.last_look.filter(|look| *look > present);
+        let own = own.map(|look| Absence { look, place: self.others.len(), dropped: self.had_versions });
+        let mut absences = self.absences_after(present);
+        absences.extend(own);
+        let was_old = timestamp::after(release.effective, self.look.longest_age) <= present;
+        if was_old || self.is_outage(&absences, present) {
+            return;
+        }
+        for absence in absences {
+            if self.is_of_one_token(absence) {
+                // Asked again with a token that was never issued, the registry shows whether strangers are shown it.
+                if !self.is_parted() {
+                    into.contradictions.push((self.entry.key.clone(), absence.place));
+                }
+                continue;
+            }
+            release.moved = Some(release.effective.max(self.look.at));
+            release.missing_since = release.missing_since.max(Some(absence.look));
+        }
+    }
+
+    /// A version that counts from another view's last look: whether that view was asked again, and still does not have it. What it says
+    /// at another time does not count: upstream may have taken the version away for that moment.
+    fn review_hold(&self, release: &mut Release, into: &mut Reconciled) {
+        let Some(held) = release.held_since else { return };
+        if self.others.iter().any(|other| self.same_in(other).is_some_and(|row| row.gone.is_none())) {
+            return;
+        }
+        if self.is_parted() {
+            (release.held_since, release.parted) = (None, true);
+            into.findings.push(Finding::Parted(release.version.clone()));
+            return;
+        }
+        for (place, _) in self.others.iter().enumerate().filter(|(_, other)| other.last_look.is_some()) {
+            self.contradict(held, place, into);
+        }
+    }
+
+    /// Whether another view first saw this version with other bytes, or knows digests that these contradict; what it knows besides is
+    /// added to `digests`. A view that was asked since and still states other bytes has another history.
+    fn conflicts(&self, release: &mut Release, digests: &mut Option<Integrity>, into: &mut Reconciled) -> bool {
+        let mut conflicts = false;
+        for (place, other) in self.others.iter().enumerate() {
+            let rows = other.rows(&self.entry.key);
+            let Some(first) = first_seen_as(rows).filter(|first| !first.parted && !release.parted) else { continue };
+            if may_be_same(first, self.entry.integrity.as_ref()) {
+                let all = match (&*digests, first.known_digests()) {
+                    (Some(ours), Some(theirs)) => ours.union(&theirs),
+                    (ours, theirs) => ours.clone().or(theirs),
+                };
+                if all.is_some() {
+                    *digests = all;
+                    continue;
+                }
+            }
+            let agrees = self.same_in(other).is_some();
+            if !agrees && self.is_parted() {
+                release.parted = true;
+                into.findings.push(Finding::Parted(release.version.clone()));
+                continue;
+            }
+            conflicts = true;
+            if !agrees {
+                into.contradictions.push((self.entry.key.clone(), place));
+            }
+        }
+        conflicts
+    }
+
+    /// Notes that another view did not have the version at `look`, if that may still hold it back.
+    fn contradict(&self, look: Timestamp, place: usize, into: &mut Reconciled) {
+        if timestamp::after(look, self.look.longest_age) > self.look.at {
+            into.contradictions.push((self.entry.key.clone(), place));
+        }
+    }
+
+    /// The release of the same bytes in another view, if both have one history of it.
+    fn same_in(&self, other: &View<'a>) -> Option<&'a Release> {
+        let rows = other.rows(&self.entry.key);
+        find_same(rows, first_seen_as(rows), self.entry.integrity.as_ref()).filter(|row| !row.parted)
+    }
+
+    /// Whether other views were asked about this version as it is, and disagree.
+    fn is_parted(&self) -> bool {
+        let parted = self.look.parted.get(&*self.entry.key);
+        parted.is_some_and(|integrity| is_same(integrity.as_ref(), self.entry.integrity.as_ref()))
+    }
+}
+
+/// What is known of a version's manifest now, and since when it is so where it was ever otherwise: the version counts from then. What
+/// another view was shown counts for this one: for a change of it a token is no way around, and no way to a second one.
+fn follow_manifest(
+    now: ManifestDigest,
+    own: Option<&Release>,
+    others: &[&Release],
+    seen: Timestamp,
+) -> (ManifestDigest, Option<Timestamp>) {
+    let agrees = |row: &&&Release| row.manifest.is_some_and(|manifest| !manifest.followed_by(now).1);
+    let agreeing = others.iter().filter(agrees).copied();
+    let since = agreeing.clone().chain(own).filter_map(|row| row.manifest_changed).max();
+    let before = match own.and_then(|row| row.manifest) {
+        // A form that only another view has seen.
+        Some(own) => Some(others.iter().filter_map(|row| row.manifest).fold(own, |known, other| other.followed_by(known).0)),
+        None => agreeing.chain(others.iter().copied()).find_map(|row| row.manifest),
+    };
+    let Some(before) = before else { return (now, since) };
+    let (manifest, changed) = before.followed_by(now);
+    (manifest, if changed { Some(seen) } else { since })
+}
+
+/// The row that `stated` is about: one that shares a digest with it, else the first, if they have no algorithm in common. Then the
+/// tarball must match both.
+fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Option<&Integrity>) -> Option<&'a Release> {
+    let agrees = |row: &&&Release| match (row.known_digests(), stated) {
+        (None, None) => true,
+        (Some(known), Some(stated)) => known.agreement(stated) == Agreement::Same,
+        _ => false,
+    };
+    rows.iter().find(agrees).copied().or_else(|| first.filter(|first| stated.is_some() && may_be_same(first, stated)))
+}
+
+/// Whether `stated` can be about the bytes of `row`: what says nothing cannot.
+fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
+    match (row.known_digests(), stated) {
+        (None, None) => true,
+        (Some(known), Some(stated)) => known.agreement(stated) != Agreement::Different,
+        _ => false,
+    }
+}
+
+/// Whether two statements are about the same bytes. Nothing in common says nothing, and what says nothing is not the same.
+fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => one.agreement(other) == Agreement::Same,
+        _ => false,
+    }
+}
+
+/// How versions went.
+#[derive(Clone, Copy)]
+struct Gone {
+    /// The look that does not have them.
+    at: Timestamp,
+    /// A security placeholder replaced them.
+    replaced: bool,
+    /// A document that names others does not name them.
+    dropped: bool,
+}
+
+fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Document>, how: Gone, into: &mut Reconciled) {
+    for row in rows {
+        let gone = row.gone.or(document.map(|document| document.looked)).unwrap_or(row.first_seen);
+        let now = Release {
+            gone: Some(gone),
+            replaced: row.replaced || how.replaced,
+            dropped: row.dropped || how.dropped,
+            missing_since: if row.gone.is_none() { Some(how.at) } else { row.missing_since },
+            ..row.clone()
+        };
+        if row.gone.is_none() {
+            into.findings.push(Finding::Gone(Box::new(now.clone())));
+        }
+        if now != *row {
+            into.change.releases.push(now);
+        }
+    }
+}
+
+/// Notes where tags point now, and until when they pointed elsewhere. A tag that points nowhere, or to what is too long to record, is
+/// noted as such, so that the time that follows does not count for where it pointed last.
+fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChange) {
+    let is_short = |(tag, version): &&(Box<str>, Box<str>)| tag.len() <= MAX_TAG_LENGTH && version.len() <= MAX_TAG_LENGTH;
+    let short = look.packument.dist_tags.iter().filter(is_short);
+    let points: HashMap<&str, &str> = short.map(|(tag, version)| (&**tag, &**version)).collect();
+    let added = move_tags(record, &points, look.at, change);
+    let over = (record.tags.len() + added).saturating_sub(MAX_SIGHTINGS);
+    if over > 0 {
+        // A list of `MAX_DIST_TAGS` may be current, so what is forgotten is past.
+        let is_past = |sighting: &&TagSighting| points.get(&*sighting.tag).is_none_or(|version| **version != *sighting.version);
+        let mut past: Vec<&TagSighting> = record.tags.iter().filter(is_past).collect();
+        past.sort_by_key(|sighting| sighting.last_seen);
+        change.forgotten_tags = past.into_iter().take(over).cloned().collect();
+    }
+}
+
+/// Ends the sightings of tags that point elsewhere at `now`, and begins new ones. Returns how many it began.
+fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestamp, change: &mut PackageChange) -> usize {
+    let confirmed = record.document.as_ref().map_or(now, |last| last.looked);
+    let current = current_tags(record);
+    let mut begin = |tag: &str, version: &str| {
+        change.tags.push(TagSighting { tag: tag.into(), version: version.into(), first_seen: now, last_seen: now });
+    };
+    for (tag, version) in points {
+        if current.get(tag).is_none_or(|sighting| *sighting.version != **version) {
+            begin(tag, version);
+        }
+    }
+    for sighting in current.values().filter(|sighting| *sighting.version != *NOWHERE && !points.contains_key(&*sighting.tag)) {
+        begin(&sighting.tag, NOWHERE);
+    }
+    let added = change.tags.len();
+    for sighting in current.values() {
+        let points_to = points.get(&*sighting.tag).copied().unwrap_or(NOWHERE);
+        if points_to != &*sighting.version && sighting.last_seen < confirmed {
+            change.tags.push(TagSighting { last_seen: confirmed, ..TagSighting::clone(sighting) });
+        }
+    }
+    added
+}
+
+/// The newest sighting of each tag.
+fn current_tags(record: &PackageRecord) -> HashMap<&str, &TagSighting> {
+    let mut current: HashMap<&str, &TagSighting> = HashMap::new();
+    for sighting in &record.tags {
+        let newest = current.entry(&sighting.tag).or_insert(sighting);
+        if sighting.first_seen >= newest.first_seen {
+            *newest = sighting;
+        }
+    }
+    current
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::npm::packument::parse;
+    use crate::npm::{Algorithm, Digest, PackageName};
+
+    fn at(hour: i64) -> Timestamp {
+        Timestamp::from_second(1_774_915_200 + hour * 3600).unwrap()
+    }
+
+    /// (version, tarball content, publish hour); `latest` is the last one.
+    fn packument(versions: &[(&str, &str, Option<i64>)]) -> Packument {
+        let manifests: Vec<_> = versions
+            .iter()
+            .map(|(version, content, _)| {
+                let shasum = Digest::of(Algorithm::Sha1, content.as_bytes()).to_hex();
+                format!(r#""{version}":{{"name":"demo","version":"{version}","dist":{{"tarball":"x","shasum":"{shasum}"}}}}"#)
+            })
+            .collect();
+        let times: Vec<_> =
+            versions.iter().filter_map(|(version, _, hour)| Some(format!(r#""{version}":"{}""#, at((*hour)?)))).collect();
+        let latest = versions.last().map_or("", |(version, ..)| version);
+        let document = format!(
+            r#"{{"name":"demo","dist-tags":{{"latest":"{latest}"}},"versions":{{{}}},"time":{{{}}}}}"#,
+            manifests.join(","),
+            times.join(",")
+        );
+        parse::ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
+    }
+
+    static NO_PARTED: std::sync::LazyLock<Parted> = std::sync::LazyLock::new(Parted::new);
+
+    /// Ages of rules in these tests: 72 hours.
+    const AGE: Duration = Duration::from_secs(72 * 3600);
+
+    fn look<'a>(packument: &'a Packument, hour: i64, parted: &'a Parted) -> Look<'a> {
+        Look {
+            packument,
+            form: Form::Full,
+            at: at(hour),
+            mode: TimeMode::Checked,
+            longest_age: AGE,
+            parted,
+            other_token: None,
+            tokens: Some(0),
+            stranger: false,
+        }
+    }
+
+    fn document(hour: i64) -> Document {
+        Document {
+            first_seen: at(hour),
+            validated: at(hour),
+            changed: at(hour),
+            looked: at(hour),
+            modified: None,
+            content: Some([0; 32]),
+            length: 0,
+            etag: None,
+            last_modified: None,
+            form: None,
+        }
+    }
+
+    /// Sees one packument after the other, at these hours; returns the record and the last reconciliation.
+    fn seen(packuments: &[(i64, Packument)]) -> (PackageRecord, Reconciled) {
+        let mut record = PackageRecord::default();
+        let mut last = Reconciled::default();
+        for (hour, packument) in packuments {
+            last = reconcile(&record, &[], &look(packument, *hour, &Parted::new()));
+            last.change.document = Some(document(*hour));
+            record.apply(&last.change);
+        }
+        (record, last)
+    }
+
+    #[test]
+    fn a_release_counts_from_the_later_of_two_clocks() {
+        let old = packument(&[("1.0.0", "a", Some(-1000))]);
+        let backdated = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(-500))]);
+        let (_, first) = seen(&[(0, backdated.clone())]);
+        assert_eq!(first.provenance[1].effective, at(-500));
+        let (_, second) = seen(&[(0, old), (10, backdated)]);
+        assert_eq!(second.provenance.iter().map(|one| one.effective).collect::<Vec<_>>(), [at(-1000), at(0)]);
+    }
+
+    #[test]
+    fn it_is_set_once_and_moved_by_a_return_alone() {
+        let one = packument(&[("1.0.0", "a", Some(-1000))]);
+        let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(5))]);
+        let later = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(99))]);
+        let (record, lost) = seen(&[(6, two.clone()), (10, one.clone())]);
+        assert!(matches!(&lost.findings[..], [Finding::Gone(release)] if release.gone == Some(at(6))));
+        assert_eq!(record.releases[1].gone, Some(at(6)));
+        // Young when it went, it counts from its return; what was past every age when it was last seen does not.
+        let (record, found) = seen(&[(6, two.clone()), (10, one.clone()), (200, later.clone())]);
+        assert_eq!(found.provenance[1].effective, at(200));
+        assert_eq!(record.releases[1].gone, None);
+        let (_, found) = seen(&[(6, two.clone()), (80, two), (90, one), (200, later)]);
+        assert_eq!(found.provenance[1].effective, at(5));
+    }
+
+    #[test]
+    fn without_a_publish_time_it_counts_from_first_seen() {
+        let (_, reconciled) = seen(&[(7, packument(&[("1.0.0", "a", None)])), (50, packument(&[("1.0.0", "a", None)]))]);
+        assert_eq!(reconciled.provenance[0].effective, at(7));
+    }
+
+    #[test]
+    fn other_bytes_under_the_same_version_are_noticed_until_the_first_return() {
+        let first = packument(&[("1.0.0", "a", Some(0))]);
+        let other = packument(&[("1.0.0", "b", Some(0))]);
+        let (record, changed) = seen(&[(1, first.clone()), (2, other.clone())]);
+        assert!(changed.provenance[0].integrity_changed && changed.findings.len() == 1);
+        assert_eq!(record.releases.len(), 2);
+        let (_, still) = seen(&[(1, first.clone()), (2, other.clone()), (3, other.clone())]);
+        assert!(still.provenance[0].integrity_changed && still.findings.is_empty());
+        let (_, back) = seen(&[(1, first.clone()), (2, other), (3, first)]);
+        assert!(!back.provenance[0].integrity_changed);
+    }
+
+    #[test]
+    fn beyond_what_can_be_recorded_new_versions_are_refused_and_old_ones_known() {
+        let one = packument(&[("1.0.0", "a", Some(-1000))]);
+        let (mut record, _) = seen(&[(1, one)]);
+        let old = record.releases[0].clone();
+        let invented = |number: usize| Release { version: format!("0.0.{number}").into(), gone: Some(at(1)), ..old.clone() };
+        record.releases.extend((1..MAX_RELEASES).map(invented));
+        let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(-900))]);
+        let reconciled = reconcile(&record, &[], &look(&two, 9, &Parted::new()));
+        assert!(!reconciled.provenance[0].unrecorded && reconciled.provenance[1].unrecorded);
+        assert!(reconciled.change.releases.iter().all(|release| *release.version != *"1.1.0"));
+    }
+
+    #[test]
+    fn the_history_of_tags_is_bounded_and_forgets_the_oldest() {
+        let one = packument(&[("1.0.0", "a", Some(-1000))]);
+        let (mut record, _) = seen(&[(1, one.clone())]);
+        let past = |number: i64| TagSighting {
+            tag: "old".into(),
+            version: format!("0.0.{number}").into(),
+            first_seen: at(-number),
+            last_seen: at(-number),
+        };
+        record.tags.extend((1..=i64::try_from(MAX_SIGHTINGS).unwrap()).map(past));
+        let reconciled = reconcile(&record, &[], &look(&one, 9, &Parted::new()));
+        // The tag `old` points nowhere now, which is noted too.
+        let last = i64::try_from(MAX_SIGHTINGS).unwrap();
+        assert_eq!(reconciled.change.forgotten_tags, [past(last), past(last - 1)]);
+    }
+
+    #[test]
+    fn tags_are_followed() {
+        let one = packument(&[("1.0.0", "a", Some(0))]);
+        let two = packument(&[("1.0.0", "a", Some(0)), ("1.1.0", "b", Some(5))]);
+        let (record, _) = seen(&[(1, one.clone()), (4, one), (6, two)]);
+        let told: Vec<_> = record.tags.iter().map(|tag| (&*tag.version, tag.first_seen, tag.last_seen)).collect();
+        assert_eq!(told, [("1.0.0", at(1), at(4)), ("1.1.0", at(6), at(6))]);
+    }
+
+    #[test]
+    fn time_in_which_a_tag_points_nowhere_does_not_count_for_where_it_pointed_before() {
+        let tagged = packument(&[("1.0.0", "a", Some(0))]);
+        let mut untagged = tagged.clone();
+        untagged.dist_tags.clear();
+        let (record, _) =
+            seen(&[(1, tagged.clone()), (4, tagged.clone()), (6, untagged.clone()), (50, untagged.clone()), (90, untagged)]);
+        let told = |record: &PackageRecord| -> Vec<_> {
+            record.tags.iter().map(|tag| (tag.version.to_string(), tag.first_seen, tag.last_seen)).collect()
+        };
+        assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
+        // Nor does time in which the whole package is missing.
+        let (mut record, _) = seen(&[(1, tagged.clone()), (4, tagged)]);
+        for hour in [6, 50] {
+            let change = vanish(&record, at(hour)).change;
+            record.apply(&PackageChange { document: Some(Document { content: None, ..document(hour) }), ..change });
+        }
+        assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
+    }
+
+    /// `packument` with what `edit` makes of the digests and dependencies of its last version.
+    fn edited(packument: &Packument, edit: impl FnOnce(&mut Entry)) -> Packument {
+        let mut packument = packument.clone();
+        edit(packument.entries.last_mut().unwrap());
+        packument
+    }
+
+    fn digests(content: &str, algorithms: &[Algorithm]) -> Option<Integrity> {
+        let single = |algorithm: &Algorithm| Integrity::single(Digest::of(*algorithm, content.as_bytes()));
+        algorithms.iter().map(single).reduce(|one, other| one.union(&other).unwrap())
+    }
+
+    #[test]
+    fn digests_that_grow_are_all_remembered_and_bind_from_then_on() {
+        let weak = packument(&[("1.0.0", "a", Some(0))]);
+        let both = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha1, Algorithm::Sha512]));
+        let strong = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha512]));
+        let (record, grown) = seen(&[(1, weak.clone()), (2, both.clone())]);
+        assert!(!grown.provenance[0].integrity_changed && grown.findings.is_empty());
+        assert_eq!(grown.provenance[0].digests, both.entries[0].integrity);
+        assert_eq!((record.releases.len(), record.releases[0].known_digests()), (1, both.entries[0].integrity.clone()));
+        // What is no longer stated still binds, also where nothing is stated that could be compared with it.
+        for looks in [vec![(1, both.clone()), (2, weak.clone())], vec![(1, weak.clone()), (2, strong.clone())]] {
+            let (_, last) = seen(&looks);
+            assert!(!last.provenance[0].integrity_changed);
+            assert_eq!(last.provenance[0].digests, both.entries[0].integrity);
+        }
+        let other = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha512]));
+        let (_, last) = seen(&[(1, both), (2, weak), (3, other)]);
+        assert!(last.provenance[0].integrity_changed, "another SHA-512 than was stated before");
+    }
+
+    #[test]
+    fn what_was_computed_of_the_bytes_binds_like_what_was_stated() {
+        let weak = packument(&[("1.0.0", "a", Some(0))]);
+        let (mut record, _) = seen(&[(1, weak.clone())]);
+        record.releases[0].learn(&digests("a", &[Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1]).unwrap());
+        let carrier = edited(&weak, |entry| {
+            entry.integrity = digests("a", &[Algorithm::Sha1]).unwrap().union(&digests("b", &[Algorithm::Sha512]).unwrap());
+        });
+        let reconciled = reconcile(&record, &[], &look(&carrier, 9, &Parted::new()));
+        assert!(reconciled.provenance[0].integrity_changed);
+        assert!(matches!(&reconciled.findings[..], [Finding::IntegrityChanged { .. }]));
+        let by_sha256 = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha256]));
+        assert!(reconcile(&record, &[], &look(&by_sha256, 9, &Parted::new())).provenance[0].integrity_changed);
+        let same = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha256]));
+        assert!(!reconcile(&record, &[], &look(&same, 9, &Parted::new())).provenance[0].integrity_changed);
+    }
+
+    #[test]
+    fn a_version_counts_from_each_change_of_what_clients_resolve_by() {
+        let plain = packument(&[("1.0.0", "a", Some(-9000))]);
+        let evil = edited(&plain, |entry| entry.resolution = [7; 32]);
+        let (_, first) = seen(&[(1, plain.clone()), (2, plain.clone())]);
+        assert_eq!(first.provenance[0].effective, at(-9000));
+        let (_, changed) = seen(&[(1, plain.clone()), (2, evil.clone())]);
+        assert_eq!(changed.provenance[0].effective, at(2));
+        let (_, still) = seen(&[(1, plain.clone()), (2, evil.clone()), (90, evil.clone())]);
+        assert_eq!(still.provenance[0].effective, at(2));
+        let (_, back) = seen(&[(1, plain.clone()), (2, evil.clone()), (90, plain.clone())]);
+        assert_eq!(back.provenance[0].effective, at(90));
+        // Also where the digests change with it, or the version was away meanwhile.
+        let rehashed = edited(&evil, |entry| entry.integrity = digests("b", &[Algorithm::Sha512]));
+        assert_eq!(seen(&[(1, plain.clone()), (2, rehashed)]).1.provenance[0].effective, at(2));
+        let without = packument(&[("0.9.0", "z", Some(-9000))]);
+        let (_, returned) = seen(&[(1, plain), (2, without), (3, evil)]);
+        assert_eq!(returned.provenance[0].effective, at(3));
+    }
+
+    #[test]
+    fn a_version_counts_from_each_change_of_its_install_scripts() {
+        let plain = packument(&[("1.0.0", "a", Some(-9000))]);
+        let runs =
+            |digest| edited(&plain, |entry| (entry.traits.install_script, entry.install_scripts) = (true, Some([digest; 16])));
+        assert_eq!(seen(&[(1, runs(1)), (2, runs(1))]).1.provenance[0].effective, at(-9000));
+        assert_eq!(seen(&[(1, runs(1)), (2, runs(2)), (90, runs(2))]).1.provenance[0].effective, at(2));
+        // A form without them neither hides a change nor is one.
+        let short = |packument| {
+            move |record: &PackageRecord, hour| {
+                let look = Look { form: Form::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
+                reconcile(record, &[], &look).change
+            }
+        };
+        let (mut record, _) = seen(&[(1, runs(1))]);
+        let change = short(edited(&runs(1), |entry| entry.install_scripts = None))(&record, 2);
+        record.apply(&change);
+        let again = runs(1);
+        assert_eq!(reconcile(&record, &[], &look(&again, 3, &NO_PARTED)).provenance[0].effective, at(-9000));
+        let other = runs(2);
+        assert_eq!(reconcile(&record, &[], &look(&other, 3, &NO_PARTED)).provenance[0].effective, at(3));
+    }
+
+    /// What may happen to a package, and who looks.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// Upstream shows the version, and claims that it is so many hours old.
+        Appears(i64),
+        /// Upstream no longer shows it.
+        Disappears,
+        /// Upstream says that there is no such package, or that there is one again.
+        Package(bool),
+        /// A view looks.
+        Looks(usize),
+        /// A view asks and gets no look: an error, a page, a cut body, an older copy, or nothing.
+        Fails,
+    }
+
+    fn some_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0_i64..30_000).prop_map(Step::Appears),
+            1 => Just(Step::Disappears),
+            1 => any::<bool>().prop_map(Step::Package),
+            6 => (0_usize..2).prop_map(Step::Looks),
+            1 => Just(Step::Fails),
+        ]
+    }
+
+    /// What one view saw of the version.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Shown {
+        /// When it was last there.
+        hour: i64,
+        /// From when it counted then.
+        effective: Timestamp,
+        /// Whether it was seen to be missing since: in a document, or with the whole package.
+        dropped: bool,
+        missing: bool,
+    }
+
+    /// Two views of one upstream: what each recorded, and what is true.
+    #[derive(Default)]
+    struct Views {
+        records: [PackageRecord; 2],
+        shown: [Option<Shown>; 2],
+        /// What the view saw that was shown it last.
+        last_shown: Option<Shown>,
+        /// The last look of any view, and the last before one of them saw the version.
+        last_look: Option<i64>,
+        missing: Option<i64>,
+        /// What went wrong.
+        wrong: Vec<String>,
+    }
+
+    impl Views {
+        /// One look, as the firewall does it: where it contradicts the other view, that one is asked again first. The second view is that
+        /// of clients' own tokens, which are asked for with a token that was never issued.
+        fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asked: bool) {
+            let Some(packument) = packument else {
+                let change = vanish(&self.records[view], at(hour)).change;
+                let document = Some(Document { content: None, ..document(hour) });
+                self.records[view].apply(&PackageChange { document, ..change });
+                for shown in [&mut self.shown[view], &mut self.last_shown].into_iter().flatten() {
+                    shown.missing = true;
+                }
+                return self.looked(hour);
+            };
+            let mut parted = Parted::new();
+            let (tokens, stranger) = ((view == 0).then_some(0), view == 1 && asked);
+            let compare = |views: &Self, parted: &Parted| {
+                let look = Look { tokens, stranger, ..look(packument, hour, parted) };
+                reconcile(&views.records[view], &[&views.records[1 - view]], &look)
+            };
+            let mut reconciled = compare(self, &parted);
+            if !asked && !reconciled.contradictions.is_empty() {
+                for place in [0, 1] {
+                    let contradicted = reconciled.contradictions.iter().filter(|(_, other)| *other == place);
+                    let keys: Vec<Box<str>> = contradicted.map(|(key, _)| key.clone()).collect();
+                    if keys.is_empty() {
+                        continue;
+                    }
+                    let other = if place == 0 { 1 - view } else { view };
+                    self.look(other, hour, Some(packument), true);
+                    let rows = &self.records[other].releases;
+                    for key in keys.into_iter().filter(|key| !rows.iter().any(|row| row.version == *key && row.gone.is_none())) {
+                        let integrity = packument.find(&key).and_then(|(_, entry)| entry.integrity.clone());
+                        parted.insert(key, integrity);
+                    }
+                }
+                reconciled = compare(self, &parted);
+            }
+            let effective = packument.find("1.1.0").map(|(at, _)| reconciled.provenance[at].effective);
+            self.records[view].apply(&PackageChange { document: Some(document(hour)), ..reconciled.change });
+            if let Some(effective) = effective {
+                self.check(view, hour, effective);
+            } else {
+                for shown in [&mut self.shown[view], &mut self.last_shown].into_iter().flatten() {
+                    shown.dropped = true;
+                }
+            }
+            self.looked(hour);
+        }
+
+        fn check(&mut self, view: usize, hour: i64, effective: Timestamp) {
+            if self.shown == [None, None] {
+                self.missing = self.last_look;
+            }
+            if let Some(missing) = self.missing.filter(|missing| effective < at(*missing)) {
+                self.wrong.push(format!("at {hour} it counts from {effective}, before the look at {missing}"));
+            }
+            if let Some(last) = self.shown[view] {
+                let was_young = last.effective + AGE > at(last.hour);
+                let returned = last.dropped || (last.missing && hour - last.hour >= 24);
+                if effective < last.effective || (was_young && returned && effective < at(hour)) {
+                    self.wrong.push(format!("at {hour} it counts from {effective}, {last:?}"));
+                }
+            }
+            // What one view saw of a takedown counts for the other.
+            if let Some(last) = self.last_shown {
+                let was_young = last.effective + AGE > at(last.hour);
+                let returned = last.dropped || (last.missing && hour - last.hour >= 24);
+                // A view that had it when it was past its age keeps that, whatever another one counts from.
+                let was_old_here = self.shown[view].is_some_and(|shown| shown.effective + AGE <= at(shown.hour));
+                if was_young && returned && !was_old_here && effective < at(hour) {
+                    self.wrong.push(format!("at {hour} it counts from {effective}, and any view saw {last:?}"));
+                }
+            }
+            let shown = Some(Shown { hour, effective, dropped: false, missing: false });
+            (self.shown[view], self.last_shown) = (shown, shown);
+        }
+
+        fn looked(&mut self, hour: i64) {
+            self.last_look = self.last_look.max(Some(hour));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever upstream claims, and in whatever order who looks: no version counts from before the last look of any view that did not
+        /// have it, nor, once it was taken down young, from before its return. A restart changes nothing: records are all there is.
+        #[test]
+        fn no_version_counts_from_earlier_than_an_honest_one(steps in proptest::collection::vec((1_i64..60, some_step()), 1..40)) {
+            let (mut hour, mut claim, mut there, mut views) = (0, None, true, Views::default());
+            for (hours, step) in steps {
+                hour += hours;
+                match step {
+                    Step::Appears(age) => claim = claim.or(Some(hour - age)),
+                    Step::Disappears => claim = None,
+                    Step::Package(is_there) => there = is_there,
+                    Step::Fails => {}
+                    Step::Looks(view) => {
+                        let versions: Vec<_> = std::iter::once(("1.0.0", "a", Some(-50_000)))
+                            .chain(claim.map(|published| ("1.1.0", "b", Some(published))))
+                            .collect();
+                        views.look(view, hour, there.then(|| packument(&versions)).as_ref(), false);
+                    }
+                }
+            }
+            prop_assert!(views.wrong.is_empty(), "{:?}", views.wrong);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A version that the newest packument does not have, as the ledger first saw it. Refuses to judge it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::firewall::package::Known;
+use crate::firewall::package::history;
+use crate::firewall::policy_state::World;
+use crate::npm::{Integrity, PackageName, Version};
+use crate::policy::{Applicable, Facts, Presence, UnknownFacts};
+use crate::store::Release;
+
+/// A version that went.
+pub(crate) struct Departed<'a> {
+    name: &'a PackageName,
+    version: &'a str,
+    parsed: Option<Version>,
+    /// What it was first seen as; `None` when it never was.
+    pub first: Option<&'a Release>,
+    /// Every digest that its bytes must match.
+    digests: Option<Integrity>,
+    published: Option<Timestamp>,
+    born: Option<Timestamp>,
+    effective: Timestamp,
+    longest_age: Duration,
+    advisories: Applicable<'a>,
+}
+
+impl<'a> Departed<'a> {
+    /// What is known of `version` of the package; `None` when it never was.
+    pub(crate) fn find(known: &'a Known, version: &'a str, world: &'a World) -> Option<Self> {
+        let name = &known.slot.name;
+        let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
+        let packument = known.packument.as_ref();
+        let departed = packument.and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
+        let first = history::first_seen_as(&rows);
+        if first.is_none() && departed.is_none() {
+            return None;
+        }
+        let advisories = world.advisories.of(name.as_str());
+        let seen = if advisories.is_empty() { Vec::new() } else { versions_ever_seen(known) };
+        Some(Self {
+            name,
+            version,
+            parsed: Version::parse(version),
+            first,
+            digests: first.and_then(Release::known_digests),
+            published: first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published)),
+            born: known.born,
+            effective: first.map_or(known.validated, Release::counts_from),
+            longest_age: world.longest_age(),
+            advisories: advisories.among(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
+        })
+    }
+
+    /// What rules ask about it. With `at` it is asked what it was at that instant: then it may have been there yet.
+    pub(crate) fn facts(&self, at: Option<Timestamp>) -> Facts<'_> {
+        let last_seen = self.first.and_then(|row| row.gone);
+        let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
+        let gone = Presence::Gone { last_seen, replaced: self.first.is_some_and(|row| row.replaced) };
+        Facts {
+            published: self.published,
+            has_integrity: self.first.is_some(),
+            integrity: self.digests.as_ref(),
+            born: self.born,
+            longest_age: self.longest_age,
+            presence: if was_there { Presence::Present } else { gone },
+            parsed: self.parsed.as_ref(),
+            advisories: &self.advisories,
+            // The ledger keeps none of it.
+            unknown: UnknownFacts::ALL,
+            ..Facts::of(self.name, self.version, self.effective)
+        }
+    }
+
+    /// Whether it was published after `at`.
+    pub(crate) fn is_later_than(&self, at: Option<Timestamp>) -> bool {
+        at.is_some_and(|at| self.effective > at || self.published.is_some_and(|published| published > at))
+    }
+}
+
+/// Every version that was ever seen of a package, and since when it counts: how established it is does not change by what went.
+fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>, Timestamp)> {
+    let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
+    let recorded = known.record.releases.iter().map(|release| (&*release.version, release.counts_from()));
+    let mut seen: Vec<(&str, Timestamp)> = current.chain(recorded).collect();
+    seen.sort_unstable();
+    seen.reverse();
+    // The latest of each: a version counts from there.
+    seen.dedup_by_key(|(key, _)| *key);
+    seen.into_iter().map(|(key, effective)| (key, Version::parse(key), effective)).collect()
+}

@@ -1,0 +1,58 @@
+//! Which registries send `time` in their abbreviated packuments: there an index costs a fraction of the full document. Learned
+//! from the first that is asked for; meanwhile, and where there is none, the full one is asked for. Refuses to fetch.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::npm::{Form, Packument};
+
+/// What is known of each registry, by its id.
+#[derive(Default)]
+pub(crate) struct Forms(Mutex<HashMap<Arc<str>, Experience>>);
+
+/// What was found out about a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Experience {
+    /// Somebody is finding out: one, so that a registry without is not asked twice for everything that is under way.
+    Trying,
+    /// It sends `time`.
+    Timed,
+    /// It sends none.
+    Timeless,
+}
+
+impl Forms {
+    /// The form to ask `registry` for when the index alone is needed.
+    pub(crate) fn for_index(&self, registry: &Arc<str>) -> Form {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(registry) {
+            Some(Experience::Timed) => Form::Abbreviated,
+            Some(Experience::Trying | Experience::Timeless) => Form::Full,
+            None => {
+                known.insert(Arc::clone(registry), Experience::Trying);
+                Form::Abbreviated
+            }
+        }
+    }
+
+    /// Looks at what came when the abbreviated form was asked for; whether it does for an index.
+    pub(crate) fn learn(&self, registry: &Arc<str>, packument: &Packument) -> bool {
+        let timed = packument.is_timed();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A package without versions says nothing of the others.
+        if packument.entries.is_empty() {
+            known.remove(registry);
+        } else {
+            known.insert(Arc::clone(registry), if timed { Experience::Timed } else { Experience::Timeless });
+        }
+        timed
+    }
+
+    /// Nothing was learned: the next one may try.
+    pub(crate) fn not_learned(&self, registry: &Arc<str>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(registry) == Some(&Experience::Trying) {
+            known.remove(registry);
+        }
+    }
+}

@@ -1,0 +1,680 @@
+//! Where a package's facts come from: memory, then the store, then one upstream request that every waiter shares.
+//!
+//! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
+//! because verdicts are as of the instant upstream confirmed it.
+
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::timeout;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::history::{self, Parted, Reconciled};
+use crate::firewall::package::{Known, Screens, Slot};
+use crate::firewall::packages::fetch_slots::SlotRequest;
+use crate::firewall::packages::ingest::{Arrival, Contradictions, Place, TakenIn, content_of};
+use crate::firewall::packages::load::{Before, NEVER};
+use crate::firewall::packages::subpackages;
+use crate::firewall::packages::views::{Asked, too_many};
+use crate::firewall::policy_state::{Moment, Profile, World};
+use crate::firewall::prefetch::Ahead;
+use crate::firewall::request::Asker;
+use crate::firewall::responses::Wish;
+use crate::net::FairPermit;
+use crate::npm::compression::gzip;
+use crate::npm::{Form, PackageName};
+use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
+use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
+use crate::units::timestamp;
+use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
+
+/// How long a package that is not there is remembered as such.
+pub(crate) const ABSENT: Duration = Duration::from_secs(60);
+
+/// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
+const LEAVE_ALONE: Duration = Duration::from_secs(5);
+
+/// How often it is told that a registry's last answers are served.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How far upstream's clock may be behind ours. Beyond it nothing opens by it, and refusals name it.
+const MAX_BEHIND: SignedDuration = SignedDuration::from_hours(24);
+
+/// How often a packument is asked for because a flight that was joined brought it in the other form.
+const ATTEMPTS: usize = 4;
+
+/// What is known, and how it may be used.
+#[derive(Clone)]
+pub(crate) struct Reading {
+    /// The facts.
+    pub known: Arc<Known>,
+    /// How long ago upstream confirmed them, when it could not be asked now.
+    pub stale: Option<Duration>,
+}
+
+/// What a question needs of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The index alone, of a document in either form: the smaller one is asked for where it has `time`.
+    Index,
+    /// A document that can be rendered in this form. Where none is at hand the full one is asked for, which does for both.
+    Form(Form),
+    /// A document that carries all that upstream sends: the answer to a request for the full form.
+    Facts,
+}
+
+impl Need {
+    /// Whether what is known does.
+    #[must_use]
+    pub(crate) fn is_met_by(self, known: &Known) -> bool {
+        match self {
+            Self::Index | Self::Form(Form::Abbreviated) => true,
+            Self::Form(Form::Full) => known.renders_full() || known.has_no_more,
+            Self::Facts => known.form == Form::Full || known.has_no_more,
+        }
+    }
+}
+
+/// Everything a flight needs, owned, since it outlives whoever asked.
+#[derive(Clone)]
+pub(crate) struct Voyage {
+    pub slot: Slot,
+    pub registry: Arc<Registry>,
+    /// Who asked first, whose slots it uses.
+    pub client: IpAddr,
+    pub authorization: Authorization,
+    pub need: Need,
+    /// By whose policy it is seen whether a version has come of age.
+    pub profile: Profile,
+    pub wish: Option<Wish>,
+    /// What is looked for in a new document, to be fetched next.
+    pub ahead: Option<Ahead>,
+    /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
+    pub whole: bool,
+    /// Since when upstream must have been asked, whatever is fresh.
+    pub not_before: Option<Timestamp>,
+    /// Whether upstream is asked however fresh the last answer is: another view of the package contradicts it.
+    pub again: bool,
+    /// Versions over which other views were asked and disagree; `None` where none was asked yet.
+    pub asked: Option<Arc<Parted>>,
+}
+
+/// What is shared by questions that ask upstream for the same: not with those from before the package was last written through us.
+pub(crate) type VoyageKey = (Slot, bool, Option<Timestamp>);
+
+impl Inner {
+    /// What memory has of `name`, if it may be used as it is: nobody waits then.
+    pub(crate) fn at_hand(&self, asker: &Asker, name: &PackageName, need: Need, moment: &Moment) -> Option<Reading> {
+        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+        let known = self.fresh(&slot, asker.profile, need, moment)?;
+        if subpackages::wants_kin(&known, &moment.world).is_some() || lacks_facts(&known, asker.profile, &moment.world) {
+            return None;
+        }
+        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+        Some(Reading { known, stale: None })
+    }
+
+    /// What is known of `name` as `asker` may see it, fresh if upstream can be asked. With a `wish`, a document that has to
+    /// be read is rendered at once, while it is at hand.
+    ///
+    /// # Errors
+    /// Not found, upstream's failure when there is nothing to fall back on, an unreadable packument.
+    pub(crate) async fn reading(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        need: Need,
+        wish: Option<Wish>,
+    ) -> Result<Reading, Rejection> {
+        let reading = self.look_up(asker, name, need, wish.clone()).await?;
+        let part_lacks = self.find_kin(asker, &reading.known).await;
+        if !part_lacks && !lacks_facts(&reading.known, asker.profile, &self.world()) {
+            return Ok(reading);
+        }
+        let reading = self.look_up(asker, name, Need::Facts, wish).await?;
+        self.find_kin(asker, &reading.known).await;
+        Ok(reading)
+    }
+
+    /// Like [`Inner::reading`], without what other packages say of it.
+    ///
+    /// # Errors
+    /// As [`Inner::reading`].
+    pub(crate) async fn look_up(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        need: Need,
+        wish: Option<Wish>,
+    ) -> Result<Reading, Rejection> {
+        let found = self.look_up_with(asker, name, need, wish).await;
+        found.map_err(|rejection| self.explain_unsent(asker, name, rejection))
+    }
+
+    async fn look_up_with(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        need: Need,
+        wish: Option<Wish>,
+    ) -> Result<Reading, Rejection> {
+        let registry = Arc::clone(self.registries.of(name));
+        let slot = Slot::of(name, &registry, &asker.authorization);
+        let moment = self.moment();
+        let now = moment.now;
+        if let Some(known) = self.fresh(&slot, asker.profile, need, &moment) {
+            CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+            return Ok(Reading { known, stale: None });
+        }
+        let is_absent = |since| timestamp::is_within(since, ABSENT, now) && self.outlives_writes(name, since);
+        if self.absent.get(&slot).is_some_and(is_absent) {
+            return Err(absent(name));
+        }
+        if !self.is_known(&slot) {
+            self.may_ask_for_more(asker.address)?;
+        }
+        let ahead = wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question());
+        let voyage = Voyage { wish, ahead, ..Voyage::new(asker, slot, registry, need) };
+        for _ in 0..ATTEMPTS {
+            // A flight that was under way may have been for less.
+            let landed = self.embark_or_make_do(voyage.clone(), now).await;
+            if let Err(Rejection::NotFound(_)) = &landed {
+                self.note_absentee(&voyage.slot, asker.address);
+            }
+            let reading = landed?;
+            if need.is_met_by(&reading.known) {
+                return Ok(reading);
+            }
+        }
+        Err(Rejection::Internal("the packument was fetched in the other form too often".into()))
+    }
+
+    /// Like [`Inner::reading`], with the document's bytes, decoded: fetched again when the store no longer has them.
+    ///
+    /// # Errors
+    /// As [`Inner::reading`].
+    pub(crate) async fn document(self: &Arc<Self>, asker: &Asker, reading: Reading) -> Result<(Reading, Bytes), Rejection> {
+        let permit = self.loads.acquire(asker.address).await;
+        self.document_with(asker, reading, permit).await
+    }
+
+    /// Like [`Inner::document`], with a permit that was waited for.
+    ///
+    /// # Errors
+    /// As [`Inner::reading`].
+    pub(crate) async fn document_with(
+        self: &Arc<Self>,
+        asker: &Asker,
+        reading: Reading,
+        permit: FairPermit,
+    ) -> Result<(Reading, Bytes), Rejection> {
+        let permit = Arc::new(permit);
+        if let Some(document) = self.load(&reading.known, &permit).await? {
+            return Ok((reading, document));
+        }
+        let need = Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated });
+        let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
+        let voyage = Voyage { whole: true, ..Voyage::new(asker, slot, registry, need) };
+        let again = self.embark(voyage).await?;
+        match self.load(&again.known, &permit).await? {
+            Some(document) => Ok((again, document)),
+            None => Err(Rejection::Internal("the packument is no longer in the store".into())),
+        }
+    }
+
+    /// What memory has, if it does for the need without asking upstream.
+    fn fresh(&self, slot: &Slot, profile: Profile, need: Need, moment: &Moment) -> Option<Arc<Known>> {
+        self.documents.get(slot).filter(|known| need.is_met_by(known) && self.is_fresh(known, profile, moment))
+    }
+
+    /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
+    /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
+    fn is_fresh(&self, known: &Known, profile: Profile, &Moment { now, ref world }: &Moment) -> bool {
+        let opening = known.screen(world, profile).next_opening;
+        let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
+        timestamp::is_within(known.checked, self.config.packument_ttl, now)
+            && !opened
+            && self.outlives_writes(&known.slot.name, known.checked)
+    }
+
+    /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
+    /// brings is for whoever asks next.
+    pub(crate) async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
+        let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known));
+        if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
+            && let Some(reading) = self.stale(&last, now)
+        {
+            self.try_another(&voyage, now);
+            return Ok(reading);
+        }
+        let mut flight = pin!(self.embark(voyage.clone()));
+        // Joined first: it may have been begun for nobody just now.
+        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.hurry(&voyage.slot) }) };
+        if let Ok((landed, ())) = timeout(self.config.patience, hurried).await {
+            return landed;
+        }
+        // What is fresh by now came with the flight, which has landed.
+        let last = last().filter(|last| !self.satisfies(&voyage, last));
+        let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
+            return flight.await;
+        };
+        // Of a package that was never answered nothing follows: a client can ask for any number of those.
+        let heard = voyage.registry.last_heard();
+        self.silence.begin(voyage.registry.id(), &voyage.slot, self.config.patience, heard, self.clock.now());
+        self.unreachable.insert(voyage.slot.clone(), now);
+        Ok(reading)
+    }
+
+    /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
+    /// under way then tells when it speaks again.
+    fn is_left_alone(&self, voyage: &Voyage, now: Timestamp) -> bool {
+        let counts = |since| timestamp::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
+        let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(counts);
+        self.silence.holds(voyage.registry.id(), voyage.registry.last_heard(), now) || unreachable()
+    }
+
+    /// Asks for a package though its registry is left alone, where it may be silent over one other package alone. No client waits
+    /// for the answer, whose headers end the silence.
+    fn try_another(self: &Arc<Self>, voyage: &Voyage, now: Timestamp) {
+        let (registry, inner) = (Arc::clone(&voyage.registry), Arc::clone(self));
+        if !self.silence.is_to_be_tried(registry.id(), &voyage.slot, registry.last_heard(), now) {
+            return;
+        }
+        let trial = Voyage { again: true, ..voyage.clone() };
+        // Boxed and named as what it is: it is begun by such a fetch.
+        let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            let permit = inner.fetches.of(&registry).acquire(trial.client).await;
+            // What comes of it is remembered, or the silence goes on.
+            drop(inner.sail(trial, permit).await);
+        });
+        tokio::spawn(asking);
+    }
+
+    /// Whether `known` is what `voyage` is for, without asking upstream.
+    fn satisfies(&self, voyage: &Voyage, known: &Known) -> bool {
+        let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
+        voyage.not_before.is_none_or(asked_since) && self.is_fresh(known, voyage.profile, &self.moment())
+    }
+
+    pub(crate) fn voyage_key(&self, voyage: &Voyage) -> VoyageKey {
+        (voyage.slot.clone(), voyage.whole, self.written.get(&voyage.slot.name))
+    }
+
+    pub(crate) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
+        let inner = Arc::clone(self);
+        let key = self.voyage_key(&voyage);
+        let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
+        let limit = Arc::clone(&slots);
+        let fetch = move |request: SlotRequest<_>| async move {
+            let permit = request.permit(&limit).await;
+            inner.sail(voyage, permit).await
+        };
+        self.voyages.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
+    }
+
+    async fn sail(self: Arc<Self>, voyage: Voyage, permit: FairPermit) -> Result<Reading, Rejection> {
+        let mut place = Place::of(permit, self.allowance.share_in(voyage.registry.id()));
+        let now = self.clock.now();
+        let before = self.before(&voyage).await?;
+        let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
+        if let Some(known) = usable.clone().filter(|_| !voyage.whole && !voyage.again) {
+            if self.satisfies(&voyage, &known) {
+                self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+                return Ok(Reading { known, stale: None });
+            }
+            // For whoever does not wait for this flight to land.
+            if known.checked != NEVER {
+                self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+            }
+            if self.is_left_alone(&voyage, now)
+                && let Some(stale) = self.stale(&known, now)
+            {
+                self.try_another(&voyage, now);
+                return Ok(stale);
+            }
+        }
+        // Where the document itself is needed, knowing what was in it is nothing to fall back on.
+        let last = usable.clone().filter(|_| !voyage.whole);
+        let form = self.form_to_ask(&voyage, before.known.as_deref());
+        let same_form = last.as_ref().filter(|known| known.form == form);
+        let validators = same_form.map(|known| known.validators());
+        let asked = Instant::now();
+        let Voyage { registry, authorization, .. } = &voyage;
+        let question = registry.packument(&voyage.slot.name, form, authorization, validators.as_ref(), &mut place.share);
+        let asking = self.silence.ask(&voyage.slot);
+        let fetched = question.await;
+        drop(asking);
+        self.tell(&voyage, asked, &fetched);
+        if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
+            self.entitlements.end(&voyage.slot);
+        }
+        if fetched.is_err() {
+            self.forms.not_learned(voyage.registry.id());
+        }
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.vanished(voyage, before, now).await,
+            Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
+            Err(error @ UpstreamError::MissingPage { .. }) if last.is_none() => {
+                self.absent.insert(voyage.slot.clone(), now);
+                return Err(error.into());
+            }
+            Err(error) => return self.fall_back(&voyage.slot, last, error.into(), now),
+        };
+        self.note_skew(&voyage.registry, fetched.clock(), now);
+        let recorded = self.is_clock_right(now, fetched.clock());
+        if let Some(known) = last.clone().filter(|_| !recorded) {
+            // Our clock was set: an answer dated by it says nothing new.
+            return Ok(Reading { known, stale: None });
+        }
+        let behind = fetched.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);
+        let validated = fetched.validated(now);
+        match (fetched.freshness, before.known.clone()) {
+            (Freshness::NotModified, Some(known)) => {
+                let form = known.form;
+                let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
+                self.confirm(&voyage, &known, &before, confirmed).await
+            }
+            (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
+            (Freshness::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
+                let detail = "it is said to be gzip and is not".into();
+                let rejection = Rejection::Unreadable { name: voyage.slot.name.clone(), detail };
+                self.fall_back(&voyage.slot, last, rejection, now)
+            }
+            (Freshness::Changed { body, form: came, validators, .. }, known) => {
+                let has_no_more = came != form;
+                let same = known.clone().filter(|known| known.content == content_of(&body));
+                if let Some(known) = same {
+                    if voyage.whole {
+                        self.keep(&known, body, place);
+                    }
+                    if !recorded {
+                        return Ok(Reading { known, stale: None });
+                    }
+                    let form = if came == Form::Full { came } else { known.form };
+                    let validators = Some(validators);
+                    let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
+                    return self.confirm(&voyage, &known, &before, confirmed).await;
+                }
+                // A clock that far behind opens nothing: what was open before stays so.
+                let until = before.last_validated().filter(|_| behind.is_some());
+                let validated = until.map_or(validated, |until| validated.min(until));
+                let arrival =
+                    Arrival { form: came, has_no_more, body, validators, validated, checked: now, behind, recorded, place };
+                match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
+                    Ok(TakenIn::Read(reading)) => Ok(reading),
+                    Ok(TakenIn::Contradicts(contradictions)) => {
+                        let asked = self.ask_views_again(&voyage, contradictions, Asked { at: now, validated }).await;
+                        // Fetched again: what came meanwhile waits for nothing.
+                        let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
+                        Box::pin(self.sail(Voyage { asked: Some(Arc::new(asked)), ..voyage }, permit)).await
+                    }
+                    // Abbreviated here means without `time`, which verdicts need.
+                    // Without validators: a registry that has one ETag for both forms would confirm this one.
+                    Ok(TakenIn::Timeless) => {
+                        let slot = voyage.slot.clone();
+                        let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
+                        let whole = Voyage { need: Need::Facts, ..voyage };
+                        match Box::pin(Arc::clone(&self).sail(whole, permit)).await {
+                            Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
+                            other => other,
+                        }
+                    }
+                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&voyage.slot, last, rejection, now),
+                    Err(other) => Err(other),
+                }
+            }
+        }
+    }
+
+    /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
+    fn form_to_ask(&self, voyage: &Voyage, known: Option<&Known>) -> Form {
+        match known {
+            // One that came instead of the full form is replaced as soon as upstream sends that.
+            Some(known) if known.form == Form::Abbreviated && !known.has_no_more && voyage.need.is_met_by(known) => {
+                Form::Abbreviated
+            }
+            None if voyage.need == Need::Index => self.forms.for_index(voyage.registry.id()),
+            _ => Form::Full,
+        }
+    }
+
+    /// Whether our wall clock may be believed, by what an upstream's clock says.
+    fn is_clock_right(&self, now: Timestamp, upstream: Option<Timestamp>) -> bool {
+        self.wall_clock.is_right(now, self.clock.elapsed(), upstream)
+    }
+
+    /// Upstream confirmed what is known.
+    async fn confirm(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        known: &Arc<Known>,
+        before: &Before,
+        how: Confirmed,
+    ) -> Result<Reading, Rejection> {
+        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
+        let Confirmed { form, has_no_more, validated, checked, behind, validators } = how;
+        let Validators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
+        let validated = if behind.is_some() { known.validated } else { validated.max(known.validated) };
+        let form_asked = Some(form);
+        let document = Document { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
+        let confirmed = known.confirmed(voyage.slot.clone(), form, validated, checked, document.clone());
+        let mut confirmed = Known { has_no_more, behind, ..confirmed };
+        // What another view or another token was shown since may bind this one.
+        if confirmed.disputed || voyage.again || !self.histories.is_last_look(&voyage.slot.name, confirmed.look) {
+            let contradictions;
+            (confirmed, contradictions) = self.compare_confirmed(voyage, confirmed, before, None).await?;
+            if !contradictions.is_empty() {
+                let asked = Asked { at: checked, validated };
+                let parted = self.ask_views_again(voyage, contradictions, asked).await;
+                (confirmed, _) = self.compare_confirmed(voyage, confirmed, before, Some(parted)).await?;
+            }
+        }
+        self.record(voyage, PackageChange { document: Some(document), ..PackageChange::default() }).await;
+        let confirmed = Arc::new(confirmed);
+        self.remember(&confirmed);
+        Ok(Reading { known: confirmed, stale: None })
+    }
+
+    async fn compare_confirmed(
+        self: &Arc<Self>,
+        voyage: &Voyage,
+        known: Known,
+        before: &Before,
+        parted: Option<Parted>,
+    ) -> Result<(Known, Contradictions), Rejection> {
+        let (inner, voyage, before) = (Arc::clone(self), voyage.clone(), before.clone());
+        self.blocking(move || inner.compare_again(&voyage, &known, &before, parted.as_ref())).await?
+    }
+
+    /// Keeps what is known, also for the next token's question.
+    pub(crate) fn remember(&self, known: &Arc<Known>) {
+        if known.slot.is_own() {
+            self.documents.insert(known.slot.shared(), Arc::clone(known));
+        }
+        self.documents.insert(known.slot.clone(), Arc::clone(known));
+    }
+
+    /// Upstream says there is no such package. One that was there is gone with all its versions, which the ledger keeps,
+    /// so that lockfiles of old ones go on working and takedowns are told as such.
+    async fn vanished(self: &Arc<Self>, voyage: Voyage, before: Before, now: Timestamp) -> Result<Reading, Rejection> {
+        let slot = voyage.slot.clone();
+        let recorded = if slot.is_own() {
+            // A token that may not see a package receives a 404, too: that is no look.
+            None
+        } else {
+            let (inner, gone) = (Arc::clone(self), voyage.clone());
+            self.blocking(move || inner.record_vanished(&gone, &before, now)).await??
+        };
+        let Some((record, document)) = recorded else {
+            self.documents.invalidate(&slot);
+            self.absent.insert(slot.clone(), now);
+            return Err(absent(&slot.name));
+        };
+        let known = Arc::new(Known {
+            form: Form::Full,
+            has_no_more: false,
+            slot,
+            registry: Arc::clone(&voyage.registry),
+            born: None,
+            behind: None,
+            disputed: false,
+            look: 0,
+            packument: None,
+            provenance: Arc::default(),
+            record: Arc::new(record),
+            tarballs: Arc::default(),
+            content: [0; 32],
+            document,
+            validated: now,
+            checked: now,
+            raw: Arc::default(),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
+        });
+        self.remember(&known);
+        Ok(Reading { known, stale: None })
+    }
+
+    /// Records that a package is not there: one that was never seen as such, so that it cannot claim to be old when it appears. `None`
+    /// for such a one; else its record. Blocks.
+    fn record_vanished(
+        &self,
+        voyage: &Voyage,
+        before: &Before,
+        now: Timestamp,
+    ) -> Result<Option<(PackageRecord, Document)>, Rejection> {
+        let name = &voyage.slot.name;
+        let _turn = self.histories.lock(name);
+        let record = self.read_record(voyage, before)?;
+        let first = Document {
+            first_seen: now,
+            validated: now,
+            changed: now,
+            looked: now,
+            modified: None,
+            content: None,
+            length: 0,
+            etag: None,
+            last_modified: None,
+            form: None,
+        };
+        let document = record.document.clone().map_or(first, |last| Document { content: None, looked: now, ..last });
+        if record.releases.is_empty() {
+            let expired = timestamp::before(now, self.world().longest_age());
+            return match self.ledger.record_absence(&voyage.key(), &document, expired) {
+                Ok(true) => {
+                    if record.document.is_none() {
+                        self.new_absentees.insert(voyage.slot.clone(), ());
+                    }
+                    Ok(None)
+                }
+                Ok(false) => Err(too_many()),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(package.name = %name, error, "the ledger cannot be written");
+                    Ok(None)
+                }
+            };
+        }
+        let Reconciled { mut change, findings, .. } = history::vanish(&record, now);
+        change.document = Some(document.clone());
+        let mut record = PackageRecord::clone(&record);
+        record.apply(&change);
+        self.report(name, false, &findings);
+        self.write(&voyage.key(), &change);
+        self.histories.note_look(name);
+        Ok(Some((record, document)))
+    }
+
+    /// Serves the last answer while upstream cannot be asked, for a bounded time.
+    fn fall_back(
+        &self,
+        slot: &Slot,
+        known: Option<Arc<Known>>,
+        rejection: Rejection,
+        now: Timestamp,
+    ) -> Result<Reading, Rejection> {
+        let reading = known.and_then(|known| self.stale(&known, now)).ok_or(rejection)?;
+        self.unreachable.insert(slot.clone(), now);
+        self.documents.insert(slot.clone(), Arc::clone(&reading.known));
+        Ok(reading)
+    }
+
+    fn stale(&self, known: &Arc<Known>, now: Timestamp) -> Option<Reading> {
+        // Kept for other credentials, and never confirmed for these.
+        if known.checked == NEVER {
+            return None;
+        }
+        let age = Duration::try_from(now.duration_since(known.checked)).unwrap_or_default();
+        if age > self.config.max_stale {
+            return None;
+        }
+        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
+        let upstream = known.registry.id();
+        let again = self.stale_told.get(upstream).is_some_and(|told| timestamp::is_within(told, TOLD_EVERY, now));
+        if !again {
+            self.stale_told.insert(Arc::clone(upstream), now);
+        }
+        ServedStale { name: &known.slot.name, upstream, age, again }.emit(&self.metrics);
+        Some(Reading { known: Arc::clone(known), stale: Some(age) })
+    }
+
+    /// Runs `work` off the async threads.
+    pub(crate) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
+        tokio::task::spawn_blocking(work).await.map_err(|error| self.note_lost(&error, lost()))
+    }
+}
+
+impl Voyage {
+    /// A fetch of what `asker` needs, and of nothing besides.
+    pub(crate) fn new(asker: &Asker, slot: Slot, registry: Arc<Registry>, need: Need) -> Self {
+        Self {
+            slot,
+            registry,
+            client: asker.address,
+            authorization: asker.authorization.clone(),
+            need,
+            profile: asker.profile,
+            wish: None,
+            ahead: None,
+            whole: false,
+            not_before: None,
+            again: false,
+            asked: None,
+        }
+    }
+
+    pub(crate) fn key(&self) -> PackageKey {
+        self.slot.key(&self.registry)
+    }
+}
+
+/// How upstream confirmed a document.
+struct Confirmed {
+    form: Form,
+    has_no_more: bool,
+    validated: Timestamp,
+    checked: Timestamp,
+    behind: Option<SignedDuration>,
+    validators: Option<Validators>,
+}
+
+/// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
+fn lacks_facts(known: &Known, profile: Profile, world: &World) -> bool {
+    known.form == Form::Abbreviated && !known.has_no_more && known.screen(world, profile).lacks
+}
+
+fn absent(name: &PackageName) -> Rejection {
+    Rejection::NotFound(format!("{name} is not in the upstream registry").into())
+}
+
+/// A task of ours ended without an answer.
+pub(crate) fn lost() -> Rejection {
+    Rejection::Internal("a task was lost".into())
+}

@@ -1,0 +1,184 @@
+//! Slots for requests to upstream: each registry has its own, and of these each client has some that no other can take. Requests for
+//! one thing share one fetch, and a client that joins a fetch that still waits for a slot lends it one.
+
+use std::collections::HashMap;
+use std::future::{Future, pending};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::firewall::singleflight::{Flights, Lost};
+use crate::net::fair_limit::Sizes;
+use crate::net::{FairLimit, FairPermit};
+use crate::upstream::Registry;
+
+/// The slots of all registries.
+pub(crate) struct Slots {
+    sizes: Sizes,
+    /// By the registries' ids: there are as many as the configuration names.
+    by_registry: Mutex<HashMap<Arc<str>, Arc<FairLimit>>>,
+}
+
+impl Slots {
+    /// Slots of these sizes for each registry.
+    #[must_use]
+    pub(crate) fn new(sizes: Sizes) -> Self {
+        Self { sizes, by_registry: Mutex::default() }
+    }
+
+    /// The slots of one registry.
+    #[must_use]
+    pub(crate) fn of(&self, registry: &Registry) -> Arc<FairLimit> {
+        let mut limits = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(limits.entry(Arc::clone(registry.id())).or_insert_with(|| FairLimit::new(self.sizes)))
+    }
+
+    /// Waits until nothing is under way.
+    pub(crate) async fn settle(&self) {
+        let limits: Vec<_> = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for limit in limits {
+            limit.settle().await;
+        }
+    }
+}
+
+/// Fetches under way, each shared by all who want the same.
+pub(crate) struct SharedFetches<K, V> {
+    flights: Flights<K, V>,
+    waiting: Arc<Waiting<K>>,
+}
+
+/// Fetches that wait for a slot: who began each, and where to lend it one.
+struct Waiting<K>(Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>);
+
+/// What a fetch that was just begun waits with. Once it is dropped, no client lends the fetch a slot.
+pub(crate) struct SlotRequest<K: Hash + Eq> {
+    key: K,
+    client: IpAddr,
+    lent: mpsc::Receiver<FairPermit>,
+    waiting: Arc<Waiting<K>>,
+}
+
+impl<K, V> SharedFetches<K, V>
+where
+    K: Hash + Eq + Clone + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// No fetches.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        Self { flights: Flights::new(), waiting: Arc::new(Waiting(Mutex::default())) }
+    }
+
+    /// Whether `key` is being fetched.
+    #[must_use]
+    pub(crate) fn is_under_way(&self, key: &K) -> bool {
+        self.flights.is_under_way(key)
+    }
+
+    /// Joins the fetch of `key` for `client`, or begins it with `fetch`. Joined, it no longer waits behind others of the client that
+    /// began it: a slot of this client's will do.
+    ///
+    /// # Errors
+    /// [`Lost`] when the fetch did not finish.
+    pub(crate) async fn join<F>(
+        &self,
+        key: K,
+        client: IpAddr,
+        slots: &FairLimit,
+        fetch: impl FnOnce(SlotRequest<K>) -> F,
+    ) -> Result<V, Lost>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let begin = || fetch(self.waiting.open(key.clone(), client));
+        let landed = self.flights.join(key.clone(), begin);
+        let lend = async {
+            if let Some(sender) = self.waiting.sender(&key, client) {
+                // It may have found one meanwhile: then this one is given back.
+                drop(sender.try_send(slots.acquire(client).await));
+            }
+            pending::<()>().await;
+        };
+        tokio::select! {
+            // First, so that the fetch is there when it is looked for.
+            biased;
+            landed = landed => landed,
+            () = lend => Err(Lost),
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Waiting<K> {
+    fn open(self: &Arc<Self>, key: K, client: IpAddr) -> SlotRequest<K> {
+        let (sender, lent) = mpsc::channel(1);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (client, sender));
+        SlotRequest { key, client, lent, waiting: Arc::clone(self) }
+    }
+
+    /// Where to lend a slot to the fetch of `key`, if it waits for one on behalf of another client.
+    fn sender(&self, key: &K, client: IpAddr) -> Option<mpsc::Sender<FairPermit>> {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get(key).filter(|(first, _)| *first != client).map(|(_, sender)| sender.clone())
+    }
+}
+
+impl<K: Hash + Eq> SlotRequest<K> {
+    /// Waits for a slot, of the client that began it or of one that joined it.
+    pub(crate) async fn permit(mut self, slots: &FairLimit) -> FairPermit {
+        tokio::select! {
+            biased;
+            permit = slots.acquire(self.client) => permit,
+            Some(permit) = self.lent.recv() => permit,
+        }
+    }
+}
+
+impl<K: Hash + Eq> Drop for SlotRequest<K> {
+    fn drop(&mut self) {
+        self.waiting.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const A_WHILE: Duration = Duration::from_secs(60);
+
+    fn client(number: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, number])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_that_waits_behind_one_client_goes_on_with_the_slot_of_another() {
+        let slots = FairLimit::new(Sizes { shared: 2, own: 1, most: 8 });
+        let fetches = Arc::new(SharedFetches::<&'static str, u8>::new());
+        let (greedy, honest) = (client(1), client(2));
+        let _hanging = [slots.acquire(greedy).await, slots.acquire(greedy).await, slots.acquire(greedy).await];
+        let join = |who: IpAddr| {
+            let (fetches, slots) = (Arc::clone(&fetches), Arc::clone(&slots));
+            async move {
+                let limit = Arc::clone(&slots);
+                let fetch = |request: SlotRequest<_>| async move {
+                    let _permit = request.permit(&limit).await;
+                    7
+                };
+                fetches.join("react", who, &slots, fetch).await
+            }
+        };
+        let begun = tokio::spawn(join(greedy));
+        assert!(timeout(A_WHILE, join(greedy)).await.is_err(), "one more of the same client changes nothing");
+        assert_eq!(timeout(A_WHILE, join(honest)).await.unwrap(), Ok(7));
+        assert_eq!(begun.await.unwrap(), Ok(7));
+        assert!(fetches.waiting.0.lock().unwrap().is_empty());
+        // What was lent was given back.
+        assert!(slots.try_acquire(honest).is_some());
+    }
+}

@@ -1,0 +1,155 @@
+//! What there is of a package before upstream is asked: in memory, in the store. Refuses to ask, and to say whether it will do.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciled};
+use crate::firewall::package::{self, Known, Screens, Slot};
+use crate::firewall::packages::fetch::Voyage;
+use crate::npm::packument::parse;
+use crate::npm::{Algorithm, Digest, Form, Ingested, Packument};
+use crate::store::PackageRecord;
+use crate::upstream::Registry;
+
+/// When upstream confirmed what was kept for other credentials to these: it is asked before they are answered.
+pub(crate) const NEVER: Timestamp = Timestamp::MIN;
+
+/// What there was before upstream is asked.
+#[derive(Clone, Default)]
+pub(crate) struct Before {
+    pub(crate) record: Arc<PackageRecord>,
+    pub(crate) known: Option<Arc<Known>>,
+    /// Whom the document before was shown to, where it was a client's own token.
+    pub(crate) token: Option<Slot>,
+}
+
+impl Before {
+    /// As of when upstream last vouched for the package.
+    pub(crate) fn last_validated(&self) -> Option<Timestamp> {
+        let recorded = self.record.document.as_ref().filter(|document| document.content.is_some());
+        self.known.as_ref().map(|known| known.validated).or(recorded.map(|document| document.validated))
+    }
+
+    /// Whether the document before this one was shown to another client's token, as far as memory knows; with what this token was shown
+    /// last.
+    pub(crate) fn other_token(&self, slot: &Slot) -> Option<OtherToken<'_>> {
+        let differs = self.token.as_ref().is_some_and(|before| slot.is_own() && before != slot);
+        let shown = self.known.as_ref().filter(|known| known.checked != NEVER).and_then(|known| known.packument.as_deref());
+        differs.then_some(OtherToken { shown })
+    }
+}
+
+impl Inner {
+    /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
+    pub(crate) async fn before(self: &Arc<Self>, voyage: &Voyage) -> Result<Before, Rejection> {
+        let last = self.documents.get(&voyage.slot.shared()).filter(|_| voyage.slot.is_own());
+        let token = last.as_ref().map(|known| known.slot.clone());
+        if let Some(known) = self.documents.get(&voyage.slot) {
+            let record = last.map_or_else(|| Arc::clone(&known.record), |last| Arc::clone(&last.record));
+            return Ok(Before { record, known: Some(known), token });
+        }
+        // What other credentials could read, to be confirmed for these.
+        if let Some(known) = last {
+            let known = known.confirmed(voyage.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
+            return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
+        }
+        let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
+        let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
+        let (inner, slot, registry, record) = self.blocking(recall).await??;
+        let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
+            return Ok(Before { record, known: None, token });
+        };
+        let share = self.share_of(document).await?;
+        let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
+        let raw = match digest {
+            Some(digest) => self.blobs.open(&digest).await.ok().flatten(),
+            None => None,
+        };
+        let recall = move || {
+            let known = raw.and_then(|raw| inner.recall_document(&slot, &registry, &record, raw));
+            drop(share);
+            Before { record, known, token }
+        };
+        self.blocking(recall).await
+    }
+
+    /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
+    pub(crate) fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
+        let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
+            tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
+            Rejection::Internal("the ledger cannot be read".into())
+        })?;
+        Ok(Arc::new(record))
+    }
+
+    /// What the ledger has of the package as other views see it. Blocks.
+    pub(crate) fn other_records(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>, Rejection> {
+        let read = |other: Slot| self.recall(&other, registry).map(Arc::unwrap_or_clone);
+        slot.others(registry).into_iter().map(read).collect()
+    }
+
+    fn recall_document(
+        &self,
+        slot: &Slot,
+        registry: &Arc<Registry>,
+        record: &Arc<PackageRecord>,
+        raw: Bytes,
+    ) -> Option<Arc<Known>> {
+        let document = record.document.as_ref()?;
+        let content = document.content?;
+        let plain = self.decode(&slot.name, raw).ok()?;
+        let Ingested { packument, fields } = parse::ingest(&slot.name, &plain).ok()?;
+        let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
+        // Upstream is asked for the whole without validators: a 304 would confirm a document without publish times.
+        if form == Form::Abbreviated && !packument.is_timed() {
+            return None;
+        }
+        let others = self.other_records(slot, registry).ok()?;
+        let look = Look {
+            packument: &packument,
+            form,
+            at: document.looked,
+            mode: registry.time_mode(),
+            longest_age: self.world().longest_age(),
+            parted: &Parted::default(),
+            other_token: None,
+            tokens: slot.place_of_tokens(registry),
+            stranger: slot.is_strangers(),
+        };
+        let Reconciled { provenance, contradictions, .. } = history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
+        let known = Arc::new(Known {
+            form,
+            has_no_more: false,
+            slot: slot.clone(),
+            registry: Arc::clone(registry),
+            born: package::born(&packument, &provenance),
+            behind: None,
+            disputed: !contradictions.is_empty(),
+            look: 0,
+            packument: Some(Arc::new(packument)),
+            provenance: provenance.into(),
+            record: Arc::clone(record),
+            tarballs: Arc::default(),
+            content,
+            document: document.clone(),
+            validated: document.validated,
+            checked: if slot.is_own() { NEVER } else { document.looked },
+            raw: Arc::default(),
+            screens: Screens::default(),
+            kin: OnceLock::new(),
+        });
+        self.note_wants(&known, &plain, &fields, "latest");
+        Some(known)
+    }
+}
+
+/// The form of a document whose ledger did not note what was asked for: full where each version carries what only the full form has.
+/// At worst the full form is fetched again.
+fn form_of_unnoted(packument: &Packument) -> Form {
+    let carries_people = packument.entries.iter().all(|entry| entry.publisher.is_some() || entry.maintainers.is_some());
+    if carries_people && !packument.entries.is_empty() { Form::Full } else { Form::Abbreviated }
+}

@@ -1,0 +1,12 @@
+//! Finds what is known of a package: in memory, in the store, or with one shared request to upstream.
+
+pub(crate) mod abbreviated;
+pub(crate) mod fetch;
+pub(crate) mod fetch_slots;
+pub(crate) mod ingest;
+pub(crate) mod load;
+pub(crate) mod parse_pool;
+pub(crate) mod recheck;
+pub(crate) mod slow_registries;
+pub(crate) mod subpackages;
+pub(crate) mod views;

@@ -1,0 +1,121 @@
+//! Asks upstream once more for a package when an exact version is not known: it may be newer than our document. Bounded per
+//! package and per client, so that a flood of made-up versions costs upstream one conditional request per interval.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use moka::sync::Cache;
+
+use crate::firewall::Inner;
+use crate::firewall::package::Slot;
+use crate::firewall::packages::fetch::{Need, Reading, Voyage};
+use crate::firewall::request::Asker;
+use crate::firewall::tarballs::judge_gone;
+use crate::net::fair_limit::network_of;
+use crate::npm::Version;
+use crate::units::timestamp;
+use crate::upstream::Validators;
+
+/// How often a package may be asked for again.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many packages one client may have asked for again in a [`WINDOW`]: an install asks for one or two.
+const PER_CLIENT: u32 = 60;
+const WINDOW: Duration = Duration::from_mins(1);
+
+/// Packages and clients that are remembered; the least recently used are forgotten.
+const REMEMBERED: u64 = 10_000;
+
+/// A window's start and how many questions were put in it.
+type Window = Arc<Mutex<(Timestamp, u32)>>;
+
+/// What was asked again recently.
+pub(crate) struct OnceMore {
+    /// Packages that were asked for again in vain, by the views that share a history.
+    in_vain: Cache<Slot, Timestamp>,
+    clients: Cache<IpAddr, Window>,
+}
+
+impl Default for OnceMore {
+    fn default() -> Self {
+        Self { in_vain: Cache::new(REMEMBERED), clients: Cache::new(REMEMBERED) }
+    }
+}
+
+impl OnceMore {
+    /// Whether `client` may have upstream asked again at `now`; counts it.
+    pub(crate) fn admits(&self, client: IpAddr, now: Timestamp) -> bool {
+        let window = self.clients.get_with(network_of(client), || Arc::new(Mutex::new((now, 0))));
+        let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = &mut *window;
+        if !timestamp::is_within(*since, WINDOW, now) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= PER_CLIENT
+    }
+}
+
+impl Inner {
+    /// Asks upstream whether a package changed since `reading`, because `version` of it is not known. `None` if that is no exact
+    /// version, if it is known that it left, if upstream cannot be asked conditionally, or if it was asked too recently.
+    pub(crate) async fn ask_once_more(
+        self: &Arc<Self>,
+        asker: &Asker,
+        reading: &Reading,
+        version: &str,
+        need: Need,
+    ) -> Option<Reading> {
+        let (known, now) = (&reading.known, self.clock.now());
+        let shared = known.slot.shared();
+        let is_answered = reading.stale.is_some()
+            || known.packument.is_none()
+            || known.validators() == Validators::default()
+            || timestamp::is_within(known.checked, INTERVAL, now)
+            || self.once_more.in_vain.get(&shared).is_some_and(|since| timestamp::is_within(since, INTERVAL, now));
+        // What one client's token was not shown may have left for that token alone.
+        let has_left = || !known.slot.is_own() && judge_gone(known, version, &self.world(), asker.profile).is_some();
+        if is_answered || Version::parse(version).is_none() || has_left() {
+            return None;
+        }
+        let (slot, registry) = (known.slot.clone(), Arc::clone(&known.registry));
+        let voyage = Voyage { not_before: Some(now), ..Voyage::new(asker, slot, registry, need) };
+        // Those that come while it is asked wait for the same answer.
+        if !self.voyages.is_under_way(&self.voyage_key(&voyage)) && !self.once_more.admits(asker.address, now) {
+            return None;
+        }
+        let again = self.embark_or_make_do(voyage, now).await.ok();
+        let Some(newer) = again.as_ref().filter(|again| again.known.content != known.content) else {
+            self.once_more.in_vain.insert(shared, now);
+            return again;
+        };
+        if newer.stale.is_some() {
+            return again;
+        }
+        // Its verdicts may hang on what the form lacks, or on the package that it is a part of, like those of the document before.
+        let whole = self.reading(asker, &known.slot.name, need, None).await.ok();
+        whole.or(again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_ask_so_often_in_a_minute_and_its_network_counts_as_one() {
+        let (once_more, now) = (OnceMore::default(), Timestamp::from_second(1_775_000_000).unwrap());
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let asked = |client: &str, now| once_more.admits(address(client), now);
+        assert!((0..PER_CLIENT).all(|_| asked("192.0.2.1", now)) && !asked("192.0.2.1", now));
+        assert!(asked("192.0.2.2", now));
+        assert!((0..PER_CLIENT).all(|last| asked(&format!("2001:db8::{last:x}"), now)));
+        assert!(!asked("2001:db8::ffff", now) && asked("2001:db8:0:1::1", now));
+        let later = now + WINDOW;
+        assert!(asked("192.0.2.1", later));
+        // A clock that was set back begins again.
+        assert!(asked("192.0.2.1", now));
+    }
+}

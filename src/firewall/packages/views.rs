@@ -1,0 +1,195 @@
+//! Views of a package: without credentials, with ours, with clients' own tokens. Where a document of one contradicts what another saw,
+//! the other is asked again; and who asks for names that do not exist is counted.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::Slot;
+use crate::firewall::package::history::Parted;
+use crate::firewall::packages::fetch::{Need, Voyage};
+use crate::firewall::packages::ingest::Contradictions;
+use crate::net::fair_limit::network_of;
+use crate::npm::{Agreement, Integrity, PackageName};
+use crate::store::PackageRecord;
+use crate::units::timestamp;
+
+/// How long a view is not asked again after it was: a package that contradicts itself each time costs upstream little.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Packages whose history is compared at once: two of one stripe wait for each other, for milliseconds.
+const STRIPES: usize = 64;
+
+/// Counters of looks. Packages that share one are compared with their records more often than they need be.
+const LOOK_COUNTERS: usize = 4_096;
+
+/// One turn a package: looks at one package are recorded one after the other.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    stripes: [Mutex<()>; STRIPES],
+    /// How many looks were compared with the records of all views.
+    looks: Box<[AtomicU64]>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let looks = (0..LOOK_COUNTERS).map(|_| AtomicU64::default()).collect();
+        Self { stripes: std::array::from_fn(|_| Mutex::default()), looks }
+    }
+}
+
+impl Turns {
+    /// Waits for the turn of a package. Blocks.
+    pub(crate) fn lock(&self, name: &PackageName) -> MutexGuard<'_, ()> {
+        self.stripes[place(name, STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a look at a package that was compared with the records of all its views; returns its number, which is not zero.
+    pub(crate) fn note_look(&self, name: &PackageName) -> u64 {
+        self.looks[place(name, LOOK_COUNTERS)].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether no look of any view was compared after this one.
+    pub(crate) fn is_last_look(&self, name: &PackageName, look: u64) -> bool {
+        look != 0 && self.looks[place(name, LOOK_COUNTERS)].load(Ordering::Relaxed) == look
+    }
+}
+
+fn place(name: &PackageName, count: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
+    let place = hasher.finish() as usize % count;
+    place
+}
+
+impl Inner {
+    /// Whether a view that a document contradicts can be asked again now.
+    pub(crate) fn may_ask_again(&self, view: &Slot, now: Timestamp) -> bool {
+        !self.asked_again.get(view).is_some_and(|since| timestamp::is_within(since, AGAIN_AFTER, now))
+    }
+
+    /// Asks the views again that `contradictions` are about; returns the versions over which all of them still disagree. A view that does
+    /// not answer, or answers from a cache, does not disagree.
+    ///
+    /// Boxed, since the answer is fetched as the document was that contradicts it.
+    pub(crate) fn ask_views_again<'a>(
+        self: &'a Arc<Self>,
+        voyage: &'a Voyage,
+        contradictions: Contradictions,
+        asked: Asked,
+    ) -> Pin<Box<dyn Future<Output = Parted> + Send + 'a>> {
+        Box::pin(async move {
+            let mut views: Vec<Slot> = Vec::new();
+            for (_, _, view) in &contradictions {
+                // There are three at most.
+                if !views.contains(view) {
+                    views.push(view.clone());
+                }
+            }
+            let mut answers = Vec::new();
+            for view in views {
+                let record = self.ask_view_again(voyage, &view, asked).await;
+                answers.push((view, record.map(present)));
+            }
+            let mut parted = Parted::new();
+            let mut agreed: Vec<Box<str>> = Vec::new();
+            for (version, integrity, view) in contradictions {
+                let answer = answers.iter().find(|(asked, _)| *asked == view).and_then(|(_, answer)| answer.as_ref());
+                match answer.filter(|present| {
+                    !present
+                        .get(&version)
+                        .is_some_and(|rows| rows.iter().any(|row| may_be_same(row.as_ref(), integrity.as_ref())))
+                }) {
+                    Some(_) => drop(parted.insert(version, integrity)),
+                    None => agreed.push(version),
+                }
+            }
+            for version in agreed {
+                parted.remove(&version);
+            }
+            parted
+        })
+    }
+
+    /// Asks one view again; its record, if it answered since, and not from a cache.
+    async fn ask_view_again(self: &Arc<Self>, voyage: &Voyage, view: &Slot, asked: Asked) -> Option<PackageRecord> {
+        let authorization = view.authorization();
+        let slot = Slot::of(&view.name, &voyage.registry, &authorization);
+        self.asked_again.insert(view.clone(), self.clock.now());
+        let again = Voyage {
+            slot,
+            authorization,
+            need: Need::Index,
+            wish: None,
+            ahead: None,
+            whole: false,
+            again: true,
+            asked: Some(Arc::default()),
+            ..voyage.clone()
+        };
+        let _ = self.embark(again).await;
+        let (inner, registry, view) = (Arc::clone(self), Arc::clone(&voyage.registry), view.clone());
+        let record = self.blocking(move || inner.recall(&view, &registry).ok()).await.ok()??;
+        let document = record.document.as_ref()?;
+        let is_new = document.looked >= asked.at && (document.content.is_none() || document.validated >= asked.validated);
+        is_new.then(|| Arc::unwrap_or_clone(record))
+    }
+
+    /// Counts that a client was the first to ask for a name that upstream does not have.
+    pub(crate) fn note_absentee(&self, slot: &Slot, client: IpAddr) {
+        if self.new_absentees.remove(slot).is_none() {
+            return;
+        }
+        let client = network_of(client);
+        let count = self.absentees.get(&client).unwrap_or_default();
+        self.absentees.insert(client, count.saturating_add(1));
+    }
+
+    /// Checks whether a client may ask for names that are not known yet.
+    pub(crate) fn may_ask_for_more(&self, client: IpAddr) -> Result<(), Rejection> {
+        if self.absentees.get(&network_of(client)).is_some_and(|count| count >= self.config.absent_names) {
+            return Err(too_many());
+        }
+        Ok(())
+    }
+}
+
+/// When the document was asked for that contradicts another view, and as of when upstream vouches for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub at: Timestamp,
+    pub validated: Timestamp,
+}
+
+/// More names were asked for that do not exist than can be recorded.
+pub(crate) fn too_many() -> Rejection {
+    Rejection::TooMany("too many packages were asked for that do not exist; try again tomorrow".into())
+}
+
+/// The versions that a record has now, with the integrity of each.
+fn present(record: PackageRecord) -> HashMap<Box<str>, Vec<Option<Integrity>>> {
+    let mut present: HashMap<Box<str>, Vec<Option<Integrity>>> = HashMap::new();
+    for release in record.releases.into_iter().filter(|release| release.gone.is_none()) {
+        let digests = release.known_digests();
+        present.entry(release.version).or_default().push(digests);
+    }
+    present
+}
+
+fn may_be_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.agreement(other) != Agreement::Different,
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,122 @@
+//! Attestations of a version: asked for once, since they do not change for the same bytes, and gated by the verdict each time.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use moka::sync::Cache;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::{Partition, Slot};
+use crate::firewall::packages::fetch::{ABSENT, Need, lost};
+use crate::firewall::queries::packument::{Spoken, no_version};
+use crate::firewall::request::Asker;
+use crate::firewall::singleflight::Flights;
+use crate::npm::Form;
+use crate::npm::{Digest, PackageName};
+use crate::units::timestamp;
+use crate::upstream::{Passage, Passed};
+
+/// Bytes of memory for attestations: about two thousand of them.
+const MAX_BYTES: u64 = 32 << 20;
+
+/// The largest answer that is remembered. Two attestations of a version take about 15 KB.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// What an entry takes besides its body, about.
+const ENTRY_BYTES: usize = 600;
+
+/// The attestations of one version's bytes, as some credentials see them.
+pub(crate) type AttestationKey = (Slot, Box<str>, Digest);
+
+/// Attestations that were asked for.
+pub(crate) struct Attestations {
+    remembered: Cache<AttestationKey, Arc<Remembered>>,
+    asked: Flights<AttestationKey, Result<Arc<Remembered>, Rejection>>,
+}
+
+/// An answer of upstream, and when it came.
+struct Remembered {
+    passed: Passed,
+    since: Timestamp,
+}
+
+impl Remembered {
+    /// Whether it may be used at `now`: attestations do not change, and a version without any may get them.
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.passed.is_json() || self.passed.is_not_found() && timestamp::is_within(self.since, ABSENT, now)
+    }
+}
+
+impl Default for Attestations {
+    fn default() -> Self {
+        let weigher = |_: &AttestationKey, answer: &Arc<Remembered>| {
+            u32::try_from(answer.passed.body.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
+        };
+        Self { remembered: Cache::builder().max_capacity(MAX_BYTES).weigher(weigher).build(), asked: Flights::new() }
+    }
+}
+
+impl Inner {
+    /// Attestations of one version, unless it is hidden.
+    ///
+    /// # Errors
+    /// Not found when the version is hidden; when upstream cannot be asked.
+    pub(crate) async fn attestations(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        version: &str,
+        passage: Passage,
+    ) -> Result<Passed, Rejection> {
+        let need = Need::Form(Form::Abbreviated);
+        let mut spoken = self.spoken(asker, name, need, None).await?;
+        if spoken.packument.find(version).is_none() && self.ask_once_more(asker, &spoken.reading, version, need).await.is_some() {
+            spoken = self.spoken(asker, name, need, None).await?;
+        }
+        let Spoken { reading, packument, screen, .. } = spoken;
+        let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]);
+        let Some(digest) = shown.and_then(|(_, entry)| Some(entry.integrity.as_ref()?.strongest().clone())) else {
+            return Err(no_version(name, version));
+        };
+        if !passage.is_plain_get() {
+            return self.pass(asker, Some(name), passage).await;
+        }
+        let key = (reading.known.slot.clone(), Box::from(version), digest);
+        if let Some(answer) = self.remembered(&key) {
+            return Ok(answer.passed.clone());
+        }
+        let (inner, asker, name, version) = (Arc::clone(self), asker.clone(), name.clone(), Box::<str>::from(version));
+        let flight_key = key.clone();
+        let ask = move || async move { inner.ask_attestations(&asker, &name, &version, key).await };
+        let answer = self.attestations.asked.join(flight_key, ask).await.unwrap_or_else(|_| Err(lost()))?;
+        Ok(answer.passed.clone())
+    }
+
+    /// What upstream answered to these credentials before, or to none.
+    fn remembered(&self, key: &AttestationKey) -> Option<Arc<Remembered>> {
+        let now = self.clock.now();
+        let find = |key: &AttestationKey| self.attestations.remembered.get(key).filter(|answer| answer.is_valid(now));
+        find(key).or_else(|| {
+            let (slot, version, digest) = key;
+            let anonymous = Slot { name: slot.name.clone(), partition: Partition::Anonymous };
+            find(&(anonymous, version.clone(), digest.clone())).filter(|answer| answer.passed.is_json())
+        })
+    }
+
+    async fn ask_attestations(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        version: &str,
+        key: AttestationKey,
+    ) -> Result<Arc<Remembered>, Rejection> {
+        // Asked for all that will want it: nothing of this client's request but its credentials goes along.
+        let passed = self.pass(asker, Some(name), Passage::for_attestations(name, version)).await?.undated();
+        let answer = Arc::new(Remembered { passed, since: self.clock.now() });
+        if answer.is_valid(answer.since) && answer.passed.body.len() <= MAX_ANSWER_BYTES {
+            self.attestations.remembered.insert(key, Arc::clone(&answer));
+        }
+        Ok(answer)
+    }
+}

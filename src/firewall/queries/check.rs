@@ -1,0 +1,274 @@
+//! Judges what lockfiles lock, many packages at once: would it be served, until when not, and what fits in its place. Refuses
+//! to serve anything, and to know what a lockfile looks like.
+
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::packages::fetch::{Need, Reading, lost};
+use crate::firewall::policy_state::Profile;
+use crate::firewall::request::Asker;
+use crate::firewall::tarballs::judge_gone;
+use crate::firewall::verdicts::Screen;
+use crate::npm::packument::index::without_build;
+use crate::npm::semver::range_matching::highest_in_all;
+use crate::npm::{Agreement, Integrity, PackageName, Packument, Range};
+use crate::policy::Verdict;
+
+/// Packages that are judged at once; upstream is asked for fewer.
+const AT_ONCE: usize = 64;
+
+/// One version that a lockfile locks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Locked {
+    /// The package.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// What the lockfile says its tarball hashes to, as SRI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<String>,
+    /// What those who asked for it would take: what fits in its place satisfies all of them. What is no range is passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<String>,
+}
+
+/// What came out for one version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Judged {
+    /// The package.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// What would become of a request for it.
+    pub outcome: Outcome,
+    /// The rule that refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it opens by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens: Option<Timestamp>,
+    /// The highest version that is allowed and satisfies every range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fits: Option<String>,
+    /// The nearest version that is allowed, whatever the ranges say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<String>,
+}
+
+/// What would become of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Served.
+    Allow,
+    /// Refused until an instant.
+    Hold,
+    /// Refused.
+    Deny,
+    /// Served, but the lockfile expects other bytes: its install would fail.
+    OtherBytes,
+    /// There is no such package or version.
+    Missing,
+    /// Nobody could say.
+    Undecided,
+}
+
+impl Outcome {
+    /// Whether time alone makes it be served.
+    #[must_use]
+    pub fn is_cured_by_waiting(self) -> bool {
+        self == Self::Hold
+    }
+}
+
+impl Inner {
+    /// One outcome for each of `locked`, in their order.
+    pub(crate) async fn check(self: &Arc<Self>, asker: &Asker, locked: &[Locked]) -> Vec<Judged> {
+        let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (at, one) in locked.iter().enumerate() {
+            by_name.entry(&one.name).or_default().push(at);
+        }
+        let mut judged: Vec<Option<Judged>> = vec![None; locked.len()];
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        for (_, places) in by_name {
+            let these: Vec<_> = places.into_iter().map(|at| (at, locked[at].clone())).collect();
+            let (inner, asker, room) = (Arc::clone(self), asker.clone(), Arc::clone(&room));
+            tasks.spawn(async move {
+                // A closed semaphore lets everybody through.
+                let _turn = room.acquire().await;
+                inner.check_package(&asker, these).await
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            // What is missing then is told as undecided.
+            for (at, one) in done.unwrap_or_else(|error| self.note_lost(&error, Vec::new())) {
+                judged[at] = Some(one);
+            }
+        }
+        let or_lost = |(one, locked): (Option<Judged>, &Locked)| one.unwrap_or_else(|| Judged::failed(locked, &lost()));
+        judged.into_iter().zip(locked).map(or_lost).collect()
+    }
+
+    async fn check_package(self: &Arc<Self>, asker: &Asker, locked: Vec<(usize, Locked)>) -> Vec<(usize, Judged)> {
+        let Some((_, first)) = locked.first() else { return Vec::new() };
+        let reading = match PackageName::parse(&first.name) {
+            Ok(name) => match self.reading(asker, &name, Need::Index, None).await {
+                Ok(reading) => Ok(self.with_unknown(asker, reading, &locked).await),
+                Err(rejection) => Err(rejection),
+            },
+            Err(wrong) => Err(Rejection::NotFound(wrong.to_string().into())),
+        };
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(rejection) => return locked.iter().map(|(at, one)| (*at, Judged::failed(one, &rejection))).collect(),
+        };
+        // Ranges of a stranger's against versions of another stranger's.
+        let _permit = self.heavy.acquire(asker.address).await;
+        let (inner, profile) = (Arc::clone(self), asker.profile);
+        let judging = self.blocking(move || {
+            locked.iter().map(|(at, one)| (*at, inner.check_version(&reading, profile, one))).collect::<Vec<_>>()
+        });
+        judging.await.unwrap_or_default()
+    }
+
+    /// `reading`, or a newer one where a version is locked that it does not have.
+    async fn with_unknown(self: &Arc<Self>, asker: &Asker, reading: Reading, locked: &[(usize, Locked)]) -> Reading {
+        let is_known =
+            |version: &str| reading.known.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
+        for (_, unknown) in locked.iter().filter(|(_, one)| !is_known(&one.version)) {
+            if let Some(again) = self.ask_once_more(asker, &reading, &unknown.version, Need::Index).await {
+                return again;
+            }
+        }
+        reading
+    }
+
+    fn check_version(&self, reading: &Reading, profile: Profile, locked: &Locked) -> Judged {
+        let known = &reading.known;
+        let packument = known.packument.as_ref();
+        let world = self.world();
+        let screen = known.screen(&world, profile);
+        let entry = packument.and_then(|packument| packument.find_same(&locked.version));
+        let gone = |version| judge_gone(known, version, &world, profile);
+        let (verdict, stated) = match entry {
+            Some((at, entry)) => (screen.verdict(at).clone(), entry.integrity.clone()),
+            None => match gone(&locked.version).or_else(|| gone(without_build(&locked.version))) {
+                Some((verdict, first, _)) => (verdict, first.and_then(|release| release.integrity.clone())),
+                None => return Judged::missing(locked, format!("{} has no version {}", locked.name, locked.version)),
+            },
+        };
+        let mut judged = Judged::of_verdict(locked, &verdict);
+        if let Some((expected, stated)) = differ(locked, stated.as_ref()) {
+            judged.outcome = Outcome::OtherBytes;
+            judged.rule = Some(LOCKFILE_INTEGRITY.to_owned());
+            judged.opens = None;
+            judged.reason = Some(format!("the lockfile expects {expected}, the registry has {stated}"));
+        }
+        if let Some(packument) = packument.filter(|_| judged.outcome != Outcome::Allow) {
+            judged.nearest = screen.nearest(packument, &locked.version).map(str::to_owned);
+            judged.fits = fitting(packument, &screen, &locked.ranges).map(str::to_owned);
+        }
+        judged
+    }
+}
+
+/// The word for a lockfile whose integrity is not the registry's: no rule of the policy, and none can waive it.
+pub const LOCKFILE_INTEGRITY: &str = "lockfile-integrity";
+
+/// The word for a package or version that there is not.
+pub const NOT_FOUND: &str = "not-found";
+
+/// The word for what could not be decided.
+pub const UNDECIDED: &str = "undecided";
+
+impl Judged {
+    fn of_verdict(locked: &Locked, verdict: &Verdict) -> Self {
+        let outcome = match (verdict.allows(), verdict.opens()) {
+            (true, _) => Outcome::Allow,
+            (false, Some(_)) => Outcome::Hold,
+            (false, None) => Outcome::Deny,
+        };
+        let reason = verdict.reason();
+        Self {
+            name: locked.name.clone(),
+            version: locked.version.clone(),
+            outcome,
+            rule: reason.map(|reason| reason.rule.to_string()),
+            reason: reason.map(|reason| reason.detail.clone()),
+            opens: verdict.opens(),
+            fits: None,
+            nearest: None,
+        }
+    }
+
+    fn missing(locked: &Locked, reason: String) -> Self {
+        Self { outcome: Outcome::Missing, ..Self::without_verdict(locked, NOT_FOUND, reason) }
+    }
+
+    fn failed(locked: &Locked, rejection: &Rejection) -> Self {
+        match rejection {
+            Rejection::NotFound(told) => Self::missing(locked, told.to_string()),
+            other => Self::without_verdict(locked, UNDECIDED, other.to_string()),
+        }
+    }
+
+    fn without_verdict(locked: &Locked, rule: &str, reason: String) -> Self {
+        Self {
+            name: locked.name.clone(),
+            version: locked.version.clone(),
+            outcome: Outcome::Undecided,
+            rule: Some(rule.to_owned()),
+            reason: Some(reason),
+            opens: None,
+            fits: None,
+            nearest: None,
+        }
+    }
+}
+
+/// What lockfile and registry say of the same tarball, when that cannot both be true.
+fn differ(locked: &Locked, stated: Option<&Integrity>) -> Option<(String, String)> {
+    // yarn 1 writes two digests of one algorithm where it found two: then nothing is said that could differ.
+    let expected = Integrity::parse(locked.integrity.as_deref(), None)?;
+    let stated = stated?;
+    (expected.agreement(stated) == Agreement::Different).then(|| (expected.to_sri(), stated.to_sri()))
+}
+
+/// The highest version that is shown and satisfies every range, a deprecated one only when there is no other. A dist-tag asks for
+/// where it points here.
+fn fitting<'a>(packument: &'a Packument, screen: &Screen, ranges: &[String]) -> Option<&'a str> {
+    // Made where the first of them is no range: a packument may have as many tags as there may be texts.
+    let tags = LazyCell::new(|| {
+        let tags = screen.tags.as_ref().unwrap_or(&packument.dist_tags);
+        tags.iter().map(|(tag, version)| (&**tag, &**version)).collect::<HashMap<&str, &str>>()
+    });
+    let read = |text: &String| Range::parse(text).or_else(|| Range::parse(tags.get(text.as_str())?));
+    let distinct: BTreeSet<&String> = ranges.iter().collect();
+    let ranges: Vec<Range> = distinct.into_iter().filter_map(read).collect();
+    if ranges.is_empty() {
+        return None;
+    }
+    let shown = |deprecated: bool| {
+        let entries = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
+        entries.filter(move |entry| entry.traits.deprecated == deprecated)
+    };
+    let highest = |deprecated: bool| {
+        let versions: Vec<_> = shown(deprecated).filter_map(|entry| Some((entry.version.as_ref()?, &*entry.key))).collect();
+        highest_in_all(&ranges, versions)
+    };
+    highest(false).or_else(|| highest(true))
+}

@@ -1,0 +1,106 @@
+//! What a package's readers were not shown, and why: of what is known already, for whoever sums up an install. Refuses to
+//! fetch anything.
+
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::package::Slot;
+use crate::firewall::request::Asker;
+use crate::firewall::wanted_versions::Want;
+use crate::firewall::wanted_versions::{is_satisfied, pick_unfiltered};
+use crate::npm::{PackageName, Version};
+use crate::policy::{RuleId, Verdict};
+
+/// Hidden versions that are named one by one.
+const NAMED: usize = 3;
+
+/// The hidden versions of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hidden {
+    /// Those that are newer than everything that is shown, the newest first, three at most. Prereleases only where nothing but
+    /// prereleases is shown.
+    pub newer: Vec<Kept>,
+    /// The highest of the others, and how many they are.
+    pub others: Option<(Kept, usize)>,
+    /// Whether it is known what is wanted of the package at all.
+    pub is_wanted: bool,
+    /// The hidden versions that would have been taken, by who wants them; those of the project first.
+    pub wanted: Vec<WantedVersion>,
+}
+
+/// A hidden version that would have been taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedVersion {
+    /// Who wants it.
+    pub want: Want,
+    /// Whether nothing that is shown will do, so that a client fails.
+    pub fails: bool,
+    /// The version.
+    pub kept: Kept,
+}
+
+/// One hidden version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The version.
+    pub version: Box<str>,
+    /// The rule that keeps it back.
+    pub rule: RuleId,
+    /// Why, in words.
+    pub detail: String,
+    /// When it opens by itself.
+    pub opens: Option<Timestamp>,
+    /// The nearest version that is allowed.
+    pub nearest: Option<Box<str>>,
+}
+
+impl Inner {
+    /// What is hidden of a package from `asker`, and what of it the project wants; `None` when nothing is, or nothing is known. A
+    /// version that the project wants and nothing shown can stand for counts as refused.
+    pub(crate) fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
+        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+        let known = self.documents.get(&slot)?;
+        let packument = known.packument.as_ref()?;
+        let screen = known.screen(&self.world(), asker.profile);
+        let shown = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown);
+        let shown = shown.filter_map(|(entry, _)| entry.version.as_ref());
+        // A stable version stands above all prereleases, as it does for whoever takes `latest`.
+        let rank = |version: &Version| (!version.is_prerelease(), version.clone());
+        let highest = shown.map(rank).max();
+        let mut hidden: Vec<(_, usize)> =
+            screen.verdicts.iter().map(|(at, _)| (packument.entries[*at].version.as_ref().map(rank), *at)).collect();
+        hidden.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(NAMED);
+        let kept = |at: usize| {
+            let key = &packument.entries[at].key;
+            Kept::of(key, screen.verdict(at), screen.nearest(packument, key).map(Into::into))
+        };
+        let rest = hidden.split_off(newer);
+        let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
+        let newer: Vec<Kept> = hidden.into_iter().filter_map(|(_, at)| kept(at)).collect();
+        let of_others = self.wants.of(&slot);
+        let of_others = of_others.as_deref().unwrap_or_default();
+        let wanted = wants.iter().chain(of_others).filter_map(|want| {
+            let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
+            let fails = !is_satisfied(packument, &screen, &want.spec);
+            Some(WantedVersion { want: want.clone(), fails, kept: kept(at)? })
+        });
+        let wanted: Vec<WantedVersion> = wanted.collect();
+        // The command fails by these, and most clients ask for no tarball of theirs.
+        for one in wanted.iter().filter(|one| one.fails && one.want.is_direct && asker.resolves) {
+            if let Some((at, _)) = packument.find(&one.kept.version) {
+                self.report_withheld(asker, packument, &screen, at, self.clock.now());
+            }
+        }
+        let is_wanted = !(wants.is_empty() && of_others.is_empty());
+        (!newer.is_empty() || others.is_some()).then_some(Hidden { newer, others, is_wanted, wanted })
+    }
+}
+
+impl Kept {
+    fn of(version: &str, verdict: &Verdict, nearest: Option<Box<str>>) -> Option<Self> {
+        let reason = verdict.reason()?;
+        let (rule, detail) = (reason.rule.clone(), reason.detail.clone());
+        Some(Self { version: version.into(), rule, detail, opens: verdict.opens(), nearest })
+    }
+}

@@ -1,0 +1,92 @@
+//! Every version of a package with its verdict and its bytes' digest: what a decision is expanded to when it is taken. And what is said
+//! of some as of other instants. Refuses to decide, and to serve anything.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::removed::Departed;
+use crate::firewall::packages::fetch::Need;
+use crate::firewall::queries::packument::Spoken;
+use crate::firewall::request::Asker;
+use crate::npm::Form;
+use crate::npm::{Integrity, PackageName, Version};
+use crate::policy::{Verdict, judge};
+
+/// A package as it stands.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// The package.
+    pub name: PackageName,
+    /// Where dist-tags point upstream.
+    pub dist_tags: Vec<(Box<str>, Box<str>)>,
+    /// The versions upstream has, hidden or not, in its order.
+    pub versions: Vec<Inspected>,
+}
+
+/// One of its versions.
+#[derive(Debug, Clone)]
+pub struct Inspected {
+    /// The key in `versions`.
+    pub key: Box<str>,
+    /// The same as a version, where it is one.
+    pub version: Option<Version>,
+    /// What its tarball hashes to.
+    pub integrity: Option<Integrity>,
+    /// The effective publish time.
+    pub effective: Timestamp,
+    /// What is said of it now.
+    pub verdict: Verdict,
+    /// The records and strong signals that an approval of it has to name.
+    pub records: Vec<String>,
+}
+
+impl Inner {
+    pub(crate) async fn inspect(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
+        let Spoken { reading, packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+        let world = self.world();
+        let advisories = world.advisories.of(name.as_str()).among(reading.known.dated(&packument));
+        let rules = world.policy(asker.profile).about(name);
+        let inspected = |(at, entry): (usize, &crate::npm::packument::index::Entry)| {
+            let facts = reading.known.facts(&packument, at, &advisories);
+            Inspected {
+                key: entry.key.clone(),
+                version: entry.version.clone(),
+                integrity: facts.integrity.cloned(),
+                effective: facts.effective,
+                verdict: screen.verdict(at).clone(),
+                records: rules.overridden(&facts).into_iter().map(str::to_owned).collect(),
+            }
+        };
+        let versions = packument.entries.iter().enumerate().map(inspected).collect();
+        Ok(Inspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions })
+    }
+
+    /// What is to be said of each version as of its instant, by the rules and feeds of now and the decisions of then; `None` of one
+    /// that nobody ever saw.
+    pub(crate) async fn judge_then(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        wanted: &[(&str, Timestamp)],
+    ) -> Result<Vec<Option<Verdict>>, Rejection> {
+        let known = self.reading(asker, name, Need::Form(Form::Abbreviated), None).await?.known;
+        let present = self.world();
+        let packument = known.packument.as_deref();
+        let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
+        let advisories = present.advisories.of(name.as_str()).among(versions);
+        let judge_one = |(version, at): &(&str, Timestamp)| {
+            let world = present.as_of(*at);
+            let rules = world.policy(asker.profile).about(name);
+            if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
+                let facts = known.facts(packument, place, &advisories);
+                return Some(judge(&rules, &world.standing, &facts, *at));
+            }
+            let departed = Departed::find(&known, version, &world)?;
+            Some(judge(&rules, &world.standing, &departed.facts(Some(*at)), *at))
+        };
+        Ok(wanted.iter().map(judge_one).collect())
+    }
+}

@@ -1,0 +1,217 @@
+//! Questions about a package's versions: the packument, one manifest, the dist-tags. Each is one straight line from what is
+//! known, over the verdicts, to an answer or a refusal.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::firewall::error::{Refusal, Rejection};
+use crate::firewall::packages::fetch::Need;
+use crate::firewall::request::{Answer, Asker, Coding};
+use crate::firewall::responses::Wish;
+use crate::firewall::verdicts::Screen;
+use crate::firewall::{Inner, Reading};
+use crate::npm::Form;
+use crate::npm::packument::{dist_tags, render};
+use crate::npm::{PackageName, Packument, Range};
+use crate::policy::RuleId;
+use crate::store::{Download, Kind, Outcome};
+use crate::telemetry::{Refused, VersionsHidden};
+
+/// How often a question is put anew because another document came while it was answered.
+const ATTEMPTS: usize = 4;
+
+/// A package that can be spoken of: its index and its verdicts.
+pub(crate) struct Spoken {
+    /// What is known.
+    pub reading: Reading,
+    /// The index.
+    pub packument: Arc<Packument>,
+    /// The verdicts.
+    pub screen: Arc<Screen>,
+    /// When it was looked at.
+    pub now: Timestamp,
+}
+
+impl Inner {
+    pub(crate) async fn packument(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        form: Form,
+        coding: Coding,
+    ) -> Result<Answer, Rejection> {
+        for _ in 0..ATTEMPTS {
+            let wish = Wish { form, packing: coding.packing(), base: asker.base.clone(), profile: asker.profile };
+            let Spoken { reading, packument, screen, now } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
+            self.require_any(asker, &packument, &screen)?;
+            let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
+            self.note_withheld(asker, &reading.known, &packument, &screen, now);
+            let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
+            if count > 0 {
+                VersionsHidden { name, count, total }.emit(&self.metrics);
+            }
+            self.note_packument((asker, now), name, &screen, Outcome::Served, None);
+            return Ok(Answer { stale: reading.stale, ..answer });
+        }
+        Err(Rejection::Internal("the packument changed too often while it was answered".into()))
+    }
+
+    pub(crate) async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+        let mut is_asked_again = false;
+        for _ in 0..ATTEMPTS {
+            let spoken = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
+            let Spoken { packument, screen, .. } = &spoken;
+            let key = resolve(packument, screen, wanted);
+            let Some((at, _)) = key.and_then(|key| packument.find(key)) else {
+                let need = Need::Form(Form::Full);
+                if !is_asked_again && self.ask_once_more(asker, &spoken.reading, wanted, need).await.is_some() {
+                    is_asked_again = true;
+                    continue;
+                }
+                return Err(no_version(name, wanted));
+            };
+            if !screen.shown[at] {
+                let rejection = self.refuse(asker, packument, screen, at);
+                let version = &*packument.entries[at].key;
+                return Err(self.note_refusal(asker, &spoken.reading.known, version, rejection));
+            }
+            let (read, document) = self.document(asker, spoken.reading.clone()).await?;
+            if read.known.content != spoken.reading.known.content {
+                continue;
+            }
+            self.note_packument((asker, spoken.now), name, screen, Outcome::Served, None);
+            return Ok(render::manifest(&document, packument, &packument.entries[at], asker.base.rewriting()).into());
+        }
+        Err(Rejection::Internal("the packument changed too often while it was answered".into()))
+    }
+
+    pub(crate) async fn dist_tags(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+        let Spoken { packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+        self.require_any(asker, &packument, &screen)?;
+        Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
+    }
+
+    /// What is known of a package that upstream has, and its verdicts.
+    pub(crate) async fn spoken(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        need: Need,
+        wish: Option<Wish>,
+    ) -> Result<Spoken, Rejection> {
+        let moment = self.moment();
+        let (reading, moment) = match self.at_hand(asker, name, need, &moment) {
+            Some(reading) => (reading, moment),
+            // What was decided while upstream was asked counts.
+            // Boxed: a future is moved as a whole, and this one is far larger than what answers from memory.
+            None => (Box::pin(self.reading(asker, name, need, wish)).await?, self.moment()),
+        };
+        let Some(packument) = reading.known.packument.clone() else {
+            return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
+        };
+        let screen = reading.known.screen(&moment.world, asker.profile);
+        self.note_overbroad(name, &screen);
+        Ok(Spoken { reading, packument, screen, now: moment.now })
+    }
+
+    /// An empty packument would tell pnpm and yarn that the package was unpublished: it is refused instead, with the reason.
+    fn require_any(&self, asker: &Asker, packument: &Packument, screen: &Screen) -> Result<(), Rejection> {
+        if screen.shows_any() {
+            return Ok(());
+        }
+        let Some((newest, verdict)) = screen.newest_first(packument).next() else {
+            return Err(Rejection::NotFound(format!("{} has no versions upstream", packument.name).into()));
+        };
+        let newest = (&*packument.entries[newest].key, verdict);
+        let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
+        let Some(refusal) = refusal else { return Err(Rejection::Internal("a hidden version has no reason".into())) };
+        self.note_packument((asker, self.clock.now()), &packument.name, screen, Outcome::Refused, Some(&refusal.rule));
+        Err(self.refused(asker, refusal))
+    }
+
+    /// The refusal of the hidden entry at `at`.
+    pub(crate) fn refuse(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize) -> Rejection {
+        let key = &*packument.entries[at].key;
+        let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest(packument, key));
+        refusal
+            .map_or_else(|| Rejection::Internal("a hidden version has no reason".into()), |refusal| self.refused(asker, refusal))
+    }
+
+    /// Tells of a refusal, once, here where it is made.
+    pub(crate) fn refused(&self, asker: &Asker, refusal: Refusal) -> Rejection {
+        Refused {
+            name: &refusal.name,
+            version: refusal.version.as_deref(),
+            rule: &refusal.rule,
+            client: asker.address,
+            user: asker.user.as_deref(),
+            agent: &asker.agent,
+            text: &refusal.text,
+        }
+        .emit(&self.metrics);
+        Rejection::Refused(Arc::new(refusal.linked(&asker.base)))
+    }
+
+    fn note_packument(
+        &self,
+        (asker, now): (&Asker, Timestamp),
+        name: &PackageName,
+        screen: &Screen,
+        outcome: Outcome,
+        rule: Option<&RuleId>,
+    ) {
+        let download = Download {
+            kind: Kind::Packument,
+            name: name.clone(),
+            version: None,
+            integrity: None,
+            outcome,
+            rule: rule.map(|rule| rule.as_str().into()),
+            hidden: Arc::clone(&screen.hidden),
+            client: asker.address,
+            user: asker.user.clone(),
+            tool: asker.agent.tool.as_str(),
+            tool_version: asker.agent.version.clone(),
+        };
+        self.ledger.record_download(download, now);
+    }
+}
+
+/// The key that `wanted` means for clients: an exact version, a dist-tag as they see it, or the best of a range among what
+/// is shown. A hidden exact version, or a range that only hidden ones satisfy, is found too, so that the refusal can say why.
+pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Option<&'a str> {
+    if let Some((_, entry)) = packument.find_same(wanted) {
+        return Some(&entry.key);
+    }
+    if let Some(version) = screen.tag(packument, wanted) {
+        return Some(version);
+    }
+    // A tag whose target is hidden and that could not be moved.
+    if let Some((_, target)) = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted) {
+        return packument.find(target).map(|(_, entry)| &*entry.key);
+    }
+    let range = Range::parse(wanted)?;
+    let latest = screen.tag(packument, "latest");
+    best(packument, &range, latest, |at| screen.shown[at]).or_else(|| best(packument, &range, None, |_| true))
+}
+
+/// What npm would pick of a range: `latest` if it satisfies it, else the highest that does, a deprecated one last.
+pub(crate) fn best<'a>(
+    packument: &'a Packument,
+    range: &Range,
+    latest: Option<&'a str>,
+    among: impl Fn(usize) -> bool,
+) -> Option<&'a str> {
+    let satisfies = |at: usize| packument.entries[at].version.as_ref().is_some_and(|version| range.matches(version));
+    if let Some(latest) = latest.filter(|latest| packument.find(latest).is_some_and(|(at, _)| among(at) && satisfies(at))) {
+        return Some(latest);
+    }
+    let fitting: Vec<_> = (0..packument.entries.len()).filter(|&at| among(at) && satisfies(at)).collect();
+    dist_tags::highest(fitting.into_iter().map(|at| &packument.entries[at]))
+}
+
+pub(crate) fn no_version(name: &PackageName, wanted: &str) -> Rejection {
+    Rejection::NotFound(crate::firewall::error::one_line(&format!("no version of {name} matches: {wanted}")).into())
+}

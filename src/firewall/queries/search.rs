@@ -1,0 +1,260 @@
+//! Filters search results: each result describes a version that the client may see, and has no member that is not listed here. A
+//! search fetches no packuments: a result is judged by the cached document of its package, else by its date.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::{Known, Slot};
+use crate::firewall::policy_state::Profile;
+use crate::firewall::request::Asker;
+use crate::npm::packument::index::Entry;
+use crate::npm::{PackageName, Version};
+use crate::policy::{Facts, UnknownFacts, judge};
+use crate::units::timestamp;
+use crate::upstream::{Passage, Passed, UpstreamError};
+
+/// The largest answer that is filtered, in bytes: a page of 250 results has 400 kB.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// The longest text of a member, in bytes. npm's own descriptions end at 255 characters.
+const MAX_TEXT_BYTES: usize = 4096;
+
+/// The most elements of a list: keywords, maintainers.
+const MAX_ELEMENTS: usize = 256;
+
+/// The members of a person.
+const PERSON: [&str; 4] = ["username", "name", "email", "url"];
+
+/// The members of `links`.
+const LINKS: [&str; 4] = ["npm", "homepage", "repository", "bugs"];
+
+impl Inner {
+    pub(crate) async fn search(self: &Arc<Self>, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+        let mut passed = self.pass(asker, None, passage).await?;
+        if !passed.status.is_success() {
+            return Ok(passed);
+        }
+        let _share = self.share_of_answer(&passed).await?;
+        let _permit = self.heavy.acquire(asker.address).await;
+        let (inner, asker, body) = (Arc::clone(self), asker.clone(), std::mem::take(&mut passed.body));
+        let filtered = self.blocking(move || inner.filter(&asker, &body)).await?;
+        // An answer that cannot be read cannot be filtered.
+        let Some(filtered) = filtered else {
+            let host = Arc::clone(self.registries.default_registry().id());
+            return Err(UpstreamError::Broken { host, detail: "its search results are no search results".into() }.into());
+        };
+        passed.body = filtered.to_string().into();
+        Ok(passed)
+    }
+
+    /// Returns the answer with the results that may be shown; `None` if `body` is not a search result. Blocks.
+    fn filter(&self, asker: &Asker, body: &[u8]) -> Option<Value> {
+        let answer = Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?;
+        let answer: Value = serde_json::from_slice(answer).ok()?;
+        let objects: Vec<Value> =
+            answer.get("objects")?.as_array()?.iter().filter_map(|object| self.result(asker, object)).collect();
+        let mut filtered = json!({ "objects": objects });
+        copy(&answer, "total", &mut filtered, number);
+        copy(&answer, "time", &mut filtered, text);
+        Some(filtered)
+    }
+
+    /// Returns what a client may see of one result, if it may see any version of the package.
+    fn result(&self, asker: &Asker, object: &Value) -> Option<Value> {
+        let package = object.get("package")?;
+        let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
+        let version = package.get("version")?.as_str()?;
+        let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
+        let described = match self.documents.get(&slot) {
+            Some(known) => self.of_known(&known, package, version, asker.profile)?,
+            // What other tokens were shown may hide the version, and tells nothing else.
+            None if self.is_hidden_from_others(&slot, version, asker.profile) => return None,
+            None => self.of_unknown(&name, package, version, asker.profile)?,
+        };
+        let mut result = json!({ "package": described });
+        copy(object, "score", &mut result, score);
+        copy(object, "searchScore", &mut result, number);
+        copy(object, "downloads", &mut result, |downloads| numbers(downloads, &["weekly", "monthly"]));
+        copy(object, "dependents", &mut result, number);
+        Some(result)
+    }
+
+    /// Whether the document that another client's token was shown last has this version, and it is hidden there.
+    fn is_hidden_from_others(&self, slot: &Slot, version: &str, profile: Profile) -> bool {
+        let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_own()) else { return false };
+        let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
+        at.is_some_and(|at| !known.screen(&self.world(), profile).shown[at])
+    }
+
+    /// Describes the version of the result if it is shown, else the visible `latest`, which the result does not describe.
+    fn of_known(&self, known: &Known, package: &Value, version: &str, profile: Profile) -> Option<Value> {
+        let packument = known.packument.as_ref()?;
+        let screen = known.screen(&self.world(), profile);
+        let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry);
+        // A registry describes its `latest`. Where that is hidden, the texts may be about it, whatever version stands beside them.
+        let is_latest = packument.dist_tags.iter().any(|(tag, target)| **tag == *"latest" && **target == *version);
+        match shown {
+            Some(entry) if is_latest || screen.hidden.is_empty() => {
+                let mut described = described(&packument.name, version, package);
+                if let Some(published) = entry.published {
+                    described["date"] = published.to_string().into();
+                }
+                Some(described)
+            }
+            Some(entry) => Some(of_entry(&packument.name, entry)),
+            None => {
+                let (_, latest) = packument.find(screen.tag(packument, "latest")?)?;
+                Some(of_entry(&packument.name, latest))
+            }
+        }
+    }
+
+    /// Describes the version of the result if its date allows it. A version without a date counts as published now.
+    fn of_unknown(&self, name: &PackageName, package: &Value, version: &str, profile: Profile) -> Option<Value> {
+        let now = self.clock.now();
+        let published = package.get("date").and_then(Value::as_str).and_then(timestamp::parse);
+        let (world, parsed) = (self.world(), Version::parse(version));
+        let advisories = world.advisories.of(name.as_str()).among(std::iter::empty());
+        let facts = Facts {
+            published,
+            parsed: parsed.as_ref(),
+            advisories: &advisories,
+            // Names in search results are not those of the packument.
+            unknown: UnknownFacts::ALL,
+            ..Facts::of(name, version, published.unwrap_or(now))
+        };
+        let is_allowed = judge(&world.policy(profile).about(name), &world.standing, &facts, now).allows();
+        (parsed.is_some() && is_allowed).then(|| described(name, version, package))
+    }
+}
+
+/// Returns the members that the result has of this version.
+fn described(name: &PackageName, version: &str, package: &Value) -> Value {
+    let mut described = bare(name, version);
+    for member in ["description", "date", "license"] {
+        copy(package, member, &mut described, text);
+    }
+    copy(package, "keywords", &mut described, keywords);
+    copy(package, "links", &mut described, |links| texts(links, &LINKS));
+    copy(package, "author", &mut described, person);
+    copy(package, "publisher", &mut described, person);
+    copy(package, "maintainers", &mut described, people);
+    described
+}
+
+/// Returns the members that the packument has of this version.
+fn of_entry(name: &PackageName, entry: &Entry) -> Value {
+    let mut described = bare(name, &entry.key);
+    if let Some(published) = entry.published {
+        described["date"] = published.to_string().into();
+    }
+    if let Some(publisher) = &entry.publisher {
+        described["publisher"] = json!({ "username": **publisher });
+    }
+    if let Some(maintainers) = &entry.maintainers {
+        described["maintainers"] = maintainers.iter().map(|name| json!({ "username": **name })).collect();
+    }
+    described
+}
+
+/// Returns a description without anything that a version says of itself. npm fails without `maintainers`.
+fn bare(name: &PackageName, version: &str) -> Value {
+    let scope = name.scope().map_or("unscoped", |scope| scope.trim_start_matches('@'));
+    json!({ "name": name.as_str(), "scope": scope, "version": version, "maintainers": [] })
+}
+
+/// Copies a member as `read` understands it.
+fn copy(from: &Value, member: &str, to: &mut Value, read: impl Fn(&Value) -> Option<Value>) {
+    if let Some(value) = from.get(member).and_then(read) {
+        to[member] = value;
+    }
+}
+
+fn text(value: &Value) -> Option<Value> {
+    value.as_str().filter(|text| text.len() <= MAX_TEXT_BYTES).map(Value::from)
+}
+
+fn number(value: &Value) -> Option<Value> {
+    value.is_number().then(|| value.clone())
+}
+
+/// Reads `{"final": 1, "detail": {"quality": 1}}`.
+fn score(value: &Value) -> Option<Value> {
+    let mut read = numbers(value, &["final"])?;
+    copy(value, "detail", &mut read, |detail| numbers(detail, &["quality", "popularity", "maintenance"]));
+    Some(read)
+}
+
+fn numbers(value: &Value, members: &[&str]) -> Option<Value> {
+    let value = value.as_object()?;
+    let read = members.iter().filter_map(|member| Some(((*member).to_owned(), number(value.get(*member)?)?)));
+    Some(Value::Object(read.collect()))
+}
+
+fn texts(value: &Value, members: &[&str]) -> Option<Value> {
+    let value = value.as_object()?;
+    let read = members.iter().filter_map(|member| Some(((*member).to_owned(), text(value.get(*member)?)?)));
+    Some(Value::Object(read.collect()))
+}
+
+fn person(value: &Value) -> Option<Value> {
+    texts(value, &PERSON)
+}
+
+fn people(value: &Value) -> Option<Value> {
+    // npm fails over a maintainer without a name.
+    let named = |person: &Value| person.get("username").is_some();
+    Some(value.as_array()?.iter().filter_map(person).filter(named).take(MAX_ELEMENTS).collect())
+}
+
+fn keywords(value: &Value) -> Option<Value> {
+    text(value).or_else(|| Some(value.as_array()?.iter().filter_map(text).take(MAX_ELEMENTS).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_has_no_member_that_is_not_listed() {
+        let name = PackageName::parse("@acme/ui").unwrap();
+        let package = json!({
+            "name": "@acme/ui",
+            "version": "1.0.0",
+            "scope": "evil",
+            "description": "old",
+            "keywords": ["a", 1, {"versions": "9.9.9"}],
+            "links": {"npm": "https://registry.example/ui", "next": "9.9.9", "bugs": ["9.9.9"]},
+            "author": {"name": "ada", "versions": ["9.9.9"]},
+            "publisher": "9.9.9",
+            "maintainers": [{"username": "ada", "email": 9}, {"email": "x"}, "9.9.9"],
+            "dist-tags": {"next": "9.9.9"},
+            "versions": ["9.9.9"],
+            "readme": "9.9.9",
+            "license": {"type": "9.9.9"},
+            "date": "2026-01-01T00:00:00Z",
+        });
+        let expected = json!({
+            "name": "@acme/ui",
+            "scope": "acme",
+            "version": "1.0.0",
+            "description": "old",
+            "keywords": ["a"],
+            "links": {"npm": "https://registry.example/ui"},
+            "author": {"name": "ada"},
+            "maintainers": [{"username": "ada"}],
+            "date": "2026-01-01T00:00:00Z",
+        });
+        assert_eq!(described(&name, "1.0.0", &package), expected);
+    }
+
+    #[test]
+    fn scores_are_numbers() {
+        let told = json!({"final": 0.5, "detail": {"quality": 1, "latest": "9.9.9", "9.9.9": 1}, "9.9.9": 1});
+        assert_eq!(score(&told), Some(json!({"final": 0.5, "detail": {"quality": 1}})));
+        assert_eq!(text(&"x".repeat(MAX_TEXT_BYTES + 1).into()), None);
+    }
+}

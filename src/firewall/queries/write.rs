@@ -1,0 +1,334 @@
+//! What changes a package goes upstream with the client's own credentials, and what is remembered of the package is forgotten. The
+//! unfiltered packument that a change begins with is shown only to a token that upstream confirmed for the package.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::Slot;
+use crate::firewall::packages::fetch::Need;
+use crate::firewall::queries::packument::Spoken;
+use crate::firewall::request::Asker;
+use crate::npm::View;
+use crate::npm::compression::Press;
+use crate::npm::packument::parse;
+use crate::npm::packument::render::Choice;
+use crate::npm::{Endpoint, Form, Ingested, PackageName, Packument};
+use crate::units::timestamp;
+use crate::upstream::{Authorization, Passage, Passed, Registry};
+
+/// How long a token counts as confirmed for a package.
+const CONFIRMED: Duration = Duration::from_hours(1);
+
+/// How long it is remembered that upstream did not confirm one.
+const UNCONFIRMED: Duration = Duration::from_secs(10);
+
+/// The largest body in which addresses are put back. A larger one is a publish, whose address registries write themselves.
+const MAX_RESTORED_BYTES: usize = 32 << 20;
+
+/// What clients append to a packument's address when they will send it back changed.
+const ASKED_AS: &str = "?write=true";
+
+impl Inner {
+    /// Passes a change on, or the packument that one begins with.
+    pub(crate) async fn write_through(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: Option<&PackageName>,
+        mut passage: Passage,
+    ) -> Result<Passed, Rejection> {
+        let registry = Arc::clone(self.registry_of(asker, name, true)?);
+        if passage.is_read() {
+            return match name.filter(|name| is_packument(&passage, name)) {
+                Some(name) => self.writable_packument(asker, name, &registry).await,
+                None => self.pass(asker, name, passage).await,
+            };
+        }
+        let (path, method, body) = (passage.path.clone(), passage.method.clone(), passage.body.clone());
+        if let Some(name) = name.filter(|_| body.len() <= MAX_RESTORED_BYTES) {
+            let mut share = self.allowance.share();
+            share.grow_to(2 * body.len() as u64).await?;
+            let (base, name, to) = (Arc::clone(&asker.base.text), name.clone(), registry.id().to_string());
+            let restored = self.blocking(move || restore_addresses(&body, &base, &name, &to)).await?;
+            passage.body = restored.unwrap_or(passage.body);
+        }
+        let sent = passage.body.clone();
+        let passed = self.pass(asker, name, passage).await;
+        let now = self.clock.now();
+        let Ok(answer) = &passed else {
+            // The failure may have come after the change.
+            self.forget(name, &registry, now);
+            return passed;
+        };
+        if answer.status.is_client_error() {
+            return passed;
+        }
+        if !answer.status.is_success() {
+            self.forget(name, &registry, now);
+            return passed;
+        }
+        let staged = path.starts_with("-/stage/").then(|| named_in(&answer.body)).flatten();
+        self.forget(name.or(staged.as_ref()), &registry, now);
+        if name.is_none() && staged.is_none() && path.starts_with("-/stage/") {
+            // It may have published a package whose name is in no place that is known here.
+            self.absent.invalidate_all();
+            self.unreachable.invalidate_all();
+        }
+        if let (Some(name), Authorization::Own(_)) = (name, &asker.authorization) {
+            let confirms = self.blocking(move || confirms(method.as_str(), &path, &sent)).await?;
+            if confirms {
+                self.writers.insert(Slot::of(name, &registry, &asker.authorization), now);
+            }
+        }
+        passed
+    }
+
+    /// Forgets what is remembered of a package in all views: upstream is asked again.
+    fn forget(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
+        let Some(name) = name else { return };
+        self.written.insert(name.clone(), now);
+        self.last_written.fetch_max(now.as_millisecond(), Ordering::Relaxed);
+        self.silence.end(registry.id());
+    }
+
+    /// Whether what was learnt of a package at `since` was not overtaken by a write through us.
+    pub(crate) fn outlives_writes(&self, name: &PackageName, since: Timestamp) -> bool {
+        since.as_millisecond() > self.last_written.load(Ordering::Relaxed)
+            || self.written.get(name).is_none_or(|written| since > written)
+    }
+
+    /// The packument with all its versions, whose tarballs are ours, to be sent back changed.
+    async fn writable_packument(
+        self: &Arc<Self>,
+        asker: &Asker,
+        name: &PackageName,
+        registry: &Arc<Registry>,
+    ) -> Result<Passed, Rejection> {
+        let Spoken { reading, packument: known, screen, .. } = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
+        // Before anything large is fetched for it.
+        let held = screen.shown.iter().filter(|shown| !**shown).count();
+        if held > 0 && !self.is_confirmed(asker, name, registry).await {
+            return Err(Rejection::NotEntitled(unconfirmed(name, held).into()));
+        }
+        let mut share = self.allowance.share();
+        share.grow_to(3 * reading.known.document.length).await?;
+        let passage = Passage::get(format!("{}{ASKED_AS}", name.to_segment()));
+        let passed = self.pass(asker, Some(name), passage).await?;
+        if !passed.status.is_success() {
+            return Ok(passed);
+        }
+        let (length, base, this) = (passed.body.len() as u64, Arc::clone(&asker.base.text), name.clone());
+        share.grow_to(3 * length).await?;
+        let rendered = self.blocking(move || {
+            let rendered = render_whole(&this, &passed.body, &base);
+            drop(share);
+            rendered
+        });
+        let (packument, body) = rendered.await??;
+        let is_shown = |key: &str| known.find(key).is_some_and(|(at, _)| screen.shown[at]);
+        let hidden = packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count();
+        if hidden > 0 {
+            if !self.is_confirmed(asker, name, registry).await {
+                return Err(Rejection::NotEntitled(unconfirmed(name, hidden).into()));
+            }
+            tracing::warn!(
+                package.name = %name,
+                client.address = %asker.address,
+                client.user = asker.user.as_deref(),
+                versions.hidden = hidden,
+                "hidden versions shown for a write"
+            );
+            self.incident("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", asker.address));
+        }
+        Ok(Passed::of_json(body))
+    }
+
+    /// Whether upstream confirmed within the hour that the client's token may write the package: it accepted a change that only those
+    /// may make, or it says of which account the token is and that this account may write.
+    async fn is_confirmed(self: &Arc<Self>, asker: &Asker, name: &PackageName, registry: &Arc<Registry>) -> bool {
+        let slot = Slot::of(name, registry, &asker.authorization);
+        if !slot.is_own() {
+            return false;
+        }
+        let now = self.clock.now();
+        if self.writers.get(&slot).is_some_and(|since| timestamp::is_within(since, CONFIRMED, now)) {
+            return true;
+        }
+        let is_stranger = self.strangers.get(&slot).is_some_and(|since| timestamp::is_within(since, UNCONFIRMED, now));
+        if is_stranger || !self.once_more.admits(asker.address, now) {
+            return false;
+        }
+        let may_write = self.may_write(asker, name).await.unwrap_or(false);
+        if may_write { &self.writers } else { &self.strangers }.insert(slot, now);
+        may_write
+    }
+
+    /// Asks upstream whose the token is and whether that account may write the package. `None` if one of both is not answered.
+    async fn may_write(&self, asker: &Asker, name: &PackageName) -> Option<bool> {
+        #[derive(Deserialize)]
+        struct Account {
+            username: String,
+        }
+        let ask = async |path: String| {
+            let passed = self.pass(asker, Some(name), Passage::get(path)).await.ok()?;
+            passed.status.is_success().then_some(passed.body)
+        };
+        let account: Account = serde_json::from_slice(&ask("-/whoami".to_owned()).await?).ok()?;
+        let path = format!("-/package/{}/collaborators?format=cli", name.to_segment());
+        let collaborators: BTreeMap<String, String> = serde_json::from_slice(&ask(path).await?).ok()?;
+        let permission = collaborators.get(&account.username).filter(|_| !account.username.is_empty());
+        Some(permission.is_some_and(|permission| permission.split('-').any(|word| word == "write")))
+    }
+}
+
+/// What a client is told that may not see hidden versions.
+fn unconfirmed(name: &PackageName, hidden: usize) -> String {
+    let versions = if hidden == 1 { "a version" } else { "versions" };
+    format!(
+        "{name} has {versions} that coldframe hides, and shows for a write only to a token that the registry confirmed for {name} within the \
+         hour: by a publish or a dist-tag through coldframe, or as one of its collaborators; or ask the registry directly"
+    )
+}
+
+/// Whether a request for the address of a package means its packument.
+fn is_packument(passage: &Passage, name: &PackageName) -> bool {
+    let path = passage.path.split('?').next().unwrap_or_default();
+    matches!(Endpoint::parse("GET", &format!("/{path}"), None), Ok(Endpoint::Packument(asked)) if asked == *name)
+}
+
+/// The packument with every version, its tarballs below `base`.
+fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes), Rejection> {
+    let ingested = parse::ingest(name, document);
+    let Ingested { packument, fields } =
+        ingested.map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
+    let view = View::render(document, &packument, &fields, Form::Full, base, &|_| false, &mut Press::default());
+    let shown = vec![true; packument.entries.len()];
+    let body = view.assemble(&Choice { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.identity());
+    let body = body.ok_or_else(|| Rejection::Internal("a packument cannot be rendered whole".into()))?;
+    Ok((packument, body))
+}
+
+/// Whether a change that upstream accepted shows that its sender may write the package. Starring shows nothing: every account may do
+/// that, by a PUT to the package's own address without versions.
+fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Published<'a> {
+        #[serde(borrow)]
+        versions: BTreeMap<String, &'a RawValue>,
+        #[serde(borrow, rename = "_attachments")]
+        attachments: BTreeMap<String, &'a RawValue>,
+    }
+    let path = path.split('?').next().unwrap_or_default();
+    let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["-", "package", rest @ ..] => {
+            // The name has one segment, or two where the slash of a scope is written as such.
+            let unescaped = rest.first().is_some_and(|first| is_scope(first));
+            let what = rest.get(if unescaped { 2 } else { 1 });
+            what.is_some_and(|what| matches!(*what, "dist-tags" | "access" | "visibility" | "collaborators" | "trust"))
+        }
+        ["-", "stage", "package", ..] => true,
+        ["-", ..] => false,
+        _ if segments.contains(&"-rev") => true,
+        _ if method == "PUT" => {
+            let published = serde_json::from_slice::<Published<'_>>(body);
+            published.is_ok_and(|published| !published.attachments.is_empty() && !published.versions.is_empty())
+        }
+        _ => false,
+    }
+}
+
+/// Whether a segment of a path is a scope alone, without the name that follows it.
+fn is_scope(segment: &str) -> bool {
+    let name = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+    name.starts_with('@') && !name.contains('/')
+}
+
+/// The package that an answer to a staged publish names.
+fn named_in(body: &[u8]) -> Option<PackageName> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(alias = "packageName", alias = "package")]
+        name: String,
+    }
+    PackageName::parse(&serde_json::from_slice::<Answer>(body).ok()?.name).ok()
+}
+
+/// `body` with the addresses of tarballs that are below our `base` put back below the registry's own; `None` if there are none.
+fn restore_addresses(body: &[u8], base: &str, name: &PackageName, registry: &str) -> Option<Bytes> {
+    let bare = base.trim_start_matches("https://").trim_start_matches("http://");
+    // npm publishes with the scheme `http` whatever the registry's is.
+    let ours = ["http", "https"].map(|scheme| format!("\"{scheme}://{bare}/{name}/-/"));
+    let theirs = format!("\"{registry}{name}/-/");
+    let text = std::str::from_utf8(body).ok()?;
+    if !ours.iter().any(|ours| text.contains(ours.as_str())) {
+        return None;
+    }
+    let [plain, secure] = ours;
+    Some(text.replace(&plain, &theirs).replace(&secure, &theirs).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> PackageName {
+        PackageName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn only_what_an_owner_may_do_confirms_a_token() {
+        let published = br#"{"name":"ui","versions":{"1.0.0":{}},"_attachments":{"ui-1.0.0.tgz":{"data":"x"}}}"#;
+        let attached = br#"{"_id":"ui","users":{"mallory":true},"_attachments":{"x":{}}}"#;
+        let starred = br#"{"_id":"ui","_rev":"1","users":{"mallory":true}}"#;
+        let empty = br#"{"_id":"ui","users":{},"versions":{"1.0.0":{}},"_attachments":{}}"#;
+        for (method, path, body, expected) in [
+            ("PUT", "@acme%2fui", published.as_slice(), true),
+            ("PUT", "ui", starred, false),
+            ("PUT", "ui", empty, false),
+            ("PUT", "ui", attached, false),
+            ("PUT", "ui", b"no json", false),
+            ("PUT", "ui/-rev/1-0", b"{}", true),
+            ("DELETE", "ui/-/ui-1.0.0.tgz/-rev/1-0", b"", true),
+            ("PUT", "-/package/@acme%2fui/dist-tags/next", b"\"1.0.0\"", true),
+            ("PUT", "-/package/@acme/ui/dist-tags/next", b"\"1.0.0\"", true),
+            ("PUT", "-/package/trust/star", b"{}", false),
+            ("PUT", "-/package/@acme/access/star", b"{}", false),
+            ("PUT", "-/package/@acme%2faccess/star", b"{}", false),
+            ("POST", "-/npm/v1/oidc/token/exchange/package/ui", b"", false),
+            ("POST", "-/stage/package/ui", published, true),
+            ("PUT", "-/user/org.couchdb.user:me", b"{}", false),
+        ] {
+            assert_eq!(confirms(method, path, body), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn tarball_addresses_are_put_back_before_a_packument_is_written() {
+        let restore = |body: &str| {
+            let restored =
+                restore_addresses(body.as_bytes(), "https://npm.example/x", &name("@acme/ui"), "https://registry.example/npm/");
+            restored.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+        };
+        assert_eq!(
+            restore(r#"{"tarball":"https://npm.example/x/@acme/ui/-/ui-1.0.0.tgz","other":"http://npm.example/x/@acme/ui/-/ui-2.0.0.tgz"}"#).unwrap(),
+            r#"{"tarball":"https://registry.example/npm/@acme/ui/-/ui-1.0.0.tgz","other":"https://registry.example/npm/@acme/ui/-/ui-2.0.0.tgz"}"#
+        );
+        assert_eq!(restore(r#"{"tarball":"https://npm.example/x/@acme/other/-/other-1.0.0.tgz"}"#), None);
+    }
+
+    #[test]
+    fn a_request_for_the_packument_is_told_from_others_however_its_path_is_spelled() {
+        let is = |path: &str, text: &str| is_packument(&Passage::get(path.to_owned()), &name(text));
+        assert!(is("ui?write=true", "ui") && is("@acme%2Fui?write=true", "@acme/ui") && is("-/?write=true", "-"));
+        assert!(!is("-/stage/1", "ui") && !is("ui/1.0.0?write=true", "ui"));
+    }
+}

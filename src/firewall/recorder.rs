@@ -1,0 +1,166 @@
+//! What the firewall writes down: into the ledger, the log and the counters. Refuses to decide anything.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::firewall::Inner;
+use crate::firewall::error::Rejection;
+use crate::firewall::package::history::Finding;
+use crate::firewall::packages::fetch::{Voyage, lost};
+use crate::firewall::verdicts::{Overbroad, Screen};
+use crate::firewall::wall_clock::MAX_SKEW;
+use crate::npm::{Algorithm, Digest, PackageName, Packument};
+use crate::policy::is_takedown;
+use crate::store::{Incident, PackageChange, PackageKey};
+use crate::telemetry::{
+    ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, TaskFailed, TaskLabel, UpstreamAnswered, UpstreamOutcome,
+    UpstreamWhat, VersionGone,
+};
+use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
+
+impl Inner {
+    /// Writes a change down, and that the document it is about is in use: confirmed again and again it is answered from
+    /// memory, and would be the first that the disk gives up.
+    pub(crate) async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
+        let (inner, key) = (Arc::clone(self), voyage.key());
+        let written = self.blocking(move || {
+            inner.write(&key, &change);
+            let content = change.document.and_then(|document| document.content);
+            if let Some(digest) = content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content)) {
+                inner.blobs.touch(&digest);
+            }
+        });
+        let written = written.await;
+        if written.is_err() {
+            tracing::error!("the ledger's task was lost");
+        }
+    }
+
+    /// What the ledger does not take is still known in memory: a full disk stops nobody from installing what is allowed.
+    pub(crate) fn write(&self, key: &PackageKey, change: &PackageChange) {
+        if let Err(error) = self.ledger.record_package(key, change) {
+            tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "the ledger cannot be written");
+        }
+    }
+
+    /// A task of ours was lost: counts it, and goes on with something `instead`.
+    pub(crate) fn note_lost<T>(&self, error: &tokio::task::JoinError, instead: T) -> T {
+        TaskFailed { task: TaskLabel::Request, detail: &error.to_string(), restart: None }.emit(&self.metrics);
+        instead
+    }
+
+    /// A fetch that others wait for ended without an answer: its task panicked, or was cut off at the end of the process.
+    pub(crate) fn note_lost_fetch(&self) -> Rejection {
+        TaskFailed { task: TaskLabel::Request, detail: "a fetch ended without an answer", restart: None }.emit(&self.metrics);
+        lost()
+    }
+
+    /// Reports what a look found. What one client's own token is not shown is not gone.
+    pub(crate) fn report(&self, name: &PackageName, is_own: bool, findings: &[Finding]) {
+        let mut parted = findings.iter().filter_map(|finding| match finding {
+            Finding::Parted(version) => Some(version),
+            _ => None,
+        });
+        if let Some(version) = parted.next() {
+            let more = parted.count();
+            tracing::warn!(package.name = %name, package.version = &**version, more, "views of a package part");
+            let detail = format!("clients with other credentials are shown another history of it; {more} more versions");
+            self.incident("views_part", Some(name), Some(version), detail);
+        }
+        for finding in findings {
+            match finding {
+                Finding::IntegrityChanged { version, was, now } => {
+                    IntegrityChanged { name, version, was, now }.emit(&self.metrics);
+                    self.incident("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
+                }
+                Finding::Gone(_) if is_own => {}
+                Finding::Parted(_) => {}
+                Finding::Gone(release) => {
+                    let last_seen = release.gone.unwrap_or(release.first_seen);
+                    let takedown = is_takedown(release.counts_from(), last_seen, release.replaced, self.world().longest_age());
+                    VersionGone { name, version: &release.version, takedown }.emit(&self.metrics);
+                    let kind = if takedown { "takedown" } else { "version_gone" };
+                    self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
+                }
+            }
+        }
+    }
+
+    /// Reports, once, advisories that mark every version of an established package and wait for an operator's decision.
+    pub(crate) fn note_overbroad(&self, name: &PackageName, screen: &Screen) {
+        for Overbroad { feed, id } in &screen.overbroad {
+            let key = format!("{feed}\0{id}\0{name}");
+            if self.overbroad_told.get(&key).is_some() {
+                continue;
+            }
+            self.overbroad_told.insert(key, ());
+            FeedOverbroad { feed, advisory: id, name }.emit(&self.metrics);
+            let detail = format!(
+                "{id} of the feed `{feed}` marks every version of an established package; old ones are served until an operator runs \
+                 `coldframe feed obey {id}` or `coldframe feed set-aside {id}`"
+            );
+            self.incident("feed_overbroad", Some(name), None, detail);
+        }
+    }
+
+    /// Notes an event in the ledger.
+    pub(crate) fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
+        let incident = Incident { kind, name: name.cloned(), version: version.map(Into::into), detail };
+        self.ledger.record_incident(incident, self.clock.now());
+    }
+
+    /// Reports an upstream whose clock differs from ours.
+    pub(crate) fn note_skew(&self, registry: &Registry, clock: Option<Timestamp>, now: Timestamp) {
+        let skew = clock.map(|clock| now.duration_since(clock));
+        let Some(skew) = skew.filter(|skew| skew.abs() > MAX_SKEW) else { return };
+        if !self.skew_told.is_due(now) {
+            return;
+        }
+        ClockSkew { upstream: registry.id(), seconds: skew.as_secs() }.emit(&self.metrics);
+        self.incident("clock_skew", None, None, format!("{} s ahead of {}", skew.as_secs(), registry.id()));
+    }
+
+    /// The first packument tells whether this registry strips metadata, as mirrors do.
+    pub(crate) fn note_stripped(&self, registry: &Registry, packument: &Packument) {
+        if packument.entries.is_empty()
+            || !self.strippers.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
+        {
+            return;
+        }
+        let missing: Vec<_> =
+            [(packument.has_time, "time"), (packument.has_publishers, "_npmUser"), (packument.has_signatures, "dist.signatures")]
+                .into_iter()
+                .filter(|(there, _)| !there)
+                .map(|(_, what)| what)
+                .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let missing = missing.join(", ");
+        MetadataStripped { upstream: registry.id(), missing: &missing }.emit(&self.metrics);
+        self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
+    }
+
+    pub(crate) fn tell(&self, voyage: &Voyage, asked: Instant, fetched: &Result<Fetched, UpstreamError>) {
+        let outcome = match fetched {
+            Ok(fetched) if matches!(fetched.freshness, Freshness::NotModified) => UpstreamOutcome::NotModified,
+            Ok(_) => UpstreamOutcome::Changed,
+            Err(error) => outcome_of(error),
+        };
+        let detail = fetched.as_ref().err().map(ToString::to_string);
+        let name = Some(&voyage.slot.name);
+        UpstreamAnswered { what: UpstreamWhat::Packument, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
+            .emit(&self.metrics);
+    }
+}
+
+/// What an error of upstream's counts as. What it denies to a client is the client's affair, and no failure.
+pub(crate) fn outcome_of(error: &UpstreamError) -> UpstreamOutcome {
+    match error {
+        UpstreamError::NotFound => UpstreamOutcome::NotFound,
+        UpstreamError::Denied { .. } => UpstreamOutcome::Denied,
+        _ => UpstreamOutcome::Failed,
+    }
+}

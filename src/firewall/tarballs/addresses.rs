@@ -1,0 +1,229 @@
+//! Finds the version whose tarball is at an address of the registry's own. What a packument states counts in the view that was shown
+//! it; an address that two packages claim, or two versions with different digests, is refused.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use moka::sync::Cache;
+
+use crate::firewall::error::{Refusal, Rejection};
+use crate::firewall::package::{Known, Slot};
+use crate::firewall::packages::fetch::Need;
+use crate::firewall::queries::packument::Spoken;
+use crate::firewall::request::Asker;
+use crate::firewall::{Inner, Reading};
+use crate::npm::tarball_address::MAX_NAMES;
+use crate::npm::tarball_url;
+use crate::npm::{Address, PackageName, Packument};
+use crate::policy::{RuleId, Verdict};
+use crate::upstream::{Authorization, UpstreamError};
+
+/// Memory for the claims, in bytes: some 100,000 addresses from which no name of their package can be read. Registries that have such
+/// are few.
+const CLAIMS_BYTES: u64 = 16 << 20;
+
+/// Memory for the indexes of packuments that were asked for by address, in bytes.
+const INDEXES_BYTES: u64 = 16 << 20;
+
+/// The most claims of one packument. Those beyond are not found by their addresses.
+const MAX_CLAIMS_PER_PACKUMENT: usize = 5_000;
+
+/// The most packages that are remembered for one address. More than one is refused, so this many say enough.
+const MAX_CLAIMANTS: usize = MAX_NAMES;
+
+/// Versions above which an index is built off the async threads.
+const SMALL: usize = 100;
+
+/// A path, and whether views of clients' own credentials were shown it: what one token may read is no hint for clients without one.
+type ClaimKey = (bool, Box<str>);
+
+/// Where packuments place tarballs.
+pub(crate) struct Addresses {
+    /// The packages that claim an address from which their name cannot be read. They are hints: each is asked for in the view of the
+    /// client that asks. All claims of an address are evicted together.
+    claims: Cache<ClaimKey, Arc<[PackageName]>>,
+    /// By what a packument hashes to: the entries of each path.
+    indexes: Cache<[u8; 32], Arc<Index>>,
+}
+
+/// The entries of a packument by the hash of their path, sorted.
+struct Index(Box<[(u64, u32)]>);
+
+impl Default for Addresses {
+    fn default() -> Self {
+        let claim = |(_, path): &ClaimKey, names: &Arc<[PackageName]>| {
+            let names: usize = names.iter().map(|name| name.as_str().len() + 32).sum();
+            u32::try_from(path.len() + names + 96).unwrap_or(u32::MAX)
+        };
+        let index = |_: &[u8; 32], index: &Arc<Index>| u32::try_from(index.0.len() * 16 + 96).unwrap_or(u32::MAX);
+        Self {
+            claims: Cache::builder().max_capacity(CLAIMS_BYTES).weigher(claim).build(),
+            indexes: Cache::builder().max_capacity(INDEXES_BYTES).weigher(index).build(),
+        }
+    }
+}
+
+impl Addresses {
+    /// Remembers the addresses of a new packument from which its name cannot be read.
+    pub(crate) fn note(&self, slot: &Slot, packument: &Packument) {
+        let name = &packument.name;
+        let addresses = packument.entries.iter().filter(|entry| !entry.tarball.ends_with(&tarball_url("", name, &entry.key)));
+        let addresses = addresses.filter_map(|entry| Address::of_stated(&entry.tarball));
+        for address in addresses.filter(|address| !address.names().contains(name)).take(MAX_CLAIMS_PER_PACKUMENT) {
+            let key = (slot.is_own(), address.path().into());
+            self.claims.entry(key).and_upsert_with(|known| {
+                let known = known.map(moka::Entry::into_value);
+                match known {
+                    None => Arc::from([name.clone()]),
+                    Some(names) if names.contains(name) || names.len() >= MAX_CLAIMANTS => names,
+                    Some(names) => names.iter().chain([name]).cloned().collect(),
+                }
+            });
+        }
+    }
+
+    fn claimants(&self, is_own: bool, address: &Address) -> Arc<[PackageName]> {
+        self.claims.get(&(is_own, Box::from(address.path()))).unwrap_or_default()
+    }
+}
+
+impl Index {
+    fn new(packument: &Packument) -> Self {
+        let paths = (0..).zip(&packument.entries).filter_map(|(at, entry)| {
+            let address = Address::of_stated(&entry.tarball)?;
+            Some((hash(address.path()), at))
+        });
+        let mut paths: Vec<(u64, u32)> = paths.collect();
+        paths.sort_unstable();
+        Self(paths.into())
+    }
+
+    /// Returns the places of the entries that `address` selects; those that state its query before those without one.
+    fn find(&self, packument: &Packument, address: &Address) -> Vec<usize> {
+        let wanted = hash(address.path());
+        let start = self.0.partition_point(|(hash, _)| *hash < wanted);
+        let same = self.0[start..].iter().take_while(|(hash, _)| *hash == wanted).map(|(_, at)| *at as usize);
+        let stated = same.filter_map(|at| Some((at, Address::of_stated(&packument.entries[at].tarball)?)));
+        let (exact, plain): (Vec<_>, Vec<_>) =
+            stated.filter(|(_, stated)| address.selects(stated)).partition(|(_, stated)| stated.has_query());
+        let found = if exact.is_empty() { plain } else { exact };
+        found.into_iter().map(|(at, _)| at).collect()
+    }
+}
+
+fn hash(path: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Inner {
+    /// Returns the package and the version whose tarball is at `address` in the view of `asker`; `None` if no packument of that view
+    /// has it there. At most [`MAX_NAMES`] packages are asked for because their names are in the path.
+    pub(crate) async fn locate(
+        self: &Arc<Self>,
+        asker: &Asker,
+        address: &Address,
+    ) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        let (mut names, owner) = (address.names(), address.owner());
+        if owner.is_none() {
+            let is_own = matches!(asker.authorization, Authorization::Own(_));
+            let views = if is_own { &[false, true][..] } else { &[false] };
+            for name in views.iter().flat_map(|view| self.addresses.claimants(*view, address).to_vec()) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        let mut readings = Vec::new();
+        let found = self.locate_among(asker, address, &names, &mut readings).await?;
+        let Some(version) = address.version().filter(|_| found.is_none()) else { return Ok(found) };
+        // It may have been published since the last look.
+        let mut is_newer = false;
+        for reading in readings {
+            let has = |packument: &Arc<Packument>| packument.find_same(version).is_some();
+            if !reading.known.packument.as_ref().is_some_and(has) {
+                let again = self.ask_once_more(asker, &reading, version, Need::Index).await;
+                is_newer |= again.is_some_and(|again| again.known.content != reading.known.content);
+            }
+        }
+        if is_newer { self.locate_among(asker, address, &names, &mut Vec::new()).await } else { Ok(None) }
+    }
+
+    /// Looks into the packuments of `names`; what was read of them goes to `readings`.
+    async fn locate_among(
+        self: &Arc<Self>,
+        asker: &Asker,
+        address: &Address,
+        names: &[PackageName],
+        readings: &mut Vec<Reading>,
+    ) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        let owner = address.owner();
+        let mut found: Option<(PackageName, Box<str>)> = None;
+        for name in names {
+            let spoken = match self.spoken(asker, name, Need::Index, None).await {
+                Ok(spoken) => spoken,
+                Err(Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. })) => {
+                    continue;
+                }
+                // What cannot be asked may claim it too.
+                Err(other) => return Err(other),
+            };
+            readings.push(spoken.reading.clone());
+            let places = self.index(asker, &spoken.reading.known, &spoken.packument).await?.find(&spoken.packument, address);
+            let Some(version) = self.choose(asker, &spoken, &places)? else {
+                // One that left upstream is known by its version alone.
+                let gone = owner.as_ref().filter(|(_, version)| spoken.packument.find(version).is_none());
+                found = gone.map(|(name, version)| (name.clone(), version.as_str().into())).or(found);
+                continue;
+            };
+            if let Some((other, _)) = &found {
+                let detail = format!("its address is claimed by another package too: {other}");
+                return Err(self.ambiguous(asker, name, &version, detail));
+            }
+            found = Some((name.clone(), version));
+        }
+        Ok(found)
+    }
+
+    /// Returns the version of the entries at `places`: one that is shown, if there is one, for they have the same digests.
+    fn choose(&self, asker: &Asker, spoken: &Spoken, places: &[usize]) -> Result<Option<Box<str>>, Rejection> {
+        let Spoken { packument, screen, .. } = spoken;
+        let Some(&first) = places.iter().find(|at| screen.shown[**at]).or(places.first()) else { return Ok(None) };
+        let entry = &packument.entries[first];
+        let differs = |at: &usize| {
+            let integrity = &packument.entries[*at].integrity;
+            *at != first && (integrity.is_none() || *integrity != entry.integrity)
+        };
+        if let Some(other) = places.iter().find(|at| differs(at)) {
+            let other = &packument.entries[*other].key;
+            let detail = format!("its address is that of a version with another digest too: {other}");
+            return Err(self.ambiguous(asker, &packument.name, &entry.key, detail));
+        }
+        Ok(Some(entry.key.clone()))
+    }
+
+    fn ambiguous(&self, asker: &Asker, name: &PackageName, version: &str, detail: String) -> Rejection {
+        let verdict = Verdict::deny(RuleId::SelfContradiction, detail);
+        let refusal = Refusal::of_version(name, version, &verdict, None);
+        refusal.map_or_else(|| Rejection::Internal("a refusal has no reason".into()), |refusal| self.refused(asker, refusal))
+    }
+
+    /// Returns the index of a packument, built when it is first needed.
+    async fn index(self: &Arc<Self>, asker: &Asker, known: &Known, packument: &Arc<Packument>) -> Result<Arc<Index>, Rejection> {
+        let content = known.content;
+        if let Some(index) = self.addresses.indexes.get(&content) {
+            return Ok(index);
+        }
+        let index = if packument.entries.len() <= SMALL {
+            Index::new(packument)
+        } else {
+            let _permit = self.readers.acquire(asker.address).await;
+            let packument = Arc::clone(packument);
+            self.blocking(move || Index::new(&packument)).await?
+        };
+        let index = Arc::new(index);
+        self.addresses.indexes.insert(content, Arc::clone(&index));
+        Ok(index)
+    }
+}

@@ -1,0 +1,294 @@
+//! Who may have a tarball that is in the store: all clients what its address gives without credentials, the others what its address
+//! gives to their own. Having the bytes entitles no client. Answers are kept per credentials and package.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use moka::sync::Cache;
+
+use crate::firewall::error::Rejection;
+use crate::firewall::package::{Known, Partition, Slot};
+use crate::firewall::packages::fetch_slots::SlotRequest;
+use crate::firewall::request::Asker;
+use crate::firewall::tarballs::stored::{Place, StoredTarball};
+use crate::firewall::{Inner, recorder};
+use crate::npm::{Digest, PackageName};
+use crate::store::{PackageChange, TarballSource};
+use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::units::timestamp;
+use crate::upstream::{Authorization, Offer, UpstreamError};
+
+/// Memory for the places that credentials may have tarballs from, in bytes. What is forgotten costs a request.
+const SCOPES_BYTES: u64 = 16 << 20;
+
+/// What a place takes, about.
+const PLACE_BYTES: usize = 150;
+
+/// The most places of one package that are remembered for the same credentials. Most packages have one.
+const MAX_PLACES: usize = 200;
+
+/// Packages that are known not to be for all clients.
+const MAX_PRIVATE: u64 = 10_000;
+
+/// Which credentials may have which packages.
+pub(crate) struct Entitlements {
+    scopes: Cache<Slot, Arc<Scope>>,
+    /// When the address of a tarball of the package last gave nothing to a request without credentials.
+    private: Cache<PackageName, Timestamp>,
+}
+
+/// The places of a package that gave a tarball to some credentials, and when each last did, the newest last; none where upstream
+/// refused them since.
+type Scope = Vec<(Arc<str>, Timestamp)>;
+
+impl Default for Entitlements {
+    fn default() -> Self {
+        let weigher = |_: &Slot, scope: &Arc<Scope>| u32::try_from(PLACE_BYTES * (1 + scope.len())).unwrap_or(u32::MAX);
+        Self { scopes: Cache::builder().max_capacity(SCOPES_BYTES).weigher(weigher).build(), private: Cache::new(MAX_PRIVATE) }
+    }
+}
+
+impl Entitlements {
+    /// Learns that upstream gave these credentials a tarball of the package from `place`. What it gives without credentials it gives
+    /// for one address only, which the tarball itself says.
+    pub(crate) fn grant(&self, slot: &Slot, place: &Place, now: Timestamp) {
+        if slot.partition == Partition::Anonymous {
+            return;
+        }
+        let text = place.text();
+        self.scopes.entry(slot.clone()).and_upsert_with(|known| {
+            let known = known.map(moka::Entry::into_value).unwrap_or_default();
+            let mut places: Scope = known.iter().filter(|(other, _)| other != text).cloned().collect();
+            if places.len() >= MAX_PLACES {
+                places.remove(0);
+            }
+            places.push((Arc::clone(text), now));
+            Arc::new(places)
+        });
+    }
+
+    /// Learns that upstream gives these credentials nothing of the package any more.
+    pub(crate) fn end(&self, slot: &Slot) {
+        // Others have nothing to lose, and must not fill the memory.
+        if slot.partition == Partition::Lent || self.scopes.contains_key(slot) {
+            self.scopes.insert(slot.clone(), Arc::default());
+        }
+    }
+
+    /// Whether upstream gave these credentials a tarball from `place` within `span`.
+    fn holds(&self, slot: &Slot, place: &Place, span: Duration, now: Timestamp) -> bool {
+        let scope = self.scopes.get(slot);
+        let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| text == place.text()));
+        since.is_some_and(|(_, since)| timestamp::is_within(*since, span, now))
+    }
+
+    /// Whether upstream was never asked for these credentials since the process began.
+    fn is_unasked(&self, slot: &Slot) -> bool {
+        !self.scopes.contains_key(slot)
+    }
+}
+
+/// A question whether some credentials may have some bytes, which all wait for that ask it.
+pub(crate) type EntitlementKey = (Slot, Box<str>, Digest);
+
+/// What was found out by asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entitled {
+    /// They may have it.
+    Yes,
+    /// Upstream's answer says neither: what it gives to them must be downloaded and checked.
+    Unclear,
+}
+
+impl Inner {
+    /// Whether the credentials of `known` may have `stored` by what is known already.
+    pub(crate) fn is_entitled(&self, known: &Known, stored: &StoredTarball) -> bool {
+        stored.is_public() || self.entitlements.holds(&known.slot, &stored.place, self.config.packument_ttl, self.clock.now())
+    }
+
+    /// Whether the credentials of `known` may have a version that upstream no longer has: all may have what was public, and those
+    /// that are shown the package now what others got of it with credentials. What a client's own token is not shown may be there for
+    /// others: of that it has what is public, and what it got itself.
+    pub(crate) fn is_entitled_to_departed(&self, known: &Known, stored: &StoredTarball) -> bool {
+        let is_shown = || known.packument.is_some() && stored.place.is_packages_own();
+        let got_it = || self.entitlements.holds(&known.slot, &stored.place, self.config.max_stale, self.clock.now());
+        stored.is_public()
+            || match known.slot.partition {
+                Partition::Anonymous => false,
+                Partition::Lent => is_shown(),
+                Partition::Own(_) => is_shown() && got_it(),
+            }
+    }
+
+    /// Asks upstream whether the credentials of `known` may have `stored`, the tarball of the entry at `at`.
+    ///
+    /// # Errors
+    /// Upstream's refusal, or that it cannot be asked.
+    pub(crate) async fn ask_entitlement(
+        self: &Arc<Self>,
+        known: &Arc<Known>,
+        at: usize,
+        stored: &Arc<StoredTarball>,
+        asker: &Asker,
+    ) -> Result<Entitled, Rejection> {
+        let Some(address) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
+        else {
+            return Ok(Entitled::Unclear);
+        };
+        let key = (known.slot.clone(), address.clone(), stored.name.clone());
+        let slots = self.downloads.of(&known.registry);
+        let (inner, known, stored) = (Arc::clone(self), Arc::clone(known), Arc::clone(stored));
+        let (authorization, limit) = (asker.authorization.clone(), Arc::clone(&slots));
+        let ask = move |request: SlotRequest<_>| async move {
+            let _permit = request.permit(&limit).await;
+            inner.find_entitlement(&known, at, &stored, &authorization).await
+        };
+        let asked = self.entitlements_asked.join(key, asker.address, &slots, ask).await;
+        asked.unwrap_or_else(|_| Err(self.note_lost_fetch()))
+    }
+
+    async fn find_entitlement(
+        self: &Arc<Self>,
+        known: &Arc<Known>,
+        at: usize,
+        stored: &Arc<StoredTarball>,
+        authorization: &Authorization,
+    ) -> Result<Entitled, Rejection> {
+        let (slot, now) = (&known.slot, self.clock.now());
+        let is_anonymous = slot.partition == Partition::Anonymous;
+        let is_private = || self.entitlements.private.get(&slot.name).is_some_and(|since| self.is_recent(since, now));
+        if !is_anonymous && !is_private() {
+            if let Ok(Entitled::Yes) = self.ask_address(known, at, stored, &Authorization::None).await {
+                self.make_public(known, at, stored).await;
+                return Ok(Entitled::Yes);
+            }
+            self.entitlements.private.insert(slot.name.clone(), now);
+        }
+        let authorization = if is_anonymous { &Authorization::None } else { authorization };
+        let entitled = self.ask_address(known, at, stored, authorization).await;
+        match &entitled {
+            Ok(Entitled::Yes) if is_anonymous => self.make_public(known, at, stored).await,
+            Ok(Entitled::Yes) => self.entitlements.grant(slot, &stored.place, now),
+            Err(error) if !is_no_answer(error) => self.entitlements.end(slot),
+            // Without an answer, the last one counts for as long as what is stale is served.
+            Err(_) if self.entitlements.holds(slot, &stored.place, self.config.max_stale, now) => return Ok(Entitled::Yes),
+            // After a restart the last answer to our own credentials is the packument that they were shown.
+            Err(_)
+                if slot.partition == Partition::Lent
+                    && stored.place.is_packages_own()
+                    && self.entitlements.is_unasked(slot)
+                    && timestamp::is_within(known.checked, self.config.max_stale, now) =>
+            {
+                return Ok(Entitled::Yes);
+            }
+            _ => {}
+        }
+        Ok(entitled?)
+    }
+
+    fn is_recent(&self, since: Timestamp, now: Timestamp) -> bool {
+        timestamp::is_within(since, self.config.packument_ttl, now)
+    }
+
+    /// What the address of the entry at `at` says to these credentials.
+    async fn ask_address(
+        &self,
+        known: &Known,
+        at: usize,
+        stored: &StoredTarball,
+        authorization: &Authorization,
+    ) -> Result<Entitled, UpstreamError> {
+        let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else {
+            return Ok(Entitled::Unclear);
+        };
+        let asked = std::time::Instant::now();
+        let offer = known.registry.offers_tarball(&entry.tarball, authorization).await;
+        let outcome = offer.as_ref().map_or_else(recorder::outcome_of, |_| UpstreamOutcome::Changed);
+        let (what, name, detail) = (UpstreamWhat::Tarball, Some(&known.slot.name), offer.as_ref().err().map(ToString::to_string));
+        UpstreamAnswered { what, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }.emit(&self.metrics);
+        match offer? {
+            Offer::Bytes(length) if length == stored.length => Ok(Entitled::Yes),
+            Offer::Bytes(_) | Offer::Unclear => Ok(Entitled::Unclear),
+            // A login page: no error by its status, and not a tarball.
+            Offer::Page => Err(UpstreamError::NotFound),
+        }
+    }
+
+    /// Remembers that the address of the entry at `at` gives `stored` to requests without credentials.
+    async fn make_public(self: &Arc<Self>, known: &Arc<Known>, at: usize, stored: &Arc<StoredTarball>) {
+        stored.make_public();
+        let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else { return };
+        let source = TarballSource {
+            version: entry.key.clone(),
+            address: entry.tarball.clone(),
+            digests: stored.digests.clone(),
+            length: stored.length,
+            public: true,
+        };
+        let change = PackageChange { tarballs: vec![source], ..PackageChange::default() };
+        let (inner, key) = (Arc::clone(self), known.slot.key(&known.registry));
+        if self.blocking(move || inner.write(&key, &change)).await.is_err() {
+            tracing::error!("the ledger's task was lost");
+        }
+    }
+}
+
+/// Whether upstream said nothing about the credentials: it could not be reached, was too slow, or has troubles of its own.
+fn is_no_answer(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::NotFound
+        | UpstreamError::Denied { .. }
+        | UpstreamError::Redirected { .. }
+        | UpstreamError::TarballHost { .. } => false,
+        UpstreamError::Status { status, .. } => *status >= 500 || matches!(status, 408 | 429),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_774_915_200 + second).unwrap()
+    }
+
+    #[test]
+    fn an_entitlement_lasts_for_its_span_and_place_and_ends_at_a_no() {
+        let name = || PackageName::parse("@acme/secret").unwrap();
+        let slot = |token: u8| Slot { name: name(), partition: Partition::Own([token; 32]) };
+        let place = |address: &str| Place::of(&name(), &format!("https://registry.example/{address}"));
+        let (own, odd) = (place("@acme/secret/-/secret-1.0.0.tgz"), place("other/secret.tgz"));
+        let (entitlements, span) = (Entitlements::default(), Duration::from_secs(300));
+        assert!(!entitlements.holds(&slot(1), &own, span, at(0)));
+        entitlements.grant(&slot(1), &own, at(0));
+        let next = place("@acme/secret/-/secret-1.1.0.tgz");
+        assert!(entitlements.holds(&slot(1), &next, span, at(299)) && !entitlements.holds(&slot(2), &own, span, at(1)));
+        assert!(!entitlements.holds(&slot(1), &own, span, at(300)) && !entitlements.holds(&slot(1), &own, span, at(-1)));
+        assert!(!entitlements.holds(&slot(1), &odd, span, at(1)));
+        entitlements.end(&slot(1));
+        assert!(!entitlements.holds(&slot(1), &own, span, at(1)) && !entitlements.is_unasked(&slot(1)));
+        entitlements.grant(&slot(1), &odd, at(2));
+        assert!(entitlements.holds(&slot(1), &odd, span, at(2)) && !entitlements.holds(&slot(1), &own, span, at(2)));
+        for number in 0..2 * MAX_PLACES {
+            entitlements.grant(&slot(1), &place(&format!("{number}.tgz")), at(3));
+        }
+        assert_eq!(entitlements.scopes.get(&slot(1)).unwrap().len(), MAX_PLACES);
+        let anonymous = Slot { name: name(), partition: Partition::Anonymous };
+        entitlements.grant(&anonymous, &own, at(0));
+        assert!(!entitlements.holds(&anonymous, &own, span, at(1)));
+    }
+
+    #[test]
+    fn only_an_answer_about_the_credentials_ends_an_entitlement() {
+        let status = |status| UpstreamError::Status { host: "registry.example".into(), status, retry_after: None };
+        for error in [status(500), status(429), UpstreamError::Broken { host: "registry.example".into(), detail: "cut".into() }] {
+            assert!(is_no_answer(&error), "{error}");
+        }
+        let denied = UpstreamError::Denied { host: "registry.example".into(), status: 401, message: "no".into() };
+        for error in [UpstreamError::NotFound, denied, status(400)] {
+            assert!(!is_no_answer(&error), "{error}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Tarballs that a full download once yielded: what their bytes hash to, and whether all clients may have them. Says nothing of
+//! verdicts.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
+
+use crate::npm::{Address, Algorithm, Digest, Integrity, PackageName};
+use crate::store::TarballSource;
+
+/// A tarball that lies, or lay, in the store.
+pub(crate) struct StoredTarball {
+    /// The SHA-512 that names it.
+    pub name: Digest,
+    /// Every digest that was computed of its bytes.
+    pub digests: Integrity,
+    /// Their length.
+    pub length: u64,
+    /// Where it came from.
+    pub place: Place,
+    public: AtomicBool,
+}
+
+/// What an entitlement to a tarball is for: the folder of its package's tarballs, or that tarball alone. The author of a packument can
+/// name any address of the registry, that of another package's tarball too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    text: Arc<str>,
+    is_packages_own: bool,
+}
+
+impl Place {
+    /// The place of a tarball of `name` at `address`, as its packument states it.
+    #[must_use]
+    pub(crate) fn of(name: &PackageName, address: &str) -> Self {
+        // A query may say what is given, whatever the path is.
+        let stated = Address::of_stated(address).filter(|stated| !stated.has_query());
+        let is_packages_own = stated.and_then(|stated| stated.owner()).is_some_and(|(owner, _)| owner == *name);
+        let folder = || ["/-/", "/download/"].iter().find_map(|mark| Some(&address[..address.rfind(mark)? + mark.len()]));
+        match folder().filter(|_| is_packages_own) {
+            Some(folder) => Self { text: folder.into(), is_packages_own },
+            None => Self { text: address.into(), is_packages_own },
+        }
+    }
+
+    /// The folder, or the address of the one tarball.
+    #[must_use]
+    pub(crate) fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// Whether the path names the package, so that nothing else is there.
+    #[must_use]
+    pub(crate) fn is_packages_own(&self) -> bool {
+        self.is_packages_own
+    }
+}
+
+impl StoredTarball {
+    /// A tarball with these digests; `None` where its SHA-512 is not among them.
+    #[must_use]
+    pub(crate) fn new(digests: Integrity, length: u64, place: Place, public: bool) -> Option<Self> {
+        let name = digests.digest(Algorithm::Sha512)?.clone();
+        Some(Self { name, digests, length, place, public: AtomicBool::new(public) })
+    }
+
+    /// The tarball of `package` that the ledger knows.
+    #[must_use]
+    pub(crate) fn recall(package: &PackageName, source: TarballSource) -> Option<Self> {
+        Self::new(source.digests, source.length, Place::of(package, &source.address), source.public)
+    }
+
+    /// Whether its address gave it to a request without credentials: then all clients may have it.
+    #[must_use]
+    pub(crate) fn is_public(&self) -> bool {
+        self.public.load(Ordering::Relaxed)
+    }
+
+    /// Learns that its address gives it to requests without credentials.
+    pub(crate) fn make_public(&self) {
+        self.public.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The tarballs of one index, by the place of their entry. What stands here came from the address that the entry states, and
+/// matches what the entry states.
+#[derive(Default)]
+pub(crate) struct StoredTarballs(OnceLock<Box<[ArcSwapOption<StoredTarball>]>>);
+
+impl StoredTarballs {
+    /// The tarball of the entry at `at`, if it was looked up. A look-up in memory without a lock.
+    #[must_use]
+    pub(crate) fn get(&self, at: usize) -> Option<Arc<StoredTarball>> {
+        self.0.get()?.get(at)?.load_full()
+    }
+
+    /// Keeps the tarball of the entry at `at`, of an index of `entries`.
+    pub(crate) fn set(&self, at: usize, entries: usize, stored: &Arc<StoredTarball>) {
+        let places = self.0.get_or_init(|| (0..entries).map(|_| ArcSwapOption::empty()).collect());
+        if let Some(place) = places.get(at) {
+            place.store(Some(Arc::clone(stored)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tarball_is_found_by_the_place_of_its_entry() {
+        let tarballs = StoredTarballs::default();
+        assert!(tarballs.get(0).is_none());
+        let digests = Integrity::single(Digest::of(Algorithm::Sha512, b"x"));
+        let place = || Place::of(&PackageName::parse("ui").unwrap(), "https://registry.example/ui/-/ui-1.0.0.tgz");
+        let stored = Arc::new(StoredTarball::new(digests, 1, place(), false).unwrap());
+        tarballs.set(1, 2, &stored);
+        tarballs.set(7, 2, &stored);
+        assert!(tarballs.get(0).is_none() && tarballs.get(7).is_none());
+        assert!(!tarballs.get(1).unwrap().is_public());
+        stored.make_public();
+        assert!(tarballs.get(1).unwrap().is_public());
+        assert!(StoredTarball::new(Integrity::single(Digest::of(Algorithm::Sha1, b"x")), 1, place(), true).is_none());
+    }
+    #[test]
+    fn an_address_that_names_the_package_stands_for_all_beside_it_and_another_for_itself() {
+        let place = |name: &str, address: &str| Place::of(&PackageName::parse(name).unwrap(), address);
+        let digest = "0123456789abcdef0123456789abcdef01234567";
+        for (name, address, folder) in [
+            ("ui", "https://r.example/ui/-/ui-1.0.0.tgz".to_owned(), "https://r.example/ui/-/"),
+            ("@acme/ui", "https://r.example/npm/@acme/ui/-/@acme/ui-1.0.0.tgz".to_owned(), "https://r.example/npm/@acme/ui/-/"),
+            ("@acme/ui", "https://r.example/@acme%2fui/-/ui-1.0.0.tgz".to_owned(), "https://r.example/@acme%2fui/-/"),
+            ("@acme/ui", format!("https://r.example/download/@acme/ui/1.0.0/{digest}"), "https://r.example/download/"),
+        ] {
+            let place = place(name, &address);
+            assert!(place.is_packages_own() && **place.text() == *folder, "{place:?}");
+        }
+        for address in [
+            "https://r.example/@acme/secret/-/secret-1.0.0.tgz",
+            "https://r.example/ui/-/ui-1.0.0.tgz?of=@acme/secret",
+            "https://r.example/files/ui-1.0.0.tgz",
+            "https://r.example/ui/..%2f@acme/secret/-/ui/-/ui-1.0.0.tgz",
+            "ui/-/ui-1.0.0.tgz",
+        ] {
+            let place = place("ui", address);
+            assert!(!place.is_packages_own() && **place.text() == *address, "{place:?}");
+        }
+    }
+}

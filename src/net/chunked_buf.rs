@@ -1,0 +1,129 @@
+//! What goes to a socket at once: a stretch of pieces that others hold too, handed over together and never copied into one.
+//! Refuses to know what is in them.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+/// Bytes to send, in one piece or in several that others hold too.
+#[derive(Debug, Clone, Default)]
+pub struct Stretch {
+    /// What is left of the piece that is being sent; empty only when nothing is left.
+    current: Bytes,
+    /// The pieces, from `next` on those behind `current`.
+    pieces: Option<Arc<[Bytes]>>,
+    next: usize,
+    /// How many bytes there are in all: the last piece may reach further.
+    left: usize,
+}
+
+impl Stretch {
+    /// All of `pieces`.
+    #[must_use]
+    pub fn of(pieces: Arc<[Bytes]>) -> Self {
+        let left = pieces.iter().map(Bytes::len).sum();
+        let mut stretch = Self { current: Bytes::new(), pieces: Some(pieces), next: 0, left };
+        stretch.settle();
+        stretch
+    }
+
+    /// Takes the first `most` bytes, or as many as there are.
+    pub(crate) fn split_to(&mut self, most: usize) -> Self {
+        let first = Self { left: self.left.min(most), ..self.clone() };
+        self.advance(first.left);
+        first
+    }
+
+    /// Goes on to the next piece that is not empty, when the current one is sent.
+    fn settle(&mut self) {
+        while self.current.is_empty() && self.left > 0 {
+            let Some(piece) = self.pieces.as_ref().and_then(|pieces| pieces.get(self.next)) else { return };
+            self.current = piece.clone();
+            self.next += 1;
+        }
+    }
+}
+
+impl From<Bytes> for Stretch {
+    fn from(bytes: Bytes) -> Self {
+        Self { left: bytes.len(), current: bytes, pieces: None, next: 0 }
+    }
+}
+
+impl Buf for Stretch {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.current[..self.current.len().min(self.left)]
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let (mut filled, mut left) = (0, self.left);
+        let behind = self.pieces.as_deref().unwrap_or_default().get(self.next..).unwrap_or_default();
+        let pieces = std::iter::once(&self.current).chain(behind).filter(|piece| !piece.is_empty());
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            if left == 0 {
+                break;
+            }
+            let length = piece.len().min(left);
+            *slice = IoSlice::new(&piece[..length]);
+            (filled, left) = (filled + 1, left - length);
+        }
+        filled
+    }
+
+    /// # Panics
+    /// As [`Buf::advance`], when there are fewer bytes.
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.left, "only {} bytes are left, not {count}", self.left);
+        while count > 0 {
+            let step = count.min(self.current.len());
+            self.current.advance(step);
+            (self.left, count) = (self.left - step, count - step);
+            self.settle();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn however_it_is_cut_and_read_the_bytes_are_those_of_the_pieces(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..8),
+            cuts in prop::collection::vec(1_usize..30, 0..8),
+            steps in prop::collection::vec(1_usize..9, 1..8),
+        ) {
+            let whole = pieces.concat();
+            let shared: Arc<[Bytes]> = pieces.into_iter().map(Bytes::from).collect();
+            let mut rest = Stretch::of(shared);
+            let mut read = Vec::new();
+            for most in cuts.into_iter().chain([usize::MAX]) {
+                let mut stretch = rest.split_to(most);
+                prop_assert!(stretch.remaining() <= most);
+                for step in steps.iter().cycle() {
+                    let mut slices = [IoSlice::new(&[]); 3];
+                    let filled = stretch.chunks_vectored(&mut slices);
+                    let seen: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
+                    prop_assert!(seen.starts_with(stretch.chunk()));
+                    prop_assert_eq!(stretch.has_remaining(), !seen.is_empty());
+                    let taken = seen.len().min(*step);
+                    read.extend_from_slice(&seen[..taken]);
+                    stretch.advance(taken);
+                    if !stretch.has_remaining() {
+                        break;
+                    }
+                }
+            }
+            prop_assert_eq!(rest.remaining(), 0);
+            prop_assert_eq!(read, whole);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The client's connections: direct or through an outbound proxy, plain or TLS, all within one deadline. Refuses to know
+//! what is asked over them.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Uri, header};
+use http_body_util::Empty;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::upgrade::Upgraded;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use crate::net::client::dial::{self, Reach};
+use crate::net::client::error::{ClientError, Layer};
+use crate::net::client::proxy_settings::{Proxies, Proxy};
+use crate::net::client::via;
+
+/// The most that a proxy's answer to `CONNECT` may weigh, in bytes.
+const TUNNEL_HEADERS: usize = 16 << 10;
+
+/// Makes connections for one reach; clones share their settings.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pub(crate) reach: Reach,
+    pub(crate) proxies: Proxies,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) deadline: Duration,
+}
+
+/// One connection.
+pub(crate) struct Link {
+    io: TokioIo<Box<dyn Stream>>,
+    /// Whether requests go to a proxy in absolute form.
+    proxied: bool,
+}
+
+/// What TLS and HTTP run over, whatever lies below.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = Link;
+    type Error = ClientError;
+    type Future = Pin<Box<dyn Future<Output = Result<Link, ClientError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.connect(&target).await })
+    }
+}
+
+impl Connector {
+    async fn connect(&self, target: &Uri) -> Result<Link, ClientError> {
+        let until = Instant::now() + self.deadline;
+        let Place { host, port, secure } = Place::of(target)?;
+        let Some(proxy) = self.proxies.of(target) else {
+            let plain = self.by(until, Layer::Tcp, dial::dial(host, port, self.reach)).await?;
+            let stream: Box<dyn Stream> =
+                if secure { self.by(until, Layer::Tls, self.handshake(host, Box::new(plain))).await? } else { Box::new(plain) };
+            return Ok(Link { io: TokioIo::new(stream), proxied: false });
+        };
+        self.by(until, Layer::Dns, dial::check_proxied(host, port, self.reach)).await?;
+        let stream = self.by(until, Layer::Proxy, self.reach_proxy(&proxy)).await?;
+        if !secure {
+            return Ok(Link { io: TokioIo::new(stream), proxied: true });
+        }
+        let tunnel = self.by(until, Layer::Proxy, self.tunnel(stream, target, port, &proxy)).await?;
+        let stream = self.by(until, Layer::Tls, self.handshake(host, tunnel)).await?;
+        Ok(Link { io: TokioIo::new(stream), proxied: false })
+    }
+
+    /// Ends `step` at the deadline that all steps share, and says which one it was.
+    async fn by<T>(
+        &self,
+        until: Instant,
+        layer: Layer,
+        step: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        tokio::time::timeout_at(until, step).await.unwrap_or_else(|_| Err(ClientError::too_slow(layer, self.deadline)))
+    }
+
+    async fn handshake(&self, host: &str, plain: Box<dyn Stream>) -> Result<Box<dyn Stream>, ClientError> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| ClientError::unreachable(Layer::Tls, "the host is no name that a certificate could hold"))?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, plain).await;
+        Ok(Box::new(stream.map_err(|error| ClientError::of_handshake(&error))?))
+    }
+
+    pub(crate) async fn reach_proxy(&self, proxy: &Proxy) -> Result<Box<dyn Stream>, ClientError> {
+        let plain = self.reach_plain_proxy(proxy).await?;
+        let Place { host, secure, .. } = Place::of(&proxy.uri)?;
+        if !secure {
+            return Ok(Box::new(plain));
+        }
+        self.handshake(host, Box::new(plain)).await.map_err(|error| at_proxy(&error))
+    }
+
+    /// A connection to a proxy, on which nothing was said yet.
+    pub(crate) async fn reach_plain_proxy(&self, proxy: &Proxy) -> Result<TcpStream, ClientError> {
+        let Place { host, port, .. } = Place::of(&proxy.uri)?;
+        // Whoever set the proxy chose its address, so a private one is right.
+        dial::dial(host, port, Reach::Anywhere).await.map_err(|error| at_proxy(&error))
+    }
+
+    /// Has the proxy connect us to `target`, so that the next byte is the first of a TLS handshake.
+    async fn tunnel(
+        &self,
+        stream: Box<dyn Stream>,
+        target: &Uri,
+        port: u16,
+        proxy: &Proxy,
+    ) -> Result<Box<dyn Stream>, ClientError> {
+        Ok(Box::new(TokioIo::new(open_tunnel(stream, target, port, proxy, &self.user_agent).await?)))
+    }
+}
+
+/// Has the proxy at the other end of `stream` connect us to `target`.
+pub(crate) async fn open_tunnel<S: Stream + 'static>(
+    stream: S,
+    target: &Uri,
+    port: u16,
+    proxy: &Proxy,
+    user_agent: &HeaderValue,
+) -> Result<Upgraded, ClientError> {
+    let authority = format!("{}:{port}", target.host().unwrap_or_default());
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority.as_str()).header(header::HOST, authority.as_str());
+    request = request.header(header::USER_AGENT, user_agent);
+    // A proxy that is this very process knows itself by it.
+    request = request.header(header::VIA, via());
+    if let Some(authorization) = &proxy.authorization {
+        request = request.header(header::PROXY_AUTHORIZATION, authorization);
+    }
+    let request =
+        request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::unreachable(Layer::Proxy, error.to_string()))?;
+    let mut http = hyper::client::conn::http1::Builder::new();
+    let (mut sender, connection) = http
+        .max_buf_size(TUNNEL_HEADERS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
+    tokio::spawn(connection.with_upgrades());
+    let answer = sender.send_request(request).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
+    let status = answer.status();
+    if status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return Err(ClientError::unreachable(Layer::Proxy, "it wants other credentials (407)"));
+    }
+    if !status.is_success() {
+        return Err(ClientError::unreachable(Layer::Proxy, format!("it refused the tunnel with {status}")));
+    }
+    hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))
+}
+
+/// Where a URI points.
+struct Place<'a> {
+    /// Without the brackets of an IPv6 address.
+    host: &'a str,
+    port: u16,
+    secure: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of(uri: &'a Uri) -> Result<Self, ClientError> {
+        let secure = uri.scheme_str() == Some("https");
+        let host = uri.host().ok_or_else(|| ClientError::broken("an address without a host"))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Ok(Self { host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure })
+    }
+}
+
+/// The same failure, but on the way to the proxy.
+fn at_proxy(error: &ClientError) -> ClientError {
+    ClientError::Unreachable { layer: Layer::Proxy, detail: error.to_string().into(), passing: error.is_passing() }
+}
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.proxied)
+    }
+}
+
+impl Read for Link {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl Write for Link {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
+    }
+}

@@ -1,0 +1,338 @@
+//! A socket whose peer must go on: it ends when a client asks nothing for too long, takes too long over a head, or does not
+//! take its answer. Refuses to limit how long a body may take to arrive: whoever reads it does.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::net::client::deadlines::Deadlines;
+use crate::net::listener::activity::Turn;
+
+/// Bytes that a connection hands over before the others of its thread have their turn.
+const QUANTUM: usize = 1 << 20;
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// Over a head, from its first byte; on a new connection, from the start.
+    pub(crate) head: Duration,
+    /// To take [`Deadlines::SLOWEST`] bytes a second of its answer, averaged over this.
+    pub(crate) write: Duration,
+}
+
+/// Wraps a socket; what takes too long fails with [`io::ErrorKind::TimedOut`].
+pub(crate) struct Paced<S> {
+    inner: S,
+    pace: Pace,
+    turn: Arc<Turn>,
+    /// What idle milliseconds are counted from.
+    epoch: Instant,
+    stage: Stage,
+    reading: Alarm,
+    writing: Alarm,
+    /// The bytes that were taken since a write had to wait.
+    taken: u64,
+    /// The bytes that were taken since others had their turn.
+    quantum: usize,
+}
+
+/// How far the next request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing came since the last one.
+    Between,
+    /// Its head is coming.
+    Head,
+}
+
+impl<S> Paced<S> {
+    /// Wraps `inner`, whose service notes in `turn` what it was asked.
+    pub(crate) fn new(inner: S, pace: Pace, turn: Arc<Turn>, epoch: Instant) -> Self {
+        let (reading, writing) = (Alarm::default(), Alarm::default());
+        Self { inner, pace, turn, epoch, stage: Stage::Head, reading, writing, taken: 0, quantum: 0 }
+    }
+
+    /// What it wraps.
+    pub(crate) fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Bytes came.
+    fn came(&mut self) {
+        self.settle();
+        if self.turn.is_framed() {
+            // What comes need not begin a request: only silence counts.
+            self.reading.clear();
+            return;
+        }
+        if self.stage == Stage::Between && !self.turn.awaits_body() {
+            self.stage = Stage::Head;
+            self.reading.clear();
+            self.turn.idle(None);
+        }
+    }
+
+    /// Nothing came: fails once that has lasted too long.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.settle();
+        // A client that is sending its body, or still taking its answer, does not idle.
+        if self.turn.is_busy() || self.turn.awaits_body() || (self.stage == Stage::Between && self.writing.is_set()) {
+            self.reading.clear();
+            return Poll::Pending;
+        }
+        if !self.reading.is_set() {
+            let now = Instant::now();
+            let between = self.stage == Stage::Between;
+            self.reading.set(now + if between { self.pace.idle } else { self.pace.head });
+            let since = now.saturating_duration_since(self.epoch).as_millis();
+            self.turn.idle(between.then(|| u64::try_from(since).unwrap_or(u64::MAX - 1)));
+        }
+        self.reading.poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// A head that was read ends its stage.
+    fn settle(&mut self) {
+        if self.turn.was_asked() {
+            self.stage = Stage::Between;
+            self.reading.clear();
+        }
+    }
+
+    /// Whether it is the others' turn: a peer on a quick line takes megabytes as fast as they are handed over, and whoever shares
+    /// its thread waits.
+    fn yields(&mut self, context: &Context<'_>) -> bool {
+        let yields = self.quantum >= QUANTUM;
+        if yields {
+            self.quantum = 0;
+            context.waker().wake_by_ref();
+        }
+        yields
+    }
+
+    /// Passes progress on; while there is too little of it, lets the clock run.
+    fn watch(&mut self, progress: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match &progress {
+            Poll::Ready(Ok(taken)) => {
+                self.taken = self.taken.saturating_add(*taken as u64);
+                self.quantum = self.quantum.saturating_add(*taken);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                self.quantum = 0;
+                if !self.writing.is_set() {
+                    self.begin_watch();
+                }
+                ready!(self.writing.poll(context));
+                if self.taken < self.pace.write.as_secs().saturating_mul(Deadlines::SLOWEST).max(1) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                self.begin_watch();
+                // Registers the waker with the new alarm, which cannot have gone off.
+                let _ = self.writing.poll(context);
+            }
+        }
+        progress
+    }
+
+    fn begin_watch(&mut self) {
+        self.taken = 0;
+        self.writing.set(Instant::now() + self.pace.write);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.inner).poll_read(context, buffer) {
+            Poll::Pending => self.wait(context),
+            ready @ Poll::Ready(_) => {
+                self.came();
+                ready
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.yields(context) {
+            return Poll::Pending;
+        }
+        let progress = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.watch(progress, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whoever flushes has handed everything over.
+        self.writing.clear();
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // One piece is sent as such, which costs the system less.
+        if let [piece] = pieces {
+            return self.poll_write(context, piece);
+        }
+        if self.yields(context) {
+            return Poll::Pending;
+        }
+        let progress = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
+        self.watch(progress, context)
+    }
+}
+
+/// A timer that is moved often and goes off seldom: moving it later costs nothing until it would have gone off.
+#[derive(Default)]
+struct Alarm {
+    due: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    fn set(&mut self, due: Instant) {
+        self.due = Some(due);
+    }
+
+    fn clear(&mut self) {
+        self.due = None;
+    }
+
+    fn is_set(&self) -> bool {
+        self.due.is_some()
+    }
+
+    /// Ready once it has gone off, which clears it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.due else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        while timer.deadline() < due {
+            ready!(timer.as_mut().poll(context));
+            timer.as_mut().reset(due);
+        }
+        ready!(timer.as_mut().poll(context));
+        self.due = None;
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    const PACE: Pace = Pace { idle: Duration::from_secs(75), head: Duration::from_secs(20), write: Duration::from_secs(30) };
+
+    fn pair(room: usize) -> (Paced<DuplexStream>, DuplexStream, Arc<Turn>) {
+        let (near, far) = tokio::io::duplex(room);
+        let turn = Arc::new(Turn::default());
+        (Paced::new(near, PACE, Arc::clone(&turn), Instant::now()), far, turn)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_reading_is_left() {
+        let (mut socket, mut far, _) = pair(8);
+        socket.write_all(b"12345678").await.unwrap();
+        let started = Instant::now();
+        assert_eq!(socket.write_all(b"9").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed().as_secs(), 30);
+        far.read_exact(&mut [0; 8]).await.unwrap();
+        socket.write_all(b"9").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_everything_at_once_lets_the_others_have_their_turn() {
+        let (mut socket, _far, _) = pair(8 * QUANTUM);
+        let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counting = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        tokio::task::yield_now().await;
+        let before = turns.load(std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..6 {
+            socket.write_all(&vec![7; QUANTUM]).await.unwrap();
+        }
+        assert_eq!(turns.load(std::sync::atomic::Ordering::Relaxed) - before, 5);
+        other.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drip_is_no_progress_and_a_slow_reader_is_waited_for() {
+        for (bytes_a_second, stays) in [(Deadlines::SLOWEST / 4, false), (Deadlines::SLOWEST * 4, true)] {
+            let (mut socket, mut far, _) = pair(64);
+            let reader = tokio::spawn(async move {
+                let mut piece = vec![0; usize::try_from(bytes_a_second).unwrap()];
+                while far.read_exact(&mut piece).await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+            let sent = socket.write_all(&vec![7; 200_000]).await;
+            assert_eq!(sent.is_ok(), stays, "{bytes_a_second} bytes a second: {sent:?}");
+            drop(socket);
+            reader.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_still_takes_an_answer_does_not_idle() {
+        let (mut socket, mut far, _) = pair(64);
+        (socket.stage, socket.pace.write) = (Stage::Between, Duration::from_hours(1));
+        let read = |socket: &mut Paced<DuplexStream>| {
+            let mut bytes = [0; 8];
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            Pin::new(socket).poll_read(&mut context, &mut ReadBuf::new(&mut bytes)).map(|read| read.map_err(|error| error.kind()))
+        };
+        assert_eq!(read(&mut socket), Poll::Pending);
+        let written = tokio::time::timeout(Duration::from_secs(1), socket.write_all(&[7; 100])).await;
+        assert!(written.is_err(), "the duplex holds 64 bytes");
+        tokio::time::advance(PACE.idle * 2).await;
+        assert_eq!(read(&mut socket), Poll::Pending);
+        far.read_exact(&mut [0; 64]).await.unwrap();
+        socket.flush().await.unwrap();
+        assert_eq!(read(&mut socket), Poll::Pending);
+        tokio::time::advance(PACE.idle.mul_f32(0.9)).await;
+        assert_eq!(read(&mut socket), Poll::Pending);
+        tokio::time::advance(PACE.idle.mul_f32(0.2)).await;
+        assert_eq!(read(&mut socket), Poll::Ready(Err(io::ErrorKind::TimedOut)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_time_from_its_first_byte_however_it_drips() {
+        let (mut socket, mut far, _) = pair(64);
+        let started = Instant::now();
+        let dripping = tokio::spawn(async move {
+            while far.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+        });
+        let ended = socket.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!((ended.kind(), started.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
+        drop(socket);
+        dripping.await.unwrap();
+    }
+}

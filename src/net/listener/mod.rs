@@ -1,0 +1,394 @@
+//! Accepts connections and serves HTTP/1.1 on them, within limits and deadlines, until told to drain. Refuses to know what
+//! is asked.
+
+pub(crate) mod activity;
+pub(crate) mod connection;
+pub(crate) mod connection_limit;
+pub(crate) mod io_timeouts;
+pub(crate) mod original_dst;
+pub(crate) mod tunnel;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
+
+use crate::net::body::Body;
+use crate::net::fair_limit::network_of;
+use crate::net::listener::activity::Arriving;
+use crate::net::listener::connection::{Seat, Taken, converse};
+use crate::net::listener::connection_limit::{Guest, Room, Seldom};
+
+/// How long to wait when the system has no more files or memory for a connection.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How long a connection waits before idle ones are closed again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Connections that wait for others to end, and those of one client among them. What is beyond the first waits in the system's
+/// backlog; what is beyond the second is closed, since it would keep the connections of other clients in the backlog.
+const MAX_WAITING: usize = 1_024;
+const MAX_WAITING_PER_CLIENT: usize = 256;
+
+/// What connections may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at once, over all listeners that share a [`Room`]. The next ones wait, and those that idle make
+    /// way for them.
+    pub connections: usize,
+    /// How long a request's head may take, from its first byte; on a new connection, from the start.
+    pub head_timeout: Duration,
+    /// How long a connection may idle between requests.
+    pub idle_timeout: Duration,
+    /// The largest head, in bytes; at least 8192.
+    pub head_bytes: usize,
+    /// The most header lines.
+    pub head_lines: usize,
+    /// How long a client may take less of an answer than [`crate::net::client::deadlines::Deadlines::SLOWEST`] asks for.
+    pub send_timeout: Duration,
+    /// How long requests in flight may go on once draining began.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            head_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(75),
+            head_bytes: 32 * 1024,
+            head_lines: 100,
+            send_timeout: Duration::from_mins(1),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How draining went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut because their deadline had passed.
+    pub cut: usize,
+}
+
+/// Serves `listener` with `handler` until `stop` resolves; then accepts no more, lets requests in flight finish for
+/// [`Limits::drain`], and cuts what is left. Listeners that share a room drain together. A response may hand its connection
+/// over to somebody else ([`crate::net::listener::connection::HandOver`]), who then has its place.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    limits: &Limits,
+    room: &Arc<Room>,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    H: Fn(SocketAddr, Request<Arriving>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    hold(listener, limits, room, move |stream, seat| converse(stream, seat, handler.clone()), stop).await
+}
+
+/// As [`serve`], for connections on which no HTTP is spoken at first: `handler` has each from its first byte.
+pub async fn serve_raw<H, F>(
+    listener: TcpListener,
+    limits: &Limits,
+    room: &Arc<Room>,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    H: Fn(Taken) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    hold(listener, limits, room, |stream, seat| handler(Taken::fresh(stream, seat)), stop).await
+}
+
+async fn hold<H, F>(
+    listener: TcpListener,
+    limits: &Limits,
+    room: &Arc<Room>,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    H: Fn(TcpStream, Seat) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    let (mut waiting, mut told) = (Waiting::default(), Seldom::default());
+    let mut impatience = tokio::time::interval(PATIENCE);
+    impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let (stream, peer, guest) = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                tell_lost(ended);
+                continue;
+            }
+            Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
+            (stream, peer) = accept(&listener, room, &mut told), if !waiting.is_full() => {
+                let Some(guest) = room.try_enter(peer.ip()) else {
+                    room.tell_full(peer.ip());
+                    room.make_way();
+                    waiting.add(room, stream, peer);
+                    continue;
+                };
+                (stream, peer, guest)
+            }
+            _ = impatience.tick(), if !waiting.is_empty() => {
+                room.make_way();
+                continue;
+            }
+        };
+        connections.spawn(handler(stream, Seat::new(peer, limits.clone(), guest)));
+    }
+    drop((listener, waiting));
+    room.close();
+    let finished = timeout(limits.drain, async {
+        while let Some(ended) = connections.join_next().await {
+            tell_lost(ended);
+        }
+    })
+    .await;
+    let cut = connections.len();
+    connections.shutdown().await;
+    if finished.is_err() {
+        tracing::warn!(connections.cut = cut, "the drain deadline passed");
+    }
+    Drained { cut }
+}
+
+/// Connections that were accepted and wait for others to end.
+#[derive(Default)]
+struct Waiting {
+    entering: JoinSet<(TcpStream, SocketAddr, Guest)>,
+    of_clients: HashMap<IpAddr, usize>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.entering.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.entering.len() >= MAX_WAITING
+    }
+
+    /// Has a connection wait, or closes it where its client has too many waiting.
+    fn add(&mut self, room: &Arc<Room>, stream: TcpStream, peer: SocketAddr) {
+        let count = self.of_clients.entry(network_of(peer.ip())).or_default();
+        if *count >= MAX_WAITING_PER_CLIENT {
+            return;
+        }
+        *count += 1;
+        let room = Arc::clone(room);
+        self.entering.spawn(async move {
+            let guest = room.enter(peer.ip()).await;
+            (stream, peer, guest)
+        });
+    }
+
+    /// The next one that need not wait any longer.
+    async fn next(&mut self) -> Option<(TcpStream, SocketAddr, Guest)> {
+        let entered = self.entering.join_next().await?.ok()?;
+        if let Entry::Occupied(mut count) = self.of_clients.entry(network_of(entered.1.ip())) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(entered)
+    }
+}
+
+/// Logs that the task of a connection panicked: its client was left without an answer.
+fn tell_lost(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(error = %error, "connection task failed");
+    }
+}
+
+/// The next connection. Without files or memory for it, those that idle make way, and it is tried again until there are.
+async fn accept(listener: &TcpListener, room: &Room, told: &mut Seldom) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_the_peers(&error) => {}
+            Err(error) => {
+                if told.is_due() {
+                    tracing::warn!(error = %error, "cannot accept a connection, trying again");
+                }
+                room.make_way();
+                sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+/// Whether an error of `accept` belongs to one connection that is gone already.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::{Notify, oneshot};
+
+    use super::*;
+    use crate::net::body;
+
+    /// A server on a port of its own, which answers each request with its method, path and body.
+    struct Server {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        drained: tokio::task::JoinHandle<Drained>,
+        /// Lets requests for `/slow` go on.
+        gate: Arc<Notify>,
+        /// Told when a request for `/slow` came.
+        arrived: Arc<Notify>,
+    }
+
+    async fn serve_with(limits: Limits) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (gate, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (waiting, telling) = (gate.clone(), arrived.clone());
+        let handler = move |_, request: Request<Arriving>| {
+            let (waiting, telling) = (waiting.clone(), telling.clone());
+            async move {
+                if request.uri().path() == "/slow" {
+                    telling.notify_one();
+                    waiting.notified().await;
+                }
+                let told = format!("{} {} ", request.method(), request.uri().path());
+                let taken = body::collect(request.into_body(), 1 << 20, Duration::from_secs(5)).await.unwrap_or_default();
+                Response::new(Body::from(Bytes::from([told.as_bytes(), &taken].concat())))
+            }
+        };
+        let drained = tokio::spawn(async move {
+            let room = Room::of(limits.connections);
+            serve(listener, &limits, &room, handler, async { stopped.await.unwrap() }).await
+        });
+        Server { address, stop, drained, gate, arrived }
+    }
+
+    /// Sends bytes, ends the sending side, and reads until the server closes.
+    async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_all(&mut stream).await
+    }
+
+    async fn read_all(stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        // A reset after the answer ends it as well as a close does.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_sending_still_gets_its_answer() {
+        let server = serve_with(Limits::default()).await;
+        let answer = exchange(server.address, b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("GET /a "), "{answer}");
+        assert!(answer.contains("content-length: 7\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn requests_on_one_connection_are_answered_in_order() {
+        let server = serve_with(Limits::default()).await;
+        let two = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\nPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
+        let answer = exchange(server.address, two).await;
+        assert!(answer.contains("GET /a ") && answer.ends_with("POST /b abc"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn framing_that_could_be_read_twice_is_refused_or_read_once() {
+        let server = serve_with(Limits::default()).await;
+        for wrong in [
+            "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+            "content-length: +3\r\n\r\nabc",
+            "transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+            "transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+            "x: a\0b\r\n\r\n",
+        ] {
+            let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{wrong}").as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{wrong:?}: {answer}");
+        }
+        let both = "content-length: 30\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{both}").as_bytes()).await;
+        assert!(answer.ends_with("POST /a abc"), "{answer}");
+        let old = "POST /a HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        let answer = exchange(server.address, old.as_bytes()).await;
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_has_limits_in_bytes_lines_and_time() {
+        let limits = Limits { head_bytes: 8192, head_lines: 10, head_timeout: Duration::from_millis(100), ..Limits::default() };
+        let server = serve_with(limits).await;
+        let large = format!("GET /a HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(9000));
+        assert!(exchange(server.address, large.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        let many = format!("GET /a HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(11));
+        assert!(exchange(server.address, many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        let mut slow = TcpStream::connect(server.address).await.unwrap();
+        slow.write_all(b"GET /a HTTP/1.1\r\nhost:").await.unwrap();
+        assert_eq!(read_all(&mut slow).await, "");
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_so_many_connections_and_the_next_one_waits() {
+        let server = serve_with(Limits { connections: 1, ..Limits::default() }).await;
+        let mut first = TcpStream::connect(server.address).await.unwrap();
+        first.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        let address = server.address;
+        let second = tokio::spawn(async move { exchange(address, b"GET /b HTTP/1.1\r\nhost: x\r\n\r\n").await });
+        assert!(!second.is_finished());
+        server.gate.notify_one();
+        assert!(read_all(&mut first).await.ends_with("GET /slow "));
+        assert!(second.await.unwrap().ends_with("GET /b "));
+    }
+
+    #[tokio::test]
+    async fn draining_finishes_what_is_in_flight_and_closes_what_idles() {
+        let server = serve_with(Limits::default()).await;
+        let mut fresh = TcpStream::connect(server.address).await.unwrap();
+        let mut busy = TcpStream::connect(server.address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        server.stop.send(()).unwrap();
+        assert_eq!(read_all(&mut fresh).await, "");
+        assert!(TcpStream::connect(server.address).await.is_err());
+        server.gate.notify_one();
+        let answer = read_all(&mut busy).await;
+        assert!(answer.contains("connection: close\r\n") && answer.ends_with("GET /slow "), "{answer}");
+        assert_eq!(server.drained.await.unwrap(), Drained { cut: 0 });
+    }
+
+    #[tokio::test]
+    async fn what_does_not_finish_in_time_is_cut() {
+        let server = serve_with(Limits { drain: Duration::from_millis(50), ..Limits::default() }).await;
+        let mut busy = TcpStream::connect(server.address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        server.stop.send(()).unwrap();
+        assert_eq!(server.drained.await.unwrap(), Drained { cut: 1 });
+        assert_eq!(read_all(&mut busy).await, "");
+    }
+}

@@ -1,0 +1,163 @@
+//! Bytes between two sockets, as they come. Refuses to look at them. A pair of sockets that is silent holds no buffer.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::net::client::outbound_proxy::{Far, FarStream};
+use crate::net::listener::Limits;
+use crate::net::listener::activity::Turn;
+use crate::net::listener::connection_limit::{Guest, Order};
+
+/// What is read at once, in bytes.
+const PIECE: usize = 16 << 10;
+
+/// How long a pair that is silent may go on once everybody is asked to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What both directions note: when bytes last moved.
+struct Moved<'a> {
+    turn: &'a Turn,
+    epoch: Instant,
+    /// Milliseconds since the epoch.
+    last: AtomicU64,
+}
+
+impl Moved<'_> {
+    fn note(&self) {
+        let now = u64::try_from(Instant::now().saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX - 1);
+        self.last.store(now, Ordering::Relaxed);
+        self.turn.idle(Some(now));
+    }
+
+    fn last(&self) -> Instant {
+        self.epoch + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
+    /// Ends when nothing has moved for `patience`.
+    async fn silence(&self, patience: Duration) {
+        loop {
+            let due = self.last() + patience;
+            if Instant::now() >= due {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+/// Passes bytes both ways, `early` first, until both have ended, one breaks, both are silent for
+/// [`Limits::idle_timeout`], or somebody needs their place; returns how many went to `other` and how many came back.
+pub(crate) async fn relay(mut client: TcpStream, early: Bytes, other: Far, limits: &Limits, guest: &mut Guest) -> (u64, u64) {
+    let turn = Turn::default();
+    let moved = Moved { turn: &turn, epoch: guest.epoch(), last: AtomicU64::new(0) };
+    moved.note();
+    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (mut upward, mut downward) = (Way::new(early, &moved, limits, &up), Way::new(other.early, &moved, limits, &down));
+    let pass = async {
+        let (from_client, to_client) = client.split();
+        match other.stream {
+            FarStream::Plain(mut stream) => {
+                let (from_other, to_other) = stream.split();
+                tokio::try_join!(upward.pass(from_client, to_other), downward.pass(from_other, to_client)).map(drop)
+            }
+            FarStream::Secured(stream) => {
+                let (from_other, to_other) = tokio::io::split(stream);
+                tokio::try_join!(upward.pass(from_client, to_other), downward.pass(from_other, to_client)).map(drop)
+            }
+        }
+    };
+    let orders = async {
+        loop {
+            match guest.next_order().await {
+                Order::Close => return moved.silence(FAREWELL).await,
+                Order::MakeWay if guest.makes_way(&turn) => return,
+                Order::MakeWay | Order::Stay => {}
+            }
+        }
+    };
+    tokio::select! {
+        // A direction that breaks ends both.
+        _ = pass => {}
+        () = moved.silence(limits.idle_timeout) => {}
+        () = orders => {}
+    }
+    (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
+}
+
+/// One direction.
+struct Way<'a> {
+    early: Bytes,
+    moved: &'a Moved<'a>,
+    patience: Duration,
+    count: &'a AtomicU64,
+}
+
+impl<'a> Way<'a> {
+    fn new(early: Bytes, moved: &'a Moved<'a>, limits: &Limits, count: &'a AtomicU64) -> Self {
+        Self { early, moved, patience: limits.send_timeout, count }
+    }
+
+    /// Passes bytes on until they end, then says so.
+    async fn pass(&mut self, mut from: impl Source, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+        let early = std::mem::take(&mut self.early);
+        self.write(&mut to, &early).await?;
+        drop(early);
+        let mut buffer = Vec::new();
+        loop {
+            if from.fill(&mut buffer).await? == 0 {
+                return to.shutdown().await;
+            }
+            self.moved.note();
+            self.write(&mut to, &buffer).await?;
+            self.moved.note();
+        }
+    }
+
+    async fn write(&self, to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+        let sent = async {
+            to.write_all(bytes).await?;
+            // TLS may have kept some of it back.
+            to.flush().await
+        };
+        timeout(self.patience, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Where bytes come from.
+trait Source {
+    /// Waits for some, in place of what the buffer holds; none is the end.
+    fn fill(&mut self, buffer: &mut Vec<u8>) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl Source for ReadHalf<'_> {
+    async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            buffer.clear();
+            // Only while there is something to pass.
+            buffer.reserve(PIECE);
+            match self.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *buffer = Vec::new(),
+                ended => return ended,
+            }
+            self.readable().await?;
+        }
+    }
+}
+
+/// TLS keeps buffers of its own, so this keeps one too.
+impl<S: AsyncRead + Send> Source for tokio::io::ReadHalf<S> {
+    async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.clear();
+        buffer.reserve(PIECE);
+        self.read_buf(buffer).await
+    }
+}

@@ -1,0 +1,125 @@
+//! `bun.lock`: each package under the path of names it is found by, as a list of what bun knows of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::spec::{source, split, unalias};
+use crate::npm::lockfile::{Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
+
+/// Steps from a package up to the project.
+const STEPS: usize = 64;
+
+const FIELDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
+
+pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
+    if !matches!(document.text_of("lockfileVersion"), Some("0" | "1" | "2")) {
+        return Err(LockfileError::version(document, "lockfileVersion", "0, 1 and 2"));
+    }
+    let packages = document.members_of("packages");
+    let mut entries = packages.iter().map(of_package).collect::<Result<Vec<_>, _>>()?;
+    let at: HashMap<&str, usize> = packages.iter().zip(0..).map(|(member, at)| (&*member.key, at)).collect();
+    for workspace in document.members_of("workspaces") {
+        // The project itself has the path "" and asks from the top, whatever its name.
+        let from = if workspace.key.is_empty() { "" } else { workspace.value.text_of("name").unwrap_or_default() };
+        for wish in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
+            let (Some(spec), Some(at)) = (wish.value.text(), find(&at, from, &wish.key)) else { continue };
+            entries[at].ask(&Arc::default(), true, &wish.key, Some(spec));
+        }
+    }
+    for package in packages {
+        let facts = package.value.elements().iter().find(|element| matches!(element, Node::Map(_))).unwrap_or(&Node::Nothing);
+        let Some(number) = at.get(&*package.key) else { continue };
+        let by: Arc<str> = (*entries[*number].name).into();
+        for wish in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
+            let (Some(spec), Some(at)) = (wish.value.text(), find(&at, &package.key, &wish.key)) else { continue };
+            entries[at].ask(&by, false, &wish.key, Some(spec));
+        }
+    }
+    entries.retain(|entry| entry.source != Source::Workspace);
+    Ok(Lockfile { dialect: Dialect::Bun, entries })
+}
+
+/// The package that `name` means below `from`: the nearest one above it.
+fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
+    let mut from = from;
+    if from.len() + name.len() > LONGEST_PATH {
+        return None;
+    }
+    for _ in 0..STEPS {
+        let path = if from.is_empty() { name.to_owned() } else { format!("{from}/{name}") };
+        if let Some(found) = at.get(path.as_str()) {
+            return Some(*found);
+        }
+        if from.is_empty() {
+            return None;
+        }
+        let (above, last) = from.rsplit_once('/').unwrap_or(("", from));
+        // `…/@scope/name` is one step.
+        from = match above.rsplit_once('/').unwrap_or(("", above)) {
+            (higher, scope) if scope.starts_with('@') && !last.starts_with('@') => higher,
+            _ => above,
+        };
+    }
+    None
+}
+
+/// `[what it is, the tarball's address, facts, integrity]`; from elsewhere than a registry some are missing.
+fn of_package(member: &Member) -> Result<Entry, LockfileError> {
+    let elements = member.value.elements();
+    let what = elements.first().and_then(Node::text).and_then(split);
+    let (name, version) =
+        what.ok_or_else(|| LockfileError::at(member.line, "a package is a list that begins with `name@version`"))?;
+    let (name, version) = unalias(name, version);
+    let source = source(version);
+    let texts = || elements.iter().skip(1).filter_map(Node::text).filter(|text| !text.is_empty());
+    let written = texts().find(|text| text.starts_with("http"));
+    let resolved = written.or_else(|| matches!(source, Source::Git | Source::Http).then_some(version));
+    Ok(Entry {
+        name: name.into(),
+        version: version.into(),
+        source,
+        integrity: texts().find(|text| text.starts_with("sha")).map(Into::into),
+        resolved: resolved.map(Into::into),
+        asks: Vec::new(),
+        place: member.key.clone(),
+        line: member.line,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::npm::lockfile::tests::told;
+
+    #[test]
+    fn a_package_is_found_by_the_nearest_path() {
+        let text = r#"{
+  "lockfileVersion": 1,
+  // Written by bun, read by people.
+  "workspaces": {
+    "": { "name": "app", "dependencies": { "axios": "^1.0.0", "lodash4": "npm:lodash@^4", }, },
+    "packages/ui": { "name": "@acme/ui", "devDependencies": { "follow": "^2.0.0", }, },
+  },
+  "packages": {
+    "@acme/ui": ["@acme/ui@workspace:packages/ui"],
+    "@acme/ui/follow": ["follow@2.0.0", "https://files.example/follow-2.0.0.tgz", {}, "sha512-f"],
+    "axios": ["axios@1.14.1", "", { "dependencies": { "follow": "^1.0.0" } }, "sha512-a"],
+    "follow": ["follow@1.1.0", "", {}, "sha512-g"],
+    "forked": ["forked@github:a/b#01", {}, "a-b-01"],
+    "local": ["local@file:local", {}],
+    "lodash4": ["lodash@4.18.1", "", { "peerDependencies": { "follow": "*" } }, "sha512-l"],
+  }
+}"#;
+        expect![[r#"
+            10 Registry follow@2.0.0 sha512-f https://files.example/follow-2.0.0.tgz [project:^2.0.0] at @acme/ui/follow
+            11 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios
+            12 Registry follow@1.1.0 sha512-g - [axios:^1.0.0 lodash:*] at follow
+            13 Git forked@github:a/b#01 - github:a/b#01 [] at forked
+            14 File local@file:local - - [] at local
+            15 Registry lodash@4.18.1 sha512-l - [project:^4=lodash4] at lodash4
+        "#]]
+        .assert_eq(&told("bun.lock", text));
+    }
+}

@@ -1,0 +1,131 @@
+//! `deno.lock`, versions 2 to 5: npm's packages, and modules that deno fetches by their address. Packages of JSR come from
+//! a registry that npm clients do not ask, and are left out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::spec::split;
+use crate::npm::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
+
+pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
+    let (packages, of_npm) = match document.text_of("version") {
+        // Versions 2 and 3 have both maps one level down; version 2 knows no other registry than npm's.
+        Some("2") => (document.member("npm").unwrap_or(&Node::Nothing), "packages"),
+        Some("3") => (document.member("packages").unwrap_or(&Node::Nothing), "npm"),
+        Some("4" | "5") => (document, "npm"),
+        _ => return Err(LockfileError::version(document, "version", "2, 3, 4 and 5")),
+    };
+    let mut entries = Vec::new();
+    let mut at: HashMap<&str, usize> = HashMap::new();
+    for member in packages.members_of(of_npm) {
+        let entry = of_package(member)?;
+        at.insert(&member.key, entries.len());
+        entries.push(entry);
+    }
+    for Member { key, value, .. } in packages.members_of("specifiers") {
+        let spec = if of_npm == "packages" { Some(&**key) } else { key.strip_prefix("npm:") };
+        let Some(spec) = spec else { continue };
+        let (name, range) = split(spec).unwrap_or((spec, "*"));
+        let Some(target) = value.text() else { continue };
+        let target = if of_npm == "packages" { format!("npm:{target}") } else { target.to_owned() };
+        let target = target.strip_prefix("npm:").map_or_else(|| format!("{name}@{target}"), str::to_owned);
+        if let Some(at) = at.get(target.as_str()) {
+            entries[*at].ask(&Arc::default(), true, name, Some(range));
+        }
+    }
+    entries.extend(document.members_of("remote").iter().map(of_remote));
+    Ok(Lockfile { dialect: Dialect::Deno, entries })
+}
+
+/// `name@version`, and behind an underscore the peers it was resolved with.
+fn of_package(member: &Member) -> Result<Entry, LockfileError> {
+    let split = split(&member.key).ok_or_else(|| LockfileError::at(member.line, "a package is filed under `name@version`"))?;
+    let (name, version) = (split.0, split.1.split('_').next().unwrap_or(split.1));
+    Ok(Entry {
+        name: name.into(),
+        version: version.into(),
+        source: Source::Registry,
+        integrity: member.value.text_of("integrity").map(Into::into),
+        resolved: member.value.text_of("tarball").map(Into::into),
+        asks: Vec::new(),
+        place: member.key.clone(),
+        line: member.line,
+    })
+}
+
+fn of_remote(member: &Member) -> Entry {
+    Entry {
+        name: member.key.clone(),
+        version: Box::default(),
+        source: Source::Http,
+        integrity: None,
+        resolved: Some(member.key.clone()),
+        asks: Vec::new(),
+        place: member.key.clone(),
+        line: member.line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::npm::lockfile::tests::told;
+
+    #[test]
+    fn peers_stand_behind_an_underscore() {
+        let text = r#"{
+  "version": "5",
+  "specifiers": { "jsr:@std/fs@1": "1.0.0", "npm:@acme/ui@^1": "1.14.1_react@19.0.0", "npm:lodash_x@4": "4.18.1" },
+  "jsr": { "@std/fs@1.0.0": { "integrity": "0123" } },
+  "npm": {
+    "@acme/ui@1.14.1_react@19.0.0": { "integrity": "sha512-a", "dependencies": ["react"] },
+    "lodash_x@4.18.1": { "integrity": "sha512-l", "tarball": "https://files.example/lodash_x-4.18.1.tgz" }
+  },
+  "remote": { "https://files.example/mod.ts": "0123" }
+}"#;
+        expect![[r#"
+            6 Registry @acme/ui@1.14.1 sha512-a - [project:^1] at @acme/ui@1.14.1_react@19.0.0
+            7 Registry lodash_x@4.18.1 sha512-l https://files.example/lodash_x-4.18.1.tgz [project:4] at lodash_x@4.18.1
+            9 Http https://files.example/mod.ts@ - https://files.example/mod.ts [] at https://files.example/mod.ts
+        "#]]
+        .assert_eq(&told("deno.lock", text));
+    }
+
+    #[test]
+    fn version_2_has_npm_alone() {
+        let text = r#"{
+  "version": "2",
+  "remote": { "https://files.example/mod.ts": "0123" },
+  "npm": {
+    "specifiers": { "chalk@5": "chalk@5.3.0", "@acme/ui": "@acme/ui@1.0.0_chalk@5.3.0" },
+    "packages": {
+      "@acme/ui@1.0.0_chalk@5.3.0": { "integrity": "sha512-u", "dependencies": { "chalk": "chalk@5.3.0" } },
+      "chalk@5.3.0": { "integrity": "sha512-c", "dependencies": {} }
+    }
+  }
+}"#;
+        expect![[r#"
+            7 Registry @acme/ui@1.0.0 sha512-u - [project:*] at @acme/ui@1.0.0_chalk@5.3.0
+            8 Registry chalk@5.3.0 sha512-c - [project:5] at chalk@5.3.0
+            3 Http https://files.example/mod.ts@ - https://files.example/mod.ts [] at https://files.example/mod.ts
+        "#]]
+        .assert_eq(&told("deno.lock", text));
+    }
+
+    #[test]
+    fn version_3_has_its_maps_one_level_down() {
+        let text = r#"{
+  "version": "3",
+  "packages": {
+    "specifiers": { "npm:chalk@5": "npm:chalk@5.3.0" },
+    "npm": { "chalk@5.3.0": { "integrity": "sha512-c", "dependencies": {} } }
+  }
+}"#;
+        expect![[r#"
+            5 Registry chalk@5.3.0 sha512-c - [project:5] at chalk@5.3.0
+        "#]]
+        .assert_eq(&told("deno.lock", text));
+    }
+}

@@ -1,0 +1,259 @@
+//! What JSON and YAML have in common, as far as lockfiles use it: texts, lists and maps that know their line.
+//!
+//! Refuses aliases, anchors and tags of YAML, which no client writes, and what is nested too deeply.
+
+use granit_parser::{Event, Parser, ScalarStyle};
+use jsonc_parser::ast::Value;
+use jsonc_parser::common::Ranged as _;
+use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, parse_to_ast};
+
+use crate::npm::lockfile::LockfileError;
+
+/// Levels of nesting. npm's old format nests two a level of `node_modules`.
+const DEEPEST: usize = 200;
+
+/// Characters of a YAML key on one line; longer ones clients set off by `?`, as YAML wants it beyond 1,024.
+const LONGEST_KEY: usize = 4096;
+
+/// A value and the members below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// A string, a number, a boolean: as it reads.
+    Text(Box<str>),
+    /// Values in their order.
+    List(Vec<Node>),
+    /// Members in their order, repeated keys included.
+    Map(Vec<Member>),
+    /// Nothing: `null`.
+    Nothing,
+}
+
+/// A member of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub key: Box<str>,
+    /// The line of the key, from 1.
+    pub line: u32,
+    pub value: Node,
+}
+
+impl Node {
+    /// The member of this key; the last of several, as every client reads it.
+    pub(crate) fn member(&self, key: &str) -> Option<&Self> {
+        self.members().iter().rev().find(|member| *member.key == *key).map(|member| &member.value)
+    }
+
+    /// The members, of what has none none.
+    pub(crate) fn members(&self) -> &[Member] {
+        if let Self::Map(members) = self { members } else { &[] }
+    }
+
+    /// The members of the map under this key.
+    pub(crate) fn members_of(&self, key: &str) -> &[Member] {
+        self.member(key).map_or(&[], Self::members)
+    }
+
+    /// The elements, of what is no list none.
+    pub(crate) fn elements(&self) -> &[Self] {
+        if let Self::List(elements) = self { elements } else { &[] }
+    }
+
+    /// The text, if it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The text under this key, unless it is missing or empty.
+    pub(crate) fn text_of(&self, key: &str) -> Option<&str> {
+        self.member(key)?.text().filter(|text| !text.is_empty())
+    }
+
+    /// Whether `true` stands under this key.
+    pub(crate) fn says(&self, key: &str) -> bool {
+        self.text_of(key) == Some("true")
+    }
+}
+
+/// Reads JSON, with comments and commas before a closing bracket.
+pub(crate) fn read_json(text: &str) -> Result<Node, LockfileError> {
+    let options = ParseOptions {
+        allow_comments: true,
+        allow_trailing_commas: true,
+        allow_loose_object_property_names: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    };
+    let collect = CollectOptions { comments: CommentCollectionStrategy::Off, tokens: false };
+    let parsed = parse_to_ast(text, &collect, &options)
+        .map_err(|wrong| LockfileError::at(narrow(wrong.line_display()), wrong.kind().to_string()))?;
+    let value = parsed.value.ok_or_else(|| LockfileError::at(1, "it is empty"))?;
+    let mut lines = Lines { text: text.as_bytes(), at: 0, line: 1 };
+    of_json(value, &mut lines, 0)
+}
+
+fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<Node, LockfileError> {
+    if depth >= DEEPEST {
+        return Err(too_deep(lines.of(value.start())));
+    }
+    Ok(match value {
+        Value::StringLit(text) => Node::Text(text.value.into()),
+        Value::NumberLit(number) => Node::Text(number.value.into()),
+        Value::BooleanLit(truth) => Node::Text(if truth.value { "true" } else { "false" }.into()),
+        Value::NullKeyword(_) => Node::Nothing,
+        Value::Array(array) => {
+            let elements = array.elements.into_iter().map(|element| of_json(element, lines, depth + 1));
+            Node::List(elements.collect::<Result<_, _>>()?)
+        }
+        Value::Object(object) => {
+            let mut members = Vec::with_capacity(object.properties.len());
+            for property in object.properties {
+                let line = lines.of(property.range.start);
+                let value = of_json(property.value, lines, depth + 1)?;
+                members.push(Member { key: property.name.into_string().into(), line, value });
+            }
+            Node::Map(members)
+        }
+    })
+}
+
+/// Counts lines while positions go up.
+struct Lines<'a> {
+    text: &'a [u8],
+    at: usize,
+    line: u32,
+}
+
+impl Lines<'_> {
+    fn of(&mut self, position: usize) -> u32 {
+        let passed = self.text.get(self.at..position).unwrap_or_default();
+        self.line = self.line.saturating_add(narrow(passed.split(|byte| *byte == b'\n').count() - 1));
+        self.at = self.at.max(position);
+        self.line
+    }
+}
+
+/// Reads the documents of a YAML file: pnpm writes what it locks for itself as a document before the project's.
+pub(crate) fn read_yaml(text: &str) -> Result<Vec<Node>, LockfileError> {
+    let options = granit_parser::options! {
+        disallow_directives: true,
+        flow_nesting_limit: DEEPEST,
+        block_nesting_limit: DEEPEST,
+        simple_key_max_lookahead: LONGEST_KEY
+    };
+    let mut open: Vec<Open> = Vec::new();
+    let mut documents = Vec::new();
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = event.map_err(|wrong| LockfileError::at(narrow(wrong.marker().line()), wrong.info()))?;
+        let line = narrow(span.start.line());
+        let whole = match event {
+            Event::Scalar(text, style, 0, None) => {
+                let nothing = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null");
+                if nothing { Node::Nothing } else { Node::Text(text.into()) }
+            }
+            Event::SequenceStart(_, 0, None) => {
+                open.push(Open::List(Vec::new()));
+                continue;
+            }
+            Event::MappingStart(_, 0, None) => {
+                open.push(Open::Map(Vec::new(), None));
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => open.pop().map_or(Node::Nothing, Open::close),
+            Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => continue,
+            _ => return Err(LockfileError::at(line, "a lockfile has no anchor, alias or tag")),
+        };
+        if open.len() >= DEEPEST {
+            return Err(too_deep(line));
+        }
+        match open.last_mut() {
+            Some(open) => open.take(whole, line)?,
+            None => documents.push(whole),
+        }
+    }
+    Ok(documents)
+}
+
+/// A collection that is not yet closed.
+enum Open {
+    List(Vec<Node>),
+    /// The members, and a key whose value is still to come.
+    Map(Vec<Member>, Option<(Box<str>, u32)>),
+}
+
+impl Open {
+    fn take(&mut self, node: Node, line: u32) -> Result<(), LockfileError> {
+        match self {
+            Self::List(elements) => elements.push(node),
+            Self::Map(members, waiting) => match (waiting.take(), node) {
+                (Some((key, line)), value) => members.push(Member { key, line, value }),
+                (None, Node::Text(key)) => *waiting = Some((key, line)),
+                (None, Node::Nothing) => *waiting = Some(("null".into(), line)),
+                (None, Node::List(_) | Node::Map(_)) => return Err(LockfileError::at(line, "a key is a text")),
+            },
+        }
+        Ok(())
+    }
+
+    fn close(self) -> Node {
+        match self {
+            Self::List(elements) => Node::List(elements),
+            Self::Map(members, _) => Node::Map(members),
+        }
+    }
+}
+
+fn too_deep(line: u32) -> LockfileError {
+    LockfileError::at(line, format!("nested more than {DEEPEST} levels deep"))
+}
+
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_those_of_keys() {
+        let json = "{\n  \"a\": {\n    // why\n    \"b\": [1, true, null,],\n  },\n  \"c\": \"\\u0064\"\n}\n";
+        let yaml = "a:\n\n  b: [1, true, null]\nc: 'd'\n";
+        for (read, lines) in [(read_json(json).unwrap(), [2, 4, 6]), (read_yaml(yaml).unwrap().remove(0), [1, 3, 4])] {
+            let [a, c] = read.members() else { panic!("{read:?}") };
+            let [b] = a.value.members() else { panic!("{read:?}") };
+            assert_eq!([a.line, b.line, c.line], lines);
+            assert_eq!(b.value, Node::List(vec![Node::Text("1".into()), Node::Text("true".into()), Node::Nothing]));
+            assert_eq!(c.value, Node::Text("d".into()));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_names_its_line() {
+        for (told, line) in [
+            (read_json("{\n\"a\": 1,\n\"b\" 2\n}").unwrap_err(), "line 3"),
+            (read_yaml("a: 1\nb: [\n").unwrap_err(), "line"),
+            (read_yaml("a: &x 1\nb: *x\n").unwrap_err(), "line 1: a lockfile has no anchor"),
+            (read_yaml("a: !!str 1\n").unwrap_err(), "line 1: a lockfile has no anchor"),
+            (read_yaml("a: 1\n? [b]\n: 2\n").unwrap_err(), "line 2: a key is a text"),
+        ] {
+            assert!(told.to_string().starts_with(line), "{told}");
+        }
+        assert!(read_json("{a: 1}").is_err() && read_json("{'a': 1}").is_err() && read_json("{\"a\" 1}").is_err());
+    }
+
+    #[test]
+    fn depth_is_bounded_before_the_stack_is() {
+        for deep in ["[".repeat(100_000), "{\"a\":".repeat(100_000), format!("{}{}", "[".repeat(300), "]".repeat(300))] {
+            assert!(read_json(&deep).is_err());
+            assert!(read_yaml(&deep).is_err());
+        }
+        let block = (0..5_000).map(|depth| " ".repeat(depth) + "a:\n").collect::<Vec<_>>().concat();
+        assert!(read_yaml(&block).is_err());
+        assert!(read_json(&format!("{}{}", "[".repeat(199), "]".repeat(199))).is_ok());
+    }
+}

@@ -1,0 +1,329 @@
+//! `package-lock.json` and `npm-shrinkwrap.json`: version 1 nests what 2 and 3 write as one list of paths.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::spec::{address, source_of_entry, unalias};
+use crate::npm::lockfile::{Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
+use crate::npm::name::PackageName;
+
+/// Steps from a package up to the project: as deep as any tree is.
+const STEPS: usize = 64;
+
+const FOLDER: &str = "node_modules/";
+
+pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
+    let version = document.text_of("lockfileVersion").unwrap_or("1");
+    // npm 7 and later read `packages` where it is there, and else `dependencies`, whatever the version says.
+    let has = |key: &str| document.member(key).is_some_and(|member| *member != Node::Nothing);
+    let tree = match version {
+        "1" | "2" | "3" if has("packages") => Tree::of_paths(document)?,
+        "2" | "3" if !has("dependencies") => return Err(LockfileError::at(1, "it has no `packages`")),
+        "1" | "2" | "3" => Tree::of_nested(document),
+        _ => return Err(LockfileError::version(document, "lockfileVersion", "1, 2 and 3")),
+    };
+    Ok(Lockfile { dialect: Dialect::Npm, entries: tree.asked() })
+}
+
+/// The installed tree: each package by the path it is installed at.
+#[derive(Default)]
+struct Tree<'a> {
+    entries: Vec<Entry>,
+    /// What is installed in each folder's `node_modules`, by name.
+    at: HashMap<Box<str>, HashMap<Box<str>, usize>>,
+    wishes: Vec<Wish<'a>>,
+}
+
+/// What a package asks for.
+struct Wish<'a> {
+    /// Where it is installed.
+    path: Box<str>,
+    /// Its name; empty for a project.
+    by: Arc<str>,
+    is_direct: bool,
+    /// Names and specs.
+    dependencies: &'a [Member],
+}
+
+impl<'a> Tree<'a> {
+    fn of_paths(document: &'a Node) -> Result<Self, LockfileError> {
+        let packages = document.member("packages").filter(|packages| matches!(packages, Node::Map(_)));
+        let packages = packages.ok_or_else(|| LockfileError::at(1, "it has no `packages`"))?.members();
+        let mut tree = Self::default();
+        let paths: HashSet<&str> = packages.iter().map(|package| &*package.key).collect();
+        let links = packages.iter().filter(|package| package.value.says("link"));
+        let targets: HashSet<&str> = links.filter_map(|link| link.value.text_of("resolved")).map(folder).collect();
+        for Member { key: path, line, value: package } in packages {
+            let installed = path.rfind(FOLDER).map(|at| &path[at + FOLDER.len()..]);
+            let name = package.text_of("name").or(installed).unwrap_or_default();
+            let by: Arc<str> = if installed.is_some() { name.into() } else { "".into() };
+            let fields = ["dependencies", "optionalDependencies", "peerDependencies", "devDependencies"];
+            // What a package needs to be developed is not installed.
+            let fields = if installed.is_some() { &fields[..3] } else { &fields[..] };
+            for field in fields {
+                let dependencies = package.members_of(field);
+                tree.wishes.push(Wish { path: path.clone(), by: Arc::clone(&by), is_direct: installed.is_none(), dependencies });
+            }
+            if let Some(folder) = installed {
+                let above = path[..path.len() - folder.len() - FOLDER.len()].trim_end_matches('/');
+                let mut entry = of_package(name, path, *line, package);
+                // Only an installed package brings others in its tarball; what a project bundles is installed for it.
+                if entry.source == Source::Bundled && !above.contains(FOLDER) {
+                    entry.source = source_of_package(package);
+                }
+                // npm installs into `node_modules` of the project and of what it installs or links to, and by a package's name. A
+                // folder that only a link leads to is not installed.
+                let is_linked = targets.contains(&**path) && !above.is_empty() && !paths.contains(above);
+                let is_fetched = entry.resolved.as_deref().is_some_and(|resolved| resolved.starts_with("http"));
+                if entry.source == Source::Registry && !is_fetched && (is_linked || PackageName::parse(folder).is_err()) {
+                    entry.source = Source::Nothing;
+                }
+                tree.add(path, entry);
+            }
+        }
+        Ok(tree)
+    }
+
+    fn of_nested(document: &'a Node) -> Self {
+        let mut tree = Self::default();
+        // The project's own ranges are in `package.json` alone.
+        let mut open = vec![(String::new(), document.members_of("dependencies"))];
+        while let Some((folder, packages)) = open.pop() {
+            for Member { key: name, line, value: package } in packages {
+                let path = format!("{folder}{FOLDER}{name}");
+                let entry = of_nested_package(name, &path, *line, package);
+                let by = Arc::from(&*entry.name);
+                let dependencies = package.members_of("requires");
+                tree.wishes.push(Wish { path: path.as_str().into(), by, is_direct: false, dependencies });
+                tree.add(&path, entry);
+                open.push((format!("{path}/"), package.members_of("dependencies")));
+            }
+        }
+        tree.entries.sort_by_key(|entry| entry.line);
+        let places: Vec<Box<str>> = tree.entries.iter().map(|entry| entry.place.clone()).collect();
+        tree.at.clear();
+        for (at, path) in places.iter().enumerate() {
+            tree.file(path, at);
+        }
+        tree
+    }
+
+    fn add(&mut self, path: &str, entry: Entry) {
+        self.file(path, self.entries.len());
+        self.entries.push(entry);
+    }
+
+    fn file(&mut self, path: &str, at: usize) {
+        let Some(split) = path.rfind(FOLDER) else { return };
+        let folder = path[..split].trim_end_matches('/');
+        self.at.entry(folder.into()).or_default().insert(path[split + FOLDER.len()..].into(), at);
+    }
+
+    /// The entries, each with what asked for it.
+    fn asked(mut self) -> Vec<Entry> {
+        for Wish { path, by, is_direct, dependencies } in std::mem::take(&mut self.wishes) {
+            if dependencies.is_empty() {
+                continue;
+            }
+            let folders = above(&self.at, &path);
+            for Member { key: name, value, .. } in dependencies {
+                let at = folders.iter().find_map(|folder| folder.get(name));
+                let (Some(spec), Some(at)) = (value.text(), at) else { continue };
+                self.entries[*at].ask(&by, is_direct, name, Some(spec));
+            }
+        }
+        self.entries
+    }
+}
+
+/// What node searches from the folder `from`: the nearest `node_modules` first. Worked out once for all that a package asks for.
+fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str) -> Vec<&'t HashMap<Box<str>, usize>> {
+    let mut found = Vec::new();
+    if from.len() > LONGEST_PATH {
+        return found;
+    }
+    for _ in 0..STEPS {
+        found.extend(at.get(from));
+        if from.is_empty() {
+            break;
+        }
+        // A workspace's folder is below the project's, whatever is between.
+        from = from.rfind(FOLDER).map_or("", |at| from[..at].trim_end_matches('/'));
+    }
+    found
+}
+
+fn of_package(name: &str, path: &str, line: u32, package: &Node) -> Entry {
+    let resolved = package.text_of("resolved");
+    let source = match package {
+        _ if package.says("link") => Source::Link,
+        _ if package.says("inBundle") => Source::Bundled,
+        _ => source_of_package(package),
+    };
+    Entry {
+        name: name.into(),
+        version: package.text_of("version").unwrap_or_default().into(),
+        source,
+        integrity: package.text_of("integrity").map(Into::into),
+        resolved: resolved.map(Into::into),
+        asks: Vec::new(),
+        place: path.into(),
+        line,
+    }
+}
+
+/// Where the bytes of a package come from that is no link and comes in no other one's tarball.
+fn source_of_package(package: &Node) -> Source {
+    match package.text_of("resolved") {
+        Some(resolved) if !resolved.starts_with("http") => source_of_entry(resolved),
+        Some(resolved) if address(resolved) == Source::Git => Source::Git,
+        _ => Source::Registry,
+    }
+}
+
+/// A link's target as `packages` names it.
+fn folder(path: &str) -> &str {
+    let path = path.strip_prefix("file:").unwrap_or(path);
+    path.strip_prefix("./").unwrap_or(path).trim_end_matches('/')
+}
+
+fn of_nested_package(name: &str, path: &str, line: u32, package: &Node) -> Entry {
+    let written = package.text_of("version").unwrap_or_default();
+    let (real, version) = unalias(name, written);
+    let resolved = package.text_of("resolved");
+    let source = match source_of_entry(version) {
+        // What the project itself bundles is installed for it.
+        _ if package.says("bundled") && path.matches(FOLDER).count() > 1 => Source::Bundled,
+        Source::Registry if resolved.is_some_and(|resolved| address(resolved) == Source::Git) => Source::Git,
+        // A tarball whose address somebody wrote down; which package it is nobody says, so its name is believed.
+        found => found,
+    };
+    let resolved = resolved.or_else(|| matches!(source, Source::Git | Source::Http).then_some(version));
+    Entry {
+        name: real.into(),
+        version: version.into(),
+        source,
+        integrity: package.text_of("integrity").map(Into::into),
+        resolved: resolved.map(Into::into),
+        asks: Vec::new(),
+        place: path.into(),
+        line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::npm::lockfile::tests::told;
+
+    #[test]
+    fn paths_tell_who_asked_for_what() {
+        let text = r#"{
+  "lockfileVersion": 3,
+  "packages": {
+    "": { "name": "app", "workspaces": ["packages/*"], "dependencies": { "axios": "^1.0.0", "lodash4": "npm:lodash@^4", "ui": "*" } },
+    "node_modules/axios": {
+      "version": "1.14.1", "resolved": "https://registry.example/axios/-/axios-1.14.1.tgz", "integrity": "sha512-a",
+      "dependencies": { "follow": "^1.1.0" }, "devDependencies": { "lodash4": "1" }
+    },
+    "node_modules/axios/node_modules/follow": { "version": "1.1.0", "inBundle": true },
+    "node_modules/follow": { "version": "2.0.0" },
+    "node_modules/forked": { "version": "1.0.0", "resolved": "git+ssh://git@git.example/a/b.git#01" },
+    "node_modules/lodash4": { "name": "lodash", "version": "4.18.1", "peerDependencies": { "follow": ">=1" } },
+    "node_modules/ui": { "resolved": "packages/ui", "link": true },
+    "packages/ui": { "version": "1.0.0", "devDependencies": { "follow": "^2.0.0" } }
+  }
+}"#;
+        expect![[r#"
+            5 Registry axios@1.14.1 sha512-a https://registry.example/axios/-/axios-1.14.1.tgz [project:^1.0.0] at node_modules/axios
+            9 Bundled follow@1.1.0 - - [axios:^1.1.0] at node_modules/axios/node_modules/follow
+            10 Registry follow@2.0.0 - - [lodash:>=1 project:^2.0.0] at node_modules/follow
+            11 Git forked@1.0.0 - git+ssh://git@git.example/a/b.git#01 [] at node_modules/forked
+            12 Registry lodash@4.18.1 - - [project:^4=lodash4] at node_modules/lodash4
+            13 Link ui@ - packages/ui [project:*] at node_modules/ui
+        "#]].assert_eq(&told("package-lock.json", text));
+    }
+
+    #[test]
+    fn an_entry_that_installs_nothing_is_no_release() {
+        let text = r#"{
+  "lockfileVersion": 3,
+  "packages": {
+    "": { "name": "app" },
+    "../m": { "version": "1.0.0" },
+    "../m/node_modules/deep": { "version": "1.0.0" },
+    "../m/node_modules/n/o": { "version": "1.0.0" },
+    "../o/node_modules/linked": { "version": "1.0.0" },
+    "node_modules/.pnpm/axios": { "version": "1.14.1" },
+    "node_modules/addressed": { "resolved": "https://registry.example/evil/-/evil-6.6.6.tgz" },
+    "node_modules/bundled": { "version": "1.0.0", "inBundle": true },
+    "node_modules/elsewhere": { "resolved": "https://files.example/evil.tgz" },
+    "node_modules/linked": { "resolved": "../o/node_modules/linked", "link": true },
+    "node_modules/m": { "resolved": "../m", "link": true },
+    "node_modules/n/p": { "version": "1.0.0", "resolved": "https://registry.example/evil/-/evil-6.6.6.tgz" },
+    "node_modules/optional": { "optional": true },
+    "node_modules/target": { "version": "1.0.0" },
+    "node_modules/to-target": { "resolved": "node_modules/target", "link": true }
+  }
+}"#;
+        expect![[r#"
+            6 Registry deep@1.0.0 - - [] at ../m/node_modules/deep
+            7 Nothing n/o@1.0.0 - - [] at ../m/node_modules/n/o
+            8 Nothing linked@1.0.0 - - [] at ../o/node_modules/linked
+            9 Nothing .pnpm/axios@1.14.1 - - [] at node_modules/.pnpm/axios
+            10 Registry evil@6.6.6 - https://registry.example/evil/-/evil-6.6.6.tgz [] at node_modules/addressed
+            11 Registry bundled@1.0.0 - - [] at node_modules/bundled
+            12 Http elsewhere@ - https://files.example/evil.tgz [] at node_modules/elsewhere
+            13 Link linked@ - ../o/node_modules/linked [] at node_modules/linked
+            14 Link m@ - ../m [] at node_modules/m
+            15 Registry evil@6.6.6 - https://registry.example/evil/-/evil-6.6.6.tgz [] at node_modules/n/p
+            16 Nothing optional@ - - [] at node_modules/optional
+            17 Registry target@1.0.0 - - [] at node_modules/target
+            18 Link to-target@ - node_modules/target [] at node_modules/to-target
+        "#]]
+        .assert_eq(&told("package-lock.json", text));
+    }
+
+    #[test]
+    fn packages_count_where_they_are_there_and_dependencies_else() {
+        let nested = r#""dependencies": { "axios": { "version": "1.14.1" } }"#;
+        let paths = r#""packages": { "node_modules/axios": { "version": "1.14.0" } }"#;
+        for version in ["1", "2", "3"] {
+            let of = |members: &str| told("package-lock.json", &format!("{{ \"lockfileVersion\": {version}, {members} }}"));
+            assert_eq!(of(nested), "1 Registry axios@1.14.1 - - [] at node_modules/axios\n", "{version}");
+            assert_eq!(of(&format!("{nested}, \"packages\": null")), of(nested), "{version}");
+            assert_eq!(of(&format!("{nested}, {paths}")), "1 Registry axios@1.14.0 - - [] at node_modules/axios\n", "{version}");
+        }
+    }
+
+    #[test]
+    fn the_old_format_nests() {
+        let text = r#"{
+  "lockfileVersion": 1,
+  "dependencies": {
+    "axios": {
+      "version": "1.14.1", "integrity": "sha512-a", "requires": { "follow": "^1.1.0" },
+      "dependencies": {
+        "follow": { "version": "1.1.0", "bundled": true }
+      }
+    },
+    "follow": { "version": "2.0.0", "resolved": "https://registry.example/follow/-/follow-2.0.0.tgz" },
+    "forked": { "version": "github:a/b#01", "from": "github:a/b" },
+    "local": { "version": "file:local" },
+    "lodash4": { "version": "npm:lodash@4.18.1", "requires": { "follow": ">=1" } },
+    "tarred": { "version": "https://files.example/is-number-7.0.0.tgz", "integrity": "sha512-b" }
+  }
+}"#;
+        expect![[r#"
+            4 Registry axios@1.14.1 sha512-a - [] at node_modules/axios
+            7 Bundled follow@1.1.0 - - [axios:^1.1.0] at node_modules/axios/node_modules/follow
+            10 Registry follow@2.0.0 - https://registry.example/follow/-/follow-2.0.0.tgz [lodash:>=1] at node_modules/follow
+            11 Git forked@github:a/b#01 - github:a/b#01 [] at node_modules/forked
+            12 File local@file:local - - [] at node_modules/local
+            13 Registry lodash@4.18.1 - - [] at node_modules/lodash4
+            14 Http tarred@https://files.example/is-number-7.0.0.tgz sha512-b https://files.example/is-number-7.0.0.tgz [] at node_modules/tarred
+        "#]].assert_eq(&told("package-lock.json", text));
+    }
+}

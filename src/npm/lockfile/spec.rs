@@ -1,0 +1,143 @@
+//! The little languages inside a lockfile: `name@what`, `npm:real@range`, and what a spec says about where bytes come from.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use crate::npm::lockfile::Source;
+use crate::npm::name::PackageName;
+use crate::npm::semver::version::Version;
+
+/// Splits `name@what` at the `@` that is no scope's.
+pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
+    let at = text.char_indices().skip(1).find(|(_, letter)| *letter == '@').map(|(at, _)| at)?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+/// What `name@spec` really asks for: `npm:lodash@^4` names another package, `npm:^4` only its registry.
+pub(crate) fn unalias<'a>(name: &'a str, spec: &'a str) -> (&'a str, &'a str) {
+    let Some(rest) = spec.strip_prefix("npm:") else { return (name, spec) };
+    match split(rest) {
+        Some((real, range)) => (real, range),
+        None if rest.starts_with('@') => (rest, "*"),
+        None => (name, rest),
+    }
+}
+
+/// The range of a spec, of what is asked from a registry. pnpm's catalogs have theirs elsewhere.
+pub(crate) fn range(spec: &str) -> Option<Box<str>> {
+    let (_, range) = unalias("", spec);
+    let is_one = source(range) == Source::Registry && !range.is_empty() && !range.starts_with("catalog:");
+    is_one.then(|| range.into())
+}
+
+/// Where what `spec` asks for comes from: the text behind a name's `@`, without `npm:`.
+pub(crate) fn source(spec: &str) -> Source {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| spec.starts_with(prefix));
+    if begins(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
+        return Source::Git;
+    }
+    if begins(&["http://", "https://"]) {
+        return address(spec);
+    }
+    if begins(&["file:", "patch:", "exec:", "./", "../", "/", "~/"]) {
+        return Source::File;
+    }
+    if begins(&["link:", "portal:"]) {
+        return Source::Link;
+    }
+    if spec.starts_with("workspace:") {
+        return Source::Workspace;
+    }
+    // `user/repo`, which npm, yarn 1 and bun read as a repository of the largest host.
+    let is_short = spec.contains('/') && !spec.starts_with('@') && !spec.contains([' ', ':', '<', '>']);
+    if is_short { Source::Git } else { Source::Registry }
+}
+
+/// The same of an entry where members of the workspace have none: one that calls itself so is not hidden.
+pub(crate) fn source_of_entry(spec: &str) -> Source {
+    match source(spec) {
+        Source::Workspace => Source::Link,
+        other => other,
+    }
+}
+
+/// Whether an address is a repository's, or an archive that a host makes of one.
+pub(crate) fn address(url: &str) -> Source {
+    let plain = url.split(['#', '?']).next().unwrap_or_default();
+    let of_repository = plain.strip_suffix(".git").is_some() || url.contains("#commit=");
+    let host = plain.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+    let archive = host == "codeload.github.com"
+        || (matches!(host, "github.com" | "gitlab.com" | "bitbucket.org")
+            && (plain.contains("/archive/") || plain.contains("/get/")));
+    if of_repository || archive { Source::Git } else { Source::Http }
+}
+
+/// The package and the version that a tarball's customary address names: `…/@acme/ui/-/ui-1.0.0.tgz`.
+pub(crate) fn of_tarball(url: &str) -> Option<(String, String)> {
+    let plain = url.split(['#', '?']).next().unwrap_or_default();
+    let (_, path) = plain.split_once("://")?.1.split_once('/')?;
+    let path: Cow<'_, str> = percent_decode_str(path).decode_utf8().ok()?;
+    let (package, file) = path.rsplit_once("/-/")?;
+    let (above, last) = package.rsplit_once('/').map_or(("", package), |(above, last)| (above, last));
+    let scope = above.rsplit('/').next().filter(|scope| scope.starts_with('@'));
+    let name = scope.map_or_else(|| last.to_owned(), |scope| format!("{scope}/{last}"));
+    let version = file.strip_prefix(last)?.strip_prefix('-')?.strip_suffix(".tgz")?;
+    (PackageName::parse(&name).is_ok() && Version::parse(version).is_some()).then(|| (name, version.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_names_what_it_stands_for() {
+        for (spec, real, asked) in [
+            ("^4", "demo", "^4"),
+            ("npm:^4", "demo", "^4"),
+            ("npm:lodash@^4", "lodash", "^4"),
+            ("npm:@acme/ui@1.0.0", "@acme/ui", "1.0.0"),
+            ("npm:@acme/ui", "@acme/ui", "*"),
+        ] {
+            assert_eq!(unalias("demo", spec), (real, asked), "{spec}");
+        }
+        assert_eq!(split("@acme/ui@npm:^1"), Some(("@acme/ui", "npm:^1")));
+        assert_eq!((split("@acme/ui"), split("demo")), (None, None));
+    }
+
+    #[test]
+    fn a_customary_address_names_package_and_version() {
+        let found = |url: &str| of_tarball(url).map(|(name, version)| format!("{name}@{version}"));
+        for (url, expected) in [
+            ("https://registry.example/axios/-/axios-1.14.1.tgz", Some("axios@1.14.1")),
+            ("https://registry.example/npm/@acme%2fui/-/ui-2.0.0-rc.1.tgz?x#y", Some("@acme/ui@2.0.0-rc.1")),
+            ("https://registry.example/axios/-/other-1.14.1.tgz", None),
+            ("https://files.example/axios-1.14.1.tgz", None),
+            ("https://registry.example/axios/-/axios-latest.tgz", None),
+        ] {
+            assert_eq!(found(url).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_spec_says_where_bytes_come_from() {
+        for (spec, expected) in [
+            ("^1.0.0", Source::Registry),
+            ("1.x || >=2.5.0", Source::Registry),
+            ("latest", Source::Registry),
+            ("git+ssh://git@github.com/a/b.git#0123", Source::Git),
+            ("a/b#main", Source::Git),
+            ("github:a/b", Source::Git),
+            ("https://github.com/a/b.git", Source::Git),
+            ("https://codeload.github.com/a/b/tar.gz/0123", Source::Git),
+            ("https://files.example/b.tgz", Source::Http),
+            ("file:./b", Source::File),
+            ("../b", Source::File),
+            ("link:./b", Source::Link),
+            ("workspace:^", Source::Workspace),
+        ] {
+            assert_eq!(source(spec), expected, "{spec}");
+        }
+        assert_eq!((range("npm:lodash@^4").as_deref(), range("file:./b"), range("")), (Some("^4"), None, None));
+    }
+}

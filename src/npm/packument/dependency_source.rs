@@ -1,0 +1,149 @@
+//! Where dependencies come from, by how they are written. Refuses to resolve them.
+
+use crate::npm::name::PackageName;
+use crate::npm::packument::index::Traits;
+use crate::npm::packument::json::{decode, for_each_member};
+
+/// Dependencies as they were read last: most versions write those of the version before.
+#[derive(Default)]
+pub(crate) struct Sources<'a> {
+    last: [Option<(&'a str, Traits)>; 2],
+}
+
+/// Where one dependency comes from, if not from a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elsewhere {
+    Git,
+    Url,
+    File,
+}
+
+impl<'a> Sources<'a> {
+    /// Notes in `traits` what the object `raw` of names and specs fetches from elsewhere.
+    pub(crate) fn note(&mut self, raw: &'a str, traits: &mut Traits) {
+        let known = self.last.iter().flatten().find(|(last, _)| *last == raw).map(|(_, found)| *found);
+        let found = known.unwrap_or_else(|| {
+            let found = read(raw);
+            self.last = [Some((raw, found)), self.last[0].take()];
+            found
+        });
+        traits.git_dependency |= found.git_dependency;
+        traits.url_dependency |= found.url_dependency;
+        traits.file_dependency |= found.file_dependency;
+    }
+}
+
+/// Whether `part` is named as a part of `name`: in its scope, or in the scope that is called like it (`@esbuild/…` of `esbuild`).
+pub(crate) fn is_part_of(name: &PackageName, part: &str) -> bool {
+    let Some((scope, _)) = part.strip_prefix('@').and_then(|rest| rest.split_once('/')) else { return false };
+    let own = name.scope().map_or(name.unscoped(), |own| &own[1..]);
+    scope == own && part != name.as_str()
+}
+
+/// Whether a spec, of no other name, is resolved by a registry alone.
+pub(crate) fn leads_to_registry(spec: &str) -> bool {
+    elsewhere(spec).is_none() && !spec.contains(':')
+}
+
+fn read(raw: &str) -> Traits {
+    let mut found = Traits::default();
+    if !raw.starts_with('{') || !is_suspicious(raw) {
+        return found;
+    }
+    let walked = for_each_member(raw, |_, value| match decode(value).and_then(|spec| elsewhere(&spec)) {
+        Some(Elsewhere::Git) => found.git_dependency = true,
+        Some(Elsewhere::Url) => found.url_dependency = true,
+        Some(Elsewhere::File) => found.file_dependency = true,
+        None => {}
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    found
+}
+
+/// Whether any string may be more than a name, a range or a tag: but for a scope's, those hold neither a colon nor a slash.
+fn is_suspicious(raw: &str) -> bool {
+    if raw.contains('\\') {
+        return true;
+    }
+    let mut strings = raw.split('"').skip(1).step_by(2);
+    strings.any(|text| text.contains(':') || (text.contains('/') && !text.starts_with('@')))
+}
+
+/// Where npm takes a spec to lead (`npm-package-arg`).
+fn elsewhere(spec: &str) -> Option<Elsewhere> {
+    let spec = spec.trim();
+    let starts = |prefixes: &[&str]| {
+        prefixes.iter().any(|prefix| spec.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
+    };
+    if starts(&["npm:", "workspace:", "catalog:"]) {
+        return None;
+    }
+    if starts(&["file:", "link:", "portal:", "./", "../", "/", "~/"]) || spec == "." || spec == ".." {
+        return Some(Elsewhere::File);
+    }
+    if starts(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
+        return Some(Elsewhere::Git);
+    }
+    if starts(&["http:", "https:"]) {
+        let bare = spec.split(['#', '?']).next().unwrap_or_default().trim_end_matches('/');
+        let is_repository = bare.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("git"));
+        return Some(if is_repository { Elsewhere::Git } else { Elsewhere::Url });
+    }
+    let repository = spec.split('#').next().unwrap_or_default();
+    if repository.contains(':') {
+        // A protocol that nobody knows is fetched by whoever knows it.
+        return Some(Elsewhere::Url);
+    }
+    let (owner, name) = repository.split_once('/')?;
+    let shorthand = !owner.is_empty() && !owner.starts_with('@') && !name.is_empty() && !repository.contains(' ');
+    shorthand.then_some(Elsewhere::Git)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_leads_to_a_registry_or_elsewhere() {
+        use Elsewhere::{File, Git, Url};
+        for (spec, leads) in [
+            ("^1.2.0", None),
+            ("latest", None),
+            ("npm:@acme/ui@^2", None),
+            (">=1 <2 || 3 - 4", None),
+            ("git+ssh://git@example.com/a/b.git", Some(Git)),
+            ("github:axios/axios#v1", Some(Git)),
+            ("axios/axios", Some(Git)),
+            ("axios/axios#semver:^1", Some(Git)),
+            ("https://example.com/a/b.git#v1", Some(Git)),
+            ("https://example.com/evil.tgz", Some(Url)),
+            ("HTTP://example.com/npm/unused-imports", Some(Url)),
+            ("file:../setup.js", Some(File)),
+            ("../sibling", Some(File)),
+            ("link:./here", Some(File)),
+        ] {
+            assert_eq!(elsewhere(spec), leads, "{spec}");
+        }
+    }
+
+    #[test]
+    fn dependencies_from_elsewhere_are_found_however_they_are_written() {
+        let read = |raw: &str| read(raw);
+        assert_eq!(read(r#"{"@babel/core":"^7.0.0","b":"1"}"#), Traits::default());
+        assert!(read(r#"{ "@babel/core" : "^7.0.0" , "b" : "http://x/y.tgz" }"#).url_dependency);
+        assert!(read(r#"{"b":"\u0067it+https://x/y"}"#).git_dependency);
+        assert!(read(r#"{"b":"x\/y"}"#).git_dependency);
+        assert!(read(r#"{"a":null,"b":"https://x/y"}"#).url_dependency);
+        assert_eq!(read("[]"), Traits::default());
+    }
+
+    #[test]
+    fn a_part_stands_in_the_scope_of_the_whole() {
+        let name = |text| PackageName::parse(text).unwrap();
+        assert!(is_part_of(&name("esbuild"), "@esbuild/linux-x64"));
+        assert!(is_part_of(&name("@swc/core"), "@swc/core-linux-x64-gnu"));
+        assert!(!is_part_of(&name("esbuild"), "@esbuild-evil/linux-x64"));
+        assert!(!is_part_of(&name("esbuild"), "esbuild-linux-64"));
+        assert!(!is_part_of(&name("@swc/core"), "@swc/core"));
+    }
+}

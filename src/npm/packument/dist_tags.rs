@@ -1,0 +1,203 @@
+//! Where a dist-tag points when its target is hidden. Refuses to know why it is hidden, and never looks at publish dates:
+//! packages publish backports after newer releases, and who sorts by date hands out the backport as `latest`.
+
+use std::collections::HashMap;
+
+use crate::npm::packument::index::{Entry, Packument};
+use crate::npm::semver::version::Version;
+
+/// The version that `tag` points to among those that are shown, when `target` is hidden or missing. `previous` are the
+/// versions it pointed to before, newest first, as far back as may be trusted. `None`: the tag goes.
+///
+/// A previous version that is shown; else the highest shown one at or below the target by SemVer precedence, stable if the
+/// target is stable, else of the same prerelease channel, never a deprecated one while another will do. `latest` alone
+/// falls back further, because pnpm and yarn 4 cannot live without it.
+#[must_use]
+pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target: &str, previous: &[&str]) -> Option<&'a str> {
+    let visible = |key: &&str| packument.find(key).filter(|(at, _)| shown[*at]).map(|(_, entry)| &*entry.key);
+    if let Some(before) = previous.iter().find_map(visible) {
+        return Some(before);
+    }
+    let target = Version::parse(target);
+    let candidates = || packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
+    let below =
+        |entry: &Entry| target.as_ref().is_some_and(|target| entry.version.as_ref().is_some_and(|version| version <= target));
+    let channel = target.as_ref().and_then(Version::channel);
+    let same_channel = |entry: &Entry| entry.version.as_ref().is_some_and(|version| version.channel() == channel);
+
+    let bounded = highest(candidates().filter(|entry| below(entry) && same_channel(entry)));
+    if bounded.is_some() || tag != "latest" {
+        return bounded;
+    }
+    let stable = |entry: &&Entry| entry.version.as_ref().is_some_and(|version| !version.is_prerelease());
+    highest(candidates().filter(|entry| below(entry)).filter(stable))
+        .or_else(|| highest(candidates().filter(|entry| below(entry))))
+        .or_else(|| highest(candidates().filter(stable)))
+        .or_else(|| highest(candidates()))
+}
+
+/// Answers [`retarget`] for many dist-tags of one packument: sorts what is shown once, so that a packument with thousands of tags on
+/// hidden versions costs O(n log n).
+pub struct Retargets<'a> {
+    packument: &'a Packument,
+    shown: &'a [bool],
+    every: Ladder<'a>,
+    channels: HashMap<Option<&'a str>, Ladder<'a>>,
+}
+
+impl<'a> Retargets<'a> {
+    /// Sorts what `packument` shows.
+    #[must_use]
+    pub fn new(packument: &'a Packument, shown: &'a [bool]) -> Self {
+        let mut entries: Vec<&Entry> =
+            packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry).collect();
+        entries.sort_by(|one, other| one.version.cmp(&other.version));
+        let mut channels: HashMap<_, Ladder<'_>> = HashMap::new();
+        for entry in &entries {
+            if let Some(version) = &entry.version {
+                channels.entry(version.channel()).or_default().push(entry);
+            }
+        }
+        let mut every = Ladder::default();
+        for entry in entries {
+            every.push(entry);
+        }
+        Self { packument, shown, every, channels }
+    }
+
+    /// As [`retarget`].
+    #[must_use]
+    pub fn find(&self, tag: &str, target: &str, previous: &[&str]) -> Option<&'a str> {
+        let visible = |key: &&str| self.packument.find(key).filter(|(at, _)| self.shown[*at]).map(|(_, entry)| &*entry.key);
+        if let Some(before) = previous.iter().find_map(visible) {
+            return Some(before);
+        }
+        let target = Version::parse(target);
+        let (stable, below) = (self.channels.get(&None), target.as_ref());
+        let channel = below.and_then(|target| self.channels.get(&target.channel()));
+        let bounded = channel.and_then(|ladder| ladder.at_or_below(below?));
+        if bounded.is_some() || tag != "latest" {
+            return bounded;
+        }
+        stable
+            .and_then(|ladder| ladder.at_or_below(below?))
+            .or_else(|| self.every.at_or_below(below?))
+            .or_else(|| stable?.highest())
+            .or_else(|| self.every.highest())
+    }
+}
+
+/// Entries from the lowest version up, each with the best one among itself and those below it.
+#[derive(Default)]
+struct Ladder<'a>(Vec<(&'a Entry, &'a Entry)>);
+
+impl<'a> Ladder<'a> {
+    fn push(&mut self, entry: &'a Entry) {
+        let better = self.0.last().map(|(_, best)| *best).filter(|best| entry.traits.deprecated && !best.traits.deprecated);
+        self.0.push((entry, better.unwrap_or(entry)));
+    }
+
+    fn at_or_below(&self, target: &Version) -> Option<&'a str> {
+        // Entries without a version sort first and are below nothing.
+        let versioned = self.0.partition_point(|(entry, _)| entry.version.is_none());
+        let count = self.0.partition_point(|(entry, _)| entry.version.as_ref().is_none_or(|version| version <= target));
+        if count <= versioned {
+            return None;
+        }
+        let (_, best) = self.0.get(count - 1)?;
+        best.version.as_ref().map(|_| &*best.key)
+    }
+
+    fn highest(&self) -> Option<&'a str> {
+        self.0.last().map(|(_, best)| &*best.key)
+    }
+}
+
+/// The highest version, a deprecated one only when there is no other.
+#[must_use]
+pub fn highest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<&'a str> {
+    entries
+        .max_by(|one, other| (!one.traits.deprecated, &one.version).cmp(&(!other.traits.deprecated, &other.version)))
+        .map(|entry| &*entry.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::npm::name::PackageName;
+    use crate::npm::packument::parse::ingest;
+
+    /// A packument of these versions; one with a leading `-` is deprecated.
+    fn packument(versions: &[&str]) -> Packument {
+        let manifests: Vec<_> = versions
+            .iter()
+            .map(|text| {
+                let version = text.trim_start_matches('-');
+                let deprecated = if text.starts_with('-') { r#","deprecated":"x""# } else { "" };
+                format!(r#""{version}":{{"name":"demo","version":"{version}","dist":{{"tarball":"x"}}{deprecated}}}"#)
+            })
+            .collect();
+        let document = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, manifests.join(","));
+        ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
+    }
+
+    fn moved(versions: &[&str], hidden: &[&str], tag: &str, target: &str, previous: &[&str]) -> Option<String> {
+        let packument = packument(versions);
+        let shown: Vec<_> = packument.entries.iter().map(|entry| !hidden.contains(&&*entry.key)).collect();
+        let moved = retarget(&packument, &shown, tag, target, previous);
+        assert_eq!(Retargets::new(&packument, &shown).find(tag, target, previous), moved);
+        moved.map(str::to_owned)
+    }
+
+    #[test]
+    fn many_tags_at_once_move_as_each_of_them_does() {
+        let versions = ["1.0.0", "-1.1.0", "1.2.0-beta.1", "1.2.0-rc.1", "-1.2.0", "2.0.0-beta.1", "2.0.0", "-3.0.0", "junk"];
+        for hidden in 0..1_u32 << versions.len() {
+            let hidden: Vec<_> = (0..versions.len()).filter(|bit| hidden & (1 << bit) != 0).map(|bit| versions[bit]).collect();
+            let hidden: Vec<_> = hidden.iter().map(|text| text.trim_start_matches('-')).collect();
+            let packument = packument(&versions);
+            let shown: Vec<_> = packument.entries.iter().map(|entry| !hidden.contains(&&*entry.key)).collect();
+            let many = Retargets::new(&packument, &shown);
+            for tag in ["latest", "next"] {
+                for target in ["0.1.0", "1.2.0-beta.9", "1.2.0", "2.0.0-beta.1", "3.0.0", "4.0.0-alpha.1", "no version"] {
+                    let one = retarget(&packument, &shown, tag, target, &[]);
+                    assert_eq!(many.find(tag, target, &[]), one, "{tag} {target} without {hidden:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tag_moves_to_where_it_pointed_before() {
+        assert_eq!(moved(&["1.0.0", "1.1.0", "1.2.0"], &["1.2.0"], "latest", "1.2.0", &["1.0.0"]).as_deref(), Some("1.0.0"));
+        assert_eq!(
+            moved(&["1.0.0", "1.1.0", "1.2.0"], &["1.1.0", "1.2.0"], "latest", "1.2.0", &["1.1.0", "1.0.0"]).as_deref(),
+            Some("1.0.0")
+        );
+    }
+
+    #[test]
+    fn else_to_the_highest_at_or_below_by_precedence_and_never_by_date() {
+        let versions = ["1.0.0", "1.10.0", "1.9.0", "2.0.0", "0.35.0", "3.0.0"];
+        assert_eq!(moved(&versions, &["2.0.0"], "latest", "2.0.0", &[]).as_deref(), Some("1.10.0"));
+        assert_eq!(moved(&["1.0.0", "1.1.0-rc.1", "1.1.0"], &["1.1.0"], "latest", "1.1.0", &[]).as_deref(), Some("1.0.0"));
+        assert_eq!(moved(&["1.0.0", "-1.1.0", "1.2.0"], &["1.2.0"], "latest", "1.2.0", &[]).as_deref(), Some("1.0.0"));
+        assert_eq!(moved(&["-1.1.0", "1.2.0"], &["1.2.0"], "latest", "1.2.0", &[]).as_deref(), Some("1.1.0"));
+    }
+
+    #[test]
+    fn a_prerelease_tag_stays_in_its_channel_or_goes() {
+        let versions = ["1.0.0", "2.0.0-alpha.9", "2.0.0-beta.1", "2.0.0-beta.2"];
+        assert_eq!(moved(&versions, &["2.0.0-beta.2"], "next", "2.0.0-beta.2", &[]).as_deref(), Some("2.0.0-beta.1"));
+        assert_eq!(moved(&versions, &["2.0.0-beta.2", "2.0.0-beta.1"], "next", "2.0.0-beta.2", &[]), None);
+    }
+
+    #[test]
+    fn latest_goes_last_of_all() {
+        assert_eq!(moved(&["1.0.0-rc.1", "1.0.0"], &["1.0.0"], "latest", "1.0.0", &[]).as_deref(), Some("1.0.0-rc.1"));
+        assert_eq!(moved(&["1.0.0", "2.0.0"], &["1.0.0"], "latest", "1.0.0", &[]).as_deref(), Some("2.0.0"));
+        assert_eq!(moved(&["1.0.0", "2.0.0"], &["1.0.0"], "stable", "1.0.0", &[]), None);
+        assert_eq!(moved(&["1.0.0"], &["1.0.0"], "latest", "1.0.0", &[]), None);
+        assert_eq!(moved(&["1.0.0"], &[], "latest", "not a version", &[]).as_deref(), Some("1.0.0"));
+    }
+}

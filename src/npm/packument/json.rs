@@ -1,0 +1,182 @@
+//! Walks JSON without building it: the members of an object, as they stand in the document. Refuses to know packuments.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::npm::packument::index::Span;
+use crate::npm::packument::parse::IngestError;
+
+/// The document, and positions in it.
+pub(crate) struct Source<'a>(pub(crate) &'a str);
+
+impl Source<'_> {
+    /// Where `part`, which must be a slice of this document, lies in it.
+    pub(crate) fn span(&self, part: &str) -> Span {
+        let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
+        debug_assert!(start + part.len() <= self.0.len());
+        // The document is shorter than 4 GiB: `ingest` refuses a longer one.
+        #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
+        Span { start: start as u32, end: (start + part.len()) as u32 }
+    }
+
+    /// Where the value of a member begins whose key ends at `key_end`.
+    pub(crate) fn value_after(&self, key_end: u32) -> u32 {
+        let colon = self.after_blanks(key_end);
+        self.after_blanks(colon + 1)
+    }
+
+    /// Whether an object begins at `start`, as far as its first byte tells.
+    pub(crate) fn is_object(&self, start: u32) -> bool {
+        self.0.as_bytes().get(start as usize) == Some(&b'{')
+    }
+
+    /// Where an object ends whose last part, a member or its opening brace, ends at `last_end`: behind its closing brace.
+    pub(crate) fn closed_after(&self, last_end: u32) -> u32 {
+        self.after_blanks(last_end) + 1
+    }
+
+    fn after_blanks(&self, from: u32) -> u32 {
+        let rest = self.0.as_bytes().get(from as usize..).unwrap_or_default();
+        let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
+        let blanks = blanks as u32;
+        from + blanks
+    }
+}
+
+/// A key or a string as it reads, without its quotes; `None` for what is no string, and for a lone surrogate, which no
+/// Rust string holds.
+pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str::<String>(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+/// What stopped a walk.
+pub(crate) struct Stopped(serde_json::Error);
+
+impl Stopped {
+    /// The error of the whole document: names the byte.
+    pub(crate) fn in_document(self, document: &str) -> IngestError {
+        if self.0.is_data() {
+            return IngestError::Shape { member: "the document" };
+        }
+        let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
+        let told = self.0.to_string();
+        let detail = told.rsplit_once(" at line ").map_or(told.as_str(), |(detail, _)| detail);
+        // The column counts the offending byte, unless the document just ended.
+        let column = if self.0.is_eof() { self.0.column() } else { self.0.column().saturating_sub(1) };
+        IngestError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
+    }
+}
+
+/// Walks the members of the object that `json` is: key and value as they stand in the document.
+pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), Stopped> {
+    let mut parser = serde_json::Deserializer::from_str(json);
+    Members(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
+}
+
+/// What takes the members of an object, one after the other, while the document is validated.
+pub(crate) trait Walk<'a> {
+    /// Takes the member of this key, whose value must be taken from `members`.
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
+}
+
+/// Lets `walk` take the document's members.
+pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl Walk<'a>) -> Result<(), Stopped> {
+    let mut parser = serde_json::Deserializer::from_str(document);
+    Walked(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
+}
+
+/// An object whose members are walked where it stands, so that no byte is read twice.
+pub(crate) struct Walked<'w, W>(pub(crate) &'w mut W);
+
+impl<'de, W: Walk<'de>> DeserializeSeed<'de> for Walked<'_, W> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, W: Walk<'de>> Visitor<'de> for Walked<'_, W> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(key) = members.next_key::<&'de RawValue>()? {
+            self.0.member(key.get(), &mut members)?;
+        }
+        Ok(())
+    }
+}
+
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for Members<F> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+        while let Some(key) = members.next_key::<&'de RawValue>()? {
+            let value = members.next_value::<&'de RawValue>()?;
+            (self.0)(key.get(), value.get());
+        }
+        Ok(())
+    }
+}
+
+/// Keys up to which a repeated one is found by comparing them all.
+const FEW: usize = 64;
+
+/// The keys of one object, to notice a repeated one: a filter first, so that the common case compares nothing.
+#[derive(Default)]
+pub(crate) struct Keys<'a> {
+    filter: u64,
+    seen: Vec<Cow<'a, str>>,
+    /// All keys of an object that has many: somebody made it so, to make comparing slow.
+    many: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    /// Forgets them, for the next object.
+    pub(crate) fn clear(&mut self) {
+        self.filter = 0;
+        self.seen.clear();
+        self.many = HashSet::new();
+    }
+
+    pub(crate) fn repeats(&mut self, key: Cow<'a, str>) -> bool {
+        if self.seen.len() >= FEW {
+            if self.many.is_empty() {
+                self.many.extend(self.seen.iter().cloned());
+            }
+            return !self.many.insert(key);
+        }
+        let hash = key.bytes().fold(key.len(), |hash, byte| hash.wrapping_mul(31).wrapping_add(byte as usize));
+        let bit = 1_u64 << (hash % 64);
+        if self.filter & bit != 0 && self.seen.contains(&key) {
+            return true;
+        }
+        self.filter |= bit;
+        self.seen.push(key);
+        false
+    }
+}

@@ -1,0 +1,346 @@
+//! Reads one manifest of a packument: the facts rules ask for, what the abbreviated form keeps, and where it contradicts
+//! the packument it stands in. Refuses to judge what it finds.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::de::MapAccess;
+use serde_json::value::RawValue;
+
+use crate::npm::integrity::{Algorithm, Digest, Integrity};
+use crate::npm::name::PackageName;
+use crate::npm::packument::dependency_source::{self, Sources};
+use crate::npm::packument::index::{Entry, Outline, Span, Traits, without_build};
+use crate::npm::packument::json::{Keys, Source, Walk, Walked, decode, for_each_member};
+use crate::npm::packument::manifest_digest::{Resolution, Resolutions, ScriptsDigest, install_scripts};
+use crate::npm::packument::people::People;
+use crate::npm::semver::version::Version;
+
+/// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
+#[derive(Default)]
+pub struct Fields {
+    members: Vec<Span>,
+    ends: Vec<u32>,
+    pub(crate) has_publishers: bool,
+    pub(crate) has_signatures: bool,
+}
+
+impl Fields {
+    pub(crate) fn of(&self, entry: usize) -> &[Span] {
+        let start = if entry == 0 { 0 } else { self.ends[entry - 1] as usize };
+        &self.members[start..self.ends[entry] as usize]
+    }
+}
+
+/// Reads the manifest under `raw_key`, taking it from `members`.
+pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
+    source: &Source<'a>,
+    name: &PackageName,
+    raw_key: &'a str,
+    members: &mut A,
+    fields: &mut Fields,
+    notebook: &mut Notebook<'a>,
+) -> Result<Entry, A::Error> {
+    let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+    let raw_key = source.span(raw_key);
+    let start = source.value_after(raw_key.end);
+    notebook.keys.clear();
+    let mut read = Manifest { source, fields, found: Found::default(), notebook, last_end: start + 1 };
+    let end = if source.is_object(start) {
+        members.next_value_seed(Walked(&mut read))?;
+        source.closed_after(read.last_end)
+    } else {
+        read.found.flaw = Some("its manifest is no object".to_owned());
+        source.span(members.next_value::<&'a RawValue>()?.get()).end
+    };
+    let Manifest { found, notebook, fields, .. } = read;
+    #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
+    fields.ends.push(fields.members.len() as u32);
+
+    let version = Version::parse(&key);
+    if let Some(optional) = found.optional {
+        note_parts(name, &key, optional, fields.ends.len() - 1, &mut notebook.parts);
+    }
+    let flaw = found.flaw.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
+    let manifest = Span { start, end };
+    Ok(Entry {
+        key: key.as_ref().into(),
+        version,
+        published: None,
+        integrity: Integrity::parse(found.integrity.as_deref(), found.shasum.as_deref()),
+        tarball: found.tarball.as_deref().unwrap_or_default().into(),
+        traits: found.traits,
+        resolution: notebook.resolutions.digest(name, found.resolution),
+        install_scripts: found.install_scripts,
+        publisher: found.publisher,
+        maintainers: found.maintainers,
+        outline: Outline { dependencies: notebook.dependencies.digest(found.dependencies, found.optional), ..found.outline },
+        flaw: flaw.map(Into::into),
+        span: Span { start: raw_key.start, end: manifest.end },
+        manifest,
+        tarball_value: found.tarball_value.unwrap_or(Span { start: 0, end: 0 }),
+    })
+}
+
+/// What is remembered from one manifest to the next: most versions say what the one before said.
+#[derive(Default)]
+pub(crate) struct Notebook<'a> {
+    /// Room for the keys of one manifest.
+    keys: Keys<'a>,
+    people: People<'a>,
+    sources: Sources<'a>,
+    dependencies: Dependencies<'a>,
+    resolutions: Resolutions<'a>,
+    /// Packages of the same scope that entries pin to their own version.
+    pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
+}
+
+/// The names of dependencies as digests. Most versions have those of the version before, in the same bytes.
+#[derive(Default)]
+struct Dependencies<'a> {
+    /// Both maps as they were written.
+    last_maps: Option<[Option<&'a str>; 2]>,
+    last_digest: Option<[u8; 16]>,
+}
+
+impl<'a> Dependencies<'a> {
+    /// The names in both maps, whatever their order; `None` where there are none.
+    fn digest(&mut self, dependencies: Option<&'a str>, optional: Option<&'a str>) -> Option<[u8; 16]> {
+        let maps = [dependencies, optional];
+        if self.last_maps == Some(maps) {
+            return self.last_digest;
+        }
+        let mut names = Vec::new();
+        for map in maps.into_iter().flatten().filter(|map| map.starts_with('{')) {
+            let walked = for_each_member(map, |key, _| names.extend(decode(key)));
+            debug_assert!(walked.is_ok(), "an object that was validated is one");
+        }
+        names.sort_unstable();
+        names.dedup();
+        let digest = (!names.is_empty()).then(|| {
+            let digest = Digest::of(Algorithm::Sha256, names.join("\n").as_bytes());
+            digest.as_bytes().first_chunk().copied().unwrap_or_default()
+        });
+        (self.last_maps, self.last_digest) = (Some(maps), digest);
+        digest
+    }
+}
+
+/// A walk over a manifest.
+struct Manifest<'w, 'a> {
+    source: &'w Source<'a>,
+    fields: &'w mut Fields,
+    found: Found<'a>,
+    notebook: &'w mut Notebook<'a>,
+    /// Where the member before ends.
+    last_end: u32,
+}
+
+impl<'a> Walk<'a> for Manifest<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+        let raw_key = self.source.span(raw_key);
+        let repeated = self.notebook.keys.repeats(key.clone());
+        let start = self.source.value_after(raw_key.end);
+        let end = if key == "dist" && !repeated && self.source.is_object(start) {
+            // Read where it stands: a quarter of a small manifest is its `dist`.
+            let mut dist = Dist::new(self.source, &mut self.found, self.fields, start + 1);
+            members.next_value_seed(Walked(&mut dist))?;
+            self.source.closed_after(dist.last_end)
+        } else {
+            let value = members.next_value::<&'a RawValue>()?.get();
+            if !repeated {
+                self.found.take(&key, value, self.fields, self.notebook);
+            }
+            self.source.span(value).end
+        };
+        self.last_end = end;
+        if repeated {
+            self.found.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
+        } else if is_abbreviated(&key) {
+            self.fields.members.push(Span { start: raw_key.start, end });
+        }
+        Ok(())
+    }
+}
+
+/// A walk over `dist`.
+struct Dist<'w, 'a> {
+    source: &'w Source<'a>,
+    found: &'w mut Found<'a>,
+    fields: &'w mut Fields,
+    /// Of the members that are read, those that were: the others may stand there twice.
+    seen: [bool; 3],
+    /// Where the member before ends.
+    last_end: u32,
+}
+
+impl<'w, 'a> Dist<'w, 'a> {
+    fn new(source: &'w Source<'a>, found: &'w mut Found<'a>, fields: &'w mut Fields, start: u32) -> Self {
+        Self { source, found, fields, seen: [false; 3], last_end: start }
+    }
+}
+
+impl<'a> Walk<'a> for Dist<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        let value = members.next_value::<&'a RawValue>()?.get();
+        let span = self.source.span(value);
+        self.last_end = span.end;
+        let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
+        let (slot, at) = match &*key {
+            "tarball" => {
+                self.found.tarball_value = Some(span);
+                (&mut self.found.tarball, 0)
+            }
+            "integrity" => (&mut self.found.integrity, 1),
+            "shasum" => (&mut self.found.shasum, 2),
+            "attestations" => {
+                self.found.outline.has_provenance = value.starts_with('{');
+                return Ok(());
+            }
+            "signatures" => {
+                self.fields.has_signatures = true;
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        *slot = decode(value);
+        if std::mem::replace(&mut self.seen[at], true) {
+            self.found.flaw = Some(format!("its `dist` repeats `{key}`"));
+        }
+        Ok(())
+    }
+}
+
+/// What one walk over a manifest finds.
+#[derive(Default)]
+struct Found<'a> {
+    name: Option<Cow<'a, str>>,
+    version: Option<Cow<'a, str>>,
+    tarball: Option<Cow<'a, str>>,
+    integrity: Option<Cow<'a, str>>,
+    shasum: Option<Cow<'a, str>>,
+    tarball_value: Option<Span>,
+    traits: Traits,
+    publisher: Option<Arc<str>>,
+    maintainers: Option<Arc<[Arc<str>]>>,
+    dependencies: Option<&'a str>,
+    optional: Option<&'a str>,
+    outline: Outline,
+    resolution: Resolution<'a>,
+    install_scripts: Option<ScriptsDigest>,
+    flaw: Option<String>,
+}
+
+impl<'a> Found<'a> {
+    fn take(&mut self, key: &str, value: &'a str, fields: &mut Fields, notebook: &mut Notebook<'a>) {
+        match key {
+            "name" => self.name = decode(value),
+            "version" => self.version = decode(value),
+            "dist" => self.flaw = Some("its `dist` is no object".to_owned()),
+            "_npmUser" => {
+                fields.has_publishers = true;
+                self.publisher = notebook.people.publisher(value);
+                self.outline.is_trusted = value.contains("\"trustedPublisher\"");
+            }
+            "maintainers" => self.maintainers = notebook.people.maintainers(value),
+            "dependencies" => {
+                notebook.sources.note(value, &mut self.traits);
+                self.dependencies = Some(value);
+                self.resolution.dependencies = Some(value);
+            }
+            "peerDependencies" => {
+                notebook.sources.note(value, &mut self.traits);
+                self.resolution.peers = Some(value);
+            }
+            "gypfile" => self.outline.has_gyp = value == "true",
+            "optionalDependencies" => {
+                notebook.sources.note(value, &mut self.traits);
+                self.optional = Some(value);
+                self.resolution.optional = Some(value);
+            }
+            "peerDependenciesMeta" => self.resolution.peers_meta = Some(value),
+            "bin" => self.resolution.bin = Some(value),
+            "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
+            "scripts" => {
+                self.outline.has_scripts = true;
+                self.install_scripts = install_scripts(value);
+                self.traits.install_script |= self.install_scripts.is_some();
+            }
+            // The abbreviated form states it instead of `scripts`. That there is none is no fact: the publisher may have written it.
+            "hasInstallScript" => self.traits.install_script |= value == "true",
+            _ => {}
+        }
+    }
+
+    /// Where the manifest does not agree with the packument it stands in.
+    fn contradiction(&self, name: &PackageName, key: &str, version: Option<&Version>) -> Option<String> {
+        if version.is_none() {
+            return Some("its key in `versions` is no version".to_owned());
+        }
+        if self.name.as_deref() != Some(name.as_str()) {
+            return Some(match &self.name {
+                Some(found) => format!("its manifest names another package: `{}`", found.escape_debug()),
+                None => "its manifest has no name".to_owned(),
+            });
+        }
+        // Build metadata is no part of a version: npm's registry drops it from the key and keeps it in the manifest.
+        let is_same =
+            |stated: &str| stated == key || (without_build(stated) == without_build(key) && Version::parse(stated).is_some());
+        if !self.version.as_deref().is_some_and(is_same) {
+            return Some(match &self.version {
+                Some(found) => format!("its manifest states another version: `{}`", found.escape_debug()),
+                None => "its manifest states no version".to_owned(),
+            });
+        }
+        self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest names no tarball".to_owned())
+    }
+}
+
+/// Notes which packages of `name`'s own scope the entry at `place` pins to its own version.
+fn note_parts(name: &PackageName, version: &str, optional: &str, place: usize, parts: &mut HashMap<Box<str>, Vec<u32>>) {
+    if !optional.starts_with('{') {
+        return;
+    }
+    let walked = for_each_member(optional, |key, value| {
+        let (Some(part), Some(pinned)) = (decode(key), decode(value)) else { return };
+        if *pinned != *version || !dependency_source::is_part_of(name, &part) {
+            return;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
+        let place = place as u32;
+        match parts.get_mut(&*part) {
+            Some(places) => places.push(place),
+            None => drop(parts.insert(part.as_ref().into(), vec![place])),
+        }
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+}
+
+/// Whether npm's abbreviated form has this member of a manifest. `hasInstallScript` is derived, not copied.
+fn is_abbreviated(key: &str) -> bool {
+    matches!(
+        key,
+        "name"
+            | "version"
+            | "deprecated"
+            | "dependencies"
+            | "optionalDependencies"
+            | "devDependencies"
+            | "bundleDependencies"
+            | "bundledDependencies"
+            | "peerDependencies"
+            | "peerDependenciesMeta"
+            | "acceptDependencies"
+            | "bin"
+            | "directories"
+            | "dist"
+            | "engines"
+            | "cpu"
+            | "os"
+            | "libc"
+            | "funding"
+            | "_hasShrinkwrap"
+    )
+}

@@ -1,0 +1,297 @@
+//! What clients resolve by and run: a version's dependency maps, `bin` and install scripts, as one digest. Pure.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::npm::name::PackageName;
+use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::render::Form;
+
+/// The install scripts of a manifest as one digest: npm 11 runs them as the full packument states them, whatever the tarball's
+/// `package.json` says.
+pub type ScriptsDigest = [u8; 16];
+
+/// What a manifest makes clients install and link, as one digest, whether it has install scripts, and which.
+///
+/// The two forms of a packument state install scripts differently (`scripts` in the full one, `hasInstallScript` in the
+/// abbreviated one), and registries do not always agree with themselves there: each form is compared with itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManifestDigest {
+    sha256: [u8; 32],
+    scripts: u8,
+    /// The scripts themselves, zeros where there are none; `None` until a document that carries them was seen.
+    install_scripts: Option<ScriptsDigest>,
+}
+
+impl ManifestDigest {
+    /// The length of [`ManifestDigest::to_bytes`].
+    pub const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
+
+    /// The digest of a manifest that was seen in `form`.
+    #[must_use]
+    pub fn new(resolution: [u8; 32], form: Form, has_install_script: bool) -> Self {
+        Self { sha256: resolution, scripts: (SEEN | u8::from(has_install_script)) << shift(form), install_scripts: None }
+    }
+
+    /// The same of a document that carries the scripts themselves; `None` for a manifest without install scripts.
+    #[must_use]
+    pub fn with_install_scripts(self, install_scripts: Option<ScriptsDigest>) -> Self {
+        Self { install_scripts: Some(install_scripts.unwrap_or_default()), ..self }
+    }
+
+    /// What is known after `newer` was seen, and whether it differs from what was known.
+    #[must_use]
+    pub fn followed_by(self, newer: Self) -> (Self, bool) {
+        let (mut scripts, mut changed) = (self.scripts, self.sha256 != newer.sha256);
+        for shift in [Form::Full, Form::Abbreviated].map(shift) {
+            let (before, now) = ((self.scripts >> shift) & MASK, (newer.scripts >> shift) & MASK);
+            if now & SEEN == 0 {
+                continue;
+            }
+            changed |= before & SEEN != 0 && before != now;
+            scripts = (scripts & !(MASK << shift)) | (now << shift);
+        }
+        changed |= matches!((self.install_scripts, newer.install_scripts), (Some(before), Some(now)) if before != now);
+        (Self { sha256: newer.sha256, scripts, install_scripts: newer.install_scripts.or(self.install_scripts) }, changed)
+    }
+
+    /// Reads what [`ManifestDigest::to_bytes`] wrote, or what it wrote before it knew the scripts themselves; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (sha256, rest) = bytes.split_first_chunk()?;
+        let (scripts, install_scripts) = rest.split_first()?;
+        let install_scripts = match install_scripts {
+            [] => None,
+            install_scripts => Some(install_scripts.try_into().ok()?),
+        };
+        let is_known = scripts & HAS_SCRIPTS != 0;
+        Some(Self { sha256: *sha256, scripts: scripts & !HAS_SCRIPTS, install_scripts: install_scripts.filter(|_| is_known) })
+    }
+
+    /// The digest as the ledger keeps it.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..32].copy_from_slice(&self.sha256);
+        bytes[32] = self.scripts | if self.install_scripts.is_some() { HAS_SCRIPTS } else { 0 };
+        bytes[WITHOUT_SCRIPTS..].copy_from_slice(&self.install_scripts.unwrap_or_default());
+        bytes
+    }
+}
+
+/// Per form two bits: whether it was seen, and whether it states an install script.
+const SEEN: u8 = 2;
+const MASK: u8 = 3;
+
+/// In the same byte: whether the scripts themselves are known.
+const HAS_SCRIPTS: u8 = 1 << 4;
+
+/// The length of a digest that was kept without the scripts themselves.
+const WITHOUT_SCRIPTS: usize = 33;
+
+fn shift(form: Form) -> u8 {
+    match form {
+        Form::Full => 0,
+        Form::Abbreviated => 2,
+    }
+}
+
+/// The members of a manifest that clients resolve by, as they stand in the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Resolution<'a> {
+    pub(crate) dependencies: Option<&'a str>,
+    pub(crate) optional: Option<&'a str>,
+    pub(crate) peers: Option<&'a str>,
+    pub(crate) peers_meta: Option<&'a str>,
+    pub(crate) bin: Option<&'a str>,
+}
+
+/// Digests of resolutions. Most versions say what the one before said.
+#[derive(Default)]
+pub(crate) struct Resolutions<'a>(Option<(Resolution<'a>, [u8; 32])>);
+
+impl<'a> Resolutions<'a> {
+    /// The digest of `resolution`, a manifest of `name`: the same however its members are written and ordered.
+    pub(crate) fn digest(&mut self, name: &PackageName, resolution: Resolution<'a>) -> [u8; 32] {
+        if let Some((_, digest)) = self.0.as_ref().filter(|(last, _)| *last == resolution) {
+            return *digest;
+        }
+        let digest = digest(name, &resolution);
+        self.0 = Some((resolution, digest));
+        digest
+    }
+}
+
+/// One statement of a manifest: what kind it is, about which name, and what it says.
+type Statement<'a> = (u8, Cow<'a, str>, Cow<'a, str>);
+
+fn digest(name: &PackageName, resolution: &Resolution<'_>) -> [u8; 32] {
+    let mut statements: Vec<Statement<'_>> = Vec::new();
+    collect(b'o', resolution.optional, &mut statements);
+    // npm writes optional dependencies under `dependencies` as well, some registries do not.
+    let optional: HashSet<Cow<'_, str>> = statements.iter().map(|(_, name, _)| name.clone()).collect();
+    collect(b'd', resolution.dependencies, &mut statements);
+    if !optional.is_empty() {
+        statements.retain(|(kind, name, _)| *kind != b'd' || !optional.contains(name));
+    }
+    collect(b'p', resolution.peers, &mut statements);
+    collect_optional_peers(resolution.peers_meta, &mut statements);
+    collect_bin(name, resolution.bin, &mut statements);
+    hash(&mut statements)
+}
+
+/// The digest of the scripts that npm runs at install; `None` where there are none.
+pub(crate) fn install_scripts(scripts: &str) -> Option<ScriptsDigest> {
+    // Most have none, and none in disguise.
+    if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
+        return None;
+    }
+    let mut statements: Vec<Statement<'_>> = Vec::new();
+    let walked = for_each_member(scripts, |key, value| {
+        if decode(key).is_some_and(|key| matches!(&*key, "preinstall" | "install" | "postinstall")) {
+            statements.push((b's', text(key), text(value)));
+        }
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    if statements.is_empty() { None } else { hash(&mut statements).first_chunk().copied() }
+}
+
+/// The digest of statements, whatever their order.
+fn hash(statements: &mut [Statement<'_>]) -> [u8; 32] {
+    statements.sort_unstable();
+    let mut context = Context::new(&SHA256);
+    for (kind, name, value) in &*statements {
+        context.update(&[*kind]);
+        for text in [name, value] {
+            context.update(&(text.len() as u64).to_le_bytes());
+            context.update(text.as_bytes());
+        }
+    }
+    let mut sha256 = [0; 32];
+    sha256.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    sha256
+}
+
+/// Adds the members of an object; another value is one statement without a name, and `null` is none.
+fn collect<'a>(kind: u8, value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
+    let Some(value) = value.filter(|value| *value != "null") else { return };
+    if !value.starts_with('{') {
+        into.push((kind, Cow::Borrowed(""), Cow::Borrowed(value)));
+        return;
+    }
+    let walked = for_each_member(value, |key, value| into.push((kind, text(key), text(value))));
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+}
+
+/// Adds the peers that are marked as optional: clients do not install those on their own.
+fn collect_optional_peers<'a>(value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
+    let Some(value) = value.filter(|value| value.starts_with('{')) else { return };
+    let walked = for_each_member(value, |key, meta| {
+        let mut optional = false;
+        if meta.starts_with('{') {
+            let walked = for_each_member(meta, |member, value| {
+                optional |= decode(member).as_deref() == Some("optional") && value == "true";
+            });
+            debug_assert!(walked.is_ok(), "an object that was validated is one");
+        }
+        if optional {
+            into.push((b'm', text(key), Cow::Borrowed("")));
+        }
+    });
+    debug_assert!(walked.is_ok(), "an object that was validated is one");
+}
+
+/// Adds the commands that are linked: a path alone is linked under the package's own name.
+fn collect_bin<'a>(name: &'a PackageName, value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
+    match value.filter(|value| value.starts_with('"')) {
+        Some(path) => into.push((b'b', Cow::Borrowed(name.unscoped()), text(path))),
+        None => collect(b'b', value, into),
+    }
+}
+
+/// A string, decoded; another value as it is written.
+fn text(raw: &str) -> Cow<'_, str> {
+    decode(raw).unwrap_or(Cow::Borrowed(raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::npm::packument::parse;
+
+    fn of(members: &str) -> [u8; 32] {
+        let manifest = format!(r#"{{"name":"@acme/demo","version":"1.0.0",{members}"x":1}}"#);
+        let document = format!(r#"{{"name":"@acme/demo","versions":{{"1.0.0":{manifest}}}}}"#);
+        let name = PackageName::parse("@acme/demo").unwrap();
+        parse::ingest(&name, document.as_bytes()).unwrap().packument.entries[0].resolution
+    }
+
+    #[test]
+    fn what_is_only_written_in_another_way_is_the_same() {
+        let plain = of(r#""dependencies":{"a":"1","b":"2"},"optionalDependencies":{"b":"2"},"bin":{"demo":"cli.js"},"#);
+        let other =
+            of("\"bin\":\"cli.js\", \"optionalDependencies\" : {\"\\u0062\":\"2\"}, \"dependencies\" : { \"a\" : \"1\" } , ");
+        assert_eq!(plain, other);
+        assert_eq!(of(""), of(r#""dependencies":{},"peerDependencies":null,"devDependencies":{"a":"1"},"deprecated":"x","#));
+    }
+
+    #[test]
+    fn what_clients_would_install_or_link_in_another_way_is_not() {
+        let variants = [
+            "",
+            r#""dependencies":{"a":"1"},"#,
+            r#""dependencies":{"a":"2"},"#,
+            r#""dependencies":{"a":"1","evil":"1"},"#,
+            r#""optionalDependencies":{"a":"1"},"#,
+            r#""peerDependencies":{"a":"1"},"#,
+            r#""peerDependencies":{"a":"1"},"peerDependenciesMeta":{"a":{"optional":true}},"#,
+            r#""bin":{"npm":"a"},"#,
+            r#""bin":"a","#,
+            r#""dependencies":["a"],"#,
+        ];
+        for (at, one) in variants.iter().enumerate() {
+            for other in &variants[at + 1..] {
+                assert_ne!(of(one), of(other), "{one} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_form_is_compared_with_itself() {
+        let full = |runs| ManifestDigest::new([1; 32], Form::Full, runs);
+        let abbreviated = |runs| ManifestDigest::new([1; 32], Form::Abbreviated, runs);
+        assert_eq!(full(false).followed_by(full(false)), (full(false), false));
+        assert!(full(false).followed_by(full(true)).1 && abbreviated(true).followed_by(abbreviated(false)).1);
+        let (both, changed) = full(true).followed_by(abbreviated(false));
+        assert!(!changed);
+        assert!(!both.followed_by(full(true)).1 && both.followed_by(full(false)).1 && both.followed_by(abbreviated(true)).1);
+        assert_eq!(ManifestDigest::from_bytes(&both.to_bytes()), Some(both));
+        let other = ManifestDigest::new([2; 32], Form::Full, true);
+        let (after, changed) = both.followed_by(other);
+        assert!(changed && after.followed_by(other) == (after, false));
+    }
+
+    #[test]
+    fn scripts_are_compared_where_both_documents_carry_them() {
+        let scripts = |scripts: &str| install_scripts(scripts);
+        assert_eq!(scripts(r#"{"test":"x","prepublish":"y"}"#), None);
+        assert_eq!(scripts(r#"{"postinstall":"a","test":"x"}"#), scripts(r#"{ "post\u0069nstall" : "a" }"#));
+        assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"b"}"#));
+        assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"install":"a"}"#));
+        assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"a","postinstall":"b"}"#));
+        let full = |text: &str| ManifestDigest::new([1; 32], Form::Full, true).with_install_scripts(scripts(text));
+        let (one, other) = (full(r#"{"install":"a"}"#), full(r#"{"install":"b"}"#));
+        assert!(one.followed_by(other).1 && !one.followed_by(one).1);
+        assert!(full("{}").followed_by(one).1 && one.followed_by(full("{}")).1);
+        // A form without them says nothing of them, and neither does a ledger from before they were known.
+        let (after, changed) = one.followed_by(ManifestDigest::new([1; 32], Form::Abbreviated, true));
+        assert!(!changed && after.followed_by(other).1 && !after.followed_by(one).1);
+        assert_eq!(ManifestDigest::from_bytes(&one.to_bytes()), Some(one));
+        let old = ManifestDigest::from_bytes(&one.to_bytes()[..WITHOUT_SCRIPTS]).unwrap();
+        assert_eq!(old, ManifestDigest::new([1; 32], Form::Full, true));
+        assert!(!old.followed_by(other).1);
+        assert_eq!(ManifestDigest::from_bytes(&[0; 40]), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! Packuments: reads a document into segments, and renders it without the versions that are hidden.
+
+pub mod dependencies;
+pub(crate) mod dependency_source;
+pub mod dist_tags;
+pub mod index;
+pub(crate) mod json;
+pub(crate) mod manifest;
+pub mod manifest_digest;
+pub mod parse;
+pub(crate) mod people;
+pub mod render;

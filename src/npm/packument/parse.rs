@@ -1,0 +1,522 @@
+//! Reads a packument once, in one validated pass, into the index. Refuses to build a JSON tree, and to guess where
+//! parsers differ: a repeated key in `versions`, `time` or `dist-tags` is an error.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde::de::MapAccess;
+use serde_json::value::RawValue;
+
+use crate::npm::name::PackageName;
+use crate::npm::packument::index::{Entry, Layout, Packument, Span, by_target};
+use crate::npm::packument::json::{Keys, Source, Walk, Walked, decode, for_each_member, walk};
+pub use crate::npm::packument::manifest::Fields;
+use crate::npm::packument::manifest::{Notebook, read_entry};
+use crate::npm::semver::version::Version;
+use crate::units::timestamp;
+
+/// The most versions a packument may have. The longest on the registry have some thousands.
+const MOST_VERSIONS: usize = 100_000;
+
+/// The most dist-tags a packument may have. Packages that publish a tag for each branch or pull request have some thousands.
+const MAX_DIST_TAGS: usize = 20_000;
+
+/// The most entries in `time`: those of the versions that are there, as many of versions that are gone, `created` and `modified`.
+const MAX_TIMES: usize = 2 * MOST_VERSIONS + 2;
+
+/// A document that was read, and what only lives as long as the document does.
+pub struct Ingested {
+    /// The index, to keep.
+    pub packument: Packument,
+    /// Where the members lie that the abbreviated form keeps.
+    pub fields: Fields,
+}
+
+/// Why a document is no packument that can be believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IngestError {
+    /// Not UTF-8.
+    #[error("not UTF-8 at byte {byte}")]
+    Encoding {
+        /// Where.
+        byte: usize,
+    },
+    /// Not JSON.
+    #[error("not JSON at byte {byte}: {detail}")]
+    Json {
+        /// Where.
+        byte: usize,
+        /// What the parser expected.
+        detail: String,
+    },
+    /// JSON of another shape.
+    #[error("`{member}` is not an object")]
+    Shape {
+        /// Which member; `the document` for the whole.
+        member: &'static str,
+    },
+    /// A key stands twice, so that parsers would read different documents.
+    #[error("`{key}` stands twice in `{member}`")]
+    Repeated {
+        /// In which object.
+        member: &'static str,
+        /// Which key.
+        key: String,
+    },
+    /// It is about another package.
+    #[error("it is the packument of another package: `{found}`")]
+    OtherPackage {
+        /// What its `name` says.
+        found: String,
+    },
+    /// More versions than any package has.
+    #[error("more than {MOST_VERSIONS} versions")]
+    TooManyVersions,
+    /// More members in an object than any package has.
+    #[error("more than {limit} members in `{member}`")]
+    TooManyMembers {
+        /// In which object.
+        member: &'static str,
+        /// The most it may have.
+        limit: usize,
+    },
+    /// Longer than positions can count (4 GiB).
+    #[error("longer than 4 GiB")]
+    TooLong,
+}
+
+/// Reads the packument of `name`.
+///
+/// # Errors
+/// When the document is not UTF-8, not JSON, not a packument, repeats a key, or is about another package. A version that
+/// contradicts itself is no error: its entry carries the flaw.
+pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestError> {
+    if u32::try_from(document.len()).is_err() {
+        return Err(IngestError::TooLong);
+    }
+    let text = std::str::from_utf8(document).map_err(|wrong| IngestError::Encoding { byte: wrong.valid_up_to() })?;
+    let source = Source(text);
+    let mut fields = Fields::default();
+    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, modified, mut layout, has_more, .. } =
+        read_top(&source, name, &mut fields)?;
+    let mut times = read_times(&source, time)?;
+    let stated = modified.and_then(decode).and_then(|text| timestamp::parse(&text));
+    let has_time = !times.instants.is_empty();
+    let dist_tags = read_tags(dist_tags)?;
+
+    let mut by_key: Vec<u32> = (0..).take(entries.len()).collect();
+    by_key.sort_unstable_by(|&one, &other| entries[one as usize].key.cmp(&entries[other as usize].key));
+    let key_at = |place: u32| &entries[place as usize].key;
+    if let Some(pair) = by_key.windows(2).find(|pair| key_at(pair[0]) == key_at(pair[1])) {
+        return Err(IngestError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
+    }
+    for entry in &mut entries {
+        entry.published = times.instants.remove(&*entry.key).flatten();
+    }
+    layout.modified = times.modified;
+    let mut packument = Packument {
+        name: name.clone(),
+        has_publishers: fields.has_publishers,
+        has_signatures: fields.has_signatures,
+        has_more,
+        entries,
+        tags_by_target: by_target(&dist_tags),
+        dist_tags,
+        departed: Vec::new(),
+        has_time,
+        modified: times.changed.max(stated),
+        oldest: None,
+        parts: notebook.parts,
+        length: document.len() as u64,
+        layout,
+        by_key,
+    };
+    // What no entry took is of versions that are gone, or of none at all (`created`).
+    let left = times.instants.iter().filter(|(key, _)| Version::parse(key).is_some());
+    packument.departed = left.map(|(key, published)| (key.as_ref().into(), *published)).collect();
+    packument.departed.sort_unstable();
+    let departed = packument.departed.iter().filter_map(|(_, published)| *published);
+    packument.oldest = packument.entries.iter().filter_map(|entry| entry.published).chain(departed).min();
+    Ok(Ingested { packument, fields })
+}
+
+/// A walk over the document: takes the members that matter, and reads `versions` where it stands.
+struct Top<'w, 'a> {
+    source: &'w Source<'a>,
+    entries: Versions<'w, 'a>,
+    time: Option<&'a str>,
+    dist_tags: Option<&'a str>,
+    name: Option<&'a str>,
+    /// `modified` of an abbreviated document.
+    modified: Option<&'a str>,
+    /// The member `policyRestrictions`, and where the one before it ends.
+    restrictions: Option<(Span, Option<u32>)>,
+    layout: Layout,
+    previous_end: Option<u32>,
+    has_more: bool,
+    repeated: Option<String>,
+}
+
+impl<'a> Walk<'a> for Top<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        let raw_key = self.source.span(key);
+        let key = decode(key);
+        if key.as_deref() == Some("versions") && self.entries.shape == Shape::Missing {
+            let start = self.source.value_after(raw_key.end);
+            self.layout.has_members = true;
+            let end = if self.source.is_object(start) {
+                self.entries.shape = Shape::Object;
+                self.entries.last_end = start + 1;
+                members.next_value_seed(Walked(&mut self.entries))?;
+                let end = self.source.closed_after(self.entries.last_end);
+                self.layout.versions = Some(Span { start, end });
+                end
+            } else {
+                let value = members.next_value::<&'a RawValue>()?.get();
+                self.entries.shape = if value == "null" { Shape::Null } else { Shape::Other };
+                self.source.span(value).end
+            };
+            self.previous_end = Some(end);
+            return Ok(());
+        }
+        let value = members.next_value::<&'a RawValue>()?.get();
+        let span = self.source.span(value);
+        self.take(key.as_deref(), raw_key.start, value, span);
+        self.previous_end = Some(span.end);
+        Ok(())
+    }
+}
+
+impl<'a> Top<'_, 'a> {
+    fn take(&mut self, key: Option<&str>, start: u32, value: &'a str, span: Span) {
+        let known = match key {
+            Some("time") => self.time.replace(value).is_some(),
+            Some("dist-tags") => {
+                self.layout.dist_tags = Some(span);
+                self.dist_tags.replace(value).is_some()
+            }
+            Some("name") => {
+                self.layout.name = Some(span);
+                self.name.replace(value).is_some()
+            }
+            // Repeated, the first counts: it only ever tells an older copy.
+            Some("modified") => {
+                self.modified.get_or_insert(value);
+                false
+            }
+            Some("policyRestrictions") => {
+                let member = Span { start, end: span.end };
+                if self.restrictions.replace((member, self.previous_end)).is_some() {
+                    self.repeated.get_or_insert_with(|| "policyRestrictions".to_owned());
+                }
+                return;
+            }
+            // Taken before, where it stands first.
+            Some("versions") => true,
+            Some("readme" | "maintainers" | "description" | "repository" | "homepage" | "license" | "author") => {
+                self.has_more = true;
+                false
+            }
+            _ => false,
+        };
+        if key == Some("time") {
+            self.layout.time = Some(span);
+        }
+        if let Some(key) = key.filter(|_| known) {
+            self.repeated.get_or_insert_with(|| key.to_owned());
+        }
+        self.layout.has_members = true;
+    }
+}
+
+/// A walk over `versions`.
+struct Versions<'w, 'a> {
+    source: &'w Source<'a>,
+    name: &'w PackageName,
+    fields: &'w mut Fields,
+    entries: Vec<Entry>,
+    /// What is remembered from one manifest to the next.
+    notebook: Notebook<'a>,
+    shape: Shape,
+    /// Where the member before ends.
+    last_end: u32,
+}
+
+/// What stands under `versions`.
+#[derive(PartialEq, Eq)]
+enum Shape {
+    Missing,
+    Object,
+    /// As good as missing: a package without versions.
+    Null,
+    Other,
+}
+
+impl<'a> Walk<'a> for Versions<'_, 'a> {
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        if self.entries.len() >= MOST_VERSIONS {
+            return Err(serde::de::Error::custom(format!("more than {MOST_VERSIONS} versions")));
+        }
+        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.notebook)?;
+        self.last_end = entry.manifest.end;
+        self.entries.push(entry);
+        Ok(())
+    }
+}
+
+fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w mut Fields) -> Result<Top<'w, 'a>, IngestError> {
+    let document = source.0;
+    let entries =
+        Versions { source, name, fields, entries: Vec::new(), notebook: Notebook::default(), shape: Shape::Missing, last_end: 0 };
+    let mut top = Top {
+        source,
+        entries,
+        time: None,
+        dist_tags: None,
+        name: None,
+        modified: None,
+        restrictions: None,
+        layout: Layout::default(),
+        previous_end: None,
+        has_more: false,
+        repeated: None,
+    };
+    let walked = walk(document, &mut top);
+    if walked.is_err() && top.entries.entries.len() == MOST_VERSIONS {
+        return Err(IngestError::TooManyVersions);
+    }
+    walked.map_err(|wrong| wrong.in_document(document))?;
+    if let Some(key) = top.repeated {
+        return Err(IngestError::Repeated { member: "the document", key });
+    }
+    if top.entries.shape == Shape::Other {
+        return Err(IngestError::Shape { member: "versions" });
+    }
+    let found = top.name.map(|raw| decode(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
+    if let Some(found) = found.filter(|found| found != name.as_str()) {
+        return Err(IngestError::OtherPackage { found });
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
+    let (opening, closing) = ((document.len() - document.trim_start().len()) as u32, document.trim_end().len() as u32 - 1);
+    top.layout.closing = closing;
+    top.layout.restrictions = top.restrictions.map(|(member, previous_end)| set_off(source, member, previous_end, opening));
+    Ok(top)
+}
+
+/// Widens a member by the comma that sets it off: the one before it, or, for the first member, the one after it.
+fn set_off(source: &Source<'_>, member: Span, previous_end: Option<u32>, opening: u32) -> Span {
+    if let Some(start) = previous_end {
+        return Span { start, end: member.end };
+    }
+    let next = source.closed_after(member.end);
+    let comma = source.0.as_bytes().get(next as usize - 1) == Some(&b',');
+    Span { start: opening + 1, end: if comma { next } else { member.end } }
+}
+
+/// `time`, read: an instant for every key that is a string that is one.
+struct Times<'a> {
+    instants: HashMap<Cow<'a, str>, Option<jiff::Timestamp>>,
+    modified: Option<Span>,
+    /// `time.modified`, read.
+    changed: Option<jiff::Timestamp>,
+}
+
+fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a>, IngestError> {
+    let instants = HashMap::with_capacity(time.map_or(0, |time| (time.len() / 48).min(MAX_TIMES)));
+    let mut times = Times { instants, modified: None, changed: None };
+    let Some(time) = time.filter(|time| *time != "null") else { return Ok(times) };
+    let (mut repeated, mut members) = (None, 0_usize);
+    for_each_member(time, |key, value| {
+        members += 1;
+        let Some(key) = decode(key).filter(|_| members <= MAX_TIMES) else { return };
+        let published = decode(value).and_then(|text| timestamp::parse(&text));
+        if key == "modified" {
+            times.modified = value.starts_with('"').then(|| source.span(value));
+            times.changed = published;
+        }
+        if times.instants.insert(key.clone(), published).is_some() {
+            repeated = repeated.take().or_else(|| Some(key.into_owned()));
+        }
+    })
+    .map_err(|_| IngestError::Shape { member: "time" })?;
+    if members > MAX_TIMES {
+        return Err(IngestError::TooManyMembers { member: "time", limit: MAX_TIMES });
+    }
+    match repeated {
+        Some(key) => Err(IngestError::Repeated { member: "time", key }),
+        None => Ok(times),
+    }
+}
+
+/// `dist-tags`, decoded.
+type Tags = Vec<(Box<str>, Box<str>)>;
+
+fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
+    let (mut found, mut keys) = (Tags::new(), Keys::default());
+    let Some(tags) = tags.filter(|tags| *tags != "null") else { return Ok(found) };
+    let (mut repeated, mut members) = (None, 0_usize);
+    for_each_member(tags, |key, value| {
+        members += 1;
+        if members > MAX_DIST_TAGS {
+            return;
+        }
+        let (Some(tag), Some(version)) = (decode(key), decode(value)) else { return };
+        if keys.repeats(tag.clone()) {
+            repeated = repeated.take().or_else(|| Some(tag.to_string()));
+        }
+        found.push((tag.as_ref().into(), version.as_ref().into()));
+    })
+    .map_err(|_| IngestError::Shape { member: "dist-tags" })?;
+    if members > MAX_DIST_TAGS {
+        return Err(IngestError::TooManyMembers { member: "dist-tags", limit: MAX_DIST_TAGS });
+    }
+    match repeated {
+        Some(key) => Err(IngestError::Repeated { member: "dist-tags", key }),
+        None => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> PackageName {
+        PackageName::parse("demo").unwrap()
+    }
+
+    fn manifest(version: &str, more: &str) -> String {
+        format!(
+            r#"{{"name":"demo","version":"{version}","dist":{{"tarball":"https://registry.example/demo/-/demo-{version}.tgz","shasum":"{}"}}{more}}}"#,
+            "0".repeat(40)
+        )
+    }
+
+    fn read(document: &str) -> Result<Packument, IngestError> {
+        ingest(&name(), document.as_bytes()).map(|ingested| ingested.packument)
+    }
+
+    #[test]
+    fn a_packument_becomes_an_index() {
+        let document = format!(
+            r#"{{"name":"demo", "dist-tags" : {{"latest":"1.1.0"}},
+              "versions":{{"1.0.0":{},"1.1.0":{}}},
+              "time":{{"created":"2020-01-01T00:00:00Z","1.0.0":"2020-01-01T00:00:00Z","0.9.0":"2019-01-01T00:00:00Z","1.1.0":7}}}}"#,
+            manifest("1.0.0", r#","scripts":{"post\u0069nstall":"x"}"#),
+            manifest("1.1.0", r#","deprecated":"old""#)
+        );
+        let packument = read(&document).unwrap();
+        assert_eq!(packument.entries.len(), 2);
+        let (_, first) = packument.find("1.0.0").unwrap();
+        assert!(first.traits.install_script && first.flaw.is_none() && first.published.is_some() && first.integrity.is_some());
+        let (_, second) = packument.find("1.1.0").unwrap();
+        assert!(second.traits.deprecated && second.published.is_none() && !second.traits.install_script);
+        assert_eq!(packument.departed.len(), 1);
+        assert_eq!(&*packument.departed[0].0, "0.9.0");
+        assert_eq!(second.tarball_value.of(document.as_bytes()), br#""https://registry.example/demo/-/demo-1.1.0.tgz""#);
+    }
+
+    #[test]
+    fn when_a_document_was_modified_is_read_in_both_forms() {
+        let at = |text: &str| timestamp::parse(text);
+        let full = r#"{"name":"demo","time":{"modified":"2026-04-03T12:00:00.000Z"}}"#;
+        assert_eq!(read(full).unwrap().modified, at("2026-04-03T12:00:00Z"));
+        let abbreviated = r#"{"name":"demo","modified":"2026-04-03T12:00:01.000Z"}"#;
+        assert_eq!(read(abbreviated).unwrap().modified, at("2026-04-03T12:00:01Z"));
+        assert_eq!(read(r#"{"name":"demo","modified":7,"time":{"modified":"soon"}}"#).unwrap().modified, None);
+    }
+
+    #[test]
+    fn repeated_keys_are_refused_however_they_are_spelled() {
+        let one = manifest("1.0.0", "");
+        let twice = format!(r#"{{"name":"demo","versions":{{"1.0.0":{one},"1.0.\u0030":{one}}}}}"#);
+        assert_eq!(read(&twice).unwrap_err(), IngestError::Repeated { member: "versions", key: "1.0.0".into() });
+        let twice = r#"{"name":"demo","versions":{},"versi\u006fns":{}}"#;
+        assert_eq!(read(twice).unwrap_err(), IngestError::Repeated { member: "the document", key: "versions".into() });
+        let twice = r#"{"name":"demo","dist-tags":{"latest":"1.0.0","latest":"2.0.0"}}"#;
+        assert!(matches!(read(twice).unwrap_err(), IngestError::Repeated { member: "dist-tags", .. }));
+        let twice = r#"{"name":"demo","time":{"1.0.0":"2020-01-01T00:00:00Z","1.0.0":"2020-01-01T00:00:00Z"}}"#;
+        assert!(matches!(read(twice).unwrap_err(), IngestError::Repeated { member: "time", .. }));
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_its_packument_has_a_flaw() {
+        let flaw = |key: &str, manifest: &str| {
+            let document = format!(r#"{{"name":"demo","versions":{{"{key}":{manifest}}}}}"#);
+            read(&document).unwrap().entries[0].flaw.as_deref().unwrap_or("none").to_owned()
+        };
+        assert_eq!(flaw("1.0.0", &manifest("1.0.0", "")), "none");
+        assert_eq!(flaw("1.0.1", &manifest("1.0.0", "")), "its manifest states another version: `1.0.0`");
+        assert_eq!(
+            flaw("1.0.0-next.72", &manifest("1.0.0-next.72+f41d8efcd", "")),
+            "none",
+            "build metadata is no part of a version"
+        );
+        assert_eq!(flaw("1.0.0", &manifest("1.0.1+1.0.0", "")), "its manifest states another version: `1.0.1+1.0.0`");
+        assert_eq!(flaw("1.0.0", &manifest("1.0.0+", "")), "its manifest states another version: `1.0.0+`");
+        assert_eq!(
+            flaw("1.0.0", &manifest("1.0.0", "").replace("demo\",", "evil\",")),
+            "its manifest names another package: `evil`"
+        );
+        assert_eq!(flaw("latest", &manifest("latest", "")), "its key in `versions` is no version");
+        assert_eq!(flaw("1.0.0", &manifest("1.0.0", r#","version":"1.0.0""#)), "its manifest repeats `version`");
+        assert_eq!(flaw("1.0.0", &manifest("1.0.0", r#","x":1,"\u0078":2"#)), "its manifest repeats `x`");
+        assert_eq!(flaw("1.0.0", "7"), "its manifest is no object");
+        assert_eq!(flaw("1.0.0", r#"{"name":"demo","version":"1.0.0"}"#), "its manifest names no tarball");
+        let two = r#"{"name":"demo","version":"1.0.0","dist":{"tarball":"a","tarball":"b"}}"#;
+        assert_eq!(flaw("1.0.0", two), "its `dist` repeats `tarball`");
+    }
+
+    #[test]
+    fn an_error_names_the_byte() {
+        assert_eq!(
+            read("{\"name\":\"demo\",\n\"versions\":{,}}").unwrap_err(),
+            IngestError::Json { byte: 28, detail: "key must be a string".into() }
+        );
+        assert!(matches!(read("{\"name\":\"demo\"").unwrap_err(), IngestError::Json { byte: 14, .. }));
+        assert!(matches!(read("").unwrap_err(), IngestError::Json { byte: 0, .. }));
+        assert!(matches!(read("{} x").unwrap_err(), IngestError::Json { .. }));
+        assert_eq!(read("[]").unwrap_err(), IngestError::Shape { member: "the document" });
+        assert_eq!(ingest(&name(), b"{\"a\":\"\xff\"}").err(), Some(IngestError::Encoding { byte: 6 }));
+        assert_eq!(read(r#"{"name":"other"}"#).unwrap_err(), IngestError::OtherPackage { found: "other".into() });
+        assert_eq!(read(r#"{"versions":[]}"#).unwrap_err(), IngestError::Shape { member: "versions" });
+    }
+
+    #[test]
+    fn what_is_made_to_be_slow_is_not() {
+        let many = |prefix: &str| (0..200_000).map(|n| format!(r#""{prefix}{n}":"x""#)).collect::<Vec<_>>().join(",");
+        let tags = |count: usize| (0..count).map(|n| format!(r#""t{n}":"x""#)).collect::<Vec<_>>().join(",");
+        let tagged = |count: usize| read(&format!(r#"{{"name":"demo","dist-tags":{{{}}}}}"#, tags(count)));
+        assert_eq!(tagged(MAX_DIST_TAGS).unwrap().dist_tags.len(), MAX_DIST_TAGS);
+        let refused = |member, limit| IngestError::TooManyMembers { member, limit };
+        assert_eq!(tagged(MAX_DIST_TAGS + 1).unwrap_err(), refused("dist-tags", MAX_DIST_TAGS));
+        let times = format!(r#"{{"name":"demo","time":{{{},{}}}}}"#, many("a"), many("b"));
+        assert_eq!(read(&times).unwrap_err(), refused("time", MAX_TIMES));
+        let members = format!(r#"{{"name":"demo","versions":{{"1.0.0":{}}}}}"#, manifest("1.0.0", &format!(",{}", many("m"))));
+        assert!(read(&members).unwrap().entries[0].flaw.is_none());
+        let versions = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, many("1.0."));
+        assert_eq!(read(&versions).unwrap_err(), IngestError::TooManyVersions);
+    }
+
+    #[test]
+    fn versions_may_be_missing_or_null_and_nothing_else() {
+        assert!(read(r#"{"name":"demo"}"#).unwrap().entries.is_empty());
+        assert!(read(r#"{"name":"demo","versions":null,"policyRestrictions":1}"#).unwrap().entries.is_empty());
+        for other in ["7", "-7", "1.5", "true", "\"x\"", "[]", "[1,[2]]"] {
+            let wrong = read(&format!(r#"{{"versions":{other}}}"#)).unwrap_err();
+            assert_eq!(wrong, IngestError::Shape { member: "versions" }, "{other}");
+        }
+        let twice = read(r#"{"versions":null,"versions":{}}"#).unwrap_err();
+        assert_eq!(twice, IngestError::Repeated { member: "the document", key: "versions".into() });
+    }
+
+    #[test]
+    fn what_nobody_understands_survives() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let odd = format!(
+            r#"{{"\ud800":1,"name":"demo","x":{deep},"n":123456789012345678901234567890.000,"versions":{{"1.0.0":{}}}}}"#,
+            manifest("1.0.0", r#","\udc00":"\ud800""#)
+        );
+        let packument = read(&odd).unwrap();
+        assert!(packument.entries[0].flaw.is_none());
+    }
+}

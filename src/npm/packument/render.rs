@@ -1,0 +1,603 @@
+//! Writes a packument again: the segments that do not change, packed once, and an assembly of those that are shown.
+//!
+//! Refuses to judge: which versions are shown, and what the dist-tags say, is given. What is not changed leaves byte for
+//! byte as it came; only `versions`, `dist-tags`, `dist.tarball` and `policyRestrictions` are written anew.
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+
+use crate::npm::compression::{self, Packing, Press, Segment};
+use crate::npm::packument::index::{Entry, Packument, Span};
+use crate::npm::packument::manifest::Fields;
+use crate::npm::tarball_address::Rewriting;
+pub use crate::npm::tarball_address::tarball_url;
+
+/// Plain bytes after which a run of versions is closed: large enough to deflate nearly as well as the whole (128 KiB cost `next`
+/// 70 % more), small enough that few are deflated anew when a document grows.
+const RUN: usize = 512 << 10;
+
+/// Plain bytes up to which what is written for one assembly is stored: tags and restrictions are mostly this short.
+const SMALL: usize = 2048;
+
+/// Which packument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// `application/json`
+    Full,
+    /// `application/vnd.npm.install-v1+json`
+    Abbreviated,
+}
+
+/// A packument in one form and under one base URL: every part packed, none chosen yet.
+#[derive(Debug)]
+pub struct View {
+    packing: Packing,
+    pieces: Vec<Piece>,
+    runs: Vec<Run>,
+    /// All parts behind each other as they leave when all are shown, so that neighbours leave as one.
+    arena: Bytes,
+}
+
+/// One part of a document, in the order they leave.
+#[derive(Debug)]
+enum Piece {
+    /// Bytes that are the same in every answer.
+    Fixed(Segment),
+    /// The value of `dist-tags`: upstream's own bytes while nothing changed.
+    Tags(Segment),
+    /// The members of `versions`.
+    Versions,
+    /// The member `policyRestrictions`, with its comma. Upstream's own never leaves: what it names may be shown here, and
+    /// clients that do not read it rightly fail over it.
+    Restrictions { lead: &'static str },
+}
+
+/// Versions that stand next to each other in the document and are shown or hidden together.
+#[derive(Debug)]
+struct Run {
+    first: usize,
+    end: usize,
+    /// Sets it off from the run that is shown before it.
+    comma: Segment,
+    segment: Segment,
+}
+
+/// What an assembly shows.
+pub struct Choice<'a> {
+    /// For each entry, whether it is shown.
+    pub shown: &'a [bool],
+    /// The dist-tags, if they are not upstream's.
+    pub tags: Option<&'a [(Box<str>, Box<str>)]>,
+    /// The value of `policyRestrictions`, JSON.
+    pub restrictions: Option<&'a str>,
+}
+
+/// The chosen parts, ready to be joined.
+pub struct Assembly<'a> {
+    packing: Packing,
+    arena: &'a Bytes,
+    parts: Vec<Part<'a>>,
+}
+
+enum Part<'a> {
+    Kept(&'a Segment),
+    Made(Segment),
+}
+
+/// Written for one assembly. Only what is large is worth a packer of its own.
+fn made(plain: &[u8], packing: Packing) -> Segment {
+    if plain.len() <= SMALL { Segment::store(plain, packing) } else { Press::of(packing).pack(plain) }
+}
+
+impl Part<'_> {
+    fn segment(&self) -> &Segment {
+        match self {
+            Part::Kept(segment) => segment,
+            Part::Made(segment) => segment,
+        }
+    }
+}
+
+impl View {
+    /// Renders `document`, which `packument` and `fields` were read from. Entries for which `alone` holds stand in runs of their own:
+    /// those whose verdict may flip. CPU bound: some milliseconds a megabyte.
+    #[must_use]
+    pub fn render<'base>(
+        document: &[u8],
+        packument: &Packument,
+        fields: &Fields,
+        form: Form,
+        base: impl Into<Rewriting<'base>>,
+        alone: &dyn Fn(usize) -> bool,
+        press: &mut Press,
+    ) -> Self {
+        press.begin();
+        let base = base.into();
+        let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
+            Form::Full => &|at, out| write_full(document, packument, at, base, out),
+            Form::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
+        };
+        let pieces = match form {
+            Form::Full => full_pieces(document, packument, press),
+            Form::Abbreviated => abbreviated_pieces(document, packument, press),
+        };
+        let runs = runs(packument.entries.len(), alone, write, press);
+        let mut view = Self { packing: press.packing(), pieces, runs, arena: Bytes::new() };
+        view.settle();
+        view
+    }
+
+    /// Moves all parts into one piece of memory.
+    fn settle(&mut self) {
+        let mut segments: Vec<&mut Segment> = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
+        let mut runs = Some(&mut self.runs);
+        for piece in &mut self.pieces {
+            match piece {
+                Piece::Fixed(segment) | Piece::Tags(segment) => segments.push(segment),
+                Piece::Versions => {
+                    let runs = runs.take().into_iter().flatten();
+                    segments.extend(runs.flat_map(|run| [&mut run.comma, &mut run.segment]));
+                }
+                Piece::Restrictions { .. } => {}
+            }
+        }
+        self.arena = compression::settle(self.packing, &mut segments);
+    }
+
+    /// Chooses the parts. `None` when a run is shown in part: then the view must be rendered anew, with the entries that
+    /// flip alone.
+    #[must_use]
+    pub fn assemble(&self, choice: &Choice<'_>) -> Option<Assembly<'_>> {
+        let mut parts = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
+        for piece in &self.pieces {
+            match piece {
+                Piece::Fixed(segment) => parts.push(Part::Kept(segment)),
+                Piece::Tags(theirs) => {
+                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(made(&tags_json(tags), self.packing))));
+                }
+                Piece::Versions => self.push_versions(choice.shown, &mut parts)?,
+                Piece::Restrictions { lead } => parts.extend(
+                    choice
+                        .restrictions
+                        .map(|ours| Part::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes(), self.packing))),
+                ),
+            }
+        }
+        Some(Assembly { packing: self.packing, arena: &self.arena, parts })
+    }
+
+    fn push_versions<'a>(&'a self, shown: &[bool], parts: &mut Vec<Part<'a>>) -> Option<()> {
+        let mut first = true;
+        for run in &self.runs {
+            let flags = shown.get(run.first..run.end)?;
+            let count = flags.iter().filter(|shown| **shown).count();
+            if count == 0 {
+                continue;
+            }
+            if count < flags.len() {
+                return None;
+            }
+            if !first {
+                parts.push(Part::Kept(&run.comma));
+            }
+            first = false;
+            parts.push(Part::Kept(&run.segment));
+        }
+        Some(())
+    }
+
+    /// The bytes the view takes in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.pieces.len() * size_of::<Piece>() + self.runs.len() * size_of::<Run>() + self.arena.len()
+    }
+}
+
+impl Assembly<'_> {
+    /// The document, packed as its view is; the chunks share the view's memory.
+    #[must_use]
+    pub fn packed(&self) -> Vec<Bytes> {
+        compression::join(self.packing, self.arena, self.parts.iter().map(Part::segment))
+    }
+
+    /// The document as it is. Unpacks: a millisecond or two for some megabytes.
+    #[must_use]
+    pub fn identity(&self) -> Bytes {
+        compression::unpack(self.packing, self.parts.iter().map(Part::segment))
+    }
+
+    /// A hash that differs when the document's bytes do, SHA-256 over the packed parts.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in &self.parts {
+            context.update(part.segment().packed());
+        }
+        context.finish().as_ref().try_into().unwrap_or_default()
+    }
+}
+
+/// One manifest as a document of its own, its tarball under `base`.
+#[must_use]
+pub fn manifest<'base>(document: &[u8], packument: &Packument, entry: &Entry, base: impl Into<Rewriting<'base>>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entry.manifest.of(document).len() + 64);
+    write_spliced(document, entry.manifest, entry, packument, base.into(), &mut out);
+    out
+}
+
+fn write_full(document: &[u8], packument: &Packument, at: usize, base: Rewriting<'_>, out: &mut Vec<u8>) {
+    let entry = &packument.entries[at];
+    write_spliced(document, entry.span, entry, packument, base, out);
+}
+
+/// Copies `span`, with the value of `dist.tarball` replaced unless it is kept.
+fn write_spliced(document: &[u8], span: Span, entry: &Entry, packument: &Packument, base: Rewriting<'_>, out: &mut Vec<u8>) {
+    let (tarball, name) = (entry.tarball_value, &packument.name);
+    let is_kept = || {
+        let has = |key: &str| packument.find(key).is_some();
+        base.origins.is_some_and(|origins| origins.keep(name, &entry.key, &entry.tarball, &has))
+    };
+    if tarball.is_empty() || tarball.start < span.start || tarball.end > span.end || is_kept() {
+        out.extend_from_slice(span.of(document));
+        return;
+    }
+    out.extend_from_slice(Span { start: span.start, end: tarball.start }.of(document));
+    out.push(b'"');
+    out.extend_from_slice(tarball_url(base.base, name, &entry.key).as_bytes());
+    out.push(b'"');
+    out.extend_from_slice(Span { start: tarball.end, end: span.end }.of(document));
+}
+
+fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at: usize, base: Rewriting<'_>, out: &mut Vec<u8>) {
+    let entry = &packument.entries[at];
+    out.extend_from_slice(Span { start: entry.span.start, end: entry.manifest.start }.of(document));
+    out.push(b'{');
+    let mut lead: &[u8] = b"";
+    for &member in fields.of(at) {
+        out.extend_from_slice(lead);
+        write_spliced(document, member, entry, packument, base, out);
+        lead = b",";
+    }
+    if entry.traits.install_script {
+        out.extend_from_slice(lead);
+        out.extend_from_slice(b"\"hasInstallScript\":true");
+    }
+    out.push(b'}');
+}
+
+fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mut Vec<u8>), press: &mut Press) -> Vec<Run> {
+    let packing = press.packing();
+    let run = |first, end, segment| Run { first, end, comma: Segment::store(b",", packing), segment };
+    let mut runs: Vec<Run> = Vec::new();
+    let mut plain = std::mem::take(&mut press.plain);
+    tune(entries, write, &mut plain, press);
+    plain.clear();
+    let mut first = 0;
+    for at in 0..entries {
+        let single = alone(at);
+        if !plain.is_empty() && (single || plain.len() >= RUN) {
+            runs.push(run(first, at, press.pack(&plain)));
+            plain.clear();
+        }
+        if plain.is_empty() {
+            first = at;
+        } else {
+            plain.push(b',');
+        }
+        write(at, &mut plain);
+        if single {
+            runs.push(run(at, at + 1, press.pack(&plain)));
+            plain.clear();
+        }
+    }
+    if !plain.is_empty() {
+        runs.push(run(first, entries, press.pack(&plain)));
+    }
+    press.plain = plain;
+    runs
+}
+
+/// Shows the press what stands in the middle of the document: its first versions are rarely like the rest.
+fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, press: &mut Press) {
+    if !press.wants_sample() {
+        return;
+    }
+    plain.clear();
+    for at in entries / 2..entries {
+        write(at, plain);
+        if plain.len() >= compression::SAMPLE {
+            press.tune(plain);
+            return;
+        }
+    }
+}
+
+/// The full form: the document cut where something is written anew.
+fn full_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec<Piece> {
+    let layout = &packument.layout;
+    let mut cuts: Vec<(Span, Option<Piece>)> = Vec::with_capacity(4);
+    if let Some(span) = layout.dist_tags {
+        cuts.push((span, Some(Piece::Tags(press.pack(span.of(document))))));
+    }
+    if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
+        cuts.push((Span { start: span.start + 1, end: span.end - 1 }, Some(Piece::Versions)));
+    }
+    if let Some(span) = layout.restrictions {
+        cuts.push((span, None));
+    }
+    let lead = if layout.has_members { "," } else { "" };
+    cuts.push((Span { start: layout.closing, end: layout.closing }, Some(Piece::Restrictions { lead })));
+    cuts.sort_by_key(|(span, _)| span.start);
+
+    let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
+    let mut start = 0;
+    for (span, piece) in cuts {
+        pieces.push(Piece::Fixed(press.pack(Span { start, end: span.start }.of(document))));
+        pieces.extend(piece);
+        start = span.end;
+    }
+    pieces.push(Piece::Fixed(press.pack(document.get(start as usize..).unwrap_or_default())));
+    pieces
+}
+
+/// The abbreviated form, made from the full one: what npm's has, and `time`.
+fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec<Piece> {
+    let layout = &packument.layout;
+    let mut head = b"{\"name\":".to_vec();
+    match layout.name {
+        Some(name) => head.extend_from_slice(name.of(document)),
+        None => head.extend_from_slice(format!("\"{}\"", packument.name).as_bytes()),
+    }
+    head.extend_from_slice(b",\"dist-tags\":");
+    let tags = layout.dist_tags.map_or(&b"{}"[..], |span| span.of(document));
+    let mut tail = b"}".to_vec();
+    if let Some(modified) = layout.modified {
+        tail.extend_from_slice(b",\"modified\":");
+        tail.extend_from_slice(modified.of(document));
+    }
+    if let Some(time) = layout.time {
+        tail.extend_from_slice(b",\"time\":");
+        tail.extend_from_slice(time.of(document));
+    }
+    vec![
+        Piece::Fixed(press.pack(&head)),
+        Piece::Tags(press.pack(tags)),
+        Piece::Fixed(Segment::store(b",\"versions\":{", press.packing())),
+        Piece::Versions,
+        Piece::Fixed(press.pack(&tail)),
+        Piece::Restrictions { lead: "," },
+        Piece::Fixed(Segment::store(b"}", press.packing())),
+    ]
+}
+
+/// Dist-tags as JSON.
+#[must_use]
+pub fn tags_json(tags: &[(Box<str>, Box<str>)]) -> Vec<u8> {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let members: Vec<_> = tags.iter().map(|(tag, version)| format!("{}:{}", quoted(tag), quoted(version))).collect();
+    format!("{{{}}}", members.join(",")).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::npm::name::PackageName;
+    use crate::npm::packument::parse::ingest;
+
+    const BASE: &str = "http://127.0.0.1:4873";
+
+    fn name() -> PackageName {
+        PackageName::parse("demo").unwrap()
+    }
+
+    fn render(
+        document: &str,
+        form: Form,
+        shown: &dyn Fn(usize) -> bool,
+        tags: Option<&[(Box<str>, Box<str>)]>,
+        restrictions: Option<&str>,
+    ) -> String {
+        let ingested = ingest(&name(), document.as_bytes()).unwrap();
+        let shown: Vec<_> = (0..ingested.packument.entries.len()).map(shown).collect();
+        let view = View::render(
+            document.as_bytes(),
+            &ingested.packument,
+            &ingested.fields,
+            form,
+            BASE,
+            &|at| !shown[at],
+            &mut Press::default(),
+        );
+        let assembly = view.assemble(&Choice { shown: &shown, tags, restrictions }).unwrap();
+        let identity = assembly.identity();
+        let gzip = assembly.packed().concat();
+        let mut inflated = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::bufread::GzDecoder::new(&gzip[..]), &mut inflated).unwrap();
+        assert_eq!(identity, inflated);
+        String::from_utf8(identity.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_full_form_leaves_byte_for_byte_but_for_what_is_hidden() {
+        let entry = |version: &str| {
+            format!(
+                r#""{version}" : {{"name":"demo", "version":"{version}","n":1.0e00,"dist":{{"tarball" :"x","s":"\ud800"}} }}"#
+            )
+        };
+        let document = format!(
+            "{{ \"name\":\"demo\",\n \"dist-tags\" : {{ \"latest\": \"1.0.0\"}}, \"versions\": {{ {} , {} }},\"time\":{{ }} ,\"readme\":\"\\u00e9\"}}\n",
+            entry("1.0.0"),
+            entry("1.1.0")
+        );
+        let rendered = render(&document, Form::Full, &|at| at == 0, None, None);
+        let kept = entry("1.0.0").replace("\"x\"", "\"http://127.0.0.1:4873/demo/-/demo-1.0.0.tgz\"");
+        let expected = format!(
+            "{{ \"name\":\"demo\",\n \"dist-tags\" : {{ \"latest\": \"1.0.0\"}}, \"versions\": {{{kept}}},\"time\":{{ }} ,\"readme\":\"\\u00e9\"}}\n"
+        );
+        assert_eq!(rendered, expected);
+    }
+
+    #[test]
+    fn our_restrictions_stand_at_the_end_and_upstreams_nowhere() {
+        for document in [
+            r#"{"name":"demo","policyRestrictions":{"message":"theirs"},"versions":{}}"#,
+            r#"{"policyRestrictions":{"message":"theirs"} , "name":"demo","versions":{}}"#,
+            r#"{"name":"demo","versions":{},"policyRestrictions":{"message":"theirs"}}"#,
+            r#"{"name":"demo","versions":{}}"#,
+        ] {
+            for form in [Form::Full, Form::Abbreviated] {
+                let ours: Value =
+                    serde_json::from_str(&render(document, form, &|_| true, None, Some(r#"{"message":"ours"}"#))).unwrap();
+                assert_eq!(ours["policyRestrictions"]["message"], "ours", "{document}");
+                let theirs = render(document, form, &|_| true, None, None);
+                let theirs: Value = serde_json::from_str(&theirs).unwrap_or_else(|wrong| panic!("{wrong}: {theirs}"));
+                assert!(theirs.get("policyRestrictions").is_none(), "{document}");
+                assert_eq!(theirs["name"], "demo");
+            }
+        }
+        assert_eq!(render(r#"{"policyRestrictions":1}"#, Form::Full, &|_| true, None, Some("2")), r#"{"policyRestrictions":2}"#);
+    }
+
+    #[test]
+    fn what_is_no_manifest_goes_whole() {
+        for odd in ["5", "-1.5e3", "false", "null", "{}", "{ }", "[1,{\"a\":[]}]", "\"}\"", "\"\\ud800\""] {
+            for (first, second) in [("good", "odd"), ("odd", "good"), ("odd", "odd")] {
+                let member = |which: &str, version: &str| match which {
+                    "good" => format!(r#""{version}":{{"name":"demo","version":"{version}","dist":{{"tarball":"x"}}}}"#),
+                    _ => format!(r#""{version}" : {odd} "#),
+                };
+                let versions = format!("{},{}", member(first, "1.0.0"), member(second, "2.0.0"));
+                let document = format!(r#"{{"versions":{{{versions}}} ,"name":"demo","time":{{}}}}"#);
+                let good = |at: usize| [first, second][at] == "good";
+                for form in [Form::Full, Form::Abbreviated] {
+                    let text = render(&document, form, &good, None, Some("{}"));
+                    let tree: Value = serde_json::from_str(&text).unwrap_or_else(|wrong| panic!("{odd}: {wrong}: {text}"));
+                    assert_eq!(tree["versions"].as_object().unwrap().len(), usize::from(good(0)) + usize::from(good(1)));
+                    assert_eq!(tree["name"], "demo", "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_shown_in_part_asks_for_a_new_view() {
+        let document = json!({"name": "demo", "versions": {"1.0.0": {}, "1.1.0": {}}}).to_string();
+        let ingested = ingest(&name(), document.as_bytes()).unwrap();
+        let view = View::render(
+            document.as_bytes(),
+            &ingested.packument,
+            &ingested.fields,
+            Form::Full,
+            BASE,
+            &|_| false,
+            &mut Press::default(),
+        );
+        assert!(view.assemble(&Choice { shown: &[true, false], tags: None, restrictions: None }).is_none());
+        assert!(view.assemble(&Choice { shown: &[true, true], tags: None, restrictions: None }).is_some());
+    }
+
+    #[test]
+    fn a_tarball_has_npms_conventional_address() {
+        let scoped = PackageName::parse("@acme/ui").unwrap();
+        assert_eq!(tarball_url(BASE, &scoped, "1.0.0+b1"), "http://127.0.0.1:4873/@acme/ui/-/ui-1.0.0+b1.tgz");
+        assert_eq!(tarball_url("http://h/npm", &scoped, "1.0.0 x"), "http://h/npm/@acme/ui/-/ui-1.0.0%20x.tgz");
+    }
+
+    /// What a naive filter would do: the whole document as a tree.
+    fn parse_and_filter(document: &str, form: Form, shown: &[bool]) -> Value {
+        let mut tree: Value = serde_json::from_str(document).unwrap();
+        let versions = tree["versions"].as_object().cloned().unwrap_or_default();
+        let mut kept = Map::new();
+        for ((key, manifest), _) in versions.iter().zip(shown).filter(|(_, shown)| **shown) {
+            let mut manifest = manifest.clone();
+            manifest["dist"]["tarball"] = tarball_url(BASE, &name(), key).into();
+            if form == Form::Abbreviated {
+                let scripts = manifest["scripts"].as_object();
+                let installs = manifest["hasInstallScript"] == true
+                    || scripts.is_some_and(|scripts| {
+                        ["preinstall", "install", "postinstall"].iter().any(|name| scripts.contains_key(*name))
+                    });
+                let object = manifest.as_object_mut().unwrap();
+                object.retain(|key, _| ["name", "version", "dist", "dependencies", "bin", "deprecated"].contains(&key.as_str()));
+                if installs {
+                    object.insert("hasInstallScript".into(), true.into());
+                }
+            }
+            kept.insert(key.clone(), manifest);
+        }
+        tree["versions"] = kept.into();
+        if form == Form::Abbreviated {
+            let object = tree.as_object_mut().unwrap();
+            let modified = object["time"].get("modified").cloned();
+            object.retain(|key, _| ["name", "dist-tags", "versions", "time"].contains(&key.as_str()));
+            if let Some(modified) = modified {
+                object.insert("modified".into(), modified);
+            }
+        }
+        tree
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(".{0,6}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// A packument in any order and spacing: (document, shown).
+    fn any_packument() -> impl Strategy<Value = (String, Vec<bool>)> {
+        let manifest =
+            (any_json(), proptest::collection::btree_map("[a-z]{1,4}", any_json(), 0..3), proptest::option::of(any::<bool>()));
+        let versions = proptest::collection::btree_map((0..9_u8, 0..9_u8, 0..9_u8), manifest, 0..7);
+        (versions, any_json(), any::<bool>(), any::<bool>(), proptest::collection::vec(any::<bool>(), 7)).prop_map(|(versions, extra, pretty, swap, shown)| {
+            let versions: Map<String, Value> = versions
+                .into_iter()
+                .map(|((major, minor, patch), (dependencies, scripts, installs))| {
+                    let version = format!("{major}.{minor}.{patch}");
+                    let mut manifest = json!({"name": "demo", "version": version, "dependencies": dependencies, "scripts": scripts,
+                        "dist": {"tarball": "https://registry.example/x.tgz", "shasum": "", "\u{e9}": 1}, "odd \" key": extra, "bin": "x"});
+                    if let Some(installs) = installs {
+                        manifest["hasInstallScript"] = installs.into();
+                        manifest["scripts"]["postinstall"] = "x".into();
+                    }
+                    (version, manifest)
+                })
+                .collect();
+            let count = versions.len();
+            let mut document = json!({"name": "demo", "dist-tags": {"latest": "1.0.0"}, "time": {"modified": "2026-01-01T00:00:00Z", "1.0.0": extra}, "extra": extra});
+            if swap {
+                document = json!({"versions": versions, "zz": document["extra"], "time": document["time"], "name": "demo", "dist-tags": {"latest": "1.0.0"}});
+            } else {
+                document["versions"] = versions.into();
+            }
+            let text = if pretty { serde_json::to_string_pretty(&document).unwrap() } else { document.to_string() };
+            (text, shown[..count].to_vec())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_splice_is_a_parse_and_filter((document, shown) in any_packument(), full in any::<bool>()) {
+            let form = if full { Form::Full } else { Form::Abbreviated };
+            let spliced = render(&document, form, &|at| shown[at], None, None);
+            let spliced: Value = serde_json::from_str(&spliced).unwrap();
+            prop_assert_eq!(spliced, parse_and_filter(&document, form, &shown));
+        }
+
+        #[test]
+        fn nothing_makes_the_reader_panic(document in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ingest(&name(), &document);
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! Ranges as npm's `semver` reads them, taken apart once so that matching compares and allocates nothing. Held against npm's own
+//! by `just oracle`. Refuses the loose ranges that npm reads only when told to.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+
+use crate::npm::semver::version::LARGEST;
+use crate::npm::semver::version::Version;
+
+/// The longest range that is read, in bytes.
+const LONGEST: usize = 1024;
+
+/// A range (`^1.2`, `1.x || >=2.5.0`, `1.2 - 2`).
+#[derive(Clone)]
+pub struct Range {
+    text: Box<str>,
+    /// As `satisfies` has it: a prerelease only where the set names one of the same version.
+    strict: Box<[Set]>,
+    /// As `satisfies` has it with `includePrerelease`.
+    inclusive: Box<[Set]>,
+}
+
+/// Comparators that must all hold; none holds for everything.
+pub(crate) type Set = Box<[Comparator]>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Comparator {
+    pub(crate) relation: Relation,
+    pub(crate) version: semver::Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relation {
+    Less,
+    LessOrEqual,
+    Equal,
+    GreaterOrEqual,
+    Greater,
+}
+
+impl Range {
+    /// Parses a range; `None` when npm would call it invalid.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > LONGEST {
+            return None;
+        }
+        let plain = text.split(is_blank).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        // With prereleases a bound may be beyond the largest number; without them it is not.
+        let inclusive = sets(&plain, true).unwrap_or_default();
+        Some(Self { text: text.trim().into(), strict: sets(&plain, false)?, inclusive })
+    }
+
+    /// The range as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether npm's `satisfies` holds: a prerelease only where the range names one of the same version.
+    #[must_use]
+    pub fn matches(&self, version: &Version) -> bool {
+        let version = version.parsed();
+        let named = |set: &Set| {
+            version.pre.is_empty()
+                || set.iter().any(|comparator| {
+                    let named = &comparator.version;
+                    !named.pre.is_empty()
+                        && (named.major, named.minor, named.patch) == (version.major, version.minor, version.patch)
+                })
+        };
+        self.strict.iter().any(|set| holds(set, version) && named(set))
+    }
+
+    /// Whether a denial of this range covers the version: as `satisfies` with `includePrerelease`, so that `<2.0.0` covers
+    /// `1.9.9-beta.1` and `4.x` covers `4.0.0-alpha`.
+    #[must_use]
+    pub fn covers(&self, version: &Version) -> bool {
+        self.inclusive.iter().any(|set| holds(set, version.parsed())) || self.matches(version)
+    }
+
+    /// The sets of `satisfies`.
+    pub(crate) fn strict(&self) -> &[Set] {
+        &self.strict
+    }
+
+    /// The sets of `satisfies` with `includePrerelease`.
+    pub(crate) fn inclusive(&self) -> &[Set] {
+        &self.inclusive
+    }
+
+    /// Whether no version can lie in it (`>2 <1`).
+    #[must_use]
+    pub fn is_impossible(&self) -> bool {
+        self.strict.iter().chain(&self.inclusive).all(is_contradiction)
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Range {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.text, out)
+    }
+}
+
+fn holds(set: &Set, version: &semver::Version) -> bool {
+    set.iter().all(|Comparator { relation, version: bound }| {
+        let order = version.cmp_precedence(bound);
+        match relation {
+            Relation::Less => order == Ordering::Less,
+            Relation::LessOrEqual => order != Ordering::Greater,
+            Relation::Equal => order == Ordering::Equal,
+            Relation::GreaterOrEqual => order != Ordering::Less,
+            Relation::Greater => order == Ordering::Greater,
+        }
+    })
+}
+
+/// Whether the highest lower bound lies above the lowest upper one. `<0.0.0-0` is how npm writes nothing.
+fn is_contradiction(set: &Set) -> bool {
+    use Relation::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
+    let lowest = semver::Version { pre: semver::Prerelease::new("0").unwrap_or_default(), ..semver::Version::new(0, 0, 0) };
+    let bounds = |relations: [Relation; 3]| set.iter().filter(move |one| relations.contains(&one.relation));
+    bounds([Less, LessOrEqual, Equal]).any(|upper| {
+        if upper.relation == Less && upper.version.cmp_precedence(&lowest) != Ordering::Greater {
+            return true;
+        }
+        bounds([Greater, GreaterOrEqual, Equal]).any(|lower| match lower.version.cmp_precedence(&upper.version) {
+            Ordering::Less => false,
+            Ordering::Equal => lower.relation == Greater || upper.relation == Less,
+            Ordering::Greater => true,
+        })
+    })
+}
+
+/// What ECMAScript's `\s` is.
+fn is_blank(letter: char) -> bool {
+    letter.is_whitespace() || letter == '\u{feff}'
+}
+
+/// The sets of a range whose blanks are single; `None` when one of them is invalid.
+fn sets(plain: &str, inclusive: bool) -> Option<Box<[Set]>> {
+    let sets = plain.split("||").map(|part| set(part.trim(), inclusive)).collect::<Option<Vec<_>>>()?;
+    // Beside a star npm forgets the other sets, and with them the prereleases that they name.
+    if let Some(star) = sets.iter().find(|set| set.is_empty()) {
+        return Some(Box::new([star.clone()]));
+    }
+    Some(sets.into())
+}
+
+fn set(part: &str, inclusive: bool) -> Option<Set> {
+    let part = without_build(part);
+    let part = hyphen(&part, inclusive).unwrap_or(part);
+    let part = join_operators(&part);
+    let everything = if inclusive { ">=0.0.0-0" } else { ">=0.0.0" };
+    let mut comparators = Vec::new();
+    for word in part.split(' ') {
+        for word in desugar(word, inclusive).split_whitespace() {
+            let word = without_stars(word);
+            if !word.is_empty() && word != everything {
+                comparators.push(comparator(&word)?);
+            }
+        }
+    }
+    let nothing = |one: &Comparator| one.relation == Relation::Less && one.version.to_string() == "0.0.0-0";
+    match comparators.iter().position(nothing) {
+        Some(place) => Some(Box::new([comparators.swap_remove(place)])),
+        None => Some(comparators.into()),
+    }
+}
+
+/// Drops every `+build`.
+fn without_build(part: &str) -> String {
+    let mut kept = String::with_capacity(part.len());
+    let mut rest = part;
+    while let Some((before, after)) = rest.split_once('+') {
+        kept.push_str(before);
+        let identifiers = after.split_inclusive('.').map_while(|identifier| {
+            let bare = identifier.trim_end_matches('.');
+            let length = bare.find(|letter: char| !is_identifier(letter)).unwrap_or(bare.len());
+            (length > 0).then_some((length, length == bare.len() && identifier.ends_with('.')))
+        });
+        let mut end = 0;
+        for (length, dot) in identifiers {
+            end = length + if end == 0 { 0 } else { end + 1 };
+            if !dot {
+                break;
+            }
+        }
+        if end == 0 {
+            kept.push('+');
+        }
+        rest = &after[end..];
+    }
+    kept.push_str(rest);
+    kept
+}
+
+fn is_identifier(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '-'
+}
+
+/// `1.2 - 3.4` as two comparators; `None` when it is no such thing.
+fn hyphen(part: &str, inclusive: bool) -> Option<String> {
+    let lowest = if inclusive { "-0" } else { "" };
+    part.match_indices(" - ").find_map(|(at, _)| {
+        let (left, right) = (&part[..at], &part[at + 3..]);
+        let (from, to) = (Partial::parse(left)?, Partial::parse(right)?);
+        let lower = match (from.major, from.minor, from.patch) {
+            (None, ..) => String::new(),
+            (Some(major), None, _) => format!(">={major}.0.0{lowest}"),
+            (Some(major), Some(minor), None) => format!(">={major}.{minor}.0{lowest}"),
+            _ if from.pre.is_some() => format!(">={left}"),
+            _ => format!(">={left}{lowest}"),
+        };
+        let upper = match (to.major, to.minor, to.patch) {
+            (None, ..) => String::new(),
+            (Some(major), None, _) => format!("<{}.0.0-0", major + 1),
+            (Some(major), Some(minor), None) => format!("<{major}.{}.0-0", minor + 1),
+            (Some(major), Some(minor), Some(patch)) => match (to.pre, inclusive) {
+                (Some(pre), _) => format!("<={major}.{minor}.{patch}-{pre}"),
+                (None, true) => format!("<{major}.{minor}.{}-0", patch + 1),
+                (None, false) => format!("<={right}"),
+            },
+        };
+        Some(format!("{lower} {upper}").trim().to_owned())
+    })
+}
+
+/// Joins an operator with what it stands before: `>= 1.2` → `>=1.2`, `~> 1` → `~1`.
+fn join_operators(part: &str) -> String {
+    let mut joined = String::with_capacity(part.len());
+    let mut rest = part;
+    while let Some(first) = rest.chars().next() {
+        let operator = rest.len() - rest.trim_start_matches(['<', '>']).len().max(rest.len() - 1);
+        let equals = usize::from(rest[operator..].starts_with('='));
+        let end = operator + equals;
+        if end > 0 {
+            let after = rest[end..].strip_prefix(' ').unwrap_or(&rest[end..]);
+            let prefix = after.len() - after.trim_start_matches(['v', '=', ' ']).len();
+            joined.push_str(&rest[..end]);
+            rest = &rest[end..];
+            if after[prefix..].starts_with(|letter: char| letter.is_ascii_digit() || matches!(letter, 'x' | 'X' | '*')) {
+                joined.push_str(&after[..prefix]);
+                rest = &after[prefix..];
+            }
+            continue;
+        }
+        joined.push(first);
+        rest = &rest[first.len_utf8()..];
+    }
+    joined.replace("~> ", "~").replace("~ ", "~").replace("^ ", "^")
+}
+
+/// What carets, tildes and x-ranges stand for, as comparators between blanks; nothing for everything.
+fn desugar(word: &str, inclusive: bool) -> String {
+    let lowest = if inclusive { "-0" } else { "" };
+    if let Some(partial) = word.strip_prefix('^').and_then(Partial::parse) {
+        return caret(&partial, lowest);
+    }
+    if let Some(rest) = word.strip_prefix('~')
+        && let Some(partial) = Partial::parse(rest.strip_prefix('>').unwrap_or(rest))
+    {
+        return tilde(&partial, lowest);
+    }
+    let operator = ["<=", ">=", "<", ">", "="].into_iter().find(|operator| word.starts_with(operator)).unwrap_or_default();
+    let Some(partial) = Partial::parse(&word[operator.len()..]) else { return word.to_owned() };
+    x_range(word, operator, &partial, lowest)
+}
+
+fn caret(Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -> String {
+    let Some(major) = *major else { return String::new() };
+    let next_major = || format!("<{}.0.0-0", major + 1);
+    let Some(minor) = *minor else { return format!(">={major}.0.0{lowest} {}", next_major()) };
+    let next_minor = || format!("<{major}.{}.0-0", minor + 1);
+    let Some(patch) = *patch else {
+        let upper = if major == 0 { next_minor() } else { next_major() };
+        return format!(">={major}.{minor}.0{lowest} {upper}");
+    };
+    let upper = match (major, minor) {
+        (0, 0) => format!("<0.0.{}-0", patch + 1),
+        (0, _) => next_minor(),
+        _ => next_major(),
+    };
+    format!(">={major}.{minor}.{patch}{} {upper}", pre.map(|pre| format!("-{pre}")).unwrap_or_default())
+}
+
+fn tilde(Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -> String {
+    let Some(major) = *major else { return String::new() };
+    let Some(minor) = *minor else { return format!(">={major}.0.0{lowest} <{}.0.0-0", major + 1) };
+    let upper = format!("<{major}.{}.0-0", minor + 1);
+    let Some(patch) = *patch else { return format!(">={major}.{minor}.0{lowest} {upper}") };
+    format!(">={major}.{minor}.{patch}{} {upper}", pre.map(|pre| format!("-{pre}")).unwrap_or_default())
+}
+
+fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> String {
+    let Partial { major, minor, patch, has_patch, .. } = *partial;
+    // `x.1` and `1.x.2` are no ranges.
+    if (major.is_none() && minor.is_some()) || (minor.is_none() && has_patch && patch.is_some()) {
+        return word.to_owned();
+    }
+    let Some(major) = major else {
+        return if matches!(operator, "<" | ">") { "<0.0.0-0".to_owned() } else { String::new() };
+    };
+    if minor.is_some() && patch.is_some() {
+        return word.to_owned();
+    }
+    let next = match minor {
+        Some(minor) => format!("{major}.{}.0", minor + 1),
+        None => format!("{}.0.0", major + 1),
+    };
+    let first = format!("{major}.{}.0", minor.unwrap_or(0));
+    match operator {
+        ">" => format!(">={next}{lowest}"),
+        ">=" => format!(">={first}{lowest}"),
+        "<=" => format!("<{next}-0"),
+        "<" => format!("<{first}-0"),
+        _ => format!(">={first}{lowest} <{next}-0"),
+    }
+}
+
+/// One comparator; `None` when it is invalid.
+fn comparator(word: &str) -> Option<Comparator> {
+    let (relation, rest) = match word.as_bytes() {
+        [b'<', b'=', ..] => (Relation::LessOrEqual, &word[2..]),
+        [b'>', b'=', ..] => (Relation::GreaterOrEqual, &word[2..]),
+        [b'<', ..] => (Relation::Less, &word[1..]),
+        [b'>', ..] => (Relation::Greater, &word[1..]),
+        [b'=', ..] => (Relation::Equal, &word[1..]),
+        _ => (Relation::Equal, word),
+    };
+    let version = semver::Version::parse(rest.strip_prefix('v').unwrap_or(rest)).ok()?;
+    let largest = version.major.max(version.minor).max(version.patch);
+    (largest <= LARGEST).then_some(Comparator { relation, version })
+}
+
+/// Drops stars, with the operator before them, wherever they are left: npm takes `1.0.0-*.1` for `1.0.0-.1`.
+fn without_stars(word: &str) -> Cow<'_, str> {
+    if !word.contains('*') {
+        return Cow::Borrowed(word);
+    }
+    let (mut kept, mut parts) = (String::new(), word.split('*').peekable());
+    while let Some(part) = parts.next() {
+        let operator = if parts.peek().is_some() { part.strip_suffix('=').unwrap_or(part) } else { part };
+        let bare = if parts.peek().is_some() { operator.strip_suffix(['<', '>']).unwrap_or(operator) } else { operator };
+        kept.push_str(bare);
+    }
+    Cow::Owned(kept)
+}
+
+/// A version of which parts may be missing or `x`.
+struct Partial<'a> {
+    major: Option<u64>,
+    minor: Option<u64>,
+    patch: Option<u64>,
+    has_patch: bool,
+    pre: Option<&'a str>,
+}
+
+impl<'a> Partial<'a> {
+    /// Reads all of `text`; `None` when it is something else.
+    fn parse(text: &'a str) -> Option<Self> {
+        let text = text.trim_start_matches(|letter: char| letter == 'v' || letter == '=' || is_blank(letter));
+        let (numbers, pre) = text.split_once('-').map_or((text, None), |(numbers, pre)| (numbers, Some(pre)));
+        let parts = numbers.split('.').map(Part::parse).collect::<Option<Vec<_>>>()?;
+        let is_whole = parts.len() == 3;
+        if parts.len() > 3 || pre.is_some_and(|pre| !is_whole || !is_prerelease(pre)) {
+            return None;
+        }
+        let part = |place: usize| match parts.get(place) {
+            Some(Part::Number(number)) => Some(*number),
+            Some(Part::Any) | None => None,
+        };
+        Some(Self { major: part(0), minor: part(1), patch: part(2), has_patch: is_whole, pre })
+    }
+}
+
+/// One part of a version.
+enum Part {
+    Number(u64),
+    /// `x`, `X` or `*`.
+    Any,
+}
+
+impl Part {
+    /// A number that npm does not take stays one, for whoever uses it to notice.
+    fn parse(text: &str) -> Option<Self> {
+        if matches!(text, "x" | "X" | "*") {
+            return Some(Self::Any);
+        }
+        let padded = text.len() > 1 && text.starts_with('0');
+        if text.is_empty() || padded || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        Some(Self::Number(text.parse::<u64>().unwrap_or(u64::MAX).min(LARGEST + 1)))
+    }
+}
+
+fn is_prerelease(text: &str) -> bool {
+    semver::Prerelease::new(text).is_ok_and(|pre| !pre.is_empty())
+}
+
+#[cfg(test)]
+pub(crate) mod strategies {
+    //! Versions and ranges that are near each other.
+
+    use proptest::prelude::*;
+
+    pub(in crate::npm) fn version() -> impl Strategy<Value = String> {
+        (0..4_u8, 0..3_u8, 0..3_u8, prop::option::of("(0|1|beta|rc\\.1)")).prop_map(|(major, minor, patch, pre)| match pre {
+            Some(pre) => format!("{major}.{minor}.{patch}-{pre}"),
+            None => format!("{major}.{minor}.{patch}"),
+        })
+    }
+
+    pub(in crate::npm) fn range() -> impl Strategy<Value = String> {
+        let operator = prop::sample::select(vec!["<", "<=", ">", ">=", "=", "^", "~", ""]);
+        let comparator = (operator, version()).prop_map(|(operator, version)| format!("{operator}{version}"));
+        let set = prop_oneof![
+            prop::collection::vec(comparator, 1..3).prop_map(|set| set.join(" ")),
+            (version(), version()).prop_map(|(from, to)| format!("{from} - {to}")),
+            Just("*".to_owned()),
+            Just("1.x".to_owned()),
+        ];
+        prop::collection::vec(set, 1..4).prop_map(|sets| sets.join(" || "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(range: &str, version: &str) -> Option<(bool, bool)> {
+        let (range, version) = (Range::parse(range)?, Version::parse(version).unwrap());
+        Some((range.matches(&version), range.covers(&version)))
+    }
+
+    /// What npm's `semver` 7.8.5 says: whether it satisfies, and whether it does with `includePrerelease`.
+    #[test]
+    fn ranges_are_read_as_npm_reads_them() {
+        let (yes, no, covered) = (Some((true, true)), Some((false, false)), Some((false, true)));
+        for (range, version, says) in [
+            ("^1.2.0", "1.9.0", yes),
+            ("^1.2.0", "2.0.0", no),
+            ("^1.2.0", "1.9.0-beta.1", covered),
+            ("^1.2.0", "2.0.0-beta.1", no),
+            ("<2.0.0", "1.9.9-beta.1", covered),
+            ("<2.0.0", "2.0.0-rc.1", covered),
+            ("4.x", "4.0.0-alpha", covered),
+            ("~4.1", "4.1.0-alpha", covered),
+            ("4", "4.9.1", yes),
+            ("*", "4.0.0-alpha", covered),
+            ("", "1.0.0", yes),
+            ("^1.2.3-alpha", "1.2.3-beta", yes),
+            ("^1.2.3-alpha", "1.2.4-beta", covered),
+            ("^1.2.3-alpha || *", "1.2.3-beta", covered),
+            ("1.2 - 3.4", "3.4.9", yes),
+            ("1.2.3 - 3.4.5", "3.4.5-rc.1", covered),
+            (">1.2", "1.2.9", no),
+            (">1.2", "1.3.0", yes),
+            ("<=1.2", "1.2.9", yes),
+            ("<1.2", "1.2.0-0", no),
+            ("> =1.2.3", "1.2.3", yes),
+            ("> = 1.2.3", "1.2.3", None),
+            ("~> 1.2", "1.2.7", yes),
+            ("^0.0.3", "0.0.4", no),
+            ("^0.2.3", "0.2.9", yes),
+            ("0.1.x || 1.5", "1.5.3", yes),
+            (">x", "1.0.0", no),
+            ("=v1.2.3+build", "1.2.3+other", yes),
+            (">=1.0.0 <1.0.0", "1.0.0", no),
+            ("3.0.0-rc5", "3.0.0rc5", yes),
+            ("^3.0.0-rc1", "3.0.0rc5", yes),
+            ("x.1", "1.1.0", None),
+            ("1.x.2", "1.1.2", None),
+            ("01.2.3", "1.2.3", None),
+            ("not a range", "1.0.0", None),
+            ("latest", "1.0.0", None),
+            ("^9007199254740991.0.0", "1.0.0", None),
+            ("1.2.3.4", "1.2.3", None),
+        ] {
+            assert_eq!(told(range, version), says, "{version} in {range:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_that_holds_nothing_is_known() {
+        for impossible in [">2 <1", "<0.0.0-0", ">x", ">=1.0.0 <1.0.0", "1.2.3 1.2.4", ">2 <1 || >4 <3"] {
+            assert!(Range::parse(impossible).unwrap().is_impossible(), "{impossible}");
+        }
+        for possible in ["*", "^1", ">=1.0.0 <=1.0.0", ">2 <1 || 3", "<1.0.0"] {
+            assert!(!Range::parse(possible).unwrap().is_impossible(), "{possible}");
+        }
+    }
+}

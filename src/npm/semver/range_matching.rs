@@ -1,0 +1,105 @@
+//! Many ranges and many versions at once: which version satisfies all of them, in one pass over each. Pure.
+
+use crate::npm::semver::range::{Comparator, Range, Relation, Set};
+use crate::npm::semver::version::Version;
+
+/// The highest of `versions` that satisfies every one of `ranges`, as npm's `satisfies` has it; with the value that came with it.
+#[must_use]
+pub fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Version, T)>) -> Option<T> {
+    versions.sort_by(|one, other| one.0.cmp(other.0));
+    let (prereleases, stable): (Vec<_>, Vec<_>) = versions.into_iter().partition(|(version, _)| version.is_prerelease());
+    let best = highest(ranges, &stable, |set| vec![span(set, &stable)]);
+    // Of prereleases a set holds only those of a version that it names one of: they stand side by side.
+    let named = |set: &Set| {
+        let (from, to) = span(set, &prereleases);
+        let blocks = set.iter().filter(|one| !one.version.pre.is_empty()).map(|one| block(numbers(&one.version), &prereleases));
+        blocks.map(|(first, last)| (first.max(from), last.min(to))).collect()
+    };
+    let best_prerelease = highest(ranges, &prereleases, named);
+    let both = best.into_iter().chain(best_prerelease);
+    both.max_by(|one, other| one.0.cmp(other.0)).map(|(_, value)| value)
+}
+
+/// Of versions in ascending order, the highest that each range holds; `spans` are those that a set of comparators holds.
+fn highest<'v, T: Copy>(
+    ranges: &[Range],
+    versions: &[(&'v Version, T)],
+    spans: impl Fn(&Set) -> Vec<(usize, usize)>,
+) -> Option<(&'v Version, T)> {
+    let mut changes = vec![0_i64; versions.len() + 1];
+    for range in ranges {
+        let mut spans: Vec<_> = range.strict().iter().flat_map(&spans).filter(|(from, to)| from < to).collect();
+        spans.sort_unstable();
+        let mut end = 0;
+        for (from, to) in spans {
+            // Sets of one range overlap: each version counts once.
+            let from = from.max(end);
+            if from < to {
+                changes[from] += 1;
+                changes[to] -= 1;
+                end = to;
+            }
+        }
+    }
+    let wanted = i64::try_from(ranges.len()).unwrap_or(i64::MAX);
+    let mut count = 0;
+    let mut best = None;
+    for (change, version) in changes.iter().zip(versions) {
+        count += change;
+        if count == wanted {
+            best = Some(*version);
+        }
+    }
+    best
+}
+
+/// From where to where the versions stand that a set holds.
+fn span<T>(set: &Set, versions: &[(&Version, T)]) -> (usize, usize) {
+    let (mut from, mut to) = (0, versions.len());
+    for Comparator { relation, version: bound } in set {
+        let below = || versions.partition_point(|(version, _)| version.parsed().cmp_precedence(bound).is_lt());
+        let through = || versions.partition_point(|(version, _)| version.parsed().cmp_precedence(bound).is_le());
+        match relation {
+            Relation::Less => to = to.min(below()),
+            Relation::LessOrEqual => to = to.min(through()),
+            Relation::Equal => (from, to) = (from.max(below()), to.min(through())),
+            Relation::GreaterOrEqual => from = from.max(below()),
+            Relation::Greater => from = from.max(through()),
+        }
+    }
+    (from, to)
+}
+
+/// From where to where the versions with these numbers stand.
+fn block<T>(numbers_of_all: (u64, u64, u64), versions: &[(&Version, T)]) -> (usize, usize) {
+    let before = versions.partition_point(|(version, _)| numbers(version.parsed()) < numbers_of_all);
+    let through = versions.partition_point(|(version, _)| numbers(version.parsed()) <= numbers_of_all);
+    (before, through)
+}
+
+fn numbers(version: &semver::Version) -> (u64, u64, u64) {
+    (version.major, version.minor, version.patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::npm::semver::range::strategies::{range, version};
+
+    proptest! {
+        #[test]
+        fn it_is_what_asking_each_range_of_each_version_finds(
+            ranges in prop::collection::vec(range(), 1..5),
+            versions in prop::collection::btree_set(version(), 1..40),
+        ) {
+            let ranges: Vec<_> = ranges.iter().filter_map(|text| Range::parse(text)).collect();
+            prop_assume!(!ranges.is_empty());
+            let versions: Vec<_> = versions.iter().filter_map(|text| Version::parse(text)).collect();
+            let slowly = versions.iter().filter(|version| ranges.iter().all(|range| range.matches(version))).max();
+            let fast = highest_in_all(&ranges, versions.iter().map(|version| (version, version.as_str())).collect());
+            prop_assert_eq!(fast, slowly.map(Version::as_str));
+        }
+    }
+}

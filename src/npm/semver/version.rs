@@ -1,0 +1,183 @@
+//! Versions as npm reads them. Refuses to know which version is young, hidden or good.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+/// One version: the text npm wrote and what SemVer makes of it.
+///
+/// Loose versions that npm accepted in its early years (`1.0.0beta`, `v1.2.3`) are read as npm's loose mode reads them;
+/// `as_str` keeps the text as it came, since that is the key in `versions`.
+#[derive(Clone)]
+pub struct Version {
+    text: Box<str>,
+    parsed: semver::Version,
+}
+
+/// The largest number npm's `semver` takes for a part of a version (`Number.MAX_SAFE_INTEGER`).
+pub(crate) const LARGEST: u64 = 9_007_199_254_740_991;
+
+impl Version {
+    /// Parses a version, strictly and then as npm's loose mode does. `None` when npm would call it invalid too.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > 256 {
+            return None;
+        }
+        let parsed = semver::Version::parse(text).ok().or_else(|| semver::Version::parse(&tighten(text)?).ok())?;
+        if parsed.major.max(parsed.minor).max(parsed.patch) > LARGEST {
+            return None;
+        }
+        Some(Self { text: text.into(), parsed })
+    }
+
+    /// The text as it came.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether this is a prerelease.
+    #[must_use]
+    pub fn is_prerelease(&self) -> bool {
+        !self.parsed.pre.is_empty()
+    }
+
+    /// The prerelease channel: the letters it begins with (`beta` of `2.0.0-beta.3`), empty when it begins with a number,
+    /// `None` for a stable version.
+    #[must_use]
+    pub fn channel(&self) -> Option<&str> {
+        if !self.is_prerelease() {
+            return None;
+        }
+        // `canary-97bffa77-20260101` and `rc5` are written without a dot, so the word ends where its letters do.
+        let pre = self.parsed.pre.as_str();
+        let end = pre.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(pre.len());
+        Some(&pre[..end])
+    }
+
+    /// Where this version stands beside another by SemVer's precedence alone: build metadata and spelling do not count.
+    #[must_use]
+    pub fn precedence(&self, other: &Self) -> Ordering {
+        self.parsed.cmp_precedence(&other.parsed)
+    }
+
+    /// Whether nobody publishes anything below it: `0.0.0`, and prereleases of it.
+    #[must_use]
+    pub fn is_lowest(&self) -> bool {
+        (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
+    }
+
+    /// What SemVer makes of it.
+    pub(crate) fn parsed(&self) -> &semver::Version {
+        &self.parsed
+    }
+}
+
+/// Spells a loose version strictly: drops a leading `v` or `=` and blanks, leading zeros, and puts the missing hyphen
+/// before a prerelease (`1.0.0beta` → `1.0.0-beta`).
+fn tighten(text: &str) -> Option<String> {
+    let text = text.trim().trim_start_matches(['v', '=', ' ']);
+    let (text, build) = text.split_once('+').map_or((text, None), |(text, build)| (text, Some(build)));
+    let mut rest = text;
+    let mut numbers = Vec::with_capacity(3);
+    for place in 0..3 {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        numbers.push(rest[..end].parse::<u64>().ok()?);
+        rest = &rest[end..];
+        if place < 2 {
+            rest = rest.strip_prefix('.')?;
+        }
+    }
+    let pre = rest.strip_prefix('-').unwrap_or(rest);
+    let pre = pre.split('.').map(unpad).collect::<Vec<_>>().join(".");
+    let mut strict = format!("{}.{}.{}", numbers[0], numbers[1], numbers[2]);
+    if !pre.is_empty() {
+        strict = format!("{strict}-{pre}");
+    }
+    Some(match build {
+        Some(build) => format!("{strict}+{build}"),
+        None => strict,
+    })
+}
+
+/// Drops leading zeros of a numeric identifier, which npm's loose mode accepts and SemVer does not.
+fn unpad(identifier: &str) -> &str {
+    if identifier.len() < 2 || !identifier.bytes().all(|byte| byte.is_ascii_digit()) {
+        return identifier;
+    }
+    let bare = identifier.trim_start_matches('0');
+    if bare.is_empty() { "0" } else { bare }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Version {}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Version {
+    /// SemVer precedence (build metadata does not count), then the text, so that the order is total.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parsed.cmp_precedence(&other.parsed).then_with(|| self.text.cmp(&other.text))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.text, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> Version {
+        Version::parse(text).unwrap()
+    }
+
+    fn strict(text: &str) -> String {
+        version(text).parsed().to_string()
+    }
+
+    #[test]
+    fn loose_versions_are_read_as_npm_reads_them() {
+        assert_eq!(strict("1.0.0beta"), "1.0.0-beta");
+        assert_eq!(strict("3.0.0rc5"), "3.0.0-rc5");
+        assert_eq!(strict("v1.2.3"), "1.2.3");
+        assert_eq!(strict("1.0.0-beta.01"), "1.0.0-beta.1");
+        assert!(Version::parse("1.2").is_none());
+        assert!(Version::parse("9007199254740992.0.0").is_none());
+        assert!(Version::parse("").is_none());
+    }
+
+    #[test]
+    fn order_is_precedence_and_then_text() {
+        assert!(version("1.0.0-rc.1") < version("1.0.0"));
+        assert!(version("1.9.0") < version("1.10.0"));
+        assert!(version("1.0.0+a") < version("1.0.0+b"));
+    }
+
+    #[test]
+    fn a_channel_is_the_word_of_a_prerelease() {
+        assert_eq!(version("2.0.0-beta.3").channel(), Some("beta"));
+        assert_eq!(version("3.0.0-rc5").channel(), Some("rc"));
+        assert_eq!(version("3.0.0-0").channel(), Some(""));
+        assert_eq!(version("19.3.0-canary-97bffa77-20260101").channel(), Some("canary"));
+        assert_eq!(version("3.0.0").channel(), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! Indicators: domains and addresses that records of malware name as what it talks to. Refuses to know who wants to go there.
+
+use core::net::IpAddr;
+
+use crate::policy::advisories::Trust;
+use crate::policy::advisories::index::FeedAdvisories;
+
+/// What a record says of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indication<'a> {
+    /// The domain or address as the record lists it, in one spelling.
+    pub listed: &'a str,
+    /// The record's id.
+    pub advisory: &'a str,
+    /// The package it is about; one of them, where it is about several.
+    pub package: &'a str,
+    /// The feed it stands in.
+    pub feed: &'a str,
+    /// How far the feed is followed.
+    pub trust: Trust,
+}
+
+/// The one spelling of a domain or an address that a record lists, with or without what people do to keep others from
+/// following it (`evil[.]example`); `None` for what is neither. A domain of one label would mean a whole registry's domains.
+#[must_use]
+pub fn spelled(text: &str) -> Option<String> {
+    let plain = text.trim().replace("[.]", ".").replace("(.)", ".").to_ascii_lowercase();
+    if let Ok(address) = plain.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Some(address.to_canonical().to_string());
+    }
+    let name = plain.trim_start_matches("*.").trim_end_matches('.');
+    let is_label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(plain)
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_name = name.len() <= 253 && name.contains('.') && name.split('.').all(is_label);
+    (is_name && !last.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.to_owned())
+}
+
+/// What the feeds say of a place: a name in lower case without a dot at its end, which is below every domain it ends with, or an
+/// address. Of several, what is followed furthest.
+pub(crate) fn of<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<Indication<'a>> {
+    let is_address = place.parse::<IpAddr>().is_ok();
+    let spellings = || {
+        let parents = std::iter::successors(Some(place), |name| name.split_once('.').map(|(_, rest)| rest));
+        // Behind a name no address is meant, whatever the name ends with.
+        let is_meant = move |name: &&str| if is_address { true } else { name.contains('.') && name.parse::<IpAddr>().is_err() };
+        parents.take(if is_address { 1 } else { usize::MAX }).filter(is_meant)
+    };
+    let found = feeds.filter_map(|feed| spellings().find_map(|spelling| feed.indication(spelling)));
+    // The first of those that are followed as far.
+    found.reduce(|one, other| if rank(other.trust) > rank(one.trust) { other } else { one })
+}
+
+fn rank(trust: Trust) -> u8 {
+    match trust {
+        Trust::Warn => 0,
+        Trust::Hold => 1,
+        Trust::Deny => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::advisories::Advisories;
+    use crate::policy::advisories::index::Builder;
+    use crate::policy::advisories::{Kind, Record};
+
+    fn record(id: &str, kind: Kind, indicators: &[&str]) -> Record {
+        let indicators = indicators.iter().filter_map(|text| spelled(text)).map(Into::into).collect();
+        Record { id: id.into(), kind, package: "axios".into(), indicators, ..crate::policy::advisories::tests::nothing() }
+    }
+
+    fn feed(name: &str, trust: Trust, records: &[Record]) -> Arc<FeedAdvisories> {
+        let mut builder = Builder::default();
+        assert!(records.iter().all(|record| builder.add(record)));
+        Arc::new(builder.build(name, trust))
+    }
+
+    #[test]
+    fn a_domain_means_what_lies_below_it_and_an_address_itself() {
+        let held = Advisories::of_feeds(vec![
+            feed("notes", Trust::Warn, &[record("MAL-1", Kind::Malware, &["Evil.Example", "other.example"])]),
+            feed(
+                "osv",
+                Trust::Deny,
+                &[
+                    record(
+                        "MAL-2",
+                        Kind::Malware,
+                        &["*.evil[.]example.", "198.51.100.7", "[2001:DB8::7]", "com", "1.2.3", "a b.example"],
+                    ),
+                    record("GHSA-1", Kind::Vulnerability, &["fine.example"]),
+                    record("MAL-3", Kind::Malware, &["gone.example"]),
+                    // Of two records with one id the later holds.
+                    record("MAL-3", Kind::Malware, &[]),
+                ],
+            ),
+        ]);
+        let says = |place: &str| held.indicated(place).map(|found| (found.advisory.to_owned(), found.listed.to_owned()));
+        let evil = Some(("MAL-2".to_owned(), "evil.example".to_owned()));
+        assert_eq!((says("evil.example"), says("a.b.evil.example")), (evil.clone(), evil));
+        assert_eq!(says("other.example"), Some(("MAL-1".to_owned(), "other.example".to_owned())));
+        assert_eq!(says("198.51.100.7").unwrap().0, "MAL-2");
+        assert_eq!(says("2001:db8::7").unwrap().1, "2001:db8::7");
+        for place in
+            ["notevil.example", "example", "com", "x.com", "100.7", "1.198.51.100.7", "fine.example", "gone.example", "2.3", ""]
+        {
+            assert_eq!(says(place), None, "{place}");
+        }
+    }
+}

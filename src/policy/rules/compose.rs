@@ -1,0 +1,544 @@
+//! Policy files, composed: a file and what it includes become one list of rules. Refuses to open files: whoever compiles hands them
+//! over.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use toml::de::{DeTable, DeValue};
+
+use crate::diagnostics::{Mistake, Mistakes};
+use crate::diagnostics::{Place, SourceFile};
+use crate::policy::rules::Policy;
+use crate::policy::rules::rule::{Action, MINIMUM_AGE, Of, Rule};
+use crate::policy::rules::toml_table::{Table, quoted};
+use crate::policy::rules::{parse, shadowing};
+
+/// What may stand at the top of a file.
+const KEYS: &[&str] = &["include", "observe", "rule"];
+
+/// The most rules of a policy, so that judging has a bound.
+const MOST_RULES: usize = 10_000;
+
+/// How deep files may include each other.
+const DEEPEST: usize = 16;
+
+/// A policy, and what is right but should not be.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The policy.
+    pub policy: Policy,
+    /// Exemptions without an owner or an end.
+    pub warnings: Vec<Mistake>,
+    /// The files it was made of, in the order in which they were read.
+    pub files: Vec<PathBuf>,
+}
+
+impl Compiled {
+    /// The rules that have ended at `now`, as mistakes where they stand: right once, and without effect.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Vec<Mistake> {
+        let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
+        let told = |rule: &Rule| {
+            let problem = format!("the rule `{}` has ended, and does nothing", rule.id);
+            Some(Mistake::new(rule.place.clone()?, problem, "it gone, or a later `expires`"))
+        };
+        ended.filter_map(told).collect()
+    }
+}
+
+/// Finds the file that `from` includes by `name`: a path beside it, or the name of a shipped policy.
+///
+/// Errors are what is wrong with it, for a person.
+pub type Find<'f> = dyn Fn(&SourceFile, &str) -> Result<Arc<SourceFile>, String> + 'f;
+
+/// Compiles files, in their order, with what they include: a file's own rules stand above those of the files it includes.
+///
+/// # Errors
+/// Every mistake in all of them.
+pub fn compile(files: &[Arc<SourceFile>], find: &Find<'_>) -> Result<Compiled, Mistakes> {
+    let mut reading = Reading { find, rules: Vec::new(), mistakes: Vec::new(), files: Vec::new(), open: Vec::new() };
+    for file in files {
+        reading.file(file);
+    }
+    let Reading { rules, mut mistakes, files, .. } = reading;
+    check_ids(&rules, &mut mistakes);
+    shadowing::check(&rules, &mut mistakes);
+    if let Some(place) = rules.get(MOST_RULES).and_then(|rule| rule.place.clone()) {
+        mistakes.push(Mistake::new(place, format!("more than {MOST_RULES} rules"), ""));
+    }
+    if !mistakes.is_empty() {
+        let rank = |mistake: &Mistake| files.iter().position(|path| *path == mistake.place.file.path);
+        mistakes.sort_by_key(|mistake| (rank(mistake), mistake.place.span.start));
+        return Err(Mistakes(mistakes));
+    }
+    Ok(Compiled { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::of(rules), files })
+}
+
+struct Reading<'r> {
+    find: &'r Find<'r>,
+    rules: Vec<Rule>,
+    mistakes: Vec<Mistake>,
+    files: Vec<PathBuf>,
+    /// The files that are being read: one that is included again from here is a circle.
+    open: Vec<PathBuf>,
+}
+
+impl Reading<'_> {
+    fn file(&mut self, file: &Arc<SourceFile>) {
+        // Two files may include a third one: it counts where it stands first.
+        if self.files.contains(&file.path) {
+            return;
+        }
+        self.files.push(file.path.clone());
+        self.open.push(file.path.clone());
+        let (table, errors) = DeTable::parse_recoverable(&file.text);
+        let broken = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min();
+        for error in errors.iter().take(1) {
+            let place = Place { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
+            self.mistakes.push(Mistake::new(place, format!("not TOML: {}", error.message()), ""));
+        }
+        // Behind a syntax error the parser guesses: what it finds there nobody wrote.
+        if broken.is_none() {
+            self.table(file, table.get_ref());
+        }
+        self.open.pop();
+    }
+
+    fn table<'t>(&mut self, file: &'t Arc<SourceFile>, table: &'t DeTable<'t>) {
+        let mut top = Table { file, inside: table, mistakes: &mut self.mistakes };
+        top.refuse_unknown(KEYS);
+        let observe = top.truth("observe").unwrap_or(false);
+        let allowed = "paths of policy files beside this one, or names of shipped policies";
+        let includes = top.value("include").and_then(|_| top.texts("include", allowed));
+        let first = self.rules.len();
+        rules(&mut top, &mut self.rules);
+        for (name, span) in includes.into_iter().flatten() {
+            self.include(file, name, span);
+        }
+        if observe {
+            let refusing = |rule: &&mut Rule| rule.action.refuses();
+            self.rules[first..].iter_mut().filter(refusing).for_each(|rule| rule.observe = true);
+        }
+    }
+
+    fn include(&mut self, from: &Arc<SourceFile>, name: &str, span: std::ops::Range<usize>) {
+        let place = Place { file: Arc::clone(from), span };
+        let name_told = name.escape_debug();
+        match (self.find)(from, name) {
+            Err(problem) => {
+                self.mistakes.push(Mistake::new(place, format!("cannot include `{name_told}`: {problem}"), ""));
+            }
+            Ok(file) if self.open.contains(&file.path) || self.open.len() >= DEEPEST => {
+                let allowed = "files that do not include each other";
+                self.mistakes.push(Mistake::new(place, format!("includes go in a circle: `{name_told}`"), allowed));
+            }
+            Ok(file) => self.file(&file),
+        }
+    }
+}
+
+fn rules(top: &mut Table<'_, '_>, rules: &mut Vec<Rule>) {
+    const ALLOWED: &str = "rules, each below a line `[[rule]]`";
+    let Some(value) = top.value("rule") else { return };
+    let DeValue::Array(items) = value.get_ref() else {
+        top.note(value.span(), format!("`rule` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
+        return;
+    };
+    for item in items {
+        let Some(table) = item.get_ref().as_table() else {
+            top.note(item.span(), format!("`rule` cannot be of this type: {}", item.get_ref().type_str()), ALLOWED);
+            continue;
+        };
+        let mut table = Table { file: top.file, inside: table, mistakes: &mut *top.mistakes };
+        let place = table.place(heading(&top.file.text, item.span()));
+        rules.extend(parse::rule(&mut table, place));
+    }
+}
+
+/// Where a rule begins: its `[[rule]]`, or whatever stands there in an array that is written inline.
+fn heading(text: &str, span: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    let end = text.get(span.start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |at| span.start + at);
+    span.start..end.min(span.end).max(span.start)
+}
+
+fn check_ids(rules: &[Rule], mistakes: &mut Vec<Mistake>) {
+    let mut first: HashMap<&str, &Rule> = HashMap::new();
+    for rule in rules {
+        let Some(place) = rule.place.clone() else { continue };
+        if let Some(before) = first.insert(&rule.id, rule).and_then(|before| before.place.clone()) {
+            let (line, _) = before.position();
+            let problem = format!("the id is taken by the rule at {}:{line}: `{}`", before.file.path.display(), rule.id);
+            mistakes.push(Mistake::new(place.clone(), problem, "an id for each rule"));
+        }
+        // The setting `min-release-age` replaces its age.
+        let is_minimum = matches!(rule.action, Action::Hold { of: Of::Release, .. });
+        if *rule.id == *MINIMUM_AGE && !is_minimum {
+            let problem = format!("a rule of this id is the minimum release age: `{MINIMUM_AGE}`");
+            mistakes.push(Mistake::new(place, problem, "`hold` with an age of the release, or another id"));
+        }
+    }
+}
+
+/// An exemption that nobody owns, or that never ends, is forgotten. The lane of fixes is none: each release earns it anew.
+fn warning(rule: &Rule) -> Option<Mistake> {
+    let place = rule.place.clone().filter(|_| rule.action == Action::Allow && !rule.asks.fixes)?;
+    let missing: Vec<_> = [("owner", rule.owner.is_none()), ("expires", rule.expires.is_none())]
+        .into_iter()
+        .filter(|(_, missing)| *missing)
+        .map(|(name, _)| name)
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let problem = format!("the exemption `{}` has no {}", rule.id, quoted(missing));
+    Some(Mistake::new(place, problem, "`owner` with a person or a team, and `expires` with a day"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use expect_test::expect;
+
+    use super::*;
+    use crate::policy::presets;
+
+    fn source(path: &str, text: &str) -> Arc<SourceFile> {
+        Arc::new(SourceFile { path: path.into(), text: text.to_owned() })
+    }
+
+    /// Compiles the first of these files; the others are there to be included.
+    fn compiled(files: &[(&str, &str)]) -> Result<Compiled, Mistakes> {
+        let sources: Vec<_> = files.iter().map(|(path, text)| source(path, text)).collect();
+        let find = |_: &SourceFile, name: &str| {
+            let beside = sources.iter().find(|file| file.path == Path::new(name)).cloned();
+            beside.or_else(|| presets::file(name)).ok_or_else(|| "there is none".to_owned())
+        };
+        compile(&sources[..1], &find)
+    }
+
+    fn mistakes(text: &str) -> String {
+        compiled(&[("p.toml", text)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_each_with_its_place_and_what_is_allowed() {
+        let text = r#"
+observ = true
+
+[[rule]]
+id = "a rule"
+hold = 14
+packages = ["lodash", "[broken"]
+scopes = ["acme"]
+versions = ">2 <1"
+resaon = "typo"
+
+[[rule]]
+id = "b"
+deny = true
+warn = true
+reason = "x"
+versions = "not a range"
+signals = ["first-install-scripts"]
+findings = "nothing"
+older-than = "30d"
+advisory = { kind = "virus", feeds = "osv" }
+
+[[rule]]
+id = "c"
+allow = true
+observe = true
+reason = "x"
+expires = "soon"
+siblings = "spared"
+dependencies = "svn"
+younger-than = "1d"
+dist-tags = []
+"#;
+        expect![[r#"
+            21 mistakes in the policy
+
+            p.toml:2:1: unknown key: `observ`
+             2 | observ = true
+               | ^^^^^^
+               = allowed: `observe`, if that was meant
+
+            p.toml:4:1: the rule gives no reason
+             4 | [[rule]]
+               | ^^^^^^^^
+               = allowed: `reason` with a sentence for those who meet the rule
+
+            p.toml:5:6: `id` is none: `a rule`
+             5 | id = "a rule"
+               |      ^^^^^^^^
+               = allowed: letters, digits and hyphens, such as `minimum-age`
+
+            p.toml:6:8: `hold` lacks a unit: `14`
+             6 | hold = 14
+               |        ^^
+               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `72h`, `14d`, `1d12h`
+
+            p.toml:7:23: `packages` is no glob (unclosed character class; missing ']'): `[broken`
+             7 | packages = ["lodash", "[broken"]
+               |                       ^^^^^^^^^
+               = allowed: package names or globs, such as `"lodash"`, `"@acme/*"` or `"eslint-*"`
+
+            p.toml:8:11: `scopes` is no scope: `acme`
+             8 | scopes = ["acme"]
+               |           ^^^^^^
+               = allowed: scopes, such as `"@acme"`
+
+            p.toml:9:12: `versions` is a range that no version lies in: `>2 <1`
+             9 | versions = ">2 <1"
+               |            ^^^^^^^
+               = allowed: a range as npm reads it, such as `"<2.0.0"`, `"1.x || >=2.5.0"` or `"1.14.1"`
+
+            p.toml:10:1: unknown key: `resaon`
+             10 | resaon = "typo"
+                | ^^^^^^
+               = allowed: `reason`, if that was meant
+
+            p.toml:15:1: the rule does two things, the second is: `warn`
+             15 | warn = true
+                | ^^^^
+               = allowed: exactly one of `allow = true`, `deny = true`, `hold = "14d"`, `warn = true`
+
+            p.toml:17:12: `versions` is no range: `not a range`
+             17 | versions = "not a range"
+                |            ^^^^^^^^^^^^^
+               = allowed: a range as npm reads it, such as `"<2.0.0"`, `"1.x || >=2.5.0"` or `"1.14.1"`
+
+            p.toml:18:12: `signals` is not known: `first-install-scripts`
+             18 | signals = ["first-install-scripts"]
+                |            ^^^^^^^^^^^^^^^^^^^^^^^
+               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `new-publisher`, `newborn-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `tool-changed`, `shrinkwrap-added`
+
+            p.toml:19:12: `findings` is not known: `nothing`
+             19 | findings = "nothing"
+                |            ^^^^^^^^^
+               = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`
+
+            p.toml:21:21: `kind` is not known: `virus`
+             21 | advisory = { kind = "virus", feeds = "osv" }
+                |                     ^^^^^^^
+               = allowed: `malware`, `vulnerability`
+
+            p.toml:21:30: unknown key: `feeds`
+             21 | advisory = { kind = "virus", feeds = "osv" }
+                |                              ^^^^^
+               = allowed: `feed`, if that was meant
+
+            p.toml:26:1: `observe` in a rule that refuses nothing
+             26 | observe = true
+                | ^^^^^^^
+               = allowed: `observe` beside `deny` or `hold`
+
+            p.toml:28:11: `expires` is no instant: `soon`
+             28 | expires = "soon"
+                |           ^^^^^^
+               = allowed: a day or an instant, such as `"2026-12-31"` or `"2026-12-31T12:00:00Z"`
+
+            p.toml:29:1: `siblings` says whom a hold spares, and this is none
+             29 | siblings = "spared"
+                | ^^^^^^^^
+               = allowed: `siblings` beside `hold`
+
+            p.toml:29:12: `siblings` is not known: `spared`
+             29 | siblings = "spared"
+                |            ^^^^^^^^
+               = allowed: `exempt`
+
+            p.toml:30:16: `dependencies` is not known: `svn`
+             30 | dependencies = "svn"
+                |                ^^^^^
+               = allowed: `git`, `url`, `file`
+
+            p.toml:31:1: `younger-than` in an `allow`: a version would close by itself
+             31 | younger-than = "1d"
+                | ^^^^^^^^^^^^
+               = allowed: `older-than`, `package-older-than`
+
+            p.toml:32:13: `dist-tags` is empty, so the rule would match nothing
+             32 | dist-tags = []
+                |             ^^
+               = allowed: dist-tags, such as `"latest"`"#]].assert_eq(&mistakes(text));
+    }
+
+    #[test]
+    fn broken_toml_is_shown_where_it_breaks() {
+        expect![[r#"
+            1 mistake in the policy
+
+            p.toml:2:8: not TOML: invalid basic string, expected `"`
+             2 | id = "a
+               |        ^"#]]
+        .assert_eq(&mistakes("[[rule]]\nid = \"a\nhold = \"14d\"\n"));
+    }
+
+    #[test]
+    fn rules_that_are_never_reached_and_ids_that_are_taken_are_mistakes() {
+        let text = r#"
+[[rule]]
+id = "ours"
+allow = true
+scopes = ["@acme"]
+reason = "ours"
+
+[[rule]]
+id = "one-of-ours"
+deny = true
+packages = ["@acme/ui"]
+reason = "shadowed by the scope"
+
+[[rule]]
+id = "age"
+hold = "7d"
+reason = "x"
+
+[[rule]]
+id = "age"
+hold = "72h"
+reason = "shorter, so never decides"
+
+[[rule]]
+id = "all"
+deny = true
+reason = "x"
+
+[[rule]]
+id = "last"
+warn = true
+signals = "strong"
+reason = "behind a catch-all"
+"#;
+        expect![[r#"
+            4 mistakes in the policy
+
+            p.toml:8:1: `one-of-ours` is never reached: `ours` on line 2 decides about all it matches
+             8 | [[rule]]
+               | ^^^^^^^^
+               = allowed: it above the other one, or gone
+
+            p.toml:19:1: the id is taken by the rule at p.toml:14: `age`
+             19 | [[rule]]
+                | ^^^^^^^^
+               = allowed: an id for each rule
+
+            p.toml:19:1: `age` is never reached: `age` on line 14 decides about all it matches
+             19 | [[rule]]
+                | ^^^^^^^^
+               = allowed: it above the other one, or gone
+
+            p.toml:29:1: `last` is never reached: `all` on line 24 decides about all it matches
+             29 | [[rule]]
+                | ^^^^^^^^
+               = allowed: it above the other one, or gone"#]]
+        .assert_eq(&mistakes(text));
+    }
+
+    #[test]
+    fn what_is_not_surely_out_of_reach_is_no_mistake() {
+        let text = r#"
+[[rule]]
+id = "narrow"
+deny = true
+packages = ["@acme/*"]
+versions = "<2"
+reason = "x"
+
+[[rule]]
+id = "wide"
+deny = true
+packages = ["@acme/ui"]
+reason = "x"
+
+[[rule]]
+id = "until-summer"
+deny = true
+packages = ["left-pad"]
+expires = "2030-06-01"
+reason = "x"
+
+[[rule]]
+id = "after-summer"
+hold = "7d"
+packages = ["left-pad"]
+reason = "x"
+
+[[rule]]
+id = "watched"
+deny = true
+observe = true
+reason = "x"
+
+[[rule]]
+id = "package"
+hold = "14d"
+of = "package"
+reason = "x"
+
+[[rule]]
+id = "release"
+hold = "14d"
+reason = "x"
+"#;
+        assert_eq!(compiled(&[("p.toml", text)]).unwrap().policy.rules().len(), 7);
+    }
+
+    #[test]
+    fn an_exemption_without_owner_or_end_is_a_warning() {
+        let text = "[[rule]]\nid = \"ours\"\nallow = true\nscopes = [\"@acme\"]\nreason = \"ours\"\nowner = \"platform\"\n";
+        let warnings = compiled(&[("p.toml", text)]).unwrap().warnings;
+        expect![[r#"
+            p.toml:1:1: the exemption `ours` has no `expires`
+             1 | [[rule]]
+               | ^^^^^^^^
+               = allowed: `owner` with a person or a team, and `expires` with a day"#]]
+        .assert_eq(&warnings.iter().map(ToString::to_string).collect::<Vec<_>>().concat());
+    }
+
+    #[test]
+    fn a_rule_that_has_ended_is_a_warning_where_it_stands() {
+        let text = "\n[[rule]]\nid = \"for-now\"\nallow = true\npackages = [\"x\"]\nreason = \"x\"\nowner = \"a\"\nexpires = \"2026-04-01\"\n";
+        let compiled = compiled(&[("p.toml", text)]).unwrap();
+        assert!(compiled.warnings.is_empty() && compiled.ended("2026-04-01T23:59:59Z".parse().unwrap()).is_empty());
+        let ended = compiled.ended("2026-04-02T00:00:00Z".parse().unwrap());
+        expect![[r#"
+            p.toml:2:1: the rule `for-now` has ended, and does nothing
+             2 | [[rule]]
+               | ^^^^^^^^
+               = allowed: it gone, or a later `expires`"#]]
+        .assert_eq(&ended.iter().map(ToString::to_string).collect::<Vec<_>>().concat());
+    }
+
+    #[test]
+    fn own_rules_stand_above_what_a_file_includes() {
+        let own =
+            "include = [\"default\", \"b.toml\"]\n[[rule]]\nid = \"own\"\nhold = \"1d\"\nscopes = [\"@acme\"]\nreason = \"x\"\n";
+        let other = "[[rule]]\nid = \"other\"\nwarn = true\ninstall-script = true\nreason = \"x\"\n";
+        let compiled = compiled(&[("a.toml", own), ("b.toml", other)]).unwrap();
+        let ids: Vec<_> = compiled.policy.rules().iter().map(|rule| rule.id.to_string()).collect();
+        assert_eq!((ids.first().unwrap().as_str(), ids.last().unwrap().as_str()), ("own", "other"));
+        assert!(ids.iter().any(|id| id == "minimum-age"));
+    }
+
+    #[test]
+    fn includes_in_a_circle_and_of_nothing_are_mistakes() {
+        let circle = compiled(&[("a.toml", "include = \"b.toml\""), ("b.toml", "include = [\"a.toml\", \"c.toml\"]")]);
+        expect![[r#"
+            2 mistakes in the policy
+
+            b.toml:1:12: includes go in a circle: `a.toml`
+             1 | include = ["a.toml", "c.toml"]
+               |            ^^^^^^^^
+               = allowed: files that do not include each other
+
+            b.toml:1:22: cannot include `c.toml`: there is none
+             1 | include = ["a.toml", "c.toml"]
+               |                      ^^^^^^^^"#]]
+        .assert_eq(&circle.unwrap_err().to_string());
+    }
+}

@@ -1,0 +1,104 @@
+//! Which of many rules a version has to be asked of at all: those whose ranges it lies in, and those without one. Refuses to ask them.
+
+use std::borrow::Cow;
+
+use crate::npm::{Prereleases, RangeTable};
+use crate::policy::facts::Facts;
+use crate::policy::rules::rule::{Action, Rule};
+
+/// Rules in their order, and their ranges together.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    all: Vec<Rule>,
+    ranges: Option<RangeTable>,
+    /// Those that ask for a range.
+    ranged: Chosen,
+}
+
+/// Some of the rules, as bits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Chosen(Box<[u64]>);
+
+impl Rules {
+    pub(crate) fn of(all: Vec<Rule>) -> Self {
+        let ranged = all.iter().enumerate().filter_map(|(number, rule)| {
+            // Refusing and warning rules cover the prereleases of their range, allowing ones are as narrow as npm's.
+            let prereleases = if rule.action == Action::Allow { Prereleases::Named } else { Prereleases::Covered };
+            Some((number, rule.asks.versions.clone()?, prereleases))
+        });
+        let ranges = RangeTable::of(all.len(), ranged.collect());
+        let mut rules = Self { all, ranges, ranged: Chosen::default() };
+        rules.ranged = rules.choose(|rule| rule.asks.versions.is_some());
+        rules
+    }
+
+    pub(crate) fn all(&self) -> &[Rule] {
+        &self.all
+    }
+
+    /// Those that are wanted.
+    pub(crate) fn choose(&self, wanted: impl Fn(&Rule) -> bool) -> Chosen {
+        let mut chosen = vec![0; self.all.len().div_ceil(64)];
+        for (number, rule) in self.all.iter().enumerate() {
+            chosen[number / 64] |= u64::from(wanted(rule)) << (number % 64);
+        }
+        Chosen(chosen.into())
+    }
+
+    /// The chosen ones, in their order.
+    pub(crate) fn each<'a>(&'a self, chosen: &'a Chosen) -> Candidates<'a> {
+        Candidates { rules: &self.all, chosen, ranges: None, word: 0, left: chosen.0.first().copied().unwrap_or(0) }
+    }
+
+    /// The chosen ones whose ranges the version may lie in, in their order.
+    pub(crate) fn answering<'a>(&'a self, chosen: &'a Chosen, facts: &Facts<'_>) -> Candidates<'a> {
+        // Of most packages no rule asks for a range: then nothing is looked up.
+        let asks = chosen.0.iter().zip(&self.ranged.0).any(|(chosen, ranged)| chosen & ranged != 0);
+        let ranges =
+            self.ranges.as_ref().filter(|_| asks).zip(facts.parsed).and_then(|(ranges, version)| ranges.answering(version));
+        let first = |bits: &[u64]| bits.first().copied().unwrap_or(0);
+        let left = first(&chosen.0) & ranges.as_deref().map_or(u64::MAX, first);
+        Candidates { rules: &self.all, chosen, ranges, word: 0, left }
+    }
+}
+
+impl Chosen {
+    /// Those of them that are wanted.
+    pub(crate) fn narrowed(mut self, rules: &Rules, wanted: impl Fn(&Rule) -> bool) -> Self {
+        for (number, rule) in rules.all.iter().enumerate() {
+            if self.has(number) && !wanted(rule) {
+                self.0[number / 64] &= !(1 << (number % 64));
+            }
+        }
+        self
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.0[number / 64] & (1 << (number % 64)) != 0
+    }
+}
+
+/// Walks the set bits.
+pub(crate) struct Candidates<'a> {
+    rules: &'a [Rule],
+    chosen: &'a Chosen,
+    ranges: Option<Cow<'a, [u64]>>,
+    word: usize,
+    left: u64,
+}
+
+impl<'a> Iterator for Candidates<'a> {
+    type Item = &'a Rule;
+
+    fn next(&mut self) -> Option<&'a Rule> {
+        while self.left == 0 {
+            self.word += 1;
+            let chosen = self.chosen.0.get(self.word)?;
+            let within = self.ranges.as_deref().and_then(|bits| bits.get(self.word)).copied().unwrap_or(u64::MAX);
+            self.left = chosen & within;
+        }
+        let number = self.word * 64 + self.left.trailing_zeros() as usize;
+        self.left &= self.left - 1;
+        self.rules.get(number)
+    }
+}

@@ -1,0 +1,791 @@
+//! The rules in their order, and what they say of a version. Pure: the same facts, rules and instant make the same verdict.
+//!
+//! As time goes by a verdict only opens: refusing rules ask for youth, allowing ones for age, which `read` sees to.
+
+pub mod compose;
+pub(crate) mod describe;
+pub(crate) mod index;
+pub(crate) mod parse;
+pub(crate) mod prefilter;
+pub mod rule;
+pub(crate) mod shadowing;
+pub(crate) mod toml_table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::{GlobSet, GlobSetBuilder};
+use jiff::Timestamp;
+
+use crate::policy::advisories::Kind;
+use crate::policy::facts::{Facts, UnknownFacts};
+use crate::policy::invariants;
+use crate::policy::malware;
+use crate::policy::rules::index::{Candidates, Chosen, Rules};
+use crate::policy::rules::prefilter::Among;
+use crate::policy::rules::rule::{Action, Ages, Answer, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
+use crate::policy::verdict::{Reason, RuleId, Verdict};
+
+use crate::npm::PackageName;
+use crate::vetting::{Signals, Strength};
+
+/// The policy in force: rules in their order, below those that no file switches off.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    rules: Arc<Rules>,
+    /// Packages for which ages are waived.
+    exclude: GlobSet,
+    /// The same as they were written.
+    excluded: Arc<[Box<str>]>,
+    /// The rules in force are those that have not ended at this instant.
+    as_of: Timestamp,
+}
+
+/// What a rule says without refusing anything: a warning, or the refusal of a rule that only observes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The rule, and why.
+    pub reason: Reason,
+    /// Whether it would refuse if it did not only observe.
+    pub would_refuse: bool,
+}
+
+/// The rules of a policy that are about one package: chosen once, asked for each version.
+#[derive(Debug, Clone)]
+pub struct Selection<'p> {
+    policy: &'p Policy,
+    rules: Chosen,
+    /// Whether ages are waived for the package.
+    waived: bool,
+}
+
+impl Policy {
+    /// A policy of these rules.
+    #[must_use]
+    pub fn of(rules: Vec<Rule>) -> Self {
+        Self { rules: Arc::new(Rules::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
+    }
+
+    /// A policy of a minimum release age (zero for none) that waives the age, and nothing else, for `exclude`.
+    ///
+    /// # Errors
+    /// When the globs are too large together to be compiled.
+    pub fn new(minimum_release_age: Duration, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
+        Self::of(Vec::new()).with_minimum_age(minimum_release_age).excluding(exclude)
+    }
+
+    /// The same policy with another minimum release age. Zero removes all rules of age, that of new packages too.
+    #[must_use]
+    pub fn with_minimum_age(self, age: Duration) -> Self {
+        let mut rules = self.rules().to_vec();
+        if age.is_zero() {
+            rules.retain(|rule| !rule.is_of_age());
+        } else if let Some(rule) = rules.iter_mut().find(|rule| *rule.id == *MINIMUM_AGE) {
+            rule.action = Action::Hold { age, of: Of::Release };
+        } else {
+            rules.push(minimum_age(age));
+        }
+        Self { rules: Arc::new(Rules::of(rules)), ..self }
+    }
+
+    /// The same policy, whose rules that open fixes early ask for another age. Zero removes them.
+    #[must_use]
+    pub fn with_fix_lane(self, age: Duration) -> Self {
+        let mut rules = self.rules().to_vec();
+        rules.retain(|rule| !rule.asks.fixes || !age.is_zero());
+        for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
+            rule.asks.older_than = Some(age);
+        }
+        Self { rules: Arc::new(Rules::of(rules)), ..self }
+    }
+
+    /// The same policy, which waives ages, and nothing else, for `exclude`.
+    ///
+    /// # Errors
+    /// When the globs are too large together to be compiled.
+    pub fn excluding(self, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
+        let mut globs = GlobSetBuilder::new();
+        for glob in exclude {
+            globs.add(glob.0.clone());
+        }
+        let excluded = exclude.iter().map(|glob| glob.as_str().into()).collect();
+        Ok(Self { exclude: globs.build()?, excluded, ..self })
+    }
+
+    /// The rules in their order, those that have ended too.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.all()
+    }
+
+    /// The same policy as it is in force at `now`: a rule that has ended is no part of it.
+    #[must_use]
+    pub fn as_of(&self, now: Timestamp) -> Self {
+        Self { as_of: now, ..self.clone() }
+    }
+
+    /// When the next rule ends by itself.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.rules().iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
+    }
+
+    /// The minimum release age for a package: zero where there is none, or it is waived.
+    #[must_use]
+    pub fn minimum_release_age(&self, name: &PackageName) -> Duration {
+        if self.exclude.is_match(name.as_str()) {
+            return Duration::ZERO;
+        }
+        let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && rule.is_about(name.as_str()).is_ok());
+        match rule.map(|rule| rule.action) {
+            Some(Action::Hold { age, .. }) => age,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The minimum release age for packages in general, for people to read: zero where there is none.
+    #[must_use]
+    pub fn minimum_age(&self) -> Duration {
+        match self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe).map(|rule| rule.action) {
+            Some(Action::Hold { age, .. }) => age,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The longest age for which a rule holds that spares parts of established packages; `None` where none does.
+    #[must_use]
+    pub fn spares_siblings(&self) -> Option<Duration> {
+        let ages = self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| match rule.action {
+            Action::Hold { age, .. } => Some(age),
+            _ => None,
+        });
+        ages.max()
+    }
+
+    /// The longest age that a rule names, of a release or of a package.
+    #[must_use]
+    pub fn longest_age(&self) -> Duration {
+        self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
+    }
+
+    /// The rules about a package.
+    #[must_use]
+    pub fn about(&self, name: &PackageName) -> Selection<'_> {
+        let rules = self.rules.choose(|rule| self.has_in_force(rule) && rule.is_about(name.as_str()).is_ok());
+        Selection { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
+    }
+
+    /// Judges one version as of `at`: the instant up to which upstream's word is known, never later than now.
+    #[must_use]
+    pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        self.about(facts.name).judge(facts, at)
+    }
+
+    /// What the rules say beside their verdict, as of `at`.
+    #[must_use]
+    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Note> {
+        self.about(facts.name).notes(facts, at)
+    }
+
+    pub(crate) fn in_force(&self) -> impl Iterator<Item = &Rule> {
+        self.rules().iter().filter(|rule| self.has_in_force(rule))
+    }
+
+    fn has_in_force(&self, rule: &Rule) -> bool {
+        rule.expires.is_none_or(|expires| expires > self.as_of)
+    }
+
+    /// The globs of packages for which ages are waived, as they were written.
+    #[must_use]
+    pub fn excluded(&self) -> &[Box<str>] {
+        &self.excluded
+    }
+
+    /// Whether ages are waived for a package.
+    #[must_use]
+    pub fn waives_ages(&self, name: &PackageName) -> bool {
+        self.exclude.is_match(name.as_str())
+    }
+
+    pub(crate) fn waives(&self, rule: &Rule, name: &PackageName) -> bool {
+        rule.is_of_age() && self.exclude.is_match(name.as_str())
+    }
+}
+
+impl Selection<'_> {
+    /// Leaves out the rules that none of these versions can match, however old it is: for packages of thousands.
+    #[must_use]
+    pub fn narrowed<'f>(self, versions: impl Iterator<Item = Facts<'f>>) -> Self {
+        let among = Among::of(versions);
+        let rules = self.rules.narrowed(&self.policy.rules, |rule| among.may_answer(rule));
+        Self { rules, ..self }
+    }
+
+    /// The rules that are left where the glass is broken: what rests on youth or signals is waived.
+    pub(crate) fn behind_glass(&self) -> Self {
+        let rules = self.rules.clone().narrowed(&self.policy.rules, |rule| !rule.rests_on_youth());
+        Self { policy: self.policy, rules, waived: self.waived }
+    }
+
+    /// What an approval has to name before it is one: the records, and strong signals by which rules refuse.
+    #[must_use]
+    pub fn overridden<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+        let mut named: Vec<&'a str> = self.records(facts);
+        let strong = facts.signals.and(Signals::of_strength(Strength::Strong));
+        if !strong.is_empty() {
+            let asked = self.refusers(facts).filter_map(|rule| rule.asks.signals);
+            let asked = asked.fold(Signals::NONE, |all, (asked, _)| all.or(asked));
+            for signal in strong.and(asked).iter() {
+                named.push(signal.as_str());
+            }
+        }
+        named
+    }
+
+    /// The records that nothing but an approval overrides, and the broken glass does not: a changed integrity, and advisories of
+    /// malware by which feeds or rules refuse.
+    #[must_use]
+    pub fn records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+        let mut records = facts.records();
+        let asks: Vec<_> = self.refusers(facts).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
+        if asks.is_empty() {
+            return records;
+        }
+        for advisory in facts.advised().filter(|advisory| advisory.kind == Kind::Malware) {
+            if asks.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
+                records.push(advisory.id);
+            }
+        }
+        records
+    }
+
+    /// Whether any of the rules warns or only observes, so that there may be notes.
+    #[must_use]
+    pub fn takes_notes(&self) -> bool {
+        self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == Action::Warn || rule.asks.fixes)
+    }
+
+    /// Whether any of the rules asks for one of these facts.
+    #[must_use]
+    pub fn hangs_on(&self, unknown: UnknownFacts) -> bool {
+        self.policy.rules.each(&self.rules).any(|rule| rule.hangs_on(unknown))
+    }
+
+    /// Whether a fact that is not known could change what the rules say of the version, at `at` or as time goes by.
+    #[must_use]
+    pub fn is_undecided(&self, facts: &Facts<'_>, at: Timestamp) -> bool {
+        if !self.answering(facts).any(|rule| rule.hangs_on(facts.unknown)) {
+            return false;
+        }
+        let undecided_at = |at: Timestamp| {
+            let ages = Ages::of(facts, at);
+            for rule in self.answering(facts) {
+                match rule.answer(facts, ages) {
+                    Answer::Undecided => return true,
+                    // Nothing below it is read.
+                    Answer::Matches if !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages)) => {
+                        return false;
+                    }
+                    Answer::Matches | Answer::Differs(_) => {}
+                }
+            }
+            false
+        };
+        let turns = || self.answering(facts).flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at);
+        undecided_at(at) || turns().any(undecided_at)
+    }
+
+    /// Judges one version of the package as of `at`.
+    #[must_use]
+    pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        invariants::verdict(facts).unwrap_or_else(|| self.verdict(facts, at))
+    }
+
+    /// What feeds and files say of one version of the package, as of `at`: malware as far as its feed is followed, then the rules.
+    #[must_use]
+    pub fn verdict(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        match malware::judge(facts, at) {
+            Some(refusal @ Verdict::Deny { .. }) => refusal,
+            Some(hold) => hold.longer(self.by_files(facts, at)),
+            None => self.by_files(facts, at),
+        }
+    }
+
+    pub(crate) fn by_files(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        let Some(rule) = self.refusing(facts, at) else { return Verdict::Allow };
+        let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::refusal(rule, facts) };
+        match self.opening(facts, at) {
+            Some(until) => Verdict::Hold { until, reason },
+            None => Verdict::Deny { reason },
+        }
+    }
+
+    /// What the rules say beside their verdict, as of `at`.
+    #[must_use]
+    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Note> {
+        let ages = Ages::of(facts, at);
+        let mut notes = Vec::new();
+        for rule in self.answering(facts) {
+            if rule.differs(facts, ages).is_some() {
+                continue;
+            }
+            let refuses = self.refuses(rule, ages);
+            if rule.action == Action::Warn || (refuses && rule.observe) {
+                let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::refusal(rule, facts) };
+                notes.push(Note { reason, would_refuse: refuses });
+            } else if refuses || rule.action == Action::Allow {
+                let early = rule.asks.fixes.then(|| Reason {
+                    rule: RuleId::File(Arc::clone(&rule.id)),
+                    detail: format!("opened early: {}", describe::permission(rule, facts)),
+                });
+                notes.extend(early.map(|reason| Note { reason, would_refuse: false }));
+                break;
+            }
+        }
+        notes
+    }
+
+    /// The rules that have to be asked of a version.
+    fn answering<'s>(&'s self, facts: &Facts<'_>) -> Candidates<'s> {
+        self.policy.rules.answering(&self.rules, facts)
+    }
+
+    /// Those of them that keep back what they match, however old it is.
+    fn refusers<'s>(&'s self, facts: &Facts<'_>) -> impl Iterator<Item = &'s Rule> {
+        self.answering(facts).filter(|rule| rule.action.refuses() && !rule.observe)
+    }
+
+    /// The rule that refuses a version at an instant.
+    fn refusing(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Rule> {
+        let ages = Ages::of(facts, at);
+        let decides = |rule: &&Rule| !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages));
+        let first = self.answering(facts).filter(decides).find(|rule| rule.differs(facts, ages).is_none());
+        first.filter(|rule| rule.action != Action::Allow)
+    }
+
+    /// Whether a rule refuses what it matches.
+    fn refuses(&self, rule: &Rule, ages: Ages) -> bool {
+        match rule.action {
+            Action::Deny => true,
+            Action::Hold { .. } => rule.holds(ages) && !(self.waived && rule.is_of_age()),
+            Action::Allow | Action::Warn => false,
+        }
+    }
+
+    /// The first instant after `at` at which no rule refuses the version, if there is one.
+    fn opening(&self, facts: &Facts<'_>, at: Timestamp) -> Option<Timestamp> {
+        let mut turns: Vec<_> = self.answering(facts).flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at).collect();
+        turns.sort_unstable();
+        turns.into_iter().find(|turn| self.refusing(facts, *turn).is_none())
+    }
+}
+
+/// The rule that a setting alone makes.
+fn minimum_age(age: Duration) -> Rule {
+    Rule {
+        id: MINIMUM_AGE.into(),
+        reason: "young releases wait until somebody had time to look at them".into(),
+        owner: None,
+        expires: None,
+        action: Action::Hold { age, of: Of::Release },
+        observe: false,
+        asks: Asks::default(),
+        place: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::diagnostics::SourceFile;
+    use crate::npm::packument::index::Traits;
+    use crate::policy::advisories::index::Builder;
+    use crate::policy::advisories::index::FeedAdvisories;
+    use crate::policy::advisories::{Advisories, Severity};
+    use crate::policy::advisories::{Record, Trust};
+    use crate::policy::decisions::active::{Standing, judge, waiver};
+    use crate::policy::decisions::{Act, Decision, Proposal, Signature};
+    use crate::policy::facts::Presence;
+    use crate::policy::presets;
+    use crate::policy::rules::compose::compile;
+    use crate::vetting::Signal;
+
+    const HOUR: u64 = 3600;
+
+    fn at(hours: u64) -> Timestamp {
+        Timestamp::from_second(1_774_915_200 + i64::try_from(hours * HOUR).unwrap()).unwrap()
+    }
+
+    fn compiled(text: &str) -> Policy {
+        let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
+        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "there is none".to_owned());
+        compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
+    }
+
+    fn aged(hours: u64, exclude: &[&str]) -> Policy {
+        let globs: Vec<_> = exclude.iter().map(|glob| PackageGlob::parse(glob).unwrap()).collect();
+        Policy::new(Duration::from_secs(hours * HOUR), &globs).unwrap()
+    }
+
+    fn axios() -> PackageName {
+        PackageName::parse("axios").unwrap()
+    }
+
+    fn facts(name: &PackageName) -> Facts<'_> {
+        Facts::of(name, "1.14.1", at(0))
+    }
+
+    fn rule(verdict: &Verdict) -> Option<&str> {
+        verdict.reason().map(|reason| reason.rule.as_str())
+    }
+
+    #[test]
+    fn a_release_opens_when_its_age_has_passed_and_not_before() {
+        let (policy, axios) = (aged(72, &[]), axios());
+        let verdict = policy.judge(&facts(&axios), at(71));
+        assert_eq!(verdict.opens(), Some(at(72)));
+        assert_eq!(verdict.reason().unwrap().detail, "published 2026-03-31 00:00 UTC, minimum release age 72 h");
+        assert!(policy.judge(&facts(&axios), at(72)).allows());
+    }
+
+    #[test]
+    fn an_exclusion_waives_age_and_nothing_else() {
+        let name = PackageName::parse("@acme/ui").unwrap();
+        let exclude = [PackageGlob::parse("@acme/*").unwrap()];
+        let policy = compiled("include = \"default\"").excluding(&exclude).unwrap();
+        let newborn = Facts { born: Some(at(0)), ..facts(&name) };
+        assert!(policy.judge(&newborn, at(1)).allows());
+        let changed = Facts { integrity_changed: true, ..newborn };
+        assert_eq!(rule(&policy.judge(&changed, at(1))), Some("integrity-changed"));
+        let suspicious = Facts { signals: crate::vetting::Signals::of_strength(crate::vetting::Strength::Strong), ..newborn };
+        assert_eq!(rule(&policy.judge(&suspicious, at(1))), Some("strong-signal"));
+        let other = PackageName::parse("@acme-evil/ui").unwrap();
+        assert!(!policy.judge(&facts(&other), at(1)).allows());
+    }
+
+    #[test]
+    fn a_setting_replaces_the_age_and_nothing_removes_it_with_that_of_new_packages() {
+        let axios = axios();
+        let opens = |policy: &Policy| policy.judge(&facts(&axios), at(1)).opens();
+        let policy = compiled("include = \"default\"");
+        assert_eq!(opens(&policy), Some(at(72)));
+        assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(48 * HOUR))), Some(at(48)));
+        assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(240 * HOUR))), Some(at(240)));
+        let none = policy.with_minimum_age(Duration::ZERO);
+        assert!(none.judge(&Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).allows());
+        assert_eq!(none.minimum_age(), Duration::ZERO);
+        assert_eq!(opens(&compiled("").with_minimum_age(Duration::from_secs(HOUR * 5))), Some(at(5)));
+    }
+
+    #[test]
+    fn without_a_publish_time_the_age_counts_from_first_seen() {
+        let (policy, axios) = (aged(72, &[]), axios());
+        let missing = Facts { published: None, effective: at(5), ..facts(&axios) };
+        let verdict = policy.judge(&missing, at(6));
+        assert_eq!((verdict.opens(), rule(&verdict)), (Some(at(77)), Some("minimum-age")));
+        assert!(verdict.reason().unwrap().detail.starts_with("upstream gives no publish time, first seen"));
+    }
+
+    #[test]
+    fn what_went_young_is_a_takedown_and_what_went_old_is_kept() {
+        let (policy, axios) = (aged(72, &[]), axios());
+        let gone = |last_seen, replaced| Facts { presence: Presence::Gone { last_seen, replaced }, ..facts(&axios) };
+        let judged = |facts: Facts<'_>| rule(&policy.judge(&facts, at(24 * 400))).map(str::to_owned);
+        assert_eq!(judged(gone(Some(at(3)), false)).as_deref(), Some("takedown"));
+        assert_eq!(judged(gone(Some(at(24 * 300)), false)), None);
+        assert_eq!(judged(gone(Some(at(24 * 300)), true)).as_deref(), Some("takedown"));
+        assert_eq!(judged(gone(None, false)).as_deref(), Some("unpublished"));
+    }
+
+    #[test]
+    fn the_first_rule_that_decides_decides_and_a_hold_reads_on_when_its_age_has_passed() {
+        let policy = compiled(
+            r#"
+[[rule]]
+id = "exempt"
+allow = true
+packages = ["left-*"]
+reason = "x"
+[[rule]]
+id = "scripts"
+hold = "2d"
+install-script = true
+reason = "x"
+[[rule]]
+id = "bad"
+deny = true
+versions = "<2.0.0"
+reason = "x"
+"#,
+        );
+        let (axios, left) = (axios(), PackageName::parse("left-pad").unwrap());
+        let version = crate::npm::Version::parse("1.9.9-beta.1").unwrap();
+        let scripted = Traits { install_script: true, ..Traits::default() };
+        let facts = |name| Facts { parsed: Some(&version), traits: scripted, ..Facts::of(name, "1.9.9-beta.1", at(0)) };
+        assert!(policy.judge(&facts(&left), at(1)).allows());
+        // It is held for good: behind the hold stands a denial, which covers prereleases of its range.
+        let verdict = policy.judge(&facts(&axios), at(1));
+        assert_eq!((rule(&verdict), verdict.opens()), (Some("scripts"), None));
+        assert_eq!(rule(&policy.judge(&facts(&axios), at(49))), Some("bad"));
+    }
+
+    #[test]
+    fn an_allow_is_as_narrow_as_npms_range() {
+        let policy = compiled(
+            "[[rule]]\nid = \"fine\"\nallow = true\nversions = \"<2.0.0\"\nreason = \"x\"\n[[rule]]\nid = \"rest\"\ndeny = true\nreason = \"x\"\n",
+        );
+        let (axios, stable, pre) = (axios(), crate::npm::Version::parse("1.9.9"), crate::npm::Version::parse("1.9.9-beta.1"));
+        assert!(policy.judge(&Facts { parsed: stable.as_ref(), ..facts(&axios) }, at(0)).allows());
+        assert!(!policy.judge(&Facts { parsed: pre.as_ref(), ..facts(&axios) }, at(0)).allows());
+    }
+
+    #[test]
+    fn what_is_observed_or_warned_of_is_noted_and_refuses_nothing() {
+        let policy = compiled("include = \"observe\"\n[[rule]]\nid = \"look\"\nwarn = true\nreason = \"look at it\"\n");
+        let axios = axios();
+        assert!(policy.judge(&facts(&axios), at(1)).allows() && policy.about(&axios).takes_notes());
+        let notes = policy.notes(&facts(&axios), at(1));
+        let told: Vec<_> = notes.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
+        assert_eq!(told, [("look", false), ("minimum-age", true)]);
+        assert!(compiled("include = \"strict\"").notes(&facts(&axios), at(1)).is_empty());
+    }
+
+    #[test]
+    fn a_rule_ends_by_itself() {
+        let policy = compiled(
+            "[[rule]]\nid = \"for-now\"\nallow = true\nexpires = \"2026-04-01\"\nreason = \"x\"\n[[rule]]\nid = \"age\"\nhold = \"30d\"\nreason = \"x\"\n",
+        );
+        let (axios, ends) = (axios(), at(48));
+        assert_eq!(policy.next_expiry(), Some(ends));
+        assert!(policy.as_of(at(47)).judge(&facts(&axios), at(47)).allows());
+        let ended = policy.as_of(ends);
+        assert!(!ended.judge(&facts(&axios), ends).allows() && ended.next_expiry().is_none());
+    }
+
+    #[test]
+    fn a_trace_says_of_every_rule_what_it_made_of_the_version() {
+        let (policy, axios) = (compiled("include = \"default\""), axios());
+        let steps = policy.trace(&Standing::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
+        let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
+        expect_test::expect![[r#"
+            built-in differs: it agrees with itself and with what was seen before
+            advisory differs: no feed that is followed calls it malware
+            malware-noted differs: no such advisory names it
+            new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
+            strong-signal unread: a rule above has decided
+            weak-signals unread: a rule above has decided
+            fix-lane unread: a rule above has decided
+            minimum-age unread: a rule above has decided"#]].assert_eq(&told.join("\n"));
+        assert_eq!(steps.len(), policy.rules().len() + 2);
+    }
+
+    /// What every rule below may ask for is there; which of them the broken glass waives.
+    #[test]
+    fn the_broken_glass_waives_what_rests_on_youth_or_signals_and_nothing_else() {
+        let critical =
+            Advisories::of_feeds(vec![Arc::new(advisory("axios", Kind::Vulnerability, Some(Severity::Critical), Trust::Deny))]);
+        let advisories = critical.of("axios").among(std::iter::empty());
+        let (name, version) = (axios(), crate::npm::Version::parse("1.14.1").unwrap());
+        let facts = Facts {
+            parsed: Some(&version),
+            born: Some(at(0)),
+            publisher: Some("ada"),
+            traits: Traits { deprecated: true, install_script: true, git_dependency: true, ..Traits::default() },
+            signals: crate::vetting::Signals::of_strength(crate::vetting::Strength::Strong),
+            findings: crate::vetting::Finding::ALL.iter().copied().collect(),
+            advisories: &advisories,
+            ..facts(&name)
+        };
+        let glass = broken_glass();
+        for (rule, waived) in [
+            ("hold = \"14d\"", true),
+            ("hold = \"14d\"\nof = \"package\"", true),
+            ("hold = \"14d\"\ninstall-script = true", true),
+            ("hold = \"14d\"\nversions = \"<2\"\npackages = [\"axios\"]", true),
+            ("hold = \"14d\"\nsignals = \"strong\"", true),
+            ("deny = true\nsignals = \"strong\"", true),
+            ("deny = true\nsignals = \"strong\"\npublishers = [\"ada\"]", true),
+            ("deny = true\nyounger-than = \"30d\"", true),
+            ("deny = true\npackage-younger-than = \"30d\"", true),
+            ("deny = true\nyounger-than = \"30d\"\ndependencies = [\"git\"]", true),
+            ("hold = \"14d\"\nadvisory = { severity = \"critical\" }", false),
+            ("hold = \"14d\"\nadvisory = { trust = \"deny\" }\nsignals = \"strong\"", false),
+            ("deny = true\nadvisory = { feed = [\"osv\"] }\nyounger-than = \"30d\"", false),
+            ("hold = \"14d\"\nfindings = [\"advised-integrity\"]", false),
+            ("deny = true\nfindings = [\"manifest-confusion\"]\nsignals = \"strong\"", false),
+            ("deny = true\npackages = [\"axios\"]", false),
+            ("deny = true\nversions = \"<2\"", false),
+            ("deny = true\ninstall-script = true", false),
+            ("deny = true\ndependencies = [\"git\"]", false),
+            ("deny = true\ndeprecated = true", false),
+        ] {
+            let policy = compiled(&format!("[[rule]]\nid = \"one\"\nreason = \"x\"\n{rule}\n"));
+            assert!(!policy.judge(&facts, at(1)).allows(), "{rule}");
+            assert_eq!(judge(&policy.about(&name), &glass, &facts, at(1)).allows(), waived, "{rule}");
+        }
+    }
+
+    #[test]
+    fn behind_the_broken_glass_reading_goes_on_and_what_refuses_is_told() {
+        let policy = compiled(
+            "include = \"default\"\n[[rule]]\nid = \"old\"\nhold = \"1d\"\nreason = \"x\"\n[[rule]]\nid = \"shut\"\nhold = \"2d\"\nadvisory = { kind = \"vulnerability\" }\nreason = \"x\"\n",
+        );
+        let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", Kind::Vulnerability, None, Trust::Warn))]);
+        let advisories = feeds.of("axios").among(std::iter::empty());
+        let (name, glass) = (axios(), broken_glass());
+        let facts = Facts { advisories: &advisories, ..facts(&name) };
+        let verdict = judge(&policy.about(&name), &glass, &facts, at(1));
+        assert_eq!((rule(&verdict), verdict.opens()), (Some("shut"), Some(at(72))), "the hour is over by then, and ages count");
+        assert_eq!(waiver(&policy.about(&name), &glass, &facts, at(1)), None, "nothing was let through");
+        let steps = policy.trace(&glass, &facts, at(1));
+        let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
+        expect_test::expect![[r#"
+            built-in differs: it agrees with itself and with what was seen before
+            observed differs: it waives ages and signals, and rule shut rests on neither
+            advisory differs: no feed that is followed calls it malware
+            old waived: it rests on ages or signals, which are waived for the hour
+            shut decides: published 2026-03-31 00:00 UTC, x, MAL-1 (osv), waits for an age of 48 h
+            malware-noted unread: a rule above has decided
+            new-package unread: a rule above has decided
+            strong-signal unread: a rule above has decided
+            weak-signals unread: a rule above has decided
+            fix-lane unread: a rule above has decided
+            minimum-age unread: a rule above has decided"#]]
+        .assert_eq(&told.join("\n"));
+    }
+
+    /// Malware that only a rule refuses is approved by name all the same.
+    #[test]
+    fn an_approval_names_the_malware_by_which_a_rule_refuses() {
+        let feeds = Advisories::of_feeds(vec![Arc::new(malware("axios", Trust::Warn))]);
+        let advisories = feeds.of("axios").among(std::iter::empty());
+        let name = axios();
+        let facts = Facts { advisories: &advisories, ..facts(&name) };
+        assert_eq!(compiled("include = \"strict\"").about(&name).records(&facts), ["MAL-1"]);
+        assert!(compiled("include = \"default\"").about(&name).records(&facts).is_empty(), "it is noted, and refuses nothing");
+    }
+
+    /// A strong signal that holds a version is named by whoever approves it, and the broken glass waives it all the same.
+    #[test]
+    fn an_approval_names_the_strong_signals_by_which_a_rule_refuses() {
+        let name = axios();
+        let signals = [Signal::FirstInstallScript, Signal::Dormant].into_iter().collect();
+        let facts = Facts { signals, ..facts(&name) };
+        let policy = compiled("include = \"default\"");
+        assert_eq!(policy.about(&name).overridden(&facts), ["first-install-script"]);
+        assert!(policy.about(&name).records(&facts).is_empty());
+        let weak = Facts { signals: [Signal::Dormant].into_iter().collect(), ..facts };
+        assert!(policy.about(&name).overridden(&weak).is_empty(), "a weak one says too little");
+        assert!(compiled("").about(&name).overridden(&facts).is_empty(), "no rule asks for it");
+    }
+
+    /// An hour of observation.
+    fn broken_glass() -> Standing {
+        let author = Signature { who: "ada".to_owned(), at: at(0) };
+        let proposal = Proposal { act: Act::Observe, reason: "an outage".to_owned(), author, expires: None, needs_second: false };
+        Standing::of(&[Decision { id: 1, proposal, second: None, revoked: None }], at(1))
+    }
+
+    fn malware(name: &str, trust: Trust) -> FeedAdvisories {
+        advisory(name, Kind::Malware, None, trust)
+    }
+
+    fn advisory(name: &str, kind: Kind, severity: Option<Severity>, trust: Trust) -> FeedAdvisories {
+        let mut builder = Builder::default();
+        builder.add(&Record {
+            id: "MAL-1".into(),
+            aliases: Vec::new(),
+            kind,
+            severity,
+            reviewed: false,
+            summary: "".into(),
+            modified: None,
+            known_since: None,
+            cvss: "".into(),
+            cwes: Vec::new(),
+            package: name.into(),
+            versions: vec!["1.14.1".into()],
+            spans: Vec::new(),
+            indicators: Vec::new(),
+        });
+        builder.build("osv", trust)
+    }
+
+    proptest! {
+        #[test]
+        fn time_only_opens(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, later in 0..2_000_u64, bits in 0..1024_u32) {
+            let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
+            let name = axios();
+            let facts = varied(&name, born, bits);
+            let (now, then) = (at(2_000 + age), at(2_000 + age + later));
+            let (first, second) = (policy.judge(&facts, now), policy.judge(&facts, then));
+            prop_assert!(second.allows() || !first.allows());
+            if let Some(opens) = first.opens() {
+                prop_assert!(opens > now && policy.judge(&facts, opens).allows());
+                let before = opens.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
+                prop_assert!(!policy.judge(&facts, before).allows());
+            }
+        }
+
+        #[test]
+        fn adding_an_advisory_never_allows_more(shipped in 0..4_usize, trust in 0..3_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+            let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
+            let name = axios();
+            let feed = malware("axios", Trust::ALL[trust]);
+            let feeds = Advisories::of_feeds(vec![Arc::new(feed)]);
+            let advisories = feeds.of("axios").among(std::iter::empty());
+            let without = varied(&name, born, bits);
+            let with = Facts { advisories: &advisories, ..without };
+            let now = at(2_000 + age);
+            prop_assert!(policy.judge(&without, now).allows() || !policy.judge(&with, now).allows());
+        }
+
+        #[test]
+        fn the_broken_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+            let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
+            let kind = if malicious { Kind::Malware } else { Kind::Vulnerability };
+            let severity = if critical { Severity::Critical } else { Severity::High };
+            let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), Trust::ALL[trust]))]);
+            let advisories = feeds.of("axios").among(std::iter::empty());
+            let (name, now, whole, glass) = (axios(), at(2_000 + age), Standing::default(), broken_glass());
+            let without = varied(&name, born, bits);
+            let with = Facts { advisories: &advisories, ..without };
+            let judged = |policy: &Policy, standing: &Standing, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).allows();
+            let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
+            prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
+            prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "an advisory more allows no more");
+            prop_assert!(judged(&policy, &glass, &with) || !judged(&policy, &whole, &with), "it closes nothing");
+        }
+
+        #[test]
+        fn a_narrowed_selection_judges_alike(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+            let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
+            let name = axios();
+            let facts = varied(&name, born, bits);
+            let now = at(2_000 + age);
+            let narrowed = policy.about(&name).narrowed(std::iter::once(facts));
+            prop_assert_eq!(narrowed.judge(&facts, now), policy.judge(&facts, now));
+        }
+    }
+
+    /// A release at hour 2,000 whose facts the bits choose.
+    fn varied(name: &PackageName, born: u64, bits: u32) -> Facts<'_> {
+        let bit = |at: u32| bits & (1 << at) != 0;
+        let signals = (0_u32..).zip(crate::vetting::Signal::ALL.iter().copied());
+        Facts {
+            born: Some(at(born)),
+            kin: bit(0).then(|| at(0)),
+            traits: Traits {
+                deprecated: bit(1),
+                install_script: bit(2),
+                git_dependency: bit(3),
+                url_dependency: bit(4),
+                file_dependency: bit(5),
+            },
+            signals: signals.filter(|(at, _)| bit(6 + *at % 4) && at % 3 == 0).map(|(_, signal)| signal).collect(),
+            ..Facts::of(name, "1.14.1", at(2_000))
+        }
+    }
+}

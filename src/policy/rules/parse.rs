@@ -1,0 +1,341 @@
+//! One `[[rule]]`, read: its action, its matchers, and what makes no sense together. Refuses to know the rules beside it.
+
+use globset::{GlobBuilder, GlobSetBuilder};
+
+use crate::diagnostics::Place;
+use crate::npm::{PackageName, Range};
+use crate::policy::advisories::{Kind, Severity, Trust};
+use crate::policy::rules::rule::{Action, AdvisoryAsk, Asks, DependencyKind, Globs, Of, PackageGlob, Rule};
+use crate::policy::rules::toml_table::{Table, quoted};
+use crate::vetting::{Finding, Findings, Signal, Signals, Strength};
+
+/// What may stand in a rule.
+const KEYS: &[&str] = &[
+    "id",
+    "reason",
+    "owner",
+    "expires",
+    "observe",
+    "allow",
+    "deny",
+    "hold",
+    "warn",
+    "of",
+    "packages",
+    "scopes",
+    "except",
+    "versions",
+    "younger-than",
+    "older-than",
+    "package-younger-than",
+    "package-older-than",
+    "publishers",
+    "maintainers",
+    "install-script",
+    "dependencies",
+    "deprecated",
+    "dist-tags",
+    "advisory",
+    "signals",
+    "at-least",
+    "findings",
+    "siblings",
+    "fix",
+];
+
+const ACTIONS: &[&str] = &["allow", "deny", "hold", "warn"];
+const ACTION: &str = "exactly one of `allow = true`, `deny = true`, `hold = \"14d\"`, `warn = true`";
+const ID: &str = "letters, digits and hyphens, such as `minimum-age`";
+const PACKAGES: &str = "package names or globs, such as `\"lodash\"`, `\"@acme/*\"` or `\"eslint-*\"`";
+const SCOPES: &str = "scopes, such as `\"@acme\"`";
+const PEOPLE: &str = "names as npm has them, or globs, such as `\"jasonsaayman\"` or `\"GitHub Actions\"`";
+const VERSIONS: &str = "a range as npm reads it, such as `\"<2.0.0\"`, `\"1.x || >=2.5.0\"` or `\"1.14.1\"`";
+
+/// Reads a rule; `None` when something is wrong, which is noted.
+pub(crate) fn rule(table: &mut Table<'_, '_>, place: Place) -> Option<Rule> {
+    let before = table.mistakes.len();
+    table.refuse_unknown(KEYS);
+    let id = id(table, &place);
+    let reason = table.text("reason", "a sentence for those who meet the rule").map(|(text, _)| text.trim());
+    if table.value("reason").is_none() || reason == Some("") {
+        table.note(place.span.clone(), "the rule gives no reason", "`reason` with a sentence for those who meet the rule");
+    }
+    let owner = table.text("owner", "a person or a team").map(|(text, _)| text.into());
+    let expires = table.instant("expires");
+    let observe = table.truth("observe").unwrap_or(false);
+    let action = action(table, &place);
+    let asks = asks(table);
+    if let Some(action) = action {
+        check(table, action, observe, &asks);
+    }
+    if table.mistakes.len() > before {
+        return None;
+    }
+    let (id, reason) = (id?.into(), reason?.into());
+    Some(Rule { id, reason, owner, expires, action: action?, observe, asks, place: Some(place) })
+}
+
+fn id<'t>(table: &mut Table<'t, '_>, place: &Place) -> Option<&'t str> {
+    let Some((id, span)) = table.text("id", ID) else {
+        if table.value("id").is_none() {
+            table.note(place.span.clone(), "the rule has no `id`", ID);
+        }
+        return None;
+    };
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    if id.is_empty() || id.len() > 64 || !id.chars().all(plain) {
+        table.note(span, format!("`id` is none: `{}`", id.escape_debug()), ID);
+        return None;
+    }
+    Some(id)
+}
+
+fn action(table: &mut Table<'_, '_>, place: &Place) -> Option<Action> {
+    let written: Vec<_> = ACTIONS.iter().filter_map(|name| Some((*name, table.key(name)?))).collect();
+    let name = match &*written {
+        [] => {
+            table.note(place.span.clone(), "the rule does nothing", ACTION);
+            return None;
+        }
+        [(name, _)] => *name,
+        [_, (name, span), ..] => {
+            table.note(span.clone(), format!("the rule does two things, the second is: `{name}`"), ACTION);
+            return None;
+        }
+    };
+    let of = table.one("of", "`release` or `package`", |text| match text {
+        "release" => Ok(Of::Release),
+        "package" => Ok(Of::Package),
+        _ => Err("is not known".to_owned()),
+    });
+    if let Some(span) = table.key("of").filter(|_| name != "hold") {
+        table.note(span, "`of` says whose age a hold counts, and this is none", "`of` beside `hold`");
+    }
+    if name == "hold" {
+        return Some(Action::Hold { age: table.duration("hold")?, of: of.unwrap_or(Of::Release) });
+    }
+    if table.truth(name)? {
+        return Some(match name {
+            "allow" => Action::Allow,
+            "deny" => Action::Deny,
+            _ => Action::Warn,
+        });
+    }
+    let span = table.key(name).unwrap_or_default();
+    table.note(span, format!("`{name} = false` does nothing"), ACTION);
+    None
+}
+
+fn asks(table: &mut Table<'_, '_>) -> Asks {
+    let scopes = table.parsed("scopes", SCOPES, |text| {
+        let named = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && !name.contains('/'));
+        if named { PackageGlob::parse(&format!("{text}/*")) } else { Err("is no scope".to_owned()) }
+    });
+    let packages = packages(table, "packages");
+    let both = match (packages, scopes) {
+        (None, None) => None,
+        (packages, scopes) => {
+            let scopes = scopes.into_iter().flatten().map(|(glob, _)| glob);
+            Some(packages.into_iter().flatten().chain(scopes).collect())
+        }
+    };
+    let signals = signals(table);
+    Asks {
+        packages: both.and_then(|globs: Vec<PackageGlob>| package_globs(table, "packages", &globs)),
+        except: packages_of(table, "except"),
+        versions: versions(table),
+        younger_than: table.duration("younger-than"),
+        older_than: table.duration("older-than"),
+        package_younger_than: table.duration("package-younger-than"),
+        package_older_than: table.duration("package-older-than"),
+        publishers: people(table, "publishers"),
+        maintainers: people(table, "maintainers"),
+        install_script: table.truth("install-script"),
+        deprecated: table.truth("deprecated"),
+        dependencies: dependencies(table),
+        tags: table
+            .texts("dist-tags", "dist-tags, such as `\"latest\"`")
+            .map(|tags| tags.into_iter().map(|(tag, _)| tag.into()).collect()),
+        advisory: advisory(table),
+        signals,
+        findings: findings(table),
+        spares_siblings: spares_siblings(table),
+        fixes: fixes(table),
+    }
+}
+
+fn packages(table: &mut Table<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
+    let globs = table.parsed(name, PACKAGES, |text| {
+        let glob = PackageGlob::parse(text).map_err(|wrong| format!("is no glob ({wrong})"))?;
+        let is_pattern = text.contains(['*', '?', '[', '{', '\\']);
+        if is_pattern || PackageName::parse(text).is_ok() { Ok(glob) } else { Err("names no package".to_owned()) }
+    })?;
+    Some(globs.into_iter().map(|(glob, _)| glob).collect())
+}
+
+fn packages_of(table: &mut Table<'_, '_>, name: &str) -> Option<Globs> {
+    let globs = packages(table, name)?;
+    package_globs(table, name, &globs)
+}
+
+fn package_globs(table: &mut Table<'_, '_>, name: &str, globs: &[PackageGlob]) -> Option<Globs> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob.0.clone());
+    }
+    compiled(table, name, &set, globs.iter().map(PackageGlob::as_str))
+}
+
+/// Names of people: globs too, in which a slash is a letter like any other.
+fn people(table: &mut Table<'_, '_>, name: &str) -> Option<Globs> {
+    let globs = table
+        .parsed(name, PEOPLE, |text| GlobBuilder::new(text).build().map_err(|wrong| format!("is no glob ({})", wrong.kind())))?;
+    let mut set = GlobSetBuilder::new();
+    for (glob, _) in &globs {
+        set.add(glob.clone());
+    }
+    compiled(table, name, &set, globs.iter().map(|(_, (text, _))| *text))
+}
+
+fn compiled<'w>(
+    table: &mut Table<'_, '_>,
+    name: &str,
+    set: &GlobSetBuilder,
+    words: impl Iterator<Item = &'w str>,
+) -> Option<Globs> {
+    match set.build() {
+        Ok(set) => Some(Globs { set, words: words.map(Into::into).collect() }),
+        Err(wrong) => {
+            let span = table.key(name).unwrap_or_default();
+            table.note(span, format!("`{name}` cannot be compiled: {}", wrong.kind()), "fewer or shorter globs");
+            None
+        }
+    }
+}
+
+fn versions(table: &mut Table<'_, '_>) -> Option<Range> {
+    table.one("versions", VERSIONS, |text| match Range::parse(text) {
+        None => Err("is no range".to_owned()),
+        Some(range) if range.is_impossible() => Err("is a range that no version lies in".to_owned()),
+        Some(range) => Ok(range),
+    })
+}
+
+fn dependencies(table: &mut Table<'_, '_>) -> Option<Vec<DependencyKind>> {
+    let allowed = quoted(DependencyKind::ALL.map(DependencyKind::as_str));
+    let kinds = table.parsed("dependencies", &allowed, |text| {
+        DependencyKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "is not known".to_owned())
+    })?;
+    Some(kinds.into_iter().map(|(kind, _)| kind).collect())
+}
+
+fn advisory(table: &mut Table<'_, '_>) -> Option<AdvisoryAsk> {
+    const ALLOWED: &str = "a table, such as `{ kind = \"malware\", trust = \"deny\" }`; `{}` for any";
+    let value = table.value("advisory")?;
+    let Some(inner) = value.get_ref().as_table() else {
+        table.note(value.span(), format!("`advisory` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
+        return None;
+    };
+    let mut inner = Table { file: table.file, inside: inner, mistakes: &mut *table.mistakes };
+    inner.refuse_unknown(&["kind", "severity", "feed", "trust"]);
+    let unknown = || "is not known".to_owned();
+    let kind =
+        inner.one("kind", &quoted(Kind::ALL.iter().map(|kind| kind.as_str())), |text| Kind::parse(text).ok_or_else(unknown));
+    let severities = quoted(Severity::ALL.iter().map(|severity| severity.as_str()));
+    let severity = inner.one("severity", &severities, |text| Severity::parse(text).ok_or_else(unknown));
+    let trust =
+        inner.one("trust", &quoted(Trust::ALL.iter().map(|trust| trust.as_str())), |text| Trust::parse(text).ok_or_else(unknown));
+    let feeds = inner.texts("feed", "names of feeds, such as `\"osv\"`");
+    let feeds = feeds.map(|feeds| feeds.into_iter().map(|(feed, _)| feed.into()).collect());
+    Some(AdvisoryAsk { kind, severity, feeds, trust })
+}
+
+fn signals(table: &mut Table<'_, '_>) -> Option<(Signals, u32)> {
+    let names = ["strong", "weak"].into_iter().chain(Signal::ALL.iter().map(|signal| signal.as_str()));
+    let allowed = quoted(names);
+    let written = table.parsed("signals", &allowed, |text| match text {
+        "strong" => Ok(Signals::of_strength(Strength::Strong)),
+        "weak" => Ok(Signals::of_strength(Strength::Weak)),
+        _ => Signal::parse(text).map(|signal| [signal].into_iter().collect()).ok_or_else(|| "is not known".to_owned()),
+    });
+    let least = table.count("at-least");
+    let Some(written) = written else {
+        if let Some(span) = table.key("at-least") {
+            table.note(span, "`at-least` counts signals, and the rule names none", "`at-least` beside `signals`");
+        }
+        return None;
+    };
+    let wanted: Signals = written.into_iter().flat_map(|(signals, _)| signals.iter().collect::<Vec<_>>()).collect();
+    let least = least.unwrap_or(1);
+    if least > wanted.count() && !wanted.is_empty() {
+        let (span, most) = (table.key("at-least").unwrap_or_default(), wanted.count());
+        table.note(span, format!("`at-least` is more than the signals that are named: `{least}`"), format!("at most {most}"));
+    }
+    Some((wanted, least))
+}
+
+fn findings(table: &mut Table<'_, '_>) -> Option<Findings> {
+    let allowed = quoted(Finding::ALL.iter().map(|finding| finding.as_str()));
+    let named = table.parsed("findings", &allowed, |text| Finding::parse(text).ok_or_else(|| "is not known".to_owned()))?;
+    Some(named.into_iter().map(|(finding, _)| finding).collect())
+}
+
+fn spares_siblings(table: &mut Table<'_, '_>) -> bool {
+    let read = table.one("siblings", "`exempt`", |text| if text == "exempt" { Ok(()) } else { Err("is not known".to_owned()) });
+    read.is_some()
+}
+
+fn fixes(table: &mut Table<'_, '_>) -> bool {
+    let read = table.one("fix", "`reviewed`", |text| if text == "reviewed" { Ok(()) } else { Err("is not known".to_owned()) });
+    read.is_some()
+}
+
+/// What makes no sense together. Rules must open as time goes by and never close: an answer may be as old as upstream is away.
+fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) {
+    let refuses = action.refuses();
+    let wrong: &[&str] = match action {
+        Action::Allow => &["younger-than", "package-younger-than"],
+        Action::Deny | Action::Hold { .. } => &["older-than", "package-older-than"],
+        Action::Warn => &[],
+    };
+    for name in wrong {
+        if let Some(span) = table.key(name) {
+            let (problem, allowed) = if refuses {
+                (
+                    format!("`{name}` in a rule that refuses: a version would close by itself"),
+                    "`younger-than`, `package-younger-than`",
+                )
+            } else {
+                (format!("`{name}` in an `allow`: a version would close by itself"), "`older-than`, `package-older-than`")
+            };
+            table.note(span, problem, allowed);
+        }
+    }
+    if let Some(span) = table.key("advisory").filter(|_| action == Action::Allow) {
+        table.note(
+            span,
+            "`advisory` in an `allow`: whoever writes an advisory could open the gate",
+            "`fix = \"reviewed\"` here, or `advisory` beside `deny`, `hold` or `warn`",
+        );
+    }
+    let crossed = |least: Option<std::time::Duration>, most: Option<std::time::Duration>| {
+        least.zip(most).is_some_and(|(least, most)| least >= most)
+    };
+    for (name, least, most) in [
+        ("younger-than", asks.older_than, asks.younger_than),
+        ("package-younger-than", asks.package_older_than, asks.package_younger_than),
+    ] {
+        if let Some(span) = table.key(name).filter(|_| crossed(least, most)) {
+            table.note(span, format!("`{name}` leaves nothing of what is older"), "an age above the other one");
+        }
+    }
+    if let Some(span) = table.key("observe").filter(|_| observe && !refuses) {
+        table.note(span, "`observe` in a rule that refuses nothing", "`observe` beside `deny` or `hold`");
+    }
+    if let Some(span) = table.key("fix").filter(|_| refuses) {
+        table.note(span, "`fix` in a rule that refuses", "`fix` beside `allow` or `warn`");
+    }
+    if let Some(span) = table.key("siblings").filter(|_| !matches!(action, Action::Hold { .. })) {
+        table.note(span, "`siblings` says whom a hold spares, and this is none", "`siblings` beside `hold`");
+    }
+}

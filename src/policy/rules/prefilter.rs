@@ -1,0 +1,84 @@
+//! What there is among all versions of a package: looked at once, so that rules which ask for something else are left out before the
+//! versions are judged one by one. Refuses to judge.
+
+use std::collections::HashSet;
+
+use crate::npm::packument::index::Traits;
+use crate::policy::facts::{Facts, UnknownFacts};
+use crate::policy::rules::rule::{DependencyKind, Globs, Rule};
+use crate::vetting::{Findings, Signals};
+
+/// Facts of many versions, laid over each other.
+#[derive(Default)]
+pub(crate) struct Among<'f> {
+    traits: Traits,
+    advised: bool,
+    fixes: bool,
+    unknown: UnknownFacts,
+    signals: Signals,
+    findings: Findings,
+    publishers: HashSet<&'f str>,
+    maintainers: HashSet<&'f str>,
+    tags: &'f [(Box<str>, Box<str>)],
+}
+
+impl<'f> Among<'f> {
+    /// What there is among these versions.
+    pub(crate) fn of(versions: impl Iterator<Item = Facts<'f>>) -> Self {
+        let mut among = Self::default();
+        let (mut publisher, mut maintainers) = (None, [].as_slice());
+        for facts in versions {
+            among.traits.deprecated |= facts.traits.deprecated;
+            among.traits.install_script |= facts.traits.install_script;
+            among.traits.git_dependency |= facts.traits.git_dependency;
+            among.traits.url_dependency |= facts.traits.url_dependency;
+            among.traits.file_dependency |= facts.traits.file_dependency;
+            among.fixes |= facts.fix.is_some();
+            among.unknown = among.unknown.or(facts.unknown);
+            among.advised |= facts.advised().next().is_some();
+            among.signals = among.signals.or(facts.signals);
+            among.findings = among.findings.or(facts.findings);
+            among.tags = facts.tags;
+            // Most versions have the people of the one before, in the same place of the memory.
+            if !same(publisher, facts.publisher) {
+                among.publishers.extend(facts.publisher);
+                publisher = facts.publisher;
+            }
+            if !std::ptr::eq(maintainers, facts.maintainers) {
+                among.maintainers.extend(facts.maintainers.iter().map(|name| &**name));
+                maintainers = facts.maintainers;
+            }
+        }
+        among
+    }
+
+    /// Whether any of the versions may answer what a rule asks for, apart from ages, ranges and what is rather there than not.
+    pub(crate) fn may_answer(&self, rule: &Rule) -> bool {
+        let asks = &rule.asks;
+        let has = |kind: &DependencyKind| match kind {
+            DependencyKind::Git => self.traits.git_dependency,
+            DependencyKind::Url => self.traits.url_dependency,
+            DependencyKind::File => self.traits.file_dependency,
+        };
+        let anybody = |globs: &Globs, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
+        let unknown = self.unknown;
+        (asks.install_script != Some(true) || self.traits.install_script || unknown.install_script)
+            && (asks.deprecated != Some(true) || self.traits.deprecated)
+            && asks.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(has))
+            && (asks.advisory.is_none() || self.advised)
+            && (!asks.fixes || self.fixes || unknown.fix)
+            && asks.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
+            && asks.findings.is_none_or(|wanted| !self.findings.and(wanted).is_empty())
+            && asks.publishers.as_ref().is_none_or(|globs| unknown.publisher || anybody(globs, &self.publishers))
+            && asks.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || anybody(globs, &self.maintainers))
+            && asks.tags.as_ref().is_none_or(|wanted| self.tags.iter().any(|(tag, _)| wanted.contains(tag)))
+    }
+}
+
+fn same(one: Option<&str>, other: Option<&str>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => std::ptr::eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,83 @@
+//! Rules that can never be reached, because one above them decides about all that they match. Refuses to guess: what it names is
+//! surely out of reach, what it does not name may be.
+
+use crate::diagnostics::Mistake;
+use crate::policy::rules::rule::{Action, Asks, Globs, Of, Rule};
+
+/// Notes every rule that one above it shadows.
+pub(crate) fn check(rules: &[Rule], mistakes: &mut Vec<Mistake>) {
+    for (at, rule) in rules.iter().enumerate() {
+        let Some(place) = rule.place.clone() else { continue };
+        let Some(above) = rules[..at].iter().find(|above| shadows(above, rule)) else { continue };
+        let line = above.place.as_ref().map(|place| place.position().0).unwrap_or_default();
+        let problem = format!("`{}` is never reached: `{}` on line {line} decides about all it matches", rule.id, above.id);
+        mistakes.push(Mistake::new(place, problem, "it above the other one, or gone"));
+    }
+}
+
+/// Whether `above` decides about everything that `rule` matches. One that ends by itself, or only observes, decides nothing for good.
+fn shadows(above: &Rule, rule: &Rule) -> bool {
+    if above.observe || above.expires.is_some() {
+        return false;
+    }
+    let decides = match (above.action, rule.action) {
+        (Action::Allow | Action::Deny, _) => true,
+        (Action::Hold { age, of }, Action::Hold { age: later, of: whose }) => of == whose && age >= later,
+        (Action::Hold { .. } | Action::Warn, _) => false,
+    };
+    // An allowing rule's range is narrower than a refusing one's of the same words.
+    let as_wide = above.action != Action::Allow || rule.action == Action::Allow || above.asks.versions.is_none();
+    let of_package = |rule: &Rule| matches!(rule.action, Action::Hold { of: Of::Package, .. });
+    decides && as_wide && of_package(above) <= of_package(rule) && implies(&rule.asks, &above.asks)
+}
+
+/// Whether what answers `narrow` surely answers `wide`.
+fn implies(narrow: &Asks, wide: &Asks) -> bool {
+    let at_most = |narrow: Option<std::time::Duration>, wide: Option<std::time::Duration>| {
+        wide.is_none_or(|wide| narrow.is_some_and(|narrow| narrow <= wide))
+    };
+    let at_least = |narrow: Option<std::time::Duration>, wide: Option<std::time::Duration>| {
+        wide.is_none_or(|wide| narrow.is_some_and(|narrow| narrow >= wide))
+    };
+    globs(narrow.packages.as_ref(), wide.packages.as_ref())
+        && excepts(narrow, wide)
+        && wide
+            .versions
+            .as_ref()
+            .is_none_or(|wide| narrow.versions.as_ref().is_some_and(|narrow| narrow.as_str() == wide.as_str()))
+        && at_most(narrow.younger_than, wide.younger_than)
+        && at_least(narrow.older_than, wide.older_than)
+        && at_most(narrow.package_younger_than, wide.package_younger_than)
+        && at_least(narrow.package_older_than, wide.package_older_than)
+        && globs(narrow.publishers.as_ref(), wide.publishers.as_ref())
+        && globs(narrow.maintainers.as_ref(), wide.maintainers.as_ref())
+        && (wide.install_script.is_none() || wide.install_script == narrow.install_script)
+        && (wide.deprecated.is_none() || wide.deprecated == narrow.deprecated)
+        && among(narrow.dependencies.as_deref(), wide.dependencies.as_deref())
+        && among(narrow.tags.as_deref(), wide.tags.as_deref())
+        && (wide.advisory.is_none() || wide.advisory == narrow.advisory)
+        && (wide.signals.is_none() || wide.signals == narrow.signals)
+        && (wide.findings.is_none() || wide.findings == narrow.findings)
+        && (!wide.spares_siblings || narrow.spares_siblings)
+        && (!wide.fixes || narrow.fixes)
+}
+
+/// Whether everything that the narrow globs match the wide ones match, as far as their words tell.
+fn globs(narrow: Option<&Globs>, wide: Option<&Globs>) -> bool {
+    let Some(wide) = wide else { return true };
+    let literal = |word: &str| !word.contains(['*', '?', '[', '{', '\\']);
+    narrow.is_some_and(|narrow| {
+        narrow.words.iter().all(|word| wide.words.contains(word) || (literal(word) && wide.set.is_match(&**word)))
+    })
+}
+
+/// Whether the wide rule excepts nothing that the narrow one matches.
+fn excepts(narrow: &Asks, wide: &Asks) -> bool {
+    let Some(spared) = &wide.except else { return true };
+    narrow.except.as_ref().is_some_and(|excepted| spared.words.iter().all(|word| excepted.words.contains(word)))
+}
+
+fn among<T: PartialEq>(narrow: Option<&[T]>, wide: Option<&[T]>) -> bool {
+    let Some(wide) = wide else { return true };
+    narrow.is_some_and(|narrow| narrow.iter().all(|one| wide.contains(one)))
+}

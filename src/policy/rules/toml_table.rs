@@ -1,0 +1,195 @@
+//! A TOML table whose values are read by name and type, each mistake noted where it stands. Refuses to know what the values mean.
+
+use std::ops::Range as Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::diagnostics::Mistake;
+use crate::diagnostics::suggest;
+use crate::diagnostics::{Place, SourceFile};
+use crate::units::quantity;
+use crate::units::timestamp;
+
+/// A table of one file, and the mistakes found so far.
+pub(crate) struct Table<'t, 'm> {
+    pub file: &'t Arc<SourceFile>,
+    pub inside: &'t DeTable<'t>,
+    pub mistakes: &'m mut Vec<Mistake>,
+}
+
+/// A text and where it stands.
+pub(crate) type Text<'t> = (&'t str, Bytes<usize>);
+
+const DURATION: &str = "numbers with a unit of s, m, h, d or w, such as `45s`, `72h`, `14d`, `1d12h`";
+const INSTANT: &str = "a day or an instant, such as `\"2026-12-31\"` or `\"2026-12-31T12:00:00Z\"`";
+
+impl<'t> Table<'t, '_> {
+    /// Notes keys that are none of `known`.
+    pub(crate) fn refuse_unknown(&mut self, known: &[&'static str]) {
+        let table = self.inside;
+        for (key, _) in table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
+            let name = key.get_ref().as_ref();
+            let allowed = match suggest::suggested(&suggest::suggestions(name, known.iter().copied())) {
+                Some(suggested) => suggested,
+                None => known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            };
+            self.note(key.span(), format!("unknown key: `{}`", name.escape_debug()), allowed);
+        }
+    }
+
+    /// Notes a mistake at some bytes of the file.
+    pub(crate) fn note(&mut self, span: Bytes<usize>, problem: impl Into<String>, allowed: impl Into<String>) {
+        let place = self.place(span);
+        self.mistakes.push(Mistake::new(place, problem, allowed));
+    }
+
+    pub(crate) fn place(&self, span: Bytes<usize>) -> Place {
+        Place { file: Arc::clone(self.file), span }
+    }
+
+    /// Where a key stands; `None` when it is not there.
+    pub(crate) fn key(&self, name: &str) -> Option<Bytes<usize>> {
+        self.inside.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(key, _)| key.span())
+    }
+
+    pub(crate) fn value(&self, name: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        let table = self.inside;
+        table.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(_, value)| value)
+    }
+
+    /// A string.
+    pub(crate) fn text(&mut self, name: &str, allowed: &str) -> Option<Text<'t>> {
+        let value = self.value(name)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some((text, value.span())),
+            other => {
+                self.note(value.span(), format!("`{name}` cannot be of this type: {}", other.type_str()), allowed);
+                None
+            }
+        }
+    }
+
+    /// A string, or strings in brackets.
+    pub(crate) fn texts(&mut self, name: &str, allowed: &str) -> Option<Vec<Text<'t>>> {
+        let value = self.value(name)?;
+        let items: Vec<_> = match value.get_ref() {
+            DeValue::Array(items) => items.iter().collect(),
+            _ => vec![value],
+        };
+        if items.is_empty() {
+            self.note(value.span(), format!("`{name}` is empty, so the rule would match nothing"), allowed);
+            return None;
+        }
+        let mut texts = Vec::new();
+        for item in items {
+            match item.get_ref() {
+                DeValue::String(text) => texts.push((text.as_ref(), item.span())),
+                other => self.note(item.span(), format!("`{name}` cannot be of this type: {}", other.type_str()), allowed),
+            }
+        }
+        Some(texts)
+    }
+
+    /// Strings, each parsed; what is wrong with one follows its name.
+    pub(crate) fn parsed<T>(
+        &mut self,
+        name: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<(T, Text<'t>)>> {
+        let texts = self.texts(name, allowed)?;
+        let mut parsed = Vec::new();
+        for (text, span) in texts {
+            match parse(text) {
+                Ok(value) => parsed.push((value, (text, span))),
+                Err(flaw) => self.note(span, format!("`{name}` {flaw}: `{}`", text.escape_debug()), allowed),
+            }
+        }
+        Some(parsed)
+    }
+
+    /// One string, parsed.
+    pub(crate) fn one<T>(&mut self, name: &str, allowed: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let (text, span) = self.text(name, allowed)?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(flaw) => {
+                self.note(span, format!("`{name}` {flaw}: `{}`", text.escape_debug()), allowed);
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn truth(&mut self, name: &str) -> Option<bool> {
+        let value = self.value(name)?;
+        match value.get_ref() {
+            DeValue::Boolean(truth) => Some(*truth),
+            other => {
+                let problem = format!("`{name}` cannot be of this type: {}", other.type_str());
+                self.note(value.span(), problem, "`true` or `false`, without quotes");
+                None
+            }
+        }
+    }
+
+    /// A whole number of at least one.
+    pub(crate) fn count(&mut self, name: &str) -> Option<u32> {
+        let value = self.value(name)?;
+        let count = match value.get_ref() {
+            DeValue::Integer(number) => number.to_string().parse().ok().filter(|count| *count > 0),
+            _ => None,
+        };
+        if count.is_none() {
+            self.note(value.span(), format!("`{name}` is no count"), "a whole number of at least 1, without quotes");
+        }
+        count
+    }
+
+    /// A span of time.
+    pub(crate) fn duration(&mut self, name: &str) -> Option<Duration> {
+        if let Some(DeValue::Integer(number)) = self.value(name).map(Spanned::get_ref) {
+            let (span, number) = (self.value(name).map_or(0..0, Spanned::span), number.to_string());
+            self.note(span, format!("`{name}` lacks a unit: `{number}`"), DURATION);
+            return None;
+        }
+        self.one(name, DURATION, |text| match quantity::duration(text) {
+            Ok(duration) if duration.is_zero() => Err("cannot be nothing".to_owned()),
+            read => read.map_err(|flaw| flaw.to_string()),
+        })
+    }
+
+    /// An instant, or a day, which lasts until its end.
+    pub(crate) fn instant(&mut self, name: &str) -> Option<Timestamp> {
+        let value = self.value(name)?;
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Datetime(datetime) => datetime.to_string(),
+            other => {
+                self.note(value.span(), format!("`{name}` cannot be of this type: {}", other.type_str()), INSTANT);
+                return None;
+            }
+        };
+        let read = timestamp::parse(&text).or_else(|| end_of_day(&text));
+        if read.is_none() {
+            self.note(value.span(), format!("`{name}` is no instant: `{}`", text.escape_debug()), INSTANT);
+        }
+        read
+    }
+}
+
+fn end_of_day(text: &str) -> Option<Timestamp> {
+    let day: Date = text.trim().parse().ok()?;
+    let midnight = day.tomorrow().ok()?.at(0, 0, 0, 0);
+    timestamp::parse(&format!("{midnight}Z"))
+}
+
+/// Words in backticks, for what is allowed.
+pub(crate) fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}

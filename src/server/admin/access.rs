@@ -1,0 +1,206 @@
+//! The doorstep of `/-/coldframe/`: who may ask what there. Refuses to know the pages themselves; `admin` has them.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT};
+use http::request::Parts;
+use http::{Method, Response};
+
+use crate::firewall::Asker;
+use crate::net::headers::list;
+use crate::net::{Share, body};
+use crate::server::auth::tokens::Tokens;
+use crate::server::client::Askers;
+use crate::server::{Config, ProxyError};
+use crate::upstream::Authorization;
+
+/// The pages that probes ask for, who bring nothing that would tell them apart.
+const FOR_ALL: [&str; 2] = ["healthz", "readyz"];
+
+/// The pages that `explain-to` may open to everybody.
+const EXPLAINING: [&str; 3] = ["check", "explain", "client-config"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// The largest body of a question to us: 500 versions with all that a lockfile says of them take a tenth of it.
+const LARGEST_BODY: u64 = 2 << 20;
+
+/// A request below `/-/coldframe/`.
+#[derive(Default)]
+pub struct OwnRequest {
+    /// The method.
+    pub method: Method,
+    /// The decoded path below it.
+    pub page: String,
+    /// Everything behind the `?`.
+    pub query: Option<String>,
+    /// The media types that the client takes.
+    pub accept: Option<String>,
+    /// What the client calls itself.
+    pub agent: String,
+    /// Who asks; `None` where everybody may.
+    pub visitor: Option<Asker>,
+    /// What they sent; empty where everybody may ask.
+    pub body: Bytes,
+}
+
+/// Answers `/-/coldframe/…`.
+pub type Own = Arc<dyn Fn(OwnRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
+
+/// Who may ask what.
+#[derive(Debug)]
+pub(crate) struct Doorstep {
+    tokens: ArcSwapOption<Tokens>,
+}
+
+/// A request for one of our own pages, before anybody was looked at.
+pub(crate) struct Knock<B> {
+    pub(crate) peer: IpAddr,
+    pub(crate) head: Parts,
+    pub(crate) page: String,
+    pub(crate) body: B,
+    /// It came to an address that is reached from this machine alone.
+    pub(crate) at_home: bool,
+}
+
+impl Doorstep {
+    /// A doorstep where operators are known by `tokens`.
+    pub(crate) fn new(tokens: Option<Tokens>) -> Self {
+        Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
+    }
+
+    /// Knows operators by other tokens from now on.
+    pub(crate) fn renew(&self, tokens: Option<Tokens>) {
+        self.tokens.store(tokens.map(Arc::new));
+    }
+
+    /// Takes a request. Whatever it calls us, a probe is let through; a body is read only from those who may ask.
+    ///
+    /// # Errors
+    /// [`ProxyError::NotAnOperator`] and [`ProxyError::NoOperators`]; when the body is not taken.
+    pub(crate) async fn take<B>(
+        &self,
+        askers: &Askers,
+        config: &Config,
+        knock: Knock<B>,
+        share: &mut Share,
+    ) -> Result<OwnRequest, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let Knock { peer, head, page, body, at_home } = knock;
+        let query = head.uri.query().map(str::to_owned);
+        if FOR_ALL.contains(&page.as_str()) {
+            return Ok(OwnRequest { method: head.method, page, query, ..OwnRequest::default() });
+        }
+        refuse_other_sites(&head)?;
+        let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAINING.contains(&first));
+        let visitor = match self.operator(askers, peer, &head).await {
+            Ok(operator) => operator,
+            // A page whose name was made to lead to this machine is no visitor: its `host` header is not ours.
+            Err(stranger) => askers.visitor(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
+        };
+        let body = if head.method == Method::POST {
+            body::collect_into(body, config.body_limit.min(LARGEST_BODY), config.body_timeout, share).await?
+        } else {
+            Bytes::new()
+        };
+        let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
+        let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
+        Ok(OwnRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
+    }
+
+    /// Who asks, if they bring a token of an operator's.
+    async fn operator(&self, askers: &Askers, peer: IpAddr, head: &Parts) -> Result<Asker, ProxyError> {
+        let tokens = self.tokens.load_full().ok_or(ProxyError::NoOperators)?;
+        if !tokens.admit(&head.headers).await {
+            return Err(ProxyError::NotAnOperator);
+        }
+        let asker = askers.resolve(peer, head).map_err(ProxyError::Headers)?;
+        // The token is ours, and nobody upstream shall see it; whoever brings it has authenticated to us.
+        Ok(Asker { authorization: Authorization::Lent, ..asker })
+    }
+}
+
+/// Refuses what a page of another site makes a browser send: it would ask with the rights of the machine it runs on.
+///
+/// # Errors
+/// [`ProxyError::CrossSite`].
+fn refuse_other_sites(head: &Parts) -> Result<(), ProxyError> {
+    let word = |name: &HeaderName| head.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    // A link to an explanation may be followed from anywhere: the page is shown, and the other site learns nothing of it.
+    let is_followed_link =
+        reads && word(&SEC_FETCH_MODE).as_deref() == Some("navigate") && word(&SEC_FETCH_DEST).as_deref() == Some("document");
+    let is_own = word(&SEC_FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none");
+    if !is_own && !is_followed_link {
+        return Err(ProxyError::CrossSite("a page of another site asks (`sec-fetch-site`)"));
+    }
+    if word(&ORIGIN).is_some_and(|origin| !is_same_host(&origin, head)) {
+        return Err(ProxyError::CrossSite("a page of another site asks (`origin`)"));
+    }
+    // A form of another site can send three types without asking first. Programs may name none; browsers send an `origin` then.
+    if head.method == Method::POST && head.headers.contains_key(CONTENT_TYPE) && !is_json(&head.headers) {
+        return Err(ProxyError::CrossSite("the body's `content-type` is not `application/json`"));
+    }
+    Ok(())
+}
+
+/// Whether an origin, `https://coldframe.example:4873`, is the host that is asked. The scheme may be another one behind a proxy.
+fn is_same_host(origin: &str, head: &Parts) -> bool {
+    let asked = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    let plain = |host: &str| host.trim_end_matches(usual).to_ascii_lowercase();
+    asked.is_some_and(|asked| plain(asked) == plain(host))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let written = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    written.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, headers: &[(&str, &str)]) -> bool {
+        let request = http::Request::builder().method(method).uri("/-/coldframe/check").header("host", "127.0.0.1:4873");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        refuse_other_sites(&request.body(()).unwrap().into_parts().0).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_refused() {
+        const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
+        assert!(asked("POST", &[JSON]) && asked("POST", &[]) && asked("GET", &[]));
+        assert!(asked("POST", &[JSON, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:4873")]));
+        for wrong in [
+            &[JSON, ("sec-fetch-site", "cross-site")][..],
+            &[JSON, ("sec-fetch-site", "same-site")],
+            &[JSON, ("sec-fetch-site", "")],
+            &[JSON, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
+            &[JSON, ("origin", "https://evil.example")],
+            &[JSON, ("origin", "null")],
+            &[JSON, ("origin", "http://127.0.0.1:4874")],
+            &[("content-type", "text/plain")],
+            &[("content-type", "application/x-www-form-urlencoded")],
+            &[("content-type", "text/plain; application/json")],
+        ] {
+            assert!(!asked("POST", wrong), "{wrong:?}");
+        }
+        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        assert!(asked("GET", &[link[0], link[1], ("sec-fetch-dest", "document")]));
+        assert!(!asked("GET", &[link[0], link[1], ("sec-fetch-dest", "iframe")]) && !asked("GET", &link[..1]));
+        assert!(asked("GET", &[("sec-fetch-site", "none")]) && !asked("GET", &[("origin", "https://evil.example")]));
+    }
+}

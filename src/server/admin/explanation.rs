@@ -1,0 +1,187 @@
+//! An explanation laid out: for a terminal, for a browser. What upstream and people wrote into it stays text in both.
+//! Refuses to say anything that the explanation does not.
+
+use std::fmt::Write as _;
+
+use crate::firewall::Explanation;
+use crate::text::Columns;
+use crate::text::{html as html_escaped, single_line};
+
+/// The looks of the page: nothing is fetched.
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}\
+th,td{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0;overflow-wrap:anywhere}th{font-weight:600;white-space:nowrap}\
+.decides{font-weight:600}.unread,.differs{color:#666}\
+@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}.unread,.differs{color:#999}}";
+
+/// For a terminal.
+#[must_use]
+pub fn text(explanation: &Explanation) -> String {
+    let pairs = |rows: Vec<(&'static str, String)>, indent| {
+        let mut columns = Columns::indented(indent);
+        for (about, told) in rows {
+            columns.row([about.to_owned(), told]);
+        }
+        columns.to_string()
+    };
+    let mut rules = Columns::indented("    ");
+    for step in &explanation.steps {
+        rules.row([step.rule.to_string(), step.action.clone(), step.outcome.as_str().to_owned(), step.detail.clone()]);
+    }
+    let (verdict, facts) = (pairs(explanation.rows(), "  "), pairs(explanation.seen.rows(), "    "));
+    let facts = if facts.is_empty() { facts } else { format!("  facts\n{facts}") };
+    let rules = if explanation.steps.is_empty() { String::new() } else { format!("  rules, first to last\n{rules}") };
+    format!("{}\n{verdict}{rules}{facts}", single_line(&explanation.headline()))
+}
+
+/// For a browser.
+#[must_use]
+pub fn html(explanation: &Explanation) -> String {
+    let pairs = |rows: Vec<(&'static str, String)>| {
+        let mut table = String::new();
+        for (about, told) in rows {
+            let _ = writeln!(table, "<tr><th>{about}</th><td>{}</td></tr>", html_escaped(&told));
+        }
+        table
+    };
+    let mut rules = String::new();
+    for step in &explanation.steps {
+        let outcome = step.outcome.as_str();
+        let cells =
+            [step.rule.as_str(), &step.action, outcome, &step.detail].map(|cell| format!("<td>{}</td>", html_escaped(cell)));
+        let _ = writeln!(rules, "<tr class=\"{}\">{}</tr>", outcome.replace(' ', "-"), cells.concat());
+    }
+    let head = "<tr><th>rule</th><th>does</th><th>outcome</th><th>why</th></tr>";
+    let body = format!(
+        "<table>\n{}</table>\n<h2>Rules, first to last</h2>\n<table>\n{head}\n{rules}</table>\n<h2>Facts</h2>\n<table>\n{}</table>",
+        pairs(explanation.rows()),
+        pairs(explanation.seen.rows())
+    );
+    document(&explanation.headline(), &body)
+}
+
+/// A page that says one thing.
+#[must_use]
+pub fn html_of_one_line(title: &str, line: &str) -> String {
+    document(title, &format!("<p>{}</p>", html_escaped(line)))
+}
+
+fn document(title: &str, body: &str) -> String {
+    let title = html_escaped(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n<p>coldframe {}</p>\n</body>\n</html>\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use expect_test::expect;
+
+    use super::*;
+    use crate::firewall::explain::explanation::{Asked, Seen, TagMove};
+    use crate::npm::PackageName;
+    use crate::policy::{Outcome, Reason, RuleId, Step, Verdict};
+    use crate::units::timestamp;
+
+    fn explanation(verdict: Verdict) -> Explanation {
+        let published = timestamp::parse("2026-03-31T00:20:30Z").unwrap();
+        Explanation {
+            name: PackageName::parse("axios").unwrap(),
+            version: "1.14.1".into(),
+            asked: None,
+            verdict,
+            waiver: None,
+            steps: Vec::new(),
+            tags: Vec::new(),
+            seen: Seen::default(),
+            published: Some(published),
+            effective: published,
+            nearest: Some("1.14.0".into()),
+            minimum_release_age: Duration::from_secs(72 * 3600),
+            upstream: "https://registry.example/".into(),
+            validated: timestamp::parse("2026-03-31T04:00:00Z").unwrap(),
+            as_of: None,
+            remarks: Vec::new(),
+        }
+    }
+
+    fn held() -> Explanation {
+        let until = timestamp::parse("2026-04-03T00:20:30Z").unwrap();
+        let detail = "published 2026-03-31 00:20 UTC, minimum release age 72 h".to_owned();
+        let step = |rule: &str, action: &str, outcome, detail: &str| Step {
+            rule: RuleId::File(rule.into()),
+            action: action.to_owned(),
+            outcome,
+            detail: detail.to_owned(),
+        };
+        Explanation {
+            asked: Some(Asked { text: "^1".into(), given: Some("1.14.0".into()) }),
+            steps: vec![
+                step("built-in", "deny", Outcome::Differs, "it agrees with itself"),
+                step("minimum-age", "hold 72 h", Outcome::Decides, &detail),
+            ],
+            tags: vec![TagMove { tag: "latest".into(), upstream: "1.14.1".into(), shown: Some("1.14.0".into()) }],
+            seen: Seen {
+                publisher: Some("<script>alert(1)</script>".to_owned()),
+                maintainers: vec!["ada\u{1b}[2J".to_owned()],
+                ..Seen::default()
+            },
+            ..explanation(Verdict::Hold { until, reason: Reason { rule: RuleId::File("minimum-age".into()), detail } })
+        }
+    }
+
+    #[test]
+    fn a_held_version_is_explained_in_full() {
+        expect![[r#"
+            axios@1.14.1 is held
+              asked        `^1` means 1.14.1 upstream, gives axios@1.14.0 here
+              published    2026-03-31 00:20 UTC
+              rule         minimum-age
+              reason       published 2026-03-31 00:20 UTC, minimum release age 72 h
+              opens        2026-04-03 00:21 UTC
+              use instead  axios@1.14.0
+              upstream     https://registry.example/ (asked 2026-03-31 04:00 UTC)
+              dist-tag     latest points to 1.14.0 here, to 1.14.1 upstream
+              rules, first to last
+                built-in     deny       differs  it agrees with itself
+                minimum-age  hold 72 h  decides  published 2026-03-31 00:20 UTC, minimum release age 72 h
+              facts
+                publisher    <script>alert(1)</script>
+                maintainers  ada\u001b[2J
+        "#]]
+        .assert_eq(&text(&held()));
+    }
+
+    #[test]
+    fn an_allowed_version_needs_few_words() {
+        expect![[r#"
+            axios@1.14.1 is allowed
+              published    2026-03-31 00:20 UTC
+              minimum age  72 h
+              tarball      checked against its integrity before the first byte leaves
+              upstream     https://registry.example/ (asked 2026-03-31 04:00 UTC)
+        "#]]
+        .assert_eq(&text(&explanation(Verdict::Allow)));
+    }
+
+    #[test]
+    fn what_others_wrote_is_text_on_the_page() {
+        let page = html(&held());
+        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"), "{page}");
+        assert!(!page.contains('\u{1b}') && page.contains("<tr class=\"decides\">"), "{page}");
+        assert_eq!(html_escaped("a\"b'c&d"), "a&quot;b&#39;c&amp;d");
+    }
+
+    #[test]
+    fn json_names_every_part() {
+        let told = explanation(Verdict::deny(RuleId::Takedown, "gone")).json();
+        assert_eq!(
+            (&told["verdict"], &told["rule"], &told["opens"]),
+            (&"deny".into(), &"takedown".into(), &serde_json::Value::Null)
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! The pages below `/-/coldframe/`. Neither health nor numbers hold names, addresses or credentials. What is about packages is
+//! in `explaining`, and who may ask for what is the doorstep's to say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Method, Response, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use crate::firewall::Asker;
+use crate::server::admin::packages::{self, Judge};
+use crate::telemetry::Metrics;
+use crate::text::printable;
+
+/// How long one check may take before its part counts as not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What stands before the version that is to be explained.
+const EXPLAIN: &str = "explain/";
+
+/// Looks whether a part of the process works, and says what does not. May block; sends nothing upstream.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Answers for health and numbers.
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    checks: Vec<(&'static str, Check)>,
+    remarks: Vec<(&'static str, Check)>,
+    judge: Judge,
+    draining: AtomicBool,
+    patience: Duration,
+}
+
+/// A request for a page.
+#[derive(Default)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The decoded path below `/-/coldframe/`.
+    pub page: String,
+    /// Everything behind the `?`.
+    pub query: Option<String>,
+    /// The media types that the client takes.
+    pub accept: Option<String>,
+    /// What the client calls itself.
+    pub agent: String,
+    /// Who asks; `None` where everybody may.
+    pub visitor: Option<Asker>,
+    /// What they sent.
+    pub body: Bytes,
+}
+
+impl Admin {
+    /// Pages over `metrics`; it is ready when every one of the named `checks` passes. What `remarks` say is told beside them, and
+    /// takes nobody out of service: with upstream down, what is cached is served. `judge` answers for packages.
+    #[must_use]
+    pub fn new(
+        metrics: Arc<Metrics>,
+        checks: Vec<(&'static str, Check)>,
+        remarks: Vec<(&'static str, Check)>,
+        judge: Judge,
+    ) -> Self {
+        Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: PATIENCE }
+    }
+
+    /// From now on we are not ready: whoever balances load sends the next requests elsewhere.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The page that is asked for.
+    pub async fn answer(&self, request: Request) -> Response<Bytes> {
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
+        match &*request.page {
+            "healthz" | "readyz" | "metrics" | "client-config" if !reads => only("GET, HEAD"),
+            "healthz" => page(StatusCode::OK, &json!({ "status": "ok" })),
+            "readyz" => self.readiness().await,
+            "metrics" => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
+            "client-config" => packages::terms(&self.judge, &request),
+            "check" if request.method != Method::POST => only("POST"),
+            "check" => packages::check(&self.judge, request).await,
+            explain if explain.starts_with(EXPLAIN) && !reads => only("GET, HEAD"),
+            explain if explain.starts_with(EXPLAIN) => {
+                let wanted = explain[EXPLAIN.len()..].to_owned();
+                packages::explain(&self.judge, &wanted, request).await
+            }
+            _ => page(StatusCode::NOT_FOUND, &json!({ "error": "coldframe has no such page" })),
+        }
+    }
+
+    async fn readiness(&self) -> Response<Bytes> {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let mut ready = !draining;
+        let mut told = Map::new();
+        let every = self.checks.iter().map(|check| (check, true)).chain(self.remarks.iter().map(|remark| (remark, false)));
+        for ((name, check), counts) in every {
+            let check = check.clone();
+            let looked = timeout(self.patience, tokio::task::spawn_blocking(move || check())).await;
+            let found = match looked {
+                Ok(Ok(Ok(()))) => "ok".to_owned(),
+                Ok(Ok(Err(wrong))) => wrong,
+                Ok(Err(lost)) => format!("the check failed: {lost}"),
+                Err(_) => format!("no answer within {} ms", self.patience.as_millis()),
+            };
+            ready &= found == "ok" || !counts;
+            // What takes us out of service comes first, and a remark of the same name does not replace it.
+            if told.get(*name).is_none_or(|known| known == "ok") {
+                told.insert((*name).to_owned(), Value::String(found));
+            }
+        }
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        page(status, &json!({ "ready": ready, "draining": draining, "checks": told }))
+    }
+}
+
+/// The answer to a method that is not `allowed` on a page.
+fn only(allowed: &'static str) -> Response<Bytes> {
+    let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": format!("allowed here: {allowed}") }));
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
+pub(crate) fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
+    text(status, "application/json", printable(&json.to_string()).into_owned())
+}
+
+pub(crate) fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::admin::packages::tests::Nobody;
+
+    fn admin(ledger: Result<(), String>) -> Admin {
+        Admin::new(Arc::new(Metrics::new()), vec![("ledger", Arc::new(move || ledger.clone()))], Vec::new(), Arc::new(Nobody))
+    }
+
+    async fn get(admin: &Admin, path: &str) -> (u16, String) {
+        let response = admin.answer(Request { page: path.to_owned(), ..Request::default() }).await;
+        (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_when_every_check_passes() {
+        let well = admin(Ok(()));
+        assert_eq!(get(&well, "readyz").await, (200, r#"{"checks":{"ledger":"ok"},"draining":false,"ready":true}"#.to_owned()));
+        let broken = admin(Err("the disk is full".to_owned()));
+        let (status, told) = get(&broken, "readyz").await;
+        assert!(status == 503 && told.contains("the disk is full"), "{told}");
+        assert_eq!(get(&broken, "healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn while_it_drains_it_is_alive_and_not_ready() {
+        let admin = admin(Ok(()));
+        admin.begin_drain();
+        assert_eq!(get(&admin, "readyz").await, (503, r#"{"checks":{"ledger":"ok"},"draining":true,"ready":false}"#.to_owned()));
+        assert_eq!(get(&admin, "healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_check_that_hangs_is_not_waited_for() {
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let held = std::sync::Mutex::new(held);
+        let hangs: Check = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
+        let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
+        admin.patience = Duration::from_millis(20);
+        let (status, told) = get(&admin, "readyz").await;
+        drop(release);
+        assert!(status == 503 && told.contains("no answer within 20 ms"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn pages_are_read_only_and_the_rest_is_not_there() {
+        let admin = admin(Ok(()));
+        let (status, numbers) = get(&admin, "metrics").await;
+        assert!(status == 200 && numbers.contains("coldframe_requests_total"), "{numbers}");
+        assert_eq!(get(&admin, "nothing").await.0, 404);
+        let refused = admin.answer(Request { method: Method::POST, page: "healthz".to_owned(), ..Request::default() }).await;
+        assert_eq!((refused.status().as_u16(), refused.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+    }
+}

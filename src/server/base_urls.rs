@@ -1,0 +1,241 @@
+//! Base URLs whose answers are cached: our own, and a few that clients named in `Host`. A client fills only its own share of them,
+//! so junk `Host` headers replace no address that other clients use.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// How many base URLs that are neither ours nor configured have their answers cached.
+const MAX_NAMED: usize = 8;
+
+/// After this time without a request, an entry no longer counts as used by anyone. Long enough for a lunch break.
+const IDLE_WINDOW: Duration = Duration::from_hours(1);
+
+/// The base URLs. A known one costs a read lock and, once per client and window, an atomic write.
+#[derive(Debug)]
+pub(crate) struct BaseUrls {
+    own: Box<[Arc<str>]>,
+    named: RwLock<Named>,
+    /// Counts the insertions, which date the last use of each entry.
+    generation: AtomicU64,
+    /// Random, so that a client cannot choose to look like another one.
+    hashing: RandomState,
+}
+
+#[derive(Debug)]
+struct Named {
+    entries: Vec<Entry>,
+    window_start: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    text: Arc<str>,
+    /// The clients that used it in this window, as a set of 64 hash values: their number is what counts.
+    clients: AtomicU64,
+    /// The same of the window before.
+    earlier: u64,
+    last_used: AtomicU64,
+}
+
+impl BaseUrls {
+    /// Creates a set in which `own` stay permanently.
+    pub(crate) fn new(own: Vec<Arc<str>>) -> Self {
+        let named = Named { entries: Vec::with_capacity(MAX_NAMED), window_start: Instant::now() };
+        Self { own: own.into(), named: RwLock::new(named), generation: AtomicU64::new(0), hashing: RandomState::new() }
+    }
+
+    /// Returns the base URL that `parts` make together, and whether answers for it are cached.
+    pub(crate) fn resolve(&self, parts: &[&str; 4], client: IpAddr) -> (Arc<str>, bool) {
+        if let Some(text) = self.own.iter().find(|text| is_joined(text, parts)) {
+            return (Arc::clone(text), true);
+        }
+        let client = self.client_bit(client);
+        let find = |named: &Named| {
+            let entry = named.entries.iter().find(|entry| is_joined(&entry.text, parts))?;
+            entry.note_use(client, self.generation.load(Ordering::Relaxed));
+            Some(Arc::clone(&entry.text))
+        };
+        let found = find(&self.named.read().unwrap_or_else(PoisonError::into_inner));
+        if let Some(text) = found {
+            return (text, true);
+        }
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = find(&named) {
+            return (text, true);
+        }
+        let text: Arc<str> = parts.concat().into();
+        named.turn(Instant::now());
+        if named.entries.len() >= MAX_NAMED {
+            let Some(victim) = named.victim(client) else { return (text, false) };
+            named.entries.swap_remove(victim);
+        }
+        let last_used = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        named.entries.push(Entry { text: Arc::clone(&text), clients: client.into(), earlier: 0, last_used: last_used.into() });
+        (text, true)
+    }
+
+    /// Returns a set of one client. This machine has many addresses, and an IPv6 host as many as it wants: its network counts.
+    fn client_bit(&self, client: IpAddr) -> u64 {
+        let hash = match client.to_canonical() {
+            address if address.is_loopback() => self.hashing.hash_one(Ipv4Addr::LOCALHOST),
+            IpAddr::V4(address) => self.hashing.hash_one(address),
+            IpAddr::V6(address) => self.hashing.hash_one(&address.octets()[..8]),
+        };
+        1 << (hash % 64)
+    }
+
+    /// Returns how many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.own.len() + self.named.read().unwrap().entries.len()
+    }
+}
+
+impl Named {
+    /// Forgets who used what longer than a window ago.
+    fn turn(&mut self, now: Instant) {
+        let windows = now.saturating_duration_since(self.window_start).as_secs() / IDLE_WINDOW.as_secs();
+        if windows == 0 {
+            return;
+        }
+        self.window_start = now;
+        for entry in &mut self.entries {
+            let current = std::mem::take(entry.clients.get_mut());
+            entry.earlier = if windows == 1 { current } else { 0 };
+        }
+    }
+
+    /// Returns the entry that one of `client` replaces: an idle one, else the least recently used of the client that alone uses more
+    /// of them than this one does. What several clients use is not replaced while they use it.
+    fn victim(&self, client: u64) -> Option<usize> {
+        let users: Vec<u64> = self.entries.iter().map(Entry::users).collect();
+        let share = |user: u64| users.iter().filter(|other| **other == user).count();
+        let held = share(client);
+        let rank = |at: &usize| {
+            let user = users[*at];
+            let order = (share(user), std::cmp::Reverse(self.entries[*at].last_used.load(Ordering::Relaxed)));
+            match user.count_ones() {
+                0 => Some((true, order)),
+                1 if user == client || order.0 > held => Some((false, order)),
+                _ => None,
+            }
+        };
+        (0..self.entries.len()).filter_map(|at| Some((rank(&at)?, at))).max().map(|(_, at)| at)
+    }
+}
+
+impl Entry {
+    fn note_use(&self, client: u64, generation: u64) {
+        if self.clients.load(Ordering::Relaxed) & client == 0 {
+            self.clients.fetch_or(client, Ordering::Relaxed);
+        }
+        if self.last_used.load(Ordering::Relaxed) != generation {
+            self.last_used.store(generation, Ordering::Relaxed);
+        }
+    }
+
+    fn users(&self) -> u64 {
+        self.clients.load(Ordering::Relaxed) | self.earlier
+    }
+}
+
+/// Checks whether `text` is `parts` one after the other.
+fn is_joined(text: &str, parts: &[&str; 4]) -> bool {
+    parts.iter().try_fold(text, |rest, part| rest.strip_prefix(part)).is_some_and(str::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Base URLs, and two clients that have different bits.
+    fn with_two_clients(own: &[&str]) -> (BaseUrls, [IpAddr; 2]) {
+        let urls = BaseUrls::new(own.iter().map(|text| (*text).into()).collect());
+        let first = IpAddr::from([10, 0, 0, 1]);
+        let mut others = (2..=255).map(|last| IpAddr::from([10, 0, 0, last]));
+        let other = others.find(|other| urls.client_bit(*other) != urls.client_bit(first)).unwrap();
+        (urls, [first, other])
+    }
+
+    fn resolve(urls: &BaseUrls, host: &str, client: IpAddr) -> bool {
+        let (text, cached) = urls.resolve(&["http", "://", host, ""], client);
+        assert_eq!(*text, *format!("http://{host}"));
+        cached
+    }
+
+    fn holds(urls: &BaseUrls, host: &str) -> bool {
+        let named = urls.named.read().unwrap();
+        named.entries.iter().any(|entry| *entry.text == *format!("http://{host}"))
+    }
+
+    #[test]
+    fn a_client_that_names_junk_replaces_its_own_junk_alone() {
+        let (urls, [people, junk]) = with_two_clients(&["http://own"]);
+        assert!(resolve(&urls, "box", people));
+        for number in 0..1_000 {
+            assert!(resolve(&urls, &format!("junk-{number}"), junk) && holds(&urls, "box"), "{number}");
+        }
+        assert!(resolve(&urls, "own", junk) && urls.len() == 1 + MAX_NAMED);
+    }
+
+    #[test]
+    fn an_address_that_is_named_after_the_junk_is_cached() {
+        let (urls, [people, junk]) = with_two_clients(&[]);
+        for number in 0..100 {
+            resolve(&urls, &format!("junk-{number}"), junk);
+        }
+        assert!(resolve(&urls, "box", people) && holds(&urls, "box"));
+        for number in 100..1_000 {
+            resolve(&urls, &format!("junk-{number}"), junk);
+        }
+        assert!(holds(&urls, "box"));
+    }
+
+    #[test]
+    fn an_address_that_the_junk_names_too_stays_while_others_use_it() {
+        let (urls, [people, junk]) = with_two_clients(&[]);
+        resolve(&urls, "box", junk);
+        resolve(&urls, "box", people);
+        for number in 0..1_000 {
+            resolve(&urls, &format!("junk-{number}"), junk);
+        }
+        assert!(holds(&urls, "box"));
+    }
+
+    #[test]
+    fn what_one_client_uses_often_outlasts_what_it_used_before() {
+        let (urls, [people, _]) = with_two_clients(&[]);
+        for number in 0..100 {
+            resolve(&urls, &format!("strange-{number}"), people);
+            resolve(&urls, "box", people);
+        }
+        assert!(holds(&urls, "box") && holds(&urls, "strange-99") && !holds(&urls, "strange-0"));
+    }
+
+    #[test]
+    fn eight_shared_addresses_are_replaced_when_they_are_idle() {
+        let (urls, [people, junk]) = with_two_clients(&[]);
+        for number in 0..MAX_NAMED {
+            resolve(&urls, &format!("shared-{number}"), junk);
+            resolve(&urls, &format!("shared-{number}"), people);
+        }
+        assert!(!resolve(&urls, "box", people), "all are in use");
+        let start = urls.named.read().unwrap().window_start;
+        urls.named.write().unwrap().turn(start + IDLE_WINDOW);
+        assert!(!resolve(&urls, "box", people), "all were in use an hour ago");
+        urls.named.write().unwrap().turn(start + 2 * IDLE_WINDOW);
+        assert!(resolve(&urls, "box", people) && holds(&urls, "box"));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client_and_so_is_this_machine() {
+        let urls = BaseUrls::new(Vec::new());
+        let bit = |text: &str| urls.client_bit(text.parse().unwrap());
+        assert_eq!(bit("2001:db8::1"), bit("2001:db8::ffff:2"));
+        assert_eq!(bit("::ffff:10.0.0.1"), bit("10.0.0.1"));
+        assert_eq!(bit("::1"), bit("127.0.0.9"));
+    }
+}

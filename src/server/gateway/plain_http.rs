@@ -1,0 +1,94 @@
+//! Plain HTTP requests to other hosts, passed on as they are but for what belongs to one hop. Refuses to keep or to read
+//! what is said.
+
+use std::time::Duration;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Request, Uri};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use crate::net::{Arriving, Body, ClientError, Deadlines, pseudonym};
+use crate::server::ProxyError;
+use crate::server::gateway::destination::Place;
+use crate::server::gateway::egress::Onward;
+use crate::server::passthrough;
+use crate::server::response::{self, Reply};
+
+/// Headers that belong to the hop between the client and us.
+const OF_ONE_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Sends a request by `way` to `place`, and answers with what comes back.
+pub(crate) async fn forward(way: Onward, place: &Place, head: Parts, body: Arriving) -> Result<Reply, ProxyError> {
+    match way {
+        Onward::Direct(stream) => exchange(TokioIo::new(stream), place, request(place, head, body, Form::Origin)?).await,
+        Onward::Relayed(mut relayed) => {
+            let request = request(place, head, body, Form::Absolute(relayed.authorization.take()))?;
+            exchange(relayed.into_io(), place, request).await
+        }
+    }
+}
+
+async fn exchange<S>(stream: S, place: &Place, request: Request<Arriving>) -> Result<Reply, ProxyError>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
+    let deadlines = Deadlines::default();
+    let unreached = |cause| ProxyError::Unreached { place: place.to_string(), cause };
+    let broken = |error: hyper::Error| {
+        unreached(ClientError::Broken { detail: error.to_string().into(), lost: error.is_incomplete_message() })
+    };
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
+    // Ends with the answer's body, whose silence is bounded.
+    tokio::spawn(connection);
+    let sent = timeout(deadlines.headers, sender.send_request(request)).await;
+    let answer = sent.map_err(|_| unreached(ClientError::TimedOut { after: deadlines.headers }))?.map_err(broken)?;
+    let (mut head, body) = answer.into_parts();
+    head.headers = passthrough::beyond_one_hop(head.headers, &OF_ONE_HOP);
+    head.headers.append(header::VIA, via());
+    let patience: Duration = deadlines.idle;
+    Ok(response::forwarded(http::Response::from_parts(head, Body::passing(body, patience))))
+}
+
+/// How a request names its target.
+enum Form {
+    /// As a server is asked.
+    Origin,
+    /// As a proxy is asked, with what it knows us by.
+    Absolute(Option<HeaderValue>),
+}
+
+/// The request with one `Host`.
+fn request(place: &Place, head: Parts, body: Arriving, form: Form) -> Result<Request<Arriving>, ProxyError> {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let host = if place.port == 80 { place.host.to_string() } else { place.to_string() };
+    let target = if matches!(form, Form::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
+    let uri: Uri = target.parse().map_err(|_| ProxyError::Headers("the target's path is none".to_owned()))?;
+    let host = HeaderValue::from_str(&host).map_err(|_| ProxyError::Headers("the target is no host".to_owned()))?;
+    let mut headers: HeaderMap = passthrough::beyond_one_hop(head.headers, &OF_ONE_HOP);
+    headers.insert(header::HOST, host);
+    headers.append(header::VIA, via());
+    if let Form::Absolute(Some(authorization)) = form {
+        headers.insert(header::PROXY_AUTHORIZATION, authorization);
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn via() -> HeaderValue {
+    HeaderValue::from_str(&format!("1.1 {}", pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
+}

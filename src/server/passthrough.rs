@@ -1,0 +1,100 @@
+//! Requests that are passed on, and their answers: which headers go with them. Refuses to pass on what belongs to one hop.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
+
+use crate::upstream::Passage;
+
+/// Headers of a request that upstream needs to read it. Credentials go another way.
+const PASSED_ON: [HeaderName; 4] = [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::USER_AGENT];
+
+/// Headers of an answer that say something about the connection or the coding it came over, not about the answer.
+const KEPT_BACK: [HeaderName; 14] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    header::DATE,
+    header::SERVER,
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::SET_COOKIE,
+];
+
+/// The request as it is passed on; `path` is encoded, below our prefix. HEAD is asked as GET: an answer that is filtered or
+/// told about has to be there first, and its body stays here.
+#[must_use]
+pub fn of(head: &Parts, path: &str, body: Bytes) -> Passage {
+    let below = path.trim_start_matches('/');
+    let path = head.uri.query().map_or_else(|| below.to_owned(), |query| format!("{below}?{query}"));
+    let mut headers = HeaderMap::new();
+    for (name, value) in &head.headers {
+        if PASSED_ON.contains(name) || name.as_str().starts_with("npm-") {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    let method = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
+    Passage { method, path, headers, body, for_account: false }
+}
+
+/// The headers of upstream's answer that a client is given.
+#[must_use]
+pub fn returned(headers: HeaderMap) -> HeaderMap {
+    beyond_one_hop(headers, &KEPT_BACK)
+}
+
+/// Headers without `kept_back` and without those that `Connection` names.
+pub(crate) fn beyond_one_hop(mut headers: HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
+    let named: Vec<HeaderName> =
+        headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok()).flat_map(names).collect();
+    for name in kept_back.iter().chain(&named) {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn names(line: &str) -> Vec<HeaderName> {
+    line.split(',').filter_map(|name| name.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn credentials_and_hop_headers_stay_here() {
+        let request = http::Request::post("/-/npm/v1/security/audits?x=1")
+            .header("authorization", "Bearer secret")
+            .header("cookie", "a=b")
+            .header("connection", "close")
+            .header("accept-encoding", "br")
+            .header("x-forwarded-for", "10.0.0.1")
+            .header("content-encoding", "gzip")
+            .header("npm-command", "ci");
+        let passage = of(&request.body(()).unwrap().into_parts().0, "/-/npm/v1/security/audits", Bytes::from_static(b"{}"));
+        assert_eq!(passage.path, "-/npm/v1/security/audits?x=1");
+        let names: Vec<&str> = passage.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-encoding", "npm-command"]);
+    }
+
+    #[test]
+    fn an_answer_loses_what_belongs_to_its_connection() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("connection", "close, x-hop"), ("x-hop", "1"), ("content-length", "7"), ("set-cookie", "a"), ("etag", "\"e\"")]
+        {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let names: Vec<String> = returned(headers).keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["etag"]);
+    }
+}

@@ -1,0 +1,811 @@
+//! The hallway: one straight line from a request to its response, whichever door it came through.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Request, Response};
+
+use crate::firewall::{self, Asker, Coding, Profile, Rejection};
+use crate::net::headers::{best_coding, best_media_type, list};
+use crate::net::{Allowance, Body, FairLimit, FairPermit, body};
+use crate::npm::Form;
+use crate::npm::tarball_address::{below, is_file};
+use crate::npm::{Address, Endpoint, PackageName};
+use crate::server::admin::access::{Doorstep, Knock, Own};
+use crate::server::auth::tokens::{TokenError, Tokens};
+use crate::server::client::Askers;
+use crate::server::intercepted_hosts::Aim;
+use crate::server::request_log::Watch;
+use crate::server::response::{self, CODINGS, Reply};
+use crate::server::service::Answers;
+use crate::server::{Config, ProxyError, passthrough};
+use crate::telemetry::{EndpointLabel, Metrics};
+use crate::upstream::{Authorization, Passage, Passed};
+
+/// Memory for bodies of requests while they come and are passed on. One that needs more comes when its turn does. Beyond it, the
+/// oldest body of each client takes up to the second limit, so that a client whose bodies drip keeps no other from publishing.
+const BODY_MEMORY: u64 = 64 << 20;
+const MAX_BODY_MEMORY: u64 = 512 << 20;
+
+/// A body of so many bytes never waits for memory: npm's audits are smaller, and a connection may buffer more than that anyway.
+const SMALL_BODY: u64 = 256 << 10;
+
+/// How long a body waits for memory: less than a client waits for its answer.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A body that was read, with its permit: there are as many at once as there are permits.
+struct Permitted {
+    bytes: Bytes,
+    _permit: FairPermit,
+}
+
+impl AsRef<[u8]> for Permitted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What every request needs. One a process, behind an `Arc`.
+pub struct Service<A> {
+    answers: Arc<A>,
+    askers: Askers,
+    config: Config,
+    own: Own,
+    doorstep: Doorstep,
+    metrics: Arc<Metrics>,
+    /// Memory for bodies of requests.
+    bodies: Arc<Allowance>,
+    /// Bodies that are inflated and read at once.
+    readers: Arc<FairLimit>,
+}
+
+impl<A: Answers> Service<A> {
+    /// A service that asks `answers`; `listeners` are the addresses that were bound.
+    ///
+    /// # Errors
+    /// When operators are to be known by tokens that cannot be read.
+    pub fn new(
+        answers: Arc<A>,
+        config: Config,
+        listeners: &[SocketAddr],
+        own: Own,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, TokenError> {
+        let tokens = config.admin_tokens.as_deref().map(Tokens::open).transpose()?;
+        let (askers, doorstep) = (Askers::new(&config, listeners), Doorstep::new(tokens));
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let bodies = Allowance::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
+        let readers = FairLimit::new(firewall::heavy(cores));
+        Ok(Self { answers, askers, config, own, doorstep, metrics, bodies, readers })
+    }
+
+    /// Knows operators by the tokens of another file from now on.
+    ///
+    /// # Errors
+    /// When it cannot be read: then those before it stay.
+    pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), TokenError> {
+        self.doorstep.renew(path.map(Tokens::open).transpose()?);
+        Ok(())
+    }
+
+    /// One of our own pages, by the policy of `profile`.
+    pub(crate) async fn own_page<B>(&self, profile: Profile, knock: Knock<B>) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        // Held until the answer is made: what is made of a body may be larger.
+        let mut share = self.bodies.share_for(knock.peer);
+        let mut request = self.doorstep.take(&self.askers, &self.config, knock, &mut share).await?;
+        request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
+        Ok(response::own((self.own)(request).await))
+    }
+
+    /// Who is asked.
+    pub(crate) fn answers(&self) -> &A {
+        &self.answers
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How the doors behave.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Which door a request came through.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// The client named us as its registry, at a listener with this policy; whether only this machine reaches that.
+    Registry(Profile, bool),
+    /// The client named a host that we answer for, and knows nothing of us: the default policy holds. With the name by which it
+    /// logged in, if it did.
+    Intercepted(Aim, Option<Arc<str>>),
+}
+
+impl Door {
+    fn profile(&self) -> Profile {
+        match self {
+            Self::Registry(profile, _) => *profile,
+            Self::Intercepted(..) => Profile::default(),
+        }
+    }
+}
+
+/// Answers one request that came from `peer`.
+pub async fn handle<A, B>(service: &Service<A>, door: &Door, peer: SocketAddr, request: Request<B>) -> Response<Body>
+where
+    A: Answers,
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Display,
+{
+    let (head, body) = request.into_parts();
+    let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
+    let (whole, base, read) = match door {
+        Door::Registry(..) => {
+            let path = service.askers.strip(head.uri.path());
+            (path, None, read(&head, path, &service.config.upstream_prefixes))
+        }
+        Door::Intercepted(aim, _) => match aim.place(head.uri.path()) {
+            Some((path, base)) => (head.uri.path(), Some(base), read(&head, path, &[])),
+            None => (head.uri.path(), aim.outermost(), (head.uri.path(), Err(no_registry()))),
+        },
+    };
+    let (path, endpoint) = read;
+    let asked = match endpoint {
+        Ok(endpoint) => Asked::Endpoint(endpoint),
+        Err(error) => match address(&head, whole) {
+            Some(address) => Asked::Address(address, error),
+            None => return watch.answered(response::failed(&error)),
+        },
+    };
+    watch.endpoint = asked.label();
+    watch.is_private = matches!(asked, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
+    if let Asked::Endpoint(Endpoint::Own(page)) = asked {
+        // Whoever asks the registry did not ask us.
+        let &Door::Registry(profile, at_home) = door else { return watch.answered(response::failed(&no_registry())) };
+        let knock = Knock { peer: peer.ip(), head, page, body, at_home };
+        let reply = Box::pin(service.own_page(profile, knock)).await;
+        return watch.answered(reply.unwrap_or_else(|error| response::failed(&error)));
+    }
+    let asker = match (base, door) {
+        (Some(base), Door::Intercepted(aim, user)) => {
+            let addressed = aim.addressed(&base.text);
+            Askers::resolve_under(peer.ip(), user.clone(), &head, (base.clone(), addressed))
+        }
+        _ => service.askers.resolve(peer.ip(), &head),
+    };
+    let asker = match asker {
+        Ok(asker) => Asker { profile: door.profile(), ..asker },
+        Err(wrong) => return watch.answered(response::failed(&ProxyError::Headers(wrong))),
+    };
+    watch.client = asker.address;
+    watch.user.clone_from(&asker.user);
+    watch.agent = Some(asker.agent.clone());
+    let visit = Visit { service, head: &head, whole, path, asker: &asker };
+    let reply = match asked {
+        Asked::Address(address, error) => match Box::pin(visit.answer_at(&address)).await {
+            Ok(Some(reply)) => {
+                watch.endpoint = EndpointLabel::Tarball;
+                Ok(reply)
+            }
+            Ok(None) => Err(error),
+            Err(error) => Err(error),
+        },
+        Asked::Endpoint(endpoint @ (Endpoint::Packument(_) | Endpoint::Manifest { .. })) if is_file(whole) => {
+            Box::pin(visit.answer_file(endpoint, body)).await
+        }
+        Asked::Endpoint(endpoint) => visit.answer(endpoint, body).await,
+    };
+    watch.answered(reply.unwrap_or_else(|error| response::failed(&error)))
+}
+
+/// What a path says that is asked for.
+enum Asked {
+    Endpoint(Endpoint),
+    /// What a registry may have there, and why there is no endpoint.
+    Address(Address, ProxyError),
+}
+
+impl Asked {
+    fn label(&self) -> EndpointLabel {
+        match self {
+            Self::Endpoint(endpoint) => label(endpoint),
+            Self::Address(..) => EndpointLabel::Unknown,
+        }
+    }
+}
+
+/// Reads a path, as it is and, where that is none of a registry's, below one of `prefixes`: clients that replace the host of a lockfile's
+/// addresses leave upstream's own path in them. Returns the path that was read too.
+fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, ProxyError>) {
+    let parse = |path: &str| Endpoint::parse(head.method.as_str(), path, head.uri.query());
+    let error = match parse(path) {
+        Ok(endpoint) => return (path, Ok(endpoint)),
+        Err(error) => error,
+    };
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    let below = prefixes.iter().filter(|_| is_read).find_map(|prefix| {
+        let path = below(std::slice::from_ref(prefix), path)?;
+        let is_package = |endpoint: &Endpoint| {
+            matches!(
+                endpoint,
+                Endpoint::Packument(_) | Endpoint::Manifest { .. } | Endpoint::Tarball { .. } | Endpoint::DistTags(_)
+            )
+        };
+        Some((path, parse(path).ok().filter(is_package)?))
+    });
+    match below {
+        Some((path, endpoint)) => (path, Ok(endpoint)),
+        None => (path, Err(error.into())),
+    }
+}
+
+/// Returns the address at which a tarball may be, if the request reads one.
+fn address(head: &Parts, path: &str) -> Option<Address> {
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    Address::of_request(path, head.uri.query()).ok().filter(|_| is_read)
+}
+
+fn no_registry() -> ProxyError {
+    ProxyError::NoPlace("coldframe answers for the registry on this host, and this path is none of the registry's".to_owned())
+}
+
+/// One request whose asker is known.
+struct Visit<'a, A> {
+    service: &'a Service<A>,
+    head: &'a Parts,
+    /// The path that the client asked for, below our own prefix.
+    whole: &'a str,
+    /// The path below the registry's address.
+    path: &'a str,
+    asker: &'a Asker,
+}
+
+impl<A: Answers> Visit<'_, A> {
+    /// The reply with the tarball that is at an address of the registry's own, if one is.
+    async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, ProxyError> {
+        let answers = &*self.service.answers;
+        let Some((name, version)) = answers.locate(self.asker, address).await? else { return Ok(None) };
+        let tarball = answers.tarball(self.asker, &name, &version).await?;
+        Ok(Some(response::tarball(&tarball, self.head)))
+    }
+
+    /// The reply to a request whose path could be a package's or a version's and ends as a tarball's does.
+    async fn answer_file<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let reply = match address(self.head, self.whole) {
+            Some(address) => self.answer_at(&address).await?,
+            None => None,
+        };
+        match reply {
+            Some(reply) => Ok(reply),
+            None => self.answer(endpoint, body).await,
+        }
+    }
+
+    /// The reply to a request for a version that its package does not have: the path may be that of another one.
+    async fn answer_elsewhere(&self, missing: Rejection) -> Result<Reply, ProxyError> {
+        let reply = match address(self.head, self.whole) {
+            Some(address) => self.answer_at(&address).await?,
+            None => None,
+        };
+        reply.ok_or_else(|| missing.into())
+    }
+
+    /// The reply, or the one that says why there is none.
+    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let (answers, asker, by_host) = (&*self.service.answers, self.asker, self.service.askers.depends_on_host());
+        match endpoint {
+            Endpoint::Root | Endpoint::Own(_) => Ok(response::root(self.head)),
+            Endpoint::Packument(name) => {
+                let (form, coding) = self.wanted();
+                let answer = answers.packument(asker, &name, form, coding).await?;
+                Ok(response::packument(&answer, self.head, by_host))
+            }
+            Endpoint::Manifest { name, wanted } => {
+                let bytes = Box::pin(answers.manifest(asker, &name, &wanted)).await?;
+                Ok(response::json(bytes, self.head, by_host))
+            }
+            Endpoint::DistTags(name) => {
+                let bytes = Box::pin(answers.dist_tags(asker, &name)).await?;
+                Ok(response::json(bytes, self.head, false))
+            }
+            Endpoint::Tarball { name, version } => match answers.tarball(asker, &name, &version).await {
+                Err(missing @ Rejection::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
+                tarball => Ok(response::tarball(&tarball?, self.head)),
+            },
+            // Aside, because they are large and seldom: a request is moved as a whole, with room for the largest of these.
+            passed_on => Box::pin(self.pass_on(passed_on, body)).await,
+        }
+    }
+
+    /// The reply to what upstream is asked for each time.
+    async fn pass_on<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let (answers, asker) = (&*self.service.answers, self.asker);
+        match endpoint {
+            Endpoint::Search { .. } => Ok(shared(answers.search(asker, self.passage(Bytes::new())).await?)),
+            Endpoint::Attestations { name, version } => {
+                Ok(shared(answers.attestations(asker, &name, &version, self.passage(Bytes::new())).await?))
+            }
+            Endpoint::Account(name) => {
+                let own = own_credentials_only(asker);
+                Ok(private(answers.pass(&own, name.as_ref(), self.account_passage(Bytes::new())).await?))
+            }
+            Endpoint::Audit { bulk } => self.audit(bulk, body).await,
+            Endpoint::Write(name) => self.write(name.as_ref(), body).await,
+            Endpoint::Whoami => {
+                let for_account = matches!(asker.authorization, Authorization::Own(_));
+                let passage = Passage { for_account, ..self.passage(Bytes::new()) };
+                Ok(private(answers.pass(asker, None, passage).await?))
+            }
+            // Ping and keys; the others were answered before.
+            _ => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+        }
+    }
+
+    /// The form and coding of a packument that the client likes best.
+    fn wanted(&self) -> (Form, Coding) {
+        let accept = list(&self.head.headers, &ACCEPT);
+        let forms = ["application/json", "application/vnd.npm.install-v1+json"];
+        let form = [Form::Full, Form::Abbreviated][best_media_type(accept.as_deref(), &forms)];
+        let codings = list(&self.head.headers, &ACCEPT_ENCODING);
+        let coding = best_coding(codings.as_deref(), &CODINGS.map(|(name, _)| name)).map(|at| CODINGS[at].1);
+        (form, coding.unwrap_or(Coding::Identity))
+    }
+
+    fn passage(&self, body: Bytes) -> Passage {
+        passthrough::of(self.head, self.path, body)
+    }
+
+    /// The request as it is passed on to a registry that the client's own credentials are for, and to no other.
+    fn account_passage(&self, body: Bytes) -> Passage {
+        Passage { for_account: true, ..self.passage(body) }
+    }
+
+    /// Passes an audit on as it came, and says what was held back of the packages in it.
+    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let config = &self.service.config;
+        self.check_transfer()?;
+        let mut share = self.service.bodies.share_for(self.asker.address);
+        let taken = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
+        let read = self.inflate(taken.clone()).await?;
+        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read, bulk).await?;
+        Ok(response::passed(passed, notice.as_deref(), true))
+    }
+
+    /// Refuses a body that came in a transfer coding beyond chunks: it would be taken for what it codes.
+    fn check_transfer(&self) -> Result<(), ProxyError> {
+        match list(&self.head.headers, &TRANSFER_ENCODING) {
+            Some(coding) if !coding.trim().eq_ignore_ascii_case("chunked") => Err(ProxyError::Transfer),
+            _ => Ok(()),
+        }
+    }
+
+    /// The body as its sender wrote it. Few are inflated at once, and each counts until its last reader drops it.
+    async fn inflate(&self, bytes: Bytes) -> Result<Bytes, ProxyError> {
+        let limit = self.service.config.body_limit;
+        let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
+        let is_packed = match coding.as_deref() {
+            None | Some("" | "identity") => false,
+            Some("gzip" | "x-gzip") => true,
+            Some(_) => return Err(ProxyError::Coding),
+        };
+        let permit = self.service.readers.acquire(self.asker.address).await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let bytes = if is_packed { body::gunzip(&bytes, limit)? } else { bytes };
+            Ok(Bytes::from_owner(Permitted { bytes, _permit: permit }))
+        });
+        reading.await.map_err(|lost| {
+            tracing::error!(error = %lost, "a task that inflates a body was lost");
+            ProxyError::Died
+        })?
+    }
+
+    /// Passes a write on where that is enabled, with the client's own credentials and no others.
+    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let config = &self.service.config;
+        if !config.allow_writes {
+            return Err(ProxyError::WritesAreOff);
+        }
+        let own = own_credentials_only(self.asker);
+        let reads = matches!(self.head.method, Method::GET | Method::HEAD);
+        // Such a packument holds hidden versions too: whoever may write there could see them anyway, nobody else shall.
+        if reads && own.authorization == Authorization::None {
+            return Err(ProxyError::NeedsCredentials);
+        }
+        self.check_transfer()?;
+        // Without credentials it can only be a login, and a stranger's body is not worth the memory of a publish.
+        let limit =
+            if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
+        let mut share = self.service.bodies.share_for(self.asker.address);
+        let taken = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
+        Ok(private(self.service.answers.write(&own, name, self.account_passage(taken)).await?))
+    }
+}
+
+fn shared(passed: Passed) -> Reply {
+    response::passed(passed, None, false)
+}
+
+fn private(passed: Passed) -> Reply {
+    response::passed(passed, None, true)
+}
+
+/// The asker without what was lent to it.
+fn own_credentials_only(asker: &Asker) -> Asker {
+    let authorization = match &asker.authorization {
+        Authorization::Own(own) => Authorization::Own(own.clone()),
+        Authorization::Lent | Authorization::None => Authorization::None,
+    };
+    Asker { authorization, ..asker.clone() }
+}
+
+fn label(endpoint: &Endpoint) -> EndpointLabel {
+    match endpoint {
+        Endpoint::Root => EndpointLabel::Root,
+        Endpoint::Packument(_) => EndpointLabel::Packument,
+        Endpoint::Manifest { .. } => EndpointLabel::Manifest,
+        Endpoint::Tarball { .. } => EndpointLabel::Tarball,
+        Endpoint::DistTags(_) => EndpointLabel::DistTags,
+        Endpoint::Search { .. } => EndpointLabel::Search,
+        Endpoint::Ping => EndpointLabel::Ping,
+        Endpoint::Whoami => EndpointLabel::Whoami,
+        Endpoint::Keys => EndpointLabel::Keys,
+        Endpoint::Attestations { .. } => EndpointLabel::Attestations,
+        Endpoint::Audit { .. } => EndpointLabel::Audit,
+        Endpoint::Account(_) => EndpointLabel::Account,
+        Endpoint::Write(_) => EndpointLabel::Write,
+        Endpoint::Own(_) => EndpointLabel::Own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Mutex;
+
+    use http::{HeaderMap, StatusCode};
+    use http_body_util::{BodyExt as _, Full};
+    use jiff::Timestamp;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::firewall::{Answer, Refusal, Tarball};
+    use crate::npm::{Algorithm, Digest, Integrity};
+    use crate::policy::RuleId;
+    use crate::server::registry;
+
+    /// Stands in for the firewall: answers everything, refuses `young`, and writes down what it was asked.
+    #[derive(Default)]
+    struct Stub(Mutex<Vec<String>>);
+
+    impl Stub {
+        fn note(&self, asker: &Asker, what: impl Display) {
+            let whose = match &asker.authorization {
+                Authorization::None => "none",
+                Authorization::Lent => "lent",
+                Authorization::Own(_) => "own",
+            };
+            self.0.lock().unwrap().push(format!("{what} for {whose}"));
+        }
+
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    fn upstream_said(passage: &Passage) -> Passed {
+        Passed {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::from(format!("{} {}", passage.method, passage.path)),
+        }
+    }
+
+    impl Answers for Stub {
+        async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
+            self.note(asker, format!("packument {name} {form:?} {coding:?} {}", asker.base.text));
+            if name.as_str() == "hangs" {
+                std::future::pending::<()>().await;
+            }
+            if name.as_str() == "young" {
+                let text = "young has no version older than 72 h".into();
+                let refusal = Refusal {
+                    name: name.clone(),
+                    version: None,
+                    rule: RuleId::File("minimum-age".into()),
+                    opens: None,
+                    text,
+                    link: None,
+                };
+                return Err(Rejection::Refused(Arc::new(refusal)));
+            }
+            let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);
+            let (etag, last_modified) = ("\"e\"".into(), Timestamp::UNIX_EPOCH);
+            Ok(Answer { chunks, length: 2, form, coding, etag, last_modified, stale: None })
+        }
+
+        async fn manifest(&self, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+            self.note(asker, format!("manifest {name} {wanted}"));
+            Ok(Bytes::from_static(b"{}"))
+        }
+
+        async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+            self.note(asker, format!("dist-tags {name}"));
+            Ok(Bytes::from_static(b"{}"))
+        }
+
+        async fn locate(&self, _: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+            let place = address.path().strip_prefix("files/").and_then(|file| file.split_once('@'));
+            Ok(place.map(|(name, version)| (PackageName::parse(name).unwrap(), version.into())))
+        }
+
+        async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+            self.note(asker, format!("tarball {name} {version}"));
+            let bytes = Bytes::from_static(b"0123456789");
+            Ok(Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true })
+        }
+
+        fn contact(&self, _contacting: &crate::firewall::Contacting<'_>) -> Option<String> {
+            None
+        }
+
+        async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+            self.note(asker, format!("search {}", passage.path));
+            Ok(upstream_said(&passage))
+        }
+
+        async fn audit(
+            &self,
+            asker: &Asker,
+            passage: Passage,
+            read: Bytes,
+            bulk: bool,
+        ) -> Result<(Passed, Option<String>), Rejection> {
+            self.note(asker, format!("audit {} bytes, read {read:?} {bulk}", passage.body.len()));
+            Ok((upstream_said(&passage), Some("held back axios 1.14.1".to_owned())))
+        }
+
+        async fn attestations(
+            &self,
+            asker: &Asker,
+            name: &PackageName,
+            version: &str,
+            passage: Passage,
+        ) -> Result<Passed, Rejection> {
+            self.note(asker, format!("attestations {name} {version}"));
+            Ok(upstream_said(&passage))
+        }
+
+        async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+            self.pass(asker, name, passage).await
+        }
+
+        async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+            self.note(asker, format!("pass {name:?} {} {}", passage.method, passage.path));
+            Ok(upstream_said(&passage))
+        }
+    }
+
+    fn service(config: Config) -> Arc<Service<Stub>> {
+        let own: Own =
+            Arc::new(|asked| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", asked.method, asked.page))) }));
+        let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
+        Arc::new(Service::new(Arc::default(), config, &listeners, own, Arc::default()).unwrap())
+    }
+
+    fn writable() -> Arc<Service<Stub>> {
+        service(Config { allow_writes: true, ..Config::default() })
+    }
+
+    /// Sends one request from this machine and returns status, headers and body.
+    async fn send(
+        service: &Service<Stub>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> (u16, HeaderMap, String) {
+        let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
+        let door = Door::Registry(Profile::default(), true);
+        let response = handle(service, &door, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
+        let (head, body) = response.into_parts();
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        (head.status.as_u16(), head.headers, body)
+    }
+
+    async fn get(service: &Service<Stub>, path: &str) -> u16 {
+        send(service, "GET", path, &[], b"").await.0
+    }
+
+    #[tokio::test]
+    async fn each_path_becomes_its_question() {
+        let service = service(Config::default());
+        for (path, asked) in [
+            ("/axios", "packument axios Full Identity http://127.0.0.1:4873 for lent"),
+            ("/@acme%2fui/^1", "manifest @acme/ui ^1 for lent"),
+            ("/-/package/axios/dist-tags", "dist-tags axios for lent"),
+            ("/axios/-/axios-1.0.0.tgz", "tarball axios 1.0.0 for lent"),
+            ("/-/v1/search?text=a", "search -/v1/search?text=a for lent"),
+            ("/-/npm/v1/attestations/axios@1.0.0", "attestations axios 1.0.0 for lent"),
+            ("/-/ping", "pass None GET -/ping for lent"),
+            ("/-/npm/v1/keys", "pass None GET -/npm/v1/keys for lent"),
+            ("/-/whoami", "pass None GET -/whoami for lent"),
+            ("/-/npm/v1/tokens", "pass None GET -/npm/v1/tokens for none"),
+            ("/-/package/@acme%2fui/access", "pass Some(\"@acme/ui\") GET -/package/@acme%2fui/access for none"),
+        ] {
+            let path = path.replace('^', "%5E");
+            assert_eq!((get(&service, &path).await, service.answers.take()), (200, vec![asked.to_owned()]), "{path}");
+        }
+        assert_eq!(send(&service, "GET", "/", &[], b"").await.2, format!("{{\"coldframe\":\"{}\"}}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(send(&service, "GET", "/-/coldframe/healthz", &[], b"").await.2, "own GET healthz");
+    }
+
+    #[tokio::test]
+    async fn what_asks_for_nothing_is_told_so_in_json() {
+        let service = service(Config::default());
+        for (method, path, expected) in
+            [("GET", "/_x", 400), ("GET", "/-/x", 404), ("POST", "/-/ping", 405), ("PATCH", "/a", 405)]
+        {
+            let (status, headers, body) = send(&service, method, path, &[], b"").await;
+            assert_eq!((status, headers["content-type"].to_str().unwrap()), (expected, "application/json"), "{path}");
+            let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert!(told["error"].is_string(), "{body}");
+            assert_eq!(headers.contains_key("allow"), expected == 405);
+        }
+        assert!(service.answers.take().is_empty());
+    }
+
+    #[tokio::test]
+    async fn headers_choose_form_and_coding() {
+        let service = service(Config::default());
+        let npm_9 = [
+            ("accept", "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"),
+            ("accept-encoding", "gzip,deflate"),
+        ];
+        send(&service, "GET", "/axios", &npm_9, b"").await;
+        assert_eq!(service.answers.take(), ["packument axios Abbreviated Gzip http://127.0.0.1:4873 for lent"]);
+        let (status, headers, body) = send(&service, "GET", "/axios", &[("if-none-match", "\"e\"")], b"").await;
+        assert_eq!((status, headers["etag"].to_str().unwrap(), body.as_str()), (304, "\"e\"", ""));
+    }
+
+    #[tokio::test]
+    async fn writes_are_refused_unless_they_are_enabled() {
+        let closed = service(Config::default());
+        let (status, headers, body) = send(&closed, "PUT", "/axios", &[("authorization", "Bearer t")], b"{}").await;
+        assert!(
+            status == 403
+                && body.contains("--allow-writes")
+                && headers["npm-notice"].to_str().unwrap().contains("--allow-writes")
+        );
+        assert!(closed.answers.take().is_empty());
+        let open = writable();
+        send(&open, "PUT", "/@acme%2fui", &[("authorization", "Bearer t")], b"{}").await;
+        send(&open, "PUT", "/-/user/org.couchdb.user:me", &[], b"{}").await;
+        let passed = ["pass Some(\"@acme/ui\") PUT @acme%2fui for own", "pass None PUT -/user/org.couchdb.user:me for none"];
+        assert_eq!(open.answers.take(), passed);
+    }
+
+    #[tokio::test]
+    async fn a_packument_to_be_sent_back_is_a_write() {
+        assert_eq!(get(&service(Config::default()), "/axios?write=true").await, 403);
+        let open = writable();
+        assert_eq!(get(&open, "/axios?write=true").await, 401);
+        assert!(open.answers.take().is_empty());
+        assert_eq!(send(&open, "GET", "/axios?write=true", &[("authorization", "Bearer t")], b"").await.0, 200);
+        assert_eq!(open.answers.take(), ["pass Some(\"axios\") GET axios?write=true for own"]);
+    }
+
+    #[tokio::test]
+    async fn an_audit_is_read_inflated_and_passed_on_as_it_came() {
+        let service = service(Config { body_limit: 64, ..Config::default() });
+        let path = "/-/npm/v1/security/advisories/bulk";
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(b"{\"axios\":[\"1.0.0\"]}").unwrap();
+        let packed = encoder.finish().unwrap();
+        let (status, headers, _) = send(&service, "POST", path, &[("content-encoding", "gzip")], &packed).await;
+        assert_eq!((status, headers["npm-notice"].to_str().unwrap()), (200, "held back axios 1.14.1"));
+        let asked = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" true for lent", packed.len());
+        assert_eq!(service.answers.take(), [asked]);
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 400);
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        bomb.write_all(&[b' '; 65]).unwrap();
+        assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], &bomb.finish().unwrap()).await.0, 413);
+    }
+
+    #[tokio::test]
+    async fn every_request_is_counted_by_what_became_of_it() {
+        let service = service(Config::default());
+        get(&service, "/axios").await;
+        get(&service, "/young").await;
+        get(&service, "/_x").await;
+        let numbers = service.metrics.render();
+        for line in [
+            "coldframe_requests_total{endpoint=\"packument\",outcome=\"served\"} 1\n",
+            "coldframe_requests_total{endpoint=\"packument\",outcome=\"refused\"} 1\n",
+            "coldframe_requests_total{endpoint=\"unknown\",outcome=\"client_error\"} 1\n",
+            "coldframe_requests_in_flight 0\n",
+        ] {
+            assert!(numbers.contains(line), "{line} is missing from\n{numbers}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_before_its_answer_is_counted_too() {
+        let service = service(Config::default());
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), get(&service, "/hangs")).await;
+        assert!(asked.is_err());
+        let numbers = service.metrics.render();
+        assert!(numbers.contains("coldframe_requests_total{endpoint=\"packument\",outcome=\"abandoned\"} 1\n"), "{numbers}");
+        assert!(numbers.contains("coldframe_requests_in_flight 0\n"), "{numbers}");
+    }
+
+    #[tokio::test]
+    async fn over_a_socket_the_reason_is_in_the_first_line_and_head_has_no_body() {
+        let service = service(Config::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let room = crate::net::Room::of(8);
+        let served = service.clone();
+        let server = tokio::spawn(async move {
+            registry::serve(listener, &room, &served, Profile::default(), async { stopped.await.unwrap() }).await
+        });
+        let ask = async |method: &str, path: &str, more: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let refused = ask("GET", "/young", "").await;
+        assert!(refused.starts_with("HTTP/1.1 403 young has no version older than 72 h\r\n"), "{refused}");
+        let headed = ask("HEAD", "/axios/-/axios-1.0.0.tgz", "").await;
+        assert!(headed.contains("content-length: 10\r\n") && headed.ends_with("\r\n\r\n"), "{headed}");
+        let part = ask("GET", "/axios/-/axios-1.0.0.tgz", "range: bytes=3-\r\n").await;
+        assert!(part.starts_with("HTTP/1.1 206 ") && part.ends_with("\r\n\r\n3456789"), "{part}");
+        let unchanged = ask("GET", "/axios", "if-none-match: \"e\"\r\n").await;
+        assert!(
+            unchanged.starts_with("HTTP/1.1 304 ") && !unchanged.contains("content-length") && unchanged.ends_with("\r\n\r\n"),
+            "{unchanged}"
+        );
+        stop.send(()).unwrap();
+        assert_eq!(server.await.unwrap().cut, 0);
+    }
+}

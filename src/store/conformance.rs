@@ -1,0 +1,605 @@
+//! What every backend of the store must hold, whatever it is made of: `blob_laws!` and `ledger_laws!` write the tests of
+//! one. Refuses to know any backend: it gets a home, and the way to open the store in it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use crate::npm::{Algorithm, Digest, Form, Hasher, Integrity, ManifestDigest, PackageName};
+use crate::store::StoreError;
+use crate::store::blobs::{BlobKind, Blobs, PendingBlob};
+use crate::store::ledger::Document;
+use crate::store::ledger::{
+    Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release,
+    TagSighting, TarballSource,
+};
+
+/// Opens a store in the home it was made for. Opening again is a restart: what was opened before must be dropped.
+pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
+
+/// Tests of one backend of [`Blobs`]. `$home` makes a place to keep things in, `$open` opens the store in it.
+macro_rules! blob_laws {
+    ($home:expr, $open:expr) => {
+        $crate::store::conformance::laws!($home, $open; crate::store::blobs::Blobs;
+            what_is_written_is_read,
+            a_restart_keeps_every_blob,
+            bytes_that_are_not_what_was_expected_are_not_kept,
+            a_blob_that_was_not_finished_is_not_there,
+            an_empty_blob_is_a_blob,
+            the_race_to_the_same_bytes_has_no_loser,
+            every_digest_is_checked_and_sha512_names_a_tarball,
+        );
+    };
+}
+
+/// Tests of one backend of [`Ledger`]. `$home` makes a place to keep things in, `$open` opens the ledger in it.
+macro_rules! ledger_laws {
+    ($home:expr, $open:expr) => {
+        $crate::store::conformance::laws!($home, $open; crate::store::ledger::Ledger;
+            a_package_never_seen_is_an_empty_record,
+            what_is_recorded_is_read_before_and_after_a_restart,
+            what_was_set_once_stays,
+            one_version_with_two_integrities_is_two_releases,
+            digests_of_a_release_only_grow,
+            a_manifest_digest_moves_with_its_release,
+            tarballs_are_recorded_by_address_for_all_views,
+            addresses_of_the_same_bytes_are_bounded,
+            the_same_name_on_two_registries_is_two_packages,
+            instants_out_of_range_keep_their_order,
+            equal_downloads_are_counted_and_told_one_line_a_client,
+            exposure_tells_tarballs_and_not_what_was_hidden,
+            what_is_noted_outlives_a_restart,
+            forgotten_tags_are_gone,
+            absences_are_recorded_and_are_no_packages,
+            any_changes_lead_where_the_model_leads,
+        );
+    };
+}
+
+macro_rules! laws {
+    ($home:expr, $open:expr; $store:path; $($law:ident,)*) => {$(
+        #[test]
+        fn $law() {
+            let home = $home;
+            let open = || -> std::sync::Arc<dyn $store> { $open(&home) };
+            $crate::store::conformance::$law(&open);
+        }
+    )*};
+}
+
+pub(super) use {blob_laws, laws, ledger_laws};
+
+pub(crate) fn put(blobs: &Arc<dyn Blobs>, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(Algorithm::Sha512, bytes);
+    let mut pending = begin(blobs, &digest).unwrap();
+    bytes.chunks(1000).for_each(|chunk| pending.write(chunk).unwrap());
+    assert_eq!(pending.commit().unwrap().bytes, bytes);
+    digest
+}
+
+/// Starts a tarball that must hash to `digest`.
+pub(crate) fn begin(blobs: &Arc<dyn Blobs>, digest: &Digest) -> Result<Box<dyn PendingBlob>, StoreError> {
+    Arc::clone(blobs).begin(BlobKind::Tarball, Hasher::for_tarball(Integrity::single(digest.clone()), false))
+}
+
+/// The bytes filed under `digest`.
+pub(crate) fn opened(blobs: &dyn Blobs, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(blobs.open(digest))
+}
+
+pub(crate) fn what_is_written_is_read(open: Open<'_, dyn Blobs>) {
+    let blobs = open();
+    assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"unknown")).unwrap(), None);
+    let bytes = Bytes::from("0123456789".repeat(5000));
+    let digest = put(&blobs, &bytes);
+    assert!(blobs.is_warm(&digest));
+    assert_eq!(opened(&*blobs, &digest).unwrap(), Some(bytes));
+}
+
+pub(crate) fn a_restart_keeps_every_blob(open: Open<'_, dyn Blobs>) {
+    let blobs = open();
+    let digests: Vec<_> = (0..20_u8).map(|fill| put(&blobs, &vec![fill; usize::from(fill) * 777])).collect();
+    drop(blobs);
+    let blobs = open();
+    for (fill, digest) in (0..20_u8).zip(&digests) {
+        assert!(!blobs.is_warm(digest));
+        assert_eq!(opened(&*blobs, digest).unwrap().unwrap(), vec![fill; usize::from(fill) * 777]);
+        assert!(blobs.is_warm(digest));
+    }
+}
+
+pub(crate) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, dyn Blobs>) {
+    let blobs = open();
+    let digest = Digest::of(Algorithm::Sha512, b"tarball");
+    let mut pending = begin(&blobs, &digest).unwrap();
+    pending.write(b"tampered").unwrap();
+    assert!(matches!(pending.commit(), Err(StoreError::Mismatch(_))));
+    assert_eq!(opened(&*blobs, &digest).unwrap(), None);
+    assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"tampered")).unwrap(), None);
+}
+
+pub(crate) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn Blobs>) {
+    let blobs = open();
+    let digest = Digest::of(Algorithm::Sha512, b"tarball");
+    let mut pending = begin(&blobs, &digest).unwrap();
+    pending.write(b"tarball").unwrap();
+    assert_eq!(opened(&*blobs, &digest).unwrap(), None);
+    drop(pending);
+    assert_eq!(opened(&*blobs, &digest).unwrap(), None);
+    drop(blobs);
+    assert_eq!(opened(&*open(), &digest).unwrap(), None);
+}
+
+pub(crate) fn an_empty_blob_is_a_blob(open: Open<'_, dyn Blobs>) {
+    let digest = put(&open(), b"");
+    assert_eq!(opened(&*open(), &digest).unwrap(), Some(Bytes::new()));
+}
+
+pub(crate) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn Blobs>) {
+    let (blobs, bytes) = (open(), vec![7; 50_000]);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| put(&blobs, &bytes));
+        }
+    });
+    drop(blobs);
+    let blobs = open();
+    let digest = Digest::of(Algorithm::Sha512, &bytes);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(opened(&*blobs, &digest).unwrap().unwrap(), bytes));
+        }
+    });
+}
+
+pub(crate) fn every_digest_is_checked_and_sha512_names_a_tarball(open: Open<'_, dyn Blobs>) {
+    let blobs = open();
+    let strong = Digest::of(Algorithm::Sha512, b"tarball");
+    let both =
+        |shasum: &[u8]| Integrity::parse(Some(&strong.to_sri()), Some(&Digest::of(Algorithm::Sha1, shasum).to_hex())).unwrap();
+    let put = |kind, hasher| {
+        let mut pending = Arc::clone(&blobs).begin(kind, hasher).unwrap();
+        pending.write(b"tarball").unwrap();
+        pending.commit()
+    };
+    let put_tarball = |integrity| put(BlobKind::Tarball, Hasher::for_tarball(integrity, false));
+    assert!(matches!(put_tarball(both(b"another")), Err(StoreError::Mismatch(_))));
+    assert_eq!(opened(&*blobs, &strong).unwrap(), None);
+    // Whatever is stated of it, it is filed under its SHA-512 and nothing else.
+    let weak = Digest::of(Algorithm::Sha1, b"tarball");
+    let raw = Digest::of(Algorithm::Sha256, b"tarball");
+    let committed = put_tarball(Integrity::single(weak.clone())).unwrap();
+    assert_eq!(
+        [Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1].map(|one| committed.digests.digest(one).is_some()),
+        [true; 3]
+    );
+    assert_eq!(opened(&*blobs, &strong).unwrap().unwrap(), &b"tarball"[..]);
+    assert_eq!((opened(&*blobs, &weak).unwrap(), opened(&*blobs, &raw).unwrap()), (None, None));
+    // Raw packuments are apart from tarballs, under their SHA-256.
+    put(BlobKind::Document, Hasher::new(Integrity::single(raw.clone()))).unwrap();
+    assert_eq!(opened(&*blobs, &raw).unwrap().unwrap(), &b"tarball"[..]);
+    assert!(matches!(put(BlobKind::Tarball, Hasher::new(Integrity::single(weak))), Err(StoreError::Unnamed)));
+}
+
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_774_915_200 + second).unwrap()
+}
+
+pub(crate) fn key(name: &str) -> PackageKey {
+    PackageKey { upstream: "https://registry.example/".into(), name: PackageName::parse(name).unwrap() }
+}
+
+pub(crate) fn release(version: &str, bytes: &[u8]) -> Release {
+    Release {
+        version: version.into(),
+        integrity: Some(Integrity::single(Digest::of(Algorithm::Sha512, bytes))),
+        published: Some(at(-10)),
+        effective: at(-5),
+        first_seen: at(0),
+        gone: None,
+        replaced: false,
+        digests: None,
+        manifest: None,
+        manifest_changed: None,
+        absent: None,
+        held_since: None,
+        moved: None,
+        dropped: false,
+        parted: false,
+        missing_since: None,
+    }
+}
+
+pub(crate) fn download(version: &str, client: [u8; 4]) -> Download {
+    Download {
+        kind: Kind::Tarball,
+        name: PackageName::parse("axios").unwrap(),
+        version: Some(version.into()),
+        integrity: Some(Digest::of(Algorithm::Sha512, b"x")),
+        outcome: Outcome::Served,
+        rule: None,
+        hidden: Arc::new([]),
+        client: IpAddr::from(client),
+        user: None,
+        tool: "npm",
+        tool_version: "11.21.2".into(),
+    }
+}
+
+fn document() -> Document {
+    Document {
+        first_seen: at(0),
+        validated: at(20),
+        changed: at(10),
+        looked: at(21),
+        modified: Some(at(9)),
+        content: Some([9; 32]),
+        length: 51_000_000,
+        etag: Some("W/\"abc\"".into()),
+        last_modified: None,
+        form: Some(Form::Abbreviated),
+    }
+}
+
+fn change(releases: &[Release]) -> PackageChange {
+    PackageChange { releases: releases.to_vec(), ..PackageChange::default() }
+}
+
+pub(crate) fn a_package_never_seen_is_an_empty_record(open: Open<'_, dyn Ledger>) {
+    assert_eq!(open().package(&key("axios")).unwrap(), PackageRecord::default());
+}
+
+pub(crate) fn what_is_recorded_is_read_before_and_after_a_restart(open: Open<'_, dyn Ledger>) {
+    let unknown = Release {
+        integrity: None,
+        published: None,
+        first_seen: at(1),
+        gone: Some(at(7)),
+        replaced: true,
+        ..release("2.0.0", b"")
+    };
+    let sighting = TagSighting { tag: "latest".into(), version: "1.0.0".into(), first_seen: at(0), last_seen: at(1) };
+    let record = PackageRecord {
+        document: Some(document()),
+        releases: vec![release("1.0.0", b"one"), unknown],
+        tags: vec![sighting.clone(), TagSighting { version: "2.0.0".into(), first_seen: at(2), last_seen: at(3), ..sighting }],
+    };
+    let change = PackageChange {
+        document: record.document.clone(),
+        releases: record.releases.clone(),
+        tags: record.tags.clone(),
+        ..PackageChange::default()
+    };
+    let ledger = open();
+    ledger.record_package(&key("@acme/ui"), &change).unwrap();
+    assert_eq!(ledger.package(&key("@acme/ui")).unwrap(), record);
+    drop(ledger);
+    assert_eq!(open().package(&key("@acme/ui")).unwrap(), record);
+}
+
+pub(crate) fn what_was_set_once_stays(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let first = release("1.14.1", b"axios");
+    let seen = PackageChange { document: Some(document()), ..change(std::slice::from_ref(&first)) };
+    ledger.record_package(&axios, &seen).unwrap();
+    let later = Release {
+        published: Some(at(90)),
+        effective: at(91),
+        first_seen: at(92),
+        gone: Some(at(93)),
+        replaced: true,
+        ..first.clone()
+    };
+    let moved = Document { first_seen: at(99), validated: at(99), content: None, length: 0, ..document() };
+    ledger.record_package(&axios, &PackageChange { document: Some(moved.clone()), ..change(&[later]) }).unwrap();
+    let record = ledger.package(&axios).unwrap();
+    assert_eq!(record.document, Some(Document { first_seen: at(0), ..moved }));
+    assert_eq!(record.releases, [Release { gone: Some(at(93)), replaced: true, ..first.clone() }]);
+    // It came back: only its going is forgotten, not when it was first seen.
+    ledger.record_package(&axios, &change(&[Release { effective: at(200), ..first.clone() }])).unwrap();
+    assert_eq!(ledger.package(&axios).unwrap().releases, [first]);
+}
+
+pub(crate) fn one_version_with_two_integrities_is_two_releases(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let first = release("1.14.1", b"axios");
+    let second = Release { first_seen: at(50), effective: at(49), ..release("1.14.1", b"tampered") };
+    let unstated = Release { first_seen: at(60), integrity: None, ..first.clone() };
+    ledger.record_package(&axios, &change(&[second.clone(), unstated.clone()])).unwrap();
+    ledger.record_package(&axios, &change(std::slice::from_ref(&first))).unwrap();
+    assert_eq!(ledger.package(&axios).unwrap().releases, [first, second, unstated]);
+}
+
+pub(crate) fn digests_of_a_release_only_grow(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let first = release("1.14.1", b"axios");
+    ledger.record_package(&axios, &change(std::slice::from_ref(&first))).unwrap();
+    let digest = |algorithm, bytes: &[u8]| Integrity::single(Digest::of(algorithm, bytes));
+    let learn = |version: &str, digests: Integrity| {
+        let learned = LearnedDigests { version: version.into(), integrity: first.integrity.clone(), digests };
+        let change = PackageChange { digests: vec![learned], ..PackageChange::default() };
+        ledger.record_package(&axios, &change).unwrap();
+        ledger.package(&axios).unwrap().releases[0].known_digests().unwrap()
+    };
+    let sha1 = digest(Algorithm::Sha1, b"axios");
+    let both = first.integrity.clone().unwrap().union(&sha1).unwrap();
+    assert_eq!(learn("1.14.1", sha1), both);
+    // What contradicts them is not added, and a row that is missing is passed over.
+    assert_eq!(learn("1.14.1", digest(Algorithm::Sha1, b"tampered")), both);
+    assert_eq!(learn("2.0.0", digest(Algorithm::Sha256, b"axios")), both);
+    let all = both.union(&digest(Algorithm::Sha256, b"axios")).unwrap();
+    assert_eq!(learn("1.14.1", digest(Algorithm::Sha256, b"axios")), all);
+    // A row that is written again keeps them.
+    ledger.record_package(&axios, &change(&[Release { gone: Some(at(9)), ..first }])).unwrap();
+    drop(ledger);
+    assert_eq!(open().package(&axios).unwrap().releases[0].known_digests(), Some(all));
+}
+
+pub(crate) fn a_manifest_digest_moves_with_its_release(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let first = release("1.14.1", b"axios");
+    let manifest = Some(ManifestDigest::new([7; 32], Form::Full, true).with_install_scripts(Some([7; 16])));
+    let later = Release { manifest, manifest_changed: Some(at(40)), ..first.clone() };
+    ledger.record_package(&axios, &change(&[first])).unwrap();
+    ledger.record_package(&axios, &change(std::slice::from_ref(&later))).unwrap();
+    assert_eq!(ledger.package(&axios).unwrap().releases, [later]);
+}
+
+pub(crate) fn source(version: &str, bytes: &[u8], address: &str) -> TarballSource {
+    let digests = Integrity::single(Digest::of(Algorithm::Sha512, bytes));
+    TarballSource { version: version.into(), address: address.into(), digests, length: bytes.len() as u64, public: false }
+}
+
+pub(crate) fn tarballs_are_recorded_by_address_for_all_views(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let own = PackageKey { upstream: format!("{}#own", axios.upstream).into(), ..axios.clone() };
+    let other = PackageKey { upstream: "https://other.example/".into(), ..axios.clone() };
+    let (one, two) = (source("1.0.0", b"one", "a.tgz"), source("1.0.0", b"one", "b.tgz"));
+    let record = |key, source: &TarballSource| {
+        let change = PackageChange { tarballs: vec![source.clone()], ..PackageChange::default() };
+        ledger.record_package(key, &change).unwrap();
+    };
+    record(&own, &one);
+    record(&axios, &two);
+    assert_eq!(ledger.tarballs(&axios, "1.0.0").unwrap(), [one.clone(), two.clone()]);
+    assert_eq!(ledger.tarballs(&axios, "1.0.1").unwrap(), []);
+    assert_eq!(ledger.tarballs(&other, "1.0.0").unwrap(), []);
+    // Found to be public once, it stays so.
+    let public = TarballSource { public: true, ..one.clone() };
+    record(&axios, &public);
+    record(&own, &one);
+    drop(ledger);
+    assert_eq!(open().tarballs(&own, "1.0.0").unwrap(), [public, two]);
+}
+
+pub(crate) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let signed = (0..100).map(|number| source("1.0.0", b"one", &format!("a.tgz?signature={number}")));
+    let other = source("1.0.0", b"two", "a.tgz");
+    let tarballs: Vec<_> = std::iter::once(other.clone()).chain(signed).collect();
+    ledger.record_package(&axios, &PackageChange { tarballs: tarballs.clone(), ..PackageChange::default() }).unwrap();
+    let kept = ledger.tarballs(&axios, "1.0.0").unwrap();
+    assert!(kept.len() < 20 && kept.contains(&other) && kept.contains(&tarballs[100]), "{}", kept.len());
+}
+
+pub(crate) fn forgotten_tags_are_gone(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let sighting =
+        |version: &str| TagSighting { tag: "latest".into(), version: version.into(), first_seen: at(0), last_seen: at(1) };
+    let (one, two) = (sighting("1.0.0"), sighting("2.0.0"));
+    ledger.record_package(&axios, &PackageChange { tags: vec![one.clone(), two.clone()], ..PackageChange::default() }).unwrap();
+    ledger.record_package(&axios, &PackageChange { forgotten_tags: vec![one], ..PackageChange::default() }).unwrap();
+    assert_eq!(ledger.package(&axios).unwrap().tags, [two]);
+}
+
+pub(crate) fn absences_are_recorded_and_are_no_packages(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    let absent = Document { content: None, length: 0, etag: None, modified: None, ..document() };
+    assert!(ledger.record_absence(&key("axios"), &absent, at(0)).unwrap());
+    drop(ledger);
+    let ledger = open();
+    assert_eq!(ledger.package(&key("axios")).unwrap().document, Some(absent));
+    assert_eq!(ledger.names().unwrap(), []);
+    // Seen at last, it is a package whose first look was before.
+    let seen = Document { first_seen: at(40), looked: at(40), ..document() };
+    ledger.record_package(&key("axios"), &PackageChange { document: Some(seen), ..change(&[release("1.0.0", b"")]) }).unwrap();
+    let record = ledger.package(&key("axios")).unwrap();
+    assert_eq!(record.document.map(|document| (document.first_seen, document.looked)), Some((at(0), at(40))));
+    assert_eq!(ledger.names().unwrap(), [PackageName::parse("axios").unwrap()]);
+}
+
+pub(crate) fn the_same_name_on_two_registries_is_two_packages(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    let other = PackageKey { upstream: "https://other.example/".into(), ..key("axios") };
+    ledger.record_package(&key("axios"), &change(&[release("1.0.0", b"one")])).unwrap();
+    ledger.record_package(&other, &change(&[release("1.0.0", b"two")])).unwrap();
+    assert_eq!(ledger.package(&key("axios")).unwrap().releases, [release("1.0.0", b"one")]);
+    assert_eq!(ledger.package(&other).unwrap().releases, [release("1.0.0", b"two")]);
+    assert_eq!(ledger.package(&key("Axios")).unwrap(), PackageRecord::default());
+}
+
+pub(crate) fn instants_out_of_range_keep_their_order(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    let early = Release { published: Some(Timestamp::MIN), effective: Timestamp::MIN, ..release("1.0.0", b"") };
+    let late = Release { published: Some(Timestamp::MAX), effective: Timestamp::MAX, ..release("2.0.0", b"") };
+    let exact = Release { effective: "2026-03-31T00:21:14.123456789Z".parse().unwrap(), ..release("3.0.0", b"") };
+    ledger.record_package(&key("axios"), &change(&[early, late, exact.clone()])).unwrap();
+    let read = ledger.package(&key("axios")).unwrap().releases;
+    assert!(read[0].effective < at(-9_999_999_999) && read[1].effective > at(7_000_000_000));
+    assert_eq!(read[2], exact);
+}
+
+pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    for second in [3, 1, 2] {
+        ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(second));
+    }
+    ledger.flush();
+    ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(9));
+    let refused = Download {
+        outcome: Outcome::Refused,
+        rule: Some("minimum-age".into()),
+        integrity: None,
+        ..download("1.14.1", [10, 0, 0, 2])
+    };
+    ledger.record_download(refused, at(4));
+    ledger.record_download(download("1.14.0", [10, 0, 0, 1]), at(5));
+    ledger.flush();
+    let line = Exposure {
+        client: "10.0.0.1".to_owned(),
+        tool: "npm".to_owned(),
+        tool_version: "11.21.2".to_owned(),
+        version: "1.14.1".to_owned(),
+        integrity: Some(Digest::of(Algorithm::Sha512, b"x").to_sri()),
+        outcome: Outcome::Served,
+        rule: None,
+        times: 4,
+        first: at(1),
+        last: at(9),
+    };
+    let refusal = Exposure {
+        client: "10.0.0.2".to_owned(),
+        integrity: None,
+        outcome: Outcome::Refused,
+        rule: Some("minimum-age".to_owned()),
+        times: 1,
+        first: at(4),
+        last: at(4),
+        ..line.clone()
+    };
+    let older = Exposure { version: "1.14.0".to_owned(), times: 1, first: at(5), last: at(5), ..line.clone() };
+    let axios = PackageName::parse("axios").unwrap();
+    assert_eq!(ledger.exposure(&axios, Some("1.14.1")).unwrap(), [line.clone(), refusal.clone()]);
+    assert_eq!(ledger.exposure(&axios, None).unwrap(), [line, refusal, older]);
+    assert_eq!(ledger.exposure(&PackageName::parse("axio").unwrap(), None).unwrap(), []);
+}
+
+pub(crate) fn exposure_tells_tarballs_and_not_what_was_hidden(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    let hidden: Arc<[Box<str>]> = Arc::new(["1.14.1".into()]);
+    ledger.record_download(Download { kind: Kind::Packument, version: None, hidden, ..download("", [10, 0, 0, 1]) }, at(1));
+    ledger.flush();
+    assert_eq!(ledger.exposure(&PackageName::parse("axios").unwrap(), None).unwrap(), []);
+}
+
+pub(crate) fn what_is_noted_outlives_a_restart(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(1));
+    ledger.record_incident(Incident { kind: "clock_skew", name: None, version: None, detail: "six minutes".to_owned() }, at(1));
+    drop(ledger);
+    assert_eq!(open().exposure(&PackageName::parse("axios").unwrap(), None).unwrap().len(), 1);
+}
+
+/// The ledger as the trait's words describe it, in memory.
+#[derive(Default)]
+struct Model(PackageRecord);
+
+impl Model {
+    fn apply(&mut self, change: &PackageChange) {
+        if let Some(new) = &change.document {
+            let first_seen = self.0.document.as_ref().map_or(new.first_seen, |old| old.first_seen);
+            self.0.document = Some(Document { first_seen, ..new.clone() });
+        }
+        for new in &change.releases {
+            match self.0.releases.iter_mut().find(|old| (&old.version, &old.integrity) == (&new.version, &new.integrity)) {
+                Some(old) => {
+                    let once = old.clone();
+                    *old = Release { gone: new.gone, replaced: new.replaced, ..once };
+                    (old.manifest, old.manifest_changed) = (new.manifest, new.manifest_changed);
+                    (old.held_since, old.moved) = (new.held_since, new.moved);
+                    (old.dropped, old.parted, old.missing_since) = (new.dropped, new.parted, new.missing_since);
+                }
+                None => self.0.releases.push(new.clone()),
+            }
+        }
+        for new in &change.tags {
+            let row = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
+            match self.0.tags.iter_mut().find(|old| row(old) == row(new)) {
+                Some(old) => old.last_seen = new.last_seen,
+                None => self.0.tags.push(new.clone()),
+            }
+        }
+    }
+}
+
+/// Orders what the trait leaves open: rows that were first seen at the same instant.
+fn settled(mut record: PackageRecord) -> PackageRecord {
+    assert!(record.releases.is_sorted_by_key(|release| release.first_seen) && record.tags.is_sorted_by_key(|tag| tag.first_seen));
+    let sri = |release: &Release| release.integrity.as_ref().map(Integrity::to_sri);
+    record.releases.sort_by_key(|release| (release.first_seen, release.version.clone(), sri(release)));
+    record.tags.sort_by_key(|tag| (tag.first_seen, tag.tag.clone(), tag.version.clone()));
+    record
+}
+
+fn some_change() -> impl Strategy<Value = PackageChange> {
+    let instant = || (-5_i64..5).prop_map(at);
+    let release =
+        (0_u8..3, 0_u8..3, proptest::option::of(instant()), instant(), instant(), proptest::option::of(instant()), any::<bool>());
+    let release = release.prop_map(|(version, integrity, published, effective, first_seen, gone, replaced)| Release {
+        version: format!("{version}.0.0").into(),
+        integrity: (integrity > 0).then(|| Integrity::single(Digest::of(Algorithm::Sha1, &[integrity]))),
+        published,
+        effective,
+        first_seen,
+        gone,
+        replaced,
+        digests: None,
+        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], Form::Abbreviated, replaced)),
+        manifest_changed: gone,
+        absent: published,
+        held_since: gone,
+        moved: gone,
+        dropped: replaced,
+        parted: replaced,
+        missing_since: gone,
+    });
+    let tag = ("(latest|next)", 0_u8..3, instant(), instant());
+    let tag = tag.prop_map(|(tag, version, first_seen, last_seen)| TagSighting {
+        tag: tag.into(),
+        version: format!("{version}.0.0").into(),
+        first_seen,
+        last_seen,
+    });
+    let document = (instant(), instant(), instant(), any::<Option<[u8; 32]>>(), 0_u64..99, any::<Option<String>>());
+    let document = document.prop_map(|(first_seen, validated, changed, content, length, etag)| Document {
+        first_seen,
+        validated,
+        changed,
+        looked: validated,
+        modified: etag.as_ref().map(|_| changed),
+        content,
+        length,
+        etag: etag.as_deref().map(Into::into),
+        last_modified: etag.map(Into::into),
+        form: match length % 3 {
+            0 => None,
+            1 => Some(Form::Full),
+            _ => Some(Form::Abbreviated),
+        },
+    });
+    (proptest::option::of(document), proptest::collection::vec(release, 0..4), proptest::collection::vec(tag, 0..3))
+        .prop_map(|(document, releases, tags)| PackageChange { document, releases, tags, ..PackageChange::default() })
+}
+
+pub(crate) fn any_changes_lead_where_the_model_leads(open: Open<'_, dyn Ledger>) {
+    // Cases share a ledger, each with a package of its own: opening one a case would be most of the test.
+    let count = std::cell::Cell::new(0);
+    let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(changes in proptest::collection::vec(some_change(), 1..6))| {
+        count.set(count.get() + 1);
+        let key = key(&format!("package-{}", count.get()));
+        let (ledger, mut model) = (open(), Model::default());
+        for change in &changes {
+            ledger.record_package(&key, change).unwrap();
+            model.apply(change);
+        }
+        model.0.releases.sort_by_key(|release| release.first_seen);
+        model.0.tags.sort_by_key(|tag| tag.first_seen);
+        prop_assert_eq!(settled(ledger.package(&key).unwrap()), settled(model.0.clone()));
+        drop(ledger);
+        prop_assert_eq!(settled(open().package(&key).unwrap()), settled(model.0));
+    });
+}

@@ -1,0 +1,62 @@
+//! A ledger that is read and never written: for questions that must leave no trace and need no lock.
+
+use jiff::Timestamp;
+
+use crate::npm::PackageName;
+use crate::policy::decisions::Decision;
+use crate::store::StoreError;
+use crate::store::ledger::{
+    Document, Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, TarballSource,
+};
+use crate::store::sqlite::SqliteLedger;
+
+/// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
+pub(crate) struct Glimpse(pub(crate) Option<SqliteLedger>);
+
+impl Ledger for Glimpse {
+    fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(PackageRecord::default()), |ledger| ledger.package(key))
+    }
+
+    fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.tarballs(key, version))
+    }
+
+    fn record_package(&self, _key: &PackageKey, _change: &PackageChange) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn record_absence(&self, _key: &PackageKey, _document: &Document, _expired: Timestamp) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    fn record_download(&self, _download: Download, _at: Timestamp) {}
+
+    fn record_incident(&self, _incident: Incident, _at: Timestamp) {}
+
+    fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))
+    }
+
+    fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
+        self.0.as_ref().map_or_else(|| Ok((0, Vec::new())), SqliteLedger::decisions)
+    }
+
+    fn names(&self) -> Result<Vec<PackageName>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), Ledger::names)
+    }
+
+    fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.releases(name))
+    }
+
+    fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.downloaded(name))
+    }
+
+    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
+        self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_incident(incident))
+    }
+
+    fn flush(&self) {}
+}

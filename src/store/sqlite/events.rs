@@ -1,0 +1,249 @@
+//! Who got what, and what happened, as rows of the ledger. Refuses to know when they are written: `journal` does.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
+
+use crate::npm::{Digest, PackageName};
+use crate::store::ledger::{Download, Exposure, Incident, Kind, Outcome};
+use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, to_column};
+use crate::store::sqlite::write_behind::{Batch, Tally};
+
+/// An event as the ledger keeps it: equal ones of one batch are one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedIncident {
+    /// A stable word, see [`Incident::kind`].
+    pub kind: String,
+    /// The package, if it is about one.
+    pub name: Option<String>,
+    /// The version, if it is about one.
+    pub version: Option<String>,
+    /// What happened, one line.
+    pub detail: String,
+    /// How often within the batch.
+    pub times: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
+}
+
+/// Writes a batch in one transaction, oldest first.
+pub(crate) fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    write_downloads(&transaction, &batch.downloads())?;
+    write_incidents(&transaction, &batch.incidents())?;
+    transaction.commit()
+}
+
+/// Who asked for tarballs of `name`, summed, oldest first.
+pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Option<&str>) -> rusqlite::Result<Vec<Exposure>> {
+    let mut query = connection.prepare_cached(
+        "SELECT clients.address, clients.tool, clients.tool_version, subjects.version, subjects.integrity, downloads.outcome,
+                downloads.rule, sum(downloads.times), min(downloads.first) AS earliest, max(downloads.last)
+         FROM subjects
+         JOIN downloads ON downloads.subject = subjects.id
+         JOIN clients ON clients.id = downloads.client
+         WHERE subjects.name = ?1 AND subjects.kind = 'tarball' AND (?2 IS NULL OR subjects.version = ?2)
+         GROUP BY clients.id, subjects.version, subjects.integrity, downloads.outcome, downloads.rule
+         ORDER BY earliest, clients.id, subjects.version, downloads.outcome",
+    )?;
+    let rows = query.query_map(params![name.as_str(), version], |row| {
+        Ok(Exposure {
+            client: row.get(0)?,
+            tool: row.get(1)?,
+            tool_version: row.get(2)?,
+            version: row.get(3)?,
+            integrity: Some(row.get::<_, String>(4)?).filter(|integrity| !integrity.is_empty()),
+            outcome: if row.get_ref(5)?.as_str()? == SERVED { Outcome::Served } else { Outcome::Refused },
+            rule: row.get(6)?,
+            times: count_from_column(row.get(7)?),
+            first: from_column(row.get(8)?),
+            last: from_column(row.get(9)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// A tarball that one client asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The package.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// Who asked: an address, with a name before it where there is one.
+    pub client: String,
+    /// How often.
+    pub times: u64,
+    /// When for the first time.
+    pub first: Timestamp,
+}
+
+/// Every tarball that was asked for, served or refused, by name, version and client.
+pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>> {
+    let mut query = connection.prepare_cached(
+        "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
+         FROM subjects
+         JOIN downloads ON downloads.subject = subjects.id
+         JOIN clients ON clients.id = downloads.client
+         WHERE subjects.kind = 'tarball' AND subjects.version <> ''
+         GROUP BY subjects.name, subjects.version, clients.address
+         ORDER BY subjects.name, subjects.version, clients.address",
+    )?;
+    let rows = query.query_map([], |row| {
+        Ok(Asked {
+            name: row.get(0)?,
+            version: row.get(1)?,
+            client: row.get(2)?,
+            times: count_from_column(row.get(3)?),
+            first: from_column(row.get(4)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Events that happened at or after `since`, oldest first.
+pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedIncident>> {
+    let mut query = connection.prepare_cached(
+        "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
+    )?;
+    let rows = query.query_map([to_column(since)], |row| {
+        Ok(RecordedIncident {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            version: row.get(2)?,
+            detail: row.get(3)?,
+            times: count_from_column(row.get(4)?),
+            first: from_column(row.get(5)?),
+            last: from_column(row.get(6)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Whether an event like this is there already.
+pub(crate) fn has_incident(connection: &Connection, incident: &Incident) -> rusqlite::Result<bool> {
+    let mut query = connection
+        .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;
+    let name = incident.name.as_ref().map(PackageName::as_str);
+    query.exists(params![incident.kind, name, incident.version, incident.detail])
+}
+
+/// Deletes at most [`PRUNED_AT_ONCE`] rows that ended before `before`; how many it were. Zero means there are no more.
+pub(crate) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
+    let mut gone = 0;
+    for table in ["downloads", "incidents"] {
+        let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last < ?1 LIMIT {PRUNED_AT_ONCE})");
+        gone += connection.prepare_cached(&sql)?.execute([to_column(before)])?;
+    }
+    Ok(gone as u64)
+}
+
+/// Deletes what no download names any more.
+pub(crate) fn sweep(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE subject = subjects.id);
+         DELETE FROM clients WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE client = clients.id);",
+    )
+}
+
+/// Gives some free pages back to the disk; whether there may be more.
+pub(crate) fn shrink_some(connection: &Connection) -> rusqlite::Result<bool> {
+    // One step of this statement frees one page.
+    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PRUNED_AT_ONCE})"))?;
+    let mut pages = vacuum.query([])?;
+    while pages.next()?.is_some() {}
+    connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).map(|left: i64| left > 0)
+}
+
+const SERVED: &str = "served";
+const REFUSED: &str = "refused";
+
+/// Rows, or pages: few enough that nobody who waits for the writer notices.
+const PRUNED_AT_ONCE: u32 = 5_000;
+
+fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusqlite::Result<()> {
+    let mut clients = Interned::new(
+        connection,
+        "SELECT id FROM clients WHERE address = ?1 AND tool = ?2 AND tool_version = ?3",
+        "INSERT INTO clients (address, tool, tool_version) VALUES (?1, ?2, ?3)",
+    )?;
+    let mut subjects = Interned::new(
+        connection,
+        "SELECT id FROM subjects WHERE name = ?1 AND version = ?2 AND kind = ?3 AND integrity = ?4 AND hidden = ?5",
+        "INSERT INTO subjects (name, version, kind, integrity, hidden) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO downloads (subject, client, outcome, rule, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    // One install is one client and a thousand packages.
+    let mut known = HashMap::new();
+    for (row, tally) in rows {
+        let client = match known.entry((row.client, &row.user, row.tool, &row.tool_version)) {
+            Entry::Occupied(id) => *id.get(),
+            Entry::Vacant(new) => *new.insert(clients.id(params![named(row), row.tool, row.tool_version])?),
+        };
+        let kind = match row.kind {
+            Kind::Tarball => "tarball",
+            Kind::Packument => "packument",
+        };
+        let version = row.version.as_deref().unwrap_or_default();
+        let integrity = row.integrity.as_ref().map(Digest::to_sri).unwrap_or_default();
+        let subject = subjects.id(params![row.name.as_str(), version, kind, integrity, list(&row.hidden)])?;
+        let outcome = match row.outcome {
+            Outcome::Served => SERVED,
+            Outcome::Refused => REFUSED,
+        };
+        let times = count_to_column(tally.times);
+        insert.execute(params![subject, client, outcome, row.rule, times, to_column(tally.first), to_column(tally.last)])?;
+    }
+    Ok(())
+}
+
+fn write_incidents(connection: &Connection, rows: &[(&Incident, Tally)]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO incidents (kind, name, version, detail, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for (row, tally) in rows {
+        let name = row.name.as_ref().map(PackageName::as_str);
+        let times = count_to_column(tally.times);
+        insert.execute(params![row.kind, name, row.version, row.detail, times, to_column(tally.first), to_column(tally.last)])?;
+    }
+    Ok(())
+}
+
+/// Rows that are written once and then named by number.
+struct Interned<'a> {
+    find: CachedStatement<'a>,
+    insert: CachedStatement<'a>,
+}
+
+impl<'a> Interned<'a> {
+    fn new(connection: &'a Connection, find: &str, insert: &str) -> rusqlite::Result<Self> {
+        Ok(Self { find: connection.prepare_cached(find)?, insert: connection.prepare_cached(insert)? })
+    }
+
+    fn id(&mut self, row: impl Params + Copy) -> rusqlite::Result<i64> {
+        match self.find.query_row(row, |row| row.get(0)).optional()? {
+            Some(id) => Ok(id),
+            None => self.insert.insert(row),
+        }
+    }
+}
+
+/// A client as the ledger names it: its address, behind its name if it has one.
+fn named(row: &Download) -> String {
+    let address = row.client.to_canonical();
+    row.user.as_ref().map_or_else(|| address.to_string(), |user| format!("{user}@{address}"))
+}
+
+/// Versions as a JSON array; nothing when there are none.
+fn list(versions: &[Box<str>]) -> String {
+    if versions.is_empty() {
+        return String::new();
+    }
+    versions.iter().map(|version| &**version).collect::<serde_json::Value>().to_string()
+}

@@ -1,0 +1,478 @@
+//! What is noted off the request path: gathered in memory, equal rows counted, written in batches by one thread. Refuses
+//! to know where they are written.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::store::StoreError;
+use crate::store::ledger::{Download, Incident, Kind};
+
+/// How long a row waits for others.
+const BATCH_EVERY: Duration = Duration::from_millis(200);
+/// How many distinct rows do not wait.
+const BATCH_SIZE: usize = 5_000;
+/// How long after a failure the next attempt is made.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Distinct downloads in memory (about 300 bytes each) while they cannot be written. Beyond it, rows are lost.
+const MOST_DOWNLOADS: usize = 100_000;
+/// Distinct incidents in memory.
+const MOST_INCIDENTS: usize = 10_000;
+
+/// The rows that are not written yet, and the thread that writes them.
+pub(crate) struct Journal {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// How often, and from when to when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) times: u64,
+    pub(crate) first: Timestamp,
+    pub(crate) last: Timestamp,
+}
+
+/// Distinct rows with their tallies.
+#[derive(Default)]
+pub(crate) struct Batch {
+    tarballs: HashMap<Row, Tally>,
+    packuments: HashMap<Row, Tally>,
+    incidents: HashMap<Incident, Tally>,
+}
+
+impl Journal {
+    /// Starts the thread that hands batches to `write`. A batch that it refuses is kept and handed over again.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(write: impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static) -> std::io::Result<Self> {
+        let shared =
+            Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), done: Condvar::new(), lost: AtomicU64::new(0) });
+        let writing = Arc::clone(&shared);
+        let writer = std::thread::Builder::new().name("coldframe-ledger".to_owned()).spawn(move || writing.run(write))?;
+        Ok(Self { shared, writer: Some(writer) })
+    }
+
+    pub(crate) fn note_download(&self, download: Download, at: Timestamp) {
+        self.shared.note(|batch| batch.add_download(Row(download), Tally::once(at)));
+    }
+
+    pub(crate) fn note_incident(&self, incident: Incident, at: Timestamp) {
+        self.shared.note(|batch| batch.add_incident(incident, Tally::once(at)));
+    }
+
+    /// Blocks until everything noted before was handed over once, whether or not it could be written.
+    pub(crate) fn flush(&self) {
+        let mut state = self.shared.lock();
+        let rounds = state.started + u64::from(!state.pending.is_empty());
+        if state.finished >= rounds {
+            return;
+        }
+        state.urgent = true;
+        self.shared.wake.notify_one();
+        while state.finished < rounds {
+            state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// How many requests and events were noted and are not, and will not be, in the ledger.
+    pub(crate) fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.shared.lock().stopping = true;
+        self.shared.wake.notify_one();
+        // Its panic, if it had one, was printed where it happened.
+        let _ = self.writer.take().map(JoinHandle::join);
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    done: Condvar,
+    lost: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    pending: Batch,
+    /// When the first of the pending rows came, or the last attempt failed.
+    since: Option<Instant>,
+    failing: bool,
+    urgent: bool,
+    stopping: bool,
+    /// Batches handed over, and those of them that came back: all there will ever be once the thread is gone.
+    started: u64,
+    finished: u64,
+}
+
+impl Shared {
+    fn note(&self, add: impl FnOnce(&mut Batch) -> u64) {
+        let mut state = self.lock();
+        let was_empty = state.pending.is_empty();
+        let lost = add(&mut state.pending);
+        if was_empty {
+            state.since = Some(Instant::now());
+        }
+        let full = state.pending.len() == BATCH_SIZE;
+        drop(state);
+        self.lost.fetch_add(lost, Ordering::Relaxed);
+        if was_empty || full {
+            self.wake.notify_one();
+        }
+    }
+
+    fn run(&self, mut write: impl FnMut(&Batch) -> Result<(), StoreError>) {
+        let _ended = Ended(self);
+        loop {
+            let (batch, is_final) = self.next();
+            if batch.is_empty() {
+                return;
+            }
+            let outcome = write(&batch);
+            self.finish(batch, outcome, is_final);
+            if is_final {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a batch that is due. Empty when there will be none any more; `true` when there will be none after it.
+    fn next(&self) -> (Batch, bool) {
+        let mut state = self.lock();
+        loop {
+            if let Some(wait) = state.wait() {
+                state = match wait {
+                    None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(wait) => self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
+                };
+                continue;
+            }
+            state.started += 1;
+            state.urgent = false;
+            return (std::mem::take(&mut state.pending), state.stopping);
+        }
+    }
+
+    fn finish(&self, batch: Batch, outcome: Result<(), StoreError>, is_final: bool) {
+        let mut state = self.lock();
+        state.finished += 1;
+        let was_failing = std::mem::replace(&mut state.failing, outcome.is_err());
+        let mut lost = 0;
+        if let Err(error) = outcome {
+            let rows = batch.len();
+            if is_final {
+                lost = batch.times();
+            } else {
+                lost = state.pending.take_back(batch);
+                state.since = Some(Instant::now());
+            }
+            drop(state);
+            if is_final {
+                tracing::error!(error = %told(&error), lost, "the ledger could not be written before the end");
+            } else if !was_failing {
+                tracing::error!(error = %told(&error), rows, "the ledger cannot be written, its rows wait in memory");
+            }
+        } else {
+            drop(state);
+            if was_failing {
+                tracing::info!(lost = self.lost.load(Ordering::Relaxed), "the ledger is written again");
+            }
+        }
+        self.lost.fetch_add(lost, Ordering::Relaxed);
+        self.done.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// `None` when the pending rows are due now; else how long to wait, `Some(None)` for until told.
+    #[expect(clippy::option_option, reason = "three answers: now, later, when told")]
+    fn wait(&self) -> Option<Option<Duration>> {
+        if self.stopping {
+            return None;
+        }
+        if self.pending.is_empty() {
+            return Some(None);
+        }
+        if self.urgent || (self.pending.len() >= BATCH_SIZE && !self.failing) {
+            return None;
+        }
+        let delay = if self.failing { RETRY_AFTER } else { BATCH_EVERY };
+        let left = delay.saturating_sub(self.since.map_or(delay, |since| since.elapsed()));
+        if left.is_zero() { None } else { Some(Some(left)) }
+    }
+}
+
+/// Frees whoever waits for the writer, should it panic.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.lock().finished = u64::MAX;
+        self.0.done.notify_all();
+    }
+}
+
+impl Tally {
+    fn once(at: Timestamp) -> Self {
+        Self { times: 1, first: at, last: at }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.times += other.times;
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+    }
+}
+
+impl Batch {
+    /// The downloads, in the order in which they first came.
+    pub(crate) fn downloads(&self) -> Vec<(&Download, Tally)> {
+        in_order(self.tarballs.iter().chain(&self.packuments).map(|(row, tally)| (&row.0, *tally)).collect())
+    }
+
+    /// The incidents, in the order in which they first came.
+    pub(crate) fn incidents(&self) -> Vec<(&Incident, Tally)> {
+        in_order(self.incidents.iter().map(|(incident, tally)| (incident, *tally)).collect())
+    }
+
+    fn len(&self) -> usize {
+        self.tarballs.len() + self.packuments.len() + self.incidents.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many requests and events these rows stand for.
+    fn times(&self) -> u64 {
+        self.tarballs.values().chain(self.packuments.values()).chain(self.incidents.values()).map(|tally| tally.times).sum()
+    }
+
+    /// Adds a row; answers with how many requests had to be given up for it, or with it.
+    fn add_download(&mut self, row: Row, tally: Tally) -> u64 {
+        let full = self.tarballs.len() + self.packuments.len() >= MOST_DOWNLOADS;
+        let of_tarball = row.0.kind == Kind::Tarball;
+        let rows = if of_tarball { &mut self.tarballs } else { &mut self.packuments };
+        if let Some(known) = rows.get_mut(&row) {
+            known.join(tally);
+            return 0;
+        }
+        // Who got which bytes is what the ledger is for; what was hidden from whom is good to know.
+        let lost = if !full {
+            0
+        } else if of_tarball && !self.packuments.is_empty() {
+            give_up_some(&mut self.packuments)
+        } else {
+            return tally.times;
+        };
+        let rows = if of_tarball { &mut self.tarballs } else { &mut self.packuments };
+        rows.insert(row, tally);
+        lost
+    }
+
+    fn add_incident(&mut self, incident: Incident, tally: Tally) -> u64 {
+        let full = self.incidents.len() >= MOST_INCIDENTS;
+        match self.incidents.entry(incident) {
+            Entry::Occupied(mut known) => known.get_mut().join(tally),
+            Entry::Vacant(_) if full => return tally.times,
+            Entry::Vacant(new) => _ = new.insert(tally),
+        }
+        0
+    }
+
+    /// Takes rows back that could not be written.
+    fn take_back(&mut self, older: Self) -> u64 {
+        let mut lost = 0;
+        for (row, tally) in older.tarballs.into_iter().chain(older.packuments) {
+            lost += self.add_download(row, tally);
+        }
+        for (incident, tally) in older.incidents {
+            lost += self.add_incident(incident, tally);
+        }
+        lost
+    }
+}
+
+/// A download as a key. What it hid is shared with the remembered answer and may be hundreds of versions long, so it is
+/// told apart by place first, and not hashed on the request path.
+struct Row(Download);
+
+impl Hash for Row {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let row = &self.0;
+        (row.kind, &row.name, &row.version, &row.outcome, &row.rule, row.hidden.len()).hash(state);
+        (row.client, &row.user, row.tool, &row.tool_version).hash(state);
+    }
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, two) = (&self.0, &other.0);
+        (one.kind, one.outcome, &one.rule, one.client, one.tool) == (two.kind, two.outcome, &two.rule, two.client, two.tool)
+            && (&one.name, &one.user) == (&two.name, &two.user)
+            && (&one.version, &one.integrity, &one.tool_version) == (&two.version, &two.integrity, &two.tool_version)
+            && (Arc::ptr_eq(&one.hidden, &two.hidden) || one.hidden == two.hidden)
+    }
+}
+
+impl Eq for Row {}
+
+/// Gives up a part of the rows, so that the next thousand need not look for one each.
+fn give_up_some(rows: &mut HashMap<Row, Tally>) -> u64 {
+    let (mut left, mut lost) = (rows.len().min(MOST_DOWNLOADS / 10), 0);
+    rows.retain(|_, tally| {
+        if left == 0 {
+            return true;
+        }
+        left -= 1;
+        lost += tally.times;
+        false
+    });
+    lost
+}
+
+fn in_order<T>(mut rows: Vec<(T, Tally)>) -> Vec<(T, Tally)> {
+    rows.sort_by_key(|(_, tally)| tally.first);
+    rows
+}
+
+/// An error and its causes on one line: `Display` does not repeat its source.
+fn told(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::{at, download};
+
+    type Written = Arc<Mutex<Vec<(Vec<Download>, Vec<u64>)>>>;
+
+    /// Writes into memory, and fails as often as `failures` says.
+    fn sink(written: &Written, failures: u32) -> impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static {
+        let (written, mut left) = (Arc::clone(written), failures);
+        move |batch| {
+            if left > 0 {
+                left -= 1;
+                return Err(StoreError::ReadOnly);
+            }
+            let (rows, tallies): (Vec<_>, Vec<_>) =
+                batch.downloads().into_iter().map(|(row, tally)| (row.clone(), tally.times)).unzip();
+            written.lock().unwrap().push((rows, tallies));
+            Ok(())
+        }
+    }
+
+    fn packument(client: u32, hidden: &Arc<[Box<str>]>) -> Download {
+        Download {
+            kind: Kind::Packument,
+            version: None,
+            hidden: Arc::clone(hidden),
+            client: client_of(client),
+            user: None,
+            ..download("", [0; 4])
+        }
+    }
+
+    fn client_of(number: u32) -> std::net::IpAddr {
+        std::net::Ipv4Addr::from(number).into()
+    }
+
+    #[test]
+    fn equal_rows_are_one_row_and_rows_are_in_order() {
+        let written = Written::default();
+        let journal = Journal::start(sink(&written, 0)).unwrap();
+        journal.note_download(download("2.0.0", [10, 0, 0, 1]), at(5));
+        for second in 0..3 {
+            journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(second));
+        }
+        journal.flush();
+        let batches = written.lock().unwrap();
+        let versions: Vec<_> = batches.iter().flat_map(|(rows, _)| rows).map(|row| row.version.clone().unwrap()).collect();
+        assert!(batches.len() > 1 || *versions == ["1.0.0".into(), "2.0.0".into()], "{versions:?}");
+        assert_eq!(batches.iter().flat_map(|(_, tallies)| tallies).sum::<u64>(), 4);
+    }
+
+    #[test]
+    fn what_was_hidden_tells_rows_apart_wherever_it_lies() {
+        let mut batch = Batch::default();
+        let list = |versions: &[&str]| -> Arc<[Box<str>]> { versions.iter().map(|version| Box::from(*version)).collect() };
+        for hidden in [list(&["1.0.0"]), list(&["1.0.0"]), list(&["2.0.0"]), list(&[])] {
+            batch.add_download(Row(packument(1, &hidden)), Tally::once(at(0)));
+        }
+        let mut times: Vec<_> = batch.downloads().iter().map(|(_, tally)| tally.times).collect();
+        times.sort_unstable();
+        assert_eq!(times, [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_flush_makes_one_attempt_and_what_failed_is_kept_for_the_next() {
+        let written = Written::default();
+        let journal = Journal::start(sink(&written, 2)).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.flush();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(2));
+        // However many attempts the thread made by itself: after two more, both failures are behind.
+        journal.flush();
+        journal.flush();
+        assert_eq!(written.lock().unwrap().iter().flat_map(|(_, tallies)| tallies).sum::<u64>(), 2);
+        assert_eq!(journal.lost(), 0);
+    }
+
+    #[test]
+    fn the_end_writes_what_is_left_and_counts_what_it_cannot() {
+        let written = Written::default();
+        let journal = Journal::start(sink(&written, 0)).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        drop(journal);
+        assert_eq!(written.lock().unwrap().len(), 1);
+        let journal = Journal::start(sink(&written, u32::MAX)).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        let shared = Arc::clone(&journal.shared);
+        drop(journal);
+        assert_eq!(shared.lost.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn packuments_are_given_up_before_tarballs_and_what_is_lost_is_counted() {
+        let (mut batch, none) = (Batch::default(), Arc::from([]));
+        let mut lost = 0;
+        for client in 0..100_000 {
+            lost += batch.add_download(Row(packument(client, &none)), Tally::once(at(0)));
+        }
+        assert_eq!((batch.len(), lost), (MOST_DOWNLOADS, 0));
+        assert_eq!(batch.add_download(Row(packument(200_000, &none)), Tally::once(at(0))), 1);
+        assert_eq!(batch.add_download(Row(packument(1, &none)), Tally::once(at(0))), 0, "it is counted in its row");
+        for client in 0..100_000 {
+            let tarball = Download { client: client_of(client), ..download("1.0.0", [0; 4]) };
+            lost += batch.add_download(Row(tarball), Tally::once(at(0)));
+        }
+        assert_eq!((batch.len(), batch.tarballs.len(), lost), (MOST_DOWNLOADS, MOST_DOWNLOADS, 100_001));
+        assert_eq!(batch.add_download(Row(download("2.0.0", [0; 4])), Tally::once(at(0))), 1);
+    }
+
+    #[test]
+    fn a_writer_that_panics_holds_nobody_up() {
+        let journal = Journal::start(|_| panic!("a defect")).unwrap();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.flush();
+        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.flush();
+    }
+}

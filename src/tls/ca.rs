@@ -1,0 +1,305 @@
+//! An authority: mints certificates for single hosts, and can vouch for no host outside its name constraints. Refuses to
+//! know where it is kept. Its key is in no text, log or error.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::crypto::CryptoProvider;
+use rustls::{RootCertStore, sign::CertifiedKey};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::tls::TlsError;
+
+/// How long an authority lasts: long enough that nobody is surprised within a machine's life, not for ever.
+const LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+
+/// How long a leaf lasts. It is minted again at half of this, so a client's clock may be half of it off.
+pub const LEAF_LIFE: Duration = Duration::from_secs(48 * 3600);
+
+/// How far before now certificates begin: clients' clocks differ.
+const BACKDATE: Duration = Duration::from_secs(24 * 3600);
+
+/// An authority that can sign.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// The authority's own certificate, then those that lead to a root, if it is no root itself.
+    chain: Vec<CertificateDer<'static>>,
+    ends: Timestamp,
+}
+
+/// The key that all leaves of a process share: it never leaves the process.
+pub struct LeafKey {
+    pair: KeyPair,
+    signing: Arc<dyn rustls::sign::SigningKey>,
+}
+
+impl LeafKey {
+    /// A new key, ECDSA P-256.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn generate() -> Result<Self, TlsError> {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
+        let signing = provider().key_provider.load_private_key(der)?;
+        Ok(Self { pair, signing })
+    }
+}
+
+impl fmt::Debug for LeafKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("LeafKey").finish_non_exhaustive()
+    }
+}
+
+/// What the names of authorities that are made here begin with.
+const NAME: &str = "Coldframe authority";
+
+/// A new authority for `hosts` alone, as PEM: its certificate and its key. ECDSA P-256, path length 0, critical name
+/// constraints: these DNS names and what lies below them, and no IP address.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
+    let serial = serial()?;
+    let mut name = DistinguishedName::new();
+    // Two authorities of one machine are told apart by people and by clients that look issuers up by name.
+    let mark = serial.to_bytes().iter().take(4).fold(0_u32, |mark, byte| (mark << 8) | u32::from(*byte));
+    name.push(DnType::CommonName, format!("{NAME} {} {mark:08x}", now.strftime("%Y-%m-%d")));
+    let mut parameters = CertificateParams::default();
+    parameters.serial_number = Some(serial);
+    parameters.distinguished_name = name;
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    (parameters.not_before, parameters.not_after) = (epoch + before(now), epoch + after(now, LIFE));
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Constraints of DNS names say nothing of addresses, so those are excluded: all of them.
+    parameters.name_constraints = Some(NameConstraints {
+        permitted_subtrees: hosts.iter().map(|host| GeneralSubtree::DnsName(host.as_ref().to_ascii_lowercase())).collect(),
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([0; 4], 0)),
+            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix([0; 16], 0)),
+        ],
+    });
+    let certificate = parameters.self_signed(&key).map_err(TlsError::Mint)?;
+    Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
+}
+
+impl Authority {
+    /// Reads an authority from PEM: its certificate, then any that lead to a root; and its key, PKCS #8, PKCS #1 or SEC 1.
+    ///
+    /// # Errors
+    /// In words, what makes it unusable: never any part of the key.
+    pub fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
+        let chain = chain.map_err(|_| "its certificates are no PEM".to_owned())?;
+        let first = chain.first().ok_or("it holds no certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "it holds no private key".to_owned())?;
+        let key = KeyPair::try_from(&key).map_err(|_| "its private key is of no kind that is known here".to_owned())?;
+        let (_, parsed) = X509Certificate::from_der(first).map_err(|_| "its certificate cannot be read".to_owned())?;
+        if !parsed.is_ca() {
+            return Err("its certificate is not one of an authority".to_owned());
+        }
+        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+            return Err("its key is not the one of its certificate".to_owned());
+        }
+        let ends = Timestamp::from_second(parsed.validity().not_after.timestamp());
+        let ends = ends.map_err(|_| "its certificate ends at no time that can be reckoned with".to_owned())?;
+        let issuer = Issuer::from_ca_cert_der(first, key).map_err(|_| "its certificate cannot be read".to_owned())?;
+        Ok(Self { issuer, chain, ends })
+    }
+
+    /// When it comes to its end.
+    #[must_use]
+    pub fn ends(&self) -> Timestamp {
+        self.ends
+    }
+
+    /// Its certificate, DER.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
+    /// A certificate for exactly `host`, valid from a little before `now` for [`LEAF_LIFE`], with its chain.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn mint(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> Result<CertifiedKey, TlsError> {
+        let mut parameters = CertificateParams::default();
+        parameters.serial_number = Some(serial()?);
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::OrganizationName, "Coldframe gateway");
+        let name = host.as_ref().to_ascii_lowercase();
+        parameters.subject_alt_names = vec![SanType::DnsName(name.try_into().map_err(TlsError::Mint)?)];
+        let life = LEAF_LIFE.min(Duration::try_from(self.ends.duration_since(now)).unwrap_or_default());
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        (parameters.not_before, parameters.not_after) = (epoch + before(now), epoch + after(now, life));
+        parameters.is_ca = IsCa::ExplicitNoCa;
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        parameters.use_authority_key_identifier_extension = true;
+        let leaf = parameters.signed_by(&key.pair, &self.issuer).map_err(TlsError::Mint)?;
+        let mut chain = vec![CertificateDer::from(leaf)];
+        chain.extend(self.chain.iter().cloned());
+        Ok(CertifiedKey::new(chain, Arc::clone(&key.signing)))
+    }
+
+    /// Whether clients that trust this authority accept its word for `host`: what the constraints say is what a client makes
+    /// of them, so a client is asked.
+    #[must_use]
+    pub fn covers(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
+        let mut roots = RootCertStore::empty();
+        let (Ok(leaf), Ok(())) = (self.mint(host, key, now), roots.add(self.certificate().clone())) else { return false };
+        let Ok(client) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() else { return false };
+        let at = UnixTime::since_unix_epoch(since_epoch(now));
+        let name = ServerName::DnsName(host.to_owned());
+        leaf.end_entity_cert().is_ok_and(|end| client.verify_server_cert(end, &[], &name, &[], at).is_ok())
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Authority").field("ends", &self.ends).finish_non_exhaustive()
+    }
+}
+
+/// Whether a certificate says of itself that it is an authority of a Coldframe's gateway, perhaps another machine's.
+#[must_use]
+pub fn is_some_coldframes(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let names = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    parsed.is_ca() && names.into_iter().any(|name| name.starts_with(NAME))
+}
+
+/// A certificate as PEM.
+#[must_use]
+pub fn pem(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// A serial number of 127 random bits: those of one issuer must differ, or clients take two certificates for one.
+fn serial() -> Result<SerialNumber, TlsError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TlsError::Mint(rcgen::Error::RingUnspecified))?;
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// Since 1970, a little before `now`.
+fn before(now: Timestamp) -> Duration {
+    since_epoch(now).saturating_sub(BACKDATE)
+}
+
+/// Since 1970, `by` after `now`.
+fn after(now: Timestamp, by: Duration) -> Duration {
+    since_epoch(now).saturating_add(by)
+}
+
+fn since_epoch(now: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &'static str) -> DnsName<'static> {
+        DnsName::try_from(text).unwrap()
+    }
+
+    fn noon() -> Timestamp {
+        "2026-04-03T12:00:00Z".parse().unwrap()
+    }
+
+    fn authority(hosts: &[DnsName<'_>]) -> Authority {
+        let pem = create(hosts, noon()).unwrap();
+        Authority::read(pem.as_bytes(), pem.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn it_vouches_for_its_hosts_and_for_no_other() {
+        let authority = authority(&[name("registry.example"), name("Alias.example")]);
+        let key = LeafKey::generate().unwrap();
+        for (host, expected) in [
+            ("registry.example", true),
+            ("REGISTRY.example", true),
+            ("alias.example", true),
+            ("example", false),
+            ("evil-registry.example", false),
+            ("registry.example.evil", false),
+            ("other.example", false),
+            ("localhost", false),
+        ] {
+            assert_eq!(authority.covers(&name(host), &key, noon()), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn what_it_may_sign_stands_in_its_certificate_critical() {
+        let authority = authority(&[name("registry.example")]);
+        let (_, parsed) = X509Certificate::from_der(authority.certificate()).unwrap();
+        let constraints = parsed.name_constraints().unwrap().unwrap();
+        assert!(constraints.critical);
+        assert_eq!(constraints.value.permitted_subtrees.as_ref().unwrap().len(), 1);
+        assert_eq!(constraints.value.excluded_subtrees.as_ref().unwrap().len(), 2);
+        let basic = parsed.basic_constraints().unwrap().unwrap();
+        assert!(basic.critical && basic.value.ca && basic.value.path_len_constraint == Some(0));
+        assert!(parsed.key_usage().unwrap().unwrap().value.key_cert_sign());
+    }
+
+    #[test]
+    fn a_leaf_names_one_host_is_short_lived_and_like_no_other() {
+        let authority = authority(&[name("registry.example")]);
+        let key = LeafKey::generate().unwrap();
+        let mint = || authority.mint(&name("registry.example"), &key, noon()).unwrap();
+        let (one, other) = (mint(), mint());
+        let (_, one) = X509Certificate::from_der(&one.cert[0]).unwrap();
+        let (_, other) = X509Certificate::from_der(&other.cert[0]).unwrap();
+        assert_ne!(one.raw_serial(), other.raw_serial());
+        assert_eq!(one.validity().not_after.timestamp() - noon().as_second(), 48 * 3600);
+        let names = one.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(format!("{:?}", names.value.general_names), "[DNSName(\"registry.example\")]");
+        assert!(!one.is_ca());
+    }
+
+    #[test]
+    fn what_is_no_authority_is_told_without_its_key() {
+        let pem = create(&[name("registry.example")], noon()).unwrap();
+        let other = create(&[name("registry.example")], noon()).unwrap();
+        let read = |certificate: &str, key: &str| Authority::read(certificate.as_bytes(), key.as_bytes()).unwrap_err();
+        assert_eq!(read("", &pem), "it holds no certificate");
+        assert_eq!(read(&pem, ""), "it holds no private key");
+        assert_eq!(read(&pem, &other), "its key is not the one of its certificate");
+        let key = LeafKey::generate().unwrap();
+        let leaf = authority(&[name("registry.example")]).mint(&name("registry.example"), &key, noon()).unwrap();
+        let leaf_pem = super::pem(&leaf.cert[0]);
+        assert_eq!(read(&leaf_pem, &key.pair.serialize_pem()), "its certificate is not one of an authority");
+        assert!(!format!("{:?}", authority(&[name("a.example")])).contains("key"));
+    }
+}

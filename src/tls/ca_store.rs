@@ -1,0 +1,230 @@
+//! Where an authority lies: in a folder of its own, readable by its owner alone, written whole or not at all. Refuses to
+//! know whom it vouches for and what it is used for.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls_pki_types::DnsName;
+
+use crate::files;
+use crate::tls::TlsError;
+use crate::tls::ca::{self, Authority};
+
+/// How many authorities before the one in force may still sign.
+const MOST_RETIRING: usize = 8;
+
+/// The file of the authority in force: its certificate and its key.
+const CURRENT: &str = "authority.pem";
+
+/// The largest file of an authority, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// The folder of the authority.
+#[derive(Debug, Clone)]
+pub struct Keeping {
+    folder: PathBuf,
+}
+
+/// What lies in the folder.
+#[derive(Debug)]
+pub struct Kept {
+    /// The one in force.
+    pub current: Authority,
+    /// Those before it, which sign for what they cover until they retire: the one that retires first stands first.
+    pub retiring: Vec<(Authority, Timestamp)>,
+}
+
+impl Keeping {
+    /// The folder in a data directory. Touches nothing.
+    #[must_use]
+    pub fn in_data_dir(data_dir: &Path) -> Self {
+        Self { folder: data_dir.join("ca") }
+    }
+
+    /// The file of the authority in force.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.folder.join(CURRENT)
+    }
+
+    /// What lies there; `None` when there is nothing yet. Needs no lock: files are replaced whole.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds no authority.
+    pub fn read(&self, now: Timestamp) -> Result<Option<Kept>, TlsError> {
+        let Some(current) = read_file(&self.file())? else { return Ok(None) };
+        let mut retiring = Vec::new();
+        for (path, until) in self.retiring()? {
+            if until > now
+                && let Some(authority) = read_file(&path)?
+            {
+                retiring.push((authority, until));
+            }
+        }
+        Ok(Some(Kept { current, retiring }))
+    }
+
+    /// What lies there; made for `hosts` when there is nothing yet. Of two that make one at once, one wins for both.
+    ///
+    /// # Errors
+    /// As [`Keeping::read`]; when it cannot be written.
+    pub fn read_or_make(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<Kept, TlsError> {
+        if let Some(kept) = self.read(now)? {
+            return Ok(kept);
+        }
+        match self.write(&ca::create(hosts, now)?)?.persist_noclobber(self.file()) {
+            Ok(_) => self.sync()?,
+            Err(lost) if lost.error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(lost) => return Err(TlsError::disk("write", &self.file())(lost.error)),
+        }
+        self.read(now)?.ok_or_else(|| TlsError::Missing { folder: self.folder.clone() })
+    }
+
+    /// Puts a new authority for `hosts` into force. The one before it signs on for what it covers until `overlap` has passed,
+    /// so that clients have that long to trust the new one.
+    ///
+    /// # Errors
+    /// When there is none yet, too many are retiring, or a file cannot be written.
+    pub fn rotate(&self, hosts: &[DnsName<'_>], overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
+        let current = self.file();
+        if read_file(&current)?.is_none() {
+            return Err(TlsError::Missing { folder: self.folder.clone() });
+        }
+        let mut retiring = self.retiring()?;
+        retiring.retain(|(path, until)| *until > now || fs::remove_file(path).is_err());
+        if retiring.len() >= MOST_RETIRING {
+            return Err(TlsError::TooMany(retiring.len()));
+        }
+        let fresh = self.write(&ca::create(hosts, now)?)?;
+        let until = now.as_second().saturating_add(i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX));
+        let old = self.folder.join(format!("retiring-{until}.pem"));
+        // Killed between the two, it is in force and retiring at once, which is no harm.
+        match fs::hard_link(&current, &old) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(TlsError::disk("write", &old)(error)),
+            _ => {}
+        }
+        fresh.persist(&current).map_err(|lost| TlsError::disk("write", &current)(lost.error))?;
+        self.sync()
+    }
+
+    /// The files of earlier authorities and until when they sign, the first to retire first.
+    fn retiring(&self) -> Result<Vec<(PathBuf, Timestamp)>, TlsError> {
+        let mut found = Vec::new();
+        let failed = |error| TlsError::disk("list", &self.folder)(error);
+        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+            let path = entry.map_err(|error| TlsError::disk("list", &self.folder)(error))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let until = name.strip_prefix("retiring-").and_then(|rest| rest.strip_suffix(".pem"));
+            let until = until.and_then(|seconds| Timestamp::from_second(seconds.parse().ok()?).ok());
+            found.extend(until.map(|until| (path.clone(), until)));
+        }
+        found.sort_by_key(|(_, until)| *until);
+        Ok(found)
+    }
+
+    /// A file that holds `text` and has no name yet. A temporary file is its owner's alone from its first moment.
+    fn write(&self, text: &str) -> Result<tempfile::NamedTempFile, TlsError> {
+        make_private(&self.folder)?;
+        let failed = || TlsError::disk("write", &self.folder);
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed())?;
+        file.write_all(text.as_bytes()).map_err(failed())?;
+        file.as_file().sync_all().map_err(failed())?;
+        Ok(file)
+    }
+
+    /// Has the names in the folder survive a loss of power.
+    fn sync(&self) -> Result<(), TlsError> {
+        if cfg!(unix) {
+            let synced = fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
+            synced.map_err(TlsError::disk("write", &self.folder))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads an authority that others keep: a company's intermediate, say.
+///
+/// # Errors
+/// When a file cannot be read, or they do not belong together.
+pub fn read_given(certificate: &Path, key: &Path) -> Result<Authority, TlsError> {
+    let bytes = |path: &Path| files::read(path, LARGEST).map_err(TlsError::disk("read", path));
+    let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
+    Authority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
+}
+
+fn read_file(path: &Path) -> Result<Option<Authority>, TlsError> {
+    let bytes = match files::read(path, LARGEST) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(TlsError::disk("read", path)(error)),
+    };
+    let read = Authority::read(&bytes, &bytes).map_err(|detail| TlsError::Unusable { path: path.to_owned(), detail });
+    read.map(Some)
+}
+
+fn make_private(path: &Path) -> Result<(), TlsError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(TlsError::disk("create", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(names: &[&'static str]) -> Vec<DnsName<'static>> {
+        names.iter().map(|name| DnsName::try_from(*name).unwrap()).collect()
+    }
+
+    fn at(hour: u32) -> Timestamp {
+        format!("2026-04-03T{hour:02}:00:00Z").parse().unwrap()
+    }
+
+    #[test]
+    fn it_is_made_once_and_is_its_owners_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let keeping = Keeping::in_data_dir(data.path());
+        assert!(keeping.read(at(12)).unwrap().is_none());
+        let made = keeping.read_or_make(&hosts(&["registry.example"]), at(12)).unwrap();
+        let again = keeping.read_or_make(&hosts(&["other.example"]), at(13)).unwrap();
+        assert_eq!(made.current.certificate(), again.current.certificate());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&keeping.file()), mode(&data.path().join("ca"))), (0o600, 0o700));
+        }
+    }
+
+    #[test]
+    fn the_one_before_signs_on_until_it_retires() {
+        let data = tempfile::tempdir().unwrap();
+        let keeping = Keeping::in_data_dir(data.path());
+        let hour = Duration::from_secs(3600);
+        assert!(matches!(keeping.rotate(&hosts(&["a.example"]), hour, at(12)), Err(TlsError::Missing { .. })));
+        let first = keeping.read_or_make(&hosts(&["a.example"]), at(12)).unwrap().current;
+        keeping.rotate(&hosts(&["b.example"]), hour, at(12)).unwrap();
+        let kept = keeping.read(at(12)).unwrap().unwrap();
+        assert_ne!(kept.current.certificate(), first.certificate());
+        assert_eq!((kept.retiring[0].0.certificate(), kept.retiring[0].1), (first.certificate(), at(13)));
+        assert!(keeping.read(at(13)).unwrap().unwrap().retiring.is_empty());
+        // The next rotation clears away what has retired.
+        keeping.rotate(&hosts(&["b.example"]), hour, at(14)).unwrap();
+        assert_eq!(fs::read_dir(data.path().join("ca")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_broken_is_named() {
+        let data = tempfile::tempdir().unwrap();
+        let keeping = Keeping::in_data_dir(data.path());
+        keeping.read_or_make(&hosts(&["a.example"]), at(12)).unwrap();
+        fs::write(keeping.file(), "nothing").unwrap();
+        let told = keeping.read(at(12)).unwrap_err().to_string();
+        assert!(told.starts_with("the authority in `") && told.ends_with("cannot be used: it holds no certificate"), "{told}");
+    }
+}

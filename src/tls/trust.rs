@@ -1,0 +1,146 @@
+//! Whom we trust as a client: the system's roots, and the files that were added to them. Refuses to switch checking off.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use crate::net::Trust;
+use crate::tls::TlsError;
+use crate::tls::ca::pem;
+
+/// What is trusted beyond the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// PEM files whose certificates are added to the system's roots.
+    pub extra_roots: Vec<PathBuf>,
+}
+
+/// A client that trusts the system's roots (those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead, if set) and the extra ones.
+///
+/// # Errors
+/// When an extra file cannot be read, holds no certificate, or one that cannot be a root. A system without roots is no error
+/// here: whoever asks plain HTTP servers does not miss them.
+pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
+    // Reading the system's takes tens of milliseconds and its variables do not change while a process runs.
+    static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();
+    let (mut roots, trouble) = SYSTEM.get_or_init(system_roots).clone();
+    for (nth, path) in config.extra_roots.iter().enumerate() {
+        if !config.extra_roots[..nth].contains(path) {
+            add_file(&mut roots, path)?;
+        }
+    }
+    let count = roots.len();
+    let mut client = trusting(roots)?;
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Trust { client: Arc::new(client), roots: count, trouble })
+}
+
+/// A client that trusts these authorities and nobody else; `None` where none of them can be a root.
+#[must_use]
+pub fn trusting_alone(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(authorities.iter().cloned());
+    if added == 0 {
+        return None;
+    }
+    trusting(roots).ok().map(Arc::new)
+}
+
+fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What a program has to trust that is to trust `first` beside everything that we do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// `first`, then the certificates of the extra files, as PEM.
+    pub added: String,
+    /// The system's roots, as PEM.
+    pub system: String,
+}
+
+impl Bundle {
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// When an extra file cannot be read.
+    pub fn of(first: &CertificateDer<'_>, config: &Config) -> Result<Self, TlsError> {
+        let mut added = pem(first);
+        for path in &config.extra_roots {
+            let failed = |source| TlsError::File { path: path.clone(), source };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+                added.push_str(&pem(&certificate.map_err(failed)?));
+            }
+        }
+        let system = rustls_native_certs::load_native_certs().certs.iter().map(pem).collect();
+        Ok(Self { added, system })
+    }
+}
+
+/// The system's roots, and what went wrong with them.
+fn system_roots() -> (RootCertStore, Option<String>) {
+    let system = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Old machines hold roots that no longer parse; the rest of them is still right.
+    roots.add_parsable_certificates(system.certs);
+    (roots, system.errors.first().map(ToString::to_string))
+}
+
+fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    let failed = |source| TlsError::File { path: path.to_owned(), source };
+    let mut found = false;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+        let certificate = certificate.map_err(failed)?;
+        roots.add(certificate).map_err(|source| TlsError::Certificate { path: path.to_owned(), source })?;
+        found = true;
+    }
+    if !found {
+        return Err(TlsError::Empty { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn authority() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn every_extra_file_adds_its_roots() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.pem"));
+        std::fs::write(&one, authority()).unwrap();
+        std::fs::write(&two, format!("# the old and the new one\n{}{}", authority(), authority())).unwrap();
+        let without = client_config(&Config::default()).unwrap().roots;
+        let with = client_config(&Config { extra_roots: vec![one.clone(), two, one] }).unwrap();
+        assert_eq!(with.roots, without + 3);
+        assert_eq!(with.client.alpn_protocols, [b"http/1.1".to_vec()]);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_holds_nothing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.pem");
+        let error = client_config(&Config { extra_roots: vec![missing.clone()] }).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot read the certificates in `{}`", missing.display()));
+        assert!(error.source().is_some());
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "no certificate\n").unwrap();
+        let error = client_config(&Config { extra_roots: vec![empty.clone()] }).unwrap_err();
+        assert_eq!(error.to_string(), format!("there is no PEM certificate in `{}`", empty.display()));
+    }
+}

@@ -1,0 +1,167 @@
+//! What npm's configuration is read from: variables, the home and the working directory, as values, so that a test has its
+//! own. Finds npm's files; refuses to read them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The surroundings of a process.
+#[derive(Clone, Default)]
+pub struct Environment {
+    /// The variables.
+    pub vars: BTreeMap<String, String>,
+    /// The home directory, if there is one.
+    pub home: Option<PathBuf>,
+    /// The working directory.
+    pub cwd: PathBuf,
+}
+
+impl Environment {
+    /// Those of this process. Variables that are not UTF-8 are left out.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where npm's variables are read; all else is given them")]
+    pub fn of_process() -> Self {
+        let vars =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        Self { vars, home: std::env::home_dir(), cwd: std::env::current_dir().unwrap_or_default() }
+    }
+
+    /// The variables that are npm settings (`npm_config_…`, in any case), as `(variable, key, value)`. Empty ones count as
+    /// missing, as they do for npm.
+    pub(crate) fn npm_settings(&self) -> impl Iterator<Item = (&str, String, &str)> {
+        self.vars.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
+            let (prefix, key) = name.split_at_checked("npm_config_".len())?;
+            if !prefix.eq_ignore_ascii_case("npm_config_") || key.is_empty() {
+                return None;
+            }
+            Some((name.as_str(), normal_key(key), value.as_str()))
+        })
+    }
+
+    /// `text` with each `${NAME}` replaced; one that is not set stays as it is, `${NAME?}` becomes nothing.
+    pub(crate) fn expand(&self, text: &str) -> String {
+        let mut expanded = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            let (before, from) = rest.split_at(start);
+            expanded.push_str(before);
+            let Some(end) = from.find('}') else {
+                expanded.push_str(from);
+                return expanded;
+            };
+            let (whole, after) = from.split_at(end + 1);
+            let name = &whole[2..end];
+            match self.lookup(name) {
+                Some(value) => expanded.push_str(&value),
+                None => expanded.push_str(whole),
+            }
+            rest = after;
+        }
+        expanded.push_str(rest);
+        expanded
+    }
+
+    /// The value of `NAME`, or of `NAME?`, which is empty rather than missing.
+    pub(crate) fn lookup(&self, name: &str) -> Option<String> {
+        match name.strip_suffix('?') {
+            None => self.vars.get(name).cloned(),
+            Some(name) => Some(self.vars.get(name).cloned().unwrap_or_default()),
+        }
+    }
+
+    /// A path as npm reads one: `~/` is the home, and a relative one starts at the working directory.
+    pub(crate) fn path(&self, text: &str) -> PathBuf {
+        match (text.strip_prefix("~/"), &self.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => self.cwd.join(text),
+        }
+    }
+
+    /// `.npmrc` of the project the working directory lies in: the nearest directory upwards with a `package.json` or
+    /// `node_modules`, else the working directory itself. That a workspace's root overrides its members is not known here.
+    pub(crate) fn project_file(&self) -> PathBuf {
+        let is_project = |folder: &&Path| folder.join("package.json").is_file() || folder.join("node_modules").is_dir();
+        self.cwd.ancestors().find(is_project).unwrap_or(&self.cwd).join(".npmrc")
+    }
+
+    /// The prefix that npm installs below by default: `PREFIX`, else where `node` lies.
+    pub(crate) fn prefix(&self) -> Option<PathBuf> {
+        if let Some(prefix) = self.vars.get("PREFIX").filter(|prefix| !prefix.is_empty()) {
+            return Some(self.path(prefix));
+        }
+        Some(self.program("node")?.parent()?.parent()?.to_owned())
+    }
+
+    /// The file that npm's packager may have put beside npm.
+    pub(crate) fn builtin_file(&self) -> Option<PathBuf> {
+        // `npm` on the path is a link to `bin/npm-cli.js` of npm's own package.
+        Some(self.program("npm")?.parent()?.parent()?.join("npmrc"))
+    }
+
+    /// Where a program on `PATH` really lies.
+    fn program(&self, name: &str) -> Option<PathBuf> {
+        let found = std::env::split_paths(self.vars.get("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())?;
+        found.canonicalize().ok()
+    }
+}
+
+impl fmt::Debug for Environment {
+    /// Variables hold secrets, so only their names are shown.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.vars.keys().collect();
+        out.debug_struct("Environment").field("vars", &names).field("home", &self.home).field("cwd", &self.cwd).finish()
+    }
+}
+
+/// `strict_ssl` → `strict-ssl`, as npm does it; keys of one registry (`//host/:_authToken`) stay as they are.
+fn normal_key(key: &str) -> String {
+    if key.starts_with("//") {
+        return key.to_owned();
+    }
+    let (first, rest) = key.split_at(key.chars().next().map_or(0, char::len_utf8));
+    format!("{first}{}", rest.replace('_', "-")).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(vars: &[(&str, &str)]) -> Environment {
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Environment { vars, home: Some("/home/a".into()), cwd: "/project".into() }
+    }
+
+    #[test]
+    fn variables_in_either_case_are_npm_settings_and_empty_ones_are_not() {
+        let surroundings = environment(&[
+            ("npm_config_strict_ssl", "false"),
+            ("NPM_CONFIG_REGISTRY", "x"),
+            ("npm_config_cafile", ""),
+            ("OTHER", "y"),
+        ]);
+        let found: Vec<_> = surroundings.npm_settings().map(|(_, key, value)| (key, value)).collect();
+        assert_eq!(found, [("registry".to_owned(), "x"), ("strict-ssl".to_owned(), "false")]);
+        let token = environment(&[("npm_config_//registry.example/:_authToken", "t")]);
+        assert_eq!(token.npm_settings().next().unwrap().1, "//registry.example/:_authToken");
+    }
+
+    #[test]
+    fn variables_are_expanded_as_npm_expands_them() {
+        let surroundings = environment(&[("A", "1")]);
+        assert_eq!(surroundings.expand("x${A}y${B}z${B?}${"), "x1y${B}z${");
+    }
+
+    #[test]
+    fn paths_start_at_home_or_the_working_directory() {
+        let surroundings = environment(&[]);
+        assert_eq!(surroundings.path("~/ca.pem"), Path::new("/home/a/ca.pem"));
+        assert_eq!(surroundings.path("ca.pem"), Path::new("/project/ca.pem"));
+        assert_eq!(surroundings.path("/ca.pem"), Path::new("/ca.pem"));
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let shown = format!("{:?}", environment(&[("TOKEN", "s3cret")]));
+        assert!(shown.contains("TOKEN") && !shown.contains("s3cret"), "{shown}");
+    }
+}

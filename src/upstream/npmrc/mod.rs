@@ -1,0 +1,680 @@
+//! npm's own configuration: which registry this machine's npm uses, for which scope, with which credentials, authorities
+//! and proxies. Refuses to honour `strict-ssl=false`. The only file that knows `deno_npmrc`, which parses one file's text
+//! and carries npm's built-in default.
+
+pub mod environment;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use url::Url;
+
+use crate::files;
+use crate::net::{Proxies, ProxyError};
+use crate::npm::{Algorithm, Digest};
+use crate::upstream::config::address;
+use crate::upstream::config::{Origin, RegistryConfig};
+use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
+use crate::upstream::npmrc::environment::Environment;
+
+/// What npm would do here.
+pub struct Discovered {
+    /// The registry, and where the choice came from.
+    pub default: (Url, Origin),
+    /// The registries of scopes: the scope with its `@`, the address, and where that came from.
+    pub scoped: Vec<(String, Url, Origin)>,
+    /// npm's `cafile`.
+    pub cafile: Option<(PathBuf, Origin)>,
+    /// `NODE_EXTRA_CA_CERTS`, if that names a file that exists: npm, being a Node program, trusts it too.
+    pub extra_ca: Option<(PathBuf, Origin)>,
+    /// What people should know: files that could not be read, settings that are not honoured, entries that were skipped.
+    pub warnings: Vec<String>,
+    layers: Vec<Layer>,
+}
+
+/// What is wrong with npm's configuration. Never holds a value: that may be a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum NpmrcError {
+    /// Skipping it could send a private package's name to a public registry.
+    #[error("`{}` is not an ini file", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A registry that is no URL.
+    #[error("{origin} sets `{key}` to something that is no `http` or `https` address")]
+    Address {
+        /// The key: `registry` or `@scope:registry`.
+        key: String,
+        /// Where it stands.
+        origin: Origin,
+    },
+    /// Credentials that cannot be sent.
+    #[error("{origin} holds credentials for `//{registry}` that cannot be used")]
+    Credentials {
+        /// The registry, as the key spells it.
+        registry: String,
+        /// Where they stand.
+        origin: Origin,
+        /// Why not.
+        source: CredentialsError,
+    },
+}
+
+/// Reads npm's configuration: variables, then the project's, the user's, the global and the packager's `.npmrc`, then npm's
+/// built-in default; each key is taken from the first that has it. Registries for which `is_self` holds are Coldframe
+/// itself, at which this machine's clients already point, and are skipped.
+///
+/// # Errors
+/// When a file cannot be parsed, or names a registry that is no address.
+pub fn discover(environment: &Environment, is_self: &dyn Fn(&Url) -> bool) -> Result<Discovered, NpmrcError> {
+    let mut warnings = Vec::new();
+    let layers = layers(environment, &mut warnings)?;
+    settle(layers, warnings, environment, is_self)
+}
+
+/// As [`discover`], of the variables and one file alone, whose text is at hand; `path` is what it is called.
+///
+/// # Errors
+/// When the text cannot be parsed, or names a registry that is no address.
+pub fn discover_in(
+    text: &str,
+    path: &Path,
+    environment: &Environment,
+    is_self: &dyn Fn(&Url) -> bool,
+) -> Result<Discovered, NpmrcError> {
+    let mut layers = of_variables(environment);
+    layers.push(parse(text, path, environment)?);
+    settle(layers, Vec::new(), environment, is_self)
+}
+
+/// One line of npm's configuration, or one variable.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The key as npm spells it: `registry`, `@scope:registry`, `https-proxy`.
+    pub key: String,
+    /// The value with its variables replaced. May hold credentials where it is an address, so it is not for show.
+    pub value: String,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Line").field("key", &self.key).field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// Every line that npm would read, those of [`discover`]'s sources in their order, the strongest first; credentials of single
+/// registries left out.
+///
+/// # Errors
+/// When a file cannot be parsed.
+pub fn lines(environment: &Environment) -> Result<Vec<Line>, NpmrcError> {
+    let layers = layers(environment, &mut Vec::new())?;
+    let of_layer = |Layer { origin, registries, settings, .. }: Layer| {
+        registries.into_iter().chain(settings).map(move |(key, value)| Line { key, value, origin: origin.clone() })
+    };
+    Ok(layers.into_iter().flat_map(of_layer).filter(|line| !line.key.starts_with('_')).collect())
+}
+
+/// What is larger, in bytes, is no `.npmrc`.
+const LARGEST: u64 = 4 << 20;
+
+/// The SHA-256 of the host name under which yarn asks for npm's default registry unless it is told otherwise. By digest, since
+/// no registry's name stands here.
+const YARNS_ALIAS: [u8; 32] = [
+    0x70, 0xbb, 0x40, 0x00, 0xcd, 0x2f, 0xab, 0x03, 0xaf, 0x01, 0xfe, 0xd0, 0x86, 0xc6, 0xbf, 0x3c, 0x2c, 0x97, 0x0f, 0x8b, 0x8b,
+    0x80, 0x01, 0xc3, 0x11, 0x02, 0x8e, 0xc3, 0xb8, 0x0e, 0x77, 0x5a,
+];
+
+/// yarn's own name for npm's default registry. An authority has to name the hosts it may vouch for before anybody asked for
+/// them, and no crate carries this one: it is found among the names that are formed like npm's from the tool's and three letters
+/// more, once a process, in microseconds since those of a "package" come first.
+#[must_use]
+pub fn yarns_alias() -> Option<&'static str> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let default = built_in();
+        let (first, _) = default.host_str()?.split_once('.')?;
+        let letters = || 'a'..='z';
+        let three = ('p'..='z')
+            .chain('a'..='o')
+            .flat_map(|one| letters().flat_map(move |two| letters().map(move |three| [one, two, three])));
+        let mut names = three.map(|[one, two, three]| format!("{first}.yarn{one}{two}{three}.com"));
+        names.find(|name| Digest::of(Algorithm::Sha256, name.as_bytes()).as_bytes() == YARNS_ALIAS)
+    };
+    FOUND.get_or_init(find).as_deref()
+}
+
+/// npm's built-in default registry. Asked with no variables at all, this is the constant that the crate carries.
+#[must_use]
+pub fn built_in() -> Url {
+    deno_npmrc::NpmRegistryUrl::for_npm(&Variables(&Environment::default())).url
+}
+
+/// Takes each key from the first layer that has it.
+fn settle(
+    layers: Vec<Layer>,
+    mut warnings: Vec<String>,
+    environment: &Environment,
+    is_self: &dyn Fn(&Url) -> bool,
+) -> Result<Discovered, NpmrcError> {
+    let mut default = None;
+    let mut scoped: BTreeMap<String, (Url, Origin)> = BTreeMap::new();
+    for layer in &layers {
+        for (key, text) in &layer.registries {
+            let url = parse_registry(key, text, &layer.origin)?;
+            if is_self(&url) {
+                warnings.push(format!("{} sets `{key}` to coldframe itself; that is skipped", layer.origin));
+                continue;
+            }
+            match key.strip_suffix(":registry") {
+                Some(scope) => {
+                    scoped.entry(scope.to_owned()).or_insert_with(|| (url, layer.origin.clone()));
+                }
+                None => {
+                    default.get_or_insert_with(|| (url, layer.origin.clone()));
+                }
+            }
+        }
+    }
+    let (default, default_origin) = default.unwrap_or_else(|| (built_in(), Origin::BuiltIn));
+    let mut found = Discovered {
+        default: (default, default_origin),
+        scoped: scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect(),
+        cafile: None,
+        extra_ca: extra_ca(environment, &mut warnings),
+        warnings,
+        layers,
+    };
+    found.cafile = found.setting("cafile").map(|(path, origin)| (environment.path(path), origin.clone()));
+    if let Some(("false", origin)) = found.setting("strict-ssl") {
+        let warning = format!("{origin} sets `strict-ssl=false`, which is not honoured; `--upstream-ca FILE` adds an authority");
+        found.warnings.push(warning);
+    }
+    Ok(found)
+}
+
+impl Discovered {
+    /// The credentials npm would send to `url`: those of the nearest level of its path, upwards, that has complete ones
+    /// (`_authToken`, `_auth`, or `username` with `_password`). Client certificates are not supported.
+    ///
+    /// # Errors
+    /// When they cannot be sent.
+    pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, Origin)>, NpmrcError> {
+        let address = address(url);
+        let mut level = format!("{}{}", &address[url::Position::BeforeHost..url::Position::AfterPort], address.path());
+        while !level.is_empty() {
+            if let Some((credentials, origin)) = self.credentials_at(&level) {
+                let failed = |source| NpmrcError::Credentials { registry: level.clone(), origin: origin.clone(), source };
+                return Ok(Some((credentials.map_err(failed)?, origin.clone())));
+            }
+            // npm walks `host/a/`, `host/a`, `host/`, `host`: a name or a slash at a time.
+            let shorter = level.strip_suffix('/').map_or_else(|| level.rfind('/').map_or(0, |slash| slash + 1), str::len);
+            level.truncate(shorter);
+        }
+        Ok(None)
+    }
+
+    /// Everything that npm would send, by the places that it was configured for. What cannot be sent is left out: only where a
+    /// registry needs it is that a mistake.
+    #[must_use]
+    pub fn credential_rules(&self) -> CredentialRules {
+        let mut rules = CredentialRules::default();
+        for level in self.layers.iter().flat_map(|layer| layer.auths.keys()) {
+            if let Some((Ok(credentials), _)) = self.credentials_at(level) {
+                rules.insert(level, credentials);
+            }
+        }
+        rules
+    }
+
+    /// The default registry, ready to be configured.
+    ///
+    /// # Errors
+    /// When its credentials cannot be sent.
+    pub fn default_registry(&self) -> Result<RegistryConfig, NpmrcError> {
+        self.registry(&self.default.0, &self.default.1)
+    }
+
+    /// The registries of scopes, ready to be configured.
+    ///
+    /// # Errors
+    /// When the credentials of one cannot be sent.
+    pub fn scoped_registries(&self) -> Result<BTreeMap<String, RegistryConfig>, NpmrcError> {
+        self.scoped.iter().map(|(scope, url, origin)| Ok((scope.clone(), self.registry(url, origin)?))).collect()
+    }
+
+    /// The outbound proxies npm would use: its `https-proxy`, `server` and `noproxy` before the variables that all programs
+    /// share.
+    ///
+    /// # Errors
+    /// When one is no HTTP proxy.
+    pub fn proxies(&self, environment: &Environment) -> Result<Proxies, ProxyError> {
+        let own = |key: &str| {
+            self.setting(key).map(|(value, _)| value.to_owned()).filter(|value| !matches!(value.as_str(), "" | "null" | "false"))
+        };
+        let (https, http) = (own("https-proxy").or_else(|| own("proxy")), own("proxy"));
+        let direct = own("noproxy").or_else(|| own("no-proxy"));
+        Proxies::from_variables(|name| {
+            let mine = match name {
+                "HTTPS_PROXY" => https.clone(),
+                "HTTP_PROXY" => http.clone(),
+                "NO_PROXY" => direct.clone(),
+                _ => None,
+            };
+            mine.or_else(|| environment.vars.get(name).cloned())
+        })
+    }
+
+    fn registry(&self, url: &Url, origin: &Origin) -> Result<RegistryConfig, NpmrcError> {
+        let mut url = url.clone();
+        if self.credentials(&url)?.is_some() {
+            // npm's own go before those in the address. Neither can fail under `http` and `https`.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+        }
+        Ok(RegistryConfig::new(url, origin.clone()))
+    }
+
+    fn credentials_at(&self, level: &str) -> Option<(Result<Credentials, CredentialsError>, &Origin)> {
+        let field = |pick: fn(&deno_npmrc::RegistryConfig) -> &Option<String>| {
+            let in_layer = |layer: &'_ Layer| layer.auths.get(level).and_then(|auth| pick(auth).clone());
+            // A variable that is not set leaves `${NAME}` behind, which is nobody's secret.
+            let usable = |value: &String| !value.is_empty() && !value.contains("${");
+            self.layers.iter().find_map(|layer| in_layer(layer).filter(usable).map(|value| (value, &layer.origin)))
+        };
+        if let Some((token, origin)) = field(|auth| &auth.auth_token) {
+            return Some((Credentials::bearer(&token), origin));
+        }
+        if let Some((auth, origin)) = field(|auth| &auth.auth) {
+            return Some((Credentials::basic_encoded(&auth), origin));
+        }
+        let (username, _) = field(|auth| &auth.username)?;
+        let (password, origin) = field(|auth| &auth.password)?;
+        Some((Credentials::of_npm(&username, &password), origin))
+    }
+
+    /// A plain setting of the first layer that has it.
+    fn setting(&self, key: &str) -> Option<(&str, &Origin)> {
+        setting(&self.layers, key)
+    }
+}
+
+impl fmt::Debug for Discovered {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scoped: Vec<_> = self.scoped.iter().map(|(scope, url, origin)| (scope, address(url).to_string(), origin)).collect();
+        let mut shown = out.debug_struct("Discovered");
+        shown.field("default", &(address(&self.default.0).as_str(), &self.default.1)).field("scoped", &scoped);
+        shown
+            .field("cafile", &self.cafile)
+            .field("extra_ca", &self.extra_ca)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One place that npm reads settings from. A variable is a layer of its own, so that each has its name.
+struct Layer {
+    origin: Origin,
+    /// `registry` and `@scope:registry`.
+    registries: BTreeMap<String, String>,
+    /// By what stands between `//` and the last colon.
+    auths: HashMap<String, Arc<deno_npmrc::RegistryConfig>>,
+    /// The plain settings that `deno_npmrc` does not know.
+    settings: BTreeMap<String, String>,
+}
+
+fn setting<'a>(layers: &'a [Layer], key: &str) -> Option<(&'a str, &'a Origin)> {
+    layers.iter().find_map(|layer| layer.settings.get(key).map(|value| (value.as_str(), &layer.origin)))
+}
+
+/// All layers, the strongest first.
+fn layers(environment: &Environment, warnings: &mut Vec<String>) -> Result<Vec<Layer>, NpmrcError> {
+    let mut layers = of_variables(environment);
+    let user = setting(&layers, "userconfig").map(|(path, _)| environment.path(path));
+    let user = user.or_else(|| environment.home.as_ref().map(|home| home.join(".npmrc")));
+    let project = environment.project_file();
+    if user.as_ref() != Some(&project) {
+        layers.extend(of_file(&project, environment, warnings)?);
+    }
+    if let Some(user) = user {
+        layers.extend(of_file(&user, environment, warnings)?);
+    }
+    let global = setting(&layers, "globalconfig").map(|(path, _)| environment.path(path));
+    let prefix = || setting(&layers, "prefix").map(|(path, _)| environment.path(path)).or_else(|| environment.prefix());
+    if let Some(global) = global.or_else(|| prefix().map(|prefix| prefix.join("etc/npmrc"))) {
+        layers.extend(of_file(&global, environment, warnings)?);
+    }
+    if let Some(built_in) = environment.builtin_file() {
+        layers.extend(of_file(&built_in, environment, warnings)?);
+    }
+    Ok(layers)
+}
+
+/// The layers of the variables.
+fn of_variables(environment: &Environment) -> Vec<Layer> {
+    let settings = environment.npm_settings();
+    settings.map(|(variable, key, value)| of_variable(variable, key, environment.expand(value))).collect()
+}
+
+/// The layer of a file; none if it is missing, or cannot be read, which npm lets pass too.
+fn of_file(path: &Path, environment: &Environment, warnings: &mut Vec<String>) -> Result<Option<Layer>, NpmrcError> {
+    let bytes = match files::read_once(path, LARGEST) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => {
+            warnings.push(format!("`{}` cannot be read and is skipped: {}", path.display(), error.kind()));
+            return Ok(None);
+        }
+    };
+    parse(&String::from_utf8_lossy(&bytes), path, environment).map(Some)
+}
+
+fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Layer, NpmrcError> {
+    let text = text.trim_start_matches('\u{feff}');
+    // The parser's own words quote the text around a mistake, which may be a token.
+    let parsed =
+        deno_npmrc::NpmRc::parse(&Variables(environment), text).map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;
+    let mut registries: BTreeMap<String, String> =
+        parsed.scope_registries.into_iter().map(|(scope, url)| (format!("@{scope}:registry"), url)).collect();
+    registries.extend(parsed.registry.map(|url| ("registry".to_owned(), url)));
+    let settings = plain_settings(text, environment);
+    Ok(Layer { origin: Origin::File(path.to_owned()), registries, auths: parsed.registry_configs, settings })
+}
+
+/// The layer of one variable. Its value is no ini text: a `#` in it starts no comment.
+fn of_variable(variable: &str, key: String, value: String) -> Layer {
+    let origin = Origin::Variable(variable.to_owned());
+    let mut layer = Layer { origin, registries: BTreeMap::new(), auths: HashMap::new(), settings: BTreeMap::new() };
+    if let Some((level, field)) = key.strip_prefix("//").and_then(|rest| rest.rsplit_once(':')) {
+        let mut auth = deno_npmrc::RegistryConfig::default();
+        match field {
+            "_authToken" => auth.auth_token = Some(value),
+            "_auth" => auth.auth = Some(value),
+            "username" => auth.username = Some(value),
+            "_password" => auth.password = Some(value),
+            _ => {}
+        }
+        layer.auths.insert(level.to_owned(), Arc::new(auth));
+    } else if key == "registry" || (key.starts_with('@') && key.ends_with(":registry")) {
+        layer.registries.insert(key, value);
+    } else {
+        layer.settings.insert(key, value);
+    }
+    layer
+}
+
+/// The `key=value` lines before the first section, which is all that npm reads.
+fn plain_settings(text: &str, environment: &Environment) -> BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
+    let pairs = lines.filter(|line| !line.starts_with([';', '#'])).filter_map(|line| line.split_once('='));
+    // Those with a colon are keys of one registry, which are not plain.
+    let plain = pairs.filter(|(key, _)| !key.contains(':'));
+    plain.map(|(key, value)| (key.trim().to_owned(), environment.expand(&bare_value(value.trim())))).collect()
+}
+
+/// A value without its quotes, or without the comment behind it.
+fn bare_value(value: &str) -> String {
+    for quote in ['"', '\''] {
+        if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
+            return inner.to_owned();
+        }
+    }
+    value.split([';', '#']).next().unwrap_or_default().trim().to_owned()
+}
+
+fn parse_registry(key: &str, text: &str, origin: &Origin) -> Result<Url, NpmrcError> {
+    let url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let mut url = url.ok_or_else(|| NpmrcError::Address { key: key.to_owned(), origin: origin.clone() })?;
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(url)
+}
+
+/// A missing file is a warning to Node, not an error.
+fn extra_ca(environment: &Environment, warnings: &mut Vec<String>) -> Option<(PathBuf, Origin)> {
+    const NAME: &str = "NODE_EXTRA_CA_CERTS";
+    let path = environment.path(environment.vars.get(NAME).filter(|path| !path.is_empty())?);
+    if !path.is_file() {
+        warnings.push(format!("`{NAME}` names a file that is missing: `{}`", path.display()));
+        return None;
+    }
+    Some((path, Origin::Variable(NAME.to_owned())))
+}
+
+/// The variables as `deno_npmrc` asks for them.
+struct Variables<'a>(&'a Environment);
+
+impl sys_traits::BaseEnvVar for Variables<'_> {
+    fn base_env_var_os(&self, key: &OsStr) -> Option<OsString> {
+        self.0.lookup(key.to_str()?).map(OsString::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine with a home, a project, a global prefix and nothing else.
+    struct Machine {
+        folder: tempfile::TempDir,
+        environment: Environment,
+    }
+
+    impl Machine {
+        fn new(vars: &[(&str, &str)]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            for name in ["home", "project/deep/er", "prefix/etc"] {
+                std::fs::create_dir_all(folder.path().join(name)).unwrap();
+            }
+            std::fs::write(folder.path().join("project/package.json"), "{}").unwrap();
+            let mut vars: BTreeMap<String, String> =
+                vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            vars.entry("PREFIX".to_owned()).or_insert_with(|| folder.path().join("prefix").display().to_string());
+            let environment =
+                Environment { vars, home: Some(folder.path().join("home")), cwd: folder.path().join("project/deep/er") };
+            Self { folder, environment }
+        }
+
+        fn write(self, name: &str, text: &str) -> Self {
+            std::fs::write(self.folder.path().join(name), text).unwrap();
+            self
+        }
+
+        fn discover(&self) -> Discovered {
+            discover(&self.environment, &|url| url.port() == Some(4873)).unwrap()
+        }
+
+        fn file(&self, name: &str) -> Origin {
+            Origin::File(self.folder.path().join(name))
+        }
+    }
+
+    fn sent(found: &Discovered, url: &str) -> Option<String> {
+        let (credentials, _) = found.credentials(&Url::parse(url).unwrap()).unwrap()?;
+        Some(credentials.value().to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn yarns_name_is_found_and_is_not_npms() {
+        let (alias, default) = (yarns_alias().unwrap(), built_in());
+        assert_ne!(Some(alias), default.host_str());
+        assert_eq!(Digest::of(Algorithm::Sha256, alias.as_bytes()).as_bytes(), YARNS_ALIAS);
+    }
+
+    #[test]
+    fn without_any_configuration_the_built_in_default_holds() {
+        let found = Machine::new(&[]).discover();
+        assert_eq!(found.default.1, Origin::BuiltIn);
+        assert_eq!(found.default.0.as_str().trim_end_matches('/'), deno_npmrc::NPM_DEFAULT_REGISTRY);
+        assert!(found.scoped.is_empty() && found.cafile.is_none() && found.warnings.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn the_nearest_source_wins_key_by_key() {
+        let machine = Machine::new(&[])
+            .write("project/.npmrc", "\u{feff}registry=https://project.example/npm\r\n; a comment\r\n")
+            .write(
+                "home/.npmrc",
+                "registry=https://user.example/\n@acme:registry = https://acme.example/\ncafile = ~/ca.pem ; ours\n",
+            )
+            .write("prefix/etc/npmrc", "registry=https://global.example/\n@other:registry=https://other.example\n");
+        let found = machine.discover();
+        assert_eq!(
+            (found.default.0.as_str(), &found.default.1),
+            ("https://project.example/npm/", &machine.file("project/.npmrc"))
+        );
+        let scoped: Vec<_> =
+            found.scoped.iter().map(|(scope, url, origin)| (scope.as_str(), url.as_str(), origin.clone())).collect();
+        assert_eq!(
+            scoped,
+            [
+                ("@acme", "https://acme.example/", machine.file("home/.npmrc")),
+                ("@other", "https://other.example/", machine.file("prefix/etc/npmrc")),
+            ]
+        );
+        assert_eq!(found.cafile, Some((machine.folder.path().join("home/ca.pem"), machine.file("home/.npmrc"))));
+    }
+
+    #[test]
+    fn a_variable_in_either_case_beats_every_file() {
+        for name in ["NPM_CONFIG_REGISTRY", "npm_config_registry"] {
+            let machine =
+                Machine::new(&[(name, "https://variable.example"), ("npm_config_@acme:registry", "https://acme.example/")]);
+            let found = machine.write("project/.npmrc", "registry=https://project.example/\n").discover();
+            assert_eq!(
+                (found.default.0.as_str(), found.default.1),
+                ("https://variable.example/", Origin::Variable(name.to_owned()))
+            );
+            assert_eq!(found.scoped[0].0, "@acme");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_points_at_us_falls_to_the_next_source() {
+        let machine = Machine::new(&[("npm_config_registry", "http://127.0.0.1:4873/")])
+            .write("project/.npmrc", "registry=http://localhost:4873\n@acme:registry=http://localhost:4873/\n")
+            .write("home/.npmrc", "registry=https://user.example/\n");
+        let found = machine.discover();
+        assert_eq!(found.default.0.as_str(), "https://user.example/");
+        assert!(found.scoped.is_empty());
+        assert_eq!(found.warnings.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn files_lie_where_variables_say() {
+        let machine = Machine::new(&[])
+            .write("mine.npmrc", "registry=https://mine.example/\n")
+            .write("all.npmrc", "@a:registry=https://all.example/\n");
+        let mut environment = machine.environment.clone();
+        for (name, file) in [("NPM_CONFIG_USERCONFIG", "mine.npmrc"), ("npm_config_globalconfig", "all.npmrc")] {
+            environment.vars.insert(name.to_owned(), machine.folder.path().join(file).display().to_string());
+        }
+        let found = discover(&environment, &|_| false).unwrap();
+        assert_eq!((found.default.0.as_str(), found.scoped[0].1.as_str()), ("https://mine.example/", "https://all.example/"));
+    }
+
+    #[test]
+    fn the_prefix_is_where_node_really_lies_and_npms_own_file_comes_last() {
+        let machine = Machine::new(&[("PREFIX", "")]);
+        let root = machine.folder.path().canonicalize().unwrap();
+        for folder in ["node/bin", "node/etc", "node/npm/bin", "links"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for file in ["node/bin/node", "node/npm/bin/npm-cli.js"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink(root.join("node/bin/node"), root.join("links/node")).unwrap();
+        std::os::unix::fs::symlink(root.join("node/npm/bin/npm-cli.js"), root.join("links/npm")).unwrap();
+        std::fs::write(root.join("node/etc/npmrc"), "@a:registry=https://global.example/\n").unwrap();
+        std::fs::write(
+            root.join("node/npm/npmrc"),
+            "@a:registry=https://packager.example/\nregistry=https://packager.example/\n",
+        )
+        .unwrap();
+        let mut environment = machine.environment.clone();
+        environment.vars.insert("PATH".to_owned(), root.join("links").display().to_string());
+        let found = discover(&environment, &|_| false).unwrap();
+        assert_eq!(
+            (found.default.0.as_str(), found.scoped[0].1.as_str()),
+            ("https://packager.example/", "https://global.example/")
+        );
+    }
+
+    #[test]
+    fn credentials_come_from_the_nearest_level_that_has_complete_ones() {
+        let machine = Machine::new(&[("TOKEN", "t0k")]).write(
+            "home/.npmrc",
+            "//npm.example/:_authToken=${TOKEN}\n//npm.example/deep/:username=only-a-name\n//npm.example/basic/:_auth=dTpw\n\
+             //npm.example:8443/:username=u\n//npm.example:8443/:_password=\"cA==\"\n//npm.example/bare:_authToken=b\n//unset.example/:_authToken=${NOPE}\n",
+        );
+        let found = machine.discover();
+        assert_eq!(sent(&found, "https://npm.example/deep/er/").as_deref(), Some("Bearer t0k"));
+        assert_eq!(sent(&found, "https://npm.example/basic").as_deref(), Some("Basic dTpw"));
+        assert_eq!(sent(&found, "https://npm.example/bare/").as_deref(), Some("Bearer b"));
+        assert_eq!(sent(&found, "https://npm.example:8443/x/").as_deref(), Some("Basic dTpw"));
+        assert_eq!(sent(&found, "https://npm.example:9000/"), None);
+        assert_eq!(sent(&found, "https://other.example/"), None);
+        assert_eq!(sent(&found, "https://unset.example/"), None);
+    }
+
+    #[test]
+    fn what_belongs_together_may_stand_in_different_files() {
+        let machine =
+            Machine::new(&[("npm_config_//npm.example/:_password", "cA==")]).write("home/.npmrc", "//npm.example/:username=u\n");
+        assert_eq!(sent(&machine.discover(), "https://npm.example/").as_deref(), Some("Basic dTpw"));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let machine = Machine::new(&[])
+            .write("home/.npmrc", "registry=https://user:hunter2@npm.example/\n//npm.example/:_authToken=s3cret\n");
+        let found = machine.discover();
+        let shown = format!("{found:?} {:?}", found.default_registry().unwrap());
+        assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("https://npm.example/"), "{shown}");
+    }
+
+    #[test]
+    fn a_registry_that_is_no_address_is_a_mistake_not_the_default() {
+        for text in ["registry=npm.example\n", "registry=${NOPE}\n", "@acme:registry=ftp://npm.example/\n"] {
+            let machine = Machine::new(&[]).write("home/.npmrc", text);
+            let error = discover(&machine.environment, &|_| false).unwrap_err();
+            assert!(error.to_string().ends_with("to something that is no `http` or `https` address"), "{error}");
+        }
+    }
+
+    #[test]
+    fn switching_tls_off_is_not_honoured_and_said_so() {
+        let found = Machine::new(&[("npm_config_strict_ssl", "false")]).discover();
+        assert!(
+            found.warnings[0].starts_with("`npm_config_strict_ssl` sets `strict-ssl=false`, which is not honoured"),
+            "{:?}",
+            found.warnings
+        );
+    }
+
+    #[test]
+    fn npms_proxy_settings_come_before_the_variables() {
+        let machine = Machine::new(&[("HTTPS_PROXY", "http://shared.example:1"), ("NO_PROXY", "npm.example")]);
+        let shared = format!("{:?}", machine.discover().proxies(&machine.environment).unwrap());
+        assert!(shared.contains("shared.example") && shared.contains("npm.example"), "{shared}");
+        let machine = machine.write("home/.npmrc", "https-proxy=http://npms.example:2\nproxy=null\nnoproxy=direct.example\n");
+        let own = format!("{:?}", machine.discover().proxies(&machine.environment).unwrap());
+        assert!(own.contains("npms.example") && own.contains("direct.example") && !own.contains("shared.example"), "{own}");
+    }
+
+    #[test]
+    fn node_extra_ca_certs_is_taken_where_it_exists() {
+        let machine = Machine::new(&[("NODE_EXTRA_CA_CERTS", "/nowhere/ca.pem")]);
+        let found = machine.discover();
+        assert!(found.extra_ca.is_none() && found.warnings[0].contains("NODE_EXTRA_CA_CERTS"), "{found:?}");
+    }
+}

@@ -1,0 +1,280 @@
+//! Passing a client's request on and upstream's answer back: audits, searches, pings, writes. Refuses to understand them,
+//! and to let through a header that is not on its lists.
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::net::Share;
+use crate::npm::PackageName;
+use crate::upstream::UpstreamError;
+use crate::upstream::authorization::Authorization;
+use crate::upstream::fetch_target::Route;
+use crate::upstream::registry::Registry;
+use crate::upstream::registry::{failure, retry_after};
+
+/// The largest answer that is passed back, in bytes.
+const ANSWER_LIMIT: u64 = 64 << 20;
+
+/// What goes upstream, besides npm's own `npm-…`. Credentials travel as an [`Authorization`], never here.
+const GOES_UP: [HeaderName; 8] =
+    [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT];
+
+/// What comes back, besides npm's own `npm-…`. No cookie, and no `Location`: the client would go there without us.
+const COMES_BACK: [HeaderName; 8] =
+    [CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE];
+
+/// What is encoded of a version in a path.
+const IN_VERSION: AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'+').remove(b'_');
+
+/// A request that is passed on as it came: audit, search, ping, writes.
+pub struct Passage {
+    /// The method.
+    pub method: Method,
+    /// Path and query, encoded, below the registry's address; without a leading slash.
+    pub path: String,
+    /// The end-to-end headers that may be passed on (content type and encoding, accept, npm's own, `user-agent`).
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// Whether it is about the client's own account, or changes something: only a registry that the client's credentials are for may
+    /// read it.
+    pub for_account: bool,
+}
+
+/// What a search is asked with. Everything else in a query could be a secret.
+const SEARCH_PARAMETERS: [&str; 6] = ["text", "size", "from", "quality", "popularity", "maintenance"];
+
+impl Passage {
+    /// A question of our own, with a client's credentials, for `path` below the registry's address.
+    #[must_use]
+    pub fn get(path: String) -> Self {
+        Self { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new(), for_account: true }
+    }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
+    /// The request without what may prove who sends it: for a registry that the client's credentials are not for.
+    #[must_use]
+    pub fn without_credentials(mut self) -> Self {
+        remove_npms_own(&mut self.headers);
+        if let Some((path, query)) = self.path.split_once('?') {
+            let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+            let kept: Vec<_> = query.split('&').filter(|pair| SEARCH_PARAMETERS.contains(&name(pair).as_str())).collect();
+            self.path = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
+        }
+        self
+    }
+}
+
+/// What upstream answered to a [`Passage`], whatever its status.
+#[derive(Debug, Clone)]
+pub struct Passed {
+    /// The status.
+    pub status: StatusCode,
+    /// The end-to-end headers that may be passed back.
+    pub headers: HeaderMap,
+    /// The whole body, bounded.
+    pub body: Bytes,
+}
+
+impl Passage {
+    /// A question for the attestations of a version, made for all clients.
+    #[must_use]
+    pub fn for_attestations(name: &PackageName, version: &str) -> Self {
+        let version = utf8_percent_encode(version, &IN_VERSION);
+        let path = format!("-/npm/v1/attestations/{}@{version}", name.to_segment());
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        Self { method: Method::GET, path, headers, body: Bytes::new(), for_account: false }
+    }
+
+    /// Whether it is a GET without a query.
+    #[must_use]
+    pub fn is_plain_get(&self) -> bool {
+        self.method == Method::GET && !self.path.contains('?')
+    }
+}
+
+impl Passed {
+    /// Whether it is JSON and no error.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.status == StatusCode::OK && content_type.contains("json")
+    }
+
+    /// Whether upstream says that there is nothing.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// The same for clients that get it later: without the instant at which it was made.
+    #[must_use]
+    pub fn undated(mut self) -> Self {
+        self.headers.remove(DATE);
+        self
+    }
+
+    /// An answer of ours in upstream's place: JSON.
+    #[must_use]
+    pub fn of_json(body: Bytes) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { status: StatusCode::OK, headers, body }
+    }
+}
+
+impl Registry {
+    /// Passes a request on and its answer back, whatever the status. What comes counts against `share`, and waits for it. Only GET and HEAD are tried again when a connection
+    /// fails, and only a GET follows redirects, under the rules for packuments.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that is broken or over 64 MiB; [`UpstreamError::NotFound`] for a path that leads out
+    /// of the registry.
+    pub async fn pass(
+        &self,
+        passage: Passage,
+        authorization: &Authorization,
+        share: &mut Share,
+    ) -> Result<Passed, UpstreamError> {
+        let url = self.below(&passage.path).ok_or(UpstreamError::NotFound)?;
+        let headers = only(&passage.headers, &GOES_UP);
+        let route = Route::to_registry(url);
+        let (route, response) = if passage.method == Method::GET {
+            self.get(route, headers, authorization).await?
+        } else {
+            let response = self.send(passage.method, &route, headers, passage.body, authorization).await?;
+            (route, response)
+        };
+        let mut headers = only(&response.headers, &COMES_BACK);
+        headers.remove(RETRY_AFTER);
+        let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
+        headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
+        let body = response.body.collect_into(ANSWER_LIMIT, share).await.map_err(|error| failure(&route.host(), &error))?;
+        Ok(Passed { status: response.status, headers, body })
+    }
+}
+
+/// Whether a header is one of npm's own: a one-time password, a session, a scope.
+fn is_npms_own(name: &HeaderName) -> bool {
+    name.as_str().starts_with("npm-")
+}
+
+/// Removes npm's own headers.
+pub(crate) fn remove_npms_own(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_npms_own(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// The headers that are listed, and npm's own.
+fn only(headers: &HeaderMap, listed: &[HeaderName]) -> HeaderMap {
+    let passes = |name: &HeaderName| listed.contains(name) || is_npms_own(name);
+    let kept = headers.iter().filter(|(name, _)| passes(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::net::testing::{Act, Server, answer};
+    use crate::upstream::testing;
+
+    fn passage(method: Method, path: &str) -> Passage {
+        Passage { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new(), for_account: false }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_listed_passes_either_way() {
+        let back = [
+            "npm-notice: hello",
+            "set-cookie: a=b",
+            "location: /elsewhere",
+            "x-secret: 1",
+            "www-authenticate: OTP",
+            "retry-after: 007",
+            "content-type: application/json",
+        ];
+        let server = Server::plain(move |_, _| Act::Say(answer("401 Unauthorized", &back, b"{\"error\":\"otp\"}"))).await;
+        let mut asked = passage(Method::POST, "-/npm/v1/security/advisories/bulk?a=b");
+        asked.body = Bytes::from_static(b"\x1f\x8b");
+        for (name, value) in [
+            ("content-encoding", "gzip"),
+            ("npm-otp", "123456"),
+            ("user-agent", "npm/11"),
+            ("authorization", "Bearer stray"),
+            ("cookie", "a=b"),
+            ("host", "evil.example"),
+            ("connection", "x-drop"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "10.0.0.1"),
+        ] {
+            asked.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let passed = testing::registry(&format!("{}npm/", server.url()))
+            .pass(asked, &Authorization::Own("Bearer own".into()), &mut testing::share())
+            .await
+            .unwrap();
+        let heard = &server.heard()[0];
+        assert_eq!(
+            (heard.line(), heard.body.as_slice()),
+            ("POST /npm/-/npm/v1/security/advisories/bulk?a=b HTTP/1.1", b"\x1f\x8b".as_slice())
+        );
+        let up = |name: &str| heard.header(name).map(str::to_owned);
+        assert_eq!(
+            (up("content-encoding"), up("npm-otp"), up("user-agent")),
+            (Some("gzip".into()), Some("123456".into()), Some("npm/11".into()))
+        );
+        assert_eq!((up("authorization"), up("host")), (Some("Bearer own".into()), Some(server.address.to_string())));
+        assert_eq!((up("cookie"), up("connection"), up("transfer-encoding"), up("x-forwarded-for")), (None, None, None, None));
+        assert_eq!((passed.status, passed.body.as_ref()), (StatusCode::UNAUTHORIZED, b"{\"error\":\"otp\"}".as_slice()));
+        let mut names: Vec<_> = passed.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "npm-notice", "retry-after", "www-authenticate"]);
+        assert_eq!(passed.headers[RETRY_AFTER], "7");
+    }
+
+    #[tokio::test]
+    async fn a_path_cannot_leave_the_registry() {
+        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b""))).await;
+        let registry = testing::registry(&format!("{}npm/repo/", server.url()));
+        for path in ["../other", "a/../../other", "%2e%2e/other", "..\\other", "a/%2E%2e/%2e./x"] {
+            let refused = registry.pass(passage(Method::GET, path), &Authorization::Lent, &mut testing::share()).await;
+            assert!(matches!(refused, Err(UpstreamError::NotFound)), "{path}");
+        }
+        assert!(server.heard().is_empty());
+        registry.pass(passage(Method::GET, "//x.example/y"), &Authorization::Lent, &mut testing::share()).await.unwrap();
+        assert_eq!(server.heard()[0].line(), "GET /npm/repo///x.example/y HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn a_write_is_sent_once_and_its_redirect_is_not_followed() {
+        let server = Server::plain(|_, _| Act::Reset).await;
+        assert!(
+            testing::registry(&server.url())
+                .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
+                .await
+                .is_err()
+        );
+        assert_eq!(server.heard().len(), 1);
+        let server = Server::plain(|_, _| Act::Say(answer("307 Temporary Redirect", &["location: /other"], b""))).await;
+        let passed = testing::registry(&server.url())
+            .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
+            .await
+            .unwrap();
+        assert_eq!((passed.status.as_u16(), passed.headers.len(), server.heard().len()), (307, 0, 1));
+    }
+}

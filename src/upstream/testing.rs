@@ -1,0 +1,63 @@
+//! Registries for tests, which ask a scripted server on loopback. Refuses to be used outside tests.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use url::Url;
+
+use crate::net::{Allowance, Deadlines, Proxies, Share, Trust};
+use crate::upstream::config::{Config, Origin, RegistryConfig};
+use crate::upstream::credentials::{CredentialRules, Credentials};
+use crate::upstream::registry::{Registries, Registry};
+
+pub(crate) fn config(url: &str) -> Config {
+    let mut default = RegistryConfig::new(Url::parse(url).unwrap(), Origin::Setting("--upstream".to_owned()));
+    default.credentials = Some(Credentials::bearer("lent").unwrap());
+    Config {
+        default,
+        scoped: BTreeMap::new(),
+        credentials: CredentialRules::default(),
+        client_credentials: Vec::new(),
+        proxies: Proxies::none(),
+        tarball_hosts: Vec::new(),
+        redirect_hosts: Vec::new(),
+        deadlines: Deadlines::default(),
+        packument_limit: 1_000,
+        tarball_limit: 1_000,
+        user_agent: "coldframe/trial".to_owned(),
+    }
+}
+
+/// Whom to trust: these and nobody else.
+pub(crate) fn trust(files: &[PathBuf]) -> Trust {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in files.iter().flat_map(|file| CertificateDer::pem_file_iter(file).unwrap()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let count = roots.len();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let client = client.with_root_certificates(roots).with_no_client_auth();
+    Trust { client: Arc::new(client), roots: count, trouble: None }
+}
+
+pub(crate) fn open(config: &Config) -> Arc<Registry> {
+    Arc::clone(Registries::open(config, &trust(&[])).unwrap().default_registry())
+}
+
+pub(crate) fn registry(url: &str) -> Arc<Registry> {
+    open(&config(url))
+}
+
+/// Like [`registry`], but soon out of patience.
+pub(crate) fn hasty(url: &str) -> Arc<Registry> {
+    open(&Config { deadlines: Deadlines::hasty(), ..config(url) })
+}
+
+/// Memory enough for what tests send.
+pub(crate) fn share() -> Share {
+    Allowance::of(1_000_000, std::time::Duration::from_secs(1)).share()
+}
