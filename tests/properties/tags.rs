@@ -39,11 +39,7 @@ pub fn holds(input: &[u8]) {
         match words.as_slice() {
             ["v", version] => drop(upstream.versions.insert((*version).to_owned(), false)),
             ["v", version, "old"] => drop(upstream.versions.insert((*version).to_owned(), true)),
-            ["h", version] => {
-                if !upstream.hidden.remove(*version) {
-                    upstream.hidden.insert((*version).to_owned());
-                }
-            }
+            ["h", version] => upstream.hide_or_show(version),
             ["t", tag, version] => drop(upstream.tags.insert((*tag).to_owned(), (*version).to_owned())),
             ["d", tag] => drop(upstream.tags.remove(*tag)),
             ["look", minutes] => {
@@ -60,6 +56,12 @@ pub fn holds(input: &[u8]) {
 }
 
 impl Upstream {
+    fn hide_or_show(&mut self, version: &str) {
+        if !self.hidden.remove(version) {
+            self.hidden.insert(version.to_owned());
+        }
+    }
+
     fn pass(&mut self, minutes: &str) {
         let minutes = minutes.parse::<u32>().unwrap_or_default() % 100_000;
         self.now += SignedDuration::from_mins(i64::from(minutes));
