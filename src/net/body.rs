@@ -278,6 +278,16 @@ pub fn gunzip_into(bytes: &[u8], limit: u64, inflated: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
+/// Returns the length of gzip when it is inflated, without keeping what it inflates to. Blocks.
+///
+/// # Errors
+/// If it is not gzip, or longer than `limit` bytes.
+pub fn gunzipped_length(bytes: &[u8], limit: u64) -> Result<u64, BodyError> {
+    let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
+    let length = std::io::copy(&mut bounded, &mut std::io::sink()).map_err(|error| BodyError::Broken(error.to_string()))?;
+    if length > limit { Err(BodyError::TooLarge { limit }) } else { Ok(length) }
+}
+
 /// How long gzip says that it is inflated, and a byte more to find its end in; as far as that can be believed.
 #[must_use]
 pub fn told_length(bytes: &[u8]) -> usize {

@@ -414,9 +414,11 @@ impl Inner {
         let mut inflated = body::gunzip_into(raw, stated, room);
         if matches!(inflated, Err(BodyError::TooLarge { .. })) && stated < limit {
             alone = Some(self.oversized.lock().unwrap_or_else(PoisonError::into_inner));
-            // All at once: what is not filled takes no memory, and what grows is held twice while it is copied.
-            *room = Vec::with_capacity(usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1));
-            inflated = body::gunzip_into(raw, limit, room);
+            // Counted first, so that one that is too large takes no memory and another one just its own.
+            inflated = body::gunzipped_length(raw, limit).and_then(|length| {
+                *room = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(1));
+                body::gunzip_into(raw, limit, room)
+            });
         }
         inflated.map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
         Ok((room, alone))
