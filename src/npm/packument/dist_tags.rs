@@ -41,7 +41,9 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
 pub struct Retargets<'a> {
     packument: &'a Packument,
     shown: &'a [bool],
-    every: Ladder<'a>,
+    versioned: Ladder<'a>,
+    /// The highest of all, also among those whose key is no version.
+    highest: Option<&'a str>,
     channels: HashMap<Option<&'a str>, Ladder<'a>>,
 }
 
@@ -52,17 +54,16 @@ impl<'a> Retargets<'a> {
         let mut entries: Vec<&Entry> =
             packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry).collect();
         entries.sort_by(|one, other| one.version.cmp(&other.version));
+        let highest = highest(entries.iter().copied());
         let mut channels: HashMap<_, Ladder<'_>> = HashMap::new();
-        for entry in &entries {
+        let mut versioned = Ladder::default();
+        for entry in entries {
             if let Some(version) = &entry.version {
                 channels.entry(version.channel()).or_default().push(entry);
+                versioned.push(entry);
             }
         }
-        let mut every = Ladder::default();
-        for entry in entries {
-            every.push(entry);
-        }
-        Self { packument, shown, every, channels }
+        Self { packument, shown, versioned, highest, channels }
     }
 
     /// As [`retarget`].
@@ -81,13 +82,13 @@ impl<'a> Retargets<'a> {
         }
         stable
             .and_then(|ladder| ladder.at_or_below(below?))
-            .or_else(|| self.every.at_or_below(below?))
+            .or_else(|| self.versioned.at_or_below(below?))
             .or_else(|| stable?.highest())
-            .or_else(|| self.every.highest())
+            .or(self.highest)
     }
 }
 
-/// Entries from the lowest version up, each with the best one among itself and those below it.
+/// Entries with a version, from the lowest up, each with the best one among itself and those below it.
 #[derive(Default)]
 struct Ladder<'a>(Vec<(&'a Entry, &'a Entry)>);
 
@@ -98,14 +99,9 @@ impl<'a> Ladder<'a> {
     }
 
     fn at_or_below(&self, target: &Version) -> Option<&'a str> {
-        // Entries without a version sort first and are below nothing.
-        let versioned = self.0.partition_point(|(entry, _)| entry.version.is_none());
-        let count = self.0.partition_point(|(entry, _)| entry.version.as_ref().is_none_or(|version| version <= target));
-        if count <= versioned {
-            return None;
-        }
-        let (_, best) = self.0.get(count - 1)?;
-        best.version.as_ref().map(|_| &*best.key)
+        let count = self.0.partition_point(|(entry, _)| entry.version.as_ref().is_some_and(|version| version <= target));
+        let (_, best) = self.0.get(count.checked_sub(1)?)?;
+        Some(&*best.key)
     }
 
     fn highest(&self) -> Option<&'a str> {
@@ -165,6 +161,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_key_that_is_no_version_is_below_nothing() {
+        assert_eq!(moved(&["junk", "-2.0.0-rc.1"], &[], "latest", "2.1.0-beta", &[]).as_deref(), Some("2.0.0-rc.1"));
+        assert_eq!(moved(&["junk", "-1.0.0"], &[], "latest", "0.1.0", &[]).as_deref(), Some("1.0.0"));
     }
 
     #[test]
