@@ -8,7 +8,7 @@ use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
 use crate::cli::output::{self, Exit, Failure};
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::config;
 use crate::text::single_line;
 

@@ -12,7 +12,7 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
 use crate::cli::output::{self, Exit, Failure};
 use crate::cli::running_server::{self, Running};
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;

@@ -12,7 +12,7 @@ use crate::app::{self, Contacted, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
 use crate::cli::output::{self, Exit, Failure};
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::firewall::Finding;

@@ -13,7 +13,7 @@ use crate::cli::decisions::{self, Because};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, Failure};
 use crate::cli::running_server;
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;

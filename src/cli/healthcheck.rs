@@ -7,7 +7,7 @@ use crate::app::remote::reachable;
 use crate::app::{self, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{Exit, Failure};
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::config::{Config, Key};
 use crate::store::DataDir;
 

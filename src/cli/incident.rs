@@ -15,7 +15,7 @@ use crate::cli::exposure::Grounds;
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
 use crate::cli::output::{self, Exit, Failure};
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Key};
 use crate::npm::{PackageName, Version};

@@ -22,6 +22,7 @@ mod policy;
 mod registry_hosts;
 mod run;
 mod running_server;
+mod runtime;
 mod serve;
 mod user;
 

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Args;
-use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 use crate::app::remote::reachable;
 use crate::app::{App, AppError};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, Failure};
+use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::net::OpenFiles;
@@ -65,11 +65,6 @@ fn connections_within(files: OpenFiles, wanted: usize) -> usize {
         tracing::warn!(files.limit = limit, "`max-connections` is {fitting}, not {wanted}: the system allows too few open files");
     }
     fitting.min(wanted)
-}
-
-/// A runtime for a command.
-pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 impl From<AppError> for Failure {

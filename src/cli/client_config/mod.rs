@@ -15,7 +15,7 @@ use crate::cli::client_config::formats::Means;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, Failure};
 use crate::cli::running_server;
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 use crate::server::admin::Terms;

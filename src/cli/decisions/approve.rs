@@ -10,7 +10,7 @@ use crate::cli::decisions::{self, Because};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, Failure};
 use crate::cli::running_server;
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;

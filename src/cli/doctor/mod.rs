@@ -24,7 +24,7 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, Failure};
 use crate::cli::registry_hosts::Hosts;
 use crate::cli::running_server;
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};

@@ -15,7 +15,7 @@ use crate::app::standalone::policy_diff::{Changed, Difference};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
 use crate::cli::output::{self, Exit, Failure};
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::policy as policy_files;
 use crate::config::policy::PolicyFileError;

@@ -31,7 +31,7 @@ use crate::app::{Errand, Scratch};
 use crate::cli::run::environment::{Recipe, Trusted};
 use crate::cli::run::project::Project;
 use crate::cli::run::summary::Summary;
-use crate::cli::serve::runtime;
+use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::{Config, Key, Surroundings};
 use crate::telemetry;

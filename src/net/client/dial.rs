@@ -1,12 +1,13 @@
 //! From a host name to a TCP connection, and which addresses may be dialled at all. Refuses to know what is said over it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::net::client::error::{ClientError, Layer};
@@ -175,16 +176,41 @@ async fn addresses(host: &str, port: u16, reach: Reach) -> Result<Vec<SocketAddr
     }
 }
 
+/// A look-up that is under way, or its result.
+type Lookup = OnceCell<Result<Vec<IpAddr>, ClientError>>;
+
+/// Look-ups under way by host: connections that need one name at once share one. A cold install opens dozens of connections to one
+/// host, and resolvers drop questions that come in bulk: then each takes 5 or 10 s.
+static LOOKUPS: LazyLock<Mutex<HashMap<Box<str>, Weak<Lookup>>>> = LazyLock::new(Mutex::default);
+
 /// The first addresses of `host`: at least one.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> {
-    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-        Ok(address) => vec![SocketAddr::new(address, port)],
-        Err(_) => tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|error| ClientError::unreachable(layer(&error, Layer::Dns), cause(&error)))?
-            .take(MOST_ADDRESSES)
-            .collect(),
+    let found = match host.parse::<IpAddr>() {
+        Ok(address) => vec![address],
+        Err(_) => look_up(host, ask_resolver(host)).await?,
     };
+    Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+}
+
+/// Looks `host` up by `asking`, or joins a look-up that is under way.
+async fn look_up(host: &str, asking: impl Future<Output = Result<Vec<IpAddr>, ClientError>>) -> Result<Vec<IpAddr>, ClientError> {
+    let lookup = {
+        let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = lookups.get(host).and_then(Weak::upgrade).filter(|lookup| !lookup.initialized());
+        under_way.unwrap_or_else(|| {
+            lookups.retain(|_, lookup| lookup.strong_count() > 0);
+            let lookup = Arc::new(Lookup::new());
+            lookups.insert(host.into(), Arc::downgrade(&lookup));
+            lookup
+        })
+    };
+    lookup.get_or_init(|| asking).await.clone()
+}
+
+async fn ask_resolver(host: &str) -> Result<Vec<IpAddr>, ClientError> {
+    let answer = tokio::net::lookup_host((host, 0)).await;
+    let answer = answer.map_err(|error| ClientError::unreachable(layer(&error, Layer::Dns), cause(&error)))?;
+    let found: Vec<IpAddr> = answer.map(|address| address.ip()).take(MOST_ADDRESSES).collect();
     if found.is_empty() {
         return Err(ClientError::unreachable(Layer::Dns, "the name has no address"));
     }
@@ -283,7 +309,24 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[tokio::test]
+    async fn connections_that_need_one_name_at_once_share_a_lookup() {
+        let asked = Cell::new(0);
+        let ask = async || {
+            asked.set(asked.get() + 1);
+            tokio::task::yield_now().await;
+            Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)])
+        };
+        let (first, second) = tokio::join!(look_up("shared.example", ask()), look_up("shared.example", ask()));
+        assert_eq!((first.unwrap(), asked.get()), (second.unwrap(), 1));
+        // An answer is not kept: addresses change.
+        look_up("shared.example", ask()).await.unwrap();
+        assert_eq!(asked.get(), 2);
+    }
 
     #[test]
     fn public_addresses_are_public() {
