@@ -6,7 +6,15 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+/// Held while something is made for all that wait for it.
+pub(crate) type Turn = AsyncMutex<()>;
+
+/// Panics on an async thread.
+pub(crate) fn assert_may_block() {
+    drop(Turn::default().blocking_lock());
+}
 
 /// The landing of a flight: empty until it landed.
 type Landing<V> = watch::Receiver<Option<V>>;

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::package::{Package, minutes};
+use crate::package::{Package, days, minutes};
 use crate::program::{Program, machine_clock};
 use crate::registry::{Gate, Registry};
 use crate::reply::Reply;
@@ -407,6 +407,75 @@ async fn a_check_takes_so_many_ranges_and_no_more() {
     assert!(refused.text().contains("`left-pad`"), "{}", refused.text());
     let large = "x".repeat(3 << 20);
     scene.ask("POST", "/-/coldframe/check").body(large).await.is(413);
+}
+
+/// More versions than are gone through on a thread that serves others. Debug builds panic where that happens, and the request fails.
+const MANY: usize = 4_200;
+
+/// Publishes a package of many versions, of which one is held and one left.
+async fn publish_many(scene: &Scene) {
+    for (version, age) in [("8.0.0", days(500)), ("9.0.0", days(400)), ("9.1.0", minutes(60))] {
+        scene.publish(Package::new("vers", version).aged(age));
+    }
+    scene.registry.edit("vers", |packument| {
+        let manifest = packument["versions"]["9.0.0"].to_string();
+        for patch in 0..MANY {
+            let version = format!("1.0.{patch}");
+            let manifest = manifest.replace("9.0.0", &version);
+            packument["versions"][&version] = serde_json::from_str(&manifest).expect("JSON");
+            packument["time"][&version] = format!("202{}-06-01T00:00:00.000Z", patch % 5).into();
+        }
+    });
+    scene.get("/vers").await.is(200);
+    scene.registry.unpublish("vers", "8.0.0");
+    scene.later(minutes(10));
+    scene.get("/vers").await.is(200);
+}
+
+/// Asks for what there is of a package of many versions, in every way, each of them twice at once.
+async fn ask_in_every_way(scene: &Scene) {
+    let check = json!({ "packages": [{ "name": "vers", "version": "9.1.0", "ranges": ["^9.0.0"] }] });
+    for (path, status) in [
+        ("/vers/-/vers-9.9.9.tgz", 404),
+        ("/vers/-/vers-9.1.0.tgz", 403),
+        ("/vers/-/vers-9.0.0.tgz", 200),
+        ("/vers/-/vers-8.0.0.tgz", 404),
+        ("/vers", 200),
+        ("/vers/latest", 200),
+        ("/vers/%5E1.0.0", 200),
+        ("/vers/9.1.0", 403),
+        ("/vers/%5E7.0.0", 404),
+        ("/-/package/vers/dist-tags", 200),
+        ("/-/coldframe/explain/vers", 200),
+        ("/-/coldframe/explain/vers@8.0.0", 200),
+    ] {
+        for asked in [scene.get(path).start(), scene.get(path).gzip().start()] {
+            let answer = asked.await.map(|answer| answer.status).unwrap_or_default();
+            assert_eq!(answer, status, "{path}");
+        }
+    }
+    scene.get("/vers/-/vers-9.9.9.tgz").token("a-new-one").await.is(404);
+    scene.ask("POST", "/-/coldframe/check").json(&check).await.is(200);
+}
+
+#[tokio::test]
+async fn a_package_of_many_versions_is_gone_through_elsewhere_than_where_requests_are_answered() {
+    let feed = TempDir::new().expect("a folder");
+    let everything = json!({
+        "id": "MAL-2026-1", "modified": "2026-04-03T10:00:00Z", "published": "2026-04-03T10:00:00Z", "summary": "Malicious code",
+        "affected": [{ "package": { "ecosystem": "npm", "name": "vers" },
+                       "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }] }] }],
+    });
+    std::fs::write(feed.path().join("MAL-2026-1.json"), everything.to_string()).expect("a file");
+    // With so little memory it is read from the store for each request.
+    for memory in ["128MB", "1MB"] {
+        let mut scene = Scene::open().set("memory", memory).set("feed", feed.path().to_str().expect("UTF-8")).await;
+        publish_many(&scene).await;
+        scene.restart().await;
+        // Confirmed by a 304.
+        scene.later(minutes(10));
+        ask_in_every_way(&scene).await;
+    }
 }
 
 #[cfg(target_os = "linux")]

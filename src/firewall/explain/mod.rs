@@ -37,17 +37,23 @@ impl Inner {
         let (known, world) = match at {
             None => (present, self.world()),
             Some(at) => {
-                let known = Arc::new(present.as_of(at));
+                let now = Arc::clone(&present);
+                let known = self.over_versions(&present, asker.address, move || Arc::new(now.as_of(at))).await?;
                 self.find_kin(asker, &known).await;
                 (known, Arc::new(self.world().as_of(at)))
             }
         };
-        let told = Telling { known: &known, world: &world, asker, validated, at };
-        let screen = known.screen(&world, asker.profile);
-        if at.is_none() {
-            self.note_overbroad(name, &screen);
-        }
-        told.of(name, wanted.unwrap_or("latest"), &screen)
+        let (inner, asked, name) = (Arc::clone(self), asker.clone(), name.clone());
+        let (judged, wanted) = (Arc::clone(&known), Box::<str>::from(wanted.unwrap_or("latest")));
+        let tell = move || {
+            let told = Telling { known: &judged, world: &world, asker: &asked, validated, at };
+            let screen = judged.screen(&world, asked.profile);
+            if at.is_none() {
+                inner.note_overbroad(&name, &screen);
+            }
+            told.of(&name, &wanted, &screen)
+        };
+        self.over_versions(&known, asker.address, tell).await?
     }
 }
 

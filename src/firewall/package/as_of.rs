@@ -28,6 +28,7 @@ impl Known {
             provenance: Arc::clone(&self.provenance),
             tarballs: Arc::default(),
             record: Arc::clone(&self.record),
+            by_version: self.by_version.clone(),
             content: self.content,
             document: self.document.clone(),
             validated: at,

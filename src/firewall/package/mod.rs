@@ -15,19 +15,23 @@ use jiff::{SignedDuration, Timestamp};
 use crate::firewall::package::history::Provenance;
 use crate::firewall::packages::subpackages::Kin;
 use crate::firewall::policy_state::{Profile, World};
+use crate::firewall::singleflight::{self, Turn};
 use crate::firewall::tarballs::stored::StoredTarballs;
 use crate::firewall::verdicts::Screen;
 use crate::npm::packument::index::Entry;
 use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, Version};
 use crate::policy::advisories::Kind;
 use crate::policy::{Advisory, Applicable, Facts, UnknownFacts};
-use crate::store::{Document, PackageKey, PackageRecord};
+use crate::store::{Document, PackageKey, PackageRecord, Release};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, Registry, Validators};
 use crate::vetting::{self, Signals};
 
 /// Why a version is refused that can no longer be recorded.
 const FULL: &str = "the ledger's record of this package is full, so that nothing is known of this version's past";
+
+/// How many versions a package may have before work on all of them leaves the async threads: below it takes a millisecond or two.
+pub(crate) const MANY: usize = 4_000;
 
 /// A token that no registry gave out.
 const NOBODYS_TOKEN: &str = "Bearer coldframe-is-asking-again";
@@ -144,6 +148,8 @@ pub(crate) fn born(packument: &Packument, provenance: &[Provenance]) -> Option<T
 pub(crate) struct Screens {
     first: ArcSwapOption<Screen>,
     further: Mutex<HashMap<Profile, Arc<Screen>>>,
+    /// Held while a package of many versions is judged, so that it is judged once.
+    pub(crate) turn: Turn,
 }
 
 impl Screens {
@@ -182,6 +188,8 @@ pub(crate) struct Known {
     pub provenance: Arc<[Provenance]>,
     /// What the ledger holds.
     pub record: Arc<PackageRecord>,
+    /// The places of its releases in the order of their versions, sorted when first needed.
+    pub by_version: OnceLock<Arc<[u32]>>,
     /// Tarballs of this index that lie in the store, as far as they were looked up.
     pub tarballs: Arc<StoredTarballs>,
     /// SHA-256 of the document as it came over the wire: names the raw blob.
@@ -216,9 +224,53 @@ impl Known {
         if let Some(screen) = self.screens.find(profile, world.revision, kin.is_some()) {
             return screen;
         }
+        self.assert_off_async_threads();
         let screen = Arc::new(Screen::of(self, kin, world, profile));
         self.screens.keep(profile, &screen);
         screen
+    }
+
+    /// Whether work on all versions is done off the async threads.
+    #[must_use]
+    pub(crate) fn has_many_versions(&self) -> bool {
+        self.packument.as_ref().is_some_and(|packument| packument.entries.len() > MANY) || self.record.releases.len() > MANY
+    }
+
+    /// Whether what needs a pass over all versions was made, or may be made wherever it is needed.
+    #[must_use]
+    pub(crate) fn is_judged(&self, world: &World, profile: Profile) -> bool {
+        let is_made = || self.screens.find(profile, world.revision, self.kin.get().is_some()).is_some();
+        !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
+    }
+
+    /// Makes what needs a pass over all versions.
+    pub(crate) fn judge(&self, world: &World, profile: Profile) {
+        self.sorted();
+        drop(self.screen(world, profile));
+    }
+
+    /// Panics in debug builds where work on many versions is about to be done on an async thread.
+    pub(crate) fn assert_off_async_threads(&self) {
+        if cfg!(debug_assertions) && self.has_many_versions() {
+            singleflight::assert_may_block();
+        }
+    }
+
+    /// What the ledger holds of a version, in the order of `first_seen`.
+    pub(crate) fn releases_of<'a>(&'a self, version: &'a str) -> impl Iterator<Item = &'a Release> {
+        let (sorted, release) = (self.sorted(), |place: &u32| &self.record.releases[*place as usize]);
+        let first = sorted.partition_point(|place| *release(place).version < *version);
+        sorted[first..].iter().map(release).take_while(move |release| *release.version == *version)
+    }
+
+    fn sorted(&self) -> &[u32] {
+        self.by_version.get_or_init(|| {
+            self.assert_off_async_threads();
+            let releases = &self.record.releases;
+            let mut places: Vec<u32> = (0..).take(releases.len()).collect();
+            places.sort_by_key(|place| &releases[*place as usize].version);
+            places.into()
+        })
     }
 
     /// The same bytes, confirmed again.
@@ -236,6 +288,7 @@ impl Known {
             packument: self.packument.clone(),
             provenance: Arc::clone(&self.provenance),
             record: Arc::clone(&self.record),
+            by_version: self.by_version.clone(),
             tarballs: Arc::clone(&self.tarballs),
             content: self.content,
             document,

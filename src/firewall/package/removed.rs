@@ -1,5 +1,6 @@
 //! A version that the newest packument does not have, as the ledger first saw it. Refuses to judge it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use crate::firewall::package::Known;
 use crate::firewall::package::history;
 use crate::firewall::policy_state::World;
-use crate::npm::{Integrity, PackageName, Version};
+use crate::npm::{Integrity, PackageName, Packument, Version};
 use crate::policy::{Applicable, Facts, Presence, UnknownFacts};
 use crate::store::Release;
 
@@ -31,15 +32,14 @@ impl<'a> Departed<'a> {
     /// What is known of `version` of the package; `None` when it never was.
     pub(crate) fn find(known: &'a Known, version: &'a str, world: &'a World) -> Option<Self> {
         let name = &known.slot.name;
-        let rows: Vec<&Release> = known.record.releases.iter().filter(|row| *row.version == *version).collect();
-        let packument = known.packument.as_ref();
-        let departed = packument.and_then(|packument| packument.departed.iter().find(|(key, _)| **key == *version));
+        let rows: Vec<&Release> = known.releases_of(version).collect();
+        let departed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
         let first = history::first_seen_as(&rows);
         if first.is_none() && departed.is_none() {
             return None;
         }
         let advisories = world.advisories.of(name.as_str());
-        let seen = if advisories.is_empty() { Vec::new() } else { versions_ever_seen(known) };
+        let seen = if advisories.has_wholesale() { versions_ever_seen(known) } else { Vec::new() };
         Some(Self {
             name,
             version,
@@ -52,6 +52,12 @@ impl<'a> Departed<'a> {
             longest_age: world.longest_age(),
             advisories: advisories.among(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })
+    }
+
+    /// Whether anything is known of `version` of the package.
+    pub(crate) fn is_known(known: &Known, version: &str) -> bool {
+        let has_left = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
+        known.releases_of(version).any(|row| row.integrity.is_some()) || known.packument.as_ref().is_some_and(has_left)
     }
 
     /// What rules ask about it. With `at` it is asked what it was at that instant: then it may have been there yet.
@@ -82,6 +88,7 @@ impl<'a> Departed<'a> {
 
 /// Every version that was ever seen of a package, and since when it counts: how established it is does not change by what went.
 fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>, Timestamp)> {
+    known.assert_off_async_threads();
     let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
     let recorded = known.record.releases.iter().map(|release| (&*release.version, release.counts_from()));
     let mut seen: Vec<(&str, Timestamp)> = current.chain(recorded).collect();

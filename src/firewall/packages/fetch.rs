@@ -133,12 +133,57 @@ impl Inner {
     ) -> Result<Reading, Rejection> {
         let reading = self.look_up(asker, name, need, wish.clone()).await?;
         let part_lacks = self.find_kin(asker, &reading.known).await;
+        self.judge_many(&reading.known, asker.profile, asker.address).await;
         if !part_lacks && !lacks_facts(&reading.known, asker.profile, &self.world()) {
             return Ok(reading);
         }
         let reading = self.look_up(asker, name, Need::Facts, wish).await?;
         self.find_kin(asker, &reading.known).await;
+        self.judge_many(&reading.known, asker.profile, asker.address).await;
         Ok(reading)
+    }
+
+    /// Judges a package of many versions off the async threads, once for all that wait for it. Others are judged where they are asked
+    /// for.
+    pub(crate) async fn judge_many(&self, known: &Arc<Known>, profile: Profile, client: IpAddr) {
+        if !known.has_many_versions() {
+            return;
+        }
+        Box::pin(async {
+            let _turn = known.screens.turn.lock().await;
+            let world = self.world();
+            if known.is_judged(&world, profile) {
+                return;
+            }
+            let permit = self.heavy.acquire(client).await;
+            let known = Arc::clone(known);
+            let judging = self.blocking(move || {
+                known.judge(&world, profile);
+                drop(permit);
+            });
+            // One that is lost was logged.
+            let _ = judging.await;
+        })
+        .await;
+    }
+
+    /// Does work that grows with the number of versions of `known`: off the async threads, a few at once, where those are many.
+    pub(crate) async fn over_versions<T: Send + 'static>(
+        &self,
+        known: &Known,
+        client: IpAddr,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Rejection> {
+        if !known.has_many_versions() {
+            return Ok(work());
+        }
+        let permit = self.heavy.acquire(client).await;
+        let working = self.blocking(move || {
+            let done = work();
+            drop(permit);
+            done
+        });
+        working.await
     }
 
     /// Like [`Inner::reading`], without what other packages say of it.
@@ -235,6 +280,10 @@ impl Inner {
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
     /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
     fn is_fresh(&self, known: &Known, profile: Profile, &Moment { now, ref world }: &Moment) -> bool {
+        // One of many versions is first judged elsewhere.
+        if !known.is_judged(world, profile) {
+            return false;
+        }
         let opening = known.screen(world, profile).next_opening;
         let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
         timestamp::is_within(known.checked, self.config.packument_ttl, now)
@@ -322,6 +371,9 @@ impl Inner {
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
+        if let Some(known) = &usable {
+            self.judge_many(known, voyage.profile, voyage.client).await;
+        }
         if let Some(known) = usable.clone().filter(|_| !voyage.whole && !voyage.again) {
             if self.satisfies(&voyage, &known) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
@@ -477,6 +529,7 @@ impl Inner {
         }
         self.record(voyage, PackageChange { document: Some(document), ..PackageChange::default() }).await;
         let confirmed = Arc::new(confirmed);
+        self.judge_many(&confirmed, voyage.profile, voyage.client).await;
         self.remember(&confirmed);
         Ok(Reading { known: confirmed, stale: None })
     }
@@ -528,6 +581,7 @@ impl Inner {
             packument: None,
             provenance: Arc::default(),
             record: Arc::new(record),
+            by_version: OnceLock::new(),
             tarballs: Arc::default(),
             content: [0; 32],
             document,

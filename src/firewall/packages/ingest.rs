@@ -202,6 +202,7 @@ impl Inner {
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::new(record),
+            by_version: OnceLock::new(),
             tarballs: Arc::default(),
             content,
             document,
@@ -219,7 +220,7 @@ impl Inner {
             self.render(&known, plain, Some(&fields), wish, press);
         }
         // Judged here, off the async threads: a package may have thousands of versions.
-        drop(known.screen(&self.world(), voyage.profile));
+        known.judge(&self.world(), voyage.profile);
         self.remember(&known);
         Ok(Ok(known))
     }
@@ -343,6 +344,7 @@ impl Inner {
             disputed: !contradictions.is_empty(),
             provenance: provenance.into(),
             record: Arc::new(record),
+            by_version: OnceLock::new(),
             ..again
         };
         Ok((again, Vec::new()))

@@ -133,6 +133,7 @@ impl Inner {
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::clone(record),
+            by_version: OnceLock::new(),
             tarballs: Arc::default(),
             content,
             document: document.clone(),

@@ -10,9 +10,9 @@ use moka::sync::Cache;
 
 use crate::firewall::Inner;
 use crate::firewall::package::Slot;
+use crate::firewall::package::removed::Departed;
 use crate::firewall::packages::fetch::{Need, Reading, Voyage};
 use crate::firewall::request::Asker;
-use crate::firewall::tarballs::judge_gone;
 use crate::net::fair_limit::network_of;
 use crate::npm::Version;
 use crate::units::timestamp;
@@ -76,7 +76,7 @@ impl Inner {
             || timestamp::is_within(known.checked, INTERVAL, now)
             || self.once_more.in_vain.get(&shared).is_some_and(|since| timestamp::is_within(since, INTERVAL, now));
         // What one client's token was not shown may have left for that token alone.
-        let has_left = || !known.slot.is_own() && judge_gone(known, version, &self.world(), asker.profile).is_some();
+        let has_left = || !known.slot.is_own() && Departed::is_known(known, version);
         if is_answered || Version::parse(version).is_none() || has_left() {
             return None;
         }
@@ -87,6 +87,9 @@ impl Inner {
             return None;
         }
         let again = self.embark_or_make_do(voyage, now).await.ok();
+        if let Some(again) = &again {
+            self.judge_many(&again.known, asker.profile, asker.address).await;
+        }
         let Some(newer) = again.as_ref().filter(|again| again.known.content != known.content) else {
             self.once_more.in_vain.insert(shared, now);
             return again;

@@ -46,22 +46,26 @@ pub struct Inspected {
 impl Inner {
     pub(crate) async fn inspect(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
         let Spoken { reading, packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
-        let world = self.world();
-        let advisories = world.advisories.of(name.as_str()).among(reading.known.dated(&packument));
-        let rules = world.policy(asker.profile).about(name);
-        let inspected = |(at, entry): (usize, &crate::npm::packument::index::Entry)| {
-            let facts = reading.known.facts(&packument, at, &advisories);
-            Inspected {
-                key: entry.key.clone(),
-                version: entry.version.clone(),
-                integrity: facts.integrity.cloned(),
-                effective: facts.effective,
-                verdict: screen.verdict(at).clone(),
-                records: rules.overridden(&facts).into_iter().map(str::to_owned).collect(),
-            }
+        let (world, profile, known) = (self.world(), asker.profile, Arc::clone(&reading.known));
+        let inspect = move || {
+            let name = &packument.name;
+            let advisories = world.advisories.of(name.as_str()).among(known.dated(&packument));
+            let rules = world.policy(profile).about(name);
+            let inspected = |(at, entry): (usize, &crate::npm::packument::index::Entry)| {
+                let facts = known.facts(&packument, at, &advisories);
+                Inspected {
+                    key: entry.key.clone(),
+                    version: entry.version.clone(),
+                    integrity: facts.integrity.cloned(),
+                    effective: facts.effective,
+                    verdict: screen.verdict(at).clone(),
+                    records: rules.overridden(&facts).into_iter().map(str::to_owned).collect(),
+                }
+            };
+            let versions = packument.entries.iter().enumerate().map(inspected).collect();
+            Inspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions }
         };
-        let versions = packument.entries.iter().enumerate().map(inspected).collect();
-        Ok(Inspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions })
+        self.over_versions(&reading.known, asker.address, inspect).await
     }
 
     /// What is to be said of each version as of its instant, by the rules and feeds of now and the decisions of then; `None` of one

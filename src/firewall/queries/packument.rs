@@ -62,9 +62,10 @@ impl Inner {
         let mut is_asked_again = false;
         for _ in 0..ATTEMPTS {
             let spoken = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
-            let Spoken { packument, screen, .. } = &spoken;
-            let key = resolve(packument, screen, wanted);
-            let Some((at, _)) = key.and_then(|key| packument.find(key)) else {
+            let Spoken { reading, packument, screen, .. } = &spoken;
+            let (of, by, text) = (Arc::clone(packument), Arc::clone(screen), Box::<str>::from(wanted));
+            let resolve = move || Some(of.find(resolve(&of, &by, &text)?)?.0);
+            let Some(at) = self.over_versions(&reading.known, asker.address, resolve).await? else {
                 let need = Need::Form(Form::Full);
                 if !is_asked_again && self.ask_once_more(asker, &spoken.reading, wanted, need).await.is_some() {
                     is_asked_again = true;
@@ -73,7 +74,10 @@ impl Inner {
                 return Err(no_version(name, wanted));
             };
             if !screen.shown[at] {
-                let rejection = self.refuse(asker, packument, screen, at);
+                let (inner, asked) = (Arc::clone(self), asker.clone());
+                let (of, by) = (Arc::clone(packument), Arc::clone(screen));
+                let refuse = move || inner.refuse(&asked, &of, &by, at);
+                let rejection = self.over_versions(&reading.known, asker.address, refuse).await?;
                 let version = &*packument.entries[at].key;
                 return Err(self.note_refusal(asker, &spoken.reading.known, version, rejection));
             }
@@ -121,10 +125,11 @@ impl Inner {
         if screen.shows_any() {
             return Ok(());
         }
-        let Some((newest, verdict)) = screen.newest_first(packument).next() else {
+        let newest = screen.restrictions.as_ref().and_then(|told| packument.find(&told.newest));
+        let Some((at, newest)) = newest else {
             return Err(Rejection::NotFound(format!("{} has no versions upstream", packument.name).into()));
         };
-        let newest = (&*packument.entries[newest].key, verdict);
+        let newest = (&*newest.key, screen.verdict(at));
         let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
         let Some(refusal) = refusal else { return Err(Rejection::Internal("a hidden version has no reason".into())) };
         self.note_packument((asker, self.clock.now()), &packument.name, screen, Outcome::Refused, Some(&refusal.rule));

@@ -200,7 +200,9 @@ impl Inner {
         let &Wanted { key, known, screen, coding, restricted } = wanted;
         let now = self.clock.now();
         if coding.is_joined() {
-            let answer = rendered.assemble(screen, coding, restricted, now);
+            let (of, by) = (Arc::clone(&rendered), Arc::clone(screen));
+            let join = move || of.assemble(&by, coding, restricted, now);
+            let answer = self.over_versions(known, asker.address, join).await?;
             return Ok(answer.inspect(|answer| rendered.keep(restricted, screen, answer)));
         }
         let mut share = self.plain.share_for(asker.address);

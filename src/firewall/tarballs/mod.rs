@@ -99,12 +99,12 @@ impl Inner {
             (Box::pin(self.reading(asker, name, Need::Index, None)).await?, self.moment())
         };
         let (mut reading, mut moment) = (reading, moment);
-        let mut admitted = self.admit(asker, &reading, version, &moment.world);
+        let mut admitted = self.admit_from(asker, &reading, version, &moment.world).await;
         if let Err(Rejection::NotFound(_)) = &admitted
             && let Some(again) = Box::pin(self.ask_once_more(asker, &reading, version, Need::Index)).await
         {
             (reading, moment) = (again, self.moment());
-            admitted = self.admit(asker, &reading, version, &moment.world);
+            admitted = self.admit_from(asker, &reading, version, &moment.world).await;
         }
         let Moment { now, world } = moment;
         let admitted = match admitted {
@@ -116,7 +116,7 @@ impl Inner {
                 // What was decided while it was on its way counts before its first byte leaves.
                 let then = self.world();
                 if then.revision != world.revision {
-                    let again = self.admit(asker, &reading, version, &then);
+                    let again = self.admit_from(asker, &reading, version, &then).await;
                     again.map_err(|rejection| self.note_refusal(asker, &reading.known, version, rejection))?;
                 }
                 let notes = admitted.notes;
@@ -129,6 +129,38 @@ impl Inner {
                 Err(self.note_refusal(asker, &reading.known, version, self.explain_failure(asker, &reading, version, rejection)))
             }
         }
+    }
+
+    /// As [`Inner::admit`]. Of a package of many versions only one that is shown is admitted on the spot.
+    async fn admit_from(
+        self: &Arc<Self>,
+        asker: &Asker,
+        reading: &Reading,
+        version: &str,
+        world: &Arc<World>,
+    ) -> Result<Admitted, Rejection> {
+        let known = &reading.known;
+        let is_shown = || {
+            let (at, _) = known.packument.as_ref()?.find(version)?;
+            Some(known.is_judged(world, asker.profile) && known.screen(world, asker.profile).shown[at])
+        };
+        if !known.has_many_versions() || is_shown() == Some(true) {
+            return self.admit(asker, reading, version, world);
+        }
+        Box::pin(self.admit_elsewhere(asker, reading, version, world)).await
+    }
+
+    /// As [`Inner::admit`], off the async threads.
+    async fn admit_elsewhere(
+        self: &Arc<Self>,
+        asker: &Asker,
+        reading: &Reading,
+        version: &str,
+        world: &Arc<World>,
+    ) -> Result<Admitted, Rejection> {
+        let (inner, world) = (Arc::clone(self), Arc::clone(world));
+        let (asked, read, version) = (asker.clone(), reading.clone(), Box::<str>::from(version));
+        self.over_versions(&reading.known, asker.address, move || inner.admit(&asked, &read, &version, &world)).await?
     }
 
     /// The verdict: what may be served, and what it must hash to.
@@ -161,7 +193,7 @@ impl Inner {
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             // It may be there for other tokens, which is not this one's to know.
-            let is_told = |packument: &Arc<Packument>| packument.departed.iter().any(|(key, _)| **key == *version);
+            let is_told = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
             if known.slot.is_own() && !known.packument.as_ref().is_some_and(is_told) {
                 return Err(no_version(name, version));
             }
@@ -436,8 +468,7 @@ impl Inner {
         };
         let stored = Arc::new(stored);
         let is_about = |known: Integrity| known.agreement(digests) == Agreement::Same;
-        let agrees = |row: &&Release| *row.version == *source.version && row.known_digests().is_some_and(is_about);
-        let row = source.known.record.releases.iter().find(agrees);
+        let row = source.known.releases_of(&source.version).find(|row| row.known_digests().is_some_and(is_about));
         let learned = row.map(|row| LearnedDigests {
             version: row.version.clone(),
             integrity: row.integrity.clone(),
@@ -544,8 +575,7 @@ impl Inner {
 /// Whether SHA-1 alone was known of a version before any of its bytes were downloaded.
 fn is_known_by_sha1_alone(known: &Known, version: &str, integrity: &Integrity) -> bool {
     let is_weak = |integrity: &Integrity| integrity.strongest().algorithm() == Algorithm::Sha1;
-    let of_version = known.record.releases.iter().filter(|row| *row.version == *version);
-    is_weak(integrity) || of_version.filter_map(|row| row.integrity.as_ref()).any(is_weak)
+    is_weak(integrity) || known.releases_of(version).filter_map(|row| row.integrity.as_ref()).any(is_weak)
 }
 
 /// The verdict of a version the newest packument does not have, as what it was first seen, and what is noted of it; `None` when it

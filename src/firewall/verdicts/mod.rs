@@ -72,7 +72,7 @@ pub(crate) struct Restrictions {
     /// For people, in lines.
     message: String,
     /// The newest version that is hidden.
-    newest: Box<str>,
+    pub newest: Box<str>,
     /// The hidden versions, JSON.
     versions: String,
 }

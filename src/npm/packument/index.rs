@@ -128,7 +128,7 @@ pub struct Packument {
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
     /// Positions in `dist_tags`, sorted by the version they point to.
     pub tags_by_target: Vec<u32>,
-    /// Versions that stand in `time` and no longer in `versions`, with their publish time where it can be read.
+    /// Versions that stand in `time` and no longer in `versions`, with their publish time where it can be read; sorted.
     pub departed: Vec<(Box<str>, Option<Timestamp>)>,
     /// Whether `time` has any entry at all: a mirror may strip it.
     pub has_time: bool,
@@ -180,6 +180,13 @@ impl Packument {
         let place = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
         let at = self.by_key[place] as usize;
         Some((at, &self.entries[at]))
+    }
+
+    /// The version of this key that is in `time` and no longer in `versions`, and when it was published.
+    #[must_use]
+    pub fn find_departed(&self, key: &str) -> Option<&(Box<str>, Option<Timestamp>)> {
+        let place = self.departed.binary_search_by(|(departed, _)| (**departed).cmp(key)).ok()?;
+        Some(&self.departed[place])
     }
 
     /// The entry of this version, whatever build metadata stands behind it here or there: for SemVer and npm both are one version.

@@ -367,12 +367,17 @@ impl<'a> PackageAdvisories<'a> {
         self.found.iter().copied()
     }
 
+    /// Whether one of them marks every version, so that it matters which versions there are.
+    #[must_use]
+    pub fn has_wholesale(&self) -> bool {
+        self.found.iter().any(|advisory| advisory.is_wholesale())
+    }
+
     /// The advisories that apply, given all versions of the packument and since when each counts. A dated record that marks
     /// every version of an established package is obeyed for the versions that it lists and for the young ones.
     #[must_use]
     pub fn among<'k>(self, versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>) -> Applicable<'a> {
-        let looks = self.found.iter().any(|advisory| advisory.is_wholesale());
-        let versions: Vec<_> = if looks { versions.collect() } else { Vec::new() };
+        let versions: Vec<_> = if self.has_wholesale() { versions.collect() } else { Vec::new() };
         let advisories = self.found.iter().map(|advisory| (*advisory, self.spared(*advisory, &versions))).collect();
         Applicable { advisories, lacking: self.lacking }
     }
