@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coldframe::clock::{Clock as _, SystemClock};
-use coldframe::feed::{self, FeedConfig, Shelf, Source};
+use coldframe::feed::{self, FeedConfig, FeedSource, FeedStore};
 use coldframe::npm::Version;
-use coldframe::policy::{Advisories, Trust};
+use coldframe::policy::{Advisories, FeedTrust};
 use serde_json::Value;
 
 const RECORDS: usize = 300_000;
@@ -26,14 +26,14 @@ fn main() {
     println!("{RECORDS} records in a zip of {} MB", std::fs::metadata(&archive).unwrap().len() / 1_000_000);
     let feed = FeedConfig {
         name: "osv".to_owned(),
-        source: Source::Path(archive),
-        trust: Trust::Deny,
+        source: FeedSource::Path(archive),
+        trust: FeedTrust::Deny,
         interval: Duration::from_secs(300),
         expiry: Duration::from_secs(86_400),
         key: None,
         may_be_empty: false,
     };
-    let shelf = Shelf::of(home.path());
+    let shelf = FeedStore::of(home.path());
     let before = resident();
     let begun = Instant::now();
     let loaded = feed::read_path(&feed, &shelf, &shelf, SystemClock.now()).unwrap().unwrap();

@@ -8,12 +8,12 @@ mod documents;
 
 use std::cell::RefCell;
 
-use coldframe::npm::View;
+use coldframe::npm::PackumentView;
 use coldframe::npm::compression::brotli;
-use coldframe::npm::compression::{Packing, Press};
+use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
 use coldframe::npm::packument::parse;
-use coldframe::npm::packument::render::Choice;
-use coldframe::npm::{Form, PackageName};
+use coldframe::npm::packument::render::VersionFilter;
+use coldframe::npm::{PackageName, PackumentForm};
 
 use documents::{best, captured, made_up};
 
@@ -48,11 +48,11 @@ fn measure(name: &PackageName, document: &[u8]) {
         best(|| parse::ingest(name, document).map(drop)),
     );
     let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
-    let choice = Choice { shown: &shown, tags: None, restrictions: None };
-    for (coding, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstd)] {
-        let press = RefCell::new(Press::of(packing));
+    let choice = VersionFilter { shown: &shown, tags: None, restrictions: None };
+    for (coding, packing) in [("gzip", SegmentFormat::Gzip), ("zstd", SegmentFormat::Zstd)] {
+        let press = RefCell::new(SegmentEncoder::of(packing));
         let render = |form| {
-            View::render(
+            PackumentView::render(
                 document,
                 &ingested.packument,
                 &ingested.fields,
@@ -62,21 +62,21 @@ fn measure(name: &PackageName, document: &[u8]) {
                 &mut press.borrow_mut(),
             )
         };
-        let view = render(Form::Full);
+        let view = render(PackumentForm::Full);
         let join = || view.assemble(&choice).map(|assembly| assembly.packed());
         let plain = || view.assemble(&choice).map(|assembly| assembly.identity());
         let size: usize = join().iter().flatten().map(bytes::Bytes::len).sum();
-        let indent = if packing == Packing::Gzip { 0 } else { 66 };
+        let indent = if packing == SegmentFormat::Gzip { 0 } else { 66 };
         println!(
             "{:indent$} {coding:<6} {:>11.2} {:>11.2} {:>10.3} {:>9.2} {:>8.2}",
             "",
-            best(|| render(Form::Full)),
-            best(|| render(Form::Abbreviated)),
+            best(|| render(PackumentForm::Full)),
+            best(|| render(PackumentForm::Abbreviated)),
             best(join),
             best(plain),
             mega(size)
         );
-        if packing == Packing::Zstd {
+        if packing == SegmentFormat::Zstd {
             let plain = plain().expect("young versions stand alone");
             let (ms, size) = (best(|| brotli::compress(&plain)), mega(brotli::compress(&plain).len()));
             println!("{:indent$} {:<6} {ms:>11.2} {:>11} {:>10} {:>9} {size:>8.2}", "", "br", "-", "-", "-");

@@ -10,12 +10,12 @@ mod documents;
 use std::hint::black_box;
 use std::time::Duration;
 
-use coldframe::npm::View;
-use coldframe::npm::compression::{Packing, Press};
-use coldframe::npm::packument::render::Choice;
+use coldframe::npm::PackumentView;
+use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
+use coldframe::npm::packument::render::VersionFilter;
 use coldframe::npm::packument::{dist_tags, parse};
-use coldframe::npm::{Endpoint, Form, PackageName, Packument};
-use coldframe::policy::{Facts, Policy, Standing, judge};
+use coldframe::npm::{Endpoint, PackageName, Packument, PackumentForm};
+use coldframe::policy::{ActiveDecisions, Facts, Policy, judge};
 use jiff::{SignedDuration, Timestamp};
 
 use documents::{best, captured, made_up};
@@ -63,15 +63,24 @@ fn measure(name: &PackageName, document: &[u8]) {
     // An hour after its newest version came, the youngest are hidden; three days later the oldest of these has ripened.
     let newest = packument.entries.iter().filter_map(|entry| entry.published).max().unwrap_or(Timestamp::UNIX_EPOCH);
     let now = newest + SignedDuration::from_hours(1);
-    let standing = Standing::of(&[], now);
+    let standing = ActiveDecisions::of(&[], now);
     let judge_all = || shown(packument, &policy, &standing, now);
     let young = judge_all();
-    let mut press = Press::of(Packing::Gzip);
+    let mut press = SegmentEncoder::of(SegmentFormat::Gzip);
     let alone = |at: usize| !young[at];
-    let view = View::render(document, packument, &ingested.fields, Form::Full, "http://127.0.0.1:4873", &alone, &mut press);
+    let view = PackumentView::render(
+        document,
+        packument,
+        &ingested.fields,
+        PackumentForm::Full,
+        "http://127.0.0.1:4873",
+        &alone,
+        &mut press,
+    );
     let join = |shown: &[bool]| {
         let tags = retagged(packument, shown);
-        let assembly = view.assemble(&Choice { shown, tags: Some(&tags), restrictions: None }).expect("the young stand alone");
+        let assembly =
+            view.assemble(&VersionFilter { shown, tags: Some(&tags), restrictions: None }).expect("the young stand alone");
         (assembly.fingerprint(), assembly.packed())
     };
     println!(
@@ -86,7 +95,7 @@ fn measure(name: &PackageName, document: &[u8]) {
 }
 
 /// For each version, whether the policy allows it.
-fn shown(packument: &Packument, policy: &Policy, standing: &Standing, now: Timestamp) -> Vec<bool> {
+fn shown(packument: &Packument, policy: &Policy, standing: &ActiveDecisions, now: Timestamp) -> Vec<bool> {
     let facts = packument.entries.iter().map(|entry| Facts::of_entry(packument, entry, entry.published.unwrap_or(now)));
     let rules = policy.about(&packument.name);
     facts.map(|facts| judge(&rules, standing, &facts, now).allows()).collect()

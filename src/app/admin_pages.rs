@@ -4,37 +4,37 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::{Asker, Explanation, Firewall, Judged, Locked, Rejection};
-use crate::npm::Spec;
-use crate::server::admin::{Admin, Answering, Judges, Request, Terms};
-use crate::server::{Own, OwnRequest};
+use crate::firewall::{CheckedVersion, Client, Explanation, Firewall, FirewallError, LockedVersion};
+use crate::npm::PackageSpec;
+use crate::server::admin::{Admin, AdminRequest, BoxFuture, ClientPolicy, PackageInspector};
+use crate::server::{AuthorizedRequest, Own};
 
 /// Hands what lies below `/-/coldframe/` to `admin`.
 pub(crate) fn own(admin: &Arc<Admin>) -> Own {
     let admin = Arc::clone(admin);
     Arc::new(move |request| {
         let admin = Arc::clone(&admin);
-        let OwnRequest { method, page, query, accept, agent, visitor, body } = request;
-        Box::pin(async move { admin.answer(Request { method, page, query, accept, agent, visitor, body }).await })
+        let AuthorizedRequest { method, page, query, accept, agent, visitor, body } = request;
+        Box::pin(async move { admin.answer(AdminRequest { method, page, query, accept, agent, visitor, body }).await })
     })
 }
 
-impl Judges for Firewall {
-    fn check<'a>(&'a self, asker: &'a Asker, locked: &'a [Locked]) -> Answering<'a, Vec<Judged>> {
+impl PackageInspector for Firewall {
+    fn check<'a>(&'a self, asker: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
         Box::pin(Firewall::check(self, asker, locked))
     }
 
     fn explain<'a>(
         &'a self,
-        asker: &'a Asker,
-        spec: &'a Spec,
+        asker: &'a Client,
+        spec: &'a PackageSpec,
         at: Option<Timestamp>,
-    ) -> Answering<'a, Result<Explanation, Rejection>> {
+    ) -> BoxFuture<'a, Result<Explanation, FirewallError>> {
         Box::pin(Firewall::explain(self, asker, &spec.name, spec.wanted.as_deref(), at))
     }
 
-    fn terms(&self, asker: &Asker) -> Terms {
-        Terms::of(self.world().policy(asker.profile))
+    fn terms(&self, asker: &Client) -> ClientPolicy {
+        ClientPolicy::of(self.world().policy(asker.profile))
     }
 
     fn upstreams(&self) -> Vec<String> {

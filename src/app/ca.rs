@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
 use crate::clock::Clock;
-use crate::config::Gateway;
-use crate::tls::{Keeping, Kept, Leaves, TlsError, ca_store};
+use crate::config::GatewaySettings;
+use crate::tls::{CaSet, CaStore, LeafIssuer, TlsError, ca_store};
 
 /// The files that the authority in force is read from: when they change, another one is.
-pub(crate) fn files(gateway: &Gateway, data_dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<PathBuf> {
     match &gateway.given {
         Some((certificate, key)) => vec![certificate.clone(), key.clone()],
-        None => vec![Keeping::in_data_dir(data_dir).file()],
+        None => vec![CaStore::in_data_dir(data_dir).file()],
     }
 }
 
@@ -24,10 +24,10 @@ pub(crate) fn files(gateway: &Gateway, data_dir: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be read or made.
-pub fn in_force(gateway: &Gateway, data_dir: &Path, now: Timestamp) -> Result<Kept, TlsError> {
+pub fn in_force(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<CaSet, TlsError> {
     match &gateway.given {
-        Some((certificate, key)) => Ok(Kept { current: ca_store::read_given(certificate, key)?, retiring: Vec::new() }),
-        None => Keeping::in_data_dir(data_dir).read_or_make(&gateway.door.targets.hosts(), now),
+        Some((certificate, key)) => Ok(CaSet { current: ca_store::read_given(certificate, key)?, retiring: Vec::new() }),
+        None => CaStore::in_data_dir(data_dir).read_or_make(&gateway.door.targets.hosts(), now),
     }
 }
 
@@ -35,11 +35,11 @@ pub fn in_force(gateway: &Gateway, data_dir: &Path, now: Timestamp) -> Result<Ke
 ///
 /// # Errors
 /// When there are none yet, or they cannot be read.
-pub fn trusted(gateway: &Gateway, data_dir: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub fn trusted(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if let Some((certificate, key)) = &gateway.given {
         return Ok(vec![ca_store::read_given(certificate, key)?.certificate().clone()]);
     }
-    let keeping = Keeping::in_data_dir(data_dir);
+    let keeping = CaStore::in_data_dir(data_dir);
     let missing = || TlsError::Missing { folder: keeping.file() };
     let kept = keeping.read(now)?.ok_or_else(missing)?;
     let retiring = kept.retiring.iter().rev().map(|(authority, _)| authority.certificate().clone());
@@ -50,8 +50,8 @@ pub fn trusted(gateway: &Gateway, data_dir: &Path, now: Timestamp) -> Result<Vec
 ///
 /// # Errors
 /// When there is none yet, or it cannot be written.
-pub fn rotate(gateway: &Gateway, data_dir: &Path, overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
-    Keeping::in_data_dir(data_dir).rotate(&gateway.door.targets.hosts(), overlap, now)
+pub fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
+    CaStore::in_data_dir(data_dir).rotate(&gateway.door.targets.hosts(), overlap, now)
 }
 
 /// What the gateway's connections are secured with. A name that some client uses by itself may be left out by an authority that
@@ -59,13 +59,13 @@ pub fn rotate(gateway: &Gateway, data_dir: &Path, overlap: Duration, now: Timest
 ///
 /// # Errors
 /// When the authority cannot vouch for a host that is configured, or has expired.
-pub(crate) fn leaves(gateway: &Gateway, kept: Kept, clock: &Arc<dyn Clock>) -> Result<Leaves, TlsError> {
+pub(crate) fn leaves(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
     let targets = &gateway.door.targets;
-    Leaves::new(kept, &targets.hosts(), &targets.expected(), Arc::clone(clock)).map_err(|error| told(gateway, error))
+    LeafIssuer::new(kept, &targets.hosts(), &targets.expected(), Arc::clone(clock)).map_err(|error| told(gateway, error))
 }
 
 /// What is wrong, told for the authority it is wrong with: one that is given is not ours to rotate.
-fn told(gateway: &Gateway, error: TlsError) -> TlsError {
+fn told(gateway: &GatewaySettings, error: TlsError) -> TlsError {
     match (error, &gateway.given) {
         (TlsError::Uncovered { host }, Some((path, _))) => TlsError::NotVouched { host, path: path.clone() },
         (error, _) => error,

@@ -18,7 +18,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_BYTES: u64 = 8 << 10;
 
 /// A listener and where it really listens.
-pub(crate) struct Bound {
+pub(crate) struct BoundListener {
     /// The socket.
     pub(crate) listener: TcpListener,
     /// Its address, with the port it got where 0 was asked for.
@@ -31,7 +31,7 @@ pub(crate) struct Bound {
 ///
 /// # Errors
 /// When the first one cannot be had.
-pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<Bound>, AppError> {
+pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
         let profile = Profile(profiles.get(at).copied().unwrap_or_default());
@@ -54,7 +54,7 @@ pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result
 ///
 /// # Errors
 /// For the first that cannot be had.
-pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec<Bound>, AppError> {
+pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
     for address in addresses {
         match bind_one(*address, Profile::default()).await {
@@ -100,10 +100,10 @@ fn version_in(answer: &str) -> Option<&str> {
 }
 
 /// Binds one address.
-pub(crate) async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<Bound> {
+pub(crate) async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<BoundListener> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    Ok(Bound { listener, address, profile })
+    Ok(BoundListener { listener, address, profile })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub mod session;
 pub mod standalone;
 pub mod tasks;
 
-pub use tasks::feeds::{Feeds, Standing};
+pub use tasks::feeds::{FeedScheduler, FeedStatus};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,37 +30,37 @@ pub use operations::{Description, Explained};
 pub use remote::client_policy::terms;
 pub use remote::health::health;
 pub use remote::{Owner, RemoteServer};
-pub use run::Errand;
-pub use run::temp_dir::Scratch;
+pub use run::RunSession;
+pub use run::temp_dir::RunTempDir;
 pub use standalone::check::Checker;
 pub use standalone::policy_diff::difference;
-pub use standalone::{Contacted, contacts, explain, exposure};
+pub use standalone::{IndicatorHitSummary, contacts, explain, exposure};
 pub use tasks::config_reload::ReadConfig;
 
-use crate::app::listeners::Bound;
+use crate::app::listeners::BoundListener;
 use crate::app::operations::{ListenerDescription, Operations, PolicyDescription};
-use crate::app::session::Premises;
+use crate::app::session::SessionTemplate;
 use crate::app::tasks::Supervisor;
 use crate::app::tasks::config_reload::Reloader;
-use crate::app::tasks::gateway_reload::GatewayFiles;
-use crate::app::tasks::policy_reload::Policies;
+use crate::app::tasks::gateway_reload::GatewayFileWatcher;
+use crate::app::tasks::policy_reload::PolicyReloader;
 use crate::app::tasks::summary::Summary;
 
-use crate::config::{self, Config, Effective, Key, Settings};
-use crate::feed::Shelf;
-use crate::files::Look;
-use crate::firewall::{Firewall, Parts, Rejection};
-use crate::net::{Parent, Room};
+use crate::config::{self, Config, Effective, SettingKey, Settings};
+use crate::feed::FeedStore;
+use crate::files::FileStamps;
+use crate::firewall::{Firewall, FirewallDeps, FirewallError};
+use crate::net::{ConnectionLimit, OutboundProxy};
 use crate::npm::PackageName;
-use crate::server::admin::{Admin, Check, Judge, Terms};
+use crate::server::admin::{Admin, ClientPolicy, HealthCheck, SharedInspector};
 
 use crate::clock::Clock;
 use crate::server::gateway::{self, transparent};
-use crate::server::{Forward, Service, TokenError, UserError, Way, registry};
-use crate::store::{Blobs, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
-use crate::telemetry::{Metrics, TaskLabel, Watched};
+use crate::server::{AdminTokenError, EgressContext, Forward, PasswordFileError, RegistryHandler, registry};
+use crate::store::{BlobStore, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
+use crate::telemetry::{CallbackGauge, Metrics, TaskLabel};
 use crate::tls::{self, TlsError};
-use crate::upstream::{AllCircuits, Registries, UpstreamSetupError};
+use crate::upstream::{AllCircuits, Registries, UpstreamConfigError};
 
 /// Why there is no server, or no answer.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +84,13 @@ pub enum AppError {
     Authority(#[source] TlsError),
     /// Operators cannot be known by their tokens.
     #[error("cannot tell operators from others")]
-    Tokens(#[from] TokenError),
+    Tokens(#[from] AdminTokenError),
     /// The gateway's clients cannot be known by their names.
     #[error("cannot tell who may use the gateway")]
-    Users(#[from] UserError),
+    Users(#[from] PasswordFileError),
     /// Upstream cannot be set up: an address, a proxy.
     #[error("cannot set up upstream")]
-    Upstream(#[from] UpstreamSetupError),
+    Upstream(#[from] UpstreamConfigError),
     /// There is no place for what a question needs for a moment.
     #[error("cannot make a temporary directory")]
     Scratch(#[source] std::io::Error),
@@ -137,7 +137,7 @@ pub enum AppError {
     },
     /// A question got no answer.
     #[error(transparent)]
-    Rejected(#[from] Rejection),
+    Rejected(#[from] FirewallError),
 }
 
 /// How long a data directory that is in use is tried again.
@@ -147,24 +147,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// The gateway, bound.
-struct Gate {
-    bound: Vec<Bound>,
+struct GatewayListeners {
+    bound: Vec<BoundListener>,
     addresses: Vec<SocketAddr>,
     /// For connections that were to go elsewhere.
-    transparent: Vec<Bound>,
+    transparent: Vec<BoundListener>,
     transparent_addresses: Vec<SocketAddr>,
     door: Arc<Forward<Firewall>>,
-    followed: GatewayFiles,
+    followed: GatewayFileWatcher,
 }
 
 /// A server that is bound and not yet running. Nothing was sent upstream.
 pub struct App {
-    bound: Vec<Bound>,
+    bound: Vec<BoundListener>,
     addresses: Vec<SocketAddr>,
-    gateway: Option<Gate>,
+    gateway: Option<GatewayListeners>,
     operations: Arc<Operations>,
     firewall: Arc<Firewall>,
-    service: Arc<Service<Firewall>>,
+    service: Arc<RegistryHandler<Firewall>>,
     admin: Arc<Admin>,
     ledger: Arc<SqliteLedger>,
     metrics: Arc<Metrics>,
@@ -172,14 +172,14 @@ pub struct App {
     ledger_retention: Duration,
     /// The revision of the decisions that are applied, and what was logged of them.
     decided: (u64, crate::app::tasks::decision_reload::Log),
-    feeds: Arc<Feeds>,
+    feeds: Arc<FeedScheduler>,
     /// The background tasks; those of the feeds run already.
     tasks: Supervisor,
     /// Those of feeds that are added while it runs.
     feed_tasks: Supervisor,
     summary_interval: Duration,
-    policies: Arc<Policies>,
-    premises: Arc<Premises>,
+    policies: Arc<PolicyReloader>,
+    premises: Arc<SessionTemplate>,
     data_dir: PathBuf,
     settings: Effective,
     read: Option<ReadConfig>,
@@ -187,7 +187,7 @@ pub struct App {
     /// Why the configuration that was read last is not active, or not all of it.
     reload_trouble: Arc<Mutex<Option<String>>>,
     #[cfg(unix)]
-    control: Option<crate::app::session::control_socket::Control>,
+    control: Option<crate::app::session::control_socket::ControlSocket>,
 }
 
 impl App {
@@ -206,21 +206,21 @@ impl App {
         let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
         let metrics = Arc::new(Metrics::new());
         let counted = Arc::clone(&blobs);
-        metrics.watch(Watched::BlobBytes, Box::new(move || counted.statistics().bytes));
+        metrics.watch(CallbackGauge::BlobBytes, Box::new(move || counted.statistics().bytes));
         let trust = tls::client_config(&config.tls)?;
-        let premises = Premises::of(&config, &trust);
+        let premises = SessionTemplate::of(&config, &trust);
         let registries = Registries::open(&config.upstream, &trust)?;
-        let blobs = blobs as Arc<dyn Blobs>;
+        let blobs = blobs as Arc<dyn BlobStore>;
         let circuits = registries.circuits();
         let watched = circuits.clone();
-        metrics.watch(Watched::CircuitsOpen, Box::new(move || watched.open()));
+        metrics.watch(CallbackGauge::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
         ledger.put_in_force(decided).map_err(AppError::DataDir)?;
         let decided = (
             decided,
             crate::app::tasks::decision_reload::Log::begin(decisions.clone(), Arc::clone(&metrics), Arc::clone(&clock)),
         );
-        let firewall = Arc::new(Firewall::new(Parts {
+        let firewall = Arc::new(Firewall::new(FirewallDeps {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             blobs: Arc::clone(&blobs),
@@ -234,14 +234,14 @@ impl App {
         // Weakly: the firewall holds the numbers, and a circle would keep the data directory owned for ever.
         let weighed = Arc::downgrade(&firewall);
         let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.weight());
-        metrics.watch(Watched::MemoryBytes, Box::new(weight));
+        metrics.watch(CallbackGauge::MemoryBytes, Box::new(weight));
         // Bound first: who asks meanwhile waits in the backlog, and is then told what is not read yet.
         let bound = crate::app::listeners::bind(&config.listen, &config.listener_policies).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
-        let feeds = Feeds::open(crate::app::tasks::feeds::Parts {
+        let feeds = FeedScheduler::open(crate::app::tasks::feeds::FeedSchedulerDeps {
             followed: config.feeds.followed,
             serve_without: config.feeds.serve_without,
-            shelf: Shelf::of(&config.store.data_dir),
+            shelf: FeedStore::of(&config.store.data_dir),
             client: crate::app::outbound::client(&config.upstream, &trust),
             firewall: Arc::clone(&firewall),
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -258,8 +258,8 @@ impl App {
         }
         let feed_tasks = Supervisor::new(&metrics);
         feeds.first_looks().await;
-        let policies = Policies::new(config.policies);
-        let judge = Arc::clone(&firewall) as Judge;
+        let policies = PolicyReloader::new(config.policies);
+        let judge = Arc::clone(&firewall) as SharedInspector;
         let (mut checks, mut remarks) =
             (checks(&ledger, &firewall), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
         let reload_trouble = Arc::default();
@@ -274,7 +274,7 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
         let public_url = config.proxy.public_url.clone();
-        let service = Service::new(
+        let service = RegistryHandler::new(
             Arc::clone(&firewall),
             config.proxy,
             &addresses,
@@ -286,7 +286,7 @@ impl App {
             None
         } else {
             let parent = crate::app::outbound::parent(&config.upstream, &trust);
-            Some(Gate::open(&config.gateway, &config.store.data_dir, &service, (&addresses, parent), &clock).await?)
+            Some(GatewayListeners::open(&config.gateway, &config.store.data_dir, &service, (&addresses, parent), &clock).await?)
         };
         let gateways = gateway.as_ref().map_or(&[][..], |gate| &gate.addresses);
         let description = describe(&config.settings, (&bound, gateways), &names, public_url);
@@ -369,7 +369,7 @@ impl App {
     pub fn take_commands(&mut self) -> std::io::Result<()> {
         DataDir::mark_server(&self.data_dir)?;
         let ours = [self.addresses(), self.gateways(), self.transparent()].concat();
-        let parts = crate::app::session::control_socket::Parts {
+        let parts = crate::app::session::control_socket::ControlContext {
             firewall: Arc::clone(&self.firewall),
             ledger: Arc::clone(&self.ledger),
             metrics: Arc::clone(&self.metrics),
@@ -377,9 +377,9 @@ impl App {
             premises: Arc::clone(&self.premises),
             ours,
             operations: Arc::clone(&self.operations),
-            sessions: crate::app::session::control_socket::Parts::sessions(),
+            sessions: crate::app::session::control_socket::ControlContext::sessions(),
         };
-        self.control = Some(crate::app::session::control_socket::Control::open(&self.data_dir, parts)?);
+        self.control = Some(crate::app::session::control_socket::ControlSocket::open(&self.data_dir, parts)?);
         Ok(())
     }
 
@@ -390,11 +390,11 @@ impl App {
     /// When some of what was served or refused could not be written to the ledger.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let stop = watch::Sender::new(false);
-        let room = Room::of(self.service.config().limits.connections);
+        let room = ConnectionLimit::of(self.service.config().limits.connections);
         let mut doors = JoinSet::<()>::new();
         let by_listener: Vec<_> = self.bound.iter().map(|bound| bound.profile.0).collect();
         let door = self.gateway.as_ref().map(|gate| Arc::clone(&gate.door));
-        for Bound { listener, profile, .. } in self.bound {
+        for BoundListener { listener, profile, .. } in self.bound {
             let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());
             doors.spawn(async move {
                 let stopped = async move {
@@ -411,12 +411,12 @@ impl App {
         if let Some(control) = self.control {
             doors.spawn(control.serve(stop.subscribe()));
         }
-        if let Some(Gate { bound, transparent, door, followed, .. }) = self.gateway {
+        if let Some(GatewayListeners { bound, transparent, door, followed, .. }) = self.gateway {
             let followed = Arc::new(Mutex::new(followed));
             tasks.spawn(TaskLabel::Gateway, "gateway files", move || {
                 crate::app::tasks::gateway_reload::follow(Arc::clone(&followed))
             });
-            for (Bound { listener, .. }, is_transparent) in
+            for (BoundListener { listener, .. }, is_transparent) in
                 bound.into_iter().map(|bound| (bound, false)).chain(transparent.into_iter().map(|bound| (bound, true)))
             {
                 let (door, room, mut stopped) = (Arc::clone(&door), Arc::clone(&room), stop.subscribe());
@@ -512,18 +512,18 @@ impl App {
     }
 }
 
-impl Gate {
+impl GatewayListeners {
     /// Finds or makes the authority, and binds every address.
     async fn open(
-        config: &config::Gateway,
+        config: &config::GatewaySettings,
         data_dir: &Path,
-        service: &Arc<Service<Firewall>>,
-        (registry, parent): (&[SocketAddr], Parent),
+        service: &Arc<RegistryHandler<Firewall>>,
+        (registry, parent): (&[SocketAddr], OutboundProxy),
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         // Made where there is none; then looked at before it is read: what changes meanwhile is read again.
         crate::app::ca::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let looks = (Look::at(&config.door.users), Look::at(&crate::app::ca::files(config, data_dir)));
+        let looks = (FileStamps::at(&config.door.users), FileStamps::at(&crate::app::ca::files(config, data_dir)));
         let kept = crate::app::ca::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = crate::app::ca::leaves(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (
@@ -539,8 +539,8 @@ impl Gate {
                  which picks the address it connects to"
             );
         }
-        let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, Way { ours, parent })?);
-        let followed = GatewayFiles::new(&door, config, data_dir.to_owned(), clock, looks);
+        let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, EgressContext { ours, parent })?);
+        let followed = GatewayFileWatcher::new(&door, config, data_dir.to_owned(), clock, looks);
         Ok(Self { bound, addresses, transparent, transparent_addresses, door, followed })
     }
 }
@@ -548,7 +548,7 @@ impl Gate {
 /// What a server says of itself: `bound` are its addresses as a registry and as a gateway, `names` its policies.
 fn describe(
     settings: &Settings,
-    (bound, gateways): (&[Bound], &[SocketAddr]),
+    (bound, gateways): (&[BoundListener], &[SocketAddr]),
     names: &[String],
     public_url: Option<Url>,
 ) -> Description {
@@ -560,11 +560,11 @@ fn describe(
         (0, _) | (_, None) => listener.address.to_string(),
         (_, Some(policy)) => format!("{}={policy}", listener.address),
     });
-    effective.set(Key::Listen, listen.collect(), true);
+    effective.set(SettingKey::Listen, listen.collect(), true);
     if !gateways.is_empty() {
-        effective.set(Key::Gateway, gateways.iter().map(ToString::to_string).collect(), true);
+        effective.set(SettingKey::Gateway, gateways.iter().map(ToString::to_string).collect(), true);
     }
-    let unknown = Terms { minimum_release_age_seconds: 0, exclude: Vec::new() };
+    let unknown = ClientPolicy { minimum_release_age_seconds: 0, exclude: Vec::new() };
     Description {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         listeners,
@@ -589,7 +589,7 @@ async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
 }
 
 /// What readiness looks at. Upstream is not among it: a cache that can serve is ready, and asking would send something.
-fn checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static str, Check)> {
+fn checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static str, HealthCheck)> {
     let (ledger, firewall) = (Arc::clone(ledger), Arc::clone(firewall));
     let reads = move || {
         let name = PackageName::parse("coldframe").map_err(|wrong| wrong.to_string())?;
@@ -599,7 +599,7 @@ fn checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static
 }
 
 /// Whether upstream is asked at all.
-fn remark(circuits: AllCircuits) -> Check {
+fn remark(circuits: AllCircuits) -> HealthCheck {
     Arc::new(move || match circuits.open() {
         0 => Ok(()),
         open => Err(format!("{open} upstream host(s) failed too often and are left alone for a while; what is cached is served")),

@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use url::Url;
 
-use crate::app::standalone::adopt::{self, Adoption, Wanted};
+use crate::app::standalone::adopt::{self, Adoption, WantedVersions};
 use crate::app::standalone::asker;
-use crate::app::standalone::decide::Expansion;
+use crate::app::standalone::decide::ApprovalPlan;
 use crate::config::Effective;
 use crate::config::effective::OF_PLACES;
-use crate::firewall::{Asker, Firewall, Locked, Profile};
-use crate::npm::{Digest, Integrity, PackageName, Spec};
+use crate::firewall::{Client, Firewall, LockedVersion, Profile};
+use crate::npm::{Digest, Integrity, PackageName, PackageSpec};
 use crate::policy::Verdict;
-use crate::server::admin::{Checked, Terms, explanation};
-use crate::store::{Blobs, Ledger, SqliteLedger, StoreError};
+use crate::server::admin::{CheckResponse, ClientPolicy, explanation};
+use crate::store::{BlobStore, Ledger, SqliteLedger, StoreError};
 use crate::units::timestamp;
 
 /// Questions that are worked on at once: each may ask upstream for hundreds of packuments.
@@ -39,11 +39,11 @@ pub(crate) enum Question {
     /// Whether a version would be served, and why: an [`Explained`].
     Explain { spec: String, at: Option<Timestamp>, profile: usize },
     /// What would become of locked versions: a [`Checked`].
-    Check { packages: Vec<Locked>, profile: usize },
-    /// What an approval would cover: an [`Expansion`].
+    Check { packages: Vec<LockedVersion>, profile: usize },
+    /// What an approval would cover: an [`ApprovalPlan`].
     Expand { spec: String, records: Vec<String>, profile: usize },
     /// What of lockfiles would be adopted: an [`Adoption`].
-    Adopt { wanted: Wanted, profile: usize },
+    Adopt { wanted: WantedVersions, profile: usize },
     /// To take tarballs, by their digests, out of the store, and what is remembered of packages: a [`Purged`].
     Purge { integrities: Vec<String>, packages: Vec<String> },
 }
@@ -74,7 +74,7 @@ pub struct PolicyDescription {
     /// Its name, or its path.
     pub name: String,
     /// What clients are to agree with.
-    pub terms: Terms,
+    pub terms: ClientPolicy,
 }
 
 /// A server that runs.
@@ -124,7 +124,7 @@ pub struct Purged {
 pub(crate) struct Operations {
     firewall: Arc<Firewall>,
     ledger: Arc<SqliteLedger>,
-    blobs: Arc<dyn Blobs>,
+    blobs: Arc<dyn BlobStore>,
     description: Mutex<Description>,
     slots: Semaphore,
 }
@@ -139,7 +139,7 @@ impl Operations {
     pub(crate) fn new(
         firewall: &Arc<Firewall>,
         ledger: &Arc<SqliteLedger>,
-        blobs: Arc<dyn Blobs>,
+        blobs: Arc<dyn BlobStore>,
         description: Description,
     ) -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Operations {
             Question::Check { packages, profile } => {
                 bounded(packages.len())?;
                 let packages = self.firewall.check(&of_profile(profile), &packages).await;
-                Ok(json!(Checked { packages, upstreams: self.firewall.upstreams() }))
+                Ok(json!(CheckResponse { packages, upstreams: self.firewall.upstreams() }))
             }
             Question::Expand { spec, records, profile } => {
                 let expanded = expand(&self.firewall, &of_profile(profile), &read_spec(&spec)?, &records).await;
@@ -235,13 +235,13 @@ impl Operations {
         let mut description = self.description.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let world = self.firewall.world();
         for (at, policy) in description.policies.iter_mut().enumerate() {
-            policy.terms = Terms::of(world.policy(Profile(at)));
+            policy.terms = ClientPolicy::of(world.policy(Profile(at)));
         }
         description.upstreams = self.firewall.upstreams();
         description
     }
 
-    async fn explain(&self, spec: &Spec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
+    async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
         let ask = async |profile: usize| {
             let asker = of_profile(profile);
             self.firewall.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await.map_err(|wrong| wrong.to_string())
@@ -282,23 +282,23 @@ pub fn verdict_line(verdict: &Verdict) -> String {
 /// Works out what an approval of `spec` that names `records` covers.
 pub(crate) async fn expand(
     firewall: &Firewall,
-    asker: &Asker,
-    spec: &Spec,
+    asker: &Client,
+    spec: &PackageSpec,
     records: &[String],
-) -> Result<Expansion, crate::app::AppError> {
-    Expansion::of(&firewall.inspect(asker, &spec.name).await?, spec, records)
+) -> Result<ApprovalPlan, crate::app::AppError> {
+    ApprovalPlan::of(&firewall.inspect(asker, &spec.name).await?, spec, records)
 }
 
-fn of_profile(profile: usize) -> Asker {
-    Asker { profile: Profile(profile), ..asker() }
+fn of_profile(profile: usize) -> Client {
+    Client { profile: Profile(profile), ..asker() }
 }
 
 fn bounded(entries: usize) -> Result<(), String> {
     if entries <= MAX_ENTRIES { Ok(()) } else { Err(format!("at most {MAX_ENTRIES} entries are taken at once")) }
 }
 
-fn read_spec(text: &str) -> Result<Spec, String> {
-    Spec::parse(text).map_err(|wrong| wrong.to_string())
+fn read_spec(text: &str) -> Result<PackageSpec, String> {
+    PackageSpec::parse(text).map_err(|wrong| wrong.to_string())
 }
 
 /// An error and its causes in one line.
@@ -335,11 +335,11 @@ pub(crate) fn purge(
 }
 
 /// Packages that one question names, with the versions and digests that lockfiles hold of them.
-pub(crate) fn parts_of(wanted: Wanted) -> Vec<Wanted> {
-    let mut parts = vec![Wanted::new()];
+pub(crate) fn parts_of(wanted: WantedVersions) -> Vec<WantedVersions> {
+    let mut parts = vec![WantedVersions::new()];
     for (name, versions) in wanted {
         if parts.last().is_none_or(|part| part.len() >= MAX_ENTRIES) {
-            parts.push(Wanted::new());
+            parts.push(WantedVersions::new());
         }
         if let Some(part) = parts.last_mut() {
             part.insert(name, versions);

@@ -17,7 +17,7 @@ use url::{Host, Url};
 use crate::app::AppError;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::net::{Client, Deadlines, Outgoing, Reach, Settings, dial_permitted};
+use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, dial_permitted};
 use crate::npm::PackageName;
 use crate::npm::packument::parse::ingest;
 use crate::tls;
@@ -31,7 +31,7 @@ const CONNECTING: Duration = Duration::from_secs(3);
 
 /// What is seen.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ProbeReport {
     /// Whether the Coldframe that clients are to use answers, and our clock minus its.
     pub server: Result<Option<SignedDuration>, String>,
     /// The same of upstream.
@@ -39,12 +39,12 @@ pub struct Seen {
     /// The places of registries, and whether a connection opens to them from here, past everything.
     pub egress: Vec<(String, bool)>,
     /// What the packument that was looked at lacks; `None` when there was none to look at.
-    pub stripped: Option<Stripped>,
+    pub stripped: Option<MissingMetadata>,
 }
 
 /// What upstream sent of one package.
 #[derive(Debug, Clone)]
-pub struct Stripped {
+pub struct MissingMetadata {
     /// The package.
     pub name: PackageName,
     /// What is missing, in npm's words; or why nothing could be read.
@@ -52,7 +52,7 @@ pub struct Stripped {
 }
 
 /// Places, and the certificates that are shown there.
-pub type Redirected = BTreeMap<String, Vec<CertificateDer<'static>>>;
+pub type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
 
 /// Looks, at everything at once. `server` is where clients are to go, `around` are the registries that they would go to without
 /// it; `sample` is a package to look at.
@@ -64,8 +64,8 @@ pub async fn look(
     (server, around): (&Url, &[Url]),
     sample: Option<PackageName>,
     clock: &dyn Clock,
-) -> Result<Seen, AppError> {
-    let client = Client::new(&Settings {
+) -> Result<ProbeReport, AppError> {
+    let client = HttpClient::new(&ClientConfig {
         deadlines: Deadlines { connect: CONNECTING, headers: PATIENCE, idle: PATIENCE, whole: PATIENCE },
         proxies: config.upstream.proxies.clone(),
         tls: tls::client_config(&config.tls)?.client,
@@ -75,19 +75,19 @@ pub async fn look(
         tokio::join!(health(&client, server, clock), date(&client, &config.upstream, clock), egress(around), async {
             let name = sample?;
             let missing = missing(&client, config, &name).await;
-            Some(Stripped { name, missing })
+            Some(MissingMetadata { name, missing })
         },);
-    Ok(Seen { server: ours, upstream: theirs, egress, stripped })
+    Ok(ProbeReport { server: ours, upstream: theirs, egress, stripped })
 }
 
-async fn health(client: &Client, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
+async fn health(client: &HttpClient, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
     let url = below(server, "-/coldframe/healthz");
-    let Answer { is_well, status, headers, .. } = ask(client, url, HeaderMap::new(), 0).await?;
+    let ProbeReply { is_well, status, headers, .. } = ask(client, url, HeaderMap::new(), 0).await?;
     if is_well { Ok(skew(&headers, clock)) } else { Err(format!("it answers {status}, which no Coldframe does")) }
 }
 
 /// Any answer has a date, a refusal too.
-async fn date(client: &Client, config: &upstream::Config, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
+async fn date(client: &HttpClient, config: &upstream::Config, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
     let upstream = &config.default;
     let url = below(&upstream.address(), "-/ping");
     let headers = credentials(config, upstream, &url);
@@ -118,8 +118,8 @@ async fn opens(url: &Url) -> Option<(String, bool)> {
 
 /// The places, host and port, of registries to which a connection from here ends at a gateway of one of these authorities, and
 /// of which: by the packet filter, or by a name that points there. Nothing is asked there.
-pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'static>]) -> Redirected {
-    let Some(trusting) = tls::trusting_alone(authorities) else { return Redirected::new() };
+pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
+    let Some(trusting) = tls::trusting_alone(authorities) else { return RedirectedHosts::new() };
     let mut opening = tokio::task::JoinSet::new();
     for url in registries.iter().filter(|url| url.scheme() == "https") {
         let (Some(Host::Domain(host)), Some(port)) = (url.host(), url.port_or_known_default()) else { continue };
@@ -135,13 +135,13 @@ pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'stati
     opening.join_all().await.into_iter().filter_map(|found| found.ok().flatten()).collect()
 }
 
-async fn missing(client: &Client, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {
+async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {
     let scope = name.as_str().split_once('/').map(|(scope, _)| scope);
     let registry = scope.and_then(|scope| config.upstream.scoped.get(scope)).unwrap_or(&config.upstream.default);
     let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
     let mut headers = credentials(&config.upstream, registry, &url);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let Answer { is_well, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
+    let ProbeReply { is_well, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
     if !is_well {
         return Err(format!("upstream answers {status}"));
     }
@@ -157,7 +157,7 @@ async fn missing(client: &Client, config: &Config, name: &PackageName) -> Result
 }
 
 /// What came back.
-struct Answer {
+struct ProbeReply {
     /// Whether it is what was asked for.
     is_well: bool,
     /// Its status, for people.
@@ -167,8 +167,8 @@ struct Answer {
 }
 
 /// Asks once; of the body, `limit` bytes at most are read, none where that is 0.
-async fn ask(client: &Client, url: Url, headers: HeaderMap, limit: u64) -> Result<Answer, String> {
-    let outgoing = Outgoing { method: Method::GET, url, headers, body: Bytes::new(), reach: Reach::Anywhere };
+async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> Result<ProbeReply, String> {
+    let outgoing = ClientRequest { method: Method::GET, url, headers, body: Bytes::new(), reach: AddressScope::Anywhere };
     let asking = async {
         let answer = client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
         let (status, headers) = (answer.status, answer.headers);
@@ -176,7 +176,7 @@ async fn ask(client: &Client, url: Url, headers: HeaderMap, limit: u64) -> Resul
             0 => Bytes::new(),
             limit => answer.body.collect(limit).await.map_err(|wrong| wrong.to_string())?,
         };
-        Ok(Answer { is_well: status.is_success(), status: status.to_string(), headers, body })
+        Ok(ProbeReply { is_well: status.is_success(), status: status.to_string(), headers, body })
     };
     timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::runtime::runtime;
 use crate::config;
 use crate::text::single_line;
@@ -15,24 +15,24 @@ use crate::text::single_line;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Check a configuration file by itself; tells every mistake at once.
-    Check(CheckArguments),
+    Check(ConfigCheckArgs),
     /// Show every value in force and where it came from, as TOML.
-    Show(ShowArguments),
+    Show(ConfigShowArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct CheckArguments {
+pub(crate) struct ConfigCheckArgs {
     /// The file.
     file: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ShowArguments {
+pub(crate) struct ConfigShowArgs {
     #[command(flatten)]
     settings: SettingFlags<true>,
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Check(arguments) => {
             let count = config::check(&arguments.file)?;

@@ -10,20 +10,20 @@ use crate::app;
 use crate::app::operations::verdict_line;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server::{self, Running};
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
-use crate::npm::Spec;
+use crate::npm::PackageSpec;
 use crate::server::admin::explanation;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A package and a version, a dist-tag or a range: `axios@1.14.1`, `axios@^1`, `axios`.
-    #[arg(value_name = "SPEC", value_parser = Spec::parse)]
-    spec: Spec,
+    #[arg(value_name = "SPEC", value_parser = PackageSpec::parse)]
+    spec: PackageSpec,
     /// Judge as of another instant: `2026-03-31T01:00Z`.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Timestamp>,
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { spec, at, json, settings } = arguments;
     let config = settings.clone().read(Config::gather)?;
     let (text, is_allowed) = runtime()?.block_on(async {
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
         let text = if json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
-        Ok::<_, Failure>((text, explained.verdict.allows()))
+        Ok::<_, CliError>((text, explained.verdict.allows()))
     })?;
     output::print(&text)?;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })
@@ -54,8 +54,8 @@ async fn ask(
     running: &Running,
     config: &Config,
     settings: &SettingFlags<false>,
-    (spec, at, json): (&Spec, Option<Timestamp>, bool),
-) -> Result<(String, bool), Failure> {
+    (spec, at, json): (&PackageSpec, Option<Timestamp>, bool),
+) -> Result<(String, bool), CliError> {
     running.announce(config, OF_VERDICTS);
     let explained = running.server.explain(spec, at, running.profile).await?;
     for (profile, verdict) in &explained.others {

@@ -8,27 +8,27 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::app::standalone::{decide, incident};
-use crate::app::{self, Contacted, Owner, RemoteServer};
+use crate::app::{self, IndicatorHitSummary, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config;
-use crate::firewall::Finding;
-use crate::npm::{PackageName, Spec};
+use crate::firewall::ExposedVersion;
+use crate::npm::{PackageName, PackageSpec};
 use crate::policy::RuleId;
-use crate::policy::decisions::{Act, Decision};
-use crate::store::{Exposure, Outcome};
-use crate::text::Columns;
+use crate::policy::decisions::{Decision, DecisionAction};
+use crate::store::{DownloadOutcome, Exposure};
+use crate::text::TextTable;
 use crate::text::push_line;
 use crate::units::timestamp;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A package, or one version of it: `axios`, `axios@1.14.1`.
-    #[arg(value_name = "PACKAGE[@VERSION]", value_parser = Spec::parse, required_unless_present_any = ["advisory", "feed", "contacts"])]
-    spec: Option<Spec>,
+    #[arg(value_name = "PACKAGE[@VERSION]", value_parser = PackageSpec::parse, required_unless_present_any = ["advisory", "feed", "contacts"])]
+    spec: Option<PackageSpec>,
     /// Say who got what an advisory of the feeds names, by its id or an alias: `MAL-2026-2307`; `--feed` takes one too.
     #[arg(long, value_name = "ID", conflicts_with = "spec")]
     advisory: Option<String>,
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     if arguments.contacts {
         let contacts = app::contacts(&flushed(&arguments.settings)?)?;
         let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { tell_contacts(&contacts) };
@@ -53,7 +53,7 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     let named = arguments.settings.take_advisory();
     let Some(spec) = arguments.spec else {
         let Some(id) = arguments.advisory.or(named) else {
-            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("name a package, or an advisory: `--feed MAL-2026-2307`")));
+            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("name a package, or an advisory: `--feed MAL-2026-2307`")));
         };
         return run_by_advisory(&id, arguments.json, &arguments.settings);
     };
@@ -71,7 +71,7 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Result<Exit, Failure> {
+fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
     let findings = incident::exposed(config, Arc::new(SystemClock), id)?;
@@ -90,7 +90,7 @@ fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Resu
 }
 
 /// The data directory, its ledger written as far as the running server has noted anything. The ledger counts either way.
-fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, Failure> {
+fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, CliError> {
     let data_dir = settings.clone().read(config::data_dir)?;
     runtime()?.block_on(async {
         match RemoteServer::find(&data_dir).await {
@@ -103,7 +103,7 @@ fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, Failure> {
 }
 
 /// What was seen here of what an advisory names, and who got it.
-pub(crate) fn tell_findings(findings: &[Finding], grounds: &Grounds) -> String {
+pub(crate) fn tell_findings(findings: &[ExposedVersion], grounds: &Grounds) -> String {
     if findings.is_empty() {
         return "nothing that it names was ever seen here, as far as the ledger reaches back\n".to_owned();
     }
@@ -119,7 +119,7 @@ pub(crate) fn tell_findings(findings: &[Finding], grounds: &Grounds) -> String {
 }
 
 /// The same for programs.
-pub(crate) fn findings_json(findings: &[Finding], grounds: &Grounds) -> Value {
+pub(crate) fn findings_json(findings: &[ExposedVersion], grounds: &Grounds) -> Value {
     let told = findings.iter().map(|finding| {
         json!({
             "name": finding.name.as_str(),
@@ -134,17 +134,17 @@ pub(crate) fn findings_json(findings: &[Finding], grounds: &Grounds) -> Value {
     told.collect()
 }
 
-fn tell_json(spec: &Spec, exposures: &[Exposure], contacts: &[Contacted], grounds: &Grounds) -> String {
+fn tell_json(spec: &PackageSpec, exposures: &[Exposure], contacts: &[IndicatorHitSummary], grounds: &Grounds) -> String {
     let rows: Vec<_> =
         exposures.iter().map(|row| row_json(&spec.name, row, grounds)).chain(contacts.iter().map(contact_json)).collect();
     format!("{:#}\n", Value::Array(rows))
 }
 
-fn contacts_json(contacts: &[Contacted]) -> Value {
+fn contacts_json(contacts: &[IndicatorHitSummary]) -> Value {
     contacts.iter().map(contact_json).collect()
 }
 
-fn contact_json(known: &Contacted) -> Value {
+fn contact_json(known: &IndicatorHitSummary) -> Value {
     json!({
         "client": known.contact.client,
         "place": known.contact.place,
@@ -158,21 +158,21 @@ fn contact_json(known: &Contacted) -> Value {
 }
 
 /// What is told of contacts beside something else: nothing where there are none.
-fn beside(contacts: &[Contacted]) -> String {
+fn beside(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() { String::new() } else { format!("\nwho asked for what it talks to:\n{}", contact_rows(contacts)) }
 }
 
-fn tell_contacts(contacts: &[Contacted]) -> String {
+fn tell_contacts(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() {
         return "nobody asked the gateway for a place that a feed lists, as far as the ledger reaches back\n".to_owned();
     }
     contact_rows(contacts)
 }
 
-fn contact_rows(contacts: &[Contacted]) -> String {
-    let mut columns = Columns::indented("");
+fn contact_rows(contacts: &[IndicatorHitSummary]) -> String {
+    let mut columns = TextTable::indented("");
     columns.row(["CLIENT", "PLACE", "ADVISORY", "PACKAGE", "TIMES", "FIRST", "LAST"]);
-    for Contacted { contact, times, first, last } in contacts {
+    for IndicatorHitSummary { contact, times, first, last } in contacts {
         let package = contact.package.as_ref().map_or("-", PackageName::as_str).to_owned();
         let (times, first, last) = (times.to_string(), timestamp::tell(*first), timestamp::tell(*last));
         let (client, place, advisory) = (contact.client.clone(), contact.place.clone(), contact.advisory.clone());
@@ -198,7 +198,7 @@ fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value
     })
 }
 
-fn tell(spec: &Spec, exposures: &[Exposure], grounds: &Grounds) -> String {
+fn tell(spec: &PackageSpec, exposures: &[Exposure], grounds: &Grounds) -> String {
     if exposures.is_empty() {
         let version = spec.wanted.as_deref().map(|wanted| format!("@{wanted}")).unwrap_or_default();
         return format!("nobody asked for {}{version}, as far as the ledger reaches back\n", spec.name);
@@ -207,7 +207,7 @@ fn tell(spec: &Spec, exposures: &[Exposure], grounds: &Grounds) -> String {
 }
 
 fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], grounds: &Grounds) -> String {
-    let mut columns = Columns::indented(indent);
+    let mut columns = TextTable::indented(indent);
     columns.row(["CLIENT", "TOOL", "VERSION", "OUTCOME", "TIMES", "FIRST", "LAST"]);
     for exposure in exposures {
         let tool = match (&*exposure.tool, &*exposure.tool_version) {
@@ -222,7 +222,7 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
                     grounds.of(name, exposure).map(|decision| format!("{} {}", noun(decision), decision.id)).collect();
                 format!("served ({})", named.join(", "))
             }
-            Some(rule) if exposure.outcome == Outcome::Served => format!("served, noted by {rule}"),
+            Some(rule) if exposure.outcome == DownloadOutcome::Served => format!("served, noted by {rule}"),
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
         };
@@ -234,8 +234,8 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
 
 fn outcome(exposure: &Exposure) -> &'static str {
     match exposure.outcome {
-        Outcome::Served => "served",
-        Outcome::Refused => "refused",
+        DownloadOutcome::Served => "served",
+        DownloadOutcome::Refused => "refused",
     }
 }
 
@@ -250,18 +250,18 @@ impl Grounds {
 
     /// The decisions that let through what a row says was served.
     fn of<'g>(&'g self, name: &'g PackageName, row: &'g Exposure) -> impl Iterator<Item = &'g Decision> {
-        let rule = row.rule.as_deref().filter(|_| row.outcome == Outcome::Served);
+        let rule = row.rule.as_deref().filter(|_| row.outcome == DownloadOutcome::Served);
         let (approved, observed) = (rule == Some(RuleId::Approved.as_str()), rule == Some(RuleId::Observed.as_str()));
         self.0.iter().filter(move |decision| {
             let names = match &decision.proposal.act {
-                Act::Approve { package, versions, .. } => {
+                DecisionAction::Approve { package, versions, .. } => {
                     approved && *package == name.as_str() && versions.iter().any(|version| version.version == row.version)
                 }
-                Act::Adopt { versions, .. } => {
+                DecisionAction::Adopt { versions, .. } => {
                     approved && versions.iter().any(|one| one.package == name.as_str() && one.approved.version == row.version)
                 }
-                Act::Observe => observed,
-                Act::Deny { .. } | Act::Freeze { .. } | Act::Record { .. } => false,
+                DecisionAction::Observe => observed,
+                DecisionAction::Deny { .. } | DecisionAction::Freeze { .. } | DecisionAction::Record { .. } => false,
             };
             let ended = [decision.proposal.expires, decision.revoked.as_ref().map(|(by, _)| by.at)];
             let is_over = ended.into_iter().flatten().any(|end| end < row.first);
@@ -272,8 +272,8 @@ impl Grounds {
 
 fn noun(decision: &Decision) -> &'static str {
     match decision.proposal.act {
-        Act::Adopt { .. } => "adoption",
-        Act::Observe => "observation",
+        DecisionAction::Adopt { .. } => "adoption",
+        DecisionAction::Observe => "observation",
         _ => "approval",
     }
 }

@@ -8,36 +8,36 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::app::standalone::incident::{self, Standing};
-use crate::cli::decisions::{self, Because};
+use crate::app::standalone::incident::{self, FeedStatus};
+use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
-use crate::policy::decisions::Act;
-use crate::text::Columns;
+use crate::policy::decisions::DecisionAction;
+use crate::text::TextTable;
 use crate::text::single_line;
 use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Look at the feeds now; beside a running server, which takes up what changed, or without one.
-    Sync(Sync),
+    Sync(FeedSyncArgs),
     /// Say how the feeds stand: records, freshness, records that wait for a decision.
-    Status(Status),
+    Status(FeedStatusArgs),
     /// Obey a record whole that marks every version of an established package.
     Obey(Ruling),
     /// Set a record aside that marks every version: only the versions that it lists are refused.
     SetAside(Ruling),
     /// Write what people denied here as a signed feed of OSV records: neither what feeds say, nor what policies do.
-    Export(Export),
+    Export(FeedExportArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Sync {
+pub(crate) struct FeedSyncArgs {
     /// Take a feed also when most of its records are gone.
     #[arg(long)]
     accept_shrunk: bool,
@@ -49,7 +49,7 @@ pub(crate) struct Sync {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct FeedStatusArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -63,13 +63,13 @@ pub(crate) struct Ruling {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    because: Because,
+    because: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Export {
+pub(crate) struct FeedExportArgs {
     /// The directory to write to; called `osv-scanner`, it is what osv-scanner reads offline.
     #[arg(value_name = "DIRECTORY")]
     directory: PathBuf,
@@ -83,26 +83,26 @@ pub(crate) struct Export {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Sync(Sync { accept_shrunk, json, settings }) => {
+        Command::Sync(FeedSyncArgs { accept_shrunk, json, settings }) => {
             let config = of_server(&settings)?;
             let standings = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), accept_shrunk))?;
             let stale = standings.iter().any(|standing| standing.staleness.is_some());
             say(&standings, json)?;
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
-        Command::Status(Status { json, settings }) => {
+        Command::Status(FeedStatusArgs { json, settings }) => {
             let config = of_server(&settings)?;
             say(&incident::status(&config, SystemClock.now()), json)?;
             Ok(Exit::Done)
         }
         Command::Obey(ruling) => rule(ruling, true),
         Command::SetAside(ruling) => rule(ruling, false),
-        Command::Export(Export { directory, id_prefix, expires, settings }) => {
+        Command::Export(FeedExportArgs { directory, id_prefix, expires, settings }) => {
             let data_dir = settings.read(crate::config::data_dir)?;
             let (exported, key, left) = incident::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
-            let mut columns = Columns::indented("  ");
+            let mut columns = TextTable::indented("  ");
             columns.row(["records", &exported.records.to_string()]);
             columns.row(["serial", &exported.serial.to_string()]);
             columns.row(["expires", &timestamp::tell(exported.expires)]);
@@ -117,7 +117,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 /// The configuration of the server that runs on the data directory, which says which feeds are followed; without one, of this command.
-pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failure> {
+pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliError> {
     let config = settings.clone().read(Config::gather)?;
     Ok(match runtime()?.block_on(running_server::find(&config))? {
         Some(running) => {
@@ -129,11 +129,11 @@ pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, Failur
     })
 }
 
-fn rule(Ruling { id, because, settings }: Ruling, obey: bool) -> Result<Exit, Failure> {
+fn rule(Ruling { id, because, settings }: Ruling, obey: bool) -> Result<Exit, CliError> {
     let config = of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let advisory = incident::broad_record(config, Arc::new(SystemClock), &id)?;
-    decisions::take(&data_dir, Act::Record { advisory, obey }, because, None, false)
+    decisions::take(&data_dir, DecisionAction::Record { advisory, obey }, because, None, false)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -145,12 +145,12 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-fn say(standings: &[Standing], as_json: bool) -> Result<(), Failure> {
+fn say(standings: &[FeedStatus], as_json: bool) -> Result<(), CliError> {
     let text = if as_json { tell_json(standings) } else { tell(standings) };
     Ok(output::print(&text)?)
 }
 
-fn tell_json(standings: &[Standing]) -> String {
+fn tell_json(standings: &[FeedStatus]) -> String {
     let told = standings.iter().map(|standing| {
         let (feed, state) = (&standing.feed, &standing.state);
         json!({
@@ -176,14 +176,14 @@ fn tell_json(standings: &[Standing]) -> String {
     format!("{:#}\n", told.collect::<Value>())
 }
 
-fn tell(standings: &[Standing]) -> String {
+fn tell(standings: &[FeedStatus]) -> String {
     if standings.is_empty() {
         return "no feed is configured: `--feed PATH-or-URL`, or `[[feed]]` in the configuration file\n".to_owned();
     }
     let mut text = String::new();
     for standing in standings {
         let (feed, state, tally) = (&standing.feed, &standing.state, &standing.state.tally);
-        let mut columns = Columns::indented("  ");
+        let mut columns = TextTable::indented("  ");
         columns.row(["source", &feed.source.to_string()]);
         columns.row(["trust", feed.trust.as_str()]);
         columns.row(["records", &records(tally)]);
@@ -214,7 +214,7 @@ fn tell(standings: &[Standing]) -> String {
     text
 }
 
-fn records(tally: &crate::feed::Tally) -> String {
+fn records(tally: &crate::feed::FeedCounts) -> String {
     let more = [
         (tally.withdrawn, "withdrawn"),
         (tally.foreign, "of other ecosystems"),

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
-use crate::config::Kind;
+use crate::config::ValueKind;
 use crate::config::effective::OF_VERDICTS;
-use crate::config::settings::{Default, SETTINGS, Setting};
-use crate::config::{Flags, Key, Mistakes, Sources, Surroundings};
+use crate::config::settings::{DefaultValue, SETTINGS, Setting};
+use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
 
 /// What a person asks a question with; the rest is accepted and not listed in their help.
-const ASKED: &[Key] = &[Key::Upstream, Key::MinReleaseAge, Key::Exclude, Key::DataDir, Key::Feed];
+const ASKED: &[SettingKey] =
+    &[SettingKey::Upstream, SettingKey::MinReleaseAge, SettingKey::Exclude, SettingKey::DataDir, SettingKey::Feed];
 
 /// Every setting as a flag, and `--config`. `LISTED` says whether help shows all of them.
 #[derive(Debug, Clone)]
 pub(crate) struct SettingFlags<const LISTED: bool> {
     file: Option<PathBuf>,
-    flags: Flags,
+    flags: FlagValues,
 }
 
 impl<const LISTED: bool> SettingFlags<LISTED> {
@@ -27,38 +28,38 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
             let named = prefix.len() < text.len() && prefix.starts_with(|letter: char| letter.is_ascii_uppercase());
             named && !text.contains(['/', '\\']) && !std::path::Path::new(text).exists()
         };
-        self.flags.take(Key::Feed, is_id)
+        self.flags.take(SettingKey::Feed, is_id)
     }
 
     /// What another command has to be given so that it answers as this one did, with a blank before it: the data directory and the file;
     /// what verdicts are made by too, unless a server that runs says that.
     pub(crate) fn repeated(&self, is_servers: bool) -> String {
-        let keys = if is_servers { &[Key::DataDir][..] } else { &[OF_VERDICTS, &[Key::DataDir]].concat() };
+        let keys = if is_servers { &[SettingKey::DataDir][..] } else { &[OF_VERDICTS, &[SettingKey::DataDir]].concat() };
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
         let words: Vec<_> = self.flags.words(keys).into_iter().chain(file).map(|word| quoted(&word)).collect();
         if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) }
     }
 
     /// The first flag that was given and is not among `known`.
-    pub(crate) fn given_beyond(&self, known: &[Key]) -> Option<String> {
+    pub(crate) fn given_beyond(&self, known: &[SettingKey]) -> Option<String> {
         self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
     }
 
     /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
-    pub(crate) fn read<T>(self, read: impl FnOnce(Sources<'_>) -> Result<T, Mistakes>) -> Result<T, Mistakes> {
+    pub(crate) fn read<T>(self, read: impl FnOnce(ConfigSources<'_>) -> Result<T, Diagnostics>) -> Result<T, Diagnostics> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
-        let surroundings = Surroundings {
+        let surroundings = ProcessEnvironment {
             variables: std::env::vars_os().collect(),
             home: std::env::home_dir(),
             working_directory: std::env::current_dir().unwrap_or_default(),
         };
-        read(Sources { file: self.file.as_deref(), surroundings: &surroundings, flags: self.flags })
+        read(ConfigSources { file: self.file.as_deref(), surroundings: &surroundings, flags: self.flags })
     }
 }
 
 impl<const LISTED: bool> FromArgMatches for SettingFlags<LISTED> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut flags = Flags::default();
+        let mut flags = FlagValues::default();
         for setting in &SETTINGS {
             for text in matches.get_many::<String>(setting.name).into_iter().flatten() {
                 flags.note(setting.key, text.clone());
@@ -99,8 +100,8 @@ fn quoted(word: &str) -> String {
 
 fn flag(setting: &Setting) -> Arg {
     let default = match setting.default {
-        Default::Value(value) => value.to_owned(),
-        Default::Absent(words) => words.to_owned(),
+        DefaultValue::Value(value) => value.to_owned(),
+        DefaultValue::Absent(words) => words.to_owned(),
     };
     let several = if setting.several { "; may be repeated" } else { "" };
     let flag = Arg::new(setting.name)
@@ -108,7 +109,7 @@ fn flag(setting: &Setting) -> Arg {
         .value_name(setting.kind.placeholder())
         .help(format!("{}{several} [default: {default}]", setting.help));
     match setting.kind {
-        Kind::Truth => flag.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true"),
+        ValueKind::Truth => flag.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ if setting.several => flag.action(ArgAction::Append),
         _ => flag.action(ArgAction::Set),
     }
@@ -120,11 +121,11 @@ mod tests {
 
     #[test]
     fn what_is_repeated_is_one_word_each_to_a_shell() {
-        let mut flags = Flags::default();
-        flags.note(Key::DataDir, "/data of ours".to_owned());
-        flags.note(Key::MinReleaseAge, "30d".to_owned());
-        flags.note(Key::Exclude, "@acme/*".to_owned());
-        flags.note(Key::LogLevel, "debug".to_owned());
+        let mut flags = FlagValues::default();
+        flags.note(SettingKey::DataDir, "/data of ours".to_owned());
+        flags.note(SettingKey::MinReleaseAge, "30d".to_owned());
+        flags.note(SettingKey::Exclude, "@acme/*".to_owned());
+        flags.note(SettingKey::LogLevel, "debug".to_owned());
         let given = SettingFlags::<false> { file: Some("it's.toml".into()), flags };
         assert_eq!(given.repeated(true), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
         let all = r" --min-release-age 30d --exclude '@acme/*' --data-dir '/data of ours' --config 'it'\''s.toml'";

@@ -6,9 +6,9 @@ use clap::Args;
 use crate::app::remote::reachable;
 use crate::app::{self, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{Exit, Failure};
+use crate::cli::output::{CliError, Exit};
 use crate::cli::runtime::runtime;
-use crate::config::{Config, Key};
+use crate::config::{Config, SettingKey};
 use crate::store::DataDir;
 
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 }
 
 /// Silent when it is: what runs it every few seconds keeps what it says.
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let config = arguments.settings.read(Config::gather)?;
     let data_dir = &config.store.data_dir;
     runtime()?.block_on(async {
@@ -27,15 +27,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
             // What answers at the address then is another server. Where the directory cannot be looked into, the address is all there is.
             Owner::NoProcess | Owner::Silent
-                if cfg!(unix) && config.settings.is_written(Key::DataDir) && DataDir::is_readable(data_dir) =>
+                if cfg!(unix) && config.settings.is_written(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
             {
                 let why = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
-                return Err(Failure::new(Exit::Failed, why));
+                return Err(CliError::new(Exit::Failed, why));
             }
             Owner::NoProcess | Owner::Silent => None,
         };
         let Some(address) = running.or_else(|| config.listen.first().copied()) else {
-            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("there is no address that it would listen on")));
+            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("there is no address that it would listen on")));
         };
         app::health(reachable(address), &config).await?;
         Ok(Exit::Done)

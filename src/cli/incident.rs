@@ -7,17 +7,17 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::app::standalone::incident::{self, Plan};
+use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
 use crate::cli::decisions;
 use crate::cli::exposure;
 use crate::cli::exposure::Grounds;
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, Key};
+use crate::config::{Config, SettingKey};
 use crate::npm::{PackageName, Version};
 use crate::text::push_line;
 use crate::units::timestamp;
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { id, dry_run, freeze_for, json, settings } = arguments;
     let own = settings.clone().read(Config::gather)?;
     let config = crate::cli::feed::of_server(&settings)?;
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(plan: &Plan, done: Option<&incident::Done>, freeze_for: Duration, grounds: &Grounds) -> String {
+fn tell(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for: Duration, grounds: &Grounds) -> String {
     let would = if done.is_some() { "" } else { "would " };
     let feed = plan.feed.as_ref().map(|feed| format!(" of the feed `{feed}`")).unwrap_or_default();
     let mut text = String::new();
@@ -97,8 +97,8 @@ fn tell(plan: &Plan, done: Option<&incident::Done>, freeze_for: Duration, ground
 }
 
 /// The plan for an advisory of the running server's feeds; else of those that this command names itself.
-fn planned(config: Config, id: &str, own: Config) -> Result<Plan, Failure> {
-    let has_own_feeds = own.settings.is_written(Key::Feed);
+fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliError> {
+    let has_own_feeds = own.settings.is_written(SettingKey::Feed);
     match incident::plan(config, Arc::new(SystemClock), id) {
         Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(incident::plan(own, Arc::new(SystemClock), id)?),
         planned => Ok(planned?),
@@ -106,9 +106,9 @@ fn planned(config: Config, id: &str, own: Config) -> Result<Plan, Failure> {
 }
 
 /// The package and the exact version that are named, where it is no advisory's id.
-fn named(id: &str) -> Result<Option<(PackageName, String)>, Failure> {
+fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
     let Some((name, version)) = id.rsplit_once('@').filter(|(name, _)| !name.is_empty()) else { return Ok(None) };
-    let usage = |wrong: String| Failure::new(Exit::Usage, anyhow::anyhow!(wrong));
+    let usage = |wrong: String| CliError::new(Exit::Usage, anyhow::anyhow!(wrong));
     let name = PackageName::parse(name).map_err(|wrong| usage(wrong.to_string()))?;
     if Version::parse(version).is_none() {
         return Err(usage(format!("an incident is about exact versions, `coldframe deny` takes ranges: `{version}`")));
@@ -124,8 +124,8 @@ fn numbers(decisions: &[i64]) -> String {
     decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn tell_json(plan: &Plan, done: Option<&incident::Done>, grounds: &Grounds) -> String {
-    let subject = |subject: &incident::Subject| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
+fn tell_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> String {
+    let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
     let told = json!({
         "id": plan.id,
         "feed": plan.feed,

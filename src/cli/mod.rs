@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use output::{Exit, Failure};
+pub use output::{CliError, Exit};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -157,7 +157,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what is left of a command that failed")]
-fn give_up(failure: Failure) -> ExitCode {
+fn give_up(failure: CliError) -> ExitCode {
     crate::cli::output::complain(&failure);
     failure.exit.into()
 }

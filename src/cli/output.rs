@@ -56,27 +56,27 @@ impl From<Exit> for ExitCode {
 
 /// A command that did not do what it should.
 #[derive(Debug)]
-pub struct Failure {
+pub struct CliError {
     /// How the program ends.
     pub exit: Exit,
     /// Why.
     pub cause: anyhow::Error,
 }
 
-impl Failure {
+impl CliError {
     /// A failure that ends the program with `exit`.
     pub fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
         Self { exit, cause: cause.into() }
     }
 }
 
-impl From<crate::config::Mistakes> for Failure {
-    fn from(mistakes: crate::config::Mistakes) -> Self {
+impl From<crate::config::Diagnostics> for CliError {
+    fn from(mistakes: crate::config::Diagnostics) -> Self {
         Self::new(Exit::Usage, mistakes)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(wrong: io::Error) -> Self {
         Self::new(Exit::Failed, wrong)
     }
@@ -104,12 +104,12 @@ pub(crate) fn print_verbatim(text: &str) -> io::Result<()> {
 }
 
 /// Writes a failure to standard error, each cause after a colon: one line, unless it is a list of mistakes with excerpts.
-pub(crate) fn complain(failure: &Failure) {
+pub(crate) fn complain(failure: &CliError) {
     let text = format!("coldframe: {:#}", failure.cause);
     let is_list = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<config::Mistakes>()
-            || cause.is::<config::policy::PolicyFileError>()
-            || cause.is::<crate::diagnostics::Mistakes>()
+        cause.is::<config::Diagnostics>()
+            || cause.is::<config::policy::PolicyLoadError>()
+            || cause.is::<crate::diagnostics::Diagnostics>()
     };
     note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
 }

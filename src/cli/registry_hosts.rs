@@ -3,11 +3,11 @@
 use url::Url;
 
 use crate::config::Config;
-use crate::npm::lockfile::Dialect;
+use crate::npm::lockfile::LockfileFormat;
 use crate::upstream::npmrc;
 
 /// Hosts and ports.
-pub(crate) struct Hosts {
+pub(crate) struct RegistryHosts {
     /// Coldframe's own.
     own: Vec<String>,
     /// Where packages come from.
@@ -18,7 +18,7 @@ pub(crate) struct Hosts {
 
 /// Where an address leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum AddressRoute {
     /// Through Coldframe.
     Through,
     /// To a registry that Coldframe stands before, directly: whether the client goes there, its configuration does not say.
@@ -27,7 +27,7 @@ pub(crate) enum Way {
     Around,
 }
 
-impl Hosts {
+impl RegistryHosts {
     /// The hosts of a configuration, and of the `server` that is asked.
     pub(crate) fn of(config: &Config, server: Option<&Url>) -> Self {
         let listening = config.listen.iter().flat_map(|address| {
@@ -54,16 +54,16 @@ impl Hosts {
     }
 
     /// Where `address` leads a client that reads it in a lockfile of this dialect.
-    pub(crate) fn way(&self, address: &str, dialect: Dialect) -> Way {
-        let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return Way::Around };
+    pub(crate) fn way(&self, address: &str, dialect: LockfileFormat) -> AddressRoute {
+        let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return AddressRoute::Around };
         if self.own.contains(&place) {
-            return Way::Through;
+            return AddressRoute::Through;
         }
         let is_public = self.public.as_ref() == Some(&place);
         if is_public && dialect.rewrites_public_host() {
-            return Way::Through;
+            return AddressRoute::Through;
         }
-        if is_public || self.upstream.contains(&place) { Way::Spelled } else { Way::Around }
+        if is_public || self.upstream.contains(&place) { AddressRoute::Spelled } else { AddressRoute::Around }
     }
 }
 
@@ -93,18 +93,18 @@ mod tests {
             ("public-url", "https://coldframe.example/npm"),
         ])
         .unwrap();
-        let hosts = Hosts::of(&config, Some(&Url::parse("http://10.0.0.1:4873/").unwrap()));
+        let hosts = RegistryHosts::of(&config, Some(&Url::parse("http://10.0.0.1:4873/").unwrap()));
         let public = npmrc::built_in();
         for (address, dialect, way) in [
-            ("http://localhost:4873/a/-/a-1.0.0.tgz", Dialect::Npm, Way::Through),
-            ("https://coldframe.example/npm/a/-/a-1.0.0.tgz", Dialect::YarnClassic, Way::Through),
-            ("http://10.0.0.1:4873/a", Dialect::Bun, Way::Through),
-            ("https://npm.registry.example/all/a/-/a-1.0.0.tgz", Dialect::Npm, Way::Spelled),
-            ("https://npm.registry.example:8443/a", Dialect::Npm, Way::Around),
-            ("https://npm.registry.example.evil.example/a", Dialect::Npm, Way::Around),
-            ("not an address", Dialect::Npm, Way::Around),
-            (public.as_str(), Dialect::Npm, Way::Through),
-            (public.as_str(), Dialect::YarnClassic, Way::Spelled),
+            ("http://localhost:4873/a/-/a-1.0.0.tgz", LockfileFormat::Npm, AddressRoute::Through),
+            ("https://coldframe.example/npm/a/-/a-1.0.0.tgz", LockfileFormat::YarnClassic, AddressRoute::Through),
+            ("http://10.0.0.1:4873/a", LockfileFormat::Bun, AddressRoute::Through),
+            ("https://npm.registry.example/all/a/-/a-1.0.0.tgz", LockfileFormat::Npm, AddressRoute::Spelled),
+            ("https://npm.registry.example:8443/a", LockfileFormat::Npm, AddressRoute::Around),
+            ("https://npm.registry.example.evil.example/a", LockfileFormat::Npm, AddressRoute::Around),
+            ("not an address", LockfileFormat::Npm, AddressRoute::Around),
+            (public.as_str(), LockfileFormat::Npm, AddressRoute::Through),
+            (public.as_str(), LockfileFormat::YarnClassic, AddressRoute::Spelled),
         ] {
             assert_eq!(hosts.way(address, dialect), way, "{address} in {dialect:?}");
         }

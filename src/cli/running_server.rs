@@ -3,10 +3,10 @@
 
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::Failure;
+use crate::cli::output::CliError;
 pub(crate) use crate::cli::output::say;
 use crate::config::effective::{Deviation, OF_VERDICTS};
-use crate::config::{Config, Key};
+use crate::config::{Config, SettingKey};
 
 /// A server that runs, and which of its policies is meant.
 pub(crate) struct Running {
@@ -18,11 +18,11 @@ pub(crate) struct Running {
 ///
 /// # Errors
 /// When there is one that cannot be asked.
-pub(crate) async fn find(config: &Config) -> Result<Option<Running>, Failure> {
+pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
     match RemoteServer::find(&config.store.data_dir).await? {
         Owner::Server(server) => {
-            let named = config.settings.effective().texts(Key::Policy);
-            let named = named.first().filter(|_| config.settings.is_written(Key::Policy));
+            let named = config.settings.effective().texts(SettingKey::Policy);
+            let named = named.first().filter(|_| config.settings.is_written(SettingKey::Policy));
             let profile = named.and_then(|name| server.profile_named(name)).unwrap_or_else(|| server.first_profile());
             Ok(Some(Running { server: *server, profile }))
         }
@@ -40,16 +40,16 @@ pub(crate) async fn find(config: &Config) -> Result<Option<Running>, Failure> {
 
 impl Running {
     /// Says that the server answers, and which settings of this command it does not go by.
-    pub(crate) fn announce(&self, config: &Config, keys: &[Key]) {
+    pub(crate) fn announce(&self, config: &Config, keys: &[SettingKey]) {
         self.announce_with(config, keys, "for the server, whose value counts");
     }
 
     /// The same where the settings of this command count.
-    pub(crate) fn announce_beside(&self, config: &Config, keys: &[Key]) {
+    pub(crate) fn announce_beside(&self, config: &Config, keys: &[SettingKey]) {
         self.announce_with(config, keys, "for the server: this command goes by its own");
     }
 
-    fn announce_with(&self, config: &Config, keys: &[Key], counts: &str) {
+    fn announce_with(&self, config: &Config, keys: &[SettingKey], counts: &str) {
         let server = &self.server;
         let place = server.url_of(self.profile).map(|url| format!(" at {url}")).unwrap_or_default();
         say(&format!("the running server{place} answers, by its policy: {}", server.policy_words(self.profile)));
@@ -66,12 +66,12 @@ impl Running {
     }
 
     /// The settings of this command that the server does not go by.
-    pub(crate) fn deviations(&self, config: &Config, keys: &[Key]) -> Vec<Deviation> {
+    pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<Deviation> {
         let mut found = config.settings.deviations(&self.server.description().settings, keys);
         // A policy that one of its addresses has is a choice among its policies.
-        let chosen = config.settings.effective().texts(Key::Policy);
+        let chosen = config.settings.effective().texts(SettingKey::Policy);
         found.retain(|found| {
-            found.key != Key::Policy || chosen.first().and_then(|name| self.server.profile_named(name)).is_none()
+            found.key != SettingKey::Policy || chosen.first().and_then(|name| self.server.profile_named(name)).is_none()
         });
         found
     }
@@ -97,7 +97,7 @@ impl Running {
         self.config_with(settings, true).ok()
     }
 
-    fn config_with(&self, settings: &SettingFlags<false>, own_first: bool) -> Result<Config, Failure> {
+    fn config_with(&self, settings: &SettingFlags<false>, own_first: bool) -> Result<Config, CliError> {
         let of_server = &self.server.description().settings;
         Ok(settings.clone().read(|sources| Config::gather_like(sources, of_server, own_first))?)
     }

@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 use crate::app::remote::reachable;
 use crate::app::{App, AppError};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::net::OpenFiles;
+use crate::net::FdLimit;
 use crate::telemetry;
-use crate::text::Columns;
+use crate::text::TextTable;
 use crate::units::timestamp;
 
 #[derive(Debug, Args)]
@@ -24,16 +24,16 @@ pub(crate) struct Arguments {
     settings: SettingFlags<true>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let settings = arguments.settings;
     let mut config = settings.clone().read(Config::gather)?;
-    telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    telemetry::logging::start(&config.telemetry).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let connections = &mut config.proxy.limits.connections;
-    *connections = connections_within(OpenFiles::raise(), *connections);
-    let told = Told::of(&config);
+    *connections = connections_within(FdLimit::raise(), *connections);
+    let told = StartupBanner::of(&config);
     runtime()?.block_on(async {
         // Before anything is opened, so that a signal during the start ends it in order.
         let stop = stop_asked()?;
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
 
 /// How many connections the limit of open files has room for, `wanted` at most. Each may need a file more for its socket to
 /// upstream and one for the tarball that lands meanwhile.
-fn connections_within(files: OpenFiles, wanted: usize) -> usize {
+fn connections_within(files: FdLimit, wanted: usize) -> usize {
     const EACH: u64 = 3;
     /// For the ledger, the store, the listeners and the runtime.
     const BESIDE: u64 = 128;
@@ -67,7 +67,7 @@ fn connections_within(files: OpenFiles, wanted: usize) -> usize {
     fitting.min(wanted)
 }
 
-impl From<AppError> for Failure {
+impl From<AppError> for CliError {
     fn from(wrong: AppError) -> Self {
         let exit = match &wrong {
             AppError::Listen { .. } => Exit::Listen,
@@ -91,14 +91,14 @@ impl From<AppError> for Failure {
 }
 
 /// What a person is told at the start, as far as it is known before anything is bound.
-struct Told {
+struct StartupBanner {
     rows: Vec<(String, String)>,
     /// The hosts that the gateway answers for.
     intercepted: Vec<String>,
     public_url: Option<String>,
 }
 
-impl Told {
+impl StartupBanner {
     fn of(config: &Config) -> Self {
         let mut rows = Vec::new();
         let scoped = config.upstream.scoped.iter().map(|(scope, registry)| (scope.as_str(), registry));
@@ -118,7 +118,7 @@ impl Told {
     }
 
     fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
-        let mut columns = Columns::indented("  ");
+        let mut columns = TextTable::indented("  ");
         for address in addresses {
             columns.row(["listening", &format!("http://{address}/")]);
         }
@@ -230,9 +230,9 @@ mod tests {
 
     #[test]
     fn connections_fit_into_the_limit_of_open_files() {
-        let within = |now| connections_within(OpenFiles { before: Some(now), now: Some(now) }, 4096);
+        let within = |now| connections_within(FdLimit { before: Some(now), now: Some(now) }, 4096);
         assert_eq!((within(1 << 20), within(1024), within(100)), (4096, 298, 1));
-        assert_eq!(connections_within(OpenFiles { before: None, now: None }, 4096), 4096);
+        assert_eq!(connections_within(FdLimit { before: None, now: None }, 4096), 4096);
     }
 
     #[test]
@@ -258,6 +258,6 @@ mod tests {
 
             registry=http://127.0.0.1:4873/
         "#]]
-        .assert_eq(&Told::of(&config).tell(&addresses, &[], &[], ""));
+        .assert_eq(&StartupBanner::of(&config).tell(&addresses, &[], &[], ""));
     }
 }

@@ -6,9 +6,9 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 use clap::{Args, Subcommand};
 
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::config;
-use crate::server::UserError;
+use crate::server::PasswordFileError;
 use crate::server::auth::password_file;
 use crate::text::single_line;
 
@@ -32,17 +32,17 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-impl From<UserError> for Failure {
-    fn from(wrong: UserError) -> Self {
+impl From<PasswordFileError> for CliError {
+    fn from(wrong: PasswordFileError) -> Self {
         let exit = match &wrong {
-            UserError::Name(_) | UserError::Empty | UserError::Line { .. } => Exit::Usage,
-            UserError::File { .. } | UserError::Hash => Exit::Failed,
+            PasswordFileError::Name(_) | PasswordFileError::Empty | PasswordFileError::Line { .. } => Exit::Usage,
+            PasswordFileError::File { .. } | PasswordFileError::Hash => Exit::Failed,
         };
         Self::new(exit, wrong)
     }
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Add(Arguments { name, settings }) => {
             let file = settings.read(config::gateway_users)?;
@@ -57,7 +57,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Remove(Arguments { name, settings }) => {
             let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
             if !password_file::put(&path, &name, None)? {
-                return Err(Failure::new(
+                return Err(CliError::new(
                     Exit::Failed,
                     anyhow::anyhow!("there is no such user in `{}`: `{name}`", path.display()),
                 ));
@@ -67,19 +67,19 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
     }
 }
 
-fn no_file() -> Failure {
-    Failure::new(Exit::Usage, anyhow::anyhow!("say which file: `--gateway-users FILE`"))
+fn no_file() -> CliError {
+    CliError::new(Exit::Usage, anyhow::anyhow!("say which file: `--gateway-users FILE`"))
 }
 
-fn say(text: &str) -> Result<Exit, Failure> {
+fn say(text: &str) -> Result<Exit, CliError> {
     output::print(&format!("{}\n", single_line(text)))?;
     Ok(Exit::Done)
 }
 
 /// The first line of standard input; at a terminal it is asked for, and not shown.
-fn password() -> Result<String, Failure> {
+fn password() -> Result<String, CliError> {
     let input = io::stdin();
-    let hidden = input.is_terminal().then(Hidden::ask).transpose()?;
+    let hidden = input.is_terminal().then(EchoOff::ask).transpose()?;
     let mut line = String::new();
     io::Read::take(input.lock(), LONGEST).read_line(&mut line)?;
     drop(hidden);
@@ -87,9 +87,9 @@ fn password() -> Result<String, Failure> {
 }
 
 /// A terminal that does not show what is typed, until this is dropped.
-struct Hidden(#[cfg(unix)] rustix::termios::Termios);
+struct EchoOff(#[cfg(unix)] rustix::termios::Termios);
 
-impl Hidden {
+impl EchoOff {
     fn ask() -> io::Result<Self> {
         output::prompt("password: ")?;
         Self::hide()
@@ -112,7 +112,7 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         #[cfg(unix)]
         {

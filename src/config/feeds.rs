@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use crate::config::mistake::Mistake;
-use crate::config::parse::{self, Reader};
+use crate::config::mistake::Diagnostic;
+use crate::config::parse::{self, SettingsReader};
 use crate::config::raw::feed_table;
-use crate::config::raw::{Field, Value};
-use crate::config::settings::Key;
+use crate::config::raw::{RawField, RawValue};
+use crate::config::settings::SettingKey;
 use crate::diagnostics::blot_credentials;
 use crate::feed::config::is_name;
-use crate::feed::{FeedConfig, PublicKey, Source};
-use crate::policy::Trust;
+use crate::feed::{FeedConfig, FeedSource, PublicKey};
+use crate::policy::FeedTrust;
 
 /// The feeds, and what they are needed for.
 #[derive(Debug, Clone, Default)]
-pub struct Feeds {
+pub struct FeedSettings {
     /// Each of them, in the order they are written.
     pub followed: Vec<FeedConfig>,
     /// Whether a stale feed makes us not ready.
@@ -24,22 +24,26 @@ pub struct Feeds {
 }
 
 /// The feeds of what is written; `None` when something is wrong, which is noted.
-pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
-    let interval = reader.one(Key::FeedInterval, parse::some_duration);
-    let expiry = reader.one(Key::FeedExpiry, parse::some_duration);
-    let readiness = reader.one(Key::FeedReadiness, parse::truth);
-    let may_be_empty = reader.one(Key::FeedMayBeEmpty, parse::truth);
-    let serve_without = reader.one(Key::UnsafeServeWithoutFeed, parse::truth);
+pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
+    let interval = reader.one(SettingKey::FeedInterval, parse::some_duration);
+    let expiry = reader.one(SettingKey::FeedExpiry, parse::some_duration);
+    let readiness = reader.one(SettingKey::FeedReadiness, parse::truth);
+    let may_be_empty = reader.one(SettingKey::FeedMayBeEmpty, parse::truth);
+    let serve_without = reader.one(SettingKey::UnsafeServeWithoutFeed, parse::truth);
     let mut followed: Vec<FeedConfig> = Vec::new();
     let mut whole = true;
-    for value in reader.values(Key::Feed) {
+    for value in reader.values(SettingKey::Feed) {
         let feed =
             one(reader, &value, (interval.unwrap_or_default(), expiry.unwrap_or_default()), may_be_empty.unwrap_or_default());
         whole &= feed.is_some();
         let Some(mut feed) = feed else { continue };
         if followed.iter().any(|other| other.name == feed.name) {
             if let Some(name) = field(&value, "name") {
-                reader.note(Mistake::new(name.origin.clone(), format!("two feeds are called `{}`", feed.name), "another name"));
+                reader.note(Diagnostic::new(
+                    name.origin.clone(),
+                    format!("two feeds are called `{}`", feed.name),
+                    "another name",
+                ));
                 continue;
             }
             feed.name = free(&followed, &feed.name);
@@ -47,16 +51,16 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Feeds> {
         followed.push(feed);
     }
     let _ = (interval?, expiry?, may_be_empty?);
-    whole.then_some(Feeds { followed, readiness: readiness?, serve_without: serve_without? })
+    whole.then_some(FeedSettings { followed, readiness: readiness?, serve_without: serve_without? })
 }
 
 fn one(
-    reader: &mut Reader<'_>,
-    value: &Value,
+    reader: &mut SettingsReader<'_>,
+    value: &RawValue,
     (interval, expiry): (Duration, Duration),
     may_be_empty: bool,
 ) -> Option<FeedConfig> {
-    let source = tell(reader, field(value, "source").unwrap_or(value), "source", Source::parse);
+    let source = tell(reader, field(value, "source").unwrap_or(value), "source", FeedSource::parse);
     let name =
         named(
             reader,
@@ -66,7 +70,7 @@ fn one(
                 if is_name(text) { Ok(text.to_owned()) } else { Err("is no name of a feed".to_owned()) }
             },
         )?;
-    let trust = named(reader, value, "trust", |text| Trust::parse(text).ok_or_else(|| "is not known".to_owned()));
+    let trust = named(reader, value, "trust", |text| FeedTrust::parse(text).ok_or_else(|| "is not known".to_owned()));
     let interval_said = named(reader, value, "interval", parse::some_duration);
     let expiry_said = named(reader, value, "expiry", parse::some_duration);
     let key = named(reader, value, "key", PublicKey::parse);
@@ -74,7 +78,7 @@ fn one(
     Some(FeedConfig {
         name: name.unwrap_or_else(|| source.name()),
         source,
-        trust: trust?.unwrap_or(Trust::Deny),
+        trust: trust?.unwrap_or(FeedTrust::Deny),
         interval: interval_said?.unwrap_or(interval),
         expiry: expiry_said?.unwrap_or(expiry),
         key: key?,
@@ -84,25 +88,35 @@ fn one(
 
 /// What a key of the table says, `Some(None)` when it is not there; `None` when it is wrong, which is noted.
 #[expect(clippy::option_option, reason = "wrong and not there are two things, and both are ways to go on")]
-fn named<T>(reader: &mut Reader<'_>, value: &Value, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+fn named<T>(
+    reader: &mut SettingsReader<'_>,
+    value: &RawValue,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<Option<T>> {
     match field(value, name) {
         None => Some(None),
         Some(value) => tell(reader, value, name, parse).map(Some),
     }
 }
 
-fn tell<T>(reader: &mut Reader<'_>, value: &Value, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+fn tell<T>(
+    reader: &mut SettingsReader<'_>,
+    value: &RawValue,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<T> {
     let allowed = feed_table::FEED.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     let parsed = parse(&value.text).map_err(|flaw| {
         let text = blot_credentials(&value.text).escape_debug().to_string();
-        reader.note(Mistake::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
+        reader.note(Diagnostic::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
     });
     parsed.ok()
 }
 
-fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
-    value.fields.iter().find(|field| field.name == name).map(|Field { value, .. }| value)
+fn field<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    value.fields.iter().find(|field| field.name == name).map(|RawField { value, .. }| value)
 }
 
 /// A name that nobody has yet.
@@ -119,11 +133,11 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::config::raw::Written;
+    use crate::config::raw::RawConfig;
 
-    fn read(toml: &str) -> Result<Feeds, String> {
+    fn read(toml: &str) -> Result<FeedSettings, String> {
         let toml = format!("upstream = \"http://127.0.0.1:1/\"\ndata-dir = \"/data\"\n{toml}");
-        let written = Written::of_text(Path::new("coldframe.toml"), &toml).map_err(|wrong| wrong.to_string())?;
+        let written = RawConfig::of_text(Path::new("coldframe.toml"), &toml).map_err(|wrong| wrong.to_string())?;
         Config::of_written(&written).map(|config| config.feeds).map_err(|wrong| wrong.to_string())
     }
 
@@ -144,7 +158,7 @@ mod tests {
         );
         assert_eq!(read("feed = [\"a.txt\", { source = \"b\", trust = \"hold\" }]\n").unwrap().followed.len(), 2);
         let flags = Config::of(&[("upstream", "http://127.0.0.1:1/"), ("data-dir", "/data"), ("feed", "x"), ("feed", "y")]);
-        assert_eq!(flags.unwrap().feeds.followed[1].trust, Trust::Deny);
+        assert_eq!(flags.unwrap().feeds.followed[1].trust, FeedTrust::Deny);
     }
 
     #[test]

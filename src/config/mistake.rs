@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-pub use crate::diagnostics::{Place, SourceFile, blot_credentials};
+pub use crate::diagnostics::{SourceFile, SourceSpan, blot_credentials};
 use crate::text::{printable, single_line};
 
 /// Where a value or a mistake comes from.
@@ -13,7 +13,7 @@ pub enum Origin {
     /// An environment variable.
     Variable(String),
     /// A piece of the configuration file.
-    File(Place),
+    File(SourceSpan),
     /// Handed over by a program that embeds Coldframe.
     Given,
     /// npm's configuration, in its words.
@@ -38,7 +38,7 @@ impl fmt::Display for Origin {
 
 /// One mistake.
 #[derive(Debug, Clone)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// Where.
     pub origin: Origin,
     /// What is wrong: lower case, the value last after a colon.
@@ -49,7 +49,7 @@ pub struct Mistake {
     pub shows_line: bool,
 }
 
-impl Mistake {
+impl Diagnostic {
     /// A mistake whose whole line may be shown.
     #[must_use]
     pub fn new(origin: Origin, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
@@ -57,7 +57,7 @@ impl Mistake {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin {
             Origin::Default => out.write_str(&single_line(&self.problem))?,
@@ -72,14 +72,14 @@ impl fmt::Display for Mistake {
 
 /// Every mistake that was found, in the order of the file, then environment, then flags. Never empty.
 #[derive(Debug, Clone, thiserror::Error)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Diagnostics(Vec<Diagnostic>);
 
-impl Mistakes {
+impl Diagnostics {
     /// `value`, unless there are mistakes or it is missing.
     ///
     /// # Errors
     /// The mistakes, in order.
-    pub(crate) fn or<T>(mut mistakes: Vec<Mistake>, value: Option<T>) -> Result<T, Self> {
+    pub(crate) fn or<T>(mut mistakes: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {
         if let (true, Some(value)) = (mistakes.is_empty(), value) {
             return Ok(value);
         }
@@ -93,18 +93,18 @@ impl Mistakes {
     }
 
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter()
     }
 }
 
-impl From<Mistake> for Mistakes {
-    fn from(mistake: Mistake) -> Self {
+impl From<Diagnostic> for Diagnostics {
+    fn from(mistake: Diagnostic) -> Self {
         Self(vec![mistake])
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (count, noun) = (self.0.len(), if self.0.len() == 1 { "mistake" } else { "mistakes" });
         write!(out, "{count} {noun} in the configuration")?;
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_value_begins_no_line_of_its_own() {
-        let mistake = Mistake::new(Origin::Flag("--config".to_owned()), "cannot read `x\n::error::y`", "z\nw");
+        let mistake = Diagnostic::new(Origin::Flag("--config".to_owned()), "cannot read `x\n::error::y`", "z\nw");
         assert_eq!(mistake.to_string(), "--config: cannot read `x\\n::error::y`\n   = allowed: z\\nw");
     }
 
@@ -131,7 +131,7 @@ mod tests {
     fn a_mistake_is_marked_below_its_line() {
         let file = Arc::new(SourceFile { path: "x.toml".into(), text: "a = 1\r\n\tñ = 22 # why\r\n".to_owned() });
         let span = file.text.find("22").map(|at| at..at + 2).unwrap();
-        let mistake = Mistake::new(Origin::File(Place { file, span }), "is wrong", "");
+        let mistake = Diagnostic::new(Origin::File(SourceSpan { file, span }), "is wrong", "");
         assert_eq!(mistake.to_string(), "x.toml:2:6: is wrong\n 2 | \tñ = 22 # why\n   | \t    ^^");
     }
 }

@@ -1,6 +1,6 @@
 //! File, environment and flags become one [`Config`], each room's own collected.
 //!
-//! Two types: [`Written`] is what people wrote, as text with its origin; [`Config`] is what is true, and nothing validates
+//! Two types: [`RawConfig`] is what people wrote, as text with its origin; [`Config`] is what is true, and nothing validates
 //! it again. Precedence is flag, environment, file, default. All mistakes are told at once. Refuses to know what a room
 //! does with its part.
 
@@ -18,7 +18,7 @@ mod suggest;
 mod upstream;
 mod value_kind;
 
-pub use value_kind::Kind;
+pub use value_kind::ValueKind;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -27,33 +27,33 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use effective::{Effective, Settings};
-pub use feeds::Feeds;
-pub use mistake::{Mistake, Mistakes, Origin};
-pub use raw::{Environment, Flags, Written};
-pub use server::Gateway;
-pub use settings::Key;
+pub use feeds::FeedSettings;
+pub use mistake::{Diagnostic, Diagnostics, Origin};
+pub use raw::{EnvPairs, FlagValues, RawConfig};
+pub use server::GatewaySettings;
+pub use settings::SettingKey;
 
-use crate::config::parse::Reader;
-use crate::config::policy::Profiles;
-use crate::config::upstream::{Behind, Ourselves};
+use crate::config::parse::SettingsReader;
+use crate::config::policy::ListenerPolicies;
+use crate::config::upstream::{OwnAddresses, UpstreamSettings};
 
 use crate::policy::Policy;
 use crate::{firewall, store, telemetry, tls};
 
 /// Where configuration may stand.
 #[derive(Debug)]
-pub struct Sources<'a> {
+pub struct ConfigSources<'a> {
     /// The file that `--config` names.
     pub file: Option<&'a Path>,
     /// The process' surroundings: settings, and what npm and the platform read there.
-    pub surroundings: &'a Surroundings,
+    pub surroundings: &'a ProcessEnvironment,
     /// The flags.
-    pub flags: Flags,
+    pub flags: FlagValues,
 }
 
 /// The surroundings of a process.
 #[derive(Clone, Default)]
-pub struct Surroundings {
+pub struct ProcessEnvironment {
     /// The variables.
     pub variables: Vec<(OsString, OsString)>,
     /// The home directory, if there is one.
@@ -62,16 +62,16 @@ pub struct Surroundings {
     pub working_directory: PathBuf,
 }
 
-impl Surroundings {
+impl ProcessEnvironment {
     fn variable(&self, name: &str) -> Option<OsString> {
         self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
     }
 
     /// As npm's configuration is read from: what is not UTF-8 is none of npm's.
     #[must_use]
-    pub fn of_npm(&self) -> crate::upstream::Environment {
+    pub fn of_npm(&self) -> crate::upstream::NpmEnvironment {
         let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
-        crate::upstream::Environment {
+        crate::upstream::NpmEnvironment {
             vars: self.variables.iter().filter_map(text).collect(),
             home: self.home.clone(),
             cwd: self.working_directory.clone(),
@@ -79,7 +79,7 @@ impl Surroundings {
     }
 }
 
-impl fmt::Debug for Surroundings {
+impl fmt::Debug for ProcessEnvironment {
     /// Variables hold secrets: only how many there are is shown.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = out.debug_struct("Surroundings");
@@ -88,9 +88,9 @@ impl fmt::Debug for Surroundings {
 }
 
 /// Which machine fills in what is not written.
-enum Machine<'a> {
+enum DefaultsFrom<'a> {
     /// This one: its npm names an upstream, its platform a data directory.
-    Here(&'a Surroundings),
+    Here(&'a ProcessEnvironment),
     /// None: what is not written is missing.
     Apart,
     /// One that is not known yet: what is not written is not missed.
@@ -115,19 +115,19 @@ pub struct Config {
     /// For each of `listen`, its profile.
     pub listener_policies: Vec<usize>,
     /// Where the policies come from, to read them again.
-    pub policies: crate::config::policy::Chosen,
+    pub policies: crate::config::policy::PolicyFiles,
     /// The firewall's bounds.
     pub firewall: firewall::Config,
     /// How the doors behave.
     pub proxy: crate::server::Config,
     /// The door for clients that do not know us.
-    pub gateway: Gateway,
+    pub gateway: GatewaySettings,
     /// How long the ledger remembers who got what.
     pub ledger_retention: Duration,
     /// How often it is logged how much was served; never at zero.
     pub summary_interval: Duration,
     /// The feeds, and what they are needed for.
-    pub feeds: Feeds,
+    pub feeds: FeedSettings,
     /// How log lines look, and which are written.
     pub telemetry: telemetry::Config,
     /// What people should know of npm's configuration, to be logged at the start.
@@ -142,25 +142,25 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in it; `data-dir` and `upstream` must be there.
-    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
-        Self::of_written(&Written::of(pairs)?)
+    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
+        Self::of_written(&RawConfig::of(pairs)?)
     }
 
     /// A configuration of what is written alone: reads neither the environment nor npm's configuration.
     ///
     /// # Errors
     /// Every mistake in it; `data-dir` and `upstream` must be there.
-    pub fn of_written(written: &Written) -> Result<Self, Mistakes> {
+    pub fn of_written(written: &RawConfig) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
-        let config = Self::read(written, &Machine::Apart, &mut mistakes);
-        Mistakes::or(mistakes, config)
+        let config = Self::read(written, &DefaultsFrom::Apart, &mut mistakes);
+        Diagnostics::or(mistakes, config)
     }
 
     /// The configuration that flags, environment and file give together, with npm's own for what they leave open.
     ///
     /// # Errors
     /// Every mistake in all of them.
-    pub fn gather(sources: Sources<'_>) -> Result<Self, Mistakes> {
+    pub fn gather(sources: ConfigSources<'_>) -> Result<Self, Diagnostics> {
         Self::gather_with(sources, &[])
     }
 
@@ -168,14 +168,14 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in all of them.
-    pub fn gather_with(sources: Sources<'_>, defaults: &[(Key, &str)]) -> Result<Self, Mistakes> {
+    pub fn gather_with(sources: ConfigSources<'_>, defaults: &[(SettingKey, &str)]) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
-        let mut written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
         for (key, text) in defaults {
             written.default_to(*key, text);
         }
-        let config = Self::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
-        Mistakes::or(mistakes, config)
+        let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
+        Diagnostics::or(mistakes, config)
     }
 
     /// The configuration of a server that runs with the settings `of_server`; what is written here goes before them only if
@@ -183,55 +183,56 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in all of them.
-    pub fn gather_like(sources: Sources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Mistakes> {
+    pub fn gather_like(sources: ConfigSources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
-        let mut written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
         written.take_over(of_server, own_first);
-        let config = Self::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
-        Mistakes::or(mistakes, config)
+        let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
+        Diagnostics::or(mistakes, config)
     }
 
     /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
-    fn read(written: &Written, machine: &Machine<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        let mut reader = Reader::of(written, mistakes);
-        let (listen, named): (Vec<_>, Vec<_>) = reader.several(Key::Listen, crate::config::parse::listener).into_iter().unzip();
-        if written.values(Key::Listen).is_empty() {
-            reader.object(Key::Listen, "nowhere to listen", Key::Listen.setting().kind.allowed());
+    fn read(written: &RawConfig, machine: &DefaultsFrom<'_>, mistakes: &mut Vec<Diagnostic>) -> Option<Self> {
+        let mut reader = SettingsReader::of(written, mistakes);
+        let (listen, named): (Vec<_>, Vec<_>) =
+            reader.several(SettingKey::Listen, crate::config::parse::listener).into_iter().unzip();
+        if written.values(SettingKey::Listen).is_empty() {
+            reader.object(SettingKey::Listen, "nowhere to listen", SettingKey::Listen.setting().kind.allowed());
         }
-        let min_release_age = reader.one(Key::MinReleaseAge, crate::config::parse::duration);
-        let fix_lane = reader.one(Key::FixLane, crate::config::parse::duration);
-        let exclude = reader.several(Key::Exclude, crate::config::parse::package_glob);
+        let min_release_age = reader.one(SettingKey::MinReleaseAge, crate::config::parse::duration);
+        let fix_lane = reader.one(SettingKey::FixLane, crate::config::parse::duration);
+        let exclude = reader.several(SettingKey::Exclude, crate::config::parse::package_glob);
         let data_dir = reader.data_dir(machine);
-        let public_url = reader.one(Key::PublicUrl, crate::config::parse::public_url);
-        let packument_ttl = reader.one(Key::PackumentTtl, crate::config::parse::duration);
-        let max_stale = reader.one(Key::MaxStale, crate::config::parse::duration);
-        let patience = reader.one(Key::Patience, crate::config::parse::duration);
-        let cache_size = reader.one(Key::CacheSize, crate::config::parse::size_from(1_000_000));
-        let memory = reader.one(Key::Memory, crate::config::parse::size_from(1_000_000));
-        let packument_memory = reader.one(Key::PackumentMemory, crate::config::parse::size_from(1_000_000));
-        let fetch_ahead = reader.one(Key::FetchAhead, crate::config::parse::number_to(firewall::FETCHES));
-        let absent_names = reader.one(Key::AbsentNames, crate::config::parse::number_to(firewall::MAX_ABSENT_NAMES));
-        let packument_limit = reader.one(Key::PackumentLimit, crate::config::parse::size_from(1_000));
-        let tarball_limit = reader.one(Key::TarballLimit, crate::config::parse::size_from(1_000));
+        let public_url = reader.one(SettingKey::PublicUrl, crate::config::parse::public_url);
+        let packument_ttl = reader.one(SettingKey::PackumentTtl, crate::config::parse::duration);
+        let max_stale = reader.one(SettingKey::MaxStale, crate::config::parse::duration);
+        let patience = reader.one(SettingKey::Patience, crate::config::parse::duration);
+        let cache_size = reader.one(SettingKey::CacheSize, crate::config::parse::size_from(1_000_000));
+        let memory = reader.one(SettingKey::Memory, crate::config::parse::size_from(1_000_000));
+        let packument_memory = reader.one(SettingKey::PackumentMemory, crate::config::parse::size_from(1_000_000));
+        let fetch_ahead = reader.one(SettingKey::FetchAhead, crate::config::parse::number_to(firewall::FETCHES));
+        let absent_names = reader.one(SettingKey::AbsentNames, crate::config::parse::number_to(firewall::MAX_ABSENT_NAMES));
+        let packument_limit = reader.one(SettingKey::PackumentLimit, crate::config::parse::size_from(1_000));
+        let tarball_limit = reader.one(SettingKey::TarballLimit, crate::config::parse::size_from(1_000));
         let proxy = crate::config::server::read(&mut reader, public_url.clone());
-        let log_format = reader.one(Key::LogFormat, crate::config::parse::word(crate::config::settings::LOG_FORMATS));
-        let log_level = reader.one(Key::LogLevel, crate::config::parse::word(crate::config::settings::LOG_LEVELS));
-        let ledger_retention = reader.one(Key::LedgerRetention, crate::config::parse::some_duration);
-        let summary_interval = reader.one(Key::SummaryInterval, crate::config::parse::duration);
+        let log_format = reader.one(SettingKey::LogFormat, crate::config::parse::word(crate::config::settings::LOG_FORMATS));
+        let log_level = reader.one(SettingKey::LogLevel, crate::config::parse::word(crate::config::settings::LOG_LEVELS));
+        let ledger_retention = reader.one(SettingKey::LedgerRetention, crate::config::parse::some_duration);
+        let summary_interval = reader.one(SettingKey::SummaryInterval, crate::config::parse::duration);
         let feeds = crate::config::feeds::read(&mut reader);
         let profiles = crate::config::policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
-        let ourselves = Ourselves { listen: &listen, public_url: public_url.as_ref() };
+        let ourselves = OwnAddresses { listen: &listen, public_url: public_url.as_ref() };
         let behind = crate::config::upstream::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
         let gateway = crate::config::server::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
-        let Behind { upstream, tls, mut warnings } = behind?;
+        let UpstreamSettings { upstream, tls, mut warnings } = behind?;
         let upstream_prefixes = crate::config::upstream::prefixes(&upstream);
-        let Profiles { chosen, read, by_listener } = profiles?;
+        let ListenerPolicies { chosen, read, by_listener } = profiles?;
         warnings.extend(read.warnings);
         let mut policies = read.policies.into_iter();
         let data_dir = data_dir?;
         let folder = match machine {
-            Machine::Here(surroundings) => surroundings.working_directory.as_path(),
-            Machine::Apart | Machine::Unknown => Path::new(""),
+            DefaultsFrom::Here(surroundings) => surroundings.working_directory.as_path(),
+            DefaultsFrom::Apart | DefaultsFrom::Unknown => Path::new(""),
         };
         let settings = Settings::of(written, folder, &upstream.default.address(), &data_dir);
         Some(Self {
@@ -270,22 +271,22 @@ impl Config {
 ///
 /// # Errors
 /// Every mistake in it.
-pub fn check(path: &Path) -> Result<usize, Mistakes> {
+pub fn check(path: &Path) -> Result<usize, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = Written::from_file(path, &mut mistakes);
-    Config::read(&written, &Machine::Unknown, &mut mistakes);
-    Mistakes::or(mistakes, Some(written.count()))
+    let written = RawConfig::from_file(path, &mut mistakes);
+    Config::read(&written, &DefaultsFrom::Unknown, &mut mistakes);
+    Diagnostics::or(mistakes, Some(written.count()))
 }
 
 /// Everything in force and where each value came from, as TOML.
 ///
 /// # Errors
 /// Every mistake in it.
-pub fn show_in_force(sources: Sources<'_>) -> Result<String, Mistakes> {
+pub fn show_in_force(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let config = Config::read(&written, &Machine::Here(sources.surroundings), &mut mistakes);
-    let config = Mistakes::or(mistakes, config)?;
+    let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let config = Config::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
+    let config = Diagnostics::or(mistakes, config)?;
     Ok(crate::config::show::show(&written, &config))
 }
 
@@ -293,27 +294,27 @@ pub fn show_in_force(sources: Sources<'_>) -> Result<String, Mistakes> {
 ///
 /// # Errors
 /// Every mistake in what is written, except in npm's configuration.
-pub fn data_dir(sources: Sources<'_>) -> Result<PathBuf, Mistakes> {
+pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let read = Reader::of(&written, &mut mistakes).data_dir(&Machine::Here(sources.surroundings));
-    Mistakes::or(mistakes, read)
+    let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let read = SettingsReader::of(&written, &mut mistakes).data_dir(&DefaultsFrom::Here(sources.surroundings));
+    Diagnostics::or(mistakes, read)
 }
 
 /// The file of those who may use the gateway alone, if one is named.
 ///
 /// # Errors
 /// Every mistake in what is written, except in npm's configuration.
-pub fn gateway_users(sources: Sources<'_>) -> Result<Option<PathBuf>, Mistakes> {
+pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = Written::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let named = Reader::of(&written, &mut mistakes).one(Key::GatewayUsers, crate::config::parse::path);
-    Mistakes::or(mistakes, Some(named))
+    let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let named = SettingsReader::of(&written, &mut mistakes).one(SettingKey::GatewayUsers, crate::config::parse::path);
+    Diagnostics::or(mistakes, Some(named))
 }
 
 /// At `debug` and `trace` only our own lines grow in number; those of the libraries below would bury them.
 fn telemetry_config(format: &str, level: &str) -> telemetry::Config {
-    let format = if format == "json" { telemetry::Format::Json } else { telemetry::Format::Human };
+    let format = if format == "json" { telemetry::LogFormat::Json } else { telemetry::LogFormat::Human };
     let filter = if matches!(level, "debug" | "trace") { format!("info,coldframe={level}") } else { level.to_owned() };
     telemetry::Config { format, filter }
 }
@@ -326,20 +327,20 @@ mod tests {
     use crate::npm::PackageName;
 
     /// The mistakes that `toml`, the environment and the flags have together, the file's directory left out.
-    fn mistakes(toml: &str, variables: &[(&str, &str)], flags: &[(Key, &str)]) -> String {
+    fn mistakes(toml: &str, variables: &[(&str, &str)], flags: &[(SettingKey, &str)]) -> String {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coldframe.toml");
         std::fs::write(&path, toml).unwrap();
-        let mut noted = Flags::default();
+        let mut noted = FlagValues::default();
         for (key, text) in flags {
             noted.note(*key, (*text).to_owned());
         }
-        let surroundings = Surroundings {
+        let surroundings = ProcessEnvironment {
             variables: variables.iter().chain(&[("HOME", "/home/me")]).map(|(name, value)| (name.into(), value.into())).collect(),
             home: Some(directory.path().to_owned()),
             working_directory: directory.path().to_owned(),
         };
-        let sources = Sources { file: Some(&path), surroundings: &surroundings, flags: noted };
+        let sources = ConfigSources { file: Some(&path), surroundings: &surroundings, flags: noted };
         let told = Config::gather(sources).unwrap_err().to_string();
         told.replace(&format!("{}/", directory.path().display()), "")
     }
@@ -360,7 +361,7 @@ trusted-proxy = \"10.0.0.0/40\"
 memory = \"1GB\"
 ";
         let variables = [("COLDFRAME_LOG_LEVEL", "loud"), ("COLDFRAME_LISTENS", "x")];
-        let flags = [(Key::MaxConnections, "0"), (Key::PackumentTtl, "5")];
+        let flags = [(SettingKey::MaxConnections, "0"), (SettingKey::PackumentTtl, "5")];
         expect![[r#"
             12 mistakes in the configuration
 
@@ -467,23 +468,27 @@ memory = \"1GB\"
     }
 
     /// What is shown of `.npmrc` and flags.
-    fn shown(npmrc: &str, flags: &[(Key, &str)]) -> Result<String, Mistakes> {
+    fn shown(npmrc: &str, flags: &[(SettingKey, &str)]) -> Result<String, Diagnostics> {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(".npmrc"), npmrc).unwrap();
         let home = Some(directory.path().to_owned());
-        let surroundings = Surroundings { variables: Vec::new(), home, working_directory: directory.path().to_owned() };
-        let mut noted = Flags::default();
-        for (key, text) in [(Key::DataDir, "/data")].iter().chain(flags) {
+        let surroundings = ProcessEnvironment { variables: Vec::new(), home, working_directory: directory.path().to_owned() };
+        let mut noted = FlagValues::default();
+        for (key, text) in [(SettingKey::DataDir, "/data")].iter().chain(flags) {
             noted.note(*key, (*text).to_owned());
         }
-        let shown = show_in_force(Sources { file: None, surroundings: &surroundings, flags: noted })?;
+        let shown = show_in_force(ConfigSources { file: None, surroundings: &surroundings, flags: noted })?;
         Ok(shown.replace(&format!("{}/", directory.path().display()), ""))
     }
 
     #[test]
     fn what_nobody_wrote_comes_from_npm_and_is_shown_with_its_origin() {
         let npmrc = "registry=https://registry.example/npm\n@acme:registry=https://me:secret@acme.example/\n";
-        let shown = shown(npmrc, &[(Key::MaxConnections, "7"), (Key::Exclude, "@acme/*"), (Key::Exclude, "left-pad")]).unwrap();
+        let shown = shown(
+            npmrc,
+            &[(SettingKey::MaxConnections, "7"), (SettingKey::Exclude, "@acme/*"), (SettingKey::Exclude, "left-pad")],
+        )
+        .unwrap();
         expect![[r#"
             listen = ["127.0.0.1:4873"]                 # default
             upstream = "https://registry.example/npm/"  # `.npmrc`
@@ -544,7 +549,7 @@ memory = \"1GB\"
             # @acme comes from https://acme.example/  # `.npmrc`
         "#]]
         .assert_eq(&shown);
-        let named = self::shown(npmrc, &[(Key::Upstream, "https://me:secret@other.example")]).unwrap();
+        let named = self::shown(npmrc, &[(SettingKey::Upstream, "https://me:secret@other.example")]).unwrap();
         assert!(
             named.contains("upstream = \"https://*********@other.example\"") && named.contains("# @acme comes from"),
             "{named}"
@@ -555,7 +560,7 @@ memory = \"1GB\"
     fn coldframe_is_not_its_own_upstream() {
         let shown_npm = shown("registry=http://localhost:4873/\n@acme:registry=https://acme.example/\n", &[]).unwrap();
         assert!(shown_npm.contains("# npm's built-in default"), "{shown_npm}");
-        let named = shown("", &[(Key::Upstream, "http://localhost:4873")]).unwrap_err().to_string();
+        let named = shown("", &[(SettingKey::Upstream, "http://localhost:4873")]).unwrap_err().to_string();
         expect![[r#"
             1 mistake in the configuration
 
@@ -566,7 +571,7 @@ memory = \"1GB\"
 
     #[test]
     fn a_mistake_in_npms_configuration_is_told_with_the_others() {
-        let told = shown("registry=nonsense\n", &[(Key::Memory, "5")]).unwrap_err().to_string();
+        let told = shown("registry=nonsense\n", &[(SettingKey::Memory, "5")]).unwrap_err().to_string();
         assert!(told.starts_with("2 mistakes") && told.contains("sets `registry` to something"), "{told}");
     }
 }

@@ -9,87 +9,91 @@ use ipnet::IpNet;
 use rustls_pki_types::DnsName;
 use url::Url;
 
-use crate::config::mistake::{Mistake, Origin};
-use crate::config::raw::{Value, Written};
-use crate::config::settings::Key;
-use crate::config::{Machine, platform_dirs};
+use crate::config::mistake::{Diagnostic, Origin};
+use crate::config::raw::{RawConfig, RawValue};
+use crate::config::settings::SettingKey;
+use crate::config::{DefaultsFrom, platform_dirs};
 use crate::diagnostics::blot_credentials;
-use crate::net::HostGlob;
+use crate::net::HostPattern;
 use crate::policy::PackageGlob;
 use crate::units::quantity;
 use crate::upstream::TimeMode;
 
 /// Reads settings and gathers what is wrong with them.
-pub(crate) struct Reader<'a> {
-    written: &'a Written,
-    mistakes: &'a mut Vec<Mistake>,
+pub(crate) struct SettingsReader<'a> {
+    written: &'a RawConfig,
+    mistakes: &'a mut Vec<Diagnostic>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SettingsReader<'a> {
     /// A reader of `written` that notes mistakes in `mistakes`.
-    pub(crate) fn of(written: &'a Written, mistakes: &'a mut Vec<Mistake>) -> Self {
+    pub(crate) fn of(written: &'a RawConfig, mistakes: &'a mut Vec<Diagnostic>) -> Self {
         Self { written, mistakes }
     }
 
     /// The value of a setting; `None` when there is none, or a wrong one, which is noted.
-    pub(crate) fn one<T>(&mut self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn one<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let values = self.written.values(key);
         if let [_, again, ..] = &*values {
-            self.mistakes.push(Mistake::new(again.origin.clone(), format!("given twice: `{}`", key.setting().name), "it once"));
+            self.mistakes.push(Diagnostic::new(
+                again.origin.clone(),
+                format!("given twice: `{}`", key.setting().name),
+                "it once",
+            ));
         }
         values.first().and_then(|value| self.parse(key, value, &parse))
     }
 
     /// The values of a setting that may be given several times, without the wrong ones, which are noted.
-    pub(crate) fn several<T>(&mut self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub(crate) fn several<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let values = self.written.values(key);
         values.iter().filter_map(|value| self.parse(key, value, &parse)).collect()
     }
 
     /// The values of a setting as they are written.
-    pub(crate) fn values(&self, key: Key) -> Vec<Value> {
+    pub(crate) fn values(&self, key: SettingKey) -> Vec<RawValue> {
         self.written.values(key)
     }
 
     /// Notes that the values of `key`, each right by itself, are not right together or in this place.
-    pub(crate) fn object(&mut self, key: Key, problem: impl Into<String>, allowed: impl Into<String>) {
-        self.mistakes.push(Mistake::new(self.origin(key), problem, allowed));
+    pub(crate) fn object(&mut self, key: SettingKey, problem: impl Into<String>, allowed: impl Into<String>) {
+        self.mistakes.push(Diagnostic::new(self.origin(key), problem, allowed));
     }
 
     /// Notes a mistake that was found elsewhere.
-    pub(crate) fn note(&mut self, mistake: Mistake) {
+    pub(crate) fn note(&mut self, mistake: Diagnostic) {
         self.mistakes.push(mistake);
     }
 
     /// Who wrote a setting.
-    pub(crate) fn origin(&self, key: Key) -> Origin {
+    pub(crate) fn origin(&self, key: SettingKey) -> Origin {
         self.written.values(key).pop().map_or(Origin::Default, |value| value.origin)
     }
 
     /// Whether a setting has no value at all.
-    pub(crate) fn is_absent(&self, key: Key) -> bool {
+    pub(crate) fn is_absent(&self, key: SettingKey) -> bool {
         self.written.values(key).is_empty()
     }
 
     /// The data directory: what is written, else the platform's.
-    pub(super) fn data_dir(&mut self, machine: &Machine<'_>) -> Option<PathBuf> {
+    pub(super) fn data_dir(&mut self, machine: &DefaultsFrom<'_>) -> Option<PathBuf> {
         let platform = match machine {
-            Machine::Here(surroundings) => platform_dirs::data_directory(|name| surroundings.variable(name)),
-            Machine::Apart | Machine::Unknown => None,
+            DefaultsFrom::Here(surroundings) => platform_dirs::data_directory(|name| surroundings.variable(name)),
+            DefaultsFrom::Apart | DefaultsFrom::Unknown => None,
         };
-        let known = platform.is_some() || matches!(machine, Machine::Unknown);
-        if self.is_absent(Key::DataDir) && !known {
-            self.object(Key::DataDir, "no place for data is known here", "`data-dir` with a path");
+        let known = platform.is_some() || matches!(machine, DefaultsFrom::Unknown);
+        if self.is_absent(SettingKey::DataDir) && !known {
+            self.object(SettingKey::DataDir, "no place for data is known here", "`data-dir` with a path");
         }
-        self.one(Key::DataDir, path).or(platform)
+        self.one(SettingKey::DataDir, path).or(platform)
     }
 
-    fn parse<T>(&mut self, key: Key, value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    fn parse<T>(&mut self, key: SettingKey, value: &RawValue, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let setting = key.setting();
         let parsed = parse(&value.text).map_err(|flaw| {
             let text = blot_credentials(&value.text).escape_debug().to_string();
             let problem = format!("`{}` {flaw}: `{text}`", setting.name);
-            self.mistakes.push(Mistake::new(value.origin.clone(), problem, setting.kind.allowed()));
+            self.mistakes.push(Diagnostic::new(value.origin.clone(), problem, setting.kind.allowed()));
         });
         parsed.ok()
     }
@@ -208,7 +212,7 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// A host or a pattern of hosts.
-pub(crate) fn host_glob(text: &str) -> Result<HostGlob, String> {
+pub(crate) fn host_glob(text: &str) -> Result<HostPattern, String> {
     text.parse().map_err(|_| "is no host".to_owned())
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::mistake::{Mistake, Origin};
-use crate::config::parse::Reader;
-use crate::config::settings::Key;
+use crate::config::mistake::{Diagnostic, Origin};
+use crate::config::parse::SettingsReader;
+use crate::config::settings::SettingKey;
 use crate::diagnostics;
 use crate::diagnostics::SourceFile;
 use crate::files;
-use crate::policy::{Compiled, compile};
+use crate::policy::{CompiledPolicy, compile};
 use crate::policy::{PackageGlob, Policy, presets};
 
 /// The policy in force where no other is named.
@@ -22,7 +22,7 @@ pub const MAX_POLICY_BYTES: u64 = 4 << 20;
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
-pub enum PolicyFileError {
+pub enum PolicyLoadError {
     /// A file or a directory cannot be read, or there is none.
     #[error("cannot read the policy `{name}`: {detail}")]
     Unreadable {
@@ -33,7 +33,7 @@ pub enum PolicyFileError {
     },
     /// Something is wrong in it.
     #[error(transparent)]
-    Mistaken(#[from] diagnostics::Mistakes),
+    Mistaken(#[from] diagnostics::Diagnostics),
 }
 
 /// Loads and compiles the policy of a name: a shipped one's, the path of a file, or that of a directory whose `*.toml` files are
@@ -41,8 +41,8 @@ pub enum PolicyFileError {
 ///
 /// # Errors
 /// When it cannot be read, and every mistake in it.
-pub fn load(name: &str) -> Result<Compiled, PolicyFileError> {
-    let unreadable = |detail: String| PolicyFileError::Unreadable { name: name.to_owned(), detail };
+pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
+    let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
     let files = match presets::file(name) {
         Some(file) => vec![file],
@@ -56,8 +56,8 @@ pub fn load(name: &str) -> Result<Compiled, PolicyFileError> {
 ///
 /// # Errors
 /// When one cannot be read, or there is none.
-pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyFileError> {
-    let unreadable = |detail: String| PolicyFileError::Unreadable { name: name.to_owned(), detail };
+pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
+    let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
     match presets::cases(name) {
         Some(file) => Ok(vec![file]),
@@ -72,7 +72,7 @@ pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyFileError> {
 
 /// The policies that listeners answer by, as they were chosen: enough to read them again.
 #[derive(Debug, Clone)]
-pub struct Chosen {
+pub struct PolicyFiles {
     /// Their names, by profile: the first is that of every listener that names none.
     pub names: Vec<String>,
     age: Option<Duration>,
@@ -84,7 +84,7 @@ pub struct Chosen {
 
 /// Policies as they were read.
 #[derive(Debug)]
-pub struct Read {
+pub struct LoadedPolicies {
     /// One a profile.
     pub policies: Vec<Policy>,
     /// The files that they were made of; of a shipped policy there is none.
@@ -93,14 +93,14 @@ pub struct Read {
     pub warnings: Vec<String>,
 }
 
-impl Chosen {
+impl PolicyFiles {
     /// Another policy, with the same age and exclusions.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn other(&self, name: &str) -> Result<Policy, PolicyFileError> {
+    pub fn other(&self, name: &str) -> Result<Policy, PolicyLoadError> {
         let other = Self { names: vec![name.to_owned()], ..self.clone() };
-        let missing = || PolicyFileError::Unreadable { name: name.to_owned(), detail: "there is none".to_owned() };
+        let missing = || PolicyLoadError::Unreadable { name: name.to_owned(), detail: "there is none".to_owned() };
         other.read()?.policies.pop().ok_or_else(missing)
     }
 
@@ -121,10 +121,10 @@ impl Chosen {
     ///
     /// # Errors
     /// What is wrong with the first that is wrong.
-    pub fn read(&self) -> Result<Read, PolicyFileError> {
-        let mut read = Read { policies: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    pub fn read(&self) -> Result<LoadedPolicies, PolicyLoadError> {
+        let mut read = LoadedPolicies { policies: Vec::new(), files: Vec::new(), warnings: Vec::new() };
         for name in &self.names {
-            let Compiled { policy, warnings, files } = load(name)?;
+            let CompiledPolicy { policy, warnings, files } = load(name)?;
             let policy = match self.age {
                 Some(age) => policy.with_minimum_age(age),
                 None => policy,
@@ -133,7 +133,7 @@ impl Chosen {
                 Some(age) => policy.with_fix_lane(age),
                 None => policy,
             };
-            let policy = policy.excluding(&self.exclude).map_err(|wrong| PolicyFileError::Unreadable {
+            let policy = policy.excluding(&self.exclude).map_err(|wrong| PolicyLoadError::Unreadable {
                 name: name.clone(),
                 detail: format!("the exclusions cannot be compiled together: {wrong}"),
             })?;
@@ -162,22 +162,22 @@ impl Chosen {
 }
 
 /// The policies of the listeners, each once, with which of them each listener answers by.
-pub(crate) struct Profiles {
-    pub chosen: Chosen,
-    pub read: Read,
+pub(crate) struct ListenerPolicies {
+    pub chosen: PolicyFiles,
+    pub read: LoadedPolicies,
     pub by_listener: Vec<usize>,
 }
 
 /// The policies of what is written; `None` when something is wrong, which is noted. `named` are the policies of the listeners, as
 /// far as they name any.
 pub(crate) fn choose(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     named: Vec<Option<String>>,
     (age, fix_lane): (Option<Duration>, Option<Duration>),
     exclude: Vec<PackageGlob>,
-) -> Option<Profiles> {
+) -> Option<ListenerPolicies> {
     let general =
-        reader.one(Key::Policy, |text| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) })?;
+        reader.one(SettingKey::Policy, |text| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) })?;
     let mut names = vec![general];
     let mut by_listener = Vec::new();
     for name in named {
@@ -191,25 +191,25 @@ pub(crate) fn choose(
         });
         by_listener.push(place);
     }
-    let mut chosen = Chosen { names, age, fix_lane, exclude, files: Vec::new() };
+    let mut chosen = PolicyFiles { names, age, fix_lane, exclude, files: Vec::new() };
     match chosen.read() {
         Ok(read) => {
             chosen.files.clone_from(&read.files);
-            Some(Profiles { chosen, read, by_listener })
+            Some(ListenerPolicies { chosen, read, by_listener })
         }
-        Err(PolicyFileError::Mistaken(mistakes)) => {
+        Err(PolicyLoadError::Mistaken(mistakes)) => {
             mistakes.iter().for_each(|mistake| reader.note(told(mistake)));
             None
         }
         Err(wrong) => {
-            reader.object(Key::Policy, wrong.to_string(), Key::Policy.setting().kind.allowed());
+            reader.object(SettingKey::Policy, wrong.to_string(), SettingKey::Policy.setting().kind.allowed());
             None
         }
     }
 }
 
-fn told(mistake: &diagnostics::Mistake) -> Mistake {
-    Mistake::new(Origin::File(mistake.place.clone()), mistake.problem.clone(), mistake.allowed.clone())
+fn told(mistake: &diagnostics::Diagnostic) -> Diagnostic {
+    Diagnostic::new(Origin::File(mistake.place.clone()), mistake.problem.clone(), mistake.allowed.clone())
 }
 
 /// The file that another one includes: a shipped policy, or a path beside it.

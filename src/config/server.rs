@@ -6,42 +6,44 @@ use std::path::PathBuf;
 use rustls_pki_types::DnsName;
 use url::Url;
 
-use crate::config::parse::{self, Reader};
-use crate::config::settings::{self, Key, OTHERS};
-use crate::net::Limits;
-use crate::server::{self, Targets};
+use crate::config::parse::{self, SettingsReader};
+use crate::config::settings::{self, OTHERS, SettingKey};
+use crate::net::ConnectionLimits;
+use crate::server::{self, InterceptedHosts};
 use crate::upstream::{self, npmrc};
 
 /// The gateway: a door for clients that do not know us.
 #[derive(Debug, Clone)]
-pub struct Gateway {
+pub struct GatewaySettings {
     /// Where it listens; nowhere when there is none.
     pub listen: Vec<SocketAddr>,
     /// Where it takes connections that were to go elsewhere.
     pub transparent: Vec<SocketAddr>,
     /// How it behaves.
-    pub door: server::Gateway,
+    pub door: server::GatewayConfig,
     /// The files of a given authority, its certificate and its key; `None` for one of its own.
     pub given: Option<(PathBuf, PathBuf)>,
 }
 
 /// The gateway of what is written; `None` when something is wrong, which is noted.
-pub(crate) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Config>) -> Option<Gateway> {
-    let listen = reader.several(Key::Gateway, parse::address);
-    let transparent = reader.several(Key::Transparent, parse::address);
-    let named = reader.several(Key::Intercept, parse::host_name);
-    let others = reader.one(Key::Others, parse::word(OTHERS));
-    let allowed = reader.several(Key::AllowHost, parse::host_glob);
-    let certificate = reader.one(Key::CaCertFile, parse::path);
-    let key = reader.one(Key::CaKeyFile, parse::path);
-    let users = reader.one(Key::GatewayUsers, parse::path);
+pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstream::Config>) -> Option<GatewaySettings> {
+    let listen = reader.several(SettingKey::Gateway, parse::address);
+    let transparent = reader.several(SettingKey::Transparent, parse::address);
+    let named = reader.several(SettingKey::Intercept, parse::host_name);
+    let others = reader.one(SettingKey::Others, parse::word(OTHERS));
+    let allowed = reader.several(SettingKey::AllowHost, parse::host_glob);
+    let certificate = reader.one(SettingKey::CaCertFile, parse::path);
+    let key = reader.one(SettingKey::CaKeyFile, parse::path);
+    let users = reader.one(SettingKey::GatewayUsers, parse::path);
     match (&certificate, &key) {
-        (Some(_), None) => reader.object(Key::CaCertFile, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
-        (None, Some(_)) => reader.object(Key::CaKeyFile, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it"),
+        (Some(_), None) => reader.object(SettingKey::CaCertFile, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
+        (None, Some(_)) => {
+            reader.object(SettingKey::CaKeyFile, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it");
+        }
         _ => {}
     }
     let registries = registries?;
-    let mut targets = Targets::default();
+    let mut targets = InterceptedHosts::default();
     for registry in std::iter::once(&registries.default).chain(registries.scoped.values()) {
         targets.add_registry(&registry.url);
     }
@@ -52,20 +54,20 @@ pub(crate) fn gateway(reader: &mut Reader<'_>, registries: Option<&upstream::Con
     for host in named {
         targets.add_host(&host);
     }
-    let door = server::Gateway { targets, allowed, tunnels_others: others? == "tunnel", users };
-    Some(Gateway { listen, transparent, door, given: certificate.zip(key) })
+    let door = server::GatewayConfig { targets, allowed, tunnels_others: others? == "tunnel", users };
+    Some(GatewaySettings { listen, transparent, door, given: certificate.zip(key) })
 }
 
 /// The doors of what is written; `None` when something is wrong, which is noted.
-pub(crate) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<server::Config> {
-    let trusted_proxies = reader.several(Key::TrustedProxy, parse::network);
-    let allow_writes = reader.one(Key::AllowWrites, parse::truth);
-    let explain_to = reader.one(Key::ExplainTo, parse::word(settings::EXPLAIN_TO));
-    let admin_tokens = reader.one(Key::AdminTokenFile, parse::path);
+pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> Option<server::Config> {
+    let trusted_proxies = reader.several(SettingKey::TrustedProxy, parse::network);
+    let allow_writes = reader.one(SettingKey::AllowWrites, parse::truth);
+    let explain_to = reader.one(SettingKey::ExplainTo, parse::word(settings::EXPLAIN_TO));
+    let admin_tokens = reader.one(SettingKey::AdminTokenFile, parse::path);
     let limits = limits(reader);
-    let body_timeout = reader.one(Key::BodyTimeout, parse::some_duration);
-    let body_limit = reader.one(Key::BodyLimit, parse::size_from(1_000));
-    let write_limit = reader.one(Key::WriteLimit, parse::size_from(1_000));
+    let body_timeout = reader.one(SettingKey::BodyTimeout, parse::some_duration);
+    let body_limit = reader.one(SettingKey::BodyLimit, parse::size_from(1_000));
+    let write_limit = reader.one(SettingKey::WriteLimit, parse::size_from(1_000));
     Some(server::Config {
         public_url,
         trusted_proxies,
@@ -80,15 +82,15 @@ pub(crate) fn read(reader: &mut Reader<'_>, public_url: Option<Url>) -> Option<s
     })
 }
 
-fn limits(reader: &mut Reader<'_>) -> Option<Limits> {
-    let connections = reader.one(Key::MaxConnections, parse::count);
-    let head_timeout = reader.one(Key::HeadTimeout, parse::some_duration);
-    let head_bytes = reader.one(Key::HeadLimit, parse::size_within(8 << 10, 1 << 20));
-    let head_lines = reader.one(Key::HeadLines, parse::count_to(1_000));
-    let idle_timeout = reader.one(Key::IdleTimeout, parse::some_duration);
-    let send_timeout = reader.one(Key::SendTimeout, parse::some_duration);
-    let drain = reader.one(Key::DrainTimeout, parse::duration);
-    Some(Limits {
+fn limits(reader: &mut SettingsReader<'_>) -> Option<ConnectionLimits> {
+    let connections = reader.one(SettingKey::MaxConnections, parse::count);
+    let head_timeout = reader.one(SettingKey::HeadTimeout, parse::some_duration);
+    let head_bytes = reader.one(SettingKey::HeadLimit, parse::size_within(8 << 10, 1 << 20));
+    let head_lines = reader.one(SettingKey::HeadLines, parse::count_to(1_000));
+    let idle_timeout = reader.one(SettingKey::IdleTimeout, parse::some_duration);
+    let send_timeout = reader.one(SettingKey::SendTimeout, parse::some_duration);
+    let drain = reader.one(SettingKey::DrainTimeout, parse::duration);
+    Some(ConnectionLimits {
         connections: connections?,
         head_timeout: head_timeout?,
         idle_timeout: idle_timeout?,

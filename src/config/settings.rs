@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-pub use crate::config::value_kind::Kind;
+pub use crate::config::value_kind::ValueKind;
 
 /// A setting. The order is the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the table below says of each what it is")]
-pub enum Key {
+pub enum SettingKey {
     Listen,
     Upstream,
     ClientCredentials,
@@ -69,7 +69,7 @@ pub enum Key {
 
 /// What holds when nothing is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
+pub enum DefaultValue {
     /// This value, as it would be written.
     Value(&'static str),
     /// Nothing, which means what the words say.
@@ -80,20 +80,20 @@ pub enum Default {
 #[derive(Debug)]
 pub struct Setting {
     /// Which.
-    pub key: Key,
+    pub key: SettingKey,
     /// Its name: the key in the file, and the flag behind `--`.
     pub name: &'static str,
     /// What a value looks like.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// Whether it may be given several times.
     pub several: bool,
     /// What holds when nothing is written.
-    pub default: Default,
+    pub default: DefaultValue,
     /// What it does: one line without a full stop.
     pub help: &'static str,
 }
 
-impl Key {
+impl SettingKey {
     /// Its row of the table.
     #[must_use]
     pub fn setting(self) -> &'static Setting {
@@ -143,338 +143,404 @@ pub const OTHERS: &[&str] = &["refuse", "tunnel"];
 /// The table.
 pub static SETTINGS: [Setting; 56] = [
     several(
-        Key::Listen,
+        SettingKey::Listen,
         "listen",
-        Kind::Listener,
-        Default::Value("127.0.0.1:4873"),
+        ValueKind::Listener,
+        DefaultValue::Value("127.0.0.1:4873"),
         "Where to listen; who comes to `127.0.0.1:4874=strict` is answered by the policy `strict`",
     ),
     one(
-        Key::Upstream,
+        SettingKey::Upstream,
         "upstream",
-        Kind::Url,
-        Default::Absent("what npm on this machine uses"),
+        ValueKind::Url,
+        DefaultValue::Absent("what npm on this machine uses"),
         "The registry that packages come from; its credentials are read from npm's configuration",
     ),
     several(
-        Key::ClientCredentials,
+        SettingKey::ClientCredentials,
         "client-credentials",
-        Kind::Url,
-        Default::Absent("the registry, if there is only one"),
+        ValueKind::Url,
+        DefaultValue::Absent("the registry, if there is only one"),
         "Where npm's configuration has further registries for scopes: those that clients' own credentials are sent to",
     ),
     one(
-        Key::Policy,
+        SettingKey::Policy,
         "policy",
-        Kind::Policy,
-        Default::Value("default"),
+        ValueKind::Policy,
+        DefaultValue::Value("default"),
         "The rules: a shipped policy (`default`, `strict`, `ci`, `observe`), a file, or a directory of files",
     ),
     one(
-        Key::MinReleaseAge,
+        SettingKey::MinReleaseAge,
         "min-release-age",
-        Kind::Duration,
-        Default::Absent("the policy's, `72h`"),
+        ValueKind::Duration,
+        DefaultValue::Absent("the policy's, `72h`"),
         "How old a release must be before it is served, in place of the policy's; `0s` removes every age",
     ),
     one(
-        Key::FixLane,
+        SettingKey::FixLane,
         "fix-lane",
-        Kind::Duration,
-        Default::Absent("the policy's, `24h`"),
+        ValueKind::Duration,
+        DefaultValue::Absent("the policy's, `24h`"),
         "How old a release must be that a reviewed advisory names as the fix of a vulnerability; `0s` gives fixes no lane of their own",
     ),
     several(
-        Key::Exclude,
+        SettingKey::Exclude,
         "exclude",
-        Kind::PackageGlob,
-        Default::Absent("none"),
+        ValueKind::PackageGlob,
+        DefaultValue::Absent("none"),
         "Packages whose releases need not be old, such as `@acme/*`; everything else is still checked",
     ),
     one(
-        Key::DataDir,
+        SettingKey::DataDir,
         "data-dir",
-        Kind::Path,
-        Default::Absent("the platform's data directory"),
+        ValueKind::Path,
+        DefaultValue::Absent("the platform's data directory"),
         "Where tarballs, packuments and the ledger are kept; one process owns it",
     ),
     one(
-        Key::PublicUrl,
+        SettingKey::PublicUrl,
         "public-url",
-        Kind::Url,
-        Default::Absent("what the client's `Host` says"),
+        ValueKind::Url,
+        DefaultValue::Absent("what the client's `Host` says"),
         "The address under which clients reach Coldframe; tarball URLs are written under it",
     ),
     several(
-        Key::TrustedProxy,
+        SettingKey::TrustedProxy,
         "trusted-proxy",
-        Kind::Network,
-        Default::Absent("none"),
+        ValueKind::Network,
+        DefaultValue::Absent("none"),
         "Proxies in front whose `X-Forwarded-*` headers are believed",
     ),
     one(
-        Key::AllowWrites,
+        SettingKey::AllowWrites,
         "allow-writes",
-        Kind::Truth,
-        Default::Value("false"),
+        ValueKind::Truth,
+        DefaultValue::Value("false"),
         "Pass publish, login and dist-tag changes on, with the client's own credentials",
     ),
     several(
-        Key::Gateway,
+        SettingKey::Gateway,
         "gateway",
-        Kind::Address,
-        Default::Absent("no gateway"),
+        ValueKind::Address,
+        DefaultValue::Absent("no gateway"),
         "Where to listen as an HTTP proxy that answers for the registry's hosts itself",
     ),
     several(
-        Key::Transparent,
+        SettingKey::Transparent,
         "transparent",
-        Kind::Address,
-        Default::Absent("nowhere"),
+        ValueKind::Address,
+        DefaultValue::Absent("nowhere"),
         "Where to listen for TLS that was redirected here, or whose names point here: what holds for the gateway holds there",
     ),
     several(
-        Key::Intercept,
+        SettingKey::Intercept,
         "intercept",
-        Kind::HostName,
-        Default::Absent("upstream's, npm's default, yarn's name for it"),
+        ValueKind::HostName,
+        DefaultValue::Absent("upstream's, npm's default, yarn's name for it"),
         "Further hosts that the gateway answers for, from upstream",
     ),
     one(
-        Key::Others,
+        SettingKey::Others,
         "others",
-        Kind::Word(OTHERS),
-        Default::Value("refuse"),
+        ValueKind::Word(OTHERS),
+        DefaultValue::Value("refuse"),
         "Whether the gateway tunnels to hosts that nobody named, on ports 443 and 80 of public addresses",
     ),
     several(
-        Key::AllowHost,
+        SettingKey::AllowHost,
         "allow-host",
-        Kind::HostGlob,
-        Default::Absent("none"),
+        ValueKind::HostGlob,
+        DefaultValue::Absent("none"),
         "Other hosts that the gateway tunnels to, on ports 443 and 80 or the one that is named",
     ),
     one(
-        Key::CaCertFile,
+        SettingKey::CaCertFile,
         "ca-cert",
-        Kind::Path,
-        Default::Absent("one of the gateway's own"),
+        ValueKind::Path,
+        DefaultValue::Absent("one of the gateway's own"),
         "PEM file of the authority that the gateway's certificates are signed by, and what leads to its root",
     ),
-    one(Key::CaKeyFile, "ca-key", Kind::Path, Default::Absent("the gateway's own"), "PEM file of that authority's key"),
     one(
-        Key::GatewayUsers,
+        SettingKey::CaKeyFile,
+        "ca-key",
+        ValueKind::Path,
+        DefaultValue::Absent("the gateway's own"),
+        "PEM file of that authority's key",
+    ),
+    one(
+        SettingKey::GatewayUsers,
         "gateway-users",
-        Kind::Path,
-        Default::Absent("everybody"),
+        ValueKind::Path,
+        DefaultValue::Absent("everybody"),
         "File of those who may use the gateway, `name:$argon2id$…` a line, as `coldframe user add` writes it",
     ),
     one(
-        Key::ExplainTo,
+        SettingKey::ExplainTo,
         "explain-to",
-        Kind::Word(EXPLAIN_TO),
-        Default::Value("loopback"),
+        ValueKind::Word(EXPLAIN_TO),
+        DefaultValue::Value("loopback"),
         "Whose questions `/-/coldframe/explain` and `/-/coldframe/check` answer: clients on this machine, or everybody's",
     ),
     one(
-        Key::AdminTokenFile,
+        SettingKey::AdminTokenFile,
         "admin-token-file",
-        Kind::Path,
-        Default::Absent("none"),
+        ValueKind::Path,
+        DefaultValue::Absent("none"),
         "File of tokens, one a line, that open `/-/coldframe/` beyond health where others than this machine reach it; `check --server` sends the first",
     ),
     one(
-        Key::PackumentTtl,
+        SettingKey::PackumentTtl,
         "packument-ttl",
-        Kind::Duration,
-        Default::Value("5m"),
+        ValueKind::Duration,
+        DefaultValue::Value("5m"),
         "How long a packument is used before upstream is asked whether it changed",
     ),
     one(
-        Key::MaxStale,
+        SettingKey::MaxStale,
         "max-stale",
-        Kind::Duration,
-        Default::Value("24h"),
+        ValueKind::Duration,
+        DefaultValue::Value("24h"),
         "How long the last packument is served while upstream cannot be asked",
     ),
     one(
-        Key::CacheSize,
+        SettingKey::CacheSize,
         "cache-size",
-        Kind::Size,
-        Default::Value("10GB"),
+        ValueKind::Size,
+        DefaultValue::Value("10GB"),
         "Disk for tarballs and packuments; the least recently used go first",
     ),
-    one(Key::Memory, "memory", Kind::Size, Default::Value("128MB"), "Memory for packuments that are ready to send"),
     one(
-        Key::PackumentMemory,
+        SettingKey::Memory,
+        "memory",
+        ValueKind::Size,
+        DefaultValue::Value("128MB"),
+        "Memory for packuments that are ready to send",
+    ),
+    one(
+        SettingKey::PackumentMemory,
         "packument-memory",
-        Kind::Size,
-        Default::Value("128MB"),
+        ValueKind::Size,
+        DefaultValue::Value("128MB"),
         "Memory for packuments that are fetched and read; a large one waits for it, at last alone",
     ),
     one(
-        Key::FetchAhead,
+        SettingKey::FetchAhead,
         "fetch-ahead",
-        Kind::Number,
-        Default::Value("8"),
+        ValueKind::Number,
+        DefaultValue::Value("8"),
         "Packuments of dependencies fetched at once from each registry before a client asks for them; 0 turns it off",
     ),
     one(
-        Key::AbsentNames,
+        SettingKey::AbsentNames,
         "absent-names",
-        Kind::Number,
-        Default::Value("20000"),
+        ValueKind::Number,
+        DefaultValue::Value("20000"),
         "Package names that one client may ask for in a day though upstream does not have them; each is recorded",
     ),
     one(
-        Key::PackumentLimit,
+        SettingKey::PackumentLimit,
         "packument-limit",
-        Kind::Size,
-        Default::Value("200MB"),
+        ValueKind::Size,
+        DefaultValue::Value("200MB"),
         "The largest packument taken from upstream, unpacked",
     ),
-    one(Key::TarballLimit, "tarball-limit", Kind::Size, Default::Value("500MB"), "The largest tarball taken from upstream"),
+    one(
+        SettingKey::TarballLimit,
+        "tarball-limit",
+        ValueKind::Size,
+        DefaultValue::Value("500MB"),
+        "The largest tarball taken from upstream",
+    ),
     several(
-        Key::TarballHost,
+        SettingKey::TarballHost,
         "tarball-host",
-        Kind::HostGlob,
-        Default::Absent("upstream's own"),
+        ValueKind::HostGlob,
+        DefaultValue::Absent("upstream's own"),
         "Other hosts that packuments may name as the place of a tarball",
     ),
     several(
-        Key::RedirectHost,
+        SettingKey::RedirectHost,
         "redirect-host",
-        Kind::HostGlob,
-        Default::Absent("upstream's own"),
+        ValueKind::HostGlob,
+        DefaultValue::Absent("upstream's own"),
         "Other hosts that upstream may redirect a tarball to; the registry's credentials do not go there",
     ),
     several(
-        Key::UpstreamTime,
+        SettingKey::UpstreamTime,
         "upstream-time",
-        Kind::TimeMode,
-        Default::Absent("checked"),
+        ValueKind::TimeMode,
+        DefaultValue::Absent("checked"),
         "How publish times count: checked against what was seen, from when a version was first seen, or as upstream states them",
     ),
     several(
-        Key::UpstreamCa,
+        SettingKey::UpstreamCa,
         "upstream-ca",
-        Kind::Path,
-        Default::Absent("the system's"),
+        ValueKind::Path,
+        DefaultValue::Absent("the system's"),
         "PEM files of further authorities that upstream's certificate may be signed by",
     ),
     one(
-        Key::UpstreamTimeout,
+        SettingKey::UpstreamTimeout,
         "upstream-timeout",
-        Kind::Duration,
-        Default::Value("30s"),
+        ValueKind::Duration,
+        DefaultValue::Value("30s"),
         "How long upstream may be silent before a request to it is given up",
     ),
-    one(Key::Patience, "upstream-patience", Kind::Duration, Default::Value("3s"), "How long upstream may delay a stale answer"),
     one(
-        Key::MaxConnections,
+        SettingKey::Patience,
+        "upstream-patience",
+        ValueKind::Duration,
+        DefaultValue::Value("3s"),
+        "How long upstream may delay a stale answer",
+    ),
+    one(
+        SettingKey::MaxConnections,
         "max-connections",
-        Kind::Count,
-        Default::Value("4096"),
+        ValueKind::Count,
+        DefaultValue::Value("4096"),
         "How many clients may be connected at once; idle ones make way for the next, which waits",
     ),
     one(
-        Key::HeadTimeout,
+        SettingKey::HeadTimeout,
         "head-timeout",
-        Kind::Duration,
-        Default::Value("20s"),
+        ValueKind::Duration,
+        DefaultValue::Value("20s"),
         "How long a request's first line and headers may take to arrive",
     ),
     one(
-        Key::HeadLimit,
+        SettingKey::HeadLimit,
         "head-limit",
-        Kind::Size,
-        Default::Value("32KiB"),
+        ValueKind::Size,
+        DefaultValue::Value("32KiB"),
         "The largest first line and headers together; from `8KiB` to `1MiB`",
     ),
-    one(Key::HeadLines, "head-lines", Kind::Count, Default::Value("100"), "The most headers a request may have; at most 1000"),
     one(
-        Key::IdleTimeout,
+        SettingKey::HeadLines,
+        "head-lines",
+        ValueKind::Count,
+        DefaultValue::Value("100"),
+        "The most headers a request may have; at most 1000",
+    ),
+    one(
+        SettingKey::IdleTimeout,
         "idle-timeout",
-        Kind::Duration,
-        Default::Value("75s"),
+        ValueKind::Duration,
+        DefaultValue::Value("75s"),
         "How long a connection may wait for its next request",
     ),
-    one(Key::BodyTimeout, "body-timeout", Kind::Duration, Default::Value("2m"), "How long a request's body may take to arrive"),
-    one(Key::BodyLimit, "body-limit", Kind::Size, Default::Value("16MB"), "The largest body of an audit, packed or unpacked"),
-    one(Key::WriteLimit, "write-limit", Kind::Size, Default::Value("250MB"), "The largest body of a publish or another write"),
     one(
-        Key::SendTimeout,
+        SettingKey::BodyTimeout,
+        "body-timeout",
+        ValueKind::Duration,
+        DefaultValue::Value("2m"),
+        "How long a request's body may take to arrive",
+    ),
+    one(
+        SettingKey::BodyLimit,
+        "body-limit",
+        ValueKind::Size,
+        DefaultValue::Value("16MB"),
+        "The largest body of an audit, packed or unpacked",
+    ),
+    one(
+        SettingKey::WriteLimit,
+        "write-limit",
+        ValueKind::Size,
+        DefaultValue::Value("250MB"),
+        "The largest body of a publish or another write",
+    ),
+    one(
+        SettingKey::SendTimeout,
         "send-timeout",
-        Kind::Duration,
-        Default::Value("60s"),
+        ValueKind::Duration,
+        DefaultValue::Value("60s"),
         "How long a client may take less than 512 bytes a second of its answer",
     ),
     one(
-        Key::DrainTimeout,
+        SettingKey::DrainTimeout,
         "drain-timeout",
-        Kind::Duration,
-        Default::Value("10s"),
+        ValueKind::Duration,
+        DefaultValue::Value("10s"),
         "How long running requests may take after a signal to stop",
     ),
-    one(Key::LogFormat, "log-format", Kind::Word(LOG_FORMATS), Default::Value("human"), "How log lines are written"),
-    one(Key::LogLevel, "log-level", Kind::Word(LOG_LEVELS), Default::Value("info"), "Which log lines are written"),
     one(
-        Key::SummaryInterval,
+        SettingKey::LogFormat,
+        "log-format",
+        ValueKind::Word(LOG_FORMATS),
+        DefaultValue::Value("human"),
+        "How log lines are written",
+    ),
+    one(
+        SettingKey::LogLevel,
+        "log-level",
+        ValueKind::Word(LOG_LEVELS),
+        DefaultValue::Value("info"),
+        "Which log lines are written",
+    ),
+    one(
+        SettingKey::SummaryInterval,
         "summary-interval",
-        Kind::Duration,
-        Default::Value("1h"),
+        ValueKind::Duration,
+        DefaultValue::Value("1h"),
         "How often one log line says how much was served, if anything was; `0s` turns it off",
     ),
     one(
-        Key::LedgerRetention,
+        SettingKey::LedgerRetention,
         "ledger-retention",
-        Kind::Duration,
-        Default::Value("400d"),
+        ValueKind::Duration,
+        DefaultValue::Value("400d"),
         "How long the ledger remembers who got what",
     ),
     several(
-        Key::Feed,
+        SettingKey::Feed,
         "feed",
-        Kind::Feed,
-        Default::Absent("none"),
+        ValueKind::Feed,
+        DefaultValue::Absent("none"),
         "Advisories to follow: OSV records as a directory, a zip or a URL of either, or a plain list; what they name as malware is refused",
     ),
     one(
-        Key::FeedInterval,
+        SettingKey::FeedInterval,
         "feed-interval",
-        Kind::Duration,
-        Default::Value("5m"),
+        ValueKind::Duration,
+        DefaultValue::Value("5m"),
         "How often it is looked whether a feed changed, unless its table says otherwise",
     ),
     one(
-        Key::FeedExpiry,
+        SettingKey::FeedExpiry,
         "feed-expiry",
-        Kind::Duration,
-        Default::Value("24h"),
+        ValueKind::Duration,
+        DefaultValue::Value("24h"),
         "How long a feed may go unconfirmed before it counts as stale, unless its table says otherwise",
     ),
-    one(Key::FeedReadiness, "feed-readiness", Kind::Truth, Default::Value("false"), "Count as not ready while a feed is stale"),
     one(
-        Key::FeedMayBeEmpty,
+        SettingKey::FeedReadiness,
+        "feed-readiness",
+        ValueKind::Truth,
+        DefaultValue::Value("false"),
+        "Count as not ready while a feed is stale",
+    ),
+    one(
+        SettingKey::FeedMayBeEmpty,
         "feed-may-be-empty",
-        Kind::Truth,
-        Default::Value("false"),
+        ValueKind::Truth,
+        DefaultValue::Value("false"),
         "Accept a local feed without any record, such as a directory of your own that begins empty",
     ),
     one(
-        Key::UnsafeServeWithoutFeed,
+        SettingKey::UnsafeServeWithoutFeed,
         "unsafe-serve-without-feed",
-        Kind::Truth,
-        Default::Value("false"),
+        ValueKind::Truth,
+        DefaultValue::Value("false"),
         "Serve although a feed could not be read at all yet, instead of refusing everything",
     ),
 ];
 
-const fn one(key: Key, name: &'static str, kind: Kind, default: Default, help: &'static str) -> Setting {
+const fn one(key: SettingKey, name: &'static str, kind: ValueKind, default: DefaultValue, help: &'static str) -> Setting {
     Setting { key, name, kind, several: false, default, help }
 }
 
-const fn several(key: Key, name: &'static str, kind: Kind, default: Default, help: &'static str) -> Setting {
+const fn several(key: SettingKey, name: &'static str, kind: ValueKind, default: DefaultValue, help: &'static str) -> Setting {
     Setting { key, name, kind, several: true, default, help }
 }
 
@@ -485,12 +551,12 @@ pub fn table_markdown() -> String {
     for setting in &SETTINGS {
         let several = if setting.several { " (several)" } else { "" };
         let default = match setting.default {
-            Default::Value(value) => format!("`{value}`"),
-            Default::Absent(words) => words.to_owned(),
+            DefaultValue::Value(value) => format!("`{value}`"),
+            DefaultValue::Absent(words) => words.to_owned(),
         };
         let placeholder = setting.kind.placeholder();
         // A value of these flags is behind `=`: without one they are set.
-        let value = if setting.kind == Kind::Truth { format!("[={placeholder}]") } else { format!(" {placeholder}") };
+        let value = if setting.kind == ValueKind::Truth { format!("[={placeholder}]") } else { format!(" {placeholder}") };
         let row = format!(
             "| `{}` | `{}{value}`{several} | `{}` | {default} | {} |",
             setting.name,
@@ -521,7 +587,7 @@ mod tests {
 
     #[test]
     fn a_name_is_spelled_for_flag_and_environment() {
-        let setting = Key::MinReleaseAge.setting();
+        let setting = SettingKey::MinReleaseAge.setting();
         assert_eq!((setting.flag().as_str(), setting.variable().as_str()), ("--min-release-age", "COLDFRAME_MIN_RELEASE_AGE"));
     }
 

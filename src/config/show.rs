@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use crate::config::Config;
-use crate::config::raw::{Field, Value, Written};
-use crate::config::settings::{Default, Key, SETTINGS, Setting};
-use crate::config::value_kind::Kind;
+use crate::config::raw::{RawConfig, RawField, RawValue};
+use crate::config::settings::{DefaultValue, SETTINGS, Setting, SettingKey};
+use crate::config::value_kind::ValueKind;
 use crate::diagnostics::blot_credentials;
 
 /// Every setting, a line each; where nothing was written, what `config` found out.
 #[must_use]
-pub fn show(written: &Written, config: &Config) -> String {
+pub fn show(written: &RawConfig, config: &Config) -> String {
     let lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, &written.values(setting.key), config)).collect();
     let width = lines.iter().map(|(left, _)| left.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
     let mut out = String::new();
@@ -25,7 +25,7 @@ pub fn show(written: &Written, config: &Config) -> String {
 }
 
 /// The setting, and where it comes from. What is not set is commented out, so that the whole stays TOML.
-fn line(setting: &Setting, values: &[Value], config: &Config) -> (String, String) {
+fn line(setting: &Setting, values: &[RawValue], config: &Config) -> (String, String) {
     if let Some(first) = values.first() {
         let texts: Vec<_> = values.iter().map(|value| entry(setting.kind, value)).collect();
         let right = if setting.several { format!("[{}]", texts.join(", ")) } else { texts.concat() };
@@ -35,36 +35,36 @@ fn line(setting: &Setting, values: &[Value], config: &Config) -> (String, String
         return (format!("{} = {}", setting.name, literal(setting.kind, &text)), origin);
     }
     match setting.default {
-        Default::Absent(words) => (format!("# {}", setting.name), format!("default: {words}")),
-        Default::Value(_) => (format!("# {}", setting.name), "empty".to_owned()),
+        DefaultValue::Absent(words) => (format!("# {}", setting.name), format!("default: {words}")),
+        DefaultValue::Value(_) => (format!("# {}", setting.name), "empty".to_owned()),
     }
 }
 
 /// One value: by itself, or with what stands beside it.
-fn entry(kind: Kind, value: &Value) -> String {
+fn entry(kind: ValueKind, value: &RawValue) -> String {
     if value.fields.is_empty() {
         return literal(kind, &value.text);
     }
     let fields: Vec<_> =
-        value.fields.iter().map(|Field { name, value }| format!("{name} = {}", literal(kind, &value.text))).collect();
+        value.fields.iter().map(|RawField { name, value }| format!("{name} = {}", literal(kind, &value.text))).collect();
     format!("{{ {} }}", fields.join(", "))
 }
 
 /// What holds though nobody wrote it, and where from.
-fn found(key: Key, config: &Config) -> Option<(String, String)> {
+fn found(key: SettingKey, config: &Config) -> Option<(String, String)> {
     match key {
-        Key::Upstream => {
+        SettingKey::Upstream => {
             let default = &config.upstream.default;
             Some((default.address().to_string(), default.origin.to_string()))
         }
-        Key::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
+        SettingKey::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
         _ => None,
     }
 }
 
-fn literal(kind: Kind, text: &str) -> String {
+fn literal(kind: ValueKind, text: &str) -> String {
     match kind {
-        Kind::Truth | Kind::Count => text.to_owned(),
+        ValueKind::Truth | ValueKind::Count => text.to_owned(),
         _ => toml::Value::String(blot_credentials(text)).to_string(),
     }
 }

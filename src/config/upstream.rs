@@ -7,16 +7,16 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use crate::config::Machine;
-use crate::config::mistake::{Mistake, Origin};
-use crate::config::parse::{self, Reader};
-use crate::config::settings::Key;
-use crate::net::{Deadlines, Proxies};
-use crate::upstream::{self, CredentialRules, Discovered, Environment, RegistryConfig, npmrc};
+use crate::config::DefaultsFrom;
+use crate::config::mistake::{Diagnostic, Origin};
+use crate::config::parse::{self, SettingsReader};
+use crate::config::settings::SettingKey;
+use crate::net::{Deadlines, ProxySettings};
+use crate::upstream::{self, CredentialRules, NpmConfig, NpmEnvironment, RegistryConfig, npmrc};
 use crate::{net, tls};
 
 /// What is known of ourselves: enough to recognise a registry that is us.
-pub(crate) struct Ourselves<'a> {
+pub(crate) struct OwnAddresses<'a> {
     /// Where we listen.
     pub(crate) listen: &'a [SocketAddr],
     /// How clients reach us.
@@ -25,35 +25,35 @@ pub(crate) struct Ourselves<'a> {
 
 /// The registries, and what people should know of npm's configuration; `None` when something is wrong, which is noted.
 pub(crate) fn choose(
-    reader: &mut Reader<'_>,
-    machine: &Machine<'_>,
-    ourselves: &Ourselves<'_>,
+    reader: &mut SettingsReader<'_>,
+    machine: &DefaultsFrom<'_>,
+    ourselves: &OwnAddresses<'_>,
     limits: (Option<u64>, Option<u64>),
-) -> Option<Behind> {
-    let named = reader.one(Key::Upstream, parse::url);
+) -> Option<UpstreamSettings> {
+    let named = reader.one(SettingKey::Upstream, parse::url);
     if named.as_ref().is_some_and(|url| ourselves.answer_at(url)) {
-        reader.object(Key::Upstream, "`upstream` is coldframe itself", "the registry that packages come from");
+        reader.object(SettingKey::Upstream, "`upstream` is coldframe itself", "the registry that packages come from");
     }
-    let marked = reader.several(Key::ClientCredentials, parse::public_url);
-    let tarball_hosts = reader.several(Key::TarballHost, parse::host_glob);
-    let redirect_hosts = reader.several(Key::RedirectHost, parse::host_glob);
-    let time_modes = reader.several(Key::UpstreamTime, parse::time_mode);
-    let mut extra_roots = reader.several(Key::UpstreamCa, parse::path);
-    let timeout = reader.one(Key::UpstreamTimeout, parse::some_duration);
+    let marked = reader.several(SettingKey::ClientCredentials, parse::public_url);
+    let tarball_hosts = reader.several(SettingKey::TarballHost, parse::host_glob);
+    let redirect_hosts = reader.several(SettingKey::RedirectHost, parse::host_glob);
+    let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
+    let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
+    let timeout = reader.one(SettingKey::UpstreamTimeout, parse::some_duration);
     let npm = npm(reader, machine, ourselves);
     let default = match (named, &npm) {
         (Some(url), npm) => named_registry(reader, url, npm.as_ref()),
         (None, Some(npm)) => npm.found.default_registry().map_err(|wrong| reader.note(tell(&wrong))).ok(),
         (None, None) => {
-            let missing = matches!(machine, Machine::Apart) && reader.is_absent(Key::Upstream);
+            let missing = matches!(machine, DefaultsFrom::Apart) && reader.is_absent(SettingKey::Upstream);
             if missing {
-                reader.object(Key::Upstream, "no upstream is named", Key::Upstream.setting().kind.allowed());
+                reader.object(SettingKey::Upstream, "no upstream is named", SettingKey::Upstream.setting().kind.allowed());
             }
             None
         }
     };
     let (scoped, credentials, proxies, warnings) = match npm {
-        None => (std::collections::BTreeMap::default(), CredentialRules::default(), Proxies::none(), Vec::new()),
+        None => (std::collections::BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
         Some(npm) => {
             extra_roots.extend(npm.extra_roots());
             let scoped = npm.found.scoped_registries().map_err(|wrong| reader.note(tell(&wrong)));
@@ -61,7 +61,7 @@ pub(crate) fn choose(
             (scoped.ok()?, npm.found.credential_rules(), proxies.ok()?, npm.found.warnings)
         }
     };
-    if !matches!(machine, Machine::Unknown) {
+    if !matches!(machine, DefaultsFrom::Unknown) {
         check_marked(reader, &marked, default.as_ref(), &scoped);
     }
     let (mut default, mut scoped) = (default?, scoped);
@@ -73,7 +73,7 @@ pub(crate) fn choose(
                     registry.time_mode = *mode;
                 } else {
                     let problem = format!("`{scope}` has no registry of its own");
-                    reader.object(Key::UpstreamTime, problem, "a scope that npm's configuration gives a registry");
+                    reader.object(SettingKey::UpstreamTime, problem, "a scope that npm's configuration gives a registry");
                 }
             }
         }
@@ -91,11 +91,11 @@ pub(crate) fn choose(
         tarball_limit: limits.1?,
         user_agent: concat!("coldframe/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    Some(Behind { upstream: config, tls: tls::Config { extra_roots }, warnings })
+    Some(UpstreamSettings { upstream: config, tls: tls::Config { extra_roots }, warnings })
 }
 
 /// What stands behind us.
-pub(crate) struct Behind {
+pub(crate) struct UpstreamSettings {
     /// The registries.
     pub(crate) upstream: upstream::Config,
     /// Whom they are trusted by.
@@ -105,23 +105,23 @@ pub(crate) struct Behind {
 }
 
 /// npm's configuration, and what it was read from.
-struct Npm {
-    found: Discovered,
-    environment: Environment,
+struct NpmDefaults {
+    found: NpmConfig,
+    environment: NpmEnvironment,
 }
 
-impl Npm {
+impl NpmDefaults {
     /// The files of authorities that npm would trust.
     fn extra_roots(&self) -> impl Iterator<Item = PathBuf> {
         [&self.found.cafile, &self.found.extra_ca].into_iter().flatten().map(|(path, _)| path.clone())
     }
 }
 
-fn npm(reader: &mut Reader<'_>, machine: &Machine<'_>, ourselves: &Ourselves<'_>) -> Option<Npm> {
-    let Machine::Here(surroundings) = machine else { return None };
+fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &OwnAddresses<'_>) -> Option<NpmDefaults> {
+    let DefaultsFrom::Here(surroundings) = machine else { return None };
     let environment = surroundings.of_npm();
     match npmrc::discover(&environment, &|url| ourselves.answer_at(url)) {
-        Ok(found) => Some(Npm { found, environment }),
+        Ok(found) => Some(NpmDefaults { found, environment }),
         Err(wrong) => {
             reader.note(tell(&wrong));
             None
@@ -130,8 +130,8 @@ fn npm(reader: &mut Reader<'_>, machine: &Machine<'_>, ourselves: &Ourselves<'_>
 }
 
 /// The registry that a setting names, with the credentials that npm has for it unless it brings its own.
-fn named_registry(reader: &mut Reader<'_>, url: Url, npm: Option<&Npm>) -> Option<RegistryConfig> {
-    let setting = upstream::Origin::Setting(reader.origin(Key::Upstream).to_string());
+fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDefaults>) -> Option<RegistryConfig> {
+    let setting = upstream::SettingOrigin::Setting(reader.origin(SettingKey::Upstream).to_string());
     let brings_own = !url.username().is_empty() || url.password().is_some();
     // Those of npm are found by the URL that is fetched; they are read here so that one that cannot be sent is a mistake.
     if let Some(Err(wrong)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
@@ -143,7 +143,7 @@ fn named_registry(reader: &mut Reader<'_>, url: Url, npm: Option<&Npm>) -> Optio
 
 /// Notes which of the `marked` addresses belong to no registry: a misspelled one would silently receive nothing.
 fn check_marked(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     marked: &[Url],
     default: Option<&RegistryConfig>,
     scoped: &std::collections::BTreeMap<String, RegistryConfig>,
@@ -155,7 +155,7 @@ fn check_marked(
     for address in marked.iter().filter(|address| !known.contains(address)) {
         let allowed = known.iter().map(|url| format!("`{url}`")).collect::<Vec<_>>().join(", ");
         reader.object(
-            Key::ClientCredentials,
+            SettingKey::ClientCredentials,
             format!("`client-credentials` names no registry that packages come from: `{address}`"),
             allowed,
         );
@@ -163,21 +163,21 @@ fn check_marked(
 }
 
 /// A mistake in npm's configuration: its text says where it stands.
-fn tell(wrong: &dyn Error) -> Mistake {
+fn tell(wrong: &dyn Error) -> Diagnostic {
     let mut problem = wrong.to_string();
     let mut source = wrong.source();
     while let Some(cause) = source {
         problem = format!("{problem}: {cause}");
         source = cause.source();
     }
-    Mistake::new(Origin::Default, problem, "")
+    Diagnostic::new(Origin::Default, problem, "")
 }
 
 fn deadlines(timeout: std::time::Duration) -> net::Deadlines {
     Deadlines { connect: Deadlines::default().connect.min(timeout), headers: timeout, idle: timeout, ..Deadlines::default() }
 }
 
-impl Ourselves<'_> {
+impl OwnAddresses<'_> {
     /// Whether a request to `url` would come back to us. Names other than `localhost` are not looked up: starting asks
     /// nobody anything.
     fn answer_at(&self, url: &Url) -> bool {
@@ -227,7 +227,7 @@ mod tests {
     fn we_recognise_ourselves_by_address_and_by_public_url() {
         let public = Url::parse("https://npm.example/registry/").unwrap();
         let listen = ["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:80".parse().unwrap()];
-        let ourselves = Ourselves { listen: &listen, public_url: Some(&public) };
+        let ourselves = OwnAddresses { listen: &listen, public_url: Some(&public) };
         let answers = |url| ourselves.answer_at(&Url::parse(url).unwrap());
         for ours in [
             "http://127.0.0.1:4873/",

@@ -2,7 +2,7 @@
 
 /// What a value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// An IP address and a port.
     Address,
     /// An IP address and a port, and the policy of whoever comes there.
@@ -39,7 +39,7 @@ pub enum Kind {
     Word(&'static [&'static str]),
 }
 
-impl Kind {
+impl ValueKind {
     /// How a value is named in a usage line.
     #[must_use]
     pub fn placeholder(self) -> &'static str {

@@ -3,7 +3,7 @@
 pub mod source;
 pub mod suggest;
 
-pub use source::{Place, SourceFile, blot_credentials};
+pub use source::{SourceFile, SourceSpan, blot_credentials};
 
 use std::fmt;
 
@@ -14,19 +14,19 @@ const LONGEST: usize = 240;
 
 /// One mistake.
 #[derive(Debug, Clone)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// Where.
-    pub place: Place,
+    pub place: SourceSpan,
     /// What is wrong: lower case, the value last after a colon.
     pub problem: String,
     /// What is allowed there; may be empty.
     pub allowed: String,
 }
 
-impl Mistake {
+impl Diagnostic {
     /// A mistake.
     #[must_use]
-    pub fn new(place: Place, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
+    pub fn new(place: SourceSpan, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { place, problem: shortened(problem.into()), allowed: allowed.into() }
     }
 }
@@ -39,7 +39,7 @@ fn shortened(problem: String) -> String {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, column) = self.place.position();
         let head = format!("{}:{line}:{column}: {}", self.place.file.path.display(), self.problem);
@@ -50,16 +50,16 @@ impl fmt::Display for Mistake {
 
 /// Every mistake that was found, in the order of the files. Never empty.
 #[derive(Debug, Clone, thiserror::Error)]
-pub struct Mistakes(pub(crate) Vec<Mistake>);
+pub struct Diagnostics(pub(crate) Vec<Diagnostic>);
 
-impl Mistakes {
+impl Diagnostics {
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter()
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (count, noun) = (self.0.len(), if self.0.len() == 1 { "mistake" } else { "mistakes" });
         write!(out, "{count} {noun} in the policy")?;

@@ -20,14 +20,14 @@ pub struct SourceFile {
 
 /// A piece of a file.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct SourceSpan {
     /// The file.
     pub file: Arc<SourceFile>,
     /// Its bytes from, and up to.
     pub span: std::ops::Range<usize>,
 }
 
-impl Place {
+impl SourceSpan {
     /// Line and column, both from one, the column in characters.
     #[must_use]
     pub fn position(&self) -> (usize, usize) {
@@ -109,7 +109,7 @@ mod tests {
     fn marked(text: &str, what: &str) -> String {
         let start = text.find(what).unwrap();
         let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
-        Place { file, span: start..start + what.len() }.excerpt(true)
+        SourceSpan { file, span: start..start + what.len() }.excerpt(true)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::policy::Trust;
+use crate::policy::FeedTrust;
 
 /// One feed.
 #[derive(Debug, Clone)]
@@ -14,9 +14,9 @@ pub struct FeedConfig {
     /// Its name: lower case, safe in a path, no two the same.
     pub name: String,
     /// Where it comes from.
-    pub source: Source,
+    pub source: FeedSource,
     /// How far it is followed.
-    pub trust: Trust,
+    pub trust: FeedTrust,
     /// How often its source is looked at.
     pub interval: Duration,
     /// How old the last good look may be before the feed counts as stale.
@@ -29,14 +29,14 @@ pub struct FeedConfig {
 
 /// Where a feed comes from.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum FeedSource {
     /// A file or a directory.
     Path(PathBuf),
     /// An address; one that ends in `/` is a directory.
     Url(Url),
 }
 
-impl Source {
+impl FeedSource {
     /// As people write it; an address is one with a scheme that is spoken.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ fn is_plain(letter: char) -> bool {
     letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '.' | '_')
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for FeedSource {
     /// Without the credentials of an address, and without its query, which may hold a token.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +96,7 @@ impl fmt::Display for Source {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for FeedSource {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Source({self})")
     }
@@ -161,20 +161,20 @@ mod tests {
 
     #[test]
     fn a_feed_that_nobody_named_is_called_after_its_source() {
-        let name = |text: &str| Source::parse(text).unwrap().name();
+        let name = |text: &str| FeedSource::parse(text).unwrap().name();
         assert_eq!(name("../shared/data/osv/"), "osv");
         assert_eq!(name("https://feeds.example/npm/all.zip"), "feeds.example");
         assert_eq!(name("https://feeds.example/Leit wacht/all.zip"), "leit-20wacht");
         assert_eq!(name("/srv/block.txt"), "block");
         assert_eq!(name("/"), "feed");
         for wrong in ["", "ftp://feeds.example/x", "http://"] {
-            assert!(Source::parse(wrong).is_err(), "{wrong}");
+            assert!(FeedSource::parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn a_source_is_shown_without_its_secrets() {
-        let source = Source::parse("https://me:secret@feeds.example/npm/all.zip?token=x").unwrap();
+        let source = FeedSource::parse("https://me:secret@feeds.example/npm/all.zip?token=x").unwrap();
         assert_eq!(source.to_string(), "https://feeds.example/npm/all.zip");
     }
 

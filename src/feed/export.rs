@@ -15,14 +15,14 @@ use tempfile::NamedTempFile;
 use crate::feed::FeedError;
 use crate::feed::config::PublicKey;
 use crate::feed::format::pack;
-use crate::feed::format::signed_index::{ARCHIVE, INDEX, Index, SIGNATURE, Vouched};
+use crate::feed::format::signed_index::{ARCHIVE, INDEX, IndexedFile, SIGNATURE, SignedIndex};
 use crate::feed::osv::OsvRecord;
 use crate::npm::{Algorithm, Digest};
 
 /// Signs exports.
-pub struct Signer(Ed25519KeyPair);
+pub struct FeedSigner(Ed25519KeyPair);
 
-impl Signer {
+impl FeedSigner {
     /// The key in the data directory `root`; made, readable by its owner alone, when there is none.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ fn make(path: &Path) -> std::io::Result<()> {
 
 /// What was exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exported {
+pub struct ExportSummary {
     /// How many records.
     pub records: usize,
     /// The serial of the index.
@@ -85,13 +85,13 @@ pub fn export(
     directory: &Path,
     id_prefix: &str,
     records: &[OsvRecord],
-    signer: &Signer,
+    signer: &FeedSigner,
     now: Timestamp,
     expires: Timestamp,
-) -> Result<Exported, FeedError> {
+) -> Result<ExportSummary, FeedError> {
     let folder = directory.join("npm");
     fs::create_dir_all(&folder).map_err(FeedError::file("create", &folder))?;
-    let before = fs::read(directory.join(INDEX)).ok().and_then(|bytes| Index::read(&bytes));
+    let before = fs::read(directory.join(INDEX)).ok().and_then(|bytes| SignedIndex::read(&bytes));
     // Grows also where the directory was emptied: readers remember.
     let serial = before.map_or(0, |index| index.serial + 1).max(u64::try_from(now.as_second()).unwrap_or_default());
     sweep(&folder, records)?;
@@ -115,9 +115,9 @@ pub fn export(
         let path = directory.join(name);
         let bytes = fs::read(&path).map_err(FeedError::file("read", &path))?;
         let sha256 = Digest::of(Algorithm::Sha256, &bytes).to_hex();
-        files.insert(name.to_owned(), Vouched { sha256, size: bytes.len() as u64 });
+        files.insert(name.to_owned(), IndexedFile { sha256, size: bytes.len() as u64 });
     }
-    let index = Index {
+    let index = SignedIndex {
         coldframe_feed: 1,
         id_prefix: id_prefix.to_owned(),
         serial,
@@ -130,7 +130,7 @@ pub fn export(
     let signature = STANDARD.encode(signer.0.sign(&text));
     write(&directory.join(SIGNATURE), format!("{signature}\n").as_bytes())?;
     write(&directory.join(INDEX), &text)?;
-    Ok(Exported { records: records.len(), serial, expires })
+    Ok(ExportSummary { records: records.len(), serial, expires })
 }
 
 /// Takes away records of an export before that are no longer in this one.
@@ -162,11 +162,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), FeedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::osv::{Affected, Package};
+    use crate::feed::osv::{OsvAffected, OsvPackage};
 
     fn record(id: &str) -> OsvRecord {
-        let package = Package { ecosystem: "npm".to_owned(), name: "axios".to_owned() };
-        let affected = Affected { package, versions: vec!["1.14.1".to_owned()], ..Affected::default() };
+        let package = OsvPackage { ecosystem: "npm".to_owned(), name: "axios".to_owned() };
+        let affected = OsvAffected { package, versions: vec!["1.14.1".to_owned()], ..OsvAffected::default() };
         OsvRecord {
             id: id.to_owned(),
             modified: "2026-04-01T00:00:00Z".to_owned(),
@@ -178,8 +178,8 @@ mod tests {
     #[test]
     fn the_key_is_made_once_for_its_owner_alone_and_the_serial_grows() {
         let home = tempfile::tempdir().unwrap();
-        let signer = Signer::open(home.path()).unwrap();
-        assert_eq!(Signer::open(home.path()).unwrap().public_key(), signer.public_key());
+        let signer = FeedSigner::open(home.path()).unwrap();
+        assert_eq!(FeedSigner::open(home.path()).unwrap().public_key(), signer.public_key());
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

@@ -10,9 +10,9 @@ use tempfile::NamedTempFile;
 
 use crate::feed::FeedError;
 use crate::feed::first_read::Readings;
-use crate::feed::osv::{OsvRecord, Read};
-use crate::policy::Span;
-use crate::policy::advisories::index::Builder;
+use crate::feed::osv::{OsvDocument, OsvRecord};
+use crate::policy::AffectedRange;
+use crate::policy::advisories::index::FeedIndexBuilder;
 use crate::units::timestamp;
 
 /// The largest document that is read, in bytes. The largest real record has a few hundred thousand.
@@ -24,7 +24,7 @@ const MOST: u64 = 3_000_000;
 /// What was found in a feed, in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Tally {
+pub struct FeedCounts {
     /// Records in force.
     pub records: u64,
     /// Records that were withdrawn.
@@ -45,7 +45,7 @@ pub struct Tally {
     pub latest_ids: Vec<String>,
 }
 
-impl Tally {
+impl FeedCounts {
     /// Records that are known, withdrawn or not: what a feed must not lose half of at once.
     #[must_use]
     pub fn known(&self) -> u64 {
@@ -54,36 +54,36 @@ impl Tally {
 }
 
 /// Records being gathered.
-pub(crate) struct Harvest {
+pub(crate) struct RecordImporter {
     file: BufWriter<NamedTempFile>,
-    builder: Builder,
-    tally: Tally,
+    builder: FeedIndexBuilder,
+    tally: FeedCounts,
     readings: Readings,
     may_be_empty: bool,
 }
 
 /// What was gathered.
-pub(crate) struct Gathered {
+pub(crate) struct ImportedRecords {
     /// The records, one a line.
     pub(crate) file: NamedTempFile,
     /// The index, not yet built.
-    pub(crate) builder: Builder,
+    pub(crate) builder: FeedIndexBuilder,
     /// The numbers.
-    pub(crate) tally: Tally,
+    pub(crate) tally: FeedCounts,
     /// When records were first read.
     pub(crate) readings: Readings,
     /// Whether it is a list that people write, which may begin with nothing in it.
     pub(crate) may_be_empty: bool,
 }
 
-impl Harvest {
+impl RecordImporter {
     /// Begins one whose records are written to a temporary file in `directory`.
     pub(crate) fn begin(directory: &Path, readings: Readings) -> Result<Self, FeedError> {
         let file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
         Ok(Self {
             file: BufWriter::with_capacity(1 << 18, file),
-            builder: Builder::default(),
-            tally: Tally::default(),
+            builder: FeedIndexBuilder::default(),
+            tally: FeedCounts::default(),
             readings,
             may_be_empty: false,
         })
@@ -97,17 +97,17 @@ impl Harvest {
     /// Takes a document; `name` is for people. `withdrawn` says that the place it lies in says so.
     pub(crate) fn document(&mut self, name: &str, bytes: &[u8], withdrawn: bool) -> Result<(), FeedError> {
         match OsvRecord::read(bytes) {
-            Read::Record(mut record) => {
+            OsvDocument::Record(mut record) => {
                 if withdrawn && !record.is_withdrawn() {
                     record.withdrawn = Some(record.modified.clone()).filter(|at| !at.is_empty()).or(Some("unknown".to_owned()));
                 }
                 self.record(&record)
             }
-            Read::NoRecord => {
+            OsvDocument::NoRecord => {
                 self.tally.skipped += 1;
                 Ok(())
             }
-            Read::Unreadable(why) => {
+            OsvDocument::Unreadable(why) => {
                 self.unreadable(name, &why);
                 Ok(())
             }
@@ -141,28 +141,33 @@ impl Harvest {
     }
 
     /// What was gathered, safely on disk.
-    pub(crate) fn finish(self) -> Result<Gathered, FeedError> {
+    pub(crate) fn finish(self) -> Result<ImportedRecords, FeedError> {
         let Self { file, builder, tally, readings, may_be_empty } = self;
         let path = file.get_ref().path().to_owned();
         let file = file.into_inner().map_err(|error| FeedError::file("write", &path)(error.into_error()))?;
         file.as_file().sync_data().map_err(FeedError::file("sync", path))?;
-        Ok(Gathered { file, builder, tally, readings, may_be_empty })
+        Ok(ImportedRecords { file, builder, tally, readings, may_be_empty })
     }
 }
 
 /// Reads what is kept back into an index.
-pub(crate) fn reload(path: &Path, mut readings: Readings) -> Result<(Builder, Tally), FeedError> {
-    let (mut builder, mut tally) = (Builder::default(), Tally::default());
+pub(crate) fn reload(path: &Path, mut readings: Readings) -> Result<(FeedIndexBuilder, FeedCounts), FeedError> {
+    let (mut builder, mut tally) = (FeedIndexBuilder::default(), FeedCounts::default());
     each_line(path, |record| enter(&record, &mut builder, &mut tally, &mut readings))?;
     Ok((builder, tally))
 }
 
 /// Puts a record into an index and counts it.
-fn enter(record: &OsvRecord, builder: &mut Builder, tally: &mut Tally, readings: &mut Readings) -> Result<(), FeedError> {
+fn enter(
+    record: &OsvRecord,
+    builder: &mut FeedIndexBuilder,
+    tally: &mut FeedCounts,
+    readings: &mut Readings,
+) -> Result<(), FeedError> {
     let (mut entries, unreadable_events) = record.entries();
     for entry in &mut entries {
         // Nothing is asked of the others.
-        if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(Span::is_everything)) {
+        if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(AffectedRange::is_everything)) {
             *since = readings.first(&record.id).min(*since);
         }
         if !builder.add(entry) {
@@ -197,9 +202,9 @@ fn each_line(path: &Path, mut work: impl FnMut(OsvRecord) -> Result<(), FeedErro
             return Ok(());
         }
         match OsvRecord::read(&line) {
-            Read::Record(record) => work(*record)?,
-            Read::NoRecord => return Err(FeedError::broken(path.display().to_string(), "a line that is no record")),
-            Read::Unreadable(why) => return Err(FeedError::broken(path.display().to_string(), why)),
+            OsvDocument::Record(record) => work(*record)?,
+            OsvDocument::NoRecord => return Err(FeedError::broken(path.display().to_string(), "a line that is no record")),
+            OsvDocument::Unreadable(why) => return Err(FeedError::broken(path.display().to_string(), why)),
         }
     }
 }

@@ -14,12 +14,12 @@ mod sync;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use config::{FeedConfig, PublicKey, Source};
-pub use export::{Exported, Signer, export};
-pub use import::Tally;
-pub use osv::{Affected, OsvEvent, OsvRange, OsvRecord, Package};
-pub use store::{Failure, Shelf, State};
-pub use sync::{Loaded, Synced, load, read_path, sync};
+pub use config::{FeedConfig, FeedSource, PublicKey};
+pub use export::{ExportSummary, FeedSigner, export};
+pub use import::FeedCounts;
+pub use osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
+pub use store::{FeedFailure, FeedState, FeedStore};
+pub use sync::{LoadedFeed, SyncOutcome, load, read_path, sync};
 
 /// What could not be done with a feed. The last good records stay in force.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::policy::AffectedRange;
 use crate::policy::Severity;
-use crate::policy::Span;
-use crate::policy::advisories::affected::Event;
+use crate::policy::advisories::affected::RangeEvent;
 use crate::policy::advisories::indicators;
-use crate::policy::advisories::{Kind, Record};
+use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord};
 use crate::units::timestamp;
 
 /// The only ecosystem that is read.
@@ -38,22 +38,22 @@ pub struct OsvRecord {
     pub summary: String,
     /// What it is about.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub affected: Vec<Affected>,
+    pub affected: Vec<OsvAffected>,
     /// CVSS vectors.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub severity: Vec<Score>,
+    pub severity: Vec<OsvSeverity>,
     /// What its database adds.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Details::is_empty")]
-    pub database_specific: Details,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "DatabaseSpecific::is_empty")]
+    pub database_specific: DatabaseSpecific,
 }
 
 /// One package of a record.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Affected {
+pub struct OsvAffected {
     /// Which.
     #[serde(deserialize_with = "nullable")]
-    pub package: Package,
+    pub package: OsvPackage,
     /// Versions, as they are written.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<String>,
@@ -62,16 +62,16 @@ pub struct Affected {
     pub ranges: Vec<OsvRange>,
     /// CVSS vectors of this package alone.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub severity: Vec<Score>,
+    pub severity: Vec<OsvSeverity>,
     /// What its database adds.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Details::is_empty")]
-    pub database_specific: Details,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "DatabaseSpecific::is_empty")]
+    pub database_specific: DatabaseSpecific,
 }
 
 /// A package by ecosystem and name.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Package {
+pub struct OsvPackage {
     /// `npm`, or something else.
     #[serde(deserialize_with = "nullable")]
     pub ecosystem: String,
@@ -113,7 +113,7 @@ pub struct OsvEvent {
 /// A score.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Score {
+pub struct OsvSeverity {
     /// `CVSS_V3`, `CVSS_V4`.
     #[serde(rename = "type", deserialize_with = "nullable")]
     pub kind: String,
@@ -125,7 +125,7 @@ pub struct Score {
 /// What databases add, as far as it matters here.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Details {
+pub struct DatabaseSpecific {
     /// `LOW`, `MODERATE`, `HIGH`, `CRITICAL`.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
@@ -167,7 +167,7 @@ pub struct Iocs {
     pub ips: Vec<String>,
 }
 
-impl Details {
+impl DatabaseSpecific {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -183,7 +183,7 @@ impl Details {
 
 /// What some bytes turned out to be.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Read {
+pub enum OsvDocument {
     /// A record.
     Record(Box<OsvRecord>),
     /// JSON that is no record: an index, a note.
@@ -195,13 +195,13 @@ pub enum Read {
 impl OsvRecord {
     /// Reads one document.
     #[must_use]
-    pub fn read(bytes: &[u8]) -> Read {
+    pub fn read(bytes: &[u8]) -> OsvDocument {
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match serde_json::from_slice::<Self>(text) {
-            Ok(record) if record.is_one() && first(text) == Some(b'{') => Read::Record(Box::new(record)),
-            Ok(_) => Read::NoRecord,
-            Err(wrong) if wrong.is_data() && !claims_to_be_one(text) => Read::NoRecord,
-            Err(wrong) => Read::Unreadable(wrong.to_string()),
+            Ok(record) if record.is_one() && first(text) == Some(b'{') => OsvDocument::Record(Box::new(record)),
+            Ok(_) => OsvDocument::NoRecord,
+            Err(wrong) if wrong.is_data() && !claims_to_be_one(text) => OsvDocument::NoRecord,
+            Err(wrong) => OsvDocument::Unreadable(wrong.to_string()),
         }
     }
 
@@ -214,13 +214,13 @@ impl OsvRecord {
     /// Whether it is about npm at all. A withdrawn one may name no package any more.
     #[must_use]
     pub fn is_about_npm(&self) -> bool {
-        self.affected.iter().any(Affected::is_npm) || (self.is_withdrawn() && self.affected.is_empty())
+        self.affected.iter().any(OsvAffected::is_npm) || (self.is_withdrawn() && self.affected.is_empty())
     }
 
     /// What it says, one entry a package, and how many of its events could not be read. Nothing when it is withdrawn.
     #[must_use]
-    pub fn entries(&self) -> (Vec<Record>, usize) {
-        let (mut entries, mut unreadable): (Vec<Record>, _) = (Vec::new(), 0);
+    pub fn entries(&self) -> (Vec<AdvisoryRecord>, usize) {
+        let (mut entries, mut unreadable): (Vec<AdvisoryRecord>, _) = (Vec::new(), 0);
         if self.is_withdrawn() {
             return (entries, unreadable);
         }
@@ -239,7 +239,7 @@ impl OsvRecord {
         (entries, unreadable)
     }
 
-    fn entry(&self, affected: &Affected, kind: Kind, spans: Vec<Span>) -> Record {
+    fn entry(&self, affected: &OsvAffected, kind: AdvisoryKind, spans: Vec<AffectedRange>) -> AdvisoryRecord {
         let details = [&self.database_specific, &affected.database_specific];
         let word = details.iter().find_map(|details| details.severity.as_deref());
         let vectors = || self.severity.iter().chain(&affected.severity);
@@ -250,7 +250,7 @@ impl OsvRecord {
         let mut indicators: Vec<Box<str>> = details.iter().flat_map(|details| details.indicators()).map(Into::into).collect();
         indicators.sort();
         indicators.dedup();
-        Record {
+        AdvisoryRecord {
             id: self.id.as_str().into(),
             aliases: self.aliases.iter().map(|alias| alias.as_str().into()).collect(),
             kind,
@@ -271,14 +271,14 @@ impl OsvRecord {
 
     /// A record is a vulnerability when it says so: by a score, or by the id of a database of vulnerabilities and none of the
     /// marks of malware. A blocklist's own record says neither and names what is bad.
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> AdvisoryKind {
         let details = || self.affected.iter().map(|affected| &affected.database_specific).chain([&self.database_specific]);
         let named = |prefix: &str| self.id.starts_with(prefix) || self.aliases.iter().any(|alias| alias.starts_with(prefix));
         let malicious = named("MAL-")
             || details().any(|details| details.is_malicious_package || details.weaknesses().any(|cwe| cwe == "CWE-506"));
         let scored = !self.severity.is_empty() || details().any(|details| details.severity.is_some());
         let vulnerable = scored || named("GHSA-") || named("CVE-");
-        if malicious || !vulnerable { Kind::Malware } else { Kind::Vulnerability }
+        if malicious || !vulnerable { AdvisoryKind::Malware } else { AdvisoryKind::Vulnerability }
     }
 
     fn is_one(&self) -> bool {
@@ -286,16 +286,16 @@ impl OsvRecord {
     }
 }
 
-impl Affected {
+impl OsvAffected {
     fn is_npm(&self) -> bool {
         self.package.ecosystem == ECOSYSTEM && !self.package.name.is_empty()
     }
 
-    fn spans(&self) -> (Vec<Span>, usize) {
+    fn spans(&self) -> (Vec<AffectedRange>, usize) {
         let (mut spans, mut unreadable) = (Vec::new(), 0);
         for range in self.ranges.iter().filter(|range| range.kind != "GIT") {
-            let events: Vec<Event> = range.events.iter().flat_map(OsvEvent::events).collect();
-            let (read, flawed) = Span::of_events(&events);
+            let events: Vec<RangeEvent> = range.events.iter().flat_map(OsvEvent::events).collect();
+            let (read, flawed) = AffectedRange::of_events(&events);
             spans.extend(read);
             unreadable += flawed;
         }
@@ -304,13 +304,13 @@ impl Affected {
 }
 
 impl OsvEvent {
-    fn events(&self) -> impl Iterator<Item = Event> {
+    fn events(&self) -> impl Iterator<Item = RangeEvent> {
         let text = |text: &Option<String>| text.as_deref().map(Into::into);
         let events = [
-            text(&self.introduced).map(Event::Introduced),
-            text(&self.fixed).map(Event::Fixed),
-            text(&self.last_affected).map(Event::LastAffected),
-            text(&self.limit).map(Event::Limit),
+            text(&self.introduced).map(RangeEvent::Introduced),
+            text(&self.fixed).map(RangeEvent::Fixed),
+            text(&self.last_affected).map(RangeEvent::LastAffected),
+            text(&self.limit).map(RangeEvent::Limit),
         ];
         events.into_iter().flatten()
     }
@@ -354,13 +354,13 @@ fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Mark {
+    enum PresenceFlag {
         Kept(bool),
         Other(serde::de::IgnoredAny),
     }
     Ok(match Option::deserialize(deserializer)? {
-        Some(Mark::Kept(kept)) => kept,
-        Some(Mark::Other(_)) => true,
+        Some(PresenceFlag::Kept(kept)) => kept,
+        Some(PresenceFlag::Other(_)) => true,
         None => false,
     })
 }
@@ -371,7 +371,7 @@ mod tests {
 
     fn read(json: &str) -> OsvRecord {
         match OsvRecord::read(json.as_bytes()) {
-            Read::Record(record) => *record,
+            OsvDocument::Record(record) => *record,
             other => panic!("{other:?}"),
         }
     }
@@ -388,17 +388,17 @@ mod tests {
             "database_specific":{"malicious-packages-origins":null}}"#,
         );
         let (entries, unreadable) = record.entries();
-        assert_eq!((entries.len(), unreadable, entries[0].spans.len(), entries[0].kind), (1, 0, 2, Kind::Malware));
+        assert_eq!((entries.len(), unreadable, entries[0].spans.len(), entries[0].kind), (1, 0, 2, AdvisoryKind::Malware));
         assert_eq!(entries[0].cwes, ["CWE-506".into()]);
     }
 
     #[test]
     fn json_that_is_no_record_is_told_from_a_broken_one() {
-        assert_eq!(OsvRecord::read(br#"{"note":"index","count":303,"records":[{"id":"MAL-1"}]}"#), Read::NoRecord);
-        assert_eq!(OsvRecord::read(br#"[{"package_name":"a"}]"#), Read::NoRecord);
-        assert_eq!(OsvRecord::read(b"7"), Read::NoRecord);
-        assert!(matches!(OsvRecord::read(br#"{"id":"MAL-1","affected":[{"#), Read::Unreadable(_)));
-        assert!(matches!(OsvRecord::read(br#"{"id":"MAL-1","affected":"axios"}"#), Read::Unreadable(_)));
+        assert_eq!(OsvRecord::read(br#"{"note":"index","count":303,"records":[{"id":"MAL-1"}]}"#), OsvDocument::NoRecord);
+        assert_eq!(OsvRecord::read(br#"[{"package_name":"a"}]"#), OsvDocument::NoRecord);
+        assert_eq!(OsvRecord::read(b"7"), OsvDocument::NoRecord);
+        assert!(matches!(OsvRecord::read(br#"{"id":"MAL-1","affected":[{"#), OsvDocument::Unreadable(_)));
+        assert!(matches!(OsvRecord::read(br#"{"id":"MAL-1","affected":"axios"}"#), OsvDocument::Unreadable(_)));
     }
 
     #[test]
@@ -416,11 +416,14 @@ mod tests {
             let json = format!(r#"{{{more},"affected":[{{"package":{{"ecosystem":"npm","name":"a"}},"versions":["1.0.0"]}}]}}"#);
             read(&json).entries().0[0].kind
         };
-        assert_eq!(kind(r#""id":"GHSA-1","database_specific":{"severity":"HIGH"}"#), Kind::Vulnerability);
-        assert_eq!(kind(r#""id":"ACME-1","severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}]"#), Kind::Vulnerability);
-        assert_eq!(kind(r#""id":"GHSA-1","database_specific":{"cwe_ids":["CWE-506"],"severity":"CRITICAL"}"#), Kind::Malware);
-        assert_eq!(kind(r#""id":"LWA-2026-1","aliases":["MAL-2026-1"]"#), Kind::Malware);
-        assert_eq!(kind(r#""id":"ACME-1""#), Kind::Malware);
+        assert_eq!(kind(r#""id":"GHSA-1","database_specific":{"severity":"HIGH"}"#), AdvisoryKind::Vulnerability);
+        assert_eq!(kind(r#""id":"ACME-1","severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}]"#), AdvisoryKind::Vulnerability);
+        assert_eq!(
+            kind(r#""id":"GHSA-1","database_specific":{"cwe_ids":["CWE-506"],"severity":"CRITICAL"}"#),
+            AdvisoryKind::Malware
+        );
+        assert_eq!(kind(r#""id":"LWA-2026-1","aliases":["MAL-2026-1"]"#), AdvisoryKind::Malware);
+        assert_eq!(kind(r#""id":"ACME-1""#), AdvisoryKind::Malware);
     }
 
     #[test]

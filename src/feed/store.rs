@@ -12,17 +12,17 @@ use tempfile::NamedTempFile;
 
 use crate::feed::FeedError;
 use crate::feed::config::FeedConfig;
-use crate::feed::import::Tally;
+use crate::feed::import::FeedCounts;
 use crate::units::timestamp;
 
 /// The folder of the feeds in a data directory.
 #[derive(Debug, Clone)]
-pub struct Shelf(PathBuf);
+pub struct FeedStore(PathBuf);
 
 /// How a feed stands: what `coldframe feed status` shows and what the next look builds on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct State {
+pub struct FeedState {
     /// The source the records came from: those of another are not this feed's.
     pub source: String,
     /// When the source was last found good.
@@ -30,11 +30,11 @@ pub struct State {
     /// When the records in force came.
     pub changed: Option<Timestamp>,
     /// What went wrong since then, if something did.
-    pub failure: Option<Failure>,
+    pub failure: Option<FeedFailure>,
     /// Counts every change of the records.
     pub generation: u64,
     /// What the records in force are, in numbers.
-    pub tally: Tally,
+    pub tally: FeedCounts,
     /// The source's validators, and what tells a directory's content.
     pub etag: Option<String>,
     /// See `etag`.
@@ -49,14 +49,14 @@ pub struct State {
 
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct FeedFailure {
     /// When.
     pub at: Timestamp,
     /// In words.
     pub why: String,
 }
 
-impl State {
+impl FeedState {
     /// Whether there are records in force at all.
     #[must_use]
     pub fn is_good(&self) -> bool {
@@ -83,12 +83,12 @@ impl State {
 }
 
 /// The place of one feed, this process's own while it is held.
-pub(crate) struct Place {
+pub(crate) struct FeedLock {
     directory: PathBuf,
     _lock: File,
 }
 
-impl Shelf {
+impl FeedStore {
     /// The feeds of the data directory `root`.
     #[must_use]
     pub fn of(root: &Path) -> Self {
@@ -97,25 +97,25 @@ impl Shelf {
 
     /// How a feed stands. A state of another source, or none, is that of a feed that was never read.
     #[must_use]
-    pub fn state(&self, feed: &FeedConfig) -> State {
+    pub fn state(&self, feed: &FeedConfig) -> FeedState {
         let text = fs::read(self.directory(feed).join(STATE)).unwrap_or_default();
-        let state: State = serde_json::from_slice(&text).unwrap_or_default();
+        let state: FeedState = serde_json::from_slice(&text).unwrap_or_default();
         if state.source == feed.source.to_string() {
             state
         } else {
-            State { source: feed.source.to_string(), ..State::default() }
+            FeedState { source: feed.source.to_string(), ..FeedState::default() }
         }
     }
 
     /// Takes the place of a feed, for one who changes it.
-    pub(crate) fn take(&self, feed: &FeedConfig) -> Result<Place, FeedError> {
+    pub(crate) fn take(&self, feed: &FeedConfig) -> Result<FeedLock, FeedError> {
         let directory = self.directory(feed);
         make_private(&directory)?;
         let path = directory.join("lock");
         let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let lock = lock.map_err(FeedError::file("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Place { directory, _lock: lock }),
+            Ok(()) => Ok(FeedLock { directory, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(FeedError::Busy),
             Err(TryLockError::Error(source)) => Err(FeedError::file("lock", path)(source)),
         }
@@ -135,7 +135,7 @@ impl Shelf {
 const STATE: &str = "state.json";
 const RECORDS: &str = "records.jsonl";
 
-impl Place {
+impl FeedLock {
     /// Where things may lie that are not finished.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
@@ -147,14 +147,14 @@ impl Place {
     }
 
     /// Puts new records in the place of the old.
-    pub(crate) fn put(&self, records: NamedTempFile, state: &State) -> Result<(), FeedError> {
+    pub(crate) fn put(&self, records: NamedTempFile, state: &FeedState) -> Result<(), FeedError> {
         let path = self.records();
         records.persist(&path).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))?;
         self.note(state)
     }
 
     /// Writes down how the feed stands.
-    pub(crate) fn note(&self, state: &State) -> Result<(), FeedError> {
+    pub(crate) fn note(&self, state: &FeedState) -> Result<(), FeedError> {
         let path = self.directory.join(STATE);
         let mut file = NamedTempFile::new_in(&self.directory).map_err(FeedError::file("create a file in", &self.directory))?;
         let text = serde_json::to_vec_pretty(state).map_err(|wrong| FeedError::file("write", &path)(wrong.into()))?;

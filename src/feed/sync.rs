@@ -8,43 +8,43 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::feed::FeedError;
-use crate::feed::config::{FeedConfig, Source};
+use crate::feed::config::{FeedConfig, FeedSource};
 use crate::feed::first_read::Readings;
-use crate::feed::format::signed_index::{self, Index};
-use crate::feed::import::{self, Gathered, Harvest};
+use crate::feed::format::signed_index::{self, SignedIndex};
+use crate::feed::import::{self, ImportedRecords, RecordImporter};
 use crate::feed::source::directory;
-use crate::feed::source::download::{Fetcher, Validators};
-use crate::feed::source::remote::{Look, Material};
-use crate::feed::store::{Failure, Place, Shelf, State};
-use crate::net::Client;
+use crate::feed::source::download::{CacheValidators, FeedDownloader};
+use crate::feed::source::remote::{FetchedFiles, RemoteFeed};
+use crate::feed::store::{FeedFailure, FeedLock, FeedState, FeedStore};
+use crate::net::HttpClient;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::FeedAdvisories;
 
 /// What a look brought.
 #[derive(Debug)]
-pub enum Synced {
+pub enum SyncOutcome {
     /// Nothing changed; what is in force stays.
-    Unchanged(State),
+    Unchanged(FeedState),
     /// Other records than before.
-    Changed(Loaded),
+    Changed(LoadedFeed),
     /// It went wrong; what is in force stays.
-    Failed(State, FeedError),
+    Failed(FeedState, FeedError),
 }
 
 /// Records that can be put in force.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedFeed {
     /// The index.
     pub advisories: Arc<FeedAdvisories>,
     /// How the feed stands.
-    pub state: State,
+    pub state: FeedState,
 }
 
 /// What is kept of a feed, from the disk alone; `None` when nothing is. Blocks.
 ///
 /// # Errors
 /// When what is kept cannot be read.
-pub fn load(feed: &FeedConfig, shelf: &Shelf) -> Result<Option<Loaded>, FeedError> {
+pub fn load(feed: &FeedConfig, shelf: &FeedStore) -> Result<Option<LoadedFeed>, FeedError> {
     let state = shelf.state(feed);
     if !state.is_good() {
         return Ok(None);
@@ -52,7 +52,7 @@ pub fn load(feed: &FeedConfig, shelf: &Shelf) -> Result<Option<Loaded>, FeedErro
     // What was not noted yet was read no later than the records came.
     let came = state.changed.unwrap_or(Timestamp::UNIX_EPOCH);
     let (builder, _) = import::reload(&shelf.records(feed), Readings::load(&shelf.directory(feed), came)?)?;
-    Ok(Some(Loaded { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
+    Ok(Some(LoadedFeed { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
 }
 
 /// Reads the file or directory of a feed, for one who looks once and keeps nothing but what `shelf` holds meanwhile; when its records
@@ -60,9 +60,14 @@ pub fn load(feed: &FeedConfig, shelf: &Shelf) -> Result<Option<Loaded>, FeedErro
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read_path(feed: &FeedConfig, shelf: &Shelf, remembered: &Shelf, now: Timestamp) -> Result<Option<Loaded>, FeedError> {
-    let Source::Path(path) = &feed.source else { return Ok(None) };
-    let (place, before) = (shelf.take(feed)?, State::default());
+pub fn read_path(
+    feed: &FeedConfig,
+    shelf: &FeedStore,
+    remembered: &FeedStore,
+    now: Timestamp,
+) -> Result<Option<LoadedFeed>, FeedError> {
+    let FeedSource::Path(path) = &feed.source else { return Ok(None) };
+    let (place, before) = (shelf.take(feed)?, FeedState::default());
     match look_at_path(feed, path, &before, now)? {
         Some(fresh) => {
             let readings = Readings::load(&remembered.directory(feed), now)?;
@@ -73,11 +78,11 @@ pub fn read_path(feed: &FeedConfig, shelf: &Shelf, remembered: &Shelf, now: Time
 }
 
 /// Looks at a feed's source and keeps what it finds. With `accept_shrunk` also when most of the records are gone.
-pub async fn sync(feed: &FeedConfig, shelf: &Shelf, client: &Client, now: Timestamp, accept_shrunk: bool) -> Synced {
+pub async fn sync(feed: &FeedConfig, shelf: &FeedStore, client: &HttpClient, now: Timestamp, accept_shrunk: bool) -> SyncOutcome {
     let before = shelf.state(feed);
     let place = match shelf.take(feed) {
         Ok(place) => Arc::new(place),
-        Err(wrong) => return Synced::Failed(before, wrong),
+        Err(wrong) => return SyncOutcome::Failed(before, wrong),
     };
     let outcome = match look(feed, &place, client, &before, now).await {
         Ok(Some(fresh)) => {
@@ -92,55 +97,55 @@ pub async fn sync(feed: &FeedConfig, shelf: &Shelf, client: &Client, now: Timest
         Err(wrong) => Err(wrong),
     };
     match outcome {
-        Ok(Some(loaded)) => Synced::Changed(loaded),
+        Ok(Some(loaded)) => SyncOutcome::Changed(loaded),
         Ok(None) => {
-            let state = State { synced: Some(now), failure: None, ..before };
+            let state = FeedState { synced: Some(now), failure: None, ..before };
             note(&place, &state);
-            Synced::Unchanged(state)
+            SyncOutcome::Unchanged(state)
         }
         Err(wrong) => {
-            let state = State { failure: Some(Failure { at: now, why: wrong.to_string() }), ..before };
+            let state = FeedState { failure: Some(FeedFailure { at: now, why: wrong.to_string() }), ..before };
             note(&place, &state);
-            Synced::Failed(state, wrong)
+            SyncOutcome::Failed(state, wrong)
         }
     }
 }
 
 /// What a source has, not yet read, and what tells later whether it changed.
-struct Fresh {
-    source: Raw,
-    validators: Validators,
+struct SourceSnapshot {
+    source: SourceFiles,
+    validators: CacheValidators,
     stamp: Option<String>,
-    index: Option<Index>,
+    index: Option<SignedIndex>,
 }
 
-enum Raw {
-    Found(directory::Found),
-    Fetched(Material),
+enum SourceFiles {
+    Found(directory::DirectoryFiles),
+    Fetched(FetchedFiles),
 }
 
 /// What the source has; `None` when it is what it was.
 async fn look(
     feed: &FeedConfig,
-    place: &Place,
-    client: &Client,
-    before: &State,
+    place: &FeedLock,
+    client: &HttpClient,
+    before: &FeedState,
     now: Timestamp,
-) -> Result<Option<Fresh>, FeedError> {
+) -> Result<Option<SourceSnapshot>, FeedError> {
     match &feed.source {
-        Source::Url(url) => {
-            let fetcher = Fetcher(client.clone());
-            let look = Look { feed, fetcher: &fetcher, directory: place.directory(), before, now };
+        FeedSource::Url(url) => {
+            let fetcher = FeedDownloader(client.clone());
+            let look = RemoteFeed { feed, fetcher: &fetcher, directory: place.directory(), before, now };
             let found = look.fetch(url).await?;
-            let fresh = |material| Fresh {
-                source: Raw::Fetched(material),
+            let fresh = |material| SourceSnapshot {
+                source: SourceFiles::Fetched(material),
                 validators: found.validators,
                 stamp: None,
                 index: found.index,
             };
             Ok(found.material.map(fresh))
         }
-        Source::Path(path) => {
+        FeedSource::Path(path) => {
             let (feed, path, before) = (feed.clone(), path.clone(), before.clone());
             let looked = tokio::task::spawn_blocking(move || look_at_path(&feed, &path, &before, now));
             looked.await.unwrap_or_else(|lost| Err(FeedError::broken("the feed", lost)))
@@ -148,7 +153,7 @@ async fn look(
     }
 }
 
-fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -> Result<Option<Fresh>, FeedError> {
+fn look_at_path(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestamp) -> Result<Option<SourceSnapshot>, FeedError> {
     let index = local_index(feed, path, before, now)?;
     let found = match &index {
         Some(_) => directory::look(&path.join(signed_index::ARCHIVE))?,
@@ -160,14 +165,14 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) 
     if before.is_good() && before.stamp == stamp {
         return Ok(None);
     }
-    Ok(Some(Fresh { source: Raw::Found(found), validators: Validators::default(), stamp, index }))
+    Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: CacheValidators::default(), stamp, index }))
 }
 
 /// The index in a directory, if it has one of ours and it holds.
-fn local_index(feed: &FeedConfig, path: &Path, before: &State, now: Timestamp) -> Result<Option<Index>, FeedError> {
+fn local_index(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestamp) -> Result<Option<SignedIndex>, FeedError> {
     let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| read_small(&path).ok());
     let bytes = read(signed_index::INDEX);
-    let index = bytes.as_ref().and_then(|bytes| Index::read(bytes));
+    let index = bytes.as_ref().and_then(|bytes| SignedIndex::read(bytes));
     let (Some(bytes), Some(index)) = (bytes, index) else {
         return if feed.key.is_some() { Err(FeedError::Index("there is none".into())) } else { Ok(None) };
     };
@@ -189,17 +194,17 @@ fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Reads what is new, makes sure that it is sound, and puts it in the place of the old. Blocks.
 fn take_in(
     feed: &FeedConfig,
-    place: &Place,
-    before: &State,
-    fresh: Fresh,
+    place: &FeedLock,
+    before: &FeedState,
+    fresh: SourceSnapshot,
     readings: Readings,
     now: Timestamp,
     accept_shrunk: bool,
-) -> Result<Option<Loaded>, FeedError> {
+) -> Result<Option<LoadedFeed>, FeedError> {
     let gathered = gather(feed, place, &fresh, readings)?;
     check(&gathered, before, accept_shrunk)?;
-    let Fresh { validators, stamp, index, .. } = fresh;
-    let state = State {
+    let SourceSnapshot { validators, stamp, index, .. } = fresh;
+    let state = FeedState {
         source: feed.source.to_string(),
         synced: Some(now),
         changed: Some(now),
@@ -212,28 +217,28 @@ fn take_in(
         serial: index.as_ref().map(|index| index.serial).or(before.serial),
         expires: index.map(|index| index.expires),
     };
-    let Gathered { file, builder, readings, .. } = gathered;
+    let ImportedRecords { file, builder, readings, .. } = gathered;
     let advisories = Arc::new(builder.build(&feed.name, feed.trust));
     // Before the records: killed in between, nothing is read for the first time twice.
     readings.save(place.directory())?;
     place.put(file, &state)?;
-    Ok(Some(Loaded { advisories, state }))
+    Ok(Some(LoadedFeed { advisories, state }))
 }
 
-fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -> Result<Gathered, FeedError> {
-    let mut harvest = Harvest::begin(place.directory(), readings)?;
-    if fresh.index.is_some() || (feed.may_be_empty && matches!(feed.source, Source::Path(_))) {
+fn gather(feed: &FeedConfig, place: &FeedLock, fresh: &SourceSnapshot, readings: Readings) -> Result<ImportedRecords, FeedError> {
+    let mut harvest = RecordImporter::begin(place.directory(), readings)?;
+    if fresh.index.is_some() || (feed.may_be_empty && matches!(feed.source, FeedSource::Path(_))) {
         // An archive that is signed may be empty at first, and an operator may begin with an empty directory.
         harvest.allow_nothing();
     }
     match &fresh.source {
-        Raw::Found(found) => {
+        SourceFiles::Found(found) => {
             if let Some(index) = &fresh.index {
                 check_archive(index, &found.root)?;
             }
             directory::take(&mut harvest, &feed.name, found)?;
         }
-        Raw::Fetched(Material::File(path)) => {
+        SourceFiles::Fetched(FetchedFiles::File(path)) => {
             if let Some(index) = &fresh.index {
                 check_archive(index, path)?;
             }
@@ -242,12 +247,12 @@ fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -
             let _ = std::fs::remove_file(path);
             taken?;
         }
-        Raw::Fetched(Material::Documents(documents)) => {
+        SourceFiles::Fetched(FetchedFiles::Documents(documents)) => {
             for (name, bytes) in documents {
                 harvest.document(name, bytes, false)?;
             }
         }
-        Raw::Fetched(Material::Changes { documents, changed, all }) => {
+        SourceFiles::Fetched(FetchedFiles::Changes { documents, changed, all }) => {
             harvest.carry(&place.records(), |id| all.contains(id) && !changed.contains(id))?;
             for (name, bytes) in documents {
                 harvest.document(name, bytes, false)?;
@@ -258,7 +263,7 @@ fn gather(feed: &FeedConfig, place: &Place, fresh: &Fresh, readings: Readings) -
 }
 
 /// Whether the archive is the one that the index vouches for.
-fn check_archive(index: &Index, path: &Path) -> Result<(), FeedError> {
+fn check_archive(index: &SignedIndex, path: &Path) -> Result<(), FeedError> {
     let wrong = |text: &str| FeedError::Index(format!("`{}` {text}", signed_index::ARCHIVE).into());
     let vouched = index.files.get(signed_index::ARCHIVE).ok_or_else(|| wrong("is not vouched for"))?;
     let bytes = std::fs::read(path).map_err(FeedError::file("read", path))?;
@@ -267,7 +272,7 @@ fn check_archive(index: &Index, path: &Path) -> Result<(), FeedError> {
 }
 
 /// Whether what was gathered may take the place of what is in force.
-fn check(gathered: &Gathered, before: &State, accept_shrunk: bool) -> Result<(), FeedError> {
+fn check(gathered: &ImportedRecords, before: &FeedState, accept_shrunk: bool) -> Result<(), FeedError> {
     let tally = &gathered.tally;
     let (now, had) = (tally.known(), if before.is_good() { before.tally.known() } else { 0 });
     if tally.unreadable > now {
@@ -288,7 +293,7 @@ fn check(gathered: &Gathered, before: &State, accept_shrunk: bool) -> Result<(),
     Ok(())
 }
 
-fn note(place: &Place, state: &State) {
+fn note(place: &FeedLock, state: &FeedState) {
     if let Err(wrong) = place.note(state) {
         tracing::error!(error = &wrong as &dyn std::error::Error, "how a feed stands cannot be written down");
     }
@@ -300,8 +305,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::net::{Deadlines, Proxies, Settings};
-    use crate::policy::Trust;
+    use crate::net::{ClientConfig, Deadlines, ProxySettings};
+    use crate::policy::FeedTrust;
 
     struct Scene {
         home: tempfile::TempDir,
@@ -314,8 +319,8 @@ mod tests {
             let home = tempfile::tempdir().unwrap();
             let feed = FeedConfig {
                 name: "osv".to_owned(),
-                source: Source::Path(home.path().join(source)),
-                trust: Trust::Deny,
+                source: FeedSource::Path(home.path().join(source)),
+                trust: FeedTrust::Deny,
                 interval: Duration::from_secs(60),
                 expiry: Duration::from_secs(3600),
                 key: None,
@@ -330,20 +335,25 @@ mod tests {
             fs::write(path, text).unwrap();
         }
 
-        fn shelf(&self) -> Shelf {
-            Shelf::of(&self.home.path().join("data"))
+        fn shelf(&self) -> FeedStore {
+            FeedStore::of(&self.home.path().join("data"))
         }
 
-        async fn sync(&self) -> Synced {
-            let tls = crate::net::testing::Identity::nobody();
+        async fn sync(&self) -> SyncOutcome {
+            let tls = crate::net::testing::TestIdentity::nobody();
             let user_agent = http::HeaderValue::from_static("trial/1");
-            let client = Client::new(&Settings { deadlines: Deadlines::default(), proxies: Proxies::none(), tls, user_agent });
+            let client = HttpClient::new(&ClientConfig {
+                deadlines: Deadlines::default(),
+                proxies: ProxySettings::none(),
+                tls,
+                user_agent,
+            });
             sync(&self.feed, &self.shelf(), &client, self.now, false).await
         }
 
         async fn fails(&self) -> String {
             match self.sync().await {
-                Synced::Failed(state, wrong) => {
+                SyncOutcome::Failed(state, wrong) => {
                     assert_eq!(state.failure.as_ref().map(|failure| failure.why.clone()), Some(wrong.to_string()));
                     assert_eq!(self.shelf().state(&self.feed), state);
                     wrong.to_string()
@@ -352,9 +362,9 @@ mod tests {
             }
         }
 
-        async fn changes(&self) -> Tally {
+        async fn changes(&self) -> FeedCounts {
             match self.sync().await {
-                Synced::Changed(loaded) => {
+                SyncOutcome::Changed(loaded) => {
                     let kept = load(&self.feed, &self.shelf()).unwrap().unwrap();
                     assert_eq!(kept.advisories.count(), loaded.advisories.count());
                     assert_eq!(kept.state, loaded.state);
@@ -365,7 +375,7 @@ mod tests {
         }
     }
 
-    use crate::feed::import::Tally;
+    use crate::feed::import::FeedCounts;
 
     fn record(id: &str, more: &str) -> String {
         format!(
@@ -384,7 +394,7 @@ mod tests {
         scene.write("osv/MAL-4.json", "{\"id\":");
         let tally = scene.changes().await;
         assert_eq!((tally.records, tally.withdrawn, tally.skipped, tally.unreadable), (2, 1, 1, 1));
-        assert!(matches!(scene.sync().await, Synced::Unchanged(_)));
+        assert!(matches!(scene.sync().await, SyncOutcome::Unchanged(_)));
         scene.write("osv/MAL-1.json", record("MAL-1", r#","withdrawn":"2026-02-01T00:00:00Z""#));
         let tally = scene.changes().await;
         assert_eq!((tally.records, tally.withdrawn), (1, 2));
@@ -448,7 +458,7 @@ mod tests {
         assert!(why.contains("there is no record of an npm package in it"), "{why}");
         scene.write("osv/MAL-1.json", record("MAL-1", ""));
         scene.changes().await;
-        scene.feed.source = Source::Path(scene.home.path().join("other"));
+        scene.feed.source = FeedSource::Path(scene.home.path().join("other"));
         assert!(load(&scene.feed, &scene.shelf()).unwrap().is_none());
     }
 }

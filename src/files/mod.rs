@@ -4,7 +4,7 @@
 
 mod poll;
 
-pub use poll::{EVERY, Followed, Look};
+pub use poll::{EVERY, FilePoller, FileStamps};
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -13,9 +13,9 @@ const RESTLESS: u32 = 20;
 
 /// What files look like: when each was changed, and its length.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Look(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+pub struct FileStamps(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
 
-impl Look {
+impl FileStamps {
     /// What those at `paths` look like now.
     pub fn at<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
         let look = |path: &PathBuf| {
@@ -35,21 +35,21 @@ impl Look {
 /// Files that are read again when they have changed and stand still. Whoever overwrites a file empties it first, and one that holds
 /// nothing is not always broken: no rule is a policy, and nobody a list of users.
 #[derive(Debug, Clone)]
-pub struct Followed {
-    taken: Look,
-    seen: Look,
+pub struct FilePoller {
+    taken: FileStamps,
+    seen: FileStamps,
     restless: u32,
 }
 
-impl Followed {
+impl FilePoller {
     /// Files that are read after they looked like this.
     #[must_use]
-    pub fn from(look: Look) -> Self {
+    pub fn from(look: FileStamps) -> Self {
         Self { seen: look.clone(), taken: look, restless: 0 }
     }
 
     /// Whether they are to be read, since they look like `now`, as at the last look, and not as when they were read.
-    pub fn are_due(&mut self, now: Look) -> bool {
+    pub fn are_due(&mut self, now: FileStamps) -> bool {
         if now == self.taken {
             self.seen = now;
             self.restless = 0;
@@ -75,21 +75,21 @@ mod tests {
         let path = folder.path().join("file");
         let write = |text: &str| {
             fs::write(&path, text).unwrap();
-            Look::at([&path])
+            FileStamps::at([&path])
         };
-        let mut followed = Followed::from(write("one"));
-        assert!(!followed.are_due(Look::at([&path])));
+        let mut followed = FilePoller::from(write("one"));
+        assert!(!followed.are_due(FileStamps::at([&path])));
         let (emptied, written) = (write(""), write("other"));
         assert!(!followed.are_due(emptied));
         assert_eq!([(); 3].map(|()| followed.are_due(written.clone())), [false, true, false]);
         fs::remove_file(&path).unwrap();
-        let gone = Look::at([&path]);
+        let gone = FileStamps::at([&path]);
         assert!(gone.lacks_any() && !written.lacks_any());
         assert_eq!([(); 3].map(|()| followed.are_due(gone.clone())), [false, true, false]);
         let due: Vec<_> = (0..=RESTLESS as usize).map(|longer| followed.are_due(write(&"x".repeat(longer)))).collect();
         assert!(due.last() == Some(&true) && due.iter().filter(|due| **due).count() == 1, "{due:?}");
         // A change that is taken back was none.
-        let mut followed = Followed::from(gone.clone());
+        let mut followed = FilePoller::from(gone.clone());
         assert_eq!([written, gone.clone(), gone].map(|look| followed.are_due(look)), [false; 3]);
     }
 }

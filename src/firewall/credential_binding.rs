@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::request::Asker;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::request::Client;
 use crate::npm::PackageName;
 use crate::upstream::{Addressed, Authorization, Registry, UpstreamError};
 
-impl Inner {
+impl Components {
     /// The registry that a request is passed on to. One that is `for_account` goes only where the client's own credentials do.
     ///
     /// # Errors
-    /// Returns [`Rejection::NotEntitled`] if there is no such registry.
+    /// Returns [`FirewallError::NotEntitled`] if there is no such registry.
     pub(crate) fn registry_of(
         &self,
-        asker: &Asker,
+        asker: &Client,
         name: Option<&PackageName>,
         for_account: bool,
-    ) -> Result<&Arc<Registry>, Rejection> {
+    ) -> Result<&Arc<Registry>, FirewallError> {
         let registry = match name {
             Some(name) => self.registries.of(name),
             None if for_account => match self.registries.account(&asker.addressed) {
@@ -28,24 +28,24 @@ impl Inner {
             None => self.registries.nameless(&asker.addressed),
         };
         if for_account && !registry.takes_clients(&asker.addressed) {
-            return Err(Rejection::NotEntitled(why(registry, &asker.addressed).into()));
+            return Err(FirewallError::NotEntitled(why(registry, &asker.addressed).into()));
         }
         Ok(registry)
     }
 
     /// Adds to what upstream denied that the client's own credentials were not passed on, if they were not.
-    pub(crate) fn explain_unsent(&self, asker: &Asker, name: &PackageName, rejection: Rejection) -> Rejection {
+    pub(crate) fn explain_unsent(&self, asker: &Client, name: &PackageName, rejection: FirewallError) -> FirewallError {
         let Authorization::Own(own) = &asker.authorization else { return rejection };
         let registry = self.registries.of(name);
         if registry.takes_clients(&own.addressed) {
             return rejection;
         }
         match rejection {
-            Rejection::NotFound(text) => Rejection::NotFound(format!("{text}; {}", why(registry, &own.addressed)).into()),
-            Rejection::Upstream(UpstreamError::NotFound) => {
-                Rejection::NotFound(format!("not found upstream; {}", why(registry, &own.addressed)).into())
+            FirewallError::NotFound(text) => FirewallError::NotFound(format!("{text}; {}", why(registry, &own.addressed)).into()),
+            FirewallError::Upstream(UpstreamError::NotFound) => {
+                FirewallError::NotFound(format!("not found upstream; {}", why(registry, &own.addressed)).into())
             }
-            Rejection::Upstream(UpstreamError::Denied { host, status, message }) => {
+            FirewallError::Upstream(UpstreamError::Denied { host, status, message }) => {
                 let message = format!("{message}; {}", why(registry, &own.addressed)).into();
                 UpstreamError::Denied { host, status, message }.into()
             }

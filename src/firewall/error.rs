@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::firewall::request::BaseUrl;
-use crate::net::NoRoom;
+use crate::net::BudgetTimeout;
 use crate::npm::{PackageName, endpoint};
 use crate::policy::{RuleId, Verdict};
 use crate::text::ascii_line;
@@ -59,7 +59,7 @@ impl fmt::Display for Refusal {
 
 /// Why there is no answer. Cheap to clone: every waiter of one flight gets it.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Rejection {
+pub enum FirewallError {
     /// The policy says no.
     #[error("{0}")]
     Refused(Arc<Refusal>),
@@ -91,7 +91,7 @@ pub enum Rejection {
     Internal(Arc<str>),
 }
 
-impl Rejection {
+impl FirewallError {
     /// Whether upstream failed to answer, or sent what cannot be believed: the last answer may be served then.
     #[must_use]
     pub fn is_upstreams_failure(&self) -> bool {
@@ -108,8 +108,8 @@ impl Rejection {
     }
 }
 
-impl From<NoRoom> for Rejection {
-    fn from(no_room: NoRoom) -> Self {
+impl From<BudgetTimeout> for FirewallError {
+    fn from(no_room: BudgetTimeout) -> Self {
         Self::Upstream(no_room.into())
     }
 }

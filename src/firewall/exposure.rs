@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::policy_state::{Profile, World};
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::npm::{Integrity, PackageName, Version};
-use crate::policy::advisories::Kind;
-use crate::policy::{Advisory, Applicable, Facts, Trust, judge};
-use crate::store::{Blobs, Exposure, Incident, Ledger, Outcome, Release, StoreError, TarballSource};
-use crate::telemetry::{Exposed, Metrics};
+use crate::policy::advisories::AdvisoryKind;
+use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust, judge};
+use crate::store::{BlobStore, DownloadOutcome, Exposure, Ledger, LedgerEvent, Release, StoreError, TarballSource};
+use crate::telemetry::{ClientExposed, Metrics};
 
 /// A version that was seen here and is bad.
 #[derive(Debug, Clone)]
-pub struct Finding {
+pub struct ExposedVersion {
     /// The package.
     pub name: PackageName,
     /// The version.
@@ -36,7 +36,7 @@ pub struct Finding {
 
 /// What became of the findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Purge {
+pub struct PurgeResult {
     /// Tarballs that left the store.
     pub removed: u64,
     /// Clients that were named for the first time.
@@ -49,11 +49,11 @@ pub struct Purge {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn find(
-    world: &World,
+    world: &PolicySnapshot,
     ledger: &dyn Ledger,
     now: Timestamp,
     wanted: impl Fn(Advisory<'_>) -> bool,
-) -> Result<Vec<Finding>, StoreError> {
+) -> Result<Vec<ExposedVersion>, StoreError> {
     let mut findings = Vec::new();
     for name in ledger.names()? {
         let advisories = world.advisories.of(name.as_str());
@@ -75,7 +75,7 @@ pub fn find(
         for (key, version) in &versions {
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|one| wanted(*one)) else { continue };
             let mut finding = finding(&name, key, advisory, (&releases, &served, &downloaded));
-            let denied = advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
+            let denied = advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
             finding.is_condemned = denied && !is_approved(world, &finding, &applicable, version.as_ref(), now);
             findings.push(finding);
         }
@@ -92,12 +92,12 @@ pub fn find_versions(
     name: &PackageName,
     versions: &[String],
     reason: &str,
-) -> Result<Vec<Finding>, StoreError> {
+) -> Result<Vec<ExposedVersion>, StoreError> {
     let (releases, served, downloaded) = (ledger.releases(name)?, served(ledger, name)?, ledger.downloaded(name)?);
     let is_seen = |version: &&String| {
         releases.iter().any(|release| *release.version == **version) || served.iter().any(|one| one.version == **version)
     };
-    let found = versions.iter().filter(is_seen).map(|version| Finding {
+    let found = versions.iter().filter(is_seen).map(|version| ExposedVersion {
         name: name.clone(),
         version: version.as_str().into(),
         advisory: reason.into(),
@@ -115,13 +115,13 @@ pub fn find_versions(
 /// # Errors
 /// When the ledger cannot be read.
 pub fn purge(
-    findings: &[Finding],
+    findings: &[ExposedVersion],
     ledger: &dyn Ledger,
-    blobs: &dyn Blobs,
+    blobs: &dyn BlobStore,
     metrics: &Metrics,
     now: Timestamp,
-) -> Result<Purge, StoreError> {
-    let (mut purge, mut told) = (Purge::default(), HashSet::new());
+) -> Result<PurgeResult, StoreError> {
+    let (mut purge, mut told) = (PurgeResult::default(), HashSet::new());
     for finding in findings {
         for integrity in &finding.integrities {
             match blobs.remove(integrity.strongest()) {
@@ -156,18 +156,18 @@ pub fn purge(
 /// # Errors
 /// When the ledger cannot be read.
 pub fn judge_again(
-    world: &World,
+    world: &PolicySnapshot,
     ledger: &Arc<dyn Ledger>,
-    blobs: &Arc<dyn Blobs>,
+    blobs: &Arc<dyn BlobStore>,
     metrics: &Metrics,
     now: Timestamp,
-) -> Result<Purge, StoreError> {
-    let denies = |advisory: Advisory<'_>| advisory.kind == Kind::Malware && advisory.trust == Trust::Deny;
+) -> Result<PurgeResult, StoreError> {
+    let denies = |advisory: Advisory<'_>| advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
     let mut findings = find(world, ledger.as_ref(), now, denies)?;
     // What somebody approved by the record's name stays.
     findings.retain(|finding| finding.is_condemned);
     let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
-    if purge != Purge::default() {
+    if purge != PurgeResult::default() {
         tracing::warn!(blobs.removed = purge.removed, clients.named = purge.named, "what was served turned out to be bad");
     }
     Ok(purge)
@@ -185,8 +185,8 @@ pub fn tell_client(client: &Exposure) -> String {
     format!("{} ({tool})", client.client)
 }
 
-fn incident(finding: &Finding, client: &Exposure) -> Incident {
-    Incident {
+fn incident(finding: &ExposedVersion, client: &Exposure) -> LedgerEvent {
+    LedgerEvent {
         kind: "exposure",
         name: Some(finding.name.clone()),
         version: Some(finding.version.clone()),
@@ -194,8 +194,8 @@ fn incident(finding: &Finding, client: &Exposure) -> Incident {
     }
 }
 
-fn name_client(finding: &Finding, client: &Exposure, metrics: &Metrics) {
-    Exposed {
+fn name_client(finding: &ExposedVersion, client: &Exposure, metrics: &Metrics) {
+    ClientExposed {
         name: &finding.name,
         version: &finding.version,
         advisory: &finding.advisory,
@@ -207,7 +207,13 @@ fn name_client(finding: &Finding, client: &Exposure, metrics: &Metrics) {
 }
 
 /// Whether the version may be served all the same, in any of the bytes it was seen with.
-fn is_approved(world: &World, finding: &Finding, advisories: &Applicable<'_>, version: Option<&Version>, now: Timestamp) -> bool {
+fn is_approved(
+    world: &PolicySnapshot,
+    finding: &ExposedVersion,
+    advisories: &ApplicableAdvisories<'_>,
+    version: Option<&Version>,
+    now: Timestamp,
+) -> bool {
     let rules = world.policy(Profile::default()).about(&finding.name);
     finding.integrities.iter().any(|integrity| {
         let facts = Facts {
@@ -223,16 +229,16 @@ fn is_approved(world: &World, finding: &Finding, advisories: &Applicable<'_>, ve
 
 fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, StoreError> {
     let mut served = ledger.exposure(name, None)?;
-    served.retain(|one| one.outcome == Outcome::Served);
+    served.retain(|one| one.outcome == DownloadOutcome::Served);
     Ok(served)
 }
 
 /// What the ledger has of a package: its releases, who got which of them, and what was downloaded.
 type Noted<'a> = (&'a [Release], &'a [Exposure], &'a [TarballSource]);
 
-fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'_>) -> Finding {
+fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'_>) -> ExposedVersion {
     let (releases, served, _) = noted;
-    Finding {
+    ExposedVersion {
         name: name.clone(),
         version: key.into(),
         advisory: advisory.id.into(),

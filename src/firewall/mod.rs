@@ -22,7 +22,7 @@ mod verdicts;
 mod wall_clock;
 mod wanted_versions;
 
-pub use exposure::{Finding, Purge, judge_again};
+pub use exposure::{ExposedVersion, PurgeResult, judge_again};
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -35,47 +35,47 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use crate::npm::Form;
-pub use error::{Refusal, Rejection};
+use crate::npm::PackumentForm;
+pub use error::{FirewallError, Refusal};
 pub use explain::explanation::Explanation;
 pub use policy_state::Profile;
-pub use prefetch::Lead;
-pub use queries::check::{Judged, Locked, Outcome};
-pub use queries::egress::Contacting;
-pub use queries::hidden::{Hidden, Kept, WantedVersion};
-pub use queries::inspect::{Inspected, Inspection};
-pub use request::{Answer, Asker, BaseUrl, Coding, Tarball};
+pub use prefetch::PrefetchTarget;
+pub use queries::check::{CheckOutcome, CheckedVersion, LockedVersion};
+pub use queries::egress::EgressRequest;
+pub use queries::hidden::{HeldVersion, HiddenVersions, WantedVersion};
+pub use queries::inspect::{InspectedVersion, PackageInspection};
+pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, TarballResponse};
 pub use wanted_versions::Want;
 
 use jiff::Timestamp;
 
 use crate::clock::Clock;
-use crate::firewall::package::{Known, Slot};
-use crate::firewall::packages::abbreviated::Forms;
-use crate::firewall::packages::fetch::{Reading, VoyageKey};
+use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::packages::abbreviated::AbbreviatedSupport;
+use crate::firewall::packages::fetch::{PackageLookup, VoyageKey};
 use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
-use crate::firewall::packages::parse_pool::Workbenches;
+use crate::firewall::packages::parse_pool::ScratchPool;
 use crate::firewall::packages::recheck::OnceMore;
-use crate::firewall::packages::slow_registries::Silence;
+use crate::firewall::packages::slow_registries::SlowRegistries;
 use crate::firewall::packages::views::Turns;
-use crate::firewall::policy_state::World;
-use crate::firewall::prefetch::{Leads, Precedence};
+use crate::firewall::policy_state::PolicySnapshot;
+use crate::firewall::prefetch::{ParsePriority, PrefetchQueue};
 use crate::firewall::queries::attestations::Attestations;
-use crate::firewall::responses::{Rendered, ViewKey, Whole, WholeKey};
+use crate::firewall::responses::{CachedView, UnsegmentedKey, UnsegmentedResponse, ViewKey};
 use crate::firewall::tarballs::addresses::Addresses;
-use crate::firewall::tarballs::early_request::Asides;
+use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{Entitled, EntitlementKey, Entitlements};
 use crate::firewall::tarballs::{CARRIED_UNITS, Landed, TarballKey};
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
 use crate::net::fair_limit::Sizes;
-use crate::net::{Allowance, FairLimit, Share};
+use crate::net::{FairLimit, MemoryBudget, Reservation};
 use crate::npm::{Address, PackageName};
 use crate::policy::decisions::Decision;
 use crate::policy::{Advisories, Policy, Verdict};
-use crate::store::{Blobs, Ledger};
+use crate::store::{BlobStore, Ledger};
 use crate::telemetry::{Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
-use crate::upstream::{self, Passage, Passed, Registries, Renewed, UpstreamSetupError};
+use crate::upstream::{self, PassthroughRequest, PassthroughResponse, Registries, Renewed, UpstreamConfigError};
 
 /// Bounds on time and memory.
 #[derive(Debug, Clone)]
@@ -102,13 +102,13 @@ pub struct Config {
 }
 
 /// What a firewall is made of.
-pub struct Parts {
+pub struct FirewallDeps {
     /// Where packages come from.
     pub registries: Registries,
     /// The durable record.
     pub ledger: Arc<dyn Ledger>,
     /// Tarballs and raw packuments.
-    pub blobs: Arc<dyn Blobs>,
+    pub blobs: Arc<dyn BlobStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What is counted.
@@ -170,31 +170,31 @@ pub fn heavy(cores: usize) -> Sizes {
 }
 
 /// The firewall. One a process; every door hands its questions here.
-pub struct Firewall(Arc<Inner>);
+pub struct Firewall(Arc<Components>);
 
 /// What every question shares. Its methods are spread over the files of this room, one file a kind of question.
-struct Inner {
+struct Components {
     registries: Registries,
     ledger: Arc<dyn Ledger>,
-    blobs: Arc<dyn Blobs>,
+    blobs: Arc<dyn BlobStore>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     config: Config,
-    world: ArcSwap<World>,
+    world: ArcSwap<PolicySnapshot>,
     /// What is known of packages, bounded in bytes.
-    documents: Cache<Slot, Arc<Known>>,
+    documents: Cache<CacheKey, Arc<PackageSnapshot>>,
     /// Views of packuments, deflated, bounded in bytes.
-    views: Cache<ViewKey, Arc<Rendered>>,
+    views: Cache<ViewKey, Arc<CachedView>>,
     /// Plain answers, bounded in bytes.
-    wholes: Cache<WholeKey, Arc<Whole>>,
+    wholes: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
     /// Packages that are not there, and since when.
-    absent: Cache<Slot, Timestamp>,
+    absent: Cache<CacheKey, Timestamp>,
     /// Packages that could not be asked for, and since when.
-    unreachable: Cache<Slot, Timestamp>,
+    unreachable: Cache<CacheKey, Timestamp>,
     /// Views of packages that were asked again because another one contradicts them, and when.
-    asked_again: Cache<Slot, Timestamp>,
+    asked_again: Cache<CacheKey, Timestamp>,
     /// Names that upstream was found not to have just now, for the first time.
-    new_absentees: Cache<Slot, ()>,
+    new_absentees: Cache<CacheKey, ()>,
     /// How many of those each client asked for.
     absentees: Cache<IpAddr, usize>,
     /// Packages whose history is being compared with a document.
@@ -202,7 +202,7 @@ struct Inner {
     /// Our own wall clock, and whether it was set.
     wall_clock: WallClock,
     /// Registries that say nothing.
-    silence: Silence,
+    silence: SlowRegistries,
     /// Packages that were seen to be parts of others, and of which.
     wholes_of_parts: Cache<PackageName, PackageName>,
     /// Registries of which it was told that last answers are served for theirs, and when.
@@ -212,22 +212,22 @@ struct Inner {
     /// When the last of them was, in milliseconds since the epoch: a warm request compares this alone.
     last_written: AtomicI64,
     /// Tokens that upstream confirmed for a package, and when; and those that it did not.
-    writers: Cache<Slot, Timestamp>,
-    strangers: Cache<Slot, Timestamp>,
+    writers: Cache<CacheKey, Timestamp>,
+    strangers: Cache<CacheKey, Timestamp>,
     once_more: OnceMore,
-    voyages: SharedFetches<VoyageKey, Result<Reading, Rejection>>,
-    renderings: SharedFetches<ViewKey, Result<Arc<Rendered>, Rejection>>,
-    tarballs: SharedFetches<TarballKey, Result<Landed, Rejection>>,
+    voyages: SharedFetches<VoyageKey, Result<PackageLookup, FirewallError>>,
+    renderings: SharedFetches<ViewKey, Result<Arc<CachedView>, FirewallError>>,
+    tarballs: SharedFetches<TarballKey, Result<Landed, FirewallError>>,
     /// Which credentials may have what is in the store.
     entitlements: Entitlements,
-    entitlements_asked: SharedFetches<EntitlementKey, Result<Entitled, Rejection>>,
+    entitlements_asked: SharedFetches<EntitlementKey, Result<Entitled, FirewallError>>,
     attestations: Attestations,
     fetches: Slots,
     passes: Slots,
     /// Memory for documents that are fetched, read or rendered, so that large ones do so one after the other.
-    allowance: Arc<Allowance>,
+    allowance: Arc<MemoryBudget>,
     /// Memory for answers that are made as a whole, until they are sent: each client has a lane.
-    plain: Arc<Allowance>,
+    plain: Arc<MemoryBudget>,
     /// Documents taken out of the store at once.
     loads: Arc<FairLimit>,
     /// Documents read or rendered at once: as many as there are cores.
@@ -237,23 +237,23 @@ struct Inner {
     /// Work on what clients and upstream sent, beyond documents: as much at once as there are cores.
     heavy: Arc<FairLimit>,
     /// Whose turn it is among those.
-    precedence: Precedence,
+    precedence: ParsePriority,
     /// Packages that will probably be asked for.
-    leads: Arc<Leads>,
+    leads: Arc<PrefetchQueue>,
     /// What documents want of other packages.
     wants: Wants,
-    workbenches: Workbenches,
+    workbenches: ScratchPool,
     downloads: Slots,
     /// Memory for tarballs that the disk does not take.
     carried: Arc<Semaphore>,
     /// Tarballs asked for before anything is known of them.
-    asides: Asides,
+    asides: EarlyRequests,
     /// Where packuments place tarballs.
     addresses: Addresses,
-    forms: Forms,
+    forms: AbbreviatedSupport,
     /// Registries whose first packument was looked at.
     strippers: Mutex<HashSet<Arc<str>>>,
-    skew_told: Hourly,
+    skew_told: HourlyLimit,
     /// Advisories that are too broad to be obeyed whole, by feed, id and package: each is told once.
     overbroad_told: Cache<String, ()>,
 }
@@ -261,15 +261,17 @@ struct Inner {
 impl Firewall {
     /// A firewall of `parts`. Sends nothing upstream.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: FirewallDeps) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let documents = Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<Known>| known.weight());
-        let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<Rendered>| view.weight());
-        let wholes = Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<Whole>| whole.weight());
-        let allowance = Allowance::of(parts.config.packument_memory, LONGEST_WAIT);
-        let world = World::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
+        let documents =
+            Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<PackageSnapshot>| known.weight());
+        let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<CachedView>| view.weight());
+        let wholes =
+            Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
+        let allowance = MemoryBudget::of(parts.config.packument_memory, LONGEST_WAIT);
+        let world = PolicySnapshot::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         let wall_clock = WallClock::new(parts.clock.now(), parts.clock.elapsed());
-        Self(Arc::new(Inner {
+        Self(Arc::new(Components {
             registries: parts.registries,
             ledger: parts.ledger,
             blobs: parts.blobs,
@@ -287,7 +289,7 @@ impl Firewall {
             absentees: Cache::builder().max_capacity(REMEMBERED_FAILURES).time_to_live(ABSENTEES_FOR).build(),
             histories: Turns::default(),
             wall_clock,
-            silence: Silence::default(),
+            silence: SlowRegistries::default(),
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
             stale_told: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
@@ -304,22 +306,22 @@ impl Firewall {
             fetches: Slots::new(slots(FETCHES)),
             passes: Slots::new(slots(PASSES)),
             allowance,
-            plain: Allowance::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, LONGEST_WAIT),
+            plain: MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, LONGEST_WAIT),
             loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }),
             readers: FairLimit::new(Sizes { shared: (cores - 1).max(1), own: 1, most: cores + 1 }),
             oversized: Mutex::default(),
             heavy: FairLimit::new(heavy(cores)),
-            precedence: Precedence::on(cores),
+            precedence: ParsePriority::on(cores),
             leads: Arc::default(),
             wants: Wants::default(),
-            workbenches: Workbenches::new(cores),
+            workbenches: ScratchPool::new(cores),
             downloads: Slots::new(slots(DOWNLOADS)),
             carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
-            asides: Asides::default(),
+            asides: EarlyRequests::default(),
             addresses: Addresses::default(),
-            forms: Forms::default(),
+            forms: AbbreviatedSupport::default(),
             strippers: Mutex::default(),
-            skew_told: Hourly::default(),
+            skew_told: HourlyLimit::default(),
             overbroad_told: Cache::new(REMEMBERED_FAILURES),
         }))
     }
@@ -339,7 +341,7 @@ impl Firewall {
     ///
     /// # Errors
     /// When there is no such package, or upstream cannot be asked.
-    pub async fn inspect(&self, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
+    pub async fn inspect(&self, asker: &Client, name: &PackageName) -> Result<PackageInspection, FirewallError> {
         self.0.inspect(asker, name).await
     }
 
@@ -349,10 +351,10 @@ impl Firewall {
     /// When there is no such package, or upstream cannot be asked.
     pub async fn judge_then(
         &self,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
-    ) -> Result<Vec<Option<Verdict>>, Rejection> {
+    ) -> Result<Vec<Option<Verdict>>, FirewallError> {
         self.0.judge_then(asker, name, wanted).await
     }
 
@@ -365,7 +367,7 @@ impl Firewall {
     ///
     /// # Errors
     /// When credentials cannot be sent; then all of them stay as they were.
-    pub fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamSetupError> {
+    pub fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamConfigError> {
         self.0.registries.renew(config)
     }
 
@@ -379,7 +381,7 @@ impl Firewall {
 
     /// What is in force now.
     #[must_use]
-    pub fn world(&self) -> Arc<World> {
+    pub fn world(&self) -> Arc<PolicySnapshot> {
         self.0.world()
     }
 
@@ -390,23 +392,23 @@ impl Firewall {
     /// When there is no such version, or upstream cannot be asked.
     pub async fn explain(
         &self,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         wanted: Option<&str>,
         at: Option<Timestamp>,
-    ) -> Result<Explanation, Rejection> {
+    ) -> Result<Explanation, FirewallError> {
         self.0.explain(asker, name, wanted, at).await
     }
 
     /// What would become of each of `locked`, in their order. Nothing is served and nobody is noted in the ledger.
-    pub async fn check(&self, asker: &Asker, locked: &[Locked]) -> Vec<Judged> {
+    pub async fn check(&self, asker: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         self.0.check(asker, locked).await
     }
 
     /// What is hidden of a package from `asker`, of what is known already, and what of it a project wants by `wants`; `None` when
     /// nothing is, or nothing is known.
     #[must_use]
-    pub fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
+    pub fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
         self.0.hidden(asker, name, wants)
     }
 
@@ -420,7 +422,13 @@ impl Firewall {
     ///
     /// # Errors
     /// A refusal when no version is visible; what upstream or the store could not do.
-    pub async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
+    pub async fn packument(
+        &self,
+        asker: &Client,
+        name: &PackageName,
+        form: PackumentForm,
+        coding: ContentCoding,
+    ) -> Result<PackumentResponse, FirewallError> {
         self.0.packument(asker, name, form, coding).await
     }
 
@@ -428,7 +436,7 @@ impl Firewall {
     ///
     /// # Errors
     /// A refusal when it is hidden, not found, or as [`Firewall::packument`].
-    pub async fn manifest(&self, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+    pub async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
         self.0.manifest(asker, name, wanted).await
     }
 
@@ -436,7 +444,7 @@ impl Firewall {
     ///
     /// # Errors
     /// As [`Firewall::packument`].
-    pub async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+    pub async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
         self.0.dist_tags(asker, name).await
     }
 
@@ -444,7 +452,7 @@ impl Firewall {
     ///
     /// # Errors
     /// A refusal when the version is hidden or its bytes are wrong; what upstream or the store could not do.
-    pub async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+    pub async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
         self.0.tarball(asker, name, version).await
     }
 
@@ -452,13 +460,13 @@ impl Firewall {
     ///
     /// # Errors
     /// A refusal when two packages claim the address, or two versions with different digests; when upstream cannot be asked.
-    pub async fn locate(&self, asker: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+    pub async fn locate(&self, asker: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
         self.0.locate(asker, address).await
     }
 
     /// Why somebody may not go to a place beside the registry, by what the feeds say of it; that they wanted to is an event.
     #[must_use]
-    pub fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {
+    pub fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
         self.0.contact(contacting)
     }
 
@@ -467,7 +475,7 @@ impl Firewall {
     ///
     /// # Errors
     /// When upstream cannot be asked.
-    pub async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+    pub async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
         self.0.search(asker, passage).await
     }
 
@@ -478,11 +486,11 @@ impl Firewall {
     /// When upstream cannot be asked.
     pub async fn audit(
         &self,
-        asker: &Asker,
-        passage: Passage,
+        asker: &Client,
+        passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
-    ) -> Result<(Passed, Option<String>), Rejection> {
+    ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
         self.0.audit(asker, passage, body, bulk).await
     }
 
@@ -492,11 +500,11 @@ impl Firewall {
     /// Not found when the version is hidden; when upstream cannot be asked.
     pub async fn attestations(
         &self,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         version: &str,
-        passage: Passage,
-    ) -> Result<Passed, Rejection> {
+        passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
         self.0.attestations(asker, name, version, passage).await
     }
 
@@ -504,7 +512,12 @@ impl Firewall {
     ///
     /// # Errors
     /// When upstream cannot be asked.
-    pub async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+    pub async fn pass(
+        &self,
+        asker: &Client,
+        name: Option<&PackageName>,
+        passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
         self.0.pass(asker, name, passage).await
     }
 
@@ -512,7 +525,12 @@ impl Firewall {
     ///
     /// # Errors
     /// When upstream cannot be asked.
-    pub async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+    pub async fn write(
+        &self,
+        asker: &Client,
+        name: Option<&PackageName>,
+        passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
         self.0.write_through(asker, name, passage).await
     }
 
@@ -523,12 +541,12 @@ impl Firewall {
     }
 
     /// A package that clients will probably ask for, once there is one.
-    pub async fn next_lead(&self) -> Lead {
+    pub async fn next_lead(&self) -> PrefetchTarget {
         self.0.next_lead().await
     }
 
     /// Fetches what a lead leads to, so that whoever asks for it does not wait; whether it was there.
-    pub async fn follow_lead(&self, lead: Lead) -> bool {
+    pub async fn follow_lead(&self, lead: PrefetchTarget) -> bool {
         self.0.follow_lead(lead).await
     }
 
@@ -563,8 +581,13 @@ impl Firewall {
     }
 }
 
-impl Inner {
-    async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+impl Components {
+    async fn pass(
+        &self,
+        asker: &Client,
+        name: Option<&PackageName>,
+        passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
         let registry = self.registry_of(asker, name, passage.for_account)?;
         let passage = if registry.takes_clients(&asker.addressed) { passage } else { passage.without_credentials() };
         let _slot = self.passes.of(registry).acquire(asker.address).await;
@@ -581,10 +604,10 @@ impl Inner {
     }
 }
 
-impl Inner {
+impl Components {
     /// Memory for an answer of upstream's that is taken apart: eight times its size holds the smallest parts there are. In a lane of
     /// its own, for the answer itself holds memory already.
-    async fn share_of_answer(&self, passed: &Passed) -> Result<Share, Rejection> {
+    async fn share_of_answer(&self, passed: &PassthroughResponse) -> Result<Reservation, FirewallError> {
         let mut share = self.allowance.share_in(&Arc::from("answers"));
         share.grow_to(8 * passed.body.len() as u64).await?;
         Ok(share)
@@ -594,7 +617,7 @@ impl Inner {
 /// The body of an answer with its share of memory.
 struct Shared {
     bytes: Bytes,
-    _share: Share,
+    _share: Reservation,
 }
 
 impl AsRef<[u8]> for Shared {
@@ -605,15 +628,15 @@ impl AsRef<[u8]> for Shared {
 
 /// Lets something be told at most once an hour.
 #[derive(Debug)]
-struct Hourly(AtomicI64);
+struct HourlyLimit(AtomicI64);
 
-impl Default for Hourly {
+impl Default for HourlyLimit {
     fn default() -> Self {
         Self(AtomicI64::new(i64::MIN))
     }
 }
 
-impl Hourly {
+impl HourlyLimit {
     fn is_due(&self, now: Timestamp) -> bool {
         let (now, last) = (now.as_second(), self.0.load(Ordering::Relaxed));
         let due = last == i64::MIN || now.saturating_sub(last).abs() >= 3600;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
+use crate::firewall::Components;
 use crate::policy::decisions::Decision;
-use crate::policy::{Advisories, Policy, Standing};
+use crate::policy::{ActiveDecisions, Advisories, Policy};
 
 /// Which of the policies in force: that of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -16,13 +16,13 @@ pub struct Profile(pub usize);
 
 /// Everything a verdict depends on besides a package's own facts.
 #[derive(Debug)]
-pub struct World {
+pub struct PolicySnapshot {
     /// The policies in force, by profile; never empty.
     policies: Vec<Policy>,
     /// Every decision that was ever taken.
     pub decisions: Arc<[Decision]>,
     /// Those of them that are in force.
-    pub standing: Standing,
+    pub standing: ActiveDecisions,
     /// What the feeds say.
     pub advisories: Advisories,
     /// The next instant at which something ends by itself: a decision, or a rule.
@@ -31,7 +31,7 @@ pub struct World {
     pub revision: u64,
 }
 
-impl World {
+impl PolicySnapshot {
     /// The world that a process starts with: the first policy, and those of further profiles.
     pub(crate) fn first(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
         let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
@@ -39,7 +39,7 @@ impl World {
     }
 
     fn of(policies: Vec<Policy>, decisions: Arc<[Decision]>, advisories: Advisories, now: Timestamp, revision: u64) -> Self {
-        let standing = Standing::of(&decisions, now);
+        let standing = ActiveDecisions::of(&decisions, now);
         let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.until()).min();
         let advisories = advisories.ruled(standing.rulings());
         Self { policies, decisions, standing, advisories, until, revision }
@@ -95,27 +95,27 @@ impl World {
 }
 
 /// One instant and the world as it is then: what one request sees.
-pub(crate) struct Moment {
+pub(crate) struct EvalContext {
     /// The instant.
     pub now: Timestamp,
     /// The world.
-    pub world: Arc<World>,
+    pub world: Arc<PolicySnapshot>,
 }
 
-impl Inner {
+impl Components {
     /// Now.
-    pub(crate) fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> EvalContext {
         let now = self.clock.now();
-        Moment { now, world: self.world_at(now) }
+        EvalContext { now, world: self.world_at(now) }
     }
 
     /// The world as it is now.
-    pub(crate) fn world(&self) -> Arc<World> {
+    pub(crate) fn world(&self) -> Arc<PolicySnapshot> {
         self.world_at(self.clock.now())
     }
 
     /// The world as it is now: what has ended by itself is no part of it from that instant on.
-    fn world_at(&self, now: Timestamp) -> Arc<World> {
+    fn world_at(&self, now: Timestamp) -> Arc<PolicySnapshot> {
         let world = self.world.load_full();
         if world.until.is_none_or(|until| now < until) {
             return world;

@@ -5,25 +5,25 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::history::Finding;
-use crate::firewall::packages::fetch::{Voyage, lost};
-use crate::firewall::verdicts::{Overbroad, Screen};
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::history::HistoryEvent;
+use crate::firewall::packages::fetch::{FetchRequest, lost};
+use crate::firewall::verdicts::{OverbroadAdvisory, VerdictTable};
 use crate::firewall::wall_clock::MAX_SKEW;
 use crate::npm::{Algorithm, Digest, PackageName, Packument};
 use crate::policy::is_takedown;
-use crate::store::{Incident, PackageChange, PackageKey};
+use crate::store::{LedgerEvent, PackageChange, PackageKey};
 use crate::telemetry::{
     ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, TaskFailed, TaskLabel, UpstreamAnswered, UpstreamOutcome,
-    UpstreamWhat, VersionGone,
+    UpstreamWhat, VersionRemoved,
 };
-use crate::upstream::{Fetched, Freshness, Registry, UpstreamError};
+use crate::upstream::{PackumentBody, PackumentReply, Registry, UpstreamError};
 
-impl Inner {
+impl Components {
     /// Writes a change down, and that the document it is about is in use: confirmed again and again it is answered from
     /// memory, and would be the first that the disk gives up.
-    pub(crate) async fn record(self: &Arc<Self>, voyage: &Voyage, change: PackageChange) {
+    pub(crate) async fn record(self: &Arc<Self>, voyage: &FetchRequest, change: PackageChange) {
         let (inner, key) = (Arc::clone(self), voyage.key());
         let written = self.blocking(move || {
             inner.write(&key, &change);
@@ -52,15 +52,15 @@ impl Inner {
     }
 
     /// A fetch that others wait for ended without an answer: its task panicked, or was cut off at the end of the process.
-    pub(crate) fn note_lost_fetch(&self) -> Rejection {
+    pub(crate) fn note_lost_fetch(&self) -> FirewallError {
         TaskFailed { task: TaskLabel::Request, detail: "a fetch ended without an answer", restart: None }.emit(&self.metrics);
         lost()
     }
 
     /// Reports what a look found. What one client's own token is not shown is not gone.
-    pub(crate) fn report(&self, name: &PackageName, is_own: bool, findings: &[Finding]) {
+    pub(crate) fn report(&self, name: &PackageName, is_own: bool, findings: &[HistoryEvent]) {
         let mut parted = findings.iter().filter_map(|finding| match finding {
-            Finding::Parted(version) => Some(version),
+            HistoryEvent::Parted(version) => Some(version),
             _ => None,
         });
         if let Some(version) = parted.next() {
@@ -71,16 +71,16 @@ impl Inner {
         }
         for finding in findings {
             match finding {
-                Finding::IntegrityChanged { version, was, now } => {
+                HistoryEvent::IntegrityChanged { version, was, now } => {
                     IntegrityChanged { name, version, was, now }.emit(&self.metrics);
                     self.incident("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
                 }
-                Finding::Gone(_) if is_own => {}
-                Finding::Parted(_) => {}
-                Finding::Gone(release) => {
+                HistoryEvent::Gone(_) if is_own => {}
+                HistoryEvent::Parted(_) => {}
+                HistoryEvent::Gone(release) => {
                     let last_seen = release.gone.unwrap_or(release.first_seen);
                     let takedown = is_takedown(release.counts_from(), last_seen, release.replaced, self.world().longest_age());
-                    VersionGone { name, version: &release.version, takedown }.emit(&self.metrics);
+                    VersionRemoved { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
                 }
@@ -89,8 +89,8 @@ impl Inner {
     }
 
     /// Reports, once, advisories that mark every version of an established package and wait for an operator's decision.
-    pub(crate) fn note_overbroad(&self, name: &PackageName, screen: &Screen) {
-        for Overbroad { feed, id } in &screen.overbroad {
+    pub(crate) fn note_overbroad(&self, name: &PackageName, screen: &VerdictTable) {
+        for OverbroadAdvisory { feed, id } in &screen.overbroad {
             let key = format!("{feed}\0{id}\0{name}");
             if self.overbroad_told.get(&key).is_some() {
                 continue;
@@ -107,7 +107,7 @@ impl Inner {
 
     /// Notes an event in the ledger.
     pub(crate) fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
-        let incident = Incident { kind, name: name.cloned(), version: version.map(Into::into), detail };
+        let incident = LedgerEvent { kind, name: name.cloned(), version: version.map(Into::into), detail };
         self.ledger.record_incident(incident, self.clock.now());
     }
 
@@ -143,9 +143,9 @@ impl Inner {
         self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
-    pub(crate) fn tell(&self, voyage: &Voyage, asked: Instant, fetched: &Result<Fetched, UpstreamError>) {
+    pub(crate) fn tell(&self, voyage: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
         let outcome = match fetched {
-            Ok(fetched) if matches!(fetched.freshness, Freshness::NotModified) => UpstreamOutcome::NotModified,
+            Ok(fetched) if matches!(fetched.freshness, PackumentBody::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,
             Err(error) => outcome_of(error),
         };

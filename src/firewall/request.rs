@@ -8,10 +8,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::firewall::policy_state::Profile;
-pub use crate::npm::Form;
-use crate::npm::compression::Packing;
+pub use crate::npm::PackumentForm;
+use crate::npm::compression::SegmentFormat;
 use crate::npm::tarball_address::{Intercepted, Rewriting};
-use crate::npm::{Agent, Integrity};
+use crate::npm::{Integrity, UserAgent};
 use crate::upstream::{Addressed, Authorization};
 
 /// The address under which clients reach us: scheme, authority and path prefix, without a trailing slash. Tarball URLs are
@@ -44,13 +44,13 @@ impl BaseUrl {
 
 /// Who asks, as far as an answer or the ledger depends on it.
 #[derive(Clone)]
-pub struct Asker {
+pub struct Client {
     /// The client's address: the peer's, or the one a trusted proxy forwards.
     pub address: IpAddr,
     /// Its name, if it logged in.
     pub user: Option<Arc<str>>,
     /// Its tool.
-    pub agent: Agent,
+    pub agent: UserAgent,
     /// Whether it resolves what it asks for, and will ask for what that depends on.
     pub resolves: bool,
     /// Whose credentials its request carries upstream.
@@ -65,7 +65,7 @@ pub struct Asker {
 
 /// How the bytes are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Coding {
+pub enum ContentCoding {
     /// As they are.
     Identity,
     /// One gzip member.
@@ -76,32 +76,32 @@ pub enum Coding {
     Brotli,
 }
 
-impl Coding {
+impl ContentCoding {
     /// How the view is packed that such an answer is made from: zstd's packs and unpacks quickest.
-    pub(crate) fn packing(self) -> Packing {
+    pub(crate) fn packing(self) -> SegmentFormat {
         match self {
-            Coding::Gzip => Packing::Gzip,
-            Coding::Identity | Coding::Zstd | Coding::Brotli => Packing::Zstd,
+            ContentCoding::Gzip => SegmentFormat::Gzip,
+            ContentCoding::Identity | ContentCoding::Zstd | ContentCoding::Brotli => SegmentFormat::Zstd,
         }
     }
 
     /// Whether the answer is the view's segments, joined: in microseconds, and in the view's own memory.
     pub(crate) fn is_joined(self) -> bool {
-        matches!(self, Coding::Gzip | Coding::Zstd)
+        matches!(self, ContentCoding::Gzip | ContentCoding::Zstd)
     }
 }
 
 /// A packument, ready to send.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct PackumentResponse {
     /// The bytes, in pieces that are shared with the memory.
     pub chunks: Arc<[Bytes]>,
     /// Their length together.
     pub length: u64,
     /// Which form this is.
-    pub form: Form,
+    pub form: PackumentForm,
     /// How it is coded: what was asked for, or identity.
-    pub coding: Coding,
+    pub coding: ContentCoding,
     /// A strong entity tag, quotes included.
     pub etag: Arc<str>,
     /// When this view last changed; never upstream's date.
@@ -112,7 +112,7 @@ pub struct Answer {
 
 /// A tarball that was admitted.
 #[derive(Debug, Clone)]
-pub struct Tarball {
+pub struct TarballResponse {
     /// All its bytes, mapped.
     pub bytes: Bytes,
     /// What they hash to.

@@ -17,18 +17,18 @@ pub(crate) fn assert_may_block() {
 }
 
 /// The landing of a flight: empty until it landed.
-type Landing<V> = watch::Receiver<Option<V>>;
+type FlightResult<V> = watch::Receiver<Option<V>>;
 
 /// Flights under way, by key.
-pub struct Flights<K, V> {
-    under_way: Arc<Mutex<HashMap<K, Landing<V>>>>,
+pub struct SingleFlight<K, V> {
+    under_way: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
 }
 
 /// The flight ended without landing: its task was cut off by a panic or at shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost;
+pub struct FlightAborted;
 
-impl<K, V> Flights<K, V>
+impl<K, V> SingleFlight<K, V>
 where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -56,17 +56,17 @@ where
     /// Joins the flight of `key`, or starts it. `fly` runs as a task of its own.
     ///
     /// # Errors
-    /// [`Lost`] when the task did not finish.
-    pub async fn join<F>(&self, key: K, fly: impl FnOnce() -> F) -> Result<V, Lost>
+    /// [`FlightAborted`] when the task did not finish.
+    pub async fn join<F>(&self, key: K, fly: impl FnOnce() -> F) -> Result<V, FlightAborted>
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut landing = self.landing(key, fly);
-        let landed = landing.wait_for(Option::is_some).await.map_err(|_| Lost)?;
-        landed.clone().ok_or(Lost)
+        let landed = landing.wait_for(Option::is_some).await.map_err(|_| FlightAborted)?;
+        landed.clone().ok_or(FlightAborted)
     }
 
-    fn landing<F>(&self, key: K, fly: impl FnOnce() -> F) -> Landing<V>
+    fn landing<F>(&self, key: K, fly: impl FnOnce() -> F) -> FlightResult<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -77,7 +77,7 @@ where
         let (sender, landing) = watch::channel(None);
         under_way.insert(key.clone(), landing.clone());
         // Taken down however the task ends, so that a panic does not leave a flight that never lands.
-        let ending = Ending { key, under_way: Arc::clone(&self.under_way) };
+        let ending = RemoveOnDrop { key, under_way: Arc::clone(&self.under_way) };
         let flight = fly();
         tokio::spawn(async move {
             let landed = flight.await;
@@ -88,12 +88,12 @@ where
     }
 }
 
-struct Ending<K: Hash + Eq, V> {
+struct RemoveOnDrop<K: Hash + Eq, V> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, Landing<V>>>>,
+    under_way: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
 }
 
-impl<K: Hash + Eq, V> Drop for Ending<K, V> {
+impl<K: Hash + Eq, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_ask_and_one_flies_even_when_the_first_leaves() {
-        let flights = Arc::new(Flights::<u8, usize>::new());
+        let flights = Arc::new(SingleFlight::<u8, usize>::new());
         let (flown, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {
             let (flights, flown, gate) = (Arc::clone(&flights), Arc::clone(&flown), Arc::clone(&gate));
@@ -136,8 +136,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_that_panics_is_lost_and_flies_again() {
-        let flights = Flights::<u8, u8>::new();
-        assert_eq!(flights.join(1, || async { panic!("on purpose") }).await, Err(Lost));
+        let flights = SingleFlight::<u8, u8>::new();
+        assert_eq!(flights.join(1, || async { panic!("on purpose") }).await, Err(FlightAborted));
         assert_eq!(flights.join(1, || async { 5 }).await, Ok(5));
     }
 }

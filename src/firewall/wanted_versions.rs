@@ -9,16 +9,16 @@ use jiff::Timestamp;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
-use crate::firewall::Inner;
+use crate::firewall::Components;
 use crate::firewall::error::Refusal;
-use crate::firewall::package::{Known, Slot};
+use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::queries::packument::{best, resolve};
-use crate::firewall::request::Asker;
-use crate::firewall::verdicts::Screen;
-use crate::npm::Fields;
-use crate::npm::packument::dependencies::{Requirement, requirements};
+use crate::firewall::request::Client;
+use crate::firewall::verdicts::VerdictTable;
+use crate::npm::AbbreviatedFields;
+use crate::npm::packument::dependencies::{Dependency, requirements};
 use crate::npm::{PackageName, Packument, Range};
-use crate::store::Outcome;
+use crate::store::DownloadOutcome;
 use crate::units::timestamp;
 
 /// Packages whose wants are remembered.
@@ -50,7 +50,7 @@ type EventKey = (IpAddr, Option<Arc<str>>, PackageName, Box<str>);
 
 /// What documents say that is wanted of other packages.
 pub(crate) struct Wants {
-    of_packages: Cache<Slot, Arc<[Want]>>,
+    of_packages: Cache<CacheKey, Arc<[Want]>>,
     reported: Cache<EventKey, Timestamp>,
 }
 
@@ -62,11 +62,11 @@ impl Default for Wants {
 
 impl Wants {
     /// What is wanted of a package.
-    pub(crate) fn of(&self, slot: &Slot) -> Option<Arc<[Want]>> {
+    pub(crate) fn of(&self, slot: &CacheKey) -> Option<Arc<[Want]>> {
         self.of_packages.get(slot)
     }
 
-    fn note(&self, slot: Slot, by: &PackageName, spec: &str) {
+    fn note(&self, slot: CacheKey, by: &PackageName, spec: &str) {
         let known = self.of_packages.get(&slot);
         let known = known.as_deref().unwrap_or_default();
         if known.iter().any(|want| *want.by == *by.as_str() && *want.spec == *spec) {
@@ -98,35 +98,48 @@ pub(crate) fn pick_unfiltered(packument: &Packument, spec: &str) -> Option<usize
 }
 
 /// Whether something that is shown satisfies `spec`.
-pub(crate) fn is_satisfied(packument: &Packument, screen: &Screen, spec: &str) -> bool {
+pub(crate) fn is_satisfied(packument: &Packument, screen: &VerdictTable, spec: &str) -> bool {
     let key = resolve(packument, screen, if spec.is_empty() { "latest" } else { spec });
     key.and_then(|key| packument.find(key)).is_some_and(|(at, _)| screen.shown[at])
 }
 
-impl Inner {
+impl Components {
     /// Notes what the version that `spec` leads to wants of other packages; `fields` are those of `document`.
-    pub(crate) fn note_wants(&self, known: &Known, document: &[u8], fields: &Fields, spec: &str) -> Vec<Requirement> {
+    pub(crate) fn note_wants(
+        &self,
+        known: &PackageSnapshot,
+        document: &[u8],
+        fields: &AbbreviatedFields,
+        spec: &str,
+    ) -> Vec<Dependency> {
         let Some(packument) = &known.packument else { return Vec::new() };
         let screen = known.screen(&self.world(), crate::firewall::policy_state::Profile::default());
         let chosen = resolve(packument, &screen, spec).and_then(|key| packument.find(key));
         let Some((at, _)) = chosen.filter(|(at, _)| screen.shown[*at]) else { return Vec::new() };
         let requirements = requirements(document, fields, at);
-        for Requirement { name, wanted } in &requirements {
-            let slot = Slot { name: name.clone(), partition: known.slot.partition.clone() };
+        for Dependency { name, wanted } in &requirements {
+            let slot = CacheKey { name: name.clone(), partition: known.slot.partition.clone() };
             self.wants.note(slot, &packument.name, wanted);
         }
         requirements
     }
 
     /// Notes that an answer withholds all that a known want allows. Of packages with nothing hidden nothing is looked up.
-    pub(crate) fn note_withheld(&self, asker: &Asker, known: &Known, packument: &Packument, screen: &Screen, now: Timestamp) {
+    pub(crate) fn note_withheld(
+        &self,
+        asker: &Client,
+        known: &PackageSnapshot,
+        packument: &Packument,
+        screen: &VerdictTable,
+        now: Timestamp,
+    ) {
         if screen.hidden.is_empty() || !asker.resolves {
             return;
         }
         let Some(wants) = self.wants.of(&known.slot) else { return };
         for (at, want) in &withheld(packument, screen, wants).found {
             // Only while the package that wants it is in use: later, a client may want another version.
-            let by = PackageName::parse(&want.by).ok().map(|name| Slot { name, partition: known.slot.partition.clone() });
+            let by = PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: known.slot.partition.clone() });
             let asked = by.and_then(|slot| self.documents.get(&slot)).map(|known| known.checked);
             if asked.is_some_and(|asked| now <= timestamp::after(asked, self.config.packument_ttl)) {
                 self.report_withheld(asker, packument, screen, *at, now);
@@ -134,7 +147,14 @@ impl Inner {
         }
     }
 
-    pub(crate) fn report_withheld(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize, now: Timestamp) {
+    pub(crate) fn report_withheld(
+        &self,
+        asker: &Client,
+        packument: &Packument,
+        screen: &VerdictTable,
+        at: usize,
+        now: Timestamp,
+    ) {
         let entry = &packument.entries[at];
         let key = (asker.address, asker.user.clone(), packument.name.clone(), entry.key.clone());
         if self.wants.reported.get(&key).is_some_and(|at| timestamp::is_within(at, EVENT_INTERVAL, now)) {
@@ -145,11 +165,11 @@ impl Inner {
         let Some(refusal) = Refusal::of_version(name, &entry.key, screen.verdict(at), nearest) else { return };
         let rule = refusal.rule.clone();
         let _ = self.refused(asker, refusal);
-        self.note_tarball((asker, now), name, &entry.key, entry.integrity.as_ref(), Outcome::Refused, Some(&rule));
+        self.note_tarball((asker, now), name, &entry.key, entry.integrity.as_ref(), DownloadOutcome::Refused, Some(&rule));
     }
 }
 
-fn withheld(packument: &Packument, screen: &Screen, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
+fn withheld(packument: &Packument, screen: &VerdictTable, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
     if let Some(withheld) = screen.withheld.load_full().filter(|withheld| Arc::ptr_eq(&withheld.wants, &wants)) {
         return withheld;
     }

@@ -15,8 +15,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::net::chunked_buf::Stretch;
-use crate::net::memory_budget::{NoRoom, Share};
+use crate::net::chunked_buf::ChunkedBuf;
+use crate::net::memory_budget::{BudgetTimeout, Reservation};
 
 /// The most bytes handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
 const STRETCH: usize = 512 * 1024;
@@ -27,28 +27,28 @@ const SELF_GROWN: u64 = 1 << 20;
 
 /// A body to send.
 pub struct Body {
-    rest: Rest,
+    rest: Remaining,
     sent: u64,
-    ending: Option<Ending>,
+    ending: Option<OnComplete>,
 }
 
 /// Called once with the bytes sent, when a body was sent or given up.
-type Ending = Box<dyn FnOnce(u64) + Send>;
+type OnComplete = Box<dyn FnOnce(u64) + Send>;
 
 /// What is still to be sent.
-enum Rest {
-    Ours(Stretch),
-    Passing(Passing),
+enum Remaining {
+    Ours(ChunkedBuf),
+    Passing(ForwardedBody),
 }
 
 /// A body that comes from another server as it goes out; silence of it is bounded.
-struct Passing {
+struct ForwardedBody {
     incoming: Incoming,
     patience: Duration,
     silence: Pin<Box<Sleep>>,
 }
 
-impl Passing {
+impl ForwardedBody {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
             match Pin::new(&mut self.incoming).poll_frame(context) {
@@ -80,14 +80,14 @@ impl Body {
     /// Pieces that others hold too.
     #[must_use]
     pub fn shared(chunks: Arc<[Bytes]>) -> Self {
-        Self::from(Stretch::of(chunks))
+        Self::from(ChunkedBuf::of(chunks))
     }
 
     /// What comes from another server, which may be silent for `patience` at a time. Its length may be unknown.
     #[must_use]
     pub fn passing(incoming: Incoming, patience: Duration) -> Self {
         let silence = Box::pin(sleep(patience));
-        Self { rest: Rest::Passing(Passing { incoming, patience, silence }), sent: 0, ending: None }
+        Self { rest: Remaining::Passing(ForwardedBody { incoming, patience, silence }), sent: 0, ending: None }
     }
 
     /// Has `ending` called with the bytes sent, when the last one left or the client did.
@@ -112,13 +112,13 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self::from(Stretch::from(bytes))
+        Self::from(ChunkedBuf::from(bytes))
     }
 }
 
-impl From<Stretch> for Body {
-    fn from(stretch: Stretch) -> Self {
-        Self { rest: Rest::Ours(stretch), sent: 0, ending: None }
+impl From<ChunkedBuf> for Body {
+    fn from(stretch: ChunkedBuf) -> Self {
+        Self { rest: Remaining::Ours(stretch), sent: 0, ending: None }
     }
 }
 
@@ -129,13 +129,13 @@ impl fmt::Debug for Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Stretch;
+    type Data = ChunkedBuf;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Stretch>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<ChunkedBuf>>>> {
         let stretch = match &mut self.rest {
-            Rest::Passing(passing) => ready!(passing.poll(context)).transpose()?.map(Stretch::from),
-            Rest::Ours(rest) => rest.has_remaining().then(|| rest.split_to(STRETCH)),
+            Remaining::Passing(passing) => ready!(passing.poll(context)).transpose()?.map(ChunkedBuf::from),
+            Remaining::Ours(rest) => rest.has_remaining().then(|| rest.split_to(STRETCH)),
         };
         let Some(stretch) = stretch else { return Poll::Ready(None) };
         self.sent += stretch.remaining() as u64;
@@ -144,15 +144,15 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.rest {
-            Rest::Passing(passing) => passing.incoming.is_end_stream(),
-            Rest::Ours(rest) => !rest.has_remaining(),
+            Remaining::Passing(passing) => passing.incoming.is_end_stream(),
+            Remaining::Ours(rest) => !rest.has_remaining(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.rest {
-            Rest::Passing(passing) => passing.incoming.size_hint(),
-            Rest::Ours(rest) => SizeHint::with_exact(rest.remaining() as u64),
+            Remaining::Passing(passing) => passing.incoming.size_hint(),
+            Remaining::Ours(rest) => SizeHint::with_exact(rest.remaining() as u64),
         }
     }
 }
@@ -185,7 +185,7 @@ pub enum BodyError {
     Broken(String),
     /// Other bodies took the memory there is for them.
     #[error("no memory came free for the body within {} s: try again", .0.after.as_secs())]
-    NoRoom(#[from] NoRoom),
+    NoRoom(#[from] BudgetTimeout),
 }
 
 /// Reads a whole body of at most `limit` bytes within `deadline`.
@@ -205,7 +205,7 @@ where
 ///
 /// # Errors
 /// As [`collect`], and [`BodyError::NoRoom`] when it waited for too long.
-pub async fn collect_into<B>(body: B, limit: u64, deadline: Duration, share: &mut Share) -> Result<Bytes, BodyError>
+pub async fn collect_into<B>(body: B, limit: u64, deadline: Duration, share: &mut Reservation) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: fmt::Display,
@@ -214,7 +214,7 @@ where
     reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
 }
 
-async fn read_all<B>(body: B, limit: u64, mut share: Option<&mut Share>) -> Result<Bytes, BodyError>
+async fn read_all<B>(body: B, limit: u64, mut share: Option<&mut Reservation>) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: fmt::Display,

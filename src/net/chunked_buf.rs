@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 
 /// Bytes to send, in one piece or in several that others hold too.
 #[derive(Debug, Clone, Default)]
-pub struct Stretch {
+pub struct ChunkedBuf {
     /// What is left of the piece that is being sent; empty only when nothing is left.
     current: Bytes,
     /// The pieces, from `next` on those behind `current`.
@@ -18,7 +18,7 @@ pub struct Stretch {
     left: usize,
 }
 
-impl Stretch {
+impl ChunkedBuf {
     /// All of `pieces`.
     #[must_use]
     pub fn of(pieces: Arc<[Bytes]>) -> Self {
@@ -45,13 +45,13 @@ impl Stretch {
     }
 }
 
-impl From<Bytes> for Stretch {
+impl From<Bytes> for ChunkedBuf {
     fn from(bytes: Bytes) -> Self {
         Self { left: bytes.len(), current: bytes, pieces: None, next: 0 }
     }
 }
 
-impl Buf for Stretch {
+impl Buf for ChunkedBuf {
     fn remaining(&self) -> usize {
         self.left
     }
@@ -103,7 +103,7 @@ mod tests {
         ) {
             let whole = pieces.concat();
             let shared: Arc<[Bytes]> = pieces.into_iter().map(Bytes::from).collect();
-            let mut rest = Stretch::of(shared);
+            let mut rest = ChunkedBuf::of(shared);
             let mut read = Vec::new();
             for most in cuts.into_iter().chain([usize::MAX]) {
                 let mut stretch = rest.split_to(most);

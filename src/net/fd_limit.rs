@@ -6,14 +6,14 @@ const MOST: u64 = 1 << 20;
 
 /// What a process may hold open; `None` is without a limit, or unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenFiles {
+pub struct FdLimit {
     /// When it was started.
     pub before: Option<u64>,
     /// From now on.
     pub now: Option<u64>,
 }
 
-impl OpenFiles {
+impl FdLimit {
     /// Raises this process' limit as far as it may without asking anybody. Where it cannot, it stays as it is.
     #[cfg(unix)]
     #[must_use]

@@ -121,7 +121,7 @@ pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
 
 /// Which bytes of a body are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
+pub enum ByteRange {
     /// All of them.
     Whole,
     /// From `first` to `last`, both included.
@@ -138,14 +138,14 @@ pub enum Span {
 /// Reads `Range` and `If-Range` for a body of `length` bytes whose strong tag is `etag`. Several ranges, other units and
 /// whatever cannot be read are answered whole, as RFC 9110 allows.
 #[must_use]
-pub fn span(headers: &HeaderMap, length: u64, etag: &str) -> Span {
-    let Ok(Some(range)) = single(headers, &http::header::RANGE) else { return Span::Whole };
+pub fn span(headers: &HeaderMap, length: u64, etag: &str) -> ByteRange {
+    let Ok(Some(range)) = single(headers, &http::header::RANGE) else { return ByteRange::Whole };
     let condition = headers.get(http::header::IF_RANGE);
     if condition.is_some_and(|condition| condition.as_bytes() != etag.as_bytes()) {
-        return Span::Whole;
+        return ByteRange::Whole;
     }
     let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
-        return Span::Whole;
+        return ByteRange::Whole;
     };
     match (digits(first), digits(last)) {
         (Some(first), None) if last.trim().is_empty() => part(first, length.saturating_sub(1), length),
@@ -153,13 +153,13 @@ pub fn span(headers: &HeaderMap, length: u64, etag: &str) -> Span {
         (None, Some(suffix)) if first.trim().is_empty() && suffix > 0 => {
             part(length.saturating_sub(suffix), length.saturating_sub(1), length)
         }
-        (None, Some(0)) if first.trim().is_empty() => Span::Unsatisfiable,
-        _ => Span::Whole,
+        (None, Some(0)) if first.trim().is_empty() => ByteRange::Unsatisfiable,
+        _ => ByteRange::Whole,
     }
 }
 
-fn part(first: u64, last: u64, length: u64) -> Span {
-    if first >= length { Span::Unsatisfiable } else { Span::Part { first, last } }
+fn part(first: u64, last: u64, length: u64) -> ByteRange {
+    if first >= length { ByteRange::Unsatisfiable } else { ByteRange::Part { first, last } }
 }
 
 fn digits(text: &str) -> Option<u64> {
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn one_range_is_answered_and_the_rest_is_whole() {
         let told = |range| span(&headers(&[(http::header::RANGE, range)]), 10, "\"t\"");
-        let part = |first, last| Span::Part { first, last };
+        let part = |first, last| ByteRange::Part { first, last };
         assert_eq!(told("bytes=0-3"), part(0, 3));
         assert_eq!(told("bytes=4-"), part(4, 9));
         assert_eq!(told("bytes=-3"), part(7, 9));
@@ -292,24 +292,24 @@ mod tests {
         assert_eq!(told("bytes=9-99999999999999999999999"), part(9, 9));
         assert_eq!(
             (told("bytes=10-"), told("bytes=10-12"), told("bytes=-0")),
-            (Span::Unsatisfiable, Span::Unsatisfiable, Span::Unsatisfiable)
+            (ByteRange::Unsatisfiable, ByteRange::Unsatisfiable, ByteRange::Unsatisfiable)
         );
         for whole in
             ["bytes=0-1,3-4", "bytes=3-2", "lines=1-2", "bytes=", "bytes=-", "bytes=a-b", "bytes=+1-2", "bytes=--3", "0-1"]
         {
-            assert_eq!(told(whole), Span::Whole, "{whole}");
+            assert_eq!(told(whole), ByteRange::Whole, "{whole}");
         }
         let empty = headers(&[(http::header::RANGE, "bytes=0-")]);
-        assert_eq!(span(&empty, 0, "\"t\""), Span::Unsatisfiable);
+        assert_eq!(span(&empty, 0, "\"t\""), ByteRange::Unsatisfiable);
     }
 
     #[test]
     fn a_range_of_other_bytes_is_answered_whole() {
         let told = |tag| span(&headers(&[(http::header::RANGE, "bytes=0-3"), (http::header::IF_RANGE, tag)]), 10, "\"t\"");
-        assert_eq!(told("\"t\""), Span::Part { first: 0, last: 3 });
+        assert_eq!(told("\"t\""), ByteRange::Part { first: 0, last: 3 });
         assert_eq!(
             (told("\"u\""), told("W/\"t\""), told("Thu, 01 Jan 1970 00:00:00 GMT")),
-            (Span::Whole, Span::Whole, Span::Whole)
+            (ByteRange::Whole, ByteRange::Whole, ByteRange::Whole)
         );
     }
 

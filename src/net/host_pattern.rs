@@ -7,14 +7,14 @@ use std::str::FromStr;
 use globset::{GlobBuilder, GlobMatcher};
 use url::Url;
 
-use crate::net::client::dial::Reach;
+use crate::net::client::dial::AddressScope;
 
 /// A host, or a pattern of hosts in which `*` stands for any characters, dots included; with a port, that port only.
 ///
 /// A host that is written out may have any address, private ones too: whoever named it meant it. What a pattern matches
 /// must have a public address, because then it is upstream that names the host.
 #[derive(Debug, Clone)]
-pub struct HostGlob {
+pub struct HostPattern {
     written: Box<str>,
     /// `None` for a host that is written out.
     pattern: Option<GlobMatcher>,
@@ -24,7 +24,7 @@ pub struct HostGlob {
 
 /// What is wrong with a host or pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HostGlobError {
+pub enum HostPatternError {
     /// A URL, a path, a character that no host has, or nothing.
     #[error("expected a host such as `files.example`, `*.files.example` or `files.example:8443`: `{0}`")]
     Host(String),
@@ -33,12 +33,12 @@ pub enum HostGlobError {
     Port(String),
 }
 
-impl FromStr for HostGlob {
-    type Err = HostGlobError;
+impl FromStr for HostPattern {
+    type Err = HostPatternError;
 
-    fn from_str(text: &str) -> Result<Self, HostGlobError> {
+    fn from_str(text: &str) -> Result<Self, HostPatternError> {
         let written = text.trim();
-        let wrong = || HostGlobError::Host(written.escape_debug().to_string());
+        let wrong = || HostPatternError::Host(written.escape_debug().to_string());
         let (host, port) = split(written).ok_or_else(wrong)?;
         let port = match port {
             None => None,
@@ -47,7 +47,7 @@ impl FromStr for HostGlob {
                     .parse()
                     .ok()
                     .filter(|port| *port != 0)
-                    .ok_or_else(|| HostGlobError::Port(digits.escape_debug().to_string()))?,
+                    .ok_or_else(|| HostPatternError::Port(digits.escape_debug().to_string()))?,
             ),
         };
         let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -62,17 +62,17 @@ impl FromStr for HostGlob {
     }
 }
 
-impl HostGlob {
+impl HostPattern {
     /// How far a request to `url` may reach, if this allows its host.
     #[must_use]
-    pub fn reach(&self, url: &Url) -> Option<Reach> {
+    pub fn reach(&self, url: &Url) -> Option<AddressScope> {
         let host = bare_host(url)?;
         if self.port.is_some() && self.port != url.port_or_known_default() {
             return None;
         }
         match &self.pattern {
-            None => (*self.host == *host).then_some(Reach::Anywhere),
-            Some(pattern) => pattern.is_match(&host).then_some(Reach::Public),
+            None => (*self.host == *host).then_some(AddressScope::Anywhere),
+            Some(pattern) => pattern.is_match(&host).then_some(AddressScope::Public),
         }
     }
 
@@ -89,10 +89,10 @@ impl HostGlob {
     }
 
     /// How far a request to `url` may reach by the most generous of `globs`.
-    pub(crate) fn reach_of(globs: &[Self], url: &Url) -> Option<Reach> {
+    pub(crate) fn reach_of(globs: &[Self], url: &Url) -> Option<AddressScope> {
         let mut found = None;
         for reach in globs.iter().filter_map(|glob| glob.reach(url)) {
-            if reach == Reach::Anywhere {
+            if reach == AddressScope::Anywhere {
                 return Some(reach);
             }
             found = Some(reach);
@@ -101,19 +101,19 @@ impl HostGlob {
     }
 }
 
-impl fmt::Display for HostGlob {
+impl fmt::Display for HostPattern {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.written)
     }
 }
 
-impl PartialEq for HostGlob {
+impl PartialEq for HostPattern {
     fn eq(&self, other: &Self) -> bool {
         (&self.host, self.port) == (&other.host, other.port)
     }
 }
 
-impl Eq for HostGlob {}
+impl Eq for HostPattern {}
 
 /// The host of a URL in one spelling: lower case (the parser sees to that), no dot at its end, IPv6 in brackets.
 pub(crate) fn bare_host(url: &Url) -> Option<String> {
@@ -138,34 +138,34 @@ fn split(text: &str) -> Option<(String, Option<&str>)> {
 mod tests {
     use super::*;
 
-    fn reach(glob: &str, url: &str) -> Option<Reach> {
-        glob.parse::<HostGlob>().unwrap().reach(&Url::parse(url).unwrap())
+    fn reach(glob: &str, url: &str) -> Option<AddressScope> {
+        glob.parse::<HostPattern>().unwrap().reach(&Url::parse(url).unwrap())
     }
 
     #[test]
     fn a_host_written_out_may_be_private_and_a_pattern_may_not() {
-        assert_eq!(reach("Files.example", "https://files.example./x"), Some(Reach::Anywhere));
-        assert_eq!(reach("*.files.example", "https://a.b.files.example/x"), Some(Reach::Public));
+        assert_eq!(reach("Files.example", "https://files.example./x"), Some(AddressScope::Anywhere));
+        assert_eq!(reach("*.files.example", "https://a.b.files.example/x"), Some(AddressScope::Public));
         assert_eq!(reach("*.files.example", "https://files.example/x"), None);
         assert_eq!(reach("files.example", "https://evil.example/files.example"), None);
         assert_eq!(reach("*.files.example", "https://x.files.example.evil.example/"), None);
-        assert_eq!(reach("10.0.0.7:9000", "http://10.0.0.7:9000/x"), Some(Reach::Anywhere));
-        assert_eq!(reach("[0:0::1]:9000", "http://[::1]:9000/x"), Some(Reach::Anywhere));
+        assert_eq!(reach("10.0.0.7:9000", "http://10.0.0.7:9000/x"), Some(AddressScope::Anywhere));
+        assert_eq!(reach("[0:0::1]:9000", "http://[::1]:9000/x"), Some(AddressScope::Anywhere));
     }
 
     #[test]
     fn a_port_that_is_named_must_match() {
-        assert_eq!(reach("files.example:443", "https://files.example/"), Some(Reach::Anywhere));
+        assert_eq!(reach("files.example:443", "https://files.example/"), Some(AddressScope::Anywhere));
         assert_eq!(reach("files.example:8443", "https://files.example/"), None);
-        assert_eq!(reach("files.example", "https://files.example:8443/"), Some(Reach::Anywhere));
+        assert_eq!(reach("files.example", "https://files.example:8443/"), Some(AddressScope::Anywhere));
     }
 
     #[test]
     fn the_most_generous_of_several_wins() {
-        let globs: Vec<HostGlob> = ["*.files.example", "a.files.example"].iter().map(|text| text.parse().unwrap()).collect();
-        assert_eq!(HostGlob::reach_of(&globs, &Url::parse("https://a.files.example/").unwrap()), Some(Reach::Anywhere));
-        assert_eq!(HostGlob::reach_of(&globs, &Url::parse("https://b.files.example/").unwrap()), Some(Reach::Public));
-        assert_eq!(HostGlob::reach_of(&globs, &Url::parse("https://c.example/").unwrap()), None);
+        let globs: Vec<HostPattern> = ["*.files.example", "a.files.example"].iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(HostPattern::reach_of(&globs, &Url::parse("https://a.files.example/").unwrap()), Some(AddressScope::Anywhere));
+        assert_eq!(HostPattern::reach_of(&globs, &Url::parse("https://b.files.example/").unwrap()), Some(AddressScope::Public));
+        assert_eq!(HostPattern::reach_of(&globs, &Url::parse("https://c.example/").unwrap()), None);
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
             "{a,b}.example",
             "é.example",
         ] {
-            assert!(wrong.parse::<HostGlob>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<HostPattern>().is_err(), "{wrong:?}");
         }
     }
 }

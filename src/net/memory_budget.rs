@@ -20,19 +20,19 @@ const SMALL: u64 = 1 << 20;
 
 /// Memory that many share.
 #[derive(Debug)]
-pub struct Allowance {
+pub struct MemoryBudget {
     bytes: u64,
     /// What the oldest of each lane may take all of them to, in bytes.
     most: u64,
     /// What never waits, in bytes, though it counts.
     small: u64,
     patience: Duration,
-    taken: Mutex<Taken>,
+    taken: Mutex<BudgetState>,
     given_back: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct BudgetState {
     bytes: u64,
     /// The numbers of the shares that are not small, by lane, in the order in which they ceased to be.
     large: BTreeMap<Arc<str>, BTreeSet<u64>>,
@@ -41,8 +41,8 @@ struct Taken {
 
 /// A part of an allowance, given back when dropped.
 #[derive(Debug)]
-pub struct Share {
-    of: Arc<Allowance>,
+pub struct Reservation {
+    of: Arc<MemoryBudget>,
     lane: Arc<str>,
     bytes: u64,
     number: Option<u64>,
@@ -51,25 +51,25 @@ pub struct Share {
 /// Nobody gave back enough in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no memory came free within {} s", after.as_secs())]
-pub struct NoRoom {
+pub struct BudgetTimeout {
     /// How long it was waited for.
     pub after: Duration,
 }
 
-impl Allowance {
+impl MemoryBudget {
     /// An allowance of `bytes`, for which a share waits for at most `patience` each time.
     #[must_use]
     pub fn of(bytes: u64, patience: Duration) -> Arc<Self> {
         Self::with_small(bytes, SMALL, patience)
     }
 
-    /// Like [`Allowance::of`], where shares of up to `small` bytes never wait.
+    /// Like [`MemoryBudget::of`], where shares of up to `small` bytes never wait.
     #[must_use]
     pub fn with_small(bytes: u64, small: u64, patience: Duration) -> Arc<Self> {
         Self::for_clients(bytes, u64::MAX, small, patience)
     }
 
-    /// Like [`Allowance::with_small`], where each client has a lane: the oldest shares of all of them take up to `most` bytes.
+    /// Like [`MemoryBudget::with_small`], where each client has a lane: the oldest shares of all of them take up to `most` bytes.
     #[must_use]
     pub fn for_clients(bytes: u64, most: u64, small: u64, patience: Duration) -> Arc<Self> {
         Arc::new(Self { bytes, most, small, patience, taken: Mutex::default(), given_back: Notify::new() })
@@ -77,19 +77,19 @@ impl Allowance {
 
     /// A share, empty so far.
     #[must_use]
-    pub fn share(self: &Arc<Self>) -> Share {
+    pub fn share(self: &Arc<Self>) -> Reservation {
         self.share_in(&Arc::default())
     }
 
     /// A share in a lane of its own, empty so far.
     #[must_use]
-    pub fn share_in(self: &Arc<Self>, lane: &Arc<str>) -> Share {
-        Share { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
+    pub fn share_in(self: &Arc<Self>, lane: &Arc<str>) -> Reservation {
+        Reservation { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }
 
     /// A share in the lane of a client, empty so far.
     #[must_use]
-    pub fn share_for(self: &Arc<Self>, client: IpAddr) -> Share {
+    pub fn share_for(self: &Arc<Self>, client: IpAddr) -> Reservation {
         self.share_in(&network_of(client).to_string().into())
     }
 
@@ -99,24 +99,24 @@ impl Allowance {
         self.lock().bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, BudgetState> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Taken {
+impl BudgetState {
     /// Whether this is the oldest of all shares that are not small.
     fn is_oldest(&self, number: Option<u64>) -> bool {
         number == self.large.values().filter_map(BTreeSet::first).min().copied()
     }
 }
 
-impl Share {
+impl Reservation {
     /// Takes `bytes` in all, if they are not taken already; waits while they are not left.
     ///
     /// # Errors
     /// When it had to wait for too long. It still holds what it had.
-    pub async fn grow_to(&mut self, bytes: u64) -> Result<(), NoRoom> {
+    pub async fn grow_to(&mut self, bytes: u64) -> Result<(), BudgetTimeout> {
         if self.try_grow_to(bytes) {
             return Ok(());
         }
@@ -131,7 +131,7 @@ impl Share {
                 given_back.await;
             }
         };
-        timeout(after, waiting).await.map_err(|_| NoRoom { after })
+        timeout(after, waiting).await.map_err(|_| BudgetTimeout { after })
     }
 
     /// Takes `bytes` in all, whatever is left: for what turned out to be larger than it said, where it cannot wait.
@@ -170,7 +170,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut taken = self.of.lock();
         taken.bytes -= self.bytes;
@@ -196,7 +196,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
     const MB: u64 = 1_000_000;
 
-    async fn holding(of: &Arc<Allowance>, bytes: u64) -> Share {
+    async fn holding(of: &Arc<MemoryBudget>, bytes: u64) -> Reservation {
         let mut share = of.share();
         share.grow_to(bytes).await.unwrap();
         share
@@ -204,10 +204,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_fit_waits_until_enough_is_given_back_and_small_ones_never_do() {
-        let allowance = Allowance::of(100 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(100 * MB, PATIENCE);
         let (first, mut second, mut third) =
             (holding(&allowance, 60 * MB).await, holding(&allowance, 40 * MB).await, allowance.share());
-        assert_eq!(third.grow_to(2 * MB).await, Err(NoRoom { after: PATIENCE }));
+        assert_eq!(third.grow_to(2 * MB).await, Err(BudgetTimeout { after: PATIENCE }));
         let small = holding(&allowance, MB).await;
         assert_eq!(allowance.taken(), 101 * MB);
         let waiting = tokio::spawn(async move {
@@ -226,7 +226,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_larger_than_all_there_is_goes_on_when_it_is_the_first() {
-        let allowance = Allowance::of(10 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(10 * MB, PATIENCE);
         let (first, mut second) = (holding(&allowance, 50 * MB).await, allowance.share());
         assert!(second.grow_to(50 * MB).await.is_err());
         drop(first);
@@ -237,7 +237,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_of_each_lane_goes_on_whatever_others_hold() {
-        let allowance = Allowance::of(10 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(10 * MB, PATIENCE);
         let (one, other): (Arc<str>, Arc<str>) = ("https://one.example/".into(), "https://other.example/".into());
         let mut hanging = allowance.share_in(&one);
         hanging.grow_to(50 * MB).await.unwrap();
@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_client_keeps_no_other_waiting_and_all_clients_have_a_limit() {
-        let allowance = Allowance::for_clients(10 * MB, 30 * MB, 1_000, PATIENCE);
+        let allowance = MemoryBudget::for_clients(10 * MB, 30 * MB, 1_000, PATIENCE);
         let client = |number: u8| allowance.share_for(IpAddr::from([192, 0, 2, number]));
         let (mut greedy, mut more) = (client(1), client(1));
         greedy.grow_to(20 * MB).await.unwrap();
@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_that_grow_step_by_step_all_come_to_their_end_and_never_take_more_than_one_beyond() {
-        let allowance = Allowance::of(30 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(30 * MB, PATIENCE);
         let mut growing = JoinSet::new();
         for number in 0..20 {
             let allowance = Arc::clone(&allowance);
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_leaves_while_it_waits_lets_the_next_go_on() {
-        let allowance = Allowance::of(10 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(10 * MB, PATIENCE);
         let (first, mut third) = (holding(&allowance, 10 * MB).await, allowance.share());
         let waiting = {
             let mut second = allowance.share();

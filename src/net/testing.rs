@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::net::client::connector::Stream;
+use crate::net::client::connector::ByteStream;
 
 /// What a server does with one request.
-pub(crate) enum Act {
+pub(crate) enum ServerAction {
     /// Says this and waits for the next request on the same connection.
     Say(Vec<u8>),
     /// Says this and closes.
@@ -31,12 +31,12 @@ pub(crate) enum Act {
 
 /// One request as it came.
 #[derive(Debug, Clone)]
-pub(crate) struct Heard {
+pub(crate) struct ReceivedRequest {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
-impl Heard {
+impl ReceivedRequest {
     /// `GET /path HTTP/1.1`
     pub(crate) fn line(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
@@ -49,9 +49,9 @@ impl Heard {
 }
 
 /// A running server; it ends with the test's runtime.
-pub(crate) struct Server {
+pub(crate) struct ScriptedServer {
     pub(crate) address: SocketAddr,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    heard: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
 /// An answer with a length, so that the connection lives on.
@@ -65,18 +65,24 @@ pub(crate) fn answer(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
     [text.as_bytes(), body].concat()
 }
 
-impl Server {
+impl ScriptedServer {
     /// Serves plain HTTP: `script` is given each request and how many came before it.
-    pub(crate) async fn plain(script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Self {
+    pub(crate) async fn plain(script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static) -> Self {
         Self::start(None, script).await
     }
 
     /// Serves HTTP over TLS with the certificate of `identity`.
-    pub(crate) async fn secure(identity: &Identity, script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Self {
+    pub(crate) async fn secure(
+        identity: &TestIdentity,
+        script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static,
+    ) -> Self {
         Self::start(Some(identity.acceptor()), script).await
     }
 
-    async fn start(tls: Option<TlsAcceptor>, script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Self {
+    async fn start(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -91,7 +97,7 @@ impl Server {
     }
 
     /// Every request so far.
-    pub(crate) fn heard(&self) -> Vec<Heard> {
+    pub(crate) fn heard(&self) -> Vec<ReceivedRequest> {
         self.heard.lock().unwrap().clone()
     }
 
@@ -104,10 +110,10 @@ impl Server {
 async fn converse(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    script: &(impl Fn(&Heard, usize) -> Act + ?Sized),
-    log: &Mutex<Vec<Heard>>,
+    script: &(impl Fn(&ReceivedRequest, usize) -> ServerAction + ?Sized),
+    log: &Mutex<Vec<ReceivedRequest>>,
 ) {
-    let mut stream: Box<dyn Stream> = match tls {
+    let mut stream: Box<dyn ByteStream> = match tls {
         None => Box::new(Resettable(stream)),
         // A client that does not trust us ends it here, which is what some tests are about.
         Some(tls) => match tls.accept(stream).await {
@@ -122,22 +128,22 @@ async fn converse(
             log.len() - 1
         };
         match script(&heard, before) {
-            Act::Say(bytes) => {
+            ServerAction::Say(bytes) => {
                 if stream.write_all(&bytes).await.is_err() {
                     return;
                 }
             }
-            Act::Close(bytes) => {
+            ServerAction::Close(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.shutdown().await;
                 return;
             }
-            Act::Reset => return,
-            Act::Hang(bytes) => {
+            ServerAction::Reset => return,
+            ServerAction::Hang(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 std::future::pending::<()>().await;
             }
-            Act::Drip(head, body, every) => {
+            ServerAction::Drip(head, body, every) => {
                 let _ = stream.write_all(&head).await;
                 for byte in body {
                     tokio::time::sleep(every).await;
@@ -146,14 +152,14 @@ async fn converse(
                     }
                 }
             }
-            Act::Flood(head, part, every) => {
+            ServerAction::Flood(head, part, every) => {
                 let _ = stream.write_all(&head).await;
                 while stream.write_all(&part).await.is_ok() {
                     tokio::time::sleep(every).await;
                 }
                 return;
             }
-            Act::Tunnel(target) => {
+            ServerAction::Tunnel(target) => {
                 let mut inner = TcpStream::connect(target).await.unwrap();
                 stream.write_all(b"HTTP/1.0 200 Connection established\r\n\r\n").await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut stream, &mut inner).await;
@@ -163,12 +169,12 @@ async fn converse(
     }
 }
 
-async fn hear(stream: &mut Box<dyn Stream>) -> Option<Heard> {
+async fn hear(stream: &mut Box<dyn ByteStream>) -> Option<ReceivedRequest> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    let mut heard = Heard { head: String::from_utf8(head).unwrap(), body: Vec::new() };
+    let mut heard = ReceivedRequest { head: String::from_utf8(head).unwrap(), body: Vec::new() };
     let length = heard.header("content-length").map_or(0, |length| length.parse().unwrap());
     heard.body.resize(length, 0);
     stream.read_exact(&mut heard.body).await.ok()?;
@@ -219,14 +225,14 @@ impl tokio::io::AsyncWrite for Resettable {
 }
 
 /// A certificate for one name, and the authority that issued it.
-pub(crate) struct Identity {
+pub(crate) struct TestIdentity {
     chain: CertificateDer<'static>,
     key: Vec<u8>,
     /// The authority, in PEM.
     pub(crate) authority: String,
 }
 
-impl Identity {
+impl TestIdentity {
     /// Valid today.
     pub(crate) fn of(name: &str) -> Self {
         Self::until(name, 2200)

@@ -140,7 +140,7 @@ pub struct Integrity(Arc<[Digest]>);
 
 /// How two statements about one version's bytes relate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Agreement {
+pub enum DigestComparison {
     /// They share an algorithm, and every shared one says the same.
     Same,
     /// A shared algorithm differs.
@@ -199,7 +199,7 @@ impl Integrity {
     /// Both together, strongest first; `None` where they contradict each other.
     #[must_use]
     pub fn union(&self, other: &Self) -> Option<Self> {
-        if self.agreement(other) == Agreement::Different {
+        if self.agreement(other) == DigestComparison::Different {
             return None;
         }
         if other.0.iter().all(|digest| self.0.contains(digest)) {
@@ -219,12 +219,12 @@ impl Integrity {
 
     /// Compares what two packuments said of one version.
     #[must_use]
-    pub fn agreement(&self, other: &Self) -> Agreement {
+    pub fn agreement(&self, other: &Self) -> DigestComparison {
         let shared =
             self.0.iter().filter_map(|one| other.0.iter().find(|two| two.algorithm == one.algorithm).map(|two| one == two));
-        shared.fold(Agreement::Incomparable, |so_far, same| match (so_far, same) {
-            (Agreement::Different, _) | (_, false) => Agreement::Different,
-            (_, true) => Agreement::Same,
+        shared.fold(DigestComparison::Incomparable, |so_far, same| match (so_far, same) {
+            (DigestComparison::Different, _) | (_, false) => DigestComparison::Different,
+            (_, true) => DigestComparison::Same,
         })
     }
 
@@ -374,9 +374,9 @@ mod tests {
         let other =
             Integrity::parse(Some(&sri(Algorithm::Sha512, "y")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
         let strong = Integrity::single(Digest::of(Algorithm::Sha512, b"x"));
-        assert_eq!(both.agreement(&weak), Agreement::Same);
-        assert_eq!(both.agreement(&other), Agreement::Different);
-        assert_eq!(weak.agreement(&strong), Agreement::Incomparable);
+        assert_eq!(both.agreement(&weak), DigestComparison::Same);
+        assert_eq!(both.agreement(&other), DigestComparison::Different);
+        assert_eq!(weak.agreement(&strong), DigestComparison::Incomparable);
     }
 
     #[test]

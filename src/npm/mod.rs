@@ -10,20 +10,20 @@ pub mod semver;
 pub mod tarball_address;
 pub mod user_agent;
 
-pub use packument::manifest::Fields;
+pub use packument::manifest::AbbreviatedFields;
 pub use tarball_address::tarball_url;
 
 pub use endpoint::Endpoint;
-pub use integrity::{Agreement, Algorithm, Digest, Hasher, Integrity};
+pub use integrity::{Algorithm, Digest, DigestComparison, Hasher, Integrity};
 pub use lockfile::Lockfile;
-pub use name::{PackageName, Spec};
+pub use name::{PackageName, PackageSpec};
 pub use packument::index::Packument;
 pub use packument::manifest_digest::ManifestDigest;
-pub use packument::parse::{IngestError, Ingested};
-pub use packument::render::{Form, View};
-pub use semver::interval::Interval;
+pub use packument::parse::{PackumentError, ParsedPackument};
+pub use packument::render::{PackumentForm, PackumentView};
+pub use semver::interval::VersionInterval;
 pub use semver::range::Range;
-pub use semver::range_table::{Prereleases, RangeTable};
+pub use semver::range_table::{PrereleaseMode, RangeTable};
 pub use semver::version::Version;
 pub use tarball_address::Address;
-pub use user_agent::{Agent, Tool};
+pub use user_agent::{Tool, UserAgent};

@@ -107,14 +107,14 @@ impl fmt::Debug for PackageName {
 
 /// `name`, or `name@what`: what a person types to mean a package, a version, a tag or a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
+pub struct PackageSpec {
     /// The package.
     pub name: PackageName,
     /// What follows the `@`: a version, a dist-tag or a range, not yet told apart.
     pub wanted: Option<String>,
 }
 
-impl Spec {
+impl PackageSpec {
     /// Parses `axios`, `axios@1.14.1`, `@acme/ui@^2`.
     ///
     /// # Errors
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn a_spec_splits_at_the_second_at() {
-        let spec = Spec::parse("@acme/ui@^2").unwrap();
+        let spec = PackageSpec::parse("@acme/ui@^2").unwrap();
         assert_eq!((spec.name.as_str(), spec.wanted.as_deref()), ("@acme/ui", Some("^2")));
-        assert_eq!(Spec::parse("axios").unwrap().wanted, None);
+        assert_eq!(PackageSpec::parse("axios").unwrap().wanted, None);
     }
 }

@@ -40,14 +40,14 @@ impl Tool {
 
 /// A tool and the version it says it is, bounded in length and free of control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Agent {
+pub struct UserAgent {
     /// Which tool.
     pub tool: Tool,
     /// Its version, or for [`Tool::Other`] the first product of the header; empty when nothing was sent.
     pub version: Arc<str>,
 }
 
-impl Agent {
+impl UserAgent {
     /// Reads a User-Agent header. Never fails: what is not known is [`Tool::Other`].
     #[must_use]
     pub fn parse(header: &str) -> Self {
@@ -85,7 +85,7 @@ impl Agent {
     }
 }
 
-impl fmt::Display for Agent {
+impl fmt::Display for UserAgent {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.tool, &*self.version) {
             (Tool::Other, "") => out.write_str("unknown"),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_clients_say_who_they_are() {
-        let told = |header| Agent::parse(header).to_string();
+        let told = |header| UserAgent::parse(header).to_string();
         assert_eq!(told("npm/11.21.2 node/v24.21.0 linux x64 workspaces/false"), "npm/11.21.2");
         assert_eq!(told("pnpm/12.21.0 npm/? node/? linux x64"), "pnpm/12.21.0");
         assert_eq!(told("got (https://example.test)"), "yarn/berry");
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn only_npm_from_10_8_2_reads_policy_restrictions() {
-        let reads = |header| Agent::parse(header).reads_policy_restrictions();
+        let reads = |header| UserAgent::parse(header).reads_policy_restrictions();
         assert!(reads("npm/10.8.2 node/v22") && reads("npm/12.0.0 node/v24"));
         assert!(!reads("npm/10.8.1 node/v22") && !reads("npm/9.9.4") && !reads("pnpm/12.21.0 npm/? node/?") && !reads("npm/?"));
     }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use crate::diagnostics::{Mistake, Mistakes};
-use crate::diagnostics::{Place, SourceFile};
-use crate::npm::packument::index::Traits;
+use crate::diagnostics::{Diagnostic, Diagnostics};
+use crate::diagnostics::{SourceFile, SourceSpan};
+use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{PackageName, Version};
-use crate::policy::advisories::index::Builder;
-use crate::policy::advisories::{Advisories, Kind, Record, Severity, Trust};
+use crate::policy::advisories::index::FeedIndexBuilder;
+use crate::policy::advisories::{Advisories, AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
 use crate::policy::facts::Facts;
 use crate::policy::rules::Policy;
 use crate::policy::verdict::Verdict;
@@ -28,27 +28,27 @@ const EXPECTED: &str = "`allow`, `deny by RULE`, `hold by RULE` or `hold by RULE
 
 /// One case.
 #[derive(Debug, Clone)]
-pub struct Case {
+pub struct PolicyCase {
     /// Where it is written.
-    pub place: Place,
+    pub place: SourceSpan,
     /// The line, as written.
     pub text: String,
-    told: Told,
-    expected: Expected,
+    told: CaseRelease,
+    expected: ExpectedVerdict,
 }
 
 /// A case that did not come out as written.
 #[derive(Debug, Clone)]
-pub struct Failed {
+pub struct CaseFailure {
     /// The case.
-    pub case: Case,
+    pub case: PolicyCase,
     /// What the policy says instead.
     pub found: String,
 }
 
 /// What a case says of its release.
 #[derive(Debug, Clone)]
-struct Told {
+struct CaseRelease {
     name: PackageName,
     version: Version,
     at: Timestamp,
@@ -56,26 +56,26 @@ struct Told {
     born: Option<Timestamp>,
     kin: Option<Timestamp>,
     fix: Option<String>,
-    traits: Traits,
+    traits: ManifestTraits,
     publisher: Option<String>,
     maintainers: Vec<Arc<str>>,
     tags: Vec<(Box<str>, Box<str>)>,
     signals: Vec<Signal>,
     findings: Vec<Finding>,
-    advisories: Vec<Advised>,
+    advisories: Vec<CaseAdvisory>,
 }
 
 #[derive(Debug, Clone)]
-struct Advised {
-    kind: Kind,
+struct CaseAdvisory {
+    kind: AdvisoryKind,
     severity: Option<Severity>,
     feed: String,
-    trust: Trust,
+    trust: FeedTrust,
 }
 
 /// What the policy must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Expected {
+enum ExpectedVerdict {
     Allow,
     Deny(String),
     Hold(String, Option<Timestamp>),
@@ -85,7 +85,7 @@ enum Expected {
 ///
 /// # Errors
 /// Every line that is no case.
-pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<Case>, Mistakes> {
+pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
     let (mut cases, mut mistakes) = (Vec::new(), Vec::new());
     let mut start = 0;
     for line in file.text.split_inclusive('\n') {
@@ -95,42 +95,42 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<Case>, Mistakes> {
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
-        let place = Place { file: Arc::clone(file), span };
+        let place = SourceSpan { file: Arc::clone(file), span };
         match read(text) {
-            Ok((told, expected)) => cases.push(Case { place, text: text.to_owned(), told, expected }),
-            Err((problem, allowed)) => mistakes.push(Mistake::new(place, problem, allowed)),
+            Ok((told, expected)) => cases.push(PolicyCase { place, text: text.to_owned(), told, expected }),
+            Err((problem, allowed)) => mistakes.push(Diagnostic::new(place, problem, allowed)),
         }
     }
-    if mistakes.is_empty() { Ok(cases) } else { Err(Mistakes(mistakes)) }
+    if mistakes.is_empty() { Ok(cases) } else { Err(Diagnostics(mistakes)) }
 }
 
-impl Case {
+impl PolicyCase {
     /// Whether the policy says what is written.
     ///
     /// # Errors
     /// What it says instead.
-    pub fn run(&self, policy: &Policy) -> Result<(), Box<Failed>> {
+    pub fn run(&self, policy: &Policy) -> Result<(), Box<CaseFailure>> {
         let found = self.told.judge(policy);
         let fits = match (&self.expected, &found) {
-            (Expected::Allow, Verdict::Allow) => true,
-            (Expected::Deny(rule), Verdict::Deny { reason }) => *rule == reason.rule.as_str(),
-            (Expected::Hold(rule, until), Verdict::Hold { until: opens, reason }) => {
+            (ExpectedVerdict::Allow, Verdict::Allow) => true,
+            (ExpectedVerdict::Deny(rule), Verdict::Deny { reason }) => *rule == reason.rule.as_str(),
+            (ExpectedVerdict::Hold(rule, until), Verdict::Hold { until: opens, reason }) => {
                 *rule == reason.rule.as_str() && until.is_none_or(|until| until == *opens)
             }
             _ => false,
         };
-        if fits { Ok(()) } else { Err(Box::new(Failed { case: self.clone(), found: tell(&found) })) }
+        if fits { Ok(()) } else { Err(Box::new(CaseFailure { case: self.clone(), found: tell(&found) })) }
     }
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for CaseFailure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, _) = self.case.place.position();
         write!(out, "{}:{line}: {}\n   = found: {}", self.case.place.file.path.display(), self.case.text, self.found)
     }
 }
 
-impl Told {
+impl CaseRelease {
     fn judge(&self, policy: &Policy) -> Verdict {
         let published = self.published.unwrap_or(self.at);
         let feeds = self.advisories.iter().map(|advised| Arc::new(advised.index(&self.name, &self.version))).collect();
@@ -154,10 +154,10 @@ impl Told {
     }
 }
 
-impl Advised {
+impl CaseAdvisory {
     fn index(&self, name: &PackageName, version: &Version) -> crate::policy::advisories::index::FeedAdvisories {
-        let mut builder = Builder::default();
-        builder.add(&Record {
+        let mut builder = FeedIndexBuilder::default();
+        builder.add(&AdvisoryRecord {
             id: "CASE".into(),
             aliases: Vec::new(),
             kind: self.kind,
@@ -189,31 +189,31 @@ fn tell(verdict: &Verdict) -> String {
 
 type Wrong = (String, String);
 
-fn read(text: &str) -> Result<(Told, Expected), Wrong> {
+fn read(text: &str) -> Result<(CaseRelease, ExpectedVerdict), Wrong> {
     let (release, expected) =
         text.split_once("=>").ok_or_else(|| ("the case expects nothing".to_owned(), format!("`=>` and {EXPECTED}")))?;
     Ok((told(release)?, expectation(expected)?))
 }
 
-fn expectation(text: &str) -> Result<Expected, Wrong> {
+fn expectation(text: &str) -> Result<ExpectedVerdict, Wrong> {
     let words: Vec<_> = text.split_whitespace().collect();
     match &*words {
-        ["allow"] => Ok(Expected::Allow),
-        ["deny", "by", rule] => Ok(Expected::Deny((*rule).to_owned())),
-        ["hold", "by", rule] => Ok(Expected::Hold((*rule).to_owned(), None)),
-        ["hold", "by", rule, "until", until] => Ok(Expected::Hold((*rule).to_owned(), Some(moment(until)?))),
+        ["allow"] => Ok(ExpectedVerdict::Allow),
+        ["deny", "by", rule] => Ok(ExpectedVerdict::Deny((*rule).to_owned())),
+        ["hold", "by", rule] => Ok(ExpectedVerdict::Hold((*rule).to_owned(), None)),
+        ["hold", "by", rule, "until", until] => Ok(ExpectedVerdict::Hold((*rule).to_owned(), Some(moment(until)?))),
         _ => Err((format!("no verdict: `{}`", text.trim().escape_debug()), EXPECTED.to_owned())),
     }
 }
 
-fn told(text: &str) -> Result<Told, Wrong> {
+fn told(text: &str) -> Result<CaseRelease, Wrong> {
     let mut words = words(text).into_iter();
     let spec = words.next().unwrap_or_default();
     let unnamed = || (format!("no release: `{}`", spec.escape_debug()), "`NAME@VERSION` first".to_owned());
     let (name, version) = spec.rsplit_once('@').ok_or_else(unnamed)?;
     let name = PackageName::parse(name).map_err(|_| unnamed())?;
     let version = Version::parse(version).ok_or_else(unnamed)?;
-    let mut told = Told {
+    let mut told = CaseRelease {
         name,
         version,
         at: Timestamp::MIN,
@@ -221,7 +221,7 @@ fn told(text: &str) -> Result<Told, Wrong> {
         born: None,
         kin: None,
         fix: None,
-        traits: Traits::default(),
+        traits: ManifestTraits::default(),
         publisher: None,
         maintainers: Vec::new(),
         tags: Vec::new(),
@@ -252,7 +252,7 @@ fn told(text: &str) -> Result<Told, Wrong> {
             "advisory" => told.advisories.push(advised(&value()?)?),
             "feed" => last_advised(&mut told)?.feed = value()?,
             "trust" => {
-                let trust = named(&value()?, "trust", Trust::parse, Trust::ALL.iter().map(|one| one.as_str()))?;
+                let trust = named(&value()?, "trust", FeedTrust::parse, FeedTrust::ALL.iter().map(|one| one.as_str()))?;
                 last_advised(&mut told)?.trust = trust;
             }
             unknown => return Err((format!("unknown word: `{}`", unknown.escape_debug()), WORDS.to_owned())),
@@ -298,16 +298,16 @@ fn named<T>(
     })
 }
 
-fn advised(text: &str) -> Result<Advised, Wrong> {
-    let advised = |kind, severity| Advised { kind, severity, feed: "osv".to_owned(), trust: Trust::Deny };
+fn advised(text: &str) -> Result<CaseAdvisory, Wrong> {
+    let advised = |kind, severity| CaseAdvisory { kind, severity, feed: "osv".to_owned(), trust: FeedTrust::Deny };
     if text == "malware" {
-        return Ok(advised(Kind::Malware, None));
+        return Ok(advised(AdvisoryKind::Malware, None));
     }
     let all = ["malware"].into_iter().chain(Severity::ALL.iter().map(|one| one.as_str()));
-    Ok(advised(Kind::Vulnerability, Some(named(text, "advisory", Severity::parse, all)?)))
+    Ok(advised(AdvisoryKind::Vulnerability, Some(named(text, "advisory", Severity::parse, all)?)))
 }
 
-fn last_advised(told: &mut Told) -> Result<&mut Advised, Wrong> {
+fn last_advised(told: &mut CaseRelease) -> Result<&mut CaseAdvisory, Wrong> {
     let allowed = "`feed` and `trust` behind `advisory`".to_owned();
     told.advisories.last_mut().ok_or_else(|| ("there is no advisory before it".to_owned(), allowed))
 }

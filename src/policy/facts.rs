@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::npm::packument::index::{Entry, Traits};
+use crate::npm::packument::index::{ManifestTraits, VersionEntry};
 use crate::npm::{Integrity, PackageName, Packument, Version};
-use crate::policy::advisories::{Advisory, Applicable, NO_ADVISORIES};
+use crate::policy::advisories::{Advisory, ApplicableAdvisories, NO_ADVISORIES};
 use crate::policy::decisions::CHANGED_INTEGRITY;
 use crate::policy::malware;
 use crate::vetting::{Findings, Signals};
@@ -92,7 +92,7 @@ pub struct Facts<'a> {
     /// The longest age that any rule names: below it a version that went was taken down. Asked only of versions that went.
     pub longest_age: Duration,
     /// What its manifest says of itself: install scripts, dependencies from elsewhere, deprecation.
-    pub traits: Traits,
+    pub traits: ManifestTraits,
     /// Who published it, by name; `None` where upstream does not say.
     pub publisher: Option<&'a str>,
     /// Who maintains it, by name.
@@ -102,7 +102,7 @@ pub struct Facts<'a> {
     /// Positions in `tags`, sorted by the version they point to; empty where they are not sorted.
     pub tags_by_target: &'a [u32],
     /// The advisories on the package, beside all its versions.
-    pub advisories: &'a Applicable<'a>,
+    pub advisories: &'a ApplicableAdvisories<'a>,
     /// The reviewed advisory of a vulnerability that names exactly this version as the fix, if whoever published it had published
     /// the package before; `None` where nobody knows.
     pub fix: Option<&'a str>,
@@ -134,7 +134,7 @@ impl<'a> Facts<'a> {
             integrity_changed: false,
             presence: Presence::Present,
             longest_age: Duration::ZERO,
-            traits: Traits::default(),
+            traits: ManifestTraits::default(),
             publisher: None,
             maintainers: &[],
             tags: &[],
@@ -150,7 +150,7 @@ impl<'a> Facts<'a> {
 
     /// What a packument says of one of its entries, whose effective publish time is `effective`.
     #[must_use]
-    pub fn of_entry(packument: &'a Packument, entry: &'a Entry, effective: Timestamp) -> Self {
+    pub fn of_entry(packument: &'a Packument, entry: &'a VersionEntry, effective: Timestamp) -> Self {
         Self {
             parsed: entry.version.as_ref(),
             published: entry.published,

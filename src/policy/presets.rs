@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::diagnostics::SourceFile;
 
 /// A policy that is shipped, and the cases beside it.
-struct Shipped {
+struct Preset {
     name: &'static str,
     text: &'static str,
     cases: &'static str,
@@ -14,7 +14,7 @@ struct Shipped {
 
 macro_rules! shipped {
     ($($name:literal),*) => {
-        &[$(Shipped {
+        &[$(Preset {
             name: $name,
             text: include_str!(concat!("../../policies/", $name, ".toml")),
             cases: include_str!(concat!("../../policies/", $name, ".cases")),
@@ -22,7 +22,7 @@ macro_rules! shipped {
     };
 }
 
-const SHIPPED: &[Shipped] = shipped!["default", "strict", "ci", "observe"];
+const SHIPPED: &[Preset] = shipped!["default", "strict", "ci", "observe"];
 
 /// Incidents that happened, with their sources: what a policy is put before where no other file is named.
 pub const INCIDENTS: &str = include_str!("../../policies/incidents.json");

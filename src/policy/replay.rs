@@ -5,7 +5,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::npm::packument::index::Traits;
+use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{PackageName, Version};
 use crate::policy::facts::Facts;
 use crate::policy::rules::Policy;
@@ -21,33 +21,33 @@ const NEWBORN_HOURS: f64 = 14.0 * 24.0;
 
 /// An incident, as far as a policy asks about it. What is missing, or is not what one would expect, is not known.
 #[derive(Debug, Clone, Default)]
-pub struct Incident {
+pub struct PastIncident {
     /// What it is called.
     pub id: String,
-    packages: Vec<Release>,
+    packages: Vec<PastRelease>,
     published_at: Option<String>,
     hours_live: Option<f64>,
     hours_live_bound: Option<String>,
     kind: Option<String>,
-    signals: Seen,
+    signals: PastSignals,
 }
 
 #[derive(Debug, Clone)]
-struct Release {
+struct PastRelease {
     name: String,
     version: Option<String>,
 }
 
 /// What the releases of an incident showed.
 #[derive(Debug, Clone, Default)]
-struct Seen {
+struct PastSignals {
     signals: Signals,
     new_install_script: bool,
     git_or_url_dep: bool,
     manifest_confusion: bool,
 }
 
-impl Incident {
+impl PastIncident {
     /// Reads a file of incidents: a list of them, or an object whose `incidents` is one.
     ///
     /// # Errors
@@ -67,17 +67,17 @@ impl Incident {
         let packages = value.get("packages").and_then(Value::as_array);
         Some(Self {
             id: text("id")?,
-            packages: packages.into_iter().flatten().filter_map(Release::read).collect(),
+            packages: packages.into_iter().flatten().filter_map(PastRelease::read).collect(),
             published_at: text("published_at"),
             hours_live: value.get("hours_live").and_then(number),
             hours_live_bound: text("hours_live_bound"),
             kind: text("kind"),
-            signals: value.get("signals").map(Seen::read).unwrap_or_default(),
+            signals: value.get("signals").map(PastSignals::read).unwrap_or_default(),
         })
     }
 }
 
-impl Release {
+impl PastRelease {
     /// `{"name": …, "versions": […]}`, or `name@version`.
     fn read(value: &Value) -> Option<Self> {
         if let Some(text) = value.as_str() {
@@ -102,7 +102,7 @@ fn shortened(value: &Value) -> String {
 
 /// What became of an incident under a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum ReplayOutcome {
     /// Refused when it was published, and for good.
     StoppedAtPublication,
     /// Held until it was gone.
@@ -113,7 +113,7 @@ pub enum Fate {
     Undecidable,
 }
 
-impl Fate {
+impl ReplayOutcome {
     /// `stopped`, `missed` or `undecidable`.
     #[must_use]
     pub fn outcome(self) -> &'static str {
@@ -127,11 +127,11 @@ impl Fate {
 
 /// An incident under a policy.
 #[derive(Debug, Clone)]
-pub struct Replayed {
+pub struct ReplayResult {
     /// The incident.
     pub id: String,
     /// What became of it.
-    pub fate: Fate,
+    pub fate: ReplayOutcome,
     /// The rule that held it, for long enough or not.
     pub rule: Option<RuleId>,
     /// Until when; `None` where it is not held, or for good.
@@ -141,22 +141,22 @@ pub struct Replayed {
 /// Puts an incident before a policy at the instant at which it was published. Without `signals` only ages and what a manifest says
 /// of itself count.
 #[must_use]
-pub fn replay(policy: &Policy, incident: &Incident, signals: bool) -> Replayed {
+pub fn replay(policy: &Policy, incident: &PastIncident, signals: bool) -> ReplayResult {
     let published = incident.published();
     let Some((verdict, published)) = published.map(|published| (incident.judge(policy, published, signals), published)) else {
-        return Replayed { id: incident.id.clone(), fate: Fate::Undecidable, rule: None, until: None };
+        return ReplayResult { id: incident.id.clone(), fate: ReplayOutcome::Undecidable, rule: None, until: None };
     };
     let (rule, until) = (verdict.reason().map(|reason| reason.rule.clone()), verdict.opens());
     let fate = match (incident.removed(published), &verdict) {
-        (None, _) => Fate::Undecidable,
-        (Some(_), Verdict::Deny { .. }) => Fate::StoppedAtPublication,
-        (Some(removed), Verdict::Hold { until, .. }) if removed <= *until => Fate::StoppedUntilDetection,
-        (Some(_), _) => Fate::Missed,
+        (None, _) => ReplayOutcome::Undecidable,
+        (Some(_), Verdict::Deny { .. }) => ReplayOutcome::StoppedAtPublication,
+        (Some(removed), Verdict::Hold { until, .. }) if removed <= *until => ReplayOutcome::StoppedUntilDetection,
+        (Some(_), _) => ReplayOutcome::Missed,
     };
-    Replayed { id: incident.id.clone(), fate, rule, until }
+    ReplayResult { id: incident.id.clone(), fate, rule, until }
 }
 
-impl Incident {
+impl PastIncident {
     fn judge(&self, policy: &Policy, published: Timestamp, signals: bool) -> Verdict {
         let release = self.packages.iter().find(|release| release.version.is_some()).or(self.packages.first());
         let name = release.and_then(|release| PackageName::parse(&release.name.replace('*', "any")).ok());
@@ -169,7 +169,11 @@ impl Incident {
         let facts = Facts {
             parsed: version.as_ref(),
             born: Some(if is_new { published } else { established }),
-            traits: Traits { install_script: seen.new_install_script, url_dependency: seen.git_or_url_dep, ..Traits::default() },
+            traits: ManifestTraits {
+                install_script: seen.new_install_script,
+                url_dependency: seen.git_or_url_dep,
+                ..ManifestTraits::default()
+            },
             signals: if signals { seen.signals } else { Signals::NONE },
             findings: (signals && seen.manifest_confusion).then_some(Finding::ManifestConfusion).into_iter().collect(),
             ..Facts::of(&name, version.as_ref().map_or("1.0.1", Version::as_str), published)
@@ -195,7 +199,7 @@ impl Incident {
     }
 }
 
-impl Seen {
+impl PastSignals {
     fn read(value: &Value) -> Self {
         let is_true = |name: &str| value.get(name) == Some(&Value::Bool(true));
         let newborn = value.get("new_dep_age_hours").and_then(number).is_some_and(|hours| hours < NEWBORN_HOURS);
@@ -227,9 +231,9 @@ mod tests {
 
     use super::*;
 
-    fn fate(incident: &str) -> Fate {
+    fn fate(incident: &str) -> ReplayOutcome {
         let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
-        replay(&policy, &Incident::read_all(&format!("[{incident}]")).unwrap()[0], true).fate
+        replay(&policy, &PastIncident::read_all(&format!("[{incident}]")).unwrap()[0], true).fate
     }
 
     #[test]
@@ -238,16 +242,16 @@ mod tests {
             fate(&format!(r#"{{"id":"a","published_at":"2026-03-31T00:21Z","hours_live":{hours},"hours_live_bound":{bound}}}"#))
         };
         for bound in [r#""exact""#, r#""approx""#, r#""approximate""#, r#""upper""#, r#""Upper bound""#, "null"] {
-            assert_eq!(lived("71.9", bound), Fate::StoppedUntilDetection, "{bound}");
+            assert_eq!(lived("71.9", bound), ReplayOutcome::StoppedUntilDetection, "{bound}");
             // What opens opens on upstream's word of then, which no longer has it.
-            assert_eq!(lived("72", bound), Fate::StoppedUntilDetection, "{bound}");
-            assert_eq!(lived("72.1", bound), Fate::Missed, "{bound}");
+            assert_eq!(lived("72", bound), ReplayOutcome::StoppedUntilDetection, "{bound}");
+            assert_eq!(lived("72.1", bound), ReplayOutcome::Missed, "{bound}");
         }
         for bound in [r#""lower""#, r#""unknown""#, r#""not-applicable""#, r#""never-removed""#, r#""?""#] {
-            assert_eq!(lived("3", bound), Fate::Undecidable, "{bound}");
+            assert_eq!(lived("3", bound), ReplayOutcome::Undecidable, "{bound}");
         }
         for hours in ["null", r#""long""#, "-1", "1e300", "[]"] {
-            assert_eq!(lived(hours, r#""exact""#), Fate::Undecidable, "{hours}");
+            assert_eq!(lived(hours, r#""exact""#), ReplayOutcome::Undecidable, "{hours}");
         }
     }
 
@@ -257,13 +261,13 @@ mod tests {
             {"id":"c","published_at":"2031-01","hours_live":"5","hours_live_bound":"exact","packages":["@a/b@1.2.3",7,{}],"new":1}]}"#;
         let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
         let fates: Vec<_> =
-            Incident::read_all(text).unwrap().iter().map(|incident| replay(&policy, incident, true).fate).collect();
-        assert_eq!(fates, [Fate::Undecidable, Fate::Undecidable, Fate::StoppedUntilDetection]);
+            PastIncident::read_all(text).unwrap().iter().map(|incident| replay(&policy, incident, true).fate).collect();
+        assert_eq!(fates, [ReplayOutcome::Undecidable, ReplayOutcome::Undecidable, ReplayOutcome::StoppedUntilDetection]);
         for (text, told) in [
             ("{}", "neither a list, nor an object with a list `incidents`"),
             ("[{\"name\":\"x\"}]", "the incident at place 0 has no `id`: {\"name\":\"x\"}"),
         ] {
-            assert_eq!(Incident::read_all(text).unwrap_err(), told);
+            assert_eq!(PastIncident::read_all(text).unwrap_err(), told);
         }
     }
 }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::policy::decisions::active::{Ground, Standing};
+use crate::policy::decisions::active::{ActiveDecisions, DecisionRef};
 use crate::policy::facts::Facts;
 use crate::policy::invariants;
 use crate::policy::malware;
 use crate::policy::rules::Policy;
 use crate::policy::rules::describe;
-use crate::policy::rules::rule::{Action, Ages, Rule};
+use crate::policy::rules::rule::{FactAges, Rule, RuleAction};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 
 /// What a rule made of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// It decides: everything below is not read.
     Decides,
     /// It warns, or would refuse if it did not only observe; reading goes on.
@@ -33,7 +33,7 @@ pub enum Outcome {
     Unread,
 }
 
-impl Outcome {
+impl StepOutcome {
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -51,13 +51,13 @@ impl Outcome {
 
 /// One rule, and what it made of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct TraceStep {
     /// The rule.
     pub rule: RuleId,
     /// What it does with what it matches: `deny`, `hold 14 d`, `approve, decision 7`.
     pub action: String,
     /// What it made of this version.
-    pub outcome: Outcome,
+    pub outcome: StepOutcome,
     /// Why, in words.
     pub detail: String,
 }
@@ -66,66 +66,66 @@ impl Policy {
     /// Everything that is asked about a version as of `at`, in its order, and what it made of it: what is built in, the
     /// decisions about the package, what feeds call malware, and every rule.
     #[must_use]
-    pub fn trace(&self, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Vec<Step> {
+    pub fn trace(&self, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
         let about = self.about(facts.name);
         let mut steps = vec![built_in_step(standing.approval(&about, facts), facts)];
         steps.extend(standing.steps(&about, facts, at));
         let broken = standing.breaks_glass(&about, facts);
         let left = if broken { about.behind_glass() } else { about };
         steps.extend(malware::steps(facts, &left.by_files(facts, at), at));
-        let ages = Ages::of(facts, at);
+        let ages = FactAges::of(facts, at);
         for rule in self.in_force() {
             let (outcome, detail) = match self.step(rule, facts, ages) {
-                (Outcome::Decides, _) if broken && rule.rests_on_youth() => {
-                    (Outcome::Waived, "it rests on ages or signals, which are waived for the hour".to_owned())
+                (StepOutcome::Decides, _) if broken && rule.rests_on_youth() => {
+                    (StepOutcome::Waived, "it rests on ages or signals, which are waived for the hour".to_owned())
                 }
                 step => step,
             };
             let action = if rule.observe { format!("{}, observed", rule.action.tell()) } else { rule.action.tell() };
-            steps.push(Step { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail });
+            steps.push(TraceStep { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail });
         }
-        let below = steps.iter().position(|step| step.outcome == Outcome::Decides).map_or(steps.len(), |at| at + 1);
+        let below = steps.iter().position(|step| step.outcome == StepOutcome::Decides).map_or(steps.len(), |at| at + 1);
         // What is set aside is named wherever it stands: whoever reported it wants to know why it is not obeyed.
-        for step in steps[below..].iter_mut().filter(|step| step.outcome != Outcome::SetAside) {
-            (step.outcome, step.detail) = (Outcome::Unread, "a rule above has decided".to_owned());
+        for step in steps[below..].iter_mut().filter(|step| step.outcome != StepOutcome::SetAside) {
+            (step.outcome, step.detail) = (StepOutcome::Unread, "a rule above has decided".to_owned());
         }
         steps
     }
 
-    fn step(&self, rule: &Rule, facts: &Facts<'_>, ages: Ages) -> (Outcome, String) {
+    fn step(&self, rule: &Rule, facts: &Facts<'_>, ages: FactAges) -> (StepOutcome, String) {
         let differs = rule.is_about(facts.name.as_str()).err().or_else(|| rule.differs(facts, ages));
         if let Some(differs) = differs {
-            return (Outcome::Differs, describe::difference(rule, facts, differs));
+            return (StepOutcome::Differs, describe::difference(rule, facts, differs));
         }
-        if let Action::Hold { .. } = rule.action {
+        if let RuleAction::Hold { .. } = rule.action {
             if self.waives(rule, facts.name) {
-                return (Outcome::Waived, "ages are waived for the package".to_owned());
+                return (StepOutcome::Waived, "ages are waived for the package".to_owned());
             }
             if !rule.holds(ages) {
-                return (Outcome::Passed, "the age has passed".to_owned());
+                return (StepOutcome::Passed, "the age has passed".to_owned());
             }
         }
-        let notes = rule.action == Action::Warn || (rule.observe && rule.action != Action::Allow);
+        let notes = rule.action == RuleAction::Warn || (rule.observe && rule.action != RuleAction::Allow);
         let detail =
-            if rule.action == Action::Allow { describe::permission(rule, facts) } else { describe::refusal(rule, facts) };
-        (if notes { Outcome::Notes } else { Outcome::Decides }, detail)
+            if rule.action == RuleAction::Allow { describe::permission(rule, facts) } else { describe::refusal(rule, facts) };
+        (if notes { StepOutcome::Notes } else { StepOutcome::Decides }, detail)
     }
 }
 
 /// What no file and no decision waives, as one step: what of it decides, or that nothing does.
-fn built_in_step(approval: Option<&Ground>, facts: &Facts<'_>) -> Step {
+fn built_in_step(approval: Option<&DecisionRef>, facts: &Facts<'_>) -> TraceStep {
     let action = "deny".to_owned();
     let refusal = invariants::verdict(facts);
     let Some(Reason { rule, detail }) = refusal.as_ref().and_then(Verdict::reason).cloned() else {
         let detail = "it agrees with itself and with what was seen before".to_owned();
-        return Step { rule: RuleId::File("built-in".into()), action, outcome: Outcome::Differs, detail };
+        return TraceStep { rule: RuleId::File("built-in".into()), action, outcome: StepOutcome::Differs, detail };
     };
     match approval.filter(|_| rule == RuleId::IntegrityChanged) {
         Some(ground) => {
             let detail = format!("{detail}; these bytes are approved {}", ground.tell());
-            Step { rule, action, outcome: Outcome::Waived, detail }
+            TraceStep { rule, action, outcome: StepOutcome::Waived, detail }
         }
-        None => Step { rule, action, outcome: Outcome::Decides, detail },
+        None => TraceStep { rule, action, outcome: StepOutcome::Decides, detail },
     }
 }
 
@@ -139,11 +139,11 @@ mod tests {
     use crate::diagnostics::SourceFile;
     use crate::npm::{Integrity, PackageName, Version};
     use crate::policy::advisories::Advisories;
-    use crate::policy::advisories::affected::{Event, Span};
-    use crate::policy::advisories::index::Builder;
-    use crate::policy::advisories::{Kind, Record, Trust};
+    use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
+    use crate::policy::advisories::index::FeedIndexBuilder;
+    use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord, FeedTrust};
     use crate::policy::decisions::active::judge;
-    use crate::policy::decisions::{Act, Approved, CHANGED_INTEGRITY, Decision, Proposal, Signature};
+    use crate::policy::decisions::{ApprovedVersion, CHANGED_INTEGRITY, Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
     use crate::units::timestamp;
@@ -167,24 +167,24 @@ mod tests {
         compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
     }
 
-    fn decision(id: i64, act: Act, made: i64, expires: Option<i64>, needs_second: bool) -> Decision {
+    fn decision(id: i64, act: DecisionAction, made: i64, expires: Option<i64>, needs_second: bool) -> Decision {
         let author = Signature { who: "ada".to_owned(), at: at(made) };
-        let proposal = Proposal { act, reason: "INC-7".to_owned(), author, expires: expires.map(at), needs_second };
+        let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires: expires.map(at), needs_second };
         Decision { id, proposal, second: None, revoked: None }
     }
 
-    fn approval(version: &str, integrity: &str, records: &[&str]) -> Act {
-        Act::Approve {
+    fn approval(version: &str, integrity: &str, records: &[&str]) -> DecisionAction {
+        DecisionAction::Approve {
             package: "axios".to_owned(),
             asked: version.to_owned(),
-            versions: vec![Approved { version: version.to_owned(), integrity: integrity.to_owned(), until: None }],
+            versions: vec![ApprovedVersion { version: version.to_owned(), integrity: integrity.to_owned(), until: None }],
             records: records.iter().map(|record| (*record).to_owned()).collect(),
         }
     }
 
-    fn act() -> impl Strategy<Value = Act> {
-        let deny = |range: &str| Act::Deny { packages: "ax*".to_owned(), range: Some(range.to_owned()) };
-        let freeze = |hour| Act::Freeze { at: at(hour), packages: Vec::new() };
+    fn act() -> impl Strategy<Value = DecisionAction> {
+        let deny = |range: &str| DecisionAction::Deny { packages: "ax*".to_owned(), range: Some(range.to_owned()) };
+        let freeze = |hour| DecisionAction::Freeze { at: at(hour), packages: Vec::new() };
         prop_oneof![
             Just(approval("1.14.1", BYTES, &[])),
             Just(approval("1.14.1", BYTES, &[CHANGED_INTEGRITY, "MAL-0", "MAL-1"])),
@@ -193,7 +193,7 @@ mod tests {
             Just(deny("<1")),
             Just(deny("^1")),
             (-9..9_i64).prop_map(freeze),
-            Just(Act::Observe),
+            Just(DecisionAction::Observe),
         ]
     }
 
@@ -207,11 +207,11 @@ mod tests {
     /// A feed a record, the first one overbroad.
     fn advisories(trusts: &[(usize, bool)]) -> Advisories {
         let feeds = trusts.iter().enumerate().map(|(number, (trust, lists))| {
-            let mut builder = Builder::default();
-            builder.add(&Record {
+            let mut builder = FeedIndexBuilder::default();
+            builder.add(&AdvisoryRecord {
                 id: format!("MAL-{number}").into(),
                 aliases: Vec::new(),
-                kind: Kind::Malware,
+                kind: AdvisoryKind::Malware,
                 severity: None,
                 reviewed: false,
                 summary: "".into(),
@@ -221,10 +221,10 @@ mod tests {
                 cwes: Vec::new(),
                 package: "axios".into(),
                 versions: if *lists { vec!["1.14.1".into()] } else { Vec::new() },
-                spans: Span::of_events(&[Event::Introduced("0".into())]).0,
+                spans: AffectedRange::of_events(&[RangeEvent::Introduced("0".into())]).0,
                 indicators: Vec::new(),
             });
-            Arc::new(builder.build("osv", Trust::ALL[*trust]))
+            Arc::new(builder.build("osv", FeedTrust::ALL[*trust]))
         });
         Advisories::of_feeds(feeds.collect())
     }
@@ -241,7 +241,7 @@ mod tests {
             hour in 0..500_i64,
         ) {
             let (policy, name, version) = (policy(shipped), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
-            let standing = Standing::of(&decisions, at(hour));
+            let standing = ActiveDecisions::of(&decisions, at(hour));
             let feeds = advisories(&trusts).lacking(lacking.then_some("acme"));
             let others = (0..if established { 12 } else { 1 }).map(|minor| format!("1.{minor}.9"));
             let others: Vec<_> = others.chain(["1.14.1".to_owned()]).collect();
@@ -259,13 +259,13 @@ mod tests {
             };
             let verdict = judge(&policy.about(&name), &standing, &facts, at(hour));
             let steps = policy.trace(&standing, &facts, at(hour));
-            let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == Outcome::Decides).collect();
+            let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == StepOutcome::Decides).collect();
             if let Some(reason) = verdict.reason() {
                 prop_assert_eq!(deciding.len(), 1);
                 prop_assert_eq!((&deciding[0].rule, &deciding[0].detail), (&reason.rule, &reason.detail));
             } else {
                 let opens = |rule: &RuleId| matches!(rule, RuleId::Approved | RuleId::Observed);
-                let allows = |step: &&Step| opens(&step.rule) || step.action.starts_with("allow");
+                let allows = |step: &&TraceStep| opens(&step.rule) || step.action.starts_with("allow");
                 prop_assert!(deciding.iter().all(allows), "{:?}", deciding);
             }
         }
@@ -275,15 +275,15 @@ mod tests {
     fn decisions_and_records_that_are_set_aside_are_steps() {
         let (policy, name, version) = (policy(0), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
         let acts = [
-            (Act::Deny { packages: "axios".to_owned(), range: Some("<1".to_owned()) }, false),
+            (DecisionAction::Deny { packages: "axios".to_owned(), range: Some("<1".to_owned()) }, false),
             (approval("1.14.0", BYTES, &[]), false),
             (approval("1.14.1", BYTES, &[]), true),
-            (Act::Freeze { at: at(5), packages: vec!["@acme/*".to_owned(), "axios".to_owned()] }, false),
-            (Act::Observe, false),
+            (DecisionAction::Freeze { at: at(5), packages: vec!["@acme/*".to_owned(), "axios".to_owned()] }, false),
+            (DecisionAction::Observe, false),
         ];
         let decisions: Vec<_> =
             (1..).zip(acts).map(|(id, (act, needs_second))| decision(id, act, 1, Some(90), needs_second)).collect();
-        let standing = Standing::of(&decisions, at(2));
+        let standing = ActiveDecisions::of(&decisions, at(2));
         let feeds = advisories(&[(0, false)]);
         let others: Vec<_> = (3..15).map(|minor| Version::parse(&format!("1.{minor}.1")).unwrap()).collect();
         let dated = others.iter().enumerate().map(|(count, version)| (version.as_str(), Some(version), long_ago(count)));

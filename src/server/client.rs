@@ -7,9 +7,9 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, USER_AGENT, VIA};
 use http::request::Parts;
 
-use crate::firewall::{Asker, BaseUrl, Profile};
+use crate::firewall::{BaseUrl, Client, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
-use crate::npm::{Agent, Tool};
+use crate::npm::{Tool, UserAgent};
 use crate::server::Config;
 use crate::server::base_urls::BaseUrls;
 use crate::upstream::{Addressed, Authorization, OwnCredentials};
@@ -23,8 +23,8 @@ const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 
 /// Resolves askers: knows our addresses and the base URLs that were seen.
 #[derive(Debug)]
-pub struct Askers {
-    public: Option<Public>,
+pub struct ClientResolver {
+    public: Option<PublicUrl>,
     trusted: Vec<ipnet::IpNet>,
     /// Base URLs whose answers are cached.
     known: BaseUrls,
@@ -32,7 +32,7 @@ pub struct Askers {
 
 /// The public URL, taken apart.
 #[derive(Debug)]
-struct Public {
+struct PublicUrl {
     text: Arc<str>,
     host: String,
     prefix: String,
@@ -41,7 +41,7 @@ struct Public {
 }
 
 /// Where one request came from, as far as headers and the peer tell.
-struct Origin<'a> {
+struct RequestOrigin<'a> {
     address: IpAddr,
     /// The host the client named, if it had to name one, in lower case.
     host: Option<Cow<'a, str>>,
@@ -51,12 +51,12 @@ struct Origin<'a> {
     strange: bool,
 }
 
-impl Askers {
+impl ClientResolver {
     /// Reads the configuration; `listeners` are the addresses we are bound to.
     #[must_use]
     pub fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
         let ports: Vec<u16> = listeners.iter().map(SocketAddr::port).collect();
-        let public = config.public_url.as_ref().map(|url| Public {
+        let public = config.public_url.as_ref().map(|url| PublicUrl {
             text: url.as_str().trim_end_matches('/').into(),
             host: url.host_str().unwrap_or_default().to_ascii_lowercase(),
             prefix: url.path().trim_end_matches('/').to_owned(),
@@ -76,21 +76,21 @@ impl Askers {
     ///
     /// # Errors
     /// What is wrong with the headers that say so, for the client.
-    pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Asker, String> {
+    pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
         self.meet(peer, head).map(|(asker, _)| asker)
     }
 
     /// Who asks us, not the registry, if they are on this machine, or if `all` are welcome. What credentials they bring may be an
     /// operator's token: that is for nobody upstream.
     #[must_use]
-    pub fn visitor(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Asker> {
+    pub fn visitor(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Client> {
         let (asker, is_here) = self.meet(peer, head).ok()?;
         let authorization = if is_here { Authorization::Lent } else { Authorization::None };
-        (all || is_here).then_some(Asker { authorization, ..asker })
+        (all || is_here).then_some(Client { authorization, ..asker })
     }
 
     /// Who asks, and whether they are on this machine.
-    fn meet(&self, peer: IpAddr, head: &Parts) -> Result<(Asker, bool), String> {
+    fn meet(&self, peer: IpAddr, head: &Parts) -> Result<(Client, bool), String> {
         let peer = peer.to_canonical();
         let trusted = self.trusted.iter().any(|net| net.contains(&peer));
         let origin = self.origin(peer, trusted, head)?;
@@ -104,8 +104,8 @@ impl Askers {
             None if is_here => Authorization::Lent,
             None => Authorization::None,
         };
-        let agent = Agent::parse(agent);
-        let asker = Asker {
+        let agent = UserAgent::parse(agent);
+        let asker = Client {
             address: origin.address,
             user: None,
             resolves: resolves(&agent, &head.headers),
@@ -122,13 +122,13 @@ impl Askers {
     /// `addressed` says which registries its credentials are for.
     ///
     /// # Errors
-    /// As [`Askers::resolve`].
+    /// As [`ClientResolver::resolve`].
     pub fn resolve_under(
         peer: IpAddr,
         user: Option<Arc<str>>,
         head: &Parts,
         (base, addressed): (BaseUrl, Addressed),
-    ) -> Result<Asker, String> {
+    ) -> Result<Client, String> {
         let address = peer.to_canonical();
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let borrows = user.is_some() || (address.is_loopback() && !is_passed_on(&head.headers));
@@ -137,9 +137,9 @@ impl Askers {
             None if borrows => Authorization::Lent,
             None => Authorization::None,
         };
-        let agent = Agent::parse(agent);
+        let agent = UserAgent::parse(agent);
         let resolves = resolves(&agent, &head.headers);
-        Ok(Asker { address, user, agent, resolves, authorization, addressed, base, profile: Profile::default() })
+        Ok(Client { address, user, agent, resolves, authorization, addressed, base, profile: Profile::default() })
     }
 
     /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.
@@ -159,7 +159,7 @@ impl Askers {
         self.public.is_none()
     }
 
-    fn origin<'a>(&self, peer: IpAddr, trusted: bool, head: &'a Parts) -> Result<Origin<'a>, String> {
+    fn origin<'a>(&self, peer: IpAddr, trusted: bool, head: &'a Parts) -> Result<RequestOrigin<'a>, String> {
         let mut named = single(&head.headers, &HOST)?;
         if let Some(authority) = head.uri.authority() {
             named = Some(authority.as_str());
@@ -172,10 +172,10 @@ impl Askers {
             _ => {}
         }
         if !trusted {
-            return Ok(Origin { address: peer, host, vouched: false, strange: is_passed_on(&head.headers) });
+            return Ok(RequestOrigin { address: peer, host, vouched: false, strange: is_passed_on(&head.headers) });
         }
         let client = list(&head.headers, &FORWARDED_FOR).and_then(|hops| self.client_of(&hops));
-        Ok(Origin { address: client.unwrap_or(peer), host, vouched: client.is_some(), strange: false })
+        Ok(RequestOrigin { address: client.unwrap_or(peer), host, vouched: client.is_some(), strange: false })
     }
 
     /// The client in an `X-Forwarded-For`: from the right, the first hop that is not a trusted proxy; the farthest when all
@@ -192,7 +192,7 @@ impl Askers {
         farthest
     }
 
-    fn base(&self, origin: &Origin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
+    fn base(&self, origin: &RequestOrigin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
         if let Some(public) = &self.public {
             return Ok(BaseUrl { text: public.text.clone(), remembered: true, explains: true, intercepted: None });
         }
@@ -222,7 +222,7 @@ impl Askers {
     ///
     /// A web page whose name resolves to loopback names its own host; a proxy on this machine that passes strangers on either
     /// adds its headers or, when it is trusted, must say who the client is.
-    fn may_borrow(&self, peer: IpAddr, trusted: bool, origin: &Origin<'_>) -> bool {
+    fn may_borrow(&self, peer: IpAddr, trusted: bool, origin: &RequestOrigin<'_>) -> bool {
         if !peer.is_loopback() || !origin.address.is_loopback() || origin.strange || (trusted && !origin.vouched) {
             return false;
         }
@@ -269,7 +269,7 @@ fn is_loopback_host(host: &str) -> bool {
 }
 
 /// Whether a client resolves a tree of packages: the tools that install do, and npm says when it does something else.
-fn resolves(agent: &Agent, headers: &HeaderMap) -> bool {
+fn resolves(agent: &UserAgent, headers: &HeaderMap) -> bool {
     let command = headers.get(NPM_COMMAND).and_then(|command| command.to_str().ok());
     agent.tool != Tool::Other
         && command.is_none_or(|command| {
@@ -287,13 +287,13 @@ mod tests {
     const LOCAL: [u8; 4] = [127, 0, 0, 1];
     const FAR: [u8; 4] = [10, 1, 2, 3];
 
-    fn askers(public_url: Option<&str>, trusted: &[&str]) -> Askers {
+    fn askers(public_url: Option<&str>, trusted: &[&str]) -> ClientResolver {
         let config = Config {
             public_url: public_url.map(|url| url.parse().unwrap()),
             trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
             ..Config::default()
         };
-        Askers::new(&config, &[SocketAddr::from((LOCAL, 4873))])
+        ClientResolver::new(&config, &[SocketAddr::from((LOCAL, 4873))])
     }
 
     fn head(target: &str, headers: &[(&str, &str)]) -> Parts {
@@ -301,11 +301,11 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn resolve(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> Result<Asker, String> {
+    fn resolve(askers: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> Result<Client, String> {
         askers.resolve(peer.into(), &head("/axios", headers))
     }
 
-    fn base(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> String {
+    fn base(askers: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> String {
         resolve(askers, peer, headers).unwrap().base.text.to_string()
     }
 
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(askers.known.len(), 8 + 2);
     }
 
-    fn lent(askers: &Askers, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {
+    fn lent(askers: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {
         matches!(resolve(askers, peer, headers).unwrap().authorization, Authorization::Lent)
     }
 

@@ -11,15 +11,15 @@ use crate::upstream::{Addressed, npmrc};
 
 /// The hosts.
 #[derive(Debug, Clone, Default)]
-pub struct Targets {
-    hosts: Vec<Arc<Target>>,
+pub struct InterceptedHosts {
+    hosts: Vec<Arc<InterceptedHost>>,
     /// Every port of them, made when the first is looked for.
-    aims: OnceLock<Vec<Aim>>,
+    aims: OnceLock<Vec<InterceptTarget>>,
 }
 
 /// One host.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct InterceptedHost {
     /// Its name, lower case, or its address, as a URL spells it.
     pub host: Box<str>,
     /// The name that certificates are minted for. An address has none, and neither has this machine: in plain HTTP alone they
@@ -37,9 +37,9 @@ pub struct Target {
 
 /// One port of one host: what a connection was opened to.
 #[derive(Debug, Clone)]
-pub struct Aim {
+pub struct InterceptTarget {
     /// The host.
-    pub target: Arc<Target>,
+    pub target: Arc<InterceptedHost>,
     /// The port.
     pub port: u16,
     /// Whether TLS is spoken there.
@@ -48,7 +48,7 @@ pub struct Aim {
     bases: Arc<[BaseUrl]>,
 }
 
-impl Targets {
+impl InterceptedHosts {
     /// Adds the host of a registry. One whose host is an address or this machine is no target: its clients are asked to go to
     /// it directly.
     pub fn add_registry(&mut self, url: &Url) {
@@ -121,35 +121,35 @@ impl Targets {
 
     /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
     #[must_use]
-    pub fn find(&self, host: &str, port: u16) -> Option<Aim> {
+    pub fn find(&self, host: &str, port: u16) -> Option<InterceptTarget> {
         let aims = self.aims.get_or_init(|| self.aims());
         aims.iter().find(|aim| aim.port == port && *aim.target.host == *host).cloned()
     }
 
     /// Makes every port of every host.
-    fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<InterceptTarget> {
         let every = || self.hosts.iter().flat_map(|target| target.all_ports().map(move |(port, secure)| (target, port, secure)));
         let mut origins = Origins::default();
         for (target, port, secure) in every() {
             origins.push(origin(&target.host, port, secure), target.prefixes.clone());
         }
         let (text, origins) = (origins.to_text(), Arc::new(origins));
-        let aim = |(target, port, secure): (&Arc<Target>, u16, bool)| {
+        let aim = |(target, port, secure): (&Arc<InterceptedHost>, u16, bool)| {
             let bases = target.prefixes.iter().map(|prefix| {
                 let base: Arc<str> = format!("{}{prefix}", origin(&target.host, port, secure)).into();
                 let intercepted = Intercepted { origins: Arc::clone(&origins), view: format!("{base} {text}").into() };
                 // There are as many of these as the configuration names.
                 BaseUrl { text: base, remembered: true, explains: false, intercepted: Some(Arc::new(intercepted)) }
             });
-            Aim { target: Arc::clone(target), port, secure, bases: bases.collect() }
+            InterceptTarget { target: Arc::clone(target), port, secure, bases: bases.collect() }
         };
         every().map(aim).collect()
     }
 
-    fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut Target {
+    fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut InterceptedHost {
         self.aims = OnceLock::new();
         let at = self.hosts.iter().position(|target| *target.host == *host).unwrap_or_else(|| {
-            self.hosts.push(Arc::new(Target {
+            self.hosts.push(Arc::new(InterceptedHost {
                 host: host.into(),
                 name: name.cloned(),
                 is_alias: false,
@@ -163,7 +163,7 @@ impl Targets {
     }
 }
 
-impl Target {
+impl InterceptedHost {
     /// The ports that a name has by itself.
     fn usual(&self) -> &'static [(u16, bool)] {
         if self.name.is_some() { &[(443, true), (80, false)] } else { &[] }
@@ -193,7 +193,7 @@ impl Target {
     }
 }
 
-impl Aim {
+impl InterceptTarget {
     /// The path below the registry's own, and the address that stands before it; `None` for a path that is not the registry's.
     #[must_use]
     pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
@@ -240,8 +240,8 @@ fn origin(host: &str, port: u16, secure: bool) -> String {
 mod tests {
     use super::*;
 
-    fn targets(registries: &[&str], hosts: &[&'static str]) -> Targets {
-        let mut targets = Targets::default();
+    fn targets(registries: &[&str], hosts: &[&'static str]) -> InterceptedHosts {
+        let mut targets = InterceptedHosts::default();
         for url in registries {
             targets.add_registry(&Url::parse(url).unwrap());
         }
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn where_it_is_asked_for_an_address_is_answered_for_in_plain_http() {
-        let mut targets = Targets::default();
+        let mut targets = InterceptedHosts::default();
         for url in ["http://127.0.0.1:4000/npm/", "http://[::1]:4000/", "http://localhost/", "https://10.0.0.1/"] {
             targets.add_unnamed(&Url::parse(url).unwrap());
         }
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(addressed("named.example", "/a"), Addressed::Named("https://named.example".into()));
         let default = npmrc::built_in();
         assert_eq!(addressed("alias.example", "/a"), Addressed::Host(default.as_str().trim_end_matches('/').into()));
-        let mut ours = Targets::default();
+        let mut ours = InterceptedHosts::default();
         let url = Url::parse("http://127.0.0.1:4873/").unwrap();
         ours.add_unnamed(&url);
         ours.name(&url);

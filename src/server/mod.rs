@@ -1,4 +1,4 @@
-//! HTTP for the firewall. Doors let requests in, [`service`] turns them into questions, [`respond`] answers.
+//! HTTP for the firewall. Doors let requests in, [`service`] turns them into questions, [`response`] answers.
 //!
 //! Refuses to judge and to remember: what may be served is the firewall's to say.
 
@@ -20,22 +20,22 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use crate::firewall::Rejection;
-use crate::net::HostGlob;
+use crate::firewall::FirewallError;
+use crate::net::HostPattern;
 use crate::net::{BodyError, ClientError};
 use crate::npm::endpoint::EndpointError;
 use crate::telemetry::BarLabel;
 
-pub use admin::access::{Own, OwnRequest};
-pub use auth::gateway_users::Login;
-pub use auth::password_file::UserError;
-pub use auth::session_password::Pass;
-pub use auth::tokens::{TokenError, Tokens};
-pub use gateway::egress::Way;
-pub use gateway::{Forward, TurnedAway};
-pub use intercepted_hosts::{Aim, Targets};
-pub use registry::handler::{Door, Service};
-pub use service::Answers;
+pub use admin::access::{AuthorizedRequest, Own};
+pub use auth::gateway_users::GatewayAuth;
+pub use auth::password_file::PasswordFileError;
+pub use auth::session_password::SessionPassword;
+pub use auth::tokens::{AdminTokenError, AdminTokens};
+pub use gateway::egress::EgressContext;
+pub use gateway::{Forward, RefusedDestination};
+pub use intercepted_hosts::{InterceptTarget, InterceptedHosts};
+pub use registry::handler::{EntryPoint, RegistryHandler};
+pub use service::RegistryService;
 
 /// How the doors behave.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub struct Config {
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
     /// What connections may cost.
-    pub limits: crate::net::Limits,
+    pub limits: crate::net::ConnectionLimits,
 }
 
 impl Default for Config {
@@ -74,27 +74,27 @@ impl Default for Config {
             body_limit: 16_000_000,
             write_limit: 250_000_000,
             body_timeout: Duration::from_mins(2),
-            limits: crate::net::Limits::default(),
+            limits: crate::net::ConnectionLimits::default(),
         }
     }
 }
 
 /// How the gateway behaves.
 #[derive(Debug, Clone)]
-pub struct Gateway {
+pub struct GatewayConfig {
     /// The hosts it answers for itself.
-    pub targets: Targets,
+    pub targets: InterceptedHosts,
     /// Other hosts that it tunnels to.
-    pub allowed: Vec<HostGlob>,
+    pub allowed: Vec<HostPattern>,
     /// Whether it tunnels to hosts that nobody named.
     pub tunnels_others: bool,
     /// The file of those who may use it; `None` where everybody may.
     pub users: Option<PathBuf>,
 }
 
-/// Why a request is not answered with what it asks for. [`respond`] gives each its status.
+/// Why a request is not answered with what it asks for. [`response`] gives each its status.
 #[derive(Debug, thiserror::Error)]
-pub enum ProxyError {
+pub enum RequestError {
     /// It asks for nothing a registry knows.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -115,7 +115,7 @@ pub enum ProxyError {
     Transfer,
     /// The firewall says no, or could not say.
     #[error(transparent)]
-    Rejected(#[from] Rejection),
+    Rejected(#[from] FirewallError),
     /// It would change the registry, and that is not passed on.
     #[error("coldframe passes on no writes: publish to the registry itself, or start coldframe with --allow-writes")]
     WritesAreOff,
@@ -128,7 +128,7 @@ pub enum ProxyError {
          (`coldframe check --server` takes it from a file that `--admin-token-file` names)"
     )]
     NotAnOperator,
-    /// As [`ProxyError::NotAnOperator`], where there is no token that would do.
+    /// As [`RequestError::NotAnOperator`], where there is no token that would do.
     #[error(
         "coldframe shows this page to its operators alone, by a token of the file that `admin-token-file` names, and none is named; \
          `explain-to` opens `check` and `explain`"

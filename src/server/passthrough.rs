@@ -5,7 +5,7 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 
-use crate::upstream::Passage;
+use crate::upstream::PassthroughRequest;
 
 /// Headers of a request that upstream needs to read it. Credentials go another way.
 const PASSED_ON: [HeaderName; 4] = [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::USER_AGENT];
@@ -31,7 +31,7 @@ const KEPT_BACK: [HeaderName; 14] = [
 /// The request as it is passed on; `path` is encoded, below our prefix. HEAD is asked as GET: an answer that is filtered or
 /// told about has to be there first, and its body stays here.
 #[must_use]
-pub fn of(head: &Parts, path: &str, body: Bytes) -> Passage {
+pub fn of(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     let below = path.trim_start_matches('/');
     let path = head.uri.query().map_or_else(|| below.to_owned(), |query| format!("{below}?{query}"));
     let mut headers = HeaderMap::new();
@@ -41,7 +41,7 @@ pub fn of(head: &Parts, path: &str, body: Bytes) -> Passage {
         }
     }
     let method = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
-    Passage { method, path, headers, body, for_account: false }
+    PassthroughRequest { method, path, headers, body, for_account: false }
 }
 
 /// The headers of upstream's answer that a client is given.

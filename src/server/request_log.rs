@@ -7,12 +7,12 @@ use std::time::Instant;
 use http::{Method, Response, Uri};
 
 use crate::net::Body;
-use crate::npm::Agent;
+use crate::npm::UserAgent;
 use crate::server::response::Reply;
 use crate::telemetry::{EndpointLabel, InFlight, Metrics, OutcomeLabel, RequestEnded};
 
 /// One request being watched. Dropped before there was an answer, it tells that its client left.
-pub(crate) struct Watch {
+pub(crate) struct RequestLog {
     metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
@@ -22,7 +22,7 @@ pub(crate) struct Watch {
     /// By what name, if they logged in.
     pub(crate) user: Option<Arc<str>>,
     /// With which tool, once that is read.
-    pub(crate) agent: Option<Agent>,
+    pub(crate) agent: Option<UserAgent>,
     /// What it asked for, once that is read.
     pub(crate) endpoint: EndpointLabel,
     /// Whether the path may hold a credential, as that of `npm token revoke` does.
@@ -35,7 +35,7 @@ pub(crate) struct Watch {
     _in_flight: InFlight,
 }
 
-impl Watch {
+impl RequestLog {
     /// Starts watching.
     pub(crate) fn begin(metrics: &Arc<Metrics>, client: IpAddr, method: &Method, uri: &Uri) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         if self.is_forgotten {
             return;
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_path_that_may_hold_a_token_stays_out_of_the_log() {
         let watch =
-            |path: &'static str| Watch::begin(&Arc::default(), [127, 0, 0, 1].into(), &Method::GET, &Uri::from_static(path));
+            |path: &'static str| RequestLog::begin(&Arc::default(), [127, 0, 0, 1].into(), &Method::GET, &Uri::from_static(path));
         assert_eq!(watch("/axios").shown_path(), "/axios");
         assert_eq!(watch("/-/Token/secret").shown_path(), "(withheld)");
         let mut revoked = watch("/-/user/token/secret");

@@ -9,17 +9,17 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::firewall::error::LONGEST_LINE;
-use crate::firewall::{Answer, Coding, Rejection, Tarball};
-use crate::net::headers::{Span, date, none_match, span};
-use crate::net::{Body, BodyError, ClientError, HandOver, Layer};
-use crate::npm::Form;
+use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, TarballResponse};
+use crate::net::headers::{ByteRange, date, none_match, span};
+use crate::net::{Body, BodyError, ClientError, ConnectStage, Upgrade};
+use crate::npm::PackumentForm;
 use crate::npm::endpoint::EndpointError;
 use crate::npm::integrity::LONGEST_SRI;
 use crate::npm::{Algorithm, Digest};
-use crate::server::{ProxyError, passthrough};
+use crate::server::{RequestError, passthrough};
 use crate::telemetry::OutcomeLabel;
 use crate::text::{ascii_line, single_line};
-use crate::upstream::{Passed, UpstreamError};
+use crate::upstream::{PassthroughResponse, UpstreamError};
 
 /// As many headers as most answers have.
 const HEADERS: usize = 10;
@@ -39,7 +39,8 @@ const VARY_BY_HOST: HeaderValue = HeaderValue::from_static("accept, accept-encod
 /// What `Content-Encoding` says of each coding, the one we like best first. zstd is packed in a fifth of gzip's time and is smaller
 /// (61 beside 321 ms, 7.3 beside 8.0 MB: the abbreviated packuments of an application). gzip comes before brotli: brotli takes as
 /// long and saves 8 %, but an answer that changes is packed anew, where gzip's is joined, and npm asks for gzip anyhow.
-pub(crate) const CODINGS: [(&str, Coding); 3] = [("zstd", Coding::Zstd), ("gzip", Coding::Gzip), ("br", Coding::Brotli)];
+pub(crate) const CODINGS: [(&str, ContentCoding); 3] =
+    [("zstd", ContentCoding::Zstd), ("gzip", ContentCoding::Gzip), ("br", ContentCoding::Brotli)];
 
 /// A response, and what became of the request, for those who count.
 #[derive(Debug)]
@@ -74,12 +75,13 @@ impl Reply {
 
 /// A packument, or that the client has it: its entity tag says all there is to say then. `If-Modified-Since` is not looked at: a date cannot tell two views apart.
 #[must_use]
-pub fn packument(answer: &Answer, head: &Parts, by_host: bool) -> Reply {
+pub fn packument(answer: &PackumentResponse, head: &Parts, by_host: bool) -> Reply {
     let mut reply = if none_match(&head.headers, &answer.etag) {
         not_modified()
     } else {
-        let reply = served(Body::shared(answer.chunks.clone()), if answer.form == Form::Full { JSON } else { ABBREVIATED })
-            .with(header::LAST_MODIFIED, date(SystemTime::from(answer.last_modified)));
+        let reply =
+            served(Body::shared(answer.chunks.clone()), if answer.form == PackumentForm::Full { JSON } else { ABBREVIATED })
+                .with(header::LAST_MODIFIED, date(SystemTime::from(answer.last_modified)));
         let coding = CODINGS.iter().find(|(_, coding)| *coding == answer.coding);
         match coding {
             Some((name, _)) => reply.with(header::CONTENT_ENCODING, HeaderValue::from_static(name)),
@@ -109,18 +111,18 @@ pub fn json(bytes: Bytes, head: &Parts, by_host: bool) -> Reply {
 /// A tarball, a part of it, or that the client has it. Never `immutable`: what is denied later must not be kept between us
 /// and the client. Never with a content coding: it would be undone before the integrity is checked.
 #[must_use]
-pub fn tarball(tarball: &Tarball, head: &Parts) -> Reply {
+pub fn tarball(tarball: &TarballResponse, head: &Parts) -> Reply {
     let mut etag = String::with_capacity(LONGEST_SRI + 2);
     etag.push('"');
     tarball.integrity.strongest().write_sri(&mut etag);
     etag.push('"');
     let length = tarball.bytes.len() as u64;
-    let wanted = if head.method == Method::GET { span(&head.headers, length, &etag) } else { Span::Whole };
+    let wanted = if head.method == Method::GET { span(&head.headers, length, &etag) } else { ByteRange::Whole };
     let reply = match wanted {
         _ if none_match(&head.headers, &etag) => not_modified(),
-        Span::Whole => served(Body::from(tarball.bytes.clone()), TGZ),
-        Span::Part { first, last } => part(&tarball.bytes, first, last).with(header::CONTENT_TYPE, TGZ),
-        Span::Unsatisfiable => {
+        ByteRange::Whole => served(Body::from(tarball.bytes.clone()), TGZ),
+        ByteRange::Part { first, last } => part(&tarball.bytes, first, last).with(header::CONTENT_TYPE, TGZ),
+        ByteRange::Unsatisfiable => {
             let text = format!("the tarball has {length} bytes");
             let reply = failure(StatusCode::RANGE_NOT_SATISFIABLE, &text, OutcomeLabel::ClientError);
             return reply.with_text(header::CONTENT_RANGE, &format!("bytes */{length}"));
@@ -142,7 +144,7 @@ fn part(bytes: &Bytes, first: u64, last: u64) -> Reply {
 
 /// What upstream answered to a request that was passed on. `private` answers are kept by nobody; `notice` is for npm to print.
 #[must_use]
-pub fn passed(passed: Passed, notice: Option<&str>, private: bool) -> Reply {
+pub fn passed(passed: PassthroughResponse, notice: Option<&str>, private: bool) -> Reply {
     let outcome = match passed.status.as_u16() {
         304 => OutcomeLabel::NotModified,
         ..400 => OutcomeLabel::Served,
@@ -215,7 +217,7 @@ pub fn own(page: Response<Bytes>) -> Reply {
 
 /// A tunnel begins: what follows on the connection is somebody else's.
 #[must_use]
-pub fn connected(next: HandOver) -> Reply {
+pub fn connected(next: Upgrade) -> Reply {
     let mut reply = Reply::new(StatusCode::OK, Body::empty(), OutcomeLabel::Served);
     reply.response.extensions_mut().insert(ReasonPhrase::from_static(b"Connection established"));
     reply.response.extensions_mut().insert(next);
@@ -242,32 +244,34 @@ pub fn last(reply: Reply) -> Reply {
 
 /// Why there is no answer.
 #[must_use]
-pub fn failed(error: &ProxyError) -> Reply {
+pub fn failed(error: &RequestError) -> Reply {
     let text = error.to_string();
     match error {
-        ProxyError::Endpoint(error) => misdirected(error, &text),
-        ProxyError::Headers(_) | ProxyError::Coding | ProxyError::Transfer => {
+        RequestError::Endpoint(error) => misdirected(error, &text),
+        RequestError::Headers(_) | RequestError::Coding | RequestError::Transfer => {
             failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError)
         }
-        ProxyError::Body(error) => body_not_taken(error, &text),
-        ProxyError::Rejected(rejection) => rejected(rejection, &text),
-        ProxyError::WritesAreOff | ProxyError::Barred(..) | ProxyError::CrossSite(_) => {
+        RequestError::Body(error) => body_not_taken(error, &text),
+        RequestError::Rejected(rejection) => rejected(rejection, &text),
+        RequestError::WritesAreOff | RequestError::Barred(..) | RequestError::CrossSite(_) => {
             failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
         }
-        ProxyError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
-        ProxyError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
-        ProxyError::Unreached { cause, .. } => match cause {
-            ClientError::Unreachable { layer: Layer::Reach, .. } => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused),
+        RequestError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
+        RequestError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
+        RequestError::Unreached { cause, .. } => match cause {
+            ClientError::Unreachable { layer: ConnectStage::Reach, .. } => {
+                failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
+            }
             ClientError::TimedOut { .. } => failure(StatusCode::GATEWAY_TIMEOUT, &text, OutcomeLabel::UpstreamError),
             _ => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
         },
-        ProxyError::Stranger => failure(StatusCode::PROXY_AUTHENTICATION_REQUIRED, &text, OutcomeLabel::ClientError)
+        RequestError::Stranger => failure(StatusCode::PROXY_AUTHENTICATION_REQUIRED, &text, OutcomeLabel::ClientError)
             .with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\"")),
-        ProxyError::NoOperators => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
-        ProxyError::NotAnOperator => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
+        RequestError::NoOperators => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
+        RequestError::NotAnOperator => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\"")),
-        ProxyError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
-        ProxyError::Died => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
+        RequestError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
+        RequestError::Died => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
     }
 }
 
@@ -292,17 +296,17 @@ fn body_not_taken(error: &BodyError, text: &str) -> Reply {
     failure(status, text, OutcomeLabel::ClientError)
 }
 
-fn rejected(rejection: &Rejection, text: &str) -> Reply {
+fn rejected(rejection: &FirewallError, text: &str) -> Reply {
     match rejection {
         // 403 and nothing else: it is the one status that no client asks again for.
-        Rejection::Refused(refusal) => told(StatusCode::FORBIDDEN, text, refusal.within(LONGEST_LINE), OutcomeLabel::Refused),
-        Rejection::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
-        Rejection::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
-        Rejection::Upstream(error) => upstream_failed(error, text),
-        Rejection::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
-        Rejection::TooMuch(_) => failure(StatusCode::PAYLOAD_TOO_LARGE, text, OutcomeLabel::ClientError),
-        Rejection::TooMany(_) => failure(StatusCode::TOO_MANY_REQUESTS, text, OutcomeLabel::ClientError),
-        Rejection::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError),
+        FirewallError::Refused(refusal) => told(StatusCode::FORBIDDEN, text, refusal.within(LONGEST_LINE), OutcomeLabel::Refused),
+        FirewallError::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
+        FirewallError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
+        FirewallError::Upstream(error) => upstream_failed(error, text),
+        FirewallError::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
+        FirewallError::TooMuch(_) => failure(StatusCode::PAYLOAD_TOO_LARGE, text, OutcomeLabel::ClientError),
+        FirewallError::TooMany(_) => failure(StatusCode::TOO_MANY_REQUESTS, text, OutcomeLabel::ClientError),
+        FirewallError::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError),
     }
 }
 
@@ -381,12 +385,12 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn answer() -> Answer {
-        Answer {
+    fn answer() -> PackumentResponse {
+        PackumentResponse {
             chunks: Arc::new([Bytes::from_static(b"{\"a\":"), Bytes::from_static(b"1}")]),
             length: 7,
-            form: Form::Abbreviated,
-            coding: Coding::Gzip,
+            form: PackumentForm::Abbreviated,
+            coding: ContentCoding::Gzip,
             etag: "\"e\"".into(),
             last_modified: Timestamp::from_second(784_111_777).unwrap(),
             stale: None,
@@ -420,7 +424,7 @@ mod tests {
         assert_eq!(header(&reply, "vary"), Some("accept, accept-encoding, user-agent, authorization, host"));
         assert_eq!((header(&reply, "age"), header(&reply, "warning")), (None, None));
         assert_eq!(body(reply).await, "{\"a\":1}");
-        let plain = Answer { coding: Coding::Identity, form: Form::Full, ..answer() };
+        let plain = PackumentResponse { coding: ContentCoding::Identity, form: PackumentForm::Full, ..answer() };
         let reply = packument(&plain, &head("GET", &[]), false);
         assert_eq!((header(&reply, "content-encoding"), header(&reply, "content-type")), (None, Some("application/json")));
     }
@@ -437,13 +441,14 @@ mod tests {
 
     #[test]
     fn a_stale_packument_says_so() {
-        let reply = packument(&Answer { stale: Some(Duration::from_secs(3601)), ..answer() }, &head("GET", &[]), false);
+        let reply =
+            packument(&PackumentResponse { stale: Some(Duration::from_secs(3601)), ..answer() }, &head("GET", &[]), false);
         assert_eq!((header(&reply, "age"), header(&reply, "warning")), (Some("3601"), Some("110 - \"Response is Stale\"")));
     }
 
-    fn a_tarball() -> Tarball {
+    fn a_tarball() -> TarballResponse {
         let bytes = Bytes::from_static(b"0123456789");
-        Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true }
+        TarballResponse { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true }
     }
 
     #[tokio::test]
@@ -475,7 +480,7 @@ mod tests {
             text: text.into(),
             link: None,
         };
-        let reply = failed(&Rejection::Refused(Arc::new(refusal)).into());
+        let reply = failed(&FirewallError::Refused(Arc::new(refusal)).into());
         assert_eq!((status(&reply), reply.outcome), (403, OutcomeLabel::Refused));
         assert_eq!((phrase(&reply), header(&reply, "npm-notice")), (text, Some(text)));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
@@ -485,7 +490,7 @@ mod tests {
     #[tokio::test]
     async fn what_upstream_wrote_cannot_break_a_line() {
         let text = format!("bad\r\nx-evil: 1 {}", "\u{1f4a5}".repeat(500));
-        let reply = failed(&Rejection::NotFound(text.as_str().into()).into());
+        let reply = failed(&FirewallError::NotFound(text.as_str().into()).into());
         assert!(phrase(&reply).starts_with("bad  x-evil: 1 ?") && phrase(&reply).len() <= 200);
         assert_eq!(Some(phrase(&reply)), header(&reply, "npm-notice"));
         let parsed: serde_json::Value = serde_json::from_str(&body(reply).await).unwrap();
@@ -516,7 +521,7 @@ mod tests {
             (answered(418), 502),
         ] {
             let told = error.to_string();
-            let reply = failed(&Rejection::Upstream(error).into());
+            let reply = failed(&FirewallError::Upstream(error).into());
             assert_eq!((status(&reply), phrase(&reply)), (expected, told.as_str()));
             // Only upstream says how long.
             let waits = (matches!(expected, 429 | 503) && told.starts_with("upstream")).then_some("7");
@@ -528,13 +533,14 @@ mod tests {
     fn a_notice_is_added_to_upstreams_own() {
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::from_static("be kind"));
-        let from = Passed { status: StatusCode::OK, headers, body: Bytes::new() };
+        let from = PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() };
         let reply = passed(from, Some("held back\naxios"), true);
         assert_eq!(header(&reply, "npm-notice"), Some("be kind; held back axios"));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::try_from("x".repeat(500)).unwrap());
-        let reply = passed(Passed { status: StatusCode::OK, headers, body: Bytes::new() }, Some("held back axios"), true);
+        let reply =
+            passed(PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() }, Some("held back axios"), true);
         let notice = header(&reply, "npm-notice").unwrap();
         assert!(notice.len() <= 200 && notice.ends_with("...; held back axios"), "{notice}");
     }

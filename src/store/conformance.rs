@@ -8,13 +8,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use crate::npm::{Algorithm, Digest, Form, Hasher, Integrity, ManifestDigest, PackageName};
+use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::StoreError;
-use crate::store::blobs::{BlobKind, Blobs, PendingBlob};
-use crate::store::ledger::Document;
+use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
+use crate::store::ledger::StoredPackument;
 use crate::store::ledger::{
-    Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord, Release,
-    TagSighting, TarballSource,
+    DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,
+    PackageRecord, Release, TagSighting, TarballSource,
 };
 
 /// Opens a store in the home it was made for. Opening again is a restart: what was opened before must be dropped.
@@ -23,7 +23,7 @@ pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
 /// Tests of one backend of [`Blobs`]. `$home` makes a place to keep things in, `$open` opens the store in it.
 macro_rules! blob_laws {
     ($home:expr, $open:expr) => {
-        $crate::store::conformance::laws!($home, $open; crate::store::blobs::Blobs;
+        $crate::store::conformance::laws!($home, $open; crate::store::blobs::BlobStore;
             what_is_written_is_read,
             a_restart_keeps_every_blob,
             bytes_that_are_not_what_was_expected_are_not_kept,
@@ -72,7 +72,7 @@ macro_rules! laws {
 
 pub(super) use {blob_laws, laws, ledger_laws};
 
-pub(crate) fn put(blobs: &Arc<dyn Blobs>, bytes: &[u8]) -> Digest {
+pub(crate) fn put(blobs: &Arc<dyn BlobStore>, bytes: &[u8]) -> Digest {
     let digest = Digest::of(Algorithm::Sha512, bytes);
     let mut pending = begin(blobs, &digest).unwrap();
     bytes.chunks(1000).for_each(|chunk| pending.write(chunk).unwrap());
@@ -81,16 +81,16 @@ pub(crate) fn put(blobs: &Arc<dyn Blobs>, bytes: &[u8]) -> Digest {
 }
 
 /// Starts a tarball that must hash to `digest`.
-pub(crate) fn begin(blobs: &Arc<dyn Blobs>, digest: &Digest) -> Result<Box<dyn PendingBlob>, StoreError> {
+pub(crate) fn begin(blobs: &Arc<dyn BlobStore>, digest: &Digest) -> Result<Box<dyn PendingBlob>, StoreError> {
     Arc::clone(blobs).begin(BlobKind::Tarball, Hasher::for_tarball(Integrity::single(digest.clone()), false))
 }
 
 /// The bytes filed under `digest`.
-pub(crate) fn opened(blobs: &dyn Blobs, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+pub(crate) fn opened(blobs: &dyn BlobStore, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(blobs.open(digest))
 }
 
-pub(crate) fn what_is_written_is_read(open: Open<'_, dyn Blobs>) {
+pub(crate) fn what_is_written_is_read(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"unknown")).unwrap(), None);
     let bytes = Bytes::from("0123456789".repeat(5000));
@@ -99,7 +99,7 @@ pub(crate) fn what_is_written_is_read(open: Open<'_, dyn Blobs>) {
     assert_eq!(opened(&*blobs, &digest).unwrap(), Some(bytes));
 }
 
-pub(crate) fn a_restart_keeps_every_blob(open: Open<'_, dyn Blobs>) {
+pub(crate) fn a_restart_keeps_every_blob(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let digests: Vec<_> = (0..20_u8).map(|fill| put(&blobs, &vec![fill; usize::from(fill) * 777])).collect();
     drop(blobs);
@@ -111,7 +111,7 @@ pub(crate) fn a_restart_keeps_every_blob(open: Open<'_, dyn Blobs>) {
     }
 }
 
-pub(crate) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, dyn Blobs>) {
+pub(crate) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let digest = Digest::of(Algorithm::Sha512, b"tarball");
     let mut pending = begin(&blobs, &digest).unwrap();
@@ -121,7 +121,7 @@ pub(crate) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, d
     assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"tampered")).unwrap(), None);
 }
 
-pub(crate) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn Blobs>) {
+pub(crate) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let digest = Digest::of(Algorithm::Sha512, b"tarball");
     let mut pending = begin(&blobs, &digest).unwrap();
@@ -133,12 +133,12 @@ pub(crate) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn Blobs
     assert_eq!(opened(&*open(), &digest).unwrap(), None);
 }
 
-pub(crate) fn an_empty_blob_is_a_blob(open: Open<'_, dyn Blobs>) {
+pub(crate) fn an_empty_blob_is_a_blob(open: Open<'_, dyn BlobStore>) {
     let digest = put(&open(), b"");
     assert_eq!(opened(&*open(), &digest).unwrap(), Some(Bytes::new()));
 }
 
-pub(crate) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn Blobs>) {
+pub(crate) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn BlobStore>) {
     let (blobs, bytes) = (open(), vec![7; 50_000]);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -155,7 +155,7 @@ pub(crate) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn Blobs>)
     });
 }
 
-pub(crate) fn every_digest_is_checked_and_sha512_names_a_tarball(open: Open<'_, dyn Blobs>) {
+pub(crate) fn every_digest_is_checked_and_sha512_names_a_tarball(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let strong = Digest::of(Algorithm::Sha512, b"tarball");
     let both =
@@ -213,13 +213,13 @@ pub(crate) fn release(version: &str, bytes: &[u8]) -> Release {
     }
 }
 
-pub(crate) fn download(version: &str, client: [u8; 4]) -> Download {
-    Download {
-        kind: Kind::Tarball,
+pub(crate) fn download(version: &str, client: [u8; 4]) -> DownloadEvent {
+    DownloadEvent {
+        kind: DownloadKind::Tarball,
         name: PackageName::parse("axios").unwrap(),
         version: Some(version.into()),
         integrity: Some(Digest::of(Algorithm::Sha512, b"x")),
-        outcome: Outcome::Served,
+        outcome: DownloadOutcome::Served,
         rule: None,
         hidden: Arc::new([]),
         client: IpAddr::from(client),
@@ -229,8 +229,8 @@ pub(crate) fn download(version: &str, client: [u8; 4]) -> Download {
     }
 }
 
-fn document() -> Document {
-    Document {
+fn document() -> StoredPackument {
+    StoredPackument {
         first_seen: at(0),
         validated: at(20),
         changed: at(10),
@@ -240,7 +240,7 @@ fn document() -> Document {
         length: 51_000_000,
         etag: Some("W/\"abc\"".into()),
         last_modified: None,
-        form: Some(Form::Abbreviated),
+        form: Some(PackumentForm::Abbreviated),
     }
 }
 
@@ -293,10 +293,10 @@ pub(crate) fn what_was_set_once_stays(open: Open<'_, dyn Ledger>) {
         replaced: true,
         ..first.clone()
     };
-    let moved = Document { first_seen: at(99), validated: at(99), content: None, length: 0, ..document() };
+    let moved = StoredPackument { first_seen: at(99), validated: at(99), content: None, length: 0, ..document() };
     ledger.record_package(&axios, &PackageChange { document: Some(moved.clone()), ..change(&[later]) }).unwrap();
     let record = ledger.package(&axios).unwrap();
-    assert_eq!(record.document, Some(Document { first_seen: at(0), ..moved }));
+    assert_eq!(record.document, Some(StoredPackument { first_seen: at(0), ..moved }));
     assert_eq!(record.releases, [Release { gone: Some(at(93)), replaced: true, ..first.clone() }]);
     // It came back: only its going is forgotten, not when it was first seen.
     ledger.record_package(&axios, &change(&[Release { effective: at(200), ..first.clone() }])).unwrap();
@@ -341,7 +341,7 @@ pub(crate) fn digests_of_a_release_only_grow(open: Open<'_, dyn Ledger>) {
 pub(crate) fn a_manifest_digest_moves_with_its_release(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
-    let manifest = Some(ManifestDigest::new([7; 32], Form::Full, true).with_install_scripts(Some([7; 16])));
+    let manifest = Some(ManifestDigest::new([7; 32], PackumentForm::Full, true).with_install_scripts(Some([7; 16])));
     let later = Release { manifest, manifest_changed: Some(at(40)), ..first.clone() };
     ledger.record_package(&axios, &change(&[first])).unwrap();
     ledger.record_package(&axios, &change(std::slice::from_ref(&later))).unwrap();
@@ -397,14 +397,14 @@ pub(crate) fn forgotten_tags_are_gone(open: Open<'_, dyn Ledger>) {
 
 pub(crate) fn absences_are_recorded_and_are_no_packages(open: Open<'_, dyn Ledger>) {
     let ledger = open();
-    let absent = Document { content: None, length: 0, etag: None, modified: None, ..document() };
+    let absent = StoredPackument { content: None, length: 0, etag: None, modified: None, ..document() };
     assert!(ledger.record_absence(&key("axios"), &absent, at(0)).unwrap());
     drop(ledger);
     let ledger = open();
     assert_eq!(ledger.package(&key("axios")).unwrap().document, Some(absent));
     assert_eq!(ledger.names().unwrap(), []);
     // Seen at last, it is a package whose first look was before.
-    let seen = Document { first_seen: at(40), looked: at(40), ..document() };
+    let seen = StoredPackument { first_seen: at(40), looked: at(40), ..document() };
     ledger.record_package(&key("axios"), &PackageChange { document: Some(seen), ..change(&[release("1.0.0", b"")]) }).unwrap();
     let record = ledger.package(&key("axios")).unwrap();
     assert_eq!(record.document.map(|document| (document.first_seen, document.looked)), Some((at(0), at(40))));
@@ -439,8 +439,8 @@ pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
     }
     ledger.flush();
     ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(9));
-    let refused = Download {
-        outcome: Outcome::Refused,
+    let refused = DownloadEvent {
+        outcome: DownloadOutcome::Refused,
         rule: Some("minimum-age".into()),
         integrity: None,
         ..download("1.14.1", [10, 0, 0, 2])
@@ -454,7 +454,7 @@ pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
         tool_version: "11.21.2".to_owned(),
         version: "1.14.1".to_owned(),
         integrity: Some(Digest::of(Algorithm::Sha512, b"x").to_sri()),
-        outcome: Outcome::Served,
+        outcome: DownloadOutcome::Served,
         rule: None,
         times: 4,
         first: at(1),
@@ -463,7 +463,7 @@ pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
     let refusal = Exposure {
         client: "10.0.0.2".to_owned(),
         integrity: None,
-        outcome: Outcome::Refused,
+        outcome: DownloadOutcome::Refused,
         rule: Some("minimum-age".to_owned()),
         times: 1,
         first: at(4),
@@ -480,7 +480,10 @@ pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
 pub(crate) fn exposure_tells_tarballs_and_not_what_was_hidden(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     let hidden: Arc<[Box<str>]> = Arc::new(["1.14.1".into()]);
-    ledger.record_download(Download { kind: Kind::Packument, version: None, hidden, ..download("", [10, 0, 0, 1]) }, at(1));
+    ledger.record_download(
+        DownloadEvent { kind: DownloadKind::Packument, version: None, hidden, ..download("", [10, 0, 0, 1]) },
+        at(1),
+    );
     ledger.flush();
     assert_eq!(ledger.exposure(&PackageName::parse("axios").unwrap(), None).unwrap(), []);
 }
@@ -488,20 +491,21 @@ pub(crate) fn exposure_tells_tarballs_and_not_what_was_hidden(open: Open<'_, dyn
 pub(crate) fn what_is_noted_outlives_a_restart(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(1));
-    ledger.record_incident(Incident { kind: "clock_skew", name: None, version: None, detail: "six minutes".to_owned() }, at(1));
+    ledger
+        .record_incident(LedgerEvent { kind: "clock_skew", name: None, version: None, detail: "six minutes".to_owned() }, at(1));
     drop(ledger);
     assert_eq!(open().exposure(&PackageName::parse("axios").unwrap(), None).unwrap().len(), 1);
 }
 
 /// The ledger as the trait's words describe it, in memory.
 #[derive(Default)]
-struct Model(PackageRecord);
+struct LedgerModel(PackageRecord);
 
-impl Model {
+impl LedgerModel {
     fn apply(&mut self, change: &PackageChange) {
         if let Some(new) = &change.document {
             let first_seen = self.0.document.as_ref().map_or(new.first_seen, |old| old.first_seen);
-            self.0.document = Some(Document { first_seen, ..new.clone() });
+            self.0.document = Some(StoredPackument { first_seen, ..new.clone() });
         }
         for new in &change.releases {
             match self.0.releases.iter_mut().find(|old| (&old.version, &old.integrity) == (&new.version, &new.integrity)) {
@@ -547,7 +551,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         gone,
         replaced,
         digests: None,
-        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], Form::Abbreviated, replaced)),
+        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], PackumentForm::Abbreviated, replaced)),
         manifest_changed: gone,
         absent: published,
         held_since: gone,
@@ -564,7 +568,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         last_seen,
     });
     let document = (instant(), instant(), instant(), any::<Option<[u8; 32]>>(), 0_u64..99, any::<Option<String>>());
-    let document = document.prop_map(|(first_seen, validated, changed, content, length, etag)| Document {
+    let document = document.prop_map(|(first_seen, validated, changed, content, length, etag)| StoredPackument {
         first_seen,
         validated,
         changed,
@@ -576,8 +580,8 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         last_modified: etag.map(Into::into),
         form: match length % 3 {
             0 => None,
-            1 => Some(Form::Full),
-            _ => Some(Form::Abbreviated),
+            1 => Some(PackumentForm::Full),
+            _ => Some(PackumentForm::Abbreviated),
         },
     });
     (proptest::option::of(document), proptest::collection::vec(release, 0..4), proptest::collection::vec(tag, 0..3))
@@ -591,7 +595,7 @@ pub(crate) fn any_changes_lead_where_the_model_leads(open: Open<'_, dyn Ledger>)
     proptest!(config, |(changes in proptest::collection::vec(some_change(), 1..6))| {
         count.set(count.get() + 1);
         let key = key(&format!("package-{}", count.get()));
-        let (ledger, mut model) = (open(), Model::default());
+        let (ledger, mut model) = (open(), LedgerModel::default());
         for change in &changes {
             ledger.record_package(&key, change).unwrap();
             model.apply(change);

@@ -13,14 +13,14 @@ use crate::store::StoreError;
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
-    ownership: Ownership,
+    ownership: DataDirLock,
 }
 
 /// The line of the lock's file that says that a server owns the directory.
 const SERVER: &str = "server";
 
 /// Keeps the data directory this process's own while it is held.
-pub(crate) type Ownership = Arc<File>;
+pub(crate) type DataDirLock = Arc<File>;
 
 impl DataDir {
     /// Makes the directory when it is missing (readable by its owner alone), takes its lock, and removes what a killed
@@ -93,7 +93,7 @@ impl DataDir {
     }
 
     /// A share of the ownership, for a store that may outlive this value.
-    pub(crate) fn ownership(&self) -> Ownership {
+    pub(crate) fn ownership(&self) -> DataDirLock {
         Arc::clone(&self.ownership)
     }
 }

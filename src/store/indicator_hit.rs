@@ -1,9 +1,9 @@
 //! Who wanted to go where a feed says that malware calls home, as the ledger keeps it. Refuses to know whether they got there.
 
 use crate::npm::PackageName;
-use crate::store::ledger::Incident;
+use crate::store::ledger::LedgerEvent;
 
-/// The kind of incident that this is one of, see [`Incident::kind`].
+/// The kind of incident that this is one of, see [`LedgerEvent::kind`].
 pub const KIND: &str = "exposure";
 
 /// Between the client and the place.
@@ -11,7 +11,7 @@ const ASKED_FOR: &str = " asked for ";
 
 /// Somebody asked for a place that a record lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contact {
+pub struct IndicatorHit {
     /// The record.
     pub advisory: String,
     /// The feed it stands in.
@@ -24,13 +24,13 @@ pub struct Contact {
     pub package: Option<PackageName>,
 }
 
-impl Contact {
+impl IndicatorHit {
     /// The event of it.
     #[must_use]
-    pub fn incident(&self) -> Incident {
+    pub fn incident(&self) -> LedgerEvent {
         let Self { advisory, feed, client, place, package } = self;
         let detail = format!("{advisory} of the feed `{feed}`: {client}{ASKED_FOR}{place}");
-        Incident { kind: KIND, name: package.clone(), version: None, detail }
+        LedgerEvent { kind: KIND, name: package.clone(), version: None, detail }
     }
 
     /// Reads an event's detail; `None` for an event that is none of these.
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let contact = Contact {
+        let contact = IndicatorHit {
             advisory: "MAL-2026-2307".to_owned(),
             feed: "osv".to_owned(),
             client: "ada@10.0.0.1".to_owned(),
@@ -64,7 +64,7 @@ mod tests {
             package: PackageName::parse("axios").ok(),
         };
         let incident = contact.incident();
-        assert_eq!(Contact::read(Some("axios"), &incident.detail), Some(contact));
-        assert_eq!(Contact::read(None, "MAL-1 of the feed `osv`: 10.0.0.1 (npm/11.21.2)"), None);
+        assert_eq!(IndicatorHit::read(Some("axios"), &incident.detail), Some(contact));
+        assert_eq!(IndicatorHit::read(None, "MAL-1 of the feed `osv`: 10.0.0.1 (npm/11.21.2)"), None);
     }
 }

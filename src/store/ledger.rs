@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::npm::{Digest, Form, Integrity, ManifestDigest, PackageName};
+use crate::npm::{Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::policy::decisions::Decision;
 use crate::store::StoreError;
 
@@ -106,7 +106,7 @@ pub struct TagSighting {
 
 /// The newest packument of a package: where its raw bytes lie and how to ask upstream whether it changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub struct StoredPackument {
     /// When upstream was first asked for this package at all.
     pub first_seen: Timestamp,
     /// When upstream last confirmed these bytes, by the earlier of the two clocks.
@@ -127,14 +127,14 @@ pub struct Document {
     /// Upstream's Last-Modified, as it came.
     pub last_modified: Option<Box<str>>,
     /// The form that upstream was asked for; `None` in ledgers that did not note it yet.
-    pub form: Option<Form>,
+    pub form: Option<PackumentForm>,
 }
 
 /// Everything the ledger knows of one package.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PackageRecord {
     /// The newest packument; `None` when the package was never seen.
-    pub document: Option<Document>,
+    pub document: Option<StoredPackument>,
     /// Every (version, integrity) ever seen, in the order of `first_seen`.
     pub releases: Vec<Release>,
     /// Where its dist-tags pointed, oldest first.
@@ -238,7 +238,7 @@ impl PackageRecord {
 #[derive(Debug, Clone, Default)]
 pub struct PackageChange {
     /// The document as it now stands.
-    pub document: Option<Document>,
+    pub document: Option<StoredPackument>,
     /// Releases that are new or changed; (version, integrity) names the row. Of a row that exists `gone`,
     /// `replaced`, `manifest`, `manifest_changed`, `held_since`, `moved`, `dropped`, `parted` and `missing_since` are written: the rest was
     /// set once.
@@ -255,7 +255,7 @@ pub struct PackageChange {
 
 /// What became of a request, as the ledger keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum DownloadOutcome {
     /// Bytes went out.
     Served,
     /// Refused by a rule.
@@ -264,7 +264,7 @@ pub enum Outcome {
 
 /// What kind of request it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum DownloadKind {
     /// A tarball: `version` and `integrity` say which.
     Tarball,
     /// A packument or a manifest: `hidden` says what was kept back.
@@ -273,9 +273,9 @@ pub enum Kind {
 
 /// Who got what: one served or refused request. Equal ones within one batch are written as one row with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Download {
+pub struct DownloadEvent {
     /// Tarball or packument.
-    pub kind: Kind,
+    pub kind: DownloadKind,
     /// The package.
     pub name: PackageName,
     /// The version, for a tarball or a manifest.
@@ -283,7 +283,7 @@ pub struct Download {
     /// The strongest digest, for a tarball whose version is known.
     pub integrity: Option<Digest>,
     /// Served or refused.
-    pub outcome: Outcome,
+    pub outcome: DownloadOutcome,
     /// The rule that refused; of what was served, the first that warned or only observed.
     pub rule: Option<Box<str>>,
     /// Versions that the answer hid, shared with the remembered answer.
@@ -312,7 +312,7 @@ pub struct Exposure {
     /// The digest of the bytes that went out, as SRI, where one was known.
     pub integrity: Option<String>,
     /// Served or refused.
-    pub outcome: Outcome,
+    pub outcome: DownloadOutcome,
     /// The rule that refused.
     pub rule: Option<String>,
     /// How often.
@@ -325,7 +325,7 @@ pub struct Exposure {
 
 /// An event that an operator must be able to find again. Equal ones within one batch are written as one row with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Incident {
+pub struct LedgerEvent {
     /// A stable word: `integrity_changed`, `integrity_mismatch`, `version_gone`, `metadata_stripped`, `clock_skew`, …
     pub kind: &'static str,
     /// The package, if it is about one.
@@ -371,13 +371,13 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// When the ledger cannot be written; then nothing was.
-    fn record_absence(&self, key: &PackageKey, document: &Document, expired: Timestamp) -> Result<bool, StoreError>;
+    fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError>;
 
     /// Notes who got what, off the request path: returns at once, written with the next batch.
-    fn record_download(&self, download: Download, at: Timestamp);
+    fn record_download(&self, download: DownloadEvent, at: Timestamp);
 
     /// Notes an event, off the request path.
-    fn record_incident(&self, incident: Incident, at: Timestamp);
+    fn record_incident(&self, incident: LedgerEvent, at: Timestamp);
 
     /// Who asked for `name`, oldest first; `version` narrows it to one.
     ///
@@ -413,7 +413,7 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError>;
+    fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError>;
 
     /// Writes everything noted so far. Blocks until it is on disk.
     fn flush(&self);

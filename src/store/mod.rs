@@ -1,7 +1,7 @@
 //! What outlives a process. Blobs (tarballs, raw packuments) by what they hash to, and the ledger.
 //!
 //! It keeps and finds, and does not judge. Calls block, and callers on async threads go
-//! through `spawn_blocking`, except [`Blobs::open`], which is a future, and [`Blobs::mapped`], which is a look-up.
+//! through `spawn_blocking`, except [`BlobStore::open`], which is a future, and [`BlobStore::mapped`], which is a look-up.
 
 pub mod blobs;
 #[cfg(test)]
@@ -15,16 +15,16 @@ pub mod sqlite;
 use std::path::PathBuf;
 
 pub use blobs::disk::{BlobStatistics, DiskBlobs};
-pub use blobs::{BlobKind, Blobs, Committed, OpenBlob, PendingBlob};
+pub use blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
 pub use data_dir::DataDir;
-pub use indicator_hit::Contact;
+pub use indicator_hit::IndicatorHit;
 pub use ledger::{
-    Document, Download, Exposure, Incident, Kind, LearnedDigests, Ledger, Outcome, PackageChange, PackageKey, PackageRecord,
-    Release, TagSighting, TarballSource,
+    DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,
+    PackageRecord, Release, StoredPackument, TagSighting, TarballSource,
 };
 pub use sqlite::SqliteLedger;
-pub use sqlite::decision_writer::Desk;
-pub use sqlite::events::{Asked, RecordedIncident};
+pub use sqlite::decision_writer::DecisionWriter;
+pub use sqlite::events::{DownloadSummary, RecordedEvent};
 
 /// Where things are kept and how much of the disk they may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +181,7 @@ mod tests {
                 let version = format!("{number}.0.0");
                 assert!(record.releases.iter().any(|release| *release.version == *version), "{version}");
             }
-            let blobs: Arc<dyn Blobs> = blobs;
+            let blobs: Arc<dyn BlobStore> = blobs;
             put(&blobs, b"and it goes on");
         }
         let seen = SqliteLedger::read_only(home.path()).unwrap().exposure(&PackageName::parse("axios").unwrap(), None).unwrap();
@@ -215,7 +215,7 @@ mod tests {
     fn write_long(home: &Path) {
         let data_dir = DataDir::open(home).unwrap();
         let ledger = SqliteLedger::open(&data_dir).unwrap();
-        let blobs: Arc<dyn Blobs> = DiskBlobs::open(&data_dir, 1 << 30).unwrap();
+        let blobs: Arc<dyn BlobStore> = DiskBlobs::open(&data_dir, 1 << 30).unwrap();
         let done = ledger.package(&key("axios")).unwrap().releases.len();
         for number in done..done + 5_000 {
             put(&blobs, &content(number));

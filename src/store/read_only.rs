@@ -6,14 +6,15 @@ use crate::npm::PackageName;
 use crate::policy::decisions::Decision;
 use crate::store::StoreError;
 use crate::store::ledger::{
-    Document, Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, TarballSource,
+    DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release, StoredPackument,
+    TarballSource,
 };
 use crate::store::sqlite::SqliteLedger;
 
 /// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
-pub(crate) struct Glimpse(pub(crate) Option<SqliteLedger>);
+pub(crate) struct ReadOnlyLedger(pub(crate) Option<SqliteLedger>);
 
-impl Ledger for Glimpse {
+impl Ledger for ReadOnlyLedger {
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
         self.0.as_ref().map_or_else(|| Ok(PackageRecord::default()), |ledger| ledger.package(key))
     }
@@ -26,13 +27,13 @@ impl Ledger for Glimpse {
         Ok(())
     }
 
-    fn record_absence(&self, _key: &PackageKey, _document: &Document, _expired: Timestamp) -> Result<bool, StoreError> {
+    fn record_absence(&self, _key: &PackageKey, _document: &StoredPackument, _expired: Timestamp) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    fn record_download(&self, _download: Download, _at: Timestamp) {}
+    fn record_download(&self, _download: DownloadEvent, _at: Timestamp) {}
 
-    fn record_incident(&self, _incident: Incident, _at: Timestamp) {}
+    fn record_incident(&self, _incident: LedgerEvent, _at: Timestamp) {}
 
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))
@@ -54,7 +55,7 @@ impl Ledger for Glimpse {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.downloaded(name))
     }
 
-    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
+    fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError> {
         self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_incident(incident))
     }
 

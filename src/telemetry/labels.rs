@@ -68,7 +68,7 @@ labels! {
 }
 
 labels! {
-    /// What kind a decision is: [`crate::policy::decisions::Act::kind`].
+    /// What kind a decision is: [`crate::policy::decisions::DecisionAction::kind`].
     DecisionLabel, "kind" {
         /// Versions are allowed.
         Approve = "approve",

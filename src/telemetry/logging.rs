@@ -15,7 +15,7 @@ use crate::text::{printable, single_line};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum LogFormat {
     /// For people; coloured on a terminal.
     #[default]
     Human,
@@ -27,14 +27,14 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// How lines look.
-    pub format: Format,
+    pub format: LogFormat,
     /// A level, or directives such as `info,coldframe::upstream=debug`.
     pub filter: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { format: Format::default(), filter: "info".to_owned() }
+        Self { format: LogFormat::default(), filter: "info".to_owned() }
     }
 }
 
@@ -52,17 +52,17 @@ pub fn start(config: &Config) -> Result<(), TelemetryError> {
 }
 
 /// Writes events to `writer`, one per line: what a value holds neither ends its line nor acts on a terminal.
-fn subscriber<W>(format: Format, filter: EnvFilter, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(format: LogFormat, filter: EnvFilter, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
-        Format::Human => {
+        LogFormat::Human => {
             let fields = debug_fn(write_field).delimited(" ");
             Box::new(lines.with_writer(writer).with_target(false).with_ansi(colours).fmt_fields(fields).finish())
         }
-        Format::Json => {
+        LogFormat::Json => {
             let json = lines.with_writer(Printable(writer)).json();
             Box::new(json.flatten_event(true).with_current_span(false).with_span_list(false).finish())
         }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     /// What is logged of one hostile event.
-    fn logged(format: Format) -> String {
+    fn logged(format: LogFormat) -> String {
         #[derive(Clone, Default)]
         struct Kept(Arc<Mutex<Vec<u8>>>);
         impl Write for Kept {
@@ -142,9 +142,9 @@ mod tests {
     #[test]
     fn an_event_is_one_line_whatever_it_holds() {
         let safe = "a\\n::error::b\\r\\u001b[2J\\u009b\\u202e\\u200b\\u0023#[add-mask]c";
-        let line = logged(Format::Human);
+        let line = logged(LogFormat::Human);
         assert!(line.contains(&format!(" it says {safe} display={safe} debug=\"a\\n")), "{line}");
-        let json = logged(Format::Json);
+        let json = logged(LogFormat::Json);
         assert!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["display"].as_str().unwrap().starts_with("a\n::error"));
         for told in [line, json] {
             let unsafe_letter = |letter: char| (letter.is_control() && letter != '\n') || "\u{202e}\u{200b}".contains(letter);

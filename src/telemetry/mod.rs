@@ -8,17 +8,18 @@ pub mod logging;
 pub mod metrics;
 
 pub use events::decisions::{DecisionChange, DecisionChanged};
-pub use events::feeds::{Contacted, Exposed, FeedChanged, FeedFailed, FeedOverbroad};
+pub use events::feeds::{ClientExposed, FeedChanged, FeedFailed, FeedOverbroad, IndicatorContacted};
 pub use events::incidents::{
-    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerLost, MetadataStripped, PolicyReloaded, ServedStale, TaskFailed,
-    VersionGone,
+    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerRowsLost, MetadataStripped, PolicyReloaded, ServedStale, TaskFailed,
+    VersionRemoved,
 };
 pub use events::requests::{
-    CacheUsed, FetchedAhead, GatewayRefused, Observed, Refused, RequestEnded, UpstreamAnswered, VersionsHidden,
+    CacheLookup, EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered,
+    VersionsHidden,
 };
 pub use labels::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, TaskLabel, UpstreamOutcome, UpstreamWhat};
-pub use logging::{Config, Format};
-pub use metrics::{InFlight, Metrics, Served, Watched};
+pub use logging::{Config, LogFormat};
+pub use metrics::{CallbackGauge, InFlight, Metrics, Served};
 
 /// What cannot be set up to tell about ourselves.
 #[derive(Debug, thiserror::Error)]

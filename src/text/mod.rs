@@ -5,7 +5,7 @@
 
 pub mod table;
 
-pub use table::Columns;
+pub use table::TextTable;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

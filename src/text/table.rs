@@ -6,12 +6,12 @@ use crate::text::single_line;
 
 /// Rows of cells as columns, two blanks between them, each row behind `indent`. A cell stays one cell of one line, whatever is in it.
 #[derive(Debug)]
-pub struct Columns<const N: usize> {
+pub struct TextTable<const N: usize> {
     indent: &'static str,
     rows: Vec<[String; N]>,
 }
 
-impl<const N: usize> Columns<N> {
+impl<const N: usize> TextTable<N> {
     /// No rows yet.
     #[must_use]
     pub fn indented(indent: &'static str) -> Self {
@@ -24,7 +24,7 @@ impl<const N: usize> Columns<N> {
     }
 }
 
-impl<const N: usize> fmt::Display for Columns<N> {
+impl<const N: usize> fmt::Display for TextTable<N> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; N] = std::array::from_fn(width);
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut columns = Columns::indented("  ");
+        let mut columns = TextTable::indented("  ");
         columns.row(["upstream", "https://registry.example/"]);
         columns.row(["age", "72 h"]);
         assert_eq!(columns.to_string(), "  upstream  https://registry.example/\n  age       72 h\n");
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_cell_stays_in_its_row() {
-        let mut columns = Columns::indented("");
+        let mut columns = TextTable::indented("");
         columns.row(["a\n::error::b", "\u{1b}[2J"]);
         columns.row(["c", "d"]);
         assert_eq!(columns.to_string(), "a\\n::error::b  \\u001b[2J\nc              d\n");

@@ -30,7 +30,7 @@ pub const LEAF_LIFE: Duration = Duration::from_secs(48 * 3600);
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
 /// An authority that can sign.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     /// The authority's own certificate, then those that lead to a root, if it is no root itself.
     chain: Vec<CertificateDer<'static>>,
@@ -96,7 +96,7 @@ pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError>
     Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// Reads an authority from PEM: its certificate, then any that lead to a root; and its key, PKCS #8, PKCS #1 or SEC 1.
     ///
     /// # Errors
@@ -169,7 +169,7 @@ impl Authority {
     }
 }
 
-impl fmt::Debug for Authority {
+impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Authority").field("ends", &self.ends).finish_non_exhaustive()
     }
@@ -237,9 +237,9 @@ mod tests {
         "2026-04-03T12:00:00Z".parse().unwrap()
     }
 
-    fn authority(hosts: &[DnsName<'_>]) -> Authority {
+    fn authority(hosts: &[DnsName<'_>]) -> CertificateAuthority {
         let pem = create(hosts, noon()).unwrap();
-        Authority::read(pem.as_bytes(), pem.as_bytes()).unwrap()
+        CertificateAuthority::read(pem.as_bytes(), pem.as_bytes()).unwrap()
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
     fn what_is_no_authority_is_told_without_its_key() {
         let pem = create(&[name("registry.example")], noon()).unwrap();
         let other = create(&[name("registry.example")], noon()).unwrap();
-        let read = |certificate: &str, key: &str| Authority::read(certificate.as_bytes(), key.as_bytes()).unwrap_err();
+        let read = |certificate: &str, key: &str| CertificateAuthority::read(certificate.as_bytes(), key.as_bytes()).unwrap_err();
         assert_eq!(read("", &pem), "it holds no certificate");
         assert_eq!(read(&pem, ""), "it holds no private key");
         assert_eq!(read(&pem, &other), "its key is not the one of its certificate");

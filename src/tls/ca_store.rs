@@ -11,7 +11,7 @@ use rustls_pki_types::DnsName;
 
 use crate::files;
 use crate::tls::TlsError;
-use crate::tls::ca::{self, Authority};
+use crate::tls::ca::{self, CertificateAuthority};
 
 /// How many authorities before the one in force may still sign.
 const MOST_RETIRING: usize = 8;
@@ -24,20 +24,20 @@ const LARGEST: u64 = 1 << 20;
 
 /// The folder of the authority.
 #[derive(Debug, Clone)]
-pub struct Keeping {
+pub struct CaStore {
     folder: PathBuf,
 }
 
 /// What lies in the folder.
 #[derive(Debug)]
-pub struct Kept {
+pub struct CaSet {
     /// The one in force.
-    pub current: Authority,
+    pub current: CertificateAuthority,
     /// Those before it, which sign for what they cover until they retire: the one that retires first stands first.
-    pub retiring: Vec<(Authority, Timestamp)>,
+    pub retiring: Vec<(CertificateAuthority, Timestamp)>,
 }
 
-impl Keeping {
+impl CaStore {
     /// The folder in a data directory. Touches nothing.
     #[must_use]
     pub fn in_data_dir(data_dir: &Path) -> Self {
@@ -54,7 +54,7 @@ impl Keeping {
     ///
     /// # Errors
     /// When a file cannot be read, or holds no authority.
-    pub fn read(&self, now: Timestamp) -> Result<Option<Kept>, TlsError> {
+    pub fn read(&self, now: Timestamp) -> Result<Option<CaSet>, TlsError> {
         let Some(current) = read_file(&self.file())? else { return Ok(None) };
         let mut retiring = Vec::new();
         for (path, until) in self.retiring()? {
@@ -64,14 +64,14 @@ impl Keeping {
                 retiring.push((authority, until));
             }
         }
-        Ok(Some(Kept { current, retiring }))
+        Ok(Some(CaSet { current, retiring }))
     }
 
     /// What lies there; made for `hosts` when there is nothing yet. Of two that make one at once, one wins for both.
     ///
     /// # Errors
-    /// As [`Keeping::read`]; when it cannot be written.
-    pub fn read_or_make(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<Kept, TlsError> {
+    /// As [`CaStore::read`]; when it cannot be written.
+    pub fn read_or_make(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<CaSet, TlsError> {
         if let Some(kept) = self.read(now)? {
             return Ok(kept);
         }
@@ -149,19 +149,19 @@ impl Keeping {
 ///
 /// # Errors
 /// When a file cannot be read, or they do not belong together.
-pub fn read_given(certificate: &Path, key: &Path) -> Result<Authority, TlsError> {
+pub fn read_given(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
     let bytes = |path: &Path| files::read(path, LARGEST).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
-    Authority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
+    CertificateAuthority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
 }
 
-fn read_file(path: &Path) -> Result<Option<Authority>, TlsError> {
+fn read_file(path: &Path) -> Result<Option<CertificateAuthority>, TlsError> {
     let bytes = match files::read(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TlsError::disk("read", path)(error)),
     };
-    let read = Authority::read(&bytes, &bytes).map_err(|detail| TlsError::Unusable { path: path.to_owned(), detail });
+    let read = CertificateAuthority::read(&bytes, &bytes).map_err(|detail| TlsError::Unusable { path: path.to_owned(), detail });
     read.map(Some)
 }
 
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn it_is_made_once_and_is_its_owners_alone() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = Keeping::in_data_dir(data.path());
+        let keeping = CaStore::in_data_dir(data.path());
         assert!(keeping.read(at(12)).unwrap().is_none());
         let made = keeping.read_or_make(&hosts(&["registry.example"]), at(12)).unwrap();
         let again = keeping.read_or_make(&hosts(&["other.example"]), at(13)).unwrap();
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn the_one_before_signs_on_until_it_retires() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = Keeping::in_data_dir(data.path());
+        let keeping = CaStore::in_data_dir(data.path());
         let hour = Duration::from_secs(3600);
         assert!(matches!(keeping.rotate(&hosts(&["a.example"]), hour, at(12)), Err(TlsError::Missing { .. })));
         let first = keeping.read_or_make(&hosts(&["a.example"]), at(12)).unwrap().current;
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn what_is_broken_is_named() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = Keeping::in_data_dir(data.path());
+        let keeping = CaStore::in_data_dir(data.path());
         keeping.read_or_make(&hosts(&["a.example"]), at(12)).unwrap();
         fs::write(keeping.file(), "nothing").unwrap();
         let told = keeping.read(at(12)).unwrap_err().to_string();

@@ -13,42 +13,42 @@ use rustls_pki_types::DnsName;
 
 use crate::clock::Clock;
 use crate::tls::TlsError;
-use crate::tls::ca::{Authority, LEAF_LIFE, LeafKey, provider};
-use crate::tls::ca_store::Kept;
+use crate::tls::ca::{CertificateAuthority, LEAF_LIFE, LeafKey, provider};
+use crate::tls::ca_store::CaSet;
 
 /// How many hosts' certificates are remembered; minting one takes microseconds.
 const REMEMBERED: usize = 64;
 
 /// Mints and remembers.
-pub struct Leaves {
+pub struct LeafIssuer {
     /// Those that retire, the first to retire first, then the one in force.
-    authorities: Vec<Signer>,
+    authorities: Vec<IssuingCa>,
     key: LeafKey,
     clock: Arc<dyn Clock>,
-    remembered: Mutex<HashMap<Box<str>, Remembered>>,
+    remembered: Mutex<HashMap<Box<str>, CachedLeaf>>,
 }
 
 /// An authority, until when it signs, and for which of our hosts.
-struct Signer {
-    authority: Authority,
+struct IssuingCa {
+    authority: CertificateAuthority,
     until: Option<Timestamp>,
     hosts: Vec<DnsName<'static>>,
 }
 
-struct Remembered {
+struct CachedLeaf {
     config: Arc<ServerConfig>,
     /// When it is minted again.
     due: Timestamp,
 }
 
-impl Leaves {
+impl LeafIssuer {
     /// Leaves for `hosts`; the authority in force must cover each of `expected`. During a rotation a host goes on being signed
     /// for by the oldest authority that covers it, which every client trusts already.
     ///
     /// # Errors
     /// [`TlsError::Uncovered`] for the first expected host that is not covered; [`TlsError::Expired`].
     pub fn new(
-        kept: Kept,
+        kept: CaSet,
         hosts: &[DnsName<'static>],
         expected: &[DnsName<'static>],
         clock: Arc<dyn Clock>,
@@ -57,13 +57,14 @@ impl Leaves {
         if kept.current.ends() <= now {
             return Err(TlsError::Expired);
         }
-        let covered = |authority: &Authority| hosts.iter().filter(|host| authority.covers(host, &key, now)).cloned().collect();
+        let covered =
+            |authority: &CertificateAuthority| hosts.iter().filter(|host| authority.covers(host, &key, now)).cloned().collect();
         let mut authorities = Vec::with_capacity(kept.retiring.len() + 1);
         for (authority, until) in kept.retiring {
             let until = until.min(authority.ends());
-            authorities.push(Signer { hosts: covered(&authority), authority, until: Some(until) });
+            authorities.push(IssuingCa { hosts: covered(&authority), authority, until: Some(until) });
         }
-        let current = Signer { hosts: covered(&kept.current), authority: kept.current, until: None };
+        let current = IssuingCa { hosts: covered(&kept.current), authority: kept.current, until: None };
         if let Some(host) = expected.iter().find(|host| !current.hosts.contains(host)) {
             return Err(TlsError::Uncovered { host: host.as_ref().to_owned() });
         }
@@ -85,12 +86,12 @@ impl Leaves {
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(host.as_ref().into(), Remembered { config: Arc::clone(&config), due });
+        remembered.insert(host.as_ref().into(), CachedLeaf { config: Arc::clone(&config), due });
         Ok(config)
     }
 
     fn make(&self, host: &DnsName<'_>, now: Timestamp) -> Result<(Arc<ServerConfig>, Timestamp), TlsError> {
-        let signs = |signer: &&Signer| signer.hosts.iter().any(|known| known.as_ref() == host.as_ref());
+        let signs = |signer: &&IssuingCa| signer.hosts.iter().any(|known| known.as_ref() == host.as_ref());
         let mut able = self.authorities.iter().filter(signs).filter(|signer| signer.until.is_none_or(|until| until > now));
         let signer = able.next().ok_or_else(|| TlsError::Uncovered { host: host.as_ref().to_owned() })?;
         let leaf = signer.authority.mint(host, &self.key, now)?;
@@ -104,7 +105,7 @@ impl Leaves {
     }
 }
 
-impl fmt::Debug for Leaves {
+impl fmt::Debug for LeafIssuer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Leaves").field("authorities", &self.authorities.len()).finish_non_exhaustive()
     }
@@ -118,7 +119,7 @@ fn later(now: Timestamp, by: Duration) -> Timestamp {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::tls::ca_store::Keeping;
+    use crate::tls::ca_store::CaStore;
 
     fn name(text: &'static str) -> DnsName<'static> {
         DnsName::try_from(text).unwrap()
@@ -128,8 +129,8 @@ mod tests {
     fn a_leaf_is_remembered_until_half_its_life_has_passed() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
-        let kept = Keeping::in_data_dir(data.path()).read_or_make(&[name("a.example")], clock.now()).unwrap();
-        let leaves = Leaves::new(kept, &[name("a.example")], &[], Arc::new(clock.clone())).unwrap();
+        let kept = CaStore::in_data_dir(data.path()).read_or_make(&[name("a.example")], clock.now()).unwrap();
+        let leaves = LeafIssuer::new(kept, &[name("a.example")], &[], Arc::new(clock.clone())).unwrap();
         let first = leaves.config_for(&name("a.example")).unwrap();
         assert!(Arc::ptr_eq(&first, &leaves.config_for(&name("a.example")).unwrap()));
         clock.advance(LEAF_LIFE / 2);
@@ -142,8 +143,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
-        let kept = Keeping::in_data_dir(data.path()).read_or_make(&one, clock.now()).unwrap();
-        let leaves = Leaves::new(kept, &both, &one, Arc::new(clock.clone())).unwrap();
+        let kept = CaStore::in_data_dir(data.path()).read_or_make(&one, clock.now()).unwrap();
+        let leaves = LeafIssuer::new(kept, &both, &one, Arc::new(clock.clone())).unwrap();
         assert!(leaves.config_for(&name("a.example")).is_ok());
         assert!(matches!(leaves.config_for(&name("b.example")), Err(TlsError::Uncovered { .. })));
     }
@@ -152,18 +153,19 @@ mod tests {
     fn a_host_outside_the_constraints_asks_for_a_rotation() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
-        let keeping = Keeping::in_data_dir(data.path());
+        let keeping = CaStore::in_data_dir(data.path());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
         let kept = keeping.read_or_make(&one, clock.now()).unwrap();
-        let told = Leaves::new(kept, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
+        let told = LeafIssuer::new(kept, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
         assert!(told.contains("ca rotate") && told.ends_with("`b.example`"), "{told}");
         let month = Duration::from_secs(30 * 24 * 3600);
         keeping.rotate(&both, month, clock.now()).unwrap();
         let kept = keeping.read(clock.now()).unwrap().unwrap();
         let (old, new) = (kept.retiring[0].0.certificate().clone(), kept.current.certificate().clone());
-        let leaves = Leaves::new(kept, &both, &both, Arc::new(clock.clone())).unwrap();
+        let leaves = LeafIssuer::new(kept, &both, &both, Arc::new(clock.clone())).unwrap();
         let issuer = |host| {
-            let signs = |signer: &&Signer| signer.hosts.contains(&host) && signer.until.is_none_or(|until| until > clock.now());
+            let signs =
+                |signer: &&IssuingCa| signer.hosts.contains(&host) && signer.until.is_none_or(|until| until > clock.now());
             leaves.authorities.iter().find(signs).unwrap().authority.certificate().clone()
         };
         // Clients that know the old one alone go on; only the new one covers the new host.

@@ -8,10 +8,10 @@ pub mod trust;
 
 use std::path::{Path, PathBuf};
 
-pub use ca::Authority;
-pub use ca_store::{Keeping, Kept};
-pub use leaf_issuer::Leaves;
-pub use trust::{Bundle, Config, client_config, trusting_alone};
+pub use ca::CertificateAuthority;
+pub use ca_store::{CaSet, CaStore};
+pub use leaf_issuer::LeafIssuer;
+pub use trust::{Config, TrustBundle, client_config, trusting_alone};
 
 /// What TLS could not be made of.
 #[derive(Debug, thiserror::Error)]

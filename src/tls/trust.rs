@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use crate::net::Trust;
+use crate::net::TlsTrust;
 use crate::tls::TlsError;
 use crate::tls::ca::pem;
 
@@ -23,7 +23,7 @@ pub struct Config {
 /// # Errors
 /// When an extra file cannot be read, holds no certificate, or one that cannot be a root. A system without roots is no error
 /// here: whoever asks plain HTTP servers does not miss them.
-pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
+pub fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
     // Reading the system's takes tens of milliseconds and its variables do not change while a process runs.
     static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();
     let (mut roots, trouble) = SYSTEM.get_or_init(system_roots).clone();
@@ -35,7 +35,7 @@ pub fn client_config(config: &Config) -> Result<Trust, TlsError> {
     let count = roots.len();
     let mut client = trusting(roots)?;
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Trust { client: Arc::new(client), roots: count, trouble })
+    Ok(TlsTrust { client: Arc::new(client), roots: count, trouble })
 }
 
 /// A client that trusts these authorities and nobody else; `None` where none of them can be a root.
@@ -58,14 +58,14 @@ fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error>
 
 /// What a program has to trust that is to trust `first` beside everything that we do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
+pub struct TrustBundle {
     /// `first`, then the certificates of the extra files, as PEM.
     pub added: String,
     /// The system's roots, as PEM.
     pub system: String,
 }
 
-impl Bundle {
+impl TrustBundle {
     /// Reads all of them.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ const SIZES: &[(&str, u64)] = &[
 
 /// What is wrong with a duration or a size: the end of a sentence that starts with the setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
+pub enum QuantityError {
     /// Nothing is written.
     Empty,
     /// A number stands there without its unit.
@@ -33,7 +33,7 @@ pub enum Flaw {
     TooLarge,
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for QuantityError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Empty => "is empty",
@@ -48,34 +48,34 @@ impl fmt::Display for Flaw {
 ///
 /// # Errors
 /// A number without a unit, an unknown unit, and more than a hundred years.
-pub fn duration(text: &str) -> Result<Duration, Flaw> {
+pub fn duration(text: &str) -> Result<Duration, QuantityError> {
     let parts = parts(text, DURATIONS)?;
     // `12h1d` and `1h1h` are more likely a slip than a wish.
     if parts.windows(2).any(|pair| matches!(pair, [(_, left), (_, right)] if left <= right)) {
-        return Err(Flaw::Unreadable);
+        return Err(QuantityError::Unreadable);
     }
     let seconds = total(&parts)?;
-    if seconds > LONGEST { Err(Flaw::TooLarge) } else { Ok(Duration::from_secs(seconds)) }
+    if seconds > LONGEST { Err(QuantityError::TooLarge) } else { Ok(Duration::from_secs(seconds)) }
 }
 
 /// Reads a size in bytes: `10GB` is 10⁹ bytes each, `128MiB` is 2²⁰ bytes each. The unit's case does not matter.
 ///
 /// # Errors
 /// A number without a unit, an unknown unit, and what does not fit into 63 bits.
-pub fn size(text: &str) -> Result<u64, Flaw> {
+pub fn size(text: &str) -> Result<u64, QuantityError> {
     let parts = parts(text, SIZES)?;
     if parts.len() != 1 {
-        return Err(Flaw::Unreadable);
+        return Err(QuantityError::Unreadable);
     }
     let bytes = total(&parts)?;
-    if i64::try_from(bytes).is_err() { Err(Flaw::TooLarge) } else { Ok(bytes) }
+    if i64::try_from(bytes).is_err() { Err(QuantityError::TooLarge) } else { Ok(bytes) }
 }
 
 /// Each number with the worth of its unit.
-fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, Flaw> {
+fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, QuantityError> {
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err(Flaw::Empty);
+        return Err(QuantityError::Empty);
     }
     let mut parts = Vec::new();
     while !rest.is_empty() {
@@ -83,26 +83,26 @@ fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, Flaw> {
         let (number, after) = rest.split_at(digits);
         let after = after.trim_start();
         if number.is_empty() {
-            return Err(Flaw::Unreadable);
+            return Err(QuantityError::Unreadable);
         }
         if after.is_empty() {
-            return Err(Flaw::Bare);
+            return Err(QuantityError::Bare);
         }
         let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
         let (unit, after) = after.split_at(letters);
         let known = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
-        let worth = known.map(|(_, worth)| *worth).ok_or(Flaw::Unreadable)?;
-        parts.push((number.parse().map_err(|_| Flaw::TooLarge)?, worth));
+        let worth = known.map(|(_, worth)| *worth).ok_or(QuantityError::Unreadable)?;
+        parts.push((number.parse().map_err(|_| QuantityError::TooLarge)?, worth));
         rest = after.trim_start();
     }
     Ok(parts)
 }
 
-fn total(parts: &[(u64, u64)]) -> Result<u64, Flaw> {
+fn total(parts: &[(u64, u64)]) -> Result<u64, QuantityError> {
     parts
         .iter()
         .try_fold(0_u64, |sum, (number, worth)| number.checked_mul(*worth).and_then(|part| sum.checked_add(part)))
-        .ok_or(Flaw::TooLarge)
+        .ok_or(QuantityError::TooLarge)
 }
 
 #[cfg(test)]
@@ -130,20 +130,20 @@ mod tests {
     #[test]
     fn a_number_without_a_unit_is_no_duration() {
         for (text, flaw) in [
-            ("", Flaw::Empty),
-            ("72", Flaw::Bare),
-            ("0", Flaw::Bare),
-            ("1d12", Flaw::Bare),
-            ("72 hours", Flaw::Unreadable),
-            ("h", Flaw::Unreadable),
-            ("-1h", Flaw::Unreadable),
-            ("1.5d", Flaw::Unreadable),
-            ("12h1d", Flaw::Unreadable),
-            ("1h1h", Flaw::Unreadable),
-            ("3y", Flaw::Unreadable),
-            ("99999999999999999999s", Flaw::TooLarge),
-            ("18446744073709551615w", Flaw::TooLarge),
-            ("101w99999d", Flaw::TooLarge),
+            ("", QuantityError::Empty),
+            ("72", QuantityError::Bare),
+            ("0", QuantityError::Bare),
+            ("1d12", QuantityError::Bare),
+            ("72 hours", QuantityError::Unreadable),
+            ("h", QuantityError::Unreadable),
+            ("-1h", QuantityError::Unreadable),
+            ("1.5d", QuantityError::Unreadable),
+            ("12h1d", QuantityError::Unreadable),
+            ("1h1h", QuantityError::Unreadable),
+            ("3y", QuantityError::Unreadable),
+            ("99999999999999999999s", QuantityError::TooLarge),
+            ("18446744073709551615w", QuantityError::TooLarge),
+            ("101w99999d", QuantityError::TooLarge),
         ] {
             assert_eq!(duration(text), Err(flaw), "{text}");
         }
@@ -157,11 +157,11 @@ mod tests {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for (text, flaw) in [
-            ("10", Flaw::Bare),
-            ("10G", Flaw::Unreadable),
-            ("1GB1MB", Flaw::Unreadable),
-            ("9999999TiB", Flaw::TooLarge),
-            ("99999999TiB", Flaw::TooLarge),
+            ("10", QuantityError::Bare),
+            ("10G", QuantityError::Unreadable),
+            ("1GB1MB", QuantityError::Unreadable),
+            ("9999999TiB", QuantityError::TooLarge),
+            ("99999999TiB", QuantityError::TooLarge),
         ] {
             assert_eq!(size(text), Err(flaw), "{text}");
         }

@@ -28,7 +28,7 @@ const MAX_HOSTS: usize = 1_000;
 
 /// The circuits of the hosts of one registry.
 #[derive(Debug, Default)]
-pub struct Circuits(Mutex<HashMap<Arc<str>, Circuit>>);
+pub struct CircuitBreakers(Mutex<HashMap<Arc<str>, CircuitState>>);
 
 /// What a failure says of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) enum Admission {
 
 /// One host's circuit.
 #[derive(Debug)]
-enum Circuit {
+enum CircuitState {
     /// Requests go through.
     Closed {
         /// The connections that failed since the last answer.
@@ -68,7 +68,7 @@ enum Circuit {
     Open { until: Instant, rest: Duration, trying: bool, why: Arc<str> },
 }
 
-impl Circuit {
+impl CircuitState {
     fn closed(rest: Duration) -> Self {
         Self::Closed { connections: 0, packages: BTreeSet::new(), suspicions: 0, probed: None, rest }
     }
@@ -79,10 +79,11 @@ impl Circuit {
     }
 }
 
-impl Circuits {
+impl CircuitBreakers {
     /// The hosts whose circuits are open.
     pub(crate) fn open_hosts(&self) -> Vec<Arc<str>> {
-        let open = |(host, circuit): (&Arc<str>, &Circuit)| matches!(circuit, Circuit::Open { .. }).then(|| Arc::clone(host));
+        let open =
+            |(host, circuit): (&Arc<str>, &CircuitState)| matches!(circuit, CircuitState::Open { .. }).then(|| Arc::clone(host));
         self.lock().iter().filter_map(open).collect()
     }
 
@@ -92,7 +93,7 @@ impl Circuits {
     /// [`UpstreamError::Resting`] while its circuit is open.
     pub(crate) fn admit(&self, host: &Arc<str>, now: Instant) -> Result<Admission, UpstreamError> {
         let mut circuits = self.lock();
-        let Some(Circuit::Open { until, rest, trying, why }) = circuits.get_mut(host) else { return Ok(Admission::Free) };
+        let Some(CircuitState::Open { until, rest, trying, why }) = circuits.get_mut(host) else { return Ok(Admission::Free) };
         if now < *until {
             return Err(UpstreamError::Resting { host: Arc::clone(host), why: Arc::clone(why), wait: *until - now });
         }
@@ -105,9 +106,9 @@ impl Circuits {
     pub(crate) fn answered(&self, host: &Arc<str>) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
-            Some(closed @ Circuit::Closed { .. }) => *closed = Circuit::closed(SHORTEST_REST),
+            Some(closed @ CircuitState::Closed { .. }) => *closed = CircuitState::closed(SHORTEST_REST),
             None => {}
-            Some(Circuit::Open { .. }) => {
+            Some(CircuitState::Open { .. }) => {
                 circuits.remove(host);
                 tracing::info!(upstream.host = %host, "circuit closed");
             }
@@ -118,10 +119,10 @@ impl Circuits {
     pub(crate) fn answered_probe(&self, host: &Arc<str>, now: Instant) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
-            Some(Circuit::Closed { suspicions, probed, .. }) => (*suspicions, *probed) = (0, Some(now)),
-            Some(open @ Circuit::Open { .. }) => {
-                let Circuit::Open { rest, .. } = &*open else { return };
-                *open = Circuit::closed((*rest * 2).min(LONGEST_REST));
+            Some(CircuitState::Closed { suspicions, probed, .. }) => (*suspicions, *probed) = (0, Some(now)),
+            Some(open @ CircuitState::Open { .. }) => {
+                let CircuitState::Open { rest, .. } = &*open else { return };
+                *open = CircuitState::closed((*rest * 2).min(LONGEST_REST));
                 tracing::info!(upstream.host = %host, "circuit closed");
             }
             None => {}
@@ -133,7 +134,7 @@ impl Circuits {
         let mut circuits = self.lock();
         let circuit = entry(&mut circuits, host);
         let next = match circuit {
-            Circuit::Closed { connections, packages, rest, .. } => {
+            CircuitState::Closed { connections, packages, rest, .. } => {
                 match evidence {
                     Evidence::Connection => *connections += 1,
                     Evidence::Package(name) => drop(packages.insert(name.into())),
@@ -143,11 +144,11 @@ impl Circuits {
                     return;
                 }
                 tracing::warn!(upstream.host = %host, failures, error = why, "circuit opened");
-                Circuit::open(*rest, why, now)
+                CircuitState::open(*rest, why, now)
             }
             // What was sent before it opened fails later and says nothing new.
-            Circuit::Open { trying: false, .. } => return,
-            Circuit::Open { rest, .. } => Circuit::open((*rest * 2).min(LONGEST_REST), why, now),
+            CircuitState::Open { trying: false, .. } => return,
+            CircuitState::Open { rest, .. } => CircuitState::open((*rest * 2).min(LONGEST_REST), why, now),
         };
         *circuit = next;
     }
@@ -155,7 +156,7 @@ impl Circuits {
     /// A connection ended over a package that the registry never answered: whether to probe `host` now.
     pub(crate) fn suspects(&self, host: &Arc<str>, now: Instant) -> bool {
         let mut circuits = self.lock();
-        let Circuit::Closed { suspicions, probed, .. } = entry(&mut circuits, host) else { return false };
+        let CircuitState::Closed { suspicions, probed, .. } = entry(&mut circuits, host) else { return false };
         *suspicions += 1;
         let is_due = *suspicions >= FAILURES && probed.is_none_or(|probed| now >= probed + PROBE_INTERVAL);
         if is_due {
@@ -169,32 +170,32 @@ impl Circuits {
         let mut circuits = self.lock();
         let circuit = entry(&mut circuits, host);
         let rest = match circuit {
-            Circuit::Closed { rest, .. } => {
+            CircuitState::Closed { rest, .. } => {
                 tracing::warn!(upstream.host = %host, error = why, "circuit opened");
                 *rest
             }
-            Circuit::Open { trying: false, .. } => return,
-            Circuit::Open { rest, .. } => (*rest * 2).min(LONGEST_REST),
+            CircuitState::Open { trying: false, .. } => return,
+            CircuitState::Open { rest, .. } => (*rest * 2).min(LONGEST_REST),
         };
-        *circuit = Circuit::open(rest, why, now);
+        *circuit = CircuitState::open(rest, why, now);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Circuit>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, CircuitState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The circuit of a host. Beyond the limit the closed ones are forgotten.
-fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, Circuit>, host: &Arc<str>) -> &'a mut Circuit {
+fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, CircuitState>, host: &Arc<str>) -> &'a mut CircuitState {
     if circuits.len() >= MAX_HOSTS && !circuits.contains_key(host) {
-        circuits.retain(|_, circuit| matches!(circuit, Circuit::Open { .. }));
+        circuits.retain(|_, circuit| matches!(circuit, CircuitState::Open { .. }));
     }
-    circuits.entry(Arc::clone(host)).or_insert_with(|| Circuit::closed(SHORTEST_REST))
+    circuits.entry(Arc::clone(host)).or_insert_with(|| CircuitState::closed(SHORTEST_REST))
 }
 
 /// The circuits of all registries.
 #[derive(Debug, Clone, Default)]
-pub struct AllCircuits(pub(crate) Vec<Arc<Circuits>>);
+pub struct AllCircuits(pub(crate) Vec<Arc<CircuitBreakers>>);
 
 impl AllCircuits {
     /// How many hosts have an open circuit.
@@ -213,19 +214,19 @@ mod tests {
         "registry.example".into()
     }
 
-    fn fail(circuits: &Circuits, times: usize, now: Instant) {
+    fn fail(circuits: &CircuitBreakers, times: usize, now: Instant) {
         for _ in 0..times {
             circuits.failed(&host(), Evidence::Connection, "TCP: connection refused", now);
         }
     }
 
-    fn open(circuits: &Circuits) -> usize {
+    fn open(circuits: &CircuitBreakers) -> usize {
         circuits.open_hosts().len()
     }
 
     #[tokio::test(start_paused = true)]
     async fn failures_in_a_row_open_it_and_an_answer_between_does_not() {
-        let (circuits, now) = (Circuits::default(), Instant::now());
+        let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         fail(&circuits, FAILURES - 1, now);
         circuits.answered(&host());
         fail(&circuits, FAILURES - 1, now);
@@ -243,7 +244,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_tries_after_the_rest_and_the_rest_grows() {
-        let circuits = Circuits::default();
+        let circuits = CircuitBreakers::default();
         let mut now = Instant::now();
         fail(&circuits, FAILURES, now);
         let mut rests = Vec::new();
@@ -265,7 +266,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_package_counts_once_however_often_it_fails() {
-        let (circuits, now) = (Circuits::default(), Instant::now());
+        let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         for _ in 0..10 * FAILURES {
             circuits.failed(&host(), Evidence::Package("broken"), "503", now);
         }
@@ -278,7 +279,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connections_that_end_over_unknown_packages_lead_to_a_probe_at_most_once_a_second() {
-        let (circuits, mut now) = (Circuits::default(), Instant::now());
+        let (circuits, mut now) = (CircuitBreakers::default(), Instant::now());
         let asked = |now: Instant| (0..100).filter(|_| circuits.suspects(&host(), now)).count();
         assert_eq!(asked(now), 1);
         circuits.answered_probe(&host(), now);
@@ -291,7 +292,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_host_that_answers_probes_and_no_requests_is_left_alone_for_longer_each_time() {
-        let (circuits, mut now, mut rests) = (Circuits::default(), Instant::now(), Vec::new());
+        let (circuits, mut now, mut rests) = (CircuitBreakers::default(), Instant::now(), Vec::new());
         for _ in 0..8 {
             fail(&circuits, FAILURES, now);
             let UpstreamError::Resting { wait, .. } = circuits.admit(&host(), now).unwrap_err() else { panic!("another error") };
@@ -310,7 +311,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn hosts_beyond_the_limit_are_forgotten_unless_they_are_left_alone() {
-        let (circuits, now) = (Circuits::default(), Instant::now());
+        let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         fail(&circuits, FAILURES, now);
         for number in 0..3 * MAX_HOSTS {
             circuits.failed(&format!("{number}.example").into(), Evidence::Connection, "TCP", now);

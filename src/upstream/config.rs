@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use crate::net::HostGlob;
-use crate::net::{Deadlines, Proxies};
+use crate::net::HostPattern;
+use crate::net::{Deadlines, ProxySettings};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
 /// Everything the registries are made of.
@@ -22,18 +22,18 @@ pub struct Config {
     /// The registries that clients' own credentials are sent to, where there are several.
     pub client_credentials: Vec<Url>,
     /// Outbound proxies.
-    pub proxies: Proxies,
+    pub proxies: ProxySettings,
     /// Where `dist.tarball` may point besides the registry itself; the registry's credentials do not go there.
-    pub tarball_hosts: Vec<HostGlob>,
+    pub tarball_hosts: Vec<HostPattern>,
     /// Where a redirect may point besides the host that sent it; the registry's credentials do not go there.
-    pub redirect_hosts: Vec<HostGlob>,
+    pub redirect_hosts: Vec<HostPattern>,
     /// How long things may take.
     pub deadlines: Deadlines,
     /// The largest packument that is taken, in bytes as they come over the wire.
     pub packument_limit: u64,
     /// The largest tarball that is taken, in bytes.
     pub tarball_limit: u64,
-    /// `User-Agent` of our own requests.
+    /// `User-UserAgent` of our own requests.
     pub user_agent: String,
 }
 
@@ -66,7 +66,7 @@ pub struct RegistryConfig {
     /// Credentials of its own, for everything below its address: they go before those of [`Config::credentials`].
     pub credentials: Option<Credentials>,
     /// Where the choice came from.
-    pub origin: Origin,
+    pub origin: SettingOrigin,
     /// How its publish times count.
     pub time_mode: TimeMode,
 }
@@ -74,7 +74,7 @@ pub struct RegistryConfig {
 impl RegistryConfig {
     /// A registry without credentials.
     #[must_use]
-    pub fn new(url: Url, origin: Origin) -> Self {
+    pub fn new(url: Url, origin: SettingOrigin) -> Self {
         Self { url, credentials: None, origin, time_mode: TimeMode::default() }
     }
 
@@ -99,7 +99,7 @@ impl fmt::Debug for RegistryConfig {
 
 /// Where a setting came from, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// One of Coldframe's own settings: a flag, a variable or a key of its file.
     Setting(String),
     /// A variable of npm's.
@@ -110,7 +110,7 @@ pub enum Origin {
     BuiltIn,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setting(name) | Self::Variable(name) => write!(out, "`{name}`"),
@@ -122,14 +122,14 @@ impl fmt::Display for Origin {
 
 /// Why the registries cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum UpstreamSetupError {
+pub enum UpstreamConfigError {
     /// Not an address that a registry can have. The address is shown without credentials.
     #[error("{origin} names a registry that is no `http` or `https` address: `{url}`")]
     Address {
         /// The address.
         url: String,
         /// Where it came from.
-        origin: Origin,
+        origin: SettingOrigin,
     },
     /// A key of `scoped` is no scope.
     #[error("a scope is written `@scope`: `{0}`")]
@@ -138,7 +138,7 @@ pub enum UpstreamSetupError {
     #[error("the credentials in the address from {origin} cannot be used")]
     Credentials {
         /// Where they came from.
-        origin: Origin,
+        origin: SettingOrigin,
         /// Why not.
         source: CredentialsError,
     },

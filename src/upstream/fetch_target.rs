@@ -4,40 +4,40 @@ use std::sync::Arc;
 
 use url::{ParseError, Url};
 
-use crate::net::HostGlob;
-use crate::net::Reach;
+use crate::net::AddressScope;
+use crate::net::HostPattern;
 use crate::net::host_pattern::bare_host;
 use crate::upstream::UpstreamError;
 
 /// Where a request goes, and with what.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Route {
+pub(crate) struct FetchTarget {
     pub(crate) url: Url,
-    pub(crate) reach: Reach,
+    pub(crate) reach: AddressScope,
     /// Whether it is the registry's own host, the only one that is sent a client's own credentials.
     pub(crate) trusted: bool,
     /// Whether credentials were sent on the way here.
     pub(crate) with_credentials: bool,
 }
 
-impl Route {
+impl FetchTarget {
     /// To the registry itself.
     pub(crate) fn to_registry(url: Url) -> Self {
-        Self { url, reach: Reach::Anywhere, trusted: true, with_credentials: false }
+        Self { url, reach: AddressScope::Anywhere, trusted: true, with_credentials: false }
     }
 
     /// To the tarball that a manifest places at `stated`, absolute or relative to `registry`.
     ///
     /// A registry behind a TLS-terminating proxy often states `http://` or its inner port: the same host name under another
     /// scheme is the registry, asked at its own scheme and port. Any other place has to be allowed by `hosts`.
-    pub(crate) fn to_tarball(registry: &Url, stated: &str, hosts: &[HostGlob]) -> Result<Self, UpstreamError> {
+    pub(crate) fn to_tarball(registry: &Url, stated: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
         let Ok(url) = place(registry, stated) else {
             return Err(UpstreamError::TarballHost { to: name_of_text(stated) });
         };
         if is_same(registry, &url) {
             return Ok(Self::to_registry(url));
         }
-        if let Some(reach) = HostGlob::reach_of(hosts, &url) {
+        if let Some(reach) = HostPattern::reach_of(hosts, &url) {
             return Ok(Self { url, reach, trusted: false, with_credentials: false });
         }
         if bare_host(registry) == bare_host(&url) && registry.scheme() != url.scheme() {
@@ -47,7 +47,7 @@ impl Route {
     }
 
     /// The next hop after this one's server answered with `location`.
-    pub(crate) fn redirected(&self, location: &str, hosts: &[HostGlob]) -> Result<Self, UpstreamError> {
+    pub(crate) fn redirected(&self, location: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
         let refused = |to: Arc<str>, detail: &str| UpstreamError::Redirected { host: host(&self.url), to, detail: detail.into() };
         let Ok(url) = place(&self.url, location) else {
             return Err(refused(name_of_text(location), "that is no `http` or `https` address"));
@@ -58,7 +58,7 @@ impl Route {
         if is_same(&self.url, &url) || is_upgrade(&self.url, &url) {
             return Ok(Self { url, ..self.clone() });
         }
-        match HostGlob::reach_of(hosts, &url) {
+        match HostPattern::reach_of(hosts, &url) {
             Some(reach) => Ok(Self { url, reach, trusted: false, with_credentials: self.with_credentials }),
             None => Err(refused(host(&url), "another host has to be named by `--redirect-host`")),
         }
@@ -127,19 +127,19 @@ mod tests {
         Url::parse(text).unwrap()
     }
 
-    fn globs(texts: &[&str]) -> Vec<HostGlob> {
+    fn globs(texts: &[&str]) -> Vec<HostPattern> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn tarball(registry: &str, stated: &str, hosts: &[&str]) -> Result<(String, Reach, bool), String> {
-        let route = Route::to_tarball(&url(registry), stated, &globs(hosts)).map_err(|error| error.to_string())?;
+    fn tarball(registry: &str, stated: &str, hosts: &[&str]) -> Result<(String, AddressScope, bool), String> {
+        let route = FetchTarget::to_tarball(&url(registry), stated, &globs(hosts)).map_err(|error| error.to_string())?;
         Ok((route.url.to_string(), route.reach, route.trusted))
     }
 
     #[test]
     fn a_tarball_lies_on_the_registry_however_the_registry_spells_itself() {
         let registry = "https://npm.example/api/npm/main/";
-        let here = |path: &str| Ok((format!("https://npm.example/{path}"), Reach::Anywhere, true));
+        let here = |path: &str| Ok((format!("https://npm.example/{path}"), AddressScope::Anywhere, true));
         assert_eq!(tarball(registry, "https://npm.example/other/prefix/a-1.0.0.tgz", &[]), here("other/prefix/a-1.0.0.tgz"));
         assert_eq!(tarball(registry, "https://NPM.example:443/a.tgz", &[]), here("a.tgz"));
         assert_eq!(tarball(registry, "http://npm.example/a.tgz", &[]), here("a.tgz"));
@@ -157,24 +157,27 @@ mod tests {
         assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &[]), refused);
         assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &["127.0.0.1:5001"]), refused);
         let allowed = |reach| Ok(("http://127.0.0.1:5000/a.tgz".to_owned(), reach, false));
-        assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &["127.0.0.1:5000"]), allowed(Reach::Anywhere));
-        assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &["127.*"]), allowed(Reach::Public));
+        assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &["127.0.0.1:5000"]), allowed(AddressScope::Anywhere));
+        assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &["127.*"]), allowed(AddressScope::Public));
         for text in ["file:///etc/passwd", "ftp://files.example/a.tgz", "data:,x", "http://"] {
             assert!(tarball(registry, text, &["*"]).is_err(), "{text}");
         }
     }
 
-    fn redirect(from: &str, location: &str, hosts: &[&str]) -> Result<(String, Reach, bool), String> {
-        let route = Route::to_registry(url(from)).redirected(location, &globs(hosts)).map_err(|error| error.to_string())?;
+    fn redirect(from: &str, location: &str, hosts: &[&str]) -> Result<(String, AddressScope, bool), String> {
+        let route = FetchTarget::to_registry(url(from)).redirected(location, &globs(hosts)).map_err(|error| error.to_string())?;
         Ok((route.url.to_string(), route.reach, route.trusted))
     }
 
     #[test]
     fn a_redirect_on_the_same_host_keeps_its_credentials() {
-        assert_eq!(redirect("https://a.example/x", "/y", &[]), Ok(("https://a.example/y".to_owned(), Reach::Anywhere, true)));
+        assert_eq!(
+            redirect("https://a.example/x", "/y", &[]),
+            Ok(("https://a.example/y".to_owned(), AddressScope::Anywhere, true))
+        );
         assert_eq!(
             redirect("http://a.example/x", "https://a.example/y", &[]),
-            Ok(("https://a.example/y".to_owned(), Reach::Anywhere, true))
+            Ok(("https://a.example/y".to_owned(), AddressScope::Anywhere, true))
         );
     }
 
@@ -190,10 +193,10 @@ mod tests {
             refused("a.example.evil.example", named)
         );
         let allowed = |reach| Ok(("https://s.b.example/y".to_owned(), reach, false));
-        assert_eq!(redirect("https://a.example/x", "https://s.b.example/y", &["*.b.example"]), allowed(Reach::Public));
+        assert_eq!(redirect("https://a.example/x", "https://s.b.example/y", &["*.b.example"]), allowed(AddressScope::Public));
         assert_eq!(
             redirect("https://a.example/x", "https://s.b.example/y", &["*.b.example", "s.b.example"]),
-            allowed(Reach::Anywhere)
+            allowed(AddressScope::Anywhere)
         );
     }
 
@@ -206,8 +209,9 @@ mod tests {
 
     #[test]
     fn credentials_that_were_left_behind_stay_behind() {
-        let away =
-            Route::to_registry(url("https://a.example/x")).redirected("https://b.example/y", &globs(&["b.example"])).unwrap();
+        let away = FetchTarget::to_registry(url("https://a.example/x"))
+            .redirected("https://b.example/y", &globs(&["b.example"]))
+            .unwrap();
         assert!(!away.redirected("/z", &[]).unwrap().trusted);
         assert!(away.redirected("https://a.example/x", &globs(&["b.example"])).is_err());
     }

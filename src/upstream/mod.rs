@@ -18,21 +18,21 @@ use std::time::Duration;
 
 pub use authorization::{Addressed, Authorization, OwnCredentials};
 pub use circuit_breaker::AllCircuits;
-pub use config::{Config, Origin, RegistryConfig, TimeMode, UpstreamSetupError};
+pub use config::{Config, RegistryConfig, SettingOrigin, TimeMode, UpstreamConfigError};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
-pub use npmrc::environment::Environment;
+pub use npmrc::environment::NpmEnvironment;
 
-pub use npmrc::{Discovered, NpmrcError};
-pub use packument::{Fetched, Freshness, Validators};
-pub use passthrough::{Passage, Passed};
+pub use npmrc::{NpmConfig, NpmrcError};
+pub use packument::{CacheValidators, PackumentBody, PackumentReply};
+pub use passthrough::{PassthroughRequest, PassthroughResponse};
 pub use registry::{Registries, Registry, Renewed};
 pub use tarball::{Offer, TarballBody};
 
-use crate::net::NoRoom;
+use crate::net::BudgetTimeout;
 
 /// Who is to blame, which decides what a client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum Fault {
     /// The request was wrong.
     Client,
     /// Upstream was.
@@ -141,8 +141,8 @@ pub enum UpstreamError {
     },
 }
 
-impl From<NoRoom> for UpstreamError {
-    fn from(NoRoom { after }: NoRoom) -> Self {
+impl From<BudgetTimeout> for UpstreamError {
+    fn from(BudgetTimeout { after }: BudgetTimeout) -> Self {
         Self::NoRoom { after }
     }
 }
@@ -150,11 +150,11 @@ impl From<NoRoom> for UpstreamError {
 impl UpstreamError {
     /// Who is to blame.
     #[must_use]
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> Fault {
         match self {
-            Self::NotFound | Self::Denied { .. } => Source::Client,
-            Self::NoRoom { .. } => Source::Internal,
-            _ => Source::Upstream,
+            Self::NotFound | Self::Denied { .. } => Fault::Client,
+            Self::NoRoom { .. } => Fault::Internal,
+            _ => Fault::Upstream,
         }
     }
 }

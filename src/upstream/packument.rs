@@ -11,18 +11,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
-use crate::net::{Response, Share};
-use crate::npm::{Form, PackageName};
+use crate::net::{ClientResponse, Reservation};
+use crate::npm::{PackageName, PackumentForm};
 use crate::units::timestamp;
 use crate::upstream::UpstreamError;
 use crate::upstream::authorization::Authorization;
-use crate::upstream::fetch_target::Route;
+use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::registry::{ERROR_BODY, failure, header, refusal};
 
 /// How to ask upstream whether its answer changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
+pub struct CacheValidators {
     /// Its `ETag`, as it came.
     pub etag: Option<Box<str>>,
     /// Its `Last-Modified`, as it came.
@@ -31,16 +31,16 @@ pub struct Validators {
 
 /// Upstream's answer to a question for a packument.
 #[derive(Debug)]
-pub struct Fetched {
+pub struct PackumentReply {
     /// Its `Date`: of the server that answered, or of the origin where a cache keeps that.
     pub date: Option<Timestamp>,
     /// Its `Age`: how long the answer was stored in caches. `None` where it came from no cache.
     pub age: Option<Duration>,
     /// Same bytes or new ones.
-    pub freshness: Freshness,
+    pub freshness: PackumentBody,
 }
 
-impl Fetched {
+impl PackumentReply {
     /// The instant as of which upstream vouches for this answer: the earliest of `now`, its `Date`, and `now` less its `Age`. Some
     /// caches keep the origin's `Date`, some renew it.
     #[must_use]
@@ -58,7 +58,7 @@ impl Fetched {
 
 /// Same bytes or new ones.
 #[derive(Debug)]
-pub enum Freshness {
+pub enum PackumentBody {
     /// 304: what the validators named still holds.
     NotModified,
     /// 200: the body as it came over the wire.
@@ -66,11 +66,11 @@ pub enum Freshness {
         /// The body, complete.
         body: Bytes,
         /// Its form: the one that was asked for, except where its media type says that it is the abbreviated one.
-        form: Form,
+        form: PackumentForm,
         /// Whether it is gzip.
         gzip: bool,
         /// Its validators.
-        validators: Validators,
+        validators: CacheValidators,
     },
 }
 
@@ -83,27 +83,29 @@ impl Registry {
     pub async fn packument(
         &self,
         name: &PackageName,
-        form: Form,
+        form: PackumentForm,
         authorization: &Authorization,
-        validators: Option<&Validators>,
-        share: &mut Share,
-    ) -> Result<Fetched, UpstreamError> {
+        validators: Option<&CacheValidators>,
+        share: &mut Reservation,
+    ) -> Result<PackumentReply, UpstreamError> {
         let url = self.below(&name.to_segment()).ok_or(UpstreamError::NotFound)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(accepting(form)));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
-        let (mut route, mut response) = self.get(Route::to_registry(url.clone()), headers.clone(), authorization).await?;
-        if form == Form::Full && response.status == StatusCode::OK && is_abbreviated(&response.headers) {
+        let (mut route, mut response) = self.get(FetchTarget::to_registry(url.clone()), headers.clone(), authorization).await?;
+        if form == PackumentForm::Full && response.status == StatusCode::OK && is_abbreviated(&response.headers) {
             // A cache that ignores `Vary` has the other form, which lacks what rules ask. One that honours this asks the registry.
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-            (route, response) = self.get(Route::to_registry(url), headers, authorization).await?;
+            (route, response) = self.get(FetchTarget::to_registry(url), headers, authorization).await?;
         }
         let host = route.host();
         let (date, age) = (date(&response.headers), age(&response.headers));
         match response.status {
             StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if conditional => return Ok(Fetched { date, age, freshness: Freshness::NotModified }),
+            StatusCode::NOT_MODIFIED if conditional => {
+                return Ok(PackumentReply { date, age, freshness: PackumentBody::NotModified });
+            }
             StatusCode::NOT_FOUND | StatusCode::GONE => return Err(missing(&route, response).await),
             _ => return Err(refusal(&route, response).await),
         }
@@ -115,13 +117,13 @@ impl Registry {
                 return Err(UpstreamError::Broken { host, detail: detail.into() });
             }
         };
-        let validators = Validators {
+        let validators = CacheValidators {
             etag: header(&response.headers, &ETAG).map(Box::from),
             last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
         };
-        let form = if is_abbreviated(&response.headers) { Form::Abbreviated } else { form };
+        let form = if is_abbreviated(&response.headers) { PackumentForm::Abbreviated } else { form };
         let body = response.body.collect_into(self.packument_limit(), share).await.map_err(|error| failure(&host, &error))?;
-        Ok(Fetched { date, age, freshness: Freshness::Changed { body, form, gzip, validators } })
+        Ok(PackumentReply { date, age, freshness: PackumentBody::Changed { body, form, gzip, validators } })
     }
 }
 
@@ -129,10 +131,10 @@ impl Registry {
 const ABBREVIATED: &str = "application/vnd.npm.install-v1+json";
 
 /// What npm sends when it wants a packument in `form`.
-fn accepting(form: Form) -> &'static str {
+fn accepting(form: PackumentForm) -> &'static str {
     match form {
-        Form::Full => "application/json",
-        Form::Abbreviated => "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8",
+        PackumentForm::Full => "application/json",
+        PackumentForm::Abbreviated => "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8",
     }
 }
 
@@ -144,7 +146,7 @@ fn is_abbreviated(headers: &HeaderMap) -> bool {
 
 /// What a 404 or 410 means: the registry says so in JSON. A page in HTML or an empty body comes from a proxy, a captive portal or
 /// another host, and says nothing of the package.
-async fn missing(route: &Route, response: Response) -> UpstreamError {
+async fn missing(route: &FetchTarget, response: ClientResponse) -> UpstreamError {
     let (host, status) = (route.host(), response.status.as_u16());
     let body = if route.trusted { response.body.collect(ERROR_BODY).await.ok() } else { None };
     if body.is_some_and(|body| serde_json::from_slice::<IgnoredAny>(&body).is_ok()) {
@@ -154,7 +156,7 @@ async fn missing(route: &Route, response: Response) -> UpstreamError {
 }
 
 /// Adds what makes the question conditional; `false` if there is nothing to ask by.
-fn condition(headers: &mut HeaderMap, validators: &Validators) -> bool {
+fn condition(headers: &mut HeaderMap, validators: &CacheValidators) -> bool {
     let mut add = |name: HeaderName, text: Option<&str>| {
         let value = text.and_then(|text| HeaderValue::from_str(text).ok());
         value.map(|value| headers.insert(name, value)).is_some()
@@ -193,20 +195,24 @@ fn age(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::testing::{Act, Heard, Server, answer};
+    use crate::net::testing::{ReceivedRequest, ScriptedServer, ServerAction, answer};
     use crate::upstream::testing;
 
     fn name() -> PackageName {
         PackageName::parse("@acme/ui").unwrap()
     }
 
-    async fn ask(script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> Result<Fetched, UpstreamError> {
-        let server = Server::plain(script).await;
-        testing::registry(&server.url()).packument(&name(), Form::Full, &Authorization::Lent, None, &mut testing::share()).await
+    async fn ask(
+        script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static,
+    ) -> Result<PackumentReply, UpstreamError> {
+        let server = ScriptedServer::plain(script).await;
+        testing::registry(&server.url())
+            .packument(&name(), PackumentForm::Full, &Authorization::Lent, None, &mut testing::share())
+            .await
     }
 
     async fn refused(status: &'static str, headers: &'static [&'static str], body: &'static str) -> String {
-        let refused = ask(move |_, _| Act::Say(answer(status, headers, body.as_bytes()))).await.unwrap_err();
+        let refused = ask(move |_, _| ServerAction::Say(answer(status, headers, body.as_bytes()))).await.unwrap_err();
         let host = match &refused {
             UpstreamError::Denied { host, .. }
             | UpstreamError::Status { host, .. }
@@ -219,12 +225,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_bare_answer_is_enough() {
-        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = testing::registry(&format!("{}api/npm", server.url()));
-        let fetched = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
+        let fetched =
+            registry.packument(&name(), PackumentForm::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
         assert_eq!(fetched.date, None);
-        let Freshness::Changed { body, form, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
-        assert_eq!((body.as_ref(), form, gzip, validators), (b"{}".as_slice(), Form::Full, false, Validators::default()));
+        let PackumentBody::Changed { body, form, gzip, validators } = fetched.freshness else { panic!("{fetched:?}") };
+        assert_eq!(
+            (body.as_ref(), form, gzip, validators),
+            (b"{}".as_slice(), PackumentForm::Full, false, CacheValidators::default())
+        );
         let heard = &server.heard()[0];
         assert_eq!(heard.line(), "GET /api/npm/@acme%2fui HTTP/1.1");
         assert_eq!((heard.header("accept"), heard.header("accept-encoding")), (Some("application/json"), Some("gzip")));
@@ -234,8 +244,8 @@ mod tests {
 
     #[tokio::test]
     async fn validators_go_out_as_they_came_and_a_304_answers_them() {
-        let server = Server::plain(|heard, _| match heard.header("if-none-match") {
-            None => Act::Say(answer(
+        let server = ScriptedServer::plain(|heard, _| match heard.header("if-none-match") {
+            None => ServerAction::Say(answer(
                 "200 OK",
                 &[
                     "content-encoding: GZIP",
@@ -246,20 +256,21 @@ mod tests {
                 ],
                 b"\x1f\x8b",
             )),
-            Some(_) => Act::Say(b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec()),
+            Some(_) => ServerAction::Say(b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec()),
         })
         .await;
         let registry = testing::registry(&server.url());
-        let first = registry.packument(&name(), Form::Full, &Authorization::Lent, None, &mut testing::share()).await.unwrap();
+        let first =
+            registry.packument(&name(), PackumentForm::Full, &Authorization::Lent, None, &mut testing::share()).await.unwrap();
         assert_eq!(first.date, Some("2024-01-01T00:00:10Z".parse().unwrap()));
         assert_eq!((first.age, first.clock()), (Some(Duration::from_secs(50)), None));
-        let Freshness::Changed { gzip, validators, .. } = first.freshness else { panic!("{first:?}") };
+        let PackumentBody::Changed { gzip, validators, .. } = first.freshness else { panic!("{first:?}") };
         assert!(gzip);
         let second = registry
-            .packument(&name(), Form::Full, &Authorization::Lent, Some(&validators), &mut testing::share())
+            .packument(&name(), PackumentForm::Full, &Authorization::Lent, Some(&validators), &mut testing::share())
             .await
             .unwrap();
-        assert!(matches!(second.freshness, Freshness::NotModified));
+        assert!(matches!(second.freshness, PackumentBody::NotModified));
         let heard = &server.heard()[1];
         assert_eq!(
             (heard.header("if-none-match"), heard.header("if-modified-since")),
@@ -275,7 +286,7 @@ mod tests {
             for (name, value) in lines {
                 headers.append(name, HeaderValue::from_str(value).unwrap());
             }
-            let fetched = Fetched { date: date(&headers), age: age(&headers), freshness: Freshness::NotModified };
+            let fetched = PackumentReply { date: date(&headers), age: age(&headers), freshness: PackumentBody::NotModified };
             (now.duration_since(fetched.validated(now)).as_secs(), fetched.clock().is_some())
         };
         let (old, new) = ("Fri, 03 Apr 2026 11:00:00 GMT", "Fri, 03 Apr 2026 12:00:00 GMT");
@@ -296,29 +307,34 @@ mod tests {
     #[tokio::test]
     async fn the_abbreviated_form_that_came_unasked_is_known_as_such_after_one_more_question() {
         const UNASKED: &str = "content-type: Application/vnd.npm.install-v1+json; charset=utf-8";
-        for (heeds, form) in [(true, Form::Full), (false, Form::Abbreviated)] {
-            let server = Server::plain(move |heard, _| match heard.header("cache-control") {
-                Some("no-cache") if heeds => Act::Say(answer("200 OK", &["content-type: application/json"], b"{}")),
-                _ => Act::Say(answer("200 OK", &[UNASKED], b"{}")),
+        for (heeds, form) in [(true, PackumentForm::Full), (false, PackumentForm::Abbreviated)] {
+            let server = ScriptedServer::plain(move |heard, _| match heard.header("cache-control") {
+                Some("no-cache") if heeds => ServerAction::Say(answer("200 OK", &["content-type: application/json"], b"{}")),
+                _ => ServerAction::Say(answer("200 OK", &[UNASKED], b"{}")),
             })
             .await;
             let registry = testing::registry(&server.url());
-            let asked = registry.packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
-            assert!(matches!(asked.freshness, Freshness::Changed { form: came, .. } if came == form), "{heeds}");
+            let asked = registry
+                .packument(&name(), PackumentForm::Full, &Authorization::None, None, &mut testing::share())
+                .await
+                .unwrap();
+            assert!(matches!(asked.freshness, PackumentBody::Changed { form: came, .. } if came == form), "{heeds}");
             assert_eq!(server.heard().len(), 2);
-            let asked =
-                registry.packument(&name(), Form::Abbreviated, &Authorization::None, None, &mut testing::share()).await.unwrap();
-            assert!(matches!(asked.freshness, Freshness::Changed { form: Form::Abbreviated, .. }));
+            let asked = registry
+                .packument(&name(), PackumentForm::Abbreviated, &Authorization::None, None, &mut testing::share())
+                .await
+                .unwrap();
+            assert!(matches!(asked.freshness, PackumentBody::Changed { form: PackumentForm::Abbreviated, .. }));
             assert_eq!(server.heard().len(), 3);
         }
     }
 
     #[tokio::test]
     async fn whose_credentials_go_out_is_the_callers_choice() {
-        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = testing::registry(&server.url());
         for who in [Authorization::None, Authorization::Lent, Authorization::Own("Bearer own".into())] {
-            registry.packument(&name(), Form::Full, &who, None, &mut testing::share()).await.unwrap();
+            registry.packument(&name(), PackumentForm::Full, &who, None, &mut testing::share()).await.unwrap();
         }
         let sent: Vec<_> = server.heard().iter().map(|heard| heard.header("authorization").map(str::to_owned)).collect();
         assert_eq!(sent, [None, Some("Bearer lent".to_owned()), Some("Bearer own".to_owned())]);
@@ -352,31 +368,33 @@ mod tests {
 
     #[tokio::test]
     async fn retry_after_is_kept() {
-        let busy = ask(|_, _| Act::Say(answer("429 Slow down", &["retry-after: 7"], b""))).await.unwrap_err();
+        let busy = ask(|_, _| ServerAction::Say(answer("429 Slow down", &["retry-after: 7"], b""))).await.unwrap_err();
         assert!(matches!(busy, UpstreamError::Status { status: 429, retry_after: Some(after), .. } if &*after == "7"));
     }
 
     #[tokio::test]
     async fn a_packument_over_the_limit_is_not_taken() {
-        let said = ask(|_, _| Act::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n{".to_vec())).await;
+        let said = ask(|_, _| ServerAction::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n{".to_vec())).await;
         assert!(matches!(said.unwrap_err(), UpstreamError::TooLarge { limit: 1_000, .. }));
-        let endless = |_: &Heard, _: usize| Act::Hang([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b'x'; 1_001]].concat());
+        let endless =
+            |_: &ReceivedRequest, _: usize| ServerAction::Hang([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b'x'; 1_001]].concat());
         assert!(matches!(ask(endless).await.unwrap_err(), UpstreamError::TooLarge { limit: 1_000, .. }));
     }
 
     #[tokio::test]
     async fn what_breaks_or_hangs_says_so_and_whom_to_blame() {
-        let short = ask(|_, _| Act::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
+        let short =
+            ask(|_, _| ServerAction::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
         assert!(matches!(short, UpstreamError::Broken { .. }), "{short}");
-        let server = Server::plain(|_, _| Act::Hang(Vec::new())).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Hang(Vec::new())).await;
         let silent = testing::hasty(&server.url())
-            .packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share())
+            .packument(&name(), PackumentForm::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err();
         assert!(matches!(silent, UpstreamError::TimedOut { .. }), "{silent}");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let absent = testing::registry(&format!("http://127.0.0.1:{port}/"))
-            .packument(&name(), Form::Full, &Authorization::None, None, &mut testing::share())
+            .packument(&name(), PackumentForm::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err();
         assert_eq!(

@@ -9,11 +9,11 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::net::Share;
+use crate::net::Reservation;
 use crate::npm::PackageName;
 use crate::upstream::UpstreamError;
 use crate::upstream::authorization::Authorization;
-use crate::upstream::fetch_target::Route;
+use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::registry::{failure, retry_after};
 
@@ -32,7 +32,7 @@ const COMES_BACK: [HeaderName; 8] =
 const IN_VERSION: AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'+').remove(b'_');
 
 /// A request that is passed on as it came: audit, search, ping, writes.
-pub struct Passage {
+pub struct PassthroughRequest {
     /// The method.
     pub method: Method,
     /// Path and query, encoded, below the registry's address; without a leading slash.
@@ -49,7 +49,7 @@ pub struct Passage {
 /// What a search is asked with. Everything else in a query could be a secret.
 const SEARCH_PARAMETERS: [&str; 6] = ["text", "size", "from", "quality", "popularity", "maintenance"];
 
-impl Passage {
+impl PassthroughRequest {
     /// A question of our own, with a client's credentials, for `path` below the registry's address.
     #[must_use]
     pub fn get(path: String) -> Self {
@@ -75,9 +75,9 @@ impl Passage {
     }
 }
 
-/// What upstream answered to a [`Passage`], whatever its status.
+/// What upstream answered to a [`PassthroughRequest`], whatever its status.
 #[derive(Debug, Clone)]
-pub struct Passed {
+pub struct PassthroughResponse {
     /// The status.
     pub status: StatusCode,
     /// The end-to-end headers that may be passed back.
@@ -86,7 +86,7 @@ pub struct Passed {
     pub body: Bytes,
 }
 
-impl Passage {
+impl PassthroughRequest {
     /// A question for the attestations of a version, made for all clients.
     #[must_use]
     pub fn for_attestations(name: &PackageName, version: &str) -> Self {
@@ -104,7 +104,7 @@ impl Passage {
     }
 }
 
-impl Passed {
+impl PassthroughResponse {
     /// Whether it is JSON and no error.
     #[must_use]
     pub fn is_json(&self) -> bool {
@@ -143,13 +143,13 @@ impl Registry {
     /// of the registry.
     pub async fn pass(
         &self,
-        passage: Passage,
+        passage: PassthroughRequest,
         authorization: &Authorization,
-        share: &mut Share,
-    ) -> Result<Passed, UpstreamError> {
+        share: &mut Reservation,
+    ) -> Result<PassthroughResponse, UpstreamError> {
         let url = self.below(&passage.path).ok_or(UpstreamError::NotFound)?;
         let headers = only(&passage.headers, &GOES_UP);
-        let route = Route::to_registry(url);
+        let route = FetchTarget::to_registry(url);
         let (route, response) = if passage.method == Method::GET {
             self.get(route, headers, authorization).await?
         } else {
@@ -161,7 +161,7 @@ impl Registry {
         let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
         headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
         let body = response.body.collect_into(ANSWER_LIMIT, share).await.map_err(|error| failure(&route.host(), &error))?;
-        Ok(Passed { status: response.status, headers, body })
+        Ok(PassthroughResponse { status: response.status, headers, body })
     }
 }
 
@@ -190,11 +190,11 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::net::testing::{Act, Server, answer};
+    use crate::net::testing::{ScriptedServer, ServerAction, answer};
     use crate::upstream::testing;
 
-    fn passage(method: Method, path: &str) -> Passage {
-        Passage { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new(), for_account: false }
+    fn passage(method: Method, path: &str) -> PassthroughRequest {
+        PassthroughRequest { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new(), for_account: false }
     }
 
     #[tokio::test]
@@ -208,7 +208,8 @@ mod tests {
             "retry-after: 007",
             "content-type: application/json",
         ];
-        let server = Server::plain(move |_, _| Act::Say(answer("401 Unauthorized", &back, b"{\"error\":\"otp\"}"))).await;
+        let server =
+            ScriptedServer::plain(move |_, _| ServerAction::Say(answer("401 Unauthorized", &back, b"{\"error\":\"otp\"}"))).await;
         let mut asked = passage(Method::POST, "-/npm/v1/security/advisories/bulk?a=b");
         asked.body = Bytes::from_static(b"\x1f\x8b");
         for (name, value) in [
@@ -249,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_cannot_leave_the_registry() {
-        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b""))).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b""))).await;
         let registry = testing::registry(&format!("{}npm/repo/", server.url()));
         for path in ["../other", "a/../../other", "%2e%2e/other", "..\\other", "a/%2E%2e/%2e./x"] {
             let refused = registry.pass(passage(Method::GET, path), &Authorization::Lent, &mut testing::share()).await;
@@ -262,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_is_sent_once_and_its_redirect_is_not_followed() {
-        let server = Server::plain(|_, _| Act::Reset).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Reset).await;
         assert!(
             testing::registry(&server.url())
                 .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
@@ -270,7 +271,8 @@ mod tests {
                 .is_err()
         );
         assert_eq!(server.heard().len(), 1);
-        let server = Server::plain(|_, _| Act::Say(answer("307 Temporary Redirect", &["location: /other"], b""))).await;
+        let server =
+            ScriptedServer::plain(|_, _| ServerAction::Say(answer("307 Temporary Redirect", &["location: /other"], b""))).await;
         let passed = testing::registry(&server.url())
             .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
             .await

@@ -15,17 +15,17 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::net::HostGlob;
-use crate::net::{Client, ClientError, Layer, Outgoing, Response, Settings, Trust, pause};
+use crate::net::HostPattern;
+use crate::net::{ClientConfig, ClientError, ClientRequest, ClientResponse, ConnectStage, HttpClient, TlsTrust, pause};
 use crate::npm::PackageName;
 use crate::text::ascii_line;
 use crate::upstream::authorization::{Addressed, Authorization, is_address};
-use crate::upstream::circuit_breaker::{Admission, AllCircuits, Circuits, Evidence};
+use crate::upstream::circuit_breaker::{Admission, AllCircuits, CircuitBreakers, Evidence};
 use crate::upstream::config::address;
-use crate::upstream::config::{Config, Origin, RegistryConfig, TimeMode, UpstreamSetupError};
+use crate::upstream::config::{Config, RegistryConfig, SettingOrigin, TimeMode, UpstreamConfigError};
 use crate::upstream::credentials::is_ambiguous;
 use crate::upstream::credentials::{CredentialRules, Credentials};
-use crate::upstream::fetch_target::Route;
+use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::{UpstreamError, passthrough};
 
 /// The most redirects that are followed in a row.
@@ -51,7 +51,7 @@ const ERROR_MESSAGE: usize = 200;
 /// One registry.
 pub struct Registry {
     id: Arc<str>,
-    origin: Origin,
+    origin: SettingOrigin,
     pub(crate) url: Url,
     /// What is lent, by the places that it was configured for.
     credentials: ArcSwap<CredentialRules>,
@@ -61,15 +61,15 @@ pub struct Registry {
     takes_clients: bool,
     time_mode: TimeMode,
     health: Arc<Health>,
-    shared: Arc<Shared>,
+    shared: Arc<RegistryShared>,
 }
 
 /// Hosts that packuments and redirects may name besides a registry's own.
 pub(crate) struct Hosts {
     /// Those of tarballs.
-    pub(crate) tarball: Vec<HostGlob>,
+    pub(crate) tarball: Vec<HostPattern>,
     /// Those that a tarball is redirected to.
-    redirect: Vec<HostGlob>,
+    redirect: Vec<HostPattern>,
 }
 
 /// What of a configuration that was read again is other than before, and active now.
@@ -86,8 +86,8 @@ pub struct Renewed {
 
 /// What was learnt of one registry, shared by all scopes that it is the registry of: its failures are its own.
 struct Health {
-    circuits: Arc<Circuits>,
-    retries: Budget,
+    circuits: Arc<CircuitBreakers>,
+    retries: RetryBudget,
     /// The packages that it answered before.
     answered: Cache<Box<str>, ()>,
     /// When it last sent the headers of an answer, whatever it was asked for.
@@ -98,7 +98,7 @@ impl Health {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             circuits: Arc::default(),
-            retries: Budget::default(),
+            retries: RetryBudget::default(),
             answered: Cache::new(MAX_ANSWERED),
             heard: Mutex::default(),
         })
@@ -106,8 +106,8 @@ impl Health {
 }
 
 /// What all registries have in common.
-struct Shared {
-    client: Client,
+struct RegistryShared {
+    client: HttpClient,
     hosts: ArcSwap<Hosts>,
     packument_limit: u64,
     tarball_limit: u64,
@@ -117,7 +117,7 @@ struct Shared {
     health: Mutex<HashMap<Arc<str>, Arc<Health>>>,
 }
 
-impl Shared {
+impl RegistryShared {
     /// What was learnt of a registry, which all scopes of one address share.
     fn health_of(&self, id: &Arc<str>) -> Arc<Health> {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +134,7 @@ impl Registry {
 
     /// Where the choice of it came from.
     #[must_use]
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &SettingOrigin {
         &self.origin
     }
 
@@ -190,10 +190,10 @@ impl Registry {
     /// GETs, following the redirects that are allowed; the answer's host comes along, for errors.
     pub(crate) async fn get(
         &self,
-        mut route: Route,
+        mut route: FetchTarget,
         headers: HeaderMap,
         authorization: &Authorization,
-    ) -> Result<(Route, Response), UpstreamError> {
+    ) -> Result<(FetchTarget, ClientResponse), UpstreamError> {
         let package = self.package_of(&route.url);
         for _ in 0..=MOST_REDIRECTS {
             route.with_credentials |= self.authorize(authorization, &route).is_some();
@@ -224,11 +224,11 @@ impl Registry {
     pub(crate) async fn send(
         &self,
         method: Method,
-        route: &Route,
+        route: &FetchTarget,
         headers: HeaderMap,
         body: Bytes,
         authorization: &Authorization,
-    ) -> Result<Response, UpstreamError> {
+    ) -> Result<ClientResponse, UpstreamError> {
         self.send_about(None, method, route, headers, body, authorization).await
     }
 
@@ -238,11 +238,11 @@ impl Registry {
         &self,
         package: Option<&str>,
         method: Method,
-        route: &Route,
+        route: &FetchTarget,
         mut headers: HeaderMap,
         body: Bytes,
         authorization: &Authorization,
-    ) -> Result<Response, UpstreamError> {
+    ) -> Result<ClientResponse, UpstreamError> {
         headers.remove(AUTHORIZATION);
         if let Some(value) = self.authorize(authorization, route) {
             headers.insert(AUTHORIZATION, value);
@@ -256,7 +256,7 @@ impl Registry {
             self.probe(route, &host).await;
             circuits.admit(&host, Instant::now())?;
         }
-        let request = Outgoing { method, url: route.url.clone(), headers, body, reach: route.reach };
+        let request = ClientRequest { method, url: route.url.clone(), headers, body, reach: route.reach };
         let heard = || *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::time::Instant::now());
         let sent = if route.trusted {
             self.shared.client.send_noting(&request, &heard).await
@@ -285,10 +285,11 @@ impl Registry {
     }
 
     /// Asks the host of `route` for what no client chose, and notes whether it answers.
-    async fn probe(&self, route: &Route, host: &Arc<str>) {
+    async fn probe(&self, route: &FetchTarget, host: &Arc<str>) {
         let own = self.below("-/ping").filter(|_| route.trusted);
         let url = own.or_else(|| route.url.join("/").ok()).unwrap_or_else(|| route.url.clone());
-        let request = Outgoing { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: route.reach };
+        let request =
+            ClientRequest { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: route.reach };
         let asked = tokio::time::timeout(PROBE_TIMEOUT, self.shared.client.send(&request)).await;
         let why = match asked {
             Ok(Ok(response)) if is_overloaded(response.status) => response.status.to_string(),
@@ -317,11 +318,11 @@ impl Registry {
     /// takes longer, and while not too much is asked again as it is.
     async fn send_patiently(
         &self,
-        route: &Route,
+        route: &FetchTarget,
         headers: &HeaderMap,
         authorization: &Authorization,
         package: Option<&str>,
-    ) -> Result<Response, UpstreamError> {
+    ) -> Result<ClientResponse, UpstreamError> {
         let mut attempt = 0;
         loop {
             let response = self.send_about(package, Method::GET, route, headers.clone(), Bytes::new(), authorization).await?;
@@ -337,7 +338,7 @@ impl Registry {
         }
     }
 
-    fn authorize(&self, authorization: &Authorization, route: &Route) -> Option<HeaderValue> {
+    fn authorize(&self, authorization: &Authorization, route: &FetchTarget) -> Option<HeaderValue> {
         match authorization.toward(self) {
             Authorization::None => None,
             Authorization::Lent => self.lent_for(&route.url).map(|credentials| credentials.value().clone()),
@@ -355,7 +356,7 @@ impl Registry {
     }
 
     /// Whether a route leads to a place of this registry: its own host and port, and below the address of no other registry there.
-    fn is_own_place(&self, route: &Route) -> bool {
+    fn is_own_place(&self, route: &FetchTarget) -> bool {
         let url = &route.url;
         let covers = |base: &Url| base.origin() == url.origin() && url.path().starts_with(base.path());
         let nearest = self.shared.addresses.iter().filter(|base| covers(base)).max_by_key(|base| base.path().len());
@@ -397,22 +398,26 @@ impl Registries {
     ///
     /// # Errors
     /// When an address or a scope is wrong, or there is an `https` registry and `trust` is empty.
-    pub fn open(config: &Config, trust: &Trust) -> Result<Self, UpstreamSetupError> {
+    pub fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
         let every = || std::iter::once(&config.default).chain(config.scoped.values());
         if trust.roots == 0
             && let Some(secure) = every().find(|registry| registry.url.scheme() == "https")
         {
-            return Err(UpstreamSetupError::NoRoots { url: secure.address().into(), found: trust.trouble.clone() });
+            return Err(UpstreamConfigError::NoRoots { url: secure.address().into(), found: trust.trouble.clone() });
         }
         let user_agent = HeaderValue::from_str(&config.user_agent);
-        let user_agent = user_agent.map_err(|_| UpstreamSetupError::UserAgent(config.user_agent.escape_debug().to_string()))?;
-        let settings =
-            Settings { deadlines: config.deadlines, proxies: config.proxies.clone(), tls: Arc::clone(&trust.client), user_agent };
+        let user_agent = user_agent.map_err(|_| UpstreamConfigError::UserAgent(config.user_agent.escape_debug().to_string()))?;
+        let settings = ClientConfig {
+            deadlines: config.deadlines,
+            proxies: config.proxies.clone(),
+            tls: Arc::clone(&trust.client),
+            user_agent,
+        };
         let mut addresses: Vec<Url> = every().map(RegistryConfig::address).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let shared = Arc::new(Shared {
-            client: Client::new(&settings),
+        let shared = Arc::new(RegistryShared {
+            client: HttpClient::new(&settings),
             hosts: ArcSwap::from_pointee(Hosts::of(config)),
             packument_limit: config.packument_limit,
             tarball_limit: config.tarball_limit,
@@ -425,7 +430,7 @@ impl Registries {
         let mut scoped = HashMap::with_capacity(config.scoped.len());
         for (scope, registry) in &config.scoped {
             if !scope.starts_with('@') || scope.len() == 1 || scope.contains('/') {
-                return Err(UpstreamSetupError::Scope(scope.escape_debug().to_string()));
+                return Err(UpstreamConfigError::Scope(scope.escape_debug().to_string()));
             }
             scoped.insert(scope.as_str().into(), open(registry)?);
         }
@@ -437,7 +442,7 @@ impl Registries {
     ///
     /// # Errors
     /// When credentials cannot be sent; then all of them stay as they were.
-    pub fn renew(&self, config: &Config) -> Result<Renewed, UpstreamSetupError> {
+    pub fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
         let mut renewed = Renewed::default();
         let (fresh, shared) = (Hosts::of(config), &self.default.shared);
         let mut lent = Vec::new();
@@ -520,10 +525,15 @@ impl Registries {
     }
 }
 
-fn open(config: &RegistryConfig, all: &Config, bound: &[Url], shared: &Arc<Shared>) -> Result<Registry, UpstreamSetupError> {
+fn open(
+    config: &RegistryConfig,
+    all: &Config,
+    bound: &[Url],
+    shared: &Arc<RegistryShared>,
+) -> Result<Registry, UpstreamConfigError> {
     let url = config.address();
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(UpstreamSetupError::Address { url: url.into(), origin: config.origin.clone() });
+        return Err(UpstreamConfigError::Address { url: url.into(), origin: config.origin.clone() });
     }
     let credentials = lent_by(config, all)?;
     let has_credentials = reaches(&credentials, &url, &shared.hosts.load());
@@ -536,11 +546,11 @@ fn open(config: &RegistryConfig, all: &Config, bound: &[Url], shared: &Arc<Share
 }
 
 /// What is lent to requests to a registry: what the whole configuration has, and the registry's own.
-fn lent_by(config: &RegistryConfig, all: &Config) -> Result<CredentialRules, UpstreamSetupError> {
+fn lent_by(config: &RegistryConfig, all: &Config) -> Result<CredentialRules, UpstreamConfigError> {
     let own = match &config.credentials {
         Some(credentials) => Some(credentials.clone()),
         None => Credentials::in_address(&config.url)
-            .map_err(|source| UpstreamSetupError::Credentials { origin: config.origin.clone(), source })?,
+            .map_err(|source| UpstreamConfigError::Credentials { origin: config.origin.clone(), source })?,
     };
     Ok(match own {
         Some(own) => all.credentials.clone().with(&config.address(), own),
@@ -552,7 +562,7 @@ fn lent_by(config: &RegistryConfig, all: &Config) -> Result<CredentialRules, Ups
 fn reaches(credentials: &CredentialRules, url: &Url, hosts: &Hosts) -> bool {
     credentials.addresses(url.scheme()).any(|place| {
         let is_own = place.host_str() == url.host_str() && place.port_or_known_default() == url.port_or_known_default();
-        is_own || [&hosts.tarball, &hosts.redirect].iter().any(|hosts| HostGlob::reach_of(hosts, &place).is_some())
+        is_own || [&hosts.tarball, &hosts.redirect].iter().any(|hosts| HostPattern::reach_of(hosts, &place).is_some())
     })
 }
 
@@ -583,9 +593,9 @@ fn patience(retry_after: &str, date: Option<&str>) -> Option<Duration> {
 
 /// What may be asked again: a tenth of what was answered, and a few to begin with, so that a server that drowns is not asked
 /// three times as much.
-struct Budget(AtomicU32);
+struct RetryBudget(AtomicU32);
 
-impl Budget {
+impl RetryBudget {
     const WHOLE: u32 = 10;
     const MOST: u32 = 20 * Self::WHOLE;
 
@@ -599,7 +609,7 @@ impl Budget {
     }
 }
 
-impl Default for Budget {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self(AtomicU32::new(Self::MOST))
     }
@@ -616,9 +626,9 @@ pub(crate) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
     match error {
         ClientError::Unreachable { layer, .. } => {
             let hint = match layer {
-                Layer::Trust => "; `--upstream-ca FILE` adds one",
-                Layer::Reach => "; a host that is named without `*` may have a private one",
-                Layer::Dns | Layer::Tcp | Layer::Machine | Layer::Proxy | Layer::Tls => "",
+                ConnectStage::Trust => "; `--upstream-ca FILE` adds one",
+                ConnectStage::Reach => "; a host that is named without `*` may have a private one",
+                ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine | ConnectStage::Proxy | ConnectStage::Tls => "",
             };
             UpstreamError::Unreachable { host, detail: format!("{error}{hint}").into() }
         }
@@ -630,7 +640,7 @@ pub(crate) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
 }
 
 /// What an answer that is no success means. Reads a little of its body for the message of a denial.
-pub(crate) async fn refusal(route: &Route, response: Response) -> UpstreamError {
+pub(crate) async fn refusal(route: &FetchTarget, response: ClientResponse) -> UpstreamError {
     let host = route.host();
     let status = response.status.as_u16();
     match status {
@@ -656,7 +666,7 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
 }
 
 /// Upstream's own words: `error` or `message` of a JSON body, else the reason phrase.
-async fn message(response: Response) -> Arc<str> {
+async fn message(response: ClientResponse) -> Arc<str> {
     #[derive(serde::Deserialize)]
     struct Words {
         error: Option<String>,
@@ -679,12 +689,12 @@ fn said(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::testing::{Act, Identity, Server, answer};
-    use crate::npm::Form;
+    use crate::net::testing::{ScriptedServer, ServerAction, TestIdentity, answer};
+    use crate::npm::PackumentForm;
     use crate::upstream::testing;
 
     fn elsewhere(url: &str) -> RegistryConfig {
-        RegistryConfig::new(Url::parse(url).unwrap(), Origin::BuiltIn)
+        RegistryConfig::new(Url::parse(url).unwrap(), SettingOrigin::BuiltIn)
     }
 
     #[test]
@@ -774,13 +784,13 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_in_an_address_are_used_and_never_shown() {
-        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let mut config = testing::config(&format!("http://user:hunter2@{}/", server.address));
         config.default.credentials = None;
         let registry = testing::open(&config);
         assert_eq!(**registry.id(), *server.url());
         registry
-            .packument(&PackageName::parse("ui").unwrap(), Form::Full, &Authorization::Lent, None, &mut testing::share())
+            .packument(&PackageName::parse("ui").unwrap(), PackumentForm::Full, &Authorization::Lent, None, &mut testing::share())
             .await
             .unwrap();
         assert_eq!(server.heard()[0].header("authorization"), Some("Basic dXNlcjpodW50ZXIy"));
@@ -797,27 +807,30 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_authority_is_named_with_its_cure_and_the_cure_works() {
-        let identity = Identity::of("localhost");
-        let server = Server::secure(&identity, |_, _| Act::Say(answer("200 OK", &[], b"{}"))).await;
+        let identity = TestIdentity::of("localhost");
+        let server = ScriptedServer::secure(&identity, |_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let name = PackageName::parse("ui").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (right, wrong) = (folder.path().join("right.pem"), folder.path().join("wrong.pem"));
         std::fs::write(&right, &identity.authority).unwrap();
-        std::fs::write(&wrong, Identity::of("localhost").authority).unwrap();
+        std::fs::write(&wrong, TestIdentity::of("localhost").authority).unwrap();
         let config = testing::config(&format!("https://localhost:{}/", server.address.port()));
         // A wrong one keeps this true on a machine without roots, where opening fails instead.
         let trusting = |roots: &[std::path::PathBuf]| {
             Arc::clone(Registries::open(&config, &testing::trust(roots)).unwrap().default_registry())
         };
         let refused = trusting(std::slice::from_ref(&wrong))
-            .packument(&name, Form::Full, &Authorization::None, None, &mut testing::share())
+            .packument(&name, PackumentForm::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err()
             .to_string();
         let expected =
             "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
         assert!(refused.ends_with(expected), "{refused}");
-        trusting(&[wrong, right]).packument(&name, Form::Full, &Authorization::None, None, &mut testing::share()).await.unwrap();
+        trusting(&[wrong, right])
+            .packument(&name, PackumentForm::Full, &Authorization::None, None, &mut testing::share())
+            .await
+            .unwrap();
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::npm::PackageName;
 use crate::npm::tarball_url;
 use crate::upstream::UpstreamError;
 use crate::upstream::authorization::Authorization;
-use crate::upstream::fetch_target::Route;
+use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::registry::{failure, header, refusal};
 
@@ -84,7 +84,7 @@ impl Registry {
     /// Whether that is the place a manifest states.
     #[must_use]
     pub fn is_customary(&self, name: &PackageName, version: &str, stated: &str) -> bool {
-        let route = |url: &str| Route::to_tarball(&self.url, url, &self.hosts().tarball).ok();
+        let route = |url: &str| FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball).ok();
         route(stated).is_some_and(|stated| Some(stated) == route(&self.customary_tarball(name, version)))
     }
 
@@ -96,7 +96,7 @@ impl Registry {
     /// # Errors
     /// Whatever upstream did not do; [`UpstreamError::TarballHost`] before anything is asked.
     pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
-        let route = Route::to_tarball(&self.url, url, &self.hosts().tarball)?;
+        let route = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -117,7 +117,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::tarball`].
     pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
-        let route = Route::to_tarball(&self.url, url, &self.hosts().tarball)?;
+        let route = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -139,7 +139,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::testing::{Act, Server, answer};
+    use crate::net::testing::{ScriptedServer, ServerAction, answer};
     use crate::upstream::testing;
 
     async fn taken(mut body: TarballBody) -> Result<Vec<u8>, UpstreamError> {
@@ -151,12 +151,12 @@ mod tests {
     }
 
     /// A registry that redirects `/registry/…` to `storage`, and what was asked of it.
-    async fn redirecting(to: impl Fn(&str) -> String + Send + Sync + 'static) -> Server {
-        Server::plain(move |heard, _| match heard.line().split(' ').nth(1) {
+    async fn redirecting(to: impl Fn(&str) -> String + Send + Sync + 'static) -> ScriptedServer {
+        ScriptedServer::plain(move |heard, _| match heard.line().split(' ').nth(1) {
             Some(path) if path.starts_with("/registry/") => {
-                Act::Say(answer("302 Found", &[&format!("location: {}", to(path))], b"moved"))
+                ServerAction::Say(answer("302 Found", &[&format!("location: {}", to(path))], b"moved"))
             }
-            _ => Act::Say(answer("200 OK", &["content-encoding: gzip"], b"\x1f\x8btgz")),
+            _ => ServerAction::Say(answer("200 OK", &["content-encoding: gzip"], b"\x1f\x8btgz")),
         })
         .await
     }
@@ -234,9 +234,11 @@ mod tests {
     async fn github_redirects_its_downloads_on_the_way_to_storage() {
         let storage = redirecting(str::to_owned).await;
         let to = format!("{}npmregistryv2prod/blobs/1.tgz?sig=x", storage.url());
-        let server = Server::plain(move |heard, _| match heard.line() {
-            "GET /download/@acme/ui/1.0.0/0123abcd HTTP/1.1" => Act::Say(answer("302 Found", &[&format!("location: {to}")], b"")),
-            _ => Act::Say(answer("404 Not Found", &[], b"{}")),
+        let server = ScriptedServer::plain(move |heard, _| match heard.line() {
+            "GET /download/@acme/ui/1.0.0/0123abcd HTTP/1.1" => {
+                ServerAction::Say(answer("302 Found", &[&format!("location: {to}")], b""))
+            }
+            _ => ServerAction::Say(answer("404 Not Found", &[], b"{}")),
         })
         .await;
         let mut config = testing::config(&server.url());
@@ -271,7 +273,7 @@ mod tests {
         let endless = registry.tarball("ui.tgz", &Authorization::None).await.unwrap_err();
         assert!(endless.to_string().ends_with("which is not allowed: more than 5 in a row"), "{endless}");
         assert_eq!(server.heard().len(), 6);
-        let nowhere = Server::plain(|_, _| Act::Say(answer("302 Found", &[], b""))).await;
+        let nowhere = ScriptedServer::plain(|_, _| ServerAction::Say(answer("302 Found", &[], b""))).await;
         let lost = testing::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
         assert!(matches!(lost, UpstreamError::Broken { .. }), "{lost}");
     }
@@ -293,11 +295,11 @@ mod tests {
     #[tokio::test]
     async fn a_tarball_that_is_too_long_too_short_or_too_slow_is_an_error() {
         let head = |length: &str| format!("HTTP/1.1 200 OK\r\n{length}\r\n").into_bytes();
-        let server = Server::plain(move |heard, _| match heard.line().split(' ').nth(1) {
-            Some("/said") => Act::Hang([head("content-length: 1001\r\n"), b"x".to_vec()].concat()),
-            Some("/unsaid") => Act::Hang([head(""), vec![b'x'; 1_001]].concat()),
-            Some("/short") => Act::Close([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
-            _ => Act::Hang([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
+        let server = ScriptedServer::plain(move |heard, _| match heard.line().split(' ').nth(1) {
+            Some("/said") => ServerAction::Hang([head("content-length: 1001\r\n"), b"x".to_vec()].concat()),
+            Some("/unsaid") => ServerAction::Hang([head(""), vec![b'x'; 1_001]].concat()),
+            Some("/short") => ServerAction::Close([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
+            _ => ServerAction::Hang([head("content-length: 10\r\n"), b"x".to_vec()].concat()),
         })
         .await;
         let registry = testing::registry(&server.url());

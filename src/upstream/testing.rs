@@ -8,20 +8,20 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
-use crate::net::{Allowance, Deadlines, Proxies, Share, Trust};
-use crate::upstream::config::{Config, Origin, RegistryConfig};
+use crate::net::{Deadlines, MemoryBudget, ProxySettings, Reservation, TlsTrust};
+use crate::upstream::config::{Config, RegistryConfig, SettingOrigin};
 use crate::upstream::credentials::{CredentialRules, Credentials};
 use crate::upstream::registry::{Registries, Registry};
 
 pub(crate) fn config(url: &str) -> Config {
-    let mut default = RegistryConfig::new(Url::parse(url).unwrap(), Origin::Setting("--upstream".to_owned()));
+    let mut default = RegistryConfig::new(Url::parse(url).unwrap(), SettingOrigin::Setting("--upstream".to_owned()));
     default.credentials = Some(Credentials::bearer("lent").unwrap());
     Config {
         default,
         scoped: BTreeMap::new(),
         credentials: CredentialRules::default(),
         client_credentials: Vec::new(),
-        proxies: Proxies::none(),
+        proxies: ProxySettings::none(),
         tarball_hosts: Vec::new(),
         redirect_hosts: Vec::new(),
         deadlines: Deadlines::default(),
@@ -32,7 +32,7 @@ pub(crate) fn config(url: &str) -> Config {
 }
 
 /// Whom to trust: these and nobody else.
-pub(crate) fn trust(files: &[PathBuf]) -> Trust {
+pub(crate) fn trust(files: &[PathBuf]) -> TlsTrust {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in files.iter().flat_map(|file| CertificateDer::pem_file_iter(file).unwrap()) {
         roots.add(certificate.unwrap()).unwrap();
@@ -41,7 +41,7 @@ pub(crate) fn trust(files: &[PathBuf]) -> Trust {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let client = client.with_root_certificates(roots).with_no_client_auth();
-    Trust { client: Arc::new(client), roots: count, trouble: None }
+    TlsTrust { client: Arc::new(client), roots: count, trouble: None }
 }
 
 pub(crate) fn open(config: &Config) -> Arc<Registry> {
@@ -58,6 +58,6 @@ pub(crate) fn hasty(url: &str) -> Arc<Registry> {
 }
 
 /// Memory enough for what tests send.
-pub(crate) fn share() -> Share {
-    Allowance::of(1_000_000, std::time::Duration::from_secs(1)).share()
+pub(crate) fn share() -> Reservation {
+    MemoryBudget::of(1_000_000, std::time::Duration::from_secs(1)).share()
 }

@@ -5,5 +5,5 @@
 pub mod names;
 mod undecided;
 
-pub use names::{Finding, Findings, Signal, Signals, Strength};
+pub use names::{Finding, Findings, Signal, SignalStrength, Signals};
 pub use undecided::{BASELINE_AGE, undecided};

@@ -2,7 +2,7 @@
 
 /// How much a signal says by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Strength {
+pub enum SignalStrength {
     /// Enough to hold a release: rare among honest ones.
     Strong,
     /// Enough together with another one.
@@ -140,7 +140,7 @@ names! {
 impl Signal {
     /// How much it says by itself: strong ones are rare among honest releases.
     #[must_use]
-    pub fn strength(self) -> Strength {
+    pub fn strength(self) -> SignalStrength {
         match self {
             Self::FirstInstallScript
             | Self::BindingGypAdded
@@ -148,7 +148,7 @@ impl Signal {
             | Self::ProvenanceLost
             | Self::TrustedPublisherLost
             | Self::NewPublisher
-            | Self::NewbornDependency => Strength::Strong,
+            | Self::NewbornDependency => SignalStrength::Strong,
             Self::PublisherEmailChanged
             | Self::Dormant
             | Self::ReleaseBurst
@@ -158,7 +158,7 @@ impl Signal {
             | Self::MaintainersChanged
             | Self::CommitLost
             | Self::ToolChanged
-            | Self::ShrinkwrapAdded => Strength::Weak,
+            | Self::ShrinkwrapAdded => SignalStrength::Weak,
         }
     }
 }
@@ -166,7 +166,7 @@ impl Signal {
 impl Signals {
     /// Every signal of a strength.
     #[must_use]
-    pub fn of_strength(strength: Strength) -> Self {
+    pub fn of_strength(strength: SignalStrength) -> Self {
         Signal::ALL.iter().copied().filter(|signal| signal.strength() == strength).collect()
     }
 }
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_signal_is_strong_or_weak() {
-        let (strong, weak) = (Signals::of_strength(Strength::Strong), Signals::of_strength(Strength::Weak));
+        let (strong, weak) = (Signals::of_strength(SignalStrength::Strong), Signals::of_strength(SignalStrength::Weak));
         assert!(strong.and(weak).is_empty());
         assert_eq!((strong.count() + weak.count()) as usize, Signal::ALL.len());
         let both: Signals = [Signal::SizeJump, Signal::Dormant].into_iter().collect();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::npm::packument::index::Entry;
+use crate::npm::packument::index::VersionEntry;
 use crate::vetting::names::{Signal, Signals};
 
 /// How much older than a release its baseline is: what an attacker cannot have made this month.
@@ -11,7 +11,7 @@ pub const BASELINE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The signals of `entry` that are not excluded by the versions of its baseline. Without a baseline all are undecided.
 #[must_use]
-pub fn undecided<'a>(entry: &Entry, baseline: impl Iterator<Item = &'a Entry>) -> Signals {
+pub fn undecided<'a>(entry: &VersionEntry, baseline: impl Iterator<Item = &'a VersionEntry>) -> Signals {
     let traits = entry.traits;
     let mut open: Vec<Signal> = Signal::ALL.to_vec();
     let mut any = false;
@@ -21,7 +21,7 @@ pub fn undecided<'a>(entry: &Entry, baseline: impl Iterator<Item = &'a Entry>) -
             open.retain(|other| *other != signal);
         }
     };
-    let is_remote = |entry: &Entry| entry.traits.git_dependency || entry.traits.url_dependency;
+    let is_remote = |entry: &VersionEntry| entry.traits.git_dependency || entry.traits.url_dependency;
     known(Signal::FirstInstallScript, !traits.install_script);
     known(Signal::BindingGypAdded, !entry.outline.has_gyp);
     known(Signal::RemoteDependencyAdded, !is_remote(entry));

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use coldframe::clock::Clock as _;
 use coldframe::tls::ca::{LeafKey, pem};
-use coldframe::tls::{Authority, Keeping};
+use coldframe::tls::{CaStore, CertificateAuthority};
 use rustls_pki_types::DnsName;
 use tempfile::TempDir;
 
@@ -52,7 +52,7 @@ fn go(folder: &Path) -> std::path::PathBuf {
     built
 }
 
-async fn shown(authority: &Authority, host: &'static str) -> SocketAddr {
+async fn shown(authority: &CertificateAuthority, host: &'static str) -> SocketAddr {
     let key = LeafKey::generate().unwrap();
     showing(authority.mint(&name(host), &key, machine_clock().now()).unwrap()).await
 }
@@ -60,7 +60,7 @@ async fn shown(authority: &Authority, host: &'static str) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_node_curl_and_go_take_its_word_for_its_hosts_and_for_no_other() {
     let folder = TempDir::new().unwrap();
-    let kept = Keeping::in_data_dir(folder.path()).read_or_make(&[name("registry.example")], machine_clock().now()).unwrap();
+    let kept = CaStore::in_data_dir(folder.path()).read_or_make(&[name("registry.example")], machine_clock().now()).unwrap();
     let roots = folder.path().join("roots.pem");
     std::fs::write(&roots, pem(kept.current.certificate())).unwrap();
     let go = tokio::task::block_in_place(|| go(folder.path()));

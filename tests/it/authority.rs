@@ -103,7 +103,7 @@ async fn a_rotation_is_taken_up_by_a_running_server() {
     let name = rustls_pki_types::DnsName::try_from(crate::gate::REGISTRY).unwrap();
     let default = coldframe::upstream::npmrc::built_in();
     let default = rustls_pki_types::DnsName::try_from(default.host_str().unwrap().to_owned()).unwrap();
-    let keeping = coldframe::tls::Keeping::in_data_dir(scene.data());
+    let keeping = coldframe::tls::CaStore::in_data_dir(scene.data());
     let now = coldframe::clock::Clock::now(&scene.clock);
     keeping.rotate(&[name, default], std::time::Duration::ZERO, now).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -214,7 +214,7 @@ async fn rustls_openssl_node_and_curl_take_its_word_for_its_hosts_and_for_no_oth
     use coldframe::clock::Clock as _;
     let (data, clock) = (TempDir::new().unwrap(), machine_clock());
     let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
-    let kept = coldframe::tls::Keeping::in_data_dir(data.path()).read_or_make(&[name("registry.example")], clock.now()).unwrap();
+    let kept = coldframe::tls::CaStore::in_data_dir(data.path()).read_or_make(&[name("registry.example")], clock.now()).unwrap();
     let roots = data.path().join("roots.pem");
     std::fs::write(&roots, coldframe::tls::ca::pem(kept.current.certificate())).unwrap();
     let key = coldframe::tls::ca::LeafKey::generate().unwrap();

@@ -4,7 +4,7 @@ use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use coldframe::net::OpenFiles;
+use coldframe::net::FdLimit;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -63,7 +63,7 @@ impl Kept {
 #[tokio::test]
 async fn hundreds_of_clients_that_keep_their_connections_are_all_answered() {
     // Both ends are in this process.
-    let _ = OpenFiles::raise();
+    let _ = FdLimit::raise();
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     let expected = scene.get("/left-pad").await.is(200).body;

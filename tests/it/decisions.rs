@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use coldframe::app::standalone::decide::{self, Taken};
+use coldframe::app::standalone::decide::{self, RecordedDecision};
 use coldframe::clock::Clock as _;
 use coldframe::npm::PackageName;
-use coldframe::policy::decisions::{Act, Approved, CHANGED_INTEGRITY, Proposal, Signature};
-use coldframe::store::sqlite::decision_writer::Effect;
-use coldframe::store::{Ledger as _, Outcome, SqliteLedger};
+use coldframe::policy::decisions::{ApprovedVersion, CHANGED_INTEGRITY, DecisionAction, DecisionProposal, Signature};
+use coldframe::store::sqlite::decision_writer::ApplyStatus;
+use coldframe::store::{DownloadOutcome, Ledger as _, SqliteLedger};
 use serde_json::json;
 
 use crate::package::{Package, days, hours, sha512};
@@ -19,26 +19,26 @@ fn signature(scene: &Scene, who: &str) -> Signature {
 }
 
 /// Somebody decides something, in a process of their own.
-async fn decide(scene: &Scene, act: Act, lasts: Option<Duration>, needs_second: bool) -> Taken {
+async fn decide(scene: &Scene, act: DecisionAction, lasts: Option<Duration>, needs_second: bool) -> RecordedDecision {
     let author = signature(scene, "ada");
     let expires = lasts.map(|lasts| author.at.checked_add(jiff::SignedDuration::try_from(lasts).unwrap()).unwrap());
-    let proposal = Proposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
+    let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
     let data = scene.data().to_owned();
     let taken = tokio::task::spawn_blocking(move || decide::decide(&data, &proposal)).await.unwrap().unwrap();
-    assert_eq!(taken.effect, Effect::InForce);
+    assert_eq!(taken.effect, ApplyStatus::InForce);
     taken
 }
 
 async fn revoke(scene: &Scene, id: i64) {
     let (data, by) = (scene.data().to_owned(), signature(scene, "ada"));
     let taken = tokio::task::spawn_blocking(move || decide::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
-    assert_eq!(taken.effect, Effect::InForce);
+    assert_eq!(taken.effect, ApplyStatus::InForce);
 }
 
 /// An approval of the version that `package` is, by its bytes.
-fn approval(package: &Package, records: &[&str]) -> Act {
-    let approved = Approved { version: package.version.clone(), integrity: sha512(&package.tarball), until: None };
-    Act::Approve {
+fn approval(package: &Package, records: &[&str]) -> DecisionAction {
+    let approved = ApprovedVersion { version: package.version.clone(), integrity: sha512(&package.tarball), until: None };
+    DecisionAction::Approve {
         package: package.name.clone(),
         asked: package.version.clone(),
         versions: vec![approved],
@@ -46,12 +46,12 @@ fn approval(package: &Package, records: &[&str]) -> Act {
     }
 }
 
-fn deny(packages: &str, range: Option<&str>) -> Act {
-    Act::Deny { packages: packages.to_owned(), range: range.map(str::to_owned) }
+fn deny(packages: &str, range: Option<&str>) -> DecisionAction {
+    DecisionAction::Deny { packages: packages.to_owned(), range: range.map(str::to_owned) }
 }
 
-fn freeze(scene: &Scene, packages: &[&str]) -> Act {
-    Act::Freeze { at: scene.clock.now(), packages: packages.iter().map(|glob| (*glob).to_owned()).collect() }
+fn freeze(scene: &Scene, packages: &[&str]) -> DecisionAction {
+    DecisionAction::Freeze { at: scene.clock.now(), packages: packages.iter().map(|glob| (*glob).to_owned()).collect() }
 }
 
 /// By which rule a tarball was served, and how often, as the ledger has it.
@@ -60,7 +60,7 @@ fn served_by(scene: &Scene, name: &str) -> (Option<String>, u64) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let exposures = ledger.exposure(&PackageName::parse(name).unwrap(), None).unwrap();
-        if let Some(served) = exposures.into_iter().find(|exposure| exposure.outcome == Outcome::Served) {
+        if let Some(served) = exposures.into_iter().find(|exposure| exposure.outcome == DownloadOutcome::Served) {
             return (served.rule, served.times);
         }
         assert!(Instant::now() < deadline, "nothing of {name} was served");
@@ -95,9 +95,13 @@ async fn an_approval_by_exact_bytes_holds_every_digest_of_them() {
     scene.publish(carrier.clone());
     scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
     let shasum = coldframe::npm::Digest::of(coldframe::npm::Algorithm::Sha1, &victim.tarball).to_sri();
-    let approved = Approved { version: "1.0.0".to_owned(), integrity: shasum, until: None };
-    let act =
-        Act::Approve { package: "victim".to_owned(), asked: "1.0.0".to_owned(), versions: vec![approved], records: Vec::new() };
+    let approved = ApprovedVersion { version: "1.0.0".to_owned(), integrity: shasum, until: None };
+    let act = DecisionAction::Approve {
+        package: "victim".to_owned(),
+        asked: "1.0.0".to_owned(),
+        versions: vec![approved],
+        records: Vec::new(),
+    };
     decide(&scene, act, None, false).await;
     // Before any client looked, upstream adds the digest of other bytes, which the store has.
     let stated = sha512(&carrier.tarball);
@@ -109,10 +113,10 @@ async fn an_approval_by_exact_bytes_holds_every_digest_of_them() {
     // And an approval of the SHA-512 binds where a shasum alone is stated.
     let bound = Package::new("bound", "1.0.0").aged(hours(1));
     scene.publish(bound.clone().dist("integrity", serde_json::Value::Null));
-    let act = Act::Approve {
+    let act = DecisionAction::Approve {
         package: "bound".to_owned(),
         asked: "1.0.0".to_owned(),
-        versions: vec![Approved {
+        versions: vec![ApprovedVersion {
             version: "1.0.0".to_owned(),
             integrity: format!(
                 "{} {}",
@@ -236,7 +240,7 @@ async fn an_hour_of_observation_waives_age_and_reverts_itself() {
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
     scene.get("/axios").await.is(403);
-    decide(&scene, Act::Observe, Some(hours(1)), false).await;
+    decide(&scene, DecisionAction::Observe, Some(hours(1)), false).await;
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     let (rule, times) = served_by(&scene, "left-pad");
@@ -276,9 +280,9 @@ async fn an_hour_of_observation_opens_nothing_that_an_advisory_a_rule_or_a_perso
         scene.publish(Package::new(name, "1.0.0").aged(hours(1)));
     }
     decide(&scene, deny("denied", None), None, false).await;
-    let before = Act::Freeze { at: "2026-04-03T10:00:00Z".parse().unwrap(), packages: vec!["frozen".to_owned()] };
+    let before = DecisionAction::Freeze { at: "2026-04-03T10:00:00Z".parse().unwrap(), packages: vec!["frozen".to_owned()] };
     decide(&scene, before, Some(days(2)), false).await;
-    decide(&scene, Act::Observe, Some(hours(1)), false).await;
+    decide(&scene, DecisionAction::Observe, Some(hours(1)), false).await;
     scene.get("/young/-/young-1.0.0.tgz").await.is(200);
     for (path, rule) in [
         ("/holed/-/holed-1.0.0.tgz", "critical-vulnerability"),
@@ -329,7 +333,7 @@ async fn active_decisions_are_counted_by_kind_until_they_end() {
     let active = async |scene: &Scene, kind: &str| scene.metric("coldframe_decisions_active", &format!("\"{kind}\"")).await;
     assert!(active(&scene, "deny").await.abs() < 0.1);
     let denied = decide(&scene, deny("lodash", None), None, false).await;
-    decide(&scene, Act::Observe, Some(hours(1)), false).await;
+    decide(&scene, DecisionAction::Observe, Some(hours(1)), false).await;
     decide(&scene, freeze(&scene, &[]), None, true).await;
     for (kind, count) in [("deny", 1.0), ("observe", 1.0), ("freeze", 0.0), ("approve", 0.0)] {
         assert!((active(&scene, kind).await - count).abs() < 0.1, "{kind}");
@@ -357,7 +361,13 @@ async fn no_variable_makes_its_author_a_second_person() {
     let author = serde_json::from_str::<serde_json::Value>(&shown).unwrap()["author"].as_str().unwrap().to_owned();
     assert_ne!(author, "bob");
     let by = signature(&scene, &author);
-    let proposal = Proposal { act: Act::Observe, reason: "INC-7".to_owned(), author: by, expires: None, needs_second: true };
+    let proposal = DecisionProposal {
+        act: DecisionAction::Observe,
+        reason: "INC-7".to_owned(),
+        author: by,
+        expires: None,
+        needs_second: true,
+    };
     let data = scene.data().to_owned();
     let taken = tokio::task::spawn_blocking(move || decide::decide(&data, &proposal)).await.unwrap().unwrap();
     let id = taken.decision.id.to_string();

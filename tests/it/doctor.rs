@@ -292,7 +292,7 @@ async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
     let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
     let now = machine_clock().now();
     let showing = async |data: &Path| {
-        let kept = coldframe::tls::Keeping::in_data_dir(data).read_or_make(std::slice::from_ref(&name), now).unwrap();
+        let kept = coldframe::tls::CaStore::in_data_dir(data).read_or_make(std::slice::from_ref(&name), now).unwrap();
         let key = coldframe::tls::ca::LeafKey::generate().unwrap();
         let address = crate::chain::showing(kept.current.mint(&name, &key, now).unwrap()).await;
         (address.port(), coldframe::tls::ca::pem(kept.current.certificate()))

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coldframe::clock::Clock as _;
-use coldframe::feed::{Affected, OsvRecord, Signer};
+use coldframe::feed::{FeedSigner, OsvAffected, OsvRecord};
 use coldframe::store::SqliteLedger;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -137,7 +137,7 @@ async fn a_served_version_that_turns_bad_leaves_the_store_and_names_who_got_it()
 }
 
 fn feed_name(feed: &Feed) -> String {
-    coldframe::feed::Source::parse(feed.path()).unwrap().name()
+    coldframe::feed::FeedSource::parse(feed.path()).unwrap().name()
 }
 
 #[tokio::test]
@@ -396,14 +396,14 @@ async fn a_tarball_that_turns_bad_on_its_way_is_refused_and_not_kept() {
 }
 
 /// An export of denials of left-pad, as another instance would write it at this instant, good for an hour.
-fn export(out: &Feed, signer: &Signer, now: Timestamp, versions: &[&str]) -> u64 {
+fn export(out: &Feed, signer: &FeedSigner, now: Timestamp, versions: &[&str]) -> u64 {
     let denied = |version: &&str| OsvRecord {
         id: format!("ACME-2026-{}", version.replace('.', "")),
         modified: "2026-04-01T00:00:00Z".to_owned(),
-        affected: vec![Affected {
-            package: coldframe::feed::Package { ecosystem: "npm".to_owned(), name: "left-pad".to_owned() },
+        affected: vec![OsvAffected {
+            package: coldframe::feed::OsvPackage { ecosystem: "npm".to_owned(), name: "left-pad".to_owned() },
             versions: vec![(*version).to_owned()],
-            ..Affected::default()
+            ..OsvAffected::default()
         }],
         ..OsvRecord::default()
     };
@@ -428,7 +428,7 @@ async fn until_ready_says(scene: &Scene, status: u16, part: &str) {
 #[tokio::test]
 async fn an_index_that_went_back_or_has_expired_leaves_the_last_good_one_in_force() {
     let (out, keys) = (Feed::new(), TempDir::new().unwrap());
-    let signer = Signer::open(keys.path()).unwrap();
+    let signer = FeedSigner::open(keys.path()).unwrap();
     let noon: Timestamp = crate::scene::NOON.parse().unwrap();
     let first = export(&out, &signer, noon, &["1.1.0"]);
     let mut scene = Scene::open().set("feed", out.path()).set("feed-readiness", "true").await;

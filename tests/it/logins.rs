@@ -85,7 +85,7 @@ async fn whoever_is_not_known_gets_a_407_and_who_is_has_a_name_in_the_ledger() {
     // Probes bring no name.
     ask(TcpStream::connect(at(&scene)).await.unwrap(), "/-/coldframe/healthz", "gateway").await.is(200);
     scene.coldframe.stop().await;
-    let spec = coldframe::npm::Spec::parse("left-pad").unwrap();
+    let spec = coldframe::npm::PackageSpec::parse("left-pad").unwrap();
     let exposed = coldframe::app::exposure(scene.data(), &spec).unwrap();
     assert_eq!(exposed.iter().map(|one| one.client.as_str()).collect::<Vec<_>>(), ["ada@127.0.0.1"]);
 }

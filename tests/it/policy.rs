@@ -117,7 +117,7 @@ async fn what_is_observed_is_served_and_noted_with_its_rule() {
     let ledger = coldframe::store::SqliteLedger::read_only(scene.data()).unwrap();
     let name = coldframe::npm::PackageName::parse("left-pad").unwrap();
     let seen = ledger.exposure(&name, None).unwrap();
-    assert_eq!(seen[0].outcome, coldframe::store::Outcome::Served);
+    assert_eq!(seen[0].outcome, coldframe::store::DownloadOutcome::Served);
     assert_eq!(seen[0].rule.as_deref(), Some("new-package"));
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coldframe::app::{App, AppError};
 use coldframe::clock::{Clock as _, ManualClock};
-use coldframe::config::{Config, Flags, Key, Mistakes, Sources, Surroundings};
+use coldframe::config::{Config, ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
 use coldframe::store::StoreError;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -196,14 +196,14 @@ impl Scene {
 }
 
 /// What the settings say, on a machine with a home or apart from any.
-fn configuration(settings: &[(&str, &str)]) -> Result<Config, Mistakes> {
+fn configuration(settings: &[(&str, &str)]) -> Result<Config, Diagnostics> {
     let Some((_, home)) = settings.iter().find(|(name, _)| *name == HOME) else { return Config::of(settings) };
-    let mut flags = Flags::default();
+    let mut flags = FlagValues::default();
     for (name, value) in settings.iter().filter(|(name, _)| *name != HOME) {
-        flags.note(Key::named(name).expect("a setting"), (*value).to_owned());
+        flags.note(SettingKey::named(name).expect("a setting"), (*value).to_owned());
     }
-    let surroundings = Surroundings { variables: Vec::new(), home: Some(home.into()), working_directory: home.into() };
-    Config::gather(Sources { file: None, surroundings: &surroundings, flags })
+    let surroundings = ProcessEnvironment { variables: Vec::new(), home: Some(home.into()), working_directory: home.into() };
+    Config::gather(ConfigSources { file: None, surroundings: &surroundings, flags })
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use coldframe::config::Key;
+use coldframe::config::SettingKey;
 use coldframe::config::settings::{FILE_VARIABLE, PREFIX, SETTINGS};
 use granit_parser::{Event, Parser};
 use serde_json::{Map, Value, json};
@@ -214,7 +214,7 @@ fn recipes_say_what_can_be_said() {
             assert_eq!(code, 0, "{line}\n{errors}");
             for flag in behind[depth..].iter().filter_map(|word| word.strip_prefix("--")) {
                 let listed = told.contains(&format!("--{flag} ")) || told.contains(&format!("--{flag}\n"));
-                assert!(listed || Key::named(flag).is_some(), "`--{flag}` is no flag of `{command:?}`: {line}");
+                assert!(listed || SettingKey::named(flag).is_some(), "`--{flag}` is no flag of `{command:?}`: {line}");
             }
             said.insert(command.join(" "));
         }

@@ -1,7 +1,7 @@
 //! Refusals that clients make for us: where an answer withholds all that is wanted of a package, that is an event like a refusal.
 
 use coldframe::npm::PackageName;
-use coldframe::store::{Ledger as _, Outcome, SqliteLedger};
+use coldframe::store::{DownloadOutcome, Ledger as _, SqliteLedger};
 
 use crate::client::Ask;
 use crate::package::{Package, days, hours};
@@ -26,7 +26,7 @@ async fn refused(scene: &mut Scene) -> Vec<(String, u64)> {
     scene.coldframe.stop().await;
     let ledger = SqliteLedger::read_only(scene.data()).unwrap();
     let rows = ledger.exposure(&PackageName::parse("left-pad").unwrap(), None).unwrap();
-    let rows = rows.into_iter().filter(|row| row.outcome == Outcome::Refused);
+    let rows = rows.into_iter().filter(|row| row.outcome == DownloadOutcome::Refused);
     rows.map(|row| (row.version, row.times)).collect()
 }
 

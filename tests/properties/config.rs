@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use coldframe::config::Written;
-use coldframe::config::settings::{Default, SETTINGS};
-use coldframe::config::{Config, Mistakes, show};
+use coldframe::config::RawConfig;
+use coldframe::config::settings::{DefaultValue, SETTINGS};
+use coldframe::config::{Config, Diagnostics, show};
 use coldframe::diagnostics::blot_credentials;
 
 const SECRET: &str = "s3cr3tC4nary";
@@ -29,22 +29,22 @@ pub fn holds(input: &[u8]) {
     assert!(!told.contains(SECRET), "the password is told: {told}");
 }
 
-fn read(text: &str) -> Result<(Written, Config), Mistakes> {
-    let written = Written::of_text(Path::new("coldframe.toml"), text)?;
+fn read(text: &str) -> Result<(RawConfig, Config), Diagnostics> {
+    let written = RawConfig::of_text(Path::new("coldframe.toml"), text)?;
     let config = Config::of_written(&written)?;
     Ok((written, config))
 }
 
-fn means_the_same_when_shown(written: &Written, config: &Config) {
+fn means_the_same_when_shown(written: &RawConfig, config: &Config) {
     let shown = show::show(written, config);
     let (again, _) = read(&shown).unwrap_or_else(|mistakes| panic!("{mistakes}\n{shown}"));
     for setting in &SETTINGS {
-        let texts = |written: &Written| written.values(setting.key).into_iter().map(|value| value.text).collect::<Vec<_>>();
+        let texts = |written: &RawConfig| written.values(setting.key).into_iter().map(|value| value.text).collect::<Vec<_>>();
         let (before, after) = (texts(written), texts(&again));
         // What may be credentials is not shown, wherever it stands, so it does not come back.
         let hidden = before.iter().any(|text| blot_credentials(text) != *text);
         // An empty list is nothing written, for which the default stands, if there is one.
-        let empty = before.is_empty() && setting.default != Default::Absent("");
+        let empty = before.is_empty() && setting.default != DefaultValue::Absent("");
         assert!(before == after || hidden || empty, "`{}`: {before:?} was shown as {after:?}\n{shown}", setting.name);
     }
     bounds_hold(config);

@@ -2,7 +2,7 @@
 //! there.
 
 use coldframe::npm::Lockfile;
-use coldframe::npm::lockfile::{LockfileError, NAMES, Source};
+use coldframe::npm::lockfile::{EntrySource, LockfileError, NAMES};
 
 /// Panics when a lockfile is read in two ways, or tells of what does not stand in it.
 pub fn holds(input: &[u8]) {
@@ -31,7 +31,7 @@ fn lines(input: &[u8]) -> usize {
 fn entries_stand_there(lockfile: &Lockfile, input: &[u8], lines: usize) {
     for entry in &lockfile.entries {
         assert!(entry.line >= 1 && entry.line as usize <= lines, "{entry:?} of {lines} lines");
-        assert!(entry.source != Source::Workspace, "the project itself is none: {entry:?}");
+        assert!(entry.source != EntrySource::Workspace, "the project itself is none: {entry:?}");
         assert!(entry.name.len() + entry.version.len() <= 2 * input.len(), "{entry:?}");
         let asked = entry.asks.iter().filter_map(|ask| ask.range.as_deref());
         assert!(asked.into_iter().all(|range| !range.is_empty() && !range.starts_with("npm:@")), "{entry:?}");

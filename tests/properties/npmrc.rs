@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use coldframe::upstream::npmrc::discover_in;
-use coldframe::upstream::{Credentials, Discovered, Environment, NpmrcError, Origin};
+use coldframe::upstream::{Credentials, NpmConfig, NpmEnvironment, NpmrcError, SettingOrigin};
 use url::Url;
 
 const SECRET: &str = "s3cr3tC4nary";
@@ -22,7 +22,7 @@ pub fn holds(input: &[u8]) {
     let registries = found.scoped.iter().map(|(_, url, origin)| (url, origin)).chain([(&found.default.0, &found.default.1)]);
     for (url, origin) in registries {
         assert!(matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.path().ends_with('/'), "{url}");
-        assert!(!is_self(url) && *origin != Origin::Setting(String::new()), "{url}");
+        assert!(!is_self(url) && *origin != SettingOrigin::Setting(String::new()), "{url}");
     }
     assert!(found.scoped.iter().all(|(scope, ..)| scope.starts_with('@')), "{:?}", found.scoped);
     let secret = Credentials::bearer(SECRET).ok();
@@ -65,7 +65,7 @@ fn chain(wrong: &dyn Error) -> String {
     format!("{wrong} {wrong:?} {source}")
 }
 
-fn read(text: &str) -> Result<Discovered, NpmrcError> {
+fn read(text: &str) -> Result<NpmConfig, NpmrcError> {
     discover_in(text, Path::new("/project/.npmrc"), &environment(), &is_self)
 }
 
@@ -73,8 +73,8 @@ fn is_self(url: &Url) -> bool {
     url.host_str() == Some("self.example")
 }
 
-fn environment() -> Environment {
+fn environment() -> NpmEnvironment {
     let vars = [("NPM_TOKEN", "harmless"), ("EMPTY", ""), ("npm_config_fetch_retries", "2")];
     let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Environment { vars, home: Some("/home/me".into()), cwd: "/project".into() }
+    NpmEnvironment { vars, home: Some("/home/me".into()), cwd: "/project".into() }
 }

@@ -6,11 +6,11 @@
 use std::io::Read as _;
 use std::sync::LazyLock;
 
-use coldframe::npm::compression::Press;
+use coldframe::npm::compression::SegmentEncoder;
 use coldframe::npm::packument::parse;
-use coldframe::npm::packument::render::Choice;
-use coldframe::npm::{Endpoint, Form, PackageName};
-use coldframe::npm::{View, tarball_url};
+use coldframe::npm::packument::render::VersionFilter;
+use coldframe::npm::{Endpoint, PackageName, PackumentForm};
+use coldframe::npm::{PackumentView, tarball_url};
 
 static NAME: LazyLock<PackageName> = LazyLock::new(|| PackageName::parse("demo").expect("a name"));
 
@@ -19,11 +19,11 @@ pub fn holds(document: &[u8]) {
     let Ok(ingested) = parse::ingest(&NAME, document) else { return };
     let entries = &ingested.packument.entries;
     let shown: Vec<_> = entries.iter().enumerate().map(|(at, entry)| at % 2 == 0 && entry.flaw.is_none()).collect();
-    for form in [Form::Full, Form::Abbreviated] {
+    for form in [PackumentForm::Full, PackumentForm::Abbreviated] {
         let alone = |at: usize| !shown[at];
-        let (base, mut press) = ("http://127.0.0.1:1", Press::default());
-        let view = View::render(document, &ingested.packument, &ingested.fields, form, base, &alone, &mut press);
-        let choice = Choice { shown: &shown, tags: Some(&[]), restrictions: Some("{}") };
+        let (base, mut press) = ("http://127.0.0.1:1", SegmentEncoder::default());
+        let view = PackumentView::render(document, &ingested.packument, &ingested.fields, form, base, &alone, &mut press);
+        let choice = VersionFilter { shown: &shown, tags: Some(&[]), restrictions: Some("{}") };
         let assembly = view.assemble(&choice).expect("hidden versions stand alone");
         let written = assembly.identity();
         let again =

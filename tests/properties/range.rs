@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut as _, Bytes};
-use coldframe::firewall::Tarball;
-use coldframe::net::headers::{Span, span};
+use coldframe::firewall::TarballResponse;
+use coldframe::net::headers::{ByteRange, span};
 use coldframe::npm::{Algorithm, Digest, Integrity};
 use coldframe::server::response;
 use http::HeaderValue;
@@ -46,13 +46,13 @@ pub fn holds(input: &[u8]) {
     }
 }
 
-fn spans_what_was_asked(headers: &HeaderMap, length: u64, etag: &str, told: Span) {
+fn spans_what_was_asked(headers: &HeaderMap, length: u64, etag: &str, told: ByteRange) {
     let once = (headers.get_all(RANGE).iter().count() == 1).then(|| headers[RANGE].to_str().ok()).flatten();
-    let Some(range) = once else { return assert_eq!(told, Span::Whole) };
+    let Some(range) = once else { return assert_eq!(told, ByteRange::Whole) };
     if headers.get(IF_RANGE).is_some_and(|condition| condition != etag) {
-        return assert_eq!(told, Span::Whole);
+        return assert_eq!(told, ByteRange::Whole);
     }
-    if let Span::Part { first, last } = told {
+    if let ByteRange::Part { first, last } = told {
         assert!(first <= last && last < length, "{range}: {told:?} of {length}");
     }
     // The grammar of RFC 9110 for one range, in a second hand; what is written in another way may be answered whole.
@@ -63,23 +63,23 @@ fn spans_what_was_asked(headers: &HeaderMap, length: u64, etag: &str, told: Span
     }
     let (from, to) = (first.parse::<u64>(), last.parse::<u64>());
     let wanted: Vec<u64> = match (&from, &to) {
-        (Err(_), Err(_)) => return assert_eq!(told, Span::Whole),
-        (Ok(from), Ok(to)) if from > to => return assert_eq!(told, Span::Whole),
+        (Err(_), Err(_)) => return assert_eq!(told, ByteRange::Whole),
+        (Ok(from), Ok(to)) if from > to => return assert_eq!(told, ByteRange::Whole),
         (Ok(from), _) => (0..length).filter(|at| at >= from && to.as_ref().is_ok_and(|to| at <= to) | to.is_err()).collect(),
         (Err(_), Ok(suffix)) => (0..length).filter(|at| length - at <= *suffix).collect(),
     };
     let spanned: Vec<u64> = match told {
-        Span::Whole => panic!("{range} of {length} is answered whole"),
-        Span::Unsatisfiable => Vec::new(),
-        Span::Part { first, last } => (first..=last).collect(),
+        ByteRange::Whole => panic!("{range} of {length} is answered whole"),
+        ByteRange::Unsatisfiable => Vec::new(),
+        ByteRange::Part { first, last } => (first..=last).collect(),
     };
     assert_eq!(spanned, wanted, "{range} of {length}");
 }
 
-fn answers_it(headers: HeaderMap, length: u64, told: Span) {
+fn answers_it(headers: HeaderMap, length: u64, told: ByteRange) {
     let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
     let integrity = Integrity::single(DIGEST.clone());
-    let tarball = Tarball { bytes: Bytes::from(content.clone()), integrity, kept: true };
+    let tarball = TarballResponse { bytes: Bytes::from(content.clone()), integrity, kept: true };
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.headers = headers;
     let reply = response::tarball(&tarball, &head).response;
@@ -87,13 +87,13 @@ fn answers_it(headers: HeaderMap, length: u64, told: Span) {
     let (status, body) = (reply.status().as_u16(), bytes_of(reply.into_body()));
     match (status, told) {
         (304, _) => assert!(body.is_empty() && head.headers.contains_key(IF_NONE_MATCH)),
-        (200, Span::Whole) => assert_eq!(body, content),
-        (206, Span::Part { first, last }) => {
+        (200, ByteRange::Whole) => assert_eq!(body, content),
+        (206, ByteRange::Part { first, last }) => {
             assert_eq!(said, Some(format!("bytes {first}-{last}/{length}")));
             assert_eq!(body.len() as u64, last - first + 1);
             assert!(content[usize::try_from(first).expect("small")..].starts_with(&body));
         }
-        (416, Span::Unsatisfiable) => assert_eq!(said, Some(format!("bytes */{length}"))),
+        (416, ByteRange::Unsatisfiable) => assert_eq!(said, Some(format!("bytes */{length}"))),
         _ => panic!("{status} for {told:?}"),
     }
 }

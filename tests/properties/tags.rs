@@ -9,8 +9,8 @@ use std::time::Duration;
 use coldframe::firewall::package::history::{Look, NOWHERE, Parted, reconcile, vanish};
 use coldframe::npm::packument::dist_tags::{Retargets, retarget};
 use coldframe::npm::packument::parse;
-use coldframe::npm::{Form, PackageName, Version};
-use coldframe::store::{Document, PackageChange, PackageRecord};
+use coldframe::npm::{PackageName, PackumentForm, Version};
+use coldframe::store::{PackageChange, PackageRecord, StoredPackument};
 use coldframe::upstream::TimeMode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -69,13 +69,13 @@ impl Upstream {
 
     fn look_in_vain(&mut self) {
         let change = vanish(&self.record, self.now).change;
-        let document = Document { content: None, ..self.document() };
+        let document = StoredPackument { content: None, ..self.document() };
         self.record.apply(&PackageChange { document: Some(document), ..change });
         self.check_history();
     }
 
-    fn document(&self) -> Document {
-        Document {
+    fn document(&self) -> StoredPackument {
+        StoredPackument {
             first_seen: self.record.document.as_ref().map_or(self.now, |last| last.first_seen),
             validated: self.now,
             changed: self.now,
@@ -85,7 +85,7 @@ impl Upstream {
             length: 1,
             etag: None,
             last_modified: None,
-            form: Some(Form::Full),
+            form: Some(PackumentForm::Full),
         }
     }
 
@@ -105,7 +105,7 @@ impl Upstream {
         let parted = Parted::new();
         let look = Look {
             packument: &packument,
-            form: Form::Full,
+            form: PackumentForm::Full,
             at: self.now,
             mode: TimeMode::Checked,
             longest_age: Duration::from_hours(72),

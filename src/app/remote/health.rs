@@ -11,7 +11,7 @@ use url::Url;
 use crate::app::AppError;
 use crate::app::standalone::check::page;
 use crate::config::Config;
-use crate::net::{Client, Deadlines, Outgoing, Proxies, Reach, Settings};
+use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, ProxySettings};
 use crate::tls;
 
 /// How long it may take in all: what starts containers gives up soon after.
@@ -25,16 +25,17 @@ const LONGEST: u64 = 1 << 16;
 /// # Errors
 /// When it cannot be asked, or says that it is not ready; the text tells which check failed.
 pub async fn health(address: SocketAddr, config: &Config) -> Result<(), AppError> {
-    let client = Client::new(&Settings {
+    let client = HttpClient::new(&ClientConfig {
         deadlines: Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines },
-        proxies: Proxies::none(),
+        proxies: ProxySettings::none(),
         tls: tls::client_config(&config.tls)?.client,
         user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
     });
     let server = format!("http://{address}/");
     let failed = |detail: String| AppError::Server { server: server.as_str().into(), detail };
     let url = page(&Url::parse(&server).map_err(|wrong| failed(wrong.to_string()))?, "readyz");
-    let outgoing = Outgoing { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: Reach::Anywhere };
+    let outgoing =
+        ClientRequest { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: AddressScope::Anywhere };
     let ask = async {
         let answer = client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());

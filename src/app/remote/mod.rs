@@ -26,11 +26,11 @@ use crate::app::run::remote_session::{Connected, connect};
 use crate::app::session::control_socket::{Connected, connect};
 use crate::app::session::protocol::{self, LONGEST_END, Request, What};
 use crate::app::standalone::adopt::{self, Adoption};
-use crate::app::standalone::decide::Expansion;
-use crate::firewall::Locked;
+use crate::app::standalone::decide::ApprovalPlan;
+use crate::firewall::LockedVersion;
 use crate::npm::Lockfile;
-use crate::npm::{Integrity, PackageName, Spec};
-use crate::server::admin::{Checked, Terms};
+use crate::npm::{Integrity, PackageName, PackageSpec};
+use crate::server::admin::{CheckResponse, ClientPolicy};
 use crate::units::timestamp;
 
 /// How long the server may take to say who it is.
@@ -130,7 +130,7 @@ impl RemoteServer {
 
     /// What clients of a policy are to agree with.
     #[must_use]
-    pub fn terms(&self, profile: usize) -> Option<&Terms> {
+    pub fn terms(&self, profile: usize) -> Option<&ClientPolicy> {
         self.description.policies.get(profile).map(|policy| &policy.terms)
     }
 
@@ -148,7 +148,7 @@ impl RemoteServer {
     ///
     /// # Errors
     /// When there is no such version, or the server or upstream cannot be asked.
-    pub async fn explain(&self, spec: &Spec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
+    pub async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
         self.ask(&Question::Explain { spec: written(spec), at, profile }).await
     }
 
@@ -156,11 +156,11 @@ impl RemoteServer {
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub async fn check(&self, locked: &[Locked], profile: usize) -> Result<Checked, AppError> {
-        let parts = parts(locked).into_iter().map(<[Locked]>::to_vec).collect();
+    pub async fn check(&self, locked: &[LockedVersion], profile: usize) -> Result<CheckResponse, AppError> {
+        let parts = parts(locked).into_iter().map(<[LockedVersion]>::to_vec).collect();
         let asked = ask_in_parts(parts, |packages| {
             let (data_dir, question) = (self.data_dir.clone(), Question::Check { packages, profile });
-            async move { ask::<Checked>(connect(&data_dir).await, &question, ANSWER_TIMEOUT).await }
+            async move { ask::<CheckResponse>(connect(&data_dir).await, &question, ANSWER_TIMEOUT).await }
         });
         let mut checked = asked.await.map_err(|detail| failed(&self.data_dir, detail))?;
         if locked.is_empty() {
@@ -173,7 +173,7 @@ impl RemoteServer {
     ///
     /// # Errors
     /// When nothing fits, or the server or upstream cannot be asked.
-    pub async fn expand(&self, spec: &Spec, records: &[String], profile: usize) -> Result<Expansion, AppError> {
+    pub async fn expand(&self, spec: &PackageSpec, records: &[String], profile: usize) -> Result<ApprovalPlan, AppError> {
         self.ask(&Question::Expand { spec: written(spec), records: records.to_vec(), profile }).await
     }
 
@@ -223,9 +223,12 @@ impl RemoteServer {
 }
 
 /// Asks about each of `parts`, a few at once, and joins the answers in their order.
-pub(crate) async fn ask_in_parts<F>(parts: Vec<Vec<Locked>>, ask: impl Fn(Vec<Locked>) -> F) -> Result<Checked, String>
+pub(crate) async fn ask_in_parts<F>(
+    parts: Vec<Vec<LockedVersion>>,
+    ask: impl Fn(Vec<LockedVersion>) -> F,
+) -> Result<CheckResponse, String>
 where
-    F: Future<Output = Result<Checked, String>> + Send + 'static,
+    F: Future<Output = Result<CheckResponse, String>> + Send + 'static,
 {
     let (slots, mut asking) = (Arc::new(Semaphore::new(PARTS_AT_ONCE)), JoinSet::new());
     let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
@@ -236,7 +239,7 @@ where
             (at, answer.await)
         });
     }
-    let mut answers: BTreeMap<usize, Checked> = BTreeMap::new();
+    let mut answers: BTreeMap<usize, CheckResponse> = BTreeMap::new();
     while let Some(answer) = asking.join_next().await {
         let (at, answer) = answer.map_err(|lost| lost.to_string())?;
         let answer = answer?;
@@ -245,8 +248,8 @@ where
         }
         answers.insert(at, answer);
     }
-    let mut checked = Checked { packages: Vec::new(), upstreams: Vec::new() };
-    for Checked { packages, upstreams } in answers.into_values() {
+    let mut checked = CheckResponse { packages: Vec::new(), upstreams: Vec::new() };
+    for CheckResponse { packages, upstreams } in answers.into_values() {
         checked.packages.extend(packages);
         checked.upstreams = upstreams;
     }
@@ -254,8 +257,8 @@ where
 }
 
 /// Locked versions in parts that one question takes: neither too many nor too long.
-fn parts(locked: &[Locked]) -> Vec<&[Locked]> {
-    let length = |one: &Locked| {
+fn parts(locked: &[LockedVersion]) -> Vec<&[LockedVersion]> {
+    let length = |one: &LockedVersion| {
         let ranges: usize = one.ranges.iter().map(String::len).sum();
         one.name.len() + one.version.len() + one.integrity.as_ref().map_or(0, String::len) + ranges
     };
@@ -289,7 +292,7 @@ fn failed(data_dir: &Path, detail: String) -> AppError {
     AppError::Control { data_dir: data_dir.to_owned(), detail }
 }
 
-fn written(spec: &Spec) -> String {
+fn written(spec: &PackageSpec) -> String {
     match &spec.wanted {
         Some(wanted) => format!("{}@{wanted}", spec.name),
         None => spec.name.to_string(),
@@ -320,7 +323,7 @@ mod tests {
 
     #[test]
     fn many_versions_and_long_ranges_are_asked_about_in_parts_and_none_is_lost() {
-        let locked = |length: usize| Locked {
+        let locked = |length: usize| LockedVersion {
             name: "left-pad".to_owned(),
             version: "1.0.0".to_owned(),
             integrity: None,

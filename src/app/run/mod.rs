@@ -16,15 +16,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use crate::app::run::remote_session::{Guest, Refused, knock};
-use crate::app::run::temp_dir::Scratch;
-use crate::app::session::recorder::Noted;
-use crate::app::session::{Lead, Premises, Session, Wish, is_loopback, itself, registries};
+use crate::app::run::remote_session::{OpenRefused, RemoteSession, knock};
+use crate::app::run::temp_dir::RunTempDir;
+use crate::app::session::recorder::RecordedRequests;
+use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, itself, registries};
 use crate::app::{App, AppError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Want;
-use crate::server::{Pass, TurnedAway};
+use crate::server::{RefusedDestination, SessionPassword};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -33,22 +33,22 @@ use crate::tls;
 const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A Coldframe that runs.
-pub struct Errand {
-    apart: Option<Apart>,
-    answering: Answering,
+pub struct RunSession {
+    apart: Option<DataDirFallback>,
+    answering: RunBackend,
 }
 
 /// Who answers.
-enum Answering {
+enum RunBackend {
     /// This process.
-    Own { session: Session, stop: watch::Sender<bool>, app: JoinHandle<Result<(), AppError>>, _scratch: Option<Scratch> },
+    Own { session: LocalSession, stop: watch::Sender<bool>, app: JoinHandle<Result<(), AppError>>, _scratch: Option<RunTempDir> },
     /// The one that runs on the data directory.
-    Running(Guest),
+    Running(RemoteSession),
 }
 
 /// What a command needs beyond the configuration.
 #[derive(Debug, Clone, Default)]
-pub struct Needs {
+pub struct RunOptions {
     /// Who runs it, as the ledger shall name them.
     pub user: String,
     /// Why a Coldframe that runs already is not to answer, if it is not.
@@ -59,18 +59,18 @@ pub struct Needs {
 
 /// The way that a client has to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way {
+pub struct ProxyEndpoint {
     /// The gateway.
     pub proxy: Url,
     /// What it asks clients for.
-    pub pass: Pass,
+    pub pass: SessionPassword,
     /// The registry that clients are to name: the one they would name without us, where the gateway can answer for it.
     pub registry: Url,
 }
 
 /// Why the data directory is not the configured one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Apart {
+pub enum DataDirFallback {
     /// Another Coldframe has it, and does not answer, for this reason. What that one decided and keeps of feeds was taken over;
     /// tarballs are not shared.
     InUse(String),
@@ -80,24 +80,24 @@ pub enum Apart {
 
 /// What became of the command's requests.
 #[derive(Debug, Clone, Default)]
-pub struct Sum {
+pub struct RunReport {
     /// What was asked of us.
-    pub noted: Noted,
+    pub noted: RecordedRequests,
     /// The places beside the registries that were asked for and refused.
-    pub turned_away: BTreeMap<String, TurnedAway>,
+    pub turned_away: BTreeMap<String, RefusedDestination>,
     /// What went wrong at the end.
     pub trouble: Option<String>,
 }
 
-impl Errand {
+impl RunSession {
     /// Starts one: at the Coldframe that runs on the data directory, else here, where the data directory is the configured one,
     /// or one for the occasion.
     ///
     /// # Errors
     /// As [`App::build`]; when there is neither a data directory nor place for a temporary one.
-    pub async fn open(config: Config, needs: Needs, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let door = &config.gateway.door;
-        let wish = Wish {
+        let wish = SessionRequest {
             user: needs.user,
             hosts: door.targets.named_hosts(),
             itself: itself(&config.listen, config.proxy.public_url.as_ref()),
@@ -108,17 +108,17 @@ impl Errand {
         let why = match needs.alone {
             Some(why) => why,
             None => match knock(&config.store.data_dir, &wish, &registries(&config)).await {
-                Ok(guest) => return Ok(Self { apart: None, answering: Answering::Running(guest) }),
-                Err(Refused(why)) => why,
+                Ok(guest) => return Ok(Self { apart: None, answering: RunBackend::Running(guest) }),
+                Err(OpenRefused(why)) => why,
             },
         };
         Self::open_here(config, &wish, why, clock).await
     }
 
     /// `why` is why no other answers, should there be one.
-    async fn open_here(mut config: Config, wish: &Wish, why: String, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    async fn open_here(mut config: Config, wish: &SessionRequest, why: String, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let (apart, scratch) = settle_down(&mut config, why)?;
-        let premises = Premises::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
+        let premises = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // Its own pages and its registry's door are nobody's here.
         config.listen.clear();
         config.listener_policies.clear();
@@ -127,19 +127,19 @@ impl Errand {
         let app = App::build(config, Arc::clone(&clock)).await?;
         // A command is refused what it asks for before the feeds are read, and does not ask again.
         app.until_feeds_are_read(FEEDS_TIMEOUT).await;
-        let session = Session::open(app.firewall(), (&premises, &[]), wish, Arc::new(Metrics::new()), &clock).await?;
+        let session = LocalSession::open(app.firewall(), (&premises, &[]), wish, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
         let app = tokio::spawn(app.run(async move {
             // An error means that the sender is gone, and with it whoever could ask for more.
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
-        Ok(Self { apart, answering: Answering::Own { session, stop, app, _scratch: scratch } })
+        Ok(Self { apart, answering: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
     /// The way that clients have to go.
     #[must_use]
-    pub fn way(&self) -> &Way {
+    pub fn way(&self) -> &ProxyEndpoint {
         &self.lead().way
     }
 
@@ -169,30 +169,30 @@ impl Errand {
         &self.lead().policy
     }
 
-    fn lead(&self) -> &Lead {
+    fn lead(&self) -> &SessionInfo {
         match &self.answering {
-            Answering::Own { session, .. } => &session.lead,
-            Answering::Running(guest) => &guest.lead,
+            RunBackend::Own { session, .. } => &session.lead,
+            RunBackend::Running(guest) => &guest.lead,
         }
     }
 
     /// Whether the Coldframe that runs on the data directory answers.
     #[must_use]
     pub fn is_running_ones(&self) -> bool {
-        matches!(self.answering, Answering::Running(_))
+        matches!(self.answering, RunBackend::Running(_))
     }
 
     /// Why the data directory is not the configured one, if it is not.
     #[must_use]
-    pub fn apart(&self) -> Option<&Apart> {
+    pub fn apart(&self) -> Option<&DataDirFallback> {
         self.apart.as_ref()
     }
 
     /// Lets what is under way finish, has the ledger written, and says what became of everything.
-    pub async fn close(self) -> Sum {
+    pub async fn close(self) -> RunReport {
         match self.answering {
-            Answering::Running(guest) => guest.leave().await,
-            Answering::Own { session, stop, app, _scratch } => {
+            RunBackend::Running(guest) => guest.leave().await,
+            RunBackend::Own { session, stop, app, _scratch } => {
                 let sum = session.close().await;
                 stop.send_replace(true);
                 let trouble = match app.await {
@@ -200,24 +200,24 @@ impl Errand {
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some("a task of coldframe's died".to_owned()),
                 };
-                Sum { trouble: sum.trouble.or(trouble), ..sum }
+                RunReport { trouble: sum.trouble.or(trouble), ..sum }
             }
         }
     }
 }
 
 /// Sees to a data directory: the configured one, else one for the occasion.
-fn settle_down(config: &mut Config, why: String) -> Result<(Option<Apart>, Option<Scratch>), AppError> {
+fn settle_down(config: &mut Config, why: String) -> Result<(Option<DataDirFallback>, Option<RunTempDir>), AppError> {
     let configured = config.store.data_dir.clone();
     let apart = match DataDir::open(&configured) {
         Ok(_) => return Ok((None, None)),
-        Err(StoreError::Locked { .. }) => Apart::InUse(why),
-        Err(error @ StoreError::File { .. }) => Apart::Unusable(error.to_string()),
+        Err(StoreError::Locked { .. }) => DataDirFallback::InUse(why),
+        Err(error @ StoreError::File { .. }) => DataDirFallback::Unusable(error.to_string()),
         Err(error) => return Err(AppError::DataDir(error)),
     };
-    let scratch = Scratch::make().map_err(AppError::Scratch)?;
+    let scratch = RunTempDir::make().map_err(AppError::Scratch)?;
     let here = scratch.path().join("data");
-    if matches!(apart, Apart::InUse(_)) {
+    if matches!(apart, DataDirFallback::InUse(_)) {
         // What people decided and when releases were first seen holds here too, and what feeds said last.
         fs::create_dir_all(&here).map_err(AppError::Scratch)?;
         SqliteLedger::copy(&configured, &here).map_err(AppError::DataDir)?;

@@ -9,11 +9,13 @@ use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::app::run::Sum;
+use crate::app::run::RunReport;
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
-use crate::app::session::protocol::{self, LONGEST_END, LONGEST_START, Opened, Opening, Reply, Request, Told, What};
-use crate::app::session::{Lead, Wish};
+use crate::app::session::protocol::{
+    self, LONGEST_END, LONGEST_START, OpenReply, OpenRequest, OpenedMessage, ReportMessage, Request, What,
+};
+use crate::app::session::{SessionInfo, SessionRequest};
 
 /// How long it may take to open a way.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,40 +24,44 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LEAVING: Duration = Duration::from_mins(2);
 
 /// A way that is open.
-pub(crate) struct Guest {
-    pub(crate) lead: Lead,
+pub(crate) struct RemoteSession {
+    pub(crate) lead: SessionInfo,
     lines: Box<dyn AsyncBufRead + Send + Unpin>,
     /// Closed when the command has ended.
     asking: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
 /// Why there is none.
-pub(crate) struct Refused(pub(crate) String);
+pub(crate) struct OpenRefused(pub(crate) String);
 
 /// Asks the Coldframe that runs on a data directory, if one does, for a way. `registries` are those that the command would ask
 /// without it.
-pub(crate) async fn knock(data_dir: &Path, wish: &Wish, registries: &BTreeMap<String, String>) -> Result<Guest, Refused> {
-    let silent = || Refused("it takes in no commands".to_owned());
+pub(crate) async fn knock(
+    data_dir: &Path,
+    wish: &SessionRequest,
+    registries: &BTreeMap<String, String>,
+) -> Result<RemoteSession, OpenRefused> {
+    let silent = || OpenRefused("it takes in no commands".to_owned());
     let (lines, mut asking) = match timeout(PATIENCE, connect(data_dir)).await {
         Ok(Connected::To(lines, asking)) => (lines, asking),
-        Ok(Connected::Refused(why)) => return Err(Refused(why)),
+        Ok(Connected::Refused(why)) => return Err(OpenRefused(why)),
         Ok(Connected::NoProcess | Connected::Without) | Err(_) => return Err(silent()),
     };
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
-        protocol::write(&mut asking, &Request::new(What::Session(Box::new(Opening::of(wish, registries))))).await;
+        protocol::write(&mut asking, &Request::new(What::Session(Box::new(OpenRequest::of(wish, registries))))).await;
         protocol::read(&mut lines, LONGEST_START).await
     };
-    let opened: Opened = match timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(silent)? {
-        Reply::Open(opened) => *opened,
-        Reply::Refused(why) => return Err(Refused(why)),
+    let opened: OpenedMessage = match timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(silent)? {
+        OpenReply::Open(opened) => *opened,
+        OpenReply::Refused(why) => return Err(OpenRefused(why)),
     };
     let lead = opened.read().ok_or_else(silent)?;
     let port = lead.way.proxy.socket_addrs(|| None).unwrap_or_default();
     // A container shares its files with us, and has a loopback of its own.
     match timeout(PATIENCE, TcpStream::connect(port.as_slice())).await {
-        Ok(Ok(_)) => Ok(Guest { lead, lines, asking: Box::new(asking) }),
-        _ => Err(Refused(format!("its gateway at `{}` cannot be reached from here", lead.way.proxy))),
+        Ok(Ok(_)) => Ok(RemoteSession { lead, lines, asking: Box::new(asking) }),
+        _ => Err(OpenRefused(format!("its gateway at `{}` cannot be reached from here", lead.way.proxy))),
     }
 }
 
@@ -74,16 +80,16 @@ pub(crate) enum Connected {
     Refused(String),
 }
 
-impl Guest {
+impl RemoteSession {
     /// Closes the way; what became of everything.
-    pub(crate) async fn leave(mut self) -> Sum {
+    pub(crate) async fn leave(mut self) -> RunReport {
         // Whoever is gone does not miss it.
         let _ = self.asking.shutdown().await;
-        match timeout(LEAVING, protocol::read::<Told>(&mut self.lines, LONGEST_END)).await.ok().flatten() {
+        match timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, LONGEST_END)).await.ok().flatten() {
             Some(told) => told.read(),
-            None => Sum {
+            None => RunReport {
                 trouble: Some("the running coldframe went away: what it served and refused is not known here".to_owned()),
-                ..Sum::default()
+                ..RunReport::default()
             },
         }
     }

@@ -15,12 +15,12 @@ const TRIES: usize = 8;
 
 /// The folder. While it lives, the system holds a lock in it that goes with the process, however that ends.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct RunTempDir {
     folder: TempDir,
     _lock: File,
 }
 
-impl Scratch {
+impl RunTempDir {
     /// Sweeps what killed processes left, and makes a folder that is this user's alone.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn it_is_gone_with_its_maker() {
-        let scratch = Scratch::make().unwrap();
+        let scratch = RunTempDir::make().unwrap();
         let path = scratch.path().to_owned();
         assert!(path.exists());
         drop(scratch);

@@ -17,9 +17,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::app::operations::{Answer, Operations, Question};
-use crate::app::run::Sum;
-use crate::app::session::protocol::{self, MAX_REQUEST_BYTES, Opened, Opening, PROTOCOL, Reply, Request, Told, What};
-use crate::app::session::{Premises, Session};
+use crate::app::run::RunReport;
+use crate::app::session::protocol::{
+    self, MAX_REQUEST_BYTES, OpenReply, OpenRequest, OpenedMessage, PROTOCOL, ReportMessage, Request, What,
+};
+use crate::app::session::{LocalSession, SessionTemplate};
 use crate::clock::Clock;
 use crate::firewall::Firewall;
 use crate::store::{DataDir, Ledger, SqliteLedger};
@@ -54,18 +56,18 @@ type Stop = watch::Receiver<bool>;
 type Lines = BufReader<OwnedReadHalf>;
 
 /// The socket, bound.
-pub(crate) struct Control {
+pub(crate) struct ControlSocket {
     listener: UnixListener,
-    parts: Arc<Parts>,
+    parts: Arc<ControlContext>,
 }
 
 /// What a command's way leads to.
-pub(crate) struct Parts {
+pub(crate) struct ControlContext {
     pub(crate) firewall: Arc<Firewall>,
     pub(crate) ledger: Arc<SqliteLedger>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) premises: Arc<Premises>,
+    pub(crate) premises: Arc<SessionTemplate>,
     /// Where this process listens.
     pub(crate) ours: Vec<SocketAddr>,
     /// What questions are answered by.
@@ -74,7 +76,7 @@ pub(crate) struct Parts {
     pub(crate) sessions: Arc<Semaphore>,
 }
 
-impl Parts {
+impl ControlContext {
     /// How many commands may be led at once.
     pub(crate) fn sessions() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(MAX_SESSIONS))
@@ -160,12 +162,12 @@ fn foreign(stream: &UnixStream, trusted: &[u32]) -> Option<String> {
     }
 }
 
-impl Control {
+impl ControlSocket {
     /// Binds the socket. The data directory is this process's own, so one that is there was left by a process that is gone.
     ///
     /// # Errors
     /// When there can be none: the path is too long for one, or the disk has no such files.
-    pub(crate) fn open(data_dir: &Path, parts: Parts) -> io::Result<Self> {
+    pub(crate) fn open(data_dir: &Path, parts: ControlContext) -> io::Result<Self> {
         let path = data_dir.join(NAME);
         clear(data_dir)?;
         let listener = UnixListener::bind(&path)?;
@@ -204,7 +206,7 @@ impl Control {
     }
 }
 
-impl Parts {
+impl ControlContext {
     /// A way was closed; one that panicked took its command's connections with it.
     fn note_end(&self, ended: Result<(), JoinError>) {
         if let Err(error) = ended {
@@ -224,7 +226,7 @@ pub(crate) fn clear(data_dir: &Path) -> io::Result<()> {
     }
 }
 
-async fn answer(stream: UnixStream, parts: Arc<Parts>, stop: Stop) {
+async fn answer(stream: UnixStream, parts: Arc<ControlContext>, stop: Stop) {
     // Between `bind` and the change of its mode the socket may have been open to others.
     if let Some(why) = foreign(&stream, &[rustix::process::getuid().as_raw(), 0]) {
         tracing::warn!(error = why, "control connection refused");
@@ -243,12 +245,12 @@ async fn answer(stream: UnixStream, parts: Arc<Parts>, stop: Stop) {
     }
 }
 
-fn refused(why: &str) -> Reply {
-    Reply::Refused(why.to_owned())
+fn refused(why: &str) -> OpenReply {
+    OpenReply::Refused(why.to_owned())
 }
 
 /// Answers one question, unless the other end goes away or the server stops first.
-async fn reply(question: Question, (lines, replies): (&mut Lines, &mut OwnedWriteHalf), parts: &Parts, mut stop: Stop) {
+async fn reply(question: Question, (lines, replies): (&mut Lines, &mut OwnedWriteHalf), parts: &ControlContext, mut stop: Stop) {
     let answered = tokio::select! {
         answered = timeout(ANSWER_TIMEOUT, parts.operations.answer(question)) => {
             answered.unwrap_or_else(|_| Answer::failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
@@ -260,18 +262,18 @@ async fn reply(question: Question, (lines, replies): (&mut Lines, &mut OwnedWrit
 }
 
 /// Opens a way for one command, and ends it with the command.
-async fn lead(opening: Opening, (mut lines, mut replies): (Lines, OwnedWriteHalf), parts: &Parts, mut stop: Stop) {
+async fn lead(opening: OpenRequest, (mut lines, mut replies): (Lines, OwnedWriteHalf), parts: &ControlContext, mut stop: Stop) {
     if let Some(why) = parts.premises.differ(&opening.registries) {
-        return protocol::write(&mut replies, &Reply::Refused(why)).await;
+        return protocol::write(&mut replies, &OpenReply::Refused(why)).await;
     }
     let wish = opening.wish();
     let premises = (&*parts.premises, parts.ours.as_slice());
-    let session = match Session::open(&parts.firewall, premises, &wish, Arc::clone(&parts.metrics), &parts.clock).await {
+    let session = match LocalSession::open(&parts.firewall, premises, &wish, Arc::clone(&parts.metrics), &parts.clock).await {
         Ok(session) => session,
         Err(wrong) => return protocol::write(&mut replies, &refused(&wrong.to_string())).await,
     };
     tracing::info!(client.user = wish.user, gateway.address = %session.lead.way.proxy, "a command is led here");
-    protocol::write(&mut replies, &Reply::Open(Box::new(Opened::of(&session.lead)))).await;
+    protocol::write(&mut replies, &OpenReply::Open(Box::new(OpenedMessage::of(&session.lead)))).await;
     let cut = tokio::select! {
         // The command has ended, or its process: either way nobody says anything more.
         _ = lines.fill_buf() => false,
@@ -290,7 +292,7 @@ async fn lead(opening: Opening, (mut lines, mut replies): (Lines, OwnedWriteHalf
         _ => sum.trouble.clone(),
     };
     tracing::info!(client.user = wish.user, packages = sum.noted.served.len(), "a command has ended");
-    protocol::write(&mut replies, &Told::of(Sum { trouble, ..sum })).await;
+    protocol::write(&mut replies, &ReportMessage::of(RunReport { trouble, ..sum })).await;
 }
 
 #[cfg(test)]

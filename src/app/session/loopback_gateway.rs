@@ -10,25 +10,27 @@ use http::Response;
 use rustls_pki_types::CertificateDer;
 
 use crate::app::AppError;
-use crate::app::listeners::{Bound, bind_one};
+use crate::app::listeners::{BoundListener, bind_one};
 use crate::clock::Clock;
 use crate::firewall::Profile;
-use crate::net::{Parent, Room};
-use crate::server::{self, Answers, Forward, Own, Pass, Service, TurnedAway, Way, gateway};
+use crate::net::{ConnectionLimit, OutboundProxy};
+use crate::server::{
+    self, EgressContext, Forward, Own, RefusedDestination, RegistryHandler, RegistryService, SessionPassword, gateway,
+};
 use crate::telemetry::Metrics;
-use crate::tls::{Authority, Kept, Leaves, TlsError, ca};
+use crate::tls::{CaSet, CertificateAuthority, LeafIssuer, TlsError, ca};
 
 /// Where the gateway listens: any port that is free, on this machine alone.
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The gateway, bound.
-pub(crate) struct Front<A> {
-    bound: Bound,
+pub(crate) struct LoopbackGateway<A> {
+    bound: BoundListener,
     door: Arc<Forward<A>>,
     certificate: CertificateDer<'static>,
 }
 
-impl<A: Answers> Front<A> {
+impl<A: RegistryService> LoopbackGateway<A> {
     /// Makes an authority for the hosts it answers for, and binds a port. Who shows the pass is `guest`, and nobody else gets
     /// through; nothing leads to what is `ours`.
     ///
@@ -36,23 +38,23 @@ impl<A: Answers> Front<A> {
     /// When the system has no randomness, or no port.
     pub(crate) async fn open(
         answers: Arc<A>,
-        (service, gateway, parent): (server::Config, &server::Gateway, Parent),
-        ((guest, pass), ours): ((Arc<str>, Pass), &[SocketAddr]),
+        (service, gateway, parent): (server::Config, &server::GatewayConfig, OutboundProxy),
+        ((guest, pass), ours): ((Arc<str>, SessionPassword), &[SocketAddr]),
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let hosts = gateway.targets.hosts();
         let pem = ca::create(&hosts, clock.now()).map_err(AppError::Authority)?;
-        let current = Authority::read(pem.as_bytes(), pem.as_bytes());
+        let current = CertificateAuthority::read(pem.as_bytes(), pem.as_bytes());
         let current = current.map_err(|detail| AppError::Authority(TlsError::Unusable { path: "memory".into(), detail }))?;
         let certificate = current.certificate().clone();
-        let leaves = Leaves::new(Kept { current, retiring: Vec::new() }, &hosts, &hosts, Arc::clone(clock));
+        let leaves = LeafIssuer::new(CaSet { current, retiring: Vec::new() }, &hosts, &hosts, Arc::clone(clock));
         let leaves = leaves.map_err(AppError::Authority)?;
         let bound = bind_one(ANY_PORT, Profile::default()).await;
         let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
-        let service = Arc::new(Service::new(answers, service, &[], pages(), metrics)?);
+        let service = Arc::new(RegistryHandler::new(answers, service, &[], pages(), metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
-        let way = Way { ours, parent };
+        let way = EgressContext { ours, parent };
         let door = Arc::new(Forward::new(service, gateway, leaves, way)?.known_as(guest, pass));
         Ok(Self { bound, door, certificate })
     }
@@ -68,8 +70,8 @@ impl<A: Answers> Front<A> {
     }
 
     /// Serves until `stop` resolves; the places that were asked for and refused.
-    pub(crate) async fn serve(self, connections: usize, stop: impl Future<Output = ()>) -> BTreeMap<String, TurnedAway> {
-        gateway::serve(self.bound.listener, &Room::of(connections), &self.door, stop).await;
+    pub(crate) async fn serve(self, connections: usize, stop: impl Future<Output = ()>) -> BTreeMap<String, RefusedDestination> {
+        gateway::serve(self.bound.listener, &ConnectionLimit::of(connections), &self.door, stop).await;
         self.door.turned_away()
     }
 }

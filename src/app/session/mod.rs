@@ -16,25 +16,25 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::{Host, Url};
 
-use crate::app::run::{Sum, Way};
-use crate::app::session::loopback_gateway::Front;
-use crate::app::session::recorder::{Noted, Witness};
+use crate::app::run::{ProxyEndpoint, RunReport};
+use crate::app::session::loopback_gateway::LoopbackGateway;
+use crate::app::session::recorder::{RecordedRequests, RequestRecorder};
 use crate::app::{AppError, outbound};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Firewall, Profile, Want};
-use crate::net::HostGlob;
-use crate::net::{Parent, Trust};
-use crate::server::{self, Gateway, Pass, Targets, TurnedAway};
+use crate::net::HostPattern;
+use crate::net::{OutboundProxy, TlsTrust};
+use crate::server::{self, GatewayConfig, InterceptedHosts, RefusedDestination, SessionPassword};
 use crate::telemetry::Metrics;
 use crate::units::timestamp;
 use crate::upstream::npmrc;
 
 /// What such gateways are made of, by the configuration.
-pub(crate) struct Premises {
-    gateway: Gateway,
+pub(crate) struct SessionTemplate {
+    gateway: GatewayConfig,
     /// The hosts that ways which are opened from now on lead to, and whether to all others too.
-    others: Mutex<(Vec<HostGlob>, bool)>,
+    others: Mutex<(Vec<HostPattern>, bool)>,
     registry: Url,
     /// The addresses of upstream: the default one, and those of scopes.
     registries: BTreeMap<String, String>,
@@ -44,12 +44,12 @@ pub(crate) struct Premises {
     on_loopback: bool,
     policies: String,
     service: server::Config,
-    parent: Parent,
+    parent: OutboundProxy,
 }
 
 /// What a command needs beyond that.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wish {
+pub(crate) struct SessionRequest {
     /// Who runs it, as the ledger shall name them.
     pub(crate) user: String,
     /// Further hosts that are answered for from upstream.
@@ -57,7 +57,7 @@ pub(crate) struct Wish {
     /// The addresses of a Coldframe that lockfiles and `.npmrc` files name.
     pub(crate) itself: Vec<Url>,
     /// Further hosts that are gone to.
-    pub(crate) allowed: Vec<HostGlob>,
+    pub(crate) allowed: Vec<HostPattern>,
     /// Whether hosts that nobody named are.
     pub(crate) tunnels_others: bool,
     /// What its project wants, by package.
@@ -66,18 +66,18 @@ pub(crate) struct Wish {
 
 /// Which places a gateway takes requests for: it answers for them, or goes there.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reach {
+pub(crate) struct ProxiedHosts {
     pub(crate) origins: BTreeSet<String>,
-    pub(crate) allowed: Vec<HostGlob>,
+    pub(crate) allowed: Vec<HostPattern>,
     pub(crate) tunnels_others: bool,
     /// Whether a registry is on this machine: then nothing on it may be reached without the gateway.
     pub(crate) on_loopback: bool,
 }
 
 /// What a command has to know of the gateway that it is led to.
-pub(crate) struct Lead {
-    pub(crate) way: Way,
-    pub(crate) reach: Reach,
+pub(crate) struct SessionInfo {
+    pub(crate) way: ProxyEndpoint,
+    pub(crate) reach: ProxiedHosts,
     /// The certificate that it has to trust.
     pub(crate) certificate: CertificateDer<'static>,
     /// The policy, in words.
@@ -85,15 +85,15 @@ pub(crate) struct Lead {
 }
 
 /// A gateway that runs.
-pub(crate) struct Session {
-    pub(crate) lead: Lead,
+pub(crate) struct LocalSession {
+    pub(crate) lead: SessionInfo,
     stop: watch::Sender<bool>,
-    front: JoinHandle<(Noted, BTreeMap<String, TurnedAway>)>,
+    front: JoinHandle<(RecordedRequests, BTreeMap<String, RefusedDestination>)>,
 }
 
-impl Premises {
+impl SessionTemplate {
     /// Those of a configuration.
-    pub(crate) fn of(config: &Config, trust: &Trust) -> Self {
+    pub(crate) fn of(config: &Config, trust: &TlsTrust) -> Self {
         let mut gateway = config.gateway.door.clone();
         for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
             if is_unnamed(&registry.url) {
@@ -125,13 +125,13 @@ impl Premises {
     }
 
     /// Has ways that are opened from now on lead to other hosts.
-    pub(crate) fn renew_others(&self, allowed: &[HostGlob], tunnels_others: bool) {
+    pub(crate) fn renew_others(&self, allowed: &[HostPattern], tunnels_others: bool) {
         *self.others.lock().unwrap_or_else(PoisonError::into_inner) = (allowed.to_vec(), tunnels_others);
     }
 
-    fn gateway(&self) -> Gateway {
+    fn gateway(&self) -> GatewayConfig {
         let (allowed, tunnels_others) = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Gateway { allowed, tunnels_others, ..self.gateway.clone() }
+        GatewayConfig { allowed, tunnels_others, ..self.gateway.clone() }
     }
 
     /// Why a command that would ask these registries is not led here: another one would answer it.
@@ -172,7 +172,7 @@ pub(crate) fn itself(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url>
 }
 
 /// Adds what a gateway has its clients go to directly, which these must not.
-fn add(targets: &mut Targets, url: &Url) {
+fn add(targets: &mut InterceptedHosts, url: &Url) {
     targets.add_registry(url);
     if is_unnamed(url) {
         targets.add_unnamed(url);
@@ -210,8 +210,8 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-impl Wish {
-    fn extend(&self, gateway: &mut Gateway) {
+impl SessionRequest {
+    fn extend(&self, gateway: &mut GatewayConfig) {
         self.hosts.iter().for_each(|host| gateway.targets.add_host(host));
         self.itself.iter().for_each(|url| add(&mut gateway.targets, url));
         gateway.allowed.extend(self.allowed.iter().cloned());
@@ -219,8 +219,8 @@ impl Wish {
     }
 }
 
-impl Reach {
-    fn of(gateway: &Gateway, on_loopback: bool) -> Self {
+impl ProxiedHosts {
+    fn of(gateway: &GatewayConfig, on_loopback: bool) -> Self {
         let origins = gateway.targets.origins().into_iter().collect();
         let on_loopback = on_loopback || gateway.targets.hosts().iter().any(|host| is_localhost(host.as_ref()));
         Self { origins, allowed: gateway.allowed.clone(), tunnels_others: gateway.tunnels_others, on_loopback }
@@ -233,26 +233,26 @@ impl Reach {
     }
 }
 
-impl Session {
+impl LocalSession {
     /// Opens a gateway before `firewall`, on a port of its own. Nothing leads from it to the addresses that are `ours`.
     ///
     /// # Errors
     /// When there is no port, or no authority can be made.
     pub(crate) async fn open(
         firewall: &Arc<Firewall>,
-        (premises, ours): (&Premises, &[SocketAddr]),
-        wish: &Wish,
+        (premises, ours): (&SessionTemplate, &[SocketAddr]),
+        wish: &SessionRequest,
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let mut gateway = premises.gateway();
         wish.extend(&mut gateway);
-        let witness = Arc::new(Witness::before(Arc::clone(firewall), &wish.wants));
+        let witness = Arc::new(RequestRecorder::before(Arc::clone(firewall), &wish.wants));
         let (service, parent) = (premises.service.clone(), premises.parent.clone());
         let connections = service.limits.connections;
-        let pass = Pass::random()?;
+        let pass = SessionPassword::random()?;
         let guest = ((Arc::from(wish.user.as_str()), pass.clone()), ours);
-        let front = Front::open(Arc::clone(&witness), (service, &gateway, parent), guest, metrics, clock).await?;
+        let front = LoopbackGateway::open(Arc::clone(&witness), (service, &gateway, parent), guest, metrics, clock).await?;
         let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| premises.registry.clone());
         let certificate = front.certificate().clone();
         let stop = watch::Sender::new(false);
@@ -265,17 +265,20 @@ impl Session {
             let turned_away = front.serve(connections, stopped).await;
             (witness.noted(), turned_away)
         });
-        let (way, reach) = (Way { proxy, pass, registry: premises.registry.clone() }, Reach::of(&gateway, premises.on_loopback));
-        let lead = Lead { way, reach, certificate, policy: premises.words(firewall) };
+        let (way, reach) = (
+            ProxyEndpoint { proxy, pass, registry: premises.registry.clone() },
+            ProxiedHosts::of(&gateway, premises.on_loopback),
+        );
+        let lead = SessionInfo { way, reach, certificate, policy: premises.words(firewall) };
         Ok(Self { lead, stop, front })
     }
 
     /// Lets what is under way finish, and says what became of everything.
-    pub(crate) async fn close(self) -> Sum {
+    pub(crate) async fn close(self) -> RunReport {
         self.stop.send_replace(true);
         match self.front.await {
-            Ok((noted, turned_away)) => Sum { noted, turned_away, trouble: None },
-            Err(_) => Sum { trouble: Some("a task of coldframe's died".to_owned()), ..Sum::default() },
+            Ok((noted, turned_away)) => RunReport { noted, turned_away, trouble: None },
+            Err(_) => RunReport { trouble: Some("a task of coldframe's died".to_owned()), ..RunReport::default() },
         }
     }
 }

@@ -12,13 +12,13 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrit
 use url::Url;
 
 use crate::app::operations::Question;
-use crate::app::run::{Sum, Way};
-use crate::app::session::recorder::Noted;
-use crate::app::session::{Lead, Reach, Wish};
-use crate::firewall::{Hidden, Kept, Refusal, Want, WantedVersion};
+use crate::app::run::{ProxyEndpoint, RunReport};
+use crate::app::session::recorder::RecordedRequests;
+use crate::app::session::{ProxiedHosts, SessionInfo, SessionRequest};
+use crate::firewall::{HeldVersion, HiddenVersions, Refusal, Want, WantedVersion};
 use crate::npm::PackageName;
 use crate::policy::RuleId;
-use crate::server::{Pass, TurnedAway};
+use crate::server::{RefusedDestination, SessionPassword};
 use crate::units::timestamp;
 
 /// What both have to speak; another number is another language.
@@ -44,7 +44,7 @@ pub(crate) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum What {
     /// A command that is to be led through the server.
-    Session(Box<Opening>),
+    Session(Box<OpenRequest>),
     /// A question that the server answers.
     Ask(Box<Question>),
 }
@@ -58,7 +58,7 @@ impl Request {
 
 /// What a command asks for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Opening {
+pub(crate) struct OpenRequest {
     /// The registries that it would ask without us, by scope.
     pub(crate) registries: BTreeMap<String, String>,
     user: String,
@@ -72,18 +72,18 @@ pub(crate) struct Opening {
 
 /// What it gets.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Reply {
+pub(crate) enum OpenReply {
     /// A way.
-    Open(Box<Opened>),
+    Open(Box<OpenedMessage>),
     /// None, for this reason.
     Refused(String),
 }
 
 /// A way: what [`Lead`] has.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedMessage {
     proxy: Url,
-    pass: Pass,
+    pass: SessionPassword,
     registry: Url,
     certificate: String,
     policy: String,
@@ -95,20 +95,20 @@ pub(crate) struct Opened {
     on_loopback: Option<bool>,
 }
 
-/// What became of everything: what [`Sum`] has.
+/// What became of everything: what [`RunReport`] has.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct ReportMessage {
     served: Vec<(String, String, bool)>,
     bytes: u64,
-    refused: Vec<ToldRefusal>,
+    refused: Vec<RefusalMessage>,
     failed: Vec<(String, String)>,
-    hidden: Vec<ToldHidden>,
+    hidden: Vec<HiddenMessage>,
     turned_away: Vec<(String, u64, String)>,
     trouble: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ToldRefusal {
+struct RefusalMessage {
     name: String,
     version: Option<String>,
     rule: String,
@@ -117,10 +117,10 @@ struct ToldRefusal {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ToldHidden {
+struct HiddenMessage {
     name: String,
-    newer: Vec<ToldKept>,
-    others: Option<(ToldKept, usize)>,
+    newer: Vec<HeldMessage>,
+    others: Option<(HeldMessage, usize)>,
     #[serde(default)]
     is_wanted: bool,
     #[serde(default)]
@@ -131,11 +131,11 @@ struct ToldHidden {
 struct ToldWanted {
     want: Want,
     fails: bool,
-    kept: ToldKept,
+    kept: HeldMessage,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ToldKept {
+struct HeldMessage {
     version: String,
     rule: String,
     detail: String,
@@ -157,8 +157,8 @@ pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serial
     let _ = to.write_all(&line).await;
 }
 
-impl Opening {
-    pub(crate) fn of(wish: &Wish, registries: &BTreeMap<String, String>) -> Self {
+impl OpenRequest {
+    pub(crate) fn of(wish: &SessionRequest, registries: &BTreeMap<String, String>) -> Self {
         Self {
             registries: registries.clone(),
             user: wish.user.clone(),
@@ -171,8 +171,8 @@ impl Opening {
     }
 
     /// What it asks for; what makes no sense is left out, as if nobody had asked.
-    pub(crate) fn wish(&self) -> Wish {
-        Wish {
+    pub(crate) fn wish(&self) -> SessionRequest {
+        SessionRequest {
             user: self.user.clone(),
             hosts: self.hosts.iter().filter_map(|host| DnsName::try_from(host.clone()).ok()).collect(),
             itself: self.itself.clone(),
@@ -183,9 +183,9 @@ impl Opening {
     }
 }
 
-impl Opened {
-    pub(crate) fn of(lead: &Lead) -> Self {
-        let Lead { way, reach, certificate, policy } = lead;
+impl OpenedMessage {
+    pub(crate) fn of(lead: &SessionInfo) -> Self {
+        let SessionInfo { way, reach, certificate, policy } = lead;
         Self {
             proxy: way.proxy.clone(),
             pass: way.pass.clone(),
@@ -200,34 +200,34 @@ impl Opened {
     }
 
     /// The same on the other side; `None` when the certificate is none.
-    pub(crate) fn read(self) -> Option<Lead> {
+    pub(crate) fn read(self) -> Option<SessionInfo> {
         let certificate = CertificateDer::from(STANDARD.decode(self.certificate).ok()?);
-        let reach = Reach {
+        let reach = ProxiedHosts {
             origins: self.origins.into_iter().collect(),
             allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
             tunnels_others: self.tunnels_others,
             on_loopback: self.on_loopback.unwrap_or(true),
         };
-        let way = Way { proxy: self.proxy, pass: self.pass, registry: self.registry };
-        Some(Lead { way, reach, certificate, policy: self.policy })
+        let way = ProxyEndpoint { proxy: self.proxy, pass: self.pass, registry: self.registry };
+        Some(SessionInfo { way, reach, certificate, policy: self.policy })
     }
 }
 
-impl Told {
-    pub(crate) fn of(sum: Sum) -> Self {
-        let Sum { noted: Noted { served, bytes, refused, failed, hidden }, turned_away, trouble } = sum;
+impl ReportMessage {
+    pub(crate) fn of(sum: RunReport) -> Self {
+        let RunReport { noted: RecordedRequests { served, bytes, refused, failed, hidden }, turned_away, trouble } = sum;
         let served = served.into_iter().map(|((name, version), kept)| (name.to_string(), version.into(), kept));
-        let refused = refused.into_values().map(|refusal| ToldRefusal {
+        let refused = refused.into_values().map(|refusal| RefusalMessage {
             name: refusal.name.to_string(),
             version: refusal.version.map(Into::into),
             rule: refusal.rule.as_str().to_owned(),
             opens: refusal.opens.map(|opens| opens.to_string()),
             text: refusal.text.to_string(),
         });
-        let hidden = hidden.into_iter().map(|(name, hidden)| ToldHidden {
+        let hidden = hidden.into_iter().map(|(name, hidden)| HiddenMessage {
             name: name.to_string(),
-            newer: hidden.newer.into_iter().map(ToldKept::of).collect(),
-            others: hidden.others.map(|(kept, count)| (ToldKept::of(kept), count)),
+            newer: hidden.newer.into_iter().map(HeldMessage::of).collect(),
+            others: hidden.others.map(|(kept, count)| (HeldMessage::of(kept), count)),
             is_wanted: hidden.is_wanted,
             wanted: hidden.wanted.into_iter().map(ToldWanted::of).collect(),
         });
@@ -242,35 +242,36 @@ impl Told {
         }
     }
 
-    pub(crate) fn read(self) -> Sum {
+    pub(crate) fn read(self) -> RunReport {
         let name = |text: &str| PackageName::parse(text).ok();
         let refused = self.refused.into_iter().filter_map(|told| {
             let refusal = told.read()?;
             Some(((refusal.name.clone(), refusal.version.clone()), refusal))
         });
         let hidden = self.hidden.into_iter().filter_map(|told| {
-            let hidden = Hidden {
-                newer: told.newer.into_iter().map(ToldKept::read).collect(),
+            let hidden = HiddenVersions {
+                newer: told.newer.into_iter().map(HeldMessage::read).collect(),
                 others: told.others.map(|(kept, count)| (kept.read(), count)),
                 is_wanted: told.is_wanted,
                 wanted: told.wanted.into_iter().map(ToldWanted::read).collect(),
             };
             Some((name(&told.name)?, hidden))
         });
-        let turned_away = self.turned_away.into_iter().map(|(place, times, reason)| (place, TurnedAway { times, reason }));
+        let turned_away =
+            self.turned_away.into_iter().map(|(place, times, reason)| (place, RefusedDestination { times, reason }));
         let served = self.served.into_iter();
-        let noted = Noted {
+        let noted = RecordedRequests {
             served: served.filter_map(|(package, version, kept)| Some(((name(&package)?, version.into()), kept))).collect(),
             bytes: self.bytes,
             refused: refused.collect(),
             failed: self.failed.into_iter().filter_map(|(package, why)| Some((name(&package)?, why))).collect(),
             hidden: hidden.collect(),
         };
-        Sum { noted, turned_away: turned_away.collect(), trouble: self.trouble }
+        RunReport { noted, turned_away: turned_away.collect(), trouble: self.trouble }
     }
 }
 
-impl ToldRefusal {
+impl RefusalMessage {
     fn read(self) -> Option<Refusal> {
         Some(Refusal {
             name: PackageName::parse(&self.name).ok()?,
@@ -285,7 +286,7 @@ impl ToldRefusal {
 
 impl ToldWanted {
     fn of(WantedVersion { want, fails, kept }: WantedVersion) -> Self {
-        Self { want, fails, kept: ToldKept::of(kept) }
+        Self { want, fails, kept: HeldMessage::of(kept) }
     }
 
     fn read(self) -> WantedVersion {
@@ -293,17 +294,17 @@ impl ToldWanted {
     }
 }
 
-impl ToldKept {
-    fn of(kept: Kept) -> Self {
-        let Kept { version, rule, detail, opens, nearest } = kept;
+impl HeldMessage {
+    fn of(kept: HeldVersion) -> Self {
+        let HeldVersion { version, rule, detail, opens, nearest } = kept;
         let opens = opens.map(|opens| opens.to_string());
         Self { version: version.into(), rule: rule.as_str().to_owned(), detail, opens, nearest: nearest.map(Into::into) }
     }
 
-    fn read(self) -> Kept {
+    fn read(self) -> HeldVersion {
         let opens = self.opens.as_deref().and_then(timestamp::parse);
         let (version, nearest) = (self.version.into(), self.nearest.map(Into::into));
-        Kept { version, rule: RuleId::read(&self.rule), detail: self.detail, opens, nearest }
+        HeldVersion { version, rule: RuleId::read(&self.rule), detail: self.detail, opens, nearest }
     }
 }
 
@@ -319,7 +320,7 @@ mod tests {
     async fn what_became_of_everything_comes_over_whole() {
         let name = PackageName::parse("@acme/ui").unwrap();
         let opens = Some(Timestamp::UNIX_EPOCH + Duration::from_millis(1_500));
-        let kept = |version: &str, nearest: Option<&str>| Kept {
+        let kept = |version: &str, nearest: Option<&str>| HeldVersion {
             version: version.into(),
             rule: RuleId::read("minimum-age"),
             detail: "published just now".to_owned(),
@@ -338,26 +339,30 @@ mod tests {
         let all = refusal(None);
         let keyed = |refusal: Refusal| ((refusal.name.clone(), refusal.version.clone()), refusal);
         let want = Want { by: "package.json".into(), spec: "^2".into(), is_direct: true };
-        let hidden = Hidden {
+        let hidden = HiddenVersions {
             newer: vec![kept("2.0.0", Some("1.0.0"))],
             others: Some((kept("0.9.0", None), 3)),
             is_wanted: true,
             wanted: vec![WantedVersion { want, fails: true, kept: kept("2.0.0", None) }],
         };
-        let sum = Sum {
-            noted: Noted {
+        let sum = RunReport {
+            noted: RecordedRequests {
                 served: [((name.clone(), "1.0.0".into()), true)].into(),
                 bytes: 7,
                 refused: [keyed(one), keyed(all)].into(),
                 failed: [(name.clone(), "upstream is gone".to_owned())].into(),
                 hidden: [(name.clone(), hidden)].into(),
             },
-            turned_away: [("files.example:443".to_owned(), TurnedAway { times: 2, reason: "nobody named it".to_owned() })].into(),
+            turned_away: [(
+                "files.example:443".to_owned(),
+                RefusedDestination { times: 2, reason: "nobody named it".to_owned() },
+            )]
+            .into(),
             trouble: Some("the disk is full".to_owned()),
         };
         let mut line = Vec::new();
-        write(&mut line, &Told::of(sum.clone())).await;
-        let back = read::<Told>(&mut line.as_slice(), LONGEST_END).await.unwrap().read();
+        write(&mut line, &ReportMessage::of(sum.clone())).await;
+        let back = read::<ReportMessage>(&mut line.as_slice(), LONGEST_END).await.unwrap().read();
         assert_eq!(format!("{back:?}"), format!("{sum:?}"));
     }
 

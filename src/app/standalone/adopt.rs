@@ -14,12 +14,12 @@ use crate::app::standalone::decide::may_be_approved;
 use crate::app::standalone::{asker_of, firewall};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Asker, Firewall, Inspected, Inspection, Rejection};
+use crate::firewall::{Client, Firewall, FirewallError, InspectedVersion, PackageInspection};
 use crate::npm::Lockfile;
-use crate::npm::lockfile::Source;
+use crate::npm::lockfile::EntrySource;
 use crate::npm::packument::index::without_build;
-use crate::npm::{Agreement, Integrity, PackageName};
-use crate::policy::decisions::{Adopted, Approved};
+use crate::npm::{DigestComparison, Integrity, PackageName};
+use crate::policy::decisions::{AdoptedVersion, ApprovedVersion};
 
 /// Packages asked for at once.
 const AT_ONCE: usize = 16;
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// Young versions, each until it would have opened anyway.
-    pub versions: Vec<Adopted>,
+    pub versions: Vec<AdoptedVersion>,
     /// Entries that are kept back and stay so, and why: `axios@1.14.1`.
     pub left_out: Vec<(String, String)>,
     /// Entries that nothing could be said of, and why: the registry cannot be asked.
@@ -61,7 +61,7 @@ pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]
 }
 
 /// Works out what of `wanted` is adopted.
-pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Asker, wanted: Wanted) -> Adoption {
+pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Client, wanted: WantedVersions) -> Adoption {
     let mut adoption = Adoption::default();
     let (places, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     let mut names = HashMap::new();
@@ -72,7 +72,7 @@ pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Asker, wanted
             let _place = places.acquire_owned().await;
             let inspected = match PackageName::parse(&name) {
                 Ok(parsed) => firewall.inspect(&asker, &parsed).await,
-                Err(wrong) => Err(Rejection::NotFound(wrong.to_string().into())),
+                Err(wrong) => Err(FirewallError::NotFound(wrong.to_string().into())),
             };
             (name, versions, inspected)
         });
@@ -91,13 +91,13 @@ pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Asker, wanted
 }
 
 /// The versions that lockfiles hold of each package, with the digests they state.
-pub(crate) type Wanted = BTreeMap<String, BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>>;
+pub(crate) type WantedVersions = BTreeMap<String, BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>>;
 
 /// What lockfiles hold of registries, and what is known of them without asking.
-pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, Wanted) {
-    let (mut adoption, mut wanted) = (Adoption::default(), Wanted::new());
+pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
+    let (mut adoption, mut wanted) = (Adoption::default(), WantedVersions::new());
     for entry in lockfiles.iter().flat_map(|lockfile| &lockfile.entries) {
-        if entry.source != Source::Registry {
+        if entry.source != EntrySource::Registry {
             adoption.elsewhere += 1;
             continue;
         }
@@ -129,13 +129,13 @@ impl Adoption {
         &mut self,
         name: &str,
         versions: &BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>,
-        inspected: &Result<Inspection, Rejection>,
+        inspected: &Result<PackageInspection, FirewallError>,
     ) {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
             let found = match inspected {
                 Ok(inspection) => same(&inspection.versions, version).ok_or("upstream does not have it".to_owned()),
-                Err(Rejection::NotFound(why)) => Err(why.to_string()),
+                Err(FirewallError::NotFound(why)) => Err(why.to_string()),
                 Err(rejection) => {
                     self.unchecked.push((spec, rejection.to_string()));
                     continue;
@@ -143,7 +143,7 @@ impl Adoption {
             };
             match found.and_then(|one| judged(one, digests)) {
                 Ok(None) => self.allowed += 1,
-                Ok(Some(approved)) => self.versions.push(Adopted { package: name.to_owned(), approved }),
+                Ok(Some(approved)) => self.versions.push(AdoptedVersion { package: name.to_owned(), approved }),
                 Err(why) => self.left_out.push((spec, why)),
             }
         }
@@ -151,17 +151,17 @@ impl Adoption {
 }
 
 /// The version that a lockfile names, whatever build metadata it has.
-fn same<'i>(versions: &'i [Inspected], wanted: &str) -> Option<&'i Inspected> {
+fn same<'i>(versions: &'i [InspectedVersion], wanted: &str) -> Option<&'i InspectedVersion> {
     let exact = versions.iter().find(|one| *one.key == *wanted);
     exact.or_else(|| versions.iter().find(|one| without_build(&one.key) == without_build(wanted)))
 }
 
 /// Whether a version is adopted: not when it is allowed anyway, and not when it is held back for more than its age.
-fn judged(one: &Inspected, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<Approved>, String> {
+fn judged(one: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<ApprovedVersion>, String> {
     let Some(integrity) = &one.integrity else { return Err("upstream states no integrity for it".to_owned()) };
     let other = digests.iter().flatten().find(|text| {
         let stated = Integrity::parse(Some(text), None).or_else(|| Integrity::parse(None, Some(text)));
-        stated.is_none_or(|stated| stated.agreement(integrity) == Agreement::Different)
+        stated.is_none_or(|stated| stated.agreement(integrity) == DigestComparison::Different)
     });
     if let Some(other) = other {
         return Err(format!("the lockfile holds other bytes than upstream: {other}"));
@@ -172,7 +172,7 @@ fn judged(one: &Inspected, digests: &BTreeSet<Option<Box<str>>>) -> Result<Optio
     let why = one.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
     match one.verdict.opens() {
         Some(opens) if one.records.is_empty() && may_be_approved(&one.verdict) => {
-            Ok(Some(Approved { version: one.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
+            Ok(Some(ApprovedVersion { version: one.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
         }
         _ => Err(why),
     }

@@ -13,9 +13,9 @@ use crate::app::remote::{RemoteServer, ask_in_parts};
 use crate::app::{AppError, standalone};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Asker, Locked};
-use crate::net::{Client, Deadlines, Outgoing, Reach, Settings};
-use crate::server::admin::{Checked, MOST_LOCKED, Wanted};
+use crate::firewall::{Client, LockedVersion};
+use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient};
+use crate::server::admin::{CheckRequest, CheckResponse, MOST_LOCKED};
 use crate::server::auth::tokens;
 use crate::tls;
 
@@ -26,17 +26,17 @@ const PATIENCE: Duration = Duration::from_mins(5);
 const LONGEST: u64 = 16 << 20;
 
 /// Who judges what lockfiles lock.
-pub struct Checker(Place);
+pub struct Checker(CheckTarget);
 
-enum Place {
-    Here(standalone::Scratch, Box<Asker>),
+enum CheckTarget {
+    Here(standalone::StandaloneFirewall, Box<Client>),
     There(Arc<Distant>),
     Running(Box<RemoteServer>, usize),
 }
 
 /// A Coldframe that is asked over the network.
 struct Distant {
-    client: Client,
+    client: HttpClient,
     server: Url,
     /// What it knows an operator by, if it wants to.
     token: Option<HeaderValue>,
@@ -49,13 +49,13 @@ impl Checker {
     /// When upstream cannot be set up, or the ledger is there and cannot be read.
     pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let asker = Box::new(standalone::asker_of(&config));
-        Ok(Self(Place::Here(standalone::firewall(config, clock)?, asker)))
+        Ok(Self(CheckTarget::Here(standalone::firewall(config, clock)?, asker)))
     }
 
     /// The server that runs on the data directory, by one of its policies.
     #[must_use]
     pub fn running(server: RemoteServer, profile: usize) -> Self {
-        Self(Place::Running(Box::new(server), profile))
+        Self(CheckTarget::Running(Box::new(server), profile))
     }
 
     /// The Coldframe that runs at `server`. Connects to nothing yet.
@@ -65,21 +65,21 @@ impl Checker {
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
         let client = client(config, deadlines)?;
-        Ok(Self(Place::There(Arc::new(Distant { client, server, token: bearer(config)? }))))
+        Ok(Self(CheckTarget::There(Arc::new(Distant { client, server, token: bearer(config)? }))))
     }
 
     /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
     ///
     /// # Errors
     /// When a server cannot be asked, or does not answer as a Coldframe does.
-    pub async fn check(&self, locked: &[Locked]) -> Result<Checked, AppError> {
+    pub async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
         match &self.0 {
-            Place::Running(server, profile) => server.check(locked, *profile).await,
-            Place::Here(firewall, asker) => {
+            CheckTarget::Running(server, profile) => server.check(locked, *profile).await,
+            CheckTarget::Here(firewall, asker) => {
                 let packages = firewall.value.check(asker, locked).await;
-                Ok(Checked { packages, upstreams: firewall.value.upstreams() })
+                Ok(CheckResponse { packages, upstreams: firewall.value.upstreams() })
             }
-            Place::There(distant) => {
+            CheckTarget::There(distant) => {
                 distant.check(locked).await.map_err(|detail| AppError::Server { server: distant.server.as_str().into(), detail })
             }
         }
@@ -87,8 +87,8 @@ impl Checker {
 }
 
 impl Distant {
-    async fn check(self: &Arc<Self>, locked: &[Locked]) -> Result<Checked, String> {
-        let parts = locked.chunks(MOST_LOCKED).map(<[Locked]>::to_vec).collect();
+    async fn check(self: &Arc<Self>, locked: &[LockedVersion]) -> Result<CheckResponse, String> {
+        let parts = locked.chunks(MOST_LOCKED).map(<[LockedVersion]>::to_vec).collect();
         ask_in_parts(parts, |part| {
             let this = Arc::clone(self);
             async move { this.ask(part).await }
@@ -96,12 +96,12 @@ impl Distant {
         .await
     }
 
-    async fn ask(&self, packages: Vec<Locked>) -> Result<Checked, String> {
+    async fn ask(&self, packages: Vec<LockedVersion>) -> Result<CheckResponse, String> {
         let url = page(&self.server, "check");
-        let body = serde_json::to_vec(&Wanted { packages }).map_err(|wrong| wrong.to_string())?;
+        let body = serde_json::to_vec(&CheckRequest { packages }).map_err(|wrong| wrong.to_string())?;
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
-        let outgoing = Outgoing { method: Method::POST, url, headers, body: body.into(), reach: Reach::Anywhere };
+        let outgoing = ClientRequest { method: Method::POST, url, headers, body: body.into(), reach: AddressScope::Anywhere };
         let answer = self.client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
         let body = answer.body.collect(LONGEST).await.map_err(|wrong| wrong.to_string())?;
@@ -110,8 +110,8 @@ impl Distant {
 }
 
 /// A client that asks a Coldframe elsewhere.
-pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<Client, AppError> {
-    Ok(Client::new(&Settings {
+pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<HttpClient, AppError> {
+    Ok(HttpClient::new(&ClientConfig {
         deadlines,
         proxies: config.upstream.proxies.clone(),
         tls: tls::client_config(&config.tls)?.client,

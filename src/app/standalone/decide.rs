@@ -11,34 +11,34 @@ use crate::app::standalone::{asker_of, firewall};
 use crate::app::{AppError, operations};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Inspected, Inspection};
-use crate::npm::{Range, Spec, Version};
+use crate::firewall::{InspectedVersion, PackageInspection};
+use crate::npm::{PackageSpec, Range, Version};
 use crate::policy::Verdict;
-use crate::policy::decisions::{Act, Approved, Decision, Proposal, Signature};
-use crate::store::sqlite::decision_writer::Effect;
-use crate::store::{Desk, StoreError};
+use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, DecisionProposal, Signature};
+use crate::store::sqlite::decision_writer::ApplyStatus;
+use crate::store::{DecisionWriter, StoreError};
 
 /// How long a decision waits for the running server to take it in.
 const AT_MOST: Duration = Duration::from_secs(5);
 
 /// A decision that was written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct RecordedDecision {
     /// It, as the ledger has it.
     pub decision: Decision,
     /// Whether it is in force.
-    pub effect: Effect,
+    pub effect: ApplyStatus,
 }
 
 /// What an approval would cover, worked out against upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Expansion {
+pub struct ApprovalPlan {
     /// The package.
     pub name: String,
     /// What was asked for.
     pub asked: String,
     /// Versions that are kept back now and would be approved.
-    pub approved: Vec<Approved>,
+    pub approved: Vec<ApprovedVersion>,
     /// Versions that an approval cannot open, and why.
     pub left_out: Vec<(String, String)>,
     /// Versions in what was asked for that are allowed already.
@@ -53,14 +53,19 @@ pub struct Expansion {
 ///
 /// # Errors
 /// When upstream cannot be asked, or has nothing that fits.
-pub async fn expand(config: Config, clock: Arc<dyn Clock>, spec: &Spec, records: &[String]) -> Result<Expansion, AppError> {
+pub async fn expand(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    spec: &PackageSpec,
+    records: &[String],
+) -> Result<ApprovalPlan, AppError> {
     let asker = asker_of(&config);
     operations::expand(&firewall(config, clock)?.value, &asker, spec, records).await
 }
 
-impl Expansion {
+impl ApprovalPlan {
     /// What an approval of `spec` that names `records` covers of a package that looks like this.
-    pub(crate) fn of(inspection: &Inspection, spec: &Spec, records: &[String]) -> Result<Self, AppError> {
+    pub(crate) fn of(inspection: &PackageInspection, spec: &PackageSpec, records: &[String]) -> Result<Self, AppError> {
         let asked = spec.wanted.clone().unwrap_or_else(|| "latest".to_owned());
         let fitting = fitting(inspection, &asked);
         if fitting.is_empty() {
@@ -81,7 +86,7 @@ impl Expansion {
         Ok(expansion)
     }
 
-    fn add(&mut self, one: &Inspected, records: &[String]) {
+    fn add(&mut self, one: &InspectedVersion, records: &[String]) {
         if one.verdict.allows() {
             self.allowed += 1;
             return;
@@ -97,13 +102,13 @@ impl Expansion {
                 self.unnamed.push(record.clone());
             }
         }
-        self.approved.push(Approved { version: one.key.to_string(), integrity: integrity.to_sri(), until: None });
+        self.approved.push(ApprovedVersion { version: one.key.to_string(), integrity: integrity.to_sri(), until: None });
     }
 
     /// The decision this leads to.
     #[must_use]
-    pub fn into_act(self, records: Vec<String>) -> Act {
-        Act::Approve { package: self.name, asked: self.asked, versions: self.approved, records }
+    pub fn into_act(self, records: Vec<String>) -> DecisionAction {
+        DecisionAction::Approve { package: self.name, asked: self.asked, versions: self.approved, records }
     }
 }
 
@@ -117,8 +122,8 @@ pub fn may_be_approved(verdict: &Verdict) -> bool {
 ///
 /// # Errors
 /// When the data directory or its ledger cannot be used.
-pub fn decide(data_dir: &Path, proposal: &Proposal) -> Result<Taken, AppError> {
-    let mut desk = Desk::open(data_dir).map_err(AppError::DataDir)?;
+pub fn decide(data_dir: &Path, proposal: &DecisionProposal) -> Result<RecordedDecision, AppError> {
+    let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
     let (id, revision) = desk.decide(proposal).map_err(AppError::DataDir)?;
     taken(&desk, id, revision)
 }
@@ -127,8 +132,8 @@ pub fn decide(data_dir: &Path, proposal: &Proposal) -> Result<Taken, AppError> {
 ///
 /// # Errors
 /// When it awaits nobody, or `by` is its author; when the ledger cannot be used.
-pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<Taken, AppError> {
-    let mut desk = Desk::open(data_dir).map_err(AppError::DataDir)?;
+pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecision, AppError> {
+    let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
     let confirmed = desk.confirm(id, by).map_err(AppError::DataDir)?;
     match confirmed {
         Some(revision) => taken(&desk, id, revision),
@@ -140,8 +145,8 @@ pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<Taken, AppErr
 ///
 /// # Errors
 /// When there is none to take back; when the ledger cannot be used.
-pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<Taken, AppError> {
-    let mut desk = Desk::open(data_dir).map_err(AppError::DataDir)?;
+pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<RecordedDecision, AppError> {
+    let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
     let revoked = desk.revoke(id, by, why).map_err(AppError::DataDir)?;
     match revoked {
         Some(revision) => taken(&desk, id, revision),
@@ -159,15 +164,15 @@ pub fn decisions(data_dir: &Path) -> Result<Vec<Decision>, AppError> {
     Ok(ledger.decisions().map_err(AppError::DataDir)?.1)
 }
 
-fn taken(desk: &Desk, id: i64, revision: u64) -> Result<Taken, AppError> {
+fn taken(desk: &DecisionWriter, id: i64, revision: u64) -> Result<RecordedDecision, AppError> {
     let effect = desk.await_effect(revision, AT_MOST).map_err(AppError::DataDir)?;
     let decision = desk.find(id).map_err(AppError::DataDir)?;
     let decision =
         decision.ok_or_else(|| AppError::DataDir(StoreError::Damaged("a decision is not where it was written".into())))?;
-    Ok(Taken { decision, effect })
+    Ok(RecordedDecision { decision, effect })
 }
 
-fn why_not(desk: &Desk, id: i64, else_: &'static str) -> AppError {
+fn why_not(desk: &DecisionWriter, id: i64, else_: &'static str) -> AppError {
     match desk.find(id) {
         Ok(Some(decision)) if decision.proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() => {
             AppError::Undecidable {
@@ -182,7 +187,7 @@ fn why_not(desk: &Desk, id: i64, else_: &'static str) -> AppError {
 }
 
 /// What `asked` means over everything upstream has: one version, a dist-tag's target, or all that a range takes.
-fn fitting<'a>(inspection: &'a Inspection, asked: &str) -> Vec<&'a Inspected> {
+fn fitting<'a>(inspection: &'a PackageInspection, asked: &str) -> Vec<&'a InspectedVersion> {
     let of_key = |key: &str| inspection.versions.iter().find(|one| *one.key == *key);
     if let Some(one) = of_key(asked) {
         return vec![one];

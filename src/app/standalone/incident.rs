@@ -14,17 +14,17 @@ use crate::app::{AppError, outbound};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{
-    self, Affected, Exported, FeedConfig, FeedError, OsvEvent, OsvRange, OsvRecord, Package, PublicKey, Shelf, Signer, State,
-    Synced,
+    self, ExportSummary, FeedConfig, FeedError, FeedSigner, FeedState, FeedStore, OsvAffected, OsvEvent, OsvPackage, OsvRange,
+    OsvRecord, PublicKey, SyncOutcome,
 };
-use crate::firewall::{Finding, exposure};
-use crate::npm::Interval;
-use crate::npm::semver::interval::End;
+use crate::firewall::{ExposedVersion, exposure};
+use crate::npm::VersionInterval;
+use crate::npm::semver::interval::UpperBound;
 use crate::npm::{Integrity, PackageName, Range, Version};
-use crate::policy::decisions::{Act, Decision, Proposal, Signature};
+use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
 use crate::policy::{PackageGlob, TAKEDOWN_AGE};
 use crate::store::blobs::disk;
-use crate::store::sqlite::decision_writer::Effect;
+use crate::store::sqlite::decision_writer::ApplyStatus;
 use crate::store::{Ledger, SqliteLedger};
 use crate::tls;
 use crate::units::timestamp;
@@ -34,11 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How one feed stands.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct FeedStatus {
     /// The feed.
     pub feed: FeedConfig,
     /// How it stands.
-    pub state: State,
+    pub state: FeedState,
     /// Why it is not fresh, if it is not.
     pub staleness: Option<String>,
     /// Its records that mark every version of an established package and wait for a decision, as the ledger has them.
@@ -49,14 +49,14 @@ pub struct Standing {
 ///
 /// # Errors
 /// When there is nobody to ask with.
-pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<Standing>, AppError> {
+pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<FeedStatus>, AppError> {
     let client = outbound::client(&config.upstream, &tls::client_config(&config.tls)?);
-    let shelf = Shelf::of(&config.store.data_dir);
+    let shelf = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             match feed::sync(feed, &shelf, &client, clock.now(), accept_shrunk).await {
-                Synced::Failed(_, FeedError::Busy) if tokio::time::Instant::now() < deadline => {
+                SyncOutcome::Failed(_, FeedError::Busy) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(PATIENCE / 100).await;
                 }
                 _ => break,
@@ -68,14 +68,14 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
 
 /// How every feed stands, by what is kept.
 #[must_use]
-pub fn status(config: &Config, now: Timestamp) -> Vec<Standing> {
-    let (shelf, mistakes) = (Shelf::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
+pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
+    let (shelf, mistakes) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {
         let state = shelf.state(feed);
         let mark = format!("of the feed `{}`", feed.name);
         let staleness = state.staleness(feed.expiry, now);
         let overbroad = mistakes.iter().filter(|mistake| mistake.contains(&mark)).cloned().collect();
-        Standing { feed: feed.clone(), state, staleness, overbroad }
+        FeedStatus { feed: feed.clone(), state, staleness, overbroad }
     };
     config.feeds.followed.iter().map(stand).collect()
 }
@@ -84,13 +84,13 @@ pub fn status(config: &Config, now: Timestamp) -> Vec<Standing> {
 ///
 /// # Errors
 /// When there is no ledger, or no feed that is followed has such an advisory.
-pub fn exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<Finding>, AppError> {
+pub fn exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
     plan(config, clock, id).map(|plan| plan.findings)
 }
 
 /// What is to be done about an advisory, or about versions that a person names.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct IncidentPlan {
     /// The advisory's own id; else the versions as they were named.
     pub id: String,
     /// The feed it stands in, if there is one.
@@ -98,16 +98,16 @@ pub struct Plan {
     /// What it says.
     pub summary: String,
     /// The packages it names.
-    pub subjects: Vec<Subject>,
+    pub subjects: Vec<AffectedPackage>,
     /// What of it was seen here.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ExposedVersion>,
     /// How many of their tarballs the store holds now.
     pub stored: usize,
 }
 
 /// One package of an advisory.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct AffectedPackage {
     /// The package.
     pub name: String,
     /// The versions it names here; none where it means every version.
@@ -116,7 +116,7 @@ pub struct Subject {
     pub freeze_at: Timestamp,
 }
 
-impl Plan {
+impl IncidentPlan {
     /// What the tarballs hash to that are to go.
     #[must_use]
     pub fn integrities(&self) -> Vec<Integrity> {
@@ -144,7 +144,7 @@ impl Plan {
 
 /// When a freeze begins: before the first bad version that was seen here was published, and not years back, for what has been out for
 /// long is not what is being published now.
-fn freeze_at(findings: &[&Finding], now: Timestamp) -> Timestamp {
+fn freeze_at(findings: &[&ExposedVersion], now: Timestamp) -> Timestamp {
     let first = findings.iter().filter_map(|finding| finding.published).min();
     first.map_or(now, |first| timestamp::before(first, Duration::from_secs(1))).max(timestamp::before(now, TAKEDOWN_AGE))
 }
@@ -159,26 +159,26 @@ pub fn plan_versions(
     name: &PackageName,
     versions: &[String],
     named: &str,
-) -> Result<Plan, AppError> {
+) -> Result<IncidentPlan, AppError> {
     let findings = exposure::find_versions(&glimpse(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
     let freeze_at = freeze_at(&findings.iter().collect::<Vec<_>>(), now);
-    let subject = Subject { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
+    let subject = AffectedPackage { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
     let summary = "named by a person, in no feed".to_owned();
-    Ok(Plan { id: named.to_owned(), feed: None, summary, subjects: vec![subject], findings, stored: 0 }.counted(data_dir))
+    Ok(IncidentPlan { id: named.to_owned(), feed: None, summary, subjects: vec![subject], findings, stored: 0 }.counted(data_dir))
 }
 
 /// Works out what is to be done about an advisory. Blocks; changes nothing.
 ///
 /// # Errors
 /// When no feed that is followed has such an advisory, or the ledger cannot be read.
-pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Plan, AppError> {
+pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
     let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
     let world = firewall(config, clock)?.value.world();
     let found: Vec<_> = world.advisories.called(id).collect();
     let Some(first) = found.first() else { return Err(AppError::NoAdvisory(id.to_owned())) };
     let ledger = glimpse(&data_dir)?;
     let findings = exposure::find(&world, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
-    let mut subjects: Vec<Subject> = Vec::new();
+    let mut subjects: Vec<AffectedPackage> = Vec::new();
     for advisory in &found {
         let of_package: Vec<_> = findings.iter().filter(|finding| finding.name.as_str() == advisory.package()).collect();
         let mut versions: Vec<String> = advisory.listed_versions().map(str::to_owned).collect();
@@ -192,16 +192,16 @@ pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Plan, App
                 subject.versions.sort();
                 subject.versions.dedup();
             }
-            None => subjects.push(Subject { name: advisory.package().to_owned(), versions, freeze_at }),
+            None => subjects.push(AffectedPackage { name: advisory.package().to_owned(), versions, freeze_at }),
         }
     }
     let (id, feed, summary) = (first.id.to_owned(), Some(first.feed.to_owned()), first.summary.to_owned());
-    Ok(Plan { id, feed, summary, subjects, findings, stored: 0 }.counted(&data_dir))
+    Ok(IncidentPlan { id, feed, summary, subjects, findings, stored: 0 }.counted(&data_dir))
 }
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub struct IncidentResult {
     /// The decisions that were taken.
     pub decisions: Vec<i64>,
     /// What left the store.
@@ -214,21 +214,26 @@ pub struct Done {
 ///
 /// # Errors
 /// When the ledger does not take it; what was decided until then stands.
-pub fn decide(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: Duration) -> Result<Done, AppError> {
-    let mut done = Done { decisions: Vec::new(), purged: Purged::default(), is_pending: false };
+pub fn decide(
+    data_dir: &Path,
+    plan: &IncidentPlan,
+    author: &Signature,
+    freeze_for: Duration,
+) -> Result<IncidentResult, AppError> {
+    let mut done = IncidentResult { decisions: Vec::new(), purged: Purged::default(), is_pending: false };
     let reason = format!("incident {}", plan.id);
-    let mut decide = |act: Act, expires: Option<Timestamp>| {
-        let proposal = Proposal { act, reason: reason.clone(), author: author.clone(), expires, needs_second: false };
+    let mut decide = |act: DecisionAction, expires: Option<Timestamp>| {
+        let proposal = DecisionProposal { act, reason: reason.clone(), author: author.clone(), expires, needs_second: false };
         decide::decide(data_dir, &proposal).map(|taken| {
             done.decisions.push(taken.decision.id);
-            done.is_pending |= taken.effect == Effect::Pending;
+            done.is_pending |= taken.effect == ApplyStatus::Pending;
         })
     };
-    for Subject { name, versions, freeze_at } in &plan.subjects {
+    for AffectedPackage { name, versions, freeze_at } in &plan.subjects {
         let range = (!versions.is_empty()).then(|| versions.join(" || "));
-        decide(Act::Deny { packages: name.clone(), range }, None)?;
+        decide(DecisionAction::Deny { packages: name.clone(), range }, None)?;
         let thaws = timestamp::after(author.at, freeze_for);
-        decide(Act::Freeze { at: *freeze_at, packages: vec![name.clone()] }, Some(thaws))?;
+        decide(DecisionAction::Freeze { at: *freeze_at, packages: vec![name.clone()] }, Some(thaws))?;
     }
     Ok(done)
 }
@@ -237,7 +242,7 @@ pub fn decide(data_dir: &Path, plan: &Plan, author: &Signature, freeze_for: Dura
 ///
 /// # Errors
 /// When the store does not let them go.
-pub fn purge(data_dir: &Path, plan: &Plan) -> Result<Purged, AppError> {
+pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
     let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::discard(data_dir, digest));
     purged.map_err(AppError::DataDir)
@@ -253,7 +258,7 @@ pub fn export(
     id_prefix: &str,
     now: Timestamp,
     expires: Duration,
-) -> Result<(Exported, PublicKey, Vec<String>), AppError> {
+) -> Result<(ExportSummary, PublicKey, Vec<String>), AppError> {
     let ledger = glimpse(data_dir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
     let (mut records, mut left) = (Vec::new(), Vec::new());
@@ -270,26 +275,27 @@ pub fn export(
             None => {}
         }
     }
-    let signer = Signer::open(data_dir)?;
+    let signer = FeedSigner::open(data_dir)?;
     let exported = feed::export(directory, id_prefix, &records, &signer, now, timestamp::after(now, expires))?;
     Ok((exported, signer.public_key(), left))
 }
 
 /// Whether it is a denial that is in force.
 fn is_denial(decision: &Decision, now: Timestamp) -> bool {
-    matches!(decision.proposal.act, Act::Deny { .. }) && decision.state(now) == crate::policy::decisions::State::Active
+    matches!(decision.proposal.act, DecisionAction::Deny { .. })
+        && decision.state(now) == crate::policy::decisions::DecisionState::Active
 }
 
 /// A denial as a record; one that was taken back or ended is withdrawn. `None` for other decisions.
 fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timestamp) -> Result<Option<OsvRecord>, AppError> {
-    use crate::policy::decisions::State;
-    let Act::Deny { packages, range } = &decision.proposal.act else { return Ok(None) };
+    use crate::policy::decisions::DecisionState;
+    let DecisionAction::Deny { packages, range } = &decision.proposal.act else { return Ok(None) };
     let made = decision.proposal.author.at;
     let ended = match decision.state(now) {
-        State::Active => None,
-        State::Expired => decision.proposal.expires,
-        State::Revoked => decision.revoked.as_ref().map(|(by, _)| by.at),
-        State::AwaitsSecond => return Ok(None),
+        DecisionState::Active => None,
+        DecisionState::Expired => decision.proposal.expires,
+        DecisionState::Revoked => decision.revoked.as_ref().map(|(by, _)| by.at),
+        DecisionState::AwaitsSecond => return Ok(None),
     };
     let mut affected = Vec::new();
     for name in names(ledger, packages)? {
@@ -306,8 +312,8 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
         if versions.is_empty() && ranges.is_empty() {
             continue;
         }
-        let package = Package { ecosystem: "npm".to_owned(), name };
-        affected.push(Affected { package, versions, ranges, ..Affected::default() });
+        let package = OsvPackage { ecosystem: "npm".to_owned(), name };
+        affected.push(OsvAffected { package, versions, ranges, ..OsvAffected::default() });
     }
     if affected.is_empty() {
         return Ok(None);
@@ -326,13 +332,13 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
 
 /// A range of npm's as OSV's events.
 fn osv_ranges(text: &str) -> Vec<OsvRange> {
-    let intervals = Range::parse(text).map(|range| Interval::of(&range)).unwrap_or_default();
-    let range = |interval: Interval| {
+    let intervals = Range::parse(text).map(|range| VersionInterval::of(&range)).unwrap_or_default();
+    let range = |interval: VersionInterval| {
         let first = interval.from.unwrap_or_else(|| "0".to_owned());
         let mut events = vec![OsvEvent { introduced: Some(first), ..OsvEvent::default() }];
         events.extend(interval.end.map(|end| match end {
-            End::Before(end) => OsvEvent { fixed: Some(end), ..OsvEvent::default() },
-            End::Through(end) => OsvEvent { last_affected: Some(end), ..OsvEvent::default() },
+            UpperBound::Before(end) => OsvEvent { fixed: Some(end), ..OsvEvent::default() },
+            UpperBound::Through(end) => OsvEvent { last_affected: Some(end), ..OsvEvent::default() },
         }));
         OsvRange { kind: "SEMVER".to_owned(), events }
     };
@@ -383,10 +389,10 @@ fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
     // Where there is no ledger yet nothing was noticed.
     let Ok(ledger) = SqliteLedger::read_only(data_dir) else { return Vec::new() };
     let decisions = ledger.decisions().map(|(_, decisions)| decisions).unwrap_or_default();
-    let active = decisions.iter().filter(|decision| decision.state(now) == crate::policy::decisions::State::Active);
+    let active = decisions.iter().filter(|decision| decision.state(now) == crate::policy::decisions::DecisionState::Active);
     let decided: Vec<String> = active
         .filter_map(|decision| match &decision.proposal.act {
-            Act::Record { advisory, .. } => Some(format!("{advisory} of the feed ")),
+            DecisionAction::Record { advisory, .. } => Some(format!("{advisory} of the feed ")),
             _ => None,
         })
         .collect();

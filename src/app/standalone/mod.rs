@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use crate::app::{AppError, outbound};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Asker, BaseUrl, Explanation, Firewall, Parts, Profile};
-use crate::npm::{Agent, Spec};
+use crate::firewall::{BaseUrl, Client, Explanation, Firewall, FirewallDeps, Profile};
+use crate::npm::{PackageSpec, UserAgent};
 use crate::policy::Policy;
-use crate::store::read_only::Glimpse;
-use crate::store::{Blobs, Contact, DataDir, DiskBlobs, Exposure, Ledger, SqliteLedger, StoreError, indicator_hit};
+use crate::store::read_only::ReadOnlyLedger;
+use crate::store::{BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger, SqliteLedger, StoreError, indicator_hit};
 use crate::telemetry::Metrics;
 use crate::tls;
 use crate::upstream::{Addressed, Authorization, Registries};
@@ -29,36 +29,45 @@ use crate::upstream::{Addressed, Authorization, Registries};
 ///
 /// # Errors
 /// When there is no such version, upstream cannot be asked, or the ledger is there and cannot be read.
-pub async fn explain(config: Config, clock: Arc<dyn Clock>, spec: &Spec, at: Option<Timestamp>) -> Result<Explanation, AppError> {
+pub async fn explain(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    spec: &PackageSpec,
+    at: Option<Timestamp>,
+) -> Result<Explanation, AppError> {
     let asker = asker_of(&config);
     let firewall = firewall(config, clock)?;
     Ok(firewall.value.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await?)
 }
 
 /// A firewall for one question, and the place where it keeps what it fetches meanwhile.
-pub(crate) struct Scratch {
+pub(crate) struct StandaloneFirewall {
     pub(crate) value: Arc<Firewall>,
     _folder: tempfile::TempDir,
 }
 
 /// A firewall that judges by `config` and by what its data directory knows, and writes nothing down.
-pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Scratch, AppError> {
+pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<StandaloneFirewall, AppError> {
     let further = config.further_policies.clone();
     firewall_of(config, clock, further)
 }
 
 /// Such a firewall with further policies, those of profile 1, 2, …
-pub(crate) fn firewall_of(config: Config, clock: Arc<dyn Clock>, further_policies: Vec<Policy>) -> Result<Scratch, AppError> {
+pub(crate) fn firewall_of(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    further_policies: Vec<Policy>,
+) -> Result<StandaloneFirewall, AppError> {
     let ledger = glimpse(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
     let blobs = DiskBlobs::open_temporary(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
     let advisories = outbound::glance(&config.feeds, &config.store.data_dir, scratch.path(), clock.now());
-    let firewall = Firewall::new(Parts {
+    let firewall = Firewall::new(FirewallDeps {
         registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
         ledger: Arc::new(ledger) as Arc<dyn Ledger>,
-        blobs: blobs as Arc<dyn Blobs>,
+        blobs: blobs as Arc<dyn BlobStore>,
         clock,
         metrics: Arc::new(Metrics::new()),
         policy: config.policy,
@@ -67,14 +76,14 @@ pub(crate) fn firewall_of(config: Config, clock: Arc<dyn Clock>, further_policie
         config: config.firewall,
     });
     firewall.follow(&advisories);
-    Ok(Scratch { value: Arc::new(firewall), _folder: scratch })
+    Ok(StandaloneFirewall { value: Arc::new(firewall), _folder: scratch })
 }
 
 /// Who asked for a package and what became of it, by the ledger in `data_dir`.
 ///
 /// # Errors
 /// When there is no ledger, or it cannot be read.
-pub fn exposure(data_dir: &Path, spec: &Spec) -> Result<Vec<Exposure>, AppError> {
+pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
     ledger.exposure(&spec.name, spec.wanted.as_deref()).map_err(AppError::DataDir)
 }
@@ -83,18 +92,19 @@ pub fn exposure(data_dir: &Path, spec: &Spec) -> Result<Vec<Exposure>, AppError>
 ///
 /// # Errors
 /// When there is no ledger, or it cannot be read.
-pub fn contacts(data_dir: &Path) -> Result<Vec<Contacted>, AppError> {
+pub fn contacts(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
-    let mut contacts: Vec<Contacted> = Vec::new();
+    let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
     for event in ledger.incidents(Timestamp::UNIX_EPOCH).map_err(AppError::DataDir)? {
-        let read = (event.kind == indicator_hit::KIND).then(|| Contact::read(event.name.as_deref(), &event.detail)).flatten();
+        let read =
+            (event.kind == indicator_hit::KIND).then(|| IndicatorHit::read(event.name.as_deref(), &event.detail)).flatten();
         let Some(contact) = read else { continue };
         match contacts.iter_mut().find(|known| known.contact == contact) {
             Some(known) => {
                 known.times += event.times;
                 known.last = known.last.max(event.last);
             }
-            None => contacts.push(Contacted { contact, times: event.times, first: event.first, last: event.last }),
+            None => contacts.push(IndicatorHitSummary { contact, times: event.times, first: event.first, last: event.last }),
         }
     }
     Ok(contacts)
@@ -102,9 +112,9 @@ pub fn contacts(data_dir: &Path) -> Result<Vec<Contacted>, AppError> {
 
 /// Somebody asked for a place that a feed lists, so many times.
 #[derive(Debug, Clone)]
-pub struct Contacted {
+pub struct IndicatorHitSummary {
     /// Who, for what.
-    pub contact: Contact,
+    pub contact: IndicatorHit,
     /// How often.
     pub times: u64,
     /// The first time.
@@ -114,25 +124,25 @@ pub struct Contacted {
 }
 
 /// The ledger of a data directory, or none where nothing was kept yet.
-pub(crate) fn glimpse(data_dir: &Path) -> Result<Glimpse, AppError> {
+pub(crate) fn glimpse(data_dir: &Path) -> Result<ReadOnlyLedger, AppError> {
     match SqliteLedger::read_only(data_dir) {
-        Ok(ledger) => Ok(Glimpse(Some(ledger))),
-        Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Glimpse(None)),
+        Ok(ledger) => Ok(ReadOnlyLedger(Some(ledger))),
+        Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(ReadOnlyLedger(None)),
         Err(wrong) => Err(AppError::DataDir(wrong)),
     }
 }
 
 /// The same before the policy that the first address of a configuration answers by.
-pub(crate) fn asker_of(config: &Config) -> Asker {
-    Asker { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..asker() }
+pub(crate) fn asker_of(config: &Config) -> Client {
+    Client { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..asker() }
 }
 
 /// The one who sits at this machine, to whom its own credentials are lent.
-pub(crate) fn asker() -> Asker {
-    Asker {
+pub(crate) fn asker() -> Client {
+    Client {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         user: None,
-        agent: Agent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+        agent: UserAgent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         resolves: false,
         authorization: Authorization::Lent,
         addressed: Addressed::Coldframe,

@@ -10,14 +10,14 @@ use crate::app::AppError;
 use crate::app::standalone::{asker, firewall_of};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Asker, Profile};
+use crate::firewall::{Client, Profile};
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
-use crate::store::{Asked, SqliteLedger};
+use crate::store::{DownloadSummary, SqliteLedger};
 
 /// A tarball that was asked for, of which the two policies say different things.
 #[derive(Debug, Clone)]
-pub struct Changed {
+pub struct ChangedVerdict {
     /// The package.
     pub name: String,
     /// The version.
@@ -36,11 +36,11 @@ pub struct Changed {
 
 /// What a comparison found.
 #[derive(Debug, Clone, Default)]
-pub struct Difference {
+pub struct PolicyDiff {
     /// Tarballs that were asked for and looked at.
     pub asked: usize,
     /// Those of them that would change.
-    pub changed: Vec<Changed>,
+    pub changed: Vec<ChangedVerdict>,
     /// Packages that could not be looked at, and why.
     pub unknown: Vec<(String, String)>,
 }
@@ -50,9 +50,9 @@ pub struct Difference {
 ///
 /// # Errors
 /// When the ledger cannot be read, or upstream cannot be set up.
-pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<Difference, AppError> {
+pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir).map_err(AppError::DataDir)?;
-    let mut by_name: BTreeMap<String, Vec<Asked>> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
     for asked in ledger.asked().map_err(AppError::DataDir)? {
         by_name.entry(asked.name.clone()).or_default().push(asked);
     }
@@ -64,11 +64,11 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
         config.policy = policy.clone();
     }
     let firewall = firewall_of(config, clock, vec![candidate])?;
-    let mut difference = Difference::default();
+    let mut difference = PolicyDiff::default();
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
         let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
-        let (now, then) = (asker(), Asker { profile: Profile(1), ..asker() });
+        let (now, then) = (asker(), Client { profile: Profile(1), ..asker() });
         let looked = match firewall.value.judge_then(&now, &package, &wanted).await {
             Ok(now) => firewall.value.judge_then(&then, &package, &wanted).await.map(|then| (now, then)),
             Err(wrong) => Err(wrong),
@@ -81,8 +81,8 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
     Ok(difference)
 }
 
-impl Difference {
-    fn take(&mut self, asked: Vec<Asked>, now: Vec<Option<Verdict>>, then: Vec<Option<Verdict>>) {
+impl PolicyDiff {
+    fn take(&mut self, asked: Vec<DownloadSummary>, now: Vec<Option<Verdict>>, then: Vec<Option<Verdict>>) {
         let mut last = None;
         for (asked, verdicts) in asked.into_iter().zip(now.into_iter().zip(then)) {
             let (Some(now), Some(then)) = verdicts else { continue };
@@ -97,16 +97,17 @@ impl Difference {
         }
     }
 
-    fn add(&mut self, asked: Asked, now: Verdict, then: Verdict) {
-        let Asked { name, version, client, times, first } = asked;
-        let is_same = |one: &&mut Changed| one.name == name && one.version == version && one.now == now && one.then == then;
+    fn add(&mut self, asked: DownloadSummary, now: Verdict, then: Verdict) {
+        let DownloadSummary { name, version, client, times, first } = asked;
+        let is_same =
+            |one: &&mut ChangedVerdict| one.name == name && one.version == version && one.now == now && one.then == then;
         match self.changed.iter_mut().rev().take_while(|one| one.name == name && one.version == version).find(is_same) {
             Some(known) => {
                 known.clients.push(client);
                 known.times += times;
                 known.first = known.first.min(first);
             }
-            None => self.changed.push(Changed { name, version, clients: vec![client], times, first, now, then }),
+            None => self.changed.push(ChangedVerdict { name, version, clients: vec![client], times, first, now, then }),
         }
     }
 }

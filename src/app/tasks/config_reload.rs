@@ -7,31 +7,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::app::operations::Operations;
-use crate::app::session::Premises;
-use crate::app::tasks::feeds::Feeds;
-use crate::app::tasks::policy_reload::Policies;
+use crate::app::session::SessionTemplate;
+use crate::app::tasks::feeds::FeedScheduler;
+use crate::app::tasks::policy_reload::PolicyReloader;
 use crate::app::tasks::{Supervisor, TaskEnd};
-use crate::config::{Config, Effective, Key, Mistakes};
+use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
-use crate::server::admin::Check;
-use crate::server::{Forward, Service};
+use crate::server::admin::HealthCheck;
+use crate::server::{Forward, RegistryHandler};
 use crate::telemetry::TaskLabel;
 use crate::upstream::Renewed;
 
 /// Reads the configuration as the process did at its start.
-pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
+pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 
 /// Settings of the policies.
-const OF_POLICIES: &[Key] = &[Key::Policy, Key::MinReleaseAge, Key::FixLane, Key::Exclude];
+const OF_POLICIES: &[SettingKey] = &[SettingKey::Policy, SettingKey::MinReleaseAge, SettingKey::FixLane, SettingKey::Exclude];
 
 /// Settings of the hosts that the gateway goes to.
-const OF_HOSTS: &[Key] = &[Key::AllowHost, Key::Others];
+const OF_HOSTS: &[SettingKey] = &[SettingKey::AllowHost, SettingKey::Others];
 
 /// Settings of the feeds.
-const OF_FEEDS: &[Key] = &[Key::Feed, Key::FeedInterval, Key::FeedExpiry, Key::FeedMayBeEmpty, Key::UnsafeServeWithoutFeed];
+const OF_FEEDS: &[SettingKey] = &[
+    SettingKey::Feed,
+    SettingKey::FeedInterval,
+    SettingKey::FeedExpiry,
+    SettingKey::FeedMayBeEmpty,
+    SettingKey::UnsafeServeWithoutFeed,
+];
 
 /// Settings of the hosts that tarballs come from.
-const OF_TARBALLS: &[Key] = &[Key::TarballHost, Key::RedirectHost];
+const OF_TARBALLS: &[SettingKey] = &[SettingKey::TarballHost, SettingKey::RedirectHost];
 
 /// What is reloaded.
 pub(crate) struct Reloader {
@@ -46,19 +52,19 @@ pub(crate) struct Reloader {
 
 /// What takes new settings.
 pub(crate) struct Parts {
-    pub(crate) policies: Arc<Policies>,
+    pub(crate) policies: Arc<PolicyReloader>,
     pub(crate) firewall: Arc<Firewall>,
-    pub(crate) service: Arc<Service<Firewall>>,
+    pub(crate) service: Arc<RegistryHandler<Firewall>>,
     pub(crate) gateway: Option<Arc<Forward<Firewall>>>,
-    pub(crate) premises: Arc<Premises>,
+    pub(crate) premises: Arc<SessionTemplate>,
     pub(crate) operations: Arc<Operations>,
-    pub(crate) feeds: Arc<Feeds>,
+    pub(crate) feeds: Arc<FeedScheduler>,
     /// The tasks of feeds that came while the process ran.
     pub(crate) feed_tasks: Mutex<Supervisor>,
 }
 
 /// Names of settings, for a log line.
-struct Names<'a>(&'a [Key]);
+struct Names<'a>(&'a [SettingKey]);
 
 impl Reloader {
     /// A reloader of what runs with these settings.
@@ -118,11 +124,11 @@ impl Reloader {
         for key in changed {
             let is_applied = match key {
                 // The same addresses: what differs are their policies.
-                Key::Listen if !listens => true,
+                SettingKey::Listen if !listens => true,
                 key if OF_POLICIES.contains(&key) => true,
                 key if OF_HOSTS.contains(&key) || OF_FEEDS.contains(&key) => true,
                 key if OF_TARBALLS.contains(&key) && renewed.hosts => true,
-                Key::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
+                SettingKey::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
                     Ok(()) => true,
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "admin tokens not reloaded");
@@ -141,11 +147,11 @@ impl Reloader {
                 fresh.keep(&running, key);
             }
         }
-        if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == Key::Listen) {
+        if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == SettingKey::Listen) {
             let names = self.parts.policies.names();
             let renamed = renamed(&names, &self.by_listener, &config.policies.names, &config.listener_policies);
             if renamed.is_none() {
-                for key in [Key::Policy, Key::Listen] {
+                for key in [SettingKey::Policy, SettingKey::Listen] {
                     if applied.contains(&key) {
                         applied.retain(|known| *known != key);
                         waiting.push(key);
@@ -239,7 +245,7 @@ impl fmt::Display for Names<'_> {
 }
 
 /// Whether the configuration that was read last is active.
-pub(crate) fn remark(trouble: Arc<Mutex<Option<String>>>) -> Check {
+pub(crate) fn remark(trouble: Arc<Mutex<Option<String>>>) -> HealthCheck {
     Arc::new(move || trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err))
 }
 

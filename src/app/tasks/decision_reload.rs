@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::app::tasks::TaskEnd;
 use crate::clock::Clock;
 use crate::firewall::Firewall;
-use crate::policy::decisions::{Decision, State};
+use crate::policy::decisions::{Decision, DecisionState};
 use crate::store::{Ledger as _, SqliteLedger, StoreError};
 use crate::telemetry::{DecisionChange, DecisionChanged, Metrics};
 
@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The decisions as they were logged and counted last.
 pub(crate) struct Log {
     decisions: Vec<Decision>,
-    states: BTreeMap<i64, (State, bool)>,
+    states: BTreeMap<i64, (DecisionState, bool)>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
@@ -32,7 +32,7 @@ impl Log {
         let now = log.clock.now();
         for decision in &log.decisions {
             let state = decision.state(now);
-            if matches!(state, State::Active | State::AwaitsSecond) {
+            if matches!(state, DecisionState::Active | DecisionState::AwaitsSecond) {
                 DecisionChanged { decision, change: DecisionChange::Loaded, state }.emit();
             }
         }
@@ -61,22 +61,22 @@ impl Log {
     fn count(&mut self, now: Timestamp) {
         let states = self.decisions.iter().map(|decision| (decision.id, (decision.state(now), decision.second.is_some())));
         self.states = states.collect();
-        self.metrics.set_active_decisions(&self.decisions.iter().filter(|decision| decision.state(now) == State::Active));
+        self.metrics.set_active_decisions(&self.decisions.iter().filter(|decision| decision.state(now) == DecisionState::Active));
     }
 }
 
 /// Returns what happened to a decision that was in the state `before`, and had a second name or none.
-fn change(before: Option<(State, bool)>, decision: &Decision, state: State) -> Option<DecisionChange> {
+fn change(before: Option<(DecisionState, bool)>, decision: &Decision, state: DecisionState) -> Option<DecisionChange> {
     let Some((was, had_second)) = before else { return Some(DecisionChange::Recorded) };
     if decision.second.is_some() && !had_second {
         return Some(DecisionChange::Confirmed);
     }
     match state {
         _ if state == was => None,
-        State::Revoked => Some(DecisionChange::Revoked),
-        State::Expired => Some(DecisionChange::Expired),
+        DecisionState::Revoked => Some(DecisionChange::Revoked),
+        DecisionState::Expired => Some(DecisionChange::Expired),
         // The clock was set back.
-        State::Active | State::AwaitsSecond => Some(DecisionChange::Loaded),
+        DecisionState::Active | DecisionState::AwaitsSecond => Some(DecisionChange::Loaded),
     }
 }
 
@@ -120,11 +120,12 @@ fn apply(ledger: &SqliteLedger, firewall: &Firewall, known: u64, log: &mut Log) 
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::policy::decisions::{Act, Proposal, Signature};
+    use crate::policy::decisions::{DecisionAction, DecisionProposal, Signature};
 
     fn decision(needs_second: bool, expires: Option<Timestamp>) -> Decision {
         let author = Signature { who: "ada".to_owned(), at: Timestamp::UNIX_EPOCH };
-        let proposal = Proposal { act: Act::Observe, reason: "INC-7".to_owned(), author, expires, needs_second };
+        let proposal =
+            DecisionProposal { act: DecisionAction::Observe, reason: "INC-7".to_owned(), author, expires, needs_second };
         Decision { id: 7, proposal, second: None, revoked: None }
     }
 
@@ -132,14 +133,17 @@ mod tests {
     fn each_change_of_a_decision_has_a_name() {
         let now = Timestamp::UNIX_EPOCH + Duration::from_secs(60);
         let plain = decision(false, None);
-        assert_eq!(change(None, &plain, State::Active), Some(DecisionChange::Recorded));
-        assert_eq!(change(Some((State::Active, false)), &plain, State::Active), None);
-        assert_eq!(change(Some((State::Active, false)), &plain, State::Expired), Some(DecisionChange::Expired));
-        assert_eq!(change(Some((State::Expired, false)), &plain, State::Revoked), Some(DecisionChange::Revoked));
+        assert_eq!(change(None, &plain, DecisionState::Active), Some(DecisionChange::Recorded));
+        assert_eq!(change(Some((DecisionState::Active, false)), &plain, DecisionState::Active), None);
+        assert_eq!(change(Some((DecisionState::Active, false)), &plain, DecisionState::Expired), Some(DecisionChange::Expired));
+        assert_eq!(change(Some((DecisionState::Expired, false)), &plain, DecisionState::Revoked), Some(DecisionChange::Revoked));
         let mut confirmed = decision(true, None);
         confirmed.second = Some(Signature { who: "grace".to_owned(), at: now });
-        assert_eq!(change(Some((State::AwaitsSecond, false)), &confirmed, State::Active), Some(DecisionChange::Confirmed));
-        assert_eq!(change(Some((State::Active, true)), &confirmed, State::Active), None);
+        assert_eq!(
+            change(Some((DecisionState::AwaitsSecond, false)), &confirmed, DecisionState::Active),
+            Some(DecisionChange::Confirmed)
+        );
+        assert_eq!(change(Some((DecisionState::Active, true)), &confirmed, DecisionState::Active), None);
     }
 
     #[test]

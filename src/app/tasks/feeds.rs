@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 
 use crate::clock::Clock;
-use crate::feed::{self, Failure, FeedConfig, FeedError, Loaded, Shelf, Source, State, Synced};
+use crate::feed::{self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, SyncOutcome};
 use crate::firewall::Firewall;
-use crate::net::Client;
-use crate::policy::{Advisories, FeedAdvisories, Trust};
-use crate::store::{Blobs, Incident, Ledger};
+use crate::net::HttpClient;
+use crate::policy::{Advisories, FeedAdvisories, FeedTrust};
+use crate::store::{BlobStore, Ledger, LedgerEvent};
 use crate::telemetry::{FeedChanged, FeedFailed, Metrics};
 use crate::units::timestamp;
 
@@ -32,21 +32,21 @@ const DEADLINE: Duration = Duration::from_secs(10 * 60);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What looks after feeds is made of.
-pub struct Parts {
+pub struct FeedSchedulerDeps {
     /// The feeds.
     pub followed: Vec<FeedConfig>,
     /// Whether it is served although a feed could not be read at all yet.
     pub serve_without: bool,
     /// Where they are kept.
-    pub shelf: Shelf,
+    pub shelf: FeedStore,
     /// Who asks servers.
-    pub client: Client,
+    pub client: HttpClient,
     /// Where they are put in force.
     pub firewall: Arc<Firewall>,
     /// What was served.
     pub ledger: Arc<dyn Ledger>,
     /// What is cached.
-    pub blobs: Arc<dyn Blobs>,
+    pub blobs: Arc<dyn BlobStore>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -54,10 +54,10 @@ pub struct Parts {
 }
 
 /// The feeds that are followed. One a process.
-pub struct Feeds {
-    parts: Parts,
+pub struct FeedScheduler {
+    parts: FeedSchedulerDeps,
     /// Those that were ever followed: what is followed no longer keeps its number.
-    followed: Mutex<Vec<Followed>>,
+    followed: Mutex<Vec<ScheduledFeed>>,
     serve_without: AtomicBool,
     /// How many were looked at for the first time.
     begun: watch::Sender<usize>,
@@ -67,18 +67,18 @@ pub struct Feeds {
 
 /// How one feed stands.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct FeedStatus {
     /// The feed.
     pub feed: FeedConfig,
     /// How it stands.
-    pub state: State,
+    pub state: FeedState,
     /// Why it is not fresh, if it is not.
     pub staleness: Option<String>,
 }
 
-struct Followed {
+struct ScheduledFeed {
     feed: FeedConfig,
-    state: State,
+    state: FeedState,
     advisories: Option<Arc<FeedAdvisories>>,
     /// When its source was last looked at, by the clock and by a watch that nobody sets.
     looked: Option<(Timestamp, Instant)>,
@@ -94,11 +94,11 @@ struct Followed {
     successors: Vec<usize>,
 }
 
-impl Feeds {
-    /// The feeds of `parts`, all of them unread: until each was read, nothing is known to be good. [`Feeds::follow`] reads them.
+impl FeedScheduler {
+    /// The feeds of `parts`, all of them unread: until each was read, nothing is known to be good. [`FeedScheduler::follow`] reads them.
     #[must_use]
-    pub fn open(parts: Parts) -> Arc<Self> {
-        let followed = parts.followed.iter().map(|feed| Followed {
+    pub fn open(parts: FeedSchedulerDeps) -> Arc<Self> {
+        let followed = parts.followed.iter().map(|feed| ScheduledFeed {
             feed: feed.clone(),
             state: parts.shelf.state(feed),
             advisories: None,
@@ -129,13 +129,13 @@ impl Feeds {
     }
 
     /// Replaces the feeds. Those that are followed already keep what was read of them. Returns the numbers of the others, for
-    /// [`Feeds::follow`].
+    /// [`FeedScheduler::follow`].
     pub fn replace(&self, feeds: &[FeedConfig], serve_without: bool) -> Vec<usize> {
         let mut followed = self.lock();
         // Where everything is refused for want of a feed, one in its stead is needed as well.
         let is_added = !followed.iter().any(|one| self.is_lacking(one));
         self.serve_without.store(serve_without, Ordering::Relaxed);
-        let is_same = |one: &Followed, feed: &FeedConfig| {
+        let is_same = |one: &ScheduledFeed, feed: &FeedConfig| {
             let known = &one.feed;
             !one.is_dropped
                 && (&known.name, &known.source, known.trust, &known.key) == (&feed.name, &feed.source, feed.trust, &feed.key)
@@ -152,7 +152,7 @@ impl Feeds {
                 continue;
             }
             added.push(followed.len());
-            followed.push(Followed {
+            followed.push(ScheduledFeed {
                 feed: feed.clone(),
                 state: self.parts.shelf.state(feed),
                 advisories: None,
@@ -191,7 +191,7 @@ impl Feeds {
         let mut begun = self.begun.subscribe();
         let every = begun.wait_for(|begun| *begun >= self.parts.followed.len());
         if tokio::time::timeout(patience, every).await.is_err() {
-            for Standing { feed, .. } in
+            for FeedStatus { feed, .. } in
                 self.standings().into_iter().zip(self.unread()).filter_map(|(one, unread)| unread.then_some(one))
             {
                 tracing::warn!(feed.name = feed.name, "feed not read yet");
@@ -225,9 +225,9 @@ impl Feeds {
 
     /// How every feed stands now.
     #[must_use]
-    pub fn standings(&self) -> Vec<Standing> {
+    pub fn standings(&self) -> Vec<FeedStatus> {
         let now = self.parts.clock.now();
-        let tell = |followed: &Followed| Standing {
+        let tell = |followed: &ScheduledFeed| FeedStatus {
             feed: followed.feed.clone(),
             state: followed.state.clone(),
             staleness: followed.staleness(now),
@@ -276,7 +276,7 @@ impl Feeds {
 
     /// The first look at a feed: at a path itself; of an address what is kept counts, and it is asked where nothing is.
     async fn begin(&self, at: usize) -> Result<(), JoinError> {
-        let is_path = matches!(self.feed(at).source, Source::Path(_));
+        let is_path = matches!(self.feed(at).source, FeedSource::Path(_));
         let mut changed = is_path && self.sync(at).await;
         if !changed {
             changed = self.load(at).await?;
@@ -314,7 +314,7 @@ impl Feeds {
         let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
             let wrong = FeedError::TooSlow { after: DEADLINE };
             let state = self.lock()[at].state.clone();
-            Synced::Failed(State { failure: Some(Failure { at: now, why: wrong.to_string() }), ..state }, wrong)
+            SyncOutcome::Failed(FeedState { failure: Some(FeedFailure { at: now, why: wrong.to_string() }), ..state }, wrong)
         });
         let took = begun.elapsed();
         let mut followed = self.lock();
@@ -325,24 +325,24 @@ impl Feeds {
         followed.looked = Some((now, Instant::now()));
         followed.took = took;
         match synced {
-            Synced::Changed(loaded) => {
+            SyncOutcome::Changed(loaded) => {
                 Self::tell_changed(&feed, &loaded.state);
                 followed.state = loaded.state;
                 followed.advisories = Some(loaded.advisories);
                 true
             }
-            Synced::Unchanged(state) => {
+            SyncOutcome::Unchanged(state) => {
                 let recovered = followed.state.failure.is_some();
                 // Somebody else may have synced it just now: then what is kept is loaded with the next tick.
-                followed.state = State { generation: followed.state.generation, ..state };
+                followed.state = FeedState { generation: followed.state.generation, ..state };
                 if recovered {
                     tracing::info!(feed.name = feed.name, "a feed is fresh again");
                 }
                 false
             }
             // Whoever is at it will be done soon.
-            Synced::Failed(_, FeedError::Busy) => false,
-            Synced::Failed(state, wrong) => {
+            SyncOutcome::Failed(_, FeedError::Busy) => false,
+            SyncOutcome::Failed(state, wrong) => {
                 let known = followed.state.failure.as_ref().map(|failure| failure.why.clone());
                 followed.state.failure = state.failure;
                 if known.as_deref() != Some(&*wrong.to_string()) {
@@ -360,7 +360,7 @@ impl Feeds {
         let loaded = tokio::task::spawn_blocking(move || feed::load(&loading, &shelf)).await?;
         let feed = &feed;
         match loaded {
-            Ok(Some(Loaded { advisories, state })) => {
+            Ok(Some(LoadedFeed { advisories, state })) => {
                 let mut followed = self.lock();
                 if followed[at].is_dropped {
                     return Ok(false);
@@ -380,7 +380,7 @@ impl Feeds {
     }
 
     /// Replaces what the firewall follows, whole; while it is held, so that of two that change at once the later one stays.
-    fn apply(&self, followed: &mut [Followed]) {
+    fn apply(&self, followed: &mut [ScheduledFeed]) {
         let is_read: Vec<bool> = followed.iter().map(|one| one.advisories.is_some()).collect();
         for one in followed.iter_mut().filter(|one| one.is_dropped && one.successors.iter().all(|at| is_read[*at])) {
             one.advisories = None;
@@ -391,8 +391,8 @@ impl Feeds {
     }
 
     /// Whether nothing is known to be good for want of this feed.
-    fn is_lacking(&self, one: &Followed) -> bool {
-        let counts = !one.is_dropped && !one.is_added && one.feed.trust != Trust::Warn;
+    fn is_lacking(&self, one: &ScheduledFeed) -> bool {
+        let counts = !one.is_dropped && !one.is_added && one.feed.trust != FeedTrust::Warn;
         one.advisories.is_none() && counts && !self.serve_without.load(Ordering::Relaxed)
     }
 
@@ -419,7 +419,7 @@ impl Feeds {
         let followed = &followed[at];
         let Some((clock, watch)) = followed.looked else { return true };
         let by_clock = timestamp::after(clock, followed.feed.interval) <= self.parts.clock.now();
-        let is_path = matches!(followed.feed.source, Source::Path(_));
+        let is_path = matches!(followed.feed.source, FeedSource::Path(_));
         by_clock || (is_path && watch.elapsed() >= PATH_EVERY.max(followed.took * PATH_COST).min(followed.feed.interval))
     }
 
@@ -428,23 +428,23 @@ impl Feeds {
         kept.generation != self.lock()[at].state.generation && kept.is_good()
     }
 
-    fn tell_changed(feed: &FeedConfig, state: &State) {
+    fn tell_changed(feed: &FeedConfig, state: &FeedState) {
         let tally = &state.tally;
         FeedChanged { feed: &feed.name, records: tally.records, unreadable: tally.unreadable, skipped: tally.skipped }.emit();
     }
 
     fn tell_failed(&self, feed: &FeedConfig, why: &str, has_records: bool) {
         FeedFailed { feed: &feed.name, detail: why, has_records }.emit(&self.parts.metrics);
-        let incident = Incident { kind: "feed_failed", name: None, version: None, detail: format!("`{}`: {why}", feed.name) };
+        let incident = LedgerEvent { kind: "feed_failed", name: None, version: None, detail: format!("`{}`: {why}", feed.name) };
         self.parts.ledger.record_incident(incident, self.parts.clock.now());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Followed>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<ScheduledFeed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Followed {
+impl ScheduledFeed {
     fn staleness(&self, now: Timestamp) -> Option<String> {
         self.state.staleness(self.feed.expiry, now)
     }

@@ -8,37 +8,37 @@ use crate::app::ca;
 use crate::app::tasks::TaskEnd;
 use crate::clock::Clock;
 use crate::config;
-use crate::files::{EVERY, Followed, Look};
+use crate::files::{EVERY, FilePoller, FileStamps};
 use crate::firewall::Firewall;
 use crate::server::Forward;
-use crate::tls::{Leaves, TlsError};
+use crate::tls::{LeafIssuer, TlsError};
 
 /// What is followed.
-pub(crate) struct GatewayFiles {
+pub(crate) struct GatewayFileWatcher {
     gateway: Arc<Forward<Firewall>>,
-    config: config::Gateway,
+    config: config::GatewaySettings,
     data_dir: PathBuf,
     clock: Arc<dyn Clock>,
-    users: Followed,
-    authority: Followed,
+    users: FilePoller,
+    authority: FilePoller,
 }
 
-impl GatewayFiles {
+impl GatewayFileWatcher {
     /// The files of a gateway, which were read after they looked like this: its users', and its authority's.
     pub(crate) fn new(
         gateway: &Arc<Forward<Firewall>>,
-        config: &config::Gateway,
+        config: &config::GatewaySettings,
         data_dir: PathBuf,
         clock: &Arc<dyn Clock>,
-        (users, authority): (Look, Look),
+        (users, authority): (FileStamps, FileStamps),
     ) -> Self {
-        let (users, authority) = (Followed::from(users), Followed::from(authority));
+        let (users, authority) = (FilePoller::from(users), FilePoller::from(authority));
         Self { gateway: Arc::clone(gateway), config: config.clone(), data_dir, clock: Arc::clone(clock), users, authority }
     }
 
     fn users(&mut self) {
         let Some(login) = self.gateway.login() else { return };
-        if !self.users.are_due(Look::at([login.path()])) {
+        if !self.users.are_due(FileStamps::at([login.path()])) {
             return;
         }
         match login.reread() {
@@ -51,7 +51,7 @@ impl GatewayFiles {
     }
 
     fn authority(&mut self) {
-        let look = Look::at(&ca::files(&self.config, &self.data_dir));
+        let look = FileStamps::at(&ca::files(&self.config, &self.data_dir));
         let is_lacking = look.lacks_any();
         if !self.authority.are_due(look) {
             return;
@@ -72,14 +72,14 @@ impl GatewayFiles {
         }
     }
 
-    fn sign(&self) -> Result<Leaves, TlsError> {
+    fn sign(&self) -> Result<LeafIssuer, TlsError> {
         let kept = ca::in_force(&self.config, &self.data_dir, self.clock.now())?;
         ca::leaves(&self.config, kept, &self.clock)
     }
 }
 
 /// Looks whether they changed, until it is dropped. Fails when a look at them panicked.
-pub(crate) async fn follow(followed: Arc<Mutex<GatewayFiles>>) -> TaskEnd {
+pub(crate) async fn follow(followed: Arc<Mutex<GatewayFileWatcher>>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
         let followed = Arc::clone(&followed);

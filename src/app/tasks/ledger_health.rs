@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::app::tasks::TaskEnd;
 use crate::store::SqliteLedger;
-use crate::telemetry::{LedgerLost, Metrics};
+use crate::telemetry::{LedgerRowsLost, Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -21,7 +21,7 @@ pub(crate) async fn tell(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told:
         let lost = ledger.lost();
         let before = told.swap(lost, Ordering::Relaxed);
         if lost > before {
-            LedgerLost { rows: lost - before, detail: "the disk did not take them in time" }.emit(&metrics);
+            LedgerRowsLost { rows: lost - before, detail: "the disk did not take them in time" }.emit(&metrics);
         }
     }
 }

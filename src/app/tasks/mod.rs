@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::server::admin::Check;
+use crate::server::admin::HealthCheck;
 use crate::telemetry::{Metrics, TaskFailed, TaskLabel};
 
 /// How long it takes at first until a task is started again, and at most. One that ran for that long begins with the first again.
@@ -90,13 +90,13 @@ impl Supervisor {
     }
 
     /// Fails while a task does not run.
-    pub(crate) fn check(&self) -> Check {
+    pub(crate) fn check(&self) -> HealthCheck {
         let states = self.states.clone();
         Arc::new(move || states.tell(|state| !state.is_running, "does not run and is started again soon"))
     }
 
     /// Tells which tasks had to be started again, and run.
-    pub(crate) fn remark(&self) -> Check {
+    pub(crate) fn remark(&self) -> HealthCheck {
         let states = self.states.clone();
         Arc::new(move || states.tell(|state| state.failures > 0 && state.is_running, "was started again"))
     }

@@ -8,28 +8,28 @@ use tokio::sync::Notify;
 
 use crate::app::tasks::TaskEnd;
 use crate::config::policy::MAX_POLICY_BYTES;
-use crate::config::policy::{Chosen, Read};
-use crate::files::{self, EVERY, Followed, Look};
+use crate::config::policy::{LoadedPolicies, PolicyFiles};
+use crate::files::{self, EVERY, FilePoller, FileStamps};
 use crate::firewall::Firewall;
 use crate::npm::{Algorithm, Digest};
-use crate::server::admin::Check;
+use crate::server::admin::HealthCheck;
 use crate::telemetry::{Metrics, PolicyReloaded};
 
 /// The policies that were chosen, and what became of them when they were read last.
-pub(crate) struct Policies {
-    chosen: Mutex<Chosen>,
+pub(crate) struct PolicyReloader {
+    chosen: Mutex<PolicyFiles>,
     asked: Arc<Notify>,
     /// Why the policies on disk are not those in force.
     broken: Arc<Mutex<Option<String>>>,
     /// What the files looked like when the process began.
-    first: Look,
+    first: FileStamps,
     /// What those in force were made of.
     active: Mutex<Vec<String>>,
 }
 
-impl Policies {
+impl PolicyReloader {
     /// Those of the configuration, which are in force.
-    pub(crate) fn new(chosen: Chosen) -> Arc<Self> {
+    pub(crate) fn new(chosen: PolicyFiles) -> Arc<Self> {
         let first = look(&chosen.paths(), &chosen.files);
         let active = Mutex::new(fingerprint(&chosen, &chosen.files));
         Arc::new(Self { chosen: Mutex::new(chosen), asked: Arc::default(), broken: Arc::default(), first, active })
@@ -41,11 +41,11 @@ impl Policies {
     }
 
     /// Goes by other choices from now on. They are read, and applied if nothing is wrong, when [`Policies::asked`] is notified next.
-    pub(crate) fn choose(&self, chosen: Chosen) {
+    pub(crate) fn choose(&self, chosen: PolicyFiles) {
         *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
     }
 
-    fn chosen(&self) -> Chosen {
+    fn chosen(&self) -> PolicyFiles {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -55,7 +55,7 @@ impl Policies {
     }
 
     /// Says when what is on disk is not in force.
-    pub(crate) fn remark(&self) -> Check {
+    pub(crate) fn remark(&self) -> HealthCheck {
         let broken = Arc::clone(&self.broken);
         Arc::new(move || match &*broken.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
@@ -66,7 +66,7 @@ impl Policies {
     /// Reads everything anew and puts it in force if nothing is wrong.
     fn adopt(&self, firewall: &Firewall, metrics: &Metrics, files: &mut Vec<PathBuf>) {
         let broken = match self.chosen().read() {
-            Ok(Read { policies, files: read, .. }) => {
+            Ok(LoadedPolicies { policies, files: read, .. }) => {
                 let rules = policies.iter().map(|policy| policy.rules().len()).sum();
                 firewall.adopt(&policies);
                 *files = read;
@@ -86,9 +86,9 @@ impl Policies {
 }
 
 /// Reads the policies again when they change and on request, until it is dropped. Fails when that panicked.
-pub(crate) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
+pub(crate) async fn follow(policies: Arc<PolicyReloader>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
     let mut files = policies.chosen().files;
-    let mut followed = Followed::from(policies.first.clone());
+    let mut followed = FilePoller::from(policies.first.clone());
     loop {
         let asked = tokio::time::timeout(EVERY, policies.asked.notified()).await.is_ok();
         let (here, firewall, metrics) = (Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics));
@@ -103,14 +103,14 @@ pub(crate) async fn follow(policies: Arc<Policies>, firewall: Arc<Firewall>, met
             let before = files_now.clone();
             here.adopt(&firewall, &metrics, &mut files_now);
             let taken = if files_now == before { seen } else { look(&named, &files_now) };
-            (files_now, Followed::from(taken))
+            (files_now, FilePoller::from(taken))
         });
         (files, followed) = turn.await?;
     }
 }
 
 /// What policies are made of: choices, and files by what they hash to.
-fn fingerprint(chosen: &Chosen, files: &[PathBuf]) -> Vec<String> {
+fn fingerprint(chosen: &PolicyFiles, files: &[PathBuf]) -> Vec<String> {
     let hash = |path: &PathBuf| {
         let content = files::read(path, MAX_POLICY_BYTES).map(|bytes| Digest::of(Algorithm::Sha256, &bytes).to_hex());
         format!("{}: {}", path.display(), content.unwrap_or_else(|error| error.to_string()))
@@ -119,6 +119,6 @@ fn fingerprint(chosen: &Chosen, files: &[PathBuf]) -> Vec<String> {
 }
 
 /// What the files look like that were named, and those that were read for them.
-fn look(named: &[PathBuf], read: &[PathBuf]) -> Look {
-    Look::at(named.iter().chain(read))
+fn look(named: &[PathBuf], read: &[PathBuf]) -> FileStamps {
+    FileStamps::at(named.iter().chain(read))
 }

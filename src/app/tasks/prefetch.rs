@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::firewall::Firewall;
-use crate::telemetry::{FetchedAhead, Metrics, TaskFailed, TaskLabel};
+use crate::telemetry::{Metrics, PackumentPrefetched, TaskFailed, TaskLabel};
 
 /// Follows the firewall's leads, as many at once as it has slots for, until it is dropped.
 ///
@@ -32,7 +32,7 @@ pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(),
         under_way.spawn(async move {
             let name = lead.name().clone();
             if firewall.follow_lead(lead).await {
-                FetchedAhead { name: &name }.emit(&metrics);
+                PackumentPrefetched { name: &name }.emit(&metrics);
             }
         });
     }

@@ -10,13 +10,13 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 
 use crate::app::ca;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::tls::ca::pem;
-use crate::tls::{Keeping, TlsError};
+use crate::tls::{CaStore, TlsError};
 use crate::units::quantity;
 use crate::units::timestamp;
 
@@ -69,7 +69,7 @@ fn overlap(text: &str) -> Result<Duration, String> {
     quantity::duration(text).map_err(|flaw| flaw.to_string())
 }
 
-impl From<TlsError> for Failure {
+impl From<TlsError> for CliError {
     fn from(wrong: TlsError) -> Self {
         let exit = match &wrong {
             TlsError::Disk { .. } => Exit::DataDir,
@@ -79,7 +79,7 @@ impl From<TlsError> for Failure {
     }
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Init(arguments) => init(&arguments.settings.read(Config::gather)?)?,
         Command::Export(arguments) => {
@@ -89,7 +89,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
             match arguments.to {
                 Some(file) => hand_out(&file, &certificates)
                     .with_context(|| format!("cannot write `{}`", file.display()))
-                    .map_err(|wrong| Failure::new(Exit::Failed, wrong))?,
+                    .map_err(|wrong| CliError::new(Exit::Failed, wrong))?,
                 None => output::print(&certificates)?,
             }
         }
@@ -117,13 +117,13 @@ fn hand_out(file: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn init(config: &Config) -> Result<(), Failure> {
+fn init(config: &Config) -> Result<(), CliError> {
     let data_dir = &config.store.data_dir;
     if config.gateway.given.is_some() {
         let given = anyhow::anyhow!("the authority is given by `ca-cert`: there is none to make");
-        return Err(Failure::new(Exit::Usage, given));
+        return Err(CliError::new(Exit::Usage, given));
     }
-    let (keeping, now) = (Keeping::in_data_dir(data_dir), SystemClock.now());
+    let (keeping, now) = (CaStore::in_data_dir(data_dir), SystemClock.now());
     let made = keeping.read(now)?.is_none();
     ca::in_force(&config.gateway, data_dir, now)?;
     let verb = if made { "made" } else { "is there already:" };
@@ -131,10 +131,10 @@ fn init(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn rotate(config: &Config, overlap: Duration) -> Result<(), Failure> {
+fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
     if config.gateway.given.is_some() {
         let given = anyhow::anyhow!("the authority is given by `ca-cert`: whoever gave it rotates it");
-        return Err(Failure::new(Exit::Usage, given));
+        return Err(CliError::new(Exit::Usage, given));
     }
     ca::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
     let text = format!(

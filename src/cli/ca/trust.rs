@@ -8,27 +8,27 @@ use std::process::Command;
 
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::output::{Exit, Failure};
+use crate::cli::output::{CliError, Exit};
 use crate::npm::{Algorithm, Digest};
 use crate::text::push_line;
 use crate::tls::ca::pem;
 
 /// A system's store: where certificates are put, how their files end, and what takes them in.
-struct Store {
+struct SystemTrustStore {
     kin: &'static str,
     folder: &'static str,
     ending: &'static str,
     program: &'static [&'static str],
 }
 
-const STORES: [Store; 2] = [
-    Store {
+const STORES: [SystemTrustStore; 2] = [
+    SystemTrustStore {
         kin: "Debian",
         folder: "/usr/local/share/ca-certificates",
         ending: "crt",
         program: &["/usr/sbin/update-ca-certificates"],
     },
-    Store {
+    SystemTrustStore {
         kin: "Fedora",
         folder: "/etc/pki/ca-trust/source/anchors",
         ending: "pem",
@@ -71,16 +71,16 @@ export https_proxy="$HTTPS_PROXY" http_proxy="$HTTP_PROXY" YARN_HTTPS_PROXY="$HT
 }
 
 /// Puts the certificates into this system's store and has it take them in; says what was done.
-pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, Failure> {
+pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, CliError> {
     let found = STORES.iter().find(|store| Path::new(store.program[0]).is_file());
     let Some(store) = found else {
         let unknown = anyhow::anyhow!("this system has neither Debian's `update-ca-certificates` nor Fedora's `update-ca-trust`");
-        return Err(Failure::new(Exit::Failed, unknown));
+        return Err(CliError::new(Exit::Failed, unknown));
     };
     let mut told = String::new();
     for certificate in certificates {
         let path = put(store, certificate).map_err(|(path, wrong)| {
-            Failure::new(Exit::Failed, anyhow::Error::new(wrong).context(format!("cannot write `{}`", path.display())))
+            CliError::new(Exit::Failed, anyhow::Error::new(wrong).context(format!("cannot write `{}`", path.display())))
         })?;
         // Writing to a `String` cannot fail.
         push_line!(told, "wrote {}", path.display());
@@ -88,13 +88,13 @@ pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, Failu
     let (program, arguments) = (store.program[0], &store.program[1..]);
     let status = Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status()?;
     if !status.success() {
-        return Err(Failure::new(Exit::Failed, anyhow::anyhow!("`{program}` failed: {status}")));
+        return Err(CliError::new(Exit::Failed, anyhow::anyhow!("`{program}` failed: {status}")));
     }
     Ok(format!("{told}{} trusts it now ({})\n", store.kin, store.program.join(" ")))
 }
 
 /// One certificate a file, named after what it is, so that none takes another's place.
-fn put(store: &Store, certificate: &CertificateDer<'_>) -> Result<PathBuf, (PathBuf, io::Error)> {
+fn put(store: &SystemTrustStore, certificate: &CertificateDer<'_>) -> Result<PathBuf, (PathBuf, io::Error)> {
     let mark = Digest::of(Algorithm::Sha256, certificate).to_hex();
     let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.ending));
     let written = fs::create_dir_all(store.folder).and_then(|()| fs::write(&path, pem(certificate)));

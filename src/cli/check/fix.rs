@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::check::report::{Asked, FileReport, Finding, Report};
+use crate::cli::check::report::{LockfileReport, RefusedVersion, Report, Requester};
 use crate::npm::Range;
-use crate::npm::lockfile::Dialect;
+use crate::npm::lockfile::LockfileFormat;
 use crate::text::{push_line, shell_word};
 
 /// What to change, and where.
@@ -50,7 +50,7 @@ pub(crate) fn json(report: &Report) -> Value {
     Value::Object(told)
 }
 
-fn tell_file(file: &FileReport) -> String {
+fn tell_file(file: &LockfileReport) -> String {
     let (fix, dialect) = (Fix::of(file), file.dialect);
     let mut steps: Vec<(String, Vec<String>)> = Vec::new();
     if goes_whole(dialect) && fix.is_any() {
@@ -67,11 +67,11 @@ fn tell_file(file: &FileReport) -> String {
         ("what the project itself asks for".to_owned(), vec![format!("{} {}", command(dialect), specs.join(" "))])
     });
     let overrides = (!fix.overrides.is_empty()).then(|| {
-        let text = if dialect == Dialect::Pnpm9 { yaml(&fix.overrides) } else { nested(dialect, &fix.overrides) };
+        let text = if dialect == LockfileFormat::Pnpm9 { yaml(&fix.overrides) } else { nested(dialect, &fix.overrides) };
         (place(dialect).to_owned(), text.lines().map(str::to_owned).collect())
     });
     // npm refuses an override against what the project still asks for; the others refuse to add while the old one is locked.
-    let order = if dialect == Dialect::Npm { [direct, overrides] } else { [overrides, direct] };
+    let order = if dialect == LockfileFormat::Npm { [direct, overrides] } else { [overrides, direct] };
     steps.extend(order.into_iter().flatten());
     if fix.is_any() {
         steps.push(("then, through Coldframe".to_owned(), vec![install(dialect).to_owned()]));
@@ -94,48 +94,48 @@ fn tell_file(file: &FileReport) -> String {
 }
 
 /// Whether the lockfile has to go as a whole.
-fn goes_whole(dialect: Dialect) -> bool {
-    dialect == Dialect::Deno
+fn goes_whole(dialect: LockfileFormat) -> bool {
+    dialect == LockfileFormat::Deno
 }
 
-fn place(dialect: Dialect) -> &'static str {
+fn place(dialect: LockfileFormat) -> &'static str {
     match dialect {
-        Dialect::Pnpm9 => "into pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)",
+        LockfileFormat::Pnpm9 => "into pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)",
         _ => "into package.json",
     }
 }
 
 /// The member that holds overrides.
-fn member(dialect: Dialect) -> &'static str {
+fn member(dialect: LockfileFormat) -> &'static str {
     match dialect {
-        Dialect::YarnClassic | Dialect::YarnBerry => "resolutions",
+        LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => "resolutions",
         _ => "overrides",
     }
 }
 
-fn command(dialect: Dialect) -> &'static str {
+fn command(dialect: LockfileFormat) -> &'static str {
     match dialect {
-        Dialect::Npm => "npm install --save-exact",
-        Dialect::Pnpm6 | Dialect::Pnpm9 => "pnpm add --save-exact",
-        Dialect::YarnClassic | Dialect::YarnBerry => "yarn add --exact",
-        Dialect::Bun => "bun add --exact",
-        Dialect::Deno => "deno add --npm",
+        LockfileFormat::Npm => "npm install --save-exact",
+        LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => "pnpm add --save-exact",
+        LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => "yarn add --exact",
+        LockfileFormat::Bun => "bun add --exact",
+        LockfileFormat::Deno => "deno add --npm",
     }
 }
 
-fn install(dialect: Dialect) -> &'static str {
+fn install(dialect: LockfileFormat) -> &'static str {
     match dialect {
-        Dialect::Npm => "npm install",
-        Dialect::Pnpm6 | Dialect::Pnpm9 => "pnpm install",
-        Dialect::YarnClassic | Dialect::YarnBerry => "yarn install",
-        Dialect::Bun => "bun install",
-        Dialect::Deno => "deno install",
+        LockfileFormat::Npm => "npm install",
+        LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => "pnpm install",
+        LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => "yarn install",
+        LockfileFormat::Bun => "bun install",
+        LockfileFormat::Deno => "deno install",
     }
 }
 
-fn nested(dialect: Dialect, overrides: &BTreeMap<String, String>) -> String {
+fn nested(dialect: LockfileFormat, overrides: &BTreeMap<String, String>) -> String {
     let overrides = json!({ member(dialect): overrides });
-    let whole = if dialect == Dialect::Pnpm6 { json!({ "pnpm": overrides }) } else { overrides };
+    let whole = if dialect == LockfileFormat::Pnpm6 { json!({ "pnpm": overrides }) } else { overrides };
     format!("{whole:#}")
 }
 
@@ -149,7 +149,7 @@ fn yaml(overrides: &BTreeMap<String, String>) -> String {
 }
 
 impl Fix {
-    fn of(file: &FileReport) -> Self {
+    fn of(file: &LockfileReport) -> Self {
         let mut fix = Self::default();
         for finding in &file.findings {
             fix.take(file.dialect, finding);
@@ -162,7 +162,7 @@ impl Fix {
         !(self.overrides.is_empty() && self.direct.is_empty() && self.entries.is_empty())
     }
 
-    fn take(&mut self, dialect: Dialect, finding: &Finding) {
+    fn take(&mut self, dialect: LockfileFormat, finding: &RefusedVersion) {
         let name = finding.judged.name.as_str();
         let Some(instead) = finding.instead() else {
             self.left.insert(format!("nothing of {name} is allowed"));
@@ -174,37 +174,37 @@ impl Fix {
         }
         // The project asks by the version itself: against its own range npm refuses an override, and yarn 1 warns.
         let (of_project, of_packages): (Vec<_>, Vec<_>) = finding.asks.iter().partition(|asked| asked.by.is_none());
-        let by_command = |asked: &&Asked| match dialect {
+        let by_command = |asked: &&Requester| match dialect {
             // An override reaches every workspace, and changes nobody's package.json; but no alias and no dist-tag.
-            Dialect::Pnpm6 | Dialect::Pnpm9 => !asked.is_plain_range(),
-            Dialect::YarnBerry => false,
-            Dialect::Npm | Dialect::YarnClassic | Dialect::Bun | Dialect::Deno => true,
+            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => !asked.is_plain_range(),
+            LockfileFormat::YarnBerry => false,
+            LockfileFormat::Npm | LockfileFormat::YarnClassic | LockfileFormat::Bun | LockfileFormat::Deno => true,
         };
         let (commanded, overridden): (Vec<_>, Vec<_>) = of_project.into_iter().partition(by_command);
         self.direct.extend(commanded.iter().map(|asked| asked.replaced(name, instead)));
         let overridden: Vec<_> = overridden.into_iter().chain(of_packages).collect();
         if !commanded.is_empty() && overridden.is_empty() {
             // Where another version is locked too, bun asks for what was locked before it takes what is added.
-            if dialect == Dialect::Bun && finding.has_siblings {
+            if dialect == LockfileFormat::Bun && finding.has_siblings {
                 self.entries.extend(finding.places.iter().cloned());
             }
             return;
         }
         match dialect {
-            Dialect::Npm => self.override_in_npm(finding, &overridden, instead),
+            LockfileFormat::Npm => self.override_in_npm(finding, &overridden, instead),
             // The key names which version gives way: others of the package stay.
-            Dialect::Pnpm6 | Dialect::Pnpm9 => self.put(finding.what(), instead),
-            Dialect::YarnClassic => self.override_in_yarn_1(finding, &overridden, instead),
-            Dialect::YarnBerry => self.override_in_yarn(finding, &overridden, instead),
-            Dialect::Bun => self.override_in_bun(finding, &overridden, instead),
+            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => self.put(finding.what(), instead),
+            LockfileFormat::YarnClassic => self.override_in_yarn_1(finding, &overridden, instead),
+            LockfileFormat::YarnBerry => self.override_in_yarn(finding, &overridden, instead),
+            LockfileFormat::Bun => self.override_in_bun(finding, &overridden, instead),
             // Its lockfile does not say what packages ask for, and goes anyway: what is hidden is not taken again.
-            Dialect::Deno if finding.has_siblings => self.leave(finding, "deno", "of deno.lock, once it is written anew"),
-            Dialect::Deno => self.put(name.to_owned(), instead),
+            LockfileFormat::Deno if finding.has_siblings => self.leave(finding, "deno", "of deno.lock, once it is written anew"),
+            LockfileFormat::Deno => self.put(name.to_owned(), instead),
         }
     }
 
     /// npm keeps to what is locked, override or not, unless its entry is gone.
-    fn override_in_npm(&mut self, finding: &Finding, asked: &[&Asked], instead: &str) {
+    fn override_in_npm(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         let aliases = asked.iter().filter(|asked| asked.alias.is_some());
         let aliased = aliases.clone().count() == asked.len() && !asked.is_empty();
         self.overrides.extend(aliases.map(|asked| asked.replaced(&finding.judged.name, instead)));
@@ -214,7 +214,7 @@ impl Fix {
         self.entries.extend(finding.places.iter().cloned());
     }
 
-    fn override_in_yarn_1(&mut self, finding: &Finding, asked: &[&Asked], instead: &str) {
+    fn override_in_yarn_1(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         for asked in asked {
             let (name, version) = asked.replaced(&finding.judged.name, instead);
             let by = asked.by.as_deref().filter(|_| finding.has_siblings);
@@ -223,7 +223,7 @@ impl Fix {
     }
 
     /// Later yarns override by exactly what was asked for, each range of it.
-    fn override_in_yarn(&mut self, finding: &Finding, asked: &[&Asked], instead: &str) {
+    fn override_in_yarn(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         let name = finding.judged.name.as_str();
         for asked in asked {
             let (as_name, version) = asked.replaced(name, instead);
@@ -242,7 +242,7 @@ impl Fix {
     }
 
     /// bun overrides by a package's name, whatever the version, and no alias.
-    fn override_in_bun(&mut self, finding: &Finding, asked: &[&Asked], instead: &str) {
+    fn override_in_bun(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         if finding.has_siblings || asked.iter().any(|asked| asked.alias.is_some()) {
             self.leave(finding, "bun", "out of bun.lock");
             self.entries.extend(finding.places.iter().cloned());
@@ -255,7 +255,7 @@ impl Fix {
         self.overrides.insert(key, version.to_owned());
     }
 
-    fn leave(&mut self, finding: &Finding, client: &str, place: &str) {
+    fn leave(&mut self, finding: &RefusedVersion, client: &str, place: &str) {
         let what = finding.what();
         let others = if finding.has_siblings { "one of several versions of a package" } else { "an alias" };
         self.left.insert(format!(
@@ -265,7 +265,7 @@ impl Fix {
     }
 }
 
-impl Asked {
+impl Requester {
     /// Whether it was asked for by its own name and a range: no alias, no dist-tag, no catalog.
     fn is_plain_range(&self) -> bool {
         self.alias.is_none() && self.range.as_deref().is_some_and(|range| Range::parse(range).is_some())

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::check::report::{Finding, Report};
+use crate::cli::check::report::{RefusedVersion, Report};
 use crate::text::single_line;
 use crate::units::timestamp;
 
@@ -36,7 +36,7 @@ pub(crate) fn tell(report: &Report) -> String {
 }
 
 /// Why a version would be refused, until when, and what to take in its place: a sentence.
-pub(crate) fn message(finding: &Finding) -> String {
+pub(crate) fn message(finding: &RefusedVersion) -> String {
     let judged = &finding.judged;
     let rule = judged.rule.as_deref().unwrap_or("no rule");
     let mut text = format!("{}: {} (rule {rule})", finding.what(), judged.reason.as_deref().unwrap_or("refused"));

@@ -14,11 +14,11 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use crate::app::{AppError, Checker};
-use crate::cli::check::report::{FileReport, Finding, Report};
+use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
 use crate::cli::flags::SettingFlags;
 use crate::cli::lockfiles;
-use crate::cli::output::{self, Exit, Failure};
-use crate::cli::registry_hosts::Hosts;
+use crate::cli::output::{self, CliError, Exit};
+use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
     /// How to tell what was found.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = CheckFormat::Table)]
+    format: CheckFormat,
     /// Tell the overrides to add as well, so that what is refused makes way for what is allowed.
     #[arg(long)]
     fix: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
 
 /// How to tell what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum CheckFormat {
     /// For people.
     Table,
     /// Everything, for programs.
@@ -65,15 +65,15 @@ enum CheckError {
     FixNeedsTable,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let usage = |wrong: CheckError| Failure::new(Exit::Usage, wrong);
-    if arguments.fix && !matches!(arguments.format, Format::Table | Format::Json) {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+    let usage = |wrong: CheckError| CliError::new(Exit::Usage, wrong);
+    if arguments.fix && !matches!(arguments.format, CheckFormat::Table | CheckFormat::Json) {
         return Err(usage(CheckError::FixNeedsTable));
     }
     let own = arguments.settings.clone().read(Config::gather)?;
     let mut read = Vec::new();
     for path in find(arguments.paths).map_err(usage)? {
-        let lockfile = lockfiles::read(&path).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+        let lockfile = lockfiles::read(&path).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
         read.push((shown(&path), lockfile));
     }
     let runtime = runtime()?;
@@ -85,15 +85,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         None => own,
     };
-    let mut hosts = Hosts::of(&config, arguments.server.as_ref());
-    let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| FileReport::of(path, &lockfile)).collect();
+    let mut hosts = RegistryHosts::of(&config, arguments.server.as_ref());
+    let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| LockfileReport::of(path, &lockfile)).collect();
     let report = runtime.block_on(async {
         let checker = match (arguments.server, running) {
             (Some(server), _) => Checker::at(server, &config)?,
             (None, Some(running)) => Checker::running(running.server, running.profile),
             (None, None) => Checker::here(config, Arc::new(SystemClock))?,
         };
-        let locked: Vec<_> = files.iter().flat_map(FileReport::locked).collect();
+        let locked: Vec<_> = files.iter().flat_map(LockfileReport::locked).collect();
         let judged = checker.check(&locked).await?;
         hosts.add(&judged.upstreams);
         let mut outcomes = judged.packages.into_iter();
@@ -101,7 +101,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             file.conclude(&hosts, &mut outcomes);
         }
         // Those who asked for a version may have to give way themselves: then what they asked for binds nobody.
-        let again: Vec<_> = files.iter().flat_map(FileReport::unbound).collect();
+        let again: Vec<_> = files.iter().flat_map(LockfileReport::unbound).collect();
         let mut outcomes = checker.check(&again).await?.packages.into_iter();
         for file in &mut files {
             file.fit(&mut outcomes);
@@ -109,11 +109,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Ok::<_, AppError>(Report { files })
     })?;
     let text = match arguments.format {
-        Format::Table if arguments.fix => table::tell(&report) + &fix::tell(&report),
-        Format::Table => table::tell(&report),
-        Format::Json => format!("{:#}\n", report.json(arguments.fix.then(|| fix::json(&report)))),
-        Format::Sarif => format!("{:#}\n", sarif::tell(&report)),
-        Format::Github => {
+        CheckFormat::Table if arguments.fix => table::tell(&report) + &fix::tell(&report),
+        CheckFormat::Table => table::tell(&report),
+        CheckFormat::Json => format!("{:#}\n", report.json(arguments.fix.then(|| fix::json(&report)))),
+        CheckFormat::Sarif => format!("{:#}\n", sarif::tell(&report)),
+        CheckFormat::Github => {
             // Commands are to be obeyed; each value in one was escaped.
             output::print_verbatim(&github::tell(&report))?;
             return Ok(exit(&report));
@@ -126,7 +126,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
 /// 75 is what mailers end with when it is worth trying again later, 69 where a service is away. A version that is refused for good is
 /// known to be, whatever could not be judged besides.
 fn exit(report: &Report) -> Exit {
-    let is_cured = |finding: &Finding| finding.judged.outcome.is_cured_by_waiting();
+    let is_cured = |finding: &RefusedVersion| finding.judged.outcome.is_cured_by_waiting();
     let mut refused = report.refused().peekable();
     if report.unchecked() > 0 && report.refused().all(is_cured) {
         Exit::Unchecked

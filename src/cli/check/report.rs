@@ -4,32 +4,32 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
-use crate::cli::registry_hosts::{Hosts, Way, host};
-use crate::firewall::{Judged, Locked, Outcome};
+use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host};
+use crate::firewall::{CheckOutcome, CheckedVersion, LockedVersion};
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{Dialect, Entry, Source};
+use crate::npm::lockfile::{EntrySource, LockfileEntry, LockfileFormat};
 
 /// Ranges that are sent for one version: nobody is asked for more.
 const RANGES: usize = 64;
 
 /// What was found in all lockfiles.
 pub(crate) struct Report {
-    pub(crate) files: Vec<FileReport>,
+    pub(crate) files: Vec<LockfileReport>,
 }
 
 /// What was found in one lockfile.
-pub(crate) struct FileReport {
+pub(crate) struct LockfileReport {
     /// As it was given.
     pub(crate) path: String,
-    pub(crate) dialect: Dialect,
+    pub(crate) dialect: LockfileFormat,
     /// What it locks of registries: each name and version once, or once for each integrity it is locked with.
-    packages: Vec<Package>,
+    packages: Vec<ReportedPackage>,
     /// What comes from elsewhere.
-    strays: Vec<Stray>,
+    strays: Vec<NonRegistryEntry>,
     /// Entries that install nothing from a registry: how many, and the first of them with its line.
     nothing: Option<(usize, String, u32)>,
     /// What would be refused.
-    pub(crate) findings: Vec<Finding>,
+    pub(crate) findings: Vec<RefusedVersion>,
     /// What could not be judged, by the reason: name and version, and the line.
     pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
     /// What a client would fetch from elsewhere than from Coldframe.
@@ -40,22 +40,22 @@ pub(crate) struct FileReport {
 
 /// A version that a lockfile locks, and who asked for it.
 #[derive(Debug, Clone)]
-struct Package {
-    locked: Locked,
+struct ReportedPackage {
+    locked: LockedVersion,
     resolved: Option<String>,
     line: u32,
-    asks: Asks,
+    asks: Requesters,
     /// Each of its entries, and its line.
     places: Vec<(String, u32)>,
 }
 
 /// Who asked for a version: each once for each name and range.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Asks(BTreeSet<Asked>);
+pub(crate) struct Requesters(BTreeSet<Requester>);
 
 /// Somebody who asked for a version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Asked {
+pub(crate) struct Requester {
     /// The package; `None` is the project.
     pub(crate) by: Option<String>,
     /// The name it was asked for by, where that is not its own.
@@ -64,9 +64,9 @@ pub(crate) struct Asked {
     pub(crate) range: Option<String>,
 }
 
-impl Asks {
+impl Requesters {
     /// Each who asked.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Asked> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Requester> {
         self.0.iter()
     }
 
@@ -77,7 +77,7 @@ impl Asks {
 
     /// The ranges of those who are not among `leaving`.
     fn of_the_rest(&self, leaving: &HashSet<&str>) -> Vec<String> {
-        let stays = |asked: &&Asked| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
+        let stays = |asked: &&Requester| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
         let mut ranges: Vec<_> = self.0.iter().filter(stays).filter_map(|asked| asked.range.clone()).collect();
         ranges.sort_unstable();
         ranges.dedup();
@@ -87,21 +87,21 @@ impl Asks {
 }
 
 /// Something that comes from no registry.
-struct Stray {
-    source: Source,
+struct NonRegistryEntry {
+    source: EntrySource,
     name: String,
     address: String,
     line: u32,
 }
 
 /// A version that would be refused.
-pub(crate) struct Finding {
-    pub(crate) judged: Judged,
+pub(crate) struct RefusedVersion {
+    pub(crate) judged: CheckedVersion,
     /// Where it stands first.
     pub(crate) line: u32,
     /// What those who asked would take.
     pub(crate) ranges: Vec<String>,
-    pub(crate) asks: Asks,
+    pub(crate) asks: Requesters,
     /// Its entries in the lockfile, each with its line.
     pub(crate) places: Vec<(String, u32)>,
     /// Whether the lockfile holds other versions of the package too.
@@ -155,7 +155,7 @@ impl Bypass {
     }
 }
 
-impl Finding {
+impl RefusedVersion {
     /// `axios@1.14.1`.
     pub(crate) fn what(&self) -> String {
         format!("{}@{}", self.judged.name, self.judged.version)
@@ -174,7 +174,7 @@ impl Finding {
 
 impl Report {
     /// Everything that would be refused.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = &Finding> {
+    pub(crate) fn refused(&self) -> impl Iterator<Item = &RefusedVersion> {
         self.files.iter().flat_map(|file| &file.findings)
     }
 
@@ -185,14 +185,14 @@ impl Report {
 
     /// Why nothing at all could be judged, where that is so.
     pub(crate) fn why_nothing(&self) -> Option<&str> {
-        let count: usize = self.files.iter().map(FileReport::count).sum();
+        let count: usize = self.files.iter().map(LockfileReport::count).sum();
         let reason = self.files.iter().find_map(|file| file.unchecked.keys().next())?;
         (self.unchecked() == count).then_some(reason)
     }
 
     /// All of it, for programs.
     pub(crate) fn json(&self, fix: Option<Value>) -> Value {
-        let files: Vec<_> = self.files.iter().map(FileReport::json).collect();
+        let files: Vec<_> = self.files.iter().map(LockfileReport::json).collect();
         let mut told = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
         if let Some(fix) = fix {
             told["fix"] = fix;
@@ -201,24 +201,24 @@ impl Report {
     }
 }
 
-impl FileReport {
+impl LockfileReport {
     /// Sorts what a lockfile holds; nothing is judged yet.
     pub(crate) fn of(path: String, lockfile: &Lockfile) -> Self {
-        let mut packages: BTreeMap<(&str, &str, Option<&str>), Package> = BTreeMap::new();
+        let mut packages: BTreeMap<(&str, &str, Option<&str>), ReportedPackage> = BTreeMap::new();
         let mut strays = Vec::new();
         let mut nothing: Option<(usize, String, u32)> = None;
         for entry in &lockfile.entries {
             match entry.source {
-                Source::Registry => {
+                EntrySource::Registry => {
                     let key = (&*entry.name, &*entry.version, entry.integrity.as_deref());
-                    packages.entry(key).or_insert_with(|| Package::of(entry)).ask(entry);
+                    packages.entry(key).or_insert_with(|| ReportedPackage::of(entry)).ask(entry);
                 }
-                Source::Git | Source::Http => strays.push(Stray::of(entry)),
-                Source::Nothing => {
+                EntrySource::Git | EntrySource::Http => strays.push(NonRegistryEntry::of(entry)),
+                EntrySource::Nothing => {
                     let (count, ..) = nothing.get_or_insert_with(|| (0, entry.place.to_string(), entry.line));
                     *count += 1;
                 }
-                Source::File | Source::Link | Source::Workspace | Source::Bundled => {}
+                EntrySource::File | EntrySource::Link | EntrySource::Workspace | EntrySource::Bundled => {}
             }
         }
         let mut packages: Vec<_> = packages.into_values().collect();
@@ -233,16 +233,16 @@ impl FileReport {
     }
 
     /// What is to be judged.
-    pub(crate) fn locked(&self) -> impl Iterator<Item = Locked> {
+    pub(crate) fn locked(&self) -> impl Iterator<Item = LockedVersion> {
         self.packages.iter().map(|package| package.locked.clone())
     }
 
-    /// Takes what came out for each, in the order of [`FileReport::locked`].
-    pub(crate) fn conclude(&mut self, hosts: &Hosts, outcomes: &mut impl Iterator<Item = Judged>) {
+    /// Takes what came out for each, in the order of [`LockfileReport::locked`].
+    pub(crate) fn conclude(&mut self, hosts: &RegistryHosts, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
         let mut around: BTreeMap<(BypassKind, String), Vec<(String, u32)>> = BTreeMap::new();
         let mut spelled: BTreeMap<String, usize> = BTreeMap::new();
         for stray in &self.strays {
-            let kind = if stray.source == Source::Git { BypassKind::Git } else { BypassKind::Http };
+            let kind = if stray.source == EntrySource::Git { BypassKind::Git } else { BypassKind::Http };
             around.entry((kind, host(&stray.address))).or_default().push((stray.name.clone(), stray.line));
         }
         let mut versions: HashMap<&str, HashSet<&str>> = HashMap::new();
@@ -251,27 +251,28 @@ impl FileReport {
         }
         for package in &self.packages {
             let Some(judged) = outcomes.next() else { break };
-            let way = package.resolved.as_deref().map_or(Way::Through, |address| hosts.way(address, self.dialect));
+            let way = package.resolved.as_deref().map_or(AddressRoute::Through, |address| hosts.way(address, self.dialect));
             let place = package.resolved.as_deref().map(host).unwrap_or_default();
             match way {
-                Way::Through => {}
-                Way::Spelled => *spelled.entry(place).or_default() += 1,
-                Way::Around => {
+                AddressRoute::Through => {}
+                AddressRoute::Spelled => *spelled.entry(place).or_default() += 1,
+                AddressRoute::Around => {
                     let what = format!("{}@{}", judged.name, judged.version);
                     around.entry((BypassKind::OtherHost, place)).or_default().push((what, package.line));
                 }
             }
             // What comes from another registry need not be in this one.
-            let is_elsewhere = way == Way::Around && matches!(judged.outcome, Outcome::Missing | Outcome::Undecided);
-            if judged.outcome == Outcome::Allow || is_elsewhere {
+            let is_elsewhere =
+                way == AddressRoute::Around && matches!(judged.outcome, CheckOutcome::Missing | CheckOutcome::Undecided);
+            if judged.outcome == CheckOutcome::Allow || is_elsewhere {
                 continue;
             }
-            if judged.outcome == Outcome::Undecided {
+            if judged.outcome == CheckOutcome::Undecided {
                 let what = format!("{}@{}", judged.name, judged.version);
                 self.unchecked.entry(judged.reason.unwrap_or_default()).or_default().push((what, package.line));
                 continue;
             }
-            self.findings.push(Finding {
+            self.findings.push(RefusedVersion {
                 has_siblings: versions.get(&*package.locked.name).is_some_and(|versions| versions.len() > 1),
                 judged,
                 line: package.line,
@@ -295,9 +296,9 @@ impl FileReport {
     }
 
     /// What is to be asked again, because nothing fits all who asked, of whom some give way themselves.
-    pub(crate) fn unbound(&self) -> impl Iterator<Item = Locked> {
+    pub(crate) fn unbound(&self) -> impl Iterator<Item = LockedVersion> {
         let leaving = self.leaving();
-        let unfit = self.findings.iter().filter(|finding| finding.is_unfit()).map(move |finding| Locked {
+        let unfit = self.findings.iter().filter(|finding| finding.is_unfit()).map(move |finding| LockedVersion {
             name: finding.judged.name.clone(),
             version: finding.judged.version.clone(),
             integrity: None,
@@ -306,8 +307,8 @@ impl FileReport {
         unfit.collect::<Vec<_>>().into_iter()
     }
 
-    /// Takes what came out for each, in the order of [`FileReport::unbound`].
-    pub(crate) fn fit(&mut self, outcomes: &mut impl Iterator<Item = Judged>) {
+    /// Takes what came out for each, in the order of [`LockfileReport::unbound`].
+    pub(crate) fn fit(&mut self, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
         let leaving: HashSet<String> = self.leaving().into_iter().map(str::to_owned).collect();
         let leaving = leaving.iter().map(String::as_str).collect();
         for finding in self.findings.iter_mut().filter(|finding| finding.is_unfit()) {
@@ -326,19 +327,19 @@ impl FileReport {
     /// What a client does with addresses that it takes as they stand.
     fn note(&self, place: &str, count: usize) -> String {
         let client = match self.dialect {
-            Dialect::Npm => "npm",
-            Dialect::Pnpm6 | Dialect::Pnpm9 => "pnpm",
-            Dialect::YarnClassic => "yarn 1",
-            Dialect::YarnBerry => "yarn",
-            Dialect::Bun => "bun",
-            Dialect::Deno => "deno",
+            LockfileFormat::Npm => "npm",
+            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => "pnpm",
+            LockfileFormat::YarnClassic => "yarn 1",
+            LockfileFormat::YarnBerry => "yarn",
+            LockfileFormat::Bun => "bun",
+            LockfileFormat::Deno => "deno",
         };
         let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
         format!("{client} fetches {entries} from {place} directly, as the lockfile says, whatever registry is configured")
     }
 
     fn json(&self) -> Value {
-        let finding = |finding: &Finding| {
+        let finding = |finding: &RefusedVersion| {
             let mut told = serde_json::to_value(&finding.judged).unwrap_or_default();
             told["line"] = finding.line.into();
             told["ranges"] = finding.ranges.clone().into();
@@ -364,24 +365,24 @@ impl FileReport {
     }
 }
 
-impl Package {
-    fn of(entry: &Entry) -> Self {
-        let locked = Locked {
+impl ReportedPackage {
+    fn of(entry: &LockfileEntry) -> Self {
+        let locked = LockedVersion {
             name: entry.name.to_string(),
             version: entry.version.to_string(),
             integrity: entry.integrity.as_deref().map(str::to_owned),
             ranges: Vec::new(),
         };
         let resolved = entry.resolved.as_deref().map(str::to_owned);
-        Self { locked, resolved, line: entry.line, asks: Asks::default(), places: Vec::new() }
+        Self { locked, resolved, line: entry.line, asks: Requesters::default(), places: Vec::new() }
     }
 
-    fn ask(&mut self, entry: &Entry) {
+    fn ask(&mut self, entry: &LockfileEntry) {
         self.places.push((entry.place.to_string(), entry.line));
         for ask in &entry.asks {
             let by = (!ask.direct).then(|| ask.by.to_string());
             let (alias, range) = (ask.alias.as_deref().map(str::to_owned), ask.range.as_deref().map(str::to_owned));
-            self.asks.0.insert(Asked { by, alias, range });
+            self.asks.0.insert(Requester { by, alias, range });
             let Some(range) = ask.range.as_deref() else { continue };
             if self.locked.ranges.len() < RANGES && !self.locked.ranges.iter().any(|known| known == range) {
                 self.locked.ranges.push(range.to_owned());
@@ -390,8 +391,8 @@ impl Package {
     }
 }
 
-impl Stray {
-    fn of(entry: &Entry) -> Self {
+impl NonRegistryEntry {
+    fn of(entry: &LockfileEntry) -> Self {
         let address = entry.resolved.as_deref().unwrap_or(&entry.version).to_owned();
         Self { source: entry.source, name: entry.name.to_string(), address, line: entry.line }
     }

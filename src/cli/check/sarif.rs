@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::cli::check::github::message;
-use crate::cli::check::report::{Finding, Report};
+use crate::cli::check::report::{RefusedVersion, Report};
 use crate::text::single_line;
 
 /// What a path in a URI reference cannot hold as it is.
@@ -32,9 +32,9 @@ const PATH: &AsciiSet = &CONTROLS
 const PLACES: usize = 10;
 
 pub(crate) fn tell(report: &Report) -> Value {
-    let mut rules = Rules::default();
+    let mut rules = SarifRules::default();
     let mut results = Vec::new();
-    let mut found: BTreeMap<_, Vec<(&str, &Finding)>> = BTreeMap::new();
+    let mut found: BTreeMap<_, Vec<(&str, &RefusedVersion)>> = BTreeMap::new();
     for file in &report.files {
         for finding in &file.findings {
             let key = (finding.what(), finding.judged.rule.as_deref());
@@ -79,9 +79,9 @@ pub(crate) fn tell(report: &Report) -> Value {
 
 /// The rules that results name, in the order in which they came up.
 #[derive(Default)]
-struct Rules(Vec<String>);
+struct SarifRules(Vec<String>);
 
-impl Rules {
+impl SarifRules {
     fn index(&mut self, id: &str) -> usize {
         self.0.iter().position(|known| known == id).unwrap_or_else(|| {
             self.0.push(id.to_owned());
@@ -105,7 +105,7 @@ fn describe(rule: &str) -> String {
     }
 }
 
-fn result(rules: &mut Rules, rule: &str, level: &str, message: &str, locations: &[Value], print: &str) -> Value {
+fn result(rules: &mut SarifRules, rule: &str, level: &str, message: &str, locations: &[Value], print: &str) -> Value {
     json!({
         "ruleId": rule,
         "ruleIndex": rules.index(rule),

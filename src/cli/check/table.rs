@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::check::report::{FileReport, Finding, Report};
-use crate::firewall::Outcome;
-use crate::text::Columns;
+use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
+use crate::firewall::CheckOutcome;
+use crate::text::TextTable;
 use crate::text::push_line;
 use crate::units::timestamp;
 
@@ -20,10 +20,10 @@ pub(crate) fn tell(report: &Report) -> String {
     text + &report.files.iter().map(|file| tell_file(file, report.why_nothing().is_some())).collect::<Vec<_>>().join("\n")
 }
 
-fn tell_file(file: &FileReport, is_told: bool) -> String {
+fn tell_file(file: &LockfileReport, is_told: bool) -> String {
     let mut text = String::new();
     push_line!(text, "{}: {}", file.path, summary(file));
-    let mut columns = Columns::indented("  ");
+    let mut columns = TextTable::indented("  ");
     for finding in &file.findings {
         columns.row([finding.what(), format!("line {}", finding.line), outcome(finding), instead(finding), why(finding)]);
     }
@@ -40,7 +40,7 @@ fn tell_file(file: &FileReport, is_told: bool) -> String {
     text
 }
 
-fn summary(file: &FileReport) -> String {
+fn summary(file: &LockfileReport) -> String {
     let unchecked: usize = file.unchecked.values().map(Vec::len).sum();
     let refused = match file.findings.len() {
         0 if unchecked > 0 && unchecked == file.count() => String::new(),
@@ -63,19 +63,19 @@ fn counted(versions: usize) -> String {
     if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
 }
 
-fn outcome(finding: &Finding) -> String {
+fn outcome(finding: &RefusedVersion) -> String {
     match (finding.judged.outcome, finding.judged.opens) {
-        (Outcome::Allow, _) => "allowed".to_owned(),
-        (Outcome::Hold, Some(opens)) => format!("held until {}", timestamp::tell_opening(opens)),
-        (Outcome::Hold, None) => "held".to_owned(),
-        (Outcome::Deny, _) => "denied".to_owned(),
-        (Outcome::OtherBytes, _) => "other bytes".to_owned(),
-        (Outcome::Missing, _) => "not found".to_owned(),
-        (Outcome::Undecided, _) => "undecided".to_owned(),
+        (CheckOutcome::Allow, _) => "allowed".to_owned(),
+        (CheckOutcome::Hold, Some(opens)) => format!("held until {}", timestamp::tell_opening(opens)),
+        (CheckOutcome::Hold, None) => "held".to_owned(),
+        (CheckOutcome::Deny, _) => "denied".to_owned(),
+        (CheckOutcome::OtherBytes, _) => "other bytes".to_owned(),
+        (CheckOutcome::Missing, _) => "not found".to_owned(),
+        (CheckOutcome::Undecided, _) => "undecided".to_owned(),
     }
 }
 
-fn instead(finding: &Finding) -> String {
+fn instead(finding: &RefusedVersion) -> String {
     match (&finding.judged.fits, &finding.judged.nearest) {
         (Some(fits), _) => format!("use {fits}"),
         (None, Some(nearest)) if finding.ranges.is_empty() => format!("use {nearest}"),
@@ -84,7 +84,7 @@ fn instead(finding: &Finding) -> String {
     }
 }
 
-fn why(finding: &Finding) -> String {
+fn why(finding: &RefusedVersion) -> String {
     let reason = finding.judged.reason.as_deref().unwrap_or_default();
     format!("{reason} ({})", finding.judged.rule.as_deref().unwrap_or("no rule"))
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 use url::{Host, Url};
 
-use crate::cli::client_config::Client;
-use crate::server::admin::Terms;
+use crate::cli::client_config::ConfigTarget;
+use crate::server::admin::ClientPolicy;
 use crate::text::push_line;
 use crate::units::timestamp;
 
@@ -20,11 +20,11 @@ const MOST_DAYS: u64 = 90;
 const WIDTH: usize = 118;
 
 /// What a file is made of.
-pub(crate) struct Means {
+pub(crate) struct ClientConfigInput {
     /// Where clients reach Coldframe.
     pub url: Url,
     /// What clients are to agree with.
-    pub terms: Terms,
+    pub terms: ClientPolicy,
     /// Whose terms they are, for people.
     pub source: String,
     /// Which registries clients' own credentials are sent to, where there are several; for people.
@@ -32,22 +32,22 @@ pub(crate) struct Means {
 }
 
 /// The lines for a client, comments included: as they stand, a valid file.
-pub(crate) fn written(client: Client, means: &Means) -> String {
-    let mut file = File { text: String::new(), mark: if client == Client::Renovate { "//" } else { "#" } };
+pub(crate) fn written(client: ConfigTarget, means: &ClientConfigInput) -> String {
+    let mut file = ConfigWriter { text: String::new(), mark: if client == ConfigTarget::Renovate { "//" } else { "#" } };
     match client {
-        Client::Npm => npm(&mut file, means),
-        Client::Pnpm => pnpm(&mut file, means),
-        Client::Yarn => yarn(&mut file, means),
-        Client::YarnBerry => yarn_berry(&mut file, means),
-        Client::Bun => bun(&mut file, means),
-        Client::Deno => deno(&mut file, means),
-        Client::Renovate => renovate(&mut file, means),
-        Client::Dependabot => dependabot(&mut file, means),
+        ConfigTarget::Npm => npm(&mut file, means),
+        ConfigTarget::Pnpm => pnpm(&mut file, means),
+        ConfigTarget::Yarn => yarn(&mut file, means),
+        ConfigTarget::YarnBerry => yarn_berry(&mut file, means),
+        ConfigTarget::Bun => bun(&mut file, means),
+        ConfigTarget::Deno => deno(&mut file, means),
+        ConfigTarget::Renovate => renovate(&mut file, means),
+        ConfigTarget::Dependabot => dependabot(&mut file, means),
     }
     file.text
 }
 
-fn npm(file: &mut File, means: &Means) {
+fn npm(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment("`.npmrc` of the project, or of your home: npm through coldframe.");
     file.line(&format!("registry={}", means.url));
     file.age(
@@ -70,7 +70,7 @@ fn npm(file: &mut File, means: &Means) {
     );
 }
 
-fn pnpm(file: &mut File, means: &Means) {
+fn pnpm(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment(
         "`pnpm-workspace.yaml` at the root of the project: pnpm 10.16 and later through coldframe. \
         Older ones read `registry=` in .npmrc.",
@@ -90,7 +90,7 @@ fn pnpm(file: &mut File, means: &Means) {
     file.authority(means, "`cafile=/path/to/ca.pem` in .npmrc (pnpm 12: `NODE_EXTRA_CA_CERTS`)");
 }
 
-fn yarn(file: &mut File, means: &Means) {
+fn yarn(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment("`.yarnrc` of the project, or of your home: yarn 1 through coldframe.");
     file.line(&format!("registry {}", quoted(means.url.as_str())));
     file.comment(&format!("yarn 1 knows no age. Coldframe's is {} ({}).", means.age(), means.source));
@@ -103,7 +103,7 @@ fn yarn(file: &mut File, means: &Means) {
     file.authority(means, "`cafile \"/path/to/ca.pem\"`");
 }
 
-fn yarn_berry(file: &mut File, means: &Means) {
+fn yarn_berry(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment(
         "`.yarnrc.yml` of the project, or of your home: yarn 4 through coldframe. It reads neither \
         .npmrc nor HTTPS_PROXY.",
@@ -125,7 +125,7 @@ fn yarn_berry(file: &mut File, means: &Means) {
     file.authority(means, "`httpsCaFilePath: \"/path/to/ca.pem\"`");
 }
 
-fn bun(file: &mut File, means: &Means) {
+fn bun(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment("`bunfig.toml` of the project, or `.bunfig.toml` of your home: bun through coldframe.");
     file.line("[install]");
     file.line(&format!("registry = {}", quoted(means.url.as_str())));
@@ -145,7 +145,7 @@ fn bun(file: &mut File, means: &Means) {
     file.authority(means, "`cafile = \"/path/to/ca.pem\"`");
 }
 
-fn deno(file: &mut File, means: &Means) {
+fn deno(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment("`.npmrc` of the project, or of your home: deno's packages of npm through coldframe.");
     file.line(&format!("registry={}", means.url));
     file.age(
@@ -167,7 +167,7 @@ fn deno(file: &mut File, means: &Means) {
     file.authority(means, "the environment: `DENO_CERT=/path/to/ca.pem`");
 }
 
-fn renovate(file: &mut File, means: &Means) {
+fn renovate(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment(
         "`renovate.json5`: renovate asks coldframe which versions there are. The lockfile is written \
         by the client itself, which needs lines of its own (`coldframe client-config npm`).",
@@ -197,7 +197,7 @@ fn renovate(file: &mut File, means: &Means) {
     file.authority(means, "the environment of a renovate of your own: `NODE_EXTRA_CA_CERTS=/path/to/ca.pem`");
 }
 
-fn dependabot(file: &mut File, means: &Means) {
+fn dependabot(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.comment("`.github/dependabot.yml`: dependabot asks coldframe which versions there are.");
     file.reach(means);
     file.line("version: 2");
@@ -238,7 +238,7 @@ fn dependabot(file: &mut File, means: &Means) {
     file.scopes("another registry with a `scope`");
 }
 
-impl Means {
+impl ClientConfigInput {
     /// The age in so many seconds, never less than it is.
     fn rounded_up(&self, unit: u64) -> u64 {
         let age = self.terms.age();
@@ -273,13 +273,13 @@ impl Means {
 }
 
 /// A file that is being written.
-struct File {
+struct ConfigWriter {
     text: String,
     /// What begins a comment.
     mark: &'static str,
 }
 
-impl File {
+impl ConfigWriter {
     fn line(&mut self, line: &str) {
         push_line!(self.text, "{line}");
     }
@@ -310,7 +310,7 @@ impl File {
 
     /// The age and where it comes from, and the lines that set it; none where there is no age to agree with: then the
     /// client's own stays.
-    fn age(&mut self, means: &Means, unit: &str, set: impl FnOnce(&mut Self)) {
+    fn age(&mut self, means: &ClientConfigInput, unit: &str, set: impl FnOnce(&mut Self)) {
         if means.terms.age() == Duration::ZERO {
             return self.comment(&format!(
                 "Coldframe holds nothing for its age ({}): the client's own setting \
@@ -329,7 +329,7 @@ impl File {
         ));
     }
 
-    fn credentials(&mut self, means: &Means, how: &str) {
+    fn credentials(&mut self, means: &ClientConfigInput, how: &str) {
         self.comment(&format!(
             "Private packages: on its own machine coldframe lends its credentials; from \
             elsewhere clients bring theirs, {how}."
@@ -340,7 +340,7 @@ impl File {
     }
 
     /// Whom to trust where the address is one of TLS.
-    fn authority(&mut self, means: &Means, how: &str) {
+    fn authority(&mut self, means: &ClientConfigInput, how: &str) {
         if means.url.scheme() == "https" {
             self.comment(&format!(
                 "If an authority of your own vouches for {}: {how}.",
@@ -349,7 +349,7 @@ impl File {
         }
     }
 
-    fn reach(&mut self, means: &Means) {
+    fn reach(&mut self, means: &ClientConfigInput) {
         if means.is_loopback() {
             self.comment(&format!("{} is reached from this machine alone: name another address with `--url`.", means.url));
         }
@@ -369,41 +369,41 @@ mod tests {
 
     use super::*;
 
-    fn means(url: &str, seconds: u64, exclude: &[&str]) -> Means {
+    fn means(url: &str, seconds: u64, exclude: &[&str]) -> ClientConfigInput {
         let exclude = exclude.iter().map(|glob| (*glob).to_owned()).collect();
-        Means {
+        ClientConfigInput {
             url: Url::parse(url).unwrap(),
-            terms: Terms { minimum_release_age_seconds: seconds, exclude },
+            terms: ClientPolicy { minimum_release_age_seconds: seconds, exclude },
             source: "the policy in force at http://127.0.0.1:4873/".to_owned(),
             credentials: None,
         }
     }
 
     /// Every format, read by a parser of it, or held against its grammar where that is a line's.
-    fn check(client: Client, text: &str) {
+    fn check(client: ConfigTarget, text: &str) {
         let plain = || text.lines().filter(|line| !line.starts_with('#'));
         match client {
-            Client::Npm | Client::Deno => {
+            ConfigTarget::Npm | ConfigTarget::Deno => {
                 assert!(
                     plain().all(|line| line.split_once('=').is_some_and(|(key, value)| !key.is_empty() && !value.is_empty()))
                 );
             }
-            Client::Yarn => {
+            ConfigTarget::Yarn => {
                 for line in plain() {
                     let (_, value) = line.split_once(' ').unwrap();
                     assert!(serde_json::from_str::<String>(value).is_ok(), "{line}");
                 }
             }
-            Client::Bun => {
+            ConfigTarget::Bun => {
                 let table: toml::Table = toml::from_str(text).unwrap();
                 assert!(table["install"]["registry"].as_str().is_some_and(|url| url.starts_with("http")), "{text}");
             }
-            Client::Pnpm | Client::YarnBerry | Client::Dependabot => {
+            ConfigTarget::Pnpm | ConfigTarget::YarnBerry | ConfigTarget::Dependabot => {
                 let events: Result<Vec<_>, _> = Parser::new_from_str(text).collect();
                 let scalars = |(event, _): &(Event<'_>, _)| matches!(event, Event::Scalar(..));
                 assert!(events.unwrap().iter().any(scalars), "{text}");
             }
-            Client::Renovate => {
+            ConfigTarget::Renovate => {
                 let read = jsonc_parser::parse_to_value(text, &jsonc_parser::ParseOptions::default()).unwrap();
                 assert!(read.is_some(), "{text}");
             }
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn every_file_is_valid_whatever_is_asked_for() {
         let urls = ["http://127.0.0.1:4873/", "https://npm.example/registry/", "http://[::1]:4873/"];
-        for client in Client::value_variants() {
+        for client in ConfigTarget::value_variants() {
             for url in urls {
                 for seconds in [0, 1, 72 * 3600, 72 * 3600 + 1, 400 * DAY] {
                     for exclude in [&[][..], &["@acme/*", "left-pad", "{a,b}-*", "bad\n\"glob"]] {
@@ -429,9 +429,11 @@ mod tests {
 
     #[test]
     fn a_client_learns_where_its_token_goes_if_there_are_several_registries() {
-        for client in Client::value_variants() {
-            let told =
-                Means { credentials: Some("They go to https://npm.example/ alone.".to_owned()), ..means("http://a/", 60, &[]) };
+        for client in ConfigTarget::value_variants() {
+            let told = ClientConfigInput {
+                credentials: Some("They go to https://npm.example/ alone.".to_owned()),
+                ..means("http://a/", 60, &[])
+            };
             let text = written(*client, &told);
             assert!(text.contains("They go to https://npm.example/ alone."), "{text}");
             check(*client, &text);
@@ -449,7 +451,7 @@ mod tests {
 
     #[test]
     fn the_lines_of_each_client() {
-        let all: Vec<_> = Client::value_variants()
+        let all: Vec<_> = ConfigTarget::value_variants()
             .iter()
             .map(|client| written(*client, &means("http://127.0.0.1:4873/", 72 * 3600, &["@acme/*"])))
             .collect();

@@ -11,21 +11,21 @@ use url::Url;
 use crate::app;
 use crate::app::remote::reachable;
 use crate::cli::check::server;
-use crate::cli::client_config::formats::Means;
+use crate::cli::client_config::formats::ClientConfigInput;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
-use crate::server::admin::Terms;
+use crate::server::admin::ClientPolicy;
 use crate::upstream::{self, RegistryConfig};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The client, or the service that opens pull requests.
     #[arg(value_enum)]
-    client: Client,
+    client: ConfigTarget,
     /// Where clients reach Coldframe [default: where the running server says, else `public-url` or the first of `listen`].
     #[arg(long, value_name = "URL", value_parser = server)]
     url: Option<Url>,
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 
 /// Whose lines are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Client {
+pub(crate) enum ConfigTarget {
     /// `.npmrc`
     Npm,
     /// `pnpm-workspace.yaml`, pnpm 10.16 and later
@@ -54,7 +54,7 @@ pub(crate) enum Client {
     Dependabot,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let config = arguments.settings.read(Config::gather)?;
     let means = runtime()?.block_on(means(arguments.url, &config))?;
     output::print(&formats::written(arguments.client, &means))?;
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
 
 /// Where clients are to go, and what they are to agree with. The server that runs on the data directory says both; only where there is
 /// none, or `given` names another, whatever answers there is asked.
-async fn means(given: Option<Url>, config: &Config) -> Result<Means, Failure> {
+async fn means(given: Option<Url>, config: &Config) -> Result<ClientConfigInput, CliError> {
     let running = running_server::find(config).await?;
     if let Some(running) = &running {
         let meant = match &given {
@@ -76,7 +76,7 @@ async fn means(given: Option<Url>, config: &Config) -> Result<Means, Failure> {
             running.announce(config, &[OF_VERDICTS, OF_PLACES].concat());
             let source = format!("the policy in force at {url}");
             let credentials = credentials(&config.upstream);
-            return Ok(Means { url: url.clone(), terms: terms.clone(), source, credentials });
+            return Ok(ClientConfigInput { url: url.clone(), terms: terms.clone(), source, credentials });
         }
     }
     let url = given.or_else(|| config.proxy.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
@@ -88,11 +88,16 @@ async fn means(given: Option<Url>, config: &Config) -> Result<Means, Failure> {
     };
     let credentials = credentials(&config.upstream);
     Ok(match app::terms(&url, config).await {
-        Ok(terms) => Means { terms, source: format!("the policy in force at {url}{whose}"), url, credentials },
+        Ok(terms) => ClientConfigInput { terms, source: format!("the policy in force at {url}{whose}"), url, credentials },
         Err(wrong) => {
             let policy = config.listener_policies.first().and_then(|at| config.further_policies.get(at.checked_sub(1)?));
-            let terms = Terms::of(policy.unwrap_or(&config.policy));
-            Means { terms, source: format!("the settings here, for nobody could be asked: {wrong}"), url, credentials }
+            let terms = ClientPolicy::of(policy.unwrap_or(&config.policy));
+            ClientConfigInput {
+                terms,
+                source: format!("the settings here, for nobody could be asked: {wrong}"),
+                url,
+                credentials,
+            }
         }
     })
 }
@@ -116,7 +121,7 @@ fn credentials(upstream: &upstream::Config) -> Option<String> {
 }
 
 /// The first address that a server with this configuration listens on.
-fn own_url(config: &Config) -> Result<Url, Failure> {
+fn own_url(config: &Config) -> Result<Url, CliError> {
     let address = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
-    Url::parse(&address.unwrap_or_default()).map_err(|wrong| Failure::new(Exit::Usage, wrong))
+    Url::parse(&address.unwrap_or_default()).map_err(|wrong| CliError::new(Exit::Usage, wrong))
 }

@@ -8,16 +8,16 @@ use clap::Args;
 use serde_json::json;
 
 use crate::app::standalone::adopt::{self, Adoption};
-use crate::cli::decisions::{self, Because};
+use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
 use crate::cli::lockfiles;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
-use crate::policy::decisions::Act;
+use crate::policy::decisions::DecisionAction;
 use crate::text::push_line;
 use crate::units::timestamp;
 
@@ -42,14 +42,14 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { lockfiles: paths, dry_run, reason, json, settings } = arguments;
     let config = settings.read(Config::gather)?;
     let data_dir = config.store.data_dir.clone();
     let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
-    let read = read.map_err(|wrong| Failure::new(Exit::Failed, wrong))?;
+    let read = read.map_err(|wrong| CliError::new(Exit::Failed, wrong))?;
     let adoption = runtime()?.block_on(async {
-        Ok::<_, Failure>(match running_server::find(&config).await? {
+        Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
                 running.announce(&config, OF_VERDICTS);
                 running.server.adopt(&read, running.profile).await?
@@ -73,8 +73,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
     let ends = adoption.ends();
     let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
-    let act = Act::Adopt { lockfiles, versions: adoption.versions };
-    decisions::take_until(&data_dir, act, Because { reason, json }, ends, false).map(or_unchecked)
+    let act = DecisionAction::Adopt { lockfiles, versions: adoption.versions };
+    decisions::take_until(&data_dir, act, ReasonArgs { reason, json }, ends, false).map(or_unchecked)
 }
 
 /// Reasons why versions could not be checked, with how many each holds for; the most frequent first.

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::app::standalone::decide::{self, Expansion};
-use crate::cli::decisions::{self, Because};
+use crate::app::standalone::decide::{self, ApprovalPlan};
+use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
-use crate::npm::Spec;
+use crate::npm::PackageSpec;
 use crate::text::single_line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A package and a version, a dist-tag or a range: what of it is kept back now is approved, never what comes later.
-    #[arg(value_name = "PACKAGE@RANGE", value_parser = Spec::parse)]
-    spec: Spec,
+    #[arg(value_name = "PACKAGE@RANGE", value_parser = PackageSpec::parse)]
+    spec: PackageSpec,
     /// How long the approval lasts.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
     expires: Duration,
@@ -30,17 +30,17 @@ pub(crate) struct Arguments {
     #[arg(long = "record", value_name = "ID")]
     records: Vec<String>,
     #[command(flatten)]
-    because: Because,
+    because: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { spec, expires, records, because, settings } = arguments;
     let config = settings.read(Config::gather)?;
     let data_dir = config.store.data_dir.clone();
     let expansion = runtime()?.block_on(async {
-        Ok::<_, Failure>(match running_server::find(&config).await? {
+        Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
                 running.announce(&config, OF_VERDICTS);
                 running.server.expand(&spec, &records, running.profile).await?
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         })
     })?;
     if let Some(why) = refusal(&expansion) {
-        return Err(Failure::new(Exit::Failed, anyhow::anyhow!(why)));
+        return Err(CliError::new(Exit::Failed, anyhow::anyhow!(why)));
     }
     for (version, why) in &expansion.left_out {
         output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", expansion.name))))?;
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 /// Why nothing is approved.
-fn refusal(expansion: &Expansion) -> Option<String> {
+fn refusal(expansion: &ApprovalPlan) -> Option<String> {
     if !expansion.unnamed.is_empty() {
         let named: Vec<_> = expansion.unnamed.iter().map(|record| format!("--record {record}")).collect();
         let versions: Vec<_> = expansion.approved.iter().map(|approved| approved.version.as_str()).collect();

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::decisions::{self, Because};
+use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{Exit, Failure};
+use crate::cli::output::{CliError, Exit};
 use crate::config;
-use crate::policy::decisions::Act;
+use crate::policy::decisions::DecisionAction;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = while_broken)]
     lasts: Duration,
     #[command(flatten)]
-    because: Because,
+    because: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -29,7 +29,7 @@ fn while_broken(text: &str) -> Result<Duration, String> {
     if lasts > LONGEST { Err("at most `7d`; for longer there is the policy `observe`".to_owned()) } else { Ok(lasts) }
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
-    decisions::take(&data_dir, Act::Observe, arguments.because, Some(arguments.lasts), false)
+    decisions::take(&data_dir, DecisionAction::Observe, arguments.because, Some(arguments.lasts), false)
 }

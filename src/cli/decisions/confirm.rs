@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::app::standalone::decide;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{Exit, Failure};
+use crate::cli::output::{CliError, Exit};
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
@@ -21,11 +21,11 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
     if let Some(why) = operator::not_told_apart() {
         let id = arguments.id;
-        return Err(Failure::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
+        return Err(CliError::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
     }
     let taken = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
     decisions::say(&taken, arguments.json)

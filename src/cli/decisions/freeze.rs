@@ -5,13 +5,13 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::cli::decisions::{self, Because};
+use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{Exit, Failure};
+use crate::cli::output::{CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 use crate::policy::PackageGlob;
-use crate::policy::decisions::Act;
+use crate::policy::decisions::DecisionAction;
 use crate::units::timestamp;
 
 #[derive(Debug, Args)]
@@ -26,20 +26,20 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     scope: Vec<String>,
     #[command(flatten)]
-    because: Because,
+    because: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { at, lasts, scope, because, settings } = arguments;
     if at >= timestamp::after(SystemClock.now(), lasts) {
         let told = timestamp::tell(at);
         let wrong = anyhow::anyhow!("it would hide nothing: it thaws before anything is published after {told}");
-        return Err(Failure::new(Exit::Usage, wrong));
+        return Err(CliError::new(Exit::Usage, wrong));
     }
     let data_dir = settings.read(config::data_dir)?;
-    decisions::take(&data_dir, Act::Freeze { at, packages: scope }, because, Some(lasts), false)
+    decisions::take(&data_dir, DecisionAction::Freeze { at, packages: scope }, because, Some(lasts), false)
 }
 
 /// An instant as people write it: to the minute, the second or finer, always with its offset.

@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::app::standalone::decide;
 use crate::cli::decisions;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
-use crate::policy::decisions::{Decision, State};
-use crate::text::Columns;
+use crate::policy::decisions::{Decision, DecisionState};
+use crate::text::TextTable;
 use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
@@ -32,12 +32,12 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     let Command::List(Arguments { all, json, settings }) = command;
     let data_dir = settings.read(config::data_dir)?;
     let now = SystemClock.now();
     let mut decisions = decide::decisions(&data_dir)?;
-    decisions.retain(|decision| all || matches!(decision.state(now), State::Active | State::AwaitsSecond));
+    decisions.retain(|decision| all || matches!(decision.state(now), DecisionState::Active | DecisionState::AwaitsSecond));
     let text = if json {
         let told = decisions.iter().map(|decision| decisions::tell_json(decision, decision.state(now).as_str())).collect();
         format!("{:#}\n", Value::Array(told))
@@ -52,7 +52,7 @@ fn tell(decisions: &[Decision], now: Timestamp) -> String {
     if decisions.is_empty() {
         return "nothing that is in force was decided\n".to_owned();
     }
-    let mut columns = Columns::indented("");
+    let mut columns = TextTable::indented("");
     columns.row(["ID", "WHAT", "ABOUT", "STATE", "BY", "UNTIL", "REASON"]);
     for decision in decisions {
         let proposal = &decision.proposal;
@@ -75,14 +75,14 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::policy::decisions::{Act, Proposal, Signature};
+    use crate::policy::decisions::{DecisionAction, DecisionProposal, Signature};
 
     #[test]
     fn each_is_a_line() {
         let at = |text| timestamp::parse(text).unwrap();
         let decision = |id, act, expires| Decision {
             id,
-            proposal: Proposal {
+            proposal: DecisionProposal {
                 act,
                 reason: "INC-7".to_owned(),
                 author: Signature { who: "ada".to_owned(), at: at("2026-03-31T01:00:00Z") },
@@ -92,8 +92,8 @@ mod tests {
             second: None,
             revoked: None,
         };
-        let freeze = Act::Freeze { at: at("2026-03-31T00:00:00Z"), packages: Vec::new() };
-        let deny = Act::Deny { packages: "axios".to_owned(), range: Some("1.14.1".to_owned()) };
+        let freeze = DecisionAction::Freeze { at: at("2026-03-31T00:00:00Z"), packages: Vec::new() };
+        let deny = DecisionAction::Deny { packages: "axios".to_owned(), range: Some("1.14.1".to_owned()) };
         let decisions = [decision(1, deny, None), decision(2, freeze, Some(at("2026-04-02T01:00:00Z")))];
         expect![[r#"
             ID  WHAT    ABOUT                                  STATE    BY   UNTIL                 REASON

@@ -17,19 +17,19 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::app::standalone::decide::{self, Taken};
+use crate::app::standalone::decide::{self, RecordedDecision};
 use crate::cli::operator;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
-use crate::policy::decisions::{Act, Decision, Proposal};
-use crate::store::sqlite::decision_writer::Effect;
+use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal};
+use crate::store::sqlite::decision_writer::ApplyStatus;
 use crate::text::push_line;
 use crate::units::quantity;
 use crate::units::timestamp;
 
 /// Why something is decided.
 #[derive(Debug, Args)]
-pub(crate) struct Because {
+pub(crate) struct ReasonArgs {
     /// Why, for whoever reads it later: a ticket, an advisory, a sentence.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
@@ -61,11 +61,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Takes a decision in the name of whoever runs this, and says what became of it.
 pub(crate) fn take(
     data_dir: &Path,
-    act: Act,
-    because: Because,
+    act: DecisionAction,
+    because: ReasonArgs,
     lasts: Option<Duration>,
     needs_second: bool,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CliError> {
     let expires = lasts.map(|lasts| timestamp::after(SystemClock.now(), lasts));
     take_until(data_dir, act, because, expires, needs_second)
 }
@@ -73,24 +73,24 @@ pub(crate) fn take(
 /// The same, for a decision that ends at an instant.
 pub(crate) fn take_until(
     data_dir: &Path,
-    act: Act,
-    because: Because,
+    act: DecisionAction,
+    because: ReasonArgs,
     expires: Option<Timestamp>,
     needs_second: bool,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CliError> {
     let author = operator::signature(SystemClock.now());
-    let taken = decide::decide(data_dir, &Proposal { act, reason: because.reason, author, expires, needs_second })?;
+    let taken = decide::decide(data_dir, &DecisionProposal { act, reason: because.reason, author, expires, needs_second })?;
     say(&taken, because.json)
 }
 
 /// Says what became of a decision.
-pub(crate) fn say(taken: &Taken, as_json: bool) -> Result<Exit, Failure> {
+pub(crate) fn say(taken: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
     let text = if as_json { format!("{:#}\n", tell_json(&taken.decision, taken.decision_state())) } else { tell(taken) };
     output::print(&text)?;
-    Ok(if taken.effect == Effect::Pending { Exit::Failed } else { Exit::Done })
+    Ok(if taken.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(taken: &Taken) -> String {
+fn tell(taken: &RecordedDecision) -> String {
     let decision = &taken.decision;
     let proposal = &decision.proposal;
     let end = match (&decision.revoked, proposal.expires) {
@@ -100,7 +100,7 @@ fn tell(taken: &Taken) -> String {
     };
     let mut text = String::new();
     push_line!(text, "decision {}: {} {}, {end}", decision.id, proposal.act.kind(), proposal.act.subject());
-    if let Act::Approve { versions, .. } = &proposal.act
+    if let DecisionAction::Approve { versions, .. } = &proposal.act
         && decision.revoked.is_none()
     {
         for approved in versions {
@@ -115,9 +115,9 @@ fn tell(taken: &Taken) -> String {
         }
     }
     text.push_str(match taken.effect {
-        Effect::InForce => "the running server has it\n",
-        Effect::AtNextStart => "no server runs on this data directory: the next one will have it\n",
-        Effect::Pending => "it is written down, but the running server has not taken it in: see its log\n",
+        ApplyStatus::InForce => "the running server has it\n",
+        ApplyStatus::AtNextStart => "no server runs on this data directory: the next one will have it\n",
+        ApplyStatus::Pending => "it is written down, but the running server has not taken it in: see its log\n",
     });
     text
 }
@@ -140,7 +140,7 @@ pub(crate) fn tell_json(decision: &Decision, state: &str) -> Value {
     })
 }
 
-impl Taken {
+impl RecordedDecision {
     fn decision_state(&self) -> &'static str {
         self.decision.state(SystemClock.now()).as_str()
     }

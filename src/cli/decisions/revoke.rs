@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::app::standalone::decide;
-use crate::cli::decisions::{self, Because};
+use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
-use crate::cli::output::{Exit, Failure};
+use crate::cli::output::{CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 
@@ -16,12 +16,12 @@ pub(crate) struct Arguments {
     #[arg(value_name = "ID")]
     id: i64,
     #[command(flatten)]
-    because: Because,
+    because: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
     let by = operator::signature(SystemClock.now());
     let taken = decide::revoke(&data_dir, arguments.id, &by, &arguments.because.reason)?;

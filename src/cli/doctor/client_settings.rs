@@ -9,23 +9,23 @@ use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::cli::doctor::formats::{
-    Line, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, key_of_yarn, read_ini, read_toml, read_yaml,
-    read_yarnrc,
+    ConfigLine, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, key_of_yarn, read_ini, read_toml,
+    read_yaml, read_yarnrc,
 };
 use crate::cli::registry_hosts::host;
-use crate::config::Surroundings;
+use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
+use crate::npm::lockfile::{EntrySource, LONGEST, LockfileFormat, NAMES};
 use crate::tls::ca::is_some_coldframes;
-use crate::upstream::{Origin, npmrc};
+use crate::upstream::{SettingOrigin, npmrc};
 
 /// The largest file of settings that is read, in bytes.
 const LARGEST: u64 = 4 << 20;
 
 /// A client, apart where it changed what it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Client {
+pub(crate) enum SurveyedClient {
     Npm,
     /// Up to version 10.
     Pnpm,
@@ -39,7 +39,7 @@ pub(crate) enum Client {
     Deno,
 }
 
-impl Client {
+impl SurveyedClient {
     pub(crate) const ALL: [Self; 7] = [Self::Npm, Self::Pnpm, Self::Pnpm11, Self::Yarn, Self::Berry, Self::Bun, Self::Deno];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -65,14 +65,14 @@ impl Client {
     }
 
     /// Whether it installs from lockfiles of this dialect.
-    pub(crate) fn reads(self, dialect: Dialect) -> bool {
+    pub(crate) fn reads(self, dialect: LockfileFormat) -> bool {
         match dialect {
-            Dialect::Npm => self == Self::Npm,
-            Dialect::Pnpm6 | Dialect::Pnpm9 => matches!(self, Self::Pnpm | Self::Pnpm11),
-            Dialect::YarnClassic => self == Self::Yarn,
-            Dialect::YarnBerry => self == Self::Berry,
-            Dialect::Bun => self == Self::Bun,
-            Dialect::Deno => self == Self::Deno,
+            LockfileFormat::Npm => self == Self::Npm,
+            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => matches!(self, Self::Pnpm | Self::Pnpm11),
+            LockfileFormat::YarnClassic => self == Self::Yarn,
+            LockfileFormat::YarnBerry => self == Self::Berry,
+            LockfileFormat::Bun => self == Self::Bun,
+            LockfileFormat::Deno => self == Self::Deno,
         }
     }
 
@@ -88,45 +88,45 @@ const MOST_REGISTRIES: usize = 16;
 /// Something that a client is told. The keys are npm's: `registry`, `@scope:registry`, `https-proxy`, `server`, `noproxy`,
 /// `no-proxy`, `cafile`, `strict-ssl`; `extra-ca` for authorities beside the system's; `age` for a minimum release age.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct ClientSetting {
     pub(crate) key: String,
     pub(crate) value: String,
     /// Where it stands, for people.
     pub(crate) origin: String,
 }
 
-impl Said {
+impl ClientSetting {
     fn new(key: impl Into<String>, value: impl Into<String>, origin: impl Into<String>) -> Self {
         Self { key: key.into(), value: value.into(), origin: origin.into() }
     }
 }
 
 /// All of it.
-pub(crate) struct Survey {
+pub(crate) struct SettingsSurvey {
     variables: BTreeMap<String, String>,
-    npmrc: Vec<(bool, Said)>,
-    yarnrc: Vec<Said>,
-    berry: Vec<Said>,
-    bunfig: Vec<Said>,
-    workspace: Vec<Said>,
+    npmrc: Vec<(bool, ClientSetting)>,
+    yarnrc: Vec<ClientSetting>,
+    berry: Vec<ClientSetting>,
+    bunfig: Vec<ClientSetting>,
+    workspace: Vec<ClientSetting>,
     /// pnpm's own files of this user: up to version 10; from 11 on, and the one beside it.
-    pnpm_rc: Vec<Said>,
-    pnpm_config: Vec<Said>,
-    pnpm_auth: Vec<Said>,
+    pnpm_rc: Vec<ClientSetting>,
+    pnpm_config: Vec<ClientSetting>,
+    pnpm_auth: Vec<ClientSetting>,
     /// Where the user's `.npmrc` stands, for people.
     user_npmrc: String,
     /// The lockfiles of the project, by their names.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// Those that are used here: by a lockfile, or by `packageManager`, else whatever is installed; and whether that is known of
     /// this project.
-    pub(crate) clients: Vec<(Client, bool)>,
+    pub(crate) clients: Vec<(SurveyedClient, bool)>,
     /// What could not be read.
     pub(crate) trouble: Vec<String>,
 }
 
-impl Survey {
+impl SettingsSurvey {
     /// Looks around from the working directory.
-    pub(crate) fn of(surroundings: &Surroundings) -> Self {
+    pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
         let environment = surroundings.of_npm();
         let mut trouble = Vec::new();
@@ -135,15 +135,16 @@ impl Survey {
             Vec::new()
         });
         let npmrc = lines.into_iter().map(|line| {
-            let is_variable = matches!(line.origin, Origin::Variable(_));
+            let is_variable = matches!(line.origin, SettingOrigin::Variable(_));
             let key =
                 if matches!(line.key.as_str(), "min-release-age" | "before" | "minimum-release-age") { "age" } else { &line.key };
-            (is_variable, Said::new(key, line.value, line.origin.to_string()))
+            (is_variable, ClientSetting::new(key, line.value, line.origin.to_string()))
         });
         let npmrc = npmrc.collect();
         let upwards = |name: &str| folder.ancestors().map(|folder| folder.join(name)).collect::<Vec<_>>();
         let with_home = |name: &str| upwards(name).into_iter().chain(home.map(|home| home.join(name))).collect::<Vec<_>>();
-        let all = |paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Option<String>| said(paths, read, key);
+        let all =
+            |paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>| said(paths, read, key);
         let configured = environment.vars.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let configured = configured.or_else(|| home.map(|home| home.join(".config")));
         let of_pnpm = |name: &str| configured.iter().map(|folder| folder.join("pnpm").join(name)).collect::<Vec<_>>();
@@ -179,10 +180,10 @@ impl Survey {
     }
 
     /// Everything that a client is told, what it obeys first.
-    pub(crate) fn told(&self, client: Client) -> Vec<Said> {
+    pub(crate) fn told(&self, client: SurveyedClient) -> Vec<ClientSetting> {
         let variable = |name: &str, key: &str| {
             let value = self.variables.get(name).filter(|value| !value.is_empty());
-            value.map(|value| Said::new(key, value, format!("`{name}`")))
+            value.map(|value| ClientSetting::new(key, value, format!("`{name}`")))
         };
         let variables = |pairs: &[(&str, &str)]| pairs.iter().filter_map(|(name, key)| variable(name, key)).collect::<Vec<_>>();
         let npm = |of_variables: bool| self.npmrc.iter().filter(move |(is, _)| *is == of_variables).map(|(_, said)| said.clone());
@@ -197,19 +198,19 @@ impl Survey {
         ]);
         let everywhere = variables(&[("ALL_PROXY", "https-proxy"), ("all_proxy", "https-proxy")]);
         match client {
-            Client::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
-            Client::Pnpm => {
+            SurveyedClient::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
+            SurveyedClient::Pnpm => {
                 let files = self.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(self.pnpm_rc.iter().cloned());
                 files.chain(shared).collect()
             }
-            Client::Pnpm11 => {
+            SurveyedClient::Pnpm11 => {
                 let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
                 let yaml = self.workspace.iter().chain(&self.pnpm_config).cloned();
                 let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|said| said.origin == self.user_npmrc);
                 let files = yaml.chain(project).chain(self.pnpm_auth.iter().cloned()).chain(user);
                 own.into_iter().chain(files).chain(shared).collect()
             }
-            Client::Yarn => {
+            SurveyedClient::Yarn => {
                 let own = variables(&[
                     ("YARN_REGISTRY", "registry"),
                     ("YARN_HTTPS_PROXY", "https-proxy"),
@@ -217,7 +218,7 @@ impl Survey {
                 ]);
                 own.into_iter().chain(npm(true)).chain(self.yarnrc.iter().cloned()).chain(npm(false)).chain(shared).collect()
             }
-            Client::Berry => {
+            SurveyedClient::Berry => {
                 let own = variables(&[
                     ("YARN_NPM_REGISTRY_SERVER", "registry"),
                     ("YARN_HTTPS_PROXY", "https-proxy"),
@@ -227,19 +228,21 @@ impl Survey {
                 let extra = shared.into_iter().filter(|said| said.key == "extra-ca");
                 own.into_iter().chain(self.berry.iter().cloned()).chain(extra).collect()
             }
-            Client::Bun => {
-                let of_bun = |said: &Said| said.key == "registry" || said.key.ends_with(":registry") || said.key == "cafile";
+            SurveyedClient::Bun => {
+                let of_bun =
+                    |said: &ClientSetting| said.key == "registry" || said.key.ends_with(":registry") || said.key == "cafile";
                 let own = variables(&[("BUN_CONFIG_REGISTRY", "registry")]);
                 let npm = npm(true).filter(|said| said.key == "registry").chain(npm(false).filter(of_bun));
                 own.into_iter().chain(npm).chain(self.bunfig.iter().cloned()).chain(shared).chain(everywhere).collect()
             }
-            Client::Deno => {
+            SurveyedClient::Deno => {
                 let own = variables(&[
                     ("NPM_CONFIG_REGISTRY", "registry"),
                     ("NPM_CONFIG_MIN_RELEASE_AGE", "age"),
                     ("DENO_CERT", "extra-ca"),
                 ]);
-                let of_deno = |said: &Said| said.key == "registry" || said.key.ends_with(":registry") || said.key == "age";
+                let of_deno =
+                    |said: &ClientSetting| said.key == "registry" || said.key.ends_with(":registry") || said.key == "age";
                 own.into_iter().chain(npm(false).filter(of_deno)).chain(shared).chain(everywhere).collect()
             }
         }
@@ -251,7 +254,7 @@ impl Survey {
         let told = clients.flat_map(|(client, _)| self.told(*client)).filter(|said| said.key.ends_with("registry"));
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let locked = entries
-            .filter(|entry| entry.source == Source::Registry)
+            .filter(|entry| entry.source == EntrySource::Registry)
             .filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
         let named = told.map(|said| said.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
         let mut found: Vec<Url> = Vec::new();
@@ -292,19 +295,19 @@ impl Survey {
     }
 
     /// The variables that have a prefix of a client's own, in either case.
-    fn own(&self, prefix: &str, keys: &[&str]) -> Vec<Said> {
+    fn own(&self, prefix: &str, keys: &[&str]) -> Vec<ClientSetting> {
         let found = self.variables.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
             let folded = name.to_ascii_lowercase();
             let key = folded.strip_prefix(prefix)?.replace('_', "-");
-            keys.contains(&key.as_str()).then(|| Said::new(key, value, format!("`{name}`")))
+            keys.contains(&key.as_str()).then(|| ClientSetting::new(key, value, format!("`{name}`")))
         });
         found.collect()
     }
 }
 
 /// The lines of files that matter, nearest file first.
-fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Option<String>) -> Vec<Said> {
-    let mut found: Vec<Said> = Vec::new();
+fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
+    let mut found: Vec<ClientSetting> = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
     for path in paths {
         if seen.contains(&path) {
@@ -313,7 +316,7 @@ fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<Line>, key: fn(&str) -> Optio
         let Ok(text) = files::read(&path, LARGEST).and_then(files::text) else { continue };
         for (name, value, line) in read(&text) {
             let Some(key) = key(&name).filter(|_| !value.is_empty()) else { continue };
-            found.push(Said::new(key, value, format!("`{}:{line}`", path.display())));
+            found.push(ClientSetting::new(key, value, format!("`{}:{line}`", path.display())));
         }
         seen.push(path);
     }
@@ -337,29 +340,30 @@ fn clients(
     lockfiles: &BTreeMap<String, Lockfile>,
     manager: Option<&str>,
     variables: &BTreeMap<String, String>,
-) -> Vec<(Client, bool)> {
+) -> Vec<(SurveyedClient, bool)> {
     let (named, version) = manager.and_then(|manager| manager.split_once('@')).unwrap_or_default();
     let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
-    let is_named = |client: Client| client.program() == named;
-    let fits = |client: Client| match client {
+    let is_named = |client: SurveyedClient| client.program() == named;
+    let fits = |client: SurveyedClient| match client {
         _ if !is_named(client) || major == 0 => true,
-        Client::Pnpm => major <= 10,
-        Client::Pnpm11 => major >= 11,
-        Client::Yarn => major == 1,
-        Client::Berry => major >= 2,
+        SurveyedClient::Pnpm => major <= 10,
+        SurveyedClient::Pnpm11 => major >= 11,
+        SurveyedClient::Yarn => major == 1,
+        SurveyedClient::Berry => major >= 2,
         _ => true,
     };
-    let reads = |client: Client| lockfiles.values().any(|lockfile| client.reads(lockfile.dialect));
-    let installed = |client: Client| {
+    let reads = |client: SurveyedClient| lockfiles.values().any(|lockfile| client.reads(lockfile.dialect));
+    let installed = |client: SurveyedClient| {
         let folders = variables.get("PATH").map(std::env::split_paths);
         folders.into_iter().flatten().any(|folder| folder.join(client.program()).is_file())
     };
-    let known = |client: Client| fits(client) && (reads(client) || (is_named(client) && lockfiles.is_empty()));
-    let project: Vec<_> = Client::ALL.into_iter().filter(|client| known(*client)).collect();
+    let known = |client: SurveyedClient| fits(client) && (reads(client) || (is_named(client) && lockfiles.is_empty()));
+    let project: Vec<_> = SurveyedClient::ALL.into_iter().filter(|client| known(*client)).collect();
     if project.is_empty() {
-        return Client::ALL.into_iter().filter(|client| installed(*client)).map(|client| (client, true)).collect();
+        return SurveyedClient::ALL.into_iter().filter(|client| installed(*client)).map(|client| (client, true)).collect();
     }
-    let others = Client::ALL.into_iter().filter(|client| !project.contains(client) && fits(*client) && installed(*client));
+    let others =
+        SurveyedClient::ALL.into_iter().filter(|client| !project.contains(client) && fits(*client) && installed(*client));
     let others: Vec<_> = others.map(|client| (client, false)).collect();
     project.into_iter().map(|client| (client, true)).chain(others).collect()
 }
@@ -373,9 +377,9 @@ mod tests {
         let (lockfiles, variables) = (BTreeMap::new(), BTreeMap::new());
         let of =
             |manager| clients(&lockfiles, Some(manager), &variables).into_iter().map(|(client, _)| client).collect::<Vec<_>>();
-        assert_eq!(of("pnpm@10.34.9"), [Client::Pnpm]);
-        assert_eq!(of("pnpm@12.0.0+sha512.0"), [Client::Pnpm11]);
-        assert_eq!(of("yarn@4.18.1"), [Client::Berry]);
-        assert_eq!(of("yarn@1.22.22"), [Client::Yarn]);
+        assert_eq!(of("pnpm@10.34.9"), [SurveyedClient::Pnpm]);
+        assert_eq!(of("pnpm@12.0.0+sha512.0"), [SurveyedClient::Pnpm11]);
+        assert_eq!(of("yarn@4.18.1"), [SurveyedClient::Berry]);
+        assert_eq!(of("yarn@1.22.22"), [SurveyedClient::Yarn]);
     }
 }

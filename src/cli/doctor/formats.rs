@@ -2,10 +2,10 @@
 //! Refuses to know which client reads what.
 
 /// A key with its path, its value and its line.
-pub(crate) type Line = (String, String, usize);
+pub(crate) type ConfigLine = (String, String, usize);
 
 /// yarn 1's own format: a key, a blank, a value, each perhaps in quotes.
-pub(crate) fn read_yarnrc(text: &str) -> Vec<Line> {
+pub(crate) fn read_yarnrc(text: &str) -> Vec<ConfigLine> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
     let pair = |(at, line): (usize, &str)| {
         let line = line.trim().trim_start_matches("--");
@@ -19,7 +19,7 @@ pub(crate) fn read_yarnrc(text: &str) -> Vec<Line> {
 }
 
 /// YAML as far as settings use it: maps in maps by their indentation, and scalars. A list's elements stand under the list's key.
-pub(crate) fn read_yaml(text: &str) -> Vec<Line> {
+pub(crate) fn read_yaml(text: &str) -> Vec<ConfigLine> {
     let mut path: Vec<(usize, String)> = Vec::new();
     let mut found = Vec::new();
     for (at, line) in text.lines().enumerate() {
@@ -43,8 +43,8 @@ pub(crate) fn read_yaml(text: &str) -> Vec<Line> {
 }
 
 /// Texts and numbers of TOML, by their path.
-pub(crate) fn read_toml(text: &str) -> Vec<Line> {
-    fn walk(path: &str, value: &toml::Value, found: &mut Vec<Line>) {
+pub(crate) fn read_toml(text: &str) -> Vec<ConfigLine> {
+    fn walk(path: &str, value: &toml::Value, found: &mut Vec<ConfigLine>) {
         match value {
             toml::Value::Table(table) => {
                 for (key, value) in table {
@@ -131,7 +131,7 @@ pub(crate) fn key_of_pnpm_config(key: &str) -> Option<String> {
 }
 
 /// Lines as npm writes them: a key, `=`, a value.
-pub(crate) fn read_ini(text: &str) -> Vec<Line> {
+pub(crate) fn read_ini(text: &str) -> Vec<ConfigLine> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with(['#', ';', '[']));
     lines.filter_map(|(at, line)| line.split_once('=').map(|(key, value)| (bare(key), bare(value), at + 1))).collect()
 }
@@ -148,7 +148,7 @@ pub(crate) fn key_of_ini(key: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn keys(lines: Vec<Line>, key: fn(&str) -> Option<String>) -> Vec<String> {
+    fn keys(lines: Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<String> {
         lines.into_iter().filter_map(|(name, value, line)| Some(format!("{line}: {} = {value}", key(&name)?))).collect()
     }
 

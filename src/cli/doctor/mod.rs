@@ -14,23 +14,23 @@ use serde_json::json;
 use url::Url;
 
 use crate::app::ca;
-use crate::app::probe::{self, Redirected, Seen};
+use crate::app::probe::{self, ProbeReport, RedirectedHosts};
 use crate::app::remote::reachable;
 use crate::app::standalone::incident;
 use crate::cli::check::server;
-use crate::cli::doctor::client_settings::Survey;
-use crate::cli::doctor::routes::{Finding, Grade, Judge};
+use crate::cli::doctor::client_settings::SettingsSurvey;
+use crate::cli::doctor::routes::{DoctorFinding, FindingLevel, RouteAnalyzer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, Exit, Failure};
-use crate::cli::registry_hosts::Hosts;
+use crate::cli::output::{self, CliError, Exit};
+use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 use crate::npm::PackageName;
-use crate::npm::lockfile::Source;
-use crate::server::admin::Terms;
+use crate::npm::lockfile::EntrySource;
+use crate::server::admin::ClientPolicy;
 use crate::text::push_line;
 use crate::tls;
 
@@ -49,20 +49,20 @@ pub(crate) struct Arguments {
 /// Clocks further apart than this are told of.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let (mut config, surroundings) = arguments.settings.clone().read(|sources| {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather(sources)?, surroundings))
     })?;
     let clock = Arc::new(SystemClock);
-    let survey = Survey::of(&surroundings);
+    let survey = SettingsSurvey::of(&surroundings);
     let runtime = runtime()?;
     let running = runtime.block_on(running_server::find(&config))?;
     if let Some(running) = &running {
         running.announce_beside(&config, &[OF_VERDICTS, OF_PLACES].concat());
         config = running.config_beside(&arguments.settings, config);
     }
-    let hosts = Hosts::of(&config, arguments.server.as_ref());
+    let hosts = RegistryHosts::of(&config, arguments.server.as_ref());
     let is_ours = match (&running, &arguments.server) {
         (Some(running), Some(server)) => running.server.profile_at(server).is_some(),
         (Some(_), None) => true,
@@ -79,11 +79,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let age = match &running {
         Some(running) if is_ours => {
             let named = server_named.as_ref().and_then(|server| running.server.profile_at(server));
-            running.server.terms(named.unwrap_or(running.profile)).map(Terms::age)
+            running.server.terms(named.unwrap_or(running.profile)).map(ClientPolicy::age)
         }
         _ => None,
     };
-    let judge = Judge {
+    let judge = RouteAnalyzer {
         survey: &survey,
         hosts: &hosts,
         server: &server,
@@ -102,13 +102,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let what = format!("what answers at {server} is not a server of the data directory `{data_dir}`");
         let why = "its policy, feeds and decisions are its own, whatever is decided or explained here";
         findings.push(
-            Finding::new(Grade::Note, "server", what)
+            DoctorFinding::new(FindingLevel::Note, "server", what)
                 .because(why)
                 .mended_by("coldframe doctor --data-dir DIR, with the server's"),
         );
     }
     findings.extend(of_feeds(&config, &*clock));
-    let bypassed = findings.iter().any(|finding| finding.grade == Grade::Bypass);
+    let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
     output::print(&if arguments.json { tell_json(&findings, bypassed) } else { tell(&findings, bypassed) })?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
@@ -126,77 +126,80 @@ fn places(address: &SocketAddr) -> Vec<String> {
 }
 
 /// A package of the project's to look at: one that a registry has.
-fn sample(survey: &Survey) -> Option<PackageName> {
+fn sample(survey: &SettingsSurvey) -> Option<PackageName> {
     let entries = survey.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
-    entries.filter(|entry| entry.source == Source::Registry).find_map(|entry| PackageName::parse(&entry.name).ok())
+    entries.filter(|entry| entry.source == EntrySource::Registry).find_map(|entry| PackageName::parse(&entry.name).ok())
 }
 
 /// The files of authorities that hold none: they are done without from here on.
-fn of_roots(trust: &mut tls::Config) -> Vec<Finding> {
+fn of_roots(trust: &mut tls::Config) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     trust.extra_roots.retain(|path| {
         let alone = tls::Config { extra_roots: vec![path.clone()] };
         let Err(wrong) = tls::client_config(&alone) else { return true };
         let why = "no Coldframe starts with it, and a client trusts nobody more for it";
-        let finding = Finding::new(Grade::Warning, "ca", wrong.to_string()).because(why);
+        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", wrong.to_string()).because(why);
         found.push(finding.mended_by("name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one"));
         false
     });
     found
 }
 
-fn of_surroundings(seen: &Seen, server: &Url, redirected: &Redirected) -> Vec<Finding> {
+fn of_surroundings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     match &seen.server {
-        Ok(_) => found.push(Finding::new(Grade::Well, "server", format!("Coldframe answers at {server}"))),
+        Ok(_) => found.push(DoctorFinding::new(FindingLevel::Well, "server", format!("Coldframe answers at {server}"))),
         Err(why) => found.push(
-            Finding::new(Grade::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
+            DoctorFinding::new(FindingLevel::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
                 .because("clients that ask there cannot install")
                 .mended_by("coldframe serve"),
         ),
     }
     if let Err(why) = &seen.upstream {
-        let finding = Finding::new(Grade::Warning, "upstream", format!("upstream does not answer: {why}"));
+        let finding = DoctorFinding::new(FindingLevel::Warning, "upstream", format!("upstream does not answer: {why}"));
         found.push(finding.because("only what is cached is served").mended_by("coldframe config show"));
     }
     for (who, skew) in [("the server", &seen.server), ("upstream", &seen.upstream)] {
         let Ok(Some(skew)) = skew else { continue };
         if skew.abs() > SKEW {
             let (seconds, side) = (skew.as_secs().abs(), if skew.is_positive() { "ahead of" } else { "behind" });
-            let finding = Finding::new(Grade::Warning, "clock", format!("the clock here is {seconds} s {side} that of {who}"));
+            let finding =
+                DoctorFinding::new(FindingLevel::Warning, "clock", format!("the clock here is {seconds} s {side} that of {who}"));
             let why = "a release's age is counted by the clock: too early opens what is young";
             found.push(finding.because(why).mended_by("timedatectl set-ntp true"));
         } else {
-            found.push(Finding::new(Grade::Well, "clock", format!("the clock agrees with that of {who}")));
+            found.push(DoctorFinding::new(FindingLevel::Well, "clock", format!("the clock agrees with that of {who}")));
         }
     }
     for (place, opens) in &seen.egress {
         found.push(if redirected.contains_key(place) {
-            Finding::new(Grade::Well, "egress", format!("a connection to {place} ends at the gateway"))
+            DoctorFinding::new(FindingLevel::Well, "egress", format!("a connection to {place} ends at the gateway"))
         } else if *opens {
-            Finding::new(Grade::Note, "egress", format!("a connection to {place} opens from here"))
+            DoctorFinding::new(FindingLevel::Note, "egress", format!("a connection to {place} opens from here"))
                 .because(
                     "whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that",
                 )
                 .mended_by("coldframe run -- the command that installs; or allow egress to Coldframe alone")
         } else {
-            Finding::new(Grade::Well, "egress", format!("no connection to {place} opens from here"))
+            DoctorFinding::new(FindingLevel::Well, "egress", format!("no connection to {place} opens from here"))
         });
     }
     if let Some(stripped) = &seen.stripped {
         found.push(match &stripped.missing {
-            Ok(missing) if missing.is_empty() => {
-                Finding::new(Grade::Well, "metadata", format!("upstream sends what rules ask for (looked at {})", stripped.name))
-            }
-            Ok(missing) => Finding::new(
-                Grade::Warning,
+            Ok(missing) if missing.is_empty() => DoctorFinding::new(
+                FindingLevel::Well,
+                "metadata",
+                format!("upstream sends what rules ask for (looked at {})", stripped.name),
+            ),
+            Ok(missing) => DoctorFinding::new(
+                FindingLevel::Warning,
                 "metadata",
                 format!("upstream sends no {} (looked at {})", missing.join(", "), stripped.name),
             )
             .because("rules that ask for it cannot decide: without `time` a release waits from when it was first seen")
             .mended_by("coldframe serve --upstream, with the registry that the mirror copies"),
-            Err(why) => Finding::new(
-                Grade::Note,
+            Err(why) => DoctorFinding::new(
+                FindingLevel::Note,
                 "metadata",
                 format!("what upstream sends of {} could not be read: {why}", stripped.name),
             ),
@@ -205,26 +208,28 @@ fn of_surroundings(seen: &Seen, server: &Url, redirected: &Redirected) -> Vec<Fi
     found
 }
 
-fn of_feeds(config: &Config, clock: &dyn Clock) -> Vec<Finding> {
+fn of_feeds(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
     let standings = incident::status(config, clock.now());
     if standings.is_empty() {
-        let finding = Finding::new(Grade::Note, "feeds", "no feed of advisories is followed");
+        let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no feed of advisories is followed");
         return vec![
             finding.because("known malware is held back by its age alone").mended_by("coldframe serve --feed PATH-or-URL"),
         ];
     }
-    let tell = |standing: incident::Standing| match standing.staleness {
-        None => Finding::new(Grade::Well, "feeds", format!("the feed `{}` is fresh", standing.feed.name)),
-        Some(why) => Finding::new(Grade::Warning, "feeds", format!("the feed `{}` is stale: {why}", standing.feed.name))
-            .because("what was published as malware since then is not known here")
-            .mended_by("coldframe feed sync"),
+    let tell = |standing: incident::FeedStatus| match standing.staleness {
+        None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", standing.feed.name)),
+        Some(why) => {
+            DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", standing.feed.name))
+                .because("what was published as malware since then is not known here")
+                .mended_by("coldframe feed sync")
+        }
     };
     standings.into_iter().map(tell).collect()
 }
 
-fn tell(findings: &[Finding], bypassed: bool) -> String {
+fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
     let mut text = String::new();
-    for Finding { grade, what, why, mend, .. } in findings {
+    for DoctorFinding { grade, what, why, mend, .. } in findings {
         push_line!(text, "{:<8} {what}", grade.as_str());
         if !why.is_empty() {
             push_line!(text, "         why:  {why}");
@@ -233,16 +238,16 @@ fn tell(findings: &[Finding], bypassed: bool) -> String {
             push_line!(text, "         mend: {mend}");
         }
     }
-    let count = |grade: Grade| findings.iter().filter(|finding| finding.grade == grade).count();
+    let count = |grade: FindingLevel| findings.iter().filter(|finding| finding.grade == grade).count();
     let end = if bypassed { "installs here go around Coldframe" } else { "installs here pass through Coldframe" };
-    let (bypasses, warnings) = (count(Grade::Bypass), count(Grade::Warning));
+    let (bypasses, warnings) = (count(FindingLevel::Bypass), count(FindingLevel::Warning));
     text.push('\n');
     push_line!(text, "{end} ({bypasses} bypass, {warnings} warning)");
     text
 }
 
-fn tell_json(findings: &[Finding], bypassed: bool) -> String {
-    let found = findings.iter().map(|Finding { grade, check, what, why, mend }| {
+fn tell_json(findings: &[DoctorFinding], bypassed: bool) -> String {
+    let found = findings.iter().map(|DoctorFinding { grade, check, what, why, mend }| {
         json!({ "grade": grade.as_str(), "check": check, "what": what, "why": (!why.is_empty()).then_some(why), "mend": mend })
     });
     format!("{:#}\n", json!({ "passesThrough": !bypassed, "findings": found.collect::<Vec<_>>() }))

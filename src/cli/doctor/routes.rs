@@ -8,17 +8,17 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
-use crate::app::probe::Redirected;
-use crate::cli::doctor::client_settings::{Client, Said, Survey};
-use crate::cli::registry_hosts::{Hosts, Way, host};
+use crate::app::probe::RedirectedHosts;
+use crate::cli::doctor::client_settings::{ClientSetting, SettingsSurvey, SurveyedClient};
+use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host};
 use crate::config::Config;
-use crate::npm::lockfile::{Dialect, Source};
+use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::text::shell_word;
 use crate::upstream::npmrc;
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Grade {
+pub(crate) enum FindingLevel {
     /// As it should be.
     Well,
     /// Worth knowing.
@@ -29,7 +29,7 @@ pub(crate) enum Grade {
     Bypass,
 }
 
-impl Grade {
+impl FindingLevel {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Well => "ok",
@@ -42,8 +42,8 @@ impl Grade {
 
 /// One line of what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Finding {
-    pub(crate) grade: Grade,
+pub(crate) struct DoctorFinding {
+    pub(crate) grade: FindingLevel,
     /// A stable word for what was looked at.
     pub(crate) check: &'static str,
     /// What is the case.
@@ -54,8 +54,8 @@ pub(crate) struct Finding {
     pub(crate) mend: Option<String>,
 }
 
-impl Finding {
-    pub(crate) fn new(grade: Grade, check: &'static str, what: impl Into<String>) -> Self {
+impl DoctorFinding {
+    pub(crate) fn new(grade: FindingLevel, check: &'static str, what: impl Into<String>) -> Self {
         Self { grade, check, what: what.into(), why: "", mend: None }
     }
 
@@ -69,9 +69,9 @@ impl Finding {
 }
 
 /// What there is to judge by.
-pub(crate) struct Judge<'a> {
-    pub(crate) survey: &'a Survey,
-    pub(crate) hosts: &'a Hosts,
+pub(crate) struct RouteAnalyzer<'a> {
+    pub(crate) survey: &'a SettingsSurvey,
+    pub(crate) hosts: &'a RegistryHosts,
     /// Where clients are to go as their registry.
     pub(crate) server: &'a Url,
     /// The addresses of our gateways, host and port.
@@ -79,26 +79,26 @@ pub(crate) struct Judge<'a> {
     /// Whom the gateway's clients have to trust; empty without an authority.
     pub(crate) authority: &'a [CertificateDer<'static>],
     /// The places, host and port, to which a connection ends at a gateway that nobody was told of.
-    pub(crate) redirected: &'a Redirected,
+    pub(crate) redirected: &'a RedirectedHosts,
     pub(crate) folder: &'a Path,
     /// The age that clients are to wait for themselves, as the policy has it.
     pub(crate) age: Duration,
 }
 
 /// Where a client goes with the registry that it has.
-enum Route {
+enum ClientRoute {
     Registry,
     Gateway,
     /// Through the gateway, by the network's doing.
     Redirected,
     /// Past the gateway: the line that says so.
-    Excepted(Said),
+    Excepted(ClientSetting),
     Around,
 }
 
-impl Judge<'_> {
+impl RouteAnalyzer<'_> {
     /// Everything that files and variables tell.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (client, is_of_project) in &self.survey.clients {
             let told = self.survey.told(*client);
@@ -108,20 +108,17 @@ impl Judge<'_> {
             of_client.extend(self.age(*client, &told));
             // Others that are installed do not install this project.
             for finding in &mut of_client {
-                if !is_of_project && finding.grade == Grade::Bypass {
-                    finding.grade = Grade::Warning;
+                if !is_of_project && finding.grade == FindingLevel::Bypass {
+                    finding.grade = FindingLevel::Warning;
                     finding.what.push_str("; this project does not use it");
                 }
             }
-            found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != Grade::Note));
+            found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != FindingLevel::Note));
         }
         found.extend(self.lockfiles());
-        found.extend(
-            self.survey
-                .trouble
-                .iter()
-                .map(|wrong| Finding::new(Grade::Warning, "unreadable", wrong).because("what it says was not looked at")),
-        );
+        found.extend(self.survey.trouble.iter().map(|wrong| {
+            DoctorFinding::new(FindingLevel::Warning, "unreadable", wrong).because("what it says was not looked at")
+        }));
         found
     }
 
@@ -133,7 +130,7 @@ impl Judge<'_> {
         all.filter(|url| !self.hosts.is_own(url)).collect()
     }
 
-    fn registry(&self, client: Client, told: &[Said]) -> Finding {
+    fn registry(&self, client: SurveyedClient, told: &[ClientSetting]) -> DoctorFinding {
         let name = client.as_str();
         let said = find(told, "registry");
         let (url, origin) = match said {
@@ -142,31 +139,39 @@ impl Judge<'_> {
         };
         let Ok(url) = url else {
             let what = format!("{name}: the registry from {origin} is no address");
-            return Finding::new(Grade::Warning, "registry", what).because("the client will fail, or take its default");
+            return DoctorFinding::new(FindingLevel::Warning, "registry", what)
+                .because("the client will fail, or take its default");
         };
         let shown = host(url.as_str());
         match self.route(client, told, &url) {
-            Route::Registry => Finding::new(Grade::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})")),
-            Route::Gateway => Finding::new(Grade::Well, "registry", format!("{name} asks {shown} through the gateway")),
-            Route::Redirected => {
-                let what = format!("{name} asks {shown}, and its connections end at the gateway ({origin})");
-                Finding::new(Grade::Well, "registry", what)
+            ClientRoute::Registry => {
+                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})"))
             }
-            Route::Excepted(by) => {
+            ClientRoute::Gateway => {
+                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks {shown} through the gateway"))
+            }
+            ClientRoute::Redirected => {
+                let what = format!("{name} asks {shown}, and its connections end at the gateway ({origin})");
+                DoctorFinding::new(FindingLevel::Well, "registry", what)
+            }
+            ClientRoute::Excepted(by) => {
                 let what = format!("{name} asks {shown} past the gateway: {} excepts it ({})", by.key, by.origin);
                 let mend = format!("take {} out of {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
-                Finding::new(Grade::Bypass, "no-proxy", what).because("nothing that it installs is judged").mended_by(mend)
+                DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
+                    .because("nothing that it installs is judged")
+                    .mended_by(mend)
             }
-            Route::Around => {
+            ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
-                let finding = Finding::new(Grade::Bypass, "registry", what).because("nothing that it installs is judged");
+                let finding =
+                    DoctorFinding::new(FindingLevel::Bypass, "registry", what).because("nothing that it installs is judged");
                 finding.mended_by(self.mend_registry(client, said))
             }
         }
     }
 
     /// The command that leads a client here. A variable that says otherwise has to go first.
-    fn mend_registry(&self, client: Client, said: Option<&Said>) -> String {
+    fn mend_registry(&self, client: SurveyedClient, said: Option<&ClientSetting>) -> String {
         let server = self.server;
         let variable =
             said.and_then(|said| said.origin.strip_prefix('`')?.strip_suffix('`')).filter(|name| !name.contains(['/', '.']));
@@ -177,19 +182,19 @@ impl Judge<'_> {
             String::new()
         };
         match client {
-            Client::Berry => format!("{unset}yarn config set npmRegistryServer {server}{plain}"),
-            Client::Bun | Client::Yarn
+            SurveyedClient::Berry => format!("{unset}yarn config set npmRegistryServer {server}{plain}"),
+            SurveyedClient::Bun | SurveyedClient::Yarn
                 if said.is_some_and(|said| said.origin.contains("bunfig") || said.origin.contains(".yarnrc")) =>
             {
                 format!("{unset}set registry to {server} in {}", said.map(|said| said.origin.as_str()).unwrap_or_default())
             }
-            Client::Pnpm | Client::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm-workspace")) => {
+            SurveyedClient::Pnpm | SurveyedClient::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm-workspace")) => {
                 format!(
                     "{unset}set registries.default to {server} in {}",
                     said.map(|said| said.origin.as_str()).unwrap_or_default()
                 )
             }
-            Client::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm/config.yaml")) => {
+            SurveyedClient::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm/config.yaml")) => {
                 // `pnpm config set` writes another file, which this one beats.
                 format!("{unset}set registry to {server} in {}", said.map(|said| said.origin.as_str()).unwrap_or_default())
             }
@@ -197,7 +202,7 @@ impl Judge<'_> {
         }
     }
 
-    fn scopes(&self, client: Client, told: &[Said]) -> Vec<Finding> {
+    fn scopes(&self, client: SurveyedClient, told: &[ClientSetting]) -> Vec<DoctorFinding> {
         let mut seen: Vec<&str> = Vec::new();
         let mut found = Vec::new();
         for said in told.iter().filter(|said| said.key.starts_with('@')) {
@@ -206,14 +211,17 @@ impl Judge<'_> {
             }
             seen.push(&said.key);
             let Ok(url) = Url::parse(&said.value) else { continue };
-            if matches!(self.route(client, told, &url), Route::Around | Route::Excepted(_)) {
+            if matches!(self.route(client, told, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
                 let (scope, _) = said.key.split_once(':').unwrap_or((&said.key, ""));
                 let what = format!("{} asks {} for {scope} directly ({})", client.as_str(), host(url.as_str()), said.origin);
                 let mend = match client {
-                    Client::Berry | Client::Bun => format!("set the registry of {scope} to {} in {}", self.server, said.origin),
+                    SurveyedClient::Berry | SurveyedClient::Bun => {
+                        format!("set the registry of {scope} to {} in {}", self.server, said.origin)
+                    }
                     _ => format!("npm config set {} {} --location=project", shell_word(&said.key), self.server),
                 };
-                let finding = Finding::new(Grade::Bypass, "scope", what).because("packages of this scope are not judged");
+                let finding =
+                    DoctorFinding::new(FindingLevel::Bypass, "scope", what).because("packages of this scope are not judged");
                 found.push(finding.mended_by(mend));
             }
         }
@@ -221,24 +229,24 @@ impl Judge<'_> {
     }
 
     /// Whether a client behind the gateway trusts it, and whether any checks whom it talks to.
-    fn trust(&self, client: Client, told: &[Said]) -> Vec<Finding> {
+    fn trust(&self, client: SurveyedClient, told: &[ClientSetting]) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         if let Some(said) = find(told, "strict-ssl").filter(|said| said.value == "false") {
             let what = format!("{} does not check certificates ({})", client.as_str(), said.origin);
-            let mend = if client == Client::Berry {
+            let mend = if client == SurveyedClient::Berry {
                 "yarn config unset enableStrictSsl"
             } else {
                 "npm config delete strict-ssl --location=project"
             };
-            let finding =
-                Finding::new(Grade::Warning, "tls", what).because("whoever stands between answers in the registry's name");
+            let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
+                .because("whoever stands between answers in the registry's name");
             found.push(finding.mended_by(mend));
         }
         let Some(url) = registry_of(told) else { return found };
         // Ours, or whose gateway it is that connections end at.
         let authority = match self.route(client, told, &url) {
-            Route::Gateway => self.authority,
-            Route::Redirected => self.redirected.get(&place(&url)).map(Vec::as_slice).unwrap_or_default(),
+            ClientRoute::Gateway => self.authority,
+            ClientRoute::Redirected => self.redirected.get(&place(&url)).map(Vec::as_slice).unwrap_or_default(),
             _ => return found,
         };
         if url.scheme() != "https" {
@@ -246,14 +254,19 @@ impl Judge<'_> {
         }
         let (cafile, extra) = (find(told, "cafile"), find(told, "extra-ca"));
         if cafile.or(extra).is_some_and(|said| self.holds(authority, &said.value)) {
-            found.push(Finding::new(Grade::Well, "ca", format!("{} trusts the gateway's authority", client.as_str())));
+            found.push(DoctorFinding::new(
+                FindingLevel::Well,
+                "ca",
+                format!("{} trusts the gateway's authority", client.as_str()),
+            ));
             return found;
         }
         let what = match cafile {
             Some(said) => format!("{}: the `cafile` from {} lacks the gateway's authority", client.as_str(), said.origin),
             None => format!("{} is not told to trust the gateway's authority", client.as_str()),
         };
-        let finding = Finding::new(Grade::Warning, "ca", what).because("unless the system trusts it, installs fail at TLS");
+        let finding =
+            DoctorFinding::new(FindingLevel::Warning, "ca", what).because("unless the system trusts it, installs fail at TLS");
         found.push(finding.mended_by("coldframe ca trust"));
         found
     }
@@ -265,51 +278,57 @@ impl Judge<'_> {
         certificates.flatten().any(|certificate| authority.contains(&certificate))
     }
 
-    fn age(&self, client: Client, told: &[Said]) -> Option<Finding> {
+    fn age(&self, client: SurveyedClient, told: &[ClientSetting]) -> Option<DoctorFinding> {
         let name = client.as_str();
         match find(told, "age") {
             Some(said) if said.value == "0" => {
                 let what = format!("{name} has its own minimum release age switched off ({})", said.origin);
                 let why = "it is a second net below Coldframe, where an install goes around";
-                Some(Finding::new(Grade::Note, "age", what).because(why).mended_by(format!("remove it from {}", said.origin)))
+                Some(
+                    DoctorFinding::new(FindingLevel::Note, "age", what)
+                        .because(why)
+                        .mended_by(format!("remove it from {}", said.origin)),
+                )
             }
-            Some(said) => {
-                Some(Finding::new(Grade::Note, "age", format!("{name} has a minimum release age of its own ({})", said.origin)))
-            }
+            Some(said) => Some(DoctorFinding::new(
+                FindingLevel::Note,
+                "age",
+                format!("{name} has a minimum release age of its own ({})", said.origin),
+            )),
             None if client.waits_by_itself() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
                 let why = "a second net below Coldframe, where an install goes around";
                 let mend = match client {
-                    Client::Pnpm => format!("write minimumReleaseAge: {} into pnpm-workspace.yaml", rounded(60)),
-                    Client::Bun => format!("write minimumReleaseAge = {} below [install] into bunfig.toml", rounded(1)),
-                    Client::Yarn => return None,
+                    SurveyedClient::Pnpm => format!("write minimumReleaseAge: {} into pnpm-workspace.yaml", rounded(60)),
+                    SurveyedClient::Bun => format!("write minimumReleaseAge = {} below [install] into bunfig.toml", rounded(1)),
+                    SurveyedClient::Yarn => return None,
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(Finding::new(Grade::Note, "age", what).because(why).mended_by(mend))
+                Some(DoctorFinding::new(FindingLevel::Note, "age", what).because(why).mended_by(mend))
             }
         }
     }
 
     /// Entries that their client fetches from elsewhere.
-    fn lockfiles(&self) -> Vec<Finding> {
+    fn lockfiles(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (name, lockfile) in &self.survey.lockfiles {
             let mut places: BTreeMap<String, (usize, &str, bool)> = BTreeMap::new();
             for entry in &lockfile.entries {
                 let Some(address) = entry.resolved.as_deref() else { continue };
-                if !matches!(entry.source, Source::Registry | Source::Http | Source::Git) {
+                if !matches!(entry.source, EntrySource::Registry | EntrySource::Http | EntrySource::Git) {
                     continue;
                 }
                 let is_closed = self.is_taken(lockfile.dialect, address);
-                if self.hosts.way(address, lockfile.dialect) != Way::Through && !is_closed {
-                    let is_registry = entry.source == Source::Registry;
+                if self.hosts.way(address, lockfile.dialect) != AddressRoute::Through && !is_closed {
+                    let is_registry = entry.source == EntrySource::Registry;
                     places.entry(host(address)).or_insert((0, &entry.name, is_registry)).0 += 1;
                 }
             }
             if places.is_empty() {
-                found.push(Finding::new(Grade::Well, "lockfile", format!("{name} names nothing that goes around")));
+                found.push(DoctorFinding::new(FindingLevel::Well, "lockfile", format!("{name} names nothing that goes around")));
             }
             for (place, (count, first, is_registry)) in places {
                 let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
@@ -319,7 +338,7 @@ impl Judge<'_> {
                 } else {
                     "coldframe run -- the command that installs, which refuses such places"
                 };
-                let finding = Finding::new(Grade::Bypass, "lockfile", what);
+                let finding = DoctorFinding::new(FindingLevel::Bypass, "lockfile", what);
                 found.push(finding.because("a client fetches what a lockfile names, whatever its registry is").mended_by(mend));
             }
         }
@@ -327,39 +346,39 @@ impl Judge<'_> {
     }
 
     /// Whether all clients of a dialect that install here come by the gateway with an address, which answers or refuses.
-    fn is_taken(&self, dialect: Dialect, address: &str) -> bool {
+    fn is_taken(&self, dialect: LockfileFormat, address: &str) -> bool {
         let Ok(url) = Url::parse(address) else { return false };
         let mut clients = self.survey.clients.iter().filter(|(client, _)| client.reads(dialect)).peekable();
         clients.peek().is_some()
             && clients.all(|(client, _)| {
-                matches!(self.route(*client, &self.survey.told(*client), &url), Route::Gateway | Route::Redirected)
+                matches!(self.route(*client, &self.survey.told(*client), &url), ClientRoute::Gateway | ClientRoute::Redirected)
             })
     }
 
-    fn route(&self, client: Client, told: &[Said], url: &Url) -> Route {
+    fn route(&self, client: SurveyedClient, told: &[ClientSetting], url: &Url) -> ClientRoute {
         if self.hosts.is_own(url) {
-            return Route::Registry;
+            return ClientRoute::Registry;
         }
         // npm and pnpm take one for the other.
-        let falls_back = matches!(client, Client::Npm | Client::Pnpm | Client::Pnpm11);
+        let falls_back = matches!(client, SurveyedClient::Npm | SurveyedClient::Pnpm | SurveyedClient::Pnpm11);
         let (first, second) = if url.scheme() == "https" { ("https-proxy", "proxy") } else { ("proxy", "https-proxy") };
-        let both = falls_back || (client == Client::Yarn && first == "https-proxy");
+        let both = falls_back || (client == SurveyedClient::Yarn && first == "https-proxy");
         let proxy = find(told, first).or_else(|| find(told, second).filter(|_| both));
         let is_ours =
             proxy.and_then(|said| Url::parse(&said.value).ok()).is_some_and(|proxy| self.gateways.contains(&place(&proxy)));
         let is_redirected = self.redirected.contains_key(&place(url));
         if !is_ours {
             // Another proxy connects from where it is.
-            return if is_redirected && proxy.is_none() { Route::Redirected } else { Route::Around };
+            return if is_redirected && proxy.is_none() { ClientRoute::Redirected } else { ClientRoute::Around };
         }
         // yarn from 2 on knows no exceptions; of the others some read one key, some the other.
         let exceptions = told.iter().filter(|said| matches!(said.key.as_str(), "noproxy" | "no-proxy"));
-        let first = exceptions.filter(|said| client != Client::Npm || said.key == "noproxy").take(1);
+        let first = exceptions.filter(|said| client != SurveyedClient::Npm || said.key == "noproxy").take(1);
         let hole = first.into_iter().find(|said| excepts(&said.value, url));
         match hole {
-            None => Route::Gateway,
-            Some(_) if is_redirected => Route::Redirected,
-            Some(said) => Route::Excepted(said.clone()),
+            None => ClientRoute::Gateway,
+            Some(_) if is_redirected => ClientRoute::Redirected,
+            Some(said) => ClientRoute::Excepted(said.clone()),
         }
     }
 }
@@ -370,11 +389,11 @@ fn place(url: &Url) -> String {
 }
 
 /// The registry of a client: what it is told, else npm's default; `None` where it is told nonsense.
-fn registry_of(told: &[Said]) -> Option<Url> {
+fn registry_of(told: &[ClientSetting]) -> Option<Url> {
     find(told, "registry").map_or_else(|| Some(npmrc::built_in()), |said| Url::parse(&said.value).ok())
 }
 
-fn find<'a>(told: &'a [Said], key: &str) -> Option<&'a Said> {
+fn find<'a>(told: &'a [ClientSetting], key: &str) -> Option<&'a ClientSetting> {
     told.iter().find(|said| said.key == key)
 }
 
@@ -404,23 +423,23 @@ mod tests {
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let surroundings = crate::config::Surroundings {
+        let surroundings = crate::config::ProcessEnvironment {
             variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             home: Some(folder.path().join("home")),
             working_directory: folder.path().to_owned(),
         };
         let config =
             Config::of(&[("data-dir", "/data"), ("upstream", "https://registry.example/"), ("listen", "127.0.0.1:4873")]);
-        let (survey, server) = (Survey::of(&surroundings), Url::parse("http://127.0.0.1:4873/").unwrap());
-        let (hosts, gateways) = (Hosts::of(&config.unwrap(), None), ["127.0.0.1:8080".to_owned()]);
+        let (survey, server) = (SettingsSurvey::of(&surroundings), Url::parse("http://127.0.0.1:4873/").unwrap());
+        let (hosts, gateways) = (RegistryHosts::of(&config.unwrap(), None), ["127.0.0.1:8080".to_owned()]);
         let (survey, hosts, server, folder) = (&survey, &hosts, &server, folder.path());
-        let judge = Judge {
+        let judge = RouteAnalyzer {
             survey,
             hosts,
             server,
             gateways: &gateways,
             authority: &[],
-            redirected: &Redirected::new(),
+            redirected: &RedirectedHosts::new(),
             folder,
             age: Duration::ZERO,
         };

@@ -11,27 +11,27 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::app;
-use crate::app::standalone::policy_diff::{Changed, Difference};
+use crate::app::standalone::policy_diff::{ChangedVerdict, PolicyDiff};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
-use crate::cli::output::{self, Exit, Failure};
+use crate::cli::output::{self, CliError, Exit};
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::policy as policy_files;
-use crate::config::policy::PolicyFileError;
+use crate::config::policy::PolicyLoadError;
 use crate::files;
 use crate::npm::PackageName;
 use crate::npm::packument::parse;
-use crate::policy::replay::{Fate, Incident, Replayed, replay};
+use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, replay};
 use crate::policy::{Facts, Policy, RuleId, Verdict, cases, presets};
-use crate::text::Columns;
+use crate::text::TextTable;
 use crate::text::push_line;
 use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Check a policy by itself; tells every mistake at once.
-    Check(CheckArguments),
+    Check(PolicyCheckArgs),
     /// Run the cases beside a policy: `x.cases` beside `x.toml`.
     Test(TestArguments),
     /// Show what another policy would change of what was asked for: what would break, and for whom.
@@ -39,9 +39,9 @@ pub(crate) enum Command {
     /// Put incidents that happened before a policy: what it would have stopped.
     Replay(ReplayArguments),
     /// Judge packuments at hand: how many versions would be held or denied, by which rule.
-    Survey(SurveyArguments),
+    PolicySurvey(SurveyArguments),
     /// Print a shipped policy, to start one's own from.
-    Show(ShowArguments),
+    Show(PolicyShowArgs),
 }
 
 /// The largest file of incidents that is read, in bytes: a thousand times the one that ships.
@@ -51,7 +51,7 @@ const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 const POLICY: &str = "default";
 
 #[derive(Debug, Args)]
-pub(crate) struct CheckArguments {
+pub(crate) struct PolicyCheckArgs {
     /// A file, a directory, or a shipped policy: `default`, `strict`, `ci`, `observe`.
     #[arg(value_name = "POLICY", default_value = POLICY)]
     policy: String,
@@ -112,25 +112,25 @@ pub(crate) struct SurveyArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ShowArguments {
+pub(crate) struct PolicyShowArgs {
     /// A shipped policy: `default`, `strict`, `ci`, `observe`.
     #[arg(value_name = "NAME", default_value = POLICY)]
     policy: String,
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Check(arguments) => check(&arguments),
         Command::Test(arguments) => test(&arguments),
         Command::Diff(arguments) => diff(&arguments),
         Command::Replay(arguments) => replay_all(&arguments),
-        Command::Survey(arguments) => survey(&arguments),
+        Command::PolicySurvey(arguments) => survey(&arguments),
         Command::Show(arguments) => show(&arguments),
     }
 }
 
-impl From<PolicyFileError> for Failure {
-    fn from(wrong: PolicyFileError) -> Self {
+impl From<PolicyLoadError> for CliError {
+    fn from(wrong: PolicyLoadError) -> Self {
         Self::new(Exit::Usage, wrong)
     }
 }
@@ -140,7 +140,7 @@ const OBSERVED: &str = "what they would refuse is served and written down; a cha
                         itself, a version without a digest, and malware of a feed that is followed with `deny` or `hold` (not `warn`) are \
                         refused all the same";
 
-fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
+fn check(arguments: &PolicyCheckArgs) -> Result<Exit, CliError> {
     let compiled = policy_files::load(&arguments.policy)?;
     let ended = compiled.ended(SystemClock.now());
     let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
@@ -161,11 +161,11 @@ fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
     Ok(if arguments.strict && warnings > 0 { Exit::Usage } else { Exit::Done })
 }
 
-fn test(arguments: &TestArguments) -> Result<Exit, Failure> {
+fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
     let policy = policy_files::load(&arguments.policy)?.policy;
     let (mut text, mut passed, mut failed) = (String::new(), 0, 0);
     for file in policy_files::cases(&arguments.policy)? {
-        let cases = cases::parse(&file).map_err(|mistakes| Failure::new(Exit::Usage, mistakes))?;
+        let cases = cases::parse(&file).map_err(|mistakes| CliError::new(Exit::Usage, mistakes))?;
         for case in cases {
             match case.run(&policy) {
                 Ok(()) => passed += 1,
@@ -180,7 +180,7 @@ fn test(arguments: &TestArguments) -> Result<Exit, Failure> {
     Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
 }
 
-fn diff(arguments: &DiffArguments) -> Result<Exit, Failure> {
+fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(&arguments.settings)?;
     let candidate = config.policies.other(&arguments.candidate)?;
     let found = runtime()?.block_on(app::difference(config, Arc::new(SystemClock), candidate))?;
@@ -188,7 +188,7 @@ fn diff(arguments: &DiffArguments) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn tell_diff_json(found: &Difference) -> String {
+fn tell_diff_json(found: &PolicyDiff) -> String {
     let side = |verdict: &Verdict| {
         json!({
             "verdict": word(verdict),
@@ -196,7 +196,7 @@ fn tell_diff_json(found: &Difference) -> String {
             "until": verdict.opens().map(|opens| opens.to_string()),
         })
     };
-    let row = |one: &Changed| {
+    let row = |one: &ChangedVerdict| {
         json!({
             "name": one.name,
             "version": one.version,
@@ -210,10 +210,10 @@ fn tell_diff_json(found: &Difference) -> String {
     format!("{:#}\n", found.changed.iter().map(row).collect::<Value>())
 }
 
-fn tell_diff(candidate: &str, found: &Difference) -> String {
-    let mut columns = Columns::indented("");
+fn tell_diff(candidate: &str, found: &PolicyDiff) -> String {
+    let mut columns = TextTable::indented("");
     columns.row(["CHANGE", "VERSION", "RULE", "ASKED", "UNTIL", "TIMES", "CLIENTS"]);
-    for Changed { name, version, clients, times, first, now, then } in &found.changed {
+    for ChangedVerdict { name, version, clients, times, first, now, then } in &found.changed {
         let change = if then.allows() { "opens" } else { "breaks" };
         let reason = then.reason().or(now.reason()).map_or("-", |reason| reason.rule.as_str());
         let until = then.opens().map_or_else(|| "-".to_owned(), timestamp::tell_opening);
@@ -242,9 +242,9 @@ fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-fn replay_all(arguments: &ReplayArguments) -> Result<Exit, Failure> {
+fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     let policy = policy_files::load(&arguments.policy)?.policy;
-    let usage = |wrong: String| Failure::new(Exit::Usage, anyhow::anyhow!(wrong));
+    let usage = |wrong: String| CliError::new(Exit::Usage, anyhow::anyhow!(wrong));
     let (source, text) = match &arguments.incidents {
         None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
         Some(path) => {
@@ -252,7 +252,7 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, Failure> {
             (path.display().to_string(), read.map_err(|wrong| usage(format!("cannot read `{}`: {wrong}", path.display())))?)
         }
     };
-    let incidents = Incident::read_all(&text)
+    let incidents = PastIncident::read_all(&text)
         .map_err(|wrong| usage(format!("`{source}` holds no incidents as policies/README.md describes them: {wrong}")))?;
     let signals = !arguments.without_signals;
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
@@ -264,8 +264,8 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn tell_replay_json(replayed: &[Replayed]) -> String {
-    let row = |one: &Replayed| {
+fn tell_replay_json(replayed: &[ReplayResult]) -> String {
+    let row = |one: &ReplayResult| {
         json!({
             "id": one.id,
             "outcome": one.fate.outcome(),
@@ -276,39 +276,39 @@ fn tell_replay_json(replayed: &[Replayed]) -> String {
     format!("{:#}\n", replayed.iter().map(row).collect::<Value>())
 }
 
-fn tell_replay(policy: &str, source: &str, replayed: &[Replayed]) -> String {
-    let mut columns = Columns::indented("");
+fn tell_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String {
+    let mut columns = TextTable::indented("");
     columns.row(["INCIDENT", "OUTCOME", "RULE", "UNTIL"]);
     for one in replayed {
         let rule = one.rule.as_ref().map_or("-", |rule| rule.as_str()).to_owned();
         let until = match (one.until, one.fate) {
             (Some(until), _) => timestamp::tell(until),
-            (None, Fate::StoppedAtPublication) => "for good".to_owned(),
+            (None, ReplayOutcome::StoppedAtPublication) => "for good".to_owned(),
             (None, _) => "-".to_owned(),
         };
         columns.row([one.id.clone(), one.fate.outcome().to_owned(), rule, until]);
     }
-    let count = |fate: Fate| replayed.iter().filter(|one| one.fate == fate).count();
+    let count = |fate: ReplayOutcome| replayed.iter().filter(|one| one.fate == fate).count();
     let mut by_rule: BTreeMap<String, usize> = BTreeMap::new();
     for one in replayed.iter().filter(|one| one.fate.outcome() == "stopped") {
         *by_rule.entry(one.rule.as_ref().map(ToString::to_string).unwrap_or_default()).or_default() += 1;
     }
     let by_rule: Vec<_> = by_rule.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
-    let (at_once, until) = (count(Fate::StoppedAtPublication), count(Fate::StoppedUntilDetection));
+    let (at_once, until) = (count(ReplayOutcome::StoppedAtPublication), count(ReplayOutcome::StoppedUntilDetection));
     format!(
         "{columns}\n{policy}: of {} incidents in {source} {at_once} stopped at publication, {until} stopped until detection, {} missed, {} \
          undecidable\nstopped by: {}\n",
         replayed.len(),
-        count(Fate::Missed),
-        count(Fate::Undecidable),
+        count(ReplayOutcome::Missed),
+        count(ReplayOutcome::Undecidable),
         if by_rule.is_empty() { "-".to_owned() } else { by_rule.join(", ") }
     )
 }
 
-fn survey(arguments: &SurveyArguments) -> Result<Exit, Failure> {
+fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
     let at = arguments.at.unwrap_or_else(|| SystemClock.now());
     let policy = policy_files::load(&arguments.policy)?.policy.as_of(at);
-    let mut survey = Survey::default();
+    let mut survey = PolicySurvey::default();
     for path in packuments(&arguments.packuments)? {
         survey.take(&policy, &path, at, arguments.list)?;
     }
@@ -318,7 +318,7 @@ fn survey(arguments: &SurveyArguments) -> Result<Exit, Failure> {
 
 /// What a policy says of packuments, counted.
 #[derive(Default)]
-struct Survey {
+struct PolicySurvey {
     packages: usize,
     versions: usize,
     allowed: usize,
@@ -327,11 +327,12 @@ struct Survey {
     listed: String,
 }
 
-impl Survey {
-    fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), Failure> {
-        let unreadable = |wrong: String| Failure::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display()));
+impl PolicySurvey {
+    fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), CliError> {
+        let unreadable =
+            |wrong: String| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display()));
         let document = std::fs::read(path).map_err(|wrong| unreadable(wrong.to_string()))?;
-        let named: Named<'_> = serde_json::from_slice(&document).map_err(|wrong| unreadable(wrong.to_string()))?;
+        let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|wrong| unreadable(wrong.to_string()))?;
         let name = PackageName::parse(&named.name).map_err(|wrong| unreadable(wrong.to_string()))?;
         let packument = parse::ingest(&name, &document).map_err(|wrong| unreadable(wrong.to_string()))?.packument;
         self.packages += 1;
@@ -357,7 +358,7 @@ impl Survey {
     }
 
     fn tell(&self, policy: &str, at: Timestamp) -> String {
-        let mut columns = Columns::indented("  ");
+        let mut columns = TextTable::indented("  ");
         columns.row(["allowed", "", &self.allowed.to_string()]);
         for (word, counts) in [("held", &self.held), ("denied", &self.denied)] {
             columns.row([word, "", &counts.values().sum::<usize>().to_string()]);
@@ -376,13 +377,13 @@ impl Survey {
 }
 
 #[derive(serde::Deserialize)]
-struct Named<'a> {
+struct SurveyedVersion<'a> {
     #[serde(borrow)]
     name: std::borrow::Cow<'a, str>,
 }
 
 /// The files themselves, and those that lie in directories.
-fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let mut found = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -390,7 +391,7 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             continue;
         }
         let entries = std::fs::read_dir(path)
-            .map_err(|wrong| Failure::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display())))?;
+            .map_err(|wrong| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display())))?;
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| file.extension().is_some_and(|extension| extension == "json") && file.is_file());
         files.sort();
@@ -399,10 +400,10 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-fn show(arguments: &ShowArguments) -> Result<Exit, Failure> {
+fn show(arguments: &PolicyShowArgs) -> Result<Exit, CliError> {
     let Some(file) = presets::file(&arguments.policy) else {
         let names = presets::names().join("`, `");
-        return Err(Failure::new(
+        return Err(CliError::new(
             Exit::Usage,
             anyhow::anyhow!("no shipped policy: `{}` (there are `{names}`)", arguments.policy),
         ));

@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct ChildExit {
     /// Its exit code; 128 and the signal's number where a signal ended it.
     pub(crate) code: u8,
     /// Whether something that it had started was still running, and was ended.
@@ -19,7 +19,7 @@ pub(crate) struct Ended {
 ///
 /// # Errors
 /// When it cannot be started.
-pub(crate) async fn run(mut command: Command) -> io::Result<Ended> {
+pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
     let mut signals = system::Signals::listen()?;
     let group = system::Group::choose(&mut command);
     let mut child = command.spawn()?;
@@ -30,7 +30,7 @@ pub(crate) async fn run(mut command: Command) -> io::Result<Ended> {
             signal = signals.next() => family.send(signal),
         }
     };
-    Ok(Ended { code: code(status), left_some: family.end().await })
+    Ok(ChildExit { code: code(status), left_some: family.end().await })
 }
 
 fn code(status: ExitStatus) -> u8 {

@@ -9,8 +9,8 @@ use std::path::Path;
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use crate::upstream::Origin;
-use crate::upstream::npmrc::Line;
+use crate::upstream::SettingOrigin;
+use crate::upstream::npmrc::NpmrcLine;
 
 /// The names of this machine, each as some client compares it: Node's own and npm's with brackets, Go's without.
 const LOOPBACK: [&str; 5] = ["localhost", ".localhost", "127.0.0.1", "::1", "[::1]"];
@@ -45,13 +45,18 @@ pub(crate) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: 
 
 /// Returns the entries of the user: of variables, and of `.npmrc` files that are not the project's. What a project says is not what
 /// the user says: it may be anyone's.
-pub(crate) fn entries(variables: &[(OsString, OsString)], lines: &[Line], folder: &Path, home: Option<&Path>) -> Vec<String> {
+pub(crate) fn entries(
+    variables: &[(OsString, OsString)],
+    lines: &[NpmrcLine],
+    folder: &Path,
+    home: Option<&Path>,
+) -> Vec<String> {
     let of_variables = variables.iter().filter_map(|(name, value)| {
         let name = name.to_str()?.to_ascii_lowercase();
         VARIABLES.contains(&name.as_str()).then(|| value.to_str())?
     });
-    let is_users = |origin: &Origin| match origin {
-        Origin::File(path) => path.parent().is_some_and(|parent| Some(parent) == home || !folder.starts_with(parent)),
+    let is_users = |origin: &SettingOrigin| match origin {
+        SettingOrigin::File(path) => path.parent().is_some_and(|parent| Some(parent) == home || !folder.starts_with(parent)),
         _ => false,
     };
     let of_files = lines.iter().filter(|line| matches!(line.key.as_str(), "noproxy" | "no-proxy") && is_users(&line.origin));
@@ -283,10 +288,10 @@ mod tests {
 
     #[test]
     fn a_project_makes_no_exceptions() {
-        let line = |path: &str, value: &str| Line {
+        let line = |path: &str, value: &str| NpmrcLine {
             key: "noproxy".to_owned(),
             value: value.to_owned(),
-            origin: Origin::File(path.into()),
+            origin: SettingOrigin::File(path.into()),
         };
         let lines = [
             line("/home/ada/app/.npmrc", "evil.example"),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use url::Url;
 
-use crate::app::run::Way;
+use crate::app::run::ProxyEndpoint;
 
 /// What leads past us or past our authority and is not in the recipe, in lower case. yarn 2 and 3 fail over yarn 4's name of the
 /// setting and yarn 4 over theirs, so these are set where the project's yarn is known to have them.
@@ -27,7 +27,7 @@ const REMOVED: [&str; 8] = [
 
 /// Variables to set and to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Recipe {
+pub(crate) struct ClientEnvironment {
     /// Set, in this order; what was there under another case is removed.
     set: Vec<(&'static str, OsString)>,
     /// What is reached without the proxy.
@@ -38,16 +38,16 @@ pub(crate) struct Recipe {
 
 /// The files that hold what has to be trusted.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trusted<'a> {
+pub(crate) struct TrustFiles<'a> {
     /// Our authority, and what this machine trusts beyond the system: for variables that add.
     pub(crate) added: &'a Path,
     /// The same and the system's: for settings that stand instead of all else.
     pub(crate) whole: &'a Path,
 }
 
-impl Recipe {
+impl ClientEnvironment {
     /// The recipe for a way; `no_proxy` is reached without it.
-    pub(crate) fn of(way: &Way, trusted: Trusted<'_>, no_proxy: String) -> Self {
+    pub(crate) fn of(way: &ProxyEndpoint, trusted: TrustFiles<'_>, no_proxy: String) -> Self {
         let proxy = way.pass.within(&way.proxy);
         let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
         let (direct, added, whole) = (OsStr::new(&no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
@@ -119,14 +119,14 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::server::Pass;
+    use crate::server::SessionPassword;
 
-    fn recipe(registry: &str) -> Recipe {
+    fn recipe(registry: &str) -> ClientEnvironment {
         let proxy = Url::parse("http://127.0.0.1:4711/").unwrap();
-        let way = Way { proxy, pass: Pass::random().unwrap(), registry: Url::parse(registry).unwrap() };
-        Recipe::of(
+        let way = ProxyEndpoint { proxy, pass: SessionPassword::random().unwrap(), registry: Url::parse(registry).unwrap() };
+        ClientEnvironment::of(
             &way,
-            Trusted { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") },
+            TrustFiles { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") },
             "localhost".to_owned(),
         )
     }

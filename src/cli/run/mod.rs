@@ -20,20 +20,20 @@ use clap::Args;
 use indicatif::ProgressBar;
 use url::Url;
 
-use crate::cli::doctor::client_settings::Survey;
+use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
-use crate::cli::output::{self, Exit, Failure, say};
-use crate::cli::run::child::Ended;
+use crate::cli::output::{self, CliError, Exit, say};
+use crate::cli::run::child::ChildExit;
 
-use crate::app::run::{Apart, Needs};
-use crate::app::{Errand, Scratch};
-use crate::cli::run::environment::{Recipe, Trusted};
-use crate::cli::run::project::Project;
-use crate::cli::run::summary::Summary;
+use crate::app::run::{DataDirFallback, RunOptions};
+use crate::app::{RunSession, RunTempDir};
+use crate::cli::run::environment::{ClientEnvironment, TrustFiles};
+use crate::cli::run::project::ProjectFiles;
+use crate::cli::run::summary::RunSummary;
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
-use crate::config::{Config, Key, Surroundings};
+use crate::config::{Config, ProcessEnvironment, SettingKey};
 use crate::telemetry;
 use crate::text::shell_word;
 use crate::tls;
@@ -59,13 +59,21 @@ const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 
 /// Where nobody says otherwise: what is worth saying is in the summary.
-const QUIET: [(Key, &str); 1] = [(Key::LogLevel, "error")];
+const QUIET: [(SettingKey, &str); 1] = [(SettingKey::LogLevel, "error")];
 
 /// Flags that a Coldframe which runs already can follow, or that say only where it is. Any other wants one that goes by it.
-const OF_ANY: &[Key] =
-    &[Key::DataDir, Key::Upstream, Key::Listen, Key::Intercept, Key::AllowHost, Key::Others, Key::LogLevel, Key::LogFormat];
+const OF_ANY: &[SettingKey] = &[
+    SettingKey::DataDir,
+    SettingKey::Upstream,
+    SettingKey::Listen,
+    SettingKey::Intercept,
+    SettingKey::AllowHost,
+    SettingKey::Others,
+    SettingKey::LogLevel,
+    SettingKey::LogFormat,
+];
 
-pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let Arguments { command, json, report, settings } = arguments;
     let (user, alone) =
         (operator::name(), settings.given_beyond(OF_ANY).map(|flag| format!("`{flag}` asks for a coldframe of its own")));
@@ -74,28 +82,28 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather_with(sources, &QUIET)?, surroundings))
     })?;
-    telemetry::logging::start(&config.telemetry).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    telemetry::logging::start(&config.telemetry).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
     for warning in &config.warnings {
         say(warning);
     }
     // Before anything runs: whoever asks for a report must not learn at the end that there is none.
     let report = report.map(|path| open_report(&path)).transpose()?;
-    let (trust, project) = (config.tls.clone(), Project::of(&surroundings));
-    let survey = Survey::of(&surroundings);
+    let (trust, project) = (config.tls.clone(), ProjectFiles::of(&surroundings));
+    let survey = SettingsSurvey::of(&surroundings);
     let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
-        let needs = Needs { user, alone, wants: project.wants(&command) };
-        let errand = Box::pin(Errand::open(config, needs, Arc::new(SystemClock))).await?;
+        let needs = RunOptions { user, alone, wants: project.wants(&command) };
+        let errand = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
         match errand.apart() {
             None if errand.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", errand.policy())),
             None => {}
-            Some(Apart::InUse(why)) => say(&format!(
+            Some(DataDirFallback::InUse(why)) => say(&format!(
                 "the running coldframe does not answer: {why}. What was decided there holds; the policy is this command's: {}; \
                  tarballs are fetched anew, and `coldframe exposure` will not know of this run",
                 errand.policy()
             )),
-            Some(Apart::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
+            Some(DataDirFallback::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
         }
         if project.has_yarn_2 {
             say(
@@ -113,7 +121,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         for line in survey.strays(|url| errand.takes(url)) {
             say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
         }
-        let folder = Scratch::make()?;
+        let folder = RunTempDir::make()?;
         let recipe = recipe(&errand, &trust, &folder, no_proxy(&errand, &project, &survey))?;
         let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
         let recipe = recipe.with_yarn_registry(project.names_yarn_registry);
@@ -123,17 +131,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let waiting = progress("writing down what was served");
         let sum = errand.close().await;
         waiting.finish_and_clear();
-        Ok::<_, Failure>((policy, is_servers, ended, sum))
+        Ok::<_, CliError>((policy, is_servers, ended, sum))
     })?;
-    let Ended { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
+    let ChildExit { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
     if left_some {
         say("ended what the command left running");
     }
     // Read again: the command may have written them.
-    let project = Project::of(&surroundings);
+    let project = ProjectFiles::of(&surroundings);
     let lockfiles = project.lockfiles.keys().cloned().collect();
     let flags = given.repeated(is_servers);
-    let summary = Summary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
+    let summary = RunSummary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let told = if json { format!("{}\n", summary.json()) } else { summary.text() };
     output::note(&told);
     if let Some(mut report) = report
@@ -152,22 +160,27 @@ fn progress(what: &'static str) -> ProgressBar {
     spinner
 }
 
-fn open_report(path: &Path) -> Result<File, Failure> {
+fn open_report(path: &Path) -> Result<File, CliError> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|wrong| Failure::new(Exit::Usage, wrong))
+    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|wrong| CliError::new(Exit::Usage, wrong))
 }
 
 /// Writes down what has to be trusted, and leads there.
-fn recipe(errand: &Errand, trust: &tls::Config, folder: &Scratch, no_proxy: String) -> Result<Recipe, Failure> {
+fn recipe(
+    errand: &RunSession,
+    trust: &tls::Config,
+    folder: &RunTempDir,
+    no_proxy: String,
+) -> Result<ClientEnvironment, CliError> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::Bundle::of(errand.certificate(), trust).map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    let bundle = tls::TrustBundle::of(errand.certificate(), trust).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    Ok(Recipe::of(errand.way(), Trusted { added: &added, whole: &whole }, no_proxy))
+    Ok(ClientEnvironment::of(errand.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
 }
 
 /// Returns what the command may reach without the gateway: nothing that the gateway, a client or a lockfile takes for a registry.
-fn no_proxy(errand: &Errand, project: &Project, survey: &Survey) -> String {
+fn no_proxy(errand: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) -> String {
     let (mut registries, on_loopback) = errand.registries();
     // A `registry` line that names this machine, as `client-config` writes it, is overruled; one of a scope is not.
     let elsewhere = survey.registries().into_iter().filter(|url| !direct_hosts::is_loopback(url));
@@ -185,7 +198,7 @@ fn no_proxy(errand: &Errand, project: &Project, survey: &Survey) -> String {
 }
 
 /// The command, with its input and output as they are here.
-fn prepared(words: &[OsString], recipe: &Recipe, surroundings: &Surroundings) -> tokio::process::Command {
+fn prepared(words: &[OsString], recipe: &ClientEnvironment, surroundings: &ProcessEnvironment) -> tokio::process::Command {
     let program = words.first().cloned().unwrap_or_default();
     let mut command = tokio::process::Command::new(program);
     command.args(words.iter().skip(1));
@@ -193,11 +206,11 @@ fn prepared(words: &[OsString], recipe: &Recipe, surroundings: &Surroundings) ->
     command
 }
 
-fn not_started(words: &[OsString], wrong: &io::Error) -> Ended {
+fn not_started(words: &[OsString], wrong: &io::Error) -> ChildExit {
     let program = words.first().map(|word| word.display().to_string()).unwrap_or_default();
     say(&format!("cannot run `{program}`: {wrong}"));
     let code = if wrong.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
-    Ended { code, left_some: false }
+    ChildExit { code, left_some: false }
 }
 
 fn shown(words: &[OsString]) -> String {

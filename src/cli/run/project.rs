@@ -9,11 +9,11 @@ use url::Url;
 
 use crate::cli::doctor::formats::{read_yaml, read_yarnrc};
 use crate::cli::run::direct_hosts;
-use crate::config::Surroundings;
+use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::firewall::Want;
-use crate::npm::lockfile::{Dialect, LONGEST, NAMES, Source};
-use crate::npm::{Lockfile, Spec};
+use crate::npm::lockfile::{EntrySource, LONGEST, LockfileFormat, NAMES};
+use crate::npm::{Lockfile, PackageSpec};
 use crate::upstream::npmrc;
 
 /// Who wants what the words of a command name, and what `package.json` does.
@@ -25,7 +25,7 @@ const MAX_WANTS_BYTES: usize = 600_000;
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(crate) struct Project {
+pub(crate) struct ProjectFiles {
     /// Lockfiles, by their names.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// What `package.json` wants: name and spec.
@@ -50,9 +50,9 @@ const MAX_YARNRC_BYTES: u64 = 4 << 20;
 /// The setting of yarn 4, that of yarn 2 and 3, and their variables. Either fails over the other's.
 const YARN_AUTHORITY: [(&str, &str); 2] = [("httpsCaFilePath", "YARN_HTTPS_CA_FILE_PATH"), ("caFilePath", "YARN_CA_FILE_PATH")];
 
-impl Project {
+impl ProjectFiles {
     /// Looks around: in the working directory, and upwards for lockfiles, as workspaces have theirs at the root.
-    pub(crate) fn of(surroundings: &Surroundings) -> Self {
+    pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let lines = npmrc::lines(&surroundings.of_npm()).unwrap_or_default();
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(&surroundings.working_directory) {
@@ -78,8 +78,8 @@ impl Project {
     /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
     /// its registry's, and is told to take the one for the other. Of npm's default it does so by itself.
     pub(crate) fn written_for(&self, registry: &Url, is_taken: impl Fn(&Url) -> bool) -> Option<String> {
-        let of_npm = self.lockfiles.values().filter(|lockfile| lockfile.dialect == Dialect::Npm);
-        let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == Source::Registry);
+        let of_npm = self.lockfiles.values().filter(|lockfile| lockfile.dialect == LockfileFormat::Npm);
+        let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == EntrySource::Registry);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
         let others = addresses.filter(|url| url.origin() != registry.origin() && is_taken(url));
         let others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
@@ -91,12 +91,13 @@ impl Project {
     /// What a command wants of registries: what its words name, what `package.json` does, and what lockfiles lock.
     pub(crate) fn wants(&self, command: &[OsString]) -> Vec<(String, Want)> {
         let words = command.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with(['-', '.', '/']));
-        let named =
-            words.filter_map(|word| Spec::parse(word).ok()).filter_map(|Spec { name, wanted }| Some((name.to_string(), wanted?)));
+        let named = words
+            .filter_map(|word| PackageSpec::parse(word).ok())
+            .filter_map(|PackageSpec { name, wanted }| Some((name.to_string(), wanted?)));
         let named = named.map(|(name, spec)| (name, spec, COMMAND));
         let direct = self.direct.iter().map(|(name, spec)| (name.clone(), spec.clone(), PACKAGE));
         let locked = self.lockfiles.iter().flat_map(|(file, lockfile)| {
-            let entries = lockfile.entries.iter().filter(|entry| entry.source == Source::Registry);
+            let entries = lockfile.entries.iter().filter(|entry| entry.source == EntrySource::Registry);
             entries.map(|entry| (entry.name.to_string(), entry.version.to_string(), file.as_str()))
         });
         let mut left = MAX_WANTS_BYTES;
@@ -111,7 +112,7 @@ impl Project {
     /// What is locked of registries: name and version.
     pub(crate) fn locked(&self) -> BTreeSet<(String, String)> {
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
-        let locked = entries.filter(|entry| entry.source == Source::Registry);
+        let locked = entries.filter(|entry| entry.source == EntrySource::Registry);
         locked.map(|entry| (entry.name.to_string(), entry.version.to_string())).collect()
     }
 
@@ -133,14 +134,14 @@ impl Project {
     }
 }
 
-fn scoped_registries(lines: &[npmrc::Line]) -> Vec<Url> {
+fn scoped_registries(lines: &[npmrc::NpmrcLine]) -> Vec<Url> {
     let scoped = lines.iter().filter(|line| line.key.starts_with('@') && line.key.ends_with(":registry"));
     scoped.filter_map(|line| Url::parse(&line.value).ok()).collect()
 }
 
 /// Returns the variables of yarn's setting for what it trusts, of each name under which a file or a variable sets it. Who set it has a
 /// yarn that accepts it.
-fn yarn_authority(surroundings: &Surroundings) -> Vec<&'static str> {
+fn yarn_authority(surroundings: &ProcessEnvironment) -> Vec<&'static str> {
     let texts = texts_of(surroundings, ".yarnrc.yml");
     let lines: BTreeSet<String> = texts.iter().flat_map(|text| read_yaml(text)).map(|(key, ..)| key).collect();
     let named = YARN_AUTHORITY.into_iter().filter(|(key, variable)| lines.contains(*key) || is_variable(surroundings, variable));
@@ -148,7 +149,7 @@ fn yarn_authority(surroundings: &Surroundings) -> Vec<&'static str> {
 }
 
 /// Checks whether yarn 1 would read a `registry` line. A project with a `.yarnrc.yml` has a later one.
-fn names_yarn_registry(surroundings: &Surroundings) -> bool {
+fn names_yarn_registry(surroundings: &ProcessEnvironment) -> bool {
     let is_later = || surroundings.working_directory.ancestors().any(|folder| folder.join(".yarnrc.yml").is_file());
     let texts = texts_of(surroundings, ".yarnrc");
     let has_line = texts.iter().flat_map(|text| read_yarnrc(text)).any(|(key, ..)| key == "registry");
@@ -156,7 +157,7 @@ fn names_yarn_registry(surroundings: &Surroundings) -> bool {
 }
 
 /// Checks whether the project names yarn 2 as its package manager.
-fn has_yarn_2(surroundings: &Surroundings) -> bool {
+fn has_yarn_2(surroundings: &ProcessEnvironment) -> bool {
     let manager = manifest(&surroundings.working_directory)["packageManager"].as_str().map(str::to_owned);
     let texts = texts_of(surroundings, ".yarnrc.yml");
     let lines = texts.iter().flat_map(|text| read_yaml(text));
@@ -166,13 +167,13 @@ fn has_yarn_2(surroundings: &Surroundings) -> bool {
 }
 
 /// Returns the files of this name upwards from the working directory, and in the home.
-fn texts_of(surroundings: &Surroundings, name: &str) -> Vec<String> {
+fn texts_of(surroundings: &ProcessEnvironment, name: &str) -> Vec<String> {
     let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
     let texts = folders.filter_map(|folder| files::text(files::read(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
     texts.collect()
 }
 
-fn is_variable(surroundings: &Surroundings, wanted: &str) -> bool {
+fn is_variable(surroundings: &ProcessEnvironment, wanted: &str) -> bool {
     surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::app::run::Sum;
-use crate::firewall::{Hidden, Kept, Refusal, WantedVersion};
+use crate::app::run::RunReport;
+use crate::firewall::{HeldVersion, HiddenVersions, Refusal, WantedVersion};
 use crate::npm::PackageName;
 use crate::policy::RuleId;
 use crate::text::{markdown, markdown_code, push_line, shell_word};
@@ -16,7 +16,7 @@ use crate::units::timestamp;
 const SHOWN: usize = 12;
 
 /// A command that has ended.
-pub(crate) struct Summary<'a> {
+pub(crate) struct RunSummary<'a> {
     /// The command, as it was written.
     pub(crate) command: String,
     /// Its exit code.
@@ -24,7 +24,7 @@ pub(crate) struct Summary<'a> {
     /// The policy, in words.
     pub(crate) policy: String,
     /// What became of its requests.
-    pub(crate) sum: &'a Sum,
+    pub(crate) sum: &'a RunReport,
     /// The lockfiles beside it, after it ended, and what they lock of registries: name and version, each once.
     pub(crate) lockfiles: Vec<String>,
     pub(crate) locked: BTreeSet<(String, String)>,
@@ -32,7 +32,7 @@ pub(crate) struct Summary<'a> {
     pub(crate) flags: String,
 }
 
-impl Summary<'_> {
+impl RunSummary<'_> {
     /// The whole in a few lines.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
@@ -190,7 +190,7 @@ impl Summary<'_> {
 
     /// What is newer than what is shown, of packages that were installed; of all, where none was or the command failed: then it
     /// may be what was wanted.
-    fn held(&self) -> impl Iterator<Item = (&PackageName, &[Kept])> {
+    fn held(&self) -> impl Iterator<Item = (&PackageName, &[HeldVersion])> {
         let noted = &self.sum.noted;
         let all = self.code != 0 || noted.served.is_empty();
         let installed = move |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
@@ -274,7 +274,7 @@ struct Withheld<'a> {
 }
 
 impl<'a> Withheld<'a> {
-    fn of(name: &'a PackageName, kept: &'a Kept) -> Self {
+    fn of(name: &'a PackageName, kept: &'a HeldVersion) -> Self {
         Self { name, version: &kept.version, rule: &kept.rule, opens: kept.opens.is_some() }
     }
 
@@ -295,8 +295,8 @@ impl<'a> Withheld<'a> {
 }
 
 /// The first of `count` hidden versions in a line.
-fn tell(name: &PackageName, kept: &Kept, count: usize) -> String {
-    let Kept { version, rule, detail, opens, nearest } = kept;
+fn tell(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
+    let HeldVersion { version, rule, detail, opens, nearest } = kept;
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
     let opens = opens.map(|opens| format!("; opens {}", timestamp::tell_opening(opens))).unwrap_or_default();
     let nearest = nearest.as_ref().map(|nearest| format!("; newest allowed: {nearest}")).unwrap_or_default();
@@ -337,8 +337,8 @@ fn refused_json(refusal: &Refusal) -> Value {
     })
 }
 
-fn hidden_json(name: &PackageName, hidden: &Hidden) -> Value {
-    let one = |kept: &Kept| {
+fn hidden_json(name: &PackageName, hidden: &HiddenVersions) -> Value {
+    let one = |kept: &HeldVersion| {
         json!({
             "version": kept.version,
             "rule": kept.rule.as_str(),

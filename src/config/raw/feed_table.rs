@@ -6,9 +6,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistake, Origin};
+use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::file::place;
-use crate::config::raw::{Field, Value};
+use crate::config::raw::{RawField, RawValue};
 use crate::diagnostics::SourceFile;
 use crate::diagnostics::suggest;
 
@@ -23,38 +23,43 @@ pub(crate) const FEED: [(&str, &str); 6] = [
 ];
 
 /// Reads the table of one feed; what is wrong with it goes to `mistakes`, what is right is returned.
-pub(crate) fn read(file: &Arc<SourceFile>, origin: Origin, table: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Option<Value> {
-    let fields: Vec<Field> = table.iter().filter_map(|(key, value)| field(file, key, value, mistakes)).collect();
+pub(crate) fn read(
+    file: &Arc<SourceFile>,
+    origin: Origin,
+    table: &DeTable<'_>,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Option<RawValue> {
+    let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, mistakes)).collect();
     let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
         if !table.keys().any(|key| key.get_ref() == "source") {
-            mistakes.push(Mistake::new(origin, "a feed without `source`", format!("`source` with {}", FEED[0].1)));
+            mistakes.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", FEED[0].1)));
         }
         return None;
     };
-    Some(Value { text: source, origin, fields })
+    Some(RawValue { text: source, origin, fields })
 }
 
 fn field(
     file: &Arc<SourceFile>,
     key: &Spanned<Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
-    mistakes: &mut Vec<Mistake>,
-) -> Option<Field> {
+    mistakes: &mut Vec<Diagnostic>,
+) -> Option<RawField> {
     let name = key.get_ref().as_ref();
     let Some((_, allowed)) = FEED.iter().find(|(known, _)| *known == name) else {
         let all = || FEED.map(|(known, _)| format!("`{known}`")).join(", ");
         let near = suggest::suggestions(name, FEED.iter().map(|(known, _)| *known));
         let allowed = suggest::suggested(&near).unwrap_or_else(all);
         let problem = format!("unknown key of a feed: `{}`", name.escape_debug());
-        let mistake = Mistake::new(place(file, key.span()), problem, allowed);
-        mistakes.push(Mistake { shows_line: false, ..mistake });
+        let mistake = Diagnostic::new(place(file, key.span()), problem, allowed);
+        mistakes.push(Diagnostic { shows_line: false, ..mistake });
         return None;
     };
     let origin = place(file, value.span());
     let DeValue::String(text) = value.get_ref() else {
         let problem = format!("`{name}` cannot be of this type: {}", value.get_ref().type_str());
-        mistakes.push(Mistake::new(origin, problem, format!("a string: {allowed}")));
+        mistakes.push(Diagnostic::new(origin, problem, format!("a string: {allowed}")));
         return None;
     };
-    Some(Field { name: name.to_owned(), value: Value::new(text.to_string(), origin) })
+    Some(RawField { name: name.to_owned(), value: RawValue::new(text.to_string(), origin) })
 }

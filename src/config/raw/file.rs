@@ -7,23 +7,23 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistake, Origin};
+use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::feed_table;
-use crate::config::raw::{Value, unknown};
-use crate::config::settings::{Key, Setting};
-use crate::config::value_kind::Kind;
-use crate::diagnostics::{Place, SourceFile};
+use crate::config::raw::{RawValue, unknown};
+use crate::config::settings::{Setting, SettingKey};
+use crate::config::value_kind::ValueKind;
+use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::files;
 
 /// A configuration file is never larger; what is larger is something else.
 const LARGEST: u64 = 1 << 20;
 
 /// Reads a file; what is wrong with it goes to `mistakes`, what is right is returned. `origin` is who named the file.
-pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
+pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let text = match load(path) {
         Ok(text) => text,
         Err(problem) => {
-            mistakes.push(Mistake::new(
+            mistakes.push(Diagnostic::new(
                 origin,
                 format!("cannot read the configuration file `{}`: {problem}", path.display()),
                 "",
@@ -35,7 +35,7 @@ pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Mistake>) -> 
 }
 
 /// Reads the text of a file that is called `path`; what is wrong with it goes to `mistakes`, what is right is returned.
-pub(crate) fn parse(path: &Path, text: String, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
+pub(crate) fn parse(path: &Path, text: String, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let file = Arc::new(SourceFile { path: path.to_owned(), text });
     let (table, errors) = DeTable::parse_recoverable(&file.text);
     let readable = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min().unwrap_or(usize::MAX);
@@ -49,19 +49,22 @@ pub(crate) fn parse(path: &Path, text: String, mistakes: &mut Vec<Mistake>) -> B
 }
 
 /// Notes the first syntax error of each line: the others on it follow from it.
-fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistakes: &mut Vec<Mistake>) {
+fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistakes: &mut Vec<Diagnostic>) {
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut last = 0;
     for error in errors {
-        let place = Place { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
+        let place = SourceSpan { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
         let (line, _) = place.position();
         if line == last {
             continue;
         }
         last = line;
         let text = file.text.lines().nth(line - 1).unwrap_or_default();
-        let shows_line = text.split('=').next().is_some_and(|key| Key::named(key.trim()).is_some());
-        mistakes.push(Mistake { shows_line, ..Mistake::new(Origin::File(place), format!("not TOML: {}", error.message()), "") });
+        let shows_line = text.split('=').next().is_some_and(|key| SettingKey::named(key.trim()).is_some());
+        mistakes.push(Diagnostic {
+            shows_line,
+            ..Diagnostic::new(Origin::File(place), format!("not TOML: {}", error.message()), "")
+        });
     }
 }
 
@@ -70,18 +73,18 @@ fn load(path: &Path) -> Result<String, String> {
 }
 
 pub(crate) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
-    Origin::File(Place { file: Arc::clone(file), span })
+    Origin::File(SourceSpan { file: Arc::clone(file), span })
 }
 
 fn read_entry(
     file: &Arc<SourceFile>,
     key: &Spanned<std::borrow::Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
-    values: &mut BTreeMap<Key, Vec<Value>>,
-    mistakes: &mut Vec<Mistake>,
+    values: &mut BTreeMap<SettingKey, Vec<RawValue>>,
+    mistakes: &mut Vec<Diagnostic>,
 ) {
     let name = key.get_ref().as_ref();
-    let Some(known) = Key::named(name) else {
+    let Some(known) = SettingKey::named(name) else {
         mistakes.push(unknown_key(place(file, key.span()), name, value.get_ref()));
         return;
     };
@@ -93,22 +96,22 @@ fn read_entry(
     let mut texts = Vec::new();
     for item in items {
         let origin = place(file, item.span());
-        if let (Key::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
+        if let (SettingKey::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
             texts.extend(feed_table::read(file, origin, table, mistakes));
             continue;
         }
         match text_of(setting, item.get_ref()) {
-            Ok(text) => texts.push(Value::new(text, origin)),
-            Err(problem) => mistakes.push(Mistake::new(origin, problem, shape(setting))),
+            Ok(text) => texts.push(RawValue::new(text, origin)),
+            Err(problem) => mistakes.push(Diagnostic::new(origin, problem, shape(setting))),
         }
     }
     values.insert(known, texts);
 }
 
-fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Mistake {
+fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Diagnostic {
     if value.is_table() {
         let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
-        return Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown table: `{name}`"), allowed) };
+        return Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown table: `{name}`"), allowed) };
     }
     unknown(origin, "key", name)
 }
@@ -117,9 +120,9 @@ fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Mistake {
 /// reads it says best what is missing.
 fn text_of(setting: &Setting, value: &DeValue<'_>) -> Result<String, String> {
     match (setting.kind, value) {
-        (Kind::Truth, DeValue::Boolean(truth)) => Ok(truth.to_string()),
-        (Kind::Count | Kind::Duration | Kind::Size, DeValue::Integer(number)) => Ok(number.to_string()),
-        (Kind::Truth | Kind::Count, _) => Err(mistyped(setting, value)),
+        (ValueKind::Truth, DeValue::Boolean(truth)) => Ok(truth.to_string()),
+        (ValueKind::Count | ValueKind::Duration | ValueKind::Size, DeValue::Integer(number)) => Ok(number.to_string()),
+        (ValueKind::Truth | ValueKind::Count, _) => Err(mistyped(setting, value)),
         (_, DeValue::String(text)) => Ok(text.to_string()),
         _ => Err(mistyped(setting, value)),
     }
@@ -133,7 +136,7 @@ fn mistyped(setting: &Setting, value: &DeValue<'_>) -> String {
 fn shape(setting: &Setting) -> String {
     let allowed = setting.kind.allowed();
     match setting.kind {
-        Kind::Truth | Kind::Count => format!("{allowed}, without quotes"),
+        ValueKind::Truth | ValueKind::Count => format!("{allowed}, without quotes"),
         _ if setting.several => format!("strings in brackets, each {allowed}"),
         _ => format!("a string: {allowed}"),
     }

@@ -8,34 +8,34 @@ use std::path::Path;
 
 use crate::config::effective::Effective;
 
-use crate::config::mistake::{Mistake, Mistakes, Origin};
-use crate::config::settings::{Default, FILE_VARIABLE, Key, PREFIX, SETTINGS};
+use crate::config::mistake::{Diagnostic, Diagnostics, Origin};
+use crate::config::settings::{DefaultValue, FILE_VARIABLE, PREFIX, SETTINGS, SettingKey};
 use crate::config::suggest;
-use crate::config::value_kind::Kind;
+use crate::config::value_kind::ValueKind;
 use crate::diagnostics::blot_credentials;
 use crate::diagnostics::suggest::{suggested, suggestions};
 
 /// One value as it was written.
 #[derive(Debug, Clone)]
-pub struct Value {
+pub struct RawValue {
     /// Its text.
     pub text: String,
     /// Who wrote it.
     pub origin: Origin,
     /// What stands beside it, where it was written as a table of the file.
-    pub fields: Vec<Field>,
+    pub fields: Vec<RawField>,
 }
 
 /// One key of a table and what it says.
 #[derive(Debug, Clone)]
-pub struct Field {
+pub struct RawField {
     /// The key.
     pub name: String,
     /// Its value.
-    pub value: Value,
+    pub value: RawValue,
 }
 
-impl Value {
+impl RawValue {
     /// A value by itself.
     #[must_use]
     pub fn new(text: impl Into<String>, origin: Origin) -> Self {
@@ -45,44 +45,44 @@ impl Value {
 
 /// Every setting that somebody wrote. Who stands higher replaces the whole of a setting, lists too.
 #[derive(Debug, Clone, std::default::Default)]
-pub struct Written(BTreeMap<Key, Vec<Value>>);
+pub struct RawConfig(BTreeMap<SettingKey, Vec<RawValue>>);
 
 /// The environment of the process, or a test's.
-pub type Environment = [(std::ffi::OsString, std::ffi::OsString)];
+pub type EnvPairs = [(std::ffi::OsString, std::ffi::OsString)];
 
-impl Written {
+impl RawConfig {
     /// What a program or a test hands over: names and values; a name may come several times.
     ///
     /// # Errors
     /// Unknown names, and one that comes several times though it stands for one value.
-    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Mistakes> {
+    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
         let (mut written, mut mistakes) = (Self::default(), Vec::new());
         for (name, text) in pairs {
-            let value = Value::new(*text, Origin::Given);
-            match Key::named(name) {
+            let value = RawValue::new(*text, Origin::Given);
+            match SettingKey::named(name) {
                 None => mistakes.push(unknown(Origin::Given, "setting", name)),
                 Some(key) if written.0.contains_key(&key) && !key.setting().several => {
-                    mistakes.push(Mistake::new(Origin::Given, format!("given twice: `{name}`"), "it once"));
+                    mistakes.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "it once"));
                 }
                 Some(key) => written.0.entry(key).or_default().push(value),
             }
         }
-        Mistakes::or(mistakes, Some(written))
+        Diagnostics::or(mistakes, Some(written))
     }
 
     /// The text of a configuration file that is called `path`, which need not be there.
     ///
     /// # Errors
     /// Every mistake that can be seen without knowing what a value means: broken TOML, unknown keys, wrong types.
-    pub fn of_text(path: &Path, text: &str) -> Result<Self, Mistakes> {
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
         let written = Self(file::parse(path, text.to_owned(), &mut mistakes));
-        Mistakes::or(mistakes, Some(written))
+        Diagnostics::or(mistakes, Some(written))
     }
 
     /// Flags over the environment over the file. Reads the file that `file` names, else the one that the environment
     /// names, else none. Mistakes of all three go to `mistakes`; what could be read is there all the same.
-    pub fn gather(file: Option<&Path>, environment: &Environment, flags: Flags, mistakes: &mut Vec<Mistake>) -> Self {
+    pub fn gather(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, mistakes: &mut Vec<Diagnostic>) -> Self {
         let mut written = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
         let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
@@ -95,23 +95,23 @@ impl Written {
     }
 
     /// A file alone.
-    pub fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Self {
+    pub fn from_file(path: &Path, mistakes: &mut Vec<Diagnostic>) -> Self {
         Self(file::read(path, Origin::Flag("config check".to_owned()), mistakes))
     }
 
     /// The values of a setting: what was written, else its default; nothing when there is neither.
     #[must_use]
-    pub fn values(&self, key: Key) -> Vec<Value> {
+    pub fn values(&self, key: SettingKey) -> Vec<RawValue> {
         match (self.0.get(&key), key.setting().default) {
             (Some(values), _) => values.clone(),
-            (None, Default::Value(text)) => vec![Value::new(text, Origin::Default)],
-            (None, Default::Absent(_)) => Vec::new(),
+            (None, DefaultValue::Value(text)) => vec![RawValue::new(text, Origin::Default)],
+            (None, DefaultValue::Absent(_)) => Vec::new(),
         }
     }
 
     /// Takes another default than the table's for a setting that nobody wrote.
-    pub(crate) fn default_to(&mut self, key: Key, text: &str) {
-        self.0.entry(key).or_insert_with(|| vec![Value::new(text, Origin::Default)]);
+    pub(crate) fn default_to(&mut self, key: SettingKey, text: &str) {
+        self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
     }
 
     /// Takes over the settings of another process. What is written here goes before them only if `own_first`.
@@ -132,11 +132,11 @@ impl Written {
 
 /// What stands on the command line.
 #[derive(Debug, Clone, std::default::Default)]
-pub struct Flags(BTreeMap<Key, Vec<Value>>);
+pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
 
-impl Flags {
+impl FlagValues {
     /// Takes out the first value of a flag that `is_meant`: for a command that has another use for it.
-    pub fn take(&mut self, key: Key, is_meant: impl Fn(&str) -> bool) -> Option<String> {
+    pub fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let values = self.0.get_mut(&key)?;
         let at = values.iter().position(|value| is_meant(&value.text))?;
         let taken = values.remove(at);
@@ -148,40 +148,40 @@ impl Flags {
 
     /// The flags of these settings as words of a command line, without credentials.
     #[must_use]
-    pub fn words(&self, keys: &[Key]) -> Vec<String> {
+    pub fn words(&self, keys: &[SettingKey]) -> Vec<String> {
         let given = self.0.iter().filter(|(key, _)| keys.contains(key));
         let words = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), blot_credentials(&value.text))));
         let spelled = |(setting, text): (&crate::config::settings::Setting, String)| match setting.kind {
-            Kind::Truth => vec![format!("{}={text}", setting.flag())],
+            ValueKind::Truth => vec![format!("{}={text}", setting.flag())],
             _ => vec![setting.flag(), text],
         };
         words.flat_map(spelled).collect()
     }
 
     /// The flags that were given.
-    pub fn keys(&self) -> impl Iterator<Item = Key> {
+    pub fn keys(&self) -> impl Iterator<Item = SettingKey> {
         self.0.keys().copied()
     }
 
     /// Notes one flag; again for each time it was given.
-    pub fn note(&mut self, key: Key, text: String) {
-        self.0.entry(key).or_default().push(Value::new(text, Origin::Flag(key.setting().flag())));
+    pub fn note(&mut self, key: SettingKey, text: String) {
+        self.0.entry(key).or_default().push(RawValue::new(text, Origin::Flag(key.setting().flag())));
     }
 }
 
 /// A mistake for a name that is none of ours.
-pub(crate) fn unknown(origin: Origin, noun: &str, name: &str) -> Mistake {
+pub(crate) fn unknown(origin: Origin, noun: &str, name: &str) -> Diagnostic {
     let nearest = suggest::nearest(name);
     let near = nearest.map_or_else(|| suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
     let allowed = match suggested(&near) {
         Some(suggested) => suggested,
         None => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
     };
-    Mistake { shows_line: false, ..Mistake::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
+    Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }
 
 /// What the environment says. An empty variable counts as not set, as compose files and CI leave them.
-fn overlay(environment: &Environment, mistakes: &mut Vec<Mistake>) -> BTreeMap<Key, Vec<Value>> {
+fn overlay(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let mut values = BTreeMap::new();
     for (name, value) in environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
@@ -194,23 +194,23 @@ fn overlay(environment: &Environment, mistakes: &mut Vec<Mistake>) -> BTreeMap<K
             continue;
         };
         let Some(text) = value.to_str() else {
-            mistakes.push(Mistake::new(origin, "is not UTF-8", setting.kind.allowed()));
+            mistakes.push(Diagnostic::new(origin, "is not UTF-8", setting.kind.allowed()));
             continue;
         };
         let texts = if setting.several { split(text) } else { vec![text] };
-        let values_of = |text: &str| Value::new(text, origin.clone());
+        let values_of = |text: &str| RawValue::new(text, origin.clone());
         values.insert(setting.key, texts.into_iter().map(values_of).collect());
     }
     values
 }
 
-fn unknown_variable(origin: Origin, name: &str) -> Mistake {
-    let nearest = suggest::nearest(name.trim_start_matches(PREFIX)).and_then(Key::named);
+fn unknown_variable(origin: Origin, name: &str) -> Diagnostic {
+    let nearest = suggest::nearest(name.trim_start_matches(PREFIX)).and_then(SettingKey::named);
     let allowed = match nearest {
         Some(key) => format!("`{}`, if that was meant", key.setting().variable()),
         None => format!("`{FILE_VARIABLE}`, and `{PREFIX}` before the name of a setting"),
     };
-    Mistake::new(origin, format!("unknown variable: `{name}`"), allowed)
+    Diagnostic::new(origin, format!("unknown variable: `{name}`"), allowed)
 }
 
 /// Kubernetes puts these into every container beside a service that is called `coldframe`; nobody wrote them.
@@ -249,7 +249,7 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
-    fn texts(written: &Written, key: Key) -> Vec<String> {
+    fn texts(written: &RawConfig, key: SettingKey) -> Vec<String> {
         written.values(key).into_iter().map(|value| format!("{} <- {}", value.text, value.origin)).collect()
     }
 
@@ -265,15 +265,15 @@ mod tests {
             ("COLDFRAME_UPSTREAM", ""),
             ("PATH", "/bin"),
         ]);
-        let (mut flags, mut mistakes) = (Flags::default(), Vec::new());
-        flags.note(Key::MaxStale, "3h".to_owned());
-        let written = Written::gather(None, &variables, flags, &mut mistakes);
+        let (mut flags, mut mistakes) = (FlagValues::default(), Vec::new());
+        flags.note(SettingKey::MaxStale, "3h".to_owned());
+        let written = RawConfig::gather(None, &variables, flags, &mut mistakes);
         assert!(mistakes.is_empty(), "{mistakes:?}");
-        assert_eq!(texts(&written, Key::MaxStale), ["3h <- --max-stale"]);
-        assert_eq!(texts(&written, Key::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
-        assert_eq!(texts(&written, Key::Memory), [format!("1GB <- {}:1:10", path.display())]);
-        assert_eq!(texts(&written, Key::LogLevel), ["info <- default"]);
-        assert!(written.values(Key::Upstream).is_empty());
+        assert_eq!(texts(&written, SettingKey::MaxStale), ["3h <- --max-stale"]);
+        assert_eq!(texts(&written, SettingKey::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
+        assert_eq!(texts(&written, SettingKey::Memory), [format!("1GB <- {}:1:10", path.display())]);
+        assert_eq!(texts(&written, SettingKey::LogLevel), ["info <- default"]);
+        assert!(written.values(SettingKey::Upstream).is_empty());
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
             ("COLDFRAME_PORT_4873_TCP_ADDR", "10.0.0.1"),
         ]);
         let mut mistakes = Vec::new();
-        Written::gather(None, &variables, Flags::default(), &mut mistakes);
+        RawConfig::gather(None, &variables, FlagValues::default(), &mut mistakes);
         let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
@@ -304,8 +304,8 @@ mod tests {
 
     #[test]
     fn a_name_that_stands_for_one_value_is_given_once() {
-        assert!(Written::of(&[("listen", "127.0.0.1:1"), ("listen", "127.0.0.1:2")]).is_ok());
-        assert!(Written::of(&[("memory", "1GB"), ("memory", "2GB")]).is_err());
-        assert!(Written::of(&[("ports", "1")]).is_err());
+        assert!(RawConfig::of(&[("listen", "127.0.0.1:1"), ("listen", "127.0.0.1:2")]).is_ok());
+        assert!(RawConfig::of(&[("memory", "1GB"), ("memory", "2GB")]).is_err());
+        assert!(RawConfig::of(&[("ports", "1")]).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use crate::feed::FeedError;
-use crate::feed::import::Tally;
+use crate::feed::import::FeedCounts;
 use crate::units::timestamp;
 
 /// Beyond so many changes the whole archive is fetched.
@@ -15,7 +15,7 @@ pub(crate) const MOST: usize = 2_000;
 const MAX_LINES: usize = 3_000_000;
 
 /// What a list of changes says.
-pub(crate) struct Changes {
+pub(crate) struct ChangeList {
     /// The ids of what changed after the latest record that is known; `None` when that is more than is worth fetching one by one,
     /// or nothing is known.
     pub(crate) changed: Option<Vec<String>>,
@@ -24,7 +24,7 @@ pub(crate) struct Changes {
 }
 
 /// Reads a list of changes, for somebody who has what `tally` says.
-pub(crate) fn read(csv: &[u8], tally: &Tally) -> Result<Changes, FeedError> {
+pub(crate) fn read(csv: &[u8], tally: &FeedCounts) -> Result<ChangeList, FeedError> {
     let (mut changed, mut all) = (Vec::new(), HashSet::new());
     for (at, id) in lines(csv)? {
         // What has exactly the latest instant may have come behind our back, unless we have it.
@@ -35,7 +35,7 @@ pub(crate) fn read(csv: &[u8], tally: &Tally) -> Result<Changes, FeedError> {
         all.insert(id.to_owned());
     }
     let few = tally.latest.is_some() && changed.len() <= MOST;
-    Ok(Changes { changed: few.then_some(changed), all })
+    Ok(ChangeList { changed: few.then_some(changed), all })
 }
 
 fn lines(csv: &[u8]) -> Result<Vec<(Timestamp, &str)>, FeedError> {
@@ -70,10 +70,10 @@ mod tests {
     #[test]
     fn what_is_newer_changed_and_what_is_as_new_unless_we_have_it() {
         let csv = b"2026-04-01T00:00:01.5Z,MAL-3\n2026-04-01T00:00:01Z,MAL-2\n2026-04-01T00:00:01Z,MAL-1\n2026-03-01T00:00:00Z,npm/MAL-0\n";
-        let tally = |latest: Option<&str>| Tally {
+        let tally = |latest: Option<&str>| FeedCounts {
             latest: latest.and_then(timestamp::parse),
             latest_ids: vec!["MAL-1".to_owned()],
-            ..Tally::default()
+            ..FeedCounts::default()
         };
         let found = read(csv, &tally(Some("2026-04-01T00:00:01Z"))).unwrap();
         assert_eq!((found.changed.unwrap(), found.all.len()), (vec!["MAL-3".to_owned(), "MAL-2".to_owned()], 4));

@@ -3,13 +3,13 @@
 use serde::Deserialize;
 
 use crate::feed::FeedError;
-use crate::feed::import::Harvest;
-use crate::feed::osv::{Affected, OsvEvent, OsvRange, OsvRecord, Package};
-use crate::npm::{Spec, Version};
+use crate::feed::import::RecordImporter;
+use crate::feed::osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
+use crate::npm::{PackageSpec, Version};
 
 /// One entry of safe-chain's list.
 #[derive(Deserialize)]
-struct Entry {
+struct SafeChainEntry {
     package_name: String,
     #[serde(default)]
     version: String,
@@ -18,11 +18,11 @@ struct Entry {
 }
 
 /// Takes a list of `{package_name, version, reason}`. `feed` is the feed's name, which its ids begin with.
-pub(crate) fn take_json(harvest: &mut Harvest, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
+pub(crate) fn take_json(harvest: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
     harvest.allow_nothing();
     let entries: Vec<serde_json::Value> = serde_json::from_slice(bytes).map_err(|wrong| FeedError::broken(name, wrong))?;
     for (number, value) in entries.into_iter().enumerate() {
-        match serde_json::from_value::<Entry>(value) {
+        match serde_json::from_value::<SafeChainEntry>(value) {
             Ok(entry) if !entry.package_name.is_empty() => {
                 let reason = entry.reason.unwrap_or_default().to_lowercase();
                 harvest.record(&record(
@@ -40,7 +40,7 @@ pub(crate) fn take_json(harvest: &mut Harvest, feed: &str, name: &str, bytes: &[
 }
 
 /// Takes a list of `name@version` lines; a name alone, or `name@*`, is every version; `#` begins a comment.
-pub(crate) fn take_lines(harvest: &mut Harvest, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
+pub(crate) fn take_lines(harvest: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
     let text = std::str::from_utf8(bytes).map_err(|wrong| FeedError::broken(name, wrong))?;
     harvest.allow_nothing();
     for (number, line) in text.lines().enumerate() {
@@ -49,8 +49,8 @@ pub(crate) fn take_lines(harvest: &mut Harvest, feed: &str, name: &str, bytes: &
         if line.is_empty() {
             continue;
         }
-        match Spec::parse(line) {
-            Ok(Spec { name, wanted }) if wanted.as_deref().is_none_or(is_version) => {
+        match PackageSpec::parse(line) {
+            Ok(PackageSpec { name, wanted }) if wanted.as_deref().is_none_or(is_version) => {
                 harvest.record(&record(feed, name.as_str(), wanted.as_deref(), reason))?;
             }
             Ok(_) => harvest.unreadable(&format!("{name}, line {}", number + 1), "not a version"),
@@ -70,11 +70,11 @@ fn record(feed: &str, name: &str, version: Option<&str>, reason: &str) -> OsvRec
         kind: "SEMVER".to_owned(),
         events: vec![OsvEvent { introduced: Some("0".to_owned()), ..OsvEvent::default() }],
     };
-    let affected = Affected {
-        package: Package { ecosystem: "npm".to_owned(), name: name.to_owned() },
+    let affected = OsvAffected {
+        package: OsvPackage { ecosystem: "npm".to_owned(), name: name.to_owned() },
         versions: version.map(str::to_owned).into_iter().collect(),
         ranges: if version.is_none() { vec![everything()] } else { Vec::new() },
-        ..Affected::default()
+        ..OsvAffected::default()
     };
     OsvRecord {
         id: format!("{feed}:{name}{}", version.map(|version| format!("@{version}")).unwrap_or_default()),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feed::FeedError;
 use crate::feed::config::PublicKey;
-use crate::feed::store::State;
+use crate::feed::store::FeedState;
 use crate::units::timestamp;
 
 /// The index, and the signature beside it.
@@ -26,7 +26,7 @@ pub(crate) const LARGEST: u64 = 4 << 20;
 
 /// What the index says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Index {
+pub(crate) struct SignedIndex {
     /// The format, and what tells it from other people's indexes.
     pub(crate) coldframe_feed: u32,
     /// What the ids begin with.
@@ -40,26 +40,26 @@ pub(crate) struct Index {
     /// How many records there are.
     pub(crate) records: u64,
     /// What each file hashes to, by its path.
-    pub(crate) files: BTreeMap<String, Vouched>,
+    pub(crate) files: BTreeMap<String, IndexedFile>,
 }
 
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Vouched {
+pub(crate) struct IndexedFile {
     /// SHA-256, hex.
     pub(crate) sha256: String,
     /// In bytes.
     pub(crate) size: u64,
 }
 
-impl Index {
+impl SignedIndex {
     /// Reads an index; `None` when the bytes are something else, such as another's index.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok().filter(|index: &Self| index.coldframe_feed == 1)
     }
 
     /// Whether it may be used now, after what was used before.
-    pub(crate) fn check(&self, state: &State, now: Timestamp) -> Result<&Vouched, FeedError> {
+    pub(crate) fn check(&self, state: &FeedState, now: Timestamp) -> Result<&IndexedFile, FeedError> {
         let wrong = |text: String| FeedError::Index(text.into());
         if let Some(last) = state.serial.filter(|last| self.serial < *last) {
             return Err(wrong(format!("its serial went back from {last} to {}", self.serial)));

@@ -9,7 +9,7 @@ use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 
 use crate::feed::FeedError;
-use crate::feed::import::{Harvest, LARGEST};
+use crate::feed::import::{LARGEST, RecordImporter};
 use crate::feed::source::directory;
 
 /// The most that all entries together may unpack to, in bytes: ten times what OSV's has.
@@ -24,7 +24,7 @@ pub(crate) fn is_zip(beginning: &[u8]) -> bool {
 }
 
 /// Takes every `.json` entry.
-pub(crate) fn take(harvest: &mut Harvest, path: &Path) -> Result<(), FeedError> {
+pub(crate) fn take(harvest: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
     let name = path.display().to_string();
     let broken = |wrong: rawzip::Error| FeedError::broken(name.as_str(), wrong);
     let file = File::open(path).map_err(FeedError::file("read", path))?;

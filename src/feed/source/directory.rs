@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::feed::FeedError;
 use crate::feed::format::plain_list;
 use crate::feed::format::zip;
-use crate::feed::import::{Harvest, LARGEST};
+use crate::feed::import::{LARGEST, RecordImporter};
 use crate::npm::{Algorithm, Digest};
 
 /// Folders within folders: OSV's source repository has four.
@@ -26,7 +26,7 @@ const UNASSIGNED: &str = "MAL-0000";
 const ARCHIVES: [&str; 2] = ["all.zip", "npm/all.zip"];
 
 /// What `path` names, with what tells whether it changed.
-pub(crate) struct Found {
+pub(crate) struct DirectoryFiles {
     files: Vec<PathBuf>,
     /// What was asked for.
     pub(crate) root: PathBuf,
@@ -35,7 +35,7 @@ pub(crate) struct Found {
 }
 
 /// Looks at what there is without reading it.
-pub(crate) fn look(path: &Path) -> Result<Found, FeedError> {
+pub(crate) fn look(path: &Path) -> Result<DirectoryFiles, FeedError> {
     let metadata = fs::metadata(path).map_err(FeedError::file("read", path))?;
     let mut files = Vec::new();
     if metadata.is_dir() {
@@ -59,11 +59,11 @@ pub(crate) fn look(path: &Path) -> Result<Found, FeedError> {
         known.extend_from_slice(&modified.as_nanos().to_le_bytes());
         known.extend_from_slice(&metadata.len().to_le_bytes());
     }
-    Ok(Found { files, root: path.to_owned(), stamp: Digest::of(Algorithm::Sha256, &known).to_hex() })
+    Ok(DirectoryFiles { files, root: path.to_owned(), stamp: Digest::of(Algorithm::Sha256, &known).to_hex() })
 }
 
 /// Takes everything that was found.
-pub(crate) fn take(harvest: &mut Harvest, feed: &str, found: &Found) -> Result<(), FeedError> {
+pub(crate) fn take(harvest: &mut RecordImporter, feed: &str, found: &DirectoryFiles) -> Result<(), FeedError> {
     if let [file] = &*found.files
         && *file == found.root
     {
@@ -88,7 +88,7 @@ pub(crate) fn take(harvest: &mut Harvest, feed: &str, found: &Found) -> Result<(
 }
 
 /// Takes a file, whatever of the formats it is: told by how it begins, not by its name.
-pub(crate) fn take_file(harvest: &mut Harvest, feed: &str, path: &Path) -> Result<(), FeedError> {
+pub(crate) fn take_file(harvest: &mut RecordImporter, feed: &str, path: &Path) -> Result<(), FeedError> {
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let mut file = File::open(path).map_err(FeedError::file("read", path))?;
     let mut beginning = Vec::new();

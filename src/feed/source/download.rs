@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::feed::FeedError;
 use crate::feed::config::shown;
-use crate::net::{BodyStream, Client, Outgoing, Reach};
+use crate::net::{AddressScope, BodyStream, ClientRequest, HttpClient};
 
 /// The largest file that is taken, in bytes: five times OSV's archive of npm.
 const LARGEST: u64 = 2 << 30;
@@ -34,23 +34,23 @@ const PIECE: usize = 1 << 20;
 
 /// What tells whether a file changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Validators {
+pub(crate) struct CacheValidators {
     pub(crate) etag: Option<String>,
     pub(crate) last_modified: Option<String>,
 }
 
 /// What came of asking for a file.
-pub(crate) enum Downloaded {
+pub(crate) enum DownloadResult {
     /// It is what it was.
     Unchanged,
     /// There is no such file.
     Missing,
     /// It lies here now, whole.
-    File { path: PathBuf, validators: Validators },
+    File { path: PathBuf, validators: CacheValidators },
 }
 
 /// The head of an answer, and its body on its way.
-pub(crate) struct Answer {
+pub(crate) struct DownloadReply {
     status: u16,
     headers: HeaderMap,
     body: BodyStream,
@@ -58,12 +58,12 @@ pub(crate) struct Answer {
 
 /// Asks servers. Redirects are followed, to other hosts with a public address only and without credentials.
 #[derive(Clone)]
-pub(crate) struct Fetcher(pub(crate) Client);
+pub(crate) struct FeedDownloader(pub(crate) HttpClient);
 
-impl Fetcher {
+impl FeedDownloader {
     /// A small file whole; `None` when it is not there.
     pub(crate) async fn small(&self, url: &Url, limit: u64) -> Result<Option<Bytes>, FeedError> {
-        let Answer { status, body, .. } = self.ask(url, HeaderMap::new()).await?;
+        let DownloadReply { status, body, .. } = self.ask(url, HeaderMap::new()).await?;
         match status {
             200 => body.collect(limit).await.map(Some).map_err(|wrong| failed(url, wrong)),
             404 | 410 => Ok(None),
@@ -73,15 +73,15 @@ impl Fetcher {
 
     /// A file into `directory`, unless `known` says that it did not change. What broke off is taken up where it broke off, also
     /// after a restart, if the server says that it is the same file still.
-    pub(crate) async fn large(&self, url: &Url, directory: &Path, known: &Validators) -> Result<Downloaded, FeedError> {
+    pub(crate) async fn large(&self, url: &Url, directory: &Path, known: &CacheValidators) -> Result<DownloadResult, FeedError> {
         let mut left = RESUMPTIONS;
         loop {
-            let part = Part::of(directory, url);
+            let part = PartialDownload::of(directory, url);
             let resumed = part.length > 0;
             let answer = self.ask(url, part.headers(known)).await?;
             match answer.status {
-                304 if !resumed => return Ok(Downloaded::Unchanged),
-                404 | 410 => return Ok(Downloaded::Missing),
+                304 if !resumed => return Ok(DownloadResult::Unchanged),
+                404 | 410 => return Ok(DownloadResult::Missing),
                 200 | 206 => {}
                 // What is here is no beginning of what is there.
                 416 if resumed => {
@@ -101,7 +101,7 @@ impl Fetcher {
         }
     }
 
-    async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<Answer, FeedError> {
+    async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<DownloadReply, FeedError> {
         let mut at = url.clone();
         for _ in 0..=MOST_REDIRECTS {
             let same_place = at.origin() == url.origin();
@@ -109,12 +109,12 @@ impl Fetcher {
             if let Some(value) = credentials(url).filter(|_| same_place) {
                 headers.insert(AUTHORIZATION, value);
             }
-            let reach = if at.host() == url.host() { Reach::Anywhere } else { Reach::Public };
-            let request = Outgoing { method: Method::GET, url: at.clone(), headers, body: Bytes::new(), reach };
+            let reach = if at.host() == url.host() { AddressScope::Anywhere } else { AddressScope::Public };
+            let request = ClientRequest { method: Method::GET, url: at.clone(), headers, body: Bytes::new(), reach };
             let response = self.0.send(&request).await.map_err(|wrong| failed(&at, wrong))?;
             let status = response.status.as_u16();
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-                return Ok(Answer { status, headers: response.headers, body: response.body });
+                return Ok(DownloadReply { status, headers: response.headers, body: response.body });
             }
             let location = text(&response.headers, &LOCATION).and_then(|location| at.join(&location).ok());
             let next = location.filter(|next| next.scheme() == "https" || (at.scheme() == "http" && next.scheme() == "http"));
@@ -125,31 +125,31 @@ impl Fetcher {
 }
 
 /// A file that is not whole yet, and what it is a part of.
-struct Part {
+struct PartialDownload {
     path: PathBuf,
     note: PathBuf,
-    validators: Validators,
+    validators: CacheValidators,
     length: u64,
 }
 
 /// What lies beside a part.
 #[derive(Serialize, Deserialize)]
-struct Note {
+struct PartialMetadata {
     url: String,
-    validators: Validators,
+    validators: CacheValidators,
 }
 
-impl Part {
+impl PartialDownload {
     /// What is there already; nothing of another file, and nothing of one that cannot be recognised again.
     fn of(directory: &Path, url: &Url) -> Self {
         let (path, note) = (directory.join("download.part"), directory.join("download.json"));
-        let noted: Option<Note> = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let noted: Option<PartialMetadata> = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let noted = noted.filter(|noted| noted.url == shown(url).as_str() && noted.validators.strong().is_some());
         let length = noted.as_ref().and_then(|_| std::fs::metadata(&path).ok()).map_or(0, |metadata| metadata.len());
         Self { path, note, validators: noted.map(|noted| noted.validators).unwrap_or_default(), length }
     }
 
-    fn headers(&self, known: &Validators) -> HeaderMap {
+    fn headers(&self, known: &CacheValidators) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let mut set = |name: HeaderName, value: Option<&str>| {
             if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
@@ -173,7 +173,7 @@ impl Part {
     }
 }
 
-impl Validators {
+impl CacheValidators {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         Self { etag: text(headers, &ETAG), last_modified: text(headers, &LAST_MODIFIED) }
     }
@@ -184,15 +184,15 @@ impl Validators {
     }
 }
 
-async fn receive(part: Part, url: &Url, answer: Answer) -> Result<Downloaded, FeedError> {
-    let Answer { status, headers, mut body } = answer;
+async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Result<DownloadResult, FeedError> {
+    let DownloadReply { status, headers, mut body } = answer;
     let begins_at = if status == 206 { part.length } else { 0 };
     if status == 206 && !continues(&headers, begins_at) {
         part.discard();
         return Err(failed(url, "it sent another part than was asked for"));
     }
-    let validators = if status == 206 { part.validators.clone() } else { Validators::of(&headers) };
-    let note = Note { url: shown(url).to_string(), validators: validators.clone() };
+    let validators = if status == 206 { part.validators.clone() } else { CacheValidators::of(&headers) };
+    let note = PartialMetadata { url: shown(url).to_string(), validators: validators.clone() };
     let file = OpenOptions::new().create(true).write(true).append(status == 206).truncate(status != 206).open(&part.path);
     let mut file = file.map_err(FeedError::file("open", &part.path))?;
     let noted = serde_json::to_vec(&note).map_err(std::io::Error::from).and_then(|text| std::fs::write(&part.note, text));
@@ -222,7 +222,7 @@ async fn receive(part: Part, url: &Url, answer: Answer) -> Result<Downloaded, Fe
     let path = part.path.with_extension("whole");
     std::fs::rename(&part.path, &path).map_err(FeedError::file("rename", &part.path))?;
     let _ = std::fs::remove_file(&part.note);
-    Ok(Downloaded::File { path, validators })
+    Ok(DownloadResult::File { path, validators })
 }
 
 /// Writes a piece off the async threads.

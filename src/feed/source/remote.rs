@@ -10,12 +10,12 @@ use url::Url;
 
 use crate::feed::FeedError;
 use crate::feed::config::FeedConfig;
-use crate::feed::format::changes::{self, Changes};
-use crate::feed::format::signed_index::{self, Index};
+use crate::feed::format::changes::{self, ChangeList};
+use crate::feed::format::signed_index::{self, SignedIndex};
 use crate::feed::import::LARGEST;
 use crate::feed::source::directory;
-use crate::feed::source::download::{Downloaded, Fetcher, Validators, failed};
-use crate::feed::store::State;
+use crate::feed::source::download::{CacheValidators, DownloadResult, FeedDownloader, failed};
+use crate::feed::store::FeedState;
 use jiff::Timestamp;
 
 /// Records asked for at once.
@@ -34,7 +34,7 @@ const LARGEST_CHANGES: u64 = 128 << 20;
 const MAX_RECORDS_BYTES: u64 = 256 << 20;
 
 /// What was fetched, not yet read.
-pub(crate) enum Material {
+pub(crate) enum FetchedFiles {
     /// A file of any format.
     File(PathBuf),
     /// Records by name; one that is not there any more is left out.
@@ -44,25 +44,25 @@ pub(crate) enum Material {
 }
 
 /// What came of looking.
-pub(crate) struct Found {
+pub(crate) struct RemoteChanges {
     /// `None` when nothing changed.
-    pub(crate) material: Option<Material>,
-    pub(crate) validators: Validators,
-    pub(crate) index: Option<Index>,
+    pub(crate) material: Option<FetchedFiles>,
+    pub(crate) validators: CacheValidators,
+    pub(crate) index: Option<SignedIndex>,
 }
 
 /// One look at the feed at `url`.
-pub(crate) struct Look<'a> {
+pub(crate) struct RemoteFeed<'a> {
     pub(crate) feed: &'a FeedConfig,
-    pub(crate) fetcher: &'a Fetcher,
+    pub(crate) fetcher: &'a FeedDownloader,
     pub(crate) directory: &'a Path,
-    pub(crate) before: &'a State,
+    pub(crate) before: &'a FeedState,
     pub(crate) now: Timestamp,
 }
 
-impl Look<'_> {
+impl RemoteFeed<'_> {
     /// Fetches what changed.
-    pub(crate) async fn fetch(&self, url: &Url) -> Result<Found, FeedError> {
+    pub(crate) async fn fetch(&self, url: &Url) -> Result<RemoteChanges, FeedError> {
         if url.path().ends_with('/') {
             return self.directory(url).await;
         }
@@ -79,15 +79,17 @@ impl Look<'_> {
             }
         }
         match self.fetcher.large(url, self.directory, &self.known()).await? {
-            Downloaded::Unchanged => Ok(self.unchanged()),
-            Downloaded::Missing => Err(failed(url, "it is not there")),
-            Downloaded::File { path, validators } => Ok(Found { material: Some(Material::File(path)), validators, index: None }),
+            DownloadResult::Unchanged => Ok(self.unchanged()),
+            DownloadResult::Missing => Err(failed(url, "it is not there")),
+            DownloadResult::File { path, validators } => {
+                Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None })
+            }
         }
     }
 
-    async fn directory(&self, base: &Url) -> Result<Found, FeedError> {
+    async fn directory(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
         let index = self.fetcher.small(&below(base, signed_index::INDEX)?, signed_index::LARGEST).await?;
-        if let Some((bytes, index)) = index.as_ref().and_then(|bytes| Some((bytes, Index::read(bytes)?))) {
+        if let Some((bytes, index)) = index.as_ref().and_then(|bytes| Some((bytes, SignedIndex::read(bytes)?))) {
             return self.signed(base, bytes, index).await;
         }
         if self.feed.key.is_some() {
@@ -99,10 +101,10 @@ impl Look<'_> {
         // The list of changes lets nothing be told, so what the archive says of itself counts.
         for name in ["all.zip", "npm/all.zip"] {
             match self.fetcher.large(&below(base, name)?, self.directory, &self.known()).await? {
-                Downloaded::Unchanged => return Ok(self.unchanged()),
-                Downloaded::Missing => {}
-                Downloaded::File { path, validators } => {
-                    return Ok(Found { material: Some(Material::File(path)), validators, index: None });
+                DownloadResult::Unchanged => return Ok(self.unchanged()),
+                DownloadResult::Missing => {}
+                DownloadResult::File { path, validators } => {
+                    return Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None });
                 }
             }
         }
@@ -110,10 +112,10 @@ impl Look<'_> {
     }
 
     /// By the list of what changed; `None` when there is none, or when the whole archive is the shorter way.
-    async fn changes(&self, base: &Url) -> Result<Option<Found>, FeedError> {
+    async fn changes(&self, base: &Url) -> Result<Option<RemoteChanges>, FeedError> {
         let Some(csv) = self.fetcher.small(&below(base, "modified_id.csv")?, LARGEST_CHANGES).await? else { return Ok(None) };
         let tally = self.before.tally.clone();
-        let Changes { changed, all } = blocking(move || changes::read(&csv, &tally)).await??;
+        let ChangeList { changed, all } = blocking(move || changes::read(&csv, &tally)).await??;
         let Some(changed) = changed.filter(|_| self.before.is_good()) else {
             return self.without_archive(base, all).await;
         };
@@ -121,50 +123,58 @@ impl Look<'_> {
             return Ok(Some(self.unchanged()));
         }
         let documents = self.records(base, changed.iter().map(|id| format!("{id}.json")).collect()).await?;
-        let material = Material::Changes { documents, changed: changed.into_iter().collect(), all };
-        Ok(Some(Found { material: Some(material), validators: self.known(), index: None }))
+        let material = FetchedFiles::Changes { documents, changed: changed.into_iter().collect(), all };
+        Ok(Some(RemoteChanges { material: Some(material), validators: self.known(), index: None }))
     }
 
     /// The records themselves, where there is a list of them and no archive.
-    async fn without_archive(&self, base: &Url, all: HashSet<String>) -> Result<Option<Found>, FeedError> {
+    async fn without_archive(&self, base: &Url, all: HashSet<String>) -> Result<Option<RemoteChanges>, FeedError> {
         for name in ["all.zip", "npm/all.zip"] {
-            if let Downloaded::File { path, validators } =
-                self.fetcher.large(&below(base, name)?, self.directory, &Validators::default()).await?
+            if let DownloadResult::File { path, validators } =
+                self.fetcher.large(&below(base, name)?, self.directory, &CacheValidators::default()).await?
             {
-                return Ok(Some(Found { material: Some(Material::File(path)), validators, index: None }));
+                return Ok(Some(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None }));
             }
         }
         let documents = self.records(base, all.into_iter().map(|id| format!("{id}.json")).collect()).await?;
-        Ok(Some(Found { material: Some(Material::Documents(documents)), validators: Validators::default(), index: None }))
+        Ok(Some(RemoteChanges {
+            material: Some(FetchedFiles::Documents(documents)),
+            validators: CacheValidators::default(),
+            index: None,
+        }))
     }
 
-    async fn signed(&self, base: &Url, bytes: &[u8], index: Index) -> Result<Found, FeedError> {
+    async fn signed(&self, base: &Url, bytes: &[u8], index: SignedIndex) -> Result<RemoteChanges, FeedError> {
         if let Some(key) = &self.feed.key {
             let signature = self.fetcher.small(&below(base, signed_index::SIGNATURE)?, 4_096).await?;
             signed_index::verify(key, bytes, signature.as_deref())?;
         }
         index.check(self.before, self.now)?;
         if self.before.is_good() && self.before.serial == Some(index.serial) {
-            return Ok(Found { index: Some(index), ..self.unchanged() });
+            return Ok(RemoteChanges { index: Some(index), ..self.unchanged() });
         }
         let url = below(base, signed_index::ARCHIVE)?;
-        match self.fetcher.large(&url, self.directory, &Validators::default()).await? {
-            Downloaded::File { path, validators } => {
-                Ok(Found { material: Some(Material::File(path)), validators, index: Some(index) })
+        match self.fetcher.large(&url, self.directory, &CacheValidators::default()).await? {
+            DownloadResult::File { path, validators } => {
+                Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: Some(index) })
             }
-            Downloaded::Unchanged | Downloaded::Missing => Err(failed(&url, "it is not there")),
+            DownloadResult::Unchanged | DownloadResult::Missing => Err(failed(&url, "it is not there")),
         }
     }
 
     /// What a web server lists of a directory: the records it links to.
-    async fn listing(&self, base: &Url) -> Result<Found, FeedError> {
+    async fn listing(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
         let page = self.fetcher.small(base, LARGEST_LISTING).await?.ok_or_else(|| failed(base, "it is not there"))?;
         let names = blocking(move || links(&String::from_utf8_lossy(&page))).await?;
         if names.is_empty() {
             return Err(failed(base, "neither `modified_id.csv` nor `all.zip` is there, nor a list of records"));
         }
         let documents = self.records(base, names).await?;
-        Ok(Found { material: Some(Material::Documents(documents)), validators: Validators::default(), index: None })
+        Ok(RemoteChanges {
+            material: Some(FetchedFiles::Documents(documents)),
+            validators: CacheValidators::default(),
+            index: None,
+        })
     }
 
     async fn records(&self, base: &Url, names: Vec<String>) -> Result<Vec<(String, Bytes)>, FeedError> {
@@ -193,17 +203,17 @@ impl Look<'_> {
         }
     }
 
-    fn known(&self) -> Validators {
+    fn known(&self) -> CacheValidators {
         // Validators of records that are not there any more say nothing.
         let good = self.before.is_good().then_some(self.before);
-        Validators {
+        CacheValidators {
             etag: good.and_then(|state| state.etag.clone()),
             last_modified: good.and_then(|state| state.last_modified.clone()),
         }
     }
 
-    fn unchanged(&self) -> Found {
-        Found { material: None, validators: self.known(), index: None }
+    fn unchanged(&self) -> RemoteChanges {
+        RemoteChanges { material: None, validators: self.known(), index: None }
     }
 }
 

@@ -7,15 +7,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::firewall::Inner;
+use crate::firewall::Components;
 use crate::firewall::audit::body::Audited;
-use crate::firewall::package::Slot;
-use crate::firewall::policy_state::World;
-use crate::firewall::request::Asker;
+use crate::firewall::package::CacheKey;
+use crate::firewall::policy_state::PolicySnapshot;
+use crate::firewall::request::Client;
 use crate::npm::{Algorithm, Digest, PackageName, Version};
-use crate::policy::advisories::Kind;
+use crate::policy::advisories::AdvisoryKind;
 use crate::policy::{Advisory, Severity};
-use crate::upstream::Passed;
+use crate::upstream::PassthroughResponse;
 
 /// Statuses by which a registry says that it answers no audits.
 const NO_ENDPOINT: [u16; 3] = [404, 405, 501];
@@ -29,9 +29,15 @@ type Theirs<'a> = BTreeMap<String, &'a RawValue>;
 /// An advisory with the versions of what is installed that it affects.
 type Found<'w> = (Advisory<'w>, Vec<String>);
 
-impl Inner {
+impl Components {
     /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits. Blocks.
-    pub(crate) fn advise(&self, asker: &Asker, passed: Passed, audited: &Audited, bulk: bool) -> Passed {
+    pub(crate) fn advise(
+        &self,
+        asker: &Client,
+        passed: PassthroughResponse,
+        audited: &Audited,
+        bulk: bool,
+    ) -> PassthroughResponse {
         let world = self.world();
         let status = passed.status.as_u16();
         let alone = NO_ENDPOINT.contains(&status);
@@ -46,14 +52,14 @@ impl Inner {
         let theirs = theirs.unwrap_or_default();
         let answer = if bulk { bulk_answer(&found, theirs) } else { tree_answer(&found, audited, theirs) };
         match answer {
-            Ok(answer) => Passed::of_json(answer.into()),
+            Ok(answer) => PassthroughResponse::of_json(answer.into()),
             // Written from what was read: it cannot fail, and upstream's own is better than none.
             Err(_) => passed,
         }
     }
 
     /// Each advisory on something installed, with the versions of it that it affects.
-    fn found<'w>(&self, asker: &Asker, world: &'w World, audited: &Audited) -> Vec<Found<'w>> {
+    fn found<'w>(&self, asker: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
         let mut found = Vec::new();
         for (name, versions) in &audited.versions {
             let advisories = world.advisories.of(name);
@@ -62,7 +68,7 @@ impl Inner {
             }
             let known = PackageName::parse(name).ok();
             let known =
-                known.and_then(|name| self.documents.get(&Slot::of(&name, self.registries.of(&name), &asker.authorization)));
+                known.and_then(|name| self.documents.get(&CacheKey::of(&name, self.registries.of(&name), &asker.authorization)));
             let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
             let applicable = advisories.among(dated);
             // Where each advisory of this package went, by feed and id: they are compared once, not once per version.
@@ -215,8 +221,8 @@ fn tell(advisory: Advisory<'_>) -> Value {
 fn severity(advisory: Advisory<'_>) -> &'static str {
     let scored = || crate::policy::advisories::cvss::base_score(advisory.cvss()).map(Severity::of_score);
     match advisory.kind {
-        Kind::Malware => Severity::Critical.as_str(),
-        Kind::Vulnerability => advisory.severity.or_else(scored).unwrap_or(Severity::Moderate).as_str(),
+        AdvisoryKind::Malware => Severity::Critical.as_str(),
+        AdvisoryKind::Vulnerability => advisory.severity.or_else(scored).unwrap_or(Severity::Moderate).as_str(),
     }
 }
 

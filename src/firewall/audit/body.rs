@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::firewall::error::Rejection;
+use crate::firewall::error::FirewallError;
 
 /// The most packages of one audit, counted with each place in a tree: five times what the largest public lockfiles hold.
 const MAX_PACKAGES: usize = 50_000;
@@ -35,12 +35,12 @@ pub struct Audited {
 /// Reads a bulk audit. Packages that are `listed` are kept, `each` is called for all; `None` when it is no such audit.
 ///
 /// # Errors
-/// [`Rejection::TooMuch`] when there are more packages or versions than are answered.
+/// [`FirewallError::TooMuch`] when there are more packages or versions than are answered.
 pub fn read_bulk(
     body: &[u8],
     listed: impl Fn(&str) -> bool,
     mut each: impl FnMut(&str, &[String]),
-) -> Result<Option<Audited>, Rejection> {
+) -> Result<Option<Audited>, FirewallError> {
     let mut audited = Audited::default();
     let mut add = |name: String, versions: Vec<String>| {
         audited.count += 1;
@@ -64,7 +64,7 @@ pub fn read_bulk(
 ///
 /// # Errors
 /// As [`read_bulk`].
-pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, Rejection> {
+pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, FirewallError> {
     let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let read = deserializer.deserialize_any(Node(&mut walk)).and_then(|()| deserializer.end());
@@ -82,14 +82,14 @@ fn too_many_versions() -> String {
     format!("{TOO_MUCH}more than {MAX_VERSIONS} versions of one package")
 }
 
-fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Option<Audited>, Rejection> {
+fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Option<Audited>, FirewallError> {
     let Err(error) = read else { return Ok(Some(audited)) };
     let text = error.to_string();
     match text.strip_prefix(TOO_MUCH) {
         // Behind it stands where in the body that was.
         Some(what) => {
             let what = what.split(" at line ").next().unwrap_or(what);
-            Err(Rejection::TooMuch(format!("the audit names {what}").into()))
+            Err(FirewallError::TooMuch(format!("the audit names {what}").into()))
         }
         None => Ok(None),
     }
@@ -311,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    fn told(read: Result<Option<Audited>, Rejection>) -> String {
+    fn told(read: Result<Option<Audited>, FirewallError>) -> String {
         match read {
             Ok(Some(audited)) => format!("{} {:?}", audited.count, audited.versions),
             Ok(None) => "unreadable".to_owned(),

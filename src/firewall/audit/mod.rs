@@ -11,34 +11,34 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
+use crate::firewall::Components;
 use crate::firewall::audit::body::Audited;
-use crate::firewall::error::{self, Rejection};
-use crate::firewall::package::Slot;
-use crate::firewall::request::Asker;
+use crate::firewall::error::{self, FirewallError};
+use crate::firewall::package::CacheKey;
+use crate::firewall::request::Client;
 use crate::npm::{PackageName, Version};
 use crate::units::timestamp;
-use crate::upstream::{Passage, Passed};
+use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
 /// Releases named in one notice: beyond that they are counted.
 const NAMED: usize = 6;
 
 /// A newer release that an install did not get.
-struct HeldBack {
+struct HeldUpdate {
     name: PackageName,
     version: Version,
     opens: Option<Timestamp>,
 }
 
-impl Inner {
+impl Components {
     /// Passes an audit on. `body` is dropped once it is read: it may hold memory that others wait for.
     pub(crate) async fn audit(
         self: &Arc<Self>,
-        asker: &Asker,
-        passage: Passage,
+        asker: &Client,
+        passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
-    ) -> Result<(Passed, Option<String>), Rejection> {
+    ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
         let (inner, reader) = (Arc::clone(self), asker.clone());
         let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, bulk)).await??;
         let passed = self.pass(asker, None, passage).await?;
@@ -51,7 +51,7 @@ impl Inner {
     }
 
     /// What the feeds may have to say something of, where they hold vulnerabilities at all, and the notice. Blocks.
-    fn read_audit(&self, asker: &Asker, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), Rejection> {
+    fn read_audit(&self, asker: &Client, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), FirewallError> {
         let world = self.world();
         // Feeds of malware alone know nothing of what an audit asks.
         let advises = world.advisories.has_vulnerabilities();
@@ -63,7 +63,7 @@ impl Inner {
         let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
         let audited = body::read_bulk(body, is_listed, |name, versions| {
             let Ok(name) = PackageName::parse(name) else { return };
-            let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
+            let slot = CacheKey::of(&name, self.registries.of(&name), &asker.authorization);
             // The last of two entries for one name counts, as in any JSON.
             if self.documents.contains_key(&slot) {
                 known.insert(name.clone(), versions.to_vec());
@@ -77,7 +77,7 @@ impl Inner {
     /// What was held back of the packages of a bulk audit, of those that are known: one line of ASCII.
     fn notice(
         &self,
-        asker: &Asker,
+        asker: &Client,
         names: &HashSet<PackageName>,
         installed: &BTreeMap<PackageName, Vec<String>>,
     ) -> Option<String> {
@@ -88,7 +88,7 @@ impl Inner {
         }
         // What no other package of the install wants is the project's own.
         let is_indirect = |name: &PackageName| {
-            let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+            let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
             let wants = self.wants.of(&slot).unwrap_or_default();
             wants.iter().any(|want| PackageName::parse(&want.by).is_ok_and(|by| by != *name && names.contains(&by)))
         };
@@ -98,7 +98,7 @@ impl Inner {
         let link = link.map(|link| format!("{}{link}", error::WHY)).unwrap_or_default();
         let compose = |named: usize| {
             let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
-            for (at, HeldBack { name, version, opens }) in held.iter().take(named).enumerate() {
+            for (at, HeldUpdate { name, version, opens }) in held.iter().take(named).enumerate() {
                 let lead = if at == 0 { "" } else { ", " };
                 let _ = match opens {
                     Some(opens) => write!(text, "{lead}{name} {version} opens {}", timestamp::tell_opening(*opens)),
@@ -123,8 +123,8 @@ impl Inner {
 
     /// The newest hidden version of a package that is newer than what was installed of it: a stable one, or a prerelease where
     /// one was installed.
-    fn held_back(&self, asker: &Asker, name: &PackageName, versions: &[String]) -> Option<HeldBack> {
-        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+    fn held_back(&self, asker: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
+        let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
@@ -135,7 +135,7 @@ impl Inner {
             wanted.then_some((version, verdict))
         });
         let (version, verdict) = newer.max_by(|one, other| one.0.cmp(other.0))?;
-        Some(HeldBack { name: name.clone(), version: version.clone(), opens: verdict.opens() })
+        Some(HeldUpdate { name: name.clone(), version: version.clone(), opens: verdict.opens() })
     }
 }
 

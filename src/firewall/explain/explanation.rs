@@ -7,9 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::npm::packument::index::Traits;
+use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{Integrity, PackageName};
-use crate::policy::{Advisory, Facts, Presence, Reason, Step, Verdict};
+use crate::policy::{Advisory, Facts, Presence, Reason, TraceStep, Verdict};
 use crate::units::timestamp;
 
 /// Maintainers that are named; there may be hundreds.
@@ -23,17 +23,17 @@ pub struct Explanation {
     /// The version that was asked for, after tags and ranges are resolved over everything upstream has.
     pub version: Box<str>,
     /// The dist-tag or range that was asked for, where it was no version.
-    pub asked: Option<Asked>,
+    pub asked: Option<RequestedSpec>,
     /// The verdict.
     pub verdict: Verdict,
     /// The decision that lets it through, and what would have held it back.
     pub waiver: Option<Reason>,
     /// Everything that is asked about a version in its order, and what it made of this one.
-    pub steps: Vec<Step>,
+    pub steps: Vec<TraceStep>,
     /// Where each dist-tag points upstream, and where for clients.
-    pub tags: Vec<TagMove>,
+    pub tags: Vec<DistTagChange>,
     /// What rules saw.
-    pub seen: Seen,
+    pub seen: ExplainedFacts,
     /// When upstream says it was published.
     pub published: Option<Timestamp>,
     /// The effective publish time, from which age counts.
@@ -54,7 +54,7 @@ pub struct Explanation {
 
 /// A dist-tag or range, and what whoever asks for it is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestedSpec {
     /// As it was written.
     pub text: Box<str>,
     /// The version that clients get for it here; `None` when they get none.
@@ -63,7 +63,7 @@ pub struct Asked {
 
 /// A dist-tag, upstream and here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagMove {
+pub struct DistTagChange {
     /// Its name.
     pub tag: Box<str>,
     /// Where it points upstream.
@@ -74,7 +74,7 @@ pub struct TagMove {
 
 /// The facts that rules saw, kept for whoever asks why.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct ExplainedFacts {
     /// Why it is not in upstream's packument, in words; `None` when it is.
     pub gone: Option<String>,
     /// When the package's oldest release was published.
@@ -88,7 +88,7 @@ pub struct Seen {
     /// Whether it was first seen with another integrity.
     pub integrity_changed: bool,
     /// What its manifest says of itself.
-    pub traits: Traits,
+    pub traits: ManifestTraits,
     /// Who published it.
     pub publisher: Option<String>,
     /// Who maintains it.
@@ -96,7 +96,7 @@ pub struct Seen {
     /// The dist-tags that point to it upstream.
     pub tags: Vec<String>,
     /// The advisories that name it.
-    pub advisories: Vec<Advised>,
+    pub advisories: Vec<ExplainedAdvisory>,
     /// The reviewed advisory that names it as the fix.
     pub fix: Option<String>,
     /// What differs from its predecessors.
@@ -107,7 +107,7 @@ pub struct Seen {
 
 /// One advisory on a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advised {
+pub struct ExplainedAdvisory {
     /// Its id.
     pub id: String,
     /// The feed it stands in.
@@ -124,13 +124,13 @@ pub struct Advised {
     pub summary: String,
 }
 
-impl Seen {
+impl ExplainedFacts {
     /// What there is to see of a version.
     #[must_use]
     pub fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
-        let obeyed = facts.advised().map(|advisory| Advised::of(advisory, false));
-        let aside = facts.advisories.set_aside(facts.version, facts.parsed).map(|advisory| Advised::of(advisory, true));
+        let obeyed = facts.advised().map(|advisory| ExplainedAdvisory::of(advisory, false));
+        let aside = facts.advisories.set_aside(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
         Self {
             gone: match facts.presence {
                 Presence::Present => None,
@@ -185,7 +185,7 @@ impl Seen {
     }
 
     fn of_manifest(&self) -> Vec<String> {
-        let Traits { deprecated, install_script, git_dependency, url_dependency, file_dependency } = self.traits;
+        let ManifestTraits { deprecated, install_script, git_dependency, url_dependency, file_dependency } = self.traits;
         let told = [
             (deprecated, "deprecated"),
             (install_script, "runs a script at install"),
@@ -197,7 +197,7 @@ impl Seen {
     }
 }
 
-impl Advised {
+impl ExplainedAdvisory {
     fn of(advisory: Advisory<'_>, set_aside: bool) -> Self {
         Self {
             id: advisory.id.to_owned(),
@@ -251,7 +251,7 @@ impl Explanation {
         if let Some(at) = self.as_of {
             row("as of", timestamp::tell(at));
         }
-        if let Some(Asked { text, given }) = &self.asked {
+        if let Some(RequestedSpec { text, given }) = &self.asked {
             let given = given.as_ref().map_or_else(|| "nothing".to_owned(), |given| format!("{}@{given}", self.name));
             row("asked", format!("`{text}` means {} upstream, gives {given} here", self.version));
         }
@@ -273,7 +273,7 @@ impl Explanation {
             row("waived", waiver.detail.clone());
         }
         row("upstream", format!("{} (asked {})", self.upstream, timestamp::tell(self.validated)));
-        for TagMove { tag, upstream, shown } in &self.tags {
+        for DistTagChange { tag, upstream, shown } in &self.tags {
             row(
                 "dist-tag",
                 match shown.as_deref() {
@@ -294,7 +294,8 @@ impl Explanation {
     pub fn json(&self) -> Value {
         let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let reason = self.verdict.reason();
-        let tag = |TagMove { tag, upstream, shown }: &TagMove| json!({ "tag": tag, "upstream": upstream, "here": shown });
+        let tag =
+            |DistTagChange { tag, upstream, shown }: &DistTagChange| json!({ "tag": tag, "upstream": upstream, "here": shown });
         json!({
             "name": self.name.as_str(),
             "version": self.version,
@@ -319,14 +320,14 @@ impl Explanation {
     }
 }
 
-fn step_json(step: &Step) -> Value {
+fn step_json(step: &TraceStep) -> Value {
     json!({ "rule": step.rule.as_str(), "action": step.action, "outcome": step.outcome.as_str(), "detail": step.detail })
 }
 
-impl Seen {
+impl ExplainedFacts {
     fn json(&self) -> Value {
         let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
-        let advisory = |advised: &Advised| {
+        let advisory = |advised: &ExplainedAdvisory| {
             json!({
                 "id": advised.id,
                 "feed": advised.feed,

@@ -7,32 +7,32 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::error::{self, Rejection};
-use crate::firewall::explain::explanation::{Asked, Explanation, Seen, TagMove};
-use crate::firewall::package::Known;
-use crate::firewall::package::removed::Departed;
-use crate::firewall::packages::fetch::Need;
-use crate::firewall::policy_state::World;
+use crate::firewall::Components;
+use crate::firewall::error::{self, FirewallError};
+use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, Explanation, RequestedSpec};
+use crate::firewall::package::PackageSnapshot;
+use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::queries::packument::{self, best, no_version};
-use crate::firewall::request::Asker;
-use crate::firewall::verdicts::Screen;
-use crate::npm::Form;
+use crate::firewall::request::Client;
+use crate::firewall::verdicts::VerdictTable;
+use crate::npm::PackumentForm;
 use crate::npm::packument::dist_tags;
 use crate::npm::{PackageName, Packument, Range};
 use crate::policy::{Facts, judge, waiver};
 use crate::units::timestamp;
 
-impl Inner {
+impl Components {
     pub(crate) async fn explain(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         wanted: Option<&str>,
         at: Option<Timestamp>,
-    ) -> Result<Explanation, Rejection> {
+    ) -> Result<Explanation, FirewallError> {
         // The full form: rules may ask who published, which the other one does not say.
-        let present = self.reading(asker, name, Need::Form(Form::Full), None).await?.known;
+        let present = self.reading(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?.known;
         let validated = present.validated;
         let (known, world) = match at {
             None => (present, self.world()),
@@ -46,7 +46,7 @@ impl Inner {
         let (inner, asked, name) = (Arc::clone(self), asker.clone(), name.clone());
         let (judged, wanted) = (Arc::clone(&known), Box::<str>::from(wanted.unwrap_or("latest")));
         let tell = move || {
-            let told = Telling { known: &judged, world: &world, asker: &asked, validated, at };
+            let told = Explainer { known: &judged, world: &world, asker: &asked, validated, at };
             let screen = judged.screen(&world, asked.profile);
             if at.is_none() {
                 inner.note_overbroad(&name, &screen);
@@ -58,23 +58,23 @@ impl Inner {
 }
 
 /// One question, and what there is to answer it from.
-struct Telling<'a> {
-    known: &'a Known,
-    world: &'a World,
-    asker: &'a Asker,
+struct Explainer<'a> {
+    known: &'a PackageSnapshot,
+    world: &'a PolicySnapshot,
+    asker: &'a Client,
     /// When upstream was last asked.
     validated: Timestamp,
     at: Option<Timestamp>,
 }
 
-impl Telling<'_> {
-    fn of(&self, name: &PackageName, wanted: &str, screen: &Screen) -> Result<Explanation, Rejection> {
+impl Explainer<'_> {
+    fn of(&self, name: &PackageName, wanted: &str, screen: &VerdictTable) -> Result<Explanation, FirewallError> {
         let found = self.known.packument.as_deref().and_then(|packument| {
             let (at, _) = packument.find(resolve(packument, wanted)?)?;
             Some((packument, at))
         });
         let Some((packument, at)) = found else {
-            return match Departed::find(self.known, wanted, self.world) {
+            return match RemovedVersion::find(self.known, wanted, self.world) {
                 Some(departed) if !departed.is_later_than(self.at) => {
                     Ok(self.explanation(&departed.facts(self.at), None, screen))
                 }
@@ -85,19 +85,22 @@ impl Telling<'_> {
         let asked = (*packument.entries[at].key != *wanted).then(|| {
             let given = packument::resolve(packument, screen, wanted).and_then(|key| packument.find(key));
             let given = given.filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry.key.clone());
-            Asked { text: wanted.into(), given }
+            RequestedSpec { text: wanted.into(), given }
         });
         Ok(self.explanation(&self.known.facts(packument, at, &advisories), asked, screen))
     }
 
-    fn explanation(&self, facts: &Facts<'_>, asked: Option<Asked>, screen: &Screen) -> Explanation {
+    fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, screen: &VerdictTable) -> Explanation {
         let (known, world) = (self.known, self.world);
         let policy = world.policy(self.asker.profile);
         let rules = policy.about(facts.name);
         let packument = known.packument.as_deref();
         let tags = packument.iter().flat_map(|packument| screen.each_tag(packument));
-        let tags =
-            tags.map(|(tag, target, shown)| TagMove { tag: tag.into(), upstream: target.into(), shown: shown.map(Into::into) });
+        let tags = tags.map(|(tag, target, shown)| DistTagChange {
+            tag: tag.into(),
+            upstream: target.into(),
+            shown: shown.map(Into::into),
+        });
         Explanation {
             name: facts.name.clone(),
             version: facts.version.into(),
@@ -106,7 +109,7 @@ impl Telling<'_> {
             waiver: waiver(&rules, &world.standing, facts, known.validated).map(|note| note.reason),
             steps: policy.trace(&world.standing, facts, known.validated),
             tags: tags.collect(),
-            seen: Seen::of(facts),
+            seen: ExplainedFacts::of(facts),
             published: facts.published,
             effective: facts.effective,
             nearest: packument.and_then(|packument| screen.nearest(packument, facts.version)).map(Into::into),
@@ -131,10 +134,10 @@ impl Telling<'_> {
     }
 
     /// There is nothing to explain.
-    fn nothing(&self, name: &PackageName, wanted: &str) -> Rejection {
+    fn nothing(&self, name: &PackageName, wanted: &str) -> FirewallError {
         let Some(at) = self.at else { return no_version(name, wanted) };
         let text = format!("no version of {name} at {} matches: {wanted}", timestamp::tell(at));
-        Rejection::NotFound(error::one_line(&text).into())
+        FirewallError::NotFound(error::one_line(&text).into())
     }
 }
 

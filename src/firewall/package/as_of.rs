@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 
-use crate::firewall::package::history::Provenance;
-use crate::firewall::package::{Known, Screens};
+use crate::firewall::package::history::ReleaseHistory;
+use crate::firewall::package::{PackageSnapshot, VerdictCache};
 use crate::npm::Packument;
 use crate::store::TagSighting;
 
-impl Known {
+impl PackageSnapshot {
     /// The package as of `at`. Of a later instant it is what upstream says now, confirmed then.
     #[must_use]
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
@@ -34,7 +34,7 @@ impl Known {
             validated: at,
             checked: self.checked,
             raw: Arc::clone(&self.raw),
-            screens: Screens::default(),
+            screens: VerdictCache::default(),
             kin: OnceLock::new(),
         };
         if at < self.validated {
@@ -46,7 +46,7 @@ impl Known {
     fn go_back_to(&mut self, at: Timestamp) {
         let Some(packument) = &self.packument else { return };
         let was_there = |place: usize| self.provenance[place].effective <= at;
-        let kept: Vec<Provenance> = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
+        let kept: Vec<ReleaseHistory> = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
         let tags = self.tags_at(packument, at);
         self.packument = Some(Arc::new(packument.narrowed(&was_there, tags)));
         self.provenance = kept.into();

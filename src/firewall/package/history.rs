@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::npm::packument::index::Entry;
-use crate::npm::{Agreement, Form, Integrity, ManifestDigest, Packument};
-use crate::store::{Document, LearnedDigests, PackageChange, PackageRecord, Release, TagSighting};
+use crate::npm::packument::index::VersionEntry;
+use crate::npm::{DigestComparison, Integrity, ManifestDigest, Packument, PackumentForm};
+use crate::store::{LearnedDigests, PackageChange, PackageRecord, Release, StoredPackument, TagSighting};
 use crate::units::timestamp;
 use crate::upstream::TimeMode;
 
@@ -34,7 +34,7 @@ pub const NOWHERE: &str = "";
 
 /// What the record adds to one entry of a packument.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provenance {
+pub struct ReleaseHistory {
     /// The effective publish time.
     pub effective: Timestamp,
     /// The same, whatever clients resolve by has changed since: a package does not begin with such a change.
@@ -49,13 +49,13 @@ pub struct Provenance {
 
 /// What became of a package when its newest packument was compared with its record.
 #[derive(Debug, Default)]
-pub struct Reconciled {
+pub struct Reconciliation {
     /// One for each entry of the packument.
-    pub provenance: Vec<Provenance>,
+    pub provenance: Vec<ReleaseHistory>,
     /// What is to be written.
     pub change: PackageChange,
     /// What an operator must be able to find again.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<HistoryEvent>,
     /// Versions that contradict another view of the package, which is to be asked again: with the place of that view among the
     /// others.
     pub contradictions: Vec<(Box<str>, usize)>,
@@ -63,7 +63,7 @@ pub struct Reconciled {
 
 /// Something that should not happen to a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
+pub enum HistoryEvent {
     /// A version has another integrity than when it was first seen.
     IntegrityChanged {
         /// The version.
@@ -85,7 +85,7 @@ pub struct Look<'a> {
     /// The packument that was read.
     pub packument: &'a Packument,
     /// The form it was asked for in.
-    pub form: Form,
+    pub form: PackumentForm,
     /// When it was asked for, by our clock.
     pub at: Timestamp,
     /// How this upstream's publish times count.
@@ -148,11 +148,11 @@ fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
 
 /// Compares a look with the `record` of its view and with the records of the `others`.
 #[must_use]
-pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<'_>) -> Reconciled {
+pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<'_>) -> Reconciliation {
     let mut known = by_version(record);
     let others: Vec<_> = others.iter().map(|record| View::new(record)).collect();
     let last = record.document.as_ref();
-    let mut reconciled = Reconciled::default();
+    let mut reconciled = Reconciliation::default();
     reconciled.provenance.reserve(look.packument.entries.len());
     let mut recorded = record.releases.len();
     for entry in &look.packument.entries {
@@ -177,8 +177,8 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
 
 /// Marks every release as gone and every dist-tag as pointing nowhere: upstream has no such package at `now`.
 #[must_use]
-pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciled {
-    let mut reconciled = Reconciled::default();
+pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciliation {
+    let mut reconciled = Reconciliation::default();
     move_tags(record, &HashMap::new(), now, &mut reconciled.change);
     let gone = Gone { at: now, replaced: false, dropped: false };
     mark_gone(record.releases.iter(), record.document.as_ref(), gone, &mut reconciled);
@@ -186,9 +186,9 @@ pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciled {
 }
 
 /// What clients resolve by and run, as an entry of a document of this form states it.
-fn manifest_of(entry: &Entry, form: Form) -> ManifestDigest {
+fn manifest_of(entry: &VersionEntry, form: PackumentForm) -> ManifestDigest {
     let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
-    let carries_scripts = form == Form::Full || entry.outline.has_scripts;
+    let carries_scripts = form == PackumentForm::Full || entry.outline.has_scripts;
     if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
@@ -202,7 +202,7 @@ pub fn first_seen_as<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
 
 /// One entry of the packument, and what is known of its version.
 struct Tracing<'a> {
-    entry: &'a Entry,
+    entry: &'a VersionEntry,
     /// What clients resolve by, as the entry has it.
     manifest: ManifestDigest,
     rows: &'a [&'a Release],
@@ -215,9 +215,9 @@ struct Tracing<'a> {
 }
 
 impl<'a> Tracing<'a> {
-    fn trace(&self, recorded: &mut usize, into: &mut Reconciled) -> Provenance {
+    fn trace(&self, recorded: &mut usize, into: &mut Reconciliation) -> ReleaseHistory {
         let (entry, at) = (self.entry, self.look.at);
-        let unknown = |unrecorded| Provenance {
+        let unknown = |unrecorded| ReleaseHistory {
             effective: at,
             began: at,
             integrity_changed: false,
@@ -259,7 +259,7 @@ impl<'a> Tracing<'a> {
             release = Release { integrity: entry.integrity.clone(), digests: None, first_seen: at, ..release };
             *recorded += 1;
             if let Some(first) = first.filter(|_| changed) {
-                into.findings.push(Finding::IntegrityChanged {
+                into.findings.push(HistoryEvent::IntegrityChanged {
                     version: entry.key.clone(),
                     was: first.known_digests().as_ref().map(Integrity::to_sri).unwrap_or_default(),
                     now: entry.integrity.as_ref().map_or_else(|| "none".to_owned(), Integrity::to_sri),
@@ -272,7 +272,7 @@ impl<'a> Tracing<'a> {
         if same != Some(&release) {
             into.change.releases.push(release);
         }
-        Provenance { effective, began, integrity_changed: changed, digests, unrecorded: false }
+        ReleaseHistory { effective, began, integrity_changed: changed, digests, unrecorded: false }
     }
 
     /// From when the release counts, by the way in which this upstream's publish times count.
@@ -289,7 +289,7 @@ impl<'a> Tracing<'a> {
     }
 
     /// A version that this view has seen before: what changes of its release.
-    fn seen_again(&self, before: &Release, into: &mut Reconciled) -> Release {
+    fn seen_again(&self, before: &Release, into: &mut Reconciliation) -> Release {
         let mut release = before.clone();
         if let Some(last_seen) = before.gone {
             if !self.keeps_its_age(before, last_seen, into) {
@@ -314,7 +314,7 @@ impl<'a> Tracing<'a> {
     }
 
     /// Whether a version that went after `last_seen` and is there again keeps its age.
-    fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciled) -> bool {
+    fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciliation) -> bool {
         let Look { at, longest_age, other_token, stranger, .. } = *self.look;
         let was_old = timestamp::after(release.counts_from(), longest_age) <= last_seen;
         let outage = !release.dropped && at < timestamp::after(last_seen, LONGEST_OUTAGE);
@@ -340,7 +340,7 @@ impl<'a> Tracing<'a> {
 
     /// A version that this view had at its last look, and that others may not have had since: it returned then. What one view saw of a
     /// takedown counts for all, as far as they do not contradict it.
-    fn follow_absences(&self, release: &mut Release, into: &mut Reconciled) {
+    fn follow_absences(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(own_look) = self.last_look else { return };
         let Look { at, longest_age, .. } = *self.look;
         let opened = timestamp::after(release.counts_from(), longest_age);
@@ -360,7 +360,7 @@ impl<'a> Tracing<'a> {
         }
         if self.is_parted() {
             (release.held_since, release.parted) = (None, true);
-            into.findings.push(Finding::Parted(release.version.clone()));
+            into.findings.push(HistoryEvent::Parted(release.version.clone()));
             return;
         }
         for absence in absences {
@@ -405,7 +405,7 @@ impl<'a> Tracing<'a> {
     }
 
     /// A version that this view has never seen.
-    fn first_sight(&self, into: &mut Reconciled) -> Release {
+    fn first_sight(&self, into: &mut Reconciliation) -> Release {
         let (entry, at) = (self.entry, self.look.at);
         let mut release = Release {
             version: entry.key.clone(),
@@ -466,13 +466,13 @@ impl<'a> Tracing<'a> {
             }
         }
         if release.parted {
-            into.findings.push(Finding::Parted(entry.key.clone()));
+            into.findings.push(HistoryEvent::Parted(entry.key.clone()));
         }
         release
     }
 
     /// A version that another view had, and that was missing since: it returned.
-    fn follow_return(&self, release: &mut Release, into: &mut Reconciled) {
+    fn follow_return(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(present) = self.last_present() else { return };
         let own = self.last_look.filter(|look| *look > present);
         let own = own.map(|look| Absence { look, place: self.others.len(), dropped: self.had_versions });
@@ -497,14 +497,14 @@ impl<'a> Tracing<'a> {
 
     /// A version that counts from another view's last look: whether that view was asked again, and still does not have it. What it says
     /// at another time does not count: upstream may have taken the version away for that moment.
-    fn review_hold(&self, release: &mut Release, into: &mut Reconciled) {
+    fn review_hold(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(held) = release.held_since else { return };
         if self.others.iter().any(|other| self.same_in(other).is_some_and(|row| row.gone.is_none())) {
             return;
         }
         if self.is_parted() {
             (release.held_since, release.parted) = (None, true);
-            into.findings.push(Finding::Parted(release.version.clone()));
+            into.findings.push(HistoryEvent::Parted(release.version.clone()));
             return;
         }
         for (place, _) in self.others.iter().enumerate().filter(|(_, other)| other.last_look.is_some()) {
@@ -514,7 +514,7 @@ impl<'a> Tracing<'a> {
 
     /// Whether another view first saw this version with other bytes, or knows digests that these contradict; what it knows besides is
     /// added to `digests`. A view that was asked since and still states other bytes has another history.
-    fn conflicts(&self, release: &mut Release, digests: &mut Option<Integrity>, into: &mut Reconciled) -> bool {
+    fn conflicts(&self, release: &mut Release, digests: &mut Option<Integrity>, into: &mut Reconciliation) -> bool {
         let mut conflicts = false;
         for (place, other) in self.others.iter().enumerate() {
             let rows = other.rows(&self.entry.key);
@@ -532,7 +532,7 @@ impl<'a> Tracing<'a> {
             let agrees = self.same_in(other).is_some();
             if !agrees && self.is_parted() {
                 release.parted = true;
-                into.findings.push(Finding::Parted(release.version.clone()));
+                into.findings.push(HistoryEvent::Parted(release.version.clone()));
                 continue;
             }
             conflicts = true;
@@ -544,7 +544,7 @@ impl<'a> Tracing<'a> {
     }
 
     /// Notes that another view did not have the version at `look`, if that may still hold it back.
-    fn contradict(&self, look: Timestamp, place: usize, into: &mut Reconciled) {
+    fn contradict(&self, look: Timestamp, place: usize, into: &mut Reconciliation) {
         if timestamp::after(look, self.look.longest_age) > self.look.at {
             into.contradictions.push((self.entry.key.clone(), place));
         }
@@ -589,7 +589,7 @@ fn follow_manifest(
 fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Option<&Integrity>) -> Option<&'a Release> {
     let agrees = |row: &&&Release| match (row.known_digests(), stated) {
         (None, None) => true,
-        (Some(known), Some(stated)) => known.agreement(stated) == Agreement::Same,
+        (Some(known), Some(stated)) => known.agreement(stated) == DigestComparison::Same,
         _ => false,
     };
     rows.iter().find(agrees).copied().or_else(|| first.filter(|first| stated.is_some() && may_be_same(first, stated)))
@@ -599,7 +599,7 @@ fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Optio
 fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
     match (row.known_digests(), stated) {
         (None, None) => true,
-        (Some(known), Some(stated)) => known.agreement(stated) != Agreement::Different,
+        (Some(known), Some(stated)) => known.agreement(stated) != DigestComparison::Different,
         _ => false,
     }
 }
@@ -608,7 +608,7 @@ fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
 fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
     match (one, other) {
         (None, None) => true,
-        (Some(one), Some(other)) => one.agreement(other) == Agreement::Same,
+        (Some(one), Some(other)) => one.agreement(other) == DigestComparison::Same,
         _ => false,
     }
 }
@@ -624,7 +624,12 @@ struct Gone {
     dropped: bool,
 }
 
-fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Document>, how: Gone, into: &mut Reconciled) {
+fn mark_gone<'a>(
+    rows: impl Iterator<Item = &'a Release>,
+    document: Option<&StoredPackument>,
+    how: Gone,
+    into: &mut Reconciliation,
+) {
     for row in rows {
         let gone = row.gone.or(document.map(|document| document.looked)).unwrap_or(row.first_seen);
         let now = Release {
@@ -635,7 +640,7 @@ fn mark_gone<'a>(rows: impl Iterator<Item = &'a Release>, document: Option<&Docu
             ..row.clone()
         };
         if row.gone.is_none() {
-            into.findings.push(Finding::Gone(Box::new(now.clone())));
+            into.findings.push(HistoryEvent::Gone(Box::new(now.clone())));
         }
         if now != *row {
             into.change.releases.push(now);
@@ -737,7 +742,7 @@ mod tests {
     fn look<'a>(packument: &'a Packument, hour: i64, parted: &'a Parted) -> Look<'a> {
         Look {
             packument,
-            form: Form::Full,
+            form: PackumentForm::Full,
             at: at(hour),
             mode: TimeMode::Checked,
             longest_age: AGE,
@@ -748,8 +753,8 @@ mod tests {
         }
     }
 
-    fn document(hour: i64) -> Document {
-        Document {
+    fn document(hour: i64) -> StoredPackument {
+        StoredPackument {
             first_seen: at(hour),
             validated: at(hour),
             changed: at(hour),
@@ -764,9 +769,9 @@ mod tests {
     }
 
     /// Sees one packument after the other, at these hours; returns the record and the last reconciliation.
-    fn seen(packuments: &[(i64, Packument)]) -> (PackageRecord, Reconciled) {
+    fn seen(packuments: &[(i64, Packument)]) -> (PackageRecord, Reconciliation) {
         let mut record = PackageRecord::default();
-        let mut last = Reconciled::default();
+        let mut last = Reconciliation::default();
         for (hour, packument) in packuments {
             last = reconcile(&record, &[], &look(packument, *hour, &Parted::new()));
             last.change.document = Some(document(*hour));
@@ -791,7 +796,7 @@ mod tests {
         let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(5))]);
         let later = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(99))]);
         let (record, lost) = seen(&[(6, two.clone()), (10, one.clone())]);
-        assert!(matches!(&lost.findings[..], [Finding::Gone(release)] if release.gone == Some(at(6))));
+        assert!(matches!(&lost.findings[..], [HistoryEvent::Gone(release)] if release.gone == Some(at(6))));
         assert_eq!(record.releases[1].gone, Some(at(6)));
         // Young when it went, it counts from its return; what was past every age when it was last seen does not.
         let (record, found) = seen(&[(6, two.clone()), (10, one.clone()), (200, later.clone())]);
@@ -874,13 +879,13 @@ mod tests {
         let (mut record, _) = seen(&[(1, tagged.clone()), (4, tagged)]);
         for hour in [6, 50] {
             let change = vanish(&record, at(hour)).change;
-            record.apply(&PackageChange { document: Some(Document { content: None, ..document(hour) }), ..change });
+            record.apply(&PackageChange { document: Some(StoredPackument { content: None, ..document(hour) }), ..change });
         }
         assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
     }
 
     /// `packument` with what `edit` makes of the digests and dependencies of its last version.
-    fn edited(packument: &Packument, edit: impl FnOnce(&mut Entry)) -> Packument {
+    fn edited(packument: &Packument, edit: impl FnOnce(&mut VersionEntry)) -> Packument {
         let mut packument = packument.clone();
         edit(packument.entries.last_mut().unwrap());
         packument
@@ -921,7 +926,7 @@ mod tests {
         });
         let reconciled = reconcile(&record, &[], &look(&carrier, 9, &Parted::new()));
         assert!(reconciled.provenance[0].integrity_changed);
-        assert!(matches!(&reconciled.findings[..], [Finding::IntegrityChanged { .. }]));
+        assert!(matches!(&reconciled.findings[..], [HistoryEvent::IntegrityChanged { .. }]));
         let by_sha256 = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha256]));
         assert!(reconcile(&record, &[], &look(&by_sha256, 9, &Parted::new())).provenance[0].integrity_changed);
         let same = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha256]));
@@ -958,7 +963,7 @@ mod tests {
         // A form without them neither hides a change nor is one.
         let short = |packument| {
             move |record: &PackageRecord, hour| {
-                let look = Look { form: Form::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
+                let look = Look { form: PackumentForm::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
                 reconcile(record, &[], &look).change
             }
         };
@@ -1028,7 +1033,7 @@ mod tests {
         fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asked: bool) {
             let Some(packument) = packument else {
                 let change = vanish(&self.records[view], at(hour)).change;
-                let document = Some(Document { content: None, ..document(hour) });
+                let document = Some(StoredPackument { content: None, ..document(hour) });
                 self.records[view].apply(&PackageChange { document, ..change });
                 for shown in [&mut self.shown[view], &mut self.last_shown].into_iter().flatten() {
                     shown.missing = true;

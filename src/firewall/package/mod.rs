@@ -12,19 +12,19 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::firewall::package::history::Provenance;
-use crate::firewall::packages::subpackages::Kin;
-use crate::firewall::policy_state::{Profile, World};
+use crate::firewall::package::history::ReleaseHistory;
+use crate::firewall::packages::subpackages::ParentFirstSeen;
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::singleflight::{self, Turn};
 use crate::firewall::tarballs::stored::StoredTarballs;
-use crate::firewall::verdicts::Screen;
-use crate::npm::packument::index::Entry;
-use crate::npm::{Algorithm, Digest, Form, PackageName, Packument, Version};
-use crate::policy::advisories::Kind;
-use crate::policy::{Advisory, Applicable, Facts, UnknownFacts};
-use crate::store::{Document, PackageKey, PackageRecord, Release};
+use crate::firewall::verdicts::VerdictTable;
+use crate::npm::packument::index::VersionEntry;
+use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm, Version};
+use crate::policy::advisories::AdvisoryKind;
+use crate::policy::{Advisory, ApplicableAdvisories, Facts, UnknownFacts};
+use crate::store::{PackageKey, PackageRecord, Release, StoredPackument};
 use crate::units::timestamp;
-use crate::upstream::{Authorization, Registry, Validators};
+use crate::upstream::{Authorization, CacheValidators, Registry};
 use crate::vetting::{self, Signals};
 
 /// Why a version is refused that can no longer be recorded.
@@ -38,7 +38,7 @@ const NOBODYS_TOKEN: &str = "Bearer coldframe-is-asking-again";
 
 /// Whose answers these are: what one client's credentials could read is never another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Partition {
+pub(crate) enum CredentialScope {
     /// Asked without credentials.
     Anonymous,
     /// Asked with the credentials of our own configuration.
@@ -49,23 +49,23 @@ pub(crate) enum Partition {
 
 /// A package, as one partition sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Slot {
+pub(crate) struct CacheKey {
     /// The package.
     pub name: PackageName,
     /// Whose view.
-    pub partition: Partition,
+    pub partition: CredentialScope,
 }
 
-impl Slot {
+impl CacheKey {
     /// The slot that answers a request with `authorization` to `registry`.
     #[must_use]
     pub(crate) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
         let partition = match authorization.toward(registry) {
-            Authorization::Lent if registry.has_credentials() => Partition::Lent,
-            Authorization::None | Authorization::Lent => Partition::Anonymous,
+            Authorization::Lent if registry.has_credentials() => CredentialScope::Lent,
+            Authorization::None | Authorization::Lent => CredentialScope::Anonymous,
             Authorization::Own(own) => {
                 let digest = Digest::of(Algorithm::Sha256, own.header.as_bytes());
-                Partition::Own(digest.as_bytes().try_into().unwrap_or_default())
+                CredentialScope::Own(digest.as_bytes().try_into().unwrap_or_default())
             }
         };
         Self { name: name.clone(), partition }
@@ -76,7 +76,7 @@ impl Slot {
     #[must_use]
     pub(crate) fn shared(&self) -> Self {
         let partition = match self.partition {
-            Partition::Own(_) => Partition::Own([0; 32]),
+            CredentialScope::Own(_) => CredentialScope::Own([0; 32]),
             ref kept => kept.clone(),
         };
         Self { name: self.name.clone(), partition }
@@ -85,14 +85,14 @@ impl Slot {
     /// Whether this is the view of one client's own credentials: its lacks are not the package's.
     #[must_use]
     pub(crate) fn is_own(&self) -> bool {
-        matches!(self.partition, Partition::Own(_))
+        matches!(self.partition, CredentialScope::Own(_))
     }
 
     /// Whether this is the view of a token that no registry gave out.
     #[must_use]
     pub(crate) fn is_strangers(&self) -> bool {
         static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(Algorithm::Sha256, NOBODYS_TOKEN.as_bytes()));
-        matches!(&self.partition, Partition::Own(digest) if digest == DIGEST.as_bytes())
+        matches!(&self.partition, CredentialScope::Own(digest) if digest == DIGEST.as_bytes())
     }
 
     /// The place of the view of clients' own tokens among the others; `None` where it is this one.
@@ -104,8 +104,8 @@ impl Slot {
     /// The other views of the package: each has looks of its own, and all have one history as long as none contradicts another.
     #[must_use]
     pub(crate) fn others(&self, registry: &Registry) -> Vec<Self> {
-        let lent = registry.has_credentials().then_some(Partition::Lent);
-        let views = [Partition::Anonymous, Partition::Own([0; 32])].into_iter().chain(lent);
+        let lent = registry.has_credentials().then_some(CredentialScope::Lent);
+        let views = [CredentialScope::Anonymous, CredentialScope::Own([0; 32])].into_iter().chain(lent);
         let of_view = |partition| Self { name: self.name.clone(), partition };
         views.map(of_view).filter(|other| *other != self.shared()).collect()
     }
@@ -115,9 +115,9 @@ impl Slot {
     #[must_use]
     pub(crate) fn authorization(&self) -> Authorization {
         match self.partition {
-            Partition::Anonymous => Authorization::None,
-            Partition::Lent => Authorization::Lent,
-            Partition::Own(_) => Authorization::Own(NOBODYS_TOKEN.into()),
+            CredentialScope::Anonymous => Authorization::None,
+            CredentialScope::Lent => Authorization::Lent,
+            CredentialScope::Own(_) => Authorization::Own(NOBODYS_TOKEN.into()),
         }
     }
 
@@ -126,9 +126,9 @@ impl Slot {
     #[must_use]
     pub(crate) fn key(&self, registry: &Registry) -> PackageKey {
         let upstream = match self.partition {
-            Partition::Own(_) => format!("{}#own", registry.id()).into(),
-            Partition::Anonymous if registry.has_credentials() => format!("{}#anonymous", registry.id()).into(),
-            Partition::Anonymous | Partition::Lent => Arc::clone(registry.id()),
+            CredentialScope::Own(_) => format!("{}#own", registry.id()).into(),
+            CredentialScope::Anonymous if registry.has_credentials() => format!("{}#anonymous", registry.id()).into(),
+            CredentialScope::Anonymous | CredentialScope::Lent => Arc::clone(registry.id()),
         };
         PackageKey { upstream, name: self.name.clone() }
     }
@@ -137,7 +137,7 @@ impl Slot {
 /// When a package began: the earliest instant from which one of its versions counts, security placeholders aside. `None` where upstream
 /// sends no times at all: then its versions wait as releases do.
 #[must_use]
-pub(crate) fn born(packument: &Packument, provenance: &[Provenance]) -> Option<Timestamp> {
+pub(crate) fn born(packument: &Packument, provenance: &[ReleaseHistory]) -> Option<Timestamp> {
     packument.oldest?;
     let real = packument.entries.iter().zip(provenance).filter(|(entry, _)| !entry.key.ends_with("-security"));
     real.map(|(_, provenance)| provenance.began).min()
@@ -145,17 +145,17 @@ pub(crate) fn born(packument: &Packument, provenance: &[Provenance]) -> Option<T
 
 /// Verdicts by profile. Most processes have one, whose verdicts are found without a lock.
 #[derive(Default)]
-pub(crate) struct Screens {
-    first: ArcSwapOption<Screen>,
-    further: Mutex<HashMap<Profile, Arc<Screen>>>,
+pub(crate) struct VerdictCache {
+    first: ArcSwapOption<VerdictTable>,
+    further: Mutex<HashMap<Profile, Arc<VerdictTable>>>,
     /// Held while a package of many versions is judged, so that it is judged once.
     pub(crate) turn: Turn,
 }
 
-impl Screens {
+impl VerdictCache {
     /// The verdicts of a profile, if they were made in the world of `revision` and by what is known of the parent package now: those that
     /// were made before it was known do not count after it, however late they were stored.
-    fn find(&self, profile: Profile, revision: u64, has_kin: bool) -> Option<Arc<Screen>> {
+    fn find(&self, profile: Profile, revision: u64, has_kin: bool) -> Option<Arc<VerdictTable>> {
         let found = if profile == Profile::default() {
             self.first.load_full()
         } else {
@@ -164,7 +164,7 @@ impl Screens {
         found.filter(|screen| screen.world == revision && screen.has_kin == has_kin)
     }
 
-    fn keep(&self, profile: Profile, screen: &Arc<Screen>) {
+    fn keep(&self, profile: Profile, screen: &Arc<VerdictTable>) {
         if profile == Profile::default() {
             return self.first.store(Some(Arc::clone(screen)));
         }
@@ -173,19 +173,19 @@ impl Screens {
 }
 
 /// What is known of one package at one moment.
-pub(crate) struct Known {
+pub(crate) struct PackageSnapshot {
     /// The package, and whose view of it this is.
-    pub slot: Slot,
+    pub slot: CacheKey,
     /// Where it comes from.
     pub registry: Arc<Registry>,
     /// The form of the document: what it lacks is not known.
-    pub form: Form,
+    pub form: PackumentForm,
     /// Whether it is abbreviated though the full form was asked for, as caches send it that ignore `Vary`: what it lacks stays unknown.
     pub has_no_more: bool,
     /// The index; `None` when upstream says there is no such package (any more).
     pub packument: Option<Arc<Packument>>,
     /// One for each entry of the index.
-    pub provenance: Arc<[Provenance]>,
+    pub provenance: Arc<[ReleaseHistory]>,
     /// What the ledger holds.
     pub record: Arc<PackageRecord>,
     /// The places of its releases in the order of their versions, sorted when first needed.
@@ -195,7 +195,7 @@ pub(crate) struct Known {
     /// SHA-256 of the document as it came over the wire: names the raw blob.
     pub content: [u8; 32],
     /// The document as the ledger has it: when these bytes came, how to ask upstream whether they changed.
-    pub document: Document,
+    pub document: StoredPackument,
     /// When upstream last confirmed it, by the earlier of the two clocks: verdicts are as of this instant.
     pub validated: Timestamp,
     /// When that was by our clock: freshness counts from here.
@@ -211,21 +211,21 @@ pub(crate) struct Known {
     /// The document as it came, until the store has it.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed when first needed in a world.
-    pub screens: Screens,
+    pub screens: VerdictCache,
     /// Whose parts its versions are, looked up where it matters.
-    pub kin: OnceLock<Kin>,
+    pub kin: OnceLock<ParentFirstSeen>,
 }
 
-impl Known {
+impl PackageSnapshot {
     /// The verdicts of the index in `world`, by the policy of `profile`: none when there is no packument.
     #[must_use]
-    pub(crate) fn screen(&self, world: &World, profile: Profile) -> Arc<Screen> {
+    pub(crate) fn screen(&self, world: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
         let kin = self.kin.get();
         if let Some(screen) = self.screens.find(profile, world.revision, kin.is_some()) {
             return screen;
         }
         self.assert_off_async_threads();
-        let screen = Arc::new(Screen::of(self, kin, world, profile));
+        let screen = Arc::new(VerdictTable::of(self, kin, world, profile));
         self.screens.keep(profile, &screen);
         screen
     }
@@ -238,13 +238,13 @@ impl Known {
 
     /// Whether what needs a pass over all versions was made, or may be made wherever it is needed.
     #[must_use]
-    pub(crate) fn is_judged(&self, world: &World, profile: Profile) -> bool {
+    pub(crate) fn is_judged(&self, world: &PolicySnapshot, profile: Profile) -> bool {
         let is_made = || self.screens.find(profile, world.revision, self.kin.get().is_some()).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
     }
 
     /// Makes what needs a pass over all versions.
-    pub(crate) fn judge(&self, world: &World, profile: Profile) {
+    pub(crate) fn judge(&self, world: &PolicySnapshot, profile: Profile) {
         self.sorted();
         drop(self.screen(world, profile));
     }
@@ -275,7 +275,14 @@ impl Known {
 
     /// The same bytes, confirmed again.
     #[must_use]
-    pub(crate) fn confirmed(&self, slot: Slot, form: Form, validated: Timestamp, checked: Timestamp, document: Document) -> Self {
+    pub(crate) fn confirmed(
+        &self,
+        slot: CacheKey,
+        form: PackumentForm,
+        validated: Timestamp,
+        checked: Timestamp,
+        document: StoredPackument,
+    ) -> Self {
         Self {
             born: self.born,
             behind: self.behind,
@@ -295,7 +302,7 @@ impl Known {
             validated,
             checked,
             raw: Arc::clone(&self.raw),
-            screens: Screens::default(),
+            screens: VerdictCache::default(),
             kin: OnceLock::new(),
         }
     }
@@ -311,7 +318,12 @@ impl Known {
 
     /// What rules ask about the entry at `at`.
     #[must_use]
-    pub(crate) fn facts<'a>(&'a self, packument: &'a Packument, at: usize, advisories: &'a Applicable<'a>) -> Facts<'a> {
+    pub(crate) fn facts<'a>(
+        &'a self,
+        packument: &'a Packument,
+        at: usize,
+        advisories: &'a ApplicableAdvisories<'a>,
+    ) -> Facts<'a> {
         self.facts_with(self.kin.get(), packument, at, advisories)
     }
 
@@ -319,10 +331,10 @@ impl Known {
     #[must_use]
     pub(crate) fn facts_with<'a>(
         &'a self,
-        kin: Option<&Kin>,
+        kin: Option<&ParentFirstSeen>,
         packument: &'a Packument,
         at: usize,
-        advisories: &'a Applicable<'a>,
+        advisories: &'a ApplicableAdvisories<'a>,
     ) -> Facts<'a> {
         let entry = &packument.entries[at];
         let provenance = &self.provenance[at];
@@ -349,12 +361,12 @@ impl Known {
     #[must_use]
     pub(crate) fn renders_full(&self) -> bool {
         let is_whole = |packument: &Arc<Packument>| packument.has_more && packument.is_timed();
-        self.form == Form::Full || self.packument.as_ref().is_some_and(is_whole)
+        self.form == PackumentForm::Full || self.packument.as_ref().is_some_and(is_whole)
     }
 
     /// What the document does not carry of the entry. The full form carries all that upstream has: what is not in it is absent there.
-    fn unknown(&self, entry: &Entry) -> UnknownFacts {
-        if self.form == Form::Full {
+    fn unknown(&self, entry: &VersionEntry) -> UnknownFacts {
+        if self.form == PackumentForm::Full {
             return UnknownFacts::NONE;
         }
         UnknownFacts {
@@ -367,7 +379,7 @@ impl Known {
     }
 
     /// The versions that are so much older than the entry at `at` that an attacker cannot have made both.
-    fn baseline<'a>(&'a self, packument: &'a Packument, at: usize) -> impl Iterator<Item = &'a Entry> {
+    fn baseline<'a>(&'a self, packument: &'a Packument, at: usize) -> impl Iterator<Item = &'a VersionEntry> {
         let until = timestamp::before(self.provenance[at].effective, vetting::BASELINE_AGE);
         let old = packument.entries.iter().zip(&*self.provenance).filter(move |(_, provenance)| provenance.effective <= until);
         old.map(|(entry, _)| entry)
@@ -375,12 +387,12 @@ impl Known {
 
     /// The reviewed advisory that names the entry as the fix of a vulnerability, if its publisher published the package before; and
     /// whether that hangs on publishers that the document does not carry.
-    fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a Applicable<'a>) -> (Option<&'a str>, bool) {
+    fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a ApplicableAdvisories<'a>) -> (Option<&'a str>, bool) {
         let entry = &packument.entries[at];
-        let reviewed = |advisory: &Advisory<'_>| advisory.kind == Kind::Vulnerability && advisory.reviewed;
+        let reviewed = |advisory: &Advisory<'_>| advisory.kind == AdvisoryKind::Vulnerability && advisory.reviewed;
         let advisory = entry.version.as_ref().and_then(|version| advisories.fixed_in(version).find(reviewed));
         let Some(advisory) = advisory else { return (None, false) };
-        let may_lack = self.form == Form::Abbreviated;
+        let may_lack = self.form == PackumentForm::Abbreviated;
         let Some(publisher) = entry.publisher.as_deref() else { return (None, may_lack) };
         let mut lacks = false;
         let known = self.baseline(packument, at).any(|other| {
@@ -398,11 +410,11 @@ impl Known {
 
     /// How to ask upstream whether it changed.
     #[must_use]
-    pub(crate) fn validators(&self) -> Validators {
+    pub(crate) fn validators(&self) -> CacheValidators {
         if self.packument.is_none() {
-            return Validators::default();
+            return CacheValidators::default();
         }
-        Validators { etag: self.document.etag.clone(), last_modified: self.document.last_modified.clone() }
+        CacheValidators { etag: self.document.etag.clone(), last_modified: self.document.last_modified.clone() }
     }
 
     /// The digest the raw document is stored under.
@@ -429,9 +441,9 @@ mod tests {
 
     #[test]
     fn verdicts_made_before_the_parent_package_was_known_do_not_count_after_it() {
-        let screen = |has_kin| Arc::new(Screen::empty(1, has_kin));
+        let screen = |has_kin| Arc::new(VerdictTable::empty(1, has_kin));
         for profile in [Profile::default(), Profile(1)] {
-            let screens = Screens::default();
+            let screens = VerdictCache::default();
             screens.keep(profile, &screen(true));
             // A slower thread that began before the parent was found.
             screens.keep(profile, &screen(false));

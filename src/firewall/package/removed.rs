@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::firewall::package::Known;
+use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::history;
-use crate::firewall::policy_state::World;
+use crate::firewall::policy_state::PolicySnapshot;
 use crate::npm::{Integrity, PackageName, Packument, Version};
-use crate::policy::{Applicable, Facts, Presence, UnknownFacts};
+use crate::policy::{ApplicableAdvisories, Facts, Presence, UnknownFacts};
 use crate::store::Release;
 
 /// A version that went.
-pub(crate) struct Departed<'a> {
+pub(crate) struct RemovedVersion<'a> {
     name: &'a PackageName,
     version: &'a str,
     parsed: Option<Version>,
@@ -25,12 +25,12 @@ pub(crate) struct Departed<'a> {
     born: Option<Timestamp>,
     effective: Timestamp,
     longest_age: Duration,
-    advisories: Applicable<'a>,
+    advisories: ApplicableAdvisories<'a>,
 }
 
-impl<'a> Departed<'a> {
+impl<'a> RemovedVersion<'a> {
     /// What is known of `version` of the package; `None` when it never was.
-    pub(crate) fn find(known: &'a Known, version: &'a str, world: &'a World) -> Option<Self> {
+    pub(crate) fn find(known: &'a PackageSnapshot, version: &'a str, world: &'a PolicySnapshot) -> Option<Self> {
         let name = &known.slot.name;
         let rows: Vec<&Release> = known.releases_of(version).collect();
         let departed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
@@ -55,7 +55,7 @@ impl<'a> Departed<'a> {
     }
 
     /// Whether anything is known of `version` of the package.
-    pub(crate) fn is_known(known: &Known, version: &str) -> bool {
+    pub(crate) fn is_known(known: &PackageSnapshot, version: &str) -> bool {
         let has_left = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
         known.releases_of(version).any(|row| row.integrity.is_some()) || known.packument.as_ref().is_some_and(has_left)
     }
@@ -87,7 +87,7 @@ impl<'a> Departed<'a> {
 }
 
 /// Every version that was ever seen of a package, and since when it counts: how established it is does not change by what went.
-fn versions_ever_seen(known: &Known) -> Vec<(&str, Option<Version>, Timestamp)> {
+fn versions_ever_seen(known: &PackageSnapshot) -> Vec<(&str, Option<Version>, Timestamp)> {
     known.assert_off_async_threads();
     let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
     let recorded = known.record.releases.iter().map(|release| (&*release.version, release.counts_from()));

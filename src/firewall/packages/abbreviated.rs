@@ -4,15 +4,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::npm::{Form, Packument};
+use crate::npm::{Packument, PackumentForm};
 
 /// What is known of each registry, by its id.
 #[derive(Default)]
-pub(crate) struct Forms(Mutex<HashMap<Arc<str>, Experience>>);
+pub(crate) struct AbbreviatedSupport(Mutex<HashMap<Arc<str>, SupportState>>);
 
 /// What was found out about a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Experience {
+enum SupportState {
     /// Somebody is finding out: one, so that a registry without is not asked twice for everything that is under way.
     Trying,
     /// It sends `time`.
@@ -21,16 +21,16 @@ enum Experience {
     Timeless,
 }
 
-impl Forms {
+impl AbbreviatedSupport {
     /// The form to ask `registry` for when the index alone is needed.
-    pub(crate) fn for_index(&self, registry: &Arc<str>) -> Form {
+    pub(crate) fn for_index(&self, registry: &Arc<str>) -> PackumentForm {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(registry) {
-            Some(Experience::Timed) => Form::Abbreviated,
-            Some(Experience::Trying | Experience::Timeless) => Form::Full,
+            Some(SupportState::Timed) => PackumentForm::Abbreviated,
+            Some(SupportState::Trying | SupportState::Timeless) => PackumentForm::Full,
             None => {
-                known.insert(Arc::clone(registry), Experience::Trying);
-                Form::Abbreviated
+                known.insert(Arc::clone(registry), SupportState::Trying);
+                PackumentForm::Abbreviated
             }
         }
     }
@@ -43,7 +43,7 @@ impl Forms {
         if packument.entries.is_empty() {
             known.remove(registry);
         } else {
-            known.insert(Arc::clone(registry), if timed { Experience::Timed } else { Experience::Timeless });
+            known.insert(Arc::clone(registry), if timed { SupportState::Timed } else { SupportState::Timeless });
         }
         timed
     }
@@ -51,7 +51,7 @@ impl Forms {
     /// Nothing was learned: the next one may try.
     pub(crate) fn not_learned(&self, registry: &Arc<str>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.get(registry) == Some(&Experience::Trying) {
+        if known.get(registry) == Some(&SupportState::Trying) {
             known.remove(registry);
         }
     }

@@ -12,26 +12,26 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::timeout;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::history::{self, Parted, Reconciled};
-use crate::firewall::package::{Known, Screens, Slot};
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::history::{self, Parted, Reconciliation};
+use crate::firewall::package::{CacheKey, PackageSnapshot, VerdictCache};
 use crate::firewall::packages::fetch_slots::SlotRequest;
-use crate::firewall::packages::ingest::{Arrival, Contradictions, Place, TakenIn, content_of};
-use crate::firewall::packages::load::{Before, NEVER};
+use crate::firewall::packages::ingest::{Contradictions, FetchPermit, FetchedDocument, TakenIn, content_of};
+use crate::firewall::packages::load::{NEVER, PreviousState};
 use crate::firewall::packages::subpackages;
 use crate::firewall::packages::views::{Asked, too_many};
-use crate::firewall::policy_state::{Moment, Profile, World};
-use crate::firewall::prefetch::Ahead;
-use crate::firewall::request::Asker;
-use crate::firewall::responses::Wish;
+use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
+use crate::firewall::prefetch::PrefetchContext;
+use crate::firewall::request::Client;
+use crate::firewall::responses::RenderRequest;
 use crate::net::FairPermit;
 use crate::npm::compression::gzip;
-use crate::npm::{Form, PackageName};
-use crate::store::{Document, PackageChange, PackageKey, PackageRecord};
-use crate::telemetry::{CacheLabel, CacheOutcome, CacheUsed, ServedStale};
+use crate::npm::{PackageName, PackumentForm};
+use crate::store::{PackageChange, PackageKey, PackageRecord, StoredPackument};
+use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome, ServedStale};
 use crate::units::timestamp;
-use crate::upstream::{Authorization, Freshness, Registry, UpstreamError, Validators};
+use crate::upstream::{Authorization, CacheValidators, PackumentBody, Registry, UpstreamError};
 
 /// How long a package that is not there is remembered as such.
 pub(crate) const ABSENT: Duration = Duration::from_secs(60);
@@ -50,50 +50,50 @@ const ATTEMPTS: usize = 4;
 
 /// What is known, and how it may be used.
 #[derive(Clone)]
-pub(crate) struct Reading {
+pub(crate) struct PackageLookup {
     /// The facts.
-    pub known: Arc<Known>,
+    pub known: Arc<PackageSnapshot>,
     /// How long ago upstream confirmed them, when it could not be asked now.
     pub stale: Option<Duration>,
 }
 
 /// What a question needs of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
+pub(crate) enum DocumentNeed {
     /// The index alone, of a document in either form: the smaller one is asked for where it has `time`.
     Index,
     /// A document that can be rendered in this form. Where none is at hand the full one is asked for, which does for both.
-    Form(Form),
+    Form(PackumentForm),
     /// A document that carries all that upstream sends: the answer to a request for the full form.
     Facts,
 }
 
-impl Need {
+impl DocumentNeed {
     /// Whether what is known does.
     #[must_use]
-    pub(crate) fn is_met_by(self, known: &Known) -> bool {
+    pub(crate) fn is_met_by(self, known: &PackageSnapshot) -> bool {
         match self {
-            Self::Index | Self::Form(Form::Abbreviated) => true,
-            Self::Form(Form::Full) => known.renders_full() || known.has_no_more,
-            Self::Facts => known.form == Form::Full || known.has_no_more,
+            Self::Index | Self::Form(PackumentForm::Abbreviated) => true,
+            Self::Form(PackumentForm::Full) => known.renders_full() || known.has_no_more,
+            Self::Facts => known.form == PackumentForm::Full || known.has_no_more,
         }
     }
 }
 
 /// Everything a flight needs, owned, since it outlives whoever asked.
 #[derive(Clone)]
-pub(crate) struct Voyage {
-    pub slot: Slot,
+pub(crate) struct FetchRequest {
+    pub slot: CacheKey,
     pub registry: Arc<Registry>,
     /// Who asked first, whose slots it uses.
     pub client: IpAddr,
     pub authorization: Authorization,
-    pub need: Need,
+    pub need: DocumentNeed,
     /// By whose policy it is seen whether a version has come of age.
     pub profile: Profile,
-    pub wish: Option<Wish>,
+    pub wish: Option<RenderRequest>,
     /// What is looked for in a new document, to be fetched next.
-    pub ahead: Option<Ahead>,
+    pub ahead: Option<PrefetchContext>,
     /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
     pub whole: bool,
     /// Since when upstream must have been asked, whatever is fresh.
@@ -105,18 +105,24 @@ pub(crate) struct Voyage {
 }
 
 /// What is shared by questions that ask upstream for the same: not with those from before the package was last written through us.
-pub(crate) type VoyageKey = (Slot, bool, Option<Timestamp>);
+pub(crate) type VoyageKey = (CacheKey, bool, Option<Timestamp>);
 
-impl Inner {
+impl Components {
     /// What memory has of `name`, if it may be used as it is: nobody waits then.
-    pub(crate) fn at_hand(&self, asker: &Asker, name: &PackageName, need: Need, moment: &Moment) -> Option<Reading> {
-        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+    pub(crate) fn at_hand(
+        &self,
+        asker: &Client,
+        name: &PackageName,
+        need: DocumentNeed,
+        moment: &EvalContext,
+    ) -> Option<PackageLookup> {
+        let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
         let known = self.fresh(&slot, asker.profile, need, moment)?;
         if subpackages::wants_kin(&known, &moment.world).is_some() || lacks_facts(&known, asker.profile, &moment.world) {
             return None;
         }
-        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
-        Some(Reading { known, stale: None })
+        CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+        Some(PackageLookup { known, stale: None })
     }
 
     /// What is known of `name` as `asker` may see it, fresh if upstream can be asked. With a `wish`, a document that has to
@@ -126,18 +132,18 @@ impl Inner {
     /// Not found, upstream's failure when there is nothing to fall back on, an unreadable packument.
     pub(crate) async fn reading(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
-        need: Need,
-        wish: Option<Wish>,
-    ) -> Result<Reading, Rejection> {
+        need: DocumentNeed,
+        wish: Option<RenderRequest>,
+    ) -> Result<PackageLookup, FirewallError> {
         let reading = self.look_up(asker, name, need, wish.clone()).await?;
         let part_lacks = self.find_kin(asker, &reading.known).await;
         self.judge_many(&reading.known, asker.profile, asker.address).await;
         if !part_lacks && !lacks_facts(&reading.known, asker.profile, &self.world()) {
             return Ok(reading);
         }
-        let reading = self.look_up(asker, name, Need::Facts, wish).await?;
+        let reading = self.look_up(asker, name, DocumentNeed::Facts, wish).await?;
         self.find_kin(asker, &reading.known).await;
         self.judge_many(&reading.known, asker.profile, asker.address).await;
         Ok(reading)
@@ -145,7 +151,7 @@ impl Inner {
 
     /// Judges a package of many versions off the async threads, once for all that wait for it. Others are judged where they are asked
     /// for.
-    pub(crate) async fn judge_many(&self, known: &Arc<Known>, profile: Profile, client: IpAddr) {
+    pub(crate) async fn judge_many(&self, known: &Arc<PackageSnapshot>, profile: Profile, client: IpAddr) {
         if !known.has_many_versions() {
             return;
         }
@@ -170,10 +176,10 @@ impl Inner {
     /// Does work that grows with the number of versions of `known`: off the async threads, a few at once, where those are many.
     pub(crate) async fn over_versions<T: Send + 'static>(
         &self,
-        known: &Known,
+        known: &PackageSnapshot,
         client: IpAddr,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Rejection> {
+    ) -> Result<T, FirewallError> {
         if !known.has_many_versions() {
             return Ok(work());
         }
@@ -186,35 +192,35 @@ impl Inner {
         working.await
     }
 
-    /// Like [`Inner::reading`], without what other packages say of it.
+    /// Like [`Components::reading`], without what other packages say of it.
     ///
     /// # Errors
-    /// As [`Inner::reading`].
+    /// As [`Components::reading`].
     pub(crate) async fn look_up(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
-        need: Need,
-        wish: Option<Wish>,
-    ) -> Result<Reading, Rejection> {
+        need: DocumentNeed,
+        wish: Option<RenderRequest>,
+    ) -> Result<PackageLookup, FirewallError> {
         let found = self.look_up_with(asker, name, need, wish).await;
         found.map_err(|rejection| self.explain_unsent(asker, name, rejection))
     }
 
     async fn look_up_with(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
-        need: Need,
-        wish: Option<Wish>,
-    ) -> Result<Reading, Rejection> {
+        need: DocumentNeed,
+        wish: Option<RenderRequest>,
+    ) -> Result<PackageLookup, FirewallError> {
         let registry = Arc::clone(self.registries.of(name));
-        let slot = Slot::of(name, &registry, &asker.authorization);
+        let slot = CacheKey::of(name, &registry, &asker.authorization);
         let moment = self.moment();
         let now = moment.now;
         if let Some(known) = self.fresh(&slot, asker.profile, need, &moment) {
-            CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
-            return Ok(Reading { known, stale: None });
+            CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+            return Ok(PackageLookup { known, stale: None });
         }
         let is_absent = |since| timestamp::is_within(since, ABSENT, now) && self.outlives_writes(name, since);
         if self.absent.get(&slot).is_some_and(is_absent) {
@@ -223,12 +229,13 @@ impl Inner {
         if !self.is_known(&slot) {
             self.may_ask_for_more(asker.address)?;
         }
-        let ahead = wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| Ahead::of_question());
-        let voyage = Voyage { wish, ahead, ..Voyage::new(asker, slot, registry, need) };
+        let ahead =
+            wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| PrefetchContext::of_question());
+        let voyage = FetchRequest { wish, ahead, ..FetchRequest::new(asker, slot, registry, need) };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
             let landed = self.embark_or_make_do(voyage.clone(), now).await;
-            if let Err(Rejection::NotFound(_)) = &landed {
+            if let Err(FirewallError::NotFound(_)) = &landed {
                 self.note_absentee(&voyage.slot, asker.address);
             }
             let reading = landed?;
@@ -236,50 +243,55 @@ impl Inner {
                 return Ok(reading);
             }
         }
-        Err(Rejection::Internal("the packument was fetched in the other form too often".into()))
+        Err(FirewallError::Internal("the packument was fetched in the other form too often".into()))
     }
 
-    /// Like [`Inner::reading`], with the document's bytes, decoded: fetched again when the store no longer has them.
+    /// Like [`Components::reading`], with the document's bytes, decoded: fetched again when the store no longer has them.
     ///
     /// # Errors
-    /// As [`Inner::reading`].
-    pub(crate) async fn document(self: &Arc<Self>, asker: &Asker, reading: Reading) -> Result<(Reading, Bytes), Rejection> {
+    /// As [`Components::reading`].
+    pub(crate) async fn document(
+        self: &Arc<Self>,
+        asker: &Client,
+        reading: PackageLookup,
+    ) -> Result<(PackageLookup, Bytes), FirewallError> {
         let permit = self.loads.acquire(asker.address).await;
         self.document_with(asker, reading, permit).await
     }
 
-    /// Like [`Inner::document`], with a permit that was waited for.
+    /// Like [`Components::document`], with a permit that was waited for.
     ///
     /// # Errors
-    /// As [`Inner::reading`].
+    /// As [`Components::reading`].
     pub(crate) async fn document_with(
         self: &Arc<Self>,
-        asker: &Asker,
-        reading: Reading,
+        asker: &Client,
+        reading: PackageLookup,
         permit: FairPermit,
-    ) -> Result<(Reading, Bytes), Rejection> {
+    ) -> Result<(PackageLookup, Bytes), FirewallError> {
         let permit = Arc::new(permit);
         if let Some(document) = self.load(&reading.known, &permit).await? {
             return Ok((reading, document));
         }
-        let need = Need::Form(if reading.known.renders_full() { Form::Full } else { Form::Abbreviated });
+        let need =
+            DocumentNeed::Form(if reading.known.renders_full() { PackumentForm::Full } else { PackumentForm::Abbreviated });
         let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
-        let voyage = Voyage { whole: true, ..Voyage::new(asker, slot, registry, need) };
+        let voyage = FetchRequest { whole: true, ..FetchRequest::new(asker, slot, registry, need) };
         let again = self.embark(voyage).await?;
         match self.load(&again.known, &permit).await? {
             Some(document) => Ok((again, document)),
-            None => Err(Rejection::Internal("the packument is no longer in the store".into())),
+            None => Err(FirewallError::Internal("the packument is no longer in the store".into())),
         }
     }
 
     /// What memory has, if it does for the need without asking upstream.
-    fn fresh(&self, slot: &Slot, profile: Profile, need: Need, moment: &Moment) -> Option<Arc<Known>> {
+    fn fresh(&self, slot: &CacheKey, profile: Profile, need: DocumentNeed, moment: &EvalContext) -> Option<Arc<PackageSnapshot>> {
         self.documents.get(slot).filter(|known| need.is_met_by(known) && self.is_fresh(known, profile, moment))
     }
 
     /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
     /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
-    fn is_fresh(&self, known: &Known, profile: Profile, &Moment { now, ref world }: &Moment) -> bool {
+    fn is_fresh(&self, known: &PackageSnapshot, profile: Profile, &EvalContext { now, ref world }: &EvalContext) -> bool {
         // One of many versions is first judged elsewhere.
         if !known.is_judged(world, profile) {
             return false;
@@ -293,7 +305,11 @@ impl Inner {
 
     /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
     /// brings is for whoever asks next.
-    pub(crate) async fn embark_or_make_do(self: &Arc<Self>, voyage: Voyage, now: Timestamp) -> Result<Reading, Rejection> {
+    pub(crate) async fn embark_or_make_do(
+        self: &Arc<Self>,
+        voyage: FetchRequest,
+        now: Timestamp,
+    ) -> Result<PackageLookup, FirewallError> {
         let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known));
         if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
             && let Some(reading) = self.stale(&last, now)
@@ -321,7 +337,7 @@ impl Inner {
 
     /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
     /// under way then tells when it speaks again.
-    fn is_left_alone(&self, voyage: &Voyage, now: Timestamp) -> bool {
+    fn is_left_alone(&self, voyage: &FetchRequest, now: Timestamp) -> bool {
         let counts = |since| timestamp::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
         let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(counts);
         self.silence.holds(voyage.registry.id(), voyage.registry.last_heard(), now) || unreachable()
@@ -329,12 +345,12 @@ impl Inner {
 
     /// Asks for a package though its registry is left alone, where it may be silent over one other package alone. No client waits
     /// for the answer, whose headers end the silence.
-    fn try_another(self: &Arc<Self>, voyage: &Voyage, now: Timestamp) {
+    fn try_another(self: &Arc<Self>, voyage: &FetchRequest, now: Timestamp) {
         let (registry, inner) = (Arc::clone(&voyage.registry), Arc::clone(self));
         if !self.silence.is_to_be_tried(registry.id(), &voyage.slot, registry.last_heard(), now) {
             return;
         }
-        let trial = Voyage { again: true, ..voyage.clone() };
+        let trial = FetchRequest { again: true, ..voyage.clone() };
         // Boxed and named as what it is: it is begun by such a fetch.
         let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let permit = inner.fetches.of(&registry).acquire(trial.client).await;
@@ -345,16 +361,16 @@ impl Inner {
     }
 
     /// Whether `known` is what `voyage` is for, without asking upstream.
-    fn satisfies(&self, voyage: &Voyage, known: &Known) -> bool {
+    fn satisfies(&self, voyage: &FetchRequest, known: &PackageSnapshot) -> bool {
         let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
         voyage.not_before.is_none_or(asked_since) && self.is_fresh(known, voyage.profile, &self.moment())
     }
 
-    pub(crate) fn voyage_key(&self, voyage: &Voyage) -> VoyageKey {
+    pub(crate) fn voyage_key(&self, voyage: &FetchRequest) -> VoyageKey {
         (voyage.slot.clone(), voyage.whole, self.written.get(&voyage.slot.name))
     }
 
-    pub(crate) async fn embark(self: &Arc<Self>, voyage: Voyage) -> Result<Reading, Rejection> {
+    pub(crate) async fn embark(self: &Arc<Self>, voyage: FetchRequest) -> Result<PackageLookup, FirewallError> {
         let inner = Arc::clone(self);
         let key = self.voyage_key(&voyage);
         let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
@@ -366,8 +382,8 @@ impl Inner {
         self.voyages.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
-    async fn sail(self: Arc<Self>, voyage: Voyage, permit: FairPermit) -> Result<Reading, Rejection> {
-        let mut place = Place::of(permit, self.allowance.share_in(voyage.registry.id()));
+    async fn sail(self: Arc<Self>, voyage: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
+        let mut place = FetchPermit::of(permit, self.allowance.share_in(voyage.registry.id()));
         let now = self.clock.now();
         let before = self.before(&voyage).await?;
         let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
@@ -377,7 +393,7 @@ impl Inner {
         if let Some(known) = usable.clone().filter(|_| !voyage.whole && !voyage.again) {
             if self.satisfies(&voyage, &known) {
                 self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
-                return Ok(Reading { known, stale: None });
+                return Ok(PackageLookup { known, stale: None });
             }
             // For whoever does not wait for this flight to land.
             if known.checked != NEVER {
@@ -396,7 +412,7 @@ impl Inner {
         let same_form = last.as_ref().filter(|known| known.form == form);
         let validators = same_form.map(|known| known.validators());
         let asked = Instant::now();
-        let Voyage { registry, authorization, .. } = &voyage;
+        let FetchRequest { registry, authorization, .. } = &voyage;
         let question = registry.packument(&voyage.slot.name, form, authorization, validators.as_ref(), &mut place.share);
         let asking = self.silence.ask(&voyage.slot);
         let fetched = question.await;
@@ -422,23 +438,23 @@ impl Inner {
         let recorded = self.is_clock_right(now, fetched.clock());
         if let Some(known) = last.clone().filter(|_| !recorded) {
             // Our clock was set: an answer dated by it says nothing new.
-            return Ok(Reading { known, stale: None });
+            return Ok(PackageLookup { known, stale: None });
         }
         let behind = fetched.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);
         let validated = fetched.validated(now);
         match (fetched.freshness, before.known.clone()) {
-            (Freshness::NotModified, Some(known)) => {
+            (PackumentBody::NotModified, Some(known)) => {
                 let form = known.form;
                 let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
                 self.confirm(&voyage, &known, &before, confirmed).await
             }
-            (Freshness::NotModified, None) => Err(Rejection::Internal("upstream confirmed what was never here".into())),
-            (Freshness::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
+            (PackumentBody::NotModified, None) => Err(FirewallError::Internal("upstream confirmed what was never here".into())),
+            (PackumentBody::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
                 let detail = "it is said to be gzip and is not".into();
-                let rejection = Rejection::Unreadable { name: voyage.slot.name.clone(), detail };
+                let rejection = FirewallError::Unreadable { name: voyage.slot.name.clone(), detail };
                 self.fall_back(&voyage.slot, last, rejection, now)
             }
-            (Freshness::Changed { body, form: came, validators, .. }, known) => {
+            (PackumentBody::Changed { body, form: came, validators, .. }, known) => {
                 let has_no_more = came != form;
                 let same = known.clone().filter(|known| known.content == content_of(&body));
                 if let Some(known) = same {
@@ -446,9 +462,9 @@ impl Inner {
                         self.keep(&known, body, place);
                     }
                     if !recorded {
-                        return Ok(Reading { known, stale: None });
+                        return Ok(PackageLookup { known, stale: None });
                     }
-                    let form = if came == Form::Full { came } else { known.form };
+                    let form = if came == PackumentForm::Full { came } else { known.form };
                     let validators = Some(validators);
                     let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
                     return self.confirm(&voyage, &known, &before, confirmed).await;
@@ -456,28 +472,37 @@ impl Inner {
                 // A clock that far behind opens nothing: what was open before stays so.
                 let until = before.last_validated().filter(|_| behind.is_some());
                 let validated = until.map_or(validated, |until| validated.min(until));
-                let arrival =
-                    Arrival { form: came, has_no_more, body, validators, validated, checked: now, behind, recorded, place };
+                let arrival = FetchedDocument {
+                    form: came,
+                    has_no_more,
+                    body,
+                    validators,
+                    validated,
+                    checked: now,
+                    behind,
+                    recorded,
+                    place,
+                };
                 match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
                     Ok(TakenIn::Read(reading)) => Ok(reading),
                     Ok(TakenIn::Contradicts(contradictions)) => {
                         let asked = self.ask_views_again(&voyage, contradictions, Asked { at: now, validated }).await;
                         // Fetched again: what came meanwhile waits for nothing.
                         let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
-                        Box::pin(self.sail(Voyage { asked: Some(Arc::new(asked)), ..voyage }, permit)).await
+                        Box::pin(self.sail(FetchRequest { asked: Some(Arc::new(asked)), ..voyage }, permit)).await
                     }
                     // Abbreviated here means without `time`, which verdicts need.
                     // Without validators: a registry that has one ETag for both forms would confirm this one.
                     Ok(TakenIn::Timeless) => {
                         let slot = voyage.slot.clone();
                         let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
-                        let whole = Voyage { need: Need::Facts, ..voyage };
+                        let whole = FetchRequest { need: DocumentNeed::Facts, ..voyage };
                         match Box::pin(Arc::clone(&self).sail(whole, permit)).await {
                             Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
                             other => other,
                         }
                     }
-                    Err(rejection @ Rejection::Unreadable { .. }) => self.fall_back(&voyage.slot, last, rejection, now),
+                    Err(rejection @ FirewallError::Unreadable { .. }) => self.fall_back(&voyage.slot, last, rejection, now),
                     Err(other) => Err(other),
                 }
             }
@@ -485,14 +510,14 @@ impl Inner {
     }
 
     /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
-    fn form_to_ask(&self, voyage: &Voyage, known: Option<&Known>) -> Form {
+    fn form_to_ask(&self, voyage: &FetchRequest, known: Option<&PackageSnapshot>) -> PackumentForm {
         match known {
             // One that came instead of the full form is replaced as soon as upstream sends that.
-            Some(known) if known.form == Form::Abbreviated && !known.has_no_more && voyage.need.is_met_by(known) => {
-                Form::Abbreviated
+            Some(known) if known.form == PackumentForm::Abbreviated && !known.has_no_more && voyage.need.is_met_by(known) => {
+                PackumentForm::Abbreviated
             }
-            None if voyage.need == Need::Index => self.forms.for_index(voyage.registry.id()),
-            _ => Form::Full,
+            None if voyage.need == DocumentNeed::Index => self.forms.for_index(voyage.registry.id()),
+            _ => PackumentForm::Full,
         }
     }
 
@@ -504,19 +529,20 @@ impl Inner {
     /// Upstream confirmed what is known.
     async fn confirm(
         self: &Arc<Self>,
-        voyage: &Voyage,
-        known: &Arc<Known>,
-        before: &Before,
+        voyage: &FetchRequest,
+        known: &Arc<PackageSnapshot>,
+        before: &PreviousState,
         how: Confirmed,
-    ) -> Result<Reading, Rejection> {
-        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
+    ) -> Result<PackageLookup, FirewallError> {
+        CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Revalidated }.emit(&self.metrics);
         let Confirmed { form, has_no_more, validated, checked, behind, validators } = how;
-        let Validators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
+        let CacheValidators { etag, last_modified } = validators.unwrap_or_else(|| known.validators());
         let validated = if behind.is_some() { known.validated } else { validated.max(known.validated) };
         let form_asked = Some(form);
-        let document = Document { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
+        let document =
+            StoredPackument { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
         let confirmed = known.confirmed(voyage.slot.clone(), form, validated, checked, document.clone());
-        let mut confirmed = Known { has_no_more, behind, ..confirmed };
+        let mut confirmed = PackageSnapshot { has_no_more, behind, ..confirmed };
         // What another view or another token was shown since may bind this one.
         if confirmed.disputed || voyage.again || !self.histories.is_last_look(&voyage.slot.name, confirmed.look) {
             let contradictions;
@@ -531,22 +557,22 @@ impl Inner {
         let confirmed = Arc::new(confirmed);
         self.judge_many(&confirmed, voyage.profile, voyage.client).await;
         self.remember(&confirmed);
-        Ok(Reading { known: confirmed, stale: None })
+        Ok(PackageLookup { known: confirmed, stale: None })
     }
 
     async fn compare_confirmed(
         self: &Arc<Self>,
-        voyage: &Voyage,
-        known: Known,
-        before: &Before,
+        voyage: &FetchRequest,
+        known: PackageSnapshot,
+        before: &PreviousState,
         parted: Option<Parted>,
-    ) -> Result<(Known, Contradictions), Rejection> {
+    ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
         let (inner, voyage, before) = (Arc::clone(self), voyage.clone(), before.clone());
         self.blocking(move || inner.compare_again(&voyage, &known, &before, parted.as_ref())).await?
     }
 
     /// Keeps what is known, also for the next token's question.
-    pub(crate) fn remember(&self, known: &Arc<Known>) {
+    pub(crate) fn remember(&self, known: &Arc<PackageSnapshot>) {
         if known.slot.is_own() {
             self.documents.insert(known.slot.shared(), Arc::clone(known));
         }
@@ -555,7 +581,12 @@ impl Inner {
 
     /// Upstream says there is no such package. One that was there is gone with all its versions, which the ledger keeps,
     /// so that lockfiles of old ones go on working and takedowns are told as such.
-    async fn vanished(self: &Arc<Self>, voyage: Voyage, before: Before, now: Timestamp) -> Result<Reading, Rejection> {
+    async fn vanished(
+        self: &Arc<Self>,
+        voyage: FetchRequest,
+        before: PreviousState,
+        now: Timestamp,
+    ) -> Result<PackageLookup, FirewallError> {
         let slot = voyage.slot.clone();
         let recorded = if slot.is_own() {
             // A token that may not see a package receives a 404, too: that is no look.
@@ -569,8 +600,8 @@ impl Inner {
             self.absent.insert(slot.clone(), now);
             return Err(absent(&slot.name));
         };
-        let known = Arc::new(Known {
-            form: Form::Full,
+        let known = Arc::new(PackageSnapshot {
+            form: PackumentForm::Full,
             has_no_more: false,
             slot,
             registry: Arc::clone(&voyage.registry),
@@ -588,25 +619,25 @@ impl Inner {
             validated: now,
             checked: now,
             raw: Arc::default(),
-            screens: Screens::default(),
+            screens: VerdictCache::default(),
             kin: OnceLock::new(),
         });
         self.remember(&known);
-        Ok(Reading { known, stale: None })
+        Ok(PackageLookup { known, stale: None })
     }
 
     /// Records that a package is not there: one that was never seen as such, so that it cannot claim to be old when it appears. `None`
     /// for such a one; else its record. Blocks.
     fn record_vanished(
         &self,
-        voyage: &Voyage,
-        before: &Before,
+        voyage: &FetchRequest,
+        before: &PreviousState,
         now: Timestamp,
-    ) -> Result<Option<(PackageRecord, Document)>, Rejection> {
+    ) -> Result<Option<(PackageRecord, StoredPackument)>, FirewallError> {
         let name = &voyage.slot.name;
         let _turn = self.histories.lock(name);
         let record = self.read_record(voyage, before)?;
-        let first = Document {
+        let first = StoredPackument {
             first_seen: now,
             validated: now,
             changed: now,
@@ -618,7 +649,7 @@ impl Inner {
             last_modified: None,
             form: None,
         };
-        let document = record.document.clone().map_or(first, |last| Document { content: None, looked: now, ..last });
+        let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
             let expired = timestamp::before(now, self.world().longest_age());
             return match self.ledger.record_absence(&voyage.key(), &document, expired) {
@@ -636,7 +667,7 @@ impl Inner {
                 }
             };
         }
-        let Reconciled { mut change, findings, .. } = history::vanish(&record, now);
+        let Reconciliation { mut change, findings, .. } = history::vanish(&record, now);
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&record);
         record.apply(&change);
@@ -649,18 +680,18 @@ impl Inner {
     /// Serves the last answer while upstream cannot be asked, for a bounded time.
     fn fall_back(
         &self,
-        slot: &Slot,
-        known: Option<Arc<Known>>,
-        rejection: Rejection,
+        slot: &CacheKey,
+        known: Option<Arc<PackageSnapshot>>,
+        rejection: FirewallError,
         now: Timestamp,
-    ) -> Result<Reading, Rejection> {
+    ) -> Result<PackageLookup, FirewallError> {
         let reading = known.and_then(|known| self.stale(&known, now)).ok_or(rejection)?;
         self.unreachable.insert(slot.clone(), now);
         self.documents.insert(slot.clone(), Arc::clone(&reading.known));
         Ok(reading)
     }
 
-    fn stale(&self, known: &Arc<Known>, now: Timestamp) -> Option<Reading> {
+    fn stale(&self, known: &Arc<PackageSnapshot>, now: Timestamp) -> Option<PackageLookup> {
         // Kept for other credentials, and never confirmed for these.
         if known.checked == NEVER {
             return None;
@@ -669,25 +700,28 @@ impl Inner {
         if age > self.config.max_stale {
             return None;
         }
-        CacheUsed { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
+        CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
         let upstream = known.registry.id();
         let again = self.stale_told.get(upstream).is_some_and(|told| timestamp::is_within(told, TOLD_EVERY, now));
         if !again {
             self.stale_told.insert(Arc::clone(upstream), now);
         }
         ServedStale { name: &known.slot.name, upstream, age, again }.emit(&self.metrics);
-        Some(Reading { known: Arc::clone(known), stale: Some(age) })
+        Some(PackageLookup { known: Arc::clone(known), stale: Some(age) })
     }
 
     /// Runs `work` off the async threads.
-    pub(crate) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FirewallError> {
         tokio::task::spawn_blocking(work).await.map_err(|error| self.note_lost(&error, lost()))
     }
 }
 
-impl Voyage {
+impl FetchRequest {
     /// A fetch of what `asker` needs, and of nothing besides.
-    pub(crate) fn new(asker: &Asker, slot: Slot, registry: Arc<Registry>, need: Need) -> Self {
+    pub(crate) fn new(asker: &Client, slot: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
         Self {
             slot,
             registry,
@@ -711,24 +745,24 @@ impl Voyage {
 
 /// How upstream confirmed a document.
 struct Confirmed {
-    form: Form,
+    form: PackumentForm,
     has_no_more: bool,
     validated: Timestamp,
     checked: Timestamp,
     behind: Option<SignedDuration>,
-    validators: Option<Validators>,
+    validators: Option<CacheValidators>,
 }
 
 /// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
-fn lacks_facts(known: &Known, profile: Profile, world: &World) -> bool {
-    known.form == Form::Abbreviated && !known.has_no_more && known.screen(world, profile).lacks
+fn lacks_facts(known: &PackageSnapshot, profile: Profile, world: &PolicySnapshot) -> bool {
+    known.form == PackumentForm::Abbreviated && !known.has_no_more && known.screen(world, profile).lacks
 }
 
-fn absent(name: &PackageName) -> Rejection {
-    Rejection::NotFound(format!("{name} is not in the upstream registry").into())
+fn absent(name: &PackageName) -> FirewallError {
+    FirewallError::NotFound(format!("{name} is not in the upstream registry").into())
 }
 
 /// A task of ours ended without an answer.
-pub(crate) fn lost() -> Rejection {
-    Rejection::Internal("a task was lost".into())
+pub(crate) fn lost() -> FirewallError {
+    FirewallError::Internal("a task was lost".into())
 }

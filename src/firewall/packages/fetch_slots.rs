@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::firewall::singleflight::{Flights, Lost};
+use crate::firewall::singleflight::{FlightAborted, SingleFlight};
 use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit};
 use crate::upstream::Registry;
@@ -46,7 +46,7 @@ impl Slots {
 
 /// Fetches under way, each shared by all who want the same.
 pub(crate) struct SharedFetches<K, V> {
-    flights: Flights<K, V>,
+    flights: SingleFlight<K, V>,
     waiting: Arc<Waiting<K>>,
 }
 
@@ -69,7 +69,7 @@ where
     /// No fetches.
     #[must_use]
     pub(crate) fn new() -> Self {
-        Self { flights: Flights::new(), waiting: Arc::new(Waiting(Mutex::default())) }
+        Self { flights: SingleFlight::new(), waiting: Arc::new(Waiting(Mutex::default())) }
     }
 
     /// Whether `key` is being fetched.
@@ -89,7 +89,7 @@ where
         client: IpAddr,
         slots: &FairLimit,
         fetch: impl FnOnce(SlotRequest<K>) -> F,
-    ) -> Result<V, Lost>
+    ) -> Result<V, FlightAborted>
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -106,7 +106,7 @@ where
             // First, so that the fetch is there when it is looked for.
             biased;
             landed = landed => landed,
-            () = lend => Err(Lost),
+            () = lend => Err(FlightAborted),
         }
     }
 }

@@ -7,46 +7,46 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::history::{self, Look, Parted, Reconciled};
-use crate::firewall::package::{self, Known, Screens, Slot};
-use crate::firewall::packages::fetch::{Reading, Voyage};
-use crate::firewall::packages::load::Before;
-use crate::firewall::packages::parse_pool::Workbench;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::history::{self, Look, Parted, Reconciliation};
+use crate::firewall::package::{self, CacheKey, PackageSnapshot, VerdictCache};
+use crate::firewall::packages::fetch::{FetchRequest, PackageLookup};
+use crate::firewall::packages::load::PreviousState;
+use crate::firewall::packages::parse_pool::ParseScratch;
 use crate::net::{BodyError, body};
-use crate::net::{FairPermit, Share};
-use crate::npm::compression::Press;
+use crate::net::{FairPermit, Reservation};
+use crate::npm::compression::SegmentEncoder;
 use crate::npm::compression::gzip;
 use crate::npm::packument::parse;
-use crate::npm::{Algorithm, Digest, Form, Hasher, IngestError, Ingested, Integrity, PackageName, Packument};
-use crate::store::{BlobKind, Document, PackageRecord};
-use crate::upstream::Validators;
+use crate::npm::{Algorithm, Digest, Hasher, Integrity, PackageName, Packument, PackumentError, PackumentForm, ParsedPackument};
+use crate::store::{BlobKind, PackageRecord, StoredPackument};
+use crate::upstream::CacheValidators;
 
 /// No other view was asked.
 static NOBODY_ASKED: LazyLock<Parted> = LazyLock::new(Parted::new);
 
 /// A document that just came.
-pub(crate) struct Arrival {
+pub(crate) struct FetchedDocument {
     /// The form that was asked for, or that it is said to have.
-    pub form: Form,
+    pub form: PackumentForm,
     /// Whether it is abbreviated though the full form was asked for.
     pub has_no_more: bool,
     pub body: Bytes,
-    pub validators: Validators,
+    pub validators: CacheValidators,
     pub validated: Timestamp,
     pub checked: Timestamp,
     /// How far upstream's clock is behind ours, if that is so far that nothing opens.
     pub behind: Option<SignedDuration>,
     /// Whether it may be recorded: not while our own clock is in doubt.
     pub recorded: bool,
-    pub place: Place,
+    pub place: FetchPermit,
 }
 
 /// What became of a document that came.
 pub(crate) enum TakenIn {
     /// It was read.
-    Read(Reading),
+    Read(PackageLookup),
     /// It is an abbreviated one without publish times: nothing was kept.
     Timeless,
     /// It contradicts what another view of the package saw, which is to be asked again: nothing was kept.
@@ -54,53 +54,53 @@ pub(crate) enum TakenIn {
 }
 
 /// Versions that contradict other views, as they were seen, with the view of each.
-pub(crate) type Contradictions = Vec<(Box<str>, Option<Integrity>, Slot)>;
+pub(crate) type Contradictions = Vec<(Box<str>, Option<Integrity>, CacheKey)>;
 
 /// What is known of a package when a document of it comes: the records of its views.
 struct Histories {
     own: Arc<PackageRecord>,
     others: Vec<PackageRecord>,
     /// The views of `others`, and the one that was asked.
-    views: Vec<Slot>,
+    views: Vec<CacheKey>,
 }
 
 /// What a flight has: held until the store has the document, so that a slow disk slows fetching and does not fill the memory.
-pub(crate) struct Place {
+pub(crate) struct FetchPermit {
     /// Its memory.
-    pub share: Share,
+    pub share: Reservation,
     /// Its place among those that fetch.
     _permit: FairPermit,
 }
 
-impl Place {
+impl FetchPermit {
     /// A place with memory that is still to grow.
     #[must_use]
-    pub(crate) fn of(permit: FairPermit, share: Share) -> Self {
+    pub(crate) fn of(permit: FairPermit, share: Reservation) -> Self {
         Self { share, _permit: permit }
     }
 }
 
 /// A document with the memory that it takes, and its turn among those that are taken out of the store.
-struct Held {
+struct BudgetedBytes {
     plain: Bytes,
-    _share: Share,
+    _share: Reservation,
     _permit: Arc<FairPermit>,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for BudgetedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.plain
     }
 }
 
-impl Inner {
+impl Components {
     /// Reads a new document, compares it with what was seen before, keeps what that changes.
     pub(crate) async fn take_in(
         self: Arc<Self>,
-        voyage: Voyage,
-        mut arrival: Arrival,
-        before: Before,
-    ) -> Result<TakenIn, Rejection> {
+        voyage: FetchRequest,
+        mut arrival: FetchedDocument,
+        before: PreviousState,
+    ) -> Result<TakenIn, FirewallError> {
         // Before there is a reader: those never wait for memory.
         arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
         let _turn = self.precedence.turn(voyage.ahead.as_ref()).await;
@@ -109,10 +109,15 @@ impl Inner {
         self.blocking(move || inner.read(&voyage, arrival, &before)).await?
     }
 
-    fn read(self: &Arc<Self>, voyage: &Voyage, mut arrival: Arrival, before: &Before) -> Result<TakenIn, Rejection> {
-        let Slot { name, .. } = &voyage.slot;
+    fn read(
+        self: &Arc<Self>,
+        voyage: &FetchRequest,
+        mut arrival: FetchedDocument,
+        before: &PreviousState,
+    ) -> Result<TakenIn, FirewallError> {
+        let CacheKey { name, .. } = &voyage.slot;
         let read = self.workbenches.at(|bench| {
-            let Workbench { press, plain } = bench;
+            let ParseScratch { press, plain } = bench;
             let (plain, _alone) = self.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.overdraw_to(takes(&arrival.body, plain.len()));
             self.read_plain(voyage, &arrival, before, plain, press)
@@ -122,21 +127,21 @@ impl Inner {
             Err(unused) => return Ok(unused),
         };
         self.keep(&known, arrival.body, arrival.place);
-        Ok(TakenIn::Read(Reading { known, stale: None }))
+        Ok(TakenIn::Read(PackageLookup { known, stale: None }))
     }
 
     fn read_plain(
         self: &Arc<Self>,
-        voyage: &Voyage,
-        arrival: &Arrival,
-        before: &Before,
+        voyage: &FetchRequest,
+        arrival: &FetchedDocument,
+        before: &PreviousState,
         plain: &[u8],
-        press: &mut Press,
-    ) -> Result<Result<Arc<Known>, TakenIn>, Rejection> {
-        let Slot { name, .. } = &voyage.slot;
-        let Ingested { packument, fields } = parse::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
+        press: &mut SegmentEncoder,
+    ) -> Result<Result<Arc<PackageSnapshot>, TakenIn>, FirewallError> {
+        let CacheKey { name, .. } = &voyage.slot;
+        let ParsedPackument { packument, fields } = parse::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
         let form = arrival.form;
-        if form == Form::Abbreviated && !arrival.has_no_more && !self.forms.learn(voyage.registry.id(), &packument) {
+        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(voyage.registry.id(), &packument) {
             return Ok(Err(TakenIn::Timeless));
         }
         self.note_parts(&packument);
@@ -163,11 +168,11 @@ impl Inner {
             return Ok(Err(TakenIn::Contradicts(contradictions)));
         }
         let disputed = !reconciled.contradictions.is_empty();
-        let Reconciled { provenance, mut change, findings, .. } = reconciled;
+        let Reconciliation { provenance, mut change, findings, .. } = reconciled;
         let last = record.document.as_ref();
         let modified = packument.modified.map(|modified| modified.min(arrival.checked));
         let content = content_of(&arrival.body);
-        let document = Document {
+        let document = StoredPackument {
             first_seen: last.map_or(arrival.checked, |last| last.first_seen),
             validated: arrival.validated,
             changed: arrival.validated,
@@ -187,10 +192,10 @@ impl Inner {
             self.report(name, voyage.slot.is_own(), &findings);
         }
         let look = if is_recorded { self.histories.note_look(name) } else { 0 };
-        if form == Form::Full || packument.has_more {
+        if form == PackumentForm::Full || packument.has_more {
             self.note_stripped(&voyage.registry, &packument);
         }
-        let known = Arc::new(Known {
+        let known = Arc::new(PackageSnapshot {
             form,
             has_no_more: arrival.has_no_more,
             slot: voyage.slot.clone(),
@@ -210,7 +215,7 @@ impl Inner {
             checked: arrival.checked,
             // There before anybody finds this, so that a question for the other form does not fetch it again.
             raw: Arc::new(Mutex::new(Some(arrival.body.clone()))),
-            screens: Screens::default(),
+            screens: VerdictCache::default(),
             kin: OnceLock::new(),
         });
         self.look_ahead(voyage, &known, plain, &fields);
@@ -226,15 +231,15 @@ impl Inner {
     }
 
     /// The records of all views of a package as the ledger has them, or memory, where the ledger did not take the last change. Blocks.
-    fn read_histories(&self, voyage: &Voyage, before: &Before) -> Result<Histories, Rejection> {
-        let Voyage { slot, registry, .. } = voyage;
+    fn read_histories(&self, voyage: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
+        let FetchRequest { slot, registry, .. } = voyage;
         let own = self.read_record(voyage, before)?;
         let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
         Ok(Histories { own, views, others: self.other_records(slot, registry)? })
     }
 
     /// The record of a view as the ledger has it, or memory, where the ledger did not take the last change. Blocks.
-    pub(crate) fn read_record(&self, voyage: &Voyage, before: &Before) -> Result<Arc<PackageRecord>, Rejection> {
+    pub(crate) fn read_record(&self, voyage: &FetchRequest, before: &PreviousState) -> Result<Arc<PackageRecord>, FirewallError> {
         let record = self.recall(&voyage.slot, &voyage.registry)?;
         let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
         if looked(&before.record) <= looked(&record) {
@@ -250,9 +255,15 @@ impl Inner {
     ///
     /// # Errors
     /// When it does not, and something newer is known.
-    fn is_look(&self, voyage: &Voyage, record: &PackageRecord, packument: &Packument, now: Timestamp) -> Result<bool, Rejection> {
+    fn is_look(
+        &self,
+        voyage: &FetchRequest,
+        record: &PackageRecord,
+        packument: &Packument,
+        now: Timestamp,
+    ) -> Result<bool, FirewallError> {
         let name = &voyage.slot.name;
-        let not_believed = |detail: &str| Rejection::Unreadable { name: name.clone(), detail: detail.into() };
+        let not_believed = |detail: &str| FirewallError::Unreadable { name: name.clone(), detail: detail.into() };
         let was_seen = !record.releases.is_empty();
         if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.flaw.is_none()) {
             return if was_seen { Err(not_believed("it names no version, and there were some")) } else { Ok(false) };
@@ -280,7 +291,7 @@ impl Inner {
     /// with.
     fn to_be_asked(
         &self,
-        voyage: &Voyage,
+        voyage: &FetchRequest,
         histories: &Histories,
         packument: &Packument,
         contradictions: &[(Box<str>, usize)],
@@ -305,11 +316,11 @@ impl Inner {
     /// they were: `parted` is what they said. Nothing is kept where they are to be asked first. Blocks.
     pub(crate) fn compare_again(
         &self,
-        voyage: &Voyage,
-        known: &Known,
-        before: &Before,
+        voyage: &FetchRequest,
+        known: &PackageSnapshot,
+        before: &PreviousState,
         parted: Option<&Parted>,
-    ) -> Result<(Known, Contradictions), Rejection> {
+    ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
         let again = known.confirmed(voyage.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
         let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
         let now = known.checked;
@@ -327,7 +338,7 @@ impl Inner {
             stranger: voyage.slot.is_strangers(),
         };
         let others: Vec<_> = histories.others.iter().collect();
-        let Reconciled { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
+        let Reconciliation { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
         if parted.is_none() {
             let contradictions = self.to_be_asked(voyage, &histories, packument, &contradictions, now);
             if !contradictions.is_empty() {
@@ -338,7 +349,7 @@ impl Inner {
         record.apply(&change);
         self.write(&voyage.key(), &change);
         self.report(&voyage.slot.name, voyage.slot.is_own(), &findings);
-        let again = Known {
+        let again = PackageSnapshot {
             look: self.histories.note_look(&voyage.slot.name),
             born: package::born(packument, &provenance),
             disputed: !contradictions.is_empty(),
@@ -351,7 +362,11 @@ impl Inner {
     }
 
     /// The document of `known`, decoded, from memory or the store.
-    pub(crate) async fn load(self: &Arc<Self>, known: &Arc<Known>, permit: &Arc<FairPermit>) -> Result<Option<Bytes>, Rejection> {
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        known: &Arc<PackageSnapshot>,
+        permit: &Arc<FairPermit>,
+    ) -> Result<Option<Bytes>, FirewallError> {
         let share = self.share_of(&known.document).await?;
         let raw = match (known.unstored(), known.digest()) {
             (Some(raw), _) => Some(raw),
@@ -362,14 +377,14 @@ impl Inner {
         let (inner, known, permit) = (Arc::clone(self), Arc::clone(known), Arc::clone(permit));
         let load = move || {
             let plain = inner.decode(&known.slot.name, raw)?;
-            Ok(Some(Bytes::from_owner(Held { plain, _share: share, _permit: permit })))
+            Ok(Some(Bytes::from_owner(BudgetedBytes { plain, _share: share, _permit: permit })))
         };
         self.blocking(load).await?
     }
 
     /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
     /// nobody waiting, and a full one keeps nobody from installing.
-    pub(crate) fn keep(self: &Arc<Self>, known: &Arc<Known>, body: Bytes, mut place: Place) {
+    pub(crate) fn keep(self: &Arc<Self>, known: &Arc<PackageSnapshot>, body: Bytes, mut place: FetchPermit) {
         place.share.shrink_to(body.len() as u64);
         *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
@@ -393,7 +408,7 @@ impl Inner {
     }
 
     /// Memory for a document that is stored, and for what is made of it.
-    pub(crate) async fn share_of(&self, document: &Document) -> Result<Share, Rejection> {
+    pub(crate) async fn share_of(&self, document: &StoredPackument) -> Result<Reservation, FirewallError> {
         let mut share = self.allowance.share();
         share.grow_to(document.length + document.length / 2).await?;
         Ok(share)
@@ -406,7 +421,7 @@ impl Inner {
         name: &PackageName,
         raw: &'a [u8],
         room: &'a mut Vec<u8>,
-    ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>), Rejection> {
+    ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>), FirewallError> {
         if !gzip::is_gzip(raw) {
             return Ok((raw, None));
         }
@@ -422,16 +437,16 @@ impl Inner {
                 body::gunzip_into(raw, limit, room)
             });
         }
-        inflated.map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
+        inflated.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
         Ok((room, alone))
     }
 
-    pub(crate) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, Rejection> {
+    pub(crate) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, FirewallError> {
         if !gzip::is_gzip(&raw) {
             return Ok(raw);
         }
         body::gunzip(&raw, self.config.packument_limit)
-            .map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })
+            .map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })
     }
 }
 
@@ -445,6 +460,6 @@ pub(crate) fn content_of(body: &[u8]) -> [u8; 32] {
     Digest::of(Algorithm::Sha256, body).as_bytes().try_into().unwrap_or_default()
 }
 
-fn unreadable(name: &PackageName, error: &IngestError) -> Rejection {
-    Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() }
+fn unreadable(name: &PackageName, error: &PackumentError) -> FirewallError {
+    FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() }
 }

@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciled};
-use crate::firewall::package::{self, Known, Screens, Slot};
-use crate::firewall::packages::fetch::Voyage;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciliation};
+use crate::firewall::package::{self, CacheKey, PackageSnapshot, VerdictCache};
+use crate::firewall::packages::fetch::FetchRequest;
 use crate::npm::packument::parse;
-use crate::npm::{Algorithm, Digest, Form, Ingested, Packument};
+use crate::npm::{Algorithm, Digest, Packument, PackumentForm, ParsedPackument};
 use crate::store::PackageRecord;
 use crate::upstream::Registry;
 
@@ -20,14 +20,14 @@ pub(crate) const NEVER: Timestamp = Timestamp::MIN;
 
 /// What there was before upstream is asked.
 #[derive(Clone, Default)]
-pub(crate) struct Before {
+pub(crate) struct PreviousState {
     pub(crate) record: Arc<PackageRecord>,
-    pub(crate) known: Option<Arc<Known>>,
+    pub(crate) known: Option<Arc<PackageSnapshot>>,
     /// Whom the document before was shown to, where it was a client's own token.
-    pub(crate) token: Option<Slot>,
+    pub(crate) token: Option<CacheKey>,
 }
 
-impl Before {
+impl PreviousState {
     /// As of when upstream last vouched for the package.
     pub(crate) fn last_validated(&self) -> Option<Timestamp> {
         let recorded = self.record.document.as_ref().filter(|document| document.content.is_some());
@@ -36,32 +36,32 @@ impl Before {
 
     /// Whether the document before this one was shown to another client's token, as far as memory knows; with what this token was shown
     /// last.
-    pub(crate) fn other_token(&self, slot: &Slot) -> Option<OtherToken<'_>> {
+    pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
         let differs = self.token.as_ref().is_some_and(|before| slot.is_own() && before != slot);
         let shown = self.known.as_ref().filter(|known| known.checked != NEVER).and_then(|known| known.packument.as_deref());
         differs.then_some(OtherToken { shown })
     }
 }
 
-impl Inner {
+impl Components {
     /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
-    pub(crate) async fn before(self: &Arc<Self>, voyage: &Voyage) -> Result<Before, Rejection> {
+    pub(crate) async fn before(self: &Arc<Self>, voyage: &FetchRequest) -> Result<PreviousState, FirewallError> {
         let last = self.documents.get(&voyage.slot.shared()).filter(|_| voyage.slot.is_own());
         let token = last.as_ref().map(|known| known.slot.clone());
         if let Some(known) = self.documents.get(&voyage.slot) {
             let record = last.map_or_else(|| Arc::clone(&known.record), |last| Arc::clone(&last.record));
-            return Ok(Before { record, known: Some(known), token });
+            return Ok(PreviousState { record, known: Some(known), token });
         }
         // What other credentials could read, to be confirmed for these.
         if let Some(known) = last {
             let known = known.confirmed(voyage.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
-            return Ok(Before { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
+            return Ok(PreviousState { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
         }
         let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
         let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
         let (inner, slot, registry, record) = self.blocking(recall).await??;
         let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
-            return Ok(Before { record, known: None, token });
+            return Ok(PreviousState { record, known: None, token });
         };
         let share = self.share_of(document).await?;
         let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
@@ -72,40 +72,40 @@ impl Inner {
         let recall = move || {
             let known = raw.and_then(|raw| inner.recall_document(&slot, &registry, &record, raw));
             drop(share);
-            Before { record, known, token }
+            PreviousState { record, known, token }
         };
         self.blocking(recall).await
     }
 
     /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
-    pub(crate) fn recall(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, Rejection> {
+    pub(crate) fn recall(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, FirewallError> {
         let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
-            Rejection::Internal("the ledger cannot be read".into())
+            FirewallError::Internal("the ledger cannot be read".into())
         })?;
         Ok(Arc::new(record))
     }
 
     /// What the ledger has of the package as other views see it. Blocks.
-    pub(crate) fn other_records(&self, slot: &Slot, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>, Rejection> {
-        let read = |other: Slot| self.recall(&other, registry).map(Arc::unwrap_or_clone);
+    pub(crate) fn other_records(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>, FirewallError> {
+        let read = |other: CacheKey| self.recall(&other, registry).map(Arc::unwrap_or_clone);
         slot.others(registry).into_iter().map(read).collect()
     }
 
     fn recall_document(
         &self,
-        slot: &Slot,
+        slot: &CacheKey,
         registry: &Arc<Registry>,
         record: &Arc<PackageRecord>,
         raw: Bytes,
-    ) -> Option<Arc<Known>> {
+    ) -> Option<Arc<PackageSnapshot>> {
         let document = record.document.as_ref()?;
         let content = document.content?;
         let plain = self.decode(&slot.name, raw).ok()?;
-        let Ingested { packument, fields } = parse::ingest(&slot.name, &plain).ok()?;
+        let ParsedPackument { packument, fields } = parse::ingest(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
         // Upstream is asked for the whole without validators: a 304 would confirm a document without publish times.
-        if form == Form::Abbreviated && !packument.is_timed() {
+        if form == PackumentForm::Abbreviated && !packument.is_timed() {
             return None;
         }
         let others = self.other_records(slot, registry).ok()?;
@@ -120,8 +120,9 @@ impl Inner {
             tokens: slot.place_of_tokens(registry),
             stranger: slot.is_strangers(),
         };
-        let Reconciled { provenance, contradictions, .. } = history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
-        let known = Arc::new(Known {
+        let Reconciliation { provenance, contradictions, .. } =
+            history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
+        let known = Arc::new(PackageSnapshot {
             form,
             has_no_more: false,
             slot: slot.clone(),
@@ -140,7 +141,7 @@ impl Inner {
             validated: document.validated,
             checked: if slot.is_own() { NEVER } else { document.looked },
             raw: Arc::default(),
-            screens: Screens::default(),
+            screens: VerdictCache::default(),
             kin: OnceLock::new(),
         });
         self.note_wants(&known, &plain, &fields, "latest");
@@ -150,7 +151,7 @@ impl Inner {
 
 /// The form of a document whose ledger did not note what was asked for: full where each version carries what only the full form has.
 /// At worst the full form is fetched again.
-fn form_of_unnoted(packument: &Packument) -> Form {
+fn form_of_unnoted(packument: &Packument) -> PackumentForm {
     let carries_people = packument.entries.iter().all(|entry| entry.publisher.is_some() || entry.maintainers.is_some());
-    if carries_people && !packument.entries.is_empty() { Form::Full } else { Form::Abbreviated }
+    if carries_people && !packument.entries.is_empty() { PackumentForm::Full } else { PackumentForm::Abbreviated }
 }

@@ -3,27 +3,27 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::npm::compression::Press;
+use crate::npm::compression::SegmentEncoder;
 
 /// The most that a workbench keeps of its room for the plain document, in bytes: the largest few are not kept for.
 const LARGEST_KEPT: usize = 16 << 20;
 
 /// One place to work at.
 #[derive(Default)]
-pub(crate) struct Workbench {
+pub(crate) struct ParseScratch {
     /// Packs.
-    pub press: Press,
+    pub press: SegmentEncoder,
     /// Room for a document that has to be inflated.
     pub plain: Vec<u8>,
 }
 
 /// All places that nobody works at now.
-pub(crate) struct Workbenches {
-    free: Mutex<Vec<Workbench>>,
+pub(crate) struct ScratchPool {
+    free: Mutex<Vec<ParseScratch>>,
     most: usize,
 }
 
-impl Workbenches {
+impl ScratchPool {
     /// Keeps at most `most` for later.
     #[must_use]
     pub(crate) fn new(most: usize) -> Self {
@@ -31,7 +31,7 @@ impl Workbenches {
     }
 
     /// Works at one: a free one, or a new one.
-    pub(crate) fn at<T>(&self, work: impl FnOnce(&mut Workbench) -> T) -> T {
+    pub(crate) fn at<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut bench = free.unwrap_or_default();
         let done = work(&mut bench);

@@ -8,15 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::Inner;
-use crate::firewall::package::Slot;
-use crate::firewall::package::removed::Departed;
-use crate::firewall::packages::fetch::{Need, Reading, Voyage};
-use crate::firewall::request::Asker;
+use crate::firewall::Components;
+use crate::firewall::package::CacheKey;
+use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::fetch::{DocumentNeed, FetchRequest, PackageLookup};
+use crate::firewall::request::Client;
 use crate::net::fair_limit::network_of;
 use crate::npm::Version;
 use crate::units::timestamp;
-use crate::upstream::Validators;
+use crate::upstream::CacheValidators;
 
 /// How often a package may be asked for again.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ type Window = Arc<Mutex<(Timestamp, u32)>>;
 /// What was asked again recently.
 pub(crate) struct OnceMore {
     /// Packages that were asked for again in vain, by the views that share a history.
-    in_vain: Cache<Slot, Timestamp>,
+    in_vain: Cache<CacheKey, Timestamp>,
     clients: Cache<IpAddr, Window>,
 }
 
@@ -58,30 +58,30 @@ impl OnceMore {
     }
 }
 
-impl Inner {
+impl Components {
     /// Asks upstream whether a package changed since `reading`, because `version` of it is not known. `None` if that is no exact
     /// version, if it is known that it left, if upstream cannot be asked conditionally, or if it was asked too recently.
     pub(crate) async fn ask_once_more(
         self: &Arc<Self>,
-        asker: &Asker,
-        reading: &Reading,
+        asker: &Client,
+        reading: &PackageLookup,
         version: &str,
-        need: Need,
-    ) -> Option<Reading> {
+        need: DocumentNeed,
+    ) -> Option<PackageLookup> {
         let (known, now) = (&reading.known, self.clock.now());
         let shared = known.slot.shared();
         let is_answered = reading.stale.is_some()
             || known.packument.is_none()
-            || known.validators() == Validators::default()
+            || known.validators() == CacheValidators::default()
             || timestamp::is_within(known.checked, INTERVAL, now)
             || self.once_more.in_vain.get(&shared).is_some_and(|since| timestamp::is_within(since, INTERVAL, now));
         // What one client's token was not shown may have left for that token alone.
-        let has_left = || !known.slot.is_own() && Departed::is_known(known, version);
+        let has_left = || !known.slot.is_own() && RemovedVersion::is_known(known, version);
         if is_answered || Version::parse(version).is_none() || has_left() {
             return None;
         }
         let (slot, registry) = (known.slot.clone(), Arc::clone(&known.registry));
-        let voyage = Voyage { not_before: Some(now), ..Voyage::new(asker, slot, registry, need) };
+        let voyage = FetchRequest { not_before: Some(now), ..FetchRequest::new(asker, slot, registry, need) };
         // Those that come while it is asked wait for the same answer.
         if !self.voyages.is_under_way(&self.voyage_key(&voyage)) && !self.once_more.admits(asker.address, now) {
             return None;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::firewall::package::Slot;
+use crate::firewall::package::CacheKey;
 use crate::units::timestamp;
 
 /// How long a silent registry is not waited for: then one client waits again, in case no request is under way that would hear it.
@@ -19,11 +19,11 @@ const LEAST_PART: u32 = 4;
 
 /// What is known of each registry, by its id, and what each is asked now.
 #[derive(Debug, Default)]
-pub(crate) struct Silence {
+pub(crate) struct SlowRegistries {
     /// Since when: there are as many as there are registries.
     silent: Mutex<HashMap<Arc<str>, Since>>,
     /// The packages that are asked for, and since when. There are as many as there are slots for requests.
-    asked: Mutex<HashMap<Slot, Instant>>,
+    asked: Mutex<HashMap<CacheKey, Instant>>,
 }
 
 /// An instant by the clock and by a monotonic one, and over which package it began.
@@ -31,7 +31,7 @@ pub(crate) struct Silence {
 struct Since {
     clock: Timestamp,
     watch: Instant,
-    slot: Slot,
+    slot: CacheKey,
     /// Whether another package was or is asked for.
     is_tried: bool,
 }
@@ -45,21 +45,21 @@ impl Since {
 
 /// A package that is asked for, until it is dropped.
 pub(crate) struct Asking<'a> {
-    silence: &'a Silence,
-    slot: &'a Slot,
+    silence: &'a SlowRegistries,
+    slot: &'a CacheKey,
 }
 
-impl Silence {
+impl SlowRegistries {
     /// Notes that a registry is asked for a package from now on.
     #[must_use]
-    pub(crate) fn ask<'a>(&'a self, slot: &'a Slot) -> Asking<'a> {
+    pub(crate) fn ask<'a>(&'a self, slot: &'a CacheKey) -> Asking<'a> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Instant::now());
         Asking { silence: self, slot }
     }
 
     /// A client waited for a package for `patience` and waits no longer. The registry is silent if most of that was spent waiting
     /// for it, and it sent no headers to any client meanwhile: `heard` says when it last did.
-    pub(crate) fn begin(&self, registry: &Arc<str>, slot: &Slot, patience: Duration, heard: Option<Instant>, now: Timestamp) {
+    pub(crate) fn begin(&self, registry: &Arc<str>, slot: &CacheKey, patience: Duration, heard: Option<Instant>, now: Timestamp) {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
         let Some(asked) = asked else { return };
         if asked.elapsed() * LEAST_PART < patience || heard.is_some_and(|heard| heard >= asked) {
@@ -76,7 +76,7 @@ impl Silence {
     /// Whether to ask for a package that a silent registry would not be asked for: it is silent over one other package so far. `true`
     /// once, for the caller that asks.
     #[must_use]
-    pub(crate) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &Slot, heard: Option<Instant>, now: Timestamp) -> bool {
+    pub(crate) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &CacheKey, heard: Option<Instant>, now: Timestamp) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(since) = silent.get_mut(registry) else { return false };
         let is_due = !since.is_tried && since.slot != *slot && since.holds(heard, now);
@@ -104,25 +104,25 @@ impl Drop for Asking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::package::Partition;
+    use crate::firewall::package::CredentialScope;
     use crate::npm::PackageName;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_775_000_000 + second).unwrap()
     }
 
-    fn slot_of(name: &str) -> Slot {
-        Slot { name: PackageName::parse(name).unwrap(), partition: Partition::Anonymous }
+    fn slot_of(name: &str) -> CacheKey {
+        CacheKey { name: PackageName::parse(name).unwrap(), partition: CredentialScope::Anonymous }
     }
 
-    fn slot() -> Slot {
+    fn slot() -> CacheKey {
         slot_of("slow")
     }
 
     #[test]
     fn silence_over_one_package_is_tried_with_one_other_and_over_two_is_believed() {
-        let (silence, registry, other) = (Silence::default(), Arc::from("https://registry.example/"), slot_of("other"));
-        let try_with = |slot: &Slot, second| silence.is_to_be_tried(&registry, slot, None, at(second));
+        let (silence, registry, other) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot_of("other"));
+        let try_with = |slot: &CacheKey, second| silence.is_to_be_tried(&registry, slot, None, at(second));
         assert!(!try_with(&other, 0));
         let slow = slot();
         let asking = [silence.ask(&slow), silence.ask(&other)];
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn it_lasts_a_while_and_ends_with_the_first_word() {
-        let (silence, registry, slot) = (Silence::default(), Arc::from("https://registry.example/"), slot());
+        let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         let other = Arc::from("https://other.example/");
         assert!(!silence.holds(&registry, None, at(0)));
         let asking = silence.ask(&slot);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_registry_that_answers_others_meanwhile_is_not_silent() {
-        let (silence, registry, slot) = (Silence::default(), Arc::from("https://registry.example/"), slot());
+        let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         let before = Instant::now();
         let _asking = silence.ask(&slot);
         silence.begin(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn our_own_waiting_is_not_a_registrys_silence() {
-        let (silence, registry, slot) = (Silence::default(), Arc::from("https://registry.example/"), slot());
+        let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         // It waits for a slot.
         silence.begin(&registry, &slot, Duration::ZERO, None, at(3));
         assert!(!silence.holds(&registry, None, at(3)));

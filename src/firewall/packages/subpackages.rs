@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::package::Known;
-use crate::firewall::packages::fetch::Need;
-use crate::firewall::policy_state::World;
-use crate::firewall::request::Asker;
-use crate::npm::packument::index::Entry;
-use crate::npm::{Form, PackageName, Packument};
+use crate::firewall::Components;
+use crate::firewall::package::PackageSnapshot;
+use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::policy_state::PolicySnapshot;
+use crate::firewall::request::Client;
+use crate::npm::packument::index::VersionEntry;
+use crate::npm::{PackageName, Packument, PackumentForm};
 use crate::units::timestamp;
 
 /// For each entry of a package, since when the package exists that pins exactly it; `None` where none is known.
-pub(crate) type Kin = Box<[Option<Timestamp>]>;
+pub(crate) type ParentFirstSeen = Box<[Option<Timestamp>]>;
 
-impl Inner {
+impl Components {
     /// Remembers whose parts the packages are that this packument pins.
     pub(crate) fn note_parts(&self, packument: &Packument) {
         for part in packument.parts.keys() {
@@ -29,7 +29,7 @@ impl Inner {
 
     /// Looks up whose part a new package is, once a document. Of packages that are not new nothing is asked, nor where no rule spares
     /// parts. Returns whether the answer hangs on publishers that the document lacks: the full form is needed then.
-    pub(crate) async fn find_kin(self: &Arc<Self>, asker: &Asker, known: &Known) -> bool {
+    pub(crate) async fn find_kin(self: &Arc<Self>, asker: &Client, known: &PackageSnapshot) -> bool {
         let Some(packument) = wants_kin(known, &self.world()) else { return false };
         // Nobody learns the name of a scope whose registry is another one, or whose ages are waived.
         let Some(whole) = self.whole_of(&packument.name).filter(|whole| self.registries.of(whole).id() == known.registry.id())
@@ -40,23 +40,23 @@ impl Inner {
             return false;
         }
         // A package that cannot be read has no parts.
-        let Ok(mut reading) = Box::pin(self.look_up(asker, &whole, Need::Index, None)).await else { return false };
+        let Ok(mut reading) = Box::pin(self.look_up(asker, &whole, DocumentNeed::Index, None)).await else { return false };
         if let Some(version) = newer_than(&reading.known, packument)
-            && let Some(newer) = Box::pin(self.ask_once_more(asker, &reading, version, Need::Index)).await
+            && let Some(newer) = Box::pin(self.ask_once_more(asker, &reading, version, DocumentNeed::Index)).await
         {
             reading = newer;
         }
-        if reading.known.form == Form::Abbreviated {
-            let lacks = |(_, pinning): (&Entry, &Entry)| pinning.publisher.is_none();
+        if reading.known.form == PackumentForm::Abbreviated {
+            let lacks = |(_, pinning): (&VersionEntry, &VersionEntry)| pinning.publisher.is_none();
             if reading.known.packument.as_ref().is_some_and(|whole| pins(packument, whole).any(lacks)) {
-                let full = Box::pin(self.look_up(asker, &whole, Need::Facts, None)).await;
+                let full = Box::pin(self.look_up(asker, &whole, DocumentNeed::Facts, None)).await;
                 let Ok(full) = full else { return false };
                 reading = full;
             }
         }
         let Some(whole) = &reading.known.packument else { return false };
-        let lacks = |(part, _): (&Entry, &Entry)| part.publisher.is_none();
-        if known.form == Form::Abbreviated && pins(packument, whole).any(lacks) {
+        let lacks = |(part, _): (&VersionEntry, &VersionEntry)| part.publisher.is_none();
+        if known.form == PackumentForm::Abbreviated && pins(packument, whole).any(lacks) {
             return true;
         }
         let _ = known.kin.set(kin(packument, whole, reading.known.born));
@@ -70,21 +70,21 @@ impl Inner {
 }
 
 /// A version of a part that was published since `whole` was confirmed, and that it does not have: both may have been published together.
-fn newer_than<'p>(whole: &Known, part: &'p Packument) -> Option<&'p str> {
+fn newer_than<'p>(whole: &PackageSnapshot, part: &'p Packument) -> Option<&'p str> {
     let document = whole.packument.as_ref()?;
-    let is_newer = |entry: &&Entry| entry.published.is_some_and(|published| published >= whole.validated);
+    let is_newer = |entry: &&VersionEntry| entry.published.is_some_and(|published| published >= whole.validated);
     part.entries.iter().filter(is_newer).find(|entry| document.find(&entry.key).is_none()).map(|entry| &*entry.key)
 }
 
 /// The packument of which it matters whose part it is, and of which that is not known yet.
-pub(crate) fn wants_kin<'a>(known: &'a Known, world: &World) -> Option<&'a Arc<Packument>> {
+pub(crate) fn wants_kin<'a>(known: &'a PackageSnapshot, world: &PolicySnapshot) -> Option<&'a Arc<Packument>> {
     let packument = known.packument.as_ref().filter(|_| known.kin.get().is_none())?;
     let longest = world.spares_siblings()?;
     known.born.is_some_and(|born| timestamp::after(born, longest) > known.validated).then_some(packument)
 }
 
 /// The entries of `part` that a version of `whole` with the same number pins exactly, each with the entry that pins it.
-fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (&'a Entry, &'a Entry)> {
+fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (&'a VersionEntry, &'a VersionEntry)> {
     let places = whole.parts.get(part.name.as_str()).into_iter().flatten();
     let pinning = places.filter_map(|place| whole.entries.get(*place as usize));
     pinning.filter_map(|entry| Some((part.find(&entry.key)?.1, entry)))
@@ -92,8 +92,8 @@ fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (
 
 /// What `whole` says of the entries of `part`: it pins this very version in one of its own of the same number and publisher. An
 /// unknown publisher equals no other; where neither document names any, this upstream does not show them, and the pin alone decides.
-fn kin(part: &Packument, whole: &Packument, born: Option<Timestamp>) -> Kin {
-    let mut kin: Kin = vec![None; part.entries.len()].into();
+fn kin(part: &Packument, whole: &Packument, born: Option<Timestamp>) -> ParentFirstSeen {
+    let mut kin: ParentFirstSeen = vec![None; part.entries.len()].into();
     let is_observable = part.has_publishers || whole.has_publishers;
     for (entry, pinning) in pins(part, whole) {
         let same = !is_observable || (entry.publisher.is_some() && entry.publisher == pinning.publisher);

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::Slot;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::CacheKey;
 use crate::firewall::package::history::Parted;
-use crate::firewall::packages::fetch::{Need, Voyage};
+use crate::firewall::packages::fetch::{DocumentNeed, FetchRequest};
 use crate::firewall::packages::ingest::Contradictions;
 use crate::net::fair_limit::network_of;
-use crate::npm::{Agreement, Integrity, PackageName};
+use crate::npm::{DigestComparison, Integrity, PackageName};
 use crate::store::PackageRecord;
 use crate::units::timestamp;
 
@@ -72,9 +72,9 @@ fn place(name: &PackageName, count: usize) -> usize {
     place
 }
 
-impl Inner {
+impl Components {
     /// Whether a view that a document contradicts can be asked again now.
-    pub(crate) fn may_ask_again(&self, view: &Slot, now: Timestamp) -> bool {
+    pub(crate) fn may_ask_again(&self, view: &CacheKey, now: Timestamp) -> bool {
         !self.asked_again.get(view).is_some_and(|since| timestamp::is_within(since, AGAIN_AFTER, now))
     }
 
@@ -84,12 +84,12 @@ impl Inner {
     /// Boxed, since the answer is fetched as the document was that contradicts it.
     pub(crate) fn ask_views_again<'a>(
         self: &'a Arc<Self>,
-        voyage: &'a Voyage,
+        voyage: &'a FetchRequest,
         contradictions: Contradictions,
         asked: Asked,
     ) -> Pin<Box<dyn Future<Output = Parted> + Send + 'a>> {
         Box::pin(async move {
-            let mut views: Vec<Slot> = Vec::new();
+            let mut views: Vec<CacheKey> = Vec::new();
             for (_, _, view) in &contradictions {
                 // There are three at most.
                 if !views.contains(view) {
@@ -122,14 +122,14 @@ impl Inner {
     }
 
     /// Asks one view again; its record, if it answered since, and not from a cache.
-    async fn ask_view_again(self: &Arc<Self>, voyage: &Voyage, view: &Slot, asked: Asked) -> Option<PackageRecord> {
+    async fn ask_view_again(self: &Arc<Self>, voyage: &FetchRequest, view: &CacheKey, asked: Asked) -> Option<PackageRecord> {
         let authorization = view.authorization();
-        let slot = Slot::of(&view.name, &voyage.registry, &authorization);
+        let slot = CacheKey::of(&view.name, &voyage.registry, &authorization);
         self.asked_again.insert(view.clone(), self.clock.now());
-        let again = Voyage {
+        let again = FetchRequest {
             slot,
             authorization,
-            need: Need::Index,
+            need: DocumentNeed::Index,
             wish: None,
             ahead: None,
             whole: false,
@@ -146,7 +146,7 @@ impl Inner {
     }
 
     /// Counts that a client was the first to ask for a name that upstream does not have.
-    pub(crate) fn note_absentee(&self, slot: &Slot, client: IpAddr) {
+    pub(crate) fn note_absentee(&self, slot: &CacheKey, client: IpAddr) {
         if self.new_absentees.remove(slot).is_none() {
             return;
         }
@@ -156,7 +156,7 @@ impl Inner {
     }
 
     /// Checks whether a client may ask for names that are not known yet.
-    pub(crate) fn may_ask_for_more(&self, client: IpAddr) -> Result<(), Rejection> {
+    pub(crate) fn may_ask_for_more(&self, client: IpAddr) -> Result<(), FirewallError> {
         if self.absentees.get(&network_of(client)).is_some_and(|count| count >= self.config.absent_names) {
             return Err(too_many());
         }
@@ -172,8 +172,8 @@ pub(crate) struct Asked {
 }
 
 /// More names were asked for that do not exist than can be recorded.
-pub(crate) fn too_many() -> Rejection {
-    Rejection::TooMany("too many packages were asked for that do not exist; try again tomorrow".into())
+pub(crate) fn too_many() -> FirewallError {
+    FirewallError::TooMany("too many packages were asked for that do not exist; try again tomorrow".into())
 }
 
 /// The versions that a record has now, with the integrity of each.
@@ -188,7 +188,7 @@ fn present(record: PackageRecord) -> HashMap<Box<str>, Vec<Option<Integrity>>> {
 
 fn may_be_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.agreement(other) != Agreement::Different,
+        (Some(one), Some(other)) => one.agreement(other) != DigestComparison::Different,
         (None, None) => true,
         _ => false,
     }

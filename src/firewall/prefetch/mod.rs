@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::{Known, Slot};
-use crate::firewall::packages::fetch::Voyage;
-use crate::npm::Fields;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::packages::fetch::FetchRequest;
+use crate::npm::AbbreviatedFields;
 use crate::npm::PackageName;
-use crate::npm::packument::dependencies::Requirement;
+use crate::npm::packument::dependencies::Dependency;
 use crate::upstream::{Authorization, UpstreamError};
 
 /// How many packages one question may have fetched ahead: more than most applications consist of. Some depend on all there are.
@@ -24,28 +24,28 @@ const WAITING: usize = 2_000;
 
 /// What is looked for in a document on its arrival.
 #[derive(Debug, Clone)]
-pub(crate) struct Ahead {
+pub(crate) struct PrefetchContext {
     /// The version that is wanted: exactly, by a tag, or by a range.
     wanted: Arc<str>,
-    question: Arc<Question>,
+    question: Arc<PrefetchBudget>,
     /// Told when somebody asks for this one, while nobody has.
     guess: Option<Arc<Notify>>,
 }
 
 /// The question that it began with.
 #[derive(Debug)]
-struct Question {
+struct PrefetchBudget {
     /// How many more may be fetched for its sake.
     left: AtomicU32,
     /// Whether upstream failed over one of them.
     is_over: AtomicBool,
 }
 
-impl Ahead {
+impl PrefetchContext {
     /// Behind a client's own question, which does not say what version it will choose.
     #[must_use]
     pub(crate) fn of_question() -> Self {
-        let question = Question { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
+        let question = PrefetchBudget { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
         Self { wanted: "latest".into(), question: Arc::new(question), guess: None }
     }
 
@@ -59,11 +59,11 @@ impl Ahead {
 }
 
 /// A package that a client will probably ask for, with its slot among those of its registry that are fetched ahead.
-pub struct Lead(Voyage, PrefetchSlot);
+pub struct PrefetchTarget(FetchRequest, PrefetchSlot);
 
 /// A slot of one registry, given back when dropped.
 struct PrefetchSlot {
-    leads: Arc<Leads>,
+    leads: Arc<PrefetchQueue>,
     registry: Arc<str>,
 }
 
@@ -78,7 +78,7 @@ impl Drop for PrefetchSlot {
     }
 }
 
-impl Lead {
+impl PrefetchTarget {
     /// The package.
     #[must_use]
     pub fn name(&self) -> &PackageName {
@@ -88,18 +88,18 @@ impl Lead {
 
 /// Leads that nobody follows yet, the oldest first, and those that are followed.
 #[derive(Default)]
-pub(crate) struct Leads {
-    waiting: Mutex<(VecDeque<Voyage>, HashSet<Slot>)>,
+pub(crate) struct PrefetchQueue {
+    waiting: Mutex<(VecDeque<FetchRequest>, HashSet<CacheKey>)>,
     /// Told when there is another one, or a slot for one.
     came: Notify,
     /// How many are followed at each registry: one that hangs does not keep the others from being asked.
     taken: Mutex<HashMap<Arc<str>, usize>>,
     /// Whom to tell that somebody asks for one after all.
-    followed: Mutex<HashMap<Slot, Arc<Notify>>>,
+    followed: Mutex<HashMap<CacheKey, Arc<Notify>>>,
 }
 
-impl Leads {
-    fn push(&self, voyage: Voyage) {
+impl PrefetchQueue {
+    fn push(&self, voyage: FetchRequest) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (queue, slots) = &mut *waiting;
         if queue.len() < WAITING && slots.insert(voyage.slot.clone()) {
@@ -109,24 +109,24 @@ impl Leads {
     }
 
     /// Somebody waits for this package: if it is on its way as a guess, it is none any more.
-    pub(crate) fn hurry(&self, slot: &Slot) {
+    pub(crate) fn hurry(&self, slot: &CacheKey) {
         if let Some(asked) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get(slot) {
             asked.notify_one();
         }
     }
 
-    fn follow(&self, slot: &Slot) -> Arc<Notify> {
+    fn follow(&self, slot: &CacheKey) -> Arc<Notify> {
         let asked = Arc::default();
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Arc::clone(&asked));
         asked
     }
 
-    fn leave(&self, slot: &Slot) {
+    fn leave(&self, slot: &CacheKey) {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
     }
 
     /// The oldest that its registry has a slot for, of so many at once.
-    async fn next(self: &Arc<Self>, at_once: usize) -> Lead {
+    async fn next(self: &Arc<Self>, at_once: usize) -> PrefetchTarget {
         loop {
             let came = self.came.notified();
             if let Some(lead) = self.find(at_once) {
@@ -136,22 +136,22 @@ impl Leads {
         }
     }
 
-    fn find(self: &Arc<Self>, at_once: usize) -> Option<Lead> {
+    fn find(self: &Arc<Self>, at_once: usize) -> Option<PrefetchTarget> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_free = |voyage: &Voyage| taken.get(voyage.registry.id()).is_none_or(|count| *count < at_once);
+        let is_free = |voyage: &FetchRequest| taken.get(voyage.registry.id()).is_none_or(|count| *count < at_once);
         let at = waiting.0.iter().position(is_free)?;
         let voyage = waiting.0.remove(at)?;
         waiting.1.remove(&voyage.slot);
         let registry = Arc::clone(voyage.registry.id());
         *taken.entry(Arc::clone(&registry)).or_default() += 1;
-        Some(Lead(voyage, PrefetchSlot { leads: Arc::clone(self), registry }))
+        Some(PrefetchTarget(voyage, PrefetchSlot { leads: Arc::clone(self), registry }))
     }
 }
 
 /// Who reads now because somebody waits. Whoever reads for nobody begins when there are few of them: on two cores, when there
 /// is none.
-pub(crate) struct Precedence {
+pub(crate) struct ParsePriority {
     asked: AtomicUsize,
     fewer: Notify,
     few: usize,
@@ -160,14 +160,14 @@ pub(crate) struct Precedence {
 }
 
 /// A turn to read, held while it is done.
-pub(crate) struct Turn<'a> {
+pub(crate) struct ParseSlot<'a> {
     /// Where it is noted that somebody waits for it, if somebody does.
-    asked: Option<&'a Precedence>,
+    asked: Option<&'a ParsePriority>,
     /// Its place among those that read for nobody.
     _guess: Option<SemaphorePermit<'a>>,
 }
 
-impl Precedence {
+impl ParsePriority {
     /// On so many cores.
     #[must_use]
     pub(crate) fn on(cores: usize) -> Self {
@@ -180,7 +180,7 @@ impl Precedence {
     }
 
     /// The turn of what is looked at ahead, or is not: a guess waits until few others do, or until somebody asks for it.
-    pub(crate) async fn turn(&self, ahead: Option<&Ahead>) -> Turn<'_> {
+    pub(crate) async fn turn(&self, ahead: Option<&PrefetchContext>) -> ParseSlot<'_> {
         let Some(asked) = ahead.and_then(|ahead| ahead.guess.as_ref()) else { return self.take() };
         let gives_way = async {
             let permit = self.guesses.acquire().await;
@@ -190,13 +190,13 @@ impl Precedence {
         tokio::select! {
             biased;
             () = asked.notified() => self.take(),
-            permit = gives_way => Turn { asked: None, _guess: permit.ok() },
+            permit = gives_way => ParseSlot { asked: None, _guess: permit.ok() },
         }
     }
 
-    fn take(&self) -> Turn<'_> {
+    fn take(&self) -> ParseSlot<'_> {
         self.asked.fetch_add(1, Ordering::AcqRel);
-        Turn { asked: Some(self), _guess: None }
+        ParseSlot { asked: Some(self), _guess: None }
     }
 
     /// Waits until few wait.
@@ -211,7 +211,7 @@ impl Precedence {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for ParseSlot<'_> {
     fn drop(&mut self) {
         if let Some(precedence) = self.asked {
             precedence.asked.fetch_sub(1, Ordering::AcqRel);
@@ -220,21 +220,21 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Inner {
+impl Components {
     /// The next package that is worth fetching ahead.
-    pub(crate) async fn next_lead(&self) -> Lead {
+    pub(crate) async fn next_lead(&self) -> PrefetchTarget {
         loop {
-            let Lead(voyage, slot) = self.leads.next(self.config.fetch_ahead).await;
+            let PrefetchTarget(voyage, slot) = self.leads.next(self.config.fetch_ahead).await;
             let is_over = voyage.ahead.as_ref().is_some_and(|ahead| ahead.question.is_over.load(Ordering::Relaxed));
             // It may have come meanwhile.
             if !is_over && !self.is_known(&voyage.slot) {
-                return Lead(voyage, slot);
+                return PrefetchTarget(voyage, slot);
             }
         }
     }
 
     /// Fetches what a lead leads to, as if somebody asked; whether it was there.
-    pub(crate) async fn follow_lead(self: &Arc<Self>, Lead(mut voyage, _slot): Lead) -> bool {
+    pub(crate) async fn follow_lead(self: &Arc<Self>, PrefetchTarget(mut voyage, _slot): PrefetchTarget) -> bool {
         let (slot, guess) = (voyage.slot.clone(), self.leads.follow(&voyage.slot));
         if let Some(ahead) = &mut voyage.ahead {
             ahead.guess = Some(guess);
@@ -246,8 +246,10 @@ impl Inner {
             Ok(_) => true,
             // Somebody may depend on what was never published, or is not theirs to see.
             Err(
-                Rejection::NotFound(_)
-                | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. } | UpstreamError::Denied { .. }),
+                FirewallError::NotFound(_)
+                | FirewallError::Upstream(
+                    UpstreamError::NotFound | UpstreamError::MissingPage { .. } | UpstreamError::Denied { .. },
+                ),
             ) => false,
             Err(_) => {
                 // Whoever cannot be asked is not asked for more.
@@ -258,11 +260,11 @@ impl Inner {
     }
 
     /// Notes what the version that is wanted of a document depends on; what is not known of it is fetched ahead.
-    pub(crate) fn look_ahead(&self, voyage: &Voyage, known: &Known, document: &[u8], fields: &Fields) {
+    pub(crate) fn look_ahead(&self, voyage: &FetchRequest, known: &PackageSnapshot, document: &[u8], fields: &AbbreviatedFields) {
         let spec = voyage.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
         let wanted = self.note_wants(known, document, fields, spec);
         let Some(ahead) = voyage.ahead.as_ref().filter(|ahead| !ahead.question.is_over.load(Ordering::Relaxed)) else { return };
-        for Requirement { name, wanted } in wanted {
+        for Dependency { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials go where the client brought them, until it brings them elsewhere.
             if matches!(voyage.authorization.toward(&voyage.registry), Authorization::Own(_))
@@ -270,9 +272,14 @@ impl Inner {
             {
                 continue;
             }
-            let slot = Slot::of(&name, registry, &voyage.authorization);
-            let next =
-                Voyage { slot, registry: Arc::clone(registry), ahead: Some(ahead.next(&wanted)), asked: None, ..voyage.clone() };
+            let slot = CacheKey::of(&name, registry, &voyage.authorization);
+            let next = FetchRequest {
+                slot,
+                registry: Arc::clone(registry),
+                ahead: Some(ahead.next(&wanted)),
+                asked: None,
+                ..voyage.clone()
+            };
             if !self.is_known(&next.slot) && ahead.takes_one() {
                 self.leads.push(next);
             }
@@ -290,16 +297,16 @@ mod tests {
 
     const A_WHILE: Duration = Duration::from_secs(60);
 
-    fn guess() -> (Ahead, Arc<Notify>) {
+    fn guess() -> (PrefetchContext, Arc<Notify>) {
         let asked = Arc::new(Notify::new());
-        (Ahead { guess: Some(Arc::clone(&asked)), ..Ahead::of_question().next("1") }, asked)
+        (PrefetchContext { guess: Some(Arc::clone(&asked)), ..PrefetchContext::of_question().next("1") }, asked)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_guess_gives_way_until_somebody_asks_for_it() {
-        let precedence = Precedence::on(2);
+        let precedence = ParsePriority::on(2);
         let (one, asked) = guess();
-        let waited_for = precedence.turn(Some(&Ahead::of_question())).await;
+        let waited_for = precedence.turn(Some(&PrefetchContext::of_question())).await;
         assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
         // Others who wait are no hindrance to whoever is waited for.
         asked.notify_one();
@@ -318,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_question_leads_to_so_many_and_no_more() {
-        let first = Ahead::of_question();
+        let first = PrefetchContext::of_question();
         let then = first.next("^1").next("^2");
         assert_eq!((0..2 * MOST).filter(|at| if at % 2 == 0 { &first } else { &then }.takes_one()).count(), MOST as usize);
     }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::{Partition, Slot};
-use crate::firewall::packages::fetch::{ABSENT, Need, lost};
-use crate::firewall::queries::packument::{Spoken, no_version};
-use crate::firewall::request::Asker;
-use crate::firewall::singleflight::Flights;
-use crate::npm::Form;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::{CacheKey, CredentialScope};
+use crate::firewall::packages::fetch::{ABSENT, DocumentNeed, lost};
+use crate::firewall::queries::packument::{EvaluatedPackage, no_version};
+use crate::firewall::request::Client;
+use crate::firewall::singleflight::SingleFlight;
+use crate::npm::PackumentForm;
 use crate::npm::{Digest, PackageName};
 use crate::units::timestamp;
-use crate::upstream::{Passage, Passed};
+use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
 /// Bytes of memory for attestations: about two thousand of them.
 const MAX_BYTES: u64 = 32 << 20;
@@ -27,17 +27,17 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 const ENTRY_BYTES: usize = 600;
 
 /// The attestations of one version's bytes, as some credentials see them.
-pub(crate) type AttestationKey = (Slot, Box<str>, Digest);
+pub(crate) type AttestationKey = (CacheKey, Box<str>, Digest);
 
 /// Attestations that were asked for.
 pub(crate) struct Attestations {
     remembered: Cache<AttestationKey, Arc<Remembered>>,
-    asked: Flights<AttestationKey, Result<Arc<Remembered>, Rejection>>,
+    asked: SingleFlight<AttestationKey, Result<Arc<Remembered>, FirewallError>>,
 }
 
 /// An answer of upstream, and when it came.
 struct Remembered {
-    passed: Passed,
+    passed: PassthroughResponse,
     since: Timestamp,
 }
 
@@ -53,28 +53,28 @@ impl Default for Attestations {
         let weigher = |_: &AttestationKey, answer: &Arc<Remembered>| {
             u32::try_from(answer.passed.body.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
-        Self { remembered: Cache::builder().max_capacity(MAX_BYTES).weigher(weigher).build(), asked: Flights::new() }
+        Self { remembered: Cache::builder().max_capacity(MAX_BYTES).weigher(weigher).build(), asked: SingleFlight::new() }
     }
 }
 
-impl Inner {
+impl Components {
     /// Attestations of one version, unless it is hidden.
     ///
     /// # Errors
     /// Not found when the version is hidden; when upstream cannot be asked.
     pub(crate) async fn attestations(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         version: &str,
-        passage: Passage,
-    ) -> Result<Passed, Rejection> {
-        let need = Need::Form(Form::Abbreviated);
+        passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
+        let need = DocumentNeed::Form(PackumentForm::Abbreviated);
         let mut spoken = self.spoken(asker, name, need, None).await?;
         if spoken.packument.find(version).is_none() && self.ask_once_more(asker, &spoken.reading, version, need).await.is_some() {
             spoken = self.spoken(asker, name, need, None).await?;
         }
-        let Spoken { reading, packument, screen, .. } = spoken;
+        let EvaluatedPackage { reading, packument, screen, .. } = spoken;
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]);
         let Some(digest) = shown.and_then(|(_, entry)| Some(entry.integrity.as_ref()?.strongest().clone())) else {
             return Err(no_version(name, version));
@@ -99,20 +99,20 @@ impl Inner {
         let find = |key: &AttestationKey| self.attestations.remembered.get(key).filter(|answer| answer.is_valid(now));
         find(key).or_else(|| {
             let (slot, version, digest) = key;
-            let anonymous = Slot { name: slot.name.clone(), partition: Partition::Anonymous };
+            let anonymous = CacheKey { name: slot.name.clone(), partition: CredentialScope::Anonymous };
             find(&(anonymous, version.clone(), digest.clone())).filter(|answer| answer.passed.is_json())
         })
     }
 
     async fn ask_attestations(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         version: &str,
         key: AttestationKey,
-    ) -> Result<Arc<Remembered>, Rejection> {
+    ) -> Result<Arc<Remembered>, FirewallError> {
         // Asked for all that will want it: nothing of this client's request but its credentials goes along.
-        let passed = self.pass(asker, Some(name), Passage::for_attestations(name, version)).await?.undated();
+        let passed = self.pass(asker, Some(name), PassthroughRequest::for_attestations(name, version)).await?.undated();
         let answer = Arc::new(Remembered { passed, since: self.clock.now() });
         if answer.is_valid(answer.since) && answer.passed.body.len() <= MAX_ANSWER_BYTES {
             self.attestations.remembered.insert(key, Arc::clone(&answer));

@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::packages::fetch::{Need, Reading, lost};
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::packages::fetch::{DocumentNeed, PackageLookup, lost};
 use crate::firewall::policy_state::Profile;
-use crate::firewall::request::Asker;
+use crate::firewall::request::Client;
 use crate::firewall::tarballs::judge_gone;
-use crate::firewall::verdicts::Screen;
+use crate::firewall::verdicts::VerdictTable;
 use crate::npm::packument::index::without_build;
 use crate::npm::semver::range_matching::highest_in_all;
-use crate::npm::{Agreement, Integrity, PackageName, Packument, Range};
+use crate::npm::{DigestComparison, Integrity, PackageName, Packument, Range};
 use crate::policy::Verdict;
 
 /// Packages that are judged at once; upstream is asked for fewer.
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 64;
 /// One version that a lockfile locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Locked {
+pub struct LockedVersion {
     /// The package.
     pub name: String,
     /// The version.
@@ -44,13 +44,13 @@ pub struct Locked {
 /// What came out for one version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Judged {
+pub struct CheckedVersion {
     /// The package.
     pub name: String,
     /// The version.
     pub version: String,
     /// What would become of a request for it.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// The rule that refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
@@ -71,7 +71,7 @@ pub struct Judged {
 /// What would become of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// Served.
     Allow,
     /// Refused until an instant.
@@ -86,7 +86,7 @@ pub enum Outcome {
     Undecided,
 }
 
-impl Outcome {
+impl CheckOutcome {
     /// Whether time alone makes it be served.
     #[must_use]
     pub fn is_cured_by_waiting(self) -> bool {
@@ -94,14 +94,14 @@ impl Outcome {
     }
 }
 
-impl Inner {
+impl Components {
     /// One outcome for each of `locked`, in their order.
-    pub(crate) async fn check(self: &Arc<Self>, asker: &Asker, locked: &[Locked]) -> Vec<Judged> {
+    pub(crate) async fn check(self: &Arc<Self>, asker: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, one) in locked.iter().enumerate() {
             by_name.entry(&one.name).or_default().push(at);
         }
-        let mut judged: Vec<Option<Judged>> = vec![None; locked.len()];
+        let mut judged: Vec<Option<CheckedVersion>> = vec![None; locked.len()];
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         for (_, places) in by_name {
@@ -119,22 +119,28 @@ impl Inner {
                 judged[at] = Some(one);
             }
         }
-        let or_lost = |(one, locked): (Option<Judged>, &Locked)| one.unwrap_or_else(|| Judged::failed(locked, &lost()));
+        let or_lost = |(one, locked): (Option<CheckedVersion>, &LockedVersion)| {
+            one.unwrap_or_else(|| CheckedVersion::failed(locked, &lost()))
+        };
         judged.into_iter().zip(locked).map(or_lost).collect()
     }
 
-    async fn check_package(self: &Arc<Self>, asker: &Asker, locked: Vec<(usize, Locked)>) -> Vec<(usize, Judged)> {
+    async fn check_package(
+        self: &Arc<Self>,
+        asker: &Client,
+        locked: Vec<(usize, LockedVersion)>,
+    ) -> Vec<(usize, CheckedVersion)> {
         let Some((_, first)) = locked.first() else { return Vec::new() };
         let reading = match PackageName::parse(&first.name) {
-            Ok(name) => match self.reading(asker, &name, Need::Index, None).await {
+            Ok(name) => match self.reading(asker, &name, DocumentNeed::Index, None).await {
                 Ok(reading) => Ok(self.with_unknown(asker, reading, &locked).await),
                 Err(rejection) => Err(rejection),
             },
-            Err(wrong) => Err(Rejection::NotFound(wrong.to_string().into())),
+            Err(wrong) => Err(FirewallError::NotFound(wrong.to_string().into())),
         };
         let reading = match reading {
             Ok(reading) => reading,
-            Err(rejection) => return locked.iter().map(|(at, one)| (*at, Judged::failed(one, &rejection))).collect(),
+            Err(rejection) => return locked.iter().map(|(at, one)| (*at, CheckedVersion::failed(one, &rejection))).collect(),
         };
         // Ranges of a stranger's against versions of another stranger's.
         let _permit = self.heavy.acquire(asker.address).await;
@@ -146,18 +152,23 @@ impl Inner {
     }
 
     /// `reading`, or a newer one where a version is locked that it does not have.
-    async fn with_unknown(self: &Arc<Self>, asker: &Asker, reading: Reading, locked: &[(usize, Locked)]) -> Reading {
+    async fn with_unknown(
+        self: &Arc<Self>,
+        asker: &Client,
+        reading: PackageLookup,
+        locked: &[(usize, LockedVersion)],
+    ) -> PackageLookup {
         let is_known =
             |version: &str| reading.known.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
         for (_, unknown) in locked.iter().filter(|(_, one)| !is_known(&one.version)) {
-            if let Some(again) = self.ask_once_more(asker, &reading, &unknown.version, Need::Index).await {
+            if let Some(again) = self.ask_once_more(asker, &reading, &unknown.version, DocumentNeed::Index).await {
                 return again;
             }
         }
         reading
     }
 
-    fn check_version(&self, reading: &Reading, profile: Profile, locked: &Locked) -> Judged {
+    fn check_version(&self, reading: &PackageLookup, profile: Profile, locked: &LockedVersion) -> CheckedVersion {
         let known = &reading.known;
         let packument = known.packument.as_ref();
         let world = self.world();
@@ -168,17 +179,17 @@ impl Inner {
             Some((at, entry)) => (screen.verdict(at).clone(), entry.integrity.clone()),
             None => match gone(&locked.version).or_else(|| gone(without_build(&locked.version))) {
                 Some((verdict, first, _)) => (verdict, first.and_then(|release| release.integrity.clone())),
-                None => return Judged::missing(locked, format!("{} has no version {}", locked.name, locked.version)),
+                None => return CheckedVersion::missing(locked, format!("{} has no version {}", locked.name, locked.version)),
             },
         };
-        let mut judged = Judged::of_verdict(locked, &verdict);
+        let mut judged = CheckedVersion::of_verdict(locked, &verdict);
         if let Some((expected, stated)) = differ(locked, stated.as_ref()) {
-            judged.outcome = Outcome::OtherBytes;
+            judged.outcome = CheckOutcome::OtherBytes;
             judged.rule = Some(LOCKFILE_INTEGRITY.to_owned());
             judged.opens = None;
             judged.reason = Some(format!("the lockfile expects {expected}, the registry has {stated}"));
         }
-        if let Some(packument) = packument.filter(|_| judged.outcome != Outcome::Allow) {
+        if let Some(packument) = packument.filter(|_| judged.outcome != CheckOutcome::Allow) {
             judged.nearest = screen.nearest(packument, &locked.version).map(str::to_owned);
             judged.fits = fitting(packument, &screen, &locked.ranges).map(str::to_owned);
         }
@@ -195,12 +206,12 @@ pub const NOT_FOUND: &str = "not-found";
 /// The word for what could not be decided.
 pub const UNDECIDED: &str = "undecided";
 
-impl Judged {
-    fn of_verdict(locked: &Locked, verdict: &Verdict) -> Self {
+impl CheckedVersion {
+    fn of_verdict(locked: &LockedVersion, verdict: &Verdict) -> Self {
         let outcome = match (verdict.allows(), verdict.opens()) {
-            (true, _) => Outcome::Allow,
-            (false, Some(_)) => Outcome::Hold,
-            (false, None) => Outcome::Deny,
+            (true, _) => CheckOutcome::Allow,
+            (false, Some(_)) => CheckOutcome::Hold,
+            (false, None) => CheckOutcome::Deny,
         };
         let reason = verdict.reason();
         Self {
@@ -215,22 +226,22 @@ impl Judged {
         }
     }
 
-    fn missing(locked: &Locked, reason: String) -> Self {
-        Self { outcome: Outcome::Missing, ..Self::without_verdict(locked, NOT_FOUND, reason) }
+    fn missing(locked: &LockedVersion, reason: String) -> Self {
+        Self { outcome: CheckOutcome::Missing, ..Self::without_verdict(locked, NOT_FOUND, reason) }
     }
 
-    fn failed(locked: &Locked, rejection: &Rejection) -> Self {
+    fn failed(locked: &LockedVersion, rejection: &FirewallError) -> Self {
         match rejection {
-            Rejection::NotFound(told) => Self::missing(locked, told.to_string()),
+            FirewallError::NotFound(told) => Self::missing(locked, told.to_string()),
             other => Self::without_verdict(locked, UNDECIDED, other.to_string()),
         }
     }
 
-    fn without_verdict(locked: &Locked, rule: &str, reason: String) -> Self {
+    fn without_verdict(locked: &LockedVersion, rule: &str, reason: String) -> Self {
         Self {
             name: locked.name.clone(),
             version: locked.version.clone(),
-            outcome: Outcome::Undecided,
+            outcome: CheckOutcome::Undecided,
             rule: Some(rule.to_owned()),
             reason: Some(reason),
             opens: None,
@@ -241,16 +252,16 @@ impl Judged {
 }
 
 /// What lockfile and registry say of the same tarball, when that cannot both be true.
-fn differ(locked: &Locked, stated: Option<&Integrity>) -> Option<(String, String)> {
+fn differ(locked: &LockedVersion, stated: Option<&Integrity>) -> Option<(String, String)> {
     // yarn 1 writes two digests of one algorithm where it found two: then nothing is said that could differ.
     let expected = Integrity::parse(locked.integrity.as_deref(), None)?;
     let stated = stated?;
-    (expected.agreement(stated) == Agreement::Different).then(|| (expected.to_sri(), stated.to_sri()))
+    (expected.agreement(stated) == DigestComparison::Different).then(|| (expected.to_sri(), stated.to_sri()))
 }
 
 /// The highest version that is shown and satisfies every range, a deprecated one only when there is no other. A dist-tag asks for
 /// where it points here.
-fn fitting<'a>(packument: &'a Packument, screen: &Screen, ranges: &[String]) -> Option<&'a str> {
+fn fitting<'a>(packument: &'a Packument, screen: &VerdictTable, ranges: &[String]) -> Option<&'a str> {
     // Made where the first of them is no range: a packument may have as many tags as there may be texts.
     let tags = LazyCell::new(|| {
         let tags = screen.tags.as_ref().unwrap_or(&packument.dist_tags);

@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use crate::firewall::Inner;
+use crate::firewall::Components;
 use crate::npm::PackageName;
-use crate::policy::Trust;
-use crate::store::Contact;
-use crate::telemetry::Contacted;
+use crate::policy::FeedTrust;
+use crate::store::IndicatorHit;
+use crate::telemetry::IndicatorContacted;
 
 /// Somebody who wants to go to a place.
 #[derive(Debug, Clone, Copy)]
-pub struct Contacting<'a> {
+pub struct EgressRequest<'a> {
     /// Who.
     pub client: IpAddr,
     /// By what name, if they logged in.
@@ -21,18 +21,18 @@ pub struct Contacting<'a> {
     pub place: &'a str,
 }
 
-impl Inner {
+impl Components {
     /// Why somebody may not go there: a feed lists it as what malware talks to. That they wanted to is an event, whether or not the
     /// feed is followed far enough to refuse them.
-    pub(crate) fn contact(&self, contacting: &Contacting<'_>) -> Option<String> {
+    pub(crate) fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
         let world = self.world();
         let found = world.advisories.indicated(contacting.host)?;
         let client = match contacting.user {
             Some(user) => format!("{user}@{}", contacting.client),
             None => contacting.client.to_string(),
         };
-        let refused = found.trust != Trust::Warn;
-        Contacted {
+        let refused = found.trust != FeedTrust::Warn;
+        IndicatorContacted {
             place: contacting.place,
             advisory: found.advisory,
             feed: found.feed,
@@ -41,7 +41,7 @@ impl Inner {
             refused,
         }
         .emit(&self.metrics);
-        let contact = Contact {
+        let contact = IndicatorHit {
             advisory: found.advisory.to_owned(),
             feed: found.feed.to_owned(),
             client,

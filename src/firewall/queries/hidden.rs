@@ -3,9 +3,9 @@
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::package::Slot;
-use crate::firewall::request::Asker;
+use crate::firewall::Components;
+use crate::firewall::package::CacheKey;
+use crate::firewall::request::Client;
 use crate::firewall::wanted_versions::Want;
 use crate::firewall::wanted_versions::{is_satisfied, pick_unfiltered};
 use crate::npm::{PackageName, Version};
@@ -16,12 +16,12 @@ const NAMED: usize = 3;
 
 /// The hidden versions of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hidden {
+pub struct HiddenVersions {
     /// Those that are newer than everything that is shown, the newest first, three at most. Prereleases only where nothing but
     /// prereleases is shown.
-    pub newer: Vec<Kept>,
+    pub newer: Vec<HeldVersion>,
     /// The highest of the others, and how many they are.
-    pub others: Option<(Kept, usize)>,
+    pub others: Option<(HeldVersion, usize)>,
     /// Whether it is known what is wanted of the package at all.
     pub is_wanted: bool,
     /// The hidden versions that would have been taken, by who wants them; those of the project first.
@@ -36,12 +36,12 @@ pub struct WantedVersion {
     /// Whether nothing that is shown will do, so that a client fails.
     pub fails: bool,
     /// The version.
-    pub kept: Kept,
+    pub kept: HeldVersion,
 }
 
 /// One hidden version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct HeldVersion {
     /// The version.
     pub version: Box<str>,
     /// The rule that keeps it back.
@@ -54,11 +54,11 @@ pub struct Kept {
     pub nearest: Option<Box<str>>,
 }
 
-impl Inner {
+impl Components {
     /// What is hidden of a package from `asker`, and what of it the project wants; `None` when nothing is, or nothing is known. A
     /// version that the project wants and nothing shown can stand for counts as refused.
-    pub(crate) fn hidden(&self, asker: &Asker, name: &PackageName, wants: &[Want]) -> Option<Hidden> {
-        let slot = Slot::of(name, self.registries.of(name), &asker.authorization);
+    pub(crate) fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+        let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let screen = known.screen(&self.world(), asker.profile);
@@ -73,11 +73,11 @@ impl Inner {
         let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(NAMED);
         let kept = |at: usize| {
             let key = &packument.entries[at].key;
-            Kept::of(key, screen.verdict(at), screen.nearest(packument, key).map(Into::into))
+            HeldVersion::of(key, screen.verdict(at), screen.nearest(packument, key).map(Into::into))
         };
         let rest = hidden.split_off(newer);
         let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
-        let newer: Vec<Kept> = hidden.into_iter().filter_map(|(_, at)| kept(at)).collect();
+        let newer: Vec<HeldVersion> = hidden.into_iter().filter_map(|(_, at)| kept(at)).collect();
         let of_others = self.wants.of(&slot);
         let of_others = of_others.as_deref().unwrap_or_default();
         let wanted = wants.iter().chain(of_others).filter_map(|want| {
@@ -93,11 +93,11 @@ impl Inner {
             }
         }
         let is_wanted = !(wants.is_empty() && of_others.is_empty());
-        (!newer.is_empty() || others.is_some()).then_some(Hidden { newer, others, is_wanted, wanted })
+        (!newer.is_empty() || others.is_some()).then_some(HiddenVersions { newer, others, is_wanted, wanted })
     }
 }
 
-impl Kept {
+impl HeldVersion {
     fn of(version: &str, verdict: &Verdict, nearest: Option<Box<str>>) -> Option<Self> {
         let reason = verdict.reason()?;
         let (rule, detail) = (reason.rule.clone(), reason.detail.clone());

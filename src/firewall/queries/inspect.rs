@@ -5,30 +5,30 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::removed::Departed;
-use crate::firewall::packages::fetch::Need;
-use crate::firewall::queries::packument::Spoken;
-use crate::firewall::request::Asker;
-use crate::npm::Form;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::queries::packument::EvaluatedPackage;
+use crate::firewall::request::Client;
+use crate::npm::PackumentForm;
 use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::{Verdict, judge};
 
 /// A package as it stands.
 #[derive(Debug, Clone)]
-pub struct Inspection {
+pub struct PackageInspection {
     /// The package.
     pub name: PackageName,
     /// Where dist-tags point upstream.
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
     /// The versions upstream has, hidden or not, in its order.
-    pub versions: Vec<Inspected>,
+    pub versions: Vec<InspectedVersion>,
 }
 
 /// One of its versions.
 #[derive(Debug, Clone)]
-pub struct Inspected {
+pub struct InspectedVersion {
     /// The key in `versions`.
     pub key: Box<str>,
     /// The same as a version, where it is one.
@@ -43,17 +43,22 @@ pub struct Inspected {
     pub records: Vec<String>,
 }
 
-impl Inner {
-    pub(crate) async fn inspect(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Inspection, Rejection> {
-        let Spoken { reading, packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+impl Components {
+    pub(crate) async fn inspect(
+        self: &Arc<Self>,
+        asker: &Client,
+        name: &PackageName,
+    ) -> Result<PackageInspection, FirewallError> {
+        let EvaluatedPackage { reading, packument, screen, .. } =
+            self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
         let (world, profile, known) = (self.world(), asker.profile, Arc::clone(&reading.known));
         let inspect = move || {
             let name = &packument.name;
             let advisories = world.advisories.of(name.as_str()).among(known.dated(&packument));
             let rules = world.policy(profile).about(name);
-            let inspected = |(at, entry): (usize, &crate::npm::packument::index::Entry)| {
+            let inspected = |(at, entry): (usize, &crate::npm::packument::index::VersionEntry)| {
                 let facts = known.facts(&packument, at, &advisories);
-                Inspected {
+                InspectedVersion {
                     key: entry.key.clone(),
                     version: entry.version.clone(),
                     integrity: facts.integrity.cloned(),
@@ -63,7 +68,7 @@ impl Inner {
                 }
             };
             let versions = packument.entries.iter().enumerate().map(inspected).collect();
-            Inspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions }
+            PackageInspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions }
         };
         self.over_versions(&reading.known, asker.address, inspect).await
     }
@@ -72,11 +77,11 @@ impl Inner {
     /// that nobody ever saw.
     pub(crate) async fn judge_then(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
-    ) -> Result<Vec<Option<Verdict>>, Rejection> {
-        let known = self.reading(asker, name, Need::Form(Form::Abbreviated), None).await?.known;
+    ) -> Result<Vec<Option<Verdict>>, FirewallError> {
+        let known = self.reading(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.known;
         let present = self.world();
         let packument = known.packument.as_deref();
         let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
@@ -88,7 +93,7 @@ impl Inner {
                 let facts = known.facts(packument, place, &advisories);
                 return Some(judge(&rules, &world.standing, &facts, *at));
             }
-            let departed = Departed::find(&known, version, &world)?;
+            let departed = RemovedVersion::find(&known, version, &world)?;
             Some(judge(&rules, &world.standing, &departed.facts(Some(*at)), *at))
         };
         Ok(wanted.iter().map(judge_one).collect())

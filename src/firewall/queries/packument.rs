@@ -6,45 +6,46 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::error::{Refusal, Rejection};
-use crate::firewall::packages::fetch::Need;
-use crate::firewall::request::{Answer, Asker, Coding};
-use crate::firewall::responses::Wish;
-use crate::firewall::verdicts::Screen;
-use crate::firewall::{Inner, Reading};
-use crate::npm::Form;
+use crate::firewall::error::{FirewallError, Refusal};
+use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::request::{Client, ContentCoding, PackumentResponse};
+use crate::firewall::responses::RenderRequest;
+use crate::firewall::verdicts::VerdictTable;
+use crate::firewall::{Components, PackageLookup};
+use crate::npm::PackumentForm;
 use crate::npm::packument::{dist_tags, render};
 use crate::npm::{PackageName, Packument, Range};
 use crate::policy::RuleId;
-use crate::store::{Download, Kind, Outcome};
-use crate::telemetry::{Refused, VersionsHidden};
+use crate::store::{DownloadEvent, DownloadKind, DownloadOutcome};
+use crate::telemetry::{RequestRefused, VersionsHidden};
 
 /// How often a question is put anew because another document came while it was answered.
 const ATTEMPTS: usize = 4;
 
 /// A package that can be spoken of: its index and its verdicts.
-pub(crate) struct Spoken {
+pub(crate) struct EvaluatedPackage {
     /// What is known.
-    pub reading: Reading,
+    pub reading: PackageLookup,
     /// The index.
     pub packument: Arc<Packument>,
     /// The verdicts.
-    pub screen: Arc<Screen>,
+    pub screen: Arc<VerdictTable>,
     /// When it was looked at.
     pub now: Timestamp,
 }
 
-impl Inner {
+impl Components {
     pub(crate) async fn packument(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
-        form: Form,
-        coding: Coding,
-    ) -> Result<Answer, Rejection> {
+        form: PackumentForm,
+        coding: ContentCoding,
+    ) -> Result<PackumentResponse, FirewallError> {
         for _ in 0..ATTEMPTS {
-            let wish = Wish { form, packing: coding.packing(), base: asker.base.clone(), profile: asker.profile };
-            let Spoken { reading, packument, screen, now } = self.spoken(asker, name, Need::Form(form), Some(wish)).await?;
+            let wish = RenderRequest { form, packing: coding.packing(), base: asker.base.clone(), profile: asker.profile };
+            let EvaluatedPackage { reading, packument, screen, now } =
+                self.spoken(asker, name, DocumentNeed::Form(form), Some(wish)).await?;
             self.require_any(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
             self.note_withheld(asker, &reading.known, &packument, &screen, now);
@@ -52,21 +53,26 @@ impl Inner {
             if count > 0 {
                 VersionsHidden { name, count, total }.emit(&self.metrics);
             }
-            self.note_packument((asker, now), name, &screen, Outcome::Served, None);
-            return Ok(Answer { stale: reading.stale, ..answer });
+            self.note_packument((asker, now), name, &screen, DownloadOutcome::Served, None);
+            return Ok(PackumentResponse { stale: reading.stale, ..answer });
         }
-        Err(Rejection::Internal("the packument changed too often while it was answered".into()))
+        Err(FirewallError::Internal("the packument changed too often while it was answered".into()))
     }
 
-    pub(crate) async fn manifest(self: &Arc<Self>, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+    pub(crate) async fn manifest(
+        self: &Arc<Self>,
+        asker: &Client,
+        name: &PackageName,
+        wanted: &str,
+    ) -> Result<Bytes, FirewallError> {
         let mut is_asked_again = false;
         for _ in 0..ATTEMPTS {
-            let spoken = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
-            let Spoken { reading, packument, screen, .. } = &spoken;
+            let spoken = self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+            let EvaluatedPackage { reading, packument, screen, .. } = &spoken;
             let (of, by, text) = (Arc::clone(packument), Arc::clone(screen), Box::<str>::from(wanted));
             let resolve = move || Some(of.find(resolve(&of, &by, &text)?)?.0);
             let Some(at) = self.over_versions(&reading.known, asker.address, resolve).await? else {
-                let need = Need::Form(Form::Full);
+                let need = DocumentNeed::Form(PackumentForm::Full);
                 if !is_asked_again && self.ask_once_more(asker, &spoken.reading, wanted, need).await.is_some() {
                     is_asked_again = true;
                     continue;
@@ -85,14 +91,15 @@ impl Inner {
             if read.known.content != spoken.reading.known.content {
                 continue;
             }
-            self.note_packument((asker, spoken.now), name, screen, Outcome::Served, None);
+            self.note_packument((asker, spoken.now), name, screen, DownloadOutcome::Served, None);
             return Ok(render::manifest(&document, packument, &packument.entries[at], asker.base.rewriting()).into());
         }
-        Err(Rejection::Internal("the packument changed too often while it was answered".into()))
+        Err(FirewallError::Internal("the packument changed too often while it was answered".into()))
     }
 
-    pub(crate) async fn dist_tags(self: &Arc<Self>, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
-        let Spoken { packument, screen, .. } = self.spoken(asker, name, Need::Form(Form::Abbreviated), None).await?;
+    pub(crate) async fn dist_tags(self: &Arc<Self>, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+        let EvaluatedPackage { packument, screen, .. } =
+            self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
         self.require_any(asker, &packument, &screen)?;
         Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
@@ -100,11 +107,11 @@ impl Inner {
     /// What is known of a package that upstream has, and its verdicts.
     pub(crate) async fn spoken(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
-        need: Need,
-        wish: Option<Wish>,
-    ) -> Result<Spoken, Rejection> {
+        need: DocumentNeed,
+        wish: Option<RenderRequest>,
+    ) -> Result<EvaluatedPackage, FirewallError> {
         let moment = self.moment();
         let (reading, moment) = match self.at_hand(asker, name, need, &moment) {
             Some(reading) => (reading, moment),
@@ -113,40 +120,42 @@ impl Inner {
             None => (Box::pin(self.reading(asker, name, need, wish)).await?, self.moment()),
         };
         let Some(packument) = reading.known.packument.clone() else {
-            return Err(Rejection::NotFound(format!("{name} is no longer in the upstream registry").into()));
+            return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
         let screen = reading.known.screen(&moment.world, asker.profile);
         self.note_overbroad(name, &screen);
-        Ok(Spoken { reading, packument, screen, now: moment.now })
+        Ok(EvaluatedPackage { reading, packument, screen, now: moment.now })
     }
 
     /// An empty packument would tell pnpm and yarn that the package was unpublished: it is refused instead, with the reason.
-    fn require_any(&self, asker: &Asker, packument: &Packument, screen: &Screen) -> Result<(), Rejection> {
+    fn require_any(&self, asker: &Client, packument: &Packument, screen: &VerdictTable) -> Result<(), FirewallError> {
         if screen.shows_any() {
             return Ok(());
         }
         let newest = screen.restrictions.as_ref().and_then(|told| packument.find(&told.newest));
         let Some((at, newest)) = newest else {
-            return Err(Rejection::NotFound(format!("{} has no versions upstream", packument.name).into()));
+            return Err(FirewallError::NotFound(format!("{} has no versions upstream", packument.name).into()));
         };
         let newest = (&*newest.key, screen.verdict(at));
         let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
-        let Some(refusal) = refusal else { return Err(Rejection::Internal("a hidden version has no reason".into())) };
-        self.note_packument((asker, self.clock.now()), &packument.name, screen, Outcome::Refused, Some(&refusal.rule));
+        let Some(refusal) = refusal else { return Err(FirewallError::Internal("a hidden version has no reason".into())) };
+        self.note_packument((asker, self.clock.now()), &packument.name, screen, DownloadOutcome::Refused, Some(&refusal.rule));
         Err(self.refused(asker, refusal))
     }
 
     /// The refusal of the hidden entry at `at`.
-    pub(crate) fn refuse(&self, asker: &Asker, packument: &Packument, screen: &Screen, at: usize) -> Rejection {
+    pub(crate) fn refuse(&self, asker: &Client, packument: &Packument, screen: &VerdictTable, at: usize) -> FirewallError {
         let key = &*packument.entries[at].key;
         let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest(packument, key));
-        refusal
-            .map_or_else(|| Rejection::Internal("a hidden version has no reason".into()), |refusal| self.refused(asker, refusal))
+        refusal.map_or_else(
+            || FirewallError::Internal("a hidden version has no reason".into()),
+            |refusal| self.refused(asker, refusal),
+        )
     }
 
     /// Tells of a refusal, once, here where it is made.
-    pub(crate) fn refused(&self, asker: &Asker, refusal: Refusal) -> Rejection {
-        Refused {
+    pub(crate) fn refused(&self, asker: &Client, refusal: Refusal) -> FirewallError {
+        RequestRefused {
             name: &refusal.name,
             version: refusal.version.as_deref(),
             rule: &refusal.rule,
@@ -156,19 +165,19 @@ impl Inner {
             text: &refusal.text,
         }
         .emit(&self.metrics);
-        Rejection::Refused(Arc::new(refusal.linked(&asker.base)))
+        FirewallError::Refused(Arc::new(refusal.linked(&asker.base)))
     }
 
     fn note_packument(
         &self,
-        (asker, now): (&Asker, Timestamp),
+        (asker, now): (&Client, Timestamp),
         name: &PackageName,
-        screen: &Screen,
-        outcome: Outcome,
+        screen: &VerdictTable,
+        outcome: DownloadOutcome,
         rule: Option<&RuleId>,
     ) {
-        let download = Download {
-            kind: Kind::Packument,
+        let download = DownloadEvent {
+            kind: DownloadKind::Packument,
             name: name.clone(),
             version: None,
             integrity: None,
@@ -186,7 +195,7 @@ impl Inner {
 
 /// The key that `wanted` means for clients: an exact version, a dist-tag as they see it, or the best of a range among what
 /// is shown. A hidden exact version, or a range that only hidden ones satisfy, is found too, so that the refusal can say why.
-pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a Screen, wanted: &str) -> Option<&'a str> {
+pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a VerdictTable, wanted: &str) -> Option<&'a str> {
     if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
     }
@@ -217,6 +226,6 @@ pub(crate) fn best<'a>(
     dist_tags::highest(fitting.into_iter().map(|at| &packument.entries[at]))
 }
 
-pub(crate) fn no_version(name: &PackageName, wanted: &str) -> Rejection {
-    Rejection::NotFound(crate::firewall::error::one_line(&format!("no version of {name} matches: {wanted}")).into())
+pub(crate) fn no_version(name: &PackageName, wanted: &str) -> FirewallError {
+    FirewallError::NotFound(crate::firewall::error::one_line(&format!("no version of {name} matches: {wanted}")).into())
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::{Known, Slot};
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::policy_state::Profile;
-use crate::firewall::request::Asker;
-use crate::npm::packument::index::Entry;
+use crate::firewall::request::Client;
+use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Version};
 use crate::policy::{Facts, UnknownFacts, judge};
 use crate::units::timestamp;
-use crate::upstream::{Passage, Passed, UpstreamError};
+use crate::upstream::{PassthroughRequest, PassthroughResponse, UpstreamError};
 
 /// The largest answer that is filtered, in bytes: a page of 250 results has 400 kB.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
@@ -31,8 +31,12 @@ const PERSON: [&str; 4] = ["username", "name", "email", "url"];
 /// The members of `links`.
 const LINKS: [&str; 4] = ["npm", "homepage", "repository", "bugs"];
 
-impl Inner {
-    pub(crate) async fn search(self: &Arc<Self>, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+impl Components {
+    pub(crate) async fn search(
+        self: &Arc<Self>,
+        asker: &Client,
+        passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
         let mut passed = self.pass(asker, None, passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
@@ -51,7 +55,7 @@ impl Inner {
     }
 
     /// Returns the answer with the results that may be shown; `None` if `body` is not a search result. Blocks.
-    fn filter(&self, asker: &Asker, body: &[u8]) -> Option<Value> {
+    fn filter(&self, asker: &Client, body: &[u8]) -> Option<Value> {
         let answer = Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?;
         let answer: Value = serde_json::from_slice(answer).ok()?;
         let objects: Vec<Value> =
@@ -63,11 +67,11 @@ impl Inner {
     }
 
     /// Returns what a client may see of one result, if it may see any version of the package.
-    fn result(&self, asker: &Asker, object: &Value) -> Option<Value> {
+    fn result(&self, asker: &Client, object: &Value) -> Option<Value> {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
         let version = package.get("version")?.as_str()?;
-        let slot = Slot::of(&name, self.registries.of(&name), &asker.authorization);
+        let slot = CacheKey::of(&name, self.registries.of(&name), &asker.authorization);
         let described = match self.documents.get(&slot) {
             Some(known) => self.of_known(&known, package, version, asker.profile)?,
             // What other tokens were shown may hide the version, and tells nothing else.
@@ -83,14 +87,14 @@ impl Inner {
     }
 
     /// Whether the document that another client's token was shown last has this version, and it is hidden there.
-    fn is_hidden_from_others(&self, slot: &Slot, version: &str, profile: Profile) -> bool {
+    fn is_hidden_from_others(&self, slot: &CacheKey, version: &str, profile: Profile) -> bool {
         let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_own()) else { return false };
         let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
         at.is_some_and(|at| !known.screen(&self.world(), profile).shown[at])
     }
 
     /// Describes the version of the result if it is shown, else the visible `latest`, which the result does not describe.
-    fn of_known(&self, known: &Known, package: &Value, version: &str, profile: Profile) -> Option<Value> {
+    fn of_known(&self, known: &PackageSnapshot, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let packument = known.packument.as_ref()?;
         let screen = known.screen(&self.world(), profile);
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry);
@@ -146,7 +150,7 @@ fn described(name: &PackageName, version: &str, package: &Value) -> Value {
 }
 
 /// Returns the members that the packument has of this version.
-fn of_entry(name: &PackageName, entry: &Entry) -> Value {
+fn of_entry(name: &PackageName, entry: &VersionEntry) -> Value {
     let mut described = bare(name, &entry.key);
     if let Some(published) = entry.published {
         described["date"] = published.to_string().into();

@@ -11,19 +11,19 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::firewall::Inner;
-use crate::firewall::error::Rejection;
-use crate::firewall::package::Slot;
-use crate::firewall::packages::fetch::Need;
-use crate::firewall::queries::packument::Spoken;
-use crate::firewall::request::Asker;
-use crate::npm::View;
-use crate::npm::compression::Press;
+use crate::firewall::Components;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::CacheKey;
+use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::queries::packument::EvaluatedPackage;
+use crate::firewall::request::Client;
+use crate::npm::PackumentView;
+use crate::npm::compression::SegmentEncoder;
 use crate::npm::packument::parse;
-use crate::npm::packument::render::Choice;
-use crate::npm::{Endpoint, Form, Ingested, PackageName, Packument};
+use crate::npm::packument::render::VersionFilter;
+use crate::npm::{Endpoint, PackageName, Packument, PackumentForm, ParsedPackument};
 use crate::units::timestamp;
-use crate::upstream::{Authorization, Passage, Passed, Registry};
+use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse, Registry};
 
 /// How long a token counts as confirmed for a package.
 const CONFIRMED: Duration = Duration::from_hours(1);
@@ -37,14 +37,14 @@ const MAX_RESTORED_BYTES: usize = 32 << 20;
 /// What clients append to a packument's address when they will send it back changed.
 const ASKED_AS: &str = "?write=true";
 
-impl Inner {
+impl Components {
     /// Passes a change on, or the packument that one begins with.
     pub(crate) async fn write_through(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: Option<&PackageName>,
-        mut passage: Passage,
-    ) -> Result<Passed, Rejection> {
+        mut passage: PassthroughRequest,
+    ) -> Result<PassthroughResponse, FirewallError> {
         let registry = Arc::clone(self.registry_of(asker, name, true)?);
         if passage.is_read() {
             return match name.filter(|name| is_packument(&passage, name)) {
@@ -85,7 +85,7 @@ impl Inner {
         if let (Some(name), Authorization::Own(_)) = (name, &asker.authorization) {
             let confirms = self.blocking(move || confirms(method.as_str(), &path, &sent)).await?;
             if confirms {
-                self.writers.insert(Slot::of(name, &registry, &asker.authorization), now);
+                self.writers.insert(CacheKey::of(name, &registry, &asker.authorization), now);
             }
         }
         passed
@@ -108,19 +108,20 @@ impl Inner {
     /// The packument with all its versions, whose tarballs are ours, to be sent back changed.
     async fn writable_packument(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         registry: &Arc<Registry>,
-    ) -> Result<Passed, Rejection> {
-        let Spoken { reading, packument: known, screen, .. } = self.spoken(asker, name, Need::Form(Form::Full), None).await?;
+    ) -> Result<PassthroughResponse, FirewallError> {
+        let EvaluatedPackage { reading, packument: known, screen, .. } =
+            self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
         // Before anything large is fetched for it.
         let held = screen.shown.iter().filter(|shown| !**shown).count();
         if held > 0 && !self.is_confirmed(asker, name, registry).await {
-            return Err(Rejection::NotEntitled(unconfirmed(name, held).into()));
+            return Err(FirewallError::NotEntitled(unconfirmed(name, held).into()));
         }
         let mut share = self.allowance.share();
         share.grow_to(3 * reading.known.document.length).await?;
-        let passage = Passage::get(format!("{}{ASKED_AS}", name.to_segment()));
+        let passage = PassthroughRequest::get(format!("{}{ASKED_AS}", name.to_segment()));
         let passed = self.pass(asker, Some(name), passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
@@ -137,7 +138,7 @@ impl Inner {
         let hidden = packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count();
         if hidden > 0 {
             if !self.is_confirmed(asker, name, registry).await {
-                return Err(Rejection::NotEntitled(unconfirmed(name, hidden).into()));
+                return Err(FirewallError::NotEntitled(unconfirmed(name, hidden).into()));
             }
             tracing::warn!(
                 package.name = %name,
@@ -148,13 +149,13 @@ impl Inner {
             );
             self.incident("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", asker.address));
         }
-        Ok(Passed::of_json(body))
+        Ok(PassthroughResponse::of_json(body))
     }
 
     /// Whether upstream confirmed within the hour that the client's token may write the package: it accepted a change that only those
     /// may make, or it says of which account the token is and that this account may write.
-    async fn is_confirmed(self: &Arc<Self>, asker: &Asker, name: &PackageName, registry: &Arc<Registry>) -> bool {
-        let slot = Slot::of(name, registry, &asker.authorization);
+    async fn is_confirmed(self: &Arc<Self>, asker: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
+        let slot = CacheKey::of(name, registry, &asker.authorization);
         if !slot.is_own() {
             return false;
         }
@@ -172,13 +173,13 @@ impl Inner {
     }
 
     /// Asks upstream whose the token is and whether that account may write the package. `None` if one of both is not answered.
-    async fn may_write(&self, asker: &Asker, name: &PackageName) -> Option<bool> {
+    async fn may_write(&self, asker: &Client, name: &PackageName) -> Option<bool> {
         #[derive(Deserialize)]
         struct Account {
             username: String,
         }
         let ask = async |path: String| {
-            let passed = self.pass(asker, Some(name), Passage::get(path)).await.ok()?;
+            let passed = self.pass(asker, Some(name), PassthroughRequest::get(path)).await.ok()?;
             passed.status.is_success().then_some(passed.body)
         };
         let account: Account = serde_json::from_slice(&ask("-/whoami".to_owned()).await?).ok()?;
@@ -199,20 +200,29 @@ fn unconfirmed(name: &PackageName, hidden: usize) -> String {
 }
 
 /// Whether a request for the address of a package means its packument.
-fn is_packument(passage: &Passage, name: &PackageName) -> bool {
+fn is_packument(passage: &PassthroughRequest, name: &PackageName) -> bool {
     let path = passage.path.split('?').next().unwrap_or_default();
     matches!(Endpoint::parse("GET", &format!("/{path}"), None), Ok(Endpoint::Packument(asked)) if asked == *name)
 }
 
 /// The packument with every version, its tarballs below `base`.
-fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes), Rejection> {
+fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes), FirewallError> {
     let ingested = parse::ingest(name, document);
-    let Ingested { packument, fields } =
-        ingested.map_err(|error| Rejection::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
-    let view = View::render(document, &packument, &fields, Form::Full, base, &|_| false, &mut Press::default());
+    let ParsedPackument { packument, fields } =
+        ingested.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
+    let view = PackumentView::render(
+        document,
+        &packument,
+        &fields,
+        PackumentForm::Full,
+        base,
+        &|_| false,
+        &mut SegmentEncoder::default(),
+    );
     let shown = vec![true; packument.entries.len()];
-    let body = view.assemble(&Choice { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.identity());
-    let body = body.ok_or_else(|| Rejection::Internal("a packument cannot be rendered whole".into()))?;
+    let body =
+        view.assemble(&VersionFilter { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.identity());
+    let body = body.ok_or_else(|| FirewallError::Internal("a packument cannot be rendered whole".into()))?;
     Ok((packument, body))
 }
 
@@ -327,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_request_for_the_packument_is_told_from_others_however_its_path_is_spelled() {
-        let is = |path: &str, text: &str| is_packument(&Passage::get(path.to_owned()), &name(text));
+        let is = |path: &str, text: &str| is_packument(&PassthroughRequest::get(path.to_owned()), &name(text));
         assert!(is("ui?write=true", "ui") && is("@acme%2Fui?write=true", "@acme/ui") && is("-/?write=true", "-"));
         assert!(!is("-/stage/1", "ui") && !is("ui/1.0.0?write=true", "ui"));
     }

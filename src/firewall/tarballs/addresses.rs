@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
-use crate::firewall::error::{Refusal, Rejection};
-use crate::firewall::package::{Known, Slot};
-use crate::firewall::packages::fetch::Need;
-use crate::firewall::queries::packument::Spoken;
-use crate::firewall::request::Asker;
-use crate::firewall::{Inner, Reading};
+use crate::firewall::error::{FirewallError, Refusal};
+use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::queries::packument::EvaluatedPackage;
+use crate::firewall::request::Client;
+use crate::firewall::{Components, PackageLookup};
 use crate::npm::tarball_address::MAX_NAMES;
 use crate::npm::tarball_url;
 use crate::npm::{Address, PackageName, Packument};
@@ -65,7 +65,7 @@ impl Default for Addresses {
 
 impl Addresses {
     /// Remembers the addresses of a new packument from which its name cannot be read.
-    pub(crate) fn note(&self, slot: &Slot, packument: &Packument) {
+    pub(crate) fn note(&self, slot: &CacheKey, packument: &Packument) {
         let name = &packument.name;
         let addresses = packument.entries.iter().filter(|entry| !entry.tarball.ends_with(&tarball_url("", name, &entry.key)));
         let addresses = addresses.filter_map(|entry| Address::of_stated(&entry.tarball));
@@ -117,14 +117,14 @@ fn hash(path: &str) -> u64 {
     hasher.finish()
 }
 
-impl Inner {
+impl Components {
     /// Returns the package and the version whose tarball is at `address` in the view of `asker`; `None` if no packument of that view
     /// has it there. At most [`MAX_NAMES`] packages are asked for because their names are in the path.
     pub(crate) async fn locate(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         address: &Address,
-    ) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+    ) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
         let (mut names, owner) = (address.names(), address.owner());
         if owner.is_none() {
             let is_own = matches!(asker.authorization, Authorization::Own(_));
@@ -143,7 +143,7 @@ impl Inner {
         for reading in readings {
             let has = |packument: &Arc<Packument>| packument.find_same(version).is_some();
             if !reading.known.packument.as_ref().is_some_and(has) {
-                let again = self.ask_once_more(asker, &reading, version, Need::Index).await;
+                let again = self.ask_once_more(asker, &reading, version, DocumentNeed::Index).await;
                 is_newer |= again.is_some_and(|again| again.known.content != reading.known.content);
             }
         }
@@ -153,17 +153,19 @@ impl Inner {
     /// Looks into the packuments of `names`; what was read of them goes to `readings`.
     async fn locate_among(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         address: &Address,
         names: &[PackageName],
-        readings: &mut Vec<Reading>,
-    ) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        readings: &mut Vec<PackageLookup>,
+    ) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
         let owner = address.owner();
         let mut found: Option<(PackageName, Box<str>)> = None;
         for name in names {
-            let spoken = match self.spoken(asker, name, Need::Index, None).await {
+            let spoken = match self.spoken(asker, name, DocumentNeed::Index, None).await {
                 Ok(spoken) => spoken,
-                Err(Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. })) => {
+                Err(
+                    FirewallError::NotFound(_) | FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. }),
+                ) => {
                     continue;
                 }
                 // What cannot be asked may claim it too.
@@ -187,8 +189,8 @@ impl Inner {
     }
 
     /// Returns the version of the entries at `places`: one that is shown, if there is one, for they have the same digests.
-    fn choose(&self, asker: &Asker, spoken: &Spoken, places: &[usize]) -> Result<Option<Box<str>>, Rejection> {
-        let Spoken { packument, screen, .. } = spoken;
+    fn choose(&self, asker: &Client, spoken: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>, FirewallError> {
+        let EvaluatedPackage { packument, screen, .. } = spoken;
         let Some(&first) = places.iter().find(|at| screen.shown[**at]).or(places.first()) else { return Ok(None) };
         let entry = &packument.entries[first];
         let differs = |at: &usize| {
@@ -203,14 +205,19 @@ impl Inner {
         Ok(Some(entry.key.clone()))
     }
 
-    fn ambiguous(&self, asker: &Asker, name: &PackageName, version: &str, detail: String) -> Rejection {
+    fn ambiguous(&self, asker: &Client, name: &PackageName, version: &str, detail: String) -> FirewallError {
         let verdict = Verdict::deny(RuleId::SelfContradiction, detail);
         let refusal = Refusal::of_version(name, version, &verdict, None);
-        refusal.map_or_else(|| Rejection::Internal("a refusal has no reason".into()), |refusal| self.refused(asker, refusal))
+        refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.refused(asker, refusal))
     }
 
     /// Returns the index of a packument, built when it is first needed.
-    async fn index(self: &Arc<Self>, asker: &Asker, known: &Known, packument: &Arc<Packument>) -> Result<Arc<Index>, Rejection> {
+    async fn index(
+        self: &Arc<Self>,
+        asker: &Client,
+        known: &PackageSnapshot,
+        packument: &Arc<Packument>,
+    ) -> Result<Arc<Index>, FirewallError> {
         let content = known.content;
         if let Some(index) = self.addresses.indexes.get(&content) {
             return Ok(index);

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::task::JoinHandle;
 
-use crate::firewall::Inner;
-use crate::firewall::package::Slot;
+use crate::firewall::Components;
+use crate::firewall::package::CacheKey;
 use crate::firewall::packages::fetch::ABSENT;
-use crate::firewall::request::Asker;
+use crate::firewall::request::Client;
 use crate::net::FairPermit;
 use crate::npm::PackageName;
 use crate::store::StoreError;
@@ -19,12 +19,12 @@ use crate::units::timestamp;
 use crate::upstream::{Registry, TarballBody, UpstreamError};
 
 /// A package as one partition sees it, and a version.
-type Key = (Slot, Box<str>);
+type EarlyKey = (CacheKey, Box<str>);
 
 /// Tarballs that are on their way before anything is known of them.
 #[derive(Default)]
-pub(crate) struct Asides {
-    under_way: Mutex<HashMap<Key, Weak<Aside>>>,
+pub(crate) struct EarlyRequests {
+    under_way: Mutex<HashMap<EarlyKey, Weak<EarlyRequest>>>,
     /// Where the tarballs of each registry were found.
     places: Mutex<HashMap<Arc<str>, Places>>,
 }
@@ -41,7 +41,7 @@ struct Places {
 const REMEMBERED_PLACES: u32 = 1_000;
 
 /// A body whose head may have come, and its place among the downloads.
-pub(crate) struct Opened {
+pub(crate) struct OpenedDownload {
     /// What upstream answered at the customary place.
     pub body: Result<TarballBody, UpstreamError>,
     /// Given back when the body was read or dropped.
@@ -49,9 +49,9 @@ pub(crate) struct Opened {
 }
 
 /// A tarball on its way. Dropped by the last who waits for it, it is asked for no more.
-pub(crate) struct Aside(Mutex<Option<JoinHandle<Opened>>>);
+pub(crate) struct EarlyRequest(Mutex<Option<JoinHandle<OpenedDownload>>>);
 
-impl Drop for Aside {
+impl Drop for EarlyRequest {
     fn drop(&mut self) {
         if let Some(task) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             task.abort();
@@ -59,9 +59,9 @@ impl Drop for Aside {
     }
 }
 
-impl Asides {
+impl EarlyRequests {
     /// Takes over what is on its way for `version`, if something is: for the one flight that fetches it.
-    pub(crate) fn take(&self, slot: &Slot, version: &str) -> Option<JoinHandle<Opened>> {
+    pub(crate) fn take(&self, slot: &CacheKey, version: &str) -> Option<JoinHandle<OpenedDownload>> {
         let key = (slot.clone(), version.into());
         let aside = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key)?.upgrade()?;
         aside.0.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -85,12 +85,17 @@ impl Asides {
     }
 }
 
-impl Inner {
+impl Components {
     /// Asks for a tarball whose package is not known yet, where registries place it by custom. `None` when the package is
     /// known, or there is no room: then the tarball is asked for after its verdict, as ever.
-    pub(crate) async fn set_out(self: &Arc<Self>, asker: &Asker, name: &PackageName, version: &str) -> Option<Arc<Aside>> {
+    pub(crate) async fn set_out(
+        self: &Arc<Self>,
+        asker: &Client,
+        name: &PackageName,
+        version: &str,
+    ) -> Option<Arc<EarlyRequest>> {
         let registry = Arc::clone(self.registries.of(name));
-        let slot = Slot::of(name, &registry, &asker.authorization);
+        let slot = CacheKey::of(name, &registry, &asker.authorization);
         if self.is_known(&slot) {
             return None;
         }
@@ -117,16 +122,16 @@ impl Inner {
         let (authorization, name, version) = (asker.authorization.clone(), name.clone(), key.1.clone());
         let task = tokio::spawn(async move {
             let url = registry.customary_tarball(&name, &version);
-            Opened { body: registry.tarball(&url, &authorization).await, permit }
+            OpenedDownload { body: registry.tarball(&url, &authorization).await, permit }
         });
-        let aside = Arc::new(Aside(Mutex::new(Some(task))));
+        let aside = Arc::new(EarlyRequest(Mutex::new(Some(task))));
         under_way.retain(|_, aside| aside.strong_count() > 0);
         under_way.insert(key, Arc::downgrade(&aside));
         Some(aside)
     }
 
     /// Whether something is known of the package, if only that it was not there a minute ago.
-    pub(crate) fn is_known(&self, slot: &Slot) -> bool {
+    pub(crate) fn is_known(&self, slot: &CacheKey) -> bool {
         let is_absent = || self.absent.get(slot).is_some_and(|since| timestamp::is_within(since, ABSENT, self.clock.now()));
         self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || is_absent()
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::error::Rejection;
-use crate::firewall::package::{Known, Partition, Slot};
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::{CacheKey, CredentialScope, PackageSnapshot};
 use crate::firewall::packages::fetch_slots::SlotRequest;
-use crate::firewall::request::Asker;
+use crate::firewall::request::Client;
 use crate::firewall::tarballs::stored::{Place, StoredTarball};
-use crate::firewall::{Inner, recorder};
+use crate::firewall::{Components, recorder};
 use crate::npm::{Digest, PackageName};
 use crate::store::{PackageChange, TarballSource};
 use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
@@ -33,7 +33,7 @@ const MAX_PRIVATE: u64 = 10_000;
 
 /// Which credentials may have which packages.
 pub(crate) struct Entitlements {
-    scopes: Cache<Slot, Arc<Scope>>,
+    scopes: Cache<CacheKey, Arc<Scope>>,
     /// When the address of a tarball of the package last gave nothing to a request without credentials.
     private: Cache<PackageName, Timestamp>,
 }
@@ -44,7 +44,7 @@ type Scope = Vec<(Arc<str>, Timestamp)>;
 
 impl Default for Entitlements {
     fn default() -> Self {
-        let weigher = |_: &Slot, scope: &Arc<Scope>| u32::try_from(PLACE_BYTES * (1 + scope.len())).unwrap_or(u32::MAX);
+        let weigher = |_: &CacheKey, scope: &Arc<Scope>| u32::try_from(PLACE_BYTES * (1 + scope.len())).unwrap_or(u32::MAX);
         Self { scopes: Cache::builder().max_capacity(SCOPES_BYTES).weigher(weigher).build(), private: Cache::new(MAX_PRIVATE) }
     }
 }
@@ -52,8 +52,8 @@ impl Default for Entitlements {
 impl Entitlements {
     /// Learns that upstream gave these credentials a tarball of the package from `place`. What it gives without credentials it gives
     /// for one address only, which the tarball itself says.
-    pub(crate) fn grant(&self, slot: &Slot, place: &Place, now: Timestamp) {
-        if slot.partition == Partition::Anonymous {
+    pub(crate) fn grant(&self, slot: &CacheKey, place: &Place, now: Timestamp) {
+        if slot.partition == CredentialScope::Anonymous {
             return;
         }
         let text = place.text();
@@ -69,28 +69,28 @@ impl Entitlements {
     }
 
     /// Learns that upstream gives these credentials nothing of the package any more.
-    pub(crate) fn end(&self, slot: &Slot) {
+    pub(crate) fn end(&self, slot: &CacheKey) {
         // Others have nothing to lose, and must not fill the memory.
-        if slot.partition == Partition::Lent || self.scopes.contains_key(slot) {
+        if slot.partition == CredentialScope::Lent || self.scopes.contains_key(slot) {
             self.scopes.insert(slot.clone(), Arc::default());
         }
     }
 
     /// Whether upstream gave these credentials a tarball from `place` within `span`.
-    fn holds(&self, slot: &Slot, place: &Place, span: Duration, now: Timestamp) -> bool {
+    fn holds(&self, slot: &CacheKey, place: &Place, span: Duration, now: Timestamp) -> bool {
         let scope = self.scopes.get(slot);
         let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| text == place.text()));
         since.is_some_and(|(_, since)| timestamp::is_within(*since, span, now))
     }
 
     /// Whether upstream was never asked for these credentials since the process began.
-    fn is_unasked(&self, slot: &Slot) -> bool {
+    fn is_unasked(&self, slot: &CacheKey) -> bool {
         !self.scopes.contains_key(slot)
     }
 }
 
 /// A question whether some credentials may have some bytes, which all wait for that ask it.
-pub(crate) type EntitlementKey = (Slot, Box<str>, Digest);
+pub(crate) type EntitlementKey = (CacheKey, Box<str>, Digest);
 
 /// What was found out by asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,23 +101,23 @@ pub(crate) enum Entitled {
     Unclear,
 }
 
-impl Inner {
+impl Components {
     /// Whether the credentials of `known` may have `stored` by what is known already.
-    pub(crate) fn is_entitled(&self, known: &Known, stored: &StoredTarball) -> bool {
+    pub(crate) fn is_entitled(&self, known: &PackageSnapshot, stored: &StoredTarball) -> bool {
         stored.is_public() || self.entitlements.holds(&known.slot, &stored.place, self.config.packument_ttl, self.clock.now())
     }
 
     /// Whether the credentials of `known` may have a version that upstream no longer has: all may have what was public, and those
     /// that are shown the package now what others got of it with credentials. What a client's own token is not shown may be there for
     /// others: of that it has what is public, and what it got itself.
-    pub(crate) fn is_entitled_to_departed(&self, known: &Known, stored: &StoredTarball) -> bool {
+    pub(crate) fn is_entitled_to_departed(&self, known: &PackageSnapshot, stored: &StoredTarball) -> bool {
         let is_shown = || known.packument.is_some() && stored.place.is_packages_own();
         let got_it = || self.entitlements.holds(&known.slot, &stored.place, self.config.max_stale, self.clock.now());
         stored.is_public()
             || match known.slot.partition {
-                Partition::Anonymous => false,
-                Partition::Lent => is_shown(),
-                Partition::Own(_) => is_shown() && got_it(),
+                CredentialScope::Anonymous => false,
+                CredentialScope::Lent => is_shown(),
+                CredentialScope::Own(_) => is_shown() && got_it(),
             }
     }
 
@@ -127,11 +127,11 @@ impl Inner {
     /// Upstream's refusal, or that it cannot be asked.
     pub(crate) async fn ask_entitlement(
         self: &Arc<Self>,
-        known: &Arc<Known>,
+        known: &Arc<PackageSnapshot>,
         at: usize,
         stored: &Arc<StoredTarball>,
-        asker: &Asker,
-    ) -> Result<Entitled, Rejection> {
+        asker: &Client,
+    ) -> Result<Entitled, FirewallError> {
         let Some(address) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
         else {
             return Ok(Entitled::Unclear);
@@ -150,13 +150,13 @@ impl Inner {
 
     async fn find_entitlement(
         self: &Arc<Self>,
-        known: &Arc<Known>,
+        known: &Arc<PackageSnapshot>,
         at: usize,
         stored: &Arc<StoredTarball>,
         authorization: &Authorization,
-    ) -> Result<Entitled, Rejection> {
+    ) -> Result<Entitled, FirewallError> {
         let (slot, now) = (&known.slot, self.clock.now());
-        let is_anonymous = slot.partition == Partition::Anonymous;
+        let is_anonymous = slot.partition == CredentialScope::Anonymous;
         let is_private = || self.entitlements.private.get(&slot.name).is_some_and(|since| self.is_recent(since, now));
         if !is_anonymous && !is_private() {
             if let Ok(Entitled::Yes) = self.ask_address(known, at, stored, &Authorization::None).await {
@@ -175,7 +175,7 @@ impl Inner {
             Err(_) if self.entitlements.holds(slot, &stored.place, self.config.max_stale, now) => return Ok(Entitled::Yes),
             // After a restart the last answer to our own credentials is the packument that they were shown.
             Err(_)
-                if slot.partition == Partition::Lent
+                if slot.partition == CredentialScope::Lent
                     && stored.place.is_packages_own()
                     && self.entitlements.is_unasked(slot)
                     && timestamp::is_within(known.checked, self.config.max_stale, now) =>
@@ -194,7 +194,7 @@ impl Inner {
     /// What the address of the entry at `at` says to these credentials.
     async fn ask_address(
         &self,
-        known: &Known,
+        known: &PackageSnapshot,
         at: usize,
         stored: &StoredTarball,
         authorization: &Authorization,
@@ -216,7 +216,7 @@ impl Inner {
     }
 
     /// Remembers that the address of the entry at `at` gives `stored` to requests without credentials.
-    async fn make_public(self: &Arc<Self>, known: &Arc<Known>, at: usize, stored: &Arc<StoredTarball>) {
+    async fn make_public(self: &Arc<Self>, known: &Arc<PackageSnapshot>, at: usize, stored: &Arc<StoredTarball>) {
         stored.make_public();
         let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else { return };
         let source = TarballSource {
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn an_entitlement_lasts_for_its_span_and_place_and_ends_at_a_no() {
         let name = || PackageName::parse("@acme/secret").unwrap();
-        let slot = |token: u8| Slot { name: name(), partition: Partition::Own([token; 32]) };
+        let slot = |token: u8| CacheKey { name: name(), partition: CredentialScope::Own([token; 32]) };
         let place = |address: &str| Place::of(&name(), &format!("https://registry.example/{address}"));
         let (own, odd) = (place("@acme/secret/-/secret-1.0.0.tgz"), place("other/secret.tgz"));
         let (entitlements, span) = (Entitlements::default(), Duration::from_secs(300));
@@ -275,7 +275,7 @@ mod tests {
             entitlements.grant(&slot(1), &place(&format!("{number}.tgz")), at(3));
         }
         assert_eq!(entitlements.scopes.get(&slot(1)).unwrap().len(), MAX_PLACES);
-        let anonymous = Slot { name: name(), partition: Partition::Anonymous };
+        let anonymous = CacheKey { name: name(), partition: CredentialScope::Anonymous };
         entitlements.grant(&anonymous, &own, at(0));
         assert!(!entitlements.holds(&anonymous, &own, span, at(1)));
     }

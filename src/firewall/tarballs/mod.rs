@@ -13,27 +13,28 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::firewall::error::{Refusal, Rejection};
-use crate::firewall::package::removed::Departed;
-use crate::firewall::package::{Known, Slot};
-use crate::firewall::packages::fetch::{Need, lost};
+use crate::firewall::error::{FirewallError, Refusal};
+use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::packages::fetch::{DocumentNeed, lost};
 use crate::firewall::packages::fetch_slots::SlotRequest;
-use crate::firewall::policy_state::{Moment, Profile, World};
+use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
 use crate::firewall::queries::packument::no_version;
-use crate::firewall::request::{Asker, Tarball};
-use crate::firewall::tarballs::early_request::Opened;
+use crate::firewall::request::{Client, TarballResponse};
+use crate::firewall::tarballs::early_request::OpenedDownload;
 use crate::firewall::tarballs::entitlement::Entitled;
 use crate::firewall::tarballs::stored::{Place, StoredTarball};
-use crate::firewall::{Inner, Reading, recorder};
+use crate::firewall::{Components, PackageLookup, recorder};
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Agreement, Algorithm, Digest, Hasher, Integrity, PackageName, Packument, Version};
-use crate::policy::{Facts, Note, RuleId, Verdict, judge, waiver};
+use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, PackageName, Packument, Version};
+use crate::policy::{Facts, RuleId, Verdict, Warning, judge, waiver};
 use crate::store::{
-    BlobKind, Committed, Download, Kind, LearnedDigests, Outcome, PackageChange, PendingBlob, Release, StoreError, TarballSource,
+    BlobKind, Committed, DownloadEvent, DownloadKind, DownloadOutcome, LearnedDigests, PackageChange, PendingBlob, Release,
+    StoreError, TarballSource,
 };
 use crate::telemetry::{
-    CacheLabel, CacheOutcome, CacheUsed, IntegrityMismatch, Observed, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
+    CacheLabel, CacheLookup, CacheOutcome, IntegrityMismatch, ServedWithWarning, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
 };
 use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 
@@ -45,7 +46,7 @@ pub(crate) const CARRIED_UNITS: usize = 64;
 const CARRIED_UNIT: u64 = 1 << 20;
 
 /// What is fetched under: the same version from the same address for the same credentials, checked by the same digests.
-pub(crate) type TarballKey = (Slot, Box<str>, Box<str>, Integrity);
+pub(crate) type TarballKey = (CacheKey, Box<str>, Box<str>, Integrity);
 
 /// A tarball that was downloaded.
 #[derive(Clone)]
@@ -56,22 +57,22 @@ pub(crate) struct Landed {
 }
 
 /// A tarball that may be served.
-struct Admitted {
+struct AdmittedTarball {
     /// Every digest that its bytes must match: what is stated, was ever stated, was computed, and was approved.
     integrity: Integrity,
     /// Which entry of the packument it is, whose tarball upstream has; of one that upstream no longer has, it comes from the store
     /// or not at all.
     entry: Option<usize>,
     /// What rules say of it without refusing it.
-    notes: Vec<Note>,
+    notes: Vec<Warning>,
 }
 
 /// Where a tarball lies upstream, owned, for a flight that outlives whoever asked.
 struct Source {
-    known: Arc<Known>,
+    known: Arc<PackageSnapshot>,
     /// Which entry of the packument it is.
     at: usize,
-    slot: Slot,
+    slot: CacheKey,
     version: Box<str>,
     url: Box<str>,
     registry: Arc<Registry>,
@@ -82,31 +83,31 @@ struct Source {
     revision: u64,
 }
 
-impl Inner {
+impl Components {
     pub(crate) async fn tarball(
         self: &Arc<Self>,
-        asker: &Asker,
+        asker: &Client,
         name: &PackageName,
         version: &str,
-    ) -> Result<Tarball, Rejection> {
+    ) -> Result<TarballResponse, FirewallError> {
         let moment = self.moment();
         // Held to the end: who waits for it keeps it on its way.
         let _aside;
-        let (reading, moment) = if let Some(reading) = self.at_hand(asker, name, Need::Index, &moment) {
+        let (reading, moment) = if let Some(reading) = self.at_hand(asker, name, DocumentNeed::Index, &moment) {
             (reading, moment)
         } else {
             _aside = Box::pin(self.set_out(asker, name, version)).await;
-            (Box::pin(self.reading(asker, name, Need::Index, None)).await?, self.moment())
+            (Box::pin(self.reading(asker, name, DocumentNeed::Index, None)).await?, self.moment())
         };
         let (mut reading, mut moment) = (reading, moment);
         let mut admitted = self.admit_from(asker, &reading, version, &moment.world).await;
-        if let Err(Rejection::NotFound(_)) = &admitted
-            && let Some(again) = Box::pin(self.ask_once_more(asker, &reading, version, Need::Index)).await
+        if let Err(FirewallError::NotFound(_)) = &admitted
+            && let Some(again) = Box::pin(self.ask_once_more(asker, &reading, version, DocumentNeed::Index)).await
         {
             (reading, moment) = (again, self.moment());
             admitted = self.admit_from(asker, &reading, version, &moment.world).await;
         }
-        let Moment { now, world } = moment;
+        let EvalContext { now, world } = moment;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
@@ -122,8 +123,8 @@ impl Inner {
                 let notes = admitted.notes;
                 self.note_observed(asker, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
-                self.note_tarball((asker, now), name, version, Some(&digests), Outcome::Served, rule);
-                Ok(Tarball { bytes, integrity: digests, kept })
+                self.note_tarball((asker, now), name, version, Some(&digests), DownloadOutcome::Served, rule);
+                Ok(TarballResponse { bytes, integrity: digests, kept })
             }
             Err(rejection) => {
                 Err(self.note_refusal(asker, &reading.known, version, self.explain_failure(asker, &reading, version, rejection)))
@@ -131,14 +132,14 @@ impl Inner {
         }
     }
 
-    /// As [`Inner::admit`]. Of a package of many versions only one that is shown is admitted on the spot.
+    /// As [`Components::admit`]. Of a package of many versions only one that is shown is admitted on the spot.
     async fn admit_from(
         self: &Arc<Self>,
-        asker: &Asker,
-        reading: &Reading,
+        asker: &Client,
+        reading: &PackageLookup,
         version: &str,
-        world: &Arc<World>,
-    ) -> Result<Admitted, Rejection> {
+        world: &Arc<PolicySnapshot>,
+    ) -> Result<AdmittedTarball, FirewallError> {
         let known = &reading.known;
         let is_shown = || {
             let (at, _) = known.packument.as_ref()?.find(version)?;
@@ -150,21 +151,27 @@ impl Inner {
         Box::pin(self.admit_elsewhere(asker, reading, version, world)).await
     }
 
-    /// As [`Inner::admit`], off the async threads.
+    /// As [`Components::admit`], off the async threads.
     async fn admit_elsewhere(
         self: &Arc<Self>,
-        asker: &Asker,
-        reading: &Reading,
+        asker: &Client,
+        reading: &PackageLookup,
         version: &str,
-        world: &Arc<World>,
-    ) -> Result<Admitted, Rejection> {
+        world: &Arc<PolicySnapshot>,
+    ) -> Result<AdmittedTarball, FirewallError> {
         let (inner, world) = (Arc::clone(self), Arc::clone(world));
         let (asked, read, version) = (asker.clone(), reading.clone(), Box::<str>::from(version));
         self.over_versions(&reading.known, asker.address, move || inner.admit(&asked, &read, &version, &world)).await?
     }
 
     /// The verdict: what may be served, and what it must hash to.
-    fn admit(&self, asker: &Asker, reading: &Reading, version: &str, world: &World) -> Result<Admitted, Rejection> {
+    fn admit(
+        &self,
+        asker: &Client,
+        reading: &PackageLookup,
+        version: &str,
+        world: &PolicySnapshot,
+    ) -> Result<AdmittedTarball, FirewallError> {
         let known = &reading.known;
         let name = &known.slot.name;
         let Some((packument, (at, entry))) =
@@ -181,11 +188,17 @@ impl Inner {
         let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
         let integrity = known.provenance.get(at).and_then(|provenance| provenance.digests.as_ref()).unwrap_or(stated);
         let integrity = world.standing.with_approved_digests(name, version, integrity);
-        Ok(Admitted { integrity, entry: Some(at), notes: screen.notes(at).to_vec() })
+        Ok(AdmittedTarball { integrity, entry: Some(at), notes: screen.notes(at).to_vec() })
     }
 
     /// A version the newest packument does not have: an old one goes on being served to whoever's lockfile holds it.
-    fn admit_gone(&self, asker: &Asker, known: &Known, version: &str, world: &World) -> Result<Admitted, Rejection> {
+    fn admit_gone(
+        &self,
+        asker: &Client,
+        known: &PackageSnapshot,
+        version: &str,
+        world: &PolicySnapshot,
+    ) -> Result<AdmittedTarball, FirewallError> {
         let name = &known.slot.name;
         let gone = judge_gone(known, version, world, asker.profile).ok_or_else(|| no_version(name, version))?;
         let (verdict, first, notes) = gone;
@@ -201,31 +214,31 @@ impl Inner {
         }
         let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
         let integrity = world.standing.with_approved_digests(name, version, &integrity);
-        Ok(Admitted { integrity, entry: None, notes })
+        Ok(AdmittedTarball { integrity, entry: None, notes })
     }
 
     /// The bytes, and whether they lay in the store already.
     async fn bytes(
         self: &Arc<Self>,
-        asker: &Asker,
-        known: &Arc<Known>,
+        asker: &Client,
+        known: &Arc<PackageSnapshot>,
         version: &str,
-        admitted: &Admitted,
+        admitted: &AdmittedTarball,
         revision: u64,
-    ) -> Result<(Landed, bool), Rejection> {
+    ) -> Result<(Landed, bool), FirewallError> {
         let slot = &known.slot;
         if let Some(landed) = self.stored(asker, known, version, admitted).await? {
-            CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+            CacheLookup { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok((landed, true));
         }
-        CacheUsed { cache: CacheLabel::Blob, outcome: CacheOutcome::Miss }.emit(&self.metrics);
+        CacheLookup { cache: CacheLabel::Blob, outcome: CacheOutcome::Miss }.emit(&self.metrics);
         let entry =
             known.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
         let Some((at, entry)) = entry else {
             if slot.is_own() {
                 return Err(no_version(&slot.name, version));
             }
-            return Err(Rejection::NotFound(
+            return Err(FirewallError::NotFound(
                 format!("{} no longer has this version upstream, and it is not in the cache", slot.name).into(),
             ));
         };
@@ -252,11 +265,11 @@ impl Inner {
     /// have it.
     async fn stored(
         self: &Arc<Self>,
-        asker: &Asker,
-        known: &Arc<Known>,
+        asker: &Client,
+        known: &Arc<PackageSnapshot>,
         version: &str,
-        admitted: &Admitted,
-    ) -> Result<Option<Landed>, Rejection> {
+        admitted: &AdmittedTarball,
+    ) -> Result<Option<Landed>, FirewallError> {
         let Some(stored) = self.find_stored(known, version, admitted).await? else { return Ok(None) };
         let Some(bytes) = self.open_blob(&stored.name).await else { return Ok(None) };
         let entitled = match admitted.entry {
@@ -271,10 +284,10 @@ impl Inner {
     /// What the store has of an entry: looked up in memory, then in the ledger, which remembers what came from where.
     async fn find_stored(
         self: &Arc<Self>,
-        known: &Arc<Known>,
+        known: &Arc<PackageSnapshot>,
         version: &str,
-        admitted: &Admitted,
-    ) -> Result<Option<Arc<StoredTarball>>, Rejection> {
+        admitted: &AdmittedTarball,
+    ) -> Result<Option<Arc<StoredTarball>>, FirewallError> {
         let integrity = &admitted.integrity;
         let in_memory = admitted.entry.and_then(|at| known.tarballs.get(at));
         if let Some(stored) = in_memory.filter(|stored| integrity.is_covered_by(&stored.digests)) {
@@ -321,7 +334,7 @@ impl Inner {
         source: Source,
         integrity: Integrity,
         request: SlotRequest<TarballKey>,
-    ) -> Result<Landed, Rejection> {
+    ) -> Result<Landed, FirewallError> {
         let (opened, _permit) = self.open(&source, request).await;
         // The flight before this one may have landed after its asker had looked.
         let before = source.known.tarballs.get(source.at).filter(|stored| integrity.is_covered_by(&stored.digests));
@@ -341,7 +354,7 @@ impl Inner {
         }
         let (outcome, detail) = match &landed {
             Ok(_) => (UpstreamOutcome::Changed, None),
-            Err(Rejection::Upstream(error)) => (recorder::outcome_of(error), Some(error.to_string())),
+            Err(FirewallError::Upstream(error)) => (recorder::outcome_of(error), Some(error.to_string())),
             Err(error) => (UpstreamOutcome::Failed, Some(error.to_string())),
         };
         let name = Some(&source.slot.name);
@@ -386,7 +399,7 @@ impl Inner {
         if let Some(aside) = self.asides.take(&source.slot, &source.version) {
             if !customary {
                 aside.abort();
-            } else if let Ok(Opened { body: Ok(body), permit }) = aside.await {
+            } else if let Ok(OpenedDownload { body: Ok(body), permit }) = aside.await {
                 return (Some(body), permit);
             }
         }
@@ -399,12 +412,12 @@ impl Inner {
         source: &Source,
         opened: Option<TarballBody>,
         integrity: Integrity,
-    ) -> Result<Landed, Rejection> {
+    ) -> Result<Landed, FirewallError> {
         let mut body = match opened {
             Some(body) => body,
             None => source.registry.tarball(&source.url, &source.authorization).await?,
         };
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Piece>(IN_FLIGHT);
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Chunk>(IN_FLIGHT);
         let blobs = Arc::clone(&self.blobs);
         let hasher = Hasher::for_tarball(integrity.clone(), source.detect_collisions);
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
@@ -418,7 +431,7 @@ impl Inner {
                 self.note_landed(source, &landed, body.needed_credentials()).await;
                 Ok(landed)
             }
-            Ok(None) => Err(Rejection::Internal("a tarball was cut short".into())),
+            Ok(None) => Err(FirewallError::Internal("a tarball was cut short".into())),
             Err(StoreError::Mismatch(mismatch)) => Err(self.mismatched(source, &mismatch)),
             Err(error) => {
                 tracing::error!(
@@ -434,13 +447,13 @@ impl Inner {
 
     /// From upstream through memory, where the disk does not take it: a full one keeps nobody from installing. Checked whole
     /// before it is anyone's, like what is kept.
-    async fn carry(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Landed, Rejection> {
+    async fn carry(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Landed, FirewallError> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
         let length = body.length().unwrap_or(self.config.tarball_limit);
         let share = u32::try_from(length.div_ceil(CARRIED_UNIT)).unwrap_or(u32::MAX);
         if share as usize > CARRIED_UNITS {
             let text = format!("{} cannot be written to the store, and is too large to pass on without", source.slot.name);
-            return Err(Rejection::Internal(text.into()));
+            return Err(FirewallError::Internal(text.into()));
         }
         let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| lost())?;
         let (mut hasher, mut bytes) = (Hasher::for_tarball(integrity, source.detect_collisions), Vec::new());
@@ -450,7 +463,7 @@ impl Inner {
         }
         match hasher.finish() {
             Ok(digests) => {
-                let landed = Landed { bytes: Bytes::from_owner(Carried { bytes, _permit: permit }), digests };
+                let landed = Landed { bytes: Bytes::from_owner(InMemoryTarball { bytes, _permit: permit }), digests };
                 self.note_landed(source, &landed, body.needed_credentials()).await;
                 Ok(landed)
             }
@@ -467,7 +480,7 @@ impl Inner {
             return;
         };
         let stored = Arc::new(stored);
-        let is_about = |known: Integrity| known.agreement(digests) == Agreement::Same;
+        let is_about = |known: Integrity| known.agreement(digests) == DigestComparison::Same;
         let row = source.known.releases_of(&source.version).find(|row| row.known_digests().is_some_and(is_about));
         let learned = row.map(|row| LearnedDigests {
             version: row.version.clone(),
@@ -493,21 +506,21 @@ impl Inner {
     }
 
     /// The refusal of bytes that are not what the packument says.
-    fn mismatched(&self, source: &Source, mismatch: &Mismatch) -> Rejection {
+    fn mismatched(&self, source: &Source, mismatch: &Mismatch) -> FirewallError {
         let detail = mismatch.to_string();
         IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }.emit(&self.metrics);
         self.incident("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
         let verdict =
             Verdict::deny(RuleId::IntegrityMismatch, format!("the bytes upstream sent are not the packument's: {detail}"));
         let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);
-        refusal.map_or_else(|| Rejection::Internal(detail.into()), |refusal| Rejection::Refused(Arc::new(refusal)))
+        refusal.map_or_else(|| FirewallError::Internal(detail.into()), |refusal| FirewallError::Refused(Arc::new(refusal)))
     }
 
     /// What of upstream's failures is a refusal by us.
-    fn explain_failure(&self, asker: &Asker, reading: &Reading, version: &str, rejection: Rejection) -> Rejection {
+    fn explain_failure(&self, asker: &Client, reading: &PackageLookup, version: &str, rejection: FirewallError) -> FirewallError {
         let name = &reading.known.slot.name;
         match rejection {
-            Rejection::Upstream(error @ UpstreamError::TarballHost { .. }) => {
+            FirewallError::Upstream(error @ UpstreamError::TarballHost { .. }) => {
                 let verdict = Verdict::deny(RuleId::TarballHost, error.to_string());
                 match Refusal::of_version(name, version, &verdict, None) {
                     Some(refusal) => self.refused(asker, refusal),
@@ -515,25 +528,31 @@ impl Inner {
                 }
             }
             // Made in a flight, where nobody asks: told here, once for everybody who waited.
-            Rejection::Refused(refusal) => self.refused(asker, Refusal::clone(&refusal)),
+            FirewallError::Refused(refusal) => self.refused(asker, Refusal::clone(&refusal)),
             other => self.explain_unsent(asker, name, other),
         }
     }
 
-    pub(crate) fn note_refusal(&self, asker: &Asker, known: &Known, version: &str, rejection: Rejection) -> Rejection {
-        if let Rejection::Refused(refusal) = &rejection {
+    pub(crate) fn note_refusal(
+        &self,
+        asker: &Client,
+        known: &PackageSnapshot,
+        version: &str,
+        rejection: FirewallError,
+    ) -> FirewallError {
+        if let FirewallError::Refused(refusal) = &rejection {
             let entry = known.packument.as_ref().and_then(|packument| packument.find(version));
             let integrity = entry.and_then(|(_, entry)| entry.integrity.as_ref());
             let who = (asker, self.clock.now());
-            self.note_tarball(who, &known.slot.name, version, integrity, Outcome::Refused, Some(&refusal.rule));
+            self.note_tarball(who, &known.slot.name, version, integrity, DownloadOutcome::Refused, Some(&refusal.rule));
         }
         rejection
     }
 
     /// Tells of what was served though rules had something to say.
-    fn note_observed(&self, asker: &Asker, name: &PackageName, version: &str, notes: &[Note]) {
-        for Note { reason, would_refuse } in notes {
-            Observed {
+    fn note_observed(&self, asker: &Client, name: &PackageName, version: &str, notes: &[Warning]) {
+        for Warning { reason, would_refuse } in notes {
+            ServedWithWarning {
                 name,
                 version,
                 rule: &reason.rule,
@@ -548,15 +567,15 @@ impl Inner {
 
     pub(crate) fn note_tarball(
         &self,
-        (asker, now): (&Asker, Timestamp),
+        (asker, now): (&Client, Timestamp),
         name: &PackageName,
         version: &str,
         integrity: Option<&Integrity>,
-        outcome: Outcome,
+        outcome: DownloadOutcome,
         rule: Option<&RuleId>,
     ) {
-        let download = Download {
-            kind: Kind::Tarball,
+        let download = DownloadEvent {
+            kind: DownloadKind::Tarball,
             name: name.clone(),
             version: Some(version.into()),
             integrity: integrity.map(|integrity| integrity.strongest().clone()),
@@ -573,7 +592,7 @@ impl Inner {
 }
 
 /// Whether SHA-1 alone was known of a version before any of its bytes were downloaded.
-fn is_known_by_sha1_alone(known: &Known, version: &str, integrity: &Integrity) -> bool {
+fn is_known_by_sha1_alone(known: &PackageSnapshot, version: &str, integrity: &Integrity) -> bool {
     let is_weak = |integrity: &Integrity| integrity.strongest().algorithm() == Algorithm::Sha1;
     is_weak(integrity) || known.releases_of(version).filter_map(|row| row.integrity.as_ref()).any(is_weak)
 }
@@ -581,12 +600,12 @@ fn is_known_by_sha1_alone(known: &Known, version: &str, integrity: &Integrity) -
 /// The verdict of a version the newest packument does not have, as what it was first seen, and what is noted of it; `None` when it
 /// never was.
 pub(crate) fn judge_gone<'a>(
-    known: &'a Known,
+    known: &'a PackageSnapshot,
     version: &'a str,
-    world: &'a World,
+    world: &'a PolicySnapshot,
     profile: Profile,
-) -> Option<(Verdict, Option<&'a Release>, Vec<Note>)> {
-    let departed = Departed::find(known, version, world)?;
+) -> Option<(Verdict, Option<&'a Release>, Vec<Warning>)> {
+    let departed = RemovedVersion::find(known, version, world)?;
     let facts = departed.facts(None);
     let rules = world.policy(profile).about(facts.name);
     let verdict = judge(&rules, &world.standing, &facts, known.validated);
@@ -596,45 +615,45 @@ pub(crate) fn judge_gone<'a>(
 }
 
 /// A tarball that the disk did not take, and its share of the memory for those, held until its last reader is done.
-struct Carried {
+struct InMemoryTarball {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Carried {
+impl AsRef<[u8]> for InMemoryTarball {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 /// What travels from the network to the disk.
-enum Piece {
+enum Chunk {
     Chunk(Bytes),
     /// The body ended as upstream said it would. Without it the body broke off.
     End,
 }
 
 /// Carries a body from the network to the writer.
-async fn pump(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Piece>) -> Result<(), UpstreamError> {
+async fn pump(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Chunk>) -> Result<(), UpstreamError> {
     // A writer that is gone has failed and says why itself.
     while let Some(chunk) = body.next().await? {
-        if sender.send(Piece::Chunk(chunk)).await.is_err() {
+        if sender.send(Chunk::Chunk(chunk)).await.is_err() {
             return Ok(());
         }
     }
-    let _ = sender.send(Piece::End).await;
+    let _ = sender.send(Chunk::End).await;
     Ok(())
 }
 
 /// Writes chunks as they come. `None` when the body broke off: nothing is kept then.
 fn write(
     mut pending: Box<dyn PendingBlob>,
-    mut pieces: tokio::sync::mpsc::Receiver<Piece>,
+    mut pieces: tokio::sync::mpsc::Receiver<Chunk>,
 ) -> Result<Option<Committed>, StoreError> {
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
-            Piece::Chunk(chunk) => pending.write(&chunk)?,
-            Piece::End => return pending.commit().map(Some),
+            Chunk::Chunk(chunk) => pending.write(&chunk)?,
+            Chunk::End => return pending.commit().map(Some),
         }
     }
     Ok(None)

@@ -9,15 +9,15 @@ use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
 use crate::firewall::error;
-use crate::firewall::package::Known;
-use crate::firewall::packages::subpackages::Kin;
-use crate::firewall::policy_state::{Profile, World};
+use crate::firewall::package::PackageSnapshot;
+use crate::firewall::packages::subpackages::ParentFirstSeen;
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::request::BaseUrl;
 use crate::firewall::wanted_versions::WithheldVersions;
 use crate::npm::packument::dist_tags;
 use crate::npm::packument::dist_tags::Retargets;
-use crate::npm::{Algorithm, Digest, Form, PackageName, Packument};
-use crate::policy::{Advisory, Note, Policy, UnknownFacts, Verdict, judge, waiver};
+use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm};
+use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning, judge, waiver};
 use crate::store::TagSighting;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -37,7 +37,7 @@ const SHORTEST_SIGHTING: std::time::Duration = std::time::Duration::from_secs(36
 
 /// The verdicts of one packument, as of the instant upstream last confirmed it.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub(crate) struct VerdictTable {
     /// The revision of the world it was judged in.
     pub world: u64,
     /// Whether it was known whose parts the versions are.
@@ -47,7 +47,7 @@ pub(crate) struct Screen {
     /// The verdict of each entry that is not, in the order of the entries.
     pub verdicts: Vec<(usize, Verdict)>,
     /// What rules say of entries without refusing them, in the order of the entries; not of those that are refused.
-    pub notes: Vec<(usize, Vec<Note>)>,
+    pub notes: Vec<(usize, Vec<Warning>)>,
     /// Dist-tags as clients see them, if they are not upstream's.
     pub tags: Option<Vec<(Box<str>, Box<str>)>>,
     /// The keys of what is hidden.
@@ -55,9 +55,9 @@ pub(crate) struct Screen {
     /// The earliest instant at which a held version may open, if upstream is asked again then.
     pub next_opening: Option<Timestamp>,
     /// What `policyRestrictions` say, when something is hidden.
-    pub restrictions: Option<Restrictions>,
+    pub restrictions: Option<PolicyRestrictions>,
     /// Advisories whose claim on every version is not obeyed.
-    pub overbroad: Vec<Overbroad>,
+    pub overbroad: Vec<OverbroadAdvisory>,
     /// What of the known wants is withheld, found when first asked for.
     pub withheld: ArcSwapOption<WithheldVersions>,
     /// Whether a verdict hangs on a fact that the document does not carry: the full form is needed then.
@@ -68,7 +68,7 @@ pub(crate) struct Screen {
 
 /// What `policyRestrictions` say.
 #[derive(Debug)]
-pub(crate) struct Restrictions {
+pub(crate) struct PolicyRestrictions {
     /// For people, in lines.
     message: String,
     /// The newest version that is hidden.
@@ -77,7 +77,7 @@ pub(crate) struct Restrictions {
     versions: String,
 }
 
-impl Restrictions {
+impl PolicyRestrictions {
     /// The value of `policyRestrictions`, JSON, for whoever came by way of `base`: one address for all that is hidden.
     #[must_use]
     pub(crate) fn told(&self, base: &BaseUrl, name: &PackageName) -> String {
@@ -89,20 +89,20 @@ impl Restrictions {
 
 /// An advisory that marks every version of an established package: obeyed for those it lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Overbroad {
+pub(crate) struct OverbroadAdvisory {
     /// The feed it stands in.
     pub feed: Box<str>,
     /// Its id.
     pub id: Box<str>,
 }
 
-impl Overbroad {
+impl OverbroadAdvisory {
     fn of(advisory: Advisory<'_>) -> Self {
         Self { feed: advisory.feed.into(), id: advisory.id.into() }
     }
 }
 
-impl Screen {
+impl VerdictTable {
     /// The verdicts of a package without versions, in the world of this revision.
     #[must_use]
     pub(crate) fn empty(world: u64, has_kin: bool) -> Self {
@@ -125,7 +125,7 @@ impl Screen {
 
     /// Judges every entry.
     #[must_use]
-    pub(crate) fn of(known: &Known, kin: Option<&Kin>, world: &World, profile: Profile) -> Self {
+    pub(crate) fn of(known: &PackageSnapshot, kin: Option<&ParentFirstSeen>, world: &PolicySnapshot, profile: Profile) -> Self {
         let mut screen = Self::empty(world.revision, kin.is_some());
         let Some(packument) = &known.packument else { return screen };
         screen.judge(known, kin, packument, world, profile);
@@ -146,7 +146,7 @@ impl Screen {
 
     /// What rules say of the entry at `at` though it is served.
     #[must_use]
-    pub(crate) fn notes(&self, at: usize) -> &[Note] {
+    pub(crate) fn notes(&self, at: usize) -> &[Warning] {
         match self.notes.binary_search_by_key(&at, |(at, _)| *at) {
             Ok(place) => &self.notes[place].1,
             Err(_) => &[],
@@ -180,15 +180,22 @@ impl Screen {
         dist_tags::retarget(packument, &self.shown, "latest", version, &[])
     }
 
-    fn judge(&mut self, known: &Known, kin: Option<&Kin>, packument: &Packument, world: &World, profile: Profile) {
+    fn judge(
+        &mut self,
+        known: &PackageSnapshot,
+        kin: Option<&ParentFirstSeen>,
+        packument: &Packument,
+        world: &PolicySnapshot,
+        profile: Profile,
+    ) {
         self.shown.reserve(packument.entries.len());
         let advisories = world.advisories.of(packument.name.as_str()).among(known.dated(packument));
-        self.overbroad = advisories.overbroad().map(Overbroad::of).collect();
+        self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
         let every = (0..packument.entries.len()).map(|at| known.facts_with(kin, packument, at, &advisories));
         let policy = world.policy(profile);
         let rules = policy.about(&packument.name).narrowed(every);
         let (takes_notes, waives) = (rules.takes_notes(), world.standing.waives_anything(&packument.name));
-        let may_lack = known.form == Form::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
+        let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
             let facts = known.facts_with(kin, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
@@ -214,7 +221,7 @@ impl Screen {
     }
 
     /// The hidden versions, each exactly `{name, version}`, and one message for them all.
-    fn restrict(&self, packument: &Packument) -> Restrictions {
+    fn restrict(&self, packument: &Packument) -> PolicyRestrictions {
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let name = quote(packument.name.as_str());
         let versions: Vec<_> = self
@@ -226,7 +233,7 @@ impl Screen {
             })
             .collect();
         let newest = self.newest_first(packument).next().map(|(at, _)| packument.entries[at].key.clone());
-        Restrictions {
+        PolicyRestrictions {
             message: self.message(packument),
             newest: newest.unwrap_or_default(),
             versions: format!("{{{}}}", versions.join(",")),
@@ -275,7 +282,7 @@ impl Screen {
 }
 
 /// Dist-tags whose targets are all shown; `None` when upstream's already are.
-fn retag(known: &Known, packument: &Packument, shown: &[bool], policy: &Policy) -> Option<Vec<(Box<str>, Box<str>)>> {
+fn retag(known: &PackageSnapshot, packument: &Packument, shown: &[bool], policy: &Policy) -> Option<Vec<(Box<str>, Box<str>)>> {
     let visible = |version: &str| packument.find(version).is_some_and(|(at, _)| shown[at]);
     if packument.dist_tags.iter().all(|(_, version)| visible(version)) {
         return None;
@@ -306,7 +313,7 @@ fn retag(known: &Known, packument: &Packument, shown: &[bool], policy: &Policy) 
 }
 
 /// Where each dist-tag was seen to point.
-fn sightings_by_tag(known: &Known) -> HashMap<&str, Vec<&TagSighting>> {
+fn sightings_by_tag(known: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>> {
     let mut sightings: HashMap<&str, Vec<&TagSighting>> = HashMap::new();
     for sighting in &known.record.tags {
         sightings.entry(&sighting.tag).or_default().push(sighting);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::net::client::deadlines::Deadlines;
 use crate::net::client::error::ClientError;
-use crate::net::memory_budget::Share;
+use crate::net::memory_budget::Reservation;
 
 /// What is reserved for a body that says how long it is, before any of it came.
 const LARGEST_RESERVE: u64 = 1 << 20;
@@ -89,11 +89,11 @@ impl BodyStream {
     ///
     /// # Errors
     /// As [`BodyStream::collect`], and [`ClientError::NoRoom`] when it waited for too long.
-    pub async fn collect_into(self, limit: u64, share: &mut Share) -> Result<Bytes, ClientError> {
+    pub async fn collect_into(self, limit: u64, share: &mut Reservation) -> Result<Bytes, ClientError> {
         self.gather(limit, Some(share)).await
     }
 
-    async fn gather(mut self, limit: u64, mut share: Option<&mut Share>) -> Result<Bytes, ClientError> {
+    async fn gather(mut self, limit: u64, mut share: Option<&mut Reservation>) -> Result<Bytes, ClientError> {
         if self.length.is_some_and(|length| length > limit) {
             return Err(ClientError::TooLarge { limit });
         }

@@ -21,9 +21,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::net::client::dial::{self, Reach};
-use crate::net::client::error::{ClientError, Layer};
-use crate::net::client::proxy_settings::{Proxies, Proxy};
+use crate::net::client::dial::{self, AddressScope};
+use crate::net::client::error::{ClientError, ConnectStage};
+use crate::net::client::proxy_settings::{ProxyAddress, ProxySettings};
 use crate::net::client::via;
 
 /// The most that a proxy's answer to `CONNECT` may weigh, in bytes.
@@ -32,29 +32,29 @@ const TUNNEL_HEADERS: usize = 16 << 10;
 /// Makes connections for one reach; clones share their settings.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    pub(crate) reach: Reach,
-    pub(crate) proxies: Proxies,
+    pub(crate) reach: AddressScope,
+    pub(crate) proxies: ProxySettings,
     pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) user_agent: HeaderValue,
     pub(crate) deadline: Duration,
 }
 
 /// One connection.
-pub(crate) struct Link {
-    io: TokioIo<Box<dyn Stream>>,
+pub(crate) struct ClientConnection {
+    io: TokioIo<Box<dyn ByteStream>>,
     /// Whether requests go to a proxy in absolute form.
     proxied: bool,
 }
 
 /// What TLS and HTTP run over, whatever lies below.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = Link;
+    type Response = ClientConnection;
     type Error = ClientError;
-    type Future = Pin<Box<dyn Future<Output = Result<Link, ClientError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<ClientConnection, ClientError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         Poll::Ready(Ok(()))
@@ -67,45 +67,48 @@ impl tower_service::Service<Uri> for Connector {
 }
 
 impl Connector {
-    async fn connect(&self, target: &Uri) -> Result<Link, ClientError> {
+    async fn connect(&self, target: &Uri) -> Result<ClientConnection, ClientError> {
         let until = Instant::now() + self.deadline;
-        let Place { host, port, secure } = Place::of(target)?;
+        let UriTarget { host, port, secure } = UriTarget::of(target)?;
         let Some(proxy) = self.proxies.of(target) else {
-            let plain = self.by(until, Layer::Tcp, dial::dial(host, port, self.reach)).await?;
-            let stream: Box<dyn Stream> =
-                if secure { self.by(until, Layer::Tls, self.handshake(host, Box::new(plain))).await? } else { Box::new(plain) };
-            return Ok(Link { io: TokioIo::new(stream), proxied: false });
+            let plain = self.by(until, ConnectStage::Tcp, dial::dial(host, port, self.reach)).await?;
+            let stream: Box<dyn ByteStream> = if secure {
+                self.by(until, ConnectStage::Tls, self.handshake(host, Box::new(plain))).await?
+            } else {
+                Box::new(plain)
+            };
+            return Ok(ClientConnection { io: TokioIo::new(stream), proxied: false });
         };
-        self.by(until, Layer::Dns, dial::check_proxied(host, port, self.reach)).await?;
-        let stream = self.by(until, Layer::Proxy, self.reach_proxy(&proxy)).await?;
+        self.by(until, ConnectStage::Dns, dial::check_proxied(host, port, self.reach)).await?;
+        let stream = self.by(until, ConnectStage::Proxy, self.reach_proxy(&proxy)).await?;
         if !secure {
-            return Ok(Link { io: TokioIo::new(stream), proxied: true });
+            return Ok(ClientConnection { io: TokioIo::new(stream), proxied: true });
         }
-        let tunnel = self.by(until, Layer::Proxy, self.tunnel(stream, target, port, &proxy)).await?;
-        let stream = self.by(until, Layer::Tls, self.handshake(host, tunnel)).await?;
-        Ok(Link { io: TokioIo::new(stream), proxied: false })
+        let tunnel = self.by(until, ConnectStage::Proxy, self.tunnel(stream, target, port, &proxy)).await?;
+        let stream = self.by(until, ConnectStage::Tls, self.handshake(host, tunnel)).await?;
+        Ok(ClientConnection { io: TokioIo::new(stream), proxied: false })
     }
 
     /// Ends `step` at the deadline that all steps share, and says which one it was.
     async fn by<T>(
         &self,
         until: Instant,
-        layer: Layer,
+        layer: ConnectStage,
         step: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
         tokio::time::timeout_at(until, step).await.unwrap_or_else(|_| Err(ClientError::too_slow(layer, self.deadline)))
     }
 
-    async fn handshake(&self, host: &str, plain: Box<dyn Stream>) -> Result<Box<dyn Stream>, ClientError> {
+    async fn handshake(&self, host: &str, plain: Box<dyn ByteStream>) -> Result<Box<dyn ByteStream>, ClientError> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| ClientError::unreachable(Layer::Tls, "the host is no name that a certificate could hold"))?;
+            .map_err(|_| ClientError::unreachable(ConnectStage::Tls, "the host is no name that a certificate could hold"))?;
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, plain).await;
         Ok(Box::new(stream.map_err(|error| ClientError::of_handshake(&error))?))
     }
 
-    pub(crate) async fn reach_proxy(&self, proxy: &Proxy) -> Result<Box<dyn Stream>, ClientError> {
+    pub(crate) async fn reach_proxy(&self, proxy: &ProxyAddress) -> Result<Box<dyn ByteStream>, ClientError> {
         let plain = self.reach_plain_proxy(proxy).await?;
-        let Place { host, secure, .. } = Place::of(&proxy.uri)?;
+        let UriTarget { host, secure, .. } = UriTarget::of(&proxy.uri)?;
         if !secure {
             return Ok(Box::new(plain));
         }
@@ -113,30 +116,30 @@ impl Connector {
     }
 
     /// A connection to a proxy, on which nothing was said yet.
-    pub(crate) async fn reach_plain_proxy(&self, proxy: &Proxy) -> Result<TcpStream, ClientError> {
-        let Place { host, port, .. } = Place::of(&proxy.uri)?;
+    pub(crate) async fn reach_plain_proxy(&self, proxy: &ProxyAddress) -> Result<TcpStream, ClientError> {
+        let UriTarget { host, port, .. } = UriTarget::of(&proxy.uri)?;
         // Whoever set the proxy chose its address, so a private one is right.
-        dial::dial(host, port, Reach::Anywhere).await.map_err(|error| at_proxy(&error))
+        dial::dial(host, port, AddressScope::Anywhere).await.map_err(|error| at_proxy(&error))
     }
 
     /// Has the proxy connect us to `target`, so that the next byte is the first of a TLS handshake.
     async fn tunnel(
         &self,
-        stream: Box<dyn Stream>,
+        stream: Box<dyn ByteStream>,
         target: &Uri,
         port: u16,
-        proxy: &Proxy,
-    ) -> Result<Box<dyn Stream>, ClientError> {
+        proxy: &ProxyAddress,
+    ) -> Result<Box<dyn ByteStream>, ClientError> {
         Ok(Box::new(TokioIo::new(open_tunnel(stream, target, port, proxy, &self.user_agent).await?)))
     }
 }
 
 /// Has the proxy at the other end of `stream` connect us to `target`.
-pub(crate) async fn open_tunnel<S: Stream + 'static>(
+pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     stream: S,
     target: &Uri,
     port: u16,
-    proxy: &Proxy,
+    proxy: &ProxyAddress,
     user_agent: &HeaderValue,
 ) -> Result<Upgraded, ClientError> {
     let authority = format!("{}:{port}", target.host().unwrap_or_default());
@@ -148,7 +151,7 @@ pub(crate) async fn open_tunnel<S: Stream + 'static>(
         request = request.header(header::PROXY_AUTHORIZATION, authorization);
     }
     let request =
-        request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::unreachable(Layer::Proxy, error.to_string()))?;
+        request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::unreachable(ConnectStage::Proxy, error.to_string()))?;
     let mut http = hyper::client::conn::http1::Builder::new();
     let (mut sender, connection) = http
         .max_buf_size(TUNNEL_HEADERS)
@@ -159,23 +162,23 @@ pub(crate) async fn open_tunnel<S: Stream + 'static>(
     let answer = sender.send_request(request).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
     let status = answer.status();
     if status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-        return Err(ClientError::unreachable(Layer::Proxy, "it wants other credentials (407)"));
+        return Err(ClientError::unreachable(ConnectStage::Proxy, "it wants other credentials (407)"));
     }
     if !status.is_success() {
-        return Err(ClientError::unreachable(Layer::Proxy, format!("it refused the tunnel with {status}")));
+        return Err(ClientError::unreachable(ConnectStage::Proxy, format!("it refused the tunnel with {status}")));
     }
     hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))
 }
 
 /// Where a URI points.
-struct Place<'a> {
+struct UriTarget<'a> {
     /// Without the brackets of an IPv6 address.
     host: &'a str,
     port: u16,
     secure: bool,
 }
 
-impl<'a> Place<'a> {
+impl<'a> UriTarget<'a> {
     fn of(uri: &'a Uri) -> Result<Self, ClientError> {
         let secure = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or_else(|| ClientError::broken("an address without a host"))?;
@@ -186,22 +189,22 @@ impl<'a> Place<'a> {
 
 /// The same failure, but on the way to the proxy.
 fn at_proxy(error: &ClientError) -> ClientError {
-    ClientError::Unreachable { layer: Layer::Proxy, detail: error.to_string().into(), passing: error.is_passing() }
+    ClientError::Unreachable { layer: ConnectStage::Proxy, detail: error.to_string().into(), passing: error.is_passing() }
 }
 
-impl Connection for Link {
+impl Connection for ClientConnection {
     fn connected(&self) -> Connected {
         Connected::new().proxy(self.proxied)
     }
 }
 
-impl Read for Link {
+impl Read for ClientConnection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
-impl Write for Link {
+impl Write for ClientConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }

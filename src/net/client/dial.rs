@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
-use crate::net::client::error::{ClientError, Layer};
+use crate::net::client::error::{ClientError, ConnectStage};
 
 /// How long one address may keep the next one waiting (RFC 8305 says 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -20,14 +20,14 @@ const MOST_ADDRESSES: usize = 8;
 
 /// Where a request may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum AddressScope {
     /// To any address: the host was named by whoever runs this program.
     Anywhere,
     /// To public addresses only: the host was named by a stranger, who must not make us ask our own network.
     Public,
 }
 
-impl Reach {
+impl AddressScope {
     /// Whether `address` lies within.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
@@ -36,7 +36,7 @@ impl Reach {
 }
 
 /// Connects to `host`, a name or an IP address without brackets. The address that is checked is the one that is dialled.
-pub(crate) async fn dial(host: &str, port: u16, reach: Reach) -> Result<TcpStream, ClientError> {
+pub(crate) async fn dial(host: &str, port: u16, reach: AddressScope) -> Result<TcpStream, ClientError> {
     connect(addresses(host, port, reach).await?).await
 }
 
@@ -54,7 +54,7 @@ pub async fn dial_permitted(
     let mut refused = None;
     found.retain(|address| permits(*address).map_err(|why| refused.get_or_insert(why).clone()).is_ok());
     match (found.is_empty(), refused) {
-        (true, Some(why)) => Err(ClientError::unreachable(Layer::Reach, why)),
+        (true, Some(why)) => Err(ClientError::unreachable(ConnectStage::Reach, why)),
         _ => connect(found).await,
     }
 }
@@ -63,7 +63,7 @@ pub async fn dial_permitted(
 /// none here, and nothing can be said.
 ///
 /// # Errors
-/// As [`Layer::Reach`]: one is not permitted.
+/// As [`ConnectStage::Reach`]: one is not permitted.
 pub async fn are_permitted(
     host: &str,
     port: u16,
@@ -71,7 +71,7 @@ pub async fn are_permitted(
 ) -> Result<bool, ClientError> {
     let Ok(found) = resolve(host, port).await else { return Ok(false) };
     match found.into_iter().find_map(|address| permits(address).err()) {
-        Some(why) => Err(ClientError::unreachable(Layer::Reach, why)),
+        Some(why) => Err(ClientError::unreachable(ConnectStage::Reach, why)),
         None => Ok(true),
     }
 }
@@ -144,33 +144,33 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     }
     match first_failure {
         Some((address, error)) => {
-            Err(ClientError::unreachable(layer(&error, Layer::Tcp), format!("{address}: {}", cause(&error))))
+            Err(ClientError::unreachable(layer(&error, ConnectStage::Tcp), format!("{address}: {}", cause(&error))))
         }
-        None => Err(ClientError::unreachable(Layer::Tcp, "no address answered")),
+        None => Err(ClientError::unreachable(ConnectStage::Tcp, "no address answered")),
     }
 }
 
 /// Whether `host` may be asked through an outbound proxy, which resolves names itself and dials what it likes: an address
 /// must lie within `reach`, and so must what we resolve the name to, if we can resolve it.
-pub(crate) async fn check_proxied(host: &str, port: u16, reach: Reach) -> Result<(), ClientError> {
-    if reach == Reach::Anywhere {
+pub(crate) async fn check_proxied(host: &str, port: u16, reach: AddressScope) -> Result<(), ClientError> {
+    if reach == AddressScope::Anywhere {
         return Ok(());
     }
     match addresses(host, port, reach).await {
         // A network that needs a proxy often does not resolve outside names; then the proxy's own rules are what holds.
-        Err(error) if error.layer() == Some(Layer::Dns) => Ok(()),
+        Err(error) if error.layer() == Some(ConnectStage::Dns) => Ok(()),
         other => other.map(drop),
     }
 }
 
 /// The addresses of `host` within `reach`: at least one.
-async fn addresses(host: &str, port: u16, reach: Reach) -> Result<Vec<SocketAddr>, ClientError> {
+async fn addresses(host: &str, port: u16, reach: AddressScope) -> Result<Vec<SocketAddr>, ClientError> {
     let found = resolve(host, port).await?;
     let first = found.first().copied();
     let within: Vec<SocketAddr> = found.into_iter().filter(|address| reach.contains(address.ip())).collect();
     match first {
         Some(first) if within.is_empty() => {
-            Err(ClientError::unreachable(Layer::Reach, format!("`{}` is not a public address", first.ip())))
+            Err(ClientError::unreachable(ConnectStage::Reach, format!("`{}` is not a public address", first.ip())))
         }
         _ => Ok(within),
     }
@@ -209,22 +209,22 @@ async fn look_up(host: &str, asking: impl Future<Output = Result<Vec<IpAddr>, Cl
 
 async fn ask_resolver(host: &str) -> Result<Vec<IpAddr>, ClientError> {
     let answer = tokio::net::lookup_host((host, 0)).await;
-    let answer = answer.map_err(|error| ClientError::unreachable(layer(&error, Layer::Dns), cause(&error)))?;
+    let answer = answer.map_err(|error| ClientError::unreachable(layer(&error, ConnectStage::Dns), cause(&error)))?;
     let found: Vec<IpAddr> = answer.map(|address| address.ip()).take(MOST_ADDRESSES).collect();
     if found.is_empty() {
-        return Err(ClientError::unreachable(Layer::Dns, "the name has no address"));
+        return Err(ClientError::unreachable(ConnectStage::Dns, "the name has no address"));
     }
     Ok(found)
 }
 
 /// `layer`, unless this machine had nothing left to try it with.
-fn layer(error: &io::Error, layer: Layer) -> Layer {
+fn layer(error: &io::Error, layer: ConnectStage) -> ConnectStage {
     #[cfg(unix)]
     {
         use rustix::io::Errno;
         const LACKS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
         if Errno::from_io_error(error).is_some_and(|errno| LACKS.contains(&errno)) {
-            return Layer::Machine;
+            return ConnectStage::Machine;
         }
     }
     #[cfg(not(unix))]
@@ -422,20 +422,20 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
-            assert!(dial(host, port, Reach::Anywhere).await.is_ok(), "{host}");
-            let refused = dial(host, port, Reach::Public).await.unwrap_err();
-            assert_eq!(refused.layer(), Some(Layer::Reach), "{refused}");
-            assert_eq!(check_proxied(host, port, Reach::Public).await.unwrap_err().layer(), Some(Layer::Reach));
+            assert!(dial(host, port, AddressScope::Anywhere).await.is_ok(), "{host}");
+            let refused = dial(host, port, AddressScope::Public).await.unwrap_err();
+            assert_eq!(refused.layer(), Some(ConnectStage::Reach), "{refused}");
+            assert_eq!(check_proxied(host, port, AddressScope::Public).await.unwrap_err().layer(), Some(ConnectStage::Reach));
         }
     }
 
     #[tokio::test]
     async fn a_refused_connection_is_tcps_fault_and_an_unknown_name_is_dnss() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let refused = dial("127.0.0.1", port, Reach::Anywhere).await.unwrap_err();
+        let refused = dial("127.0.0.1", port, AddressScope::Anywhere).await.unwrap_err();
         assert_eq!(refused.to_string(), format!("TCP: 127.0.0.1:{port}: connection refused"));
         // A label of 64 bytes never leaves the machine: the resolver refuses it by itself.
-        let unknown = dial(&format!("{}.invalid", "a".repeat(64)), port, Reach::Anywhere).await.unwrap_err();
-        assert_eq!(unknown.layer(), Some(Layer::Dns), "{unknown}");
+        let unknown = dial(&format!("{}.invalid", "a".repeat(64)), port, AddressScope::Anywhere).await.unwrap_err();
+        assert_eq!(unknown.layer(), Some(ConnectStage::Dns), "{unknown}");
     }
 }

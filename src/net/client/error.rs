@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 
-use crate::net::memory_budget::NoRoom;
+use crate::net::memory_budget::BudgetTimeout;
 
 /// What the other server, or the way to it, did not do. Cheap to clone.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum ClientError {
     #[error("{layer}: {detail}")]
     Unreachable {
         /// Where it ended.
-        layer: Layer,
+        layer: ConnectStage,
         /// Why, in that layer's words.
         detail: Arc<str>,
         /// Whether another attempt could end differently.
@@ -45,12 +45,12 @@ pub enum ClientError {
     },
     /// There is no memory to take the body into.
     #[error(transparent)]
-    NoRoom(#[from] NoRoom),
+    NoRoom(#[from] BudgetTimeout),
 }
 
 /// A layer between us and the other server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
+pub enum ConnectStage {
     /// The name has no address.
     Dns,
     /// Its addresses may not be dialled.
@@ -67,7 +67,7 @@ pub enum Layer {
     Trust,
 }
 
-impl fmt::Display for Layer {
+impl fmt::Display for ConnectStage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Dns => "DNS",
@@ -83,7 +83,7 @@ impl fmt::Display for Layer {
 impl ClientError {
     /// The layer that failed, when there is no connection.
     #[must_use]
-    pub fn layer(&self) -> Option<Layer> {
+    pub fn layer(&self) -> Option<ConnectStage> {
         match self {
             Self::Unreachable { layer, .. } => Some(*layer),
             _ => None,
@@ -104,7 +104,7 @@ impl ClientError {
     /// Whether it says nothing of the other server, which was not asked.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Unreachable { layer: Layer::Reach | Layer::Machine, .. } | Self::NoRoom(_))
+        matches!(self, Self::Unreachable { layer: ConnectStage::Reach | ConnectStage::Machine, .. } | Self::NoRoom(_))
     }
 
     /// Whether another attempt could end differently. Deadlines are not tried again: they were the patience there is.
@@ -116,11 +116,15 @@ impl ClientError {
         }
     }
 
-    pub(crate) fn unreachable(layer: Layer, detail: impl Into<Arc<str>>) -> Self {
-        Self::Unreachable { layer, detail: detail.into(), passing: matches!(layer, Layer::Dns | Layer::Tcp | Layer::Machine) }
+    pub(crate) fn unreachable(layer: ConnectStage, detail: impl Into<Arc<str>>) -> Self {
+        Self::Unreachable {
+            layer,
+            detail: detail.into(),
+            passing: matches!(layer, ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine),
+        }
     }
 
-    pub(crate) fn too_slow(layer: Layer, after: Duration) -> Self {
+    pub(crate) fn too_slow(layer: ConnectStage, after: Duration) -> Self {
         let detail = format!("no connection within {} s", after.as_secs_f32());
         Self::Unreachable { layer, detail: detail.into(), passing: false }
     }
@@ -136,25 +140,26 @@ impl ClientError {
     /// What a TLS handshake said: rustls hides its own error inside an I/O error.
     pub(crate) fn of_handshake(error: &io::Error) -> Self {
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            return Self::unreachable(Layer::Tls, format!("the connection ended during the handshake: {}", error.kind()));
+            return Self::unreachable(ConnectStage::Tls, format!("the connection ended during the handshake: {}", error.kind()));
         };
         let rustls::Error::InvalidCertificate(certificate) = tls else {
-            return Self::unreachable(Layer::Tls, tls.to_string());
+            return Self::unreachable(ConnectStage::Tls, tls.to_string());
         };
         match certificate {
-            CertificateError::UnknownIssuer => {
-                Self::unreachable(Layer::Trust, "the certificate was issued by an authority that this machine does not trust")
-            }
+            CertificateError::UnknownIssuer => Self::unreachable(
+                ConnectStage::Trust,
+                "the certificate was issued by an authority that this machine does not trust",
+            ),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                Self::unreachable(Layer::Tls, "the certificate has expired")
+                Self::unreachable(ConnectStage::Tls, "the certificate has expired")
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Self::unreachable(Layer::Tls, "the certificate is not valid yet")
+                Self::unreachable(ConnectStage::Tls, "the certificate is not valid yet")
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Self::unreachable(Layer::Tls, "the certificate is for another name")
+                Self::unreachable(ConnectStage::Tls, "the certificate is for another name")
             }
-            other => Self::unreachable(Layer::Tls, format!("the certificate is not valid: {other}")),
+            other => Self::unreachable(ConnectStage::Tls, format!("the certificate is not valid: {other}")),
         }
     }
 

@@ -25,9 +25,9 @@ use url::Url;
 use crate::net::client::body::BodyStream;
 use crate::net::client::connector::Connector;
 use crate::net::client::deadlines::Deadlines;
-use crate::net::client::dial::Reach;
-use crate::net::client::error::{ClientError, Layer};
-use crate::net::client::proxy_settings::Proxies;
+use crate::net::client::dial::AddressScope;
+use crate::net::client::error::{ClientError, ConnectStage};
+use crate::net::client::proxy_settings::ProxySettings;
 
 /// The most that an answer's head may weigh, in bytes, and the most header lines in it.
 const HEAD_BYTES: usize = 128 << 10;
@@ -55,7 +55,7 @@ pub(crate) fn via() -> HeaderValue {
 
 /// Whom a client trusts.
 #[derive(Debug, Clone)]
-pub struct Trust {
+pub struct TlsTrust {
     /// TLS 1.2 or 1.3, offering `http/1.1`.
     pub client: Arc<rustls::ClientConfig>,
     /// How many roots it trusts: 0 on a machine without any, where every handshake would fail.
@@ -66,11 +66,11 @@ pub struct Trust {
 
 /// What a client is made of.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ClientConfig {
     /// How long things may take.
     pub deadlines: Deadlines,
     /// Outbound proxies.
-    pub proxies: Proxies,
+    pub proxies: ProxySettings,
     /// Whom to trust, offering `http/1.1` only.
     pub tls: Arc<rustls::ClientConfig>,
     /// Sent with every request that brings none.
@@ -79,11 +79,11 @@ pub struct Settings {
 
 /// The client; clones share its pool.
 #[derive(Clone)]
-pub struct Client {
+pub struct HttpClient {
     /// One pool a reach: a connection made for one must never serve the other.
     anywhere: Pool,
     public: Pool,
-    proxies: Proxies,
+    proxies: ProxySettings,
     deadlines: Deadlines,
     user_agent: HeaderValue,
 }
@@ -92,7 +92,7 @@ type Pool = legacy::Client<Connector, Full<Bytes>>;
 
 /// One request.
 #[derive(Clone)]
-pub struct Outgoing {
+pub struct ClientRequest {
     /// The method. Only GET and HEAD are ever tried again.
     pub method: Method,
     /// An absolute `http` or `https` URL. Credentials in it are not sent.
@@ -102,12 +102,12 @@ pub struct Outgoing {
     /// The whole body.
     pub body: Bytes,
     /// Where it may go.
-    pub reach: Reach,
+    pub reach: AddressScope,
 }
 
 /// The head of an answer, and its body on its way.
 #[derive(Debug)]
-pub struct Response {
+pub struct ClientResponse {
     /// The status, whatever it is.
     pub status: StatusCode,
     /// The reason phrase, if it is not the usual one and can be read.
@@ -118,10 +118,10 @@ pub struct Response {
     pub body: BodyStream,
 }
 
-impl Client {
+impl HttpClient {
     /// A client of `settings`. Connects to nothing.
     #[must_use]
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &ClientConfig) -> Self {
         let pool = |reach| {
             let connector = Connector {
                 reach,
@@ -139,8 +139,8 @@ impl Client {
                 .build(connector)
         };
         Self {
-            anywhere: pool(Reach::Anywhere),
-            public: pool(Reach::Public),
+            anywhere: pool(AddressScope::Anywhere),
+            public: pool(AddressScope::Public),
             proxies: settings.proxies.clone(),
             deadlines: settings.deadlines,
             user_agent: settings.user_agent.clone(),
@@ -152,15 +152,15 @@ impl Client {
     ///
     /// # Errors
     /// When there is no connection, no answer in time, or no HTTP in the answer.
-    pub async fn send(&self, request: &Outgoing) -> Result<Response, ClientError> {
+    pub async fn send(&self, request: &ClientRequest) -> Result<ClientResponse, ClientError> {
         self.send_noting(request, &|| {}).await
     }
 
-    /// Like [`Client::send`]; `heard` is called whenever the head of an answer came, before its body does.
+    /// Like [`HttpClient::send`]; `heard` is called whenever the head of an answer came, before its body does.
     ///
     /// # Errors
-    /// As [`Client::send`].
-    pub async fn send_noting(&self, request: &Outgoing, heard: &(dyn Fn() + Sync)) -> Result<Response, ClientError> {
+    /// As [`HttpClient::send`].
+    pub async fn send_noting(&self, request: &ClientRequest, heard: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
         let retries = if matches!(request.method, Method::GET | Method::HEAD) { RETRIES } else { 0 };
         let mut attempt = 0;
         loop {
@@ -174,10 +174,10 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, request: &Outgoing, heard: &(dyn Fn() + Sync)) -> Result<Response, ClientError> {
+    async fn attempt(&self, request: &ClientRequest, heard: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
         let pool = match request.reach {
-            Reach::Anywhere => &self.anywhere,
-            Reach::Public => &self.public,
+            AddressScope::Anywhere => &self.anywhere,
+            AddressScope::Public => &self.public,
         };
         let mut request = self.prepare(request)?;
         let absolute = request.uri().scheme_str() == Some("http") && self.proxies.of(request.uri()).is_some();
@@ -190,13 +190,13 @@ impl Client {
         let answer = answer.map_err(|error| ClientError::of_exchange(&error))?;
         heard();
         if absolute && answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return Err(ClientError::unreachable(Layer::Proxy, "it wants other credentials (407)"));
+            return Err(ClientError::unreachable(ConnectStage::Proxy, "it wants other credentials (407)"));
         }
         let (head, incoming) = answer.into_parts();
         let reason = head.extensions.get::<hyper::ext::ReasonPhrase>();
         let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).map(str::to_owned);
         let body = BodyStream::begin(incoming, self.deadlines).await?;
-        Ok(Response { status: head.status, reason, headers: head.headers, body })
+        Ok(ClientResponse { status: head.status, reason, headers: head.headers, body })
     }
 
     /// Ends when the headers had their time. It runs from when there is a connection, which has a deadline of its own.
@@ -206,7 +206,7 @@ impl Client {
         ClientError::TimedOut { after: self.deadlines.headers }
     }
 
-    fn prepare(&self, request: &Outgoing) -> Result<Request<Full<Bytes>>, ClientError> {
+    fn prepare(&self, request: &ClientRequest) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut url = request.url.clone();
         // Neither can fail for a URL that has a host, and one that has none does not parse below.
         let _ = url.set_username("");
@@ -228,7 +228,7 @@ impl Client {
     }
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for HttpClient {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Client").field("proxies", &self.proxies).field("deadlines", &self.deadlines).finish_non_exhaustive()
     }
@@ -251,43 +251,47 @@ pub fn dice() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::testing::{Act, Heard, Identity, Server, answer};
+    use crate::net::testing::{ReceivedRequest, ScriptedServer, ServerAction, TestIdentity, answer};
 
-    fn client(tls: Arc<rustls::ClientConfig>, proxies: Proxies) -> Client {
+    fn client(tls: Arc<rustls::ClientConfig>, proxies: ProxySettings) -> HttpClient {
         within(Deadlines::default(), tls, proxies)
     }
 
-    fn within(deadlines: Deadlines, tls: Arc<rustls::ClientConfig>, proxies: Proxies) -> Client {
-        Client::new(&Settings { deadlines, proxies, tls, user_agent: HeaderValue::from_static("trial/1") })
+    fn within(deadlines: Deadlines, tls: Arc<rustls::ClientConfig>, proxies: ProxySettings) -> HttpClient {
+        HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent: HeaderValue::from_static("trial/1") })
     }
 
-    fn plain() -> Client {
-        client(Identity::nobody(), Proxies::none())
+    fn plain() -> HttpClient {
+        client(TestIdentity::nobody(), ProxySettings::none())
     }
 
-    fn hasty() -> Client {
-        within(Deadlines::hasty(), Identity::nobody(), Proxies::none())
+    fn hasty() -> HttpClient {
+        within(Deadlines::hasty(), TestIdentity::nobody(), ProxySettings::none())
     }
 
-    fn get(url: &str) -> Outgoing {
+    fn get(url: &str) -> ClientRequest {
         let url = Url::parse(url).unwrap();
-        Outgoing { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: Reach::Anywhere }
+        ClientRequest { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: AddressScope::Anywhere }
     }
 
-    async fn body(client: &Client, url: &str) -> Result<String, ClientError> {
+    async fn body(client: &HttpClient, url: &str) -> Result<String, ClientError> {
         let bytes = client.send(&get(url)).await?.body.collect(1 << 20).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    async fn failure(client: &Client, script: impl Fn(&Heard, usize) -> Act + Send + Sync + 'static) -> (String, usize) {
-        let server = Server::plain(script).await;
+    async fn failure(
+        client: &HttpClient,
+        script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static,
+    ) -> (String, usize) {
+        let server = ScriptedServer::plain(script).await;
         let error = body(client, &server.url()).await.unwrap_err();
         (error.to_string(), server.heard().len())
     }
 
     #[tokio::test]
     async fn one_connection_serves_request_after_request() {
-        let server = Server::plain(|_, before| Act::Say(answer("200 OK", &[], before.to_string().as_bytes()))).await;
+        let server =
+            ScriptedServer::plain(|_, before| ServerAction::Say(answer("200 OK", &[], before.to_string().as_bytes()))).await;
         let client = plain();
         let url = format!("http://user:secret@{}/a?b=c#d", server.address);
         assert_eq!(body(&client, &url).await.unwrap(), "0");
@@ -300,13 +304,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_before_the_body_is_tried_again_and_for_a_write_it_is_not() {
-        let server =
-            Server::plain(|_, before| if before < 2 { Act::Reset } else { Act::Say(answer("200 OK", &[], b"there")) }).await;
+        let server = ScriptedServer::plain(|_, before| {
+            if before < 2 { ServerAction::Reset } else { ServerAction::Say(answer("200 OK", &[], b"there")) }
+        })
+        .await;
         assert_eq!(body(&plain(), &server.url()).await.unwrap(), "there");
         assert_eq!(server.heard().len(), 3);
 
-        let server = Server::plain(|_, _| Act::Reset).await;
-        let write = Outgoing { method: Method::PUT, body: Bytes::from_static(b"{}"), ..get(&server.url()) };
+        let server = ScriptedServer::plain(|_, _| ServerAction::Reset).await;
+        let write = ClientRequest { method: Method::PUT, body: Bytes::from_static(b"{}"), ..get(&server.url()) };
         assert!(matches!(plain().send(&write).await.unwrap_err(), ClientError::Broken { lost: true, .. }));
         assert_eq!((server.heard().len(), server.heard()[0].body.as_slice()), (1, b"{}".as_slice()));
     }
@@ -314,22 +320,22 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_before_its_first_byte_is_tried_again_and_later_it_is_not() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
-        let (error, asked) = failure(&plain(), move |_, _| Act::Close(head.to_vec())).await;
+        let (error, asked) = failure(&plain(), move |_, _| ServerAction::Close(head.to_vec())).await;
         assert_eq!((error.as_str(), asked), ("the connection ended before the answer was complete", 3));
         let part = [head.as_slice(), b"th"].concat();
-        let (error, asked) = failure(&plain(), move |_, _| Act::Close(part.clone())).await;
+        let (error, asked) = failure(&plain(), move |_, _| ServerAction::Close(part.clone())).await;
         assert_eq!((error.as_str(), asked), ("the connection ended before the answer was complete", 1));
     }
 
     #[tokio::test]
     async fn a_chunked_body_that_ends_early_is_broken() {
         let part = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nth\r\n".to_vec();
-        assert_eq!(failure(&plain(), move |_, _| Act::Close(part.clone())).await.1, 1);
+        assert_eq!(failure(&plain(), move |_, _| ServerAction::Close(part.clone())).await.1, 1);
     }
 
     #[tokio::test]
     async fn what_is_not_http_is_broken_and_not_tried_again() {
-        let (error, asked) = failure(&plain(), |_, _| Act::Close(b"220 mail.example ESMTP\r\n\r\n".to_vec())).await;
+        let (error, asked) = failure(&plain(), |_, _| ServerAction::Close(b"220 mail.example ESMTP\r\n\r\n".to_vec())).await;
         assert!(error.starts_with("not HTTP: "), "{error}");
         assert_eq!(asked, 1);
     }
@@ -338,16 +344,16 @@ mod tests {
     async fn headers_without_end_are_cut_off() {
         let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
         endless.extend(std::iter::repeat_n(b"x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".as_slice(), 6_000).flatten());
-        let (error, asked) = failure(&plain(), move |_, _| Act::Hang(endless.clone())).await;
+        let (error, asked) = failure(&plain(), move |_, _| ServerAction::Hang(endless.clone())).await;
         assert_eq!((error.as_str(), asked), ("the headers are larger than is taken", 1));
     }
 
     #[tokio::test]
     async fn silence_before_the_headers_and_within_the_body_ends_in_time() {
-        let (error, asked) = failure(&hasty(), |_, _| Act::Hang(Vec::new())).await;
+        let (error, asked) = failure(&hasty(), |_, _| ServerAction::Hang(Vec::new())).await;
         assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
         let part = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nth";
-        let (error, asked) = failure(&hasty(), |_, _| Act::Hang(part.to_vec())).await;
+        let (error, asked) = failure(&hasty(), |_, _| ServerAction::Hang(part.to_vec())).await;
         assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
     }
 
@@ -355,23 +361,24 @@ mod tests {
     async fn a_drip_is_no_sign_of_life() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n";
         let (error, asked) =
-            failure(&hasty(), |_, _| Act::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
+            failure(&hasty(), |_, _| ServerAction::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
         assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
     }
 
     #[tokio::test]
     async fn a_lively_body_ends_in_time_too() {
         let head = b"HTTP/1.1 200 OK\r\n\r\n";
-        let lively = |_: &Heard, _: usize| Act::Flood(head.to_vec(), vec![b'x'; 1_000], Duration::from_millis(20));
+        let lively =
+            |_: &ReceivedRequest, _: usize| ServerAction::Flood(head.to_vec(), vec![b'x'; 1_000], Duration::from_millis(20));
         assert_eq!(failure(&hasty(), lively).await, ("no answer within 0.6 s".to_owned(), 1));
     }
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_with_and_without_a_length() {
         let head = "HTTP/1.1 200 OK\r\n\r\n";
-        let server = Server::plain(move |heard, _| match heard.line() {
-            "GET /said HTTP/1.1" => Act::Say(answer("200 OK", &[], &[b'x'; 100])),
-            _ => Act::Close([head.as_bytes(), &[b'x'; 100]].concat()),
+        let server = ScriptedServer::plain(move |heard, _| match heard.line() {
+            "GET /said HTTP/1.1" => ServerAction::Say(answer("200 OK", &[], &[b'x'; 100])),
+            _ => ServerAction::Close([head.as_bytes(), &[b'x'; 100]].concat()),
         })
         .await;
         for path in ["said", "unsaid"] {
@@ -384,40 +391,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_has_to_be_trusted_in_time_and_for_the_name() {
-        let say = |_: &Heard, _: usize| Act::Say(answer("200 OK", &[], b"safe"));
-        let identity = Identity::of("localhost");
-        let server = Server::secure(&identity, say).await;
+        let say = |_: &ReceivedRequest, _: usize| ServerAction::Say(answer("200 OK", &[], b"safe"));
+        let identity = TestIdentity::of("localhost");
+        let server = ScriptedServer::secure(&identity, say).await;
         let url = |host: &str| format!("https://{host}:{}/", server.address.port());
-        assert_eq!(body(&client(identity.trusted(), Proxies::none()), &url("localhost")).await.unwrap(), "safe");
+        assert_eq!(body(&client(identity.trusted(), ProxySettings::none()), &url("localhost")).await.unwrap(), "safe");
         let unknown = body(&plain(), &url("localhost")).await.unwrap_err();
-        assert_eq!(unknown.layer(), Some(Layer::Trust));
+        assert_eq!(unknown.layer(), Some(ConnectStage::Trust));
         assert_eq!(unknown.to_string(), "TLS: the certificate was issued by an authority that this machine does not trust");
-        let other = body(&client(identity.trusted(), Proxies::none()), &url("127.0.0.1")).await.unwrap_err();
+        let other = body(&client(identity.trusted(), ProxySettings::none()), &url("127.0.0.1")).await.unwrap_err();
         assert_eq!(other.to_string(), "TLS: the certificate is for another name");
-        let old = Identity::until("localhost", 2002);
-        let server = Server::secure(&old, say).await;
-        let expired = body(&client(old.trusted(), Proxies::none()), &format!("https://localhost:{}/", server.address.port()))
-            .await
-            .unwrap_err();
+        let old = TestIdentity::until("localhost", 2002);
+        let server = ScriptedServer::secure(&old, say).await;
+        let expired =
+            body(&client(old.trusted(), ProxySettings::none()), &format!("https://localhost:{}/", server.address.port()))
+                .await
+                .unwrap_err();
         assert_eq!(expired.to_string(), "TLS: the certificate has expired");
     }
 
     #[tokio::test]
     async fn a_server_that_speaks_no_tls_is_named_so() {
-        let server = Server::plain(|_, _| Act::Close(Vec::new())).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Close(Vec::new())).await;
         // A plain server waits for the end of a head that never comes, so it is the deadline that ends this.
         let error = body(&hasty(), &format!("https://{}/", server.address)).await.unwrap_err();
-        assert_eq!(error.layer(), Some(Layer::Tls), "{error}");
+        assert_eq!(error.layer(), Some(ConnectStage::Tls), "{error}");
     }
 
     #[tokio::test]
     async fn https_goes_through_the_proxys_tunnel_with_its_credentials() {
-        let identity = Identity::of("registry.example");
-        let server = Server::secure(&identity, |_, _| Act::Say(answer("200 OK", &[], b"far"))).await;
+        let identity = TestIdentity::of("registry.example");
+        let server = ScriptedServer::secure(&identity, |_, _| ServerAction::Say(answer("200 OK", &[], b"far"))).await;
         let target = server.address;
-        let proxy = Server::plain(move |_, _| Act::Tunnel(target)).await;
+        let proxy = ScriptedServer::plain(move |_, _| ServerAction::Tunnel(target)).await;
         let address = format!("http://user:p%40ss@{}", proxy.address);
-        let proxies = Proxies::new(Some(("HTTPS_PROXY", &address)), None, None).unwrap();
+        let proxies = ProxySettings::new(Some(("HTTPS_PROXY", &address)), None, None).unwrap();
         let client = client(identity.trusted(), proxies);
         assert_eq!(body(&client, "https://registry.example/x").await.unwrap(), "far");
         assert_eq!(body(&client, "https://registry.example/y").await.unwrap(), "far");
@@ -429,17 +437,17 @@ mod tests {
 
     #[tokio::test]
     async fn http_goes_to_the_proxy_in_absolute_form() {
-        let proxy = Server::plain(|heard, _| match heard.header("proxy-authorization") {
-            Some("Basic dXNlcjpw") => Act::Say(answer("200 OK", &[], b"far")),
-            _ => Act::Say(answer("407 Proxy Authentication Required", &[], b"")),
+        let proxy = ScriptedServer::plain(|heard, _| match heard.header("proxy-authorization") {
+            Some("Basic dXNlcjpw") => ServerAction::Say(answer("200 OK", &[], b"far")),
+            _ => ServerAction::Say(answer("407 Proxy Authentication Required", &[], b"")),
         })
         .await;
         for (user, expected) in
             [("user:p@", Ok("far".to_owned())), ("", Err("outbound proxy: it wants other credentials (407)".to_owned()))]
         {
             let address = format!("http://{user}{}", proxy.address);
-            let proxies = Proxies::new(None, Some(("HTTP_PROXY", &address)), Some("direct.example")).unwrap();
-            let got = body(&client(Identity::nobody(), proxies), "http://registry.example:8080/x").await;
+            let proxies = ProxySettings::new(None, Some(("HTTP_PROXY", &address)), Some("direct.example")).unwrap();
+            let got = body(&client(TestIdentity::nobody(), proxies), "http://registry.example:8080/x").await;
             assert_eq!(got.map_err(|error| error.to_string()), expected);
         }
         assert_eq!(proxy.heard()[0].line(), "GET http://registry.example:8080/x HTTP/1.1");
@@ -452,10 +460,10 @@ mod tests {
             ("407 Nope", "outbound proxy: it wants other credentials (407)"),
             ("403 Forbidden", "outbound proxy: it refused the tunnel with 403 Forbidden"),
         ] {
-            let proxy = Server::plain(move |_, _| Act::Say(answer(status, &[], b""))).await;
+            let proxy = ScriptedServer::plain(move |_, _| ServerAction::Say(answer(status, &[], b""))).await;
             let address = format!("http://{}", proxy.address);
-            let proxies = Proxies::new(Some(("HTTPS_PROXY", &address)), None, None).unwrap();
-            let error = body(&client(Identity::nobody(), proxies), "https://registry.example/").await.unwrap_err();
+            let proxies = ProxySettings::new(Some(("HTTPS_PROXY", &address)), None, None).unwrap();
+            let error = body(&client(TestIdentity::nobody(), proxies), "https://registry.example/").await.unwrap_err();
             assert_eq!(error.to_string(), expected);
             assert_eq!(proxy.heard().len(), 1);
         }
@@ -463,22 +471,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_proxy_is_no_way_around_public_addresses_only() {
-        let proxy = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"inside"))).await;
+        let proxy = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"inside"))).await;
         let address = format!("http://{}", proxy.address);
-        let proxies = Proxies::new(None, Some(("HTTP_PROXY", &address)), None).unwrap();
-        let inside = Outgoing { reach: Reach::Public, ..get("http://169.254.169.254/latest") };
-        let error = client(Identity::nobody(), proxies).send(&inside).await.unwrap_err();
+        let proxies = ProxySettings::new(None, Some(("HTTP_PROXY", &address)), None).unwrap();
+        let inside = ClientRequest { reach: AddressScope::Public, ..get("http://169.254.169.254/latest") };
+        let error = client(TestIdentity::nobody(), proxies).send(&inside).await.unwrap_err();
         assert_eq!(error.to_string(), "address: `169.254.169.254` is not a public address");
         assert!(proxy.heard().is_empty());
     }
 
     #[tokio::test]
     async fn a_connection_made_for_the_operator_never_serves_a_stranger() {
-        let server = Server::plain(|_, _| Act::Say(answer("200 OK", &[], b"there"))).await;
+        let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"there"))).await;
         let client = plain();
         assert_eq!(body(&client, &server.url()).await.unwrap(), "there");
-        let stranger = Outgoing { reach: Reach::Public, ..get(&server.url()) };
-        assert_eq!(client.send(&stranger).await.unwrap_err().layer(), Some(Layer::Reach));
+        let stranger = ClientRequest { reach: AddressScope::Public, ..get(&server.url()) };
+        assert_eq!(client.send(&stranger).await.unwrap_err().layer(), Some(ConnectStage::Reach));
         assert_eq!(server.heard().len(), 1);
     }
 }

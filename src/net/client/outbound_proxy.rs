@@ -9,52 +9,52 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::net::client::Settings;
-use crate::net::client::connector::{Connector, Stream, open_tunnel};
-use crate::net::client::dial::Reach;
-use crate::net::client::error::{ClientError, Layer};
-use crate::net::client::proxy_settings::Proxy;
+use crate::net::client::ClientConfig;
+use crate::net::client::connector::{ByteStream, Connector, open_tunnel};
+use crate::net::client::dial::AddressScope;
+use crate::net::client::error::{ClientError, ConnectStage};
+use crate::net::client::proxy_settings::ProxyAddress;
 
 /// Who connects for us, to whom.
 #[derive(Clone)]
-pub struct Parent(Option<Connector>);
+pub struct OutboundProxy(Option<Connector>);
 
 /// A proxy before one place.
-pub struct Before<'a> {
+pub struct ProxiedTarget<'a> {
     connector: &'a Connector,
-    proxy: Proxy,
+    proxy: ProxyAddress,
     target: Uri,
     port: u16,
 }
 
 /// The far end of a tunnel.
-pub struct Far {
-    pub(crate) stream: FarStream,
+pub struct TunnelStream {
+    pub(crate) stream: TunnelIo,
     /// What it said before it was asked.
     pub(crate) early: Bytes,
 }
 
 /// What leads there.
-pub(crate) enum FarStream {
+pub(crate) enum TunnelIo {
     Plain(TcpStream),
     /// The proxy itself is spoken to in TLS.
-    Secured(Box<dyn Stream>),
+    Secured(Box<dyn ByteStream>),
 }
 
 /// A connection to a proxy that passes requests in absolute form on.
-pub struct Relayed {
-    pub(crate) stream: Box<dyn Stream>,
+pub struct ProxyConnection {
+    pub(crate) stream: Box<dyn ByteStream>,
     /// What it knows us by.
     pub authorization: Option<HeaderValue>,
 }
 
-impl From<TcpStream> for Far {
+impl From<TcpStream> for TunnelStream {
     fn from(stream: TcpStream) -> Self {
-        Self { stream: FarStream::Plain(stream), early: Bytes::new() }
+        Self { stream: TunnelIo::Plain(stream), early: Bytes::new() }
     }
 }
 
-impl Relayed {
+impl ProxyConnection {
     /// The connection, as HTTP is spoken over it.
     #[must_use]
     pub fn into_io(self) -> impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static {
@@ -62,7 +62,7 @@ impl Relayed {
     }
 }
 
-impl Parent {
+impl OutboundProxy {
     /// Nobody: everything is connected to directly.
     #[must_use]
     pub fn none() -> Self {
@@ -71,9 +71,9 @@ impl Parent {
 
     /// As `settings` name proxies, whom they trust, and how long they wait.
     #[must_use]
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &ClientConfig) -> Self {
         let connector = || Connector {
-            reach: Reach::Anywhere,
+            reach: AddressScope::Anywhere,
             proxies: settings.proxies.clone(),
             tls: Arc::clone(&settings.tls),
             user_agent: settings.user_agent.clone(),
@@ -90,22 +90,22 @@ impl Parent {
 
     /// Who stands before `host`, a name or an address without brackets; `None` where it is connected to directly.
     #[must_use]
-    pub fn before(&self, host: &str, port: u16) -> Option<Before<'_>> {
+    pub fn before(&self, host: &str, port: u16) -> Option<ProxiedTarget<'_>> {
         let connector = self.0.as_ref()?;
         let scheme = if port == 80 { "http" } else { "https" };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let target: Uri = format!("{scheme}://{host}:{port}/").parse().ok()?;
         let proxy = connector.proxies.of(&target)?;
-        Some(Before { connector, proxy, target, port })
+        Some(ProxiedTarget { connector, proxy, target, port })
     }
 }
 
-impl Before<'_> {
+impl ProxiedTarget<'_> {
     /// A tunnel to the place.
     ///
     /// # Errors
     /// When the proxy cannot be reached or refuses.
-    pub async fn tunnel(&self) -> Result<Far, ClientError> {
+    pub async fn tunnel(&self) -> Result<TunnelStream, ClientError> {
         self.in_time(self.open()).await
     }
 
@@ -113,22 +113,22 @@ impl Before<'_> {
     ///
     /// # Errors
     /// When the proxy cannot be reached.
-    pub async fn relayed(self) -> Result<Relayed, ClientError> {
+    pub async fn relayed(self) -> Result<ProxyConnection, ClientError> {
         let stream = self.in_time(self.connector.reach_proxy(&self.proxy)).await?;
-        Ok(Relayed { stream, authorization: self.proxy.authorization })
+        Ok(ProxyConnection { stream, authorization: self.proxy.authorization })
     }
 
-    async fn open(&self) -> Result<Far, ClientError> {
+    async fn open(&self) -> Result<TunnelStream, ClientError> {
         if self.proxy.uri.scheme_str() == Some("https") {
             let (stream, early) = self.ask(self.connector.reach_proxy(&self.proxy).await?).await?;
-            return Ok(Far { stream: FarStream::Secured(stream), early });
+            return Ok(TunnelStream { stream: TunnelIo::Secured(stream), early });
         }
         let (stream, early) = self.ask(self.connector.reach_plain_proxy(&self.proxy).await?).await?;
-        Ok(Far { stream: FarStream::Plain(stream), early })
+        Ok(TunnelStream { stream: TunnelIo::Plain(stream), early })
     }
 
     /// Has the proxy connect us; what it read too far comes along.
-    async fn ask<S: Stream + 'static>(&self, stream: S) -> Result<(S, Bytes), ClientError> {
+    async fn ask<S: ByteStream + 'static>(&self, stream: S) -> Result<(S, Bytes), ClientError> {
         let upgraded = open_tunnel(stream, &self.target, self.port, &self.proxy, &self.connector.user_agent).await?;
         // It is what was handed over a moment ago.
         let parts = upgraded.downcast::<TokioIo<S>>().map_err(|_| ClientError::broken("another connection than was opened"))?;
@@ -137,11 +137,11 @@ impl Before<'_> {
 
     async fn in_time<T>(&self, step: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         let patience = self.connector.deadline;
-        timeout(patience, step).await.unwrap_or_else(|_| Err(ClientError::too_slow(Layer::Proxy, patience)))
+        timeout(patience, step).await.unwrap_or_else(|_| Err(ClientError::too_slow(ConnectStage::Proxy, patience)))
     }
 }
 
-impl std::fmt::Debug for Parent {
+impl std::fmt::Debug for OutboundProxy {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Parent").field("is_none", &self.is_none()).finish_non_exhaustive()
     }

@@ -12,10 +12,10 @@ use hyper_util::client::proxy::matcher::Matcher;
 ///
 /// Loopback is never proxied: on the far side of a proxy it would be another machine.
 #[derive(Clone, Default)]
-pub struct Proxies(Option<Arc<Matcher>>);
+pub struct ProxySettings(Option<Arc<Matcher>>);
 
 /// One proxy, for one request.
-pub(crate) struct Proxy {
+pub(crate) struct ProxyAddress {
     /// `http://host:port/` or `https://host:port/`.
     pub(crate) uri: Uri,
     /// Its `Proxy-Authorization`, if its address held credentials.
@@ -24,7 +24,7 @@ pub(crate) struct Proxy {
 
 /// What is wrong with a proxy setting. Never holds the value: that may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProxyError {
+pub enum ProxySettingError {
     /// Neither a URL nor `host:port`.
     #[error("the value of `{setting}` is not the address of a proxy")]
     Address {
@@ -42,9 +42,9 @@ pub enum ProxyError {
 }
 
 /// A setting and where it came from: its variable, or its key.
-type Named<'a> = Option<(&'a str, &'a str)>;
+type NamedValue<'a> = Option<(&'a str, &'a str)>;
 
-impl Proxies {
+impl ProxySettings {
     /// No proxy at all.
     #[must_use]
     pub fn none() -> Self {
@@ -61,7 +61,7 @@ impl Proxies {
     ///
     /// # Errors
     /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
-    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxySettingError> {
         let read = |upper: &str| {
             let lower = upper.to_lowercase();
             let found = variable(upper).filter(|value| !value.trim().is_empty()).map(|value| (upper.to_owned(), value));
@@ -80,30 +80,30 @@ impl Proxies {
     ///
     /// # Errors
     /// When a value is not an HTTP proxy.
-    pub fn new(https: Named<'_>, http: Named<'_>, direct: Option<&str>) -> Result<Self, ProxyError> {
+    pub fn new(https: NamedValue<'_>, http: NamedValue<'_>, direct: Option<&str>) -> Result<Self, ProxySettingError> {
         if https.is_none() && http.is_none() {
             return Ok(Self::none());
         }
         for (setting, value) in [https, http].into_iter().flatten() {
             check(setting, value.trim())?;
         }
-        let text = |named: Named<'_>| named.map_or("", |(_, value)| value.trim()).to_owned();
+        let text = |named: NamedValue<'_>| named.map_or("", |(_, value)| value.trim()).to_owned();
         let matcher = Matcher::builder().https(text(https)).http(text(http)).no(direct.unwrap_or_default().to_owned()).build();
         Ok(Self(Some(Arc::new(matcher))))
     }
 
     /// The proxy of a request to `target`, if it has one.
-    pub(crate) fn of(&self, target: &Uri) -> Option<Proxy> {
+    pub(crate) fn of(&self, target: &Uri) -> Option<ProxyAddress> {
         let matcher = self.0.as_deref()?;
         if target.host().is_none_or(is_loopback) {
             return None;
         }
         let found = matcher.intercept(target)?;
-        Some(Proxy { uri: found.uri().clone(), authorization: found.basic_auth().cloned() })
+        Some(ProxyAddress { uri: found.uri().clone(), authorization: found.basic_auth().cloned() })
     }
 }
 
-impl fmt::Debug for Proxies {
+impl fmt::Debug for ProxySettings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_deref() {
             None => out.write_str("none"),
@@ -112,20 +112,20 @@ impl fmt::Debug for Proxies {
     }
 }
 
-fn borrow(named: Option<&(String, String)>) -> Named<'_> {
+fn borrow(named: Option<&(String, String)>) -> NamedValue<'_> {
     named.map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 /// The matcher drops what it does not understand; whoever set it meant something.
-fn check(setting: &str, value: &str) -> Result<(), ProxyError> {
+fn check(setting: &str, value: &str) -> Result<(), ProxySettingError> {
     let matcher = Matcher::builder().all(value.to_owned()).build();
     let probe = Uri::from_static("https://registry.example/");
     let Some(found) = matcher.intercept(&probe) else {
-        return Err(ProxyError::Address { setting: setting.to_owned() });
+        return Err(ProxySettingError::Address { setting: setting.to_owned() });
     };
     match found.uri().scheme_str() {
         Some("http" | "https") => Ok(()),
-        other => Err(ProxyError::Scheme { setting: setting.to_owned(), scheme: other.unwrap_or_default().to_owned() }),
+        other => Err(ProxySettingError::Scheme { setting: setting.to_owned(), scheme: other.unwrap_or_default().to_owned() }),
     }
 }
 
@@ -138,11 +138,11 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn proxies(variables: &[(&str, &str)]) -> Result<Proxies, ProxyError> {
-        Proxies::from_variables(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    fn proxies(variables: &[(&str, &str)]) -> Result<ProxySettings, ProxySettingError> {
+        ProxySettings::from_variables(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
     }
 
-    fn through(proxies: &Proxies, target: &'static str) -> Option<String> {
+    fn through(proxies: &ProxySettings, target: &'static str) -> Option<String> {
         proxies.of(&Uri::from_static(target)).map(|proxy| proxy.uri.to_string())
     }
 

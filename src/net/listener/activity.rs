@@ -14,7 +14,7 @@ const BUSY: u64 = u64::MAX;
 
 /// What the socket and the service of one connection tell each other. Both run in one task, so no order is needed.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct ConnectionActivity {
     /// A head was read since the socket last looked.
     asked: AtomicBool,
     /// A request's body is still to come.
@@ -31,7 +31,7 @@ pub(crate) struct Turn {
     progress: AtomicU64,
 }
 
-impl Default for Turn {
+impl Default for ConnectionActivity {
     fn default() -> Self {
         Self {
             asked: AtomicBool::new(false),
@@ -45,7 +45,7 @@ impl Default for Turn {
     }
 }
 
-impl Turn {
+impl ConnectionActivity {
     /// Of a connection that carries several requests at once, as HTTP/2 does.
     pub(crate) fn framed() -> Self {
         Self { framed: true, ..Self::default() }
@@ -69,20 +69,20 @@ impl Turn {
     }
 
     /// Notes that one of several requests is under way, until what is returned is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> Underway {
+    pub(crate) fn begin(self: &Arc<Self>) -> StreamGuard {
         self.asking.fetch_add(1, Ordering::Relaxed);
-        Underway { turn: Arc::clone(self), sends: false }
+        StreamGuard { turn: Arc::clone(self), sends: false }
     }
 
     /// Notes that a head was read, and whether a body follows.
-    pub(crate) fn ask(self: &Arc<Self>, body: Incoming) -> Arriving {
+    pub(crate) fn ask(self: &Arc<Self>, body: Incoming) -> RequestBody {
         self.asked.store(true, Ordering::Relaxed);
         self.idle_from.store(BUSY, Ordering::Relaxed);
         let turn = (!http_body::Body::is_end_stream(&body)).then(|| {
             self.body.store(true, Ordering::Relaxed);
             Arc::clone(self)
         });
-        Arriving { body, turn }
+        RequestBody { body, turn }
     }
 
     /// Whether a head was read since this was last called.
@@ -109,21 +109,21 @@ impl Turn {
 
 /// One of several requests that are under way on a connection.
 #[derive(Debug)]
-pub(crate) struct Underway {
-    turn: Arc<Turn>,
+pub(crate) struct StreamGuard {
+    turn: Arc<ConnectionActivity>,
     sends: bool,
 }
 
-impl Underway {
+impl StreamGuard {
     /// From here on the client has to take its answer.
-    pub(crate) fn send<B>(mut self, body: B) -> Sending<B> {
+    pub(crate) fn send<B>(mut self, body: B) -> TrackedBody<B> {
         self.sends = true;
         self.turn.sending.fetch_add(1, Ordering::Relaxed);
-        Sending { body, underway: self }
+        TrackedBody { body, underway: self }
     }
 }
 
-impl Drop for Underway {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.turn.asking.fetch_sub(1, Ordering::Relaxed);
         if self.sends {
@@ -134,12 +134,12 @@ impl Drop for Underway {
 
 /// A body of which it is noted how far it has come.
 #[derive(Debug)]
-pub(crate) struct Sending<B> {
+pub(crate) struct TrackedBody<B> {
     body: B,
-    underway: Underway,
+    underway: StreamGuard,
 }
 
-impl<B: http_body::Body + Unpin> http_body::Body for Sending<B> {
+impl<B: http_body::Body + Unpin> http_body::Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -159,12 +159,12 @@ impl<B: http_body::Body + Unpin> http_body::Body for Sending<B> {
 
 /// The body of a request as it arrives. Given up before its end, what is left of it is not waited for.
 #[derive(Debug)]
-pub struct Arriving {
+pub struct RequestBody {
     body: Incoming,
-    turn: Option<Arc<Turn>>,
+    turn: Option<Arc<ConnectionActivity>>,
 }
 
-impl http_body::Body for Arriving {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -181,7 +181,7 @@ impl http_body::Body for Arriving {
     }
 }
 
-impl Drop for Arriving {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some(turn) = &self.turn {
             turn.body.store(false, Ordering::Relaxed);

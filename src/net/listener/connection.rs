@@ -22,11 +22,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::net::body::Body;
-use crate::net::client::outbound_proxy::Far;
-use crate::net::listener::Limits;
-use crate::net::listener::activity::{Arriving, Turn};
-use crate::net::listener::connection_limit::{Guest, Order};
-use crate::net::listener::io_timeouts::{Pace, Paced};
+use crate::net::client::outbound_proxy::TunnelStream;
+use crate::net::listener::ConnectionLimits;
+use crate::net::listener::activity::{ConnectionActivity, RequestBody};
+use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
+use crate::net::listener::io_timeouts::{IoTimeouts, TimedStream};
 use crate::net::listener::tunnel;
 
 /// The header lines that hyper allows by itself, and has room for on the stack; any other number costs each request an allocation.
@@ -51,46 +51,46 @@ const STREAM_BUFFER: usize = 64 << 10;
 const UNSENT: u32 = 128 << 10;
 
 /// What a connection is handed over to.
-type Next = Box<dyn FnOnce(Taken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+type UpgradeHandler = Box<dyn FnOnce(UpgradedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// Put into the extensions of a response to CONNECT: once that is sent, the connection is somebody else's.
 #[derive(Clone)]
-pub struct HandOver(Arc<Mutex<Option<Next>>>);
+pub struct Upgrade(Arc<Mutex<Option<UpgradeHandler>>>);
 
-impl HandOver {
+impl Upgrade {
     /// Hands the connection over to `next`.
     #[must_use]
-    pub fn to<F>(next: impl FnOnce(Taken) -> F + Send + 'static) -> Self
+    pub fn to<F>(next: impl FnOnce(UpgradedConnection) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         Self(Arc::new(Mutex::new(Some(Box::new(move |taken| Box::pin(next(taken)))))))
     }
 
-    fn take(&self) -> Option<Next> {
+    fn take(&self) -> Option<UpgradeHandler> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl fmt::Debug for HandOver {
+impl fmt::Debug for Upgrade {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("HandOver")
     }
 }
 
 /// A connection that was handed over, with its place.
-pub struct Taken {
+pub struct UpgradedConnection {
     /// The connection, from the first byte behind the request.
-    pub stream: Opened<TcpStream>,
+    pub stream: PeekedStream<TcpStream>,
     /// Its place.
-    pub seat: Seat,
+    pub seat: Connection,
 }
 
-impl Taken {
+impl UpgradedConnection {
     /// A connection on which nothing was said yet.
-    pub(crate) fn fresh(stream: TcpStream, seat: Seat) -> Self {
+    pub(crate) fn fresh(stream: TcpStream, seat: Connection) -> Self {
         prepare(&stream);
-        Self { stream: Opened { inner: stream, early: Bytes::new(), allowance: None }, seat }
+        Self { stream: PeekedStream { inner: stream, early: Bytes::new(), allowance: None }, seat }
     }
 
     /// Where it was to go before the packet filter sent it here; `None` where it was to come here.
@@ -112,14 +112,14 @@ impl Taken {
     }
 
     /// Passes bytes between the client and `other` until both have ended, one breaks, or nothing comes for
-    /// [`Limits::idle_timeout`]; returns how many went to `other` and how many came back.
-    pub async fn relay(self, other: Far) -> (u64, u64) {
+    /// [`ConnectionLimits::idle_timeout`]; returns how many went to `other` and how many came back.
+    pub async fn relay(self, other: TunnelStream) -> (u64, u64) {
         let Self { stream, mut seat } = self;
         tunnel::relay(stream.inner, stream.early, other, &seat.limits, &mut seat.guest).await
     }
 }
 
-impl fmt::Debug for Taken {
+impl fmt::Debug for UpgradedConnection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Taken").field("peer", &self.seat.peer).finish_non_exhaustive()
     }
@@ -127,14 +127,14 @@ impl fmt::Debug for Taken {
 
 /// A stream some of whose first bytes were read already.
 #[derive(Debug)]
-pub struct Opened<S> {
+pub struct PeekedStream<S> {
     inner: S,
     early: Bytes,
     /// How many bytes may still be read; `None` is any number.
     allowance: Option<usize>,
 }
 
-impl<S: AsyncRead + Unpin> Opened<S> {
+impl<S: AsyncRead + Unpin> PeekedStream<S> {
     /// The first byte, which stays to be read; `None` when the stream ends before it.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl<S: AsyncRead + Unpin> Opened<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Opened<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PeekedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.allowance == Some(0) {
             return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
@@ -202,7 +202,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opened<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
@@ -234,14 +234,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
 
 /// A connection's place among all, its peer, and what it may cost.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Connection {
     peer: SocketAddr,
-    limits: Limits,
-    guest: Guest,
+    limits: ConnectionLimits,
+    guest: ConnectionPermit,
 }
 
-impl Seat {
-    pub(crate) fn new(peer: SocketAddr, limits: Limits, guest: Guest) -> Self {
+impl Connection {
+    pub(crate) fn new(peer: SocketAddr, limits: ConnectionLimits, guest: ConnectionPermit) -> Self {
         Self { peer, limits, guest }
     }
 
@@ -253,7 +253,7 @@ impl Seat {
 
     /// What the connection may cost.
     #[must_use]
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &ConnectionLimits {
         &self.limits
     }
 
@@ -261,7 +261,7 @@ impl Seat {
     pub async fn http1<S, H, F>(&mut self, stream: S, handler: H)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
-        H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
+        H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send,
     {
         // There is nobody left to hand it over to.
@@ -269,15 +269,15 @@ impl Seat {
     }
 
     /// Serves HTTP/2 on `stream` to its end. Time is measured as for HTTP/1.1, but of the connection: it ends when the client
-    /// takes nothing of any answer for [`Limits::send_timeout`].
+    /// takes nothing of any answer for [`ConnectionLimits::send_timeout`].
     pub async fn http2<S, H, F>(&mut self, stream: S, handler: H)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
+        H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let turn = Arc::new(Turn::framed());
-        let socket = Paced::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
+        let turn = Arc::new(ConnectionActivity::framed());
+        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
         let (peer, limits, noted) = (self.peer, &self.limits, &turn);
         let service = service_fn(move |request: Request<Incoming>| {
             let underway = noted.begin();
@@ -295,7 +295,7 @@ impl Seat {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
                 () = stalled.as_mut() => return,
-                order = self.guest.next_order() => if order == Order::Close || self.guest.makes_way(&turn) {
+                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.makes_way(&turn) {
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         ended = connection.as_mut() => break ended,
@@ -310,21 +310,21 @@ impl Seat {
     }
 
     /// Serves HTTP/1.1 on `stream`; returns what it was handed over to, if it was, with what was read too far.
-    async fn speak_http1<S, H, F>(&mut self, stream: S, handler: H) -> Option<(Next, S, Bytes)>
+    async fn speak_http1<S, H, F>(&mut self, stream: S, handler: H) -> Option<(UpgradeHandler, S, Bytes)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
-        H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
+        H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send,
     {
-        let turn = Arc::new(Turn::default());
-        let socket = Paced::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
+        let turn = Arc::new(ConnectionActivity::default());
+        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
         let handed = Arc::new(Mutex::new(None));
         let (peer, limits) = (self.peer, &self.limits);
         let service = service_fn(|request: Request<Incoming>| {
             let (answer, handed) = (handler(peer, request.map(|body| turn.ask(body))), Arc::clone(&handed));
             async move {
                 let mut response = answer.await;
-                if let Some(over) = response.extensions_mut().remove::<HandOver>() {
+                if let Some(over) = response.extensions_mut().remove::<Upgrade>() {
                     *handed.lock().unwrap_or_else(PoisonError::into_inner) = over.take();
                 }
                 Ok::<_, Infallible>(response)
@@ -341,7 +341,7 @@ impl Seat {
         let ended = loop {
             tokio::select! {
                 ended = &mut connection => break ended,
-                order = self.guest.next_order() => if order == Order::Close || self.guest.makes_way(&turn) {
+                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.makes_way(&turn) {
                     Pin::new(&mut connection).graceful_shutdown();
                     break (&mut connection).await;
                 },
@@ -356,23 +356,23 @@ impl Seat {
         Some((next, parts.io.into_inner().into_inner(), parts.read_buf))
     }
 
-    fn pace(&self) -> Pace {
-        let Limits { idle_timeout: idle, head_timeout: head, send_timeout: write, .. } = self.limits;
-        Pace { idle, head, write }
+    fn pace(&self) -> IoTimeouts {
+        let ConnectionLimits { idle_timeout: idle, head_timeout: head, send_timeout: write, .. } = self.limits;
+        IoTimeouts { idle, head, write }
     }
 }
 
 /// Serves one accepted connection to its end, and whatever it is handed over to.
-pub(crate) async fn converse<H, F>(stream: TcpStream, mut seat: Seat, handler: H)
+pub(crate) async fn converse<H, F>(stream: TcpStream, mut seat: Connection, handler: H)
 where
-    H: Fn(SocketAddr, Request<Arriving>) -> F + Send + Sync,
+    H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
     F: Future<Output = Response<Body>> + Send,
 {
     prepare(&stream);
     // Boxed, so that a connection that was handed over does not go on holding the room this took.
     let spoken = Box::pin(seat.speak_http1(stream, handler)).await;
     if let Some((next, inner, early)) = spoken {
-        next(Taken { stream: Opened { inner, early, allowance: None }, seat }).await;
+        next(UpgradedConnection { stream: PeekedStream { inner, early, allowance: None }, seat }).await;
     }
 }
 
@@ -385,7 +385,7 @@ fn prepare(stream: &TcpStream) {
 }
 
 /// Ends when, from one look to the next, clients had to move and did not.
-async fn stalled(turn: &Turn, patience: Duration) {
+async fn stalled(turn: &ConnectionActivity, patience: Duration) {
     let mut before = None;
     loop {
         // Never resolves: only the time passes.

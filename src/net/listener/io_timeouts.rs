@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::net::client::deadlines::Deadlines;
-use crate::net::listener::activity::Turn;
+use crate::net::listener::activity::ConnectionActivity;
 
 /// Bytes that a connection hands over before the others of its thread have their turn.
 const QUANTUM: usize = 1 << 20;
 
 /// How long a peer may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct IoTimeouts {
     /// Between two requests.
     pub(crate) idle: Duration,
     /// Over a head, from its first byte; on a new connection, from the start.
@@ -28,15 +28,15 @@ pub(crate) struct Pace {
 }
 
 /// Wraps a socket; what takes too long fails with [`io::ErrorKind::TimedOut`].
-pub(crate) struct Paced<S> {
+pub(crate) struct TimedStream<S> {
     inner: S,
-    pace: Pace,
-    turn: Arc<Turn>,
+    pace: IoTimeouts,
+    turn: Arc<ConnectionActivity>,
     /// What idle milliseconds are counted from.
     epoch: Instant,
-    stage: Stage,
-    reading: Alarm,
-    writing: Alarm,
+    stage: RequestStage,
+    reading: LazyTimer,
+    writing: LazyTimer,
     /// The bytes that were taken since a write had to wait.
     taken: u64,
     /// The bytes that were taken since others had their turn.
@@ -45,18 +45,18 @@ pub(crate) struct Paced<S> {
 
 /// How far the next request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum RequestStage {
     /// Nothing came since the last one.
     Between,
     /// Its head is coming.
     Head,
 }
 
-impl<S> Paced<S> {
+impl<S> TimedStream<S> {
     /// Wraps `inner`, whose service notes in `turn` what it was asked.
-    pub(crate) fn new(inner: S, pace: Pace, turn: Arc<Turn>, epoch: Instant) -> Self {
-        let (reading, writing) = (Alarm::default(), Alarm::default());
-        Self { inner, pace, turn, epoch, stage: Stage::Head, reading, writing, taken: 0, quantum: 0 }
+    pub(crate) fn new(inner: S, pace: IoTimeouts, turn: Arc<ConnectionActivity>, epoch: Instant) -> Self {
+        let (reading, writing) = (LazyTimer::default(), LazyTimer::default());
+        Self { inner, pace, turn, epoch, stage: RequestStage::Head, reading, writing, taken: 0, quantum: 0 }
     }
 
     /// What it wraps.
@@ -72,8 +72,8 @@ impl<S> Paced<S> {
             self.reading.clear();
             return;
         }
-        if self.stage == Stage::Between && !self.turn.awaits_body() {
-            self.stage = Stage::Head;
+        if self.stage == RequestStage::Between && !self.turn.awaits_body() {
+            self.stage = RequestStage::Head;
             self.reading.clear();
             self.turn.idle(None);
         }
@@ -83,13 +83,13 @@ impl<S> Paced<S> {
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.settle();
         // A client that is sending its body, or still taking its answer, does not idle.
-        if self.turn.is_busy() || self.turn.awaits_body() || (self.stage == Stage::Between && self.writing.is_set()) {
+        if self.turn.is_busy() || self.turn.awaits_body() || (self.stage == RequestStage::Between && self.writing.is_set()) {
             self.reading.clear();
             return Poll::Pending;
         }
         if !self.reading.is_set() {
             let now = Instant::now();
-            let between = self.stage == Stage::Between;
+            let between = self.stage == RequestStage::Between;
             self.reading.set(now + if between { self.pace.idle } else { self.pace.head });
             let since = now.saturating_duration_since(self.epoch).as_millis();
             self.turn.idle(between.then(|| u64::try_from(since).unwrap_or(u64::MAX - 1)));
@@ -100,7 +100,7 @@ impl<S> Paced<S> {
     /// A head that was read ends its stage.
     fn settle(&mut self) {
         if self.turn.was_asked() {
-            self.stage = Stage::Between;
+            self.stage = RequestStage::Between;
             self.reading.clear();
         }
     }
@@ -147,7 +147,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.inner).poll_read(context, buffer) {
             Poll::Pending => self.wait(context),
@@ -159,7 +159,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.yields(context) {
             return Poll::Pending;
@@ -201,12 +201,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 /// A timer that is moved often and goes off seldom: moving it later costs nothing until it would have gone off.
 #[derive(Default)]
-struct Alarm {
+struct LazyTimer {
     due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Alarm {
+impl LazyTimer {
     fn set(&mut self, due: Instant) {
         self.due = Some(due);
     }
@@ -242,12 +242,13 @@ mod tests {
 
     use super::*;
 
-    const PACE: Pace = Pace { idle: Duration::from_secs(75), head: Duration::from_secs(20), write: Duration::from_secs(30) };
+    const PACE: IoTimeouts =
+        IoTimeouts { idle: Duration::from_secs(75), head: Duration::from_secs(20), write: Duration::from_secs(30) };
 
-    fn pair(room: usize) -> (Paced<DuplexStream>, DuplexStream, Arc<Turn>) {
+    fn pair(room: usize) -> (TimedStream<DuplexStream>, DuplexStream, Arc<ConnectionActivity>) {
         let (near, far) = tokio::io::duplex(room);
-        let turn = Arc::new(Turn::default());
-        (Paced::new(near, PACE, Arc::clone(&turn), Instant::now()), far, turn)
+        let turn = Arc::new(ConnectionActivity::default());
+        (TimedStream::new(near, PACE, Arc::clone(&turn), Instant::now()), far, turn)
     }
 
     #[tokio::test(start_paused = true)]
@@ -301,8 +302,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_still_takes_an_answer_does_not_idle() {
         let (mut socket, mut far, _) = pair(64);
-        (socket.stage, socket.pace.write) = (Stage::Between, Duration::from_hours(1));
-        let read = |socket: &mut Paced<DuplexStream>| {
+        (socket.stage, socket.pace.write) = (RequestStage::Between, Duration::from_hours(1));
+        let read = |socket: &mut TimedStream<DuplexStream>| {
             let mut bytes = [0; 8];
             let mut context = Context::from_waker(std::task::Waker::noop());
             Pin::new(socket).poll_read(&mut context, &mut ReadBuf::new(&mut bytes)).map(|read| read.map_err(|error| error.kind()))

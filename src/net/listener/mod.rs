@@ -23,9 +23,9 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use crate::net::body::Body;
 use crate::net::fair_limit::network_of;
-use crate::net::listener::activity::Arriving;
-use crate::net::listener::connection::{Seat, Taken, converse};
-use crate::net::listener::connection_limit::{Guest, Room, Seldom};
+use crate::net::listener::activity::RequestBody;
+use crate::net::listener::connection::{Connection, UpgradedConnection, converse};
+use crate::net::listener::connection_limit::{ConnectionLimit, ConnectionPermit, LogThrottle};
 
 /// How long to wait when the system has no more files or memory for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -40,8 +40,8 @@ const MAX_WAITING_PER_CLIENT: usize = 256;
 
 /// What connections may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections served at once, over all listeners that share a [`Room`]. The next ones wait, and those that idle make
+pub struct ConnectionLimits {
+    /// Connections served at once, over all listeners that share a [`ConnectionLimit`]. The next ones wait, and those that idle make
     /// way for them.
     pub connections: usize,
     /// How long a request's head may take, from its first byte; on a new connection, from the start.
@@ -58,7 +58,7 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 4096,
@@ -74,23 +74,23 @@ impl Default for Limits {
 
 /// How draining went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
+pub struct DrainReport {
     /// Connections that were cut because their deadline had passed.
     pub cut: usize,
 }
 
 /// Serves `listener` with `handler` until `stop` resolves; then accepts no more, lets requests in flight finish for
-/// [`Limits::drain`], and cuts what is left. Listeners that share a room drain together. A response may hand its connection
-/// over to somebody else ([`crate::net::listener::connection::HandOver`]), who then has its place.
+/// [`ConnectionLimits::drain`], and cuts what is left. Listeners that share a room drain together. A response may hand its connection
+/// over to somebody else ([`crate::net::listener::connection::Upgrade`]), who then has its place.
 pub async fn serve<H, F>(
     listener: TcpListener,
-    limits: &Limits,
-    room: &Arc<Room>,
+    limits: &ConnectionLimits,
+    room: &Arc<ConnectionLimit>,
     handler: H,
     stop: impl Future<Output = ()>,
-) -> Drained
+) -> DrainReport
 where
-    H: Fn(SocketAddr, Request<Arriving>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(SocketAddr, Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     hold(listener, limits, room, move |stream, seat| converse(stream, seat, handler.clone()), stop).await
@@ -99,32 +99,32 @@ where
 /// As [`serve`], for connections on which no HTTP is spoken at first: `handler` has each from its first byte.
 pub async fn serve_raw<H, F>(
     listener: TcpListener,
-    limits: &Limits,
-    room: &Arc<Room>,
+    limits: &ConnectionLimits,
+    room: &Arc<ConnectionLimit>,
     handler: H,
     stop: impl Future<Output = ()>,
-) -> Drained
+) -> DrainReport
 where
-    H: Fn(Taken) -> F,
+    H: Fn(UpgradedConnection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    hold(listener, limits, room, |stream, seat| handler(Taken::fresh(stream, seat)), stop).await
+    hold(listener, limits, room, |stream, seat| handler(UpgradedConnection::fresh(stream, seat)), stop).await
 }
 
 async fn hold<H, F>(
     listener: TcpListener,
-    limits: &Limits,
-    room: &Arc<Room>,
+    limits: &ConnectionLimits,
+    room: &Arc<ConnectionLimit>,
     handler: H,
     stop: impl Future<Output = ()>,
-) -> Drained
+) -> DrainReport
 where
-    H: Fn(TcpStream, Seat) -> F,
+    H: Fn(TcpStream, Connection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
-    let (mut waiting, mut told) = (Waiting::default(), Seldom::default());
+    let (mut waiting, mut told) = (Waiting::default(), LogThrottle::default());
     let mut impatience = tokio::time::interval(PATIENCE);
     impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -150,7 +150,7 @@ where
                 continue;
             }
         };
-        connections.spawn(handler(stream, Seat::new(peer, limits.clone(), guest)));
+        connections.spawn(handler(stream, Connection::new(peer, limits.clone(), guest)));
     }
     drop((listener, waiting));
     room.close();
@@ -165,13 +165,13 @@ where
     if finished.is_err() {
         tracing::warn!(connections.cut = cut, "the drain deadline passed");
     }
-    Drained { cut }
+    DrainReport { cut }
 }
 
 /// Connections that were accepted and wait for others to end.
 #[derive(Default)]
 struct Waiting {
-    entering: JoinSet<(TcpStream, SocketAddr, Guest)>,
+    entering: JoinSet<(TcpStream, SocketAddr, ConnectionPermit)>,
     of_clients: HashMap<IpAddr, usize>,
 }
 
@@ -185,7 +185,7 @@ impl Waiting {
     }
 
     /// Has a connection wait, or closes it where its client has too many waiting.
-    fn add(&mut self, room: &Arc<Room>, stream: TcpStream, peer: SocketAddr) {
+    fn add(&mut self, room: &Arc<ConnectionLimit>, stream: TcpStream, peer: SocketAddr) {
         let count = self.of_clients.entry(network_of(peer.ip())).or_default();
         if *count >= MAX_WAITING_PER_CLIENT {
             return;
@@ -199,7 +199,7 @@ impl Waiting {
     }
 
     /// The next one that need not wait any longer.
-    async fn next(&mut self) -> Option<(TcpStream, SocketAddr, Guest)> {
+    async fn next(&mut self) -> Option<(TcpStream, SocketAddr, ConnectionPermit)> {
         let entered = self.entering.join_next().await?.ok()?;
         if let Entry::Occupied(mut count) = self.of_clients.entry(network_of(entered.1.ip())) {
             *count.get_mut() -= 1;
@@ -219,7 +219,7 @@ fn tell_lost(ended: Result<(), JoinError>) {
 }
 
 /// The next connection. Without files or memory for it, those that idle make way, and it is tried again until there are.
-async fn accept(listener: &TcpListener, room: &Room, told: &mut Seldom) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, room: &ConnectionLimit, told: &mut LogThrottle) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
@@ -254,20 +254,20 @@ mod tests {
     struct Server {
         address: SocketAddr,
         stop: oneshot::Sender<()>,
-        drained: tokio::task::JoinHandle<Drained>,
+        drained: tokio::task::JoinHandle<DrainReport>,
         /// Lets requests for `/slow` go on.
         gate: Arc<Notify>,
         /// Told when a request for `/slow` came.
         arrived: Arc<Notify>,
     }
 
-    async fn serve_with(limits: Limits) -> Server {
+    async fn serve_with(limits: ConnectionLimits) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let (gate, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (waiting, telling) = (gate.clone(), arrived.clone());
-        let handler = move |_, request: Request<Arriving>| {
+        let handler = move |_, request: Request<RequestBody>| {
             let (waiting, telling) = (waiting.clone(), telling.clone());
             async move {
                 if request.uri().path() == "/slow" {
@@ -280,7 +280,7 @@ mod tests {
             }
         };
         let drained = tokio::spawn(async move {
-            let room = Room::of(limits.connections);
+            let room = ConnectionLimit::of(limits.connections);
             serve(listener, &limits, &room, handler, async { stopped.await.unwrap() }).await
         });
         Server { address, stop, drained, gate, arrived }
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_stops_sending_still_gets_its_answer() {
-        let server = serve_with(Limits::default()).await;
+        let server = serve_with(ConnectionLimits::default()).await;
         let answer = exchange(server.address, b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("GET /a "), "{answer}");
         assert!(answer.contains("content-length: 7\r\n"), "{answer}");
@@ -311,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_on_one_connection_are_answered_in_order() {
-        let server = serve_with(Limits::default()).await;
+        let server = serve_with(ConnectionLimits::default()).await;
         let two = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\nPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
         let answer = exchange(server.address, two).await;
         assert!(answer.contains("GET /a ") && answer.ends_with("POST /b abc"), "{answer}");
@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn framing_that_could_be_read_twice_is_refused_or_read_once() {
-        let server = serve_with(Limits::default()).await;
+        let server = serve_with(ConnectionLimits::default()).await;
         for wrong in [
             "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
             "content-length: +3\r\n\r\nabc",
@@ -340,7 +340,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_has_limits_in_bytes_lines_and_time() {
-        let limits = Limits { head_bytes: 8192, head_lines: 10, head_timeout: Duration::from_millis(100), ..Limits::default() };
+        let limits = ConnectionLimits {
+            head_bytes: 8192,
+            head_lines: 10,
+            head_timeout: Duration::from_millis(100),
+            ..ConnectionLimits::default()
+        };
         let server = serve_with(limits).await;
         let large = format!("GET /a HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(9000));
         assert!(exchange(server.address, large.as_bytes()).await.starts_with("HTTP/1.1 431 "));
@@ -353,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn there_is_room_for_so_many_connections_and_the_next_one_waits() {
-        let server = serve_with(Limits { connections: 1, ..Limits::default() }).await;
+        let server = serve_with(ConnectionLimits { connections: 1, ..ConnectionLimits::default() }).await;
         let mut first = TcpStream::connect(server.address).await.unwrap();
         first.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         server.arrived.notified().await;
@@ -367,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn draining_finishes_what_is_in_flight_and_closes_what_idles() {
-        let server = serve_with(Limits::default()).await;
+        let server = serve_with(ConnectionLimits::default()).await;
         let mut fresh = TcpStream::connect(server.address).await.unwrap();
         let mut busy = TcpStream::connect(server.address).await.unwrap();
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -378,17 +383,17 @@ mod tests {
         server.gate.notify_one();
         let answer = read_all(&mut busy).await;
         assert!(answer.contains("connection: close\r\n") && answer.ends_with("GET /slow "), "{answer}");
-        assert_eq!(server.drained.await.unwrap(), Drained { cut: 0 });
+        assert_eq!(server.drained.await.unwrap(), DrainReport { cut: 0 });
     }
 
     #[tokio::test]
     async fn what_does_not_finish_in_time_is_cut() {
-        let server = serve_with(Limits { drain: Duration::from_millis(50), ..Limits::default() }).await;
+        let server = serve_with(ConnectionLimits { drain: Duration::from_millis(50), ..ConnectionLimits::default() }).await;
         let mut busy = TcpStream::connect(server.address).await.unwrap();
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         server.arrived.notified().await;
         server.stop.send(()).unwrap();
-        assert_eq!(server.drained.await.unwrap(), Drained { cut: 1 });
+        assert_eq!(server.drained.await.unwrap(), DrainReport { cut: 1 });
         assert_eq!(read_all(&mut busy).await, "");
     }
 }

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::net::client::outbound_proxy::{Far, FarStream};
-use crate::net::listener::Limits;
-use crate::net::listener::activity::Turn;
-use crate::net::listener::connection_limit::{Guest, Order};
+use crate::net::client::outbound_proxy::{TunnelIo, TunnelStream};
+use crate::net::listener::ConnectionLimits;
+use crate::net::listener::activity::ConnectionActivity;
+use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
 
 /// What is read at once, in bytes.
 const PIECE: usize = 16 << 10;
@@ -22,14 +22,14 @@ const PIECE: usize = 16 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What both directions note: when bytes last moved.
-struct Moved<'a> {
-    turn: &'a Turn,
+struct TunnelActivity<'a> {
+    turn: &'a ConnectionActivity,
     epoch: Instant,
     /// Milliseconds since the epoch.
     last: AtomicU64,
 }
 
-impl Moved<'_> {
+impl TunnelActivity<'_> {
     fn note(&self) {
         let now = u64::try_from(Instant::now().saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX - 1);
         self.last.store(now, Ordering::Relaxed);
@@ -53,21 +53,28 @@ impl Moved<'_> {
 }
 
 /// Passes bytes both ways, `early` first, until both have ended, one breaks, both are silent for
-/// [`Limits::idle_timeout`], or somebody needs their place; returns how many went to `other` and how many came back.
-pub(crate) async fn relay(mut client: TcpStream, early: Bytes, other: Far, limits: &Limits, guest: &mut Guest) -> (u64, u64) {
-    let turn = Turn::default();
-    let moved = Moved { turn: &turn, epoch: guest.epoch(), last: AtomicU64::new(0) };
+/// [`ConnectionLimits::idle_timeout`], or somebody needs their place; returns how many went to `other` and how many came back.
+pub(crate) async fn relay(
+    mut client: TcpStream,
+    early: Bytes,
+    other: TunnelStream,
+    limits: &ConnectionLimits,
+    guest: &mut ConnectionPermit,
+) -> (u64, u64) {
+    let turn = ConnectionActivity::default();
+    let moved = TunnelActivity { turn: &turn, epoch: guest.epoch(), last: AtomicU64::new(0) };
     moved.note();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (mut upward, mut downward) = (Way::new(early, &moved, limits, &up), Way::new(other.early, &moved, limits, &down));
+    let (mut upward, mut downward) =
+        (TunnelDirection::new(early, &moved, limits, &up), TunnelDirection::new(other.early, &moved, limits, &down));
     let pass = async {
         let (from_client, to_client) = client.split();
         match other.stream {
-            FarStream::Plain(mut stream) => {
+            TunnelIo::Plain(mut stream) => {
                 let (from_other, to_other) = stream.split();
                 tokio::try_join!(upward.pass(from_client, to_other), downward.pass(from_other, to_client)).map(drop)
             }
-            FarStream::Secured(stream) => {
+            TunnelIo::Secured(stream) => {
                 let (from_other, to_other) = tokio::io::split(stream);
                 tokio::try_join!(upward.pass(from_client, to_other), downward.pass(from_other, to_client)).map(drop)
             }
@@ -76,9 +83,9 @@ pub(crate) async fn relay(mut client: TcpStream, early: Bytes, other: Far, limit
     let orders = async {
         loop {
             match guest.next_order().await {
-                Order::Close => return moved.silence(FAREWELL).await,
-                Order::MakeWay if guest.makes_way(&turn) => return,
-                Order::MakeWay | Order::Stay => {}
+                ConnectionSignal::Close => return moved.silence(FAREWELL).await,
+                ConnectionSignal::MakeWay if guest.makes_way(&turn) => return,
+                ConnectionSignal::MakeWay | ConnectionSignal::Stay => {}
             }
         }
     };
@@ -92,20 +99,20 @@ pub(crate) async fn relay(mut client: TcpStream, early: Bytes, other: Far, limit
 }
 
 /// One direction.
-struct Way<'a> {
+struct TunnelDirection<'a> {
     early: Bytes,
-    moved: &'a Moved<'a>,
+    moved: &'a TunnelActivity<'a>,
     patience: Duration,
     count: &'a AtomicU64,
 }
 
-impl<'a> Way<'a> {
-    fn new(early: Bytes, moved: &'a Moved<'a>, limits: &Limits, count: &'a AtomicU64) -> Self {
+impl<'a> TunnelDirection<'a> {
+    fn new(early: Bytes, moved: &'a TunnelActivity<'a>, limits: &ConnectionLimits, count: &'a AtomicU64) -> Self {
         Self { early, moved, patience: limits.send_timeout, count }
     }
 
     /// Passes bytes on until they end, then says so.
-    async fn pass(&mut self, mut from: impl Source, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    async fn pass(&mut self, mut from: impl TunnelSource, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
         let early = std::mem::take(&mut self.early);
         self.write(&mut to, &early).await?;
         drop(early);
@@ -133,12 +140,12 @@ impl<'a> Way<'a> {
 }
 
 /// Where bytes come from.
-trait Source {
+trait TunnelSource {
     /// Waits for some, in place of what the buffer holds; none is the end.
     fn fill(&mut self, buffer: &mut Vec<u8>) -> impl Future<Output = io::Result<usize>> + Send;
 }
 
-impl Source for ReadHalf<'_> {
+impl TunnelSource for ReadHalf<'_> {
     async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             buffer.clear();
@@ -154,7 +161,7 @@ impl Source for ReadHalf<'_> {
 }
 
 /// TLS keeps buffers of its own, so this keeps one too.
-impl<S: AsyncRead + Send> Source for tokio::io::ReadHalf<S> {
+impl<S: AsyncRead + Send> TunnelSource for tokio::io::ReadHalf<S> {
     async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         buffer.clear();
         buffer.reserve(PIECE);

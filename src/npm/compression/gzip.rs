@@ -38,14 +38,14 @@ pub(crate) fn store(plain: &[u8]) -> Vec<u8> {
 
 /// What deflates. Each holds its tables from the first time it is tried on.
 #[derive(Default)]
-pub(crate) struct Deflaters {
+pub(crate) struct GzipEncoder {
     quick: Option<Compress>,
     thorough: Option<Compress>,
     /// Whether the document at hand is worth it.
     is_thorough: bool,
 }
 
-impl Deflaters {
+impl GzipEncoder {
     /// Begins a document: nothing is known of it.
     pub(crate) fn begin(&mut self) {
         self.is_thorough = false;

@@ -10,8 +10,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use flate2::Crc;
 
-use crate::npm::compression::gzip::Deflaters;
-use crate::npm::compression::zstd::Framer;
+use crate::npm::compression::gzip::GzipEncoder;
+use crate::npm::compression::zstd::ZstdEncoder;
 
 /// Plain bytes up to which packing saves less than a fresh start of the packer costs.
 const TINY: usize = 128;
@@ -21,7 +21,7 @@ pub(crate) const SAMPLE: usize = 128 << 10;
 
 /// How segments are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Packing {
+pub enum SegmentFormat {
     /// Deflated, and joined into one gzip member. Every client reads it.
     #[default]
     Gzip,
@@ -29,12 +29,12 @@ pub enum Packing {
     Zstd,
 }
 
-impl Packing {
+impl SegmentFormat {
     /// What a joined stream begins with.
     const fn header(self) -> &'static [u8] {
         match self {
-            Packing::Gzip => gzip::HEADER,
-            Packing::Zstd => &[],
+            SegmentFormat::Gzip => gzip::HEADER,
+            SegmentFormat::Zstd => &[],
         }
     }
 }
@@ -52,17 +52,17 @@ pub struct Segment {
 impl Segment {
     /// `plain`, which must be shorter than 4 GiB, as it is: for pieces too small to gain, and for what is not worth keeping.
     #[must_use]
-    pub fn store(plain: &[u8], packing: Packing) -> Self {
+    pub fn store(plain: &[u8], packing: SegmentFormat) -> Self {
         let packed = match packing {
-            Packing::Gzip => gzip::store(plain),
-            Packing::Zstd => zstd::store(plain),
+            SegmentFormat::Gzip => gzip::store(plain),
+            SegmentFormat::Zstd => zstd::store(plain),
         };
         Self::of(packed.into(), plain, packing)
     }
 
-    fn of(packed: Bytes, plain: &[u8], packing: Packing) -> Self {
+    fn of(packed: Bytes, plain: &[u8], packing: SegmentFormat) -> Self {
         let mut crc = Crc::new();
-        if packing == Packing::Gzip {
+        if packing == SegmentFormat::Gzip {
             crc.update(plain);
         }
         Self { packed, length: u32::try_from(plain.len()).unwrap_or(u32::MAX), crc }
@@ -83,31 +83,31 @@ impl Segment {
 
 /// What packs: made once and used again, since it holds a quarter of a megabyte that has to be paged in and cleared.
 #[derive(Default)]
-pub struct Press {
-    packing: Packing,
-    deflaters: Deflaters,
-    framer: Framer,
+pub struct SegmentEncoder {
+    packing: SegmentFormat,
+    deflaters: GzipEncoder,
+    framer: ZstdEncoder,
     /// Room to pack into, so that a segment is allocated once, at its size.
     out: Vec<u8>,
     /// Room for whoever prepares what is to be packed.
     pub(crate) plain: Vec<u8>,
 }
 
-impl Press {
+impl SegmentEncoder {
     /// A press that packs this way.
     #[must_use]
-    pub fn of(packing: Packing) -> Self {
+    pub fn of(packing: SegmentFormat) -> Self {
         Self { packing, ..Self::default() }
     }
 
     /// Packs this way from now on.
-    pub fn pack_as(&mut self, packing: Packing) {
+    pub fn pack_as(&mut self, packing: SegmentFormat) {
         self.packing = packing;
     }
 
     /// How it packs.
     #[must_use]
-    pub fn packing(&self) -> Packing {
+    pub fn packing(&self) -> SegmentFormat {
         self.packing
     }
 
@@ -119,7 +119,7 @@ impl Press {
     /// Whether a sample of the document at hand is of use.
     #[must_use]
     pub fn wants_sample(&self) -> bool {
-        self.packing == Packing::Gzip
+        self.packing == SegmentFormat::Gzip
     }
 
     /// Finds out on a sample how the document at hand is packed best. The same bytes give the same answer, so that an entity
@@ -133,8 +133,8 @@ impl Press {
     pub fn pack(&mut self, plain: &[u8]) -> Segment {
         let smaller = plain.len() > TINY
             && match self.packing {
-                Packing::Gzip => self.deflaters.deflate(plain, &mut self.out),
-                Packing::Zstd => self.framer.frame(plain, &mut self.out),
+                SegmentFormat::Gzip => self.deflaters.deflate(plain, &mut self.out),
+                SegmentFormat::Zstd => self.framer.frame(plain, &mut self.out),
             };
         if smaller {
             Segment::of(Bytes::copy_from_slice(&self.out), plain, self.packing)
@@ -146,7 +146,7 @@ impl Press {
 
 /// Moves segments behind each other into one piece of memory, which begins as their stream does.
 #[must_use]
-pub fn settle(packing: Packing, segments: &mut [&mut Segment]) -> Bytes {
+pub fn settle(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Bytes {
     let header = packing.header();
     let length: usize = segments.iter().map(|segment| segment.packed.len()).sum();
     let mut arena = Vec::with_capacity(header.len() + length);
@@ -169,13 +169,13 @@ pub fn settle(packing: Packing, segments: &mut [&mut Segment]) -> Bytes {
 /// Joins segments, all of this packing, into one stream. The chunks share the segments' memory, and those that stand behind each
 /// other in the `arena` leave as one: a socket takes few large chunks more quickly than many small ones.
 #[must_use]
-pub fn join<'a>(packing: Packing, arena: &Bytes, segments: impl Iterator<Item = &'a Segment>) -> Vec<Bytes> {
+pub fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<Item = &'a Segment>) -> Vec<Bytes> {
     let mut whole = Crc::new();
     let mut chunks: Vec<Bytes> = Vec::new();
     // Part of the arena that is still to be pushed.
     let mut open = 0..packing.header().len();
     for segment in segments.filter(|segment| segment.length > 0) {
-        if packing == Packing::Gzip {
+        if packing == SegmentFormat::Gzip {
             whole.combine(&segment.crc);
         }
         let Some(place) = place_in(arena, &segment.packed) else {
@@ -190,7 +190,7 @@ pub fn join<'a>(packing: Packing, arena: &Bytes, segments: impl Iterator<Item = 
         }
     }
     chunks.push(arena.slice(open));
-    if packing == Packing::Gzip {
+    if packing == SegmentFormat::Gzip {
         chunks.push(gzip::end(&whole));
     }
     chunks.retain(|chunk| !chunk.is_empty());
@@ -210,12 +210,12 @@ fn place_in(arena: &Bytes, part: &Bytes) -> Option<Range<usize>> {
 
 /// The plain bytes of segments, all of this packing, again.
 #[must_use]
-pub fn unpack<'a>(packing: Packing, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
+pub fn unpack<'a>(packing: SegmentFormat, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
     let length: usize = segments.clone().map(|segment| segment.length as usize).sum();
     let packed = segments.filter(|segment| segment.length > 0).map(|segment| (&segment.packed[..], segment.length as usize));
     let plain = match packing {
-        Packing::Gzip => gzip::inflate(packed, length),
-        Packing::Zstd => zstd::unframe(packed, length),
+        SegmentFormat::Gzip => gzip::inflate(packed, length),
+        SegmentFormat::Zstd => zstd::unframe(packed, length),
     };
     debug_assert_eq!(plain.len(), length, "what was packed here unpacks to what it was");
     plain.into()
@@ -229,26 +229,26 @@ mod tests {
 
     use super::*;
 
-    const BOTH: [Packing; 2] = [Packing::Gzip, Packing::Zstd];
+    const BOTH: [SegmentFormat; 2] = [SegmentFormat::Gzip, SegmentFormat::Zstd];
 
     /// As a client unpacks it: one gzip member with nothing behind it, or frames.
-    fn unpacked(packing: Packing, chunks: &[Bytes]) -> Vec<u8> {
+    fn unpacked(packing: SegmentFormat, chunks: &[Bytes]) -> Vec<u8> {
         let whole = chunks.concat();
         let mut plain = Vec::new();
         match packing {
-            Packing::Gzip => {
+            SegmentFormat::Gzip => {
                 let mut decoder = flate2::bufread::GzDecoder::new(&whole[..]);
                 decoder.read_to_end(&mut plain).unwrap();
                 assert!(decoder.into_inner().is_empty());
             }
-            Packing::Zstd => {
+            SegmentFormat::Zstd => {
                 ::zstd::Decoder::new(&whole[..]).unwrap().read_to_end(&mut plain).unwrap();
             }
         }
         plain
     }
 
-    fn alone(packing: Packing) -> Bytes {
+    fn alone(packing: SegmentFormat) -> Bytes {
         Bytes::from_static(packing.header())
     }
 
@@ -256,7 +256,7 @@ mod tests {
         #[test]
         fn any_choice_of_segments_joins_into_one_stream(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5000), 0..8)) {
             for packing in BOTH {
-                let mut press = Press::of(packing);
+                let mut press = SegmentEncoder::of(packing);
                 let segments: Vec<_> = pieces.iter().enumerate().map(|(at, piece)| if at % 2 == 0 { press.pack(piece) } else { Segment::store(piece, packing) }).collect();
                 prop_assert_eq!(unpacked(packing, &join(packing, &alone(packing), segments.iter())), pieces.concat());
                 prop_assert_eq!(&unpack(packing, segments.iter())[..], &pieces.concat()[..]);
@@ -276,7 +276,7 @@ mod tests {
     fn large_and_repetitive_pieces_survive() {
         let piece: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 700).to_le_bytes()).collect();
         for packing in BOTH {
-            let segment = Press::of(packing).pack(&piece);
+            let segment = SegmentEncoder::of(packing).pack(&piece);
             assert!(segment.packed().len() < piece.len() / 10);
             assert_eq!(unpack(packing, [&segment].into_iter()), piece);
             let stored = Segment::store(&piece, packing);

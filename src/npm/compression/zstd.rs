@@ -13,9 +13,9 @@ const LARGEST_BLOCK: usize = 128 << 10;
 
 /// Writes frames. Holds its tables from the first one on.
 #[derive(Default)]
-pub(crate) struct Framer(Option<Compressor<'static>>);
+pub(crate) struct ZstdEncoder(Option<Compressor<'static>>);
 
-impl Framer {
+impl ZstdEncoder {
     /// Packs `plain` into a frame that tells its length and a checksum, in place of what was in `out`. False when memory for it
     /// is missing or nothing is gained: then it is stored.
     pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {

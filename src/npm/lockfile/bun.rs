@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::{source, split, unalias};
-use crate::npm::lockfile::{Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
+use crate::npm::lockfile::{EntrySource, LONGEST_PATH, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 
 /// Steps from a package up to the project.
 const STEPS: usize = 64;
 
 const FIELDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
 
-pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
+pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     if !matches!(document.text_of("lockfileVersion"), Some("0" | "1" | "2")) {
         return Err(LockfileError::version(document, "lockfileVersion", "0, 1 and 2"));
     }
@@ -28,7 +28,8 @@ pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
         }
     }
     for package in packages {
-        let facts = package.value.elements().iter().find(|element| matches!(element, Node::Map(_))).unwrap_or(&Node::Nothing);
+        let facts =
+            package.value.elements().iter().find(|element| matches!(element, DocNode::Map(_))).unwrap_or(&DocNode::Nothing);
         let Some(number) = at.get(&*package.key) else { continue };
         let by: Arc<str> = (*entries[*number].name).into();
         for wish in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
@@ -36,8 +37,8 @@ pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
             entries[at].ask(&by, false, &wish.key, Some(spec));
         }
     }
-    entries.retain(|entry| entry.source != Source::Workspace);
-    Ok(Lockfile { dialect: Dialect::Bun, entries })
+    entries.retain(|entry| entry.source != EntrySource::Workspace);
+    Ok(Lockfile { dialect: LockfileFormat::Bun, entries })
 }
 
 /// The package that `name` means below `from`: the nearest one above it.
@@ -65,17 +66,17 @@ fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
 }
 
 /// `[what it is, the tarball's address, facts, integrity]`; from elsewhere than a registry some are missing.
-fn of_package(member: &Member) -> Result<Entry, LockfileError> {
+fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
     let elements = member.value.elements();
-    let what = elements.first().and_then(Node::text).and_then(split);
+    let what = elements.first().and_then(DocNode::text).and_then(split);
     let (name, version) =
         what.ok_or_else(|| LockfileError::at(member.line, "a package is a list that begins with `name@version`"))?;
     let (name, version) = unalias(name, version);
     let source = source(version);
-    let texts = || elements.iter().skip(1).filter_map(Node::text).filter(|text| !text.is_empty());
+    let texts = || elements.iter().skip(1).filter_map(DocNode::text).filter(|text| !text.is_empty());
     let written = texts().find(|text| text.starts_with("http"));
-    let resolved = written.or_else(|| matches!(source, Source::Git | Source::Http).then_some(version));
-    Ok(Entry {
+    let resolved = written.or_else(|| matches!(source, EntrySource::Git | EntrySource::Http).then_some(version));
+    Ok(LockfileEntry {
         name: name.into(),
         version: version.into(),
         source,

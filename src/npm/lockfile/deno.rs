@@ -4,15 +4,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::split;
-use crate::npm::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
+use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 
-pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
+pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let (packages, of_npm) = match document.text_of("version") {
         // Versions 2 and 3 have both maps one level down; version 2 knows no other registry than npm's.
-        Some("2") => (document.member("npm").unwrap_or(&Node::Nothing), "packages"),
-        Some("3") => (document.member("packages").unwrap_or(&Node::Nothing), "npm"),
+        Some("2") => (document.member("npm").unwrap_or(&DocNode::Nothing), "packages"),
+        Some("3") => (document.member("packages").unwrap_or(&DocNode::Nothing), "npm"),
         Some("4" | "5") => (document, "npm"),
         _ => return Err(LockfileError::version(document, "version", "2, 3, 4 and 5")),
     };
@@ -23,7 +23,7 @@ pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
         at.insert(&member.key, entries.len());
         entries.push(entry);
     }
-    for Member { key, value, .. } in packages.members_of("specifiers") {
+    for DocMember { key, value, .. } in packages.members_of("specifiers") {
         let spec = if of_npm == "packages" { Some(&**key) } else { key.strip_prefix("npm:") };
         let Some(spec) = spec else { continue };
         let (name, range) = split(spec).unwrap_or((spec, "*"));
@@ -35,17 +35,17 @@ pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
         }
     }
     entries.extend(document.members_of("remote").iter().map(of_remote));
-    Ok(Lockfile { dialect: Dialect::Deno, entries })
+    Ok(Lockfile { dialect: LockfileFormat::Deno, entries })
 }
 
 /// `name@version`, and behind an underscore the peers it was resolved with.
-fn of_package(member: &Member) -> Result<Entry, LockfileError> {
+fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
     let split = split(&member.key).ok_or_else(|| LockfileError::at(member.line, "a package is filed under `name@version`"))?;
     let (name, version) = (split.0, split.1.split('_').next().unwrap_or(split.1));
-    Ok(Entry {
+    Ok(LockfileEntry {
         name: name.into(),
         version: version.into(),
-        source: Source::Registry,
+        source: EntrySource::Registry,
         integrity: member.value.text_of("integrity").map(Into::into),
         resolved: member.value.text_of("tarball").map(Into::into),
         asks: Vec::new(),
@@ -54,11 +54,11 @@ fn of_package(member: &Member) -> Result<Entry, LockfileError> {
     })
 }
 
-fn of_remote(member: &Member) -> Entry {
-    Entry {
+fn of_remote(member: &DocMember) -> LockfileEntry {
+    LockfileEntry {
         name: member.key.clone(),
         version: Box::default(),
-        source: Source::Http,
+        source: EntrySource::Http,
         integrity: None,
         resolved: Some(member.key.clone()),
         asks: Vec::new(),

@@ -17,39 +17,39 @@ const LONGEST_KEY: usize = 4096;
 
 /// A value and the members below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Node {
+pub(crate) enum DocNode {
     /// A string, a number, a boolean: as it reads.
     Text(Box<str>),
     /// Values in their order.
-    List(Vec<Node>),
+    List(Vec<DocNode>),
     /// Members in their order, repeated keys included.
-    Map(Vec<Member>),
+    Map(Vec<DocMember>),
     /// Nothing: `null`.
     Nothing,
 }
 
 /// A member of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Member {
+pub(crate) struct DocMember {
     pub key: Box<str>,
     /// The line of the key, from 1.
     pub line: u32,
-    pub value: Node,
+    pub value: DocNode,
 }
 
-impl Node {
+impl DocNode {
     /// The member of this key; the last of several, as every client reads it.
     pub(crate) fn member(&self, key: &str) -> Option<&Self> {
         self.members().iter().rev().find(|member| *member.key == *key).map(|member| &member.value)
     }
 
     /// The members, of what has none none.
-    pub(crate) fn members(&self) -> &[Member] {
+    pub(crate) fn members(&self) -> &[DocMember] {
         if let Self::Map(members) = self { members } else { &[] }
     }
 
     /// The members of the map under this key.
-    pub(crate) fn members_of(&self, key: &str) -> &[Member] {
+    pub(crate) fn members_of(&self, key: &str) -> &[DocMember] {
         self.member(key).map_or(&[], Self::members)
     }
 
@@ -75,7 +75,7 @@ impl Node {
 }
 
 /// Reads JSON, with comments and commas before a closing bracket.
-pub(crate) fn read_json(text: &str) -> Result<Node, LockfileError> {
+pub(crate) fn read_json(text: &str) -> Result<DocNode, LockfileError> {
     let options = ParseOptions {
         allow_comments: true,
         allow_trailing_commas: true,
@@ -96,27 +96,27 @@ pub(crate) fn read_json(text: &str) -> Result<Node, LockfileError> {
     of_json(value, &mut lines, 0)
 }
 
-fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<Node, LockfileError> {
+fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<DocNode, LockfileError> {
     if depth >= DEEPEST {
         return Err(too_deep(lines.of(value.start())));
     }
     Ok(match value {
-        Value::StringLit(text) => Node::Text(text.value.into()),
-        Value::NumberLit(number) => Node::Text(number.value.into()),
-        Value::BooleanLit(truth) => Node::Text(if truth.value { "true" } else { "false" }.into()),
-        Value::NullKeyword(_) => Node::Nothing,
+        Value::StringLit(text) => DocNode::Text(text.value.into()),
+        Value::NumberLit(number) => DocNode::Text(number.value.into()),
+        Value::BooleanLit(truth) => DocNode::Text(if truth.value { "true" } else { "false" }.into()),
+        Value::NullKeyword(_) => DocNode::Nothing,
         Value::Array(array) => {
             let elements = array.elements.into_iter().map(|element| of_json(element, lines, depth + 1));
-            Node::List(elements.collect::<Result<_, _>>()?)
+            DocNode::List(elements.collect::<Result<_, _>>()?)
         }
         Value::Object(object) => {
             let mut members = Vec::with_capacity(object.properties.len());
             for property in object.properties {
                 let line = lines.of(property.range.start);
                 let value = of_json(property.value, lines, depth + 1)?;
-                members.push(Member { key: property.name.into_string().into(), line, value });
+                members.push(DocMember { key: property.name.into_string().into(), line, value });
             }
-            Node::Map(members)
+            DocNode::Map(members)
         }
     })
 }
@@ -138,14 +138,14 @@ impl Lines<'_> {
 }
 
 /// Reads the documents of a YAML file: pnpm writes what it locks for itself as a document before the project's.
-pub(crate) fn read_yaml(text: &str) -> Result<Vec<Node>, LockfileError> {
+pub(crate) fn read_yaml(text: &str) -> Result<Vec<DocNode>, LockfileError> {
     let options = granit_parser::options! {
         disallow_directives: true,
         flow_nesting_limit: DEEPEST,
         block_nesting_limit: DEEPEST,
         simple_key_max_lookahead: LONGEST_KEY
     };
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenNode> = Vec::new();
     let mut documents = Vec::new();
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|wrong| LockfileError::at(narrow(wrong.marker().line()), wrong.info()))?;
@@ -153,17 +153,17 @@ pub(crate) fn read_yaml(text: &str) -> Result<Vec<Node>, LockfileError> {
         let whole = match event {
             Event::Scalar(text, style, 0, None) => {
                 let nothing = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null");
-                if nothing { Node::Nothing } else { Node::Text(text.into()) }
+                if nothing { DocNode::Nothing } else { DocNode::Text(text.into()) }
             }
             Event::SequenceStart(_, 0, None) => {
-                open.push(Open::List(Vec::new()));
+                open.push(OpenNode::List(Vec::new()));
                 continue;
             }
             Event::MappingStart(_, 0, None) => {
-                open.push(Open::Map(Vec::new(), None));
+                open.push(OpenNode::Map(Vec::new(), None));
                 continue;
             }
-            Event::SequenceEnd | Event::MappingEnd => open.pop().map_or(Node::Nothing, Open::close),
+            Event::SequenceEnd | Event::MappingEnd => open.pop().map_or(DocNode::Nothing, OpenNode::close),
             Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => continue,
             _ => return Err(LockfileError::at(line, "a lockfile has no anchor, alias or tag")),
         };
@@ -179,30 +179,30 @@ pub(crate) fn read_yaml(text: &str) -> Result<Vec<Node>, LockfileError> {
 }
 
 /// A collection that is not yet closed.
-enum Open {
-    List(Vec<Node>),
+enum OpenNode {
+    List(Vec<DocNode>),
     /// The members, and a key whose value is still to come.
-    Map(Vec<Member>, Option<(Box<str>, u32)>),
+    Map(Vec<DocMember>, Option<(Box<str>, u32)>),
 }
 
-impl Open {
-    fn take(&mut self, node: Node, line: u32) -> Result<(), LockfileError> {
+impl OpenNode {
+    fn take(&mut self, node: DocNode, line: u32) -> Result<(), LockfileError> {
         match self {
             Self::List(elements) => elements.push(node),
             Self::Map(members, waiting) => match (waiting.take(), node) {
-                (Some((key, line)), value) => members.push(Member { key, line, value }),
-                (None, Node::Text(key)) => *waiting = Some((key, line)),
-                (None, Node::Nothing) => *waiting = Some(("null".into(), line)),
-                (None, Node::List(_) | Node::Map(_)) => return Err(LockfileError::at(line, "a key is a text")),
+                (Some((key, line)), value) => members.push(DocMember { key, line, value }),
+                (None, DocNode::Text(key)) => *waiting = Some((key, line)),
+                (None, DocNode::Nothing) => *waiting = Some(("null".into(), line)),
+                (None, DocNode::List(_) | DocNode::Map(_)) => return Err(LockfileError::at(line, "a key is a text")),
             },
         }
         Ok(())
     }
 
-    fn close(self) -> Node {
+    fn close(self) -> DocNode {
         match self {
-            Self::List(elements) => Node::List(elements),
-            Self::Map(members, _) => Node::Map(members),
+            Self::List(elements) => DocNode::List(elements),
+            Self::Map(members, _) => DocNode::Map(members),
         }
     }
 }
@@ -227,8 +227,8 @@ mod tests {
             let [a, c] = read.members() else { panic!("{read:?}") };
             let [b] = a.value.members() else { panic!("{read:?}") };
             assert_eq!([a.line, b.line, c.line], lines);
-            assert_eq!(b.value, Node::List(vec![Node::Text("1".into()), Node::Text("true".into()), Node::Nothing]));
-            assert_eq!(c.value, Node::Text("d".into()));
+            assert_eq!(b.value, DocNode::List(vec![DocNode::Text("1".into()), DocNode::Text("true".into()), DocNode::Nothing]));
+            assert_eq!(c.value, DocNode::Text("d".into()));
         }
     }
 

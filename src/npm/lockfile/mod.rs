@@ -13,7 +13,7 @@ pub(crate) mod yarn;
 
 use std::sync::Arc;
 
-use crate::npm::lockfile::document::{Node, read_json, read_yaml};
+use crate::npm::lockfile::document::{DocNode, read_json, read_yaml};
 use crate::npm::lockfile::spec::{address, of_tarball, range};
 use crate::npm::name::PackageName;
 
@@ -27,14 +27,14 @@ pub(crate) const LONGEST_PATH: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lockfile {
     /// Whose it is.
-    pub dialect: Dialect,
+    pub dialect: LockfileFormat,
     /// What it locks, in its own order, the project itself left out.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<LockfileEntry>,
 }
 
 /// Whose lockfile it is: says how its client takes `resolved`, and how an override is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dialect {
+pub enum LockfileFormat {
     /// `package-lock.json` and `npm-shrinkwrap.json`, versions 1 to 3.
     Npm,
     /// `pnpm-lock.yaml` of pnpm 3 to 8: versions 5 and 6.
@@ -53,19 +53,19 @@ pub enum Dialect {
 
 /// One package that a lockfile locks. Several entries may be of one name and version: npm installs such in several places.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct LockfileEntry {
     /// The package's real name: of an alias (`npm:lodash@^4`) what it stands for. Not necessarily a name that npm allows.
     pub name: Box<str>,
     /// The version, as written; what stands for it where `source` is no registry.
     pub version: Box<str>,
     /// Where the bytes come from.
-    pub source: Source,
+    pub source: EntrySource,
     /// What the tarball must hash to, as SRI; `None` where the lockfile says nothing about the tarball itself.
     pub integrity: Option<Box<str>>,
     /// The address it was resolved to, if the lockfile has one.
     pub resolved: Option<Box<str>>,
     /// Who asked for it and how, where the lockfile knows.
-    pub asks: Vec<Ask>,
+    pub asks: Vec<RequestedBy>,
     /// Where it is installed, or the key it stands under.
     pub place: Box<str>,
     /// The line it begins on, from 1.
@@ -74,7 +74,7 @@ pub struct Entry {
 
 /// That somebody asked for a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct RequestedBy {
     /// The package that asks; empty for a project of one's own.
     pub by: Arc<str>,
     /// Whether the project itself (or one of its workspaces) asks.
@@ -87,7 +87,7 @@ pub struct Ask {
 
 /// Where an entry's bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum EntrySource {
     /// A registry.
     Registry,
     /// A git repository, or a host's archive of one.
@@ -170,23 +170,23 @@ impl Lockfile {
             _ => npm::read(&read_json(text)?),
         }?;
         // Some dialects have no workspaces, but a file may still claim that an entry is one.
-        lockfile.entries.retain(|entry| entry.source != Source::Workspace);
-        lockfile.entries.iter_mut().for_each(Entry::settle);
+        lockfile.entries.retain(|entry| entry.source != EntrySource::Workspace);
+        lockfile.entries.iter_mut().for_each(LockfileEntry::settle);
         Ok(lockfile)
     }
 }
 
-impl Entry {
+impl LockfileEntry {
     /// Gives an entry of a registry that states no version, or no package's name, what its address names: clients fetch the address.
     /// Without an address and a version it installs nothing.
     fn settle(&mut self) {
         let is_named = !self.version.is_empty() && PackageName::parse(&self.name).is_ok();
-        if self.source != Source::Registry || is_named {
+        if self.source != EntrySource::Registry || is_named {
             return;
         }
         let Some(resolved) = self.resolved.as_deref() else {
             if self.version.is_empty() {
-                self.source = Source::Nothing;
+                self.source = EntrySource::Nothing;
             }
             return;
         };
@@ -199,11 +199,11 @@ impl Entry {
     /// Notes that `by` (empty for a project) asks for it as `name`, with `spec`, where the lockfile has that.
     pub(crate) fn ask(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
         let alias = (*name != *self.name).then(|| name.into());
-        self.asks.push(Ask { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
+        self.asks.push(RequestedBy { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
     }
 }
 
-impl Dialect {
+impl LockfileFormat {
     /// Whether its client replaces the public registry's host by the configured one when it installs from the lockfile.
     #[must_use]
     pub fn rewrites_public_host(self) -> bool {
@@ -217,7 +217,7 @@ impl LockfileError {
     }
 
     /// A document whose member `member` is none of the `known` versions.
-    pub(crate) fn version(document: &Node, member: &'static str, known: &'static str) -> Self {
+    pub(crate) fn version(document: &DocNode, member: &'static str, known: &'static str) -> Self {
         let found = document.text_of(member).map_or_else(|| "missing".to_owned(), |text| format!("`{}`", text.escape_debug()));
         Self::Version { member, found, known }
     }
@@ -252,9 +252,9 @@ pub(crate) mod tests {
         let read = |name: &str, text: &str| Lockfile::read(name, text.as_bytes()).map(|lockfile| lockfile.dialect);
         assert_eq!(read("package.json", "{}"), Err(LockfileError::Name));
         assert_eq!(read("bun.lockb", "#!"), Err(LockfileError::Binary));
-        assert_eq!(read("npm-shrinkwrap.json", "\u{feff}{}"), Ok(Dialect::Npm));
-        assert_eq!(read("old-yarn.lock", "# yarn lockfile v1\n"), Ok(Dialect::YarnClassic));
-        assert_eq!(read("yarn.lock", "__metadata:\n  version: 8\n"), Ok(Dialect::YarnBerry));
+        assert_eq!(read("npm-shrinkwrap.json", "\u{feff}{}"), Ok(LockfileFormat::Npm));
+        assert_eq!(read("old-yarn.lock", "# yarn lockfile v1\n"), Ok(LockfileFormat::YarnClassic));
+        assert_eq!(read("yarn.lock", "__metadata:\n  version: 8\n"), Ok(LockfileFormat::YarnBerry));
         assert_eq!(Lockfile::read("yarn.lock", b"a\xff"), Err(LockfileError::Encoding(1)));
     }
 

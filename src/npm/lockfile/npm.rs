@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::{address, source_of_entry, unalias};
-use crate::npm::lockfile::{Dialect, Entry, LONGEST_PATH, Lockfile, LockfileError, Source};
+use crate::npm::lockfile::{EntrySource, LONGEST_PATH, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 use crate::npm::name::PackageName;
 
 /// Steps from a package up to the project: as deep as any tree is.
@@ -13,48 +13,48 @@ const STEPS: usize = 64;
 
 const FOLDER: &str = "node_modules/";
 
-pub(crate) fn read(document: &Node) -> Result<Lockfile, LockfileError> {
+pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let version = document.text_of("lockfileVersion").unwrap_or("1");
     // npm 7 and later read `packages` where it is there, and else `dependencies`, whatever the version says.
-    let has = |key: &str| document.member(key).is_some_and(|member| *member != Node::Nothing);
+    let has = |key: &str| document.member(key).is_some_and(|member| *member != DocNode::Nothing);
     let tree = match version {
-        "1" | "2" | "3" if has("packages") => Tree::of_paths(document)?,
+        "1" | "2" | "3" if has("packages") => InstallTree::of_paths(document)?,
         "2" | "3" if !has("dependencies") => return Err(LockfileError::at(1, "it has no `packages`")),
-        "1" | "2" | "3" => Tree::of_nested(document),
+        "1" | "2" | "3" => InstallTree::of_nested(document),
         _ => return Err(LockfileError::version(document, "lockfileVersion", "1, 2 and 3")),
     };
-    Ok(Lockfile { dialect: Dialect::Npm, entries: tree.asked() })
+    Ok(Lockfile { dialect: LockfileFormat::Npm, entries: tree.asked() })
 }
 
 /// The installed tree: each package by the path it is installed at.
 #[derive(Default)]
-struct Tree<'a> {
-    entries: Vec<Entry>,
+struct InstallTree<'a> {
+    entries: Vec<LockfileEntry>,
     /// What is installed in each folder's `node_modules`, by name.
     at: HashMap<Box<str>, HashMap<Box<str>, usize>>,
-    wishes: Vec<Wish<'a>>,
+    wishes: Vec<NpmDependency<'a>>,
 }
 
 /// What a package asks for.
-struct Wish<'a> {
+struct NpmDependency<'a> {
     /// Where it is installed.
     path: Box<str>,
     /// Its name; empty for a project.
     by: Arc<str>,
     is_direct: bool,
     /// Names and specs.
-    dependencies: &'a [Member],
+    dependencies: &'a [DocMember],
 }
 
-impl<'a> Tree<'a> {
-    fn of_paths(document: &'a Node) -> Result<Self, LockfileError> {
-        let packages = document.member("packages").filter(|packages| matches!(packages, Node::Map(_)));
+impl<'a> InstallTree<'a> {
+    fn of_paths(document: &'a DocNode) -> Result<Self, LockfileError> {
+        let packages = document.member("packages").filter(|packages| matches!(packages, DocNode::Map(_)));
         let packages = packages.ok_or_else(|| LockfileError::at(1, "it has no `packages`"))?.members();
         let mut tree = Self::default();
         let paths: HashSet<&str> = packages.iter().map(|package| &*package.key).collect();
         let links = packages.iter().filter(|package| package.value.says("link"));
         let targets: HashSet<&str> = links.filter_map(|link| link.value.text_of("resolved")).map(folder).collect();
-        for Member { key: path, line, value: package } in packages {
+        for DocMember { key: path, line, value: package } in packages {
             let installed = path.rfind(FOLDER).map(|at| &path[at + FOLDER.len()..]);
             let name = package.text_of("name").or(installed).unwrap_or_default();
             let by: Arc<str> = if installed.is_some() { name.into() } else { "".into() };
@@ -63,21 +63,26 @@ impl<'a> Tree<'a> {
             let fields = if installed.is_some() { &fields[..3] } else { &fields[..] };
             for field in fields {
                 let dependencies = package.members_of(field);
-                tree.wishes.push(Wish { path: path.clone(), by: Arc::clone(&by), is_direct: installed.is_none(), dependencies });
+                tree.wishes.push(NpmDependency {
+                    path: path.clone(),
+                    by: Arc::clone(&by),
+                    is_direct: installed.is_none(),
+                    dependencies,
+                });
             }
             if let Some(folder) = installed {
                 let above = path[..path.len() - folder.len() - FOLDER.len()].trim_end_matches('/');
                 let mut entry = of_package(name, path, *line, package);
                 // Only an installed package brings others in its tarball; what a project bundles is installed for it.
-                if entry.source == Source::Bundled && !above.contains(FOLDER) {
+                if entry.source == EntrySource::Bundled && !above.contains(FOLDER) {
                     entry.source = source_of_package(package);
                 }
                 // npm installs into `node_modules` of the project and of what it installs or links to, and by a package's name. A
                 // folder that only a link leads to is not installed.
                 let is_linked = targets.contains(&**path) && !above.is_empty() && !paths.contains(above);
                 let is_fetched = entry.resolved.as_deref().is_some_and(|resolved| resolved.starts_with("http"));
-                if entry.source == Source::Registry && !is_fetched && (is_linked || PackageName::parse(folder).is_err()) {
-                    entry.source = Source::Nothing;
+                if entry.source == EntrySource::Registry && !is_fetched && (is_linked || PackageName::parse(folder).is_err()) {
+                    entry.source = EntrySource::Nothing;
                 }
                 tree.add(path, entry);
             }
@@ -85,17 +90,17 @@ impl<'a> Tree<'a> {
         Ok(tree)
     }
 
-    fn of_nested(document: &'a Node) -> Self {
+    fn of_nested(document: &'a DocNode) -> Self {
         let mut tree = Self::default();
         // The project's own ranges are in `package.json` alone.
         let mut open = vec![(String::new(), document.members_of("dependencies"))];
         while let Some((folder, packages)) = open.pop() {
-            for Member { key: name, line, value: package } in packages {
+            for DocMember { key: name, line, value: package } in packages {
                 let path = format!("{folder}{FOLDER}{name}");
                 let entry = of_nested_package(name, &path, *line, package);
                 let by = Arc::from(&*entry.name);
                 let dependencies = package.members_of("requires");
-                tree.wishes.push(Wish { path: path.as_str().into(), by, is_direct: false, dependencies });
+                tree.wishes.push(NpmDependency { path: path.as_str().into(), by, is_direct: false, dependencies });
                 tree.add(&path, entry);
                 open.push((format!("{path}/"), package.members_of("dependencies")));
             }
@@ -109,7 +114,7 @@ impl<'a> Tree<'a> {
         tree
     }
 
-    fn add(&mut self, path: &str, entry: Entry) {
+    fn add(&mut self, path: &str, entry: LockfileEntry) {
         self.file(path, self.entries.len());
         self.entries.push(entry);
     }
@@ -121,13 +126,13 @@ impl<'a> Tree<'a> {
     }
 
     /// The entries, each with what asked for it.
-    fn asked(mut self) -> Vec<Entry> {
-        for Wish { path, by, is_direct, dependencies } in std::mem::take(&mut self.wishes) {
+    fn asked(mut self) -> Vec<LockfileEntry> {
+        for NpmDependency { path, by, is_direct, dependencies } in std::mem::take(&mut self.wishes) {
             if dependencies.is_empty() {
                 continue;
             }
             let folders = above(&self.at, &path);
-            for Member { key: name, value, .. } in dependencies {
+            for DocMember { key: name, value, .. } in dependencies {
                 let at = folders.iter().find_map(|folder| folder.get(name));
                 let (Some(spec), Some(at)) = (value.text(), at) else { continue };
                 self.entries[*at].ask(&by, is_direct, name, Some(spec));
@@ -154,14 +159,14 @@ fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str
     found
 }
 
-fn of_package(name: &str, path: &str, line: u32, package: &Node) -> Entry {
+fn of_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let resolved = package.text_of("resolved");
     let source = match package {
-        _ if package.says("link") => Source::Link,
-        _ if package.says("inBundle") => Source::Bundled,
+        _ if package.says("link") => EntrySource::Link,
+        _ if package.says("inBundle") => EntrySource::Bundled,
         _ => source_of_package(package),
     };
-    Entry {
+    LockfileEntry {
         name: name.into(),
         version: package.text_of("version").unwrap_or_default().into(),
         source,
@@ -174,11 +179,11 @@ fn of_package(name: &str, path: &str, line: u32, package: &Node) -> Entry {
 }
 
 /// Where the bytes of a package come from that is no link and comes in no other one's tarball.
-fn source_of_package(package: &Node) -> Source {
+fn source_of_package(package: &DocNode) -> EntrySource {
     match package.text_of("resolved") {
         Some(resolved) if !resolved.starts_with("http") => source_of_entry(resolved),
-        Some(resolved) if address(resolved) == Source::Git => Source::Git,
-        _ => Source::Registry,
+        Some(resolved) if address(resolved) == EntrySource::Git => EntrySource::Git,
+        _ => EntrySource::Registry,
     }
 }
 
@@ -188,19 +193,19 @@ fn folder(path: &str) -> &str {
     path.strip_prefix("./").unwrap_or(path).trim_end_matches('/')
 }
 
-fn of_nested_package(name: &str, path: &str, line: u32, package: &Node) -> Entry {
+fn of_nested_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let written = package.text_of("version").unwrap_or_default();
     let (real, version) = unalias(name, written);
     let resolved = package.text_of("resolved");
     let source = match source_of_entry(version) {
         // What the project itself bundles is installed for it.
-        _ if package.says("bundled") && path.matches(FOLDER).count() > 1 => Source::Bundled,
-        Source::Registry if resolved.is_some_and(|resolved| address(resolved) == Source::Git) => Source::Git,
+        _ if package.says("bundled") && path.matches(FOLDER).count() > 1 => EntrySource::Bundled,
+        EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
         // A tarball whose address somebody wrote down; which package it is nobody says, so its name is believed.
         found => found,
     };
-    let resolved = resolved.or_else(|| matches!(source, Source::Git | Source::Http).then_some(version));
-    Entry {
+    let resolved = resolved.or_else(|| matches!(source, EntrySource::Git | EntrySource::Http).then_some(version));
+    LockfileEntry {
         name: real.into(),
         version: version.into(),
         source,

@@ -4,25 +4,25 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::{address, source_of_entry, split};
-use crate::npm::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
+use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 use crate::npm::semver::version::Version;
 
 const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
 
-pub(crate) fn read(documents: &[Node]) -> Result<Lockfile, LockfileError> {
+pub(crate) fn read(documents: &[DocNode]) -> Result<Lockfile, LockfileError> {
     // pnpm locks itself and what configures it in a document of its own, before the project's.
     let project = documents.last().ok_or_else(|| LockfileError::at(1, "it is empty"))?;
     let version = project.text_of("lockfileVersion").unwrap_or_default();
     let dialect = match version.split('.').next() {
-        Some("5" | "6") => Dialect::Pnpm6,
-        Some("9") => Dialect::Pnpm9,
+        Some("5" | "6") => LockfileFormat::Pnpm6,
+        Some("9") => LockfileFormat::Pnpm9,
         _ => return Err(LockfileError::version(project, "lockfileVersion", "5.x, 6.x and 9.x")),
     };
-    let mut locked = Locked { has_slashes: version.starts_with('5'), ..Locked::default() };
+    let mut locked = PnpmPackages { has_slashes: version.starts_with('5'), ..PnpmPackages::default() };
     for document in documents {
-        for Member { key, line, value } in document.members_of("packages") {
+        for DocMember { key, line, value } in document.members_of("packages") {
             locked.add(key, *line, value);
         }
         locked.ask(document);
@@ -31,15 +31,15 @@ pub(crate) fn read(documents: &[Node]) -> Result<Lockfile, LockfileError> {
 }
 
 #[derive(Default)]
-struct Locked {
-    entries: Vec<Entry>,
+struct PnpmPackages {
+    entries: Vec<LockfileEntry>,
     at: HashMap<Box<str>, usize>,
     /// Keys are `/name/version_peers`, as version 5 has them.
     has_slashes: bool,
 }
 
-impl Locked {
-    fn add(&mut self, key: &str, line: u32, package: &Node) {
+impl PnpmPackages {
+    fn add(&mut self, key: &str, line: u32, package: &DocNode) {
         let bare = &*self.bare(key);
         // Versions 5 and 6 have an entry for each set of peers, of the same tarball.
         if self.at.contains_key(bare) {
@@ -49,7 +49,7 @@ impl Locked {
         self.entries.push(of_package(bare, line, package));
     }
 
-    fn ask(&mut self, document: &Node) {
+    fn ask(&mut self, document: &DocNode) {
         // Without workspaces version 6 has the project's own fields at its top.
         let importers = document.members_of("importers").iter().map(|importer| &importer.value);
         for importer in importers.chain(std::iter::once(document)) {
@@ -57,16 +57,16 @@ impl Locked {
             let specifiers =
                 importer.members_of("specifiers").iter().filter_map(|asked| Some((&*asked.key, asked.value.text()?)));
             let specifiers: HashMap<&str, &str> = specifiers.collect();
-            for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
+            for DocMember { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
                 let specifier = value.text_of("specifier").or_else(|| specifiers.get(&**name).copied());
                 let (Some(specifier), Some(version)) = (specifier, value.text_of("version").or(value.text())) else { continue };
                 self.note(name, version, &Arc::default(), Some(specifier));
             }
         }
         let snapshots = document.members_of("snapshots").iter().chain(document.members_of("packages"));
-        for Member { key, value, .. } in snapshots {
+        for DocMember { key, value, .. } in snapshots {
             let by: Arc<str> = split(&self.bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
-            for Member { key: name, value, .. } in FIELDS.iter().flat_map(|field| value.members_of(field)) {
+            for DocMember { key: name, value, .. } in FIELDS.iter().flat_map(|field| value.members_of(field)) {
                 if let Some(version) = value.text() {
                     self.note(name, version, &by, None);
                 }
@@ -84,7 +84,7 @@ impl Locked {
     }
 }
 
-impl Locked {
+impl PnpmPackages {
     /// A key without its peers, and without the slash that versions before 9 put before it; of version 5 in the words of later ones.
     fn bare<'k>(&self, key: &'k str) -> Cow<'k, str> {
         if self.has_slashes {
@@ -116,8 +116,8 @@ fn without_peers(version: &str) -> &str {
     version.split(['_', '(']).next().unwrap_or(version)
 }
 
-fn of_package(key: &str, line: u32, package: &Node) -> Entry {
-    let resolution = package.member("resolution").unwrap_or(&Node::Nothing);
+fn of_package(key: &str, line: u32, package: &DocNode) -> LockfileEntry {
+    let resolution = package.member("resolution").unwrap_or(&DocNode::Nothing);
     let (host, key) = match split(key) {
         // Versions before 9 put the host of another registry before the name.
         Some((name, _)) if !name.starts_with('@') && name.contains('/') && !key.contains(':') => {
@@ -128,16 +128,16 @@ fn of_package(key: &str, line: u32, package: &Node) -> Entry {
     let (name, version) = split(key).unwrap_or((package.text_of("name").unwrap_or(key), key));
     let tarball = resolution.text_of("tarball").or_else(|| resolution.text_of("repo"));
     let source = match resolution.text_of("type") {
-        Some("directory") => Source::File,
-        Some("git") => Source::Git,
-        _ if resolution.says("gitHosted") => Source::Git,
+        Some("directory") => EntrySource::File,
+        Some("git") => EntrySource::Git,
+        _ if resolution.says("gitHosted") => EntrySource::Git,
         _ => match source_of_entry(version) {
-            Source::Registry if tarball.is_some_and(|tarball| address(tarball) == Source::Git) => Source::Git,
+            EntrySource::Registry if tarball.is_some_and(|tarball| address(tarball) == EntrySource::Git) => EntrySource::Git,
             found => found,
         },
     };
     let host = (!host.is_empty()).then(|| format!("https://{host}/"));
-    Entry {
+    LockfileEntry {
         name: name.into(),
         version: version.into(),
         source,

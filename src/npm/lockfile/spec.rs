@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::npm::lockfile::Source;
+use crate::npm::lockfile::EntrySource;
 use crate::npm::name::PackageName;
 use crate::npm::semver::version::Version;
 
@@ -27,50 +27,50 @@ pub(crate) fn unalias<'a>(name: &'a str, spec: &'a str) -> (&'a str, &'a str) {
 /// The range of a spec, of what is asked from a registry. pnpm's catalogs have theirs elsewhere.
 pub(crate) fn range(spec: &str) -> Option<Box<str>> {
     let (_, range) = unalias("", spec);
-    let is_one = source(range) == Source::Registry && !range.is_empty() && !range.starts_with("catalog:");
+    let is_one = source(range) == EntrySource::Registry && !range.is_empty() && !range.starts_with("catalog:");
     is_one.then(|| range.into())
 }
 
 /// Where what `spec` asks for comes from: the text behind a name's `@`, without `npm:`.
-pub(crate) fn source(spec: &str) -> Source {
+pub(crate) fn source(spec: &str) -> EntrySource {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| spec.starts_with(prefix));
     if begins(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
-        return Source::Git;
+        return EntrySource::Git;
     }
     if begins(&["http://", "https://"]) {
         return address(spec);
     }
     if begins(&["file:", "patch:", "exec:", "./", "../", "/", "~/"]) {
-        return Source::File;
+        return EntrySource::File;
     }
     if begins(&["link:", "portal:"]) {
-        return Source::Link;
+        return EntrySource::Link;
     }
     if spec.starts_with("workspace:") {
-        return Source::Workspace;
+        return EntrySource::Workspace;
     }
     // `user/repo`, which npm, yarn 1 and bun read as a repository of the largest host.
     let is_short = spec.contains('/') && !spec.starts_with('@') && !spec.contains([' ', ':', '<', '>']);
-    if is_short { Source::Git } else { Source::Registry }
+    if is_short { EntrySource::Git } else { EntrySource::Registry }
 }
 
 /// The same of an entry where members of the workspace have none: one that calls itself so is not hidden.
-pub(crate) fn source_of_entry(spec: &str) -> Source {
+pub(crate) fn source_of_entry(spec: &str) -> EntrySource {
     match source(spec) {
-        Source::Workspace => Source::Link,
+        EntrySource::Workspace => EntrySource::Link,
         other => other,
     }
 }
 
 /// Whether an address is a repository's, or an archive that a host makes of one.
-pub(crate) fn address(url: &str) -> Source {
+pub(crate) fn address(url: &str) -> EntrySource {
     let plain = url.split(['#', '?']).next().unwrap_or_default();
     let of_repository = plain.strip_suffix(".git").is_some() || url.contains("#commit=");
     let host = plain.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
     let archive = host == "codeload.github.com"
         || (matches!(host, "github.com" | "gitlab.com" | "bitbucket.org")
             && (plain.contains("/archive/") || plain.contains("/get/")));
-    if of_repository || archive { Source::Git } else { Source::Http }
+    if of_repository || archive { EntrySource::Git } else { EntrySource::Http }
 }
 
 /// The package and the version that a tarball's customary address names: `…/@acme/ui/-/ui-1.0.0.tgz`.
@@ -122,19 +122,19 @@ mod tests {
     #[test]
     fn a_spec_says_where_bytes_come_from() {
         for (spec, expected) in [
-            ("^1.0.0", Source::Registry),
-            ("1.x || >=2.5.0", Source::Registry),
-            ("latest", Source::Registry),
-            ("git+ssh://git@github.com/a/b.git#0123", Source::Git),
-            ("a/b#main", Source::Git),
-            ("github:a/b", Source::Git),
-            ("https://github.com/a/b.git", Source::Git),
-            ("https://codeload.github.com/a/b/tar.gz/0123", Source::Git),
-            ("https://files.example/b.tgz", Source::Http),
-            ("file:./b", Source::File),
-            ("../b", Source::File),
-            ("link:./b", Source::Link),
-            ("workspace:^", Source::Workspace),
+            ("^1.0.0", EntrySource::Registry),
+            ("1.x || >=2.5.0", EntrySource::Registry),
+            ("latest", EntrySource::Registry),
+            ("git+ssh://git@github.com/a/b.git#0123", EntrySource::Git),
+            ("a/b#main", EntrySource::Git),
+            ("github:a/b", EntrySource::Git),
+            ("https://github.com/a/b.git", EntrySource::Git),
+            ("https://codeload.github.com/a/b/tar.gz/0123", EntrySource::Git),
+            ("https://files.example/b.tgz", EntrySource::Http),
+            ("file:./b", EntrySource::File),
+            ("../b", EntrySource::File),
+            ("link:./b", EntrySource::Link),
+            ("workspace:^", EntrySource::Workspace),
         ] {
             assert_eq!(source(spec), expected, "{spec}");
         }

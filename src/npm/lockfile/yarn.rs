@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use crate::npm::lockfile::document::{Member, Node};
+use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::{address, range, source, split, unalias};
-use crate::npm::lockfile::{Dialect, Entry, Lockfile, LockfileError, Source};
+use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 
 /// Whether yarn 1 wrote it.
 pub(crate) fn is_classic(text: &str) -> bool {
@@ -16,7 +16,7 @@ pub(crate) fn is_classic(text: &str) -> bool {
 }
 
 pub(crate) fn read_classic(text: &str) -> Result<Lockfile, LockfileError> {
-    let mut blocks: Vec<Block> = Vec::new();
+    let mut blocks: Vec<YarnBlock> = Vec::new();
     let mut inside = "";
     for (at, line) in text.lines().enumerate() {
         let number = u32::try_from(at + 1).unwrap_or(u32::MAX);
@@ -29,7 +29,7 @@ pub(crate) fn read_classic(text: &str) -> Result<Lockfile, LockfileError> {
         if indent == 0 {
             let keys = trimmed.strip_suffix(':').ok_or_else(|| wrong("a package's line ends with a colon"))?;
             let patterns = tokens(keys).filter(|patterns| !patterns.is_empty()).ok_or_else(|| wrong("a quote is not closed"))?;
-            blocks.push(Block { patterns, line: number, ..Block::default() });
+            blocks.push(YarnBlock { patterns, line: number, ..YarnBlock::default() });
             inside = "";
             continue;
         }
@@ -49,12 +49,12 @@ pub(crate) fn read_classic(text: &str) -> Result<Lockfile, LockfileError> {
             _ => {}
         }
     }
-    Ok(Lockfile { dialect: Dialect::YarnClassic, entries: joined(&blocks) })
+    Ok(Lockfile { dialect: LockfileFormat::YarnClassic, entries: joined(&blocks) })
 }
 
 /// A package as `yarn.lock` has it, in either format.
 #[derive(Default)]
-struct Block {
+struct YarnBlock {
     /// `axios@^1.12.0`: everything that asked for it.
     patterns: Vec<String>,
     version: String,
@@ -92,10 +92,10 @@ fn tokens(line: &str) -> Option<Vec<String>> {
 }
 
 /// The documents of a later yarn's file: one.
-pub(crate) fn read_berry(documents: &[Node]) -> Result<Lockfile, LockfileError> {
+pub(crate) fn read_berry(documents: &[DocNode]) -> Result<Lockfile, LockfileError> {
     let document = documents.first().ok_or_else(|| LockfileError::at(1, "it is empty"))?;
     let mut blocks = Vec::new();
-    for Member { key, line, value } in document.members() {
+    for DocMember { key, line, value } in document.members() {
         if &**key == "__metadata" {
             continue;
         }
@@ -103,7 +103,7 @@ pub(crate) fn read_berry(documents: &[Node]) -> Result<Lockfile, LockfileError> 
         let Some((name, locator)) = resolution else { return Err(LockfileError::at(*line, "it has no `resolution`")) };
         let fields = ["dependencies", "optionalDependencies", "peerDependencies"];
         let wishes = fields.iter().flat_map(|field| value.members_of(field));
-        blocks.push(Block {
+        blocks.push(YarnBlock {
             patterns: key.split(',').map(|pattern| pattern.trim().to_owned()).collect(),
             version: value.text_of("version").unwrap_or_default().to_owned(),
             resolved: archive(locator),
@@ -113,7 +113,7 @@ pub(crate) fn read_berry(documents: &[Node]) -> Result<Lockfile, LockfileError> 
             resolution: Some((name.to_owned(), locator.to_owned())),
         });
     }
-    Ok(Lockfile { dialect: Dialect::YarnBerry, entries: joined(&blocks) })
+    Ok(Lockfile { dialect: LockfileFormat::YarnBerry, entries: joined(&blocks) })
 }
 
 /// The address in a locator, where it is not the registry's customary one.
@@ -127,14 +127,14 @@ fn archive(locator: &str) -> Option<String> {
 }
 
 /// The entries of the blocks, each with who asked for it.
-fn joined(blocks: &[Block]) -> Vec<Entry> {
+fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
     let mut at: HashMap<&str, usize> = HashMap::new();
     for (number, block) in blocks.iter().enumerate() {
         at.extend(block.patterns.iter().map(|pattern| (&**pattern, number)));
     }
-    let mut entries: Vec<Entry> = blocks.iter().map(of_block).collect();
+    let mut entries: Vec<LockfileEntry> = blocks.iter().map(of_block).collect();
     for (number, block) in blocks.iter().enumerate() {
-        let project = entries[number].source == Source::Workspace;
+        let project = entries[number].source == EntrySource::Workspace;
         let by: Arc<str> = if project { Arc::default() } else { (*entries[number].name).into() };
         for (name, spec) in &block.wishes {
             let asked = [format!("{name}@{spec}"), format!("{name}@npm:{spec}")];
@@ -152,21 +152,21 @@ fn joined(blocks: &[Block]) -> Vec<Entry> {
             }
         }
     }
-    entries.retain(|entry| entry.source != Source::Workspace);
+    entries.retain(|entry| entry.source != EntrySource::Workspace);
     entries
 }
 
-fn of_block(block: &Block) -> Entry {
+fn of_block(block: &YarnBlock) -> LockfileEntry {
     let pattern = block.patterns.first().map_or("", |pattern| pattern);
     let (asked, spec) =
         block.resolution.as_ref().map_or_else(|| split(pattern).unwrap_or((pattern, "")), |(name, locator)| (name, locator));
     let (name, spec) = unalias(asked, spec);
     let resolved = block.resolved.as_deref();
     let source = match source(spec.split("::").next().unwrap_or(spec)) {
-        Source::Registry if resolved.is_some_and(|resolved| address(resolved) == Source::Git) => Source::Git,
+        EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
         found => found,
     };
-    Entry {
+    LockfileEntry {
         name: name.into(),
         version: block.version.as_str().into(),
         source,

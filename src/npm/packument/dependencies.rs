@@ -4,14 +4,14 @@
 use crate::npm::name::PackageName;
 use crate::npm::packument::dependency_source;
 use crate::npm::packument::json::{decode, for_each_member};
-use crate::npm::packument::manifest::Fields;
+use crate::npm::packument::manifest::AbbreviatedFields;
 
 /// The most that one release is read for: no honest one wants more.
 const MOST: usize = 500;
 
 /// One package that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirement {
+pub struct Dependency {
     /// The package.
     pub name: PackageName,
     /// A range, a version or a dist-tag, as it is written.
@@ -21,7 +21,7 @@ pub struct Requirement {
 /// What the entry at `entry` of `document` wants: its dependencies, its optional ones, and its peers but for those that it can do
 /// without. `fields` must be those of `document`.
 #[must_use]
-pub fn requirements(document: &[u8], fields: &Fields, entry: usize) -> Vec<Requirement> {
+pub fn requirements(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
     let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::new());
     for span in fields.of(entry) {
         let Ok(member) = std::str::from_utf8(span.of(document)) else { continue };
@@ -39,7 +39,7 @@ pub fn requirements(document: &[u8], fields: &Fields, entry: usize) -> Vec<Requi
     wanted
 }
 
-fn collect(object: &str, into: &mut Vec<Requirement>) {
+fn collect(object: &str, into: &mut Vec<Dependency>) {
     if !object.starts_with('{') {
         return;
     }
@@ -62,7 +62,7 @@ fn names(object: &str) -> Vec<String> {
 }
 
 /// What a dependency leads to, if that is a registry; another name of a package counts as the package.
-fn requirement(name: &str, spec: &str) -> Option<Requirement> {
+fn requirement(name: &str, spec: &str) -> Option<Dependency> {
     let (name, wanted) = match spec.trim().strip_prefix("npm:") {
         Some(alias) => {
             let at = alias.char_indices().skip(1).find(|(_, letter)| *letter == '@').map_or(alias.len(), |(at, _)| at);
@@ -71,7 +71,7 @@ fn requirement(name: &str, spec: &str) -> Option<Requirement> {
         None if dependency_source::leads_to_registry(spec) => (name, spec.trim()),
         None => return None,
     };
-    Some(Requirement { name: PackageName::parse(name).ok()?, wanted: wanted.into() })
+    Some(Dependency { name: PackageName::parse(name).ok()?, wanted: wanted.into() })
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
             format!(r#"{{"name":"demo","versions":{{"0.9.0":{{}},"1.0.0":{{"name":"demo","version":"1.0.0",{manifest}}}}}}}"#);
         let ingested = ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap();
         let found = requirements(document.as_bytes(), &ingested.fields, 1);
-        found.into_iter().map(|Requirement { name, wanted }| format!("{name}@{wanted}")).collect()
+        found.into_iter().map(|Dependency { name, wanted }| format!("{name}@{wanted}")).collect()
     }
 
     #[test]

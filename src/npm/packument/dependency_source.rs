@@ -1,26 +1,26 @@
 //! Where dependencies come from, by how they are written. Refuses to resolve them.
 
 use crate::npm::name::PackageName;
-use crate::npm::packument::index::Traits;
+use crate::npm::packument::index::ManifestTraits;
 use crate::npm::packument::json::{decode, for_each_member};
 
 /// Dependencies as they were read last: most versions write those of the version before.
 #[derive(Default)]
-pub(crate) struct Sources<'a> {
-    last: [Option<(&'a str, Traits)>; 2],
+pub(crate) struct DependencySources<'a> {
+    last: [Option<(&'a str, ManifestTraits)>; 2],
 }
 
 /// Where one dependency comes from, if not from a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Elsewhere {
+enum NonRegistrySource {
     Git,
     Url,
     File,
 }
 
-impl<'a> Sources<'a> {
+impl<'a> DependencySources<'a> {
     /// Notes in `traits` what the object `raw` of names and specs fetches from elsewhere.
-    pub(crate) fn note(&mut self, raw: &'a str, traits: &mut Traits) {
+    pub(crate) fn note(&mut self, raw: &'a str, traits: &mut ManifestTraits) {
         let known = self.last.iter().flatten().find(|(last, _)| *last == raw).map(|(_, found)| *found);
         let found = known.unwrap_or_else(|| {
             let found = read(raw);
@@ -45,15 +45,15 @@ pub(crate) fn leads_to_registry(spec: &str) -> bool {
     elsewhere(spec).is_none() && !spec.contains(':')
 }
 
-fn read(raw: &str) -> Traits {
-    let mut found = Traits::default();
+fn read(raw: &str) -> ManifestTraits {
+    let mut found = ManifestTraits::default();
     if !raw.starts_with('{') || !is_suspicious(raw) {
         return found;
     }
     let walked = for_each_member(raw, |_, value| match decode(value).and_then(|spec| elsewhere(&spec)) {
-        Some(Elsewhere::Git) => found.git_dependency = true,
-        Some(Elsewhere::Url) => found.url_dependency = true,
-        Some(Elsewhere::File) => found.file_dependency = true,
+        Some(NonRegistrySource::Git) => found.git_dependency = true,
+        Some(NonRegistrySource::Url) => found.url_dependency = true,
+        Some(NonRegistrySource::File) => found.file_dependency = true,
         None => {}
     });
     debug_assert!(walked.is_ok(), "an object that was validated is one");
@@ -70,7 +70,7 @@ fn is_suspicious(raw: &str) -> bool {
 }
 
 /// Where npm takes a spec to lead (`npm-package-arg`).
-fn elsewhere(spec: &str) -> Option<Elsewhere> {
+fn elsewhere(spec: &str) -> Option<NonRegistrySource> {
     let spec = spec.trim();
     let starts = |prefixes: &[&str]| {
         prefixes.iter().any(|prefix| spec.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
@@ -79,24 +79,24 @@ fn elsewhere(spec: &str) -> Option<Elsewhere> {
         return None;
     }
     if starts(&["file:", "link:", "portal:", "./", "../", "/", "~/"]) || spec == "." || spec == ".." {
-        return Some(Elsewhere::File);
+        return Some(NonRegistrySource::File);
     }
     if starts(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
-        return Some(Elsewhere::Git);
+        return Some(NonRegistrySource::Git);
     }
     if starts(&["http:", "https:"]) {
         let bare = spec.split(['#', '?']).next().unwrap_or_default().trim_end_matches('/');
         let is_repository = bare.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("git"));
-        return Some(if is_repository { Elsewhere::Git } else { Elsewhere::Url });
+        return Some(if is_repository { NonRegistrySource::Git } else { NonRegistrySource::Url });
     }
     let repository = spec.split('#').next().unwrap_or_default();
     if repository.contains(':') {
         // A protocol that nobody knows is fetched by whoever knows it.
-        return Some(Elsewhere::Url);
+        return Some(NonRegistrySource::Url);
     }
     let (owner, name) = repository.split_once('/')?;
     let shorthand = !owner.is_empty() && !owner.starts_with('@') && !name.is_empty() && !repository.contains(' ');
-    shorthand.then_some(Elsewhere::Git)
+    shorthand.then_some(NonRegistrySource::Git)
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_spec_leads_to_a_registry_or_elsewhere() {
-        use Elsewhere::{File, Git, Url};
+        use NonRegistrySource::{File, Git, Url};
         for (spec, leads) in [
             ("^1.2.0", None),
             ("latest", None),
@@ -129,12 +129,12 @@ mod tests {
     #[test]
     fn dependencies_from_elsewhere_are_found_however_they_are_written() {
         let read = |raw: &str| read(raw);
-        assert_eq!(read(r#"{"@babel/core":"^7.0.0","b":"1"}"#), Traits::default());
+        assert_eq!(read(r#"{"@babel/core":"^7.0.0","b":"1"}"#), ManifestTraits::default());
         assert!(read(r#"{ "@babel/core" : "^7.0.0" , "b" : "http://x/y.tgz" }"#).url_dependency);
         assert!(read(r#"{"b":"\u0067it+https://x/y"}"#).git_dependency);
         assert!(read(r#"{"b":"x\/y"}"#).git_dependency);
         assert!(read(r#"{"a":null,"b":"https://x/y"}"#).url_dependency);
-        assert_eq!(read("[]"), Traits::default());
+        assert_eq!(read("[]"), ManifestTraits::default());
     }
 
     #[test]

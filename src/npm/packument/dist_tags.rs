@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::npm::packument::index::{Entry, Packument};
+use crate::npm::packument::index::{Packument, VersionEntry};
 use crate::npm::semver::version::Version;
 
 /// The version that `tag` points to among those that are shown, when `target` is hidden or missing. `previous` are the
@@ -20,16 +20,17 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
     }
     let target = Version::parse(target);
     let candidates = || packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
-    let below =
-        |entry: &Entry| target.as_ref().is_some_and(|target| entry.version.as_ref().is_some_and(|version| version <= target));
+    let below = |entry: &VersionEntry| {
+        target.as_ref().is_some_and(|target| entry.version.as_ref().is_some_and(|version| version <= target))
+    };
     let channel = target.as_ref().and_then(Version::channel);
-    let same_channel = |entry: &Entry| entry.version.as_ref().is_some_and(|version| version.channel() == channel);
+    let same_channel = |entry: &VersionEntry| entry.version.as_ref().is_some_and(|version| version.channel() == channel);
 
     let bounded = highest(candidates().filter(|entry| below(entry) && same_channel(entry)));
     if bounded.is_some() || tag != "latest" {
         return bounded;
     }
-    let stable = |entry: &&Entry| entry.version.as_ref().is_some_and(|version| !version.is_prerelease());
+    let stable = |entry: &&VersionEntry| entry.version.as_ref().is_some_and(|version| !version.is_prerelease());
     highest(candidates().filter(|entry| below(entry)).filter(stable))
         .or_else(|| highest(candidates().filter(|entry| below(entry))))
         .or_else(|| highest(candidates().filter(stable)))
@@ -51,7 +52,7 @@ impl<'a> Retargets<'a> {
     /// Sorts what `packument` shows.
     #[must_use]
     pub fn new(packument: &'a Packument, shown: &'a [bool]) -> Self {
-        let mut entries: Vec<&Entry> =
+        let mut entries: Vec<&VersionEntry> =
             packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry).collect();
         entries.sort_by(|one, other| one.version.cmp(&other.version));
         let highest = highest(entries.iter().copied());
@@ -90,10 +91,10 @@ impl<'a> Retargets<'a> {
 
 /// Entries with a version, from the lowest up, each with the best one among itself and those below it.
 #[derive(Default)]
-struct Ladder<'a>(Vec<(&'a Entry, &'a Entry)>);
+struct Ladder<'a>(Vec<(&'a VersionEntry, &'a VersionEntry)>);
 
 impl<'a> Ladder<'a> {
-    fn push(&mut self, entry: &'a Entry) {
+    fn push(&mut self, entry: &'a VersionEntry) {
         let better = self.0.last().map(|(_, best)| *best).filter(|best| entry.traits.deprecated && !best.traits.deprecated);
         self.0.push((entry, better.unwrap_or(entry)));
     }
@@ -111,7 +112,7 @@ impl<'a> Ladder<'a> {
 
 /// The highest version, a deprecated one only when there is no other.
 #[must_use]
-pub fn highest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<&'a str> {
+pub fn highest<'a>(entries: impl Iterator<Item = &'a VersionEntry>) -> Option<&'a str> {
     entries
         .max_by(|one, other| (!one.traits.deprecated, &one.version).cmp(&(!other.traits.deprecated, &other.version)))
         .map(|entry| &*entry.key)

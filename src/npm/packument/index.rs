@@ -1,6 +1,6 @@
 //! A packument as an index: one fact sheet a version, and where its bytes lie in the document.
 //!
-//! Refuses to hold the document, or any tree of it: bytes stay outside and are named by [`Span`]. How it is read is in
+//! Refuses to hold the document, or any tree of it: bytes stay outside and are named by [`ByteSpan`]. How it is read is in
 //! `ingest`, how it is written again in `render`.
 
 use std::collections::HashMap;
@@ -24,12 +24,12 @@ pub fn without_build(version: &str) -> &str {
 
 /// Part of the document: from `start` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct ByteSpan {
     pub(crate) start: u32,
     pub(crate) end: u32,
 }
 
-impl Span {
+impl ByteSpan {
     /// The part itself.
     #[must_use]
     pub fn of(self, document: &[u8]) -> &[u8] {
@@ -44,7 +44,7 @@ impl Span {
 /// What a manifest says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
-pub struct Traits {
+pub struct ManifestTraits {
     /// Whether its maintainer deprecated it.
     pub deprecated: bool,
     /// Whether npm would run a script of it at install.
@@ -75,7 +75,7 @@ pub struct Outline {
 
 /// What rules ask about one version, and where its manifest lies.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct VersionEntry {
     /// The key in `versions`, decoded.
     pub key: Box<str>,
     /// The key as a version; `None` when it is none (then there is a flaw too).
@@ -87,7 +87,7 @@ pub struct Entry {
     /// `dist.tarball` as upstream wrote it.
     pub tarball: Box<str>,
     /// What its manifest says of itself.
-    pub traits: Traits,
+    pub traits: ManifestTraits,
     /// SHA-256 of what clients resolve by: its dependency maps and `bin`, see `manifest_digest`.
     pub resolution: [u8; 32],
     /// The scripts that npm runs at install, as one digest; `None` where it states none.
@@ -101,14 +101,14 @@ pub struct Entry {
     /// Why this manifest cannot be believed, in words; it is hidden then.
     pub flaw: Option<Box<str>>,
     /// Key and manifest: `"1.0.0":{…}`.
-    pub(crate) span: Span,
+    pub(crate) span: ByteSpan,
     /// The manifest alone.
-    pub(crate) manifest: Span,
+    pub(crate) manifest: ByteSpan,
     /// The value of `dist.tarball`, quotes included; empty when there is none.
-    pub(crate) tarball_value: Span,
+    pub(crate) tarball_value: ByteSpan,
 }
 
-impl Entry {
+impl VersionEntry {
     /// The bytes this entry holds on the heap and in place, about.
     fn weight(&self) -> usize {
         let digests = self.integrity.as_ref().map_or(0, |integrity| integrity.digests().len() * 96);
@@ -123,7 +123,7 @@ pub struct Packument {
     /// The package that was asked for, and that the document says it is.
     pub name: PackageName,
     /// Every version, in the document's order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<VersionEntry>,
     /// `dist-tags` in the document's order, decoded.
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
     /// Positions in `dist_tags`, sorted by the version they point to.
@@ -147,26 +147,26 @@ pub struct Packument {
     pub parts: HashMap<Box<str>, Vec<u32>>,
     /// Length of the document, in bytes.
     pub length: u64,
-    pub(crate) layout: Layout,
+    pub(crate) layout: DocumentLayout,
     /// Positions in `entries`, sorted by key: for look-ups.
     pub(crate) by_key: Vec<u32>,
 }
 
 /// Where the parts of the document lie that are written anew.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Layout {
+pub(crate) struct DocumentLayout {
     /// The value of `name`.
-    pub(crate) name: Option<Span>,
+    pub(crate) name: Option<ByteSpan>,
     /// The value of `dist-tags`.
-    pub(crate) dist_tags: Option<Span>,
+    pub(crate) dist_tags: Option<ByteSpan>,
     /// The value of `versions`, braces included.
-    pub(crate) versions: Option<Span>,
+    pub(crate) versions: Option<ByteSpan>,
     /// The value of `time`.
-    pub(crate) time: Option<Span>,
+    pub(crate) time: Option<ByteSpan>,
     /// The value of `time.modified`.
-    pub(crate) modified: Option<Span>,
+    pub(crate) modified: Option<ByteSpan>,
     /// The member `policyRestrictions` of an upstream that is a firewall too, with the comma that sets it off.
-    pub(crate) restrictions: Option<Span>,
+    pub(crate) restrictions: Option<ByteSpan>,
     /// Whether other members stand in the document.
     pub(crate) has_members: bool,
     /// The closing brace of the document.
@@ -176,7 +176,7 @@ pub(crate) struct Layout {
 impl Packument {
     /// The entry of a version, by its key.
     #[must_use]
-    pub fn find(&self, key: &str) -> Option<(usize, &Entry)> {
+    pub fn find(&self, key: &str) -> Option<(usize, &VersionEntry)> {
         let place = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
         let at = self.by_key[place] as usize;
         Some((at, &self.entries[at]))
@@ -191,7 +191,7 @@ impl Packument {
 
     /// The entry of this version, whatever build metadata stands behind it here or there: for SemVer and npm both are one version.
     #[must_use]
-    pub fn find_same(&self, version: &str) -> Option<(usize, &Entry)> {
+    pub fn find_same(&self, version: &str) -> Option<(usize, &VersionEntry)> {
         let (plain, entries) = (without_build(version), &self.entries);
         let longer = || {
             let first = self.by_key.partition_point(|&at| *entries[at as usize].key < *plain);
@@ -220,7 +220,7 @@ impl Packument {
     /// The bytes the index takes in memory, about.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let entries: usize = self.entries.iter().map(Entry::weight).sum();
+        let entries: usize = self.entries.iter().map(VersionEntry::weight).sum();
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let departed: usize = self.departed.iter().map(|(key, _)| key.len() + 40).sum();
         let parts: usize = self.parts.iter().map(|(name, places)| name.len() + places.len() * 4 + 64).sum();

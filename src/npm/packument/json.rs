@@ -7,20 +7,20 @@ use std::fmt;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::npm::packument::index::Span;
-use crate::npm::packument::parse::IngestError;
+use crate::npm::packument::index::ByteSpan;
+use crate::npm::packument::parse::PackumentError;
 
 /// The document, and positions in it.
-pub(crate) struct Source<'a>(pub(crate) &'a str);
+pub(crate) struct JsonSource<'a>(pub(crate) &'a str);
 
-impl Source<'_> {
+impl JsonSource<'_> {
     /// Where `part`, which must be a slice of this document, lies in it.
-    pub(crate) fn span(&self, part: &str) -> Span {
+    pub(crate) fn span(&self, part: &str) -> ByteSpan {
         let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
         debug_assert!(start + part.len() <= self.0.len());
         // The document is shorter than 4 GiB: `ingest` refuses a longer one.
         #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
-        Span { start: start as u32, end: (start + part.len()) as u32 }
+        ByteSpan { start: start as u32, end: (start + part.len()) as u32 }
     }
 
     /// Where the value of a member begins whose key ends at `key_end`.
@@ -56,45 +56,45 @@ pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// What stopped a walk.
-pub(crate) struct Stopped(serde_json::Error);
+pub(crate) struct JsonError(serde_json::Error);
 
-impl Stopped {
+impl JsonError {
     /// The error of the whole document: names the byte.
-    pub(crate) fn in_document(self, document: &str) -> IngestError {
+    pub(crate) fn in_document(self, document: &str) -> PackumentError {
         if self.0.is_data() {
-            return IngestError::Shape { member: "the document" };
+            return PackumentError::Shape { member: "the document" };
         }
         let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
         let told = self.0.to_string();
         let detail = told.rsplit_once(" at line ").map_or(told.as_str(), |(detail, _)| detail);
         // The column counts the offending byte, unless the document just ended.
         let column = if self.0.is_eof() { self.0.column() } else { self.0.column().saturating_sub(1) };
-        IngestError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
+        PackumentError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
     }
 }
 
 /// Walks the members of the object that `json` is: key and value as they stand in the document.
-pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), Stopped> {
+pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), JsonError> {
     let mut parser = serde_json::Deserializer::from_str(json);
-    Members(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
+    MemberSeed(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(JsonError)
 }
 
 /// What takes the members of an object, one after the other, while the document is validated.
-pub(crate) trait Walk<'a> {
+pub(crate) trait ObjectVisitor<'a> {
     /// Takes the member of this key, whose value must be taken from `members`.
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
 }
 
 /// Lets `walk` take the document's members.
-pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl Walk<'a>) -> Result<(), Stopped> {
+pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl ObjectVisitor<'a>) -> Result<(), JsonError> {
     let mut parser = serde_json::Deserializer::from_str(document);
-    Walked(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(Stopped)
+    ObjectSeed(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(JsonError)
 }
 
 /// An object whose members are walked where it stands, so that no byte is read twice.
-pub(crate) struct Walked<'w, W>(pub(crate) &'w mut W);
+pub(crate) struct ObjectSeed<'w, W>(pub(crate) &'w mut W);
 
-impl<'de, W: Walk<'de>> DeserializeSeed<'de> for Walked<'_, W> {
+impl<'de, W: ObjectVisitor<'de>> DeserializeSeed<'de> for ObjectSeed<'_, W> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -102,7 +102,7 @@ impl<'de, W: Walk<'de>> DeserializeSeed<'de> for Walked<'_, W> {
     }
 }
 
-impl<'de, W: Walk<'de>> Visitor<'de> for Walked<'_, W> {
+impl<'de, W: ObjectVisitor<'de>> Visitor<'de> for ObjectSeed<'_, W> {
     type Value = ();
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,9 +117,9 @@ impl<'de, W: Walk<'de>> Visitor<'de> for Walked<'_, W> {
     }
 }
 
-struct Members<F>(F);
+struct MemberSeed<F>(F);
 
-impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for Members<F> {
+impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for MemberSeed<F> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -127,7 +127,7 @@ impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for Members<F> {
     }
 }
 
-impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
+impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for MemberSeed<F> {
     type Value = ();
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,14 +148,14 @@ const FEW: usize = 64;
 
 /// The keys of one object, to notice a repeated one: a filter first, so that the common case compares nothing.
 #[derive(Default)]
-pub(crate) struct Keys<'a> {
+pub(crate) struct SeenKeys<'a> {
     filter: u64,
     seen: Vec<Cow<'a, str>>,
     /// All keys of an object that has many: somebody made it so, to make comparing slow.
     many: HashSet<Cow<'a, str>>,
 }
 
-impl<'a> Keys<'a> {
+impl<'a> SeenKeys<'a> {
     /// Forgets them, for the next object.
     pub(crate) fn clear(&mut self) {
         self.filter = 0;

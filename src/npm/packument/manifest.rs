@@ -10,24 +10,24 @@ use serde_json::value::RawValue;
 
 use crate::npm::integrity::{Algorithm, Digest, Integrity};
 use crate::npm::name::PackageName;
-use crate::npm::packument::dependency_source::{self, Sources};
-use crate::npm::packument::index::{Entry, Outline, Span, Traits, without_build};
-use crate::npm::packument::json::{Keys, Source, Walk, Walked, decode, for_each_member};
+use crate::npm::packument::dependency_source::{self, DependencySources};
+use crate::npm::packument::index::{ByteSpan, ManifestTraits, Outline, VersionEntry, without_build};
+use crate::npm::packument::json::{JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member};
 use crate::npm::packument::manifest_digest::{Resolution, Resolutions, ScriptsDigest, install_scripts};
-use crate::npm::packument::people::People;
+use crate::npm::packument::people::PeopleInterner;
 use crate::npm::semver::version::Version;
 
 /// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
 #[derive(Default)]
-pub struct Fields {
-    members: Vec<Span>,
+pub struct AbbreviatedFields {
+    members: Vec<ByteSpan>,
     ends: Vec<u32>,
     pub(crate) has_publishers: bool,
     pub(crate) has_signatures: bool,
 }
 
-impl Fields {
-    pub(crate) fn of(&self, entry: usize) -> &[Span] {
+impl AbbreviatedFields {
+    pub(crate) fn of(&self, entry: usize) -> &[ByteSpan] {
         let start = if entry == 0 { 0 } else { self.ends[entry - 1] as usize };
         &self.members[start..self.ends[entry] as usize]
     }
@@ -35,26 +35,26 @@ impl Fields {
 
 /// Reads the manifest under `raw_key`, taking it from `members`.
 pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
-    source: &Source<'a>,
+    source: &JsonSource<'a>,
     name: &PackageName,
     raw_key: &'a str,
     members: &mut A,
-    fields: &mut Fields,
-    notebook: &mut Notebook<'a>,
-) -> Result<Entry, A::Error> {
+    fields: &mut AbbreviatedFields,
+    notebook: &mut RepeatCache<'a>,
+) -> Result<VersionEntry, A::Error> {
     let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
     let raw_key = source.span(raw_key);
     let start = source.value_after(raw_key.end);
     notebook.keys.clear();
-    let mut read = Manifest { source, fields, found: Found::default(), notebook, last_end: start + 1 };
+    let mut read = ManifestVisitor { source, fields, found: ManifestFacts::default(), notebook, last_end: start + 1 };
     let end = if source.is_object(start) {
-        members.next_value_seed(Walked(&mut read))?;
+        members.next_value_seed(ObjectSeed(&mut read))?;
         source.closed_after(read.last_end)
     } else {
         read.found.flaw = Some("its manifest is no object".to_owned());
         source.span(members.next_value::<&'a RawValue>()?.get()).end
     };
-    let Manifest { found, notebook, fields, .. } = read;
+    let ManifestVisitor { found, notebook, fields, .. } = read;
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
     fields.ends.push(fields.members.len() as u32);
 
@@ -63,8 +63,8 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         note_parts(name, &key, optional, fields.ends.len() - 1, &mut notebook.parts);
     }
     let flaw = found.flaw.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
-    let manifest = Span { start, end };
-    Ok(Entry {
+    let manifest = ByteSpan { start, end };
+    Ok(VersionEntry {
         key: key.as_ref().into(),
         version,
         published: None,
@@ -77,19 +77,19 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         maintainers: found.maintainers,
         outline: Outline { dependencies: notebook.dependencies.digest(found.dependencies, found.optional), ..found.outline },
         flaw: flaw.map(Into::into),
-        span: Span { start: raw_key.start, end: manifest.end },
+        span: ByteSpan { start: raw_key.start, end: manifest.end },
         manifest,
-        tarball_value: found.tarball_value.unwrap_or(Span { start: 0, end: 0 }),
+        tarball_value: found.tarball_value.unwrap_or(ByteSpan { start: 0, end: 0 }),
     })
 }
 
 /// What is remembered from one manifest to the next: most versions say what the one before said.
 #[derive(Default)]
-pub(crate) struct Notebook<'a> {
+pub(crate) struct RepeatCache<'a> {
     /// Room for the keys of one manifest.
-    keys: Keys<'a>,
-    people: People<'a>,
-    sources: Sources<'a>,
+    keys: SeenKeys<'a>,
+    people: PeopleInterner<'a>,
+    sources: DependencySources<'a>,
     dependencies: Dependencies<'a>,
     resolutions: Resolutions<'a>,
     /// Packages of the same scope that entries pin to their own version.
@@ -128,16 +128,16 @@ impl<'a> Dependencies<'a> {
 }
 
 /// A walk over a manifest.
-struct Manifest<'w, 'a> {
-    source: &'w Source<'a>,
-    fields: &'w mut Fields,
-    found: Found<'a>,
-    notebook: &'w mut Notebook<'a>,
+struct ManifestVisitor<'w, 'a> {
+    source: &'w JsonSource<'a>,
+    fields: &'w mut AbbreviatedFields,
+    found: ManifestFacts<'a>,
+    notebook: &'w mut RepeatCache<'a>,
     /// Where the member before ends.
     last_end: u32,
 }
 
-impl<'a> Walk<'a> for Manifest<'_, 'a> {
+impl<'a> ObjectVisitor<'a> for ManifestVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
         let raw_key = self.source.span(raw_key);
@@ -145,8 +145,8 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
         let start = self.source.value_after(raw_key.end);
         let end = if key == "dist" && !repeated && self.source.is_object(start) {
             // Read where it stands: a quarter of a small manifest is its `dist`.
-            let mut dist = Dist::new(self.source, &mut self.found, self.fields, start + 1);
-            members.next_value_seed(Walked(&mut dist))?;
+            let mut dist = DistVisitor::new(self.source, &mut self.found, self.fields, start + 1);
+            members.next_value_seed(ObjectSeed(&mut dist))?;
             self.source.closed_after(dist.last_end)
         } else {
             let value = members.next_value::<&'a RawValue>()?.get();
@@ -159,30 +159,30 @@ impl<'a> Walk<'a> for Manifest<'_, 'a> {
         if repeated {
             self.found.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
         } else if is_abbreviated(&key) {
-            self.fields.members.push(Span { start: raw_key.start, end });
+            self.fields.members.push(ByteSpan { start: raw_key.start, end });
         }
         Ok(())
     }
 }
 
 /// A walk over `dist`.
-struct Dist<'w, 'a> {
-    source: &'w Source<'a>,
-    found: &'w mut Found<'a>,
-    fields: &'w mut Fields,
+struct DistVisitor<'w, 'a> {
+    source: &'w JsonSource<'a>,
+    found: &'w mut ManifestFacts<'a>,
+    fields: &'w mut AbbreviatedFields,
     /// Of the members that are read, those that were: the others may stand there twice.
     seen: [bool; 3],
     /// Where the member before ends.
     last_end: u32,
 }
 
-impl<'w, 'a> Dist<'w, 'a> {
-    fn new(source: &'w Source<'a>, found: &'w mut Found<'a>, fields: &'w mut Fields, start: u32) -> Self {
+impl<'w, 'a> DistVisitor<'w, 'a> {
+    fn new(source: &'w JsonSource<'a>, found: &'w mut ManifestFacts<'a>, fields: &'w mut AbbreviatedFields, start: u32) -> Self {
         Self { source, found, fields, seen: [false; 3], last_end: start }
     }
 }
 
-impl<'a> Walk<'a> for Dist<'_, 'a> {
+impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let value = members.next_value::<&'a RawValue>()?.get();
         let span = self.source.span(value);
@@ -215,14 +215,14 @@ impl<'a> Walk<'a> for Dist<'_, 'a> {
 
 /// What one walk over a manifest finds.
 #[derive(Default)]
-struct Found<'a> {
+struct ManifestFacts<'a> {
     name: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
     tarball: Option<Cow<'a, str>>,
     integrity: Option<Cow<'a, str>>,
     shasum: Option<Cow<'a, str>>,
-    tarball_value: Option<Span>,
-    traits: Traits,
+    tarball_value: Option<ByteSpan>,
+    traits: ManifestTraits,
     publisher: Option<Arc<str>>,
     maintainers: Option<Arc<[Arc<str>]>>,
     dependencies: Option<&'a str>,
@@ -233,8 +233,8 @@ struct Found<'a> {
     flaw: Option<String>,
 }
 
-impl<'a> Found<'a> {
-    fn take(&mut self, key: &str, value: &'a str, fields: &mut Fields, notebook: &mut Notebook<'a>) {
+impl<'a> ManifestFacts<'a> {
+    fn take(&mut self, key: &str, value: &'a str, fields: &mut AbbreviatedFields, notebook: &mut RepeatCache<'a>) {
         match key {
             "name" => self.name = decode(value),
             "version" => self.version = decode(value),

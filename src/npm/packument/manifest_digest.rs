@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::npm::name::PackageName;
 use crate::npm::packument::json::{decode, for_each_member};
-use crate::npm::packument::render::Form;
+use crate::npm::packument::render::PackumentForm;
 
 /// The install scripts of a manifest as one digest: npm 11 runs them as the full packument states them, whatever the tarball's
 /// `package.json` says.
@@ -31,7 +31,7 @@ impl ManifestDigest {
 
     /// The digest of a manifest that was seen in `form`.
     #[must_use]
-    pub fn new(resolution: [u8; 32], form: Form, has_install_script: bool) -> Self {
+    pub fn new(resolution: [u8; 32], form: PackumentForm, has_install_script: bool) -> Self {
         Self { sha256: resolution, scripts: (SEEN | u8::from(has_install_script)) << shift(form), install_scripts: None }
     }
 
@@ -45,7 +45,7 @@ impl ManifestDigest {
     #[must_use]
     pub fn followed_by(self, newer: Self) -> (Self, bool) {
         let (mut scripts, mut changed) = (self.scripts, self.sha256 != newer.sha256);
-        for shift in [Form::Full, Form::Abbreviated].map(shift) {
+        for shift in [PackumentForm::Full, PackumentForm::Abbreviated].map(shift) {
             let (before, now) = ((self.scripts >> shift) & MASK, (newer.scripts >> shift) & MASK);
             if now & SEEN == 0 {
                 continue;
@@ -91,10 +91,10 @@ const HAS_SCRIPTS: u8 = 1 << 4;
 /// The length of a digest that was kept without the scripts themselves.
 const WITHOUT_SCRIPTS: usize = 33;
 
-fn shift(form: Form) -> u8 {
+fn shift(form: PackumentForm) -> u8 {
     match form {
-        Form::Full => 0,
-        Form::Abbreviated => 2,
+        PackumentForm::Full => 0,
+        PackumentForm::Abbreviated => 2,
     }
 }
 
@@ -260,15 +260,15 @@ mod tests {
 
     #[test]
     fn each_form_is_compared_with_itself() {
-        let full = |runs| ManifestDigest::new([1; 32], Form::Full, runs);
-        let abbreviated = |runs| ManifestDigest::new([1; 32], Form::Abbreviated, runs);
+        let full = |runs| ManifestDigest::new([1; 32], PackumentForm::Full, runs);
+        let abbreviated = |runs| ManifestDigest::new([1; 32], PackumentForm::Abbreviated, runs);
         assert_eq!(full(false).followed_by(full(false)), (full(false), false));
         assert!(full(false).followed_by(full(true)).1 && abbreviated(true).followed_by(abbreviated(false)).1);
         let (both, changed) = full(true).followed_by(abbreviated(false));
         assert!(!changed);
         assert!(!both.followed_by(full(true)).1 && both.followed_by(full(false)).1 && both.followed_by(abbreviated(true)).1);
         assert_eq!(ManifestDigest::from_bytes(&both.to_bytes()), Some(both));
-        let other = ManifestDigest::new([2; 32], Form::Full, true);
+        let other = ManifestDigest::new([2; 32], PackumentForm::Full, true);
         let (after, changed) = both.followed_by(other);
         assert!(changed && after.followed_by(other) == (after, false));
     }
@@ -281,16 +281,16 @@ mod tests {
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"b"}"#));
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"install":"a"}"#));
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"a","postinstall":"b"}"#));
-        let full = |text: &str| ManifestDigest::new([1; 32], Form::Full, true).with_install_scripts(scripts(text));
+        let full = |text: &str| ManifestDigest::new([1; 32], PackumentForm::Full, true).with_install_scripts(scripts(text));
         let (one, other) = (full(r#"{"install":"a"}"#), full(r#"{"install":"b"}"#));
         assert!(one.followed_by(other).1 && !one.followed_by(one).1);
         assert!(full("{}").followed_by(one).1 && one.followed_by(full("{}")).1);
         // A form without them says nothing of them, and neither does a ledger from before they were known.
-        let (after, changed) = one.followed_by(ManifestDigest::new([1; 32], Form::Abbreviated, true));
+        let (after, changed) = one.followed_by(ManifestDigest::new([1; 32], PackumentForm::Abbreviated, true));
         assert!(!changed && after.followed_by(other).1 && !after.followed_by(one).1);
         assert_eq!(ManifestDigest::from_bytes(&one.to_bytes()), Some(one));
         let old = ManifestDigest::from_bytes(&one.to_bytes()[..WITHOUT_SCRIPTS]).unwrap();
-        assert_eq!(old, ManifestDigest::new([1; 32], Form::Full, true));
+        assert_eq!(old, ManifestDigest::new([1; 32], PackumentForm::Full, true));
         assert!(!old.followed_by(other).1);
         assert_eq!(ManifestDigest::from_bytes(&[0; 40]), None);
     }

@@ -8,10 +8,10 @@ use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
 use crate::npm::name::PackageName;
-use crate::npm::packument::index::{Entry, Layout, Packument, Span, by_target};
-use crate::npm::packument::json::{Keys, Source, Walk, Walked, decode, for_each_member, walk};
-pub use crate::npm::packument::manifest::Fields;
-use crate::npm::packument::manifest::{Notebook, read_entry};
+use crate::npm::packument::index::{ByteSpan, DocumentLayout, Packument, VersionEntry, by_target};
+use crate::npm::packument::json::{JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member, walk};
+pub use crate::npm::packument::manifest::AbbreviatedFields;
+use crate::npm::packument::manifest::{RepeatCache, read_entry};
 use crate::npm::semver::version::Version;
 use crate::units::timestamp;
 
@@ -25,16 +25,16 @@ const MAX_DIST_TAGS: usize = 20_000;
 const MAX_TIMES: usize = 2 * MOST_VERSIONS + 2;
 
 /// A document that was read, and what only lives as long as the document does.
-pub struct Ingested {
+pub struct ParsedPackument {
     /// The index, to keep.
     pub packument: Packument,
     /// Where the members lie that the abbreviated form keeps.
-    pub fields: Fields,
+    pub fields: AbbreviatedFields,
 }
 
 /// Why a document is no packument that can be believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IngestError {
+pub enum PackumentError {
     /// Not UTF-8.
     #[error("not UTF-8 at byte {byte}")]
     Encoding {
@@ -90,15 +90,22 @@ pub enum IngestError {
 /// # Errors
 /// When the document is not UTF-8, not JSON, not a packument, repeats a key, or is about another package. A version that
 /// contradicts itself is no error: its entry carries the flaw.
-pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestError> {
+pub fn ingest(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, PackumentError> {
     if u32::try_from(document.len()).is_err() {
-        return Err(IngestError::TooLong);
+        return Err(PackumentError::TooLong);
     }
-    let text = std::str::from_utf8(document).map_err(|wrong| IngestError::Encoding { byte: wrong.valid_up_to() })?;
-    let source = Source(text);
-    let mut fields = Fields::default();
-    let Top { entries: Versions { mut entries, notebook, .. }, time, dist_tags, modified, mut layout, has_more, .. } =
-        read_top(&source, name, &mut fields)?;
+    let text = std::str::from_utf8(document).map_err(|wrong| PackumentError::Encoding { byte: wrong.valid_up_to() })?;
+    let source = JsonSource(text);
+    let mut fields = AbbreviatedFields::default();
+    let RootVisitor {
+        entries: VersionsVisitor { mut entries, notebook, .. },
+        time,
+        dist_tags,
+        modified,
+        mut layout,
+        has_more,
+        ..
+    } = read_top(&source, name, &mut fields)?;
     let mut times = read_times(&source, time)?;
     let stated = modified.and_then(decode).and_then(|text| timestamp::parse(&text));
     let has_time = !times.instants.is_empty();
@@ -108,7 +115,7 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     by_key.sort_unstable_by(|&one, &other| entries[one as usize].key.cmp(&entries[other as usize].key));
     let key_at = |place: u32| &entries[place as usize].key;
     if let Some(pair) = by_key.windows(2).find(|pair| key_at(pair[0]) == key_at(pair[1])) {
-        return Err(IngestError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
+        return Err(PackumentError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
     }
     for entry in &mut entries {
         entry.published = times.instants.remove(&*entry.key).flatten();
@@ -137,43 +144,43 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<Ingested, IngestErr
     packument.departed.sort_unstable();
     let departed = packument.departed.iter().filter_map(|(_, published)| *published);
     packument.oldest = packument.entries.iter().filter_map(|entry| entry.published).chain(departed).min();
-    Ok(Ingested { packument, fields })
+    Ok(ParsedPackument { packument, fields })
 }
 
 /// A walk over the document: takes the members that matter, and reads `versions` where it stands.
-struct Top<'w, 'a> {
-    source: &'w Source<'a>,
-    entries: Versions<'w, 'a>,
+struct RootVisitor<'w, 'a> {
+    source: &'w JsonSource<'a>,
+    entries: VersionsVisitor<'w, 'a>,
     time: Option<&'a str>,
     dist_tags: Option<&'a str>,
     name: Option<&'a str>,
     /// `modified` of an abbreviated document.
     modified: Option<&'a str>,
     /// The member `policyRestrictions`, and where the one before it ends.
-    restrictions: Option<(Span, Option<u32>)>,
-    layout: Layout,
+    restrictions: Option<(ByteSpan, Option<u32>)>,
+    layout: DocumentLayout,
     previous_end: Option<u32>,
     has_more: bool,
     repeated: Option<String>,
 }
 
-impl<'a> Walk<'a> for Top<'_, 'a> {
+impl<'a> ObjectVisitor<'a> for RootVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let raw_key = self.source.span(key);
         let key = decode(key);
-        if key.as_deref() == Some("versions") && self.entries.shape == Shape::Missing {
+        if key.as_deref() == Some("versions") && self.entries.shape == VersionsShape::Missing {
             let start = self.source.value_after(raw_key.end);
             self.layout.has_members = true;
             let end = if self.source.is_object(start) {
-                self.entries.shape = Shape::Object;
+                self.entries.shape = VersionsShape::Object;
                 self.entries.last_end = start + 1;
-                members.next_value_seed(Walked(&mut self.entries))?;
+                members.next_value_seed(ObjectSeed(&mut self.entries))?;
                 let end = self.source.closed_after(self.entries.last_end);
-                self.layout.versions = Some(Span { start, end });
+                self.layout.versions = Some(ByteSpan { start, end });
                 end
             } else {
                 let value = members.next_value::<&'a RawValue>()?.get();
-                self.entries.shape = if value == "null" { Shape::Null } else { Shape::Other };
+                self.entries.shape = if value == "null" { VersionsShape::Null } else { VersionsShape::Other };
                 self.source.span(value).end
             };
             self.previous_end = Some(end);
@@ -187,8 +194,8 @@ impl<'a> Walk<'a> for Top<'_, 'a> {
     }
 }
 
-impl<'a> Top<'_, 'a> {
-    fn take(&mut self, key: Option<&str>, start: u32, value: &'a str, span: Span) {
+impl<'a> RootVisitor<'_, 'a> {
+    fn take(&mut self, key: Option<&str>, start: u32, value: &'a str, span: ByteSpan) {
         let known = match key {
             Some("time") => self.time.replace(value).is_some(),
             Some("dist-tags") => {
@@ -205,7 +212,7 @@ impl<'a> Top<'_, 'a> {
                 false
             }
             Some("policyRestrictions") => {
-                let member = Span { start, end: span.end };
+                let member = ByteSpan { start, end: span.end };
                 if self.restrictions.replace((member, self.previous_end)).is_some() {
                     self.repeated.get_or_insert_with(|| "policyRestrictions".to_owned());
                 }
@@ -230,21 +237,21 @@ impl<'a> Top<'_, 'a> {
 }
 
 /// A walk over `versions`.
-struct Versions<'w, 'a> {
-    source: &'w Source<'a>,
+struct VersionsVisitor<'w, 'a> {
+    source: &'w JsonSource<'a>,
     name: &'w PackageName,
-    fields: &'w mut Fields,
-    entries: Vec<Entry>,
+    fields: &'w mut AbbreviatedFields,
+    entries: Vec<VersionEntry>,
     /// What is remembered from one manifest to the next.
-    notebook: Notebook<'a>,
-    shape: Shape,
+    notebook: RepeatCache<'a>,
+    shape: VersionsShape,
     /// Where the member before ends.
     last_end: u32,
 }
 
 /// What stands under `versions`.
 #[derive(PartialEq, Eq)]
-enum Shape {
+enum VersionsShape {
     Missing,
     Object,
     /// As good as missing: a package without versions.
@@ -252,7 +259,7 @@ enum Shape {
     Other,
 }
 
-impl<'a> Walk<'a> for Versions<'_, 'a> {
+impl<'a> ObjectVisitor<'a> for VersionsVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
         if self.entries.len() >= MOST_VERSIONS {
             return Err(serde::de::Error::custom(format!("more than {MOST_VERSIONS} versions")));
@@ -264,11 +271,22 @@ impl<'a> Walk<'a> for Versions<'_, 'a> {
     }
 }
 
-fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w mut Fields) -> Result<Top<'w, 'a>, IngestError> {
+fn read_top<'w, 'a>(
+    source: &'w JsonSource<'a>,
+    name: &'w PackageName,
+    fields: &'w mut AbbreviatedFields,
+) -> Result<RootVisitor<'w, 'a>, PackumentError> {
     let document = source.0;
-    let entries =
-        Versions { source, name, fields, entries: Vec::new(), notebook: Notebook::default(), shape: Shape::Missing, last_end: 0 };
-    let mut top = Top {
+    let entries = VersionsVisitor {
+        source,
+        name,
+        fields,
+        entries: Vec::new(),
+        notebook: RepeatCache::default(),
+        shape: VersionsShape::Missing,
+        last_end: 0,
+    };
+    let mut top = RootVisitor {
         source,
         entries,
         time: None,
@@ -276,25 +294,25 @@ fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w m
         name: None,
         modified: None,
         restrictions: None,
-        layout: Layout::default(),
+        layout: DocumentLayout::default(),
         previous_end: None,
         has_more: false,
         repeated: None,
     };
     let walked = walk(document, &mut top);
     if walked.is_err() && top.entries.entries.len() == MOST_VERSIONS {
-        return Err(IngestError::TooManyVersions);
+        return Err(PackumentError::TooManyVersions);
     }
     walked.map_err(|wrong| wrong.in_document(document))?;
     if let Some(key) = top.repeated {
-        return Err(IngestError::Repeated { member: "the document", key });
+        return Err(PackumentError::Repeated { member: "the document", key });
     }
-    if top.entries.shape == Shape::Other {
-        return Err(IngestError::Shape { member: "versions" });
+    if top.entries.shape == VersionsShape::Other {
+        return Err(PackumentError::Shape { member: "versions" });
     }
     let found = top.name.map(|raw| decode(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
     if let Some(found) = found.filter(|found| found != name.as_str()) {
-        return Err(IngestError::OtherPackage { found });
+        return Err(PackumentError::OtherPackage { found });
     }
     #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
     let (opening, closing) = ((document.len() - document.trim_start().len()) as u32, document.trim_end().len() as u32 - 1);
@@ -304,26 +322,26 @@ fn read_top<'w, 'a>(source: &'w Source<'a>, name: &'w PackageName, fields: &'w m
 }
 
 /// Widens a member by the comma that sets it off: the one before it, or, for the first member, the one after it.
-fn set_off(source: &Source<'_>, member: Span, previous_end: Option<u32>, opening: u32) -> Span {
+fn set_off(source: &JsonSource<'_>, member: ByteSpan, previous_end: Option<u32>, opening: u32) -> ByteSpan {
     if let Some(start) = previous_end {
-        return Span { start, end: member.end };
+        return ByteSpan { start, end: member.end };
     }
     let next = source.closed_after(member.end);
     let comma = source.0.as_bytes().get(next as usize - 1) == Some(&b',');
-    Span { start: opening + 1, end: if comma { next } else { member.end } }
+    ByteSpan { start: opening + 1, end: if comma { next } else { member.end } }
 }
 
 /// `time`, read: an instant for every key that is a string that is one.
-struct Times<'a> {
+struct PublishTimes<'a> {
     instants: HashMap<Cow<'a, str>, Option<jiff::Timestamp>>,
-    modified: Option<Span>,
+    modified: Option<ByteSpan>,
     /// `time.modified`, read.
     changed: Option<jiff::Timestamp>,
 }
 
-fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a>, IngestError> {
+fn read_times<'a>(source: &JsonSource<'a>, time: Option<&'a str>) -> Result<PublishTimes<'a>, PackumentError> {
     let instants = HashMap::with_capacity(time.map_or(0, |time| (time.len() / 48).min(MAX_TIMES)));
-    let mut times = Times { instants, modified: None, changed: None };
+    let mut times = PublishTimes { instants, modified: None, changed: None };
     let Some(time) = time.filter(|time| *time != "null") else { return Ok(times) };
     let (mut repeated, mut members) = (None, 0_usize);
     for_each_member(time, |key, value| {
@@ -338,12 +356,12 @@ fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a
             repeated = repeated.take().or_else(|| Some(key.into_owned()));
         }
     })
-    .map_err(|_| IngestError::Shape { member: "time" })?;
+    .map_err(|_| PackumentError::Shape { member: "time" })?;
     if members > MAX_TIMES {
-        return Err(IngestError::TooManyMembers { member: "time", limit: MAX_TIMES });
+        return Err(PackumentError::TooManyMembers { member: "time", limit: MAX_TIMES });
     }
     match repeated {
-        Some(key) => Err(IngestError::Repeated { member: "time", key }),
+        Some(key) => Err(PackumentError::Repeated { member: "time", key }),
         None => Ok(times),
     }
 }
@@ -351,8 +369,8 @@ fn read_times<'a>(source: &Source<'a>, time: Option<&'a str>) -> Result<Times<'a
 /// `dist-tags`, decoded.
 type Tags = Vec<(Box<str>, Box<str>)>;
 
-fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
-    let (mut found, mut keys) = (Tags::new(), Keys::default());
+fn read_tags(tags: Option<&str>) -> Result<Tags, PackumentError> {
+    let (mut found, mut keys) = (Tags::new(), SeenKeys::default());
     let Some(tags) = tags.filter(|tags| *tags != "null") else { return Ok(found) };
     let (mut repeated, mut members) = (None, 0_usize);
     for_each_member(tags, |key, value| {
@@ -366,12 +384,12 @@ fn read_tags(tags: Option<&str>) -> Result<Tags, IngestError> {
         }
         found.push((tag.as_ref().into(), version.as_ref().into()));
     })
-    .map_err(|_| IngestError::Shape { member: "dist-tags" })?;
+    .map_err(|_| PackumentError::Shape { member: "dist-tags" })?;
     if members > MAX_DIST_TAGS {
-        return Err(IngestError::TooManyMembers { member: "dist-tags", limit: MAX_DIST_TAGS });
+        return Err(PackumentError::TooManyMembers { member: "dist-tags", limit: MAX_DIST_TAGS });
     }
     match repeated {
-        Some(key) => Err(IngestError::Repeated { member: "dist-tags", key }),
+        Some(key) => Err(PackumentError::Repeated { member: "dist-tags", key }),
         None => Ok(found),
     }
 }
@@ -391,7 +409,7 @@ mod tests {
         )
     }
 
-    fn read(document: &str) -> Result<Packument, IngestError> {
+    fn read(document: &str) -> Result<Packument, PackumentError> {
         ingest(&name(), document.as_bytes()).map(|ingested| ingested.packument)
     }
 
@@ -429,13 +447,13 @@ mod tests {
     fn repeated_keys_are_refused_however_they_are_spelled() {
         let one = manifest("1.0.0", "");
         let twice = format!(r#"{{"name":"demo","versions":{{"1.0.0":{one},"1.0.\u0030":{one}}}}}"#);
-        assert_eq!(read(&twice).unwrap_err(), IngestError::Repeated { member: "versions", key: "1.0.0".into() });
+        assert_eq!(read(&twice).unwrap_err(), PackumentError::Repeated { member: "versions", key: "1.0.0".into() });
         let twice = r#"{"name":"demo","versions":{},"versi\u006fns":{}}"#;
-        assert_eq!(read(twice).unwrap_err(), IngestError::Repeated { member: "the document", key: "versions".into() });
+        assert_eq!(read(twice).unwrap_err(), PackumentError::Repeated { member: "the document", key: "versions".into() });
         let twice = r#"{"name":"demo","dist-tags":{"latest":"1.0.0","latest":"2.0.0"}}"#;
-        assert!(matches!(read(twice).unwrap_err(), IngestError::Repeated { member: "dist-tags", .. }));
+        assert!(matches!(read(twice).unwrap_err(), PackumentError::Repeated { member: "dist-tags", .. }));
         let twice = r#"{"name":"demo","time":{"1.0.0":"2020-01-01T00:00:00Z","1.0.0":"2020-01-01T00:00:00Z"}}"#;
-        assert!(matches!(read(twice).unwrap_err(), IngestError::Repeated { member: "time", .. }));
+        assert!(matches!(read(twice).unwrap_err(), PackumentError::Repeated { member: "time", .. }));
     }
 
     #[test]
@@ -470,15 +488,15 @@ mod tests {
     fn an_error_names_the_byte() {
         assert_eq!(
             read("{\"name\":\"demo\",\n\"versions\":{,}}").unwrap_err(),
-            IngestError::Json { byte: 28, detail: "key must be a string".into() }
+            PackumentError::Json { byte: 28, detail: "key must be a string".into() }
         );
-        assert!(matches!(read("{\"name\":\"demo\"").unwrap_err(), IngestError::Json { byte: 14, .. }));
-        assert!(matches!(read("").unwrap_err(), IngestError::Json { byte: 0, .. }));
-        assert!(matches!(read("{} x").unwrap_err(), IngestError::Json { .. }));
-        assert_eq!(read("[]").unwrap_err(), IngestError::Shape { member: "the document" });
-        assert_eq!(ingest(&name(), b"{\"a\":\"\xff\"}").err(), Some(IngestError::Encoding { byte: 6 }));
-        assert_eq!(read(r#"{"name":"other"}"#).unwrap_err(), IngestError::OtherPackage { found: "other".into() });
-        assert_eq!(read(r#"{"versions":[]}"#).unwrap_err(), IngestError::Shape { member: "versions" });
+        assert!(matches!(read("{\"name\":\"demo\"").unwrap_err(), PackumentError::Json { byte: 14, .. }));
+        assert!(matches!(read("").unwrap_err(), PackumentError::Json { byte: 0, .. }));
+        assert!(matches!(read("{} x").unwrap_err(), PackumentError::Json { .. }));
+        assert_eq!(read("[]").unwrap_err(), PackumentError::Shape { member: "the document" });
+        assert_eq!(ingest(&name(), b"{\"a\":\"\xff\"}").err(), Some(PackumentError::Encoding { byte: 6 }));
+        assert_eq!(read(r#"{"name":"other"}"#).unwrap_err(), PackumentError::OtherPackage { found: "other".into() });
+        assert_eq!(read(r#"{"versions":[]}"#).unwrap_err(), PackumentError::Shape { member: "versions" });
     }
 
     #[test]
@@ -487,14 +505,14 @@ mod tests {
         let tags = |count: usize| (0..count).map(|n| format!(r#""t{n}":"x""#)).collect::<Vec<_>>().join(",");
         let tagged = |count: usize| read(&format!(r#"{{"name":"demo","dist-tags":{{{}}}}}"#, tags(count)));
         assert_eq!(tagged(MAX_DIST_TAGS).unwrap().dist_tags.len(), MAX_DIST_TAGS);
-        let refused = |member, limit| IngestError::TooManyMembers { member, limit };
+        let refused = |member, limit| PackumentError::TooManyMembers { member, limit };
         assert_eq!(tagged(MAX_DIST_TAGS + 1).unwrap_err(), refused("dist-tags", MAX_DIST_TAGS));
         let times = format!(r#"{{"name":"demo","time":{{{},{}}}}}"#, many("a"), many("b"));
         assert_eq!(read(&times).unwrap_err(), refused("time", MAX_TIMES));
         let members = format!(r#"{{"name":"demo","versions":{{"1.0.0":{}}}}}"#, manifest("1.0.0", &format!(",{}", many("m"))));
         assert!(read(&members).unwrap().entries[0].flaw.is_none());
         let versions = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, many("1.0."));
-        assert_eq!(read(&versions).unwrap_err(), IngestError::TooManyVersions);
+        assert_eq!(read(&versions).unwrap_err(), PackumentError::TooManyVersions);
     }
 
     #[test]
@@ -503,10 +521,10 @@ mod tests {
         assert!(read(r#"{"name":"demo","versions":null,"policyRestrictions":1}"#).unwrap().entries.is_empty());
         for other in ["7", "-7", "1.5", "true", "\"x\"", "[]", "[1,[2]]"] {
             let wrong = read(&format!(r#"{{"versions":{other}}}"#)).unwrap_err();
-            assert_eq!(wrong, IngestError::Shape { member: "versions" }, "{other}");
+            assert_eq!(wrong, PackumentError::Shape { member: "versions" }, "{other}");
         }
         let twice = read(r#"{"versions":null,"versions":{}}"#).unwrap_err();
-        assert_eq!(twice, IngestError::Repeated { member: "the document", key: "versions".into() });
+        assert_eq!(twice, PackumentError::Repeated { member: "the document", key: "versions".into() });
     }
 
     #[test]

@@ -15,14 +15,14 @@ type Maintainers = Option<Arc<[Arc<str>]>>;
 
 /// The people of one document. Most versions name those that the version before named, in the same bytes.
 #[derive(Default)]
-pub(crate) struct People<'a> {
+pub(crate) struct PeopleInterner<'a> {
     names: HashSet<Arc<str>>,
     /// What was read last, and what it was read as.
     publisher: Option<(&'a str, Option<Arc<str>>)>,
     maintainers: Option<(&'a str, Maintainers)>,
 }
 
-impl<'a> People<'a> {
+impl<'a> PeopleInterner<'a> {
     /// The name in `_npmUser`.
     pub(crate) fn publisher(&mut self, raw: &'a str) -> Option<Arc<str>> {
         if let Some((_, name)) = self.publisher.as_ref().filter(|(last, _)| *last == raw) {

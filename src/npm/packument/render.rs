@@ -6,9 +6,9 @@
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use crate::npm::compression::{self, Packing, Press, Segment};
-use crate::npm::packument::index::{Entry, Packument, Span};
-use crate::npm::packument::manifest::Fields;
+use crate::npm::compression::{self, Segment, SegmentEncoder, SegmentFormat};
+use crate::npm::packument::index::{ByteSpan, Packument, VersionEntry};
+use crate::npm::packument::manifest::AbbreviatedFields;
 use crate::npm::tarball_address::Rewriting;
 pub use crate::npm::tarball_address::tarball_url;
 
@@ -21,7 +21,7 @@ const SMALL: usize = 2048;
 
 /// Which packument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum PackumentForm {
     /// `application/json`
     Full,
     /// `application/vnd.npm.install-v1+json`
@@ -30,17 +30,17 @@ pub enum Form {
 
 /// A packument in one form and under one base URL: every part packed, none chosen yet.
 #[derive(Debug)]
-pub struct View {
-    packing: Packing,
-    pieces: Vec<Piece>,
-    runs: Vec<Run>,
+pub struct PackumentView {
+    packing: SegmentFormat,
+    pieces: Vec<ViewPart>,
+    runs: Vec<VersionRun>,
     /// All parts behind each other as they leave when all are shown, so that neighbours leave as one.
     arena: Bytes,
 }
 
 /// One part of a document, in the order they leave.
 #[derive(Debug)]
-enum Piece {
+enum ViewPart {
     /// Bytes that are the same in every answer.
     Fixed(Segment),
     /// The value of `dist-tags`: upstream's own bytes while nothing changed.
@@ -54,7 +54,7 @@ enum Piece {
 
 /// Versions that stand next to each other in the document and are shown or hidden together.
 #[derive(Debug)]
-struct Run {
+struct VersionRun {
     first: usize,
     end: usize,
     /// Sets it off from the run that is shown before it.
@@ -63,7 +63,7 @@ struct Run {
 }
 
 /// What an assembly shows.
-pub struct Choice<'a> {
+pub struct VersionFilter<'a> {
     /// For each entry, whether it is shown.
     pub shown: &'a [bool],
     /// The dist-tags, if they are not upstream's.
@@ -74,52 +74,52 @@ pub struct Choice<'a> {
 
 /// The chosen parts, ready to be joined.
 pub struct Assembly<'a> {
-    packing: Packing,
+    packing: SegmentFormat,
     arena: &'a Bytes,
-    parts: Vec<Part<'a>>,
+    parts: Vec<AssemblyPart<'a>>,
 }
 
-enum Part<'a> {
+enum AssemblyPart<'a> {
     Kept(&'a Segment),
     Made(Segment),
 }
 
 /// Written for one assembly. Only what is large is worth a packer of its own.
-fn made(plain: &[u8], packing: Packing) -> Segment {
-    if plain.len() <= SMALL { Segment::store(plain, packing) } else { Press::of(packing).pack(plain) }
+fn made(plain: &[u8], packing: SegmentFormat) -> Segment {
+    if plain.len() <= SMALL { Segment::store(plain, packing) } else { SegmentEncoder::of(packing).pack(plain) }
 }
 
-impl Part<'_> {
+impl AssemblyPart<'_> {
     fn segment(&self) -> &Segment {
         match self {
-            Part::Kept(segment) => segment,
-            Part::Made(segment) => segment,
+            AssemblyPart::Kept(segment) => segment,
+            AssemblyPart::Made(segment) => segment,
         }
     }
 }
 
-impl View {
+impl PackumentView {
     /// Renders `document`, which `packument` and `fields` were read from. Entries for which `alone` holds stand in runs of their own:
     /// those whose verdict may flip. CPU bound: some milliseconds a megabyte.
     #[must_use]
     pub fn render<'base>(
         document: &[u8],
         packument: &Packument,
-        fields: &Fields,
-        form: Form,
+        fields: &AbbreviatedFields,
+        form: PackumentForm,
         base: impl Into<Rewriting<'base>>,
         alone: &dyn Fn(usize) -> bool,
-        press: &mut Press,
+        press: &mut SegmentEncoder,
     ) -> Self {
         press.begin();
         let base = base.into();
         let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
-            Form::Full => &|at, out| write_full(document, packument, at, base, out),
-            Form::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
+            PackumentForm::Full => &|at, out| write_full(document, packument, at, base, out),
+            PackumentForm::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
         };
         let pieces = match form {
-            Form::Full => full_pieces(document, packument, press),
-            Form::Abbreviated => abbreviated_pieces(document, packument, press),
+            PackumentForm::Full => full_pieces(document, packument, press),
+            PackumentForm::Abbreviated => abbreviated_pieces(document, packument, press),
         };
         let runs = runs(packument.entries.len(), alone, write, press);
         let mut view = Self { packing: press.packing(), pieces, runs, arena: Bytes::new() };
@@ -133,12 +133,12 @@ impl View {
         let mut runs = Some(&mut self.runs);
         for piece in &mut self.pieces {
             match piece {
-                Piece::Fixed(segment) | Piece::Tags(segment) => segments.push(segment),
-                Piece::Versions => {
+                ViewPart::Fixed(segment) | ViewPart::Tags(segment) => segments.push(segment),
+                ViewPart::Versions => {
                     let runs = runs.take().into_iter().flatten();
                     segments.extend(runs.flat_map(|run| [&mut run.comma, &mut run.segment]));
                 }
-                Piece::Restrictions { .. } => {}
+                ViewPart::Restrictions { .. } => {}
             }
         }
         self.arena = compression::settle(self.packing, &mut segments);
@@ -147,26 +147,28 @@ impl View {
     /// Chooses the parts. `None` when a run is shown in part: then the view must be rendered anew, with the entries that
     /// flip alone.
     #[must_use]
-    pub fn assemble(&self, choice: &Choice<'_>) -> Option<Assembly<'_>> {
+    pub fn assemble(&self, choice: &VersionFilter<'_>) -> Option<Assembly<'_>> {
         let mut parts = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
         for piece in &self.pieces {
             match piece {
-                Piece::Fixed(segment) => parts.push(Part::Kept(segment)),
-                Piece::Tags(theirs) => {
-                    parts.push(choice.tags.map_or(Part::Kept(theirs), |tags| Part::Made(made(&tags_json(tags), self.packing))));
+                ViewPart::Fixed(segment) => parts.push(AssemblyPart::Kept(segment)),
+                ViewPart::Tags(theirs) => {
+                    parts.push(
+                        choice
+                            .tags
+                            .map_or(AssemblyPart::Kept(theirs), |tags| AssemblyPart::Made(made(&tags_json(tags), self.packing))),
+                    );
                 }
-                Piece::Versions => self.push_versions(choice.shown, &mut parts)?,
-                Piece::Restrictions { lead } => parts.extend(
-                    choice
-                        .restrictions
-                        .map(|ours| Part::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes(), self.packing))),
-                ),
+                ViewPart::Versions => self.push_versions(choice.shown, &mut parts)?,
+                ViewPart::Restrictions { lead } => parts.extend(choice.restrictions.map(|ours| {
+                    AssemblyPart::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes(), self.packing))
+                })),
             }
         }
         Some(Assembly { packing: self.packing, arena: &self.arena, parts })
     }
 
-    fn push_versions<'a>(&'a self, shown: &[bool], parts: &mut Vec<Part<'a>>) -> Option<()> {
+    fn push_versions<'a>(&'a self, shown: &[bool], parts: &mut Vec<AssemblyPart<'a>>) -> Option<()> {
         let mut first = true;
         for run in &self.runs {
             let flags = shown.get(run.first..run.end)?;
@@ -178,10 +180,10 @@ impl View {
                 return None;
             }
             if !first {
-                parts.push(Part::Kept(&run.comma));
+                parts.push(AssemblyPart::Kept(&run.comma));
             }
             first = false;
-            parts.push(Part::Kept(&run.segment));
+            parts.push(AssemblyPart::Kept(&run.segment));
         }
         Some(())
     }
@@ -189,7 +191,10 @@ impl View {
     /// The bytes the view takes in memory, about.
     #[must_use]
     pub fn weight(&self) -> usize {
-        size_of::<Self>() + self.pieces.len() * size_of::<Piece>() + self.runs.len() * size_of::<Run>() + self.arena.len()
+        size_of::<Self>()
+            + self.pieces.len() * size_of::<ViewPart>()
+            + self.runs.len() * size_of::<VersionRun>()
+            + self.arena.len()
     }
 }
 
@@ -197,13 +202,13 @@ impl Assembly<'_> {
     /// The document, packed as its view is; the chunks share the view's memory.
     #[must_use]
     pub fn packed(&self) -> Vec<Bytes> {
-        compression::join(self.packing, self.arena, self.parts.iter().map(Part::segment))
+        compression::join(self.packing, self.arena, self.parts.iter().map(AssemblyPart::segment))
     }
 
     /// The document as it is. Unpacks: a millisecond or two for some megabytes.
     #[must_use]
     pub fn identity(&self) -> Bytes {
-        compression::unpack(self.packing, self.parts.iter().map(Part::segment))
+        compression::unpack(self.packing, self.parts.iter().map(AssemblyPart::segment))
     }
 
     /// A hash that differs when the document's bytes do, SHA-256 over the packed parts.
@@ -219,7 +224,12 @@ impl Assembly<'_> {
 
 /// One manifest as a document of its own, its tarball under `base`.
 #[must_use]
-pub fn manifest<'base>(document: &[u8], packument: &Packument, entry: &Entry, base: impl Into<Rewriting<'base>>) -> Vec<u8> {
+pub fn manifest<'base>(
+    document: &[u8],
+    packument: &Packument,
+    entry: &VersionEntry,
+    base: impl Into<Rewriting<'base>>,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(entry.manifest.of(document).len() + 64);
     write_spliced(document, entry.manifest, entry, packument, base.into(), &mut out);
     out
@@ -231,7 +241,14 @@ fn write_full(document: &[u8], packument: &Packument, at: usize, base: Rewriting
 }
 
 /// Copies `span`, with the value of `dist.tarball` replaced unless it is kept.
-fn write_spliced(document: &[u8], span: Span, entry: &Entry, packument: &Packument, base: Rewriting<'_>, out: &mut Vec<u8>) {
+fn write_spliced(
+    document: &[u8],
+    span: ByteSpan,
+    entry: &VersionEntry,
+    packument: &Packument,
+    base: Rewriting<'_>,
+    out: &mut Vec<u8>,
+) {
     let (tarball, name) = (entry.tarball_value, &packument.name);
     let is_kept = || {
         let has = |key: &str| packument.find(key).is_some();
@@ -241,16 +258,23 @@ fn write_spliced(document: &[u8], span: Span, entry: &Entry, packument: &Packume
         out.extend_from_slice(span.of(document));
         return;
     }
-    out.extend_from_slice(Span { start: span.start, end: tarball.start }.of(document));
+    out.extend_from_slice(ByteSpan { start: span.start, end: tarball.start }.of(document));
     out.push(b'"');
     out.extend_from_slice(tarball_url(base.base, name, &entry.key).as_bytes());
     out.push(b'"');
-    out.extend_from_slice(Span { start: tarball.end, end: span.end }.of(document));
+    out.extend_from_slice(ByteSpan { start: tarball.end, end: span.end }.of(document));
 }
 
-fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at: usize, base: Rewriting<'_>, out: &mut Vec<u8>) {
+fn write_abbreviated(
+    document: &[u8],
+    packument: &Packument,
+    fields: &AbbreviatedFields,
+    at: usize,
+    base: Rewriting<'_>,
+    out: &mut Vec<u8>,
+) {
     let entry = &packument.entries[at];
-    out.extend_from_slice(Span { start: entry.span.start, end: entry.manifest.start }.of(document));
+    out.extend_from_slice(ByteSpan { start: entry.span.start, end: entry.manifest.start }.of(document));
     out.push(b'{');
     let mut lead: &[u8] = b"";
     for &member in fields.of(at) {
@@ -265,10 +289,15 @@ fn write_abbreviated(document: &[u8], packument: &Packument, fields: &Fields, at
     out.push(b'}');
 }
 
-fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mut Vec<u8>), press: &mut Press) -> Vec<Run> {
+fn runs(
+    entries: usize,
+    alone: &dyn Fn(usize) -> bool,
+    write: &dyn Fn(usize, &mut Vec<u8>),
+    press: &mut SegmentEncoder,
+) -> Vec<VersionRun> {
     let packing = press.packing();
-    let run = |first, end, segment| Run { first, end, comma: Segment::store(b",", packing), segment };
-    let mut runs: Vec<Run> = Vec::new();
+    let run = |first, end, segment| VersionRun { first, end, comma: Segment::store(b",", packing), segment };
+    let mut runs: Vec<VersionRun> = Vec::new();
     let mut plain = std::mem::take(&mut press.plain);
     tune(entries, write, &mut plain, press);
     plain.clear();
@@ -298,7 +327,7 @@ fn runs(entries: usize, alone: &dyn Fn(usize) -> bool, write: &dyn Fn(usize, &mu
 }
 
 /// Shows the press what stands in the middle of the document: its first versions are rarely like the rest.
-fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, press: &mut Press) {
+fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, press: &mut SegmentEncoder) {
     if !press.wants_sample() {
         return;
     }
@@ -313,35 +342,35 @@ fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>
 }
 
 /// The full form: the document cut where something is written anew.
-fn full_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec<Piece> {
+fn full_pieces(document: &[u8], packument: &Packument, press: &mut SegmentEncoder) -> Vec<ViewPart> {
     let layout = &packument.layout;
-    let mut cuts: Vec<(Span, Option<Piece>)> = Vec::with_capacity(4);
+    let mut cuts: Vec<(ByteSpan, Option<ViewPart>)> = Vec::with_capacity(4);
     if let Some(span) = layout.dist_tags {
-        cuts.push((span, Some(Piece::Tags(press.pack(span.of(document))))));
+        cuts.push((span, Some(ViewPart::Tags(press.pack(span.of(document))))));
     }
     if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
-        cuts.push((Span { start: span.start + 1, end: span.end - 1 }, Some(Piece::Versions)));
+        cuts.push((ByteSpan { start: span.start + 1, end: span.end - 1 }, Some(ViewPart::Versions)));
     }
     if let Some(span) = layout.restrictions {
         cuts.push((span, None));
     }
     let lead = if layout.has_members { "," } else { "" };
-    cuts.push((Span { start: layout.closing, end: layout.closing }, Some(Piece::Restrictions { lead })));
+    cuts.push((ByteSpan { start: layout.closing, end: layout.closing }, Some(ViewPart::Restrictions { lead })));
     cuts.sort_by_key(|(span, _)| span.start);
 
     let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
     let mut start = 0;
     for (span, piece) in cuts {
-        pieces.push(Piece::Fixed(press.pack(Span { start, end: span.start }.of(document))));
+        pieces.push(ViewPart::Fixed(press.pack(ByteSpan { start, end: span.start }.of(document))));
         pieces.extend(piece);
         start = span.end;
     }
-    pieces.push(Piece::Fixed(press.pack(document.get(start as usize..).unwrap_or_default())));
+    pieces.push(ViewPart::Fixed(press.pack(document.get(start as usize..).unwrap_or_default())));
     pieces
 }
 
 /// The abbreviated form, made from the full one: what npm's has, and `time`.
-fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut Press) -> Vec<Piece> {
+fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut SegmentEncoder) -> Vec<ViewPart> {
     let layout = &packument.layout;
     let mut head = b"{\"name\":".to_vec();
     match layout.name {
@@ -360,13 +389,13 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut Press)
         tail.extend_from_slice(time.of(document));
     }
     vec![
-        Piece::Fixed(press.pack(&head)),
-        Piece::Tags(press.pack(tags)),
-        Piece::Fixed(Segment::store(b",\"versions\":{", press.packing())),
-        Piece::Versions,
-        Piece::Fixed(press.pack(&tail)),
-        Piece::Restrictions { lead: "," },
-        Piece::Fixed(Segment::store(b"}", press.packing())),
+        ViewPart::Fixed(press.pack(&head)),
+        ViewPart::Tags(press.pack(tags)),
+        ViewPart::Fixed(Segment::store(b",\"versions\":{", press.packing())),
+        ViewPart::Versions,
+        ViewPart::Fixed(press.pack(&tail)),
+        ViewPart::Restrictions { lead: "," },
+        ViewPart::Fixed(Segment::store(b"}", press.packing())),
     ]
 }
 
@@ -395,23 +424,23 @@ mod tests {
 
     fn render(
         document: &str,
-        form: Form,
+        form: PackumentForm,
         shown: &dyn Fn(usize) -> bool,
         tags: Option<&[(Box<str>, Box<str>)]>,
         restrictions: Option<&str>,
     ) -> String {
         let ingested = ingest(&name(), document.as_bytes()).unwrap();
         let shown: Vec<_> = (0..ingested.packument.entries.len()).map(shown).collect();
-        let view = View::render(
+        let view = PackumentView::render(
             document.as_bytes(),
             &ingested.packument,
             &ingested.fields,
             form,
             BASE,
             &|at| !shown[at],
-            &mut Press::default(),
+            &mut SegmentEncoder::default(),
         );
-        let assembly = view.assemble(&Choice { shown: &shown, tags, restrictions }).unwrap();
+        let assembly = view.assemble(&VersionFilter { shown: &shown, tags, restrictions }).unwrap();
         let identity = assembly.identity();
         let gzip = assembly.packed().concat();
         let mut inflated = Vec::new();
@@ -432,7 +461,7 @@ mod tests {
             entry("1.0.0"),
             entry("1.1.0")
         );
-        let rendered = render(&document, Form::Full, &|at| at == 0, None, None);
+        let rendered = render(&document, PackumentForm::Full, &|at| at == 0, None, None);
         let kept = entry("1.0.0").replace("\"x\"", "\"http://127.0.0.1:4873/demo/-/demo-1.0.0.tgz\"");
         let expected = format!(
             "{{ \"name\":\"demo\",\n \"dist-tags\" : {{ \"latest\": \"1.0.0\"}}, \"versions\": {{{kept}}},\"time\":{{ }} ,\"readme\":\"\\u00e9\"}}\n"
@@ -448,7 +477,7 @@ mod tests {
             r#"{"name":"demo","versions":{},"policyRestrictions":{"message":"theirs"}}"#,
             r#"{"name":"demo","versions":{}}"#,
         ] {
-            for form in [Form::Full, Form::Abbreviated] {
+            for form in [PackumentForm::Full, PackumentForm::Abbreviated] {
                 let ours: Value =
                     serde_json::from_str(&render(document, form, &|_| true, None, Some(r#"{"message":"ours"}"#))).unwrap();
                 assert_eq!(ours["policyRestrictions"]["message"], "ours", "{document}");
@@ -458,7 +487,10 @@ mod tests {
                 assert_eq!(theirs["name"], "demo");
             }
         }
-        assert_eq!(render(r#"{"policyRestrictions":1}"#, Form::Full, &|_| true, None, Some("2")), r#"{"policyRestrictions":2}"#);
+        assert_eq!(
+            render(r#"{"policyRestrictions":1}"#, PackumentForm::Full, &|_| true, None, Some("2")),
+            r#"{"policyRestrictions":2}"#
+        );
     }
 
     #[test]
@@ -472,7 +504,7 @@ mod tests {
                 let versions = format!("{},{}", member(first, "1.0.0"), member(second, "2.0.0"));
                 let document = format!(r#"{{"versions":{{{versions}}} ,"name":"demo","time":{{}}}}"#);
                 let good = |at: usize| [first, second][at] == "good";
-                for form in [Form::Full, Form::Abbreviated] {
+                for form in [PackumentForm::Full, PackumentForm::Abbreviated] {
                     let text = render(&document, form, &good, None, Some("{}"));
                     let tree: Value = serde_json::from_str(&text).unwrap_or_else(|wrong| panic!("{odd}: {wrong}: {text}"));
                     assert_eq!(tree["versions"].as_object().unwrap().len(), usize::from(good(0)) + usize::from(good(1)));
@@ -486,17 +518,17 @@ mod tests {
     fn a_run_that_is_shown_in_part_asks_for_a_new_view() {
         let document = json!({"name": "demo", "versions": {"1.0.0": {}, "1.1.0": {}}}).to_string();
         let ingested = ingest(&name(), document.as_bytes()).unwrap();
-        let view = View::render(
+        let view = PackumentView::render(
             document.as_bytes(),
             &ingested.packument,
             &ingested.fields,
-            Form::Full,
+            PackumentForm::Full,
             BASE,
             &|_| false,
-            &mut Press::default(),
+            &mut SegmentEncoder::default(),
         );
-        assert!(view.assemble(&Choice { shown: &[true, false], tags: None, restrictions: None }).is_none());
-        assert!(view.assemble(&Choice { shown: &[true, true], tags: None, restrictions: None }).is_some());
+        assert!(view.assemble(&VersionFilter { shown: &[true, false], tags: None, restrictions: None }).is_none());
+        assert!(view.assemble(&VersionFilter { shown: &[true, true], tags: None, restrictions: None }).is_some());
     }
 
     #[test]
@@ -507,14 +539,14 @@ mod tests {
     }
 
     /// What a naive filter would do: the whole document as a tree.
-    fn parse_and_filter(document: &str, form: Form, shown: &[bool]) -> Value {
+    fn parse_and_filter(document: &str, form: PackumentForm, shown: &[bool]) -> Value {
         let mut tree: Value = serde_json::from_str(document).unwrap();
         let versions = tree["versions"].as_object().cloned().unwrap_or_default();
         let mut kept = Map::new();
         for ((key, manifest), _) in versions.iter().zip(shown).filter(|(_, shown)| **shown) {
             let mut manifest = manifest.clone();
             manifest["dist"]["tarball"] = tarball_url(BASE, &name(), key).into();
-            if form == Form::Abbreviated {
+            if form == PackumentForm::Abbreviated {
                 let scripts = manifest["scripts"].as_object();
                 let installs = manifest["hasInstallScript"] == true
                     || scripts.is_some_and(|scripts| {
@@ -529,7 +561,7 @@ mod tests {
             kept.insert(key.clone(), manifest);
         }
         tree["versions"] = kept.into();
-        if form == Form::Abbreviated {
+        if form == PackumentForm::Abbreviated {
             let object = tree.as_object_mut().unwrap();
             let modified = object["time"].get("modified").cloned();
             object.retain(|key, _| ["name", "dist-tags", "versions", "time"].contains(&key.as_str()));
@@ -589,7 +621,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_splice_is_a_parse_and_filter((document, shown) in any_packument(), full in any::<bool>()) {
-            let form = if full { Form::Full } else { Form::Abbreviated };
+            let form = if full { PackumentForm::Full } else { PackumentForm::Abbreviated };
             let spliced = render(&document, form, &|at| shown[at], None, None);
             let spliced: Value = serde_json::from_str(&spliced).unwrap();
             prop_assert_eq!(spliced, parse_and_filter(&document, form, &shown));

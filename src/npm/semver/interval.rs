@@ -1,26 +1,26 @@
 //! A range as intervals of versions by precedence, as advisories write them. Refuses to know advisories.
 
-use crate::npm::semver::range::{Comparator, Range, Relation};
+use crate::npm::semver::range::{Comparator, Operator, Range};
 
 /// Versions between two bounds. A bound that is `None` is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interval {
+pub struct VersionInterval {
     /// The first one.
     pub from: Option<String>,
     /// Where it ends.
-    pub end: Option<End>,
+    pub end: Option<UpperBound>,
 }
 
 /// Where an interval ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum UpperBound {
     /// Before this version.
     Before(String),
     /// With this version.
     Through(String),
 }
 
-impl Interval {
+impl VersionInterval {
     /// The intervals that together are what a range covers, its prereleases too; none for a range that nothing lies in.
     #[must_use]
     pub fn of(range: &Range) -> Vec<Self> {
@@ -31,7 +31,7 @@ impl Interval {
     }
 
     fn of_set(set: &[Comparator]) -> Self {
-        use Relation::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
+        use Operator::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
         let from = set.iter().filter(|one| matches!(one.relation, Greater | GreaterOrEqual | Equal));
         // Of two at one version the one that leaves it out is the narrower.
         let from = from.max_by(|one, other| {
@@ -43,8 +43,8 @@ impl Interval {
         });
         let from = from.map(|one| if one.relation == Greater { next(&one.version) } else { one.version.to_string() });
         let end = to.map(|one| match one.relation {
-            Less => End::Before(one.version.to_string()),
-            _ => End::Through(one.version.to_string()),
+            Less => UpperBound::Before(one.version.to_string()),
+            _ => UpperBound::Through(one.version.to_string()),
         });
         Self { from, end }
     }
@@ -67,12 +67,12 @@ mod tests {
     #[test]
     fn a_range_is_told_by_its_bounds() {
         let told = |text: &str| {
-            let intervals = Interval::of(&Range::parse(text).unwrap());
-            let tell = |one: &Interval| {
+            let intervals = VersionInterval::of(&Range::parse(text).unwrap());
+            let tell = |one: &VersionInterval| {
                 let end = match &one.end {
                     None => String::new(),
-                    Some(End::Before(end)) => format!("<{end}"),
-                    Some(End::Through(end)) => format!("<={end}"),
+                    Some(UpperBound::Before(end)) => format!("<{end}"),
+                    Some(UpperBound::Through(end)) => format!("<={end}"),
                 };
                 format!("{}{end}", one.from.as_deref().map(|from| format!(">={from} ")).unwrap_or_default())
             };
@@ -89,6 +89,6 @@ mod tests {
         ] {
             assert_eq!(told(range), expected, "{range}");
         }
-        assert!(Interval::of(&Range::parse(">2 <1").unwrap()).is_empty());
+        assert!(VersionInterval::of(&Range::parse(">2 <1").unwrap()).is_empty());
     }
 }

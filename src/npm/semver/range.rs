@@ -16,22 +16,22 @@ const LONGEST: usize = 1024;
 pub struct Range {
     text: Box<str>,
     /// As `satisfies` has it: a prerelease only where the set names one of the same version.
-    strict: Box<[Set]>,
+    strict: Box<[ComparatorSet]>,
     /// As `satisfies` has it with `includePrerelease`.
-    inclusive: Box<[Set]>,
+    inclusive: Box<[ComparatorSet]>,
 }
 
 /// Comparators that must all hold; none holds for everything.
-pub(crate) type Set = Box<[Comparator]>;
+pub(crate) type ComparatorSet = Box<[Comparator]>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Comparator {
-    pub(crate) relation: Relation,
+    pub(crate) relation: Operator,
     pub(crate) version: semver::Version,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Relation {
+pub(crate) enum Operator {
     Less,
     LessOrEqual,
     Equal,
@@ -62,7 +62,7 @@ impl Range {
     #[must_use]
     pub fn matches(&self, version: &Version) -> bool {
         let version = version.parsed();
-        let named = |set: &Set| {
+        let named = |set: &ComparatorSet| {
             version.pre.is_empty()
                 || set.iter().any(|comparator| {
                     let named = &comparator.version;
@@ -81,12 +81,12 @@ impl Range {
     }
 
     /// The sets of `satisfies`.
-    pub(crate) fn strict(&self) -> &[Set] {
+    pub(crate) fn strict(&self) -> &[ComparatorSet] {
         &self.strict
     }
 
     /// The sets of `satisfies` with `includePrerelease`.
-    pub(crate) fn inclusive(&self) -> &[Set] {
+    pub(crate) fn inclusive(&self) -> &[ComparatorSet] {
         &self.inclusive
     }
 
@@ -109,24 +109,24 @@ impl fmt::Debug for Range {
     }
 }
 
-fn holds(set: &Set, version: &semver::Version) -> bool {
+fn holds(set: &ComparatorSet, version: &semver::Version) -> bool {
     set.iter().all(|Comparator { relation, version: bound }| {
         let order = version.cmp_precedence(bound);
         match relation {
-            Relation::Less => order == Ordering::Less,
-            Relation::LessOrEqual => order != Ordering::Greater,
-            Relation::Equal => order == Ordering::Equal,
-            Relation::GreaterOrEqual => order != Ordering::Less,
-            Relation::Greater => order == Ordering::Greater,
+            Operator::Less => order == Ordering::Less,
+            Operator::LessOrEqual => order != Ordering::Greater,
+            Operator::Equal => order == Ordering::Equal,
+            Operator::GreaterOrEqual => order != Ordering::Less,
+            Operator::Greater => order == Ordering::Greater,
         }
     })
 }
 
 /// Whether the highest lower bound lies above the lowest upper one. `<0.0.0-0` is how npm writes nothing.
-fn is_contradiction(set: &Set) -> bool {
-    use Relation::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
+fn is_contradiction(set: &ComparatorSet) -> bool {
+    use Operator::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
     let lowest = semver::Version { pre: semver::Prerelease::new("0").unwrap_or_default(), ..semver::Version::new(0, 0, 0) };
-    let bounds = |relations: [Relation; 3]| set.iter().filter(move |one| relations.contains(&one.relation));
+    let bounds = |relations: [Operator; 3]| set.iter().filter(move |one| relations.contains(&one.relation));
     bounds([Less, LessOrEqual, Equal]).any(|upper| {
         if upper.relation == Less && upper.version.cmp_precedence(&lowest) != Ordering::Greater {
             return true;
@@ -145,7 +145,7 @@ fn is_blank(letter: char) -> bool {
 }
 
 /// The sets of a range whose blanks are single; `None` when one of them is invalid.
-fn sets(plain: &str, inclusive: bool) -> Option<Box<[Set]>> {
+fn sets(plain: &str, inclusive: bool) -> Option<Box<[ComparatorSet]>> {
     let sets = plain.split("||").map(|part| set(part.trim(), inclusive)).collect::<Option<Vec<_>>>()?;
     // Beside a star npm forgets the other sets, and with them the prereleases that they name.
     if let Some(star) = sets.iter().find(|set| set.is_empty()) {
@@ -154,7 +154,7 @@ fn sets(plain: &str, inclusive: bool) -> Option<Box<[Set]>> {
     Some(sets.into())
 }
 
-fn set(part: &str, inclusive: bool) -> Option<Set> {
+fn set(part: &str, inclusive: bool) -> Option<ComparatorSet> {
     let part = without_build(part);
     let part = hyphen(&part, inclusive).unwrap_or(part);
     let part = join_operators(&part);
@@ -168,7 +168,7 @@ fn set(part: &str, inclusive: bool) -> Option<Set> {
             }
         }
     }
-    let nothing = |one: &Comparator| one.relation == Relation::Less && one.version.to_string() == "0.0.0-0";
+    let nothing = |one: &Comparator| one.relation == Operator::Less && one.version.to_string() == "0.0.0-0";
     match comparators.iter().position(nothing) {
         Some(place) => Some(Box::new([comparators.swap_remove(place)])),
         None => Some(comparators.into()),
@@ -328,12 +328,12 @@ fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> S
 /// One comparator; `None` when it is invalid.
 fn comparator(word: &str) -> Option<Comparator> {
     let (relation, rest) = match word.as_bytes() {
-        [b'<', b'=', ..] => (Relation::LessOrEqual, &word[2..]),
-        [b'>', b'=', ..] => (Relation::GreaterOrEqual, &word[2..]),
-        [b'<', ..] => (Relation::Less, &word[1..]),
-        [b'>', ..] => (Relation::Greater, &word[1..]),
-        [b'=', ..] => (Relation::Equal, &word[1..]),
-        _ => (Relation::Equal, word),
+        [b'<', b'=', ..] => (Operator::LessOrEqual, &word[2..]),
+        [b'>', b'=', ..] => (Operator::GreaterOrEqual, &word[2..]),
+        [b'<', ..] => (Operator::Less, &word[1..]),
+        [b'>', ..] => (Operator::Greater, &word[1..]),
+        [b'=', ..] => (Operator::Equal, &word[1..]),
+        _ => (Operator::Equal, word),
     };
     let version = semver::Version::parse(rest.strip_prefix('v').unwrap_or(rest)).ok()?;
     let largest = version.major.max(version.minor).max(version.patch);
@@ -368,27 +368,27 @@ impl<'a> Partial<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let text = text.trim_start_matches(|letter: char| letter == 'v' || letter == '=' || is_blank(letter));
         let (numbers, pre) = text.split_once('-').map_or((text, None), |(numbers, pre)| (numbers, Some(pre)));
-        let parts = numbers.split('.').map(Part::parse).collect::<Option<Vec<_>>>()?;
+        let parts = numbers.split('.').map(PartialPart::parse).collect::<Option<Vec<_>>>()?;
         let is_whole = parts.len() == 3;
         if parts.len() > 3 || pre.is_some_and(|pre| !is_whole || !is_prerelease(pre)) {
             return None;
         }
         let part = |place: usize| match parts.get(place) {
-            Some(Part::Number(number)) => Some(*number),
-            Some(Part::Any) | None => None,
+            Some(PartialPart::Number(number)) => Some(*number),
+            Some(PartialPart::Any) | None => None,
         };
         Some(Self { major: part(0), minor: part(1), patch: part(2), has_patch: is_whole, pre })
     }
 }
 
 /// One part of a version.
-enum Part {
+enum PartialPart {
     Number(u64),
     /// `x`, `X` or `*`.
     Any,
 }
 
-impl Part {
+impl PartialPart {
     /// A number that npm does not take stays one, for whoever uses it to notice.
     fn parse(text: &str) -> Option<Self> {
         if matches!(text, "x" | "X" | "*") {

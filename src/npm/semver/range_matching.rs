@@ -1,6 +1,6 @@
 //! Many ranges and many versions at once: which version satisfies all of them, in one pass over each. Pure.
 
-use crate::npm::semver::range::{Comparator, Range, Relation, Set};
+use crate::npm::semver::range::{Comparator, ComparatorSet, Operator, Range};
 use crate::npm::semver::version::Version;
 
 /// The highest of `versions` that satisfies every one of `ranges`, as npm's `satisfies` has it; with the value that came with it.
@@ -10,7 +10,7 @@ pub fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Version, T)
     let (prereleases, stable): (Vec<_>, Vec<_>) = versions.into_iter().partition(|(version, _)| version.is_prerelease());
     let best = highest(ranges, &stable, |set| vec![span(set, &stable)]);
     // Of prereleases a set holds only those of a version that it names one of: they stand side by side.
-    let named = |set: &Set| {
+    let named = |set: &ComparatorSet| {
         let (from, to) = span(set, &prereleases);
         let blocks = set.iter().filter(|one| !one.version.pre.is_empty()).map(|one| block(numbers(&one.version), &prereleases));
         blocks.map(|(first, last)| (first.max(from), last.min(to))).collect()
@@ -24,7 +24,7 @@ pub fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Version, T)
 fn highest<'v, T: Copy>(
     ranges: &[Range],
     versions: &[(&'v Version, T)],
-    spans: impl Fn(&Set) -> Vec<(usize, usize)>,
+    spans: impl Fn(&ComparatorSet) -> Vec<(usize, usize)>,
 ) -> Option<(&'v Version, T)> {
     let mut changes = vec![0_i64; versions.len() + 1];
     for range in ranges {
@@ -54,17 +54,17 @@ fn highest<'v, T: Copy>(
 }
 
 /// From where to where the versions stand that a set holds.
-fn span<T>(set: &Set, versions: &[(&Version, T)]) -> (usize, usize) {
+fn span<T>(set: &ComparatorSet, versions: &[(&Version, T)]) -> (usize, usize) {
     let (mut from, mut to) = (0, versions.len());
     for Comparator { relation, version: bound } in set {
         let below = || versions.partition_point(|(version, _)| version.parsed().cmp_precedence(bound).is_lt());
         let through = || versions.partition_point(|(version, _)| version.parsed().cmp_precedence(bound).is_le());
         match relation {
-            Relation::Less => to = to.min(below()),
-            Relation::LessOrEqual => to = to.min(through()),
-            Relation::Equal => (from, to) = (from.max(below()), to.min(through())),
-            Relation::GreaterOrEqual => from = from.max(below()),
-            Relation::Greater => from = from.max(through()),
+            Operator::Less => to = to.min(below()),
+            Operator::LessOrEqual => to = to.min(through()),
+            Operator::Equal => (from, to) = (from.max(below()), to.min(through())),
+            Operator::GreaterOrEqual => from = from.max(below()),
+            Operator::Greater => from = from.max(through()),
         }
     }
     (from, to)

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use crate::npm::semver::range::{Comparator, Range, Relation, Set};
+use crate::npm::semver::range::{Comparator, ComparatorSet, Operator, Range};
 use crate::npm::semver::version::Version;
 
 /// The most bounds that are cut by: beyond, a table takes more memory than it saves time.
@@ -16,7 +16,7 @@ const LARGEST: u64 = (1 << 42) - 1;
 
 /// How a range takes prereleases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prereleases {
+pub enum PrereleaseMode {
     /// As [`Range::covers`]: those within it too.
     Covered,
     /// As [`Range::matches`]: where it names one of the same version.
@@ -26,9 +26,9 @@ pub enum Prereleases {
 /// Ranges with a number each, and for every version the numbers of those it may lie in.
 #[derive(Debug, Clone)]
 pub struct RangeTable {
-    ranges: Vec<(usize, Range, Prereleases)>,
+    ranges: Vec<(usize, Range, PrereleaseMode)>,
     /// In order, each once.
-    bounds: Vec<Bound>,
+    bounds: Vec<TableBound>,
     /// Two rows of bits a cell: for stable versions and for prereleases. Below each bound, at it, and so on.
     rows: Vec<u64>,
     /// The numbers of what is no range: always set.
@@ -38,7 +38,7 @@ pub struct RangeTable {
 }
 
 #[derive(Debug, Clone)]
-struct Bound {
+struct TableBound {
     key: u128,
     version: semver::Version,
 }
@@ -46,7 +46,7 @@ struct Bound {
 impl RangeTable {
     /// A table of `count` numbers, of which these are ranges. `None` where there is none, or they are too many or too large.
     #[must_use]
-    pub fn of(count: usize, ranges: Vec<(usize, Range, Prereleases)>) -> Option<Self> {
+    pub fn of(count: usize, ranges: Vec<(usize, Range, PrereleaseMode)>) -> Option<Self> {
         if ranges.is_empty() {
             return None;
         }
@@ -55,7 +55,7 @@ impl RangeTable {
         if comparators().count() > MOST {
             return None;
         }
-        let bound = |one: &Comparator| Some(Bound { key: key(&one.version)?, version: one.version.clone() });
+        let bound = |one: &Comparator| Some(TableBound { key: key(&one.version)?, version: one.version.clone() });
         let mut bounds = comparators().map(bound).collect::<Option<Vec<_>>>()?;
         bounds.sort_by(|one, other| one.compare(other.key, &other.version));
         bounds.dedup_by(|one, other| one.compare(other.key, &other.version).is_eq());
@@ -92,8 +92,8 @@ impl RangeTable {
         let mut row = self.others.clone();
         for (number, range, prereleases) in &self.ranges {
             let lies = match prereleases {
-                Prereleases::Covered => range.covers(version),
-                Prereleases::Named => range.matches(version),
+                PrereleaseMode::Covered => range.covers(version),
+                PrereleaseMode::Named => range.matches(version),
             };
             row[number / 64] |= u64::from(lies) << (number % 64);
         }
@@ -103,10 +103,10 @@ impl RangeTable {
     /// What answers in a cell. Of prereleases, those that no range names.
     fn row(&self, cell: usize, is_prerelease: bool) -> Vec<u64> {
         let mut row = self.others.clone();
-        let lies = |sets: &[Set]| sets.iter().any(|set| set.iter().all(|one| self.lies(cell, one)));
+        let lies = |sets: &[ComparatorSet]| sets.iter().any(|set| set.iter().all(|one| self.lies(cell, one)));
         for (number, range, prereleases) in &self.ranges {
             let strictly = !is_prerelease && lies(range.strict());
-            let lies = strictly || (*prereleases == Prereleases::Covered && lies(range.inclusive()));
+            let lies = strictly || (*prereleases == PrereleaseMode::Covered && lies(range.inclusive()));
             row[number / 64] |= u64::from(lies) << (number % 64);
         }
         row
@@ -117,16 +117,16 @@ impl RangeTable {
         let found = key(&one.version).and_then(|key| self.bounds.binary_search_by(|bound| bound.compare(key, &one.version)).ok());
         let order = found.map_or(Ordering::Less, |at| cell.cmp(&(at * 2 + 1)));
         match one.relation {
-            Relation::Less => order.is_lt(),
-            Relation::LessOrEqual => order.is_le(),
-            Relation::Equal => order.is_eq(),
-            Relation::GreaterOrEqual => order.is_ge(),
-            Relation::Greater => order.is_gt(),
+            Operator::Less => order.is_lt(),
+            Operator::LessOrEqual => order.is_le(),
+            Operator::Equal => order.is_eq(),
+            Operator::GreaterOrEqual => order.is_ge(),
+            Operator::Greater => order.is_gt(),
         }
     }
 }
 
-impl Bound {
+impl TableBound {
     /// By precedence. The words of prereleases are compared only where all numbers are the same.
     fn compare(&self, key: u128, version: &semver::Version) -> Ordering {
         self.key.cmp(&key).then_with(
@@ -161,7 +161,7 @@ mod tests {
             versions in prop::collection::vec(version(), 1..30),
         ) {
             let parse = |(number, (text, covered)): (usize, &(String, bool))| {
-                let prereleases = if *covered { Prereleases::Covered } else { Prereleases::Named };
+                let prereleases = if *covered { PrereleaseMode::Covered } else { PrereleaseMode::Named };
                 Some((number * 2, Range::parse(text)?, prereleases))
             };
             let numbered: Vec<_> = ranges.iter().enumerate().filter_map(parse).collect();

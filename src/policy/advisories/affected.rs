@@ -6,7 +6,7 @@ use crate::npm::Version;
 
 /// One event of an OSV range, as it is written there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum RangeEvent {
     /// Affected from this version on; `0` stands before every version.
     Introduced(Box<str>),
     /// No longer affected from this version on.
@@ -19,7 +19,7 @@ pub enum Event {
 
 /// Where a span of versions ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum RangeEnd {
     /// Nowhere: every later version is affected too.
     Open,
     /// Before this version, which is not affected: what a `fixed` event names.
@@ -30,23 +30,23 @@ pub enum End {
 
 /// Versions that follow each other by SemVer's precedence and are all affected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
+pub struct AffectedRange {
     /// The first one; `None` is before every version (`0`).
     pub from: Option<Version>,
     /// Where it ends.
-    pub end: End,
+    pub end: RangeEnd,
 }
 
-impl Span {
+impl AffectedRange {
     /// Every version there is or will be.
-    pub const EVERYTHING: Self = Self { from: None, end: End::Open };
+    pub const EVERYTHING: Self = Self { from: None, end: RangeEnd::Open };
 
     /// The spans of one range: its events in their order, `0` first, as OSV evaluates them.
     ///
     /// What cannot be read counts for the worse: an unreadable beginning is the beginning of everything, an unreadable end is
     /// none. The number says how many events were unreadable.
     #[must_use]
-    pub fn of_events(events: &[Event]) -> (Vec<Self>, usize) {
+    pub fn of_events(events: &[RangeEvent]) -> (Vec<Self>, usize) {
         let mut unreadable = 0;
         let mut read = |text: &str| {
             parse(text).unwrap_or_else(|Unreadable| {
@@ -58,11 +58,13 @@ impl Span {
         let mut marks = Vec::new();
         for event in events {
             match event {
-                Event::Introduced(text) => marks.push((read(text), Mark::Introduced)),
-                Event::Fixed(text) => marks.extend(read(text).map(|version| (Some(version), Mark::Fixed))),
-                Event::LastAffected(text) => marks.extend(read(text).map(|version| (Some(version), Mark::LastAffected))),
-                Event::Limit(text) if **text == *"*" => limits.push(None),
-                Event::Limit(text) => limits.push(read(text)),
+                RangeEvent::Introduced(text) => marks.push((read(text), RangeMark::Introduced)),
+                RangeEvent::Fixed(text) => marks.extend(read(text).map(|version| (Some(version), RangeMark::Fixed))),
+                RangeEvent::LastAffected(text) => {
+                    marks.extend(read(text).map(|version| (Some(version), RangeMark::LastAffected)));
+                }
+                RangeEvent::Limit(text) if **text == *"*" => limits.push(None),
+                RangeEvent::Limit(text) => limits.push(read(text)),
             }
         }
         // Stable, so that of two events at one version the one that stands first is heard first.
@@ -83,16 +85,16 @@ impl Span {
         let begun = self.from.as_ref().is_none_or(|from| from.precedence(version) != Ordering::Greater);
         begun
             && match &self.end {
-                End::Open => true,
-                End::Before(end) => version.precedence(end) == Ordering::Less,
-                End::Through(end) => version.precedence(end) != Ordering::Greater,
+                RangeEnd::Open => true,
+                RangeEnd::Before(end) => version.precedence(end) == Ordering::Less,
+                RangeEnd::Through(end) => version.precedence(end) != Ordering::Greater,
             }
     }
 
     /// Whether every version lies within, those that are not published yet too.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        self.end == End::Open && self.from.as_ref().is_none_or(Version::is_lowest)
+        self.end == RangeEnd::Open && self.from.as_ref().is_none_or(Version::is_lowest)
     }
 
     /// As npm writes a range: `>=1.2.0 <1.2.9`, `*`.
@@ -100,9 +102,9 @@ impl Span {
     pub fn to_range(&self) -> String {
         let from = self.from.as_ref().map(|from| format!(">={from}"));
         let end = match &self.end {
-            End::Open => None,
-            End::Before(end) => Some(format!("<{end}")),
-            End::Through(end) => Some(format!("<={end}")),
+            RangeEnd::Open => None,
+            RangeEnd::Before(end) => Some(format!("<{end}")),
+            RangeEnd::Through(end) => Some(format!("<={end}")),
         };
         match (from, end) {
             (None, None) => "*".to_owned(),
@@ -112,37 +114,39 @@ impl Span {
 
     fn cut(&mut self, limit: &Version) {
         let within = match &self.end {
-            End::Open => false,
-            End::Before(end) => end.precedence(limit) != Ordering::Greater,
-            End::Through(end) => end.precedence(limit) == Ordering::Less,
+            RangeEnd::Open => false,
+            RangeEnd::Before(end) => end.precedence(limit) != Ordering::Greater,
+            RangeEnd::Through(end) => end.precedence(limit) == Ordering::Less,
         };
         if !within {
-            self.end = End::Before(limit.clone());
+            self.end = RangeEnd::Before(limit.clone());
         }
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Mark {
+enum RangeMark {
     Introduced,
     Fixed,
     LastAffected,
 }
 
 /// Reads events that are in order: affected or not changes at each of them.
-fn connect(marks: Vec<(Option<Version>, Mark)>) -> Vec<Span> {
+fn connect(marks: Vec<(Option<Version>, RangeMark)>) -> Vec<AffectedRange> {
     let mut spans = Vec::new();
     let mut open: Option<Option<Version>> = None;
     for (at, mark) in marks {
         match (mark, open.take()) {
-            (Mark::Introduced, None) => open = Some(at),
-            (Mark::Introduced, already) => open = already,
-            (Mark::Fixed, Some(from)) => spans.extend(at.map(|end| Span { from, end: End::Before(end) })),
-            (Mark::LastAffected, Some(from)) => spans.extend(at.map(|end| Span { from, end: End::Through(end) })),
-            (Mark::Fixed | Mark::LastAffected, None) => {}
+            (RangeMark::Introduced, None) => open = Some(at),
+            (RangeMark::Introduced, already) => open = already,
+            (RangeMark::Fixed, Some(from)) => spans.extend(at.map(|end| AffectedRange { from, end: RangeEnd::Before(end) })),
+            (RangeMark::LastAffected, Some(from)) => {
+                spans.extend(at.map(|end| AffectedRange { from, end: RangeEnd::Through(end) }));
+            }
+            (RangeMark::Fixed | RangeMark::LastAffected, None) => {}
         }
     }
-    spans.extend(open.map(|from| Span { from, end: End::Open }));
+    spans.extend(open.map(|from| AffectedRange { from, end: RangeEnd::Open }));
     spans
 }
 
@@ -179,17 +183,17 @@ mod tests {
     use super::*;
 
     fn spans(events: &[(&str, &str)]) -> Vec<String> {
-        read(events).0.iter().map(Span::to_range).collect()
+        read(events).0.iter().map(AffectedRange::to_range).collect()
     }
 
-    fn read(events: &[(&str, &str)]) -> (Vec<Span>, usize) {
+    fn read(events: &[(&str, &str)]) -> (Vec<AffectedRange>, usize) {
         let event = |(kind, version): &(&str, &str)| match *kind {
-            "introduced" => Event::Introduced((*version).into()),
-            "fixed" => Event::Fixed((*version).into()),
-            "limit" => Event::Limit((*version).into()),
-            _ => Event::LastAffected((*version).into()),
+            "introduced" => RangeEvent::Introduced((*version).into()),
+            "fixed" => RangeEvent::Fixed((*version).into()),
+            "limit" => RangeEvent::Limit((*version).into()),
+            _ => RangeEvent::LastAffected((*version).into()),
         };
-        Span::of_events(&events.iter().map(event).collect::<Vec<_>>())
+        AffectedRange::of_events(&events.iter().map(event).collect::<Vec<_>>())
     }
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_counts_for_the_worse() {
         let (spans, unreadable) = read(&[("introduced", "since ever"), ("fixed", "soon")]);
-        assert_eq!((spans, unreadable), (vec![Span::EVERYTHING], 2));
+        assert_eq!((spans, unreadable), (vec![AffectedRange::EVERYTHING], 2));
         assert_eq!(self::spans(&[("introduced", "1"), ("fixed", "1.4")]), [">=1.0.0 <1.4.0"]);
     }
 

@@ -7,26 +7,26 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use crate::policy::advisories::affected::Span;
-use crate::policy::advisories::indicators::Indication;
-use crate::policy::advisories::{Advisory, Kind, Place, Record, Severity, Trust};
+use crate::policy::advisories::affected::AffectedRange;
+use crate::policy::advisories::indicators::IndicatorMatch;
+use crate::policy::advisories::{Advisory, AdvisoryKind, AdvisoryRecord, AdvisoryRow, FeedTrust, Severity};
 
 /// A piece of the text of an index.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Text {
+pub(crate) struct TextRef {
     start: u32,
     length: u32,
 }
 
 /// One record on one package. Small, for there are hundreds of thousands.
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) package: Text,
-    pub(crate) id: Text,
-    pub(crate) aliases: Text,
-    pub(crate) summary: Text,
-    pub(crate) cvss: Text,
-    pub(crate) cwes: Text,
+pub(crate) struct IndexRow {
+    pub(crate) package: TextRef,
+    pub(crate) id: TextRef,
+    pub(crate) aliases: TextRef,
+    pub(crate) summary: TextRef,
+    pub(crate) cvss: TextRef,
+    pub(crate) cwes: TextRef,
     /// Seconds since 1970; the lowest number where it is not known.
     modified: i64,
     /// The same, of when it is known since.
@@ -35,14 +35,14 @@ pub(crate) struct Row {
     versions_count: u32,
     spans_start: u32,
     spans_count: u32,
-    kind: Kind,
+    kind: AdvisoryKind,
     severity: Option<Severity>,
     reviewed: bool,
     /// Every version: then this span is not among the spans.
     pub(crate) everything: bool,
 }
 
-impl Row {
+impl IndexRow {
     pub(crate) fn versions(&self) -> Range<usize> {
         span(self.versions_start, self.versions_count)
     }
@@ -60,7 +60,7 @@ fn span(start: u32, count: u32) -> Range<usize> {
 #[derive(Debug)]
 pub struct FeedAdvisories {
     feed: Box<str>,
-    trust: Trust,
+    trust: FeedTrust,
     pub(crate) has_vulnerabilities: bool,
     text: Box<str>,
     /// Open addressing: the number of the package plus one, or nothing. A power of two long.
@@ -68,20 +68,20 @@ pub struct FeedAdvisories {
     /// Where each package's rows begin, and their end.
     packages: Box<[u32]>,
     /// By package.
-    pub(crate) rows: Box<[Row]>,
+    pub(crate) rows: Box<[IndexRow]>,
     /// Of each row in order.
-    pub(crate) versions: Box<[Text]>,
-    pub(crate) spans: Box<[Span]>,
+    pub(crate) versions: Box<[TextRef]>,
+    pub(crate) spans: Box<[AffectedRange]>,
     /// In the order of their text.
-    indicators: Box<[Indicator]>,
+    indicators: Box<[IndicatorRow]>,
 }
 
 /// A place that a record lists.
 #[derive(Debug, Clone, Copy)]
-struct Indicator {
-    listed: Text,
-    id: Text,
-    package: Text,
+struct IndicatorRow {
+    listed: TextRef,
+    id: TextRef,
+    package: TextRef,
 }
 
 impl FeedAdvisories {
@@ -93,7 +93,7 @@ impl FeedAdvisories {
 
     /// How far it is followed.
     #[must_use]
-    pub fn trust(&self) -> Trust {
+    pub fn trust(&self) -> FeedTrust {
         self.trust
     }
 
@@ -121,10 +121,10 @@ impl FeedAdvisories {
     }
 
     /// What is said of exactly this domain or address.
-    pub(crate) fn indication(&self, place: &str) -> Option<Indication<'_>> {
+    pub(crate) fn indication(&self, place: &str) -> Option<IndicatorMatch<'_>> {
         let at = self.indicators.binary_search_by(|known| self.text(known.listed).cmp(place)).ok()?;
-        let Indicator { listed, id, package } = self.indicators[at];
-        Some(Indication {
+        let IndicatorRow { listed, id, package } = self.indicators[at];
+        Some(IndicatorMatch {
             listed: self.text(listed),
             advisory: self.text(id),
             package: self.text(package),
@@ -133,7 +133,7 @@ impl FeedAdvisories {
         })
     }
 
-    pub(crate) fn of(&self, name: &str) -> &[Row] {
+    pub(crate) fn of(&self, name: &str) -> &[IndexRow] {
         let Some(mask) = self.slots.len().checked_sub(1) else { return &[] };
         let mut slot = hash(name) & mask;
         while let Some(package) = (self.slots[slot] as usize).checked_sub(1) {
@@ -146,11 +146,11 @@ impl FeedAdvisories {
         &[]
     }
 
-    pub(crate) fn text(&self, text: Text) -> &str {
+    pub(crate) fn text(&self, text: TextRef) -> &str {
         self.text.get(span(text.start, text.length)).unwrap_or_default()
     }
 
-    pub(crate) fn advisory<'a>(&'a self, row: &'a Row) -> Advisory<'a> {
+    pub(crate) fn advisory<'a>(&'a self, row: &'a IndexRow) -> Advisory<'a> {
         Advisory {
             id: self.text(row.id),
             feed: &self.feed,
@@ -161,7 +161,7 @@ impl FeedAdvisories {
             modified: instant(row.modified),
             known_since: instant(row.known_since),
             reviewed: row.reviewed,
-            row: Place { index: self, row },
+            row: AdvisoryRow { index: self, row },
         }
     }
 }
@@ -178,20 +178,20 @@ fn hash(name: &str) -> usize {
 
 /// Gathers records into an index. Of two records with one id on one package the later one holds.
 #[derive(Debug, Default)]
-pub struct Builder {
+pub struct FeedIndexBuilder {
     text: String,
     /// Texts that repeat a thousandfold: versions, weaknesses, package names.
-    known: HashMap<Box<str>, Text>,
-    rows: Vec<Row>,
-    versions: Vec<Text>,
-    spans: Vec<Span>,
+    known: HashMap<Box<str>, TextRef>,
+    rows: Vec<IndexRow>,
+    versions: Vec<TextRef>,
+    spans: Vec<AffectedRange>,
     /// Of each record that has any, by package and id.
-    indicators: HashMap<(Box<str>, Box<str>), Vec<Indicator>>,
+    indicators: HashMap<(Box<str>, Box<str>), Vec<IndicatorRow>>,
 }
 
-impl Builder {
+impl FeedIndexBuilder {
     /// Adds a record. `false` when the index is full, at four thousand million bytes of text.
-    pub fn add(&mut self, record: &Record) -> bool {
+    pub fn add(&mut self, record: &AdvisoryRecord) -> bool {
         let room = u32::MAX as usize - self.text.len().min(u32::MAX as usize);
         let lists = self.versions.len().max(self.spans.len()) + record.versions.len().max(record.spans.len());
         if weight(record) > room || lists > u32::MAX as usize {
@@ -205,9 +205,9 @@ impl Builder {
             let text = self.intern(version);
             self.versions.push(text);
         }
-        let everything = record.spans.contains(&Span::EVERYTHING);
-        self.spans.extend(record.spans.iter().filter(|span| **span != Span::EVERYTHING).cloned());
-        let row = Row {
+        let everything = record.spans.contains(&AffectedRange::EVERYTHING);
+        self.spans.extend(record.spans.iter().filter(|span| **span != AffectedRange::EVERYTHING).cloned());
+        let row = IndexRow {
             package: self.intern(&record.package),
             id: self.append(&record.id),
             aliases: self.append(&record.aliases.join("\n")),
@@ -231,12 +231,12 @@ impl Builder {
     }
 
     /// Few records have any, so that there is next to nothing to look up for the others.
-    fn note_indicators(&mut self, record: &Record, package: Text, id: Text) {
+    fn note_indicators(&mut self, record: &AdvisoryRecord, package: TextRef, id: TextRef) {
         if record.indicators.is_empty() && self.indicators.is_empty() {
             return;
         }
-        let wanted: &[Box<str>] = if record.kind == Kind::Malware { &record.indicators } else { &[] };
-        let indicators: Vec<_> = wanted.iter().map(|place| Indicator { listed: self.intern(place), id, package }).collect();
+        let wanted: &[Box<str>] = if record.kind == AdvisoryKind::Malware { &record.indicators } else { &[] };
+        let indicators: Vec<_> = wanted.iter().map(|place| IndicatorRow { listed: self.intern(place), id, package }).collect();
         let key = (record.package.clone(), record.id.clone());
         if indicators.is_empty() {
             self.indicators.remove(&key);
@@ -247,10 +247,10 @@ impl Builder {
 
     /// The index of the feed called `feed`.
     #[must_use]
-    pub fn build(self, feed: &str, trust: Trust) -> FeedAdvisories {
+    pub fn build(self, feed: &str, trust: FeedTrust) -> FeedAdvisories {
         let Self { text, known, mut rows, versions, spans, indicators } = self;
         drop(known);
-        let of = |piece: Text| text.get(span(piece.start, piece.length)).unwrap_or_default();
+        let of = |piece: TextRef| text.get(span(piece.start, piece.length)).unwrap_or_default();
         // Stable, so that of one id the later record stands behind.
         rows.sort_by(|one, other| (of(one.package), of(one.id)).cmp(&(of(other.package), of(other.id))));
         rows.reverse();
@@ -271,14 +271,14 @@ impl Builder {
             slots[slot] = narrow(number + 1);
         }
         packages.push(narrow(rows.len()));
-        let mut indicators: Vec<Indicator> = indicators.into_values().flatten().collect();
+        let mut indicators: Vec<IndicatorRow> = indicators.into_values().flatten().collect();
         // Of several records on one place the same one is named each time.
         indicators.sort_unstable_by_key(|one| (of(one.listed), of(one.id), of(one.package)));
         indicators.dedup_by_key(|one| of(one.listed));
         FeedAdvisories {
             feed: feed.into(),
             trust,
-            has_vulnerabilities: rows.iter().any(|row| row.kind == Kind::Vulnerability),
+            has_vulnerabilities: rows.iter().any(|row| row.kind == AdvisoryKind::Vulnerability),
             text: text.into(),
             slots: slots.into(),
             packages: packages.into(),
@@ -289,7 +289,7 @@ impl Builder {
         }
     }
 
-    fn intern(&mut self, text: &str) -> Text {
+    fn intern(&mut self, text: &str) -> TextRef {
         if let Some(known) = self.known.get(text) {
             return *known;
         }
@@ -298,15 +298,15 @@ impl Builder {
         new
     }
 
-    fn append(&mut self, text: &str) -> Text {
+    fn append(&mut self, text: &str) -> TextRef {
         let start = narrow(self.text.len());
         self.text.push_str(text);
-        Text { start, length: narrow(text.len()) }
+        TextRef { start, length: narrow(text.len()) }
     }
 }
 
 /// The bytes of text in a record, at most.
-fn weight(record: &Record) -> usize {
+fn weight(record: &AdvisoryRecord) -> usize {
     let lists =
         record.aliases.iter().chain(&record.cwes).chain(&record.versions).chain(&record.indicators).map(|text| text.len() + 1);
     lists.sum::<usize>() + record.id.len() + record.summary.len() + record.cvss.len() + record.package.len()

@@ -2,12 +2,12 @@
 
 use core::net::IpAddr;
 
-use crate::policy::advisories::Trust;
+use crate::policy::advisories::FeedTrust;
 use crate::policy::advisories::index::FeedAdvisories;
 
 /// What a record says of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Indication<'a> {
+pub struct IndicatorMatch<'a> {
     /// The domain or address as the record lists it, in one spelling.
     pub listed: &'a str,
     /// The record's id.
@@ -17,7 +17,7 @@ pub struct Indication<'a> {
     /// The feed it stands in.
     pub feed: &'a str,
     /// How far the feed is followed.
-    pub trust: Trust,
+    pub trust: FeedTrust,
 }
 
 /// The one spelling of a domain or an address that a record lists, with or without what people do to keep others from
@@ -40,7 +40,7 @@ pub fn spelled(text: &str) -> Option<String> {
 
 /// What the feeds say of a place: a name in lower case without a dot at its end, which is below every domain it ends with, or an
 /// address. Of several, what is followed furthest.
-pub(crate) fn of<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<Indication<'a>> {
+pub(crate) fn of<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<IndicatorMatch<'a>> {
     let is_address = place.parse::<IpAddr>().is_ok();
     let spellings = || {
         let parents = std::iter::successors(Some(place), |name| name.split_once('.').map(|(_, rest)| rest));
@@ -53,11 +53,11 @@ pub(crate) fn of<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &st
     found.reduce(|one, other| if rank(other.trust) > rank(one.trust) { other } else { one })
 }
 
-fn rank(trust: Trust) -> u8 {
+fn rank(trust: FeedTrust) -> u8 {
     match trust {
-        Trust::Warn => 0,
-        Trust::Hold => 1,
-        Trust::Deny => 2,
+        FeedTrust::Warn => 0,
+        FeedTrust::Hold => 1,
+        FeedTrust::Deny => 2,
     }
 }
 
@@ -67,16 +67,16 @@ mod tests {
 
     use super::*;
     use crate::policy::advisories::Advisories;
-    use crate::policy::advisories::index::Builder;
-    use crate::policy::advisories::{Kind, Record};
+    use crate::policy::advisories::index::FeedIndexBuilder;
+    use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord};
 
-    fn record(id: &str, kind: Kind, indicators: &[&str]) -> Record {
+    fn record(id: &str, kind: AdvisoryKind, indicators: &[&str]) -> AdvisoryRecord {
         let indicators = indicators.iter().filter_map(|text| spelled(text)).map(Into::into).collect();
-        Record { id: id.into(), kind, package: "axios".into(), indicators, ..crate::policy::advisories::tests::nothing() }
+        AdvisoryRecord { id: id.into(), kind, package: "axios".into(), indicators, ..crate::policy::advisories::tests::nothing() }
     }
 
-    fn feed(name: &str, trust: Trust, records: &[Record]) -> Arc<FeedAdvisories> {
-        let mut builder = Builder::default();
+    fn feed(name: &str, trust: FeedTrust, records: &[AdvisoryRecord]) -> Arc<FeedAdvisories> {
+        let mut builder = FeedIndexBuilder::default();
         assert!(records.iter().all(|record| builder.add(record)));
         Arc::new(builder.build(name, trust))
     }
@@ -84,20 +84,20 @@ mod tests {
     #[test]
     fn a_domain_means_what_lies_below_it_and_an_address_itself() {
         let held = Advisories::of_feeds(vec![
-            feed("notes", Trust::Warn, &[record("MAL-1", Kind::Malware, &["Evil.Example", "other.example"])]),
+            feed("notes", FeedTrust::Warn, &[record("MAL-1", AdvisoryKind::Malware, &["Evil.Example", "other.example"])]),
             feed(
                 "osv",
-                Trust::Deny,
+                FeedTrust::Deny,
                 &[
                     record(
                         "MAL-2",
-                        Kind::Malware,
+                        AdvisoryKind::Malware,
                         &["*.evil[.]example.", "198.51.100.7", "[2001:DB8::7]", "com", "1.2.3", "a b.example"],
                     ),
-                    record("GHSA-1", Kind::Vulnerability, &["fine.example"]),
-                    record("MAL-3", Kind::Malware, &["gone.example"]),
+                    record("GHSA-1", AdvisoryKind::Vulnerability, &["fine.example"]),
+                    record("MAL-3", AdvisoryKind::Malware, &["gone.example"]),
                     // Of two records with one id the later holds.
-                    record("MAL-3", Kind::Malware, &[]),
+                    record("MAL-3", AdvisoryKind::Malware, &[]),
                 ],
             ),
         ]);

@@ -16,9 +16,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::npm::Version;
-use crate::policy::advisories::affected::{End, Span};
-use crate::policy::advisories::index::{FeedAdvisories, Row};
-use crate::policy::advisories::indicators::Indication;
+use crate::policy::advisories::affected::{AffectedRange, RangeEnd};
+use crate::policy::advisories::index::{FeedAdvisories, IndexRow};
+use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::units::timestamp;
 
 /// A dated record that marks every version is not obeyed whole for an established package: one with so many versions that the record
@@ -36,7 +36,7 @@ pub const SPARED_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// What an advisory says of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum AdvisoryKind {
     /// It was made to do harm.
     Malware,
     /// It has a flaw.
@@ -55,7 +55,7 @@ pub enum Severity {
 
 /// How far a feed is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Trust {
+pub enum FeedTrust {
     /// What it names is refused.
     Deny,
     /// What it names is held until an age.
@@ -98,19 +98,19 @@ impl Severity {
     }
 }
 
-words! { Kind { Malware = "malware", Vulnerability = "vulnerability", } }
+words! { AdvisoryKind { Malware = "malware", Vulnerability = "vulnerability", } }
 words! { Severity { Low = "low", Moderate = "moderate", High = "high", Critical = "critical", } }
-words! { Trust { Deny = "deny", Hold = "hold", Warn = "warn", } }
+words! { FeedTrust { Deny = "deny", Hold = "hold", Warn = "warn", } }
 
 /// What one record says of one package: what an index is built from. Withdrawn records are not handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct AdvisoryRecord {
     /// `MAL-2026-2307`, `GHSA-…`.
     pub id: Box<str>,
     /// What others call it.
     pub aliases: Vec<Box<str>>,
     /// Malware or vulnerability.
-    pub kind: Kind,
+    pub kind: AdvisoryKind,
     /// How bad, if it says so.
     pub severity: Option<Severity>,
     /// Whether a person at the advisory database reviewed it (`github_reviewed`).
@@ -130,7 +130,7 @@ pub struct Record {
     /// The versions it lists, as they are written.
     pub versions: Vec<Box<str>>,
     /// The ranges it gives.
-    pub spans: Vec<Span>,
+    pub spans: Vec<AffectedRange>,
     /// Domains and addresses that it lists as what malware talks to, as [`crate::policy::advisories::indicators::spelled`] spells them.
     pub indicators: Vec<Box<str>>,
 }
@@ -143,11 +143,11 @@ pub struct Advisory<'a> {
     /// The feed it stands in, by the name in the configuration.
     pub feed: &'a str,
     /// Malware or vulnerability.
-    pub kind: Kind,
+    pub kind: AdvisoryKind,
     /// How bad a vulnerability it is, if the record says so.
     pub severity: Option<Severity>,
     /// How far its feed is followed.
-    pub trust: Trust,
+    pub trust: FeedTrust,
     /// One line for people; may be empty.
     pub summary: &'a str,
     /// When it was last changed, if the record says so.
@@ -156,13 +156,13 @@ pub struct Advisory<'a> {
     pub known_since: Option<Timestamp>,
     /// Whether a person at the advisory database reviewed it.
     pub reviewed: bool,
-    pub(crate) row: Place<'a>,
+    pub(crate) row: AdvisoryRow<'a>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct AdvisoryRow<'a> {
     pub(crate) index: &'a FeedAdvisories,
-    pub(crate) row: &'a Row,
+    pub(crate) row: &'a IndexRow,
 }
 
 impl<'a> Advisory<'a> {
@@ -221,15 +221,15 @@ impl<'a> Advisory<'a> {
     /// The versions that its `fixed` events name.
     pub fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
         self.spans().iter().filter_map(|span| match &span.end {
-            End::Before(end) => Some(end),
-            End::Open | End::Through(_) => None,
+            RangeEnd::Before(end) => Some(end),
+            RangeEnd::Open | RangeEnd::Through(_) => None,
         })
     }
 
     /// What it affects, as an npm range.
     #[must_use]
     pub fn vulnerable_versions(self) -> String {
-        let spans = self.spans().iter().map(Span::to_range);
+        let spans = self.spans().iter().map(AffectedRange::to_range);
         let mut parts: Vec<String> = spans.collect();
         if !parts.iter().any(|part| part == "*") {
             parts.extend(self.versions().map(|version| format!("={version}")));
@@ -239,29 +239,29 @@ impl<'a> Advisory<'a> {
 
     /// Whether the version is listed, or lies in a range that is not all there is.
     fn names(self, key: &str, version: Option<&Version>) -> bool {
-        let Place { index, row } = self.row;
+        let AdvisoryRow { index, row } = self.row;
         let listed = index.versions[row.versions()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
         listed || version.is_some_and(|version| self.narrow().any(|span| span.contains(version)))
     }
 
     fn versions(self) -> impl Iterator<Item = &'a str> {
-        let Place { index, row } = self.row;
+        let AdvisoryRow { index, row } = self.row;
         index.versions[row.versions()].iter().map(|text| index.text(*text))
     }
 
-    fn spans(self) -> &'a [Span] {
-        let Place { index, row } = self.row;
-        if row.everything { std::slice::from_ref(&Span::EVERYTHING) } else { &index.spans[row.spans()] }
+    fn spans(self) -> &'a [AffectedRange] {
+        let AdvisoryRow { index, row } = self.row;
+        if row.everything { std::slice::from_ref(&AffectedRange::EVERYTHING) } else { &index.spans[row.spans()] }
     }
 
-    fn wholesale(self) -> impl Iterator<Item = &'a Span> {
-        let Place { index, row } = self.row;
-        let everything = row.everything.then_some(&Span::EVERYTHING);
+    fn wholesale(self) -> impl Iterator<Item = &'a AffectedRange> {
+        let AdvisoryRow { index, row } = self.row;
+        let everything = row.everything.then_some(&AffectedRange::EVERYTHING);
         everything.into_iter().chain(index.spans[row.spans()].iter().filter(|span| span.is_everything()))
     }
 
-    fn narrow(self) -> impl Iterator<Item = &'a Span> {
-        let Place { index, row } = self.row;
+    fn narrow(self) -> impl Iterator<Item = &'a AffectedRange> {
+        let AdvisoryRow { index, row } = self.row;
         index.spans[row.spans()].iter().filter(|span| !span.is_everything())
     }
 }
@@ -320,7 +320,7 @@ impl Advisories {
 
     /// What the feeds say of a place that somebody wants to go to: a name in lower case without a dot at its end, or an address.
     #[must_use]
-    pub fn indicated(&self, place: &str) -> Option<Indication<'_>> {
+    pub fn indicated(&self, place: &str) -> Option<IndicatorMatch<'_>> {
         indicators::of(self.feeds.iter().map(|feed| &**feed), place)
     }
 
@@ -376,10 +376,13 @@ impl<'a> PackageAdvisories<'a> {
     /// The advisories that apply, given all versions of the packument and since when each counts. A dated record that marks
     /// every version of an established package is obeyed for the versions that it lists and for the young ones.
     #[must_use]
-    pub fn among<'k>(self, versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>) -> Applicable<'a> {
+    pub fn among<'k>(
+        self,
+        versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>,
+    ) -> ApplicableAdvisories<'a> {
         let versions: Vec<_> = if self.has_wholesale() { versions.collect() } else { Vec::new() };
         let advisories = self.found.iter().map(|advisory| (*advisory, self.spared(*advisory, &versions))).collect();
-        Applicable { advisories, lacking: self.lacking }
+        ApplicableAdvisories { advisories, lacking: self.lacking }
     }
 
     /// The versions that a record marks and that are not refused by it.
@@ -431,15 +434,15 @@ impl SparedVersions {
 
 /// The advisories on one package, each with what it does not refuse though it marks every version.
 #[derive(Debug, Clone, Default)]
-pub struct Applicable<'a> {
+pub struct ApplicableAdvisories<'a> {
     advisories: Vec<(Advisory<'a>, SparedVersions)>,
     lacking: Option<&'a str>,
 }
 
 /// No advisory at all.
-pub static NO_ADVISORIES: Applicable<'static> = Applicable { advisories: Vec::new(), lacking: None };
+pub static NO_ADVISORIES: ApplicableAdvisories<'static> = ApplicableAdvisories { advisories: Vec::new(), lacking: None };
 
-impl<'a> Applicable<'a> {
+impl<'a> ApplicableAdvisories<'a> {
     /// The feed that is to be followed and could not be read at all, if there is one.
     #[must_use]
     pub fn lacking(&self) -> Option<&'a str> {
@@ -482,15 +485,15 @@ impl<'a> Applicable<'a> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::policy::advisories::affected::Event;
-    use crate::policy::advisories::index::Builder;
+    use crate::policy::advisories::affected::RangeEvent;
+    use crate::policy::advisories::index::FeedIndexBuilder;
 
     /// A record that says nothing.
-    pub(in crate::policy) fn nothing() -> Record {
-        Record {
+    pub(in crate::policy) fn nothing() -> AdvisoryRecord {
+        AdvisoryRecord {
             id: "".into(),
             aliases: Vec::new(),
-            kind: Kind::Malware,
+            kind: AdvisoryKind::Malware,
             severity: None,
             reviewed: false,
             summary: "".into(),
@@ -505,9 +508,9 @@ pub(crate) mod tests {
         }
     }
 
-    fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> Record {
-        let events = |from: &&str| Span::of_events(&[Event::Introduced((*from).into())]).0;
-        Record {
+    fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> AdvisoryRecord {
+        let events = |from: &&str| AffectedRange::of_events(&[RangeEvent::Introduced((*from).into())]).0;
+        AdvisoryRecord {
             id: id.into(),
             aliases: vec!["GHSA-1".into()],
             package: package.into(),
@@ -517,10 +520,10 @@ pub(crate) mod tests {
         }
     }
 
-    fn index(records: &[Record]) -> Advisories {
-        let mut builder = Builder::default();
+    fn index(records: &[AdvisoryRecord]) -> Advisories {
+        let mut builder = FeedIndexBuilder::default();
         assert!(records.iter().all(|record| builder.add(record)));
-        Advisories::of_feeds(vec![Arc::new(builder.build("osv", Trust::Deny))])
+        Advisories::of_feeds(vec![Arc::new(builder.build("osv", FeedTrust::Deny))])
     }
 
     fn matching(advisories: &Advisories, name: &str, wanted: &str, all: &[&str]) -> Vec<String> {
@@ -570,8 +573,8 @@ pub(crate) mod tests {
         !matching_aged(advisories, "axios", wanted, &versions).is_empty()
     }
 
-    fn broad(known_since: Option<Timestamp>) -> Record {
-        Record { known_since, ..record("MAL-1", "axios", &["1.0.3"], &["0"]) }
+    fn broad(known_since: Option<Timestamp>) -> AdvisoryRecord {
+        AdvisoryRecord { known_since, ..record("MAL-1", "axios", &["1.0.3"], &["0"]) }
     }
 
     #[test]

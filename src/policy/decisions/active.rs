@@ -6,27 +6,27 @@ use std::collections::HashMap;
 use globset::GlobMatcher;
 use jiff::Timestamp;
 
-use crate::npm::{Agreement, Integrity, PackageName, Range, Version};
+use crate::npm::{DigestComparison, Integrity, PackageName, Range, Version};
 use crate::policy::advisories::Ruling;
-use crate::policy::decisions::{Act, Approved, Decision, State};
+use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, DecisionState};
 use crate::policy::facts::Facts;
 use crate::policy::invariants;
 use crate::policy::rules::rule::PackageGlob;
-use crate::policy::rules::{Note, Selection};
+use crate::policy::rules::{PackageRules, Warning};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 use crate::units::timestamp;
 
 /// The decisions in force, ready to be asked.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct ActiveDecisions {
     pub(crate) approvals: HashMap<Box<str>, Vec<Approval>>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) freezes: Vec<Freeze>,
-    pub(crate) observing: Option<Ground>,
+    pub(crate) observing: Option<DecisionRef>,
     /// What was decided about records that mark every version, oldest first.
     rulings: Vec<(Box<str>, Ruling)>,
     /// Approvals without effect until another person has confirmed them, and their packages.
-    pub(crate) awaiting: Vec<(Ground, Box<str>)>,
+    pub(crate) awaiting: Vec<(DecisionRef, Box<str>)>,
     /// The next instant at which other decisions are in force; `None` when there is none.
     until: Option<Timestamp>,
 }
@@ -34,7 +34,7 @@ pub struct Standing {
 /// Judges one version as of `at`, the instant up to which upstream's word is known, never later than now: what nothing waives,
 /// then decisions, then rules.
 #[must_use]
-pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+pub fn judge(rules: &PackageRules<'_>, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Verdict {
     let approval = standing.approval(rules, facts);
     if let Some(refusal) = invariants::verdict(facts) {
         let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
@@ -56,7 +56,7 @@ pub fn judge(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: 
 
 /// What a version that is allowed would be held back by, were it not for a decision, and which; `None` where it is refused.
 #[must_use]
-pub fn waiver(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at: Timestamp) -> Option<Note> {
+pub fn waiver(rules: &PackageRules<'_>, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Option<Warning> {
     let approval = standing.approval(rules, facts);
     let (rule, ground) = match (approval, &standing.observing) {
         (Some(ground), _) => (RuleId::Approved, ground),
@@ -69,12 +69,12 @@ pub fn waiver(rules: &Selection<'_>, standing: &Standing, facts: &Facts<'_>, at:
     let refusal = invariants::verdict(facts).unwrap_or_else(|| rules.verdict(facts, at));
     let Reason { rule: waived, detail } = refusal.reason()?;
     let detail = format!("let through {}; else: {detail} (rule {waived})", ground.tell());
-    Some(Note { reason: Reason { rule, detail }, would_refuse: true })
+    Some(Warning { reason: Reason { rule, detail }, would_refuse: true })
 }
 
 /// The decision that something rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ground {
+pub struct DecisionRef {
     /// Its number.
     pub id: i64,
     /// Who stands for it.
@@ -89,7 +89,7 @@ pub struct Ground {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Approval {
-    pub ground: Ground,
+    pub ground: DecisionRef,
     pub version: Box<str>,
     pub integrity: Integrity,
     pub records: Vec<String>,
@@ -97,34 +97,34 @@ pub(crate) struct Approval {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Denial {
-    pub ground: Ground,
+    pub ground: DecisionRef,
     /// `None` for one that cannot be read: in doubt it is denied.
     packages: Option<GlobMatcher>,
     /// `None` for every version.
-    pub within: Option<Within>,
+    pub within: Option<DeniedVersions>,
 }
 
 /// What a denial is about: versions in a range, and the one that is spelled like it.
 #[derive(Debug, Clone)]
-pub(crate) struct Within {
+pub(crate) struct DeniedVersions {
     pub text: Box<str>,
     range: Option<Range>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Freeze {
-    pub ground: Ground,
+    pub ground: DecisionRef,
     pub at: Timestamp,
     packages: Vec<GlobMatcher>,
 }
 
-impl Default for Standing {
+impl Default for ActiveDecisions {
     fn default() -> Self {
         Self::of(&[], Timestamp::MIN)
     }
 }
 
-impl Standing {
+impl ActiveDecisions {
     /// Those of `decisions` that are in force at `now`.
     #[must_use]
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
@@ -139,11 +139,11 @@ impl Standing {
         };
         for decision in decisions {
             match decision.state(now) {
-                State::Active => standing.add(decision, now),
+                DecisionState::Active => standing.add(decision, now),
                 // What it covered opens only when upstream has been asked again.
-                State::Expired => standing.add_freeze(decision),
-                State::AwaitsSecond => standing.await_second(decision),
-                State::Revoked => {}
+                DecisionState::Expired => standing.add_freeze(decision),
+                DecisionState::AwaitsSecond => standing.await_second(decision),
+                DecisionState::Revoked => {}
             }
         }
         standing
@@ -162,7 +162,7 @@ impl Standing {
     }
 
     /// The denial that covers the version.
-    fn denial(&self, facts: &Facts<'_>) -> Option<&Ground> {
+    fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
         self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.ground)
     }
 
@@ -180,7 +180,7 @@ impl Standing {
     }
 
     /// What the rules say of a version: while the glass is broken, those that do not rest on youth or signals.
-    pub(crate) fn ruled(&self, rules: &Selection<'_>, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+    pub(crate) fn ruled(&self, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         let verdict = rules.verdict(facts, at);
         if verdict.allows() || !self.breaks_glass(rules, facts) {
             return verdict;
@@ -193,17 +193,17 @@ impl Standing {
     }
 
     /// Whether youth and signals hold this version back no longer: an hour of observation runs, and nothing calls it malware.
-    pub(crate) fn breaks_glass(&self, rules: &Selection<'_>, facts: &Facts<'_>) -> bool {
+    pub(crate) fn breaks_glass(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> bool {
         self.observing.is_some() && rules.records(facts).is_empty()
     }
 
     /// The approval of exactly these bytes that names all which an approval of them has to name.
-    pub(crate) fn approval(&self, rules: &Selection<'_>, facts: &Facts<'_>) -> Option<&Ground> {
+    pub(crate) fn approval(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> Option<&DecisionRef> {
         let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
         let records = rules.overridden(facts);
         let fits = |approval: &&Approval| {
             *approval.version == *facts.version
-                && approval.integrity.agreement(integrity) == Agreement::Same
+                && approval.integrity.agreement(integrity) == DigestComparison::Same
                 && records.iter().all(|record| approval.records.iter().any(|named| named == record))
         };
         // A newer one may name more; whoever approved it last knew most.
@@ -212,30 +212,30 @@ impl Standing {
 
     /// The hour of observation that is running.
     #[must_use]
-    pub fn observing(&self) -> Option<&Ground> {
+    pub fn observing(&self) -> Option<&DecisionRef> {
         self.observing.as_ref()
     }
 
     fn add(&mut self, decision: &Decision, now: Timestamp) {
-        let ground = Ground::of(decision);
+        let ground = DecisionRef::of(decision);
         match &decision.proposal.act {
-            Act::Freeze { .. } => return self.add_freeze(decision),
-            Act::Approve { package, versions, records, .. } => {
+            DecisionAction::Freeze { .. } => return self.add_freeze(decision),
+            DecisionAction::Approve { package, versions, records, .. } => {
                 for approved in versions {
                     self.approve(package, approved, records, &ground, now);
                 }
             }
-            Act::Adopt { versions, .. } => {
+            DecisionAction::Adopt { versions, .. } => {
                 for adopted in versions {
                     self.approve(&adopted.package, &adopted.approved, &[], &ground, now);
                 }
             }
-            Act::Deny { packages, range } => {
-                let within = range.as_deref().map(|text| Within { text: text.into(), range: Range::parse(text) });
+            DecisionAction::Deny { packages, range } => {
+                let within = range.as_deref().map(|text| DeniedVersions { text: text.into(), range: Range::parse(text) });
                 self.denials.push(Denial { ground, packages: compiled(packages), within });
             }
-            Act::Observe => self.observing = Some(ground),
-            Act::Record { advisory, obey } => {
+            DecisionAction::Observe => self.observing = Some(ground),
+            DecisionAction::Record { advisory, obey } => {
                 let ruling = if *obey { Ruling::Obeyed } else { Ruling::SetAside };
                 self.rulings.push((advisory.as_str().into(), ruling));
             }
@@ -244,10 +244,10 @@ impl Standing {
     }
 
     fn add_freeze(&mut self, decision: &Decision) {
-        let Act::Freeze { at, packages } = &decision.proposal.act else { return };
+        let DecisionAction::Freeze { at, packages } = &decision.proposal.act else { return };
         // Where none can be read, everything is frozen: in doubt it holds.
         let packages = packages.iter().filter_map(|glob| compiled(glob)).collect();
-        self.freezes.push(Freeze { ground: Ground::of(decision), at: *at, packages });
+        self.freezes.push(Freeze { ground: DecisionRef::of(decision), at: *at, packages });
     }
 
     /// Every digest that bytes of this version must match: those in `known`, and those of approvals that are about the same bytes.
@@ -258,14 +258,14 @@ impl Standing {
             return digests;
         }
         for approval in self.approvals.get(name.as_str()).into_iter().flatten() {
-            if *approval.version == *version && approval.integrity.agreement(&digests) == Agreement::Same {
+            if *approval.version == *version && approval.integrity.agreement(&digests) == DigestComparison::Same {
                 digests = digests.union(&approval.integrity).unwrap_or(digests);
             }
         }
         digests
     }
 
-    fn approve(&mut self, package: &str, approved: &Approved, records: &[String], ground: &Ground, now: Timestamp) {
+    fn approve(&mut self, package: &str, approved: &ApprovedVersion, records: &[String], ground: &DecisionRef, now: Timestamp) {
         if approved.until.is_some_and(|until| until <= now) {
             return;
         }
@@ -278,8 +278,8 @@ impl Standing {
     }
 
     fn await_second(&mut self, decision: &Decision) {
-        if let Act::Approve { package, .. } = &decision.proposal.act {
-            self.awaiting.push((Ground::of(decision), package.as_str().into()));
+        if let DecisionAction::Approve { package, .. } = &decision.proposal.act {
+            self.awaiting.push((DecisionRef::of(decision), package.as_str().into()));
         }
     }
 
@@ -291,7 +291,7 @@ impl Standing {
     }
 }
 
-impl Ground {
+impl DecisionRef {
     fn of(decision: &Decision) -> Self {
         let proposal = &decision.proposal;
         // A second name makes it what it is: from then on it counts.

@@ -15,7 +15,7 @@ pub const CHANGED_INTEGRITY: &str = "integrity-changed";
 /// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Act {
+pub enum DecisionAction {
     /// Versions are allowed, whatever the rules say of their age and signals.
     Approve {
         /// The package.
@@ -23,7 +23,7 @@ pub enum Act {
         /// What was asked for, before it was expanded: for people.
         asked: String,
         /// The versions that this approves: what existed when it was given. Never what is published later.
-        versions: Vec<Approved>,
+        versions: Vec<ApprovedVersion>,
         /// The records that this approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`].
         records: Vec<String>,
     },
@@ -32,7 +32,7 @@ pub enum Act {
         /// The lockfiles, as they were named.
         lockfiles: Vec<String>,
         /// Their young versions.
-        versions: Vec<Adopted>,
+        versions: Vec<AdoptedVersion>,
     },
     /// Versions are refused.
     Deny {
@@ -61,7 +61,7 @@ pub enum Act {
 
 /// A version that is approved, by its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Approved {
+pub struct ApprovedVersion {
     /// The key in `versions`.
     pub version: String,
     /// Its integrity when it was approved, as SRI: other bytes under this version are not approved.
@@ -73,12 +73,12 @@ pub struct Approved {
 
 /// A version of some package that is approved, by its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Adopted {
+pub struct AdoptedVersion {
     /// The package.
     pub package: String,
     /// The version.
     #[serde(flatten)]
-    pub approved: Approved,
+    pub approved: ApprovedVersion,
 }
 
 /// Somebody who put their name to something, and when.
@@ -92,9 +92,9 @@ pub struct Signature {
 
 /// A decision as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proposal {
+pub struct DecisionProposal {
     /// What.
-    pub act: Act,
+    pub act: DecisionAction,
     /// Why, in the author's words.
     pub reason: String,
     /// Who, and since when.
@@ -111,7 +111,7 @@ pub struct Decision {
     /// Its number: what people call it by.
     pub id: i64,
     /// What was asked for.
-    pub proposal: Proposal,
+    pub proposal: DecisionProposal,
     /// Who confirmed it.
     pub second: Option<Signature>,
     /// Who took it back, and why.
@@ -120,7 +120,7 @@ pub struct Decision {
 
 /// What holds of a decision at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum DecisionState {
     /// It is in force.
     Active,
     /// Another person has to confirm it.
@@ -134,17 +134,17 @@ pub enum State {
 impl Decision {
     /// What holds of it at `now`.
     #[must_use]
-    pub fn state(&self, now: Timestamp) -> State {
+    pub fn state(&self, now: Timestamp) -> DecisionState {
         if self.revoked.is_some() {
-            return State::Revoked;
+            return DecisionState::Revoked;
         }
         if self.proposal.expires.is_some_and(|expires| expires <= now) {
-            return State::Expired;
+            return DecisionState::Expired;
         }
         if self.proposal.needs_second && self.second.is_none() {
-            return State::AwaitsSecond;
+            return DecisionState::AwaitsSecond;
         }
-        State::Active
+        DecisionState::Active
     }
 
     /// The decision as it stood at an instant; `None` where it was not taken yet.
@@ -166,7 +166,7 @@ impl Decision {
     }
 }
 
-impl State {
+impl DecisionState {
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-impl Act {
+impl DecisionAction {
     /// The word for what kind it is.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -230,46 +230,46 @@ mod tests {
 
     #[test]
     fn a_decision_is_active_between_its_second_name_and_its_end() {
-        let proposal = Proposal {
-            act: Act::Observe,
+        let proposal = DecisionProposal {
+            act: DecisionAction::Observe,
             reason: "an outage".to_owned(),
             author: signature("ada"),
             expires: Some(at(5)),
             needs_second: true,
         };
         let mut decision = Decision { id: 1, proposal, second: None, revoked: None };
-        assert_eq!(decision.state(at(1)), State::AwaitsSecond);
+        assert_eq!(decision.state(at(1)), DecisionState::AwaitsSecond);
         decision.second = Some(signature("grace"));
-        assert_eq!((decision.state(at(1)), decision.state(at(5))), (State::Active, State::Expired));
+        assert_eq!((decision.state(at(1)), decision.state(at(5))), (DecisionState::Active, DecisionState::Expired));
         assert_eq!(decision.signed(), "ada and grace");
         decision.revoked = Some((signature("ada"), "a mistake".to_owned()));
-        assert_eq!(decision.state(at(1)), State::Revoked);
+        assert_eq!(decision.state(at(1)), DecisionState::Revoked);
         assert_eq!(decision.as_of(at(1)), Some(decision.clone()));
         assert_eq!(decision.as_of(at(-1)), None, "it was not taken yet");
     }
 
     #[test]
     fn an_act_is_written_as_json_and_read_back() {
-        let approved = Approved { version: "1.14.1".to_owned(), integrity: "sha512-AA==".to_owned(), until: Some(at(3)) };
+        let approved = ApprovedVersion { version: "1.14.1".to_owned(), integrity: "sha512-AA==".to_owned(), until: Some(at(3)) };
         for act in [
-            Act::Approve {
+            DecisionAction::Approve {
                 package: "axios".to_owned(),
                 asked: "^1".to_owned(),
                 versions: vec![approved.clone()],
                 records: vec!["MAL-2026-1".to_owned()],
             },
-            Act::Adopt {
+            DecisionAction::Adopt {
                 lockfiles: vec!["yarn.lock".to_owned()],
-                versions: vec![Adopted { package: "axios".to_owned(), approved: approved.clone() }],
+                versions: vec![AdoptedVersion { package: "axios".to_owned(), approved: approved.clone() }],
             },
-            Act::Deny { packages: "@acme/*".to_owned(), range: Some("<2".to_owned()) },
-            Act::Freeze { at: at(0), packages: vec!["@acme/*".to_owned()] },
-            Act::Observe,
-            Act::Record { advisory: "MAL-2026-1".to_owned(), obey: true },
+            DecisionAction::Deny { packages: "@acme/*".to_owned(), range: Some("<2".to_owned()) },
+            DecisionAction::Freeze { at: at(0), packages: vec!["@acme/*".to_owned()] },
+            DecisionAction::Observe,
+            DecisionAction::Record { advisory: "MAL-2026-1".to_owned(), obey: true },
         ] {
             let text = serde_json::to_string(&act).unwrap();
             assert!(text.contains(&format!("\"kind\":\"{}\"", act.kind())), "{text}");
-            assert_eq!(serde_json::from_str::<Act>(&text).unwrap(), act);
+            assert_eq!(serde_json::from_str::<DecisionAction>(&text).unwrap(), act);
         }
     }
 }

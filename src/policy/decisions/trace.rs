@@ -3,23 +3,23 @@
 
 use jiff::Timestamp;
 
-use crate::npm::Agreement;
-use crate::policy::decisions::active::{Approval, Denial, Freeze, Ground, Standing};
+use crate::npm::DigestComparison;
+use crate::policy::decisions::active::{ActiveDecisions, Approval, DecisionRef, Denial, Freeze};
 use crate::policy::facts::Facts;
-use crate::policy::rules::Selection;
-use crate::policy::trace::{Outcome, Step};
+use crate::policy::rules::PackageRules;
+use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
 /// Versions that are named of a decision about others.
 const NAMED: usize = 4;
 
-impl Standing {
+impl ActiveDecisions {
     /// The decisions about the package in the order in which they are asked, each with what it made of the version as of
     /// `at`; of approvals the newest first.
-    pub(crate) fn steps(&self, rules: &Selection<'_>, facts: &Facts<'_>, at: Timestamp) -> Vec<Step> {
+    pub(crate) fn steps(&self, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
         let denials = self.denials.iter().filter(|denial| denial.names(facts));
-        let mut steps: Vec<Step> = denials.map(|denial| denial_step(denial, facts)).collect();
+        let mut steps: Vec<TraceStep> = denials.map(|denial| denial_step(denial, facts)).collect();
         let approval = self.approval(rules, facts);
         let without_freeze = approval.map_or_else(|| self.ruled(rules, facts, at), |_| Verdict::Allow);
         let freezes = self.freezes.iter().filter(|freeze| freeze.names(facts));
@@ -28,7 +28,7 @@ impl Standing {
         let awaiting = self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str());
         steps.extend(awaiting.map(|(ground, _)| {
             let detail = format!("{}; it awaits a second person", ground.tell());
-            step(RuleId::Approved, "approve", ground, Outcome::Differs, detail)
+            step(RuleId::Approved, "approve", ground, StepOutcome::Differs, detail)
         }));
         steps.extend(self.observing.as_ref().map(|ground| self.observing_step(ground, rules, facts, at)));
         steps
@@ -37,35 +37,35 @@ impl Standing {
     fn freeze_step(
         &self,
         freeze: &Freeze,
-        approval: Option<&Ground>,
+        approval: Option<&DecisionRef>,
         facts: &Facts<'_>,
         without: &Verdict,
         at: Timestamp,
-    ) -> Step {
+    ) -> TraceStep {
         let frozen = format!("frozen {}", freeze.ground.tell());
         let told = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
         if facts.effective <= freeze.at {
-            return told(Outcome::Differs, format!("it is no newer than {}", timestamp::tell(freeze.at)));
+            return told(StepOutcome::Differs, format!("it is no newer than {}", timestamp::tell(freeze.at)));
         }
         if at >= freeze.thaws() {
-            return told(Outcome::Passed, format!("it thawed {}", timestamp::tell(freeze.thaws())));
+            return told(StepOutcome::Passed, format!("it thawed {}", timestamp::tell(freeze.thaws())));
         }
         if self.freeze(facts, at).is_some_and(|longest| !std::ptr::eq(longest, freeze)) {
-            return told(Outcome::Notes, format!("{frozen}; another freeze thaws later"));
+            return told(StepOutcome::Notes, format!("{frozen}; another freeze thaws later"));
         }
         if let Some(approval) = approval.filter(|approval| approval.made >= freeze.ground.made) {
-            return told(Outcome::Waived, format!("approved in full knowledge of it {}", approval.tell()));
+            return told(StepOutcome::Waived, format!("approved in full knowledge of it {}", approval.tell()));
         }
         if matches!(without, Verdict::Deny { .. }) {
-            return told(Outcome::Notes, format!("{frozen}; what is below refuses it for good"));
+            return told(StepOutcome::Notes, format!("{frozen}; what is below refuses it for good"));
         }
-        told(Outcome::Decides, format!("nothing published after {} is shown: {frozen}", timestamp::tell(freeze.at)))
+        told(StepOutcome::Decides, format!("nothing published after {} is shown: {frozen}", timestamp::tell(freeze.at)))
     }
 
-    fn approval_steps(&self, records: &[&str], facts: &Facts<'_>) -> Vec<Step> {
+    fn approval_steps(&self, records: &[&str], facts: &Facts<'_>) -> Vec<TraceStep> {
         let Some(approvals) = self.approvals.get(facts.name.as_str()) else { return Vec::new() };
         let mut steps = Vec::new();
-        let mut others: Vec<(&Ground, Vec<&str>)> = Vec::new();
+        let mut others: Vec<(&DecisionRef, Vec<&str>)> = Vec::new();
         for approval in approvals.iter().rev() {
             if *approval.version == *facts.version {
                 steps.push(approval_step(approval, records, facts));
@@ -75,54 +75,54 @@ impl Standing {
                 others.push((&approval.ground, vec![&approval.version]));
             }
         }
-        let told = |(ground, versions): (&Ground, Vec<&str>)| {
+        let told = |(ground, versions): (&DecisionRef, Vec<&str>)| {
             let more = if versions.len() > NAMED { format!(" and {} more", versions.len() - NAMED) } else { String::new() };
             let named = versions.iter().rev().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-            step(RuleId::Approved, "approve", ground, Outcome::Differs, format!("it approves {named}{more}"))
+            step(RuleId::Approved, "approve", ground, StepOutcome::Differs, format!("it approves {named}{more}"))
         };
         steps.extend(others.into_iter().map(told));
         steps
     }
 
-    fn observing_step(&self, ground: &Ground, rules: &Selection<'_>, facts: &Facts<'_>, at: Timestamp) -> Step {
+    fn observing_step(&self, ground: &DecisionRef, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> TraceStep {
         let told = |outcome, detail| step(RuleId::Observed, "observe", ground, outcome, detail);
         let by_rules = rules.verdict(facts, at);
         let Some(reason) = by_rules.reason() else {
-            return told(Outcome::Differs, "nothing below holds it back".to_owned());
+            return told(StepOutcome::Differs, "nothing below holds it back".to_owned());
         };
         if let Some(record) = rules.records(facts).first() {
-            return told(Outcome::Differs, format!("it waives nothing of what `{record}` names"));
+            return told(StepOutcome::Differs, format!("it waives nothing of what `{record}` names"));
         }
         let ruled = self.ruled(rules, facts, at);
         if let Some(left) = ruled.reason() {
-            return told(Outcome::Differs, format!("it waives ages and signals, and rule {} rests on neither", left.rule));
+            return told(StepOutcome::Differs, format!("it waives ages and signals, and rule {} rests on neither", left.rule));
         }
-        told(Outcome::Decides, format!("let through {}; else: {} (rule {})", ground.tell(), reason.detail, reason.rule))
+        told(StepOutcome::Decides, format!("let through {}; else: {} (rule {})", ground.tell(), reason.detail, reason.rule))
     }
 }
 
-fn denial_step(denial: &Denial, facts: &Facts<'_>) -> Step {
+fn denial_step(denial: &Denial, facts: &Facts<'_>) -> TraceStep {
     let told = |outcome, detail| step(RuleId::Denied, "deny", &denial.ground, outcome, detail);
     match &denial.within {
         Some(within) if !denial.covers(facts) => {
-            told(Outcome::Differs, format!("{} does not lie in `{}`", facts.version, within.text))
+            told(StepOutcome::Differs, format!("{} does not lie in `{}`", facts.version, within.text))
         }
-        _ => told(Outcome::Decides, format!("denied {}", denial.ground.tell())),
+        _ => told(StepOutcome::Decides, format!("denied {}", denial.ground.tell())),
     }
 }
 
-fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> Step {
+fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> TraceStep {
     let told = |outcome, detail| step(RuleId::Approved, "approve", &approval.ground, outcome, detail);
-    let same = facts.integrity.is_some_and(|integrity| approval.integrity.agreement(integrity) == Agreement::Same);
+    let same = facts.integrity.is_some_and(|integrity| approval.integrity.agreement(integrity) == DigestComparison::Same);
     if !same {
-        return told(Outcome::Differs, "it approves other bytes of this version".to_owned());
+        return told(StepOutcome::Differs, "it approves other bytes of this version".to_owned());
     }
     if let Some(record) = records.iter().find(|record| !approval.records.iter().any(|named| named == *record)) {
-        return told(Outcome::Differs, format!("it does not name `{record}`"));
+        return told(StepOutcome::Differs, format!("it does not name `{record}`"));
     }
-    told(Outcome::Decides, format!("approved {}", approval.ground.tell()))
+    told(StepOutcome::Decides, format!("approved {}", approval.ground.tell()))
 }
 
-fn step(rule: RuleId, action: &str, ground: &Ground, outcome: Outcome, detail: String) -> Step {
-    Step { rule, action: format!("{action}, decision {}", ground.id), outcome, detail }
+fn step(rule: RuleId, action: &str, ground: &DecisionRef, outcome: StepOutcome, detail: String) -> TraceStep {
+    TraceStep { rule, action: format!("{action}, decision {}", ground.id), outcome, detail }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostics::{Mistake, Mistakes};
-use crate::diagnostics::{Place, SourceFile};
+use crate::diagnostics::{Diagnostic, Diagnostics};
+use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::policy::rules::Policy;
-use crate::policy::rules::rule::{Action, MINIMUM_AGE, Of, Rule};
-use crate::policy::rules::toml_table::{Table, quoted};
+use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction};
+use crate::policy::rules::toml_table::{TomlTable, quoted};
 use crate::policy::rules::{parse, shadowing};
 
 /// What may stand at the top of a file.
@@ -26,23 +26,23 @@ const DEEPEST: usize = 16;
 
 /// A policy, and what is right but should not be.
 #[derive(Debug, Clone)]
-pub struct Compiled {
+pub struct CompiledPolicy {
     /// The policy.
     pub policy: Policy,
     /// Exemptions without an owner or an end.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<Diagnostic>,
     /// The files it was made of, in the order in which they were read.
     pub files: Vec<PathBuf>,
 }
 
-impl Compiled {
+impl CompiledPolicy {
     /// The rules that have ended at `now`, as mistakes where they stand: right once, and without effect.
     #[must_use]
-    pub fn ended(&self, now: Timestamp) -> Vec<Mistake> {
+    pub fn ended(&self, now: Timestamp) -> Vec<Diagnostic> {
         let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
         let told = |rule: &Rule| {
             let problem = format!("the rule `{}` has ended, and does nothing", rule.id);
-            Some(Mistake::new(rule.place.clone()?, problem, "it gone, or a later `expires`"))
+            Some(Diagnostic::new(rule.place.clone()?, problem, "it gone, or a later `expires`"))
         };
         ended.filter_map(told).collect()
     }
@@ -51,41 +51,41 @@ impl Compiled {
 /// Finds the file that `from` includes by `name`: a path beside it, or the name of a shipped policy.
 ///
 /// Errors are what is wrong with it, for a person.
-pub type Find<'f> = dyn Fn(&SourceFile, &str) -> Result<Arc<SourceFile>, String> + 'f;
+pub type IncludeResolver<'f> = dyn Fn(&SourceFile, &str) -> Result<Arc<SourceFile>, String> + 'f;
 
 /// Compiles files, in their order, with what they include: a file's own rules stand above those of the files it includes.
 ///
 /// # Errors
 /// Every mistake in all of them.
-pub fn compile(files: &[Arc<SourceFile>], find: &Find<'_>) -> Result<Compiled, Mistakes> {
-    let mut reading = Reading { find, rules: Vec::new(), mistakes: Vec::new(), files: Vec::new(), open: Vec::new() };
+pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<CompiledPolicy, Diagnostics> {
+    let mut reading = Composer { find, rules: Vec::new(), mistakes: Vec::new(), files: Vec::new(), open: Vec::new() };
     for file in files {
         reading.file(file);
     }
-    let Reading { rules, mut mistakes, files, .. } = reading;
+    let Composer { rules, mut mistakes, files, .. } = reading;
     check_ids(&rules, &mut mistakes);
     shadowing::check(&rules, &mut mistakes);
     if let Some(place) = rules.get(MOST_RULES).and_then(|rule| rule.place.clone()) {
-        mistakes.push(Mistake::new(place, format!("more than {MOST_RULES} rules"), ""));
+        mistakes.push(Diagnostic::new(place, format!("more than {MOST_RULES} rules"), ""));
     }
     if !mistakes.is_empty() {
-        let rank = |mistake: &Mistake| files.iter().position(|path| *path == mistake.place.file.path);
+        let rank = |mistake: &Diagnostic| files.iter().position(|path| *path == mistake.place.file.path);
         mistakes.sort_by_key(|mistake| (rank(mistake), mistake.place.span.start));
-        return Err(Mistakes(mistakes));
+        return Err(Diagnostics(mistakes));
     }
-    Ok(Compiled { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::of(rules), files })
+    Ok(CompiledPolicy { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::of(rules), files })
 }
 
-struct Reading<'r> {
-    find: &'r Find<'r>,
+struct Composer<'r> {
+    find: &'r IncludeResolver<'r>,
     rules: Vec<Rule>,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<Diagnostic>,
     files: Vec<PathBuf>,
     /// The files that are being read: one that is included again from here is a circle.
     open: Vec<PathBuf>,
 }
 
-impl Reading<'_> {
+impl Composer<'_> {
     fn file(&mut self, file: &Arc<SourceFile>) {
         // Two files may include a third one: it counts where it stands first.
         if self.files.contains(&file.path) {
@@ -96,8 +96,8 @@ impl Reading<'_> {
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         let broken = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min();
         for error in errors.iter().take(1) {
-            let place = Place { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
-            self.mistakes.push(Mistake::new(place, format!("not TOML: {}", error.message()), ""));
+            let place = SourceSpan { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
+            self.mistakes.push(Diagnostic::new(place, format!("not TOML: {}", error.message()), ""));
         }
         // Behind a syntax error the parser guesses: what it finds there nobody wrote.
         if broken.is_none() {
@@ -107,7 +107,7 @@ impl Reading<'_> {
     }
 
     fn table<'t>(&mut self, file: &'t Arc<SourceFile>, table: &'t DeTable<'t>) {
-        let mut top = Table { file, inside: table, mistakes: &mut self.mistakes };
+        let mut top = TomlTable { file, inside: table, mistakes: &mut self.mistakes };
         top.refuse_unknown(KEYS);
         let observe = top.truth("observe").unwrap_or(false);
         let allowed = "paths of policy files beside this one, or names of shipped policies";
@@ -124,22 +124,22 @@ impl Reading<'_> {
     }
 
     fn include(&mut self, from: &Arc<SourceFile>, name: &str, span: std::ops::Range<usize>) {
-        let place = Place { file: Arc::clone(from), span };
+        let place = SourceSpan { file: Arc::clone(from), span };
         let name_told = name.escape_debug();
         match (self.find)(from, name) {
             Err(problem) => {
-                self.mistakes.push(Mistake::new(place, format!("cannot include `{name_told}`: {problem}"), ""));
+                self.mistakes.push(Diagnostic::new(place, format!("cannot include `{name_told}`: {problem}"), ""));
             }
             Ok(file) if self.open.contains(&file.path) || self.open.len() >= DEEPEST => {
                 let allowed = "files that do not include each other";
-                self.mistakes.push(Mistake::new(place, format!("includes go in a circle: `{name_told}`"), allowed));
+                self.mistakes.push(Diagnostic::new(place, format!("includes go in a circle: `{name_told}`"), allowed));
             }
             Ok(file) => self.file(&file),
         }
     }
 }
 
-fn rules(top: &mut Table<'_, '_>, rules: &mut Vec<Rule>) {
+fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
     const ALLOWED: &str = "rules, each below a line `[[rule]]`";
     let Some(value) = top.value("rule") else { return };
     let DeValue::Array(items) = value.get_ref() else {
@@ -151,7 +151,7 @@ fn rules(top: &mut Table<'_, '_>, rules: &mut Vec<Rule>) {
             top.note(item.span(), format!("`rule` cannot be of this type: {}", item.get_ref().type_str()), ALLOWED);
             continue;
         };
-        let mut table = Table { file: top.file, inside: table, mistakes: &mut *top.mistakes };
+        let mut table = TomlTable { file: top.file, inside: table, mistakes: &mut *top.mistakes };
         let place = table.place(heading(&top.file.text, item.span()));
         rules.extend(parse::rule(&mut table, place));
     }
@@ -163,27 +163,27 @@ fn heading(text: &str, span: std::ops::Range<usize>) -> std::ops::Range<usize> {
     span.start..end.min(span.end).max(span.start)
 }
 
-fn check_ids(rules: &[Rule], mistakes: &mut Vec<Mistake>) {
+fn check_ids(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
     let mut first: HashMap<&str, &Rule> = HashMap::new();
     for rule in rules {
         let Some(place) = rule.place.clone() else { continue };
         if let Some(before) = first.insert(&rule.id, rule).and_then(|before| before.place.clone()) {
             let (line, _) = before.position();
             let problem = format!("the id is taken by the rule at {}:{line}: `{}`", before.file.path.display(), rule.id);
-            mistakes.push(Mistake::new(place.clone(), problem, "an id for each rule"));
+            mistakes.push(Diagnostic::new(place.clone(), problem, "an id for each rule"));
         }
         // The setting `min-release-age` replaces its age.
-        let is_minimum = matches!(rule.action, Action::Hold { of: Of::Release, .. });
+        let is_minimum = matches!(rule.action, RuleAction::Hold { of: AgeSubject::Release, .. });
         if *rule.id == *MINIMUM_AGE && !is_minimum {
             let problem = format!("a rule of this id is the minimum release age: `{MINIMUM_AGE}`");
-            mistakes.push(Mistake::new(place, problem, "`hold` with an age of the release, or another id"));
+            mistakes.push(Diagnostic::new(place, problem, "`hold` with an age of the release, or another id"));
         }
     }
 }
 
 /// An exemption that nobody owns, or that never ends, is forgotten. The lane of fixes is none: each release earns it anew.
-fn warning(rule: &Rule) -> Option<Mistake> {
-    let place = rule.place.clone().filter(|_| rule.action == Action::Allow && !rule.asks.fixes)?;
+fn warning(rule: &Rule) -> Option<Diagnostic> {
+    let place = rule.place.clone().filter(|_| rule.action == RuleAction::Allow && !rule.asks.fixes)?;
     let missing: Vec<_> = [("owner", rule.owner.is_none()), ("expires", rule.expires.is_none())]
         .into_iter()
         .filter(|(_, missing)| *missing)
@@ -193,7 +193,7 @@ fn warning(rule: &Rule) -> Option<Mistake> {
         return None;
     }
     let problem = format!("the exemption `{}` has no {}", rule.id, quoted(missing));
-    Some(Mistake::new(place, problem, "`owner` with a person or a team, and `expires` with a day"))
+    Some(Diagnostic::new(place, problem, "`owner` with a person or a team, and `expires` with a day"))
 }
 
 #[cfg(test)]
@@ -210,7 +210,7 @@ mod tests {
     }
 
     /// Compiles the first of these files; the others are there to be included.
-    fn compiled(files: &[(&str, &str)]) -> Result<Compiled, Mistakes> {
+    fn compiled(files: &[(&str, &str)]) -> Result<CompiledPolicy, Diagnostics> {
         let sources: Vec<_> = files.iter().map(|(path, text)| source(path, text)).collect();
         let find = |_: &SourceFile, name: &str| {
             let beside = sources.iter().find(|file| file.path == Path::new(name)).cloned();

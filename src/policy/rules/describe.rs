@@ -1,13 +1,13 @@
 //! Why a rule refuses a version, or does not match it, in words. Refuses to decide anything.
 
 use crate::policy::facts::Facts;
-use crate::policy::rules::rule::{Action, Differs, MINIMUM_AGE, Of, Rule};
+use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, UnmetCondition};
 use crate::units::timestamp;
 
 /// The particulars of a refusal or a warning: what a person reads after the version's name.
 pub(crate) fn refusal(rule: &Rule, facts: &Facts<'_>) -> String {
     let published = published(facts);
-    if let Action::Hold { age, of: Of::Release } = rule.action
+    if let RuleAction::Hold { age, of: AgeSubject::Release } = rule.action
         && *rule.id == *MINIMUM_AGE
     {
         return format!("{published}, minimum release age {}", timestamp::tell_age(age));
@@ -23,12 +23,14 @@ pub(crate) fn refusal(rule: &Rule, facts: &Facts<'_>) -> String {
         parts.extend(facts.findings.and(wanted).iter().map(|finding| finding.as_str().to_owned()));
     }
     match rule.action {
-        Action::Hold { age, of: Of::Release } => parts.push(format!("waits for an age of {}", timestamp::tell_age(age))),
-        Action::Hold { age, of: Of::Package } => {
+        RuleAction::Hold { age, of: AgeSubject::Release } => {
+            parts.push(format!("waits for an age of {}", timestamp::tell_age(age)));
+        }
+        RuleAction::Hold { age, of: AgeSubject::Package } => {
             let born = facts.born.map_or_else(|| "at an unknown time".to_owned(), timestamp::tell);
             parts.push(format!("its package was first published {born}, new packages wait {}", timestamp::tell_age(age)));
         }
-        Action::Allow | Action::Deny | Action::Warn => {}
+        RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => {}
     }
     format!("{published}, {}", parts.join(", "))
 }
@@ -40,44 +42,44 @@ pub(crate) fn permission(rule: &Rule, facts: &Facts<'_>) -> String {
 }
 
 /// Why a rule does not match.
-pub(crate) fn difference(rule: &Rule, facts: &Facts<'_>, differs: Differs) -> String {
+pub(crate) fn difference(rule: &Rule, facts: &Facts<'_>, differs: UnmetCondition) -> String {
     let (asks, traits) = (&rule.asks, facts.traits);
     match differs {
-        Differs::Package => "it is about other packages".to_owned(),
-        Differs::Excepted => "the package is excepted".to_owned(),
-        Differs::Version => {
+        UnmetCondition::Package => "it is about other packages".to_owned(),
+        UnmetCondition::Excepted => "the package is excepted".to_owned(),
+        UnmetCondition::Version => {
             let range = asks.versions.as_ref().map(ToString::to_string).unwrap_or_default();
             format!("{} does not lie in `{range}`", facts.version)
         }
-        Differs::Age => format!("{} at another age", published(facts)),
-        Differs::PackageAge => match facts.born {
+        UnmetCondition::Age => format!("{} at another age", published(facts)),
+        UnmetCondition::PackageAge => match facts.born {
             Some(born) => format!("its package was first published {}", timestamp::tell(born)),
             None => "nobody knows how old the package is".to_owned(),
         },
-        Differs::Publisher => {
+        UnmetCondition::Publisher => {
             facts.publisher.map_or_else(|| "its publisher is not known".to_owned(), |name| format!("its publisher is {name}"))
         }
-        Differs::Maintainers => "no maintainer of that name is known".to_owned(),
-        Differs::InstallScript if traits.install_script => "it runs a script at install".to_owned(),
-        Differs::InstallScript => "it runs no script at install".to_owned(),
-        Differs::Deprecated if traits.deprecated => "it is deprecated".to_owned(),
-        Differs::Deprecated => "it is not deprecated".to_owned(),
-        Differs::Dependencies => "its dependencies come from registries".to_owned(),
-        Differs::Tags => "no such dist-tag points to it".to_owned(),
-        Differs::Advisory => "no such advisory names it".to_owned(),
-        Differs::Signals if facts.signals.is_empty() => "there are no signals".to_owned(),
-        Differs::Signals => "too few such signals".to_owned(),
-        Differs::Findings => "there are no such findings".to_owned(),
-        Differs::Fix if facts.fix.is_some() && !facts.signals.is_empty() => "there are signals".to_owned(),
-        Differs::Fix if facts.fix.is_some() => {
+        UnmetCondition::Maintainers => "no maintainer of that name is known".to_owned(),
+        UnmetCondition::InstallScript if traits.install_script => "it runs a script at install".to_owned(),
+        UnmetCondition::InstallScript => "it runs no script at install".to_owned(),
+        UnmetCondition::Deprecated if traits.deprecated => "it is deprecated".to_owned(),
+        UnmetCondition::Deprecated => "it is not deprecated".to_owned(),
+        UnmetCondition::Dependencies => "its dependencies come from registries".to_owned(),
+        UnmetCondition::Tags => "no such dist-tag points to it".to_owned(),
+        UnmetCondition::Advisory => "no such advisory names it".to_owned(),
+        UnmetCondition::Signals if facts.signals.is_empty() => "there are no signals".to_owned(),
+        UnmetCondition::Signals => "too few such signals".to_owned(),
+        UnmetCondition::Findings => "there are no such findings".to_owned(),
+        UnmetCondition::Fix if facts.fix.is_some() && !facts.signals.is_empty() => "there are signals".to_owned(),
+        UnmetCondition::Fix if facts.fix.is_some() => {
             let undecided: Vec<_> = facts.undecided.iter().map(crate::vetting::Signal::as_str).collect();
             format!("not decided yet: {}", undecided.join(", "))
         }
-        Differs::Fix => {
+        UnmetCondition::Fix => {
             "no reviewed advisory names it as the fix, or its publisher published nothing of the package before".to_owned()
         }
-        Differs::Unknown => "the document does not say what the rule asks for".to_owned(),
-        Differs::Sibling => "an established package pins it as one of its own parts".to_owned(),
+        UnmetCondition::Unknown => "the document does not say what the rule asks for".to_owned(),
+        UnmetCondition::Sibling => "an established package pins it as one of its own parts".to_owned(),
     }
 }
 

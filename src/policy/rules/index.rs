@@ -2,32 +2,32 @@
 
 use std::borrow::Cow;
 
-use crate::npm::{Prereleases, RangeTable};
+use crate::npm::{PrereleaseMode, RangeTable};
 use crate::policy::facts::Facts;
-use crate::policy::rules::rule::{Action, Rule};
+use crate::policy::rules::rule::{Rule, RuleAction};
 
 /// Rules in their order, and their ranges together.
 #[derive(Debug, Clone)]
-pub(crate) struct Rules {
+pub(crate) struct RuleIndex {
     all: Vec<Rule>,
     ranges: Option<RangeTable>,
     /// Those that ask for a range.
-    ranged: Chosen,
+    ranged: RuleSet,
 }
 
 /// Some of the rules, as bits.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Chosen(Box<[u64]>);
+pub(crate) struct RuleSet(Box<[u64]>);
 
-impl Rules {
+impl RuleIndex {
     pub(crate) fn of(all: Vec<Rule>) -> Self {
         let ranged = all.iter().enumerate().filter_map(|(number, rule)| {
             // Refusing and warning rules cover the prereleases of their range, allowing ones are as narrow as npm's.
-            let prereleases = if rule.action == Action::Allow { Prereleases::Named } else { Prereleases::Covered };
+            let prereleases = if rule.action == RuleAction::Allow { PrereleaseMode::Named } else { PrereleaseMode::Covered };
             Some((number, rule.asks.versions.clone()?, prereleases))
         });
         let ranges = RangeTable::of(all.len(), ranged.collect());
-        let mut rules = Self { all, ranges, ranged: Chosen::default() };
+        let mut rules = Self { all, ranges, ranged: RuleSet::default() };
         rules.ranged = rules.choose(|rule| rule.asks.versions.is_some());
         rules
     }
@@ -37,34 +37,34 @@ impl Rules {
     }
 
     /// Those that are wanted.
-    pub(crate) fn choose(&self, wanted: impl Fn(&Rule) -> bool) -> Chosen {
+    pub(crate) fn choose(&self, wanted: impl Fn(&Rule) -> bool) -> RuleSet {
         let mut chosen = vec![0; self.all.len().div_ceil(64)];
         for (number, rule) in self.all.iter().enumerate() {
             chosen[number / 64] |= u64::from(wanted(rule)) << (number % 64);
         }
-        Chosen(chosen.into())
+        RuleSet(chosen.into())
     }
 
     /// The chosen ones, in their order.
-    pub(crate) fn each<'a>(&'a self, chosen: &'a Chosen) -> Candidates<'a> {
-        Candidates { rules: &self.all, chosen, ranges: None, word: 0, left: chosen.0.first().copied().unwrap_or(0) }
+    pub(crate) fn each<'a>(&'a self, chosen: &'a RuleSet) -> RuleIter<'a> {
+        RuleIter { rules: &self.all, chosen, ranges: None, word: 0, left: chosen.0.first().copied().unwrap_or(0) }
     }
 
     /// The chosen ones whose ranges the version may lie in, in their order.
-    pub(crate) fn answering<'a>(&'a self, chosen: &'a Chosen, facts: &Facts<'_>) -> Candidates<'a> {
+    pub(crate) fn answering<'a>(&'a self, chosen: &'a RuleSet, facts: &Facts<'_>) -> RuleIter<'a> {
         // Of most packages no rule asks for a range: then nothing is looked up.
         let asks = chosen.0.iter().zip(&self.ranged.0).any(|(chosen, ranged)| chosen & ranged != 0);
         let ranges =
             self.ranges.as_ref().filter(|_| asks).zip(facts.parsed).and_then(|(ranges, version)| ranges.answering(version));
         let first = |bits: &[u64]| bits.first().copied().unwrap_or(0);
         let left = first(&chosen.0) & ranges.as_deref().map_or(u64::MAX, first);
-        Candidates { rules: &self.all, chosen, ranges, word: 0, left }
+        RuleIter { rules: &self.all, chosen, ranges, word: 0, left }
     }
 }
 
-impl Chosen {
+impl RuleSet {
     /// Those of them that are wanted.
-    pub(crate) fn narrowed(mut self, rules: &Rules, wanted: impl Fn(&Rule) -> bool) -> Self {
+    pub(crate) fn narrowed(mut self, rules: &RuleIndex, wanted: impl Fn(&Rule) -> bool) -> Self {
         for (number, rule) in rules.all.iter().enumerate() {
             if self.has(number) && !wanted(rule) {
                 self.0[number / 64] &= !(1 << (number % 64));
@@ -79,15 +79,15 @@ impl Chosen {
 }
 
 /// Walks the set bits.
-pub(crate) struct Candidates<'a> {
+pub(crate) struct RuleIter<'a> {
     rules: &'a [Rule],
-    chosen: &'a Chosen,
+    chosen: &'a RuleSet,
     ranges: Option<Cow<'a, [u64]>>,
     word: usize,
     left: u64,
 }
 
-impl<'a> Iterator for Candidates<'a> {
+impl<'a> Iterator for RuleIter<'a> {
     type Item = &'a Rule;
 
     fn next(&mut self) -> Option<&'a Rule> {

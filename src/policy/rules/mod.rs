@@ -17,22 +17,22 @@ use std::time::Duration;
 use globset::{GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 
-use crate::policy::advisories::Kind;
+use crate::policy::advisories::AdvisoryKind;
 use crate::policy::facts::{Facts, UnknownFacts};
 use crate::policy::invariants;
 use crate::policy::malware;
-use crate::policy::rules::index::{Candidates, Chosen, Rules};
-use crate::policy::rules::prefilter::Among;
-use crate::policy::rules::rule::{Action, Ages, Answer, Asks, MINIMUM_AGE, Of, PackageGlob, Rule};
+use crate::policy::rules::index::{RuleIndex, RuleIter, RuleSet};
+use crate::policy::rules::prefilter::FactsUnion;
+use crate::policy::rules::rule::{AgeSubject, Answer, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 
 use crate::npm::PackageName;
-use crate::vetting::{Signals, Strength};
+use crate::vetting::{SignalStrength, Signals};
 
 /// The policy in force: rules in their order, below those that no file switches off.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    rules: Arc<Rules>,
+    rules: Arc<RuleIndex>,
     /// Packages for which ages are waived.
     exclude: GlobSet,
     /// The same as they were written.
@@ -43,7 +43,7 @@ pub struct Policy {
 
 /// What a rule says without refusing anything: a warning, or the refusal of a rule that only observes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct Warning {
     /// The rule, and why.
     pub reason: Reason,
     /// Whether it would refuse if it did not only observe.
@@ -52,9 +52,9 @@ pub struct Note {
 
 /// The rules of a policy that are about one package: chosen once, asked for each version.
 #[derive(Debug, Clone)]
-pub struct Selection<'p> {
+pub struct PackageRules<'p> {
     policy: &'p Policy,
-    rules: Chosen,
+    rules: RuleSet,
     /// Whether ages are waived for the package.
     waived: bool,
 }
@@ -63,7 +63,7 @@ impl Policy {
     /// A policy of these rules.
     #[must_use]
     pub fn of(rules: Vec<Rule>) -> Self {
-        Self { rules: Arc::new(Rules::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
+        Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
 
     /// A policy of a minimum release age (zero for none) that waives the age, and nothing else, for `exclude`.
@@ -81,11 +81,11 @@ impl Policy {
         if age.is_zero() {
             rules.retain(|rule| !rule.is_of_age());
         } else if let Some(rule) = rules.iter_mut().find(|rule| *rule.id == *MINIMUM_AGE) {
-            rule.action = Action::Hold { age, of: Of::Release };
+            rule.action = RuleAction::Hold { age, of: AgeSubject::Release };
         } else {
             rules.push(minimum_age(age));
         }
-        Self { rules: Arc::new(Rules::of(rules)), ..self }
+        Self { rules: Arc::new(RuleIndex::of(rules)), ..self }
     }
 
     /// The same policy, whose rules that open fixes early ask for another age. Zero removes them.
@@ -96,7 +96,7 @@ impl Policy {
         for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
             rule.asks.older_than = Some(age);
         }
-        Self { rules: Arc::new(Rules::of(rules)), ..self }
+        Self { rules: Arc::new(RuleIndex::of(rules)), ..self }
     }
 
     /// The same policy, which waives ages, and nothing else, for `exclude`.
@@ -138,7 +138,7 @@ impl Policy {
         }
         let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && rule.is_about(name.as_str()).is_ok());
         match rule.map(|rule| rule.action) {
-            Some(Action::Hold { age, .. }) => age,
+            Some(RuleAction::Hold { age, .. }) => age,
             _ => Duration::ZERO,
         }
     }
@@ -147,7 +147,7 @@ impl Policy {
     #[must_use]
     pub fn minimum_age(&self) -> Duration {
         match self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe).map(|rule| rule.action) {
-            Some(Action::Hold { age, .. }) => age,
+            Some(RuleAction::Hold { age, .. }) => age,
             _ => Duration::ZERO,
         }
     }
@@ -156,7 +156,7 @@ impl Policy {
     #[must_use]
     pub fn spares_siblings(&self) -> Option<Duration> {
         let ages = self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| match rule.action {
-            Action::Hold { age, .. } => Some(age),
+            RuleAction::Hold { age, .. } => Some(age),
             _ => None,
         });
         ages.max()
@@ -170,9 +170,9 @@ impl Policy {
 
     /// The rules about a package.
     #[must_use]
-    pub fn about(&self, name: &PackageName) -> Selection<'_> {
+    pub fn about(&self, name: &PackageName) -> PackageRules<'_> {
         let rules = self.rules.choose(|rule| self.has_in_force(rule) && rule.is_about(name.as_str()).is_ok());
-        Selection { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
+        PackageRules { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
     }
 
     /// Judges one version as of `at`: the instant up to which upstream's word is known, never later than now.
@@ -183,7 +183,7 @@ impl Policy {
 
     /// What the rules say beside their verdict, as of `at`.
     #[must_use]
-    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Note> {
+    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
         self.about(facts.name).notes(facts, at)
     }
 
@@ -212,11 +212,11 @@ impl Policy {
     }
 }
 
-impl Selection<'_> {
+impl PackageRules<'_> {
     /// Leaves out the rules that none of these versions can match, however old it is: for packages of thousands.
     #[must_use]
     pub fn narrowed<'f>(self, versions: impl Iterator<Item = Facts<'f>>) -> Self {
-        let among = Among::of(versions);
+        let among = FactsUnion::of(versions);
         let rules = self.rules.narrowed(&self.policy.rules, |rule| among.may_answer(rule));
         Self { rules, ..self }
     }
@@ -231,7 +231,7 @@ impl Selection<'_> {
     #[must_use]
     pub fn overridden<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut named: Vec<&'a str> = self.records(facts);
-        let strong = facts.signals.and(Signals::of_strength(Strength::Strong));
+        let strong = facts.signals.and(Signals::of_strength(SignalStrength::Strong));
         if !strong.is_empty() {
             let asked = self.refusers(facts).filter_map(|rule| rule.asks.signals);
             let asked = asked.fold(Signals::NONE, |all, (asked, _)| all.or(asked));
@@ -251,7 +251,7 @@ impl Selection<'_> {
         if asks.is_empty() {
             return records;
         }
-        for advisory in facts.advised().filter(|advisory| advisory.kind == Kind::Malware) {
+        for advisory in facts.advised().filter(|advisory| advisory.kind == AdvisoryKind::Malware) {
             if asks.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
                 records.push(advisory.id);
             }
@@ -262,7 +262,7 @@ impl Selection<'_> {
     /// Whether any of the rules warns or only observes, so that there may be notes.
     #[must_use]
     pub fn takes_notes(&self) -> bool {
-        self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == Action::Warn || rule.asks.fixes)
+        self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.asks.fixes)
     }
 
     /// Whether any of the rules asks for one of these facts.
@@ -278,12 +278,12 @@ impl Selection<'_> {
             return false;
         }
         let undecided_at = |at: Timestamp| {
-            let ages = Ages::of(facts, at);
+            let ages = FactAges::of(facts, at);
             for rule in self.answering(facts) {
                 match rule.answer(facts, ages) {
                     Answer::Undecided => return true,
                     // Nothing below it is read.
-                    Answer::Matches if !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages)) => {
+                    Answer::Matches if !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages)) => {
                         return false;
                     }
                     Answer::Matches | Answer::Differs(_) => {}
@@ -322,23 +322,23 @@ impl Selection<'_> {
 
     /// What the rules say beside their verdict, as of `at`.
     #[must_use]
-    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Note> {
-        let ages = Ages::of(facts, at);
+    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
+        let ages = FactAges::of(facts, at);
         let mut notes = Vec::new();
         for rule in self.answering(facts) {
             if rule.differs(facts, ages).is_some() {
                 continue;
             }
             let refuses = self.refuses(rule, ages);
-            if rule.action == Action::Warn || (refuses && rule.observe) {
+            if rule.action == RuleAction::Warn || (refuses && rule.observe) {
                 let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::refusal(rule, facts) };
-                notes.push(Note { reason, would_refuse: refuses });
-            } else if refuses || rule.action == Action::Allow {
+                notes.push(Warning { reason, would_refuse: refuses });
+            } else if refuses || rule.action == RuleAction::Allow {
                 let early = rule.asks.fixes.then(|| Reason {
                     rule: RuleId::File(Arc::clone(&rule.id)),
                     detail: format!("opened early: {}", describe::permission(rule, facts)),
                 });
-                notes.extend(early.map(|reason| Note { reason, would_refuse: false }));
+                notes.extend(early.map(|reason| Warning { reason, would_refuse: false }));
                 break;
             }
         }
@@ -346,7 +346,7 @@ impl Selection<'_> {
     }
 
     /// The rules that have to be asked of a version.
-    fn answering<'s>(&'s self, facts: &Facts<'_>) -> Candidates<'s> {
+    fn answering<'s>(&'s self, facts: &Facts<'_>) -> RuleIter<'s> {
         self.policy.rules.answering(&self.rules, facts)
     }
 
@@ -357,18 +357,18 @@ impl Selection<'_> {
 
     /// The rule that refuses a version at an instant.
     fn refusing(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Rule> {
-        let ages = Ages::of(facts, at);
-        let decides = |rule: &&Rule| !rule.observe && (rule.action == Action::Allow || self.refuses(rule, ages));
+        let ages = FactAges::of(facts, at);
+        let decides = |rule: &&Rule| !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages));
         let first = self.answering(facts).filter(decides).find(|rule| rule.differs(facts, ages).is_none());
-        first.filter(|rule| rule.action != Action::Allow)
+        first.filter(|rule| rule.action != RuleAction::Allow)
     }
 
     /// Whether a rule refuses what it matches.
-    fn refuses(&self, rule: &Rule, ages: Ages) -> bool {
+    fn refuses(&self, rule: &Rule, ages: FactAges) -> bool {
         match rule.action {
-            Action::Deny => true,
-            Action::Hold { .. } => rule.holds(ages) && !(self.waived && rule.is_of_age()),
-            Action::Allow | Action::Warn => false,
+            RuleAction::Deny => true,
+            RuleAction::Hold { .. } => rule.holds(ages) && !(self.waived && rule.is_of_age()),
+            RuleAction::Allow | RuleAction::Warn => false,
         }
     }
 
@@ -387,9 +387,9 @@ fn minimum_age(age: Duration) -> Rule {
         reason: "young releases wait until somebody had time to look at them".into(),
         owner: None,
         expires: None,
-        action: Action::Hold { age, of: Of::Release },
+        action: RuleAction::Hold { age, of: AgeSubject::Release },
         observe: false,
-        asks: Asks::default(),
+        asks: RuleConditions::default(),
         place: None,
     }
 }
@@ -400,13 +400,13 @@ mod tests {
 
     use super::*;
     use crate::diagnostics::SourceFile;
-    use crate::npm::packument::index::Traits;
-    use crate::policy::advisories::index::Builder;
+    use crate::npm::packument::index::ManifestTraits;
     use crate::policy::advisories::index::FeedAdvisories;
+    use crate::policy::advisories::index::FeedIndexBuilder;
     use crate::policy::advisories::{Advisories, Severity};
-    use crate::policy::advisories::{Record, Trust};
-    use crate::policy::decisions::active::{Standing, judge, waiver};
-    use crate::policy::decisions::{Act, Decision, Proposal, Signature};
+    use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
+    use crate::policy::decisions::active::{ActiveDecisions, judge, waiver};
+    use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::facts::Presence;
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
@@ -459,7 +459,8 @@ mod tests {
         assert!(policy.judge(&newborn, at(1)).allows());
         let changed = Facts { integrity_changed: true, ..newborn };
         assert_eq!(rule(&policy.judge(&changed, at(1))), Some("integrity-changed"));
-        let suspicious = Facts { signals: crate::vetting::Signals::of_strength(crate::vetting::Strength::Strong), ..newborn };
+        let suspicious =
+            Facts { signals: crate::vetting::Signals::of_strength(crate::vetting::SignalStrength::Strong), ..newborn };
         assert_eq!(rule(&policy.judge(&suspicious, at(1))), Some("strong-signal"));
         let other = PackageName::parse("@acme-evil/ui").unwrap();
         assert!(!policy.judge(&facts(&other), at(1)).allows());
@@ -522,7 +523,7 @@ reason = "x"
         );
         let (axios, left) = (axios(), PackageName::parse("left-pad").unwrap());
         let version = crate::npm::Version::parse("1.9.9-beta.1").unwrap();
-        let scripted = Traits { install_script: true, ..Traits::default() };
+        let scripted = ManifestTraits { install_script: true, ..ManifestTraits::default() };
         let facts = |name| Facts { parsed: Some(&version), traits: scripted, ..Facts::of(name, "1.9.9-beta.1", at(0)) };
         assert!(policy.judge(&facts(&left), at(1)).allows());
         // It is held for good: behind the hold stands a denial, which covers prereleases of its range.
@@ -567,7 +568,7 @@ reason = "x"
     #[test]
     fn a_trace_says_of_every_rule_what_it_made_of_the_version() {
         let (policy, axios) = (compiled("include = \"default\""), axios());
-        let steps = policy.trace(&Standing::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
+        let steps = policy.trace(&ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
         let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
             built-in differs: it agrees with itself and with what was seen before
@@ -584,16 +585,20 @@ reason = "x"
     /// What every rule below may ask for is there; which of them the broken glass waives.
     #[test]
     fn the_broken_glass_waives_what_rests_on_youth_or_signals_and_nothing_else() {
-        let critical =
-            Advisories::of_feeds(vec![Arc::new(advisory("axios", Kind::Vulnerability, Some(Severity::Critical), Trust::Deny))]);
+        let critical = Advisories::of_feeds(vec![Arc::new(advisory(
+            "axios",
+            AdvisoryKind::Vulnerability,
+            Some(Severity::Critical),
+            FeedTrust::Deny,
+        ))]);
         let advisories = critical.of("axios").among(std::iter::empty());
         let (name, version) = (axios(), crate::npm::Version::parse("1.14.1").unwrap());
         let facts = Facts {
             parsed: Some(&version),
             born: Some(at(0)),
             publisher: Some("ada"),
-            traits: Traits { deprecated: true, install_script: true, git_dependency: true, ..Traits::default() },
-            signals: crate::vetting::Signals::of_strength(crate::vetting::Strength::Strong),
+            traits: ManifestTraits { deprecated: true, install_script: true, git_dependency: true, ..ManifestTraits::default() },
+            signals: crate::vetting::Signals::of_strength(crate::vetting::SignalStrength::Strong),
             findings: crate::vetting::Finding::ALL.iter().copied().collect(),
             advisories: &advisories,
             ..facts(&name)
@@ -632,7 +637,7 @@ reason = "x"
         let policy = compiled(
             "include = \"default\"\n[[rule]]\nid = \"old\"\nhold = \"1d\"\nreason = \"x\"\n[[rule]]\nid = \"shut\"\nhold = \"2d\"\nadvisory = { kind = \"vulnerability\" }\nreason = \"x\"\n",
         );
-        let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", Kind::Vulnerability, None, Trust::Warn))]);
+        let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", AdvisoryKind::Vulnerability, None, FeedTrust::Warn))]);
         let advisories = feeds.of("axios").among(std::iter::empty());
         let (name, glass) = (axios(), broken_glass());
         let facts = Facts { advisories: &advisories, ..facts(&name) };
@@ -659,7 +664,7 @@ reason = "x"
     /// Malware that only a rule refuses is approved by name all the same.
     #[test]
     fn an_approval_names_the_malware_by_which_a_rule_refuses() {
-        let feeds = Advisories::of_feeds(vec![Arc::new(malware("axios", Trust::Warn))]);
+        let feeds = Advisories::of_feeds(vec![Arc::new(malware("axios", FeedTrust::Warn))]);
         let advisories = feeds.of("axios").among(std::iter::empty());
         let name = axios();
         let facts = Facts { advisories: &advisories, ..facts(&name) };
@@ -682,19 +687,25 @@ reason = "x"
     }
 
     /// An hour of observation.
-    fn broken_glass() -> Standing {
+    fn broken_glass() -> ActiveDecisions {
         let author = Signature { who: "ada".to_owned(), at: at(0) };
-        let proposal = Proposal { act: Act::Observe, reason: "an outage".to_owned(), author, expires: None, needs_second: false };
-        Standing::of(&[Decision { id: 1, proposal, second: None, revoked: None }], at(1))
+        let proposal = DecisionProposal {
+            act: DecisionAction::Observe,
+            reason: "an outage".to_owned(),
+            author,
+            expires: None,
+            needs_second: false,
+        };
+        ActiveDecisions::of(&[Decision { id: 1, proposal, second: None, revoked: None }], at(1))
     }
 
-    fn malware(name: &str, trust: Trust) -> FeedAdvisories {
-        advisory(name, Kind::Malware, None, trust)
+    fn malware(name: &str, trust: FeedTrust) -> FeedAdvisories {
+        advisory(name, AdvisoryKind::Malware, None, trust)
     }
 
-    fn advisory(name: &str, kind: Kind, severity: Option<Severity>, trust: Trust) -> FeedAdvisories {
-        let mut builder = Builder::default();
-        builder.add(&Record {
+    fn advisory(name: &str, kind: AdvisoryKind, severity: Option<Severity>, trust: FeedTrust) -> FeedAdvisories {
+        let mut builder = FeedIndexBuilder::default();
+        builder.add(&AdvisoryRecord {
             id: "MAL-1".into(),
             aliases: Vec::new(),
             kind,
@@ -733,7 +744,7 @@ reason = "x"
         fn adding_an_advisory_never_allows_more(shipped in 0..4_usize, trust in 0..3_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let name = axios();
-            let feed = malware("axios", Trust::ALL[trust]);
+            let feed = malware("axios", FeedTrust::ALL[trust]);
             let feeds = Advisories::of_feeds(vec![Arc::new(feed)]);
             let advisories = feeds.of("axios").among(std::iter::empty());
             let without = varied(&name, born, bits);
@@ -745,14 +756,14 @@ reason = "x"
         #[test]
         fn the_broken_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
-            let kind = if malicious { Kind::Malware } else { Kind::Vulnerability };
+            let kind = if malicious { AdvisoryKind::Malware } else { AdvisoryKind::Vulnerability };
             let severity = if critical { Severity::Critical } else { Severity::High };
-            let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), Trust::ALL[trust]))]);
+            let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), FeedTrust::ALL[trust]))]);
             let advisories = feeds.of("axios").among(std::iter::empty());
-            let (name, now, whole, glass) = (axios(), at(2_000 + age), Standing::default(), broken_glass());
+            let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), broken_glass());
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
-            let judged = |policy: &Policy, standing: &Standing, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).allows();
+            let judged = |policy: &Policy, standing: &ActiveDecisions, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).allows();
             let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
             prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "an advisory more allows no more");
@@ -777,7 +788,7 @@ reason = "x"
         Facts {
             born: Some(at(born)),
             kin: bit(0).then(|| at(0)),
-            traits: Traits {
+            traits: ManifestTraits {
                 deprecated: bit(1),
                 install_script: bit(2),
                 git_dependency: bit(3),

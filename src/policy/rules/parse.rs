@@ -2,12 +2,14 @@
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
-use crate::diagnostics::Place;
+use crate::diagnostics::SourceSpan;
 use crate::npm::{PackageName, Range};
-use crate::policy::advisories::{Kind, Severity, Trust};
-use crate::policy::rules::rule::{Action, AdvisoryAsk, Asks, DependencyKind, Globs, Of, PackageGlob, Rule};
-use crate::policy::rules::toml_table::{Table, quoted};
-use crate::vetting::{Finding, Findings, Signal, Signals, Strength};
+use crate::policy::advisories::{AdvisoryKind, FeedTrust, Severity};
+use crate::policy::rules::rule::{
+    AdvisoryCondition, AgeSubject, DependencyKind, GlobList, PackageGlob, Rule, RuleAction, RuleConditions,
+};
+use crate::policy::rules::toml_table::{TomlTable, quoted};
+use crate::vetting::{Finding, Findings, Signal, SignalStrength, Signals};
 
 /// What may stand in a rule.
 const KEYS: &[&str] = &[
@@ -52,7 +54,7 @@ const PEOPLE: &str = "names as npm has them, or globs, such as `\"jasonsaayman\"
 const VERSIONS: &str = "a range as npm reads it, such as `\"<2.0.0\"`, `\"1.x || >=2.5.0\"` or `\"1.14.1\"`";
 
 /// Reads a rule; `None` when something is wrong, which is noted.
-pub(crate) fn rule(table: &mut Table<'_, '_>, place: Place) -> Option<Rule> {
+pub(crate) fn rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Option<Rule> {
     let before = table.mistakes.len();
     table.refuse_unknown(KEYS);
     let id = id(table, &place);
@@ -75,7 +77,7 @@ pub(crate) fn rule(table: &mut Table<'_, '_>, place: Place) -> Option<Rule> {
     Some(Rule { id, reason, owner, expires, action: action?, observe, asks, place: Some(place) })
 }
 
-fn id<'t>(table: &mut Table<'t, '_>, place: &Place) -> Option<&'t str> {
+fn id<'t>(table: &mut TomlTable<'t, '_>, place: &SourceSpan) -> Option<&'t str> {
     let Some((id, span)) = table.text("id", ID) else {
         if table.value("id").is_none() {
             table.note(place.span.clone(), "the rule has no `id`", ID);
@@ -90,7 +92,7 @@ fn id<'t>(table: &mut Table<'t, '_>, place: &Place) -> Option<&'t str> {
     Some(id)
 }
 
-fn action(table: &mut Table<'_, '_>, place: &Place) -> Option<Action> {
+fn action(table: &mut TomlTable<'_, '_>, place: &SourceSpan) -> Option<RuleAction> {
     let written: Vec<_> = ACTIONS.iter().filter_map(|name| Some((*name, table.key(name)?))).collect();
     let name = match &*written {
         [] => {
@@ -104,21 +106,21 @@ fn action(table: &mut Table<'_, '_>, place: &Place) -> Option<Action> {
         }
     };
     let of = table.one("of", "`release` or `package`", |text| match text {
-        "release" => Ok(Of::Release),
-        "package" => Ok(Of::Package),
+        "release" => Ok(AgeSubject::Release),
+        "package" => Ok(AgeSubject::Package),
         _ => Err("is not known".to_owned()),
     });
     if let Some(span) = table.key("of").filter(|_| name != "hold") {
         table.note(span, "`of` says whose age a hold counts, and this is none", "`of` beside `hold`");
     }
     if name == "hold" {
-        return Some(Action::Hold { age: table.duration("hold")?, of: of.unwrap_or(Of::Release) });
+        return Some(RuleAction::Hold { age: table.duration("hold")?, of: of.unwrap_or(AgeSubject::Release) });
     }
     if table.truth(name)? {
         return Some(match name {
-            "allow" => Action::Allow,
-            "deny" => Action::Deny,
-            _ => Action::Warn,
+            "allow" => RuleAction::Allow,
+            "deny" => RuleAction::Deny,
+            _ => RuleAction::Warn,
         });
     }
     let span = table.key(name).unwrap_or_default();
@@ -126,7 +128,7 @@ fn action(table: &mut Table<'_, '_>, place: &Place) -> Option<Action> {
     None
 }
 
-fn asks(table: &mut Table<'_, '_>) -> Asks {
+fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
     let scopes = table.parsed("scopes", SCOPES, |text| {
         let named = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && !name.contains('/'));
         if named { PackageGlob::parse(&format!("{text}/*")) } else { Err("is no scope".to_owned()) }
@@ -140,7 +142,7 @@ fn asks(table: &mut Table<'_, '_>) -> Asks {
         }
     };
     let signals = signals(table);
-    Asks {
+    RuleConditions {
         packages: both.and_then(|globs: Vec<PackageGlob>| package_globs(table, "packages", &globs)),
         except: packages_of(table, "except"),
         versions: versions(table),
@@ -164,7 +166,7 @@ fn asks(table: &mut Table<'_, '_>) -> Asks {
     }
 }
 
-fn packages(table: &mut Table<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
+fn packages(table: &mut TomlTable<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
     let globs = table.parsed(name, PACKAGES, |text| {
         let glob = PackageGlob::parse(text).map_err(|wrong| format!("is no glob ({wrong})"))?;
         let is_pattern = text.contains(['*', '?', '[', '{', '\\']);
@@ -173,12 +175,12 @@ fn packages(table: &mut Table<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
     Some(globs.into_iter().map(|(glob, _)| glob).collect())
 }
 
-fn packages_of(table: &mut Table<'_, '_>, name: &str) -> Option<Globs> {
+fn packages_of(table: &mut TomlTable<'_, '_>, name: &str) -> Option<GlobList> {
     let globs = packages(table, name)?;
     package_globs(table, name, &globs)
 }
 
-fn package_globs(table: &mut Table<'_, '_>, name: &str, globs: &[PackageGlob]) -> Option<Globs> {
+fn package_globs(table: &mut TomlTable<'_, '_>, name: &str, globs: &[PackageGlob]) -> Option<GlobList> {
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         set.add(glob.0.clone());
@@ -187,7 +189,7 @@ fn package_globs(table: &mut Table<'_, '_>, name: &str, globs: &[PackageGlob]) -
 }
 
 /// Names of people: globs too, in which a slash is a letter like any other.
-fn people(table: &mut Table<'_, '_>, name: &str) -> Option<Globs> {
+fn people(table: &mut TomlTable<'_, '_>, name: &str) -> Option<GlobList> {
     let globs = table
         .parsed(name, PEOPLE, |text| GlobBuilder::new(text).build().map_err(|wrong| format!("is no glob ({})", wrong.kind())))?;
     let mut set = GlobSetBuilder::new();
@@ -198,13 +200,13 @@ fn people(table: &mut Table<'_, '_>, name: &str) -> Option<Globs> {
 }
 
 fn compiled<'w>(
-    table: &mut Table<'_, '_>,
+    table: &mut TomlTable<'_, '_>,
     name: &str,
     set: &GlobSetBuilder,
     words: impl Iterator<Item = &'w str>,
-) -> Option<Globs> {
+) -> Option<GlobList> {
     match set.build() {
-        Ok(set) => Some(Globs { set, words: words.map(Into::into).collect() }),
+        Ok(set) => Some(GlobList { set, words: words.map(Into::into).collect() }),
         Err(wrong) => {
             let span = table.key(name).unwrap_or_default();
             table.note(span, format!("`{name}` cannot be compiled: {}", wrong.kind()), "fewer or shorter globs");
@@ -213,7 +215,7 @@ fn compiled<'w>(
     }
 }
 
-fn versions(table: &mut Table<'_, '_>) -> Option<Range> {
+fn versions(table: &mut TomlTable<'_, '_>) -> Option<Range> {
     table.one("versions", VERSIONS, |text| match Range::parse(text) {
         None => Err("is no range".to_owned()),
         Some(range) if range.is_impossible() => Err("is a range that no version lies in".to_owned()),
@@ -221,7 +223,7 @@ fn versions(table: &mut Table<'_, '_>) -> Option<Range> {
     })
 }
 
-fn dependencies(table: &mut Table<'_, '_>) -> Option<Vec<DependencyKind>> {
+fn dependencies(table: &mut TomlTable<'_, '_>) -> Option<Vec<DependencyKind>> {
     let allowed = quoted(DependencyKind::ALL.map(DependencyKind::as_str));
     let kinds = table.parsed("dependencies", &allowed, |text| {
         DependencyKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "is not known".to_owned())
@@ -229,33 +231,35 @@ fn dependencies(table: &mut Table<'_, '_>) -> Option<Vec<DependencyKind>> {
     Some(kinds.into_iter().map(|(kind, _)| kind).collect())
 }
 
-fn advisory(table: &mut Table<'_, '_>) -> Option<AdvisoryAsk> {
+fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
     const ALLOWED: &str = "a table, such as `{ kind = \"malware\", trust = \"deny\" }`; `{}` for any";
     let value = table.value("advisory")?;
     let Some(inner) = value.get_ref().as_table() else {
         table.note(value.span(), format!("`advisory` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
         return None;
     };
-    let mut inner = Table { file: table.file, inside: inner, mistakes: &mut *table.mistakes };
+    let mut inner = TomlTable { file: table.file, inside: inner, mistakes: &mut *table.mistakes };
     inner.refuse_unknown(&["kind", "severity", "feed", "trust"]);
     let unknown = || "is not known".to_owned();
-    let kind =
-        inner.one("kind", &quoted(Kind::ALL.iter().map(|kind| kind.as_str())), |text| Kind::parse(text).ok_or_else(unknown));
+    let kind = inner.one("kind", &quoted(AdvisoryKind::ALL.iter().map(|kind| kind.as_str())), |text| {
+        AdvisoryKind::parse(text).ok_or_else(unknown)
+    });
     let severities = quoted(Severity::ALL.iter().map(|severity| severity.as_str()));
     let severity = inner.one("severity", &severities, |text| Severity::parse(text).ok_or_else(unknown));
-    let trust =
-        inner.one("trust", &quoted(Trust::ALL.iter().map(|trust| trust.as_str())), |text| Trust::parse(text).ok_or_else(unknown));
+    let trust = inner.one("trust", &quoted(FeedTrust::ALL.iter().map(|trust| trust.as_str())), |text| {
+        FeedTrust::parse(text).ok_or_else(unknown)
+    });
     let feeds = inner.texts("feed", "names of feeds, such as `\"osv\"`");
     let feeds = feeds.map(|feeds| feeds.into_iter().map(|(feed, _)| feed.into()).collect());
-    Some(AdvisoryAsk { kind, severity, feeds, trust })
+    Some(AdvisoryCondition { kind, severity, feeds, trust })
 }
 
-fn signals(table: &mut Table<'_, '_>) -> Option<(Signals, u32)> {
+fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
     let names = ["strong", "weak"].into_iter().chain(Signal::ALL.iter().map(|signal| signal.as_str()));
     let allowed = quoted(names);
     let written = table.parsed("signals", &allowed, |text| match text {
-        "strong" => Ok(Signals::of_strength(Strength::Strong)),
-        "weak" => Ok(Signals::of_strength(Strength::Weak)),
+        "strong" => Ok(Signals::of_strength(SignalStrength::Strong)),
+        "weak" => Ok(Signals::of_strength(SignalStrength::Weak)),
         _ => Signal::parse(text).map(|signal| [signal].into_iter().collect()).ok_or_else(|| "is not known".to_owned()),
     });
     let least = table.count("at-least");
@@ -274,29 +278,29 @@ fn signals(table: &mut Table<'_, '_>) -> Option<(Signals, u32)> {
     Some((wanted, least))
 }
 
-fn findings(table: &mut Table<'_, '_>) -> Option<Findings> {
+fn findings(table: &mut TomlTable<'_, '_>) -> Option<Findings> {
     let allowed = quoted(Finding::ALL.iter().map(|finding| finding.as_str()));
     let named = table.parsed("findings", &allowed, |text| Finding::parse(text).ok_or_else(|| "is not known".to_owned()))?;
     Some(named.into_iter().map(|(finding, _)| finding).collect())
 }
 
-fn spares_siblings(table: &mut Table<'_, '_>) -> bool {
+fn spares_siblings(table: &mut TomlTable<'_, '_>) -> bool {
     let read = table.one("siblings", "`exempt`", |text| if text == "exempt" { Ok(()) } else { Err("is not known".to_owned()) });
     read.is_some()
 }
 
-fn fixes(table: &mut Table<'_, '_>) -> bool {
+fn fixes(table: &mut TomlTable<'_, '_>) -> bool {
     let read = table.one("fix", "`reviewed`", |text| if text == "reviewed" { Ok(()) } else { Err("is not known".to_owned()) });
     read.is_some()
 }
 
 /// What makes no sense together. Rules must open as time goes by and never close: an answer may be as old as upstream is away.
-fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) {
+fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks: &RuleConditions) {
     let refuses = action.refuses();
     let wrong: &[&str] = match action {
-        Action::Allow => &["younger-than", "package-younger-than"],
-        Action::Deny | Action::Hold { .. } => &["older-than", "package-older-than"],
-        Action::Warn => &[],
+        RuleAction::Allow => &["younger-than", "package-younger-than"],
+        RuleAction::Deny | RuleAction::Hold { .. } => &["older-than", "package-older-than"],
+        RuleAction::Warn => &[],
     };
     for name in wrong {
         if let Some(span) = table.key(name) {
@@ -311,7 +315,7 @@ fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) 
             table.note(span, problem, allowed);
         }
     }
-    if let Some(span) = table.key("advisory").filter(|_| action == Action::Allow) {
+    if let Some(span) = table.key("advisory").filter(|_| action == RuleAction::Allow) {
         table.note(
             span,
             "`advisory` in an `allow`: whoever writes an advisory could open the gate",
@@ -335,7 +339,7 @@ fn check(table: &mut Table<'_, '_>, action: Action, observe: bool, asks: &Asks) 
     if let Some(span) = table.key("fix").filter(|_| refuses) {
         table.note(span, "`fix` in a rule that refuses", "`fix` beside `allow` or `warn`");
     }
-    if let Some(span) = table.key("siblings").filter(|_| !matches!(action, Action::Hold { .. })) {
+    if let Some(span) = table.key("siblings").filter(|_| !matches!(action, RuleAction::Hold { .. })) {
         table.note(span, "`siblings` says whom a hold spares, and this is none", "`siblings` beside `hold`");
     }
 }

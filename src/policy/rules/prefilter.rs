@@ -3,15 +3,15 @@
 
 use std::collections::HashSet;
 
-use crate::npm::packument::index::Traits;
+use crate::npm::packument::index::ManifestTraits;
 use crate::policy::facts::{Facts, UnknownFacts};
-use crate::policy::rules::rule::{DependencyKind, Globs, Rule};
+use crate::policy::rules::rule::{DependencyKind, GlobList, Rule};
 use crate::vetting::{Findings, Signals};
 
 /// Facts of many versions, laid over each other.
 #[derive(Default)]
-pub(crate) struct Among<'f> {
-    traits: Traits,
+pub(crate) struct FactsUnion<'f> {
+    traits: ManifestTraits,
     advised: bool,
     fixes: bool,
     unknown: UnknownFacts,
@@ -22,7 +22,7 @@ pub(crate) struct Among<'f> {
     tags: &'f [(Box<str>, Box<str>)],
 }
 
-impl<'f> Among<'f> {
+impl<'f> FactsUnion<'f> {
     /// What there is among these versions.
     pub(crate) fn of(versions: impl Iterator<Item = Facts<'f>>) -> Self {
         let mut among = Self::default();
@@ -60,7 +60,7 @@ impl<'f> Among<'f> {
             DependencyKind::Url => self.traits.url_dependency,
             DependencyKind::File => self.traits.file_dependency,
         };
-        let anybody = |globs: &Globs, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
+        let anybody = |globs: &GlobList, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
         let unknown = self.unknown;
         (asks.install_script != Some(true) || self.traits.install_script || unknown.install_script)
             && (asks.deprecated != Some(true) || self.traits.deprecated)

@@ -6,9 +6,9 @@ use std::time::Duration;
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::diagnostics::Place;
+use crate::diagnostics::SourceSpan;
 use crate::npm::Range;
-use crate::policy::advisories::{Advisory, Kind, Severity, Trust};
+use crate::policy::advisories::{Advisory, AdvisoryKind, FeedTrust, Severity};
 use crate::policy::facts::{Facts, UnknownFacts};
 use crate::units::timestamp;
 use crate::vetting::{Findings, Signals};
@@ -47,7 +47,7 @@ impl PackageGlob {
 
 /// What a rule does with a version that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum RuleAction {
     /// Serves it.
     Allow,
     /// Refuses it.
@@ -57,13 +57,13 @@ pub enum Action {
         /// The age.
         age: Duration,
         /// Of what.
-        of: Of,
+        of: AgeSubject,
     },
     /// Notes it; reading goes on.
     Warn,
 }
 
-impl Action {
+impl RuleAction {
     /// Whether it keeps back what a rule matches.
     pub(crate) fn refuses(self) -> bool {
         matches!(self, Self::Deny | Self::Hold { .. })
@@ -72,7 +72,7 @@ impl Action {
 
 /// Whose age counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
+pub enum AgeSubject {
     /// The release's own.
     Release,
     /// That of the package's oldest release.
@@ -91,33 +91,33 @@ pub struct Rule {
     /// When it ends by itself.
     pub expires: Option<Timestamp>,
     /// What it does.
-    pub action: Action,
+    pub action: RuleAction,
     /// Whether it is decided and recorded, and refuses nothing.
     pub observe: bool,
     /// What it asks.
-    pub(crate) asks: Asks,
+    pub(crate) asks: RuleConditions,
     /// Where it is written; `None` for one that a setting made.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<SourceSpan>,
 }
 
 /// What a rule asks of a version: all of it must hold. What is not asked is `None`.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Asks {
-    pub packages: Option<Globs>,
-    pub except: Option<Globs>,
+pub(crate) struct RuleConditions {
+    pub packages: Option<GlobList>,
+    pub except: Option<GlobList>,
     pub versions: Option<Range>,
     pub younger_than: Option<Duration>,
     pub older_than: Option<Duration>,
     pub package_younger_than: Option<Duration>,
     pub package_older_than: Option<Duration>,
-    pub publishers: Option<Globs>,
-    pub maintainers: Option<Globs>,
+    pub publishers: Option<GlobList>,
+    pub maintainers: Option<GlobList>,
     pub install_script: Option<bool>,
     pub deprecated: Option<bool>,
-    /// Kinds of dependencies, as bits of [`crate::npm::packument::index::Traits`]; any of them.
+    /// Kinds of dependencies, as bits of [`crate::npm::packument::index::ManifestTraits`]; any of them.
     pub dependencies: Option<Vec<DependencyKind>>,
     pub tags: Option<Vec<Box<str>>>,
-    pub advisory: Option<AdvisoryAsk>,
+    pub advisory: Option<AdvisoryCondition>,
     pub signals: Option<(Signals, u32)>,
     pub findings: Option<Findings>,
     pub spares_siblings: bool,
@@ -147,22 +147,22 @@ impl DependencyKind {
 
 /// Globs, and their words as written.
 #[derive(Debug, Clone)]
-pub(crate) struct Globs {
+pub(crate) struct GlobList {
     pub set: GlobSet,
     pub words: Vec<Box<str>>,
 }
 
 /// What a rule asks of an advisory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct AdvisoryAsk {
-    pub kind: Option<Kind>,
+pub(crate) struct AdvisoryCondition {
+    pub kind: Option<AdvisoryKind>,
     /// At least so severe.
     pub severity: Option<Severity>,
     pub feeds: Option<Vec<Box<str>>>,
-    pub trust: Option<Trust>,
+    pub trust: Option<FeedTrust>,
 }
 
-impl AdvisoryAsk {
+impl AdvisoryCondition {
     pub(crate) fn fits(&self, advisory: &Advisory<'_>) -> bool {
         self.kind.is_none_or(|kind| advisory.kind == kind)
             && self.severity.is_none_or(|least| advisory.severity.is_some_and(|severity| severity >= least))
@@ -173,7 +173,7 @@ impl AdvisoryAsk {
 
 /// What a version does not answer as a rule asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Differs {
+pub(crate) enum UnmetCondition {
     Package,
     Excepted,
     Version,
@@ -200,20 +200,20 @@ pub(crate) enum Answer {
     /// It answers all that the rule asks.
     Matches,
     /// It does not.
-    Differs(Differs),
+    Differs(UnmetCondition),
     /// It answers all but for facts that are not known.
     Undecided,
 }
 
 /// How old a version and its package are at an instant: subtracted once, compared often.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ages {
+pub(crate) struct FactAges {
     pub release: SignedDuration,
     pub package: Option<SignedDuration>,
     pub kin: Option<SignedDuration>,
 }
 
-impl Ages {
+impl FactAges {
     pub(crate) fn of(facts: &Facts<'_>, at: Timestamp) -> Self {
         let since = |instant: Timestamp| at.duration_since(instant);
         Self { release: since(facts.effective), package: facts.born.map(since), kin: facts.kin.map(since) }
@@ -224,26 +224,26 @@ impl Rule {
     /// The longest age it names.
     pub(crate) fn longest_age(&self) -> Option<Duration> {
         let held = match self.action {
-            Action::Hold { age, .. } => Some(age),
-            Action::Allow | Action::Deny | Action::Warn => None,
+            RuleAction::Hold { age, .. } => Some(age),
+            RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => None,
         };
-        let Asks { younger_than, older_than, package_younger_than, package_older_than, .. } = self.asks;
+        let RuleConditions { younger_than, older_than, package_younger_than, package_older_than, .. } = self.asks;
         [held, younger_than, older_than, package_younger_than, package_older_than].into_iter().flatten().max()
     }
 
     /// What the version does not answer as this rule asks, apart from its name; `None` when it matches.
     ///
     /// On a fact that is not known a rule refuses, and neither allows nor warns.
-    pub(crate) fn differs(&self, facts: &Facts<'_>, ages: Ages) -> Option<Differs> {
+    pub(crate) fn differs(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
         match self.answer(facts, ages) {
             Answer::Matches => None,
             Answer::Differs(differs) => Some(differs),
-            Answer::Undecided => (!self.action.refuses()).then_some(Differs::Unknown),
+            Answer::Undecided => (!self.action.refuses()).then_some(UnmetCondition::Unknown),
         }
     }
 
     /// What it makes of a version, apart from its name.
-    pub(crate) fn answer(&self, facts: &Facts<'_>, ages: Ages) -> Answer {
+    pub(crate) fn answer(&self, facts: &Facts<'_>, ages: FactAges) -> Answer {
         match self.known_difference(facts, ages) {
             Some(differs) => Answer::Differs(differs),
             None if self.hangs_on(facts.unknown) => Answer::Undecided,
@@ -261,14 +261,14 @@ impl Rule {
     }
 
     /// What the version is known not to answer as this rule asks.
-    fn known_difference(&self, facts: &Facts<'_>, ages: Ages) -> Option<Differs> {
+    fn known_difference(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
         let asks = &self.asks;
         let (traits, unknown) = (facts.traits, facts.unknown);
         if !unknown.install_script && asks.install_script.is_some_and(|wanted| traits.install_script != wanted) {
-            return Some(Differs::InstallScript);
+            return Some(UnmetCondition::InstallScript);
         }
         if asks.deprecated.is_some_and(|wanted| traits.deprecated != wanted) {
-            return Some(Differs::Deprecated);
+            return Some(UnmetCondition::Deprecated);
         }
         let has = |kind: &DependencyKind| match kind {
             DependencyKind::Git => traits.git_dependency,
@@ -276,70 +276,70 @@ impl Rule {
             DependencyKind::File => traits.file_dependency,
         };
         if asks.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(has)) {
-            return Some(Differs::Dependencies);
+            return Some(UnmetCondition::Dependencies);
         }
         if asks.signals.is_some_and(|(wanted, least)| facts.signals.and(wanted).count() < least) {
-            return Some(Differs::Signals);
+            return Some(UnmetCondition::Signals);
         }
         if asks.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
-            return Some(Differs::Findings);
+            return Some(UnmetCondition::Findings);
         }
-        let fits = |ask: &AdvisoryAsk| facts.advised().any(|advisory| ask.fits(&advisory));
+        let fits = |ask: &AdvisoryCondition| facts.advised().any(|advisory| ask.fits(&advisory));
         if asks.advisory.as_ref().is_some_and(|ask| !fits(ask)) {
-            return Some(Differs::Advisory);
+            return Some(UnmetCondition::Advisory);
         }
         if !lies_within(ages.release, asks.older_than, asks.younger_than) {
-            return Some(Differs::Age);
+            return Some(UnmetCondition::Age);
         }
         if (asks.package_older_than.is_some() || asks.package_younger_than.is_some())
             && !ages.package.is_some_and(|age| lies_within(age, asks.package_older_than, asks.package_younger_than))
         {
-            return Some(Differs::PackageAge);
+            return Some(UnmetCondition::PackageAge);
         }
-        if let Action::Hold { of: Of::Package, .. } = self.action
+        if let RuleAction::Hold { of: AgeSubject::Package, .. } = self.action
             && ages.package.is_none()
         {
-            return Some(Differs::PackageAge);
+            return Some(UnmetCondition::PackageAge);
         }
         if asks.versions.as_ref().is_some_and(|range| !self.takes(range, facts)) {
-            return Some(Differs::Version);
+            return Some(UnmetCondition::Version);
         }
-        let published = |globs: &Globs| facts.publisher.is_some_and(|name| globs.set.is_match(name));
+        let published = |globs: &GlobList| facts.publisher.is_some_and(|name| globs.set.is_match(name));
         if !unknown.publisher && asks.publishers.as_ref().is_some_and(|globs| !published(globs)) {
-            return Some(Differs::Publisher);
+            return Some(UnmetCondition::Publisher);
         }
-        let maintained = |globs: &Globs| facts.maintainers.iter().any(|name| globs.set.is_match(&**name));
+        let maintained = |globs: &GlobList| facts.maintainers.iter().any(|name| globs.set.is_match(&**name));
         if !unknown.maintainers && asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
-            return Some(Differs::Maintainers);
+            return Some(UnmetCondition::Maintainers);
         }
         let pointed = |tags: &Vec<Box<str>>| facts.pointing().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
         if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
-            return Some(Differs::Tags);
+            return Some(UnmetCondition::Tags);
         }
         let is_fix = facts.fix.is_some() || unknown.fix;
         if asks.fixes && !(is_fix && facts.signals.is_empty() && facts.undecided.is_empty()) {
-            return Some(Differs::Fix);
+            return Some(UnmetCondition::Fix);
         }
-        self.spares(ages).then_some(Differs::Sibling)
+        self.spares(ages).then_some(UnmetCondition::Sibling)
     }
 
     /// Whether it is about a package at all.
-    pub(crate) fn is_about(&self, name: &str) -> Result<(), Differs> {
+    pub(crate) fn is_about(&self, name: &str) -> Result<(), UnmetCondition> {
         if self.asks.packages.as_ref().is_some_and(|globs| !globs.set.is_match(name)) {
-            return Err(Differs::Package);
+            return Err(UnmetCondition::Package);
         }
         if self.asks.except.as_ref().is_some_and(|globs| globs.set.is_match(name)) {
-            return Err(Differs::Excepted);
+            return Err(UnmetCondition::Excepted);
         }
         Ok(())
     }
 
     /// Whether the age it holds for has not passed; an action that is no hold is not waited for.
-    pub(crate) fn holds(&self, ages: Ages) -> bool {
-        let Action::Hold { age, of } = self.action else { return false };
+    pub(crate) fn holds(&self, ages: FactAges) -> bool {
+        let RuleAction::Hold { age, of } = self.action else { return false };
         let passed = match of {
-            Of::Release => Some(ages.release),
-            Of::Package => ages.package,
+            AgeSubject::Release => Some(ages.release),
+            AgeSubject::Package => ages.package,
         };
         passed.is_some_and(|passed| passed < signed(age))
     }
@@ -347,7 +347,7 @@ impl Rule {
     /// Whether it asks for nothing but ages and names: an exclusion waives it.
     pub(crate) fn is_of_age(&self) -> bool {
         let asks = &self.asks;
-        matches!(self.action, Action::Hold { .. })
+        matches!(self.action, RuleAction::Hold { .. })
             && asks.versions.is_none()
             && asks.publishers.is_none()
             && asks.maintainers.is_none()
@@ -366,9 +366,9 @@ impl Rule {
         let asks = &self.asks;
         let young = asks.younger_than.is_some() || asks.package_younger_than.is_some();
         let rests = match self.action {
-            Action::Hold { .. } => true,
-            Action::Deny => young || asks.signals.is_some(),
-            Action::Allow | Action::Warn => false,
+            RuleAction::Hold { .. } => true,
+            RuleAction::Deny => young || asks.signals.is_some(),
+            RuleAction::Allow | RuleAction::Warn => false,
         };
         rests && asks.advisory.is_none() && asks.findings.is_none()
     }
@@ -377,10 +377,10 @@ impl Rule {
     pub(crate) fn turns<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
         let asks = &self.asks;
         let (hold, of) = match self.action {
-            Action::Hold { age, of } => (Some(age), of),
-            _ => (None, Of::Release),
+            RuleAction::Hold { age, of } => (Some(age), of),
+            _ => (None, AgeSubject::Release),
         };
-        let held_since = if of == Of::Release { Some(facts.effective) } else { facts.born };
+        let held_since = if of == AgeSubject::Release { Some(facts.effective) } else { facts.born };
         let established = hold.filter(|_| asks.spares_siblings);
         [
             (held_since, hold),
@@ -397,17 +397,17 @@ impl Rule {
     /// Refusing and warning rules cover the prereleases of their range, allowing ones are as narrow as npm's.
     fn takes(&self, range: &Range, facts: &Facts<'_>) -> bool {
         let Some(version) = facts.parsed else { return false };
-        if self.action == Action::Allow { range.matches(version) } else { range.covers(version) }
+        if self.action == RuleAction::Allow { range.matches(version) } else { range.covers(version) }
     }
 
     /// Whether the version is part of a package that is old enough itself.
-    fn spares(&self, ages: Ages) -> bool {
-        let Action::Hold { age, .. } = self.action else { return false };
+    fn spares(&self, ages: FactAges) -> bool {
+        let RuleAction::Hold { age, .. } = self.action else { return false };
         self.asks.spares_siblings && ages.kin.is_some_and(|kin| kin >= signed(age))
     }
 }
 
-impl Action {
+impl RuleAction {
     /// As it is told: `deny`, `hold 14 d`.
     #[must_use]
     pub fn tell(self) -> String {
@@ -415,8 +415,8 @@ impl Action {
             Self::Allow => "allow".to_owned(),
             Self::Deny => "deny".to_owned(),
             Self::Warn => "warn".to_owned(),
-            Self::Hold { age, of: Of::Release } => format!("hold {}", timestamp::tell_age(age)),
-            Self::Hold { age, of: Of::Package } => format!("hold {} of the package", timestamp::tell_age(age)),
+            Self::Hold { age, of: AgeSubject::Release } => format!("hold {}", timestamp::tell_age(age)),
+            Self::Hold { age, of: AgeSubject::Package } => format!("hold {} of the package", timestamp::tell_age(age)),
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Rules that can never be reached, because one above them decides about all that they match. Refuses to guess: what it names is
 //! surely out of reach, what it does not name may be.
 
-use crate::diagnostics::Mistake;
-use crate::policy::rules::rule::{Action, Asks, Globs, Of, Rule};
+use crate::diagnostics::Diagnostic;
+use crate::policy::rules::rule::{AgeSubject, GlobList, Rule, RuleAction, RuleConditions};
 
 /// Notes every rule that one above it shadows.
-pub(crate) fn check(rules: &[Rule], mistakes: &mut Vec<Mistake>) {
+pub(crate) fn check(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
     for (at, rule) in rules.iter().enumerate() {
         let Some(place) = rule.place.clone() else { continue };
         let Some(above) = rules[..at].iter().find(|above| shadows(above, rule)) else { continue };
         let line = above.place.as_ref().map(|place| place.position().0).unwrap_or_default();
         let problem = format!("`{}` is never reached: `{}` on line {line} decides about all it matches", rule.id, above.id);
-        mistakes.push(Mistake::new(place, problem, "it above the other one, or gone"));
+        mistakes.push(Diagnostic::new(place, problem, "it above the other one, or gone"));
     }
 }
 
@@ -21,18 +21,18 @@ fn shadows(above: &Rule, rule: &Rule) -> bool {
         return false;
     }
     let decides = match (above.action, rule.action) {
-        (Action::Allow | Action::Deny, _) => true,
-        (Action::Hold { age, of }, Action::Hold { age: later, of: whose }) => of == whose && age >= later,
-        (Action::Hold { .. } | Action::Warn, _) => false,
+        (RuleAction::Allow | RuleAction::Deny, _) => true,
+        (RuleAction::Hold { age, of }, RuleAction::Hold { age: later, of: whose }) => of == whose && age >= later,
+        (RuleAction::Hold { .. } | RuleAction::Warn, _) => false,
     };
     // An allowing rule's range is narrower than a refusing one's of the same words.
-    let as_wide = above.action != Action::Allow || rule.action == Action::Allow || above.asks.versions.is_none();
-    let of_package = |rule: &Rule| matches!(rule.action, Action::Hold { of: Of::Package, .. });
+    let as_wide = above.action != RuleAction::Allow || rule.action == RuleAction::Allow || above.asks.versions.is_none();
+    let of_package = |rule: &Rule| matches!(rule.action, RuleAction::Hold { of: AgeSubject::Package, .. });
     decides && as_wide && of_package(above) <= of_package(rule) && implies(&rule.asks, &above.asks)
 }
 
 /// Whether what answers `narrow` surely answers `wide`.
-fn implies(narrow: &Asks, wide: &Asks) -> bool {
+fn implies(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
     let at_most = |narrow: Option<std::time::Duration>, wide: Option<std::time::Duration>| {
         wide.is_none_or(|wide| narrow.is_some_and(|narrow| narrow <= wide))
     };
@@ -63,7 +63,7 @@ fn implies(narrow: &Asks, wide: &Asks) -> bool {
 }
 
 /// Whether everything that the narrow globs match the wide ones match, as far as their words tell.
-fn globs(narrow: Option<&Globs>, wide: Option<&Globs>) -> bool {
+fn globs(narrow: Option<&GlobList>, wide: Option<&GlobList>) -> bool {
     let Some(wide) = wide else { return true };
     let literal = |word: &str| !word.contains(['*', '?', '[', '{', '\\']);
     narrow.is_some_and(|narrow| {
@@ -72,7 +72,7 @@ fn globs(narrow: Option<&Globs>, wide: Option<&Globs>) -> bool {
 }
 
 /// Whether the wide rule excepts nothing that the narrow one matches.
-fn excepts(narrow: &Asks, wide: &Asks) -> bool {
+fn excepts(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
     let Some(spared) = &wide.except else { return true };
     narrow.except.as_ref().is_some_and(|excepted| spared.words.iter().all(|word| excepted.words.contains(word)))
 }

@@ -9,26 +9,26 @@ use jiff::civil::Date;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostics::Mistake;
+use crate::diagnostics::Diagnostic;
 use crate::diagnostics::suggest;
-use crate::diagnostics::{Place, SourceFile};
+use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::units::quantity;
 use crate::units::timestamp;
 
 /// A table of one file, and the mistakes found so far.
-pub(crate) struct Table<'t, 'm> {
+pub(crate) struct TomlTable<'t, 'm> {
     pub file: &'t Arc<SourceFile>,
     pub inside: &'t DeTable<'t>,
-    pub mistakes: &'m mut Vec<Mistake>,
+    pub mistakes: &'m mut Vec<Diagnostic>,
 }
 
 /// A text and where it stands.
-pub(crate) type Text<'t> = (&'t str, Bytes<usize>);
+pub(crate) type SpannedText<'t> = (&'t str, Bytes<usize>);
 
 const DURATION: &str = "numbers with a unit of s, m, h, d or w, such as `45s`, `72h`, `14d`, `1d12h`";
 const INSTANT: &str = "a day or an instant, such as `\"2026-12-31\"` or `\"2026-12-31T12:00:00Z\"`";
 
-impl<'t> Table<'t, '_> {
+impl<'t> TomlTable<'t, '_> {
     /// Notes keys that are none of `known`.
     pub(crate) fn refuse_unknown(&mut self, known: &[&'static str]) {
         let table = self.inside;
@@ -45,11 +45,11 @@ impl<'t> Table<'t, '_> {
     /// Notes a mistake at some bytes of the file.
     pub(crate) fn note(&mut self, span: Bytes<usize>, problem: impl Into<String>, allowed: impl Into<String>) {
         let place = self.place(span);
-        self.mistakes.push(Mistake::new(place, problem, allowed));
+        self.mistakes.push(Diagnostic::new(place, problem, allowed));
     }
 
-    pub(crate) fn place(&self, span: Bytes<usize>) -> Place {
-        Place { file: Arc::clone(self.file), span }
+    pub(crate) fn place(&self, span: Bytes<usize>) -> SourceSpan {
+        SourceSpan { file: Arc::clone(self.file), span }
     }
 
     /// Where a key stands; `None` when it is not there.
@@ -63,7 +63,7 @@ impl<'t> Table<'t, '_> {
     }
 
     /// A string.
-    pub(crate) fn text(&mut self, name: &str, allowed: &str) -> Option<Text<'t>> {
+    pub(crate) fn text(&mut self, name: &str, allowed: &str) -> Option<SpannedText<'t>> {
         let value = self.value(name)?;
         match value.get_ref() {
             DeValue::String(text) => Some((text, value.span())),
@@ -75,7 +75,7 @@ impl<'t> Table<'t, '_> {
     }
 
     /// A string, or strings in brackets.
-    pub(crate) fn texts(&mut self, name: &str, allowed: &str) -> Option<Vec<Text<'t>>> {
+    pub(crate) fn texts(&mut self, name: &str, allowed: &str) -> Option<Vec<SpannedText<'t>>> {
         let value = self.value(name)?;
         let items: Vec<_> = match value.get_ref() {
             DeValue::Array(items) => items.iter().collect(),
@@ -101,7 +101,7 @@ impl<'t> Table<'t, '_> {
         name: &str,
         allowed: &str,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<(T, Text<'t>)>> {
+    ) -> Option<Vec<(T, SpannedText<'t>)>> {
         let texts = self.texts(name, allowed)?;
         let mut parsed = Vec::new();
         for (text, span) in texts {

@@ -12,12 +12,12 @@ use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, US
 use http::request::Parts;
 use http::{Method, Response};
 
-use crate::firewall::Asker;
+use crate::firewall::Client;
 use crate::net::headers::list;
-use crate::net::{Share, body};
-use crate::server::auth::tokens::Tokens;
-use crate::server::client::Askers;
-use crate::server::{Config, ProxyError};
+use crate::net::{Reservation, body};
+use crate::server::auth::tokens::AdminTokens;
+use crate::server::client::ClientResolver;
+use crate::server::{Config, RequestError};
 use crate::upstream::Authorization;
 
 /// The pages that probes ask for, who bring nothing that would tell them apart.
@@ -35,7 +35,7 @@ const LARGEST_BODY: u64 = 2 << 20;
 
 /// A request below `/-/coldframe/`.
 #[derive(Default)]
-pub struct OwnRequest {
+pub struct AuthorizedRequest {
     /// The method.
     pub method: Method,
     /// The decoded path below it.
@@ -47,22 +47,22 @@ pub struct OwnRequest {
     /// What the client calls itself.
     pub agent: String,
     /// Who asks; `None` where everybody may.
-    pub visitor: Option<Asker>,
+    pub visitor: Option<Client>,
     /// What they sent; empty where everybody may ask.
     pub body: Bytes,
 }
 
 /// Answers `/-/coldframe/…`.
-pub type Own = Arc<dyn Fn(OwnRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
+pub type Own = Arc<dyn Fn(AuthorizedRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
 
 /// Who may ask what.
 #[derive(Debug)]
-pub(crate) struct Doorstep {
-    tokens: ArcSwapOption<Tokens>,
+pub(crate) struct AdminAccess {
+    tokens: ArcSwapOption<AdminTokens>,
 }
 
 /// A request for one of our own pages, before anybody was looked at.
-pub(crate) struct Knock<B> {
+pub(crate) struct UncheckedRequest<B> {
     pub(crate) peer: IpAddr,
     pub(crate) head: Parts,
     pub(crate) page: String,
@@ -71,14 +71,14 @@ pub(crate) struct Knock<B> {
     pub(crate) at_home: bool,
 }
 
-impl Doorstep {
+impl AdminAccess {
     /// A doorstep where operators are known by `tokens`.
-    pub(crate) fn new(tokens: Option<Tokens>) -> Self {
+    pub(crate) fn new(tokens: Option<AdminTokens>) -> Self {
         Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
     }
 
     /// Knows operators by other tokens from now on.
-    pub(crate) fn renew(&self, tokens: Option<Tokens>) {
+    pub(crate) fn renew(&self, tokens: Option<AdminTokens>) {
         self.tokens.store(tokens.map(Arc::new));
     }
 
@@ -88,19 +88,19 @@ impl Doorstep {
     /// [`ProxyError::NotAnOperator`] and [`ProxyError::NoOperators`]; when the body is not taken.
     pub(crate) async fn take<B>(
         &self,
-        askers: &Askers,
+        askers: &ClientResolver,
         config: &Config,
-        knock: Knock<B>,
-        share: &mut Share,
-    ) -> Result<OwnRequest, ProxyError>
+        knock: UncheckedRequest<B>,
+        share: &mut Reservation,
+    ) -> Result<AuthorizedRequest, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let Knock { peer, head, page, body, at_home } = knock;
+        let UncheckedRequest { peer, head, page, body, at_home } = knock;
         let query = head.uri.query().map(str::to_owned);
         if FOR_ALL.contains(&page.as_str()) {
-            return Ok(OwnRequest { method: head.method, page, query, ..OwnRequest::default() });
+            return Ok(AuthorizedRequest { method: head.method, page, query, ..AuthorizedRequest::default() });
         }
         refuse_other_sites(&head)?;
         let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAINING.contains(&first));
@@ -116,18 +116,18 @@ impl Doorstep {
         };
         let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
         let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
-        Ok(OwnRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
+        Ok(AuthorizedRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
     }
 
     /// Who asks, if they bring a token of an operator's.
-    async fn operator(&self, askers: &Askers, peer: IpAddr, head: &Parts) -> Result<Asker, ProxyError> {
-        let tokens = self.tokens.load_full().ok_or(ProxyError::NoOperators)?;
+    async fn operator(&self, askers: &ClientResolver, peer: IpAddr, head: &Parts) -> Result<Client, RequestError> {
+        let tokens = self.tokens.load_full().ok_or(RequestError::NoOperators)?;
         if !tokens.admit(&head.headers).await {
-            return Err(ProxyError::NotAnOperator);
+            return Err(RequestError::NotAnOperator);
         }
-        let asker = askers.resolve(peer, head).map_err(ProxyError::Headers)?;
+        let asker = askers.resolve(peer, head).map_err(RequestError::Headers)?;
         // The token is ours, and nobody upstream shall see it; whoever brings it has authenticated to us.
-        Ok(Asker { authorization: Authorization::Lent, ..asker })
+        Ok(Client { authorization: Authorization::Lent, ..asker })
     }
 }
 
@@ -135,7 +135,7 @@ impl Doorstep {
 ///
 /// # Errors
 /// [`ProxyError::CrossSite`].
-fn refuse_other_sites(head: &Parts) -> Result<(), ProxyError> {
+fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
     let word = |name: &HeaderName| head.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     // A link to an explanation may be followed from anywhere: the page is shown, and the other site learns nothing of it.
@@ -143,14 +143,14 @@ fn refuse_other_sites(head: &Parts) -> Result<(), ProxyError> {
         reads && word(&SEC_FETCH_MODE).as_deref() == Some("navigate") && word(&SEC_FETCH_DEST).as_deref() == Some("document");
     let is_own = word(&SEC_FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none");
     if !is_own && !is_followed_link {
-        return Err(ProxyError::CrossSite("a page of another site asks (`sec-fetch-site`)"));
+        return Err(RequestError::CrossSite("a page of another site asks (`sec-fetch-site`)"));
     }
     if word(&ORIGIN).is_some_and(|origin| !is_same_host(&origin, head)) {
-        return Err(ProxyError::CrossSite("a page of another site asks (`origin`)"));
+        return Err(RequestError::CrossSite("a page of another site asks (`origin`)"));
     }
     // A form of another site can send three types without asking first. Programs may name none; browsers send an `origin` then.
     if head.method == Method::POST && head.headers.contains_key(CONTENT_TYPE) && !is_json(&head.headers) {
-        return Err(ProxyError::CrossSite("the body's `content-type` is not `application/json`"));
+        return Err(RequestError::CrossSite("the body's `content-type` is not `application/json`"));
     }
     Ok(())
 }

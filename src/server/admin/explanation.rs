@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::firewall::Explanation;
-use crate::text::Columns;
+use crate::text::TextTable;
 use crate::text::{html as html_escaped, single_line};
 
 /// The looks of the page: nothing is fetched.
@@ -18,13 +18,13 @@ th,td{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0;overflow-wra
 #[must_use]
 pub fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
-        let mut columns = Columns::indented(indent);
+        let mut columns = TextTable::indented(indent);
         for (about, told) in rows {
             columns.row([about.to_owned(), told]);
         }
         columns.to_string()
     };
-    let mut rules = Columns::indented("    ");
+    let mut rules = TextTable::indented("    ");
     for step in &explanation.steps {
         rules.row([step.rule.to_string(), step.action.clone(), step.outcome.as_str().to_owned(), step.detail.clone()]);
     }
@@ -82,9 +82,9 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::firewall::explain::explanation::{Asked, Seen, TagMove};
+    use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, RequestedSpec};
     use crate::npm::PackageName;
-    use crate::policy::{Outcome, Reason, RuleId, Step, Verdict};
+    use crate::policy::{Reason, RuleId, StepOutcome, TraceStep, Verdict};
     use crate::units::timestamp;
 
     fn explanation(verdict: Verdict) -> Explanation {
@@ -97,7 +97,7 @@ mod tests {
             waiver: None,
             steps: Vec::new(),
             tags: Vec::new(),
-            seen: Seen::default(),
+            seen: ExplainedFacts::default(),
             published: Some(published),
             effective: published,
             nearest: Some("1.14.0".into()),
@@ -112,23 +112,23 @@ mod tests {
     fn held() -> Explanation {
         let until = timestamp::parse("2026-04-03T00:20:30Z").unwrap();
         let detail = "published 2026-03-31 00:20 UTC, minimum release age 72 h".to_owned();
-        let step = |rule: &str, action: &str, outcome, detail: &str| Step {
+        let step = |rule: &str, action: &str, outcome, detail: &str| TraceStep {
             rule: RuleId::File(rule.into()),
             action: action.to_owned(),
             outcome,
             detail: detail.to_owned(),
         };
         Explanation {
-            asked: Some(Asked { text: "^1".into(), given: Some("1.14.0".into()) }),
+            asked: Some(RequestedSpec { text: "^1".into(), given: Some("1.14.0".into()) }),
             steps: vec![
-                step("built-in", "deny", Outcome::Differs, "it agrees with itself"),
-                step("minimum-age", "hold 72 h", Outcome::Decides, &detail),
+                step("built-in", "deny", StepOutcome::Differs, "it agrees with itself"),
+                step("minimum-age", "hold 72 h", StepOutcome::Decides, &detail),
             ],
-            tags: vec![TagMove { tag: "latest".into(), upstream: "1.14.1".into(), shown: Some("1.14.0".into()) }],
-            seen: Seen {
+            tags: vec![DistTagChange { tag: "latest".into(), upstream: "1.14.1".into(), shown: Some("1.14.0".into()) }],
+            seen: ExplainedFacts {
                 publisher: Some("<script>alert(1)</script>".to_owned()),
                 maintainers: vec!["ada\u{1b}[2J".to_owned()],
-                ..Seen::default()
+                ..ExplainedFacts::default()
             },
             ..explanation(Verdict::Hold { until, reason: Reason { rule: RuleId::File("minimum-age".into()), detail } })
         }

@@ -6,5 +6,5 @@ pub mod explanation;
 pub mod packages;
 pub mod response;
 
-pub use packages::{Answering, Checked, Judge, Judges, MOST_LOCKED, Terms, Wanted};
-pub use response::{Admin, Check, Request};
+pub use packages::{BoxFuture, CheckRequest, CheckResponse, ClientPolicy, MOST_LOCKED, PackageInspector, SharedInspector};
+pub use response::{Admin, AdminRequest, HealthCheck};

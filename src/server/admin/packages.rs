@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::form_urlencoded;
 
-use crate::firewall::{Asker, Explanation, Judged, Locked, Rejection};
+use crate::firewall::{CheckedVersion, Client, Explanation, FirewallError, LockedVersion};
 use crate::net::headers::best_media_type;
-use crate::npm::Spec;
+use crate::npm::PackageSpec;
 use crate::policy::Policy;
 use crate::server::admin::explanation;
-use crate::server::admin::response::{Request, page, text};
+use crate::server::admin::response::{AdminRequest, page, text};
 use crate::upstream::UpstreamError;
 
 /// The most versions that one request may ask about.
@@ -29,43 +29,43 @@ pub const MOST_RANGES: usize = 1_000;
 const LONGEST_RANGE: usize = 1_024;
 
 /// An answer that takes its time.
-pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Who judges packages.
-pub trait Judges: Send + Sync {
+pub trait PackageInspector: Send + Sync {
     /// One outcome for each of `locked`, in their order.
-    fn check<'a>(&'a self, asker: &'a Asker, locked: &'a [Locked]) -> Answering<'a, Vec<Judged>>;
+    fn check<'a>(&'a self, asker: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
 
     /// What is to be said of one version, as of `at` where it is given.
     fn explain<'a>(
         &'a self,
-        asker: &'a Asker,
-        spec: &'a Spec,
+        asker: &'a Client,
+        spec: &'a PackageSpec,
         at: Option<Timestamp>,
-    ) -> Answering<'a, Result<Explanation, Rejection>>;
+    ) -> BoxFuture<'a, Result<Explanation, FirewallError>>;
 
     /// What clients are to agree with.
-    fn terms(&self, asker: &Asker) -> Terms;
+    fn terms(&self, asker: &Client) -> ClientPolicy;
 
     /// Where packages come from, without credentials.
     fn upstreams(&self) -> Vec<String>;
 }
 
 /// Who judges packages, shared.
-pub type Judge = Arc<dyn Judges>;
+pub type SharedInspector = Arc<dyn PackageInspector>;
 
 /// The body of a request for `check`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct CheckRequest {
     /// The versions, at most [`MOST_LOCKED`].
-    pub packages: Vec<Locked>,
+    pub packages: Vec<LockedVersion>,
 }
 
 /// The body of its answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Checked {
+pub struct CheckResponse {
     /// What came out for each, in the order of the request.
-    pub packages: Vec<Judged>,
+    pub packages: Vec<CheckedVersion>,
     /// Where packages come from, without credentials.
     pub upstreams: Vec<String>,
 }
@@ -73,14 +73,14 @@ pub struct Checked {
 /// What clients are to agree with, so that they do not choose what is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Terms {
+pub struct ClientPolicy {
     /// How old a release must be before it is served, in seconds; zero where none needs to be.
     pub minimum_release_age_seconds: u64,
     /// Globs of packages whose releases need not be.
     pub exclude: Vec<String>,
 }
 
-impl Terms {
+impl ClientPolicy {
     /// Those of a policy.
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
@@ -96,35 +96,36 @@ impl Terms {
     }
 }
 
-pub(crate) fn terms(judge: &Judge, request: &Request) -> Response<Bytes> {
+pub(crate) fn terms(judge: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
     match &request.visitor {
         Some(asker) => page(StatusCode::OK, &json!(judge.terms(asker))),
         None => not_here(),
     }
 }
 
-pub(crate) async fn check(judge: &Judge, request: Request) -> Response<Bytes> {
+pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
     let Some(asker) = request.visitor else { return not_here() };
-    let wanted = match serde_json::from_slice::<Wanted>(&request.body) {
+    let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
         Ok(wanted) if wanted.packages.len() <= MOST_LOCKED => wanted,
         Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("at most {MOST_LOCKED} packages are judged at once")),
         Err(wrong) => return refused(StatusCode::BAD_REQUEST, &format!("the body does not list packages: {wrong}")),
     };
-    let is_beyond = |one: &Locked| one.ranges.len() > MOST_RANGES || one.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
+    let is_beyond =
+        |one: &LockedVersion| one.ranges.len() > MOST_RANGES || one.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
     if let Some(one) = wanted.packages.iter().find(|one| is_beyond(one)) {
         let name = crate::firewall::error::one_line(&one.name);
         let told = format!("at most {MOST_RANGES} ranges of {LONGEST_RANGE} bytes are taken of one version: `{name}`");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, &told);
     }
-    let checked = Checked { packages: judge.check(&asker, &wanted.packages).await, upstreams: judge.upstreams() };
+    let checked = CheckResponse { packages: judge.check(&asker, &wanted.packages).await, upstreams: judge.upstreams() };
     page(StatusCode::OK, &json!(checked))
 }
 
 /// Explains the version that `wanted` names, in the way that whoever asks reads.
-pub(crate) async fn explain(judge: &Judge, wanted: &str, request: Request) -> Response<Bytes> {
-    let reader = Reader::of(&request);
+pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: AdminRequest) -> Response<Bytes> {
+    let reader = ResponseFormat::of(&request);
     let Some(asker) = request.visitor else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
-    let spec = match Spec::parse(wanted) {
+    let spec = match PackageSpec::parse(wanted) {
         Ok(spec) => spec,
         Err(wrong) => return reader.refusal(StatusCode::BAD_REQUEST, &wrong.to_string()),
     };
@@ -134,9 +135,9 @@ pub(crate) async fn explain(judge: &Judge, wanted: &str, request: Request) -> Re
     };
     match judge.explain(&asker, &spec, at).await {
         Ok(explained) => match reader {
-            Reader::Program => page(StatusCode::OK, &explained.json()),
-            Reader::Terminal => text(StatusCode::OK, PLAIN, explanation::text(&explained)),
-            Reader::Browser => browsed(StatusCode::OK, explanation::html(&explained)),
+            ResponseFormat::Program => page(StatusCode::OK, &explained.json()),
+            ResponseFormat::Terminal => text(StatusCode::OK, PLAIN, explanation::text(&explained)),
+            ResponseFormat::Browser => browsed(StatusCode::OK, explanation::html(&explained)),
         },
         Err(rejection) => reader.refusal(status(&rejection), &rejection.to_string()),
     }
@@ -152,16 +153,16 @@ const NOT_HERE: &str = "asked from another machine: coldframe answers this there
 
 /// Who reads an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
+enum ResponseFormat {
     Program,
     Terminal,
     Browser,
 }
 
-impl Reader {
+impl ResponseFormat {
     /// What the request says of it: a browser asks for HTML, a program for JSON. Who takes anything is a program, unless
     /// it is known to print what it gets.
-    fn of(request: &Request) -> Self {
+    fn of(request: &AdminRequest) -> Self {
         let prints = ["curl/", "Wget/", "HTTPie/", "xh/"].iter().any(|tool| request.agent.starts_with(tool));
         let mut offered = [("application/json", Self::Program), ("text/plain", Self::Terminal), ("text/html", Self::Browser)];
         if prints {
@@ -197,16 +198,16 @@ fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
     parsed.map(Some).map_err(|_| "`at` is no instant with its offset; allowed: such as `2026-03-31T01:00Z`")
 }
 
-fn status(rejection: &Rejection) -> StatusCode {
+fn status(rejection: &FirewallError) -> StatusCode {
     match rejection {
-        Rejection::NotFound(_) | Rejection::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. }) => {
+        FirewallError::NotFound(_) | FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. }) => {
             StatusCode::NOT_FOUND
         }
-        Rejection::Refused(_) | Rejection::NotEntitled(_) => StatusCode::FORBIDDEN,
-        Rejection::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        Rejection::Upstream(_) | Rejection::Unreadable { .. } => StatusCode::BAD_GATEWAY,
-        Rejection::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-        Rejection::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        FirewallError::Refused(_) | FirewallError::NotEntitled(_) => StatusCode::FORBIDDEN,
+        FirewallError::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        FirewallError::Upstream(_) | FirewallError::Unreadable { .. } => StatusCode::BAD_GATEWAY,
+        FirewallError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+        FirewallError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -225,22 +226,22 @@ pub(crate) mod tests {
     /// Judges nothing.
     pub(in crate::server::admin) struct Nobody;
 
-    impl Judges for Nobody {
-        fn check<'a>(&'a self, _asker: &'a Asker, _locked: &'a [Locked]) -> Answering<'a, Vec<Judged>> {
+    impl PackageInspector for Nobody {
+        fn check<'a>(&'a self, _asker: &'a Client, _locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
             Box::pin(async { Vec::new() })
         }
 
         fn explain<'a>(
             &'a self,
-            _asker: &'a Asker,
-            _spec: &'a Spec,
+            _asker: &'a Client,
+            _spec: &'a PackageSpec,
             _at: Option<Timestamp>,
-        ) -> Answering<'a, Result<Explanation, Rejection>> {
-            Box::pin(async { Err(Rejection::NotFound("there is nothing".into())) })
+        ) -> BoxFuture<'a, Result<Explanation, FirewallError>> {
+            Box::pin(async { Err(FirewallError::NotFound("there is nothing".into())) })
         }
 
-        fn terms(&self, _asker: &Asker) -> Terms {
-            Terms { minimum_release_age_seconds: 0, exclude: Vec::new() }
+        fn terms(&self, _asker: &Client) -> ClientPolicy {
+            ClientPolicy { minimum_release_age_seconds: 0, exclude: Vec::new() }
         }
 
         fn upstreams(&self) -> Vec<String> {
@@ -251,15 +252,19 @@ pub(crate) mod tests {
     #[test]
     fn an_answer_is_in_the_words_of_its_reader() {
         let reader = |accept: Option<&str>, agent: &str| {
-            Reader::of(&Request { accept: accept.map(str::to_owned), agent: agent.to_owned(), ..Request::default() })
+            ResponseFormat::of(&AdminRequest {
+                accept: accept.map(str::to_owned),
+                agent: agent.to_owned(),
+                ..AdminRequest::default()
+            })
         };
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-        assert_eq!(reader(Some(browser), "Mozilla/5.0"), Reader::Browser);
-        assert_eq!(reader(Some("*/*"), "curl/8.5.0"), Reader::Terminal);
-        assert_eq!(reader(None, "curl/8.5.0"), Reader::Terminal);
-        assert_eq!(reader(Some("application/json"), "curl/8.5.0"), Reader::Program);
-        assert_eq!(reader(Some("text/plain"), "node"), Reader::Terminal);
-        assert_eq!((reader(Some("*/*"), "node"), reader(None, "")), (Reader::Program, Reader::Program));
+        assert_eq!(reader(Some(browser), "Mozilla/5.0"), ResponseFormat::Browser);
+        assert_eq!(reader(Some("*/*"), "curl/8.5.0"), ResponseFormat::Terminal);
+        assert_eq!(reader(None, "curl/8.5.0"), ResponseFormat::Terminal);
+        assert_eq!(reader(Some("application/json"), "curl/8.5.0"), ResponseFormat::Program);
+        assert_eq!(reader(Some("text/plain"), "node"), ResponseFormat::Terminal);
+        assert_eq!((reader(Some("*/*"), "node"), reader(None, "")), (ResponseFormat::Program, ResponseFormat::Program));
     }
 
     #[test]

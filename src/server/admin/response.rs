@@ -11,8 +11,8 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
-use crate::firewall::Asker;
-use crate::server::admin::packages::{self, Judge};
+use crate::firewall::Client;
+use crate::server::admin::packages::{self, SharedInspector};
 use crate::telemetry::Metrics;
 use crate::text::printable;
 
@@ -23,21 +23,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EXPLAIN: &str = "explain/";
 
 /// Looks whether a part of the process works, and says what does not. May block; sends nothing upstream.
-pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Answers for health and numbers.
 pub struct Admin {
     metrics: Arc<Metrics>,
-    checks: Vec<(&'static str, Check)>,
-    remarks: Vec<(&'static str, Check)>,
-    judge: Judge,
+    checks: Vec<(&'static str, HealthCheck)>,
+    remarks: Vec<(&'static str, HealthCheck)>,
+    judge: SharedInspector,
     draining: AtomicBool,
     patience: Duration,
 }
 
 /// A request for a page.
 #[derive(Default)]
-pub struct Request {
+pub struct AdminRequest {
     /// The method.
     pub method: Method,
     /// The decoded path below `/-/coldframe/`.
@@ -49,7 +49,7 @@ pub struct Request {
     /// What the client calls itself.
     pub agent: String,
     /// Who asks; `None` where everybody may.
-    pub visitor: Option<Asker>,
+    pub visitor: Option<Client>,
     /// What they sent.
     pub body: Bytes,
 }
@@ -60,9 +60,9 @@ impl Admin {
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
-        checks: Vec<(&'static str, Check)>,
-        remarks: Vec<(&'static str, Check)>,
-        judge: Judge,
+        checks: Vec<(&'static str, HealthCheck)>,
+        remarks: Vec<(&'static str, HealthCheck)>,
+        judge: SharedInspector,
     ) -> Self {
         Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: PATIENCE }
     }
@@ -73,7 +73,7 @@ impl Admin {
     }
 
     /// The page that is asked for.
-    pub async fn answer(&self, request: Request) -> Response<Bytes> {
+    pub async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         match &*request.page {
             "healthz" | "readyz" | "metrics" | "client-config" if !reads => only("GET, HEAD"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     async fn get(admin: &Admin, path: &str) -> (u16, String) {
-        let response = admin.answer(Request { page: path.to_owned(), ..Request::default() }).await;
+        let response = admin.answer(AdminRequest { page: path.to_owned(), ..AdminRequest::default() }).await;
         (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).unwrap())
     }
 
@@ -173,7 +173,7 @@ mod tests {
     async fn a_check_that_hangs_is_not_waited_for() {
         let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
-        let hangs: Check = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
+        let hangs: HealthCheck = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
         let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
         admin.patience = Duration::from_millis(20);
         let (status, told) = get(&admin, "readyz").await;
@@ -187,7 +187,8 @@ mod tests {
         let (status, numbers) = get(&admin, "metrics").await;
         assert!(status == 200 && numbers.contains("coldframe_requests_total"), "{numbers}");
         assert_eq!(get(&admin, "nothing").await.0, 404);
-        let refused = admin.answer(Request { method: Method::POST, page: "healthz".to_owned(), ..Request::default() }).await;
+        let refused =
+            admin.answer(AdminRequest { method: Method::POST, page: "healthz".to_owned(), ..AdminRequest::default() }).await;
         assert_eq!((refused.status().as_u16(), refused.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::net::FairLimit;
 use crate::net::fair_limit::Sizes;
 use crate::net::headers::single;
-use crate::server::auth::password_file::{self, UserError, Users};
+use crate::server::auth::password_file::{self, PasswordFileError, PasswordHashes};
 
 /// How many passwords are hashed at once: each takes a core for some 20 ms, and 19 MiB. A client without a password fills one of
 /// them and waits in turn with the others for the second, so it keeps no other client from logging in.
@@ -39,39 +39,44 @@ const REFUSED: Duration = Duration::from_secs(10);
 const MOST: usize = 10_000;
 
 /// The users of a file, and who of them was here.
-pub struct Login {
+pub struct GatewayAuth {
     path: PathBuf,
-    book: ArcSwap<Book>,
+    book: ArcSwap<CredentialCache>,
     /// Marks name and password in memory, where neither stands in clear.
     key: hmac::Key,
     hashing: Arc<FairLimit>,
 }
 
 /// What the file held when it was read; what was checked since is forgotten with it.
-struct Book {
-    users: Users,
-    checked: Mutex<HashMap<[u8; 32], Checked>>,
+struct CredentialCache {
+    users: PasswordHashes,
+    checked: Mutex<HashMap<[u8; 32], CachedCheck>>,
 }
 
 /// What came of a name and a password, and until when that holds.
-struct Checked {
+struct CachedCheck {
     user: Option<Arc<str>>,
     until: Instant,
 }
 
 /// Who it is, or that it is nobody.
-struct Outcome(Option<Arc<str>>);
+struct AuthResult(Option<Arc<str>>);
 
-impl Login {
+impl GatewayAuth {
     /// The users in the file at `path`.
     ///
     /// # Errors
     /// When it cannot be read, or a line of it is wrong.
-    pub fn open(path: &Path) -> Result<Self, UserError> {
+    pub fn open(path: &Path) -> Result<Self, PasswordFileError> {
         let mut key = [0; 32];
-        aws_lc_rs::rand::fill(&mut key).map_err(|_| UserError::Hash)?;
+        aws_lc_rs::rand::fill(&mut key).map_err(|_| PasswordFileError::Hash)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Ok(Self { path: path.to_owned(), book: ArcSwap::from_pointee(Book::read(path)?), key, hashing: FairLimit::new(AT_ONCE) })
+        Ok(Self {
+            path: path.to_owned(),
+            book: ArcSwap::from_pointee(CredentialCache::read(path)?),
+            key,
+            hashing: FairLimit::new(AT_ONCE),
+        })
     }
 
     /// The file.
@@ -84,8 +89,8 @@ impl Login {
     ///
     /// # Errors
     /// When it cannot be read now: those known before stay so.
-    pub fn reread(&self) -> Result<usize, UserError> {
-        let book = Book::read(&self.path)?;
+    pub fn reread(&self) -> Result<usize, PasswordFileError> {
+        let book = CredentialCache::read(&self.path)?;
         let count = book.users.len();
         self.book.store(Arc::new(book));
         Ok(count)
@@ -97,12 +102,12 @@ impl Login {
         let (name, password) = basic(shown)?;
         let book = self.book.load_full();
         let mark = self.mark(&name, &password);
-        if let Some(Outcome(known)) = book.recall(&mark) {
+        if let Some(AuthResult(known)) = book.recall(&mark) {
             return known;
         }
         let turn = self.hashing.acquire(client).await;
         // Its client may have shown it a dozen times at once.
-        if let Some(Outcome(known)) = book.recall(&mark) {
+        if let Some(AuthResult(known)) = book.recall(&mark) {
             return known;
         }
         let user = book.users.get_key_value(name.as_str()).map(|(user, hash)| (Arc::clone(user), hash.clone()));
@@ -128,21 +133,21 @@ impl Login {
     }
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for GatewayAuth {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Login").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl Book {
-    fn read(path: &Path) -> Result<Self, UserError> {
+impl CredentialCache {
+    fn read(path: &Path) -> Result<Self, PasswordFileError> {
         Ok(Self { users: password_file::read(path)?, checked: Mutex::default() })
     }
 
     /// What came of it, if that still holds.
-    fn recall(&self, mark: &[u8; 32]) -> Option<Outcome> {
+    fn recall(&self, mark: &[u8; 32]) -> Option<AuthResult> {
         let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        checked.get(mark).filter(|checked| Instant::now() < checked.until).map(|checked| Outcome(checked.user.clone()))
+        checked.get(mark).filter(|checked| Instant::now() < checked.until).map(|checked| AuthResult(checked.user.clone()))
     }
 
     fn remember(&self, mark: [u8; 32], user: Option<Arc<str>>) {
@@ -155,7 +160,7 @@ impl Book {
         if checked.len() >= MOST {
             checked.clear();
         }
-        checked.insert(mark, Checked { user, until });
+        checked.insert(mark, CachedCheck { user, until });
     }
 }
 
@@ -195,7 +200,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
-        let login = Login::open(&path).unwrap();
+        let login = GatewayAuth::open(&path).unwrap();
         assert_eq!(login.admit(CLIENT, &shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
         for wrong in ["ada:p@ss:wor", "ada:", "ada", "eve:p@ss:word", ":p@ss:word"] {
             assert_eq!(login.admit(CLIENT, &shown(wrong)).await, None, "{wrong}");
@@ -214,9 +219,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
-        let login = Arc::new(Login::open(&path).unwrap());
+        let login = Arc::new(GatewayAuth::open(&path).unwrap());
         // What the passwords of one client take in all is ten times as long as the other client waits at most.
-        let guess = async |login: Arc<Login>| {
+        let guess = async |login: Arc<GatewayAuth>| {
             let _turn = login.hashing.acquire(CLIENT).await;
             tokio::time::sleep(A_WHILE / 100).await;
         };
@@ -233,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "one")).unwrap();
-        let login = Login::open(&path).unwrap();
+        let login = GatewayAuth::open(&path).unwrap();
         assert!(login.admit(CLIENT, &shown("ada:one")).await.is_some());
         fs::write(&path, format!("{}\n{}", cheap("ada", "two"), cheap("eve", "x"))).unwrap();
         assert_eq!(login.reread().unwrap(), 2);

@@ -23,11 +23,11 @@ const LARGEST: u64 = 4 << 20;
 const DEAREST: (u32, u32, u32) = (128 << 10, 16, 8);
 
 /// Everybody in a file.
-pub(crate) type Users = HashMap<Arc<str>, PasswordHash>;
+pub(crate) type PasswordHashes = HashMap<Arc<str>, PasswordHash>;
 
 /// Why a file of users is of no use, or cannot be changed. Never holds a password or a hash.
 #[derive(Debug, thiserror::Error)]
-pub enum UserError {
+pub enum PasswordFileError {
     /// It cannot be read or written.
     #[error("cannot {action} the users in `{}`", path.display())]
     File {
@@ -63,16 +63,16 @@ pub enum UserError {
 ///
 /// # Errors
 /// The first line that is wrong; when it cannot be read.
-pub(crate) fn read(path: &Path) -> Result<Users, UserError> {
+pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
     let text = load(path).map_err(failed("read", path))?;
-    let mut users = Users::new();
+    let mut users = PasswordHashes::new();
     for (line, text) in (1..).zip(text.lines().map(str::trim)) {
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
-        let (name, hash) = entry(text).map_err(|why| UserError::Line { path: path.to_owned(), line, why })?;
+        let (name, hash) = entry(text).map_err(|why| PasswordFileError::Line { path: path.to_owned(), line, why })?;
         if users.insert(name.into(), hash).is_some() {
-            return Err(UserError::Line { path: path.to_owned(), line, why: "names a user again" });
+            return Err(PasswordFileError::Line { path: path.to_owned(), line, why: "names a user again" });
         }
     }
     Ok(users)
@@ -82,17 +82,17 @@ pub(crate) fn read(path: &Path) -> Result<Users, UserError> {
 ///
 /// # Errors
 /// When either is none; when the system has no randomness.
-pub fn line(name: &str, password: &str) -> Result<String, UserError> {
+pub fn line(name: &str, password: &str) -> Result<String, PasswordFileError> {
     if !is_name(name) {
-        return Err(UserError::Name(name.escape_debug().to_string()));
+        return Err(PasswordFileError::Name(name.escape_debug().to_string()));
     }
     if password.is_empty() {
-        return Err(UserError::Empty);
+        return Err(PasswordFileError::Empty);
     }
     let mut salt = [0; 16];
-    aws_lc_rs::rand::fill(&mut salt).map_err(|_| UserError::Hash)?;
+    aws_lc_rs::rand::fill(&mut salt).map_err(|_| PasswordFileError::Hash)?;
     let hash: PasswordHash =
-        Argon2::default().hash_password_with_salt(password.as_bytes(), &salt).map_err(|_| UserError::Hash)?;
+        Argon2::default().hash_password_with_salt(password.as_bytes(), &salt).map_err(|_| PasswordFileError::Hash)?;
     Ok(format!("{name}:{hash}"))
 }
 
@@ -101,7 +101,7 @@ pub fn line(name: &str, password: &str) -> Result<String, UserError> {
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn put(path: &Path, name: &str, line: Option<&str>) -> Result<bool, UserError> {
+pub fn put(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
     let before = match load(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         before => before.map_err(failed("read", path))?,
@@ -132,8 +132,8 @@ fn load(path: &Path) -> io::Result<String> {
     files::read(path, LARGEST).and_then(files::text)
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UserError {
-    move |source| UserError::File { action, path: path.to_owned(), source }
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PasswordFileError {
+    move |source| PasswordFileError::File { action, path: path.to_owned(), source }
 }
 
 fn entry(text: &str) -> Result<(&str, PasswordHash), &'static str> {
@@ -206,6 +206,9 @@ pub(crate) mod tests {
             let wrong = read(&path).unwrap_err().to_string().replace(&path.display().to_string(), "users");
             assert!(wrong.starts_with(told) && !wrong.contains("salt"), "{wrong}");
         }
-        assert!(matches!(line("a:b", "x"), Err(UserError::Name(_))) && matches!(line("ada", ""), Err(UserError::Empty)));
+        assert!(
+            matches!(line("a:b", "x"), Err(PasswordFileError::Name(_)))
+                && matches!(line("ada", ""), Err(PasswordFileError::Empty))
+        );
     }
 }

@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::net::headers::single;
 use crate::server::auth::gateway_users::basic;
-use crate::server::auth::password_file::UserError;
+use crate::server::auth::password_file::PasswordFileError;
 
 /// The name beside it. Who somebody is, the gateway knows without it.
 const NAME: &str = "run";
@@ -22,16 +22,16 @@ const LENGTH: usize = size_of::<u128>();
 /// A password, in characters that need no escape in a URL.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Pass(String);
+pub struct SessionPassword(String);
 
-impl Pass {
+impl SessionPassword {
     /// One that nobody has had before.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn random() -> Result<Self, UserError> {
+    pub fn random() -> Result<Self, PasswordFileError> {
         let mut bytes = [0; LENGTH];
-        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| UserError::Hash)?;
+        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| PasswordFileError::Hash)?;
         Ok(Self(format!("{:032x}", u128::from_ne_bytes(bytes))))
     }
 
@@ -51,7 +51,7 @@ impl Pass {
     }
 }
 
-impl fmt::Debug for Pass {
+impl fmt::Debug for SessionPassword {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Pass")
     }
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn it_is_another_each_time_and_only_itself_will_do() {
-        let (pass, other) = (Pass::random().unwrap(), Pass::random().unwrap());
+        let (pass, other) = (SessionPassword::random().unwrap(), SessionPassword::random().unwrap());
         let shows = |pair: &str| {
             let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).unwrap();
             pass.is_shown_in(&HeaderMap::from_iter([(PROXY_AUTHORIZATION, value)]))

@@ -19,11 +19,11 @@ const LARGEST: u64 = 64 << 10;
 
 /// The file of operators' tokens.
 #[derive(Debug, Clone)]
-pub struct Tokens(PathBuf);
+pub struct AdminTokens(PathBuf);
 
 /// Why a file of tokens is of no use. Never holds any of them.
 #[derive(Debug, thiserror::Error)]
-pub enum TokenError {
+pub enum AdminTokenError {
     /// It cannot be read.
     #[error("cannot read the tokens in `{}`", path.display())]
     File {
@@ -48,12 +48,12 @@ pub enum TokenError {
     },
 }
 
-impl Tokens {
+impl AdminTokens {
     /// The tokens in `path`, one a line; lines that begin with `#` are remarks.
     ///
     /// # Errors
     /// When they cannot be used as they are now.
-    pub fn open(path: &Path) -> Result<Self, TokenError> {
+    pub fn open(path: &Path) -> Result<Self, AdminTokenError> {
         read(path)?;
         Ok(Self(path.to_owned()))
     }
@@ -89,17 +89,20 @@ impl Tokens {
 /// The first token in `path`: what a client of another Coldframe says.
 ///
 /// # Errors
-/// As [`Tokens::open`].
-pub fn first(path: &Path) -> Result<String, TokenError> {
-    parse(path, files::read_once(path, LARGEST))?.into_iter().next().ok_or_else(|| TokenError::Empty { path: path.to_owned() })
+/// As [`AdminTokens::open`].
+pub fn first(path: &Path) -> Result<String, AdminTokenError> {
+    parse(path, files::read_once(path, LARGEST))?
+        .into_iter()
+        .next()
+        .ok_or_else(|| AdminTokenError::Empty { path: path.to_owned() })
 }
 
-fn read(path: &Path) -> Result<Vec<String>, TokenError> {
+fn read(path: &Path) -> Result<Vec<String>, AdminTokenError> {
     parse(path, files::read(path, LARGEST))
 }
 
-fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, TokenError> {
-    let text = read.and_then(files::text).map_err(|source| TokenError::File { path: path.to_owned(), source })?;
+fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, AdminTokenError> {
+    let text = read.and_then(files::text).map_err(|source| AdminTokenError::File { path: path.to_owned(), source })?;
     let mut tokens = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let token = text.trim();
@@ -107,11 +110,11 @@ fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, Tok
             continue;
         }
         if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(TokenError::Line { path: path.to_owned(), line });
+            return Err(AdminTokenError::Line { path: path.to_owned(), line });
         }
         tokens.push(token.to_owned());
     }
-    if tokens.is_empty() { Err(TokenError::Empty { path: path.to_owned() }) } else { Ok(tokens) }
+    if tokens.is_empty() { Err(AdminTokenError::Empty { path: path.to_owned() }) } else { Ok(tokens) }
 }
 
 #[cfg(test)]
@@ -122,9 +125,9 @@ mod tests {
     async fn only_a_whole_token_that_is_there_now_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
-        assert!(Tokens::open(&path).is_err());
+        assert!(AdminTokens::open(&path).is_err());
         std::fs::write(&path, "# ours\n\n0123456789abcdef\nfedcba9876543210\n").unwrap();
-        let tokens = Tokens::open(&path).unwrap();
+        let tokens = AdminTokens::open(&path).unwrap();
         let asks = async |value: &'static str| {
             tokens.admit(&HeaderMap::from_iter([(AUTHORIZATION, http::HeaderValue::from_static(value))])).await
         };
@@ -140,6 +143,6 @@ mod tests {
         assert!(!asks("Bearer 0123456789abcdef").await && asks("Bearer fedcba9876543210").await);
         std::fs::write(&path, "short").unwrap();
         assert!(!asks("Bearer short").await);
-        assert!(Tokens::open(&path).unwrap_err().to_string().contains("line 1"));
+        assert!(AdminTokens::open(&path).unwrap_err().to_string().contains("line 1"));
     }
 }

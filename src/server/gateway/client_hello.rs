@@ -7,12 +7,12 @@ use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::net::Opened;
+use crate::net::PeekedStream;
 use crate::server::gateway::intercept::{HANDSHAKE, LARGEST_HELLO};
 
 /// Why there is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HelloError {
+pub(crate) enum ClientHelloError {
     /// It takes too long, or ended.
     #[error("no ClientHello came in time")]
     Slow,
@@ -28,34 +28,34 @@ pub(crate) enum HelloError {
 }
 
 /// The name that a connection begins with, in lower case.
-pub(crate) async fn name(stream: &mut Opened<TcpStream>, patience: Duration) -> Result<String, HelloError> {
-    timeout(patience, read(stream)).await.unwrap_or(Err(HelloError::Slow))
+pub(crate) async fn name(stream: &mut PeekedStream<TcpStream>, patience: Duration) -> Result<String, ClientHelloError> {
+    timeout(patience, read(stream)).await.unwrap_or(Err(ClientHelloError::Slow))
 }
 
-async fn read(stream: &mut Opened<TcpStream>) -> Result<String, HelloError> {
+async fn read(stream: &mut PeekedStream<TcpStream>) -> Result<String, ClientHelloError> {
     let (mut acceptor, mut seen) = (Acceptor::default(), 0);
     loop {
-        let held = stream.peek(LARGEST_HELLO).await.map_err(|_| HelloError::Slow)?;
+        let held = stream.peek(LARGEST_HELLO).await.map_err(|_| ClientHelloError::Slow)?;
         if held.len() == seen {
-            return Err(if seen < LARGEST_HELLO { HelloError::Slow } else { HelloError::Unreadable });
+            return Err(if seen < LARGEST_HELLO { ClientHelloError::Slow } else { ClientHelloError::Unreadable });
         }
         if held.first() != Some(&HANDSHAKE) {
-            return Err(HelloError::Plaintext);
+            return Err(ClientHelloError::Plaintext);
         }
         let mut fresh = &held[seen..];
         seen = held.len();
         while !fresh.is_empty() {
             // It stops taking when it has what it needs, or more than it holds.
-            if acceptor.read_tls(&mut fresh).map_err(|_| HelloError::Unreadable)? == 0 {
+            if acceptor.read_tls(&mut fresh).map_err(|_| ClientHelloError::Unreadable)? == 0 {
                 break;
             }
             match acceptor.accept() {
                 Ok(Some(hello)) => {
                     let hello = hello.client_hello();
-                    return hello.server_name().map(str::to_ascii_lowercase).ok_or(HelloError::Nameless);
+                    return hello.server_name().map(str::to_ascii_lowercase).ok_or(ClientHelloError::Nameless);
                 }
                 Ok(None) => {}
-                Err(_) => return Err(HelloError::Unreadable),
+                Err(_) => return Err(ClientHelloError::Unreadable),
             }
         }
     }

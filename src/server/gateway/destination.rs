@@ -7,11 +7,11 @@ use http::uri::Authority;
 use url::Host;
 
 use crate::net::headers::split_host;
-use crate::server::ProxyError;
+use crate::server::RequestError;
 
 /// Where a client wants to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Destination {
     /// A name in lower case without a dot at its end, or an address, however that was written: in decimal or hexadecimal, with
     /// fewer parts.
     pub(crate) host: Host,
@@ -19,14 +19,14 @@ pub(crate) struct Place {
     pub(crate) port: u16,
 }
 
-impl Place {
+impl Destination {
     /// Reads the target of a request; `usual` is the port where none is written.
     ///
     /// # Errors
     /// When it is no host, brings credentials, or has no port though it needs one.
-    pub(crate) fn of(authority: &Authority, usual: Option<u16>) -> Result<Self, ProxyError> {
+    pub(crate) fn of(authority: &Authority, usual: Option<u16>) -> Result<Self, RequestError> {
         let text = authority.as_str();
-        let wrong = |detail: &str| ProxyError::Headers(format!("{detail}: `{}`", text.escape_debug()));
+        let wrong = |detail: &str| RequestError::Headers(format!("{detail}: `{}`", text.escape_debug()));
         if text.contains(['@', '%']) {
             return Err(wrong("the target holds more than a host and a port"));
         }
@@ -69,7 +69,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Destination {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}:{}", self.host, self.port)
     }
@@ -81,7 +81,7 @@ mod tests {
 
     fn read(text: &str) -> Result<String, String> {
         let authority: Authority = text.parse().map_err(|_| "not even an authority".to_owned())?;
-        Place::of(&authority, None).map(|place| place.to_string()).map_err(|error| error.to_string())
+        Destination::of(&authority, None).map(|place| place.to_string()).map_err(|error| error.to_string())
     }
 
     #[test]

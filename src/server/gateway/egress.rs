@@ -8,63 +8,64 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::net::HostGlob;
+use crate::net::HostPattern;
 use crate::net::{
-    ClientError, Deadlines, Far, Layer, Parent, Relayed, addresses_of, are_permitted, dial_permitted, is_inward, is_public,
+    ClientError, ConnectStage, Deadlines, OutboundProxy, ProxyConnection, TunnelStream, addresses_of, are_permitted,
+    dial_permitted, is_inward, is_public,
 };
-use crate::server::gateway::destination::Place;
-use crate::server::{Gateway, ProxyError};
+use crate::server::gateway::destination::Destination;
+use crate::server::{GatewayConfig, RequestError};
 use crate::telemetry::BarLabel;
 
 /// What may be reached.
 #[derive(Debug)]
-pub struct Others {
-    allowed: Vec<HostGlob>,
+pub struct EgressPolicy {
+    allowed: Vec<HostPattern>,
     /// Addresses that are written out, each with its port if one is.
     addresses: Vec<(IpAddr, Option<u16>)>,
     tunnels: bool,
-    way: Arc<Way>,
+    way: Arc<EgressContext>,
 }
 
 /// How others are reached.
 #[derive(Debug)]
-pub struct Way {
+pub struct EgressContext {
     /// Where this process listens: nothing leads there.
     pub ours: Vec<SocketAddr>,
     /// Who connects for us, where somebody does.
-    pub parent: Parent,
+    pub parent: OutboundProxy,
 }
 
 /// Leave to go to one place; which of its addresses may be dialled is another question.
-pub(crate) struct Leave<'a> {
-    others: &'a Others,
+pub(crate) struct EgressGrant<'a> {
+    others: &'a EgressPolicy,
     /// The host is written out, so that a private address of it is meant.
     named: bool,
     /// The host is this machine by its name.
     local: bool,
     /// Somebody allowed the host, by its name or by a pattern.
     listed: bool,
-    warned: &'a Warned<'a>,
+    warned: &'a IndicatorCheck<'a>,
     /// The last reason for which an address was not permitted; that of an address which nobody named, at first.
     why: Mutex<BarLabel>,
 }
 
 /// Why nobody may go to a name or an address, by what feeds say of it.
-pub(crate) type Warned<'a> = dyn Fn(&str) -> Option<String> + Send + Sync + 'a;
+pub(crate) type IndicatorCheck<'a> = dyn Fn(&str) -> Option<String> + Send + Sync + 'a;
 
 /// What leads to a place that is asked in plain HTTP.
-pub(crate) enum Onward {
+pub(crate) enum HttpUpstreamRoute {
     /// The place itself.
     Direct(TcpStream),
     /// A proxy that asks it.
-    Relayed(Relayed),
+    Relayed(ProxyConnection),
 }
 
-impl Others {
+impl EgressPolicy {
     /// As the gateway is configured.
     #[must_use]
-    pub fn new(gateway: &Gateway, way: Arc<Way>) -> Self {
-        let address = |glob: &HostGlob| {
+    pub fn new(gateway: &GatewayConfig, way: Arc<EgressContext>) -> Self {
+        let address = |glob: &HostPattern| {
             let host = glob.host()?.trim_start_matches('[').trim_end_matches(']');
             Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port()))
         };
@@ -73,7 +74,7 @@ impl Others {
     }
 
     /// How others are reached.
-    pub(crate) fn way(&self) -> Arc<Way> {
+    pub(crate) fn way(&self) -> Arc<EgressContext> {
         Arc::clone(&self.way)
     }
 
@@ -81,10 +82,10 @@ impl Others {
     ///
     /// # Errors
     /// [`ProxyError::Barred`] and [`ProxyError::Unreached`].
-    pub(crate) async fn reach(&self, place: &Place, warned: &Warned<'_>) -> Result<Far, ProxyError> {
+    pub(crate) async fn reach(&self, place: &Destination, warned: &IndicatorCheck<'_>) -> Result<TunnelStream, RequestError> {
         let leave = self.admit(place, warned)?;
         let Some(before) = self.way.parent.before(&place.dialled(), place.port) else {
-            return self.dial(place, &leave).await.map(Far::from);
+            return self.dial(place, &leave).await.map(TunnelStream::from);
         };
         self.check_unseen(place, &leave).await?;
         before.tunnel().await.map_err(|cause| leave.unreached(place, cause))
@@ -97,10 +98,10 @@ impl Others {
     /// As [`Others::reach`].
     pub(crate) async fn splice(
         &self,
-        place: &Place,
+        place: &Destination,
         original: Option<SocketAddr>,
-        warned: &Warned<'_>,
-    ) -> Result<Far, ProxyError> {
+        warned: &IndicatorCheck<'_>,
+    ) -> Result<TunnelStream, RequestError> {
         let Some(original) = original else { return self.reach(place, warned).await };
         if self.way.parent.before(&place.dialled(), place.port).is_some() {
             return self.reach(place, warned).await;
@@ -109,7 +110,7 @@ impl Others {
         let known = timeout(Deadlines::default().connect, addresses_of(&place.dialled(), place.port)).await.unwrap_or_default();
         let is_its = known.iter().any(|address| address.ip().to_canonical() == original.ip());
         if !known.is_empty() && !is_its {
-            return self.dial(place, &leave).await.map(Far::from);
+            return self.dial(place, &leave).await.map(TunnelStream::from);
         }
         if known.is_empty() && !leave.named {
             let told = format!(
@@ -117,30 +118,34 @@ impl Others {
                  it: `{place}`",
                 place.host
             );
-            return Err(ProxyError::Barred(BarLabel::Address, told));
+            return Err(RequestError::Barred(BarLabel::Address, told));
         }
-        self.dial_at(&original.ip().to_string(), place, &leave).await.map(Far::from)
+        self.dial_at(&original.ip().to_string(), place, &leave).await.map(TunnelStream::from)
     }
 
     /// A connection for plain HTTP to `place`, if that is allowed.
     ///
     /// # Errors
     /// As [`Others::reach`].
-    pub(crate) async fn reach_for_http(&self, place: &Place, warned: &Warned<'_>) -> Result<Onward, ProxyError> {
+    pub(crate) async fn reach_for_http(
+        &self,
+        place: &Destination,
+        warned: &IndicatorCheck<'_>,
+    ) -> Result<HttpUpstreamRoute, RequestError> {
         let leave = self.admit(place, warned)?;
         let Some(before) = self.way.parent.before(&place.dialled(), 80) else {
-            return self.dial(place, &leave).await.map(Onward::Direct);
+            return self.dial(place, &leave).await.map(HttpUpstreamRoute::Direct);
         };
         self.check_unseen(place, &leave).await?;
-        before.relayed().await.map(Onward::Relayed).map_err(|cause| leave.unreached(place, cause))
+        before.relayed().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| leave.unreached(place, cause))
     }
 
-    async fn dial(&self, place: &Place, leave: &Leave<'_>) -> Result<TcpStream, ProxyError> {
+    async fn dial(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
         self.dial_at(&place.dialled(), place, leave).await
     }
 
     /// Dials `host`, a name or an address, on the way to `place`.
-    async fn dial_at(&self, host: &str, place: &Place, leave: &Leave<'_>) -> Result<TcpStream, ProxyError> {
+    async fn dial_at(&self, host: &str, place: &Destination, leave: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
         let deadline = Deadlines::default().connect;
         let dialling = timeout(deadline, dial_permitted(host, place.port, |address| leave.permits(address))).await;
         dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline })).map_err(|cause| leave.unreached(place, cause))
@@ -148,7 +153,7 @@ impl Others {
 
     /// Checks a place that somebody else dials: every address that it has here has to be permitted, and one that has none here,
     /// about which nothing can be said, has to be allowed by its name.
-    async fn check_unseen(&self, place: &Place, leave: &Leave<'_>) -> Result<(), ProxyError> {
+    async fn check_unseen(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<(), RequestError> {
         let (deadline, host) = (Deadlines::default().connect, place.dialled());
         let looked = timeout(deadline, are_permitted(&host, place.port, |address| leave.permits(address))).await;
         let is_known = looked.unwrap_or(Ok(false)).map_err(|cause| leave.unreached(place, cause))?;
@@ -160,17 +165,17 @@ impl Others {
              that: `{place}`",
             place.host
         );
-        Err(ProxyError::Barred(BarLabel::Address, told))
+        Err(RequestError::Barred(BarLabel::Address, told))
     }
 
     /// Leave to go to `place`.
     ///
     /// # Errors
     /// [`ProxyError::Barred`], in words.
-    fn admit<'a>(&'a self, place: &Place, warned: &'a Warned<'a>) -> Result<Leave<'a>, ProxyError> {
+    fn admit<'a>(&'a self, place: &Destination, warned: &'a IndicatorCheck<'a>) -> Result<EgressGrant<'a>, RequestError> {
         // Before anything else: whoever is refused for another reason would go unnoticed.
         if let Some(why) = warned(&place.dialled()) {
-            return Err(ProxyError::Barred(BarLabel::Indicator, format!("coldframe does not connect there, {why}: `{place}`")));
+            return Err(RequestError::Barred(BarLabel::Indicator, format!("coldframe does not connect there, {why}: `{place}`")));
         }
         let usual = matches!(place.port, 443 | 80);
         let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, place) && (usual || glob.port().is_some()));
@@ -178,7 +183,7 @@ impl Others {
         let local = named && place.name().is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
         let listed = allowing.next().is_some();
         if listed || (self.tunnels && usual) {
-            return Ok(Leave { others: self, named, local, listed, warned, why: Mutex::new(BarLabel::Address) });
+            return Ok(EgressGrant { others: self, named, local, listed, warned, why: Mutex::new(BarLabel::Address) });
         }
         let host = &place.host;
         if usual {
@@ -186,13 +191,13 @@ impl Others {
                 "coldframe does not connect to this host, `--allow-host {host}` has it do so and `--intercept {host}` has it answer \
                  from upstream: `{place}`"
             );
-            return Err(ProxyError::Barred(BarLabel::Host, told));
+            return Err(RequestError::Barred(BarLabel::Host, told));
         }
         let told = format!("coldframe connects to ports 443 and 80 only, `--allow-host {place}` allows another: `{place}`");
-        Err(ProxyError::Barred(BarLabel::Port, told))
+        Err(RequestError::Barred(BarLabel::Port, told))
     }
 
-    fn allows(glob: &HostGlob, place: &Place) -> bool {
+    fn allows(glob: &HostPattern, place: &Destination) -> bool {
         // Such a URL has no other port than the one that is written.
         Url::parse(&format!("http://{place}/")).is_ok_and(|url| glob.reach(&url).is_some())
     }
@@ -210,14 +215,14 @@ impl Others {
     }
 }
 
-impl Leave<'_> {
-    fn unreached(&self, place: &Place, cause: ClientError) -> ProxyError {
+impl EgressGrant<'_> {
+    fn unreached(&self, place: &Destination, cause: ClientError) -> RequestError {
         match cause {
-            ClientError::Unreachable { layer: Layer::Reach, detail, .. } => {
+            ClientError::Unreachable { layer: ConnectStage::Reach, detail, .. } => {
                 let label = *self.why.lock().unwrap_or_else(PoisonError::into_inner);
-                ProxyError::Barred(label, format!("coldframe does not connect there, {detail}: `{place}`"))
+                RequestError::Barred(label, format!("coldframe does not connect there, {detail}: `{place}`"))
             }
-            cause => ProxyError::Unreached { place: place.to_string(), cause },
+            cause => RequestError::Unreached { place: place.to_string(), cause },
         }
     }
 
@@ -250,17 +255,17 @@ impl Leave<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::intercepted_hosts::Targets;
+    use crate::server::intercepted_hosts::InterceptedHosts;
 
-    fn others(allowed: &[&str], tunnels_others: bool) -> Others {
+    fn others(allowed: &[&str], tunnels_others: bool) -> EgressPolicy {
         let allowed = allowed.iter().map(|glob| glob.parse().unwrap()).collect();
-        let gateway = Gateway { targets: Targets::default(), allowed, tunnels_others, users: None };
+        let gateway = GatewayConfig { targets: InterceptedHosts::default(), allowed, tunnels_others, users: None };
         let ours = vec!["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()];
-        Others::new(&gateway, Arc::new(Way { ours, parent: Parent::none() }))
+        EgressPolicy::new(&gateway, Arc::new(EgressContext { ours, parent: OutboundProxy::none() }))
     }
 
-    fn leads(others: &Others, place: &str, address: &str) -> Result<(), String> {
-        let place = Place::of(&place.parse().unwrap(), None).unwrap();
+    fn leads(others: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
+        let place = Destination::of(&place.parse().unwrap(), None).unwrap();
         let leave = others.admit(&place, &|_| None).map_err(|error| error.to_string())?;
         leave.permits(SocketAddr::new(address.parse().unwrap(), place.port))
     }

@@ -16,13 +16,13 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::net::headers::single;
-use crate::net::{Arriving, Body, Opened, Taken};
-use crate::server::ProxyError;
+use crate::net::{Body, PeekedStream, RequestBody, UpgradedConnection};
+use crate::server::RequestError;
 use crate::server::gateway::{Forward, refuse};
-use crate::server::intercepted_hosts::Aim;
-use crate::server::registry::handler::{Door, handle};
-use crate::server::request_log::Watch;
-use crate::server::service::Answers;
+use crate::server::intercepted_hosts::InterceptTarget;
+use crate::server::registry::handler::{EntryPoint, handle};
+use crate::server::request_log::RequestLog;
+use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
 /// The first byte of a TLS connection.
@@ -41,8 +41,13 @@ const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Serves a connection that was opened to `aim`, by a client of this name if it has one, to its end.
-pub(crate) async fn serve<A: Answers>(gateway: Arc<Forward<A>>, aim: Aim, user: Option<Arc<str>>, taken: Taken) {
-    let Taken { mut stream, mut seat } = taken;
+pub(crate) async fn serve<A: RegistryService>(
+    gateway: Arc<Forward<A>>,
+    aim: InterceptTarget,
+    user: Option<Arc<str>>,
+    taken: UpgradedConnection,
+) {
+    let UpgradedConnection { mut stream, mut seat } = taken;
     let (peer, patience) = (seat.peer(), seat.limits().head_timeout);
     let Ok(Ok(Some(first))) = timeout(patience, stream.first()).await else { return };
     let aim = Arc::new(aim);
@@ -62,13 +67,13 @@ pub(crate) async fn serve<A: Answers>(gateway: Arc<Forward<A>>, aim: Aim, user: 
 }
 
 /// The TLS handshake; `None` when there is none, which is logged.
-async fn secure<A: Answers>(
+async fn secure<A: RegistryService>(
     gateway: &Forward<A>,
-    aim: &Aim,
-    mut stream: Opened<TcpStream>,
+    aim: &InterceptTarget,
+    mut stream: PeekedStream<TcpStream>,
     peer: SocketAddr,
     patience: Duration,
-) -> Option<TlsStream<Opened<TcpStream>>> {
+) -> Option<TlsStream<PeekedStream<TcpStream>>> {
     stream.allow(Some(LARGEST_HELLO));
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let mut start = match timeout(patience, &mut acceptor).await {
@@ -117,11 +122,11 @@ async fn secure<A: Answers>(
 }
 
 /// Answers what is asked on a connection to `aim`.
-fn answering<A: Answers>(
+fn answering<A: RegistryService>(
     gateway: Arc<Forward<A>>,
-    aim: Arc<Aim>,
+    aim: Arc<InterceptTarget>,
     user: Option<Arc<str>>,
-) -> impl Fn(SocketAddr, Request<Arriving>) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync {
+) -> impl Fn(SocketAddr, Request<RequestBody>) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync {
     move |peer, request| {
         let (gateway, aim, user) = (Arc::clone(&gateway), Arc::clone(&aim), user.clone());
         Box::pin(async move {
@@ -129,32 +134,32 @@ fn answering<A: Answers>(
             if let Err(error) = check(&aim, &head) {
                 return turn_away(&gateway, (peer, user.as_deref()), &head, &error);
             }
-            let door = Door::Intercepted(Aim::clone(&aim), user);
+            let door = EntryPoint::Intercepted(InterceptTarget::clone(&aim), user);
             handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await
         })
     }
 }
 
 /// Refuses whatever is asked on a connection to `aim`.
-fn refusing<A: Answers>(
+fn refusing<A: RegistryService>(
     gateway: Arc<Forward<A>>,
-    aim: Arc<Aim>,
+    aim: Arc<InterceptTarget>,
     why: &'static str,
-) -> impl Fn(SocketAddr, Request<Arriving>) -> std::future::Ready<Response<Body>> + Send + Sync {
+) -> impl Fn(SocketAddr, Request<RequestBody>) -> std::future::Ready<Response<Body>> + Send + Sync {
     move |peer, request| {
         let host = &*aim.target.host;
-        let error = ProxyError::Headers(format!("{why}: `{host}:{}`", aim.port));
+        let error = RequestError::Headers(format!("{why}: `{host}:{}`", aim.port));
         std::future::ready(turn_away(&gateway, (peer, None), &request.into_parts().0, &error))
     }
 }
 
-fn turn_away<A: Answers>(
+fn turn_away<A: RegistryService>(
     gateway: &Forward<A>,
     client: (SocketAddr, Option<&str>),
     head: &Parts,
-    error: &ProxyError,
+    error: &RequestError,
 ) -> Response<Body> {
-    let watch = Watch::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
+    let watch = RequestLog::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
     let mut reply = refuse(gateway, client, &head.uri, error);
     if head.version == http::Version::HTTP_2 {
         // HTTP/2 knows no such header.
@@ -164,24 +169,24 @@ fn turn_away<A: Answers>(
 }
 
 /// Refuses a request that names another host than its connection was opened to, in any of the places where it may name one.
-fn check(aim: &Aim, head: &Parts) -> Result<(), ProxyError> {
+fn check(aim: &InterceptTarget, head: &Parts) -> Result<(), RequestError> {
     if head.method == Method::CONNECT {
-        return Err(ProxyError::Headers("no tunnel inside a tunnel".to_owned()));
+        return Err(RequestError::Headers("no tunnel inside a tunnel".to_owned()));
     }
-    let host = single(&head.headers, &HOST).map_err(ProxyError::Headers)?;
+    let host = single(&head.headers, &HOST).map_err(RequestError::Headers)?;
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     let same_scheme = |uri: &Uri| uri.scheme_str().is_none_or(|scheme| (scheme == "https") == aim.secure);
     let named = [host, authority];
     if named.iter().all(Option::is_none) {
-        return Err(ProxyError::Headers("the `host` header is missing".to_owned()));
+        return Err(RequestError::Headers("the `host` header is missing".to_owned()));
     }
     if same_scheme(&head.uri) && named.iter().flatten().all(|host| aim.is_named_by(host)) {
         return Ok(());
     }
-    Err(ProxyError::Misdirected(format!("this connection was opened to another host: `{}:{}`", aim.target.host, aim.port)))
+    Err(RequestError::Misdirected(format!("this connection was opened to another host: `{}:{}`", aim.target.host, aim.port)))
 }
 
-fn tell<A: Answers>(gateway: &Forward<A>, peer: SocketAddr, aim: &Aim, reason: BarLabel, text: &str) {
+fn tell<A: RegistryService>(gateway: &Forward<A>, peer: SocketAddr, aim: &InterceptTarget, reason: BarLabel, text: &str) {
     let target = format!("{}:{}", aim.target.host, aim.port);
     gateway.note_refusal((peer, None), &target, reason, text);
 }

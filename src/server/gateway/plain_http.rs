@@ -10,10 +10,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use crate::net::{Arriving, Body, ClientError, Deadlines, pseudonym};
-use crate::server::ProxyError;
-use crate::server::gateway::destination::Place;
-use crate::server::gateway::egress::Onward;
+use crate::net::{Body, ClientError, Deadlines, RequestBody, pseudonym};
+use crate::server::RequestError;
+use crate::server::gateway::destination::Destination;
+use crate::server::gateway::egress::HttpUpstreamRoute;
 use crate::server::passthrough;
 use crate::server::response::{self, Reply};
 
@@ -30,22 +30,29 @@ const OF_ONE_HOP: [HeaderName; 8] = [
 ];
 
 /// Sends a request by `way` to `place`, and answers with what comes back.
-pub(crate) async fn forward(way: Onward, place: &Place, head: Parts, body: Arriving) -> Result<Reply, ProxyError> {
+pub(crate) async fn forward(
+    way: HttpUpstreamRoute,
+    place: &Destination,
+    head: Parts,
+    body: RequestBody,
+) -> Result<Reply, RequestError> {
     match way {
-        Onward::Direct(stream) => exchange(TokioIo::new(stream), place, request(place, head, body, Form::Origin)?).await,
-        Onward::Relayed(mut relayed) => {
-            let request = request(place, head, body, Form::Absolute(relayed.authorization.take()))?;
+        HttpUpstreamRoute::Direct(stream) => {
+            exchange(TokioIo::new(stream), place, request(place, head, body, TargetForm::Origin)?).await
+        }
+        HttpUpstreamRoute::Relayed(mut relayed) => {
+            let request = request(place, head, body, TargetForm::Absolute(relayed.authorization.take()))?;
             exchange(relayed.into_io(), place, request).await
         }
     }
 }
 
-async fn exchange<S>(stream: S, place: &Place, request: Request<Arriving>) -> Result<Reply, ProxyError>
+async fn exchange<S>(stream: S, place: &Destination, request: Request<RequestBody>) -> Result<Reply, RequestError>
 where
     S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
     let deadlines = Deadlines::default();
-    let unreached = |cause| ProxyError::Unreached { place: place.to_string(), cause };
+    let unreached = |cause| RequestError::Unreached { place: place.to_string(), cause };
     let broken = |error: hyper::Error| {
         unreached(ClientError::Broken { detail: error.to_string().into(), lost: error.is_incomplete_message() })
     };
@@ -62,7 +69,7 @@ where
 }
 
 /// How a request names its target.
-enum Form {
+enum TargetForm {
     /// As a server is asked.
     Origin,
     /// As a proxy is asked, with what it knows us by.
@@ -70,16 +77,16 @@ enum Form {
 }
 
 /// The request with one `Host`.
-fn request(place: &Place, head: Parts, body: Arriving, form: Form) -> Result<Request<Arriving>, ProxyError> {
+fn request(place: &Destination, head: Parts, body: RequestBody, form: TargetForm) -> Result<Request<RequestBody>, RequestError> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let host = if place.port == 80 { place.host.to_string() } else { place.to_string() };
-    let target = if matches!(form, Form::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
-    let uri: Uri = target.parse().map_err(|_| ProxyError::Headers("the target's path is none".to_owned()))?;
-    let host = HeaderValue::from_str(&host).map_err(|_| ProxyError::Headers("the target is no host".to_owned()))?;
+    let target = if matches!(form, TargetForm::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
+    let uri: Uri = target.parse().map_err(|_| RequestError::Headers("the target's path is none".to_owned()))?;
+    let host = HeaderValue::from_str(&host).map_err(|_| RequestError::Headers("the target is no host".to_owned()))?;
     let mut headers: HeaderMap = passthrough::beyond_one_hop(head.headers, &OF_ONE_HOP);
     headers.insert(header::HOST, host);
     headers.append(header::VIA, via());
-    if let Form::Absolute(Some(authorization)) = form {
+    if let TargetForm::Absolute(Some(authorization)) = form {
         headers.insert(header::PROXY_AUTHORIZATION, authorization);
     }
     let mut request = Request::new(body);

@@ -10,31 +10,31 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use url::Host;
 
-use crate::net::{Drained, Far, Room, Taken, is_our_own, listener};
-use crate::server::ProxyError;
-use crate::server::gateway::destination::Place;
+use crate::net::{ConnectionLimit, DrainReport, TunnelStream, UpgradedConnection, is_our_own, listener};
+use crate::server::RequestError;
+use crate::server::gateway::destination::Destination;
 use crate::server::gateway::{Forward, reason};
 use crate::server::gateway::{client_hello, intercept};
-use crate::server::service::Answers;
+use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
 /// What TLS calls "you may not".
 const ACCESS_DENIED: u8 = 49;
 
 /// Serves a bound listener until `stop` resolves, then drains. `room` is shared by all listeners of a process.
-pub async fn serve<A: Answers>(
+pub async fn serve<A: RegistryService>(
     listener: TcpListener,
-    room: &Arc<Room>,
+    room: &Arc<ConnectionLimit>,
     gateway: &Arc<Forward<A>>,
     stop: impl Future<Output = ()>,
-) -> Drained {
+) -> DrainReport {
     let limits = gateway.service.config().limits.clone();
     let gateway = Arc::clone(gateway);
     listener::serve_raw(listener, &limits, room, move |taken| meet(Arc::clone(&gateway), taken), stop).await
 }
 
 /// One connection, to its end.
-async fn meet<A: Answers>(gateway: Arc<Forward<A>>, mut taken: Taken) {
+async fn meet<A: RegistryService>(gateway: Arc<Forward<A>>, mut taken: UpgradedConnection) {
     let (peer, patience, original) = (taken.seat.peer(), taken.seat.limits().head_timeout, taken.redirected_from());
     let named = client_hello::name(&mut taken.stream, patience).await;
     let name = match named {
@@ -47,7 +47,7 @@ async fn meet<A: Answers>(gateway: Arc<Forward<A>>, mut taken: Taken) {
     let ports = original.map_or([taken.local_port(), 443], |original| [original.port(); 2]);
     let find = |port| gateway.targets.find(name.trim_end_matches('.'), port).filter(|aim| aim.secure);
     let aim = ports.into_iter().find_map(find);
-    let place = Place { host: Host::Domain(name), port: aim.as_ref().map_or(ports[1], |aim| aim.port) };
+    let place = Destination { host: Host::Domain(name), port: aim.as_ref().map_or(ports[1], |aim| aim.port) };
     let far = match leads_back(peer, original, &place) {
         Err(error) => Err(error),
         Ok(()) => match aim {
@@ -68,9 +68,9 @@ async fn meet<A: Answers>(gateway: Arc<Forward<A>>, mut taken: Taken) {
 }
 
 /// Refuses a connection that is our own, on its way to somebody else.
-fn leads_back(peer: SocketAddr, original: Option<SocketAddr>, place: &Place) -> Result<(), ProxyError> {
+fn leads_back(peer: SocketAddr, original: Option<SocketAddr>, place: &Destination) -> Result<(), RequestError> {
     match original.filter(|original| is_our_own(peer, *original)) {
-        Some(_) => Err(ProxyError::Barred(
+        Some(_) => Err(RequestError::Barred(
             BarLabel::Loop,
             format!("this connection is coldframe's own: exempt its user from the redirect: `{place}`"),
         )),
@@ -78,18 +78,18 @@ fn leads_back(peer: SocketAddr, original: Option<SocketAddr>, place: &Place) -> 
     }
 }
 
-async fn reach<A: Answers>(
+async fn reach<A: RegistryService>(
     gateway: &Forward<A>,
-    place: &Place,
+    place: &Destination,
     original: Option<SocketAddr>,
     peer: SocketAddr,
-) -> Result<Far, ProxyError> {
-    let Host::Domain(name) = &place.host else { return Err(ProxyError::Headers("no host".to_owned())) };
+) -> Result<TunnelStream, RequestError> {
+    let Host::Domain(name) = &place.host else { return Err(RequestError::Headers("no host".to_owned())) };
     // As a target of CONNECT would be read.
-    let read = Place::of(
+    let read = Destination::of(
         &format!("{name}:{}", place.port)
             .parse()
-            .map_err(|_| ProxyError::Headers(format!("the target is no host: `{place}`")))?,
+            .map_err(|_| RequestError::Headers(format!("the target is no host: `{place}`")))?,
         None,
     )?;
     let warned = gateway.warner(peer, None, &read);

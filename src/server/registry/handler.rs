@@ -11,22 +11,22 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, TRANSFER_ENCODING}
 use http::request::Parts;
 use http::{Method, Request, Response};
 
-use crate::firewall::{self, Asker, Coding, Profile, Rejection};
+use crate::firewall::{self, Client, ContentCoding, FirewallError, Profile};
 use crate::net::headers::{best_coding, best_media_type, list};
-use crate::net::{Allowance, Body, FairLimit, FairPermit, body};
-use crate::npm::Form;
+use crate::net::{Body, FairLimit, FairPermit, MemoryBudget, body};
+use crate::npm::PackumentForm;
 use crate::npm::tarball_address::{below, is_file};
 use crate::npm::{Address, Endpoint, PackageName};
-use crate::server::admin::access::{Doorstep, Knock, Own};
-use crate::server::auth::tokens::{TokenError, Tokens};
-use crate::server::client::Askers;
-use crate::server::intercepted_hosts::Aim;
-use crate::server::request_log::Watch;
+use crate::server::admin::access::{AdminAccess, Own, UncheckedRequest};
+use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
+use crate::server::client::ClientResolver;
+use crate::server::intercepted_hosts::InterceptTarget;
+use crate::server::request_log::RequestLog;
 use crate::server::response::{self, CODINGS, Reply};
-use crate::server::service::Answers;
-use crate::server::{Config, ProxyError, passthrough};
+use crate::server::service::RegistryService;
+use crate::server::{Config, RequestError, passthrough};
 use crate::telemetry::{EndpointLabel, Metrics};
-use crate::upstream::{Authorization, Passage, Passed};
+use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse};
 
 /// Memory for bodies of requests while they come and are passed on. One that needs more comes when its turn does. Beyond it, the
 /// oldest body of each client takes up to the second limit, so that a client whose bodies drip keeps no other from publishing.
@@ -52,20 +52,20 @@ impl AsRef<[u8]> for Permitted {
 }
 
 /// What every request needs. One a process, behind an `Arc`.
-pub struct Service<A> {
+pub struct RegistryHandler<A> {
     answers: Arc<A>,
-    askers: Askers,
+    askers: ClientResolver,
     config: Config,
     own: Own,
-    doorstep: Doorstep,
+    doorstep: AdminAccess,
     metrics: Arc<Metrics>,
     /// Memory for bodies of requests.
-    bodies: Arc<Allowance>,
+    bodies: Arc<MemoryBudget>,
     /// Bodies that are inflated and read at once.
     readers: Arc<FairLimit>,
 }
 
-impl<A: Answers> Service<A> {
+impl<A: RegistryService> RegistryHandler<A> {
     /// A service that asks `answers`; `listeners` are the addresses that were bound.
     ///
     /// # Errors
@@ -76,11 +76,11 @@ impl<A: Answers> Service<A> {
         listeners: &[SocketAddr],
         own: Own,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, TokenError> {
-        let tokens = config.admin_tokens.as_deref().map(Tokens::open).transpose()?;
-        let (askers, doorstep) = (Askers::new(&config, listeners), Doorstep::new(tokens));
+    ) -> Result<Self, AdminTokenError> {
+        let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
+        let (askers, doorstep) = (ClientResolver::new(&config, listeners), AdminAccess::new(tokens));
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let bodies = Allowance::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
+        let bodies = MemoryBudget::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
         let readers = FairLimit::new(firewall::heavy(cores));
         Ok(Self { answers, askers, config, own, doorstep, metrics, bodies, readers })
     }
@@ -89,13 +89,13 @@ impl<A: Answers> Service<A> {
     ///
     /// # Errors
     /// When it cannot be read: then those before it stay.
-    pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), TokenError> {
-        self.doorstep.renew(path.map(Tokens::open).transpose()?);
+    pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), AdminTokenError> {
+        self.doorstep.renew(path.map(AdminTokens::open).transpose()?);
         Ok(())
     }
 
     /// One of our own pages, by the policy of `profile`.
-    pub(crate) async fn own_page<B>(&self, profile: Profile, knock: Knock<B>) -> Result<Reply, ProxyError>
+    pub(crate) async fn own_page<B>(&self, profile: Profile, knock: UncheckedRequest<B>) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -103,7 +103,7 @@ impl<A: Answers> Service<A> {
         // Held until the answer is made: what is made of a body may be larger.
         let mut share = self.bodies.share_for(knock.peer);
         let mut request = self.doorstep.take(&self.askers, &self.config, knock, &mut share).await?;
-        request.visitor = request.visitor.map(|asker| Asker { profile, ..asker });
+        request.visitor = request.visitor.map(|asker| Client { profile, ..asker });
         Ok(response::own((self.own)(request).await))
     }
 
@@ -126,15 +126,15 @@ impl<A: Answers> Service<A> {
 
 /// Which door a request came through.
 #[derive(Debug, Clone)]
-pub enum Door {
+pub enum EntryPoint {
     /// The client named us as its registry, at a listener with this policy; whether only this machine reaches that.
     Registry(Profile, bool),
     /// The client named a host that we answer for, and knows nothing of us: the default policy holds. With the name by which it
     /// logged in, if it did.
-    Intercepted(Aim, Option<Arc<str>>),
+    Intercepted(InterceptTarget, Option<Arc<str>>),
 }
 
-impl Door {
+impl EntryPoint {
     fn profile(&self) -> Profile {
         match self {
             Self::Registry(profile, _) => *profile,
@@ -144,20 +144,25 @@ impl Door {
 }
 
 /// Answers one request that came from `peer`.
-pub async fn handle<A, B>(service: &Service<A>, door: &Door, peer: SocketAddr, request: Request<B>) -> Response<Body>
+pub async fn handle<A, B>(
+    service: &RegistryHandler<A>,
+    door: &EntryPoint,
+    peer: SocketAddr,
+    request: Request<B>,
+) -> Response<Body>
 where
-    A: Answers,
+    A: RegistryService,
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Display,
 {
     let (head, body) = request.into_parts();
-    let mut watch = Watch::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
+    let mut watch = RequestLog::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
     let (whole, base, read) = match door {
-        Door::Registry(..) => {
+        EntryPoint::Registry(..) => {
             let path = service.askers.strip(head.uri.path());
             (path, None, read(&head, path, &service.config.upstream_prefixes))
         }
-        Door::Intercepted(aim, _) => match aim.place(head.uri.path()) {
+        EntryPoint::Intercepted(aim, _) => match aim.place(head.uri.path()) {
             Some((path, base)) => (head.uri.path(), Some(base), read(&head, path, &[])),
             None => (head.uri.path(), aim.outermost(), (head.uri.path(), Err(no_registry()))),
         },
@@ -174,26 +179,26 @@ where
     watch.is_private = matches!(asked, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
     if let Asked::Endpoint(Endpoint::Own(page)) = asked {
         // Whoever asks the registry did not ask us.
-        let &Door::Registry(profile, at_home) = door else { return watch.answered(response::failed(&no_registry())) };
-        let knock = Knock { peer: peer.ip(), head, page, body, at_home };
+        let &EntryPoint::Registry(profile, at_home) = door else { return watch.answered(response::failed(&no_registry())) };
+        let knock = UncheckedRequest { peer: peer.ip(), head, page, body, at_home };
         let reply = Box::pin(service.own_page(profile, knock)).await;
         return watch.answered(reply.unwrap_or_else(|error| response::failed(&error)));
     }
     let asker = match (base, door) {
-        (Some(base), Door::Intercepted(aim, user)) => {
+        (Some(base), EntryPoint::Intercepted(aim, user)) => {
             let addressed = aim.addressed(&base.text);
-            Askers::resolve_under(peer.ip(), user.clone(), &head, (base.clone(), addressed))
+            ClientResolver::resolve_under(peer.ip(), user.clone(), &head, (base.clone(), addressed))
         }
         _ => service.askers.resolve(peer.ip(), &head),
     };
     let asker = match asker {
-        Ok(asker) => Asker { profile: door.profile(), ..asker },
-        Err(wrong) => return watch.answered(response::failed(&ProxyError::Headers(wrong))),
+        Ok(asker) => Client { profile: door.profile(), ..asker },
+        Err(wrong) => return watch.answered(response::failed(&RequestError::Headers(wrong))),
     };
     watch.client = asker.address;
     watch.user.clone_from(&asker.user);
     watch.agent = Some(asker.agent.clone());
-    let visit = Visit { service, head: &head, whole, path, asker: &asker };
+    let visit = RequestScope { service, head: &head, whole, path, asker: &asker };
     let reply = match asked {
         Asked::Address(address, error) => match Box::pin(visit.answer_at(&address)).await {
             Ok(Some(reply)) => {
@@ -215,7 +220,7 @@ where
 enum Asked {
     Endpoint(Endpoint),
     /// What a registry may have there, and why there is no endpoint.
-    Address(Address, ProxyError),
+    Address(Address, RequestError),
 }
 
 impl Asked {
@@ -229,7 +234,7 @@ impl Asked {
 
 /// Reads a path, as it is and, where that is none of a registry's, below one of `prefixes`: clients that replace the host of a lockfile's
 /// addresses leave upstream's own path in them. Returns the path that was read too.
-fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, ProxyError>) {
+fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, RequestError>) {
     let parse = |path: &str| Endpoint::parse(head.method.as_str(), path, head.uri.query());
     let error = match parse(path) {
         Ok(endpoint) => return (path, Ok(endpoint)),
@@ -258,24 +263,24 @@ fn address(head: &Parts, path: &str) -> Option<Address> {
     Address::of_request(path, head.uri.query()).ok().filter(|_| is_read)
 }
 
-fn no_registry() -> ProxyError {
-    ProxyError::NoPlace("coldframe answers for the registry on this host, and this path is none of the registry's".to_owned())
+fn no_registry() -> RequestError {
+    RequestError::NoPlace("coldframe answers for the registry on this host, and this path is none of the registry's".to_owned())
 }
 
 /// One request whose asker is known.
-struct Visit<'a, A> {
-    service: &'a Service<A>,
+struct RequestScope<'a, A> {
+    service: &'a RegistryHandler<A>,
     head: &'a Parts,
     /// The path that the client asked for, below our own prefix.
     whole: &'a str,
     /// The path below the registry's address.
     path: &'a str,
-    asker: &'a Asker,
+    asker: &'a Client,
 }
 
-impl<A: Answers> Visit<'_, A> {
+impl<A: RegistryService> RequestScope<'_, A> {
     /// The reply with the tarball that is at an address of the registry's own, if one is.
-    async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, ProxyError> {
+    async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, RequestError> {
         let answers = &*self.service.answers;
         let Some((name, version)) = answers.locate(self.asker, address).await? else { return Ok(None) };
         let tarball = answers.tarball(self.asker, &name, &version).await?;
@@ -283,7 +288,7 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// The reply to a request whose path could be a package's or a version's and ends as a tarball's does.
-    async fn answer_file<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    async fn answer_file<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -299,7 +304,7 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// The reply to a request for a version that its package does not have: the path may be that of another one.
-    async fn answer_elsewhere(&self, missing: Rejection) -> Result<Reply, ProxyError> {
+    async fn answer_elsewhere(&self, missing: FirewallError) -> Result<Reply, RequestError> {
         let reply = match address(self.head, self.whole) {
             Some(address) => self.answer_at(&address).await?,
             None => None,
@@ -308,7 +313,7 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// The reply, or the one that says why there is none.
-    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -330,7 +335,7 @@ impl<A: Answers> Visit<'_, A> {
                 Ok(response::json(bytes, self.head, false))
             }
             Endpoint::Tarball { name, version } => match answers.tarball(asker, &name, &version).await {
-                Err(missing @ Rejection::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
+                Err(missing @ FirewallError::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
                 tarball => Ok(response::tarball(&tarball?, self.head)),
             },
             // Aside, because they are large and seldom: a request is moved as a whole, with room for the largest of these.
@@ -339,7 +344,7 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// The reply to what upstream is asked for each time.
-    async fn pass_on<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, ProxyError>
+    async fn pass_on<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -358,7 +363,7 @@ impl<A: Answers> Visit<'_, A> {
             Endpoint::Write(name) => self.write(name.as_ref(), body).await,
             Endpoint::Whoami => {
                 let for_account = matches!(asker.authorization, Authorization::Own(_));
-                let passage = Passage { for_account, ..self.passage(Bytes::new()) };
+                let passage = PassthroughRequest { for_account, ..self.passage(Bytes::new()) };
                 Ok(private(answers.pass(asker, None, passage).await?))
             }
             // Ping and keys; the others were answered before.
@@ -367,26 +372,26 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// The form and coding of a packument that the client likes best.
-    fn wanted(&self) -> (Form, Coding) {
+    fn wanted(&self) -> (PackumentForm, ContentCoding) {
         let accept = list(&self.head.headers, &ACCEPT);
         let forms = ["application/json", "application/vnd.npm.install-v1+json"];
-        let form = [Form::Full, Form::Abbreviated][best_media_type(accept.as_deref(), &forms)];
+        let form = [PackumentForm::Full, PackumentForm::Abbreviated][best_media_type(accept.as_deref(), &forms)];
         let codings = list(&self.head.headers, &ACCEPT_ENCODING);
         let coding = best_coding(codings.as_deref(), &CODINGS.map(|(name, _)| name)).map(|at| CODINGS[at].1);
-        (form, coding.unwrap_or(Coding::Identity))
+        (form, coding.unwrap_or(ContentCoding::Identity))
     }
 
-    fn passage(&self, body: Bytes) -> Passage {
+    fn passage(&self, body: Bytes) -> PassthroughRequest {
         passthrough::of(self.head, self.path, body)
     }
 
     /// The request as it is passed on to a registry that the client's own credentials are for, and to no other.
-    fn account_passage(&self, body: Bytes) -> Passage {
-        Passage { for_account: true, ..self.passage(body) }
+    fn account_passage(&self, body: Bytes) -> PassthroughRequest {
+        PassthroughRequest { for_account: true, ..self.passage(body) }
     }
 
     /// Passes an audit on as it came, and says what was held back of the packages in it.
-    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, ProxyError>
+    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -401,21 +406,21 @@ impl<A: Answers> Visit<'_, A> {
     }
 
     /// Refuses a body that came in a transfer coding beyond chunks: it would be taken for what it codes.
-    fn check_transfer(&self) -> Result<(), ProxyError> {
+    fn check_transfer(&self) -> Result<(), RequestError> {
         match list(&self.head.headers, &TRANSFER_ENCODING) {
-            Some(coding) if !coding.trim().eq_ignore_ascii_case("chunked") => Err(ProxyError::Transfer),
+            Some(coding) if !coding.trim().eq_ignore_ascii_case("chunked") => Err(RequestError::Transfer),
             _ => Ok(()),
         }
     }
 
     /// The body as its sender wrote it. Few are inflated at once, and each counts until its last reader drops it.
-    async fn inflate(&self, bytes: Bytes) -> Result<Bytes, ProxyError> {
+    async fn inflate(&self, bytes: Bytes) -> Result<Bytes, RequestError> {
         let limit = self.service.config.body_limit;
         let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
         let is_packed = match coding.as_deref() {
             None | Some("" | "identity") => false,
             Some("gzip" | "x-gzip") => true,
-            Some(_) => return Err(ProxyError::Coding),
+            Some(_) => return Err(RequestError::Coding),
         };
         let permit = self.service.readers.acquire(self.asker.address).await;
         let reading = tokio::task::spawn_blocking(move || {
@@ -424,25 +429,25 @@ impl<A: Answers> Visit<'_, A> {
         });
         reading.await.map_err(|lost| {
             tracing::error!(error = %lost, "a task that inflates a body was lost");
-            ProxyError::Died
+            RequestError::Died
         })?
     }
 
     /// Passes a write on where that is enabled, with the client's own credentials and no others.
-    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, ProxyError>
+    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
         let config = &self.service.config;
         if !config.allow_writes {
-            return Err(ProxyError::WritesAreOff);
+            return Err(RequestError::WritesAreOff);
         }
         let own = own_credentials_only(self.asker);
         let reads = matches!(self.head.method, Method::GET | Method::HEAD);
         // Such a packument holds hidden versions too: whoever may write there could see them anyway, nobody else shall.
         if reads && own.authorization == Authorization::None {
-            return Err(ProxyError::NeedsCredentials);
+            return Err(RequestError::NeedsCredentials);
         }
         self.check_transfer()?;
         // Without credentials it can only be a login, and a stranger's body is not worth the memory of a publish.
@@ -454,21 +459,21 @@ impl<A: Answers> Visit<'_, A> {
     }
 }
 
-fn shared(passed: Passed) -> Reply {
+fn shared(passed: PassthroughResponse) -> Reply {
     response::passed(passed, None, false)
 }
 
-fn private(passed: Passed) -> Reply {
+fn private(passed: PassthroughResponse) -> Reply {
     response::passed(passed, None, true)
 }
 
 /// The asker without what was lent to it.
-fn own_credentials_only(asker: &Asker) -> Asker {
+fn own_credentials_only(asker: &Client) -> Client {
     let authorization = match &asker.authorization {
         Authorization::Own(own) => Authorization::Own(own.clone()),
         Authorization::Lent | Authorization::None => Authorization::None,
     };
-    Asker { authorization, ..asker.clone() }
+    Client { authorization, ..asker.clone() }
 }
 
 fn label(endpoint: &Endpoint) -> EndpointLabel {
@@ -502,7 +507,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::firewall::{Answer, Refusal, Tarball};
+    use crate::firewall::{PackumentResponse, Refusal, TarballResponse};
     use crate::npm::{Algorithm, Digest, Integrity};
     use crate::policy::RuleId;
     use crate::server::registry;
@@ -512,7 +517,7 @@ mod tests {
     struct Stub(Mutex<Vec<String>>);
 
     impl Stub {
-        fn note(&self, asker: &Asker, what: impl Display) {
+        fn note(&self, asker: &Client, what: impl Display) {
             let whose = match &asker.authorization {
                 Authorization::None => "none",
                 Authorization::Lent => "lent",
@@ -526,16 +531,22 @@ mod tests {
         }
     }
 
-    fn upstream_said(passage: &Passage) -> Passed {
-        Passed {
+    fn upstream_said(passage: &PassthroughRequest) -> PassthroughResponse {
+        PassthroughResponse {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: Bytes::from(format!("{} {}", passage.method, passage.path)),
         }
     }
 
-    impl Answers for Stub {
-        async fn packument(&self, asker: &Asker, name: &PackageName, form: Form, coding: Coding) -> Result<Answer, Rejection> {
+    impl RegistryService for Stub {
+        async fn packument(
+            &self,
+            asker: &Client,
+            name: &PackageName,
+            form: PackumentForm,
+            coding: ContentCoding,
+        ) -> Result<PackumentResponse, FirewallError> {
             self.note(asker, format!("packument {name} {form:?} {coding:?} {}", asker.base.text));
             if name.as_str() == "hangs" {
                 std::future::pending::<()>().await;
@@ -550,89 +561,99 @@ mod tests {
                     text,
                     link: None,
                 };
-                return Err(Rejection::Refused(Arc::new(refusal)));
+                return Err(FirewallError::Refused(Arc::new(refusal)));
             }
             let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);
             let (etag, last_modified) = ("\"e\"".into(), Timestamp::UNIX_EPOCH);
-            Ok(Answer { chunks, length: 2, form, coding, etag, last_modified, stale: None })
+            Ok(PackumentResponse { chunks, length: 2, form, coding, etag, last_modified, stale: None })
         }
 
-        async fn manifest(&self, asker: &Asker, name: &PackageName, wanted: &str) -> Result<Bytes, Rejection> {
+        async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
             self.note(asker, format!("manifest {name} {wanted}"));
             Ok(Bytes::from_static(b"{}"))
         }
 
-        async fn dist_tags(&self, asker: &Asker, name: &PackageName) -> Result<Bytes, Rejection> {
+        async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
             self.note(asker, format!("dist-tags {name}"));
             Ok(Bytes::from_static(b"{}"))
         }
 
-        async fn locate(&self, _: &Asker, address: &Address) -> Result<Option<(PackageName, Box<str>)>, Rejection> {
+        async fn locate(&self, _: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
             let place = address.path().strip_prefix("files/").and_then(|file| file.split_once('@'));
             Ok(place.map(|(name, version)| (PackageName::parse(name).unwrap(), version.into())))
         }
 
-        async fn tarball(&self, asker: &Asker, name: &PackageName, version: &str) -> Result<Tarball, Rejection> {
+        async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
             self.note(asker, format!("tarball {name} {version}"));
             let bytes = Bytes::from_static(b"0123456789");
-            Ok(Tarball { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true })
+            Ok(TarballResponse { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true })
         }
 
-        fn contact(&self, _contacting: &crate::firewall::Contacting<'_>) -> Option<String> {
+        fn contact(&self, _contacting: &crate::firewall::EgressRequest<'_>) -> Option<String> {
             None
         }
 
-        async fn search(&self, asker: &Asker, passage: Passage) -> Result<Passed, Rejection> {
+        async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
             self.note(asker, format!("search {}", passage.path));
             Ok(upstream_said(&passage))
         }
 
         async fn audit(
             &self,
-            asker: &Asker,
-            passage: Passage,
+            asker: &Client,
+            passage: PassthroughRequest,
             read: Bytes,
             bulk: bool,
-        ) -> Result<(Passed, Option<String>), Rejection> {
+        ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
             self.note(asker, format!("audit {} bytes, read {read:?} {bulk}", passage.body.len()));
             Ok((upstream_said(&passage), Some("held back axios 1.14.1".to_owned())))
         }
 
         async fn attestations(
             &self,
-            asker: &Asker,
+            asker: &Client,
             name: &PackageName,
             version: &str,
-            passage: Passage,
-        ) -> Result<Passed, Rejection> {
+            passage: PassthroughRequest,
+        ) -> Result<PassthroughResponse, FirewallError> {
             self.note(asker, format!("attestations {name} {version}"));
             Ok(upstream_said(&passage))
         }
 
-        async fn write(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        async fn write(
+            &self,
+            asker: &Client,
+            name: Option<&PackageName>,
+            passage: PassthroughRequest,
+        ) -> Result<PassthroughResponse, FirewallError> {
             self.pass(asker, name, passage).await
         }
 
-        async fn pass(&self, asker: &Asker, name: Option<&PackageName>, passage: Passage) -> Result<Passed, Rejection> {
+        async fn pass(
+            &self,
+            asker: &Client,
+            name: Option<&PackageName>,
+            passage: PassthroughRequest,
+        ) -> Result<PassthroughResponse, FirewallError> {
             self.note(asker, format!("pass {name:?} {} {}", passage.method, passage.path));
             Ok(upstream_said(&passage))
         }
     }
 
-    fn service(config: Config) -> Arc<Service<Stub>> {
+    fn service(config: Config) -> Arc<RegistryHandler<Stub>> {
         let own: Own =
             Arc::new(|asked| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", asked.method, asked.page))) }));
         let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
-        Arc::new(Service::new(Arc::default(), config, &listeners, own, Arc::default()).unwrap())
+        Arc::new(RegistryHandler::new(Arc::default(), config, &listeners, own, Arc::default()).unwrap())
     }
 
-    fn writable() -> Arc<Service<Stub>> {
+    fn writable() -> Arc<RegistryHandler<Stub>> {
         service(Config { allow_writes: true, ..Config::default() })
     }
 
     /// Sends one request from this machine and returns status, headers and body.
     async fn send(
-        service: &Service<Stub>,
+        service: &RegistryHandler<Stub>,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
@@ -641,14 +662,14 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let door = Door::Registry(Profile::default(), true);
+        let door = EntryPoint::Registry(Profile::default(), true);
         let response = handle(service, &door, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         (head.status.as_u16(), head.headers, body)
     }
 
-    async fn get(service: &Service<Stub>, path: &str) -> u16 {
+    async fn get(service: &RegistryHandler<Stub>, path: &str) -> u16 {
         send(service, "GET", path, &[], b"").await.0
     }
 
@@ -781,7 +802,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let room = crate::net::Room::of(8);
+        let room = crate::net::ConnectionLimit::of(8);
         let served = service.clone();
         let server = tokio::spawn(async move {
             registry::serve(listener, &room, &served, Profile::default(), async { stopped.await.unwrap() }).await

@@ -17,19 +17,19 @@ use tempfile::NamedTempFile;
 
 use crate::npm::{Algorithm, Digest, Hasher, Integrity};
 use crate::store::StoreError;
-use crate::store::blobs::index::{Opening, STAMP_EVERY, Shelf, Taken};
-use crate::store::blobs::mmap::{Mapping, lend};
-use crate::store::blobs::{BlobKind, Blobs, Committed, OpenBlob, PendingBlob};
-use crate::store::data_dir::{DataDir, Ownership};
+use crate::store::blobs::index::{BlobIndex, OpenGuard, OpenState, STAMP_EVERY};
+use crate::store::blobs::mmap::{MappedFile, lend};
+use crate::store::blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
+use crate::store::data_dir::{DataDir, DataDirLock};
 
 /// Blobs in a data directory, bounded in bytes: the least recently used goes first, never one that is in use.
 pub struct DiskBlobs {
-    files: Arc<Files>,
+    files: Arc<BlobFiles>,
     temporary: PathBuf,
     /// Whether bytes are on the disk before they get their name.
     syncs: bool,
     count: Option<JoinHandle<()>>,
-    _ownership: Ownership,
+    _ownership: DataDirLock,
 }
 
 /// What the disk holds now, and what was lost since this process started.
@@ -53,10 +53,10 @@ impl DiskBlobs {
     /// When that thread cannot be started.
     pub fn open(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
         let root = data_dir.blobs();
-        let files = Arc::new(Files {
+        let files = Arc::new(BlobFiles {
             root: root.clone(),
             limit: cache_size,
-            shelf: Arc::new(Shelf::new()),
+            shelf: Arc::new(BlobIndex::new()),
             placing: Mutex::new(()),
             closing: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -104,18 +104,18 @@ impl Drop for DiskBlobs {
     }
 }
 
-impl Blobs for DiskBlobs {
+impl BlobStore for DiskBlobs {
     fn open(&self, digest: &Digest) -> OpenBlob {
         let (files, digest) = (Arc::clone(&self.files), digest.clone());
         Box::pin(async move {
             loop {
                 match files.shelf.take(&digest) {
-                    Taken::Mapped { mapping, stamp } => return Ok(Some(files.hand_out(&digest, mapping, stamp))),
+                    OpenState::Mapped { mapping, stamp } => return Ok(Some(files.hand_out(&digest, mapping, stamp))),
                     // It ends with an error, when the other is done.
-                    Taken::Elsewhere(mut ended) => _ = ended.changed().await,
+                    OpenState::Elsewhere(mut ended) => _ = ended.changed().await,
                     // Mapped again only: some microseconds.
-                    Taken::Opening(opening) if opening.verified => return files.open(&digest, &opening),
-                    Taken::Opening(opening) => {
+                    OpenState::Opening(opening) if opening.verified => return files.open(&digest, &opening),
+                    OpenState::Opening(opening) => {
                         let opened = tokio::task::spawn_blocking(move || files.open(&digest, &opening));
                         return opened.await.unwrap_or_else(|error| Err(StoreError::Lost(error.to_string())));
                     }
@@ -145,12 +145,12 @@ impl Blobs for DiskBlobs {
 
     fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError> {
         let file = NamedTempFile::new_in(&self.temporary).map_err(StoreError::file("create a file in", &self.temporary))?;
-        Ok(Box::new(Landing { kind, hasher, file, length: 0, blobs: self }))
+        Ok(Box::new(PendingFile { kind, hasher, file, length: 0, blobs: self }))
     }
 }
 
 /// A blob in its temporary file, which goes when this does.
-struct Landing {
+struct PendingFile {
     kind: BlobKind,
     hasher: Hasher,
     file: NamedTempFile,
@@ -158,7 +158,7 @@ struct Landing {
     blobs: Arc<DiskBlobs>,
 }
 
-impl PendingBlob for Landing {
+impl PendingBlob for PendingFile {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.file.as_file_mut().write_all(bytes).map_err(StoreError::file("write", self.file.path()))?;
         self.hasher.update(bytes);
@@ -179,7 +179,7 @@ impl PendingBlob for Landing {
         if blobs.syncs {
             file.as_file().sync_data().map_err(StoreError::file("sync", file.path()))?;
         }
-        let mapping = Mapping::of(file.as_file()).map_err(StoreError::file("map", file.path()))?;
+        let mapping = MappedFile::of(file.as_file()).map_err(StoreError::file("map", file.path()))?;
         let mapping = blobs.files.place(&digest, file, Arc::new(mapping))?;
         blobs.files.make_room();
         Ok(Committed { digests, bytes: lend(mapping) })
@@ -187,10 +187,10 @@ impl PendingBlob for Landing {
 }
 
 /// The files and what is known of them; shared with the thread that counts.
-struct Files {
+struct BlobFiles {
     root: PathBuf,
     limit: u64,
-    shelf: Arc<Shelf>,
+    shelf: Arc<BlobIndex>,
     /// Held while a name is given or taken, so that a file that just came is not removed for one that just went.
     placing: Mutex<()>,
     closing: AtomicBool,
@@ -198,9 +198,9 @@ struct Files {
     evicted: AtomicU64,
 }
 
-impl Files {
+impl BlobFiles {
     /// Opens a file that is not mapped now; hashes it unless this process did so before.
-    fn open(&self, digest: &Digest, opening: &Opening) -> Result<Option<Bytes>, StoreError> {
+    fn open(&self, digest: &Digest, opening: &OpenGuard) -> Result<Option<Bytes>, StoreError> {
         let path = self.path(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -214,13 +214,13 @@ impl Files {
             self.drop_damaged(digest, &path, opening)?;
             return Ok(self.shelf.mapped(digest).map(lend));
         }
-        let mapping = Arc::new(Mapping::of(&file).map_err(StoreError::file("map", &path))?);
+        let mapping = Arc::new(MappedFile::of(&file).map_err(StoreError::file("map", &path))?);
         self.shelf.put(digest, &mapping, note_use(&file));
         Ok(Some(lend(mapping)))
     }
 
     /// Gives a verified blob its name, unless the same bytes have it and are in use: then those serve.
-    fn place(&self, digest: &Digest, file: NamedTempFile, mapping: Arc<Mapping>) -> Result<Arc<Mapping>, StoreError> {
+    fn place(&self, digest: &Digest, file: NamedTempFile, mapping: Arc<MappedFile>) -> Result<Arc<MappedFile>, StoreError> {
         let path = self.path(digest);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::file("create", parent))?;
@@ -297,7 +297,7 @@ impl Files {
     }
 
     /// Deletes a file that is not what its name says, unless it was replaced by one that is.
-    fn drop_damaged(&self, digest: &Digest, path: &Path, opening: &Opening) -> Result<(), StoreError> {
+    fn drop_damaged(&self, digest: &Digest, path: &Path, opening: &OpenGuard) -> Result<(), StoreError> {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shelf.is_verified(digest) != opening.verified {
             return Ok(());
@@ -324,7 +324,7 @@ impl Files {
     }
 
     /// Strikes off a blob whose file is not there, unless it came while we looked.
-    fn strike_off(&self, digest: &Digest, opening: &Opening) {
+    fn strike_off(&self, digest: &Digest, opening: &OpenGuard) {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shelf.is_verified(digest) == opening.verified && !self.path(digest).exists() {
             self.shelf.forget(digest);
@@ -332,7 +332,7 @@ impl Files {
     }
 
     /// The bytes of a blob that is mapped; the file system learns of this use when it is to.
-    fn hand_out(&self, digest: &Digest, mapping: Arc<Mapping>, stamp: bool) -> Bytes {
+    fn hand_out(&self, digest: &Digest, mapping: Arc<MappedFile>, stamp: bool) -> Bytes {
         if stamp {
             self.stamp(digest);
         }
@@ -454,7 +454,7 @@ mod tests {
     }
 
     fn put_block(blobs: &Arc<DiskBlobs>, fill: u8) -> Digest {
-        let blobs: Arc<dyn Blobs> = Arc::clone(blobs) as _;
+        let blobs: Arc<dyn BlobStore> = Arc::clone(blobs) as _;
         put(&blobs, &block(fill))
     }
 
@@ -505,7 +505,7 @@ mod tests {
     fn what_is_larger_than_the_limit_lives_as_long_as_it_is_used() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 4096);
-        let shared: Arc<dyn Blobs> = Arc::clone(&blobs) as _;
+        let shared: Arc<dyn BlobStore> = Arc::clone(&blobs) as _;
         let large = put(&shared, &vec![3; 50_000]);
         let bytes = opened(&*blobs, &large).unwrap().unwrap();
         put_block(&blobs, 1);
@@ -540,7 +540,7 @@ mod tests {
         let blobs = open(home.path(), 1 << 20);
         fs::write(home.path().join("blobs/sha512"), b"a file where a directory should be").unwrap();
         let digest = Digest::of(Algorithm::Sha512, b"tarball");
-        let shared: Arc<dyn Blobs> = Arc::clone(&blobs) as _;
+        let shared: Arc<dyn BlobStore> = Arc::clone(&blobs) as _;
         let mut pending = begin(&shared, &digest).unwrap();
         pending.write(b"tarball").unwrap();
         assert_eq!(in_temporary(home.path()), 1);

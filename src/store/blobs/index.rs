@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock};
 use crate::npm::Digest;
-use crate::store::blobs::mmap::Mapping;
+use crate::store::blobs::mmap::MappedFile;
 
 /// What a file takes on disk is a multiple of this on every file system we met, and most tarballs are only a few of it.
 const BLOCK: u64 = 4096;
@@ -24,13 +24,13 @@ const KEPT_MAPS: usize = 1024;
 pub(crate) const STAMP_EVERY: Duration = Duration::from_hours(1);
 
 /// Knows every blob. About 200 bytes a blob, so a hundred thousand of them cost 20 MB.
-pub(crate) struct Shelf {
+pub(crate) struct BlobIndex {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    blobs: HashMap<Digest, Blob>,
+    blobs: HashMap<Digest, BlobEntry>,
     /// Being opened right now: others wait until the sender is gone, and eviction stays away.
     opening: HashMap<Digest, watch::Sender<()>>,
     bytes: u64,
@@ -41,7 +41,7 @@ struct State {
     counted: bool,
 }
 
-struct Blob {
+struct BlobEntry {
     footprint: u64,
     /// When it was last used, in nanoseconds since 1970.
     used: u64,
@@ -51,29 +51,29 @@ struct Blob {
     verified: bool,
     /// Whether it was used since the kept maps were last gone through.
     again: bool,
-    kept: Option<Arc<Mapping>>,
-    lent: Weak<Mapping>,
+    kept: Option<Arc<MappedFile>>,
+    lent: Weak<MappedFile>,
 }
 
 /// What became of asking for a blob.
-pub(crate) enum Taken {
+pub(crate) enum OpenState {
     /// It was mapped already. `stamp` when the file system should learn of this use.
-    Mapped { mapping: Arc<Mapping>, stamp: bool },
+    Mapped { mapping: Arc<MappedFile>, stamp: bool },
     /// The caller is to open the file; everyone else waits until it lets go of this.
-    Opening(Opening),
+    Opening(OpenGuard),
     /// Another opens the file: asked again when this ends.
     Elsewhere(watch::Receiver<()>),
 }
 
 /// The right to open a blob, held by one task at a time.
-pub(crate) struct Opening {
-    shelf: Arc<Shelf>,
+pub(crate) struct OpenGuard {
+    shelf: Arc<BlobIndex>,
     digest: Digest,
     /// Whether it need not be hashed again.
     pub(crate) verified: bool,
 }
 
-impl Drop for Opening {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         // Those that wait are woken by the end of the sender.
         let ended = self.shelf.lock().opening.remove(&self.digest);
@@ -81,32 +81,32 @@ impl Drop for Opening {
     }
 }
 
-impl Shelf {
+impl BlobIndex {
     pub(crate) fn new() -> Self {
         Self { state: Mutex::default() }
     }
 
     /// Asks for a blob. Does not block.
-    pub(crate) fn take(self: &Arc<Self>, digest: &Digest) -> Taken {
+    pub(crate) fn take(self: &Arc<Self>, digest: &Digest) -> OpenState {
         let mut state = self.lock();
         if let Some((mapping, stamp)) = state.mapped(digest) {
-            return Taken::Mapped { mapping, stamp };
+            return OpenState::Mapped { mapping, stamp };
         }
         if let Some(sender) = state.opening.get(digest) {
-            return Taken::Elsewhere(sender.subscribe());
+            return OpenState::Elsewhere(sender.subscribe());
         }
         state.opening.insert(digest.clone(), watch::Sender::new(()));
         let verified = state.blobs.get(digest).is_some_and(|blob| blob.verified);
-        Taken::Opening(Opening { shelf: Arc::clone(self), digest: digest.clone(), verified })
+        OpenState::Opening(OpenGuard { shelf: Arc::clone(self), digest: digest.clone(), verified })
     }
 
     /// The map of a blob, if it is mapped now. Counts as a use.
-    pub(crate) fn mapped(&self, digest: &Digest) -> Option<Arc<Mapping>> {
+    pub(crate) fn mapped(&self, digest: &Digest) -> Option<Arc<MappedFile>> {
         self.at_hand(digest).map(|(mapping, _)| mapping)
     }
 
     /// The same, and whether the file system should learn of this use.
-    pub(crate) fn at_hand(&self, digest: &Digest) -> Option<(Arc<Mapping>, bool)> {
+    pub(crate) fn at_hand(&self, digest: &Digest) -> Option<(Arc<MappedFile>, bool)> {
         self.lock().mapped(digest)
     }
 
@@ -120,7 +120,7 @@ impl Shelf {
     }
 
     /// Puts up a verified blob with its map. `stamped` is the recency its file has.
-    pub(crate) fn put(&self, digest: &Digest, mapping: &Arc<Mapping>, stamped: SystemTime) {
+    pub(crate) fn put(&self, digest: &Digest, mapping: &Arc<MappedFile>, stamped: SystemTime) {
         let mut state = self.lock();
         let used = state.tick();
         let footprint = footprint(mapping.len());
@@ -163,7 +163,7 @@ impl Shelf {
     /// Strikes off a blob that nobody uses; `false` when someone does, or it is not there.
     pub(crate) fn forget_idle(&self, digest: &Digest) -> bool {
         let mut state = self.lock();
-        let idle = state.blobs.get(digest).is_some_and(Blob::is_idle) && !state.opening.contains_key(digest);
+        let idle = state.blobs.get(digest).is_some_and(BlobEntry::is_idle) && !state.opening.contains_key(digest);
         let gone = if idle { state.remove(digest) } else { None };
         drop(state);
         gone.is_some()
@@ -214,14 +214,14 @@ impl Shelf {
 }
 
 impl State {
-    fn mapped(&mut self, digest: &Digest) -> Option<(Arc<Mapping>, bool)> {
+    fn mapped(&mut self, digest: &Digest) -> Option<(Arc<MappedFile>, bool)> {
         let mapping = self.blobs.get(digest)?.lent.upgrade()?;
         let (blob, stamp) = self.note_use(digest)?;
         blob.again = true;
         Some((mapping, stamp))
     }
 
-    fn note_use(&mut self, digest: &Digest) -> Option<(&mut Blob, bool)> {
+    fn note_use(&mut self, digest: &Digest) -> Option<(&mut BlobEntry, bool)> {
         let used = self.tick();
         let blob = self.blobs.get_mut(digest)?;
         blob.used = used;
@@ -232,10 +232,10 @@ impl State {
         Some((blob, stamp))
     }
 
-    fn entry(&mut self, digest: &Digest, footprint: u64) -> &mut Blob {
+    fn entry(&mut self, digest: &Digest, footprint: u64) -> &mut BlobEntry {
         let blob = match self.blobs.entry(digest.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Blob {
+            Entry::Vacant(entry) => entry.insert(BlobEntry {
                 footprint: 0,
                 used: 0,
                 stamped: 0,
@@ -250,7 +250,7 @@ impl State {
         blob
     }
 
-    fn remove(&mut self, digest: &Digest) -> Option<Blob> {
+    fn remove(&mut self, digest: &Digest) -> Option<BlobEntry> {
         let blob = self.blobs.remove(digest)?;
         self.bytes -= blob.footprint;
         if let Some(kept) = &blob.kept {
@@ -261,7 +261,7 @@ impl State {
     }
 
     /// Keeps a map beyond its use; answers with the maps that had to go for it.
-    fn keep(&mut self, digest: &Digest, mapping: &Arc<Mapping>) -> Vec<Arc<Mapping>> {
+    fn keep(&mut self, digest: &Digest, mapping: &Arc<MappedFile>) -> Vec<Arc<MappedFile>> {
         let mut gone = Vec::new();
         if mapping.len() > KEPT_BYTES {
             return gone;
@@ -297,7 +297,7 @@ impl State {
     }
 }
 
-impl Blob {
+impl BlobEntry {
     fn is_idle(&self) -> bool {
         self.lent.strong_count() <= usize::from(self.kept.is_some())
     }
@@ -324,16 +324,16 @@ mod tests {
         Digest::of(Algorithm::Sha256, &number.to_le_bytes())
     }
 
-    fn mapping(length: u64) -> Arc<Mapping> {
+    fn mapping(length: u64) -> Arc<MappedFile> {
         let mut file = tempfile::tempfile().unwrap();
         file.set_len(length).unwrap();
         file.flush().unwrap();
-        Arc::new(Mapping::of(&file).unwrap())
+        Arc::new(MappedFile::of(&file).unwrap())
     }
 
     #[test]
     fn kept_maps_are_bounded_in_number_and_the_hot_ones_stay() {
-        let shelf = Shelf::new();
+        let shelf = BlobIndex::new();
         let (shared, hot) = (mapping(10), mapping(10));
         shelf.put(&digest(0), &hot, SystemTime::now());
         let seen = Arc::downgrade(&hot);
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn kept_maps_are_bounded_in_bytes() {
-        let shelf = Shelf::new();
+        let shelf = BlobIndex::new();
         for number in 0..10 {
             shelf.put(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
         }
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn nothing_is_surplus_before_everything_was_counted() {
-        let shelf = Shelf::new();
+        let shelf = BlobIndex::new();
         for number in 0..4 {
             shelf.count(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
@@ -379,9 +379,9 @@ mod tests {
 
     #[test]
     fn a_use_is_to_be_stamped_once_an_hour() {
-        let shelf = Arc::new(Shelf::new());
+        let shelf = Arc::new(BlobIndex::new());
         let map = mapping(1);
-        let stamps = |shelf: &Arc<Shelf>| matches!(shelf.take(&digest(1)), Taken::Mapped { stamp: true, .. });
+        let stamps = |shelf: &Arc<BlobIndex>| matches!(shelf.take(&digest(1)), OpenState::Mapped { stamp: true, .. });
         shelf.put(&digest(1), &map, SystemTime::now());
         assert!(!stamps(&shelf));
         shelf.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn what_is_used_without_being_opened_stays() {
-        let shelf = Shelf::new();
+        let shelf = BlobIndex::new();
         for number in 0..3 {
             shelf.count(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_wrong_once_keeps_no_blob_for_ever() {
-        let shelf = Shelf::new();
+        let shelf = BlobIndex::new();
         shelf.count(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
         shelf.put(&digest(2), &mapping(1), SystemTime::now());
         shelf.counted();
@@ -412,14 +412,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_what_is_being_opened_is_woken_when_that_ends() {
-        let shelf = Arc::new(Shelf::new());
-        let Taken::Opening(opening) = shelf.take(&digest(1)) else { panic!("nobody opens it") };
-        let Taken::Elsewhere(mut ended) = shelf.take(&digest(1)) else { panic!("it is being opened") };
+        let shelf = Arc::new(BlobIndex::new());
+        let OpenState::Opening(opening) = shelf.take(&digest(1)) else { panic!("nobody opens it") };
+        let OpenState::Elsewhere(mut ended) = shelf.take(&digest(1)) else { panic!("it is being opened") };
         let waiting = tokio::spawn(async move { ended.changed().await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(opening);
         assert!(waiting.await.unwrap().is_err(), "the sender is gone");
-        assert!(matches!(shelf.take(&digest(1)), Taken::Opening(_)));
+        assert!(matches!(shelf.take(&digest(1)), OpenState::Opening(_)));
     }
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 /// A mapped file. Whoever holds bytes lent from it holds it open, also after the file lost its name.
-pub(crate) struct Mapping(Mmap);
+pub(crate) struct MappedFile(Mmap);
 
-impl Mapping {
+impl MappedFile {
     /// Maps a whole file, which may be empty.
     ///
     /// # Errors
@@ -34,8 +34,8 @@ impl Mapping {
 }
 
 /// Bytes that keep `mapping` in use for as long as a clone or a slice of them lives.
-pub(crate) fn lend(mapping: Arc<Mapping>) -> Bytes {
-    struct Lent(Arc<Mapping>);
+pub(crate) fn lend(mapping: Arc<MappedFile>) -> Bytes {
+    struct Lent(Arc<MappedFile>);
     impl AsRef<[u8]> for Lent {
         fn as_ref(&self) -> &[u8] {
             &self.0.0

@@ -47,7 +47,7 @@ pub struct Committed {
 }
 
 /// A place for immutable bytes.
-pub trait Blobs: Send + Sync {
+pub trait BlobStore: Send + Sync {
     /// The bytes filed under `digest`, mapped. Verified at its first opening by this process, on a thread of the blocking pool;
     /// one that fails is dropped, counted, and `None`. While it is opened by another, the future waits and no thread does.
     fn open(&self, digest: &Digest) -> OpenBlob;
@@ -55,7 +55,7 @@ pub trait Blobs: Send + Sync {
     /// The bytes filed under `digest` if they are mapped now. Does not block.
     fn mapped(&self, digest: &Digest) -> Option<Bytes>;
 
-    /// Whether `digest` is there and was verified by this process: then [`Blobs::open`] hashes nothing.
+    /// Whether `digest` is there and was verified by this process: then [`BlobStore::open`] hashes nothing.
     fn is_warm(&self, digest: &Digest) -> bool;
 
     /// Removes a blob, whoever uses it: bytes that are on their way to a client go on. Whether it was there.

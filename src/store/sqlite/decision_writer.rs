@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::policy::decisions::{Decision, Proposal, Signature};
+use crate::policy::decisions::{Decision, DecisionProposal, Signature};
 use crate::store::StoreError;
 use crate::store::data_dir::DataDir;
 use crate::store::sqlite::{self, decisions, schema};
@@ -15,7 +15,7 @@ use crate::store::sqlite::{self, decisions, schema};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The decisions of a data directory, to read and to add to.
-pub struct Desk {
+pub struct DecisionWriter {
     root: PathBuf,
     connection: Connection,
     /// The ownership, where no server has it.
@@ -24,7 +24,7 @@ pub struct Desk {
 
 /// Whether a decision is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum ApplyStatus {
     /// The running server judges by it.
     InForce,
     /// No server runs: the next one will.
@@ -33,7 +33,7 @@ pub enum Effect {
     Pending,
 }
 
-impl Desk {
+impl DecisionWriter {
     /// The desk of the data directory at `root`, which is made when it is missing.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Desk {
     ///
     /// # Errors
     /// When the ledger cannot be written; then nothing was.
-    pub fn decide(&mut self, proposal: &Proposal) -> Result<(i64, u64), StoreError> {
+    pub fn decide(&mut self, proposal: &DecisionProposal) -> Result<(i64, u64), StoreError> {
         decisions::decide(&mut self.connection, proposal).map_err(StoreError::ledger("be written"))
     }
 
@@ -94,20 +94,20 @@ impl Desk {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn await_effect(&self, revision: u64, at_most: Duration) -> Result<Effect, StoreError> {
+    pub fn await_effect(&self, revision: u64, at_most: Duration) -> Result<ApplyStatus, StoreError> {
         if self.owned.is_some() {
-            return Ok(Effect::AtNextStart);
+            return Ok(ApplyStatus::AtNextStart);
         }
         let deadline = Instant::now() + at_most;
         loop {
             let (_, in_force) = decisions::revision(&self.connection).map_err(StoreError::ledger("be read"))?;
             if in_force >= revision {
-                return Ok(Effect::InForce);
+                return Ok(ApplyStatus::InForce);
             }
             if Instant::now() >= deadline {
                 // Whoever held the lock may have been no server, or one that went.
                 let gone = DataDir::open(&self.root).is_ok();
-                return Ok(if gone { Effect::AtNextStart } else { Effect::Pending });
+                return Ok(if gone { ApplyStatus::AtNextStart } else { ApplyStatus::Pending });
             }
             #[expect(clippy::disallowed_methods, reason = "a process of its own, which has nothing else to do")]
             std::thread::sleep(LOOK_EVERY);
@@ -128,7 +128,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::policy::decisions::{Act, State};
+    use crate::policy::decisions::{DecisionAction, DecisionState};
     use crate::store::ledger::Ledger;
     use crate::store::sqlite::SqliteLedger;
 
@@ -136,31 +136,31 @@ mod tests {
         Signature { who: who.to_owned(), at: Timestamp::UNIX_EPOCH }
     }
 
-    fn proposal(needs_second: bool) -> Proposal {
-        let act = Act::Deny { packages: "axios".to_owned(), range: Some("1.14.1".to_owned()) };
-        Proposal { act, reason: "a RAT".to_owned(), author: signature("ada"), expires: None, needs_second }
+    fn proposal(needs_second: bool) -> DecisionProposal {
+        let act = DecisionAction::Deny { packages: "axios".to_owned(), range: Some("1.14.1".to_owned()) };
+        DecisionProposal { act, reason: "a RAT".to_owned(), author: signature("ada"), expires: None, needs_second }
     }
 
     #[test]
     fn what_is_decided_beside_a_server_is_read_by_it_and_acknowledged() {
         let home = tempfile::tempdir().unwrap();
         let ledger = SqliteLedger::open(&DataDir::open(home.path()).unwrap()).unwrap();
-        let mut desk = Desk::open(home.path()).unwrap();
+        let mut desk = DecisionWriter::open(home.path()).unwrap();
         let (id, revision) = desk.decide(&proposal(false)).unwrap();
-        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), Effect::Pending);
+        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), ApplyStatus::Pending);
         let (seen, decisions) = ledger.decisions().unwrap();
         assert_eq!((seen, ledger.decided().unwrap(), decisions.len()), (revision, revision, 1));
         assert_eq!((decisions[0].id, &decisions[0].proposal), (id, &proposal(false)));
         ledger.put_in_force(seen).unwrap();
-        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), Effect::InForce);
+        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), ApplyStatus::InForce);
     }
 
     #[test]
     fn without_a_server_it_waits_for_the_next_start() {
         let home = tempfile::tempdir().unwrap();
-        let mut desk = Desk::open(&home.path().join("new")).unwrap();
+        let mut desk = DecisionWriter::open(&home.path().join("new")).unwrap();
         let (_, revision) = desk.decide(&proposal(false)).unwrap();
-        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), Effect::AtNextStart);
+        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), ApplyStatus::AtNextStart);
         drop(desk);
         let ledger = SqliteLedger::open(&DataDir::open(&home.path().join("new")).unwrap()).unwrap();
         assert_eq!(ledger.decisions().unwrap().1.len(), 1);
@@ -169,9 +169,9 @@ mod tests {
     #[test]
     fn a_second_name_is_another_person_and_counts_once() {
         let home = tempfile::tempdir().unwrap();
-        let mut desk = Desk::open(home.path()).unwrap();
+        let mut desk = DecisionWriter::open(home.path()).unwrap();
         let (id, _) = desk.decide(&proposal(true)).unwrap();
-        assert_eq!(desk.find(id).unwrap().unwrap().state(Timestamp::UNIX_EPOCH), State::AwaitsSecond);
+        assert_eq!(desk.find(id).unwrap().unwrap().state(Timestamp::UNIX_EPOCH), DecisionState::AwaitsSecond);
         assert_eq!(desk.confirm(id, &signature("ada")).unwrap(), None);
         assert!(desk.confirm(id, &signature("grace")).unwrap().is_some());
         assert_eq!(desk.confirm(id, &signature("alan")).unwrap(), None);

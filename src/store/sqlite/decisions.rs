@@ -3,7 +3,7 @@
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use crate::policy::decisions::{Act, Decision, Proposal, Signature};
+use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
 use crate::store::sqlite::packages::{from_column, to_column};
 
 /// Every decision that was ever taken, oldest first, and the revision they make together.
@@ -31,7 +31,7 @@ pub(crate) fn put_in_force(connection: &Connection, revision: u64) -> rusqlite::
 }
 
 /// Writes a proposal down; its number, and the revision that has it.
-pub(crate) fn decide(connection: &mut Connection, proposal: &Proposal) -> rusqlite::Result<(i64, u64)> {
+pub(crate) fn decide(connection: &mut Connection, proposal: &DecisionProposal) -> rusqlite::Result<(i64, u64)> {
     let act = serde_json::to_string(&proposal.act).map_err(|wrong| rusqlite::Error::ToSqlConversionFailure(wrong.into()))?;
     let transaction = connection.transaction()?;
     let id = transaction
@@ -99,13 +99,13 @@ fn advance(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
 
 fn read_one(row: &Row<'_>) -> rusqlite::Result<Decision> {
     // An act that cannot be read is damage: to pass over a denial would open what it closed.
-    let act: Act = serde_json::from_str(row.get_ref(1)?.as_str()?)
+    let act: DecisionAction = serde_json::from_str(row.get_ref(1)?.as_str()?)
         .map_err(|wrong| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, wrong.into()))?;
     let signature = |who: usize, at: usize| -> rusqlite::Result<Option<Signature>> {
         let (who, at) = (row.get::<_, Option<String>>(who)?, row.get::<_, Option<i64>>(at)?);
         Ok(who.zip(at).map(|(who, at)| Signature { who, at: from_column(at) }))
     };
-    let proposal = Proposal {
+    let proposal = DecisionProposal {
         act,
         reason: row.get(2)?,
         author: Signature { who: row.get(3)?, at: from_column(row.get(4)?) },

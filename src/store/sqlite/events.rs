@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use crate::npm::{Digest, PackageName};
-use crate::store::ledger::{Download, Exposure, Incident, Kind, Outcome};
+use crate::store::ledger::{DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LedgerEvent};
 use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, to_column};
-use crate::store::sqlite::write_behind::{Batch, Tally};
+use crate::store::sqlite::write_behind::{Batch, RowTally};
 
 /// An event as the ledger keeps it: equal ones of one batch are one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordedIncident {
-    /// A stable word, see [`Incident::kind`].
+pub struct RecordedEvent {
+    /// A stable word, see [`LedgerEvent::kind`].
     pub kind: String,
     /// The package, if it is about one.
     pub name: Option<String>,
@@ -57,7 +57,7 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
             tool_version: row.get(2)?,
             version: row.get(3)?,
             integrity: Some(row.get::<_, String>(4)?).filter(|integrity| !integrity.is_empty()),
-            outcome: if row.get_ref(5)?.as_str()? == SERVED { Outcome::Served } else { Outcome::Refused },
+            outcome: if row.get_ref(5)?.as_str()? == SERVED { DownloadOutcome::Served } else { DownloadOutcome::Refused },
             rule: row.get(6)?,
             times: count_from_column(row.get(7)?),
             first: from_column(row.get(8)?),
@@ -69,7 +69,7 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
 
 /// A tarball that one client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct DownloadSummary {
     /// The package.
     pub name: String,
     /// The version.
@@ -83,7 +83,7 @@ pub struct Asked {
 }
 
 /// Every tarball that was asked for, served or refused, by name, version and client.
-pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>> {
+pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<DownloadSummary>> {
     let mut query = connection.prepare_cached(
         "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
          FROM subjects
@@ -94,7 +94,7 @@ pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>> {
          ORDER BY subjects.name, subjects.version, clients.address",
     )?;
     let rows = query.query_map([], |row| {
-        Ok(Asked {
+        Ok(DownloadSummary {
             name: row.get(0)?,
             version: row.get(1)?,
             client: row.get(2)?,
@@ -106,12 +106,12 @@ pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>> {
 }
 
 /// Events that happened at or after `since`, oldest first.
-pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedIncident>> {
+pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedEvent>> {
     let mut query = connection.prepare_cached(
         "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
     )?;
     let rows = query.query_map([to_column(since)], |row| {
-        Ok(RecordedIncident {
+        Ok(RecordedEvent {
             kind: row.get(0)?,
             name: row.get(1)?,
             version: row.get(2)?,
@@ -125,7 +125,7 @@ pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::
 }
 
 /// Whether an event like this is there already.
-pub(crate) fn has_incident(connection: &Connection, incident: &Incident) -> rusqlite::Result<bool> {
+pub(crate) fn has_incident(connection: &Connection, incident: &LedgerEvent) -> rusqlite::Result<bool> {
     let mut query = connection
         .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;
     let name = incident.name.as_ref().map(PackageName::as_str);
@@ -165,13 +165,13 @@ const REFUSED: &str = "refused";
 /// Rows, or pages: few enough that nobody who waits for the writer notices.
 const PRUNED_AT_ONCE: u32 = 5_000;
 
-fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusqlite::Result<()> {
-    let mut clients = Interned::new(
+fn write_downloads(connection: &Connection, rows: &[(&DownloadEvent, RowTally)]) -> rusqlite::Result<()> {
+    let mut clients = InternTable::new(
         connection,
         "SELECT id FROM clients WHERE address = ?1 AND tool = ?2 AND tool_version = ?3",
         "INSERT INTO clients (address, tool, tool_version) VALUES (?1, ?2, ?3)",
     )?;
-    let mut subjects = Interned::new(
+    let mut subjects = InternTable::new(
         connection,
         "SELECT id FROM subjects WHERE name = ?1 AND version = ?2 AND kind = ?3 AND integrity = ?4 AND hidden = ?5",
         "INSERT INTO subjects (name, version, kind, integrity, hidden) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -187,15 +187,15 @@ fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusq
             Entry::Vacant(new) => *new.insert(clients.id(params![named(row), row.tool, row.tool_version])?),
         };
         let kind = match row.kind {
-            Kind::Tarball => "tarball",
-            Kind::Packument => "packument",
+            DownloadKind::Tarball => "tarball",
+            DownloadKind::Packument => "packument",
         };
         let version = row.version.as_deref().unwrap_or_default();
         let integrity = row.integrity.as_ref().map(Digest::to_sri).unwrap_or_default();
         let subject = subjects.id(params![row.name.as_str(), version, kind, integrity, list(&row.hidden)])?;
         let outcome = match row.outcome {
-            Outcome::Served => SERVED,
-            Outcome::Refused => REFUSED,
+            DownloadOutcome::Served => SERVED,
+            DownloadOutcome::Refused => REFUSED,
         };
         let times = count_to_column(tally.times);
         insert.execute(params![subject, client, outcome, row.rule, times, to_column(tally.first), to_column(tally.last)])?;
@@ -203,7 +203,7 @@ fn write_downloads(connection: &Connection, rows: &[(&Download, Tally)]) -> rusq
     Ok(())
 }
 
-fn write_incidents(connection: &Connection, rows: &[(&Incident, Tally)]) -> rusqlite::Result<()> {
+fn write_incidents(connection: &Connection, rows: &[(&LedgerEvent, RowTally)]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO incidents (kind, name, version, detail, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
@@ -216,12 +216,12 @@ fn write_incidents(connection: &Connection, rows: &[(&Incident, Tally)]) -> rusq
 }
 
 /// Rows that are written once and then named by number.
-struct Interned<'a> {
+struct InternTable<'a> {
     find: CachedStatement<'a>,
     insert: CachedStatement<'a>,
 }
 
-impl<'a> Interned<'a> {
+impl<'a> InternTable<'a> {
     fn new(connection: &'a Connection, find: &str, insert: &str) -> rusqlite::Result<Self> {
         Ok(Self { find: connection.prepare_cached(find)?, insert: connection.prepare_cached(insert)? })
     }
@@ -235,7 +235,7 @@ impl<'a> Interned<'a> {
 }
 
 /// A client as the ledger names it: its address, behind its name if it has one.
-fn named(row: &Download) -> String {
+fn named(row: &DownloadEvent) -> String {
     let address = row.client.to_canonical();
     row.user.as_ref().map_or_else(|| address.to_string(), |user| format!("{user}@{address}"))
 }

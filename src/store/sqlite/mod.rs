@@ -24,14 +24,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::npm::{Algorithm, Digest, PackageName};
 use crate::policy::decisions::Decision;
 use crate::store::StoreError;
-use crate::store::data_dir::{DataDir, Ownership};
+use crate::store::data_dir::{DataDir, DataDirLock};
 use crate::store::ledger::{
-    Document, Download, Exposure, Incident, Ledger, PackageChange, PackageKey, PackageRecord, Release, TarballSource,
+    DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release, StoredPackument,
+    TarballSource,
 };
-use crate::store::sqlite::events::{Asked, RecordedIncident};
-use crate::store::sqlite::pending::Owed;
-use crate::store::sqlite::read_pool::Readers;
-use crate::store::sqlite::write_behind::Journal;
+use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
+use crate::store::sqlite::pending::PendingChanges;
+use crate::store::sqlite::read_pool::ReadPool;
+use crate::store::sqlite::write_behind::WriteBehindLog;
 
 /// How long a connection waits for another process's lock: `exposure` recovering the log of a killed server, a backup.
 const BUSY: Duration = Duration::from_secs(5);
@@ -51,20 +52,20 @@ const LOG_SIZE: u32 = 16 << 20;
 /// The ledger of a data directory.
 pub struct SqliteLedger {
     path: PathBuf,
-    readers: Readers,
-    owner: Option<Owner>,
+    readers: ReadPool,
+    owner: Option<WriterHandle>,
 }
 
 /// What only the process that owns the data directory has. The journal goes first: it writes what is left.
-struct Owner {
-    journal: Journal,
+struct WriterHandle {
+    journal: WriteBehindLog,
     writer: Arc<Mutex<Connection>>,
-    owed: Arc<Owed>,
+    owed: Arc<PendingChanges>,
     /// How many packages are recorded only as absent.
     absences: AtomicUsize,
     /// Where nothing could be forgotten: from when on absences may be old enough, in seconds since 1970.
     full_until: AtomicI64,
-    _ownership: Ownership,
+    _ownership: DataDirLock,
 }
 
 impl SqliteLedger {
@@ -79,15 +80,15 @@ impl SqliteLedger {
         writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("be opened"))?;
         let absences = packages::count_absences(&writer).map_err(StoreError::ledger("be read"))?;
         let writer = Arc::new(Mutex::new(writer));
-        let owed = Arc::new(Owed::default());
+        let owed = Arc::new(PendingChanges::default());
         let (writing, owing) = (Arc::clone(&writer), Arc::clone(&owed));
-        let journal = Journal::start(move |batch| {
+        let journal = WriteBehindLog::start(move |batch| {
             let mut connection = writing.lock().unwrap_or_else(PoisonError::into_inner);
             settle(&owing, &mut connection)?;
             events::write(&mut connection, batch).map_err(StoreError::ledger("be written"))
         })
         .map_err(StoreError::file("start a thread that writes", &path))?;
-        let owner = Owner {
+        let owner = WriterHandle {
             journal,
             writer,
             owed,
@@ -95,7 +96,7 @@ impl SqliteLedger {
             full_until: i64::MIN.into(),
             _ownership: data_dir.ownership(),
         };
-        Ok(Self { path, readers: Readers::default(), owner: Some(owner) })
+        Ok(Self { path, readers: ReadPool::default(), owner: Some(owner) })
     }
 
     /// The ledger of the data directory at `data_dir`, to read beside a running server, without one, or after one was
@@ -110,7 +111,7 @@ impl SqliteLedger {
         let path = DataDir::ledger_in(data_dir);
         // SQLite would only say that it is unable to open a file.
         std::fs::metadata(&path).map_err(StoreError::file("open", &path))?;
-        let ledger = Self { path, readers: Readers::default(), owner: None };
+        let ledger = Self { path, readers: ReadPool::default(), owner: None };
         ledger
             .read(|connection| schema::expect_known(connection, &ledger.path))
             .map_err(|error| name_damaged(error, &ledger.path))?;
@@ -135,7 +136,7 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn asked(&self) -> Result<Vec<Asked>, StoreError> {
+    pub fn asked(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
         self.read(|connection| events::asked(connection).map_err(StoreError::ledger("be read")))
     }
@@ -154,7 +155,7 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn incidents(&self, since: Timestamp) -> Result<Vec<RecordedIncident>, StoreError> {
+    pub fn incidents(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
         self.read(|connection| events::incidents(connection, since).map_err(StoreError::ledger("be read")))
     }
@@ -213,7 +214,7 @@ impl SqliteLedger {
     }
 
     /// Forgets absences from before `expired`; whether there is room for others now.
-    fn forget_absences(&self, owner: &Owner, expired: Timestamp) -> Result<bool, StoreError> {
+    fn forget_absences(&self, owner: &WriterHandle, expired: Timestamp) -> Result<bool, StoreError> {
         let full_until = owner.full_until.load(Ordering::Relaxed);
         if expired.as_second() < full_until {
             return Ok(false);
@@ -292,7 +293,7 @@ impl Ledger for SqliteLedger {
         if owner.owed.push(key, change) { Ok(()) } else { Err(StoreError::NoRoom) }
     }
 
-    fn record_absence(&self, key: &PackageKey, document: &Document, expired: Timestamp) -> Result<bool, StoreError> {
+    fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         let is_full = owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES;
         // One that is recorded takes no more than it does already.
@@ -308,13 +309,13 @@ impl Ledger for SqliteLedger {
         self.record_package(key, &PackageChange { document: Some(document.clone()), ..PackageChange::default() }).map(|()| true)
     }
 
-    fn record_download(&self, download: Download, at: Timestamp) {
+    fn record_download(&self, download: DownloadEvent, at: Timestamp) {
         if let Some(owner) = &self.owner {
             owner.journal.note_download(download, at);
         }
     }
 
-    fn record_incident(&self, incident: Incident, at: Timestamp) {
+    fn record_incident(&self, incident: LedgerEvent, at: Timestamp) {
         if let Some(owner) = &self.owner {
             owner.journal.note_incident(incident, at);
         }
@@ -343,7 +344,7 @@ impl Ledger for SqliteLedger {
         self.read(|connection| packages::downloaded(connection, name).map_err(StoreError::ledger("be read")))
     }
 
-    fn has_incident(&self, incident: &Incident) -> Result<bool, StoreError> {
+    fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError> {
         self.read(|connection| events::has_incident(connection, incident).map_err(StoreError::ledger("be read")))
     }
 
@@ -358,7 +359,7 @@ impl Ledger for SqliteLedger {
 }
 
 /// Writes what could not be written before.
-fn settle(owed: &Owed, writer: &mut Connection) -> Result<(), StoreError> {
+fn settle(owed: &PendingChanges, writer: &mut Connection) -> Result<(), StoreError> {
     if owed.is_empty() {
         return Ok(());
     }
@@ -437,7 +438,7 @@ mod tests {
 
     use super::*;
     use crate::store::conformance::{at, download, key, ledger_laws, release};
-    use crate::store::ledger::{Kind, Release};
+    use crate::store::ledger::{DownloadKind, Release};
 
     ledger_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| Arc::new(open(home.path())));
 
@@ -585,9 +586,9 @@ mod tests {
             let [_, high, low, end] = number.to_be_bytes();
             ledger.record_download(download(&format!("{number}.0.0"), [10, high, low, end]), at(i64::from(number)));
         }
-        let incident = Incident { kind: "clock_skew", name: Some(axios()), version: None, detail: "six minutes".to_owned() };
+        let incident = LedgerEvent { kind: "clock_skew", name: Some(axios()), version: None, detail: "six minutes".to_owned() };
         ledger.record_incident(incident.clone(), at(3));
-        ledger.record_incident(Incident { kind: "version_gone", ..incident }, at(20_000));
+        ledger.record_incident(LedgerEvent { kind: "version_gone", ..incident }, at(20_000));
         assert_eq!(ledger.incidents(at(0)).unwrap().len(), 2);
         assert_eq!(ledger.prune(at(11_999)).unwrap(), 12_000);
         assert_eq!(ledger.prune(at(11_999)).unwrap(), 0);
@@ -610,8 +611,8 @@ mod tests {
         let ledger = open(home.path());
         let hidden: Arc<[Box<str>]> = Arc::new(["1.14.1".into(), "0.30.4".into()]);
         for client in 0..5 {
-            let asked = Download {
-                kind: Kind::Packument,
+            let asked = DownloadEvent {
+                kind: DownloadKind::Packument,
                 version: None,
                 integrity: None,
                 hidden: Arc::clone(&hidden),

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::npm::{Form, Integrity, ManifestDigest, PackageName};
+use crate::npm::{Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::ledger::{
-    Document, LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, TagSighting, TarballSource,
+    LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, StoredPackument, TagSighting, TarballSource,
 };
 
 /// How many addresses are remembered that yielded the same bytes. A registry that signs its addresses has another one each time;
@@ -112,7 +112,7 @@ pub(crate) fn count_from_column(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
 }
 
-fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<Document>)>> {
+fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<StoredPackument>)>> {
     let mut query = connection.prepare_cached(
         "SELECT id, first_seen, validated, changed, content, length, etag, last_modified, form, looked, modified
          FROM packages WHERE upstream = ?1 AND name = ?2",
@@ -122,7 +122,7 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
         let (Some(first_seen), Some(validated), Some(changed)) = (instant(row, 1)?, instant(row, 2)?, instant(row, 3)?) else {
             return Ok((id, None));
         };
-        let document = Document {
+        let document = StoredPackument {
             first_seen,
             validated,
             changed,
@@ -193,7 +193,7 @@ fn write_package(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
     connection.prepare_cached("INSERT INTO packages (upstream, name, seen) VALUES (?1, ?2, 0)")?.insert(named)
 }
 
-fn write_document(connection: &Connection, package: i64, document: &Document) -> rusqlite::Result<()> {
+fn write_document(connection: &Connection, package: i64, document: &StoredPackument) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE packages SET first_seen = coalesce(first_seen, ?2), validated = ?3, changed = ?4, content = ?5, length = ?6,
          etag = ?7, last_modified = ?8, form = ?9, looked = ?10, modified = ?11, seen = max(seen, ?5 IS NOT NULL) WHERE id = ?1",
@@ -347,16 +347,16 @@ fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> ru
     Ok(())
 }
 
-fn form_to_column(form: Form) -> &'static str {
+fn form_to_column(form: PackumentForm) -> &'static str {
     match form {
-        Form::Full => "full",
-        Form::Abbreviated => "abbreviated",
+        PackumentForm::Full => "full",
+        PackumentForm::Abbreviated => "abbreviated",
     }
 }
 
 /// Any other word is read as not known: the form is then decided again.
-fn form_from_column(text: Option<&str>) -> Option<Form> {
-    [Form::Full, Form::Abbreviated].into_iter().find(|form| text == Some(form_to_column(*form)))
+fn form_from_column(text: Option<&str>) -> Option<PackumentForm> {
+    [PackumentForm::Full, PackumentForm::Abbreviated].into_iter().find(|form| text == Some(form_to_column(*form)))
 }
 
 fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {

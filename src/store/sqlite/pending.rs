@@ -11,7 +11,7 @@ const MOST_ROWS: usize = 100_000;
 
 /// The changes that wait, by package and in their order.
 #[derive(Default)]
-pub(crate) struct Owed(Mutex<State>);
+pub(crate) struct PendingChanges(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -19,7 +19,7 @@ struct State {
     rows: usize,
 }
 
-impl Owed {
+impl PendingChanges {
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().changes.is_empty()
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn changes_are_handed_over_in_their_order_and_kept_when_they_are_refused() {
-        let owed = Owed::default();
+        let owed = PendingChanges::default();
         for version in ["1.0.0", "1.1.0"] {
             assert!(owed.push(&key("axios"), &change(version)));
         }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded() {
-        let owed = Owed::default();
+        let owed = PendingChanges::default();
         let many = PackageChange { releases: vec![release("1.0.0", b""); MOST_ROWS / 2], ..PackageChange::default() };
         assert!(owed.push(&key("axios"), &many));
         assert!(!owed.push(&key("other"), &many));

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connections of one ledger.
 #[derive(Default)]
-pub(crate) struct Readers {
+pub(crate) struct ReadPool {
     state: Mutex<State>,
     /// Told when one is there again, or will not come back.
     returned: Condvar,
@@ -26,7 +26,7 @@ struct State {
     lent: usize,
 }
 
-impl Readers {
+impl ReadPool {
     /// Reads through a connection that is free, or a new one. Where none can be opened, which a process without a free file sees,
     /// it waits its turn.
     ///
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn one_that_cannot_be_opened_is_waited_for_while_another_is_out() {
-        let readers = Readers::default();
+        let readers = ReadPool::default();
         let out = readers.take(open).unwrap();
         let read = thread::scope(|scope| {
             let waiting = scope.spawn(|| readers.read(full, |_| Ok("read")));
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn with_none_out_it_is_told_at_once_and_a_failure_gives_the_connection_up() {
-        let readers = Readers::default();
+        let readers = ReadPool::default();
         assert_eq!(readers.read(full, |_| Ok(())), Err("no file is free"));
         let opened = Cell::new(0);
         let counted = || {

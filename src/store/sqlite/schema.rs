@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::npm::{Agreement, Integrity};
+use crate::npm::{DigestComparison, Integrity};
 use crate::store::StoreError;
 
 /// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
@@ -269,7 +269,7 @@ fn part_views(connection: &Connection) -> rusqlite::Result<()> {
             for (other, others) in &by_view[place + 1..] {
                 for (version, digests) in versions {
                     let Some(others) = others.get(version) else { continue };
-                    let same = |digest: &Integrity| others.iter().any(|other| digest.agreement(other) == Agreement::Same);
+                    let same = |digest: &Integrity| others.iter().any(|other| digest.agreement(other) == DigestComparison::Same);
                     if !digests.iter().any(same) {
                         part.execute((one, version))?;
                         part.execute((other, version))?;

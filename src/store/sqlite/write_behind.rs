@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::store::StoreError;
-use crate::store::ledger::{Download, Incident, Kind};
+use crate::store::ledger::{DownloadEvent, DownloadKind, LedgerEvent};
 
 /// How long a row waits for others.
 const BATCH_EVERY: Duration = Duration::from_millis(200);
@@ -26,14 +26,14 @@ const MOST_DOWNLOADS: usize = 100_000;
 const MOST_INCIDENTS: usize = 10_000;
 
 /// The rows that are not written yet, and the thread that writes them.
-pub(crate) struct Journal {
+pub(crate) struct WriteBehindLog {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
 
 /// How often, and from when to when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct RowTally {
     pub(crate) times: u64,
     pub(crate) first: Timestamp,
     pub(crate) last: Timestamp,
@@ -42,12 +42,12 @@ pub(crate) struct Tally {
 /// Distinct rows with their tallies.
 #[derive(Default)]
 pub(crate) struct Batch {
-    tarballs: HashMap<Row, Tally>,
-    packuments: HashMap<Row, Tally>,
-    incidents: HashMap<Incident, Tally>,
+    tarballs: HashMap<DownloadKey, RowTally>,
+    packuments: HashMap<DownloadKey, RowTally>,
+    incidents: HashMap<LedgerEvent, RowTally>,
 }
 
-impl Journal {
+impl WriteBehindLog {
     /// Starts the thread that hands batches to `write`. A batch that it refuses is kept and handed over again.
     ///
     /// # Errors
@@ -60,12 +60,12 @@ impl Journal {
         Ok(Self { shared, writer: Some(writer) })
     }
 
-    pub(crate) fn note_download(&self, download: Download, at: Timestamp) {
-        self.shared.note(|batch| batch.add_download(Row(download), Tally::once(at)));
+    pub(crate) fn note_download(&self, download: DownloadEvent, at: Timestamp) {
+        self.shared.note(|batch| batch.add_download(DownloadKey(download), RowTally::once(at)));
     }
 
-    pub(crate) fn note_incident(&self, incident: Incident, at: Timestamp) {
-        self.shared.note(|batch| batch.add_incident(incident, Tally::once(at)));
+    pub(crate) fn note_incident(&self, incident: LedgerEvent, at: Timestamp) {
+        self.shared.note(|batch| batch.add_incident(incident, RowTally::once(at)));
     }
 
     /// Blocks until everything noted before was handed over once, whether or not it could be written.
@@ -88,7 +88,7 @@ impl Journal {
     }
 }
 
-impl Drop for Journal {
+impl Drop for WriteBehindLog {
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.wake.notify_one();
@@ -134,7 +134,7 @@ impl Shared {
     }
 
     fn run(&self, mut write: impl FnMut(&Batch) -> Result<(), StoreError>) {
-        let _ended = Ended(self);
+        let _ended = WriterStopped(self);
         loop {
             let (batch, is_final) = self.next();
             if batch.is_empty() {
@@ -219,16 +219,16 @@ impl State {
 }
 
 /// Frees whoever waits for the writer, should it panic.
-struct Ended<'a>(&'a Shared);
+struct WriterStopped<'a>(&'a Shared);
 
-impl Drop for Ended<'_> {
+impl Drop for WriterStopped<'_> {
     fn drop(&mut self) {
         self.0.lock().finished = u64::MAX;
         self.0.done.notify_all();
     }
 }
 
-impl Tally {
+impl RowTally {
     fn once(at: Timestamp) -> Self {
         Self { times: 1, first: at, last: at }
     }
@@ -242,12 +242,12 @@ impl Tally {
 
 impl Batch {
     /// The downloads, in the order in which they first came.
-    pub(crate) fn downloads(&self) -> Vec<(&Download, Tally)> {
+    pub(crate) fn downloads(&self) -> Vec<(&DownloadEvent, RowTally)> {
         in_order(self.tarballs.iter().chain(&self.packuments).map(|(row, tally)| (&row.0, *tally)).collect())
     }
 
     /// The incidents, in the order in which they first came.
-    pub(crate) fn incidents(&self) -> Vec<(&Incident, Tally)> {
+    pub(crate) fn incidents(&self) -> Vec<(&LedgerEvent, RowTally)> {
         in_order(self.incidents.iter().map(|(incident, tally)| (incident, *tally)).collect())
     }
 
@@ -265,9 +265,9 @@ impl Batch {
     }
 
     /// Adds a row; answers with how many requests had to be given up for it, or with it.
-    fn add_download(&mut self, row: Row, tally: Tally) -> u64 {
+    fn add_download(&mut self, row: DownloadKey, tally: RowTally) -> u64 {
         let full = self.tarballs.len() + self.packuments.len() >= MOST_DOWNLOADS;
-        let of_tarball = row.0.kind == Kind::Tarball;
+        let of_tarball = row.0.kind == DownloadKind::Tarball;
         let rows = if of_tarball { &mut self.tarballs } else { &mut self.packuments };
         if let Some(known) = rows.get_mut(&row) {
             known.join(tally);
@@ -286,7 +286,7 @@ impl Batch {
         lost
     }
 
-    fn add_incident(&mut self, incident: Incident, tally: Tally) -> u64 {
+    fn add_incident(&mut self, incident: LedgerEvent, tally: RowTally) -> u64 {
         let full = self.incidents.len() >= MOST_INCIDENTS;
         match self.incidents.entry(incident) {
             Entry::Occupied(mut known) => known.get_mut().join(tally),
@@ -311,9 +311,9 @@ impl Batch {
 
 /// A download as a key. What it hid is shared with the remembered answer and may be hundreds of versions long, so it is
 /// told apart by place first, and not hashed on the request path.
-struct Row(Download);
+struct DownloadKey(DownloadEvent);
 
-impl Hash for Row {
+impl Hash for DownloadKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let row = &self.0;
         (row.kind, &row.name, &row.version, &row.outcome, &row.rule, row.hidden.len()).hash(state);
@@ -321,7 +321,7 @@ impl Hash for Row {
     }
 }
 
-impl PartialEq for Row {
+impl PartialEq for DownloadKey {
     fn eq(&self, other: &Self) -> bool {
         let (one, two) = (&self.0, &other.0);
         (one.kind, one.outcome, &one.rule, one.client, one.tool) == (two.kind, two.outcome, &two.rule, two.client, two.tool)
@@ -331,10 +331,10 @@ impl PartialEq for Row {
     }
 }
 
-impl Eq for Row {}
+impl Eq for DownloadKey {}
 
 /// Gives up a part of the rows, so that the next thousand need not look for one each.
-fn give_up_some(rows: &mut HashMap<Row, Tally>) -> u64 {
+fn give_up_some(rows: &mut HashMap<DownloadKey, RowTally>) -> u64 {
     let (mut left, mut lost) = (rows.len().min(MOST_DOWNLOADS / 10), 0);
     rows.retain(|_, tally| {
         if left == 0 {
@@ -347,7 +347,7 @@ fn give_up_some(rows: &mut HashMap<Row, Tally>) -> u64 {
     lost
 }
 
-fn in_order<T>(mut rows: Vec<(T, Tally)>) -> Vec<(T, Tally)> {
+fn in_order<T>(mut rows: Vec<(T, RowTally)>) -> Vec<(T, RowTally)> {
     rows.sort_by_key(|(_, tally)| tally.first);
     rows
 }
@@ -362,7 +362,7 @@ mod tests {
     use super::*;
     use crate::store::conformance::{at, download};
 
-    type Written = Arc<Mutex<Vec<(Vec<Download>, Vec<u64>)>>>;
+    type Written = Arc<Mutex<Vec<(Vec<DownloadEvent>, Vec<u64>)>>>;
 
     /// Writes into memory, and fails as often as `failures` says.
     fn sink(written: &Written, failures: u32) -> impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static {
@@ -379,9 +379,9 @@ mod tests {
         }
     }
 
-    fn packument(client: u32, hidden: &Arc<[Box<str>]>) -> Download {
-        Download {
-            kind: Kind::Packument,
+    fn packument(client: u32, hidden: &Arc<[Box<str>]>) -> DownloadEvent {
+        DownloadEvent {
+            kind: DownloadKind::Packument,
             version: None,
             hidden: Arc::clone(hidden),
             client: client_of(client),
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn equal_rows_are_one_row_and_rows_are_in_order() {
         let written = Written::default();
-        let journal = Journal::start(sink(&written, 0)).unwrap();
+        let journal = WriteBehindLog::start(sink(&written, 0)).unwrap();
         journal.note_download(download("2.0.0", [10, 0, 0, 1]), at(5));
         for second in 0..3 {
             journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(second));
@@ -414,7 +414,7 @@ mod tests {
         let mut batch = Batch::default();
         let list = |versions: &[&str]| -> Arc<[Box<str>]> { versions.iter().map(|version| Box::from(*version)).collect() };
         for hidden in [list(&["1.0.0"]), list(&["1.0.0"]), list(&["2.0.0"]), list(&[])] {
-            batch.add_download(Row(packument(1, &hidden)), Tally::once(at(0)));
+            batch.add_download(DownloadKey(packument(1, &hidden)), RowTally::once(at(0)));
         }
         let mut times: Vec<_> = batch.downloads().iter().map(|(_, tally)| tally.times).collect();
         times.sort_unstable();
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_flush_makes_one_attempt_and_what_failed_is_kept_for_the_next() {
         let written = Written::default();
-        let journal = Journal::start(sink(&written, 2)).unwrap();
+        let journal = WriteBehindLog::start(sink(&written, 2)).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(2));
@@ -438,11 +438,11 @@ mod tests {
     #[test]
     fn the_end_writes_what_is_left_and_counts_what_it_cannot() {
         let written = Written::default();
-        let journal = Journal::start(sink(&written, 0)).unwrap();
+        let journal = WriteBehindLog::start(sink(&written, 0)).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         drop(journal);
         assert_eq!(written.lock().unwrap().len(), 1);
-        let journal = Journal::start(sink(&written, u32::MAX)).unwrap();
+        let journal = WriteBehindLog::start(sink(&written, u32::MAX)).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         let shared = Arc::clone(&journal.shared);
         drop(journal);
@@ -454,22 +454,22 @@ mod tests {
         let (mut batch, none) = (Batch::default(), Arc::from([]));
         let mut lost = 0;
         for client in 0..100_000 {
-            lost += batch.add_download(Row(packument(client, &none)), Tally::once(at(0)));
+            lost += batch.add_download(DownloadKey(packument(client, &none)), RowTally::once(at(0)));
         }
         assert_eq!((batch.len(), lost), (MOST_DOWNLOADS, 0));
-        assert_eq!(batch.add_download(Row(packument(200_000, &none)), Tally::once(at(0))), 1);
-        assert_eq!(batch.add_download(Row(packument(1, &none)), Tally::once(at(0))), 0, "it is counted in its row");
+        assert_eq!(batch.add_download(DownloadKey(packument(200_000, &none)), RowTally::once(at(0))), 1);
+        assert_eq!(batch.add_download(DownloadKey(packument(1, &none)), RowTally::once(at(0))), 0, "it is counted in its row");
         for client in 0..100_000 {
-            let tarball = Download { client: client_of(client), ..download("1.0.0", [0; 4]) };
-            lost += batch.add_download(Row(tarball), Tally::once(at(0)));
+            let tarball = DownloadEvent { client: client_of(client), ..download("1.0.0", [0; 4]) };
+            lost += batch.add_download(DownloadKey(tarball), RowTally::once(at(0)));
         }
         assert_eq!((batch.len(), batch.tarballs.len(), lost), (MOST_DOWNLOADS, MOST_DOWNLOADS, 100_001));
-        assert_eq!(batch.add_download(Row(download("2.0.0", [0; 4])), Tally::once(at(0))), 1);
+        assert_eq!(batch.add_download(DownloadKey(download("2.0.0", [0; 4])), RowTally::once(at(0))), 1);
     }
 
     #[test]
     fn a_writer_that_panics_holds_nobody_up() {
-        let journal = Journal::start(|_| panic!("a defect")).unwrap();
+        let journal = WriteBehindLog::start(|_| panic!("a defect")).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));

@@ -1,6 +1,6 @@
 //! What becomes of decisions: each change is a line in the log, and the active ones are counted by their kind.
 
-use crate::policy::decisions::{Act, Decision, State};
+use crate::policy::decisions::{Decision, DecisionAction, DecisionState};
 use crate::telemetry::labels::{DecisionLabel, Label as _};
 use crate::telemetry::metrics::Metrics;
 
@@ -27,7 +27,7 @@ pub struct DecisionChanged<'a> {
     /// What happened.
     pub change: DecisionChange,
     /// Its state now.
-    pub state: State,
+    pub state: DecisionState,
 }
 
 impl DecisionChanged<'_> {
@@ -52,7 +52,7 @@ impl DecisionChanged<'_> {
                 )
             }};
         }
-        let is_break_glass = self.decision.proposal.act == Act::Observe && self.state == State::Active;
+        let is_break_glass = self.decision.proposal.act == DecisionAction::Observe && self.state == DecisionState::Active;
         match self.change {
             _ if is_break_glass => log!(warn, "break-glass is active"),
             DecisionChange::Loaded => log!(info, "decision loaded"),
@@ -79,21 +79,26 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::policy::decisions::{Approved, Proposal, Signature};
+    use crate::policy::decisions::{ApprovedVersion, DecisionProposal, Signature};
 
     #[test]
     fn every_kind_of_decision_is_counted() {
-        let approved = Approved { version: "1.0.0".to_owned(), integrity: "sha512-AA==".to_owned(), until: None };
+        let approved = ApprovedVersion { version: "1.0.0".to_owned(), integrity: "sha512-AA==".to_owned(), until: None };
         let acts = [
-            Act::Approve { package: "axios".to_owned(), asked: "1".to_owned(), versions: vec![approved], records: Vec::new() },
-            Act::Adopt { lockfiles: Vec::new(), versions: Vec::new() },
-            Act::Deny { packages: "axios".to_owned(), range: None },
-            Act::Freeze { at: Timestamp::UNIX_EPOCH, packages: Vec::new() },
-            Act::Observe,
+            DecisionAction::Approve {
+                package: "axios".to_owned(),
+                asked: "1".to_owned(),
+                versions: vec![approved],
+                records: Vec::new(),
+            },
+            DecisionAction::Adopt { lockfiles: Vec::new(), versions: Vec::new() },
+            DecisionAction::Deny { packages: "axios".to_owned(), range: None },
+            DecisionAction::Freeze { at: Timestamp::UNIX_EPOCH, packages: Vec::new() },
+            DecisionAction::Observe,
         ];
         let decisions = acts.map(|act| {
             let author = Signature { who: "ada".to_owned(), at: Timestamp::UNIX_EPOCH };
-            let proposal = Proposal { act, reason: "INC-7".to_owned(), author, expires: None, needs_second: false };
+            let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires: None, needs_second: false };
             Decision { id: 1, proposal, second: None, revoked: None }
         });
         let metrics = Metrics::new();

@@ -80,7 +80,7 @@ impl FeedOverbroad<'_> {
 
 /// A client got a version that turned out to be bad.
 #[derive(Debug, Clone, Copy)]
-pub struct Exposed<'a> {
+pub struct ClientExposed<'a> {
     /// The package.
     pub name: &'a PackageName,
     /// The version.
@@ -95,7 +95,7 @@ pub struct Exposed<'a> {
     pub times: u64,
 }
 
-impl Exposed<'_> {
+impl ClientExposed<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::Exposure).inc();
@@ -113,7 +113,7 @@ impl Exposed<'_> {
 
 /// Somebody asked the gateway for a place that a feed lists as what malware talks to.
 #[derive(Debug, Clone, Copy)]
-pub struct Contacted<'a> {
+pub struct IndicatorContacted<'a> {
     /// The place: host and port.
     pub place: &'a str,
     /// The record that lists it.
@@ -128,7 +128,7 @@ pub struct Contacted<'a> {
     pub refused: bool,
 }
 
-impl Contacted<'_> {
+impl IndicatorContacted<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::Exposure).inc();

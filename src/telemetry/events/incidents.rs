@@ -59,7 +59,7 @@ impl IntegrityMismatch<'_> {
 
 /// A version left upstream's packument.
 #[derive(Debug, Clone, Copy)]
-pub struct VersionGone<'a> {
+pub struct VersionRemoved<'a> {
     /// The package.
     pub name: &'a PackageName,
     /// The version.
@@ -68,7 +68,7 @@ pub struct VersionGone<'a> {
     pub takedown: bool,
 }
 
-impl VersionGone<'_> {
+impl VersionRemoved<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         let kind = if self.takedown { IncidentLabel::Takedown } else { IncidentLabel::Unpublished };
@@ -122,14 +122,14 @@ impl ClockSkew<'_> {
 
 /// Rows of the ledger were lost.
 #[derive(Debug, Clone, Copy)]
-pub struct LedgerLost<'a> {
+pub struct LedgerRowsLost<'a> {
     /// How many.
     pub rows: u64,
     /// Why.
     pub detail: &'a str,
 }
 
-impl LedgerLost<'_> {
+impl LedgerRowsLost<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::LedgerLost).inc();
@@ -225,8 +225,8 @@ mod tests {
     fn a_takedown_and_a_left_pad_are_counted_apart() {
         let metrics = Metrics::new();
         let name = PackageName::parse("axios").unwrap();
-        VersionGone { name: &name, version: "1.14.1", takedown: true }.emit(&metrics);
-        VersionGone { name: &name, version: "0.1.0", takedown: false }.emit(&metrics);
+        VersionRemoved { name: &name, version: "1.14.1", takedown: true }.emit(&metrics);
+        VersionRemoved { name: &name, version: "0.1.0", takedown: false }.emit(&metrics);
         let text = metrics.render();
         assert!(text.contains("coldframe_incidents_total{kind=\"takedown\"} 1\n"), "{text}");
         assert!(text.contains("coldframe_incidents_total{kind=\"unpublished\"} 1\n"), "{text}");

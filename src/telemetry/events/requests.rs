@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::npm::{Agent, PackageName};
+use crate::npm::{PackageName, UserAgent};
 use crate::policy::RuleId;
 use crate::telemetry::labels::{
     BarLabel, CacheLabel, CacheOutcome, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat,
@@ -28,7 +28,7 @@ pub struct RequestEnded<'a> {
     /// By what name, if they logged in.
     pub user: Option<&'a str>,
     /// With which tool, where that was read.
-    pub agent: Option<&'a Agent>,
+    pub agent: Option<&'a UserAgent>,
     /// The method.
     pub method: &'a str,
     /// The path, without its query, which may hold what is nobody's business.
@@ -90,14 +90,14 @@ impl UpstreamAnswered<'_> {
 
 /// One of our memories was asked.
 #[derive(Debug, Clone, Copy)]
-pub struct CacheUsed {
+pub struct CacheLookup {
     /// Which one.
     pub cache: CacheLabel,
     /// What it had.
     pub outcome: CacheOutcome,
 }
 
-impl CacheUsed {
+impl CacheLookup {
     /// Counts it. There are too many for a log.
     pub fn emit(self, metrics: &Metrics) {
         metrics.caches.of((self.cache, self.outcome)).inc();
@@ -106,7 +106,7 @@ impl CacheUsed {
 
 /// The policy refused something to a client.
 #[derive(Debug, Clone, Copy)]
-pub struct Refused<'a> {
+pub struct RequestRefused<'a> {
     /// The package.
     pub name: &'a PackageName,
     /// The version, unless the whole package is kept back.
@@ -118,12 +118,12 @@ pub struct Refused<'a> {
     /// By what name, if they logged in.
     pub user: Option<&'a str>,
     /// With which tool.
-    pub agent: &'a Agent,
+    pub agent: &'a UserAgent,
     /// What the client is told.
     pub text: &'a str,
 }
 
-impl Refused<'_> {
+impl RequestRefused<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.refusals.of(self.rule.into()).inc();
@@ -142,7 +142,7 @@ impl Refused<'_> {
 
 /// Something was served of which a rule warned, or that it would have refused if it did more than observe.
 #[derive(Debug, Clone, Copy)]
-pub struct Observed<'a> {
+pub struct ServedWithWarning<'a> {
     /// The package.
     pub name: &'a PackageName,
     /// The version.
@@ -159,7 +159,7 @@ pub struct Observed<'a> {
     pub detail: &'a str,
 }
 
-impl Observed<'_> {
+impl ServedWithWarning<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.observed.inc();
@@ -178,7 +178,7 @@ impl Observed<'_> {
 
 /// The gateway refused to connect somebody, or to go on with a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct GatewayRefused<'a> {
+pub struct EgressRefused<'a> {
     /// Why.
     pub reason: BarLabel,
     /// Who asked.
@@ -191,7 +191,7 @@ pub struct GatewayRefused<'a> {
     pub text: &'a str,
 }
 
-impl GatewayRefused<'_> {
+impl EgressRefused<'_> {
     /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.gateway_refusals.of(self.reason).inc();
@@ -227,12 +227,12 @@ impl VersionsHidden<'_> {
 
 /// A package was fetched that no client had asked for yet.
 #[derive(Debug, Clone, Copy)]
-pub struct FetchedAhead<'a> {
+pub struct PackumentPrefetched<'a> {
     /// The package.
     pub name: &'a PackageName,
 }
 
-impl FetchedAhead<'_> {
+impl PackumentPrefetched<'_> {
     /// Counts it, and logs it for those who look closely.
     pub fn emit(self, metrics: &Metrics) {
         metrics.fetched_ahead.inc();

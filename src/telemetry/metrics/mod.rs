@@ -21,11 +21,11 @@ use crate::telemetry::labels::{
 use crate::telemetry::metrics::series::Series;
 
 /// A gauge whose reading somebody else supplies, each time the numbers are rendered.
-pub type Reading = Box<dyn Fn() -> u64 + Send + Sync>;
+pub type GaugeCallback = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// The gauges that somebody else reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watched {
+pub enum CallbackGauge {
     /// Bytes of blobs on disk.
     BlobBytes,
     /// Bytes of facts, deflated packuments and answers in memory.
@@ -48,7 +48,7 @@ pub struct Metrics {
     resident: Gauge<u64, AtomicU64>,
     in_flight: Gauge,
     watched: [Gauge<u64, AtomicU64>; 6],
-    readings: Mutex<Vec<(Watched, Reading)>>,
+    readings: Mutex<Vec<(CallbackGauge, GaugeCallback)>>,
     pub(crate) requests: Series<(EndpointLabel, OutcomeLabel), Counter>,
     pub(crate) request_seconds: Series<EndpointLabel, Histogram>,
     pub(crate) bytes_sent: Counter,
@@ -136,7 +136,7 @@ impl Metrics {
     }
 
     /// Has `reading` asked for a gauge's value each time the numbers are rendered. It must not block.
-    pub fn watch(&self, gauge: Watched, reading: Reading) {
+    pub fn watch(&self, gauge: CallbackGauge, reading: GaugeCallback) {
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).push((gauge, reading));
     }
 
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_watched_gauge_is_read_when_the_numbers_are_rendered() {
         let metrics = Metrics::new();
-        metrics.watch(Watched::MemoryBytes, Box::new(|| 4711));
+        metrics.watch(CallbackGauge::MemoryBytes, Box::new(|| 4711));
         assert!(metrics.render().contains("coldframe_memory_cache_bytes 4711\n"));
     }
 }

@@ -10,19 +10,19 @@ use prometheus_client::registry::Registry;
 use crate::telemetry::labels::Label;
 
 /// The labels of one series, as the encoder wants them.
-type Pairs = Vec<(&'static str, &'static str)>;
+type LabelPairs = Vec<(&'static str, &'static str)>;
 
 /// What tells the series of one metric apart: a label, or two of them.
-pub(crate) trait Labels: Copy {
-    /// Every combination, in the order of [`Labels::place`].
-    fn all() -> Vec<Pairs>;
+pub(crate) trait LabelSet: Copy {
+    /// Every combination, in the order of [`LabelSet::place`].
+    fn all() -> Vec<LabelPairs>;
 
-    /// Where this combination stands in [`Labels::all`].
+    /// Where this combination stands in [`LabelSet::all`].
     fn place(self) -> usize;
 }
 
-impl<L: Label> Labels for L {
-    fn all() -> Vec<Pairs> {
+impl<L: Label> LabelSet for L {
+    fn all() -> Vec<LabelPairs> {
         L::ALL.iter().map(|label| vec![(L::KEY, label.value())]).collect()
     }
 
@@ -31,8 +31,8 @@ impl<L: Label> Labels for L {
     }
 }
 
-impl<A: Label, B: Label> Labels for (A, B) {
-    fn all() -> Vec<Pairs> {
+impl<A: Label, B: Label> LabelSet for (A, B) {
+    fn all() -> Vec<LabelPairs> {
         let pairs = |a: &A| B::ALL.iter().map(|b| vec![(A::KEY, a.value()), (B::KEY, b.value())]).collect::<Vec<_>>();
         A::ALL.iter().flat_map(pairs).collect()
     }
@@ -49,14 +49,14 @@ pub(crate) struct Series<L, M> {
     labels: PhantomData<fn(L)>,
 }
 
-impl<L: Labels, M: Clone> Series<L, M> {
+impl<L: LabelSet, M: Clone> Series<L, M> {
     /// Registers a metric whose series are made by `make`, one for each combination of labels.
     pub(crate) fn register<F>(registry: &mut Registry, name: &str, about: &str, make: F) -> Self
     where
         M: EncodeMetric + TypedMetric + Send + Sync + std::fmt::Debug + 'static,
         F: MetricConstructor<M> + Clone + Send + Sync + 'static,
     {
-        let family = Family::<Pairs, M, F>::new_with_constructor(make);
+        let family = Family::<LabelPairs, M, F>::new_with_constructor(make);
         let held = L::all().iter().map(|pairs| family.get_or_create_owned(pairs)).collect();
         registry.register(name, about, family);
         Self { held, labels: PhantomData }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The surroundings of a process.
 #[derive(Clone, Default)]
-pub struct Environment {
+pub struct NpmEnvironment {
     /// The variables.
     pub vars: BTreeMap<String, String>,
     /// The home directory, if there is one.
@@ -16,7 +16,7 @@ pub struct Environment {
     pub cwd: PathBuf,
 }
 
-impl Environment {
+impl NpmEnvironment {
     /// Those of this process. Variables that are not UTF-8 are left out.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place where npm's variables are read; all else is given them")]
@@ -105,7 +105,7 @@ impl Environment {
     }
 }
 
-impl fmt::Debug for Environment {
+impl fmt::Debug for NpmEnvironment {
     /// Variables hold secrets, so only their names are shown.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&String> = self.vars.keys().collect();
@@ -126,9 +126,9 @@ fn normal_key(key: &str) -> String {
 mod tests {
     use super::*;
 
-    fn environment(vars: &[(&str, &str)]) -> Environment {
+    fn environment(vars: &[(&str, &str)]) -> NpmEnvironment {
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment { vars, home: Some("/home/a".into()), cwd: "/project".into() }
+        NpmEnvironment { vars, home: Some("/home/a".into()), cwd: "/project".into() }
     }
 
     #[test]

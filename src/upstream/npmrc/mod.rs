@@ -14,26 +14,26 @@ use std::sync::{Arc, OnceLock};
 use url::Url;
 
 use crate::files;
-use crate::net::{Proxies, ProxyError};
+use crate::net::{ProxySettingError, ProxySettings};
 use crate::npm::{Algorithm, Digest};
 use crate::upstream::config::address;
-use crate::upstream::config::{Origin, RegistryConfig};
+use crate::upstream::config::{RegistryConfig, SettingOrigin};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
-use crate::upstream::npmrc::environment::Environment;
+use crate::upstream::npmrc::environment::NpmEnvironment;
 
 /// What npm would do here.
-pub struct Discovered {
+pub struct NpmConfig {
     /// The registry, and where the choice came from.
-    pub default: (Url, Origin),
+    pub default: (Url, SettingOrigin),
     /// The registries of scopes: the scope with its `@`, the address, and where that came from.
-    pub scoped: Vec<(String, Url, Origin)>,
+    pub scoped: Vec<(String, Url, SettingOrigin)>,
     /// npm's `cafile`.
-    pub cafile: Option<(PathBuf, Origin)>,
+    pub cafile: Option<(PathBuf, SettingOrigin)>,
     /// `NODE_EXTRA_CA_CERTS`, if that names a file that exists: npm, being a Node program, trusts it too.
-    pub extra_ca: Option<(PathBuf, Origin)>,
+    pub extra_ca: Option<(PathBuf, SettingOrigin)>,
     /// What people should know: files that could not be read, settings that are not honoured, entries that were skipped.
     pub warnings: Vec<String>,
-    layers: Vec<Layer>,
+    layers: Vec<NpmrcLayer>,
 }
 
 /// What is wrong with npm's configuration. Never holds a value: that may be a secret.
@@ -51,7 +51,7 @@ pub enum NpmrcError {
         /// The key: `registry` or `@scope:registry`.
         key: String,
         /// Where it stands.
-        origin: Origin,
+        origin: SettingOrigin,
     },
     /// Credentials that cannot be sent.
     #[error("{origin} holds credentials for `//{registry}` that cannot be used")]
@@ -59,7 +59,7 @@ pub enum NpmrcError {
         /// The registry, as the key spells it.
         registry: String,
         /// Where they stand.
-        origin: Origin,
+        origin: SettingOrigin,
         /// Why not.
         source: CredentialsError,
     },
@@ -71,7 +71,7 @@ pub enum NpmrcError {
 ///
 /// # Errors
 /// When a file cannot be parsed, or names a registry that is no address.
-pub fn discover(environment: &Environment, is_self: &dyn Fn(&Url) -> bool) -> Result<Discovered, NpmrcError> {
+pub fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) -> Result<NpmConfig, NpmrcError> {
     let mut warnings = Vec::new();
     let layers = layers(environment, &mut warnings)?;
     settle(layers, warnings, environment, is_self)
@@ -84,9 +84,9 @@ pub fn discover(environment: &Environment, is_self: &dyn Fn(&Url) -> bool) -> Re
 pub fn discover_in(
     text: &str,
     path: &Path,
-    environment: &Environment,
+    environment: &NpmEnvironment,
     is_self: &dyn Fn(&Url) -> bool,
-) -> Result<Discovered, NpmrcError> {
+) -> Result<NpmConfig, NpmrcError> {
     let mut layers = of_variables(environment);
     layers.push(parse(text, path, environment)?);
     settle(layers, Vec::new(), environment, is_self)
@@ -94,16 +94,16 @@ pub fn discover_in(
 
 /// One line of npm's configuration, or one variable.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct NpmrcLine {
     /// The key as npm spells it: `registry`, `@scope:registry`, `https-proxy`.
     pub key: String,
     /// The value with its variables replaced. May hold credentials where it is an address, so it is not for show.
     pub value: String,
     /// Where it stands.
-    pub origin: Origin,
+    pub origin: SettingOrigin,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for NpmrcLine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Line").field("key", &self.key).field("origin", &self.origin).finish_non_exhaustive()
     }
@@ -114,10 +114,10 @@ impl fmt::Debug for Line {
 ///
 /// # Errors
 /// When a file cannot be parsed.
-pub fn lines(environment: &Environment) -> Result<Vec<Line>, NpmrcError> {
+pub fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError> {
     let layers = layers(environment, &mut Vec::new())?;
-    let of_layer = |Layer { origin, registries, settings, .. }: Layer| {
-        registries.into_iter().chain(settings).map(move |(key, value)| Line { key, value, origin: origin.clone() })
+    let of_layer = |NpmrcLayer { origin, registries, settings, .. }: NpmrcLayer| {
+        registries.into_iter().chain(settings).map(move |(key, value)| NpmrcLine { key, value, origin: origin.clone() })
     };
     Ok(layers.into_iter().flat_map(of_layer).filter(|line| !line.key.starts_with('_')).collect())
 }
@@ -154,18 +154,18 @@ pub fn yarns_alias() -> Option<&'static str> {
 /// npm's built-in default registry. Asked with no variables at all, this is the constant that the crate carries.
 #[must_use]
 pub fn built_in() -> Url {
-    deno_npmrc::NpmRegistryUrl::for_npm(&Variables(&Environment::default())).url
+    deno_npmrc::NpmRegistryUrl::for_npm(&EnvLookup(&NpmEnvironment::default())).url
 }
 
 /// Takes each key from the first layer that has it.
 fn settle(
-    layers: Vec<Layer>,
+    layers: Vec<NpmrcLayer>,
     mut warnings: Vec<String>,
-    environment: &Environment,
+    environment: &NpmEnvironment,
     is_self: &dyn Fn(&Url) -> bool,
-) -> Result<Discovered, NpmrcError> {
+) -> Result<NpmConfig, NpmrcError> {
     let mut default = None;
-    let mut scoped: BTreeMap<String, (Url, Origin)> = BTreeMap::new();
+    let mut scoped: BTreeMap<String, (Url, SettingOrigin)> = BTreeMap::new();
     for layer in &layers {
         for (key, text) in &layer.registries {
             let url = parse_registry(key, text, &layer.origin)?;
@@ -183,8 +183,8 @@ fn settle(
             }
         }
     }
-    let (default, default_origin) = default.unwrap_or_else(|| (built_in(), Origin::BuiltIn));
-    let mut found = Discovered {
+    let (default, default_origin) = default.unwrap_or_else(|| (built_in(), SettingOrigin::BuiltIn));
+    let mut found = NpmConfig {
         default: (default, default_origin),
         scoped: scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect(),
         cafile: None,
@@ -200,13 +200,13 @@ fn settle(
     Ok(found)
 }
 
-impl Discovered {
+impl NpmConfig {
     /// The credentials npm would send to `url`: those of the nearest level of its path, upwards, that has complete ones
     /// (`_authToken`, `_auth`, or `username` with `_password`). Client certificates are not supported.
     ///
     /// # Errors
     /// When they cannot be sent.
-    pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, Origin)>, NpmrcError> {
+    pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, SettingOrigin)>, NpmrcError> {
         let address = address(url);
         let mut level = format!("{}{}", &address[url::Position::BeforeHost..url::Position::AfterPort], address.path());
         while !level.is_empty() {
@@ -255,13 +255,13 @@ impl Discovered {
     ///
     /// # Errors
     /// When one is no HTTP proxy.
-    pub fn proxies(&self, environment: &Environment) -> Result<Proxies, ProxyError> {
+    pub fn proxies(&self, environment: &NpmEnvironment) -> Result<ProxySettings, ProxySettingError> {
         let own = |key: &str| {
             self.setting(key).map(|(value, _)| value.to_owned()).filter(|value| !matches!(value.as_str(), "" | "null" | "false"))
         };
         let (https, http) = (own("https-proxy").or_else(|| own("proxy")), own("proxy"));
         let direct = own("noproxy").or_else(|| own("no-proxy"));
-        Proxies::from_variables(|name| {
+        ProxySettings::from_variables(|name| {
             let mine = match name {
                 "HTTPS_PROXY" => https.clone(),
                 "HTTP_PROXY" => http.clone(),
@@ -272,7 +272,7 @@ impl Discovered {
         })
     }
 
-    fn registry(&self, url: &Url, origin: &Origin) -> Result<RegistryConfig, NpmrcError> {
+    fn registry(&self, url: &Url, origin: &SettingOrigin) -> Result<RegistryConfig, NpmrcError> {
         let mut url = url.clone();
         if self.credentials(&url)?.is_some() {
             // npm's own go before those in the address. Neither can fail under `http` and `https`.
@@ -282,9 +282,9 @@ impl Discovered {
         Ok(RegistryConfig::new(url, origin.clone()))
     }
 
-    fn credentials_at(&self, level: &str) -> Option<(Result<Credentials, CredentialsError>, &Origin)> {
+    fn credentials_at(&self, level: &str) -> Option<(Result<Credentials, CredentialsError>, &SettingOrigin)> {
         let field = |pick: fn(&deno_npmrc::RegistryConfig) -> &Option<String>| {
-            let in_layer = |layer: &'_ Layer| layer.auths.get(level).and_then(|auth| pick(auth).clone());
+            let in_layer = |layer: &'_ NpmrcLayer| layer.auths.get(level).and_then(|auth| pick(auth).clone());
             // A variable that is not set leaves `${NAME}` behind, which is nobody's secret.
             let usable = |value: &String| !value.is_empty() && !value.contains("${");
             self.layers.iter().find_map(|layer| in_layer(layer).filter(usable).map(|value| (value, &layer.origin)))
@@ -301,12 +301,12 @@ impl Discovered {
     }
 
     /// A plain setting of the first layer that has it.
-    fn setting(&self, key: &str) -> Option<(&str, &Origin)> {
+    fn setting(&self, key: &str) -> Option<(&str, &SettingOrigin)> {
         setting(&self.layers, key)
     }
 }
 
-impl fmt::Debug for Discovered {
+impl fmt::Debug for NpmConfig {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scoped: Vec<_> = self.scoped.iter().map(|(scope, url, origin)| (scope, address(url).to_string(), origin)).collect();
         let mut shown = out.debug_struct("Discovered");
@@ -320,8 +320,8 @@ impl fmt::Debug for Discovered {
 }
 
 /// One place that npm reads settings from. A variable is a layer of its own, so that each has its name.
-struct Layer {
-    origin: Origin,
+struct NpmrcLayer {
+    origin: SettingOrigin,
     /// `registry` and `@scope:registry`.
     registries: BTreeMap<String, String>,
     /// By what stands between `//` and the last colon.
@@ -330,12 +330,12 @@ struct Layer {
     settings: BTreeMap<String, String>,
 }
 
-fn setting<'a>(layers: &'a [Layer], key: &str) -> Option<(&'a str, &'a Origin)> {
+fn setting<'a>(layers: &'a [NpmrcLayer], key: &str) -> Option<(&'a str, &'a SettingOrigin)> {
     layers.iter().find_map(|layer| layer.settings.get(key).map(|value| (value.as_str(), &layer.origin)))
 }
 
 /// All layers, the strongest first.
-fn layers(environment: &Environment, warnings: &mut Vec<String>) -> Result<Vec<Layer>, NpmrcError> {
+fn layers(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Vec<NpmrcLayer>, NpmrcError> {
     let mut layers = of_variables(environment);
     let user = setting(&layers, "userconfig").map(|(path, _)| environment.path(path));
     let user = user.or_else(|| environment.home.as_ref().map(|home| home.join(".npmrc")));
@@ -358,13 +358,13 @@ fn layers(environment: &Environment, warnings: &mut Vec<String>) -> Result<Vec<L
 }
 
 /// The layers of the variables.
-fn of_variables(environment: &Environment) -> Vec<Layer> {
+fn of_variables(environment: &NpmEnvironment) -> Vec<NpmrcLayer> {
     let settings = environment.npm_settings();
     settings.map(|(variable, key, value)| of_variable(variable, key, environment.expand(value))).collect()
 }
 
 /// The layer of a file; none if it is missing, or cannot be read, which npm lets pass too.
-fn of_file(path: &Path, environment: &Environment, warnings: &mut Vec<String>) -> Result<Option<Layer>, NpmrcError> {
+fn of_file(path: &Path, environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Option<NpmrcLayer>, NpmrcError> {
     let bytes = match files::read_once(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
@@ -376,22 +376,22 @@ fn of_file(path: &Path, environment: &Environment, warnings: &mut Vec<String>) -
     parse(&String::from_utf8_lossy(&bytes), path, environment).map(Some)
 }
 
-fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Layer, NpmrcError> {
+fn parse(text: &str, path: &Path, environment: &NpmEnvironment) -> Result<NpmrcLayer, NpmrcError> {
     let text = text.trim_start_matches('\u{feff}');
     // The parser's own words quote the text around a mistake, which may be a token.
     let parsed =
-        deno_npmrc::NpmRc::parse(&Variables(environment), text).map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;
+        deno_npmrc::NpmRc::parse(&EnvLookup(environment), text).map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;
     let mut registries: BTreeMap<String, String> =
         parsed.scope_registries.into_iter().map(|(scope, url)| (format!("@{scope}:registry"), url)).collect();
     registries.extend(parsed.registry.map(|url| ("registry".to_owned(), url)));
     let settings = plain_settings(text, environment);
-    Ok(Layer { origin: Origin::File(path.to_owned()), registries, auths: parsed.registry_configs, settings })
+    Ok(NpmrcLayer { origin: SettingOrigin::File(path.to_owned()), registries, auths: parsed.registry_configs, settings })
 }
 
 /// The layer of one variable. Its value is no ini text: a `#` in it starts no comment.
-fn of_variable(variable: &str, key: String, value: String) -> Layer {
-    let origin = Origin::Variable(variable.to_owned());
-    let mut layer = Layer { origin, registries: BTreeMap::new(), auths: HashMap::new(), settings: BTreeMap::new() };
+fn of_variable(variable: &str, key: String, value: String) -> NpmrcLayer {
+    let origin = SettingOrigin::Variable(variable.to_owned());
+    let mut layer = NpmrcLayer { origin, registries: BTreeMap::new(), auths: HashMap::new(), settings: BTreeMap::new() };
     if let Some((level, field)) = key.strip_prefix("//").and_then(|rest| rest.rsplit_once(':')) {
         let mut auth = deno_npmrc::RegistryConfig::default();
         match field {
@@ -411,7 +411,7 @@ fn of_variable(variable: &str, key: String, value: String) -> Layer {
 }
 
 /// The `key=value` lines before the first section, which is all that npm reads.
-fn plain_settings(text: &str, environment: &Environment) -> BTreeMap<String, String> {
+fn plain_settings(text: &str, environment: &NpmEnvironment) -> BTreeMap<String, String> {
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
     let pairs = lines.filter(|line| !line.starts_with([';', '#'])).filter_map(|line| line.split_once('='));
     // Those with a colon are keys of one registry, which are not plain.
@@ -429,7 +429,7 @@ fn bare_value(value: &str) -> String {
     value.split([';', '#']).next().unwrap_or_default().trim().to_owned()
 }
 
-fn parse_registry(key: &str, text: &str, origin: &Origin) -> Result<Url, NpmrcError> {
+fn parse_registry(key: &str, text: &str, origin: &SettingOrigin) -> Result<Url, NpmrcError> {
     let url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let mut url = url.ok_or_else(|| NpmrcError::Address { key: key.to_owned(), origin: origin.clone() })?;
     if !url.path().ends_with('/') {
@@ -439,20 +439,20 @@ fn parse_registry(key: &str, text: &str, origin: &Origin) -> Result<Url, NpmrcEr
 }
 
 /// A missing file is a warning to Node, not an error.
-fn extra_ca(environment: &Environment, warnings: &mut Vec<String>) -> Option<(PathBuf, Origin)> {
+fn extra_ca(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Option<(PathBuf, SettingOrigin)> {
     const NAME: &str = "NODE_EXTRA_CA_CERTS";
     let path = environment.path(environment.vars.get(NAME).filter(|path| !path.is_empty())?);
     if !path.is_file() {
         warnings.push(format!("`{NAME}` names a file that is missing: `{}`", path.display()));
         return None;
     }
-    Some((path, Origin::Variable(NAME.to_owned())))
+    Some((path, SettingOrigin::Variable(NAME.to_owned())))
 }
 
 /// The variables as `deno_npmrc` asks for them.
-struct Variables<'a>(&'a Environment);
+struct EnvLookup<'a>(&'a NpmEnvironment);
 
-impl sys_traits::BaseEnvVar for Variables<'_> {
+impl sys_traits::BaseEnvVar for EnvLookup<'_> {
     fn base_env_var_os(&self, key: &OsStr) -> Option<OsString> {
         self.0.lookup(key.to_str()?).map(OsString::from)
     }
@@ -465,7 +465,7 @@ mod tests {
     /// A machine with a home, a project, a global prefix and nothing else.
     struct Machine {
         folder: tempfile::TempDir,
-        environment: Environment,
+        environment: NpmEnvironment,
     }
 
     impl Machine {
@@ -479,7 +479,7 @@ mod tests {
                 vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             vars.entry("PREFIX".to_owned()).or_insert_with(|| folder.path().join("prefix").display().to_string());
             let environment =
-                Environment { vars, home: Some(folder.path().join("home")), cwd: folder.path().join("project/deep/er") };
+                NpmEnvironment { vars, home: Some(folder.path().join("home")), cwd: folder.path().join("project/deep/er") };
             Self { folder, environment }
         }
 
@@ -488,16 +488,16 @@ mod tests {
             self
         }
 
-        fn discover(&self) -> Discovered {
+        fn discover(&self) -> NpmConfig {
             discover(&self.environment, &|url| url.port() == Some(4873)).unwrap()
         }
 
-        fn file(&self, name: &str) -> Origin {
-            Origin::File(self.folder.path().join(name))
+        fn file(&self, name: &str) -> SettingOrigin {
+            SettingOrigin::File(self.folder.path().join(name))
         }
     }
 
-    fn sent(found: &Discovered, url: &str) -> Option<String> {
+    fn sent(found: &NpmConfig, url: &str) -> Option<String> {
         let (credentials, _) = found.credentials(&Url::parse(url).unwrap()).unwrap()?;
         Some(credentials.value().to_str().unwrap().to_owned())
     }
@@ -512,7 +512,7 @@ mod tests {
     #[test]
     fn without_any_configuration_the_built_in_default_holds() {
         let found = Machine::new(&[]).discover();
-        assert_eq!(found.default.1, Origin::BuiltIn);
+        assert_eq!(found.default.1, SettingOrigin::BuiltIn);
         assert_eq!(found.default.0.as_str().trim_end_matches('/'), deno_npmrc::NPM_DEFAULT_REGISTRY);
         assert!(found.scoped.is_empty() && found.cafile.is_none() && found.warnings.is_empty(), "{found:?}");
     }
@@ -551,7 +551,7 @@ mod tests {
             let found = machine.write("project/.npmrc", "registry=https://project.example/\n").discover();
             assert_eq!(
                 (found.default.0.as_str(), found.default.1),
-                ("https://variable.example/", Origin::Variable(name.to_owned()))
+                ("https://variable.example/", SettingOrigin::Variable(name.to_owned()))
             );
             assert_eq!(found.scoped[0].0, "@acme");
         }
