@@ -1,4 +1,4 @@
-//! Joins the doorstep of `/-/coldframe/` to the pages, and the pages to the firewall. Refuses to answer anything itself.
+//! Hands requests below `/-/coldframe/` to the pages, and questions of the pages to the firewall.
 
 use std::sync::Arc;
 
@@ -6,16 +6,15 @@ use jiff::Timestamp;
 
 use crate::firewall::{CheckedVersion, Client, Explanation, Firewall, FirewallError, LockedVersion};
 use crate::npm::PackageSpec;
-use crate::server::admin::{Admin, AdminRequest, BoxFuture, ClientPolicy, PackageInspector};
-use crate::server::{AuthorizedRequest, Own};
+use crate::server::Own;
+use crate::server::admin::{Admin, BoxFuture, ClientPolicy, PackageInspector};
 
 /// Hands what lies below `/-/coldframe/` to `admin`.
 pub(crate) fn own(admin: &Arc<Admin>) -> Own {
     let admin = Arc::clone(admin);
     Arc::new(move |request| {
         let admin = Arc::clone(&admin);
-        let AuthorizedRequest { method, page, query, accept, agent, visitor, body } = request;
-        Box::pin(async move { admin.answer(AdminRequest { method, page, query, accept, agent, visitor, body }).await })
+        Box::pin(async move { admin.answer(request).await })
     })
 }
 

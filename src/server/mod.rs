@@ -26,7 +26,7 @@ use crate::net::{BodyError, ClientError};
 use crate::npm::endpoint::EndpointError;
 use crate::telemetry::BarLabel;
 
-pub use admin::access::{AuthorizedRequest, Own};
+pub use admin::access::Own;
 pub use auth::gateway_users::GatewayAuth;
 pub use auth::password_file::PasswordFileError;
 pub use auth::session_password::SessionPassword;

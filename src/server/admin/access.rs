@@ -1,4 +1,4 @@
-//! The doorstep of `/-/coldframe/`: who may ask what there. Refuses to know the pages themselves; `admin` has them.
+//! Checks requests below `/-/coldframe/`: who may ask for which page, and how large a body may be. The pages are in `response` and `packages`.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -15,6 +15,7 @@ use http::{Method, Response};
 use crate::firewall::Client;
 use crate::net::headers::list;
 use crate::net::{Reservation, body};
+use crate::server::admin::response::AdminRequest;
 use crate::server::auth::tokens::AdminTokens;
 use crate::server::client::ClientResolver;
 use crate::server::{Config, RequestError};
@@ -33,27 +34,8 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// The largest body of a question to us: 500 versions with all that a lockfile says of them take a tenth of it.
 const LARGEST_BODY: u64 = 2 << 20;
 
-/// A request below `/-/coldframe/`.
-#[derive(Default)]
-pub struct AuthorizedRequest {
-    /// The method.
-    pub method: Method,
-    /// The decoded path below it.
-    pub page: String,
-    /// Everything behind the `?`.
-    pub query: Option<String>,
-    /// The media types that the client takes.
-    pub accept: Option<String>,
-    /// What the client calls itself.
-    pub agent: String,
-    /// Who asks; `None` where everybody may.
-    pub visitor: Option<Client>,
-    /// What they sent; empty where everybody may ask.
-    pub body: Bytes,
-}
-
 /// Answers `/-/coldframe/…`.
-pub type Own = Arc<dyn Fn(AuthorizedRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
+pub type Own = Arc<dyn Fn(AdminRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
 
 /// Who may ask what.
 #[derive(Debug)]
@@ -72,7 +54,7 @@ pub(crate) struct UncheckedRequest<B> {
 }
 
 impl AdminAccess {
-    /// A doorstep where operators are known by `tokens`.
+    /// Creates a check that knows operators by `tokens`.
     pub(crate) fn new(tokens: Option<AdminTokens>) -> Self {
         Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
     }
@@ -90,17 +72,17 @@ impl AdminAccess {
         &self,
         askers: &ClientResolver,
         config: &Config,
-        knock: UncheckedRequest<B>,
+        unchecked: UncheckedRequest<B>,
         share: &mut Reservation,
-    ) -> Result<AuthorizedRequest, RequestError>
+    ) -> Result<AdminRequest, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let UncheckedRequest { peer, head, page, body, at_home } = knock;
+        let UncheckedRequest { peer, head, page, body, at_home } = unchecked;
         let query = head.uri.query().map(str::to_owned);
         if FOR_ALL.contains(&page.as_str()) {
-            return Ok(AuthorizedRequest { method: head.method, page, query, ..AuthorizedRequest::default() });
+            return Ok(AdminRequest { method: head.method, page, query, ..AdminRequest::default() });
         }
         refuse_other_sites(&head)?;
         let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAINING.contains(&first));
@@ -116,7 +98,7 @@ impl AdminAccess {
         };
         let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
         let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
-        Ok(AuthorizedRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
+        Ok(AdminRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
     }
 
     /// Who asks, if they bring a token of an operator's.

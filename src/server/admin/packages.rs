@@ -1,5 +1,5 @@
-//! The pages that judge packages. They send requests upstream and name packages, so they are for those alone whom the doorstep
-//! lets ask: clients on this machine and operators, unless a setting says otherwise.
+//! The pages that judge packages. They send requests upstream and name packages, so `access` lets only clients on this machine and
+//! operators ask for them, unless a setting says otherwise.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The pages below `/-/coldframe/`. Neither health nor numbers hold names, addresses or credentials. What is about packages is
-//! in `explaining`, and who may ask for what is the doorstep's to say.
+//! in `packages`, and `access` decides who may ask for what.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ pub struct Admin {
     patience: Duration,
 }
 
-/// A request for a page.
+/// A request for a page, which `access` let through.
 #[derive(Default)]
 pub struct AdminRequest {
     /// The method.
@@ -50,7 +50,7 @@ pub struct AdminRequest {
     pub agent: String,
     /// Who asks; `None` where everybody may.
     pub visitor: Option<Client>,
-    /// What they sent.
+    /// What they sent; empty where everybody may ask.
     pub body: Bytes,
 }
 
