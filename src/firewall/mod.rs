@@ -52,7 +52,7 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
-use crate::firewall::packages::fetch::{PackageLookup, VoyageKey};
+use crate::firewall::packages::fetch::{FetchKey, PackageLookup};
 use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::parse_pool::ScratchPool;
 use crate::firewall::packages::recheck::OnceMore;
@@ -215,7 +215,7 @@ struct Components {
     writers: Cache<CacheKey, Timestamp>,
     strangers: Cache<CacheKey, Timestamp>,
     once_more: OnceMore,
-    voyages: SharedFetches<VoyageKey, Result<PackageLookup, FirewallError>>,
+    packument_fetches: SharedFetches<FetchKey, Result<PackageLookup, FirewallError>>,
     renderings: SharedFetches<ViewKey, Result<Arc<CachedView>, FirewallError>>,
     tarballs: SharedFetches<TarballKey, Result<Landed, FirewallError>>,
     /// Which credentials may have what is in the store.
@@ -297,7 +297,7 @@ impl Firewall {
             writers: Cache::new(REMEMBERED_FAILURES),
             strangers: Cache::new(REMEMBERED_FAILURES),
             once_more: OnceMore::default(),
-            voyages: SharedFetches::new(),
+            packument_fetches: SharedFetches::new(),
             renderings: SharedFetches::new(),
             tarballs: SharedFetches::new(),
             entitlements: Entitlements::default(),

@@ -23,8 +23,8 @@ use crate::upstream::{PackumentBody, PackumentReply, Registry, UpstreamError};
 impl Components {
     /// Writes a change down, and that the document it is about is in use: confirmed again and again it is answered from
     /// memory, and would be the first that the disk gives up.
-    pub(crate) async fn record(self: &Arc<Self>, voyage: &FetchRequest, change: PackageChange) {
-        let (inner, key) = (Arc::clone(self), voyage.key());
+    pub(crate) async fn record(self: &Arc<Self>, request: &FetchRequest, change: PackageChange) {
+        let (inner, key) = (Arc::clone(self), request.key());
         let written = self.blocking(move || {
             inner.write(&key, &change);
             let content = change.document.and_then(|document| document.content);
@@ -143,14 +143,14 @@ impl Components {
         self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
-    pub(crate) fn tell(&self, voyage: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
+    pub(crate) fn tell(&self, request: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
         let outcome = match fetched {
             Ok(fetched) if matches!(fetched.freshness, PackumentBody::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,
             Err(error) => outcome_of(error),
         };
         let detail = fetched.as_ref().err().map(ToString::to_string);
-        let name = Some(&voyage.slot.name);
+        let name = Some(&request.slot.name);
         UpstreamAnswered { what: UpstreamWhat::Packument, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);
     }

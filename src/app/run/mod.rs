@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use crate::app::run::remote_session::{OpenRefused, RemoteSession, knock};
+use crate::app::run::remote_session::{OpenRefused, RemoteSession, open};
 use crate::app::run::temp_dir::RunTempDir;
 use crate::app::session::recorder::RecordedRequests;
 use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, itself, registries};
@@ -107,7 +107,7 @@ impl RunSession {
         };
         let why = match needs.alone {
             Some(why) => why,
-            None => match knock(&config.store.data_dir, &wish, &registries(&config)).await {
+            None => match open(&config.store.data_dir, &wish, &registries(&config)).await {
                 Ok(guest) => return Ok(Self { apart: None, answering: RunBackend::Running(guest) }),
                 Err(OpenRefused(why)) => why,
             },

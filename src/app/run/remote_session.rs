@@ -36,7 +36,7 @@ pub(crate) struct OpenRefused(pub(crate) String);
 
 /// Asks the Coldframe that runs on a data directory, if one does, for a way. `registries` are those that the command would ask
 /// without it.
-pub(crate) async fn knock(
+pub(crate) async fn open(
     data_dir: &Path,
     wish: &SessionRequest,
     registries: &BTreeMap<String, String>,

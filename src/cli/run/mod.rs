@@ -93,15 +93,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
         let needs = RunOptions { user, alone, wants: project.wants(&command) };
-        let errand = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
+        let session = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
-        match errand.apart() {
-            None if errand.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", errand.policy())),
+        match session.apart() {
+            None if session.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", session.policy())),
             None => {}
             Some(DataDirFallback::InUse(why)) => say(&format!(
                 "the running coldframe does not answer: {why}. What was decided there holds; the policy is this command's: {}; \
                  tarballs are fetched anew, and `coldframe exposure` will not know of this run",
-                errand.policy()
+                session.policy()
             )),
             Some(DataDirFallback::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
         }
@@ -111,25 +111,25 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
                  lines of `coldframe client-config yarn-berry`",
             );
         }
-        for (host, count) in project.elsewhere(|url| errand.takes(url)) {
+        for (host, count) in project.elsewhere(|url| session.takes(url)) {
             let host = shell_word(&host);
             say(&format!(
                 "{count} lockfile entries name `{host}`, which this run does not go to: `--allow-host {host}` has it do so unchecked, \
                  `--intercept {host}` has it answer from upstream"
             ));
         }
-        for line in survey.strays(|url| errand.takes(url)) {
+        for line in survey.strays(|url| session.takes(url)) {
             say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
         }
         let folder = RunTempDir::make()?;
-        let recipe = recipe(&errand, &trust, &folder, no_proxy(&errand, &project, &survey))?;
+        let recipe = recipe(&session, &trust, &folder, no_proxy(&session, &project, &survey))?;
         let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
         let recipe = recipe.with_yarn_registry(project.names_yarn_registry);
-        let recipe = recipe.with_replaced(project.written_for(&errand.way().registry, |url| errand.takes(url)));
-        let (policy, is_servers) = (errand.policy().to_owned(), errand.is_running_ones());
+        let recipe = recipe.with_replaced(project.written_for(&session.way().registry, |url| session.takes(url)));
+        let (policy, is_servers) = (session.policy().to_owned(), session.is_running_ones());
         let ended = child::run(prepared(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing down what was served");
-        let sum = errand.close().await;
+        let sum = session.close().await;
         waiting.finish_and_clear();
         Ok::<_, CliError>((policy, is_servers, ended, sum))
     })?;
@@ -167,21 +167,21 @@ fn open_report(path: &Path) -> Result<File, CliError> {
 
 /// Writes down what has to be trusted, and leads there.
 fn recipe(
-    errand: &RunSession,
+    session: &RunSession,
     trust: &tls::Config,
     folder: &RunTempDir,
     no_proxy: String,
 ) -> Result<ClientEnvironment, CliError> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::TrustBundle::of(errand.certificate(), trust).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
+    let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    Ok(ClientEnvironment::of(errand.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
+    Ok(ClientEnvironment::of(session.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
 }
 
 /// Returns what the command may reach without the gateway: nothing that the gateway, a client or a lockfile takes for a registry.
-fn no_proxy(errand: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) -> String {
-    let (mut registries, on_loopback) = errand.registries();
+fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) -> String {
+    let (mut registries, on_loopback) = session.registries();
     // A `registry` line that names this machine, as `client-config` writes it, is overruled; one of a scope is not.
     let elsewhere = survey.registries().into_iter().filter(|url| !direct_hosts::is_loopback(url));
     registries.extend(

@@ -105,7 +105,7 @@ pub(crate) struct FetchRequest {
 }
 
 /// What is shared by questions that ask upstream for the same: not with those from before the package was last written through us.
-pub(crate) type VoyageKey = (CacheKey, bool, Option<Timestamp>);
+pub(crate) type FetchKey = (CacheKey, bool, Option<Timestamp>);
 
 impl Components {
     /// What memory has of `name`, if it may be used as it is: nobody waits then.
@@ -231,12 +231,12 @@ impl Components {
         }
         let ahead =
             wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| PrefetchContext::of_question());
-        let voyage = FetchRequest { wish, ahead, ..FetchRequest::new(asker, slot, registry, need) };
+        let request = FetchRequest { wish, ahead, ..FetchRequest::new(asker, slot, registry, need) };
         for _ in 0..ATTEMPTS {
             // A flight that was under way may have been for less.
-            let landed = self.embark_or_make_do(voyage.clone(), now).await;
+            let landed = self.fetch_or_stale(request.clone(), now).await;
             if let Err(FirewallError::NotFound(_)) = &landed {
-                self.note_absentee(&voyage.slot, asker.address);
+                self.note_absentee(&request.slot, asker.address);
             }
             let reading = landed?;
             if need.is_met_by(&reading.known) {
@@ -276,8 +276,8 @@ impl Components {
         let need =
             DocumentNeed::Form(if reading.known.renders_full() { PackumentForm::Full } else { PackumentForm::Abbreviated });
         let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
-        let voyage = FetchRequest { whole: true, ..FetchRequest::new(asker, slot, registry, need) };
-        let again = self.embark(voyage).await?;
+        let request = FetchRequest { whole: true, ..FetchRequest::new(asker, slot, registry, need) };
+        let again = self.fetch_shared(request).await?;
         match self.load(&again.known, &permit).await? {
             Some(document) => Ok((again, document)),
             None => Err(FirewallError::Internal("the packument is no longer in the store".into())),
@@ -305,136 +305,136 @@ impl Components {
 
     /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
     /// brings is for whoever asks next.
-    pub(crate) async fn embark_or_make_do(
+    pub(crate) async fn fetch_or_stale(
         self: &Arc<Self>,
-        voyage: FetchRequest,
+        request: FetchRequest,
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
-        let last = || self.documents.get(&voyage.slot).filter(|known| voyage.need.is_met_by(known));
-        if let Some(last) = last().filter(|_| self.is_left_alone(&voyage, now))
+        let last = || self.documents.get(&request.slot).filter(|known| request.need.is_met_by(known));
+        if let Some(last) = last().filter(|_| self.is_left_alone(&request, now))
             && let Some(reading) = self.stale(&last, now)
         {
-            self.try_another(&voyage, now);
+            self.try_another(&request, now);
             return Ok(reading);
         }
-        let mut flight = pin!(self.embark(voyage.clone()));
+        let mut flight = pin!(self.fetch_shared(request.clone()));
         // Joined first: it may have been begun for nobody just now.
-        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.hurry(&voyage.slot) }) };
+        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.hurry(&request.slot) }) };
         if let Ok((landed, ())) = timeout(self.config.patience, hurried).await {
             return landed;
         }
         // What is fresh by now came with the flight, which has landed.
-        let last = last().filter(|last| !self.satisfies(&voyage, last));
+        let last = last().filter(|last| !self.satisfies(&request, last));
         let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
         // Of a package that was never answered nothing follows: a client can ask for any number of those.
-        let heard = voyage.registry.last_heard();
-        self.silence.begin(voyage.registry.id(), &voyage.slot, self.config.patience, heard, self.clock.now());
-        self.unreachable.insert(voyage.slot.clone(), now);
+        let heard = request.registry.last_heard();
+        self.silence.begin(request.registry.id(), &request.slot, self.config.patience, heard, self.clock.now());
+        self.unreachable.insert(request.slot.clone(), now);
         Ok(reading)
     }
 
     /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
     /// under way then tells when it speaks again.
-    fn is_left_alone(&self, voyage: &FetchRequest, now: Timestamp) -> bool {
-        let counts = |since| timestamp::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&voyage.slot.name, since);
-        let unreachable = || self.unreachable.get(&voyage.slot).is_some_and(counts);
-        self.silence.holds(voyage.registry.id(), voyage.registry.last_heard(), now) || unreachable()
+    fn is_left_alone(&self, request: &FetchRequest, now: Timestamp) -> bool {
+        let counts = |since| timestamp::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&request.slot.name, since);
+        let unreachable = || self.unreachable.get(&request.slot).is_some_and(counts);
+        self.silence.holds(request.registry.id(), request.registry.last_heard(), now) || unreachable()
     }
 
     /// Asks for a package though its registry is left alone, where it may be silent over one other package alone. No client waits
     /// for the answer, whose headers end the silence.
-    fn try_another(self: &Arc<Self>, voyage: &FetchRequest, now: Timestamp) {
-        let (registry, inner) = (Arc::clone(&voyage.registry), Arc::clone(self));
-        if !self.silence.is_to_be_tried(registry.id(), &voyage.slot, registry.last_heard(), now) {
+    fn try_another(self: &Arc<Self>, request: &FetchRequest, now: Timestamp) {
+        let (registry, inner) = (Arc::clone(&request.registry), Arc::clone(self));
+        if !self.silence.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
             return;
         }
-        let trial = FetchRequest { again: true, ..voyage.clone() };
+        let trial = FetchRequest { again: true, ..request.clone() };
         // Boxed and named as what it is: it is begun by such a fetch.
         let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let permit = inner.fetches.of(&registry).acquire(trial.client).await;
             // What comes of it is remembered, or the silence goes on.
-            drop(inner.sail(trial, permit).await);
+            drop(inner.fetch_packument(trial, permit).await);
         });
         tokio::spawn(asking);
     }
 
-    /// Whether `known` is what `voyage` is for, without asking upstream.
-    fn satisfies(&self, voyage: &FetchRequest, known: &PackageSnapshot) -> bool {
+    /// Whether `known` is what `request` is for, without asking upstream.
+    fn satisfies(&self, request: &FetchRequest, known: &PackageSnapshot) -> bool {
         let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
-        voyage.not_before.is_none_or(asked_since) && self.is_fresh(known, voyage.profile, &self.moment())
+        request.not_before.is_none_or(asked_since) && self.is_fresh(known, request.profile, &self.moment())
     }
 
-    pub(crate) fn voyage_key(&self, voyage: &FetchRequest) -> VoyageKey {
-        (voyage.slot.clone(), voyage.whole, self.written.get(&voyage.slot.name))
+    pub(crate) fn fetch_key(&self, request: &FetchRequest) -> FetchKey {
+        (request.slot.clone(), request.whole, self.written.get(&request.slot.name))
     }
 
-    pub(crate) async fn embark(self: &Arc<Self>, voyage: FetchRequest) -> Result<PackageLookup, FirewallError> {
+    pub(crate) async fn fetch_shared(self: &Arc<Self>, request: FetchRequest) -> Result<PackageLookup, FirewallError> {
         let inner = Arc::clone(self);
-        let key = self.voyage_key(&voyage);
-        let (client, slots) = (voyage.client, self.fetches.of(&voyage.registry));
+        let key = self.fetch_key(&request);
+        let (client, slots) = (request.client, self.fetches.of(&request.registry));
         let limit = Arc::clone(&slots);
-        let fetch = move |request: SlotRequest<_>| async move {
-            let permit = request.permit(&limit).await;
-            inner.sail(voyage, permit).await
+        let fetch = move |slot: SlotRequest<_>| async move {
+            let permit = slot.permit(&limit).await;
+            inner.fetch_packument(request, permit).await
         };
-        self.voyages.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
+        self.packument_fetches.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
-    async fn sail(self: Arc<Self>, voyage: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
-        let mut place = FetchPermit::of(permit, self.allowance.share_in(voyage.registry.id()));
+    async fn fetch_packument(self: Arc<Self>, request: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
+        let mut place = FetchPermit::of(permit, self.allowance.share_in(request.registry.id()));
         let now = self.clock.now();
-        let before = self.before(&voyage).await?;
-        let usable = before.known.clone().filter(|known| voyage.need.is_met_by(known));
+        let before = self.before(&request).await?;
+        let usable = before.known.clone().filter(|known| request.need.is_met_by(known));
         if let Some(known) = &usable {
-            self.judge_many(known, voyage.profile, voyage.client).await;
+            self.judge_many(known, request.profile, request.client).await;
         }
-        if let Some(known) = usable.clone().filter(|_| !voyage.whole && !voyage.again) {
-            if self.satisfies(&voyage, &known) {
-                self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+        if let Some(known) = usable.clone().filter(|_| !request.whole && !request.again) {
+            if self.satisfies(&request, &known) {
+                self.documents.insert(request.slot.clone(), Arc::clone(&known));
                 return Ok(PackageLookup { known, stale: None });
             }
             // For whoever does not wait for this flight to land.
             if known.checked != NEVER {
-                self.documents.insert(voyage.slot.clone(), Arc::clone(&known));
+                self.documents.insert(request.slot.clone(), Arc::clone(&known));
             }
-            if self.is_left_alone(&voyage, now)
+            if self.is_left_alone(&request, now)
                 && let Some(stale) = self.stale(&known, now)
             {
-                self.try_another(&voyage, now);
+                self.try_another(&request, now);
                 return Ok(stale);
             }
         }
         // Where the document itself is needed, knowing what was in it is nothing to fall back on.
-        let last = usable.clone().filter(|_| !voyage.whole);
-        let form = self.form_to_ask(&voyage, before.known.as_deref());
+        let last = usable.clone().filter(|_| !request.whole);
+        let form = self.form_to_ask(&request, before.known.as_deref());
         let same_form = last.as_ref().filter(|known| known.form == form);
         let validators = same_form.map(|known| known.validators());
         let asked = Instant::now();
-        let FetchRequest { registry, authorization, .. } = &voyage;
-        let question = registry.packument(&voyage.slot.name, form, authorization, validators.as_ref(), &mut place.share);
-        let asking = self.silence.ask(&voyage.slot);
+        let FetchRequest { registry, authorization, .. } = &request;
+        let question = registry.packument(&request.slot.name, form, authorization, validators.as_ref(), &mut place.share);
+        let asking = self.silence.ask(&request.slot);
         let fetched = question.await;
         drop(asking);
-        self.tell(&voyage, asked, &fetched);
+        self.tell(&request, asked, &fetched);
         if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
-            self.entitlements.end(&voyage.slot);
+            self.entitlements.end(&request.slot);
         }
         if fetched.is_err() {
-            self.forms.not_learned(voyage.registry.id());
+            self.forms.not_learned(request.registry.id());
         }
         let fetched = match fetched {
             Ok(fetched) => fetched,
-            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.vanished(voyage, before, now).await,
+            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.vanished(request, before, now).await,
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
             Err(error @ UpstreamError::MissingPage { .. }) if last.is_none() => {
-                self.absent.insert(voyage.slot.clone(), now);
+                self.absent.insert(request.slot.clone(), now);
                 return Err(error.into());
             }
-            Err(error) => return self.fall_back(&voyage.slot, last, error.into(), now),
+            Err(error) => return self.fall_back(&request.slot, last, error.into(), now),
         };
-        self.note_skew(&voyage.registry, fetched.clock(), now);
+        self.note_skew(&request.registry, fetched.clock(), now);
         let recorded = self.is_clock_right(now, fetched.clock());
         if let Some(known) = last.clone().filter(|_| !recorded) {
             // Our clock was set: an answer dated by it says nothing new.
@@ -446,19 +446,19 @@ impl Components {
             (PackumentBody::NotModified, Some(known)) => {
                 let form = known.form;
                 let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
-                self.confirm(&voyage, &known, &before, confirmed).await
+                self.confirm(&request, &known, &before, confirmed).await
             }
             (PackumentBody::NotModified, None) => Err(FirewallError::Internal("upstream confirmed what was never here".into())),
             (PackumentBody::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
                 let detail = "it is said to be gzip and is not".into();
-                let rejection = FirewallError::Unreadable { name: voyage.slot.name.clone(), detail };
-                self.fall_back(&voyage.slot, last, rejection, now)
+                let rejection = FirewallError::Unreadable { name: request.slot.name.clone(), detail };
+                self.fall_back(&request.slot, last, rejection, now)
             }
             (PackumentBody::Changed { body, form: came, validators, .. }, known) => {
                 let has_no_more = came != form;
                 let same = known.clone().filter(|known| known.content == content_of(&body));
                 if let Some(known) = same {
-                    if voyage.whole {
+                    if request.whole {
                         self.keep(&known, body, place);
                     }
                     if !recorded {
@@ -467,7 +467,7 @@ impl Components {
                     let form = if came == PackumentForm::Full { came } else { known.form };
                     let validators = Some(validators);
                     let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
-                    return self.confirm(&voyage, &known, &before, confirmed).await;
+                    return self.confirm(&request, &known, &before, confirmed).await;
                 }
                 // A clock that far behind opens nothing: what was open before stays so.
                 let until = before.last_validated().filter(|_| behind.is_some());
@@ -483,26 +483,26 @@ impl Components {
                     recorded,
                     place,
                 };
-                match Arc::clone(&self).take_in(voyage.clone(), arrival, before).await {
+                match Arc::clone(&self).take_in(request.clone(), arrival, before).await {
                     Ok(TakenIn::Read(reading)) => Ok(reading),
                     Ok(TakenIn::Contradicts(contradictions)) => {
-                        let asked = self.ask_views_again(&voyage, contradictions, Asked { at: now, validated }).await;
+                        let asked = self.ask_views_again(&request, contradictions, Asked { at: now, validated }).await;
                         // Fetched again: what came meanwhile waits for nothing.
-                        let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
-                        Box::pin(self.sail(FetchRequest { asked: Some(Arc::new(asked)), ..voyage }, permit)).await
+                        let permit = self.fetches.of(&request.registry).acquire(request.client).await;
+                        Box::pin(self.fetch_packument(FetchRequest { asked: Some(Arc::new(asked)), ..request }, permit)).await
                     }
                     // Abbreviated here means without `time`, which verdicts need.
                     // Without validators: a registry that has one ETag for both forms would confirm this one.
                     Ok(TakenIn::Timeless) => {
-                        let slot = voyage.slot.clone();
-                        let permit = self.fetches.of(&voyage.registry).acquire(voyage.client).await;
-                        let whole = FetchRequest { need: DocumentNeed::Facts, ..voyage };
-                        match Box::pin(Arc::clone(&self).sail(whole, permit)).await {
+                        let slot = request.slot.clone();
+                        let permit = self.fetches.of(&request.registry).acquire(request.client).await;
+                        let whole = FetchRequest { need: DocumentNeed::Facts, ..request };
+                        match Box::pin(Arc::clone(&self).fetch_packument(whole, permit)).await {
                             Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
                             other => other,
                         }
                     }
-                    Err(rejection @ FirewallError::Unreadable { .. }) => self.fall_back(&voyage.slot, last, rejection, now),
+                    Err(rejection @ FirewallError::Unreadable { .. }) => self.fall_back(&request.slot, last, rejection, now),
                     Err(other) => Err(other),
                 }
             }
@@ -510,13 +510,13 @@ impl Components {
     }
 
     /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
-    fn form_to_ask(&self, voyage: &FetchRequest, known: Option<&PackageSnapshot>) -> PackumentForm {
+    fn form_to_ask(&self, request: &FetchRequest, known: Option<&PackageSnapshot>) -> PackumentForm {
         match known {
             // One that came instead of the full form is replaced as soon as upstream sends that.
-            Some(known) if known.form == PackumentForm::Abbreviated && !known.has_no_more && voyage.need.is_met_by(known) => {
+            Some(known) if known.form == PackumentForm::Abbreviated && !known.has_no_more && request.need.is_met_by(known) => {
                 PackumentForm::Abbreviated
             }
-            None if voyage.need == DocumentNeed::Index => self.forms.for_index(voyage.registry.id()),
+            None if request.need == DocumentNeed::Index => self.forms.for_index(request.registry.id()),
             _ => PackumentForm::Full,
         }
     }
@@ -529,7 +529,7 @@ impl Components {
     /// Upstream confirmed what is known.
     async fn confirm(
         self: &Arc<Self>,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         known: &Arc<PackageSnapshot>,
         before: &PreviousState,
         how: Confirmed,
@@ -541,34 +541,34 @@ impl Components {
         let form_asked = Some(form);
         let document =
             StoredPackument { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
-        let confirmed = known.confirmed(voyage.slot.clone(), form, validated, checked, document.clone());
+        let confirmed = known.confirmed(request.slot.clone(), form, validated, checked, document.clone());
         let mut confirmed = PackageSnapshot { has_no_more, behind, ..confirmed };
         // What another view or another token was shown since may bind this one.
-        if confirmed.disputed || voyage.again || !self.histories.is_last_look(&voyage.slot.name, confirmed.look) {
+        if confirmed.disputed || request.again || !self.histories.is_last_look(&request.slot.name, confirmed.look) {
             let contradictions;
-            (confirmed, contradictions) = self.compare_confirmed(voyage, confirmed, before, None).await?;
+            (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
             if !contradictions.is_empty() {
                 let asked = Asked { at: checked, validated };
-                let parted = self.ask_views_again(voyage, contradictions, asked).await;
-                (confirmed, _) = self.compare_confirmed(voyage, confirmed, before, Some(parted)).await?;
+                let parted = self.ask_views_again(request, contradictions, asked).await;
+                (confirmed, _) = self.compare_confirmed(request, confirmed, before, Some(parted)).await?;
             }
         }
-        self.record(voyage, PackageChange { document: Some(document), ..PackageChange::default() }).await;
+        self.record(request, PackageChange { document: Some(document), ..PackageChange::default() }).await;
         let confirmed = Arc::new(confirmed);
-        self.judge_many(&confirmed, voyage.profile, voyage.client).await;
+        self.judge_many(&confirmed, request.profile, request.client).await;
         self.remember(&confirmed);
         Ok(PackageLookup { known: confirmed, stale: None })
     }
 
     async fn compare_confirmed(
         self: &Arc<Self>,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         known: PackageSnapshot,
         before: &PreviousState,
         parted: Option<Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
-        let (inner, voyage, before) = (Arc::clone(self), voyage.clone(), before.clone());
-        self.blocking(move || inner.compare_again(&voyage, &known, &before, parted.as_ref())).await?
+        let (inner, request, before) = (Arc::clone(self), request.clone(), before.clone());
+        self.blocking(move || inner.compare_again(&request, &known, &before, parted.as_ref())).await?
     }
 
     /// Keeps what is known, also for the next token's question.
@@ -583,16 +583,16 @@ impl Components {
     /// so that lockfiles of old ones go on working and takedowns are told as such.
     async fn vanished(
         self: &Arc<Self>,
-        voyage: FetchRequest,
+        request: FetchRequest,
         before: PreviousState,
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
-        let slot = voyage.slot.clone();
+        let slot = request.slot.clone();
         let recorded = if slot.is_own() {
             // A token that may not see a package receives a 404, too: that is no look.
             None
         } else {
-            let (inner, gone) = (Arc::clone(self), voyage.clone());
+            let (inner, gone) = (Arc::clone(self), request.clone());
             self.blocking(move || inner.record_vanished(&gone, &before, now)).await??
         };
         let Some((record, document)) = recorded else {
@@ -604,7 +604,7 @@ impl Components {
             form: PackumentForm::Full,
             has_no_more: false,
             slot,
-            registry: Arc::clone(&voyage.registry),
+            registry: Arc::clone(&request.registry),
             born: None,
             behind: None,
             disputed: false,
@@ -630,13 +630,13 @@ impl Components {
     /// for such a one; else its record. Blocks.
     fn record_vanished(
         &self,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         before: &PreviousState,
         now: Timestamp,
     ) -> Result<Option<(PackageRecord, StoredPackument)>, FirewallError> {
-        let name = &voyage.slot.name;
+        let name = &request.slot.name;
         let _turn = self.histories.lock(name);
-        let record = self.read_record(voyage, before)?;
+        let record = self.read_record(request, before)?;
         let first = StoredPackument {
             first_seen: now,
             validated: now,
@@ -652,10 +652,10 @@ impl Components {
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
             let expired = timestamp::before(now, self.world().longest_age());
-            return match self.ledger.record_absence(&voyage.key(), &document, expired) {
+            return match self.ledger.record_absence(&request.key(), &document, expired) {
                 Ok(true) => {
                     if record.document.is_none() {
-                        self.new_absentees.insert(voyage.slot.clone(), ());
+                        self.new_absentees.insert(request.slot.clone(), ());
                     }
                     Ok(None)
                 }
@@ -672,7 +672,7 @@ impl Components {
         let mut record = PackageRecord::clone(&record);
         record.apply(&change);
         self.report(name, false, &findings);
-        self.write(&voyage.key(), &change);
+        self.write(&request.key(), &change);
         self.histories.note_look(name);
         Ok(Some((record, document)))
     }

@@ -97,30 +97,30 @@ impl Components {
     /// Reads a new document, compares it with what was seen before, keeps what that changes.
     pub(crate) async fn take_in(
         self: Arc<Self>,
-        voyage: FetchRequest,
+        request: FetchRequest,
         mut arrival: FetchedDocument,
         before: PreviousState,
     ) -> Result<TakenIn, FirewallError> {
         // Before there is a reader: those never wait for memory.
         arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
-        let _turn = self.precedence.turn(voyage.ahead.as_ref()).await;
-        let _permit = self.readers.acquire(voyage.client).await;
+        let _turn = self.precedence.turn(request.ahead.as_ref()).await;
+        let _permit = self.readers.acquire(request.client).await;
         let inner = Arc::clone(&self);
-        self.blocking(move || inner.read(&voyage, arrival, &before)).await?
+        self.blocking(move || inner.read(&request, arrival, &before)).await?
     }
 
     fn read(
         self: &Arc<Self>,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         mut arrival: FetchedDocument,
         before: &PreviousState,
     ) -> Result<TakenIn, FirewallError> {
-        let CacheKey { name, .. } = &voyage.slot;
+        let CacheKey { name, .. } = &request.slot;
         let read = self.workbenches.at(|bench| {
             let ParseScratch { press, plain } = bench;
             let (plain, _alone) = self.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.overdraw_to(takes(&arrival.body, plain.len()));
-            self.read_plain(voyage, &arrival, before, plain, press)
+            self.read_plain(request, &arrival, before, plain, press)
         });
         let known = match read? {
             Ok(known) => known,
@@ -132,38 +132,38 @@ impl Components {
 
     fn read_plain(
         self: &Arc<Self>,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         arrival: &FetchedDocument,
         before: &PreviousState,
         plain: &[u8],
         press: &mut SegmentEncoder,
     ) -> Result<Result<Arc<PackageSnapshot>, TakenIn>, FirewallError> {
-        let CacheKey { name, .. } = &voyage.slot;
+        let CacheKey { name, .. } = &request.slot;
         let ParsedPackument { packument, fields } = parse::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
         let form = arrival.form;
-        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(voyage.registry.id(), &packument) {
+        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(request.registry.id(), &packument) {
             return Ok(Err(TakenIn::Timeless));
         }
         self.note_parts(&packument);
-        self.addresses.note(&voyage.slot, &packument);
+        self.addresses.note(&request.slot, &packument);
         // One look at a time: what it changes is seen by the next, also from another view.
         let _turn = self.histories.lock(name);
-        let histories = self.read_histories(voyage, before)?;
+        let histories = self.read_histories(request, before)?;
         let record = &histories.own;
-        let is_recorded = arrival.recorded && self.is_look(voyage, record, &packument, arrival.checked)?;
+        let is_recorded = arrival.recorded && self.is_look(request, record, &packument, arrival.checked)?;
         let look = Look {
             packument: &packument,
             form,
             at: arrival.checked,
-            mode: voyage.registry.time_mode(),
+            mode: request.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: voyage.asked.as_deref().unwrap_or(&NOBODY_ASKED),
-            other_token: before.other_token(&voyage.slot),
-            tokens: voyage.slot.place_of_tokens(&voyage.registry),
-            stranger: voyage.slot.is_strangers(),
+            parted: request.asked.as_deref().unwrap_or(&NOBODY_ASKED),
+            other_token: before.other_token(&request.slot),
+            tokens: request.slot.place_of_tokens(&request.registry),
+            stranger: request.slot.is_strangers(),
         };
         let reconciled = history::reconcile(record, &histories.others.iter().collect::<Vec<_>>(), &look);
-        let contradictions = self.to_be_asked(voyage, &histories, &packument, &reconciled.contradictions, arrival.checked);
+        let contradictions = self.to_be_asked(request, &histories, &packument, &reconciled.contradictions, arrival.checked);
         if is_recorded && !contradictions.is_empty() {
             return Ok(Err(TakenIn::Contradicts(contradictions)));
         }
@@ -188,18 +188,18 @@ impl Components {
         let mut record = PackageRecord::clone(record);
         if is_recorded {
             record.apply(&change);
-            self.write(&voyage.key(), &change);
-            self.report(name, voyage.slot.is_own(), &findings);
+            self.write(&request.key(), &change);
+            self.report(name, request.slot.is_own(), &findings);
         }
         let look = if is_recorded { self.histories.note_look(name) } else { 0 };
         if form == PackumentForm::Full || packument.has_more {
-            self.note_stripped(&voyage.registry, &packument);
+            self.note_stripped(&request.registry, &packument);
         }
         let known = Arc::new(PackageSnapshot {
             form,
             has_no_more: arrival.has_no_more,
-            slot: voyage.slot.clone(),
-            registry: Arc::clone(&voyage.registry),
+            slot: request.slot.clone(),
+            registry: Arc::clone(&request.registry),
             born: package::born(&packument, &provenance),
             behind: arrival.behind,
             disputed,
@@ -218,29 +218,33 @@ impl Components {
             screens: VerdictCache::default(),
             kin: OnceLock::new(),
         });
-        self.look_ahead(voyage, &known, plain, &fields);
-        self.absent.invalidate(&voyage.slot);
-        self.unreachable.invalidate(&voyage.slot);
-        if let Some(wish) = &voyage.wish {
+        self.look_ahead(request, &known, plain, &fields);
+        self.absent.invalidate(&request.slot);
+        self.unreachable.invalidate(&request.slot);
+        if let Some(wish) = &request.wish {
             self.render(&known, plain, Some(&fields), wish, press);
         }
         // Judged here, off the async threads: a package may have thousands of versions.
-        known.judge(&self.world(), voyage.profile);
+        known.judge(&self.world(), request.profile);
         self.remember(&known);
         Ok(Ok(known))
     }
 
     /// The records of all views of a package as the ledger has them, or memory, where the ledger did not take the last change. Blocks.
-    fn read_histories(&self, voyage: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
-        let FetchRequest { slot, registry, .. } = voyage;
-        let own = self.read_record(voyage, before)?;
+    fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
+        let FetchRequest { slot, registry, .. } = request;
+        let own = self.read_record(request, before)?;
         let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
         Ok(Histories { own, views, others: self.other_records(slot, registry)? })
     }
 
     /// The record of a view as the ledger has it, or memory, where the ledger did not take the last change. Blocks.
-    pub(crate) fn read_record(&self, voyage: &FetchRequest, before: &PreviousState) -> Result<Arc<PackageRecord>, FirewallError> {
-        let record = self.recall(&voyage.slot, &voyage.registry)?;
+    pub(crate) fn read_record(
+        &self,
+        request: &FetchRequest,
+        before: &PreviousState,
+    ) -> Result<Arc<PackageRecord>, FirewallError> {
+        let record = self.recall(&request.slot, &request.registry)?;
         let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
         if looked(&before.record) <= looked(&record) {
             return Ok(record);
@@ -257,20 +261,20 @@ impl Components {
     /// When it does not, and something newer is known.
     fn is_look(
         &self,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         record: &PackageRecord,
         packument: &Packument,
         now: Timestamp,
     ) -> Result<bool, FirewallError> {
-        let name = &voyage.slot.name;
+        let name = &request.slot.name;
         let not_believed = |detail: &str| FirewallError::Unreadable { name: name.clone(), detail: detail.into() };
         let was_seen = !record.releases.is_empty();
         if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.flaw.is_none()) {
             return if was_seen { Err(not_believed("it names no version, and there were some")) } else { Ok(false) };
         }
         // Tokens may be shown different documents: each is compared with its own.
-        let newest = if voyage.slot.is_own() {
-            self.documents.get(&voyage.slot).and_then(|known| known.document.modified)
+        let newest = if request.slot.is_own() {
+            self.documents.get(&request.slot).and_then(|known| known.document.modified)
         } else {
             record.document.as_ref().and_then(|document| document.modified)
         };
@@ -291,13 +295,13 @@ impl Components {
     /// with.
     fn to_be_asked(
         &self,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         histories: &Histories,
         packument: &Packument,
         contradictions: &[(Box<str>, usize)],
         now: Timestamp,
     ) -> Contradictions {
-        if voyage.asked.is_some() || contradictions.is_empty() {
+        if request.asked.is_some() || contradictions.is_empty() {
             return Vec::new();
         }
         let may_ask: Vec<bool> = histories.views.iter().map(|view| self.may_ask_again(view, now)).collect();
@@ -316,41 +320,41 @@ impl Components {
     /// they were: `parted` is what they said. Nothing is kept where they are to be asked first. Blocks.
     pub(crate) fn compare_again(
         &self,
-        voyage: &FetchRequest,
+        request: &FetchRequest,
         known: &PackageSnapshot,
         before: &PreviousState,
         parted: Option<&Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
-        let again = known.confirmed(voyage.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
+        let again = known.confirmed(request.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
         let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
         let now = known.checked;
-        let _turn = self.histories.lock(&voyage.slot.name);
-        let histories = self.read_histories(voyage, before)?;
+        let _turn = self.histories.lock(&request.slot.name);
+        let histories = self.read_histories(request, before)?;
         let look = Look {
             packument,
             form: known.form,
             at: now,
-            mode: voyage.registry.time_mode(),
+            mode: request.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: parted.or(voyage.asked.as_deref()).unwrap_or(&NOBODY_ASKED),
-            other_token: before.other_token(&voyage.slot),
-            tokens: voyage.slot.place_of_tokens(&voyage.registry),
-            stranger: voyage.slot.is_strangers(),
+            parted: parted.or(request.asked.as_deref()).unwrap_or(&NOBODY_ASKED),
+            other_token: before.other_token(&request.slot),
+            tokens: request.slot.place_of_tokens(&request.registry),
+            stranger: request.slot.is_strangers(),
         };
         let others: Vec<_> = histories.others.iter().collect();
         let Reconciliation { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
         if parted.is_none() {
-            let contradictions = self.to_be_asked(voyage, &histories, packument, &contradictions, now);
+            let contradictions = self.to_be_asked(request, &histories, packument, &contradictions, now);
             if !contradictions.is_empty() {
                 return Ok((again, contradictions));
             }
         }
         let mut record = PackageRecord::clone(&histories.own);
         record.apply(&change);
-        self.write(&voyage.key(), &change);
-        self.report(&voyage.slot.name, voyage.slot.is_own(), &findings);
+        self.write(&request.key(), &change);
+        self.report(&request.slot.name, request.slot.is_own(), &findings);
         let again = PackageSnapshot {
-            look: self.histories.note_look(&voyage.slot.name),
+            look: self.histories.note_look(&request.slot.name),
             born: package::born(packument, &provenance),
             disputed: !contradictions.is_empty(),
             provenance: provenance.into(),

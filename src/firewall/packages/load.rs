@@ -45,19 +45,19 @@ impl PreviousState {
 
 impl Components {
     /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
-    pub(crate) async fn before(self: &Arc<Self>, voyage: &FetchRequest) -> Result<PreviousState, FirewallError> {
-        let last = self.documents.get(&voyage.slot.shared()).filter(|_| voyage.slot.is_own());
+    pub(crate) async fn before(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
+        let last = self.documents.get(&request.slot.shared()).filter(|_| request.slot.is_own());
         let token = last.as_ref().map(|known| known.slot.clone());
-        if let Some(known) = self.documents.get(&voyage.slot) {
+        if let Some(known) = self.documents.get(&request.slot) {
             let record = last.map_or_else(|| Arc::clone(&known.record), |last| Arc::clone(&last.record));
             return Ok(PreviousState { record, known: Some(known), token });
         }
         // What other credentials could read, to be confirmed for these.
         if let Some(known) = last {
-            let known = known.confirmed(voyage.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
+            let known = known.confirmed(request.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
             return Ok(PreviousState { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
         }
-        let (inner, slot, registry) = (Arc::clone(self), voyage.slot.clone(), Arc::clone(&voyage.registry));
+        let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));
         let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
         let (inner, slot, registry, record) = self.blocking(recall).await??;
         let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {

@@ -81,12 +81,12 @@ impl Components {
             return None;
         }
         let (slot, registry) = (known.slot.clone(), Arc::clone(&known.registry));
-        let voyage = FetchRequest { not_before: Some(now), ..FetchRequest::new(asker, slot, registry, need) };
+        let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(asker, slot, registry, need) };
         // Those that come while it is asked wait for the same answer.
-        if !self.voyages.is_under_way(&self.voyage_key(&voyage)) && !self.once_more.admits(asker.address, now) {
+        if !self.packument_fetches.is_under_way(&self.fetch_key(&request)) && !self.once_more.admits(asker.address, now) {
             return None;
         }
-        let again = self.embark_or_make_do(voyage, now).await.ok();
+        let again = self.fetch_or_stale(request, now).await.ok();
         if let Some(again) = &again {
             self.judge_many(&again.known, asker.profile, asker.address).await;
         }

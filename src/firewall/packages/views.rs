@@ -84,7 +84,7 @@ impl Components {
     /// Boxed, since the answer is fetched as the document was that contradicts it.
     pub(crate) fn ask_views_again<'a>(
         self: &'a Arc<Self>,
-        voyage: &'a FetchRequest,
+        request: &'a FetchRequest,
         contradictions: Contradictions,
         asked: Asked,
     ) -> Pin<Box<dyn Future<Output = Parted> + Send + 'a>> {
@@ -98,7 +98,7 @@ impl Components {
             }
             let mut answers = Vec::new();
             for view in views {
-                let record = self.ask_view_again(voyage, &view, asked).await;
+                let record = self.ask_view_again(request, &view, asked).await;
                 answers.push((view, record.map(present)));
             }
             let mut parted = Parted::new();
@@ -122,9 +122,9 @@ impl Components {
     }
 
     /// Asks one view again; its record, if it answered since, and not from a cache.
-    async fn ask_view_again(self: &Arc<Self>, voyage: &FetchRequest, view: &CacheKey, asked: Asked) -> Option<PackageRecord> {
+    async fn ask_view_again(self: &Arc<Self>, request: &FetchRequest, view: &CacheKey, asked: Asked) -> Option<PackageRecord> {
         let authorization = view.authorization();
-        let slot = CacheKey::of(&view.name, &voyage.registry, &authorization);
+        let slot = CacheKey::of(&view.name, &request.registry, &authorization);
         self.asked_again.insert(view.clone(), self.clock.now());
         let again = FetchRequest {
             slot,
@@ -135,10 +135,10 @@ impl Components {
             whole: false,
             again: true,
             asked: Some(Arc::default()),
-            ..voyage.clone()
+            ..request.clone()
         };
-        let _ = self.embark(again).await;
-        let (inner, registry, view) = (Arc::clone(self), Arc::clone(&voyage.registry), view.clone());
+        let _ = self.fetch_shared(again).await;
+        let (inner, registry, view) = (Arc::clone(self), Arc::clone(&request.registry), view.clone());
         let record = self.blocking(move || inner.recall(&view, &registry).ok()).await.ok()??;
         let document = record.document.as_ref()?;
         let is_new = document.looked >= asked.at && (document.content.is_none() || document.validated >= asked.validated);

@@ -99,11 +99,11 @@ pub(crate) struct PrefetchQueue {
 }
 
 impl PrefetchQueue {
-    fn push(&self, voyage: FetchRequest) {
+    fn push(&self, request: FetchRequest) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (queue, slots) = &mut *waiting;
-        if queue.len() < WAITING && slots.insert(voyage.slot.clone()) {
-            queue.push_back(voyage);
+        if queue.len() < WAITING && slots.insert(request.slot.clone()) {
+            queue.push_back(request);
             self.came.notify_one();
         }
     }
@@ -139,13 +139,13 @@ impl PrefetchQueue {
     fn find(self: &Arc<Self>, at_once: usize) -> Option<PrefetchTarget> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_free = |voyage: &FetchRequest| taken.get(voyage.registry.id()).is_none_or(|count| *count < at_once);
+        let is_free = |request: &FetchRequest| taken.get(request.registry.id()).is_none_or(|count| *count < at_once);
         let at = waiting.0.iter().position(is_free)?;
-        let voyage = waiting.0.remove(at)?;
-        waiting.1.remove(&voyage.slot);
-        let registry = Arc::clone(voyage.registry.id());
+        let request = waiting.0.remove(at)?;
+        waiting.1.remove(&request.slot);
+        let registry = Arc::clone(request.registry.id());
         *taken.entry(Arc::clone(&registry)).or_default() += 1;
-        Some(PrefetchTarget(voyage, PrefetchSlot { leads: Arc::clone(self), registry }))
+        Some(PrefetchTarget(request, PrefetchSlot { leads: Arc::clone(self), registry }))
     }
 }
 
@@ -224,23 +224,23 @@ impl Components {
     /// The next package that is worth fetching ahead.
     pub(crate) async fn next_lead(&self) -> PrefetchTarget {
         loop {
-            let PrefetchTarget(voyage, slot) = self.leads.next(self.config.fetch_ahead).await;
-            let is_over = voyage.ahead.as_ref().is_some_and(|ahead| ahead.question.is_over.load(Ordering::Relaxed));
+            let PrefetchTarget(request, slot) = self.leads.next(self.config.fetch_ahead).await;
+            let is_over = request.ahead.as_ref().is_some_and(|ahead| ahead.question.is_over.load(Ordering::Relaxed));
             // It may have come meanwhile.
-            if !is_over && !self.is_known(&voyage.slot) {
-                return PrefetchTarget(voyage, slot);
+            if !is_over && !self.is_known(&request.slot) {
+                return PrefetchTarget(request, slot);
             }
         }
     }
 
     /// Fetches what a lead leads to, as if somebody asked; whether it was there.
-    pub(crate) async fn follow_lead(self: &Arc<Self>, PrefetchTarget(mut voyage, _slot): PrefetchTarget) -> bool {
-        let (slot, guess) = (voyage.slot.clone(), self.leads.follow(&voyage.slot));
-        if let Some(ahead) = &mut voyage.ahead {
+    pub(crate) async fn follow_lead(self: &Arc<Self>, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
+        let (slot, guess) = (request.slot.clone(), self.leads.follow(&request.slot));
+        if let Some(ahead) = &mut request.ahead {
             ahead.guess = Some(guess);
         }
-        let ahead = voyage.ahead.clone();
-        let landed = self.embark(voyage).await;
+        let ahead = request.ahead.clone();
+        let landed = self.fetch_shared(request).await;
         self.leads.leave(&slot);
         match landed {
             Ok(_) => true,
@@ -260,25 +260,31 @@ impl Components {
     }
 
     /// Notes what the version that is wanted of a document depends on; what is not known of it is fetched ahead.
-    pub(crate) fn look_ahead(&self, voyage: &FetchRequest, known: &PackageSnapshot, document: &[u8], fields: &AbbreviatedFields) {
-        let spec = voyage.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
+    pub(crate) fn look_ahead(
+        &self,
+        request: &FetchRequest,
+        known: &PackageSnapshot,
+        document: &[u8],
+        fields: &AbbreviatedFields,
+    ) {
+        let spec = request.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
         let wanted = self.note_wants(known, document, fields, spec);
-        let Some(ahead) = voyage.ahead.as_ref().filter(|ahead| !ahead.question.is_over.load(Ordering::Relaxed)) else { return };
+        let Some(ahead) = request.ahead.as_ref().filter(|ahead| !ahead.question.is_over.load(Ordering::Relaxed)) else { return };
         for Dependency { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials go where the client brought them, until it brings them elsewhere.
-            if matches!(voyage.authorization.toward(&voyage.registry), Authorization::Own(_))
-                && registry.id() != voyage.registry.id()
+            if matches!(request.authorization.toward(&request.registry), Authorization::Own(_))
+                && registry.id() != request.registry.id()
             {
                 continue;
             }
-            let slot = CacheKey::of(&name, registry, &voyage.authorization);
+            let slot = CacheKey::of(&name, registry, &request.authorization);
             let next = FetchRequest {
                 slot,
                 registry: Arc::clone(registry),
                 ahead: Some(ahead.next(&wanted)),
                 asked: None,
-                ..voyage.clone()
+                ..request.clone()
             };
             if !self.is_known(&next.slot) && ahead.takes_one() {
                 self.leads.push(next);

@@ -206,8 +206,8 @@ async fn answer<A: RegistryService>(
             return handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await;
         }
         Ok(GatewayRoute::Own(page)) => {
-            let knock = UncheckedRequest { peer: peer.ip(), head, page, body, at_home: false };
-            gateway.service.own_page(Profile::default(), knock).await
+            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, at_home: false };
+            gateway.service.own_page(Profile::default(), unchecked).await
         }
         Ok(GatewayRoute::Opened(next)) => Ok(response::connected(next)),
         Ok(GatewayRoute::Tunnel(place)) => tunnel(gateway, place, peer, watch.user.as_deref()).await,

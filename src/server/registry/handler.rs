@@ -57,7 +57,7 @@ pub struct RegistryHandler<A> {
     askers: ClientResolver,
     config: Config,
     own: Own,
-    doorstep: AdminAccess,
+    access: AdminAccess,
     metrics: Arc<Metrics>,
     /// Memory for bodies of requests.
     bodies: Arc<MemoryBudget>,
@@ -78,11 +78,11 @@ impl<A: RegistryService> RegistryHandler<A> {
         metrics: Arc<Metrics>,
     ) -> Result<Self, AdminTokenError> {
         let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
-        let (askers, doorstep) = (ClientResolver::new(&config, listeners), AdminAccess::new(tokens));
+        let (askers, access) = (ClientResolver::new(&config, listeners), AdminAccess::new(tokens));
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let bodies = MemoryBudget::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
         let readers = FairLimit::new(firewall::heavy(cores));
-        Ok(Self { answers, askers, config, own, doorstep, metrics, bodies, readers })
+        Ok(Self { answers, askers, config, own, access, metrics, bodies, readers })
     }
 
     /// Knows operators by the tokens of another file from now on.
@@ -90,19 +90,19 @@ impl<A: RegistryService> RegistryHandler<A> {
     /// # Errors
     /// When it cannot be read: then those before it stay.
     pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), AdminTokenError> {
-        self.doorstep.renew(path.map(AdminTokens::open).transpose()?);
+        self.access.renew(path.map(AdminTokens::open).transpose()?);
         Ok(())
     }
 
     /// One of our own pages, by the policy of `profile`.
-    pub(crate) async fn own_page<B>(&self, profile: Profile, knock: UncheckedRequest<B>) -> Result<Reply, RequestError>
+    pub(crate) async fn own_page<B>(&self, profile: Profile, unchecked: UncheckedRequest<B>) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
         // Held until the answer is made: what is made of a body may be larger.
-        let mut share = self.bodies.share_for(knock.peer);
-        let mut request = self.doorstep.take(&self.askers, &self.config, knock, &mut share).await?;
+        let mut share = self.bodies.share_for(unchecked.peer);
+        let mut request = self.access.take(&self.askers, &self.config, unchecked, &mut share).await?;
         request.visitor = request.visitor.map(|asker| Client { profile, ..asker });
         Ok(response::own((self.own)(request).await))
     }
@@ -180,8 +180,8 @@ where
     if let Asked::Endpoint(Endpoint::Own(page)) = asked {
         // Whoever asks the registry did not ask us.
         let &EntryPoint::Registry(profile, at_home) = door else { return watch.answered(response::failed(&no_registry())) };
-        let knock = UncheckedRequest { peer: peer.ip(), head, page, body, at_home };
-        let reply = Box::pin(service.own_page(profile, knock)).await;
+        let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, at_home };
+        let reply = Box::pin(service.own_page(profile, unchecked)).await;
         return watch.answered(reply.unwrap_or_else(|error| response::failed(&error)));
     }
     let asker = match (base, door) {
