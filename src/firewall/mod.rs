@@ -263,11 +263,12 @@ impl Firewall {
     #[must_use]
     pub fn new(parts: FirewallDeps) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let documents =
-            Cache::builder().max_capacity(parts.config.memory / 3).weigher(|_, known: &Arc<PackageSnapshot>| known.weight());
-        let views = Cache::builder().max_capacity(parts.config.memory / 2).weigher(|_, view: &Arc<CachedView>| view.weight());
-        let wholes =
-            Cache::builder().max_capacity(parts.config.memory / 6).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
+        // An index that has to go costs a read and a pass over its document, and no response is found without it: indexes get most. An
+        // index takes about 900 bytes a version.
+        let eighths = |count: u64| parts.config.memory / 8 * count;
+        let documents = Cache::builder().max_capacity(eighths(4)).weigher(|_, known: &Arc<PackageSnapshot>| known.weight());
+        let views = Cache::builder().max_capacity(eighths(3)).weigher(|_, view: &Arc<CachedView>| view.weight());
+        let wholes = Cache::builder().max_capacity(eighths(1)).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
         let allowance = MemoryBudget::of(parts.config.packument_memory, LONGEST_WAIT);
         let world = PolicySnapshot::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         let wall_clock = WallClock::new(parts.clock.now(), parts.clock.elapsed());
