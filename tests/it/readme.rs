@@ -1,39 +1,52 @@
-//! What README says of settings and exit codes is what the program does.
+//! Checks that README.md and the pages in `docs/` state what the program does.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
 const README: &str = include_str!("../../README.md");
+const SETTINGS: Page = Page { path: "docs/settings.md", text: include_str!("../../docs/settings.md") };
+const OPERATIONS: Page = Page { path: "docs/operations.md", text: include_str!("../../docs/operations.md") };
 
-#[test]
-fn readme_holds_the_table_of_settings() {
-    let (begin, end) = (
-        "cargo test --test it readme` -->
-",
-        "<!-- end of settings -->",
-    );
-    let wanted = format!("{begin}{}{end}", coldframe::config::settings::table_markdown());
-    let (before, after) = README.split_once(begin).expect("the mark where the table begins");
-    let (_, after) = after.split_once(end).expect("the mark where it ends");
-    if !README.contains(&wanted) && wants_update() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+/// Ends the comment that stands before a generated table.
+const BEGIN: &str = "written by `UPDATE_EXPECT=1 cargo test --test it readme` -->\n";
+
+struct Page {
+    path: &'static str,
+    text: &'static str,
+}
+
+impl Page {
+    /// Checks that the page has `table` between its two marks. With `UPDATE_EXPECT=1` an outdated table is replaced.
+    fn holds(&self, table: &str, end: &str) {
+        let wanted = format!("{BEGIN}{table}{end}");
+        if self.text.contains(&wanted) {
+            return;
+        }
+        let (before, after) = self.text.split_once(BEGIN).expect("the mark where the table begins");
+        let (_, after) = after.split_once(end).expect("the mark where the table ends");
+        assert!(wants_update(), "{} has an outdated table: `UPDATE_EXPECT=1 cargo test --test it readme`", self.path);
+        let path = format!("{}/{}", env!("CARGO_MANIFEST_DIR"), self.path);
         std::fs::write(path, [before, &wanted, after].concat()).unwrap();
-        return;
     }
-    assert!(README.contains(&wanted), "README.md has an older table: `UPDATE_EXPECT=1 cargo test --test it readme`");
 }
 
 #[test]
-fn readme_holds_the_exit_codes() {
+fn settings_page_has_the_table_of_settings() {
+    SETTINGS.holds(&coldframe::config::settings::table_markdown(), "<!-- end of settings -->");
+}
+
+#[test]
+fn operations_page_has_the_exit_codes_of_the_help() {
     let help = Command::new(env!("CARGO_BIN_EXE_coldframe")).args(["serve", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let codes = help.lines().skip_while(|line| !line.starts_with("Exit codes")).skip(1).take_while(|line| !line.is_empty());
-    let mut found = 0;
+    let mut table = "| code | meaning |\n|---|---|\n".to_owned();
     for line in codes {
         let (code, meaning) = line.trim().split_once("  ").expect("a code and its meaning");
-        assert!(README.contains(&format!("| {code} | {meaning} |")), "README.md lacks `| {code} | {meaning} |`");
-        found += 1;
+        writeln!(table, "| {code} | {meaning} |").unwrap();
     }
-    assert!(found >= 5, "{help}");
+    assert!(table.lines().count() >= 7, "{help}");
+    OPERATIONS.holds(&table, "<!-- end of exit codes -->");
 }
 
 #[test]
