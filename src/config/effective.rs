@@ -1,5 +1,5 @@
-//! The settings that a process runs with, as it reports them to another process: values as text, paths absolute. Compares them with
-//! what is written elsewhere, by meaning (`72h` is `3d`).
+//! The settings that a process runs with, in a form that another process can read: values as text, paths absolute.
+//! Values are compared by meaning: `72h` equals `3d`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::diagnostics::blot_credentials;
 use crate::policy::presets;
 use crate::units::quantity;
 
-/// Settings by which verdicts are made: another value means another policy, other feeds or another upstream.
+/// Settings that affect verdicts.
 pub const OF_VERDICTS: &[SettingKey] = &[
     SettingKey::Upstream,
     SettingKey::Policy,
@@ -28,13 +28,12 @@ pub const OF_VERDICTS: &[SettingKey] = &[
     SettingKey::UnsafeServeWithoutFeed,
 ];
 
-/// Settings that say where a server is reached.
+/// Settings with the addresses of a server.
 pub const OF_PLACES: &[SettingKey] = &[SettingKey::Listen, SettingKey::PublicUrl, SettingKey::Gateway];
 
-/// Settings that belong to the process that reads them, whatever server it asks.
+/// Settings that a process never takes over from a server.
 const OWN: &[SettingKey] = &[SettingKey::DataDir, SettingKey::LogFormat, SettingKey::LogLevel];
 
-/// One value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EffectiveValue {
     text: String,
@@ -42,35 +41,34 @@ pub struct EffectiveValue {
     fields: Vec<(String, String)>,
 }
 
-/// Settings by name, those without a value left out.
+/// The values of settings by name. Settings without a value are left out.
 #[derive(Debug, Clone, std::default::Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective(BTreeMap<String, Vec<EffectiveValue>>);
 
-/// The settings of a configuration, and where the written ones come from.
+/// The settings of a configuration and the origins of those that are set.
 #[derive(Debug, Clone, std::default::Default)]
 pub struct Settings {
     effective: Effective,
     origins: BTreeMap<SettingKey, String>,
-    /// What relative paths are below.
+    /// The base directory of relative paths.
     folder: PathBuf,
 }
 
-/// A setting that is written here and has another value there.
+/// A setting that is set here and has another value on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deviation {
-    /// Which setting.
     pub key: SettingKey,
-    /// Where it is written: a flag, a variable, a line of a file.
+    /// Where it is set: a flag, a variable, or a line of a file.
     pub origin: String,
-    /// Its value here, for people.
+    /// The value here, without credentials.
     pub here: String,
-    /// Its value there, for people.
+    /// The value on the server, without credentials.
     pub there: String,
 }
 
 impl Settings {
-    /// The settings of `written`; relative paths are below `folder`. `upstream` and `data_dir` are what was found where nothing is
-    /// written.
+    /// Collects the settings of `written`. Relative paths are resolved against `folder`. `upstream` and `data_dir` are the
+    /// discovered values for these two settings if they are not set.
     pub(crate) fn of(written: &RawConfig, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
         let mut settings = Self { folder: folder.to_owned(), ..Self::default() };
         for setting in &SETTINGS {
@@ -88,25 +86,24 @@ impl Settings {
         settings
     }
 
-    /// The values.
     #[must_use]
     pub fn effective(&self) -> &Effective {
         &self.effective
     }
 
-    /// The name of a policy, as another process can use it.
+    /// Returns the name of a policy with its path made absolute, so that another process can use it.
     #[must_use]
     pub fn policy_path(&self, name: &str) -> String {
         absolute(ValueKind::Policy, name, &self.folder)
     }
 
-    /// Whether a setting is written.
+    /// Checks whether a setting is set.
     #[must_use]
     pub fn is_written(&self, key: SettingKey) -> bool {
         self.origins.contains_key(&key)
     }
 
-    /// Those of `keys` that are written here and have another value in `there`.
+    /// Returns those of `keys` that are set here and have another value in `there`.
     #[must_use]
     pub fn deviations(&self, there: &Effective, keys: &[SettingKey]) -> Vec<Deviation> {
         let written = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?)));
@@ -123,7 +120,7 @@ impl Settings {
 }
 
 impl Effective {
-    /// Sets a value, also where there is one if `replaces`.
+    /// Sets the value of a setting. An existing value is kept unless `replaces` is set.
     pub fn set(&mut self, key: SettingKey, texts: Vec<String>, replaces: bool) {
         let name = key.setting().name;
         if replaces || !self.0.contains_key(name) {
@@ -132,7 +129,7 @@ impl Effective {
         }
     }
 
-    /// Has a setting keep the value that it has in `other`.
+    /// Resets a setting to its value in `other`.
     pub fn keep(&mut self, other: &Self, key: SettingKey) {
         let name = key.setting().name;
         match other.0.get(name) {
@@ -141,13 +138,13 @@ impl Effective {
         }
     }
 
-    /// The settings whose values differ between the two.
+    /// Returns the settings whose values differ between the two.
     #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<SettingKey> {
         SETTINGS.iter().map(|setting| setting.key).filter(|key| !self.agrees(other, *key)).collect()
     }
 
-    /// The values of a setting, for people: no credentials.
+    /// Returns the values of a setting, or its default, without credentials.
     #[must_use]
     pub fn shown(&self, key: SettingKey) -> String {
         let values = self.values(key);
@@ -160,7 +157,7 @@ impl Effective {
         values.iter().map(|value| blot_credentials(&value.text)).collect::<Vec<_>>().join(", ")
     }
 
-    /// The texts of a setting's values.
+    /// Returns the values of a setting as text.
     #[must_use]
     pub fn texts(&self, key: SettingKey) -> Vec<String> {
         self.values(key).iter().map(|value| value.text.clone()).collect()
@@ -179,7 +176,7 @@ impl Effective {
         canonical(self) == canonical(other)
     }
 
-    /// The values that a configuration takes over, by setting.
+    /// Returns the values that another process takes over, by setting.
     pub(crate) fn written(&self) -> impl Iterator<Item = (SettingKey, Vec<RawValue>)> {
         let known = self.0.iter().filter_map(|(name, values)| Some((SettingKey::named(name)?, values)));
         known.filter(|(key, _)| !OWN.contains(key)).map(|(key, values)| (key, values.iter().map(EffectiveValue::value).collect()))
@@ -214,9 +211,9 @@ impl EffectiveValue {
     }
 }
 
-/// An address without credentials and with one slash at its end.
+/// Renders a URL without credentials and without trailing slashes.
 fn bare(mut url: Url) -> String {
-    // Neither fails for an address that has a host.
+    // Neither call fails for a URL with a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     let mut text = url.to_string();
@@ -226,7 +223,7 @@ fn bare(mut url: Url) -> String {
     text
 }
 
-/// The text of a path without what depends on the working directory; any other text as it is.
+/// Makes a path independent of the working directory. Other texts are returned unchanged.
 fn absolute(kind: ValueKind, text: &str, folder: &Path) -> String {
     let is_path = match kind {
         ValueKind::Path => true,
@@ -237,7 +234,7 @@ fn absolute(kind: ValueKind, text: &str, folder: &Path) -> String {
     if !is_path || folder.as_os_str().is_empty() {
         return text.to_owned();
     }
-    // Without the `.` and the doubled slashes that people write.
+    // Collecting the components removes `.` and doubled slashes.
     folder.join(text).components().collect::<PathBuf>().display().to_string()
 }
 
@@ -265,18 +262,18 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_means_the_same_is_no_deviation() {
+    fn equivalent_values_do_not_deviate() {
         assert!(deviations(&[(SettingKey::MinReleaseAge, "3d")], &[(SettingKey::MinReleaseAge, "72h")]).is_empty());
         assert!(deviations(&[(SettingKey::Upstream, "https://registry.example/npm")], &[]).is_empty());
         let (here, there) =
             ([(SettingKey::Exclude, "a"), (SettingKey::Exclude, "b")], [(SettingKey::Exclude, "b"), (SettingKey::Exclude, "a")]);
         assert!(deviations(&here, &there).is_empty());
         assert!(deviations(&[(SettingKey::Policy, "./own.toml")], &[(SettingKey::Policy, "/home/me/own.toml")]).is_empty());
-        assert!(deviations(&[], &[(SettingKey::MinReleaseAge, "30d")]).is_empty(), "it is not written here");
+        assert!(deviations(&[], &[(SettingKey::MinReleaseAge, "30d")]).is_empty(), "the setting is not set here");
     }
 
     #[test]
-    fn a_flag_that_means_something_else_is_told_with_both_values_and_without_secrets() {
+    fn deviation_has_both_values_without_credentials() {
         let there = [(SettingKey::MinReleaseAge, "30d"), (SettingKey::Upstream, "https://registry.example/")];
         let here = [
             (SettingKey::MinReleaseAge, "1h"),

@@ -1,4 +1,4 @@
-//! Which feeds are followed and what they are needed for. Refuses to look whether they are there.
+//! Reads the settings of feeds. Does not check whether the sources exist.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, FeedSource, PublicKey};
 use crate::policy::FeedTrust;
 
-/// The feeds, and what they are needed for.
+/// The configured feeds and how the server depends on them.
 #[derive(Debug, Clone, Default)]
 pub struct FeedSettings {
-    /// Each of them, in the order they are written.
+    /// The feeds, in the order of the configuration.
     pub followed: Vec<FeedConfig>,
-    /// Whether a stale feed makes us not ready.
+    /// Whether a stale feed makes the server not ready.
     pub readiness: bool,
-    /// Whether we serve although a feed could not be read at all yet.
+    /// Whether the server serves before every feed has been read once.
     pub serve_without: bool,
 }
 
-/// The feeds of what is written; `None` when something is wrong, which is noted.
+/// Reads the feed settings. Returns `None` after it has noted an error.
 pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
-    let interval = reader.one(SettingKey::FeedInterval, parse::some_duration);
-    let expiry = reader.one(SettingKey::FeedExpiry, parse::some_duration);
+    let interval = reader.one(SettingKey::FeedInterval, parse::nonzero_duration);
+    let expiry = reader.one(SettingKey::FeedExpiry, parse::nonzero_duration);
     let readiness = reader.one(SettingKey::FeedReadiness, parse::truth);
     let may_be_empty = reader.one(SettingKey::FeedMayBeEmpty, parse::truth);
     let serve_without = reader.one(SettingKey::UnsafeServeWithoutFeed, parse::truth);
@@ -41,7 +41,7 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
             if let Some(name) = field(&value, "name") {
                 reader.note(Diagnostic::new(
                     name.origin.clone(),
-                    format!("two feeds are called `{}`", feed.name),
+                    format!("two feeds have the same name: `{}`", feed.name),
                     "another name",
                 ));
                 continue;
@@ -67,12 +67,12 @@ fn one(
             value,
             "name",
             |text| {
-                if is_name(text) { Ok(text.to_owned()) } else { Err("is no name of a feed".to_owned()) }
+                if is_name(text) { Ok(text.to_owned()) } else { Err("is not a feed name".to_owned()) }
             },
         )?;
-    let trust = named(reader, value, "trust", |text| FeedTrust::parse(text).ok_or_else(|| "is not known".to_owned()));
-    let interval_said = named(reader, value, "interval", parse::some_duration);
-    let expiry_said = named(reader, value, "expiry", parse::some_duration);
+    let trust = named(reader, value, "trust", |text| FeedTrust::parse(text).ok_or_else(|| "has an unknown value".to_owned()));
+    let interval_said = named(reader, value, "interval", parse::nonzero_duration);
+    let expiry_said = named(reader, value, "expiry", parse::nonzero_duration);
     let key = named(reader, value, "key", PublicKey::parse);
     let source = source?;
     Some(FeedConfig {
@@ -86,8 +86,8 @@ fn one(
     })
 }
 
-/// What a key of the table says, `Some(None)` when it is not there; `None` when it is wrong, which is noted.
-#[expect(clippy::option_option, reason = "wrong and not there are two things, and both are ways to go on")]
+/// Parses a key of the feed's table. Returns `Some(None)` if the key is missing and `None` after it has noted an error.
+#[expect(clippy::option_option, reason = "an invalid value and a missing one are different cases")]
 fn named<T>(
     reader: &mut SettingsReader<'_>,
     value: &RawValue,
@@ -119,7 +119,7 @@ fn field<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     value.fields.iter().find(|field| field.name == name).map(|RawField { value, .. }| value)
 }
 
-/// A name that nobody has yet.
+/// Returns a name that no other feed has.
 fn free(followed: &[FeedConfig], name: &str) -> String {
     let is_free = |name: &String| followed.iter().all(|other| other.name != *name);
     (2..=followed.len() + 2).map(|number| format!("{name}-{number}")).find(is_free).unwrap_or_default()
@@ -138,11 +138,11 @@ mod tests {
     fn read(toml: &str) -> Result<FeedSettings, String> {
         let toml = format!("upstream = \"http://127.0.0.1:1/\"\ndata-dir = \"/data\"\n{toml}");
         let written = RawConfig::of_text(Path::new("coldframe.toml"), &toml).map_err(|wrong| wrong.to_string())?;
-        Config::of_written(&written).map(|config| config.feeds).map_err(|wrong| wrong.to_string())
+        Config::from_raw(&written).map(|config| config.feeds).map_err(|wrong| wrong.to_string())
     }
 
     #[test]
-    fn a_feed_is_a_table_or_a_source_by_itself() {
+    fn feed_is_a_table_or_a_plain_source() {
         let feeds = read(
             "[[feed]]\nsource = \"./osv/\"\n[[feed]]\nname = \"own\"\nsource = \"https://feeds.example/npm/\"\ntrust = \"warn\"\ninterval = \"1h\"\n[[feed]]\nsource = \"osv\"\n",
         );
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_in_feeds_are_told_at_once() {
+    fn all_errors_in_feeds_are_reported_together() {
         let toml = "[[feed]]\nsource = \"ftp://me:secret@feeds.example/\"\ntrust = \"block\"\nkey = \"abc\"\n[[feed]]\nname = \"Own\"\nsource = 7\ncolour = \"red\"\n[[feed]]\ntrust = \"warn\"\n";
         let in_file = read(toml).unwrap_err();
         expect![[r#"
@@ -193,7 +193,7 @@ mod tests {
                |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
                = allowed: a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`
 
-            coldframe.toml:7:8: `name` is no name of a feed: `A`
+            coldframe.toml:7:8: `name` is not a feed name: `A`
              7 | name = "A"
                |        ^^^
                = allowed: lower case letters, digits, `-`, `_` and `.`, at most 64, such as `osv`"#]]

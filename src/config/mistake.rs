@@ -1,24 +1,25 @@
-//! What is wrong with what was written, where, and what is allowed there. Refuses to stop at the first mistake.
+//! Configuration errors: the problem, its origin, and the allowed values. Errors are collected, so that one run reports all of
+//! them.
 
 use std::fmt;
 
 pub use crate::diagnostics::{SourceFile, SourceSpan, blot_credentials};
 use crate::text::{printable, single_line};
 
-/// Where a value or a mistake comes from.
+/// Where a value or an error comes from.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A flag: `--listen`.
+    /// A flag, such as `--listen`.
     Flag(String),
     /// An environment variable.
     Variable(String),
-    /// A piece of the configuration file.
+    /// A span of the configuration file.
     File(SourceSpan),
-    /// Handed over by a program that embeds Coldframe.
+    /// Passed by a program that embeds Coldframe, or by another process.
     Given,
-    /// npm's configuration, in its words.
+    /// npm's configuration; the text names the file and the key.
     Npm(String),
-    /// Nothing was written.
+    /// A default value.
     Default,
 }
 
@@ -36,21 +37,21 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One mistake.
+/// One configuration error.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
-    /// Where.
+    /// Where the error is.
     pub origin: Origin,
-    /// What is wrong: lower case, the value last after a colon.
+    /// The problem: lower case, with the value last after a colon.
     pub problem: String,
-    /// What is allowed there.
+    /// The allowed values; may be empty.
     pub allowed: String,
-    /// Whether what follows the `=` on its line may be shown. Not for keys we do not know: it may be a token.
+    /// Whether the text after the `=` may be shown. It must not be for unknown keys, whose value may be a token.
     pub shows_line: bool,
 }
 
 impl Diagnostic {
-    /// A mistake whose whole line may be shown.
+    /// Creates an error whose whole line may be shown.
     #[must_use]
     pub fn new(origin: Origin, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { origin, problem: problem.into(), allowed: allowed.into(), shows_line: true }
@@ -70,15 +71,14 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Every mistake that was found, in the order of the file, then environment, then flags. Never empty.
+/// All errors that were found, ordered by file, environment and flags. Never empty.
 #[derive(Debug, Clone, thiserror::Error)]
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// `value`, unless there are mistakes or it is missing.
-    ///
+    /// Returns `value` if there are no errors and it is present.
     /// # Errors
-    /// The mistakes, in order.
+    /// Returns the sorted errors otherwise.
     pub(crate) fn or<T>(mut mistakes: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {
         if let (true, Some(value)) = (mistakes.is_empty(), value) {
             return Ok(value);
@@ -92,7 +92,6 @@ impl Diagnostics {
         Err(Self(mistakes))
     }
 
-    /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter()
     }
@@ -122,13 +121,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_begins_no_line_of_its_own() {
+    fn newlines_in_values_are_escaped() {
         let mistake = Diagnostic::new(Origin::Flag("--config".to_owned()), "cannot read `x\n::error::y`", "z\nw");
         assert_eq!(mistake.to_string(), "--config: cannot read `x\\n::error::y`\n   = allowed: z\\nw");
     }
 
     #[test]
-    fn a_mistake_is_marked_below_its_line() {
+    fn error_is_marked_below_its_line() {
         let file = Arc::new(SourceFile { path: "x.toml".into(), text: "a = 1\r\n\tñ = 22 # why\r\n".to_owned() });
         let span = file.text.find("22").map(|at| at..at + 2).unwrap();
         let mistake = Diagnostic::new(Origin::File(SourceSpan { file, span }), "is wrong", "");

@@ -1,8 +1,6 @@
-//! File, environment and flags become one [`Config`], each room's own collected.
-//!
-//! Two types: [`RawConfig`] is what people wrote, as text with its origin; [`Config`] is what is true, and nothing validates
-//! it again. Precedence is flag, environment, file, default. All mistakes are told at once. Refuses to know what a room
-//! does with its part.
+//! Merges file, environment and flags into one [`Config`].
+//! [`RawConfig`] holds values as text with their origins. [`Config`] holds parsed values, which are not validated again.
+//! Precedence is flag, environment, file, default. All errors are reported together.
 
 pub mod effective;
 mod feeds;
@@ -14,7 +12,7 @@ pub mod raw;
 mod server;
 pub mod settings;
 pub mod show;
-mod suggest;
+pub mod suggest;
 mod upstream;
 mod value_kind;
 
@@ -40,25 +38,22 @@ use crate::config::upstream::{OwnAddresses, UpstreamSettings};
 use crate::policy::Policy;
 use crate::{firewall, store, telemetry, tls};
 
-/// Where configuration may stand.
+/// The sources of a configuration.
 #[derive(Debug)]
 pub struct ConfigSources<'a> {
-    /// The file that `--config` names.
+    /// The path that `--config` names.
     pub file: Option<&'a Path>,
-    /// The process' surroundings: settings, and what npm and the platform read there.
+    /// The environment of the process, with settings and with what npm and the platform read there.
     pub surroundings: &'a ProcessEnvironment,
-    /// The flags.
     pub flags: FlagValues,
 }
 
-/// The surroundings of a process.
+/// The environment of a process.
 #[derive(Clone, Default)]
 pub struct ProcessEnvironment {
-    /// The variables.
+    /// The environment variables.
     pub variables: Vec<(OsString, OsString)>,
-    /// The home directory, if there is one.
     pub home: Option<PathBuf>,
-    /// The working directory.
     pub working_directory: PathBuf,
 }
 
@@ -67,7 +62,7 @@ impl ProcessEnvironment {
         self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
     }
 
-    /// As npm's configuration is read from: what is not UTF-8 is none of npm's.
+    /// Returns the environment for reading npm's configuration. Variables that are not UTF-8 are left out.
     #[must_use]
     pub fn of_npm(&self) -> crate::upstream::NpmEnvironment {
         let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
@@ -80,94 +75,90 @@ impl ProcessEnvironment {
 }
 
 impl fmt::Debug for ProcessEnvironment {
-    /// Variables hold secrets: only how many there are is shown.
+    /// Prints only the number of variables, because they contain secrets.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = out.debug_struct("Surroundings");
         shown.field("variables", &self.variables.len()).field("home", &self.home).finish_non_exhaustive()
     }
 }
 
-/// Which machine fills in what is not written.
+/// Where values come from that are not set.
 enum DefaultsFrom<'a> {
-    /// This one: its npm names an upstream, its platform a data directory.
+    /// This machine: npm's configuration names an upstream and the platform a data directory.
     Here(&'a ProcessEnvironment),
-    /// None: what is not written is missing.
+    /// Nowhere: values that are not set are errors.
     Apart,
-    /// One that is not known yet: what is not written is not missed.
+    /// A machine that is not known yet: values that are not set are no errors.
     Unknown,
 }
 
-/// What is true.
+/// The validated configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// Where to listen; never empty, the first one must succeed.
+    /// The addresses to listen on. Never empty; startup fails if the first one cannot be bound.
     pub listen: Vec<SocketAddr>,
-    /// Where data is kept, and how much of the disk it may take.
+    /// The data directory and its size limit.
     pub store: store::Config,
-    /// Where packages come from, with where each choice came from.
+    /// The upstream registries, each with its origin.
     pub upstream: crate::upstream::Config,
-    /// Whom to trust when they are asked.
+    /// The CAs to trust for upstream.
     pub tls: tls::Config,
-    /// The rules of every listener that names no others.
+    /// The policy of listeners without one of their own, which is profile 0.
     pub policy: Policy,
-    /// Those of listeners that do: profile 1, 2, …
+    /// The policies of other listeners: profile 1, 2, …
     pub further_policies: Vec<Policy>,
-    /// For each of `listen`, its profile.
+    /// The profile of each address in `listen`.
     pub listener_policies: Vec<usize>,
-    /// Where the policies come from, to read them again.
+    /// The sources of the policies, for reloads.
     pub policies: crate::config::policy::PolicyFiles,
-    /// The firewall's bounds.
+    /// Limits and intervals of the firewall.
     pub firewall: firewall::Config,
-    /// How the doors behave.
+    /// The HTTP server.
     pub proxy: crate::server::Config,
-    /// The door for clients that do not know us.
+    /// The gateway, for clients that do not name Coldframe as their registry.
     pub gateway: GatewaySettings,
-    /// How long the ledger remembers who got what.
+    /// How long the ledger keeps its rows.
     pub ledger_retention: Duration,
-    /// How often it is logged how much was served; never at zero.
+    /// The interval of the summary log line; zero disables it.
     pub summary_interval: Duration,
-    /// The feeds, and what they are needed for.
+    /// The feeds and how the server depends on them.
     pub feeds: FeedSettings,
-    /// How log lines look, and which are written.
+    /// The format and level of logs.
     pub telemetry: telemetry::Config,
-    /// What people should know of npm's configuration, to be logged at the start.
+    /// Warnings to log at startup.
     pub warnings: Vec<String>,
-    /// The settings as text, to compare them with those of another process.
+    /// The settings as text, for comparison with another process.
     pub settings: Settings,
 }
 
 impl Config {
-    /// A configuration of names and values alone: reads neither the environment nor npm's configuration. For programs
-    /// that embed Coldframe, and for tests.
-    ///
+    /// Creates a configuration from names and values, without the environment or npm's configuration. For programs that embed
+    /// Coldframe and for tests.
     /// # Errors
-    /// Every mistake in it; `data-dir` and `upstream` must be there.
+    /// Returns all errors. `data-dir` and `upstream` are required.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
-        Self::of_written(&RawConfig::of(pairs)?)
+        Self::from_raw(&RawConfig::of(pairs)?)
     }
 
-    /// A configuration of what is written alone: reads neither the environment nor npm's configuration.
-    ///
+    /// Creates a configuration from raw settings, without the environment or npm's configuration.
     /// # Errors
-    /// Every mistake in it; `data-dir` and `upstream` must be there.
-    pub fn of_written(written: &RawConfig) -> Result<Self, Diagnostics> {
+    /// Returns all errors. `data-dir` and `upstream` are required.
+    pub fn from_raw(written: &RawConfig) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
         let config = Self::read(written, &DefaultsFrom::Apart, &mut mistakes);
         Diagnostics::or(mistakes, config)
     }
 
-    /// The configuration that flags, environment and file give together, with npm's own for what they leave open.
-    ///
+    /// Loads the configuration from flags, environment and file. npm's configuration fills in what they leave open.
     /// # Errors
-    /// Every mistake in all of them.
+    /// Returns all errors in all sources.
     pub fn gather(sources: ConfigSources<'_>) -> Result<Self, Diagnostics> {
         Self::gather_with(sources, &[])
     }
 
-    /// The same, with other defaults than the table's for settings that nobody wrote.
-    ///
+    /// Loads the configuration with `defaults` for settings that are not set.
     /// # Errors
-    /// Every mistake in all of them.
+    /// Returns all errors in all sources.
     pub fn gather_with(sources: ConfigSources<'_>, defaults: &[(SettingKey, &str)]) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
         let mut written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
@@ -178,11 +169,10 @@ impl Config {
         Diagnostics::or(mistakes, config)
     }
 
-    /// The configuration of a server that runs with the settings `of_server`; what is written here goes before them only if
-    /// `own_first`. Credentials, authorities and proxies are those of this process.
-    ///
+    /// Loads the configuration with the settings `of_server` of a running server. With `own_first`, settings that are set here
+    /// take precedence. Credentials, CAs and proxies are those of this process.
     /// # Errors
-    /// Every mistake in all of them.
+    /// Returns all errors in all sources.
     pub fn gather_like(sources: ConfigSources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
         let mut written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
@@ -191,13 +181,13 @@ impl Config {
         Diagnostics::or(mistakes, config)
     }
 
-    /// Reads what is written; `None` when something is wrong, which is then among `mistakes`.
+    /// Parses raw settings. Returns `None` after it has added an error to `mistakes`.
     fn read(written: &RawConfig, machine: &DefaultsFrom<'_>, mistakes: &mut Vec<Diagnostic>) -> Option<Self> {
         let mut reader = SettingsReader::of(written, mistakes);
         let (listen, named): (Vec<_>, Vec<_>) =
             reader.several(SettingKey::Listen, crate::config::parse::listener).into_iter().unzip();
         if written.values(SettingKey::Listen).is_empty() {
-            reader.object(SettingKey::Listen, "nowhere to listen", SettingKey::Listen.setting().kind.allowed());
+            reader.object(SettingKey::Listen, "no address to listen on", SettingKey::Listen.setting().kind.allowed());
         }
         let min_release_age = reader.one(SettingKey::MinReleaseAge, crate::config::parse::duration);
         let fix_lane = reader.one(SettingKey::FixLane, crate::config::parse::duration);
@@ -210,14 +200,14 @@ impl Config {
         let cache_size = reader.one(SettingKey::CacheSize, crate::config::parse::size_from(1_000_000));
         let memory = reader.one(SettingKey::Memory, crate::config::parse::size_from(1_000_000));
         let packument_memory = reader.one(SettingKey::PackumentMemory, crate::config::parse::size_from(1_000_000));
-        let fetch_ahead = reader.one(SettingKey::FetchAhead, crate::config::parse::number_to(firewall::FETCHES));
+        let prefetch = reader.one(SettingKey::Prefetch, crate::config::parse::number_to(firewall::FETCHES));
         let absent_names = reader.one(SettingKey::AbsentNames, crate::config::parse::number_to(firewall::MAX_ABSENT_NAMES));
         let packument_limit = reader.one(SettingKey::PackumentLimit, crate::config::parse::size_from(1_000));
         let tarball_limit = reader.one(SettingKey::TarballLimit, crate::config::parse::size_from(1_000));
         let proxy = crate::config::server::read(&mut reader, public_url.clone());
         let log_format = reader.one(SettingKey::LogFormat, crate::config::parse::word(crate::config::settings::LOG_FORMATS));
         let log_level = reader.one(SettingKey::LogLevel, crate::config::parse::word(crate::config::settings::LOG_LEVELS));
-        let ledger_retention = reader.one(SettingKey::LedgerRetention, crate::config::parse::some_duration);
+        let ledger_retention = reader.one(SettingKey::LedgerRetention, crate::config::parse::nonzero_duration);
         let summary_interval = reader.one(SettingKey::SummaryInterval, crate::config::parse::duration);
         let feeds = crate::config::feeds::read(&mut reader);
         let profiles = crate::config::policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
@@ -250,7 +240,7 @@ impl Config {
                 patience: patience?,
                 memory: memory?,
                 packument_memory: packument_memory?,
-                fetch_ahead: fetch_ahead?,
+                prefetch: prefetch?,
                 absent_names: absent_names?,
                 packument_limit: packument_limit?,
                 tarball_limit: tarball_limit?,
@@ -267,10 +257,9 @@ impl Config {
     }
 }
 
-/// Checks a file by itself and says how many settings it has.
-///
+/// Checks a file alone and returns how many settings it has.
 /// # Errors
-/// Every mistake in it.
+/// Returns all errors in it.
 pub fn check(path: &Path) -> Result<usize, Diagnostics> {
     let mut mistakes = Vec::new();
     let written = RawConfig::from_file(path, &mut mistakes);
@@ -278,11 +267,10 @@ pub fn check(path: &Path) -> Result<usize, Diagnostics> {
     Diagnostics::or(mistakes, Some(written.count()))
 }
 
-/// Everything in force and where each value came from, as TOML.
-///
+/// Renders the active settings with their origins as TOML.
 /// # Errors
-/// Every mistake in it.
-pub fn show_in_force(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
+/// Returns all errors in all sources.
+pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
     let mut mistakes = Vec::new();
     let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
     let config = Config::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
@@ -290,10 +278,9 @@ pub fn show_in_force(sources: ConfigSources<'_>) -> Result<String, Diagnostics> 
     Ok(crate::config::show::show(&written, &config))
 }
 
-/// The data directory alone, for those who only look at what is there.
-///
+/// Returns the data directory, for commands that only read it.
 /// # Errors
-/// Every mistake in what is written, except in npm's configuration.
+/// Returns all errors except those in npm's configuration.
 pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
     let mut mistakes = Vec::new();
     let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
@@ -301,10 +288,9 @@ pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
     Diagnostics::or(mistakes, read)
 }
 
-/// The file of those who may use the gateway alone, if one is named.
-///
+/// Returns the file of gateway users, if one is configured.
 /// # Errors
-/// Every mistake in what is written, except in npm's configuration.
+/// Returns all errors except those in npm's configuration.
 pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
     let mut mistakes = Vec::new();
     let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
@@ -312,7 +298,8 @@ pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diag
     Diagnostics::or(mistakes, Some(named))
 }
 
-/// At `debug` and `trace` only our own lines grow in number; those of the libraries below would bury them.
+/// Returns the log configuration. `debug` and `trace` apply only to Coldframe's own lines, because those of its dependencies
+/// would hide them.
 fn telemetry_config(format: &str, level: &str) -> telemetry::Config {
     let format = if format == "json" { telemetry::LogFormat::Json } else { telemetry::LogFormat::Human };
     let filter = if matches!(level, "debug" | "trace") { format!("info,coldframe={level}") } else { level.to_owned() };
@@ -326,7 +313,7 @@ mod tests {
     use super::*;
     use crate::npm::PackageName;
 
-    /// The mistakes that `toml`, the environment and the flags have together, the file's directory left out.
+    /// Returns the errors that `toml`, the environment and the flags have together, without the directory of the file.
     fn mistakes(toml: &str, variables: &[(&str, &str)], flags: &[(SettingKey, &str)]) -> String {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coldframe.toml");
@@ -346,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once_each_with_its_place_and_what_is_allowed() {
+    fn all_errors_are_reported_together_with_origin_and_allowed_values() {
         let toml = "\
 # Coldframe
 min-release-age = 72
@@ -368,17 +355,17 @@ memory = \"1GB\"
             coldframe.toml:2:19: `min-release-age` lacks a unit: `72`
              2 | min-release-age = 72
                |                   ^^
-               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none
+               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is zero
 
             coldframe.toml:3:1: unknown key: `upsteam`
              3 | upsteam =
                | ^^^^^^^
                = allowed: `upstream`, if that was meant
 
-            coldframe.toml:4:29: `listen` is no address: `npm.example`
+            coldframe.toml:4:29: `listen` is not an address: `npm.example`
              4 | listen = ["127.0.0.1:4873", "npm.example"]
                |                             ^^^^^^^^^^^^^
-               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one; a policy may follow, as in `127.0.0.1:4874=strict`
+               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 picks a free one; a policy may follow, as in `127.0.0.1:4874=strict`
 
             coldframe.toml:5:16: `allow-writes` cannot be of this type: string
              5 | allow-writes = "yes"
@@ -395,7 +382,7 @@ memory = \"1GB\"
                |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
                = allowed: an `http` or `https` URL without query, such as `https://registry.example/npm/`
 
-            coldframe.toml:8:17: `trusted-proxy` is no network: `10.0.0.0/40`
+            coldframe.toml:8:17: `trusted-proxy` is not a network: `10.0.0.0/40`
              8 | trusted-proxy = "10.0.0.0/40"
                |                 ^^^^^^^^^^^^^
                = allowed: an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`
@@ -408,19 +395,19 @@ memory = \"1GB\"
             COLDFRAME_LISTENS: unknown variable: `COLDFRAME_LISTENS`
                = allowed: `COLDFRAME_LISTEN`, if that was meant
 
-            COLDFRAME_LOG_LEVEL: `log-level` is not known: `loud`
+            COLDFRAME_LOG_LEVEL: `log-level` has an unknown value: `loud`
                = allowed: `error`, `warn`, `info`, `debug`, `trace`
 
             --packument-ttl: `packument-ttl` lacks a unit: `5`
-               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none
+               = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is zero
 
-            --max-connections: `max-connections` cannot be nothing: `0`
+            --max-connections: `max-connections` cannot be zero: `0`
                = allowed: a whole number of at least 1"#]]
         .assert_eq(&mistakes(toml, &variables, &flags));
     }
 
     #[test]
-    fn broken_toml_is_shown_where_it_breaks() {
+    fn toml_syntax_errors_are_located() {
         expect![[r#"
             3 mistakes in the configuration
 
@@ -439,7 +426,7 @@ memory = \"1GB\"
     }
 
     #[test]
-    fn what_embeds_coldframe_hands_over_names_and_values() {
+    fn config_is_built_from_names_and_values() {
         let config = Config::of(&[
             ("listen", "127.0.0.1:0"),
             ("listen", "[::1]:0"),
@@ -455,19 +442,19 @@ memory = \"1GB\"
     }
 
     #[test]
-    fn without_a_place_for_data_or_an_upstream_nothing_is_guessed() {
+    fn embedded_config_requires_data_dir_and_upstream() {
         expect![[r#"
             2 mistakes in the configuration
 
-            no place for data is known here
+            no data directory is known
                = allowed: `data-dir` with a path
 
-            no upstream is named
+            no upstream is configured
                = allowed: an `http` or `https` URL without query, such as `https://registry.example/npm/`"#]]
         .assert_eq(&Config::of(&[]).unwrap_err().to_string());
     }
 
-    /// What is shown of `.npmrc` and flags.
+    /// Renders the settings of `.npmrc` and `flags`.
     fn shown(npmrc: &str, flags: &[(SettingKey, &str)]) -> Result<String, Diagnostics> {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(".npmrc"), npmrc).unwrap();
@@ -477,12 +464,12 @@ memory = \"1GB\"
         for (key, text) in [(SettingKey::DataDir, "/data")].iter().chain(flags) {
             noted.note(*key, (*text).to_owned());
         }
-        let shown = show_in_force(ConfigSources { file: None, surroundings: &surroundings, flags: noted })?;
+        let shown = show_effective(ConfigSources { file: None, surroundings: &surroundings, flags: noted })?;
         Ok(shown.replace(&format!("{}/", directory.path().display()), ""))
     }
 
     #[test]
-    fn what_nobody_wrote_comes_from_npm_and_is_shown_with_its_origin() {
+    fn unset_values_come_from_npm_and_are_shown_with_their_origin() {
         let npmrc = "registry=https://registry.example/npm\n@acme:registry=https://me:secret@acme.example/\n";
         let shown = shown(
             npmrc,
@@ -498,38 +485,38 @@ memory = \"1GB\"
             # fix-lane                                  # default: the policy's, `24h`
             exclude = ["@acme/*", "left-pad"]           # --exclude
             data-dir = "/data"                          # --data-dir
-            # public-url                                # default: what the client's `Host` says
+            # public-url                                # default: the request's `Host` header
             # trusted-proxy                             # default: none
             allow-writes = false                        # default
             # gateway                                   # default: no gateway
-            # transparent                               # default: nowhere
-            # intercept                                 # default: upstream's, npm's default, yarn's name for it
+            # transparent                               # default: none
+            # intercept                                 # default: upstream's hosts, npm's default registry, yarn's alias of it
             others = "refuse"                           # default
             # allow-host                                # default: none
-            # ca-cert                                   # default: one of the gateway's own
-            # ca-key                                    # default: the gateway's own
-            # gateway-users                             # default: everybody
-            explain-to = "loopback"                     # default
+            # ca-cert                                   # default: a CA that Coldframe creates
+            # ca-key                                    # default: the key of the created CA
+            # gateway-users                             # default: all clients
+            explain-access = "loopback"                     # default
             # admin-token-file                          # default: none
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default
             memory = "128MB"                            # default
             packument-memory = "128MB"                  # default
-            fetch-ahead = "8"                           # default
+            prefetch = "8"                           # default
             absent-names = "20000"                      # default
             packument-limit = "200MB"                   # default
             tarball-limit = "500MB"                     # default
-            # tarball-host                              # default: upstream's own
-            # redirect-host                             # default: upstream's own
+            # tarball-host                              # default: upstream's host
+            # redirect-host                             # default: upstream's host
             # upstream-time                             # default: checked
-            # upstream-ca                               # default: the system's
+            # upstream-ca                               # default: the system's CAs
             upstream-timeout = "30s"                    # default
-            upstream-patience = "3s"                    # default
+            stale-wait = "3s"                    # default
             max-connections = 7                         # --max-connections
-            head-timeout = "20s"                        # default
-            head-limit = "32KiB"                        # default
-            head-lines = 100                            # default
+            header-timeout = "20s"                        # default
+            header-limit = "32KiB"                        # default
+            max-headers = 100                            # default
             idle-timeout = "75s"                        # default
             body-timeout = "2m"                         # default
             body-limit = "16MB"                         # default
@@ -564,13 +551,13 @@ memory = \"1GB\"
         expect![[r#"
             1 mistake in the configuration
 
-            --upstream: `upstream` is coldframe itself
-               = allowed: the registry that packages come from"#]]
+            --upstream: `upstream` is Coldframe itself
+               = allowed: a registry other than this server"#]]
         .assert_eq(&named);
     }
 
     #[test]
-    fn a_mistake_in_npms_configuration_is_told_with_the_others() {
+    fn errors_in_npm_configuration_are_reported_with_the_others() {
         let told = shown("registry=nonsense\n", &[(SettingKey::Memory, "5")]).unwrap_err().to_string();
         assert!(told.starts_with("2 mistakes") && told.contains("sets `registry` to something"), "{told}");
     }

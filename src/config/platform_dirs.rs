@@ -1,12 +1,12 @@
-//! Where the platform keeps a program's data. Refuses to create anything.
+//! Finds the platform's directory for program data. Creates nothing.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The directory for Coldframe's data, from the environment; `None` on a machine that names no home.
+/// Returns Coldframe's data directory from environment variables, or `None` if they name no home directory.
 #[must_use]
 pub fn data_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    // The base directory specification has a relative path ignored; elsewhere it is as useless.
+    // The XDG base directory specification says to ignore relative paths; they are useless on other platforms too.
     let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || directory("HOME");
     let base = if cfg!(windows) {
@@ -25,7 +25,7 @@ mod tests {
 
     #[cfg(all(unix, not(target_os = "macos")))]
     #[test]
-    fn data_lies_where_the_base_directory_specification_says() {
+    fn data_directory_follows_the_xdg_specification() {
         let with = |pairs: &'static [(&str, &str)]| {
             data_directory(|name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
         };

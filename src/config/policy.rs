@@ -1,5 +1,4 @@
-//! The policy that is in force: a shipped one, a file, or a directory of files, with the age and the exclusions that settings give.
-//! Opens the files that `policy` compiles. Refuses to know what a rule means.
+//! Loads policies: a shipped one, a file, or a directory of files. Settings for ages and exclusions are applied on top.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,33 +13,30 @@ use crate::files;
 use crate::policy::{CompiledPolicy, compile};
 use crate::policy::{PackageGlob, Policy, presets};
 
-/// The policy in force where no other is named.
+/// The policy that applies if no other is configured.
 pub const DEFAULT: &str = "default";
 
-/// A policy file is never larger; what is larger is something else.
+/// The maximum size of a policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 4 << 20;
 
-/// Why there is no policy.
+/// Why a policy cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyLoadError {
-    /// A file or a directory cannot be read, or there is none.
+    /// A file or directory cannot be read, or does not exist.
     #[error("cannot read the policy `{name}`: {detail}")]
     Unreadable {
-        /// As it was named.
         name: String,
-        /// Why not.
         detail: String,
     },
-    /// Something is wrong in it.
+    /// The policy has errors.
     #[error(transparent)]
     Mistaken(#[from] diagnostics::Diagnostics),
 }
 
-/// Loads and compiles the policy of a name: a shipped one's, the path of a file, or that of a directory whose `*.toml` files are
-/// read in the order of their names.
-///
+/// Loads and compiles a policy: a shipped one by its name, a file, or the `*.toml` files of a directory in the order of their
+/// names.
 /// # Errors
-/// When it cannot be read, and every mistake in it.
+/// Returns an error if the policy cannot be read, or all errors in it.
 pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
     let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
@@ -52,10 +48,9 @@ pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
     Ok(compile(&files, &find)?)
 }
 
-/// The files of cases that stand beside the policy of a name: `x.cases` beside `x.toml`, every `*.cases` in a directory.
-///
+/// Loads the test cases of a policy: `x.cases` for `x.toml`, or all `*.cases` files of a directory.
 /// # Errors
-/// When one cannot be read, or there is none.
+/// Returns an error if a file cannot be read, or if there is none.
 pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
     let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
@@ -64,63 +59,61 @@ pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
         None if path.is_dir() => directory(path, "cases").map_err(unreadable),
         None => {
             let beside = path.with_extension("cases");
-            let opened = open(&beside).map_err(|wrong| format!("its cases in `{}`: {wrong}", beside.display()));
+            let opened = open(&beside).map_err(|wrong| format!("cannot read its cases `{}`: {wrong}", beside.display()));
             Ok(vec![opened.map_err(unreadable)?])
         }
     }
 }
 
-/// The policies that listeners answer by, as they were chosen: enough to read them again.
+/// The configured policies of the listeners, with what is needed to read them again.
 #[derive(Debug, Clone)]
 pub struct PolicyFiles {
-    /// Their names, by profile: the first is that of every listener that names none.
+    /// The names by profile. Profile 0 is for all listeners without a policy of their own.
     pub names: Vec<String>,
     age: Option<Duration>,
     fix_lane: Option<Duration>,
     exclude: Vec<PackageGlob>,
-    /// The files that they were made of.
+    /// The files that the policies were read from.
     pub files: Vec<PathBuf>,
 }
 
-/// Policies as they were read.
+/// Policies that were read from disk.
 #[derive(Debug)]
 pub struct LoadedPolicies {
-    /// One a profile.
+    /// The policies by profile.
     pub policies: Vec<Policy>,
-    /// The files that they were made of; of a shipped policy there is none.
+    /// The files that they were read from; a shipped policy has none.
     pub files: Vec<PathBuf>,
-    /// What is right but should not be, in words.
+    /// Warnings about valid but questionable rules.
     pub warnings: Vec<String>,
 }
 
 impl PolicyFiles {
-    /// Another policy, with the same age and exclusions.
-    ///
+    /// Loads another policy, with the same ages and exclusions.
     /// # Errors
-    /// What is wrong with it.
+    /// Returns an error if the policy cannot be loaded.
     pub fn other(&self, name: &str) -> Result<Policy, PolicyLoadError> {
         let other = Self { names: vec![name.to_owned()], ..self.clone() };
-        let missing = || PolicyLoadError::Unreadable { name: name.to_owned(), detail: "there is none".to_owned() };
+        let missing = || PolicyLoadError::Unreadable { name: name.to_owned(), detail: "it does not exist".to_owned() };
         other.read()?.policies.pop().ok_or_else(missing)
     }
 
-    /// Everything that was chosen, in one line: equal for equal choices.
+    /// Renders the configuration in one line, which is equal for equal configurations.
     #[must_use]
     pub fn choices(&self) -> String {
         let exclude: Vec<_> = self.exclude.iter().map(PackageGlob::as_str).collect();
         format!("{:?} {:?} {:?} {exclude:?}", self.names, self.age, self.fix_lane)
     }
 
-    /// The same choices for policies of these names.
+    /// Returns the same configuration with other policy names.
     #[must_use]
     pub fn with_names(&self, names: Vec<String>) -> Self {
         Self { names, ..self.clone() }
     }
 
-    /// Reads all of them, with the age and the exclusions that settings give.
-    ///
+    /// Reads all policies and applies the configured ages and exclusions.
     /// # Errors
-    /// What is wrong with the first that is wrong.
+    /// Returns the error of the first policy that cannot be read.
     pub fn read(&self) -> Result<LoadedPolicies, PolicyLoadError> {
         let mut read = LoadedPolicies { policies: Vec::new(), files: Vec::new(), warnings: Vec::new() };
         for name in &self.names {
@@ -135,7 +128,7 @@ impl PolicyFiles {
             };
             let policy = policy.excluding(&self.exclude).map_err(|wrong| PolicyLoadError::Unreadable {
                 name: name.clone(),
-                detail: format!("the exclusions cannot be compiled together: {wrong}"),
+                detail: format!("cannot compile the exclusions: {wrong}"),
             })?;
             read.policies.push(policy);
             read.files.extend(files.into_iter().filter(|path| path.exists()));
@@ -146,7 +139,7 @@ impl PolicyFiles {
         Ok(read)
     }
 
-    /// The files that are named, and those that lie in directories that are: what is to be looked at for a change.
+    /// Returns the files to watch for changes: the configured paths, and the policy files in configured directories.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
@@ -161,15 +154,14 @@ impl PolicyFiles {
     }
 }
 
-/// The policies of the listeners, each once, with which of them each listener answers by.
+/// The policies of the listeners without duplicates, and the policy index of each listener.
 pub(crate) struct ListenerPolicies {
     pub chosen: PolicyFiles,
     pub read: LoadedPolicies,
     pub by_listener: Vec<usize>,
 }
 
-/// The policies of what is written; `None` when something is wrong, which is noted. `named` are the policies of the listeners, as
-/// far as they name any.
+/// Reads the policies. `named` has the policy of each listener, if it names one. Returns `None` after it has noted an error.
 pub(crate) fn choose(
     reader: &mut SettingsReader<'_>,
     named: Vec<Option<String>>,
@@ -212,7 +204,7 @@ fn told(mistake: &diagnostics::Diagnostic) -> Diagnostic {
     Diagnostic::new(Origin::File(mistake.place.clone()), mistake.problem.clone(), mistake.allowed.clone())
 }
 
-/// The file that another one includes: a shipped policy, or a path beside it.
+/// Finds an included file: a shipped policy, or a path relative to the including file.
 fn find(from: &SourceFile, name: &str) -> Result<Arc<SourceFile>, String> {
     if let Some(file) = presets::file(name) {
         return Ok(file);
@@ -229,13 +221,13 @@ fn directory(path: &Path, wanted: &str) -> Result<Vec<Arc<SourceFile>>, String> 
     paths.retain(|path| path.extension().is_some_and(|extension| extension == wanted) && path.is_file());
     paths.sort();
     if paths.is_empty() {
-        return Err(format!("it holds no `*.{wanted}` file"));
+        return Err(format!("no `*.{wanted}` file in this directory"));
     }
     paths.iter().map(|path| open(path).map_err(|wrong| format!("`{}`: {wrong}", path.display()))).collect()
 }
 
 fn open(path: &Path) -> Result<Arc<SourceFile>, String> {
-    // A pipe is empty the second time: a policy without a rule.
+    // Pipes are rejected: on the next reload, a pipe would be empty and give a policy without rules.
     let text = files::read(path, MAX_POLICY_BYTES).and_then(files::text).map_err(|wrong| wrong.to_string())?;
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }

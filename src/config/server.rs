@@ -1,4 +1,4 @@
-//! How the doors behave, and what a connection may cost. Refuses to know which addresses they are at.
+//! Reads the settings of the HTTP server, its connection limits and the gateway.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,38 +7,37 @@ use rustls_pki_types::DnsName;
 use url::Url;
 
 use crate::config::parse::{self, SettingsReader};
-use crate::config::settings::{self, OTHERS, SettingKey};
+use crate::config::settings::{self, DEFAULT_EGRESS, SettingKey};
 use crate::net::ConnectionLimits;
 use crate::server::{self, InterceptedHosts};
 use crate::upstream::{self, npmrc};
 
-/// The gateway: a door for clients that do not know us.
+/// The gateway, for clients that do not name Coldframe as their registry.
 #[derive(Debug, Clone)]
 pub struct GatewaySettings {
-    /// Where it listens; nowhere when there is none.
+    /// The addresses of the gateway; empty without a gateway.
     pub listen: Vec<SocketAddr>,
-    /// Where it takes connections that were to go elsewhere.
+    /// The addresses for transparently redirected connections.
     pub transparent: Vec<SocketAddr>,
-    /// How it behaves.
     pub door: server::GatewayConfig,
-    /// The files of a given authority, its certificate and its key; `None` for one of its own.
+    /// The certificate and key files of a configured CA; `None` if Coldframe creates one.
     pub given: Option<(PathBuf, PathBuf)>,
 }
 
-/// The gateway of what is written; `None` when something is wrong, which is noted.
+/// Reads the gateway settings. Returns `None` after it has noted an error.
 pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstream::Config>) -> Option<GatewaySettings> {
     let listen = reader.several(SettingKey::Gateway, parse::address);
     let transparent = reader.several(SettingKey::Transparent, parse::address);
     let named = reader.several(SettingKey::Intercept, parse::host_name);
-    let others = reader.one(SettingKey::Others, parse::word(OTHERS));
+    let others = reader.one(SettingKey::DefaultEgress, parse::word(DEFAULT_EGRESS));
     let allowed = reader.several(SettingKey::AllowHost, parse::host_glob);
     let certificate = reader.one(SettingKey::CaCertFile, parse::path);
     let key = reader.one(SettingKey::CaKeyFile, parse::path);
     let users = reader.one(SettingKey::GatewayUsers, parse::path);
     match (&certificate, &key) {
-        (Some(_), None) => reader.object(SettingKey::CaCertFile, "`ca-cert` lacks its key", "`ca-key` with a path beside it"),
+        (Some(_), None) => reader.object(SettingKey::CaCertFile, "`ca-cert` without `ca-key`", "both settings, or neither"),
         (None, Some(_)) => {
-            reader.object(SettingKey::CaKeyFile, "`ca-key` lacks its certificate", "`ca-cert` with a path beside it");
+            reader.object(SettingKey::CaKeyFile, "`ca-key` without `ca-cert`", "both settings, or neither");
         }
         _ => {}
     }
@@ -48,7 +47,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
         targets.add_registry(&registry.url);
     }
     targets.add_registry(&npmrc::built_in());
-    if let Some(alias) = npmrc::yarns_alias().and_then(|name| DnsName::try_from(name).ok()) {
+    if let Some(alias) = npmrc::yarn_registry_host().and_then(|name| DnsName::try_from(name).ok()) {
         targets.add_alias(&alias);
     }
     for host in named {
@@ -58,14 +57,14 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     Some(GatewaySettings { listen, transparent, door, given: certificate.zip(key) })
 }
 
-/// The doors of what is written; `None` when something is wrong, which is noted.
+/// Reads the server settings. Returns `None` after it has noted an error.
 pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> Option<server::Config> {
     let trusted_proxies = reader.several(SettingKey::TrustedProxy, parse::network);
     let allow_writes = reader.one(SettingKey::AllowWrites, parse::truth);
-    let explain_to = reader.one(SettingKey::ExplainTo, parse::word(settings::EXPLAIN_TO));
+    let explain_access = reader.one(SettingKey::ExplainAccess, parse::word(settings::EXPLAIN_ACCESS));
     let admin_tokens = reader.one(SettingKey::AdminTokenFile, parse::path);
     let limits = limits(reader);
-    let body_timeout = reader.one(SettingKey::BodyTimeout, parse::some_duration);
+    let body_timeout = reader.one(SettingKey::BodyTimeout, parse::nonzero_duration);
     let body_limit = reader.one(SettingKey::BodyLimit, parse::size_from(1_000));
     let write_limit = reader.one(SettingKey::WriteLimit, parse::size_from(1_000));
     Some(server::Config {
@@ -73,7 +72,7 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> 
         trusted_proxies,
         upstream_prefixes: Vec::new(),
         allow_writes: allow_writes?,
-        explains_to_all: explain_to? == "everybody",
+        explains_to_all: explain_access? == "all",
         admin_tokens,
         body_limit: body_limit?,
         write_limit: write_limit?,
@@ -84,18 +83,18 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> 
 
 fn limits(reader: &mut SettingsReader<'_>) -> Option<ConnectionLimits> {
     let connections = reader.one(SettingKey::MaxConnections, parse::count);
-    let head_timeout = reader.one(SettingKey::HeadTimeout, parse::some_duration);
-    let head_bytes = reader.one(SettingKey::HeadLimit, parse::size_within(8 << 10, 1 << 20));
-    let head_lines = reader.one(SettingKey::HeadLines, parse::count_to(1_000));
-    let idle_timeout = reader.one(SettingKey::IdleTimeout, parse::some_duration);
-    let send_timeout = reader.one(SettingKey::SendTimeout, parse::some_duration);
+    let header_timeout = reader.one(SettingKey::HeaderTimeout, parse::nonzero_duration);
+    let head_bytes = reader.one(SettingKey::HeaderLimit, parse::size_within(8 << 10, 1 << 20));
+    let max_headers = reader.one(SettingKey::MaxHeaders, parse::count_to(1_000));
+    let idle_timeout = reader.one(SettingKey::IdleTimeout, parse::nonzero_duration);
+    let send_timeout = reader.one(SettingKey::SendTimeout, parse::nonzero_duration);
     let drain = reader.one(SettingKey::DrainTimeout, parse::duration);
     Some(ConnectionLimits {
         connections: connections?,
-        head_timeout: head_timeout?,
+        header_timeout: header_timeout?,
         idle_timeout: idle_timeout?,
         head_bytes: head_bytes?,
-        head_lines: head_lines?,
+        max_headers: max_headers?,
         send_timeout: send_timeout?,
         drain: drain?,
     })

@@ -1,13 +1,13 @@
-//! The one table of settings. Flags, environment, file, `config show` and README are all driven by it; it refuses to
-//! know what a value means beyond its kind.
+//! The table of settings. Flags, environment variables, the configuration file, `config show` and the documentation are generated
+//! from it.
 
 use std::fmt::Write as _;
 
 pub use crate::config::value_kind::ValueKind;
 
-/// A setting. The order is the order of the table.
+/// A setting. The variants are in the order of [`SETTINGS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the table below says of each what it is")]
+#[expect(missing_docs, reason = "the table below describes each of them")]
 pub enum SettingKey {
     Listen,
     Upstream,
@@ -23,19 +23,19 @@ pub enum SettingKey {
     Gateway,
     Transparent,
     Intercept,
-    Others,
+    DefaultEgress,
     AllowHost,
     CaCertFile,
     CaKeyFile,
     GatewayUsers,
-    ExplainTo,
+    ExplainAccess,
     AdminTokenFile,
     PackumentTtl,
     MaxStale,
     CacheSize,
     Memory,
     PackumentMemory,
-    FetchAhead,
+    Prefetch,
     AbsentNames,
     PackumentLimit,
     TarballLimit,
@@ -46,9 +46,9 @@ pub enum SettingKey {
     UpstreamTimeout,
     Patience,
     MaxConnections,
-    HeadTimeout,
-    HeadLimit,
-    HeadLines,
+    HeaderTimeout,
+    HeaderLimit,
+    MaxHeaders,
     IdleTimeout,
     BodyTimeout,
     BodyLimit,
@@ -67,41 +67,37 @@ pub enum SettingKey {
     UnsafeServeWithoutFeed,
 }
 
-/// What holds when nothing is written.
+/// The default of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultValue {
-    /// This value, as it would be written.
+    /// A value, as written in the configuration.
     Value(&'static str),
-    /// Nothing, which means what the words say.
+    /// No value; the text describes what applies instead.
     Absent(&'static str),
 }
 
-/// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// Which.
     pub key: SettingKey,
-    /// Its name: the key in the file, and the flag behind `--`.
+    /// The key in the file, and the flag after `--`.
     pub name: &'static str,
-    /// What a value looks like.
     pub kind: ValueKind,
-    /// Whether it may be given several times.
+    /// Whether the setting accepts several values.
     pub several: bool,
-    /// What holds when nothing is written.
     pub default: DefaultValue,
-    /// What it does: one line without a full stop.
+    /// The description: one line, below 80 columns, without a full stop.
     pub help: &'static str,
 }
 
 impl SettingKey {
-    /// Its row of the table.
+    /// Returns the setting's row of [`SETTINGS`].
     #[must_use]
     pub fn setting(self) -> &'static Setting {
-        // The table lists the keys in their order, which a test holds.
+        // The table is in the order of the keys; a test checks it.
         &SETTINGS[self as usize]
     }
 
-    /// The setting of a name, as the file and the flags spell it.
+    /// Finds a setting by its name in the file.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         SETTINGS.iter().find(|setting| setting.name == name).map(|setting| setting.key)
@@ -109,206 +105,206 @@ impl SettingKey {
 }
 
 impl Setting {
-    /// The flag: `--min-release-age`.
+    /// Returns the flag, such as `--min-release-age`.
     #[must_use]
     pub fn flag(&self) -> String {
         format!("--{}", self.name)
     }
 
-    /// The environment variable: `COLDFRAME_MIN_RELEASE_AGE`.
+    /// Returns the environment variable, such as `COLDFRAME_MIN_RELEASE_AGE`.
     #[must_use]
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 }
 
-/// What every variable of ours starts with.
+/// The prefix of all environment variables.
 pub const PREFIX: &str = "COLDFRAME_";
 
-/// Names the file; no setting of the table, for a file cannot name itself.
+/// The variable that names the configuration file. It is not a setting, because a file cannot name itself.
 pub const FILE_VARIABLE: &str = "COLDFRAME_CONFIG";
 
-/// Whose questions about packages may be answered.
-pub const EXPLAIN_TO: &[&str] = &["loopback", "everybody"];
+/// The values of `explain-access`.
+pub const EXPLAIN_ACCESS: &[&str] = &["loopback", "all"];
 
-/// The log formats.
+/// The values of `log-format`.
 pub const LOG_FORMATS: &[&str] = &["human", "json"];
 
-/// The log levels.
+/// The values of `log-level`.
 pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
-/// What becomes of hosts that the gateway does not answer for.
-pub const OTHERS: &[&str] = &["refuse", "tunnel"];
+/// The values of `default-egress`.
+pub const DEFAULT_EGRESS: &[&str] = &["refuse", "tunnel"];
 
-/// The table.
+/// All settings, in the order of [`SettingKey`].
 pub static SETTINGS: [Setting; 56] = [
     several(
         SettingKey::Listen,
         "listen",
         ValueKind::Listener,
         DefaultValue::Value("127.0.0.1:4873"),
-        "Where to listen; who comes to `127.0.0.1:4874=strict` is answered by the policy `strict`",
+        "Addresses to listen on; `127.0.0.1:4874=strict` selects a policy for one",
     ),
     one(
         SettingKey::Upstream,
         "upstream",
         ValueKind::Url,
-        DefaultValue::Absent("what npm on this machine uses"),
-        "The registry that packages come from; its credentials are read from npm's configuration",
+        DefaultValue::Absent("the registry that npm uses on this machine"),
+        "Registry to fetch packages from; its credentials come from npm's settings",
     ),
     several(
         SettingKey::ClientCredentials,
         "client-credentials",
         ValueKind::Url,
         DefaultValue::Absent("the registry, if there is only one"),
-        "Where npm's configuration has further registries for scopes: those that clients' own credentials are sent to",
+        "Registries that receive clients' own credentials, if there are several",
     ),
     one(
         SettingKey::Policy,
         "policy",
         ValueKind::Policy,
         DefaultValue::Value("default"),
-        "The rules: a shipped policy (`default`, `strict`, `ci`, `observe`), a file, or a directory of files",
+        "Shipped policy (`default`, `strict`, `ci`, `observe`), file or directory",
     ),
     one(
         SettingKey::MinReleaseAge,
         "min-release-age",
         ValueKind::Duration,
         DefaultValue::Absent("the policy's, `72h`"),
-        "How old a release must be before it is served, in place of the policy's; `0s` removes every age",
+        "Minimum release age, instead of the policy's; `0s` removes all age limits",
     ),
     one(
         SettingKey::FixLane,
         "fix-lane",
         ValueKind::Duration,
         DefaultValue::Absent("the policy's, `24h`"),
-        "How old a release must be that a reviewed advisory names as the fix of a vulnerability; `0s` gives fixes no lane of their own",
+        "Minimum age for fixes of reviewed advisories; `0s` treats them like others",
     ),
     several(
         SettingKey::Exclude,
         "exclude",
         ValueKind::PackageGlob,
         DefaultValue::Absent("none"),
-        "Packages whose releases need not be old, such as `@acme/*`; everything else is still checked",
+        "Packages without a minimum age, such as `@acme/*`; other rules still apply",
     ),
     one(
         SettingKey::DataDir,
         "data-dir",
         ValueKind::Path,
         DefaultValue::Absent("the platform's data directory"),
-        "Where tarballs, packuments and the ledger are kept; one process owns it",
+        "Directory for tarballs, packuments and the ledger; one process owns it",
     ),
     one(
         SettingKey::PublicUrl,
         "public-url",
         ValueKind::Url,
-        DefaultValue::Absent("what the client's `Host` says"),
-        "The address under which clients reach Coldframe; tarball URLs are written under it",
+        DefaultValue::Absent("the request's `Host` header"),
+        "URL under which clients reach Coldframe; tarball URLs start with it",
     ),
     several(
         SettingKey::TrustedProxy,
         "trusted-proxy",
         ValueKind::Network,
         DefaultValue::Absent("none"),
-        "Proxies in front whose `X-Forwarded-*` headers are believed",
+        "Reverse proxies whose `X-Forwarded-*` headers are trusted",
     ),
     one(
         SettingKey::AllowWrites,
         "allow-writes",
         ValueKind::Truth,
         DefaultValue::Value("false"),
-        "Pass publish, login and dist-tag changes on, with the client's own credentials",
+        "Forward publish, login and dist-tag changes with the client's credentials",
     ),
     several(
         SettingKey::Gateway,
         "gateway",
         ValueKind::Address,
         DefaultValue::Absent("no gateway"),
-        "Where to listen as an HTTP proxy that answers for the registry's hosts itself",
+        "Addresses of the HTTP proxy that answers for registry hosts itself",
     ),
     several(
         SettingKey::Transparent,
         "transparent",
         ValueKind::Address,
-        DefaultValue::Absent("nowhere"),
-        "Where to listen for TLS that was redirected here, or whose names point here: what holds for the gateway holds there",
+        DefaultValue::Absent("none"),
+        "Addresses for TLS redirected by packet filter or DNS, treated like `gateway`",
     ),
     several(
         SettingKey::Intercept,
         "intercept",
         ValueKind::HostName,
-        DefaultValue::Absent("upstream's, npm's default, yarn's name for it"),
-        "Further hosts that the gateway answers for, from upstream",
+        DefaultValue::Absent("upstream's hosts, npm's default registry, yarn's alias of it"),
+        "Further hosts that the gateway answers for from upstream",
     ),
     one(
-        SettingKey::Others,
-        "others",
-        ValueKind::Word(OTHERS),
+        SettingKey::DefaultEgress,
+        "default-egress",
+        ValueKind::Word(DEFAULT_EGRESS),
         DefaultValue::Value("refuse"),
-        "Whether the gateway tunnels to hosts that nobody named, on ports 443 and 80 of public addresses",
+        "Whether the gateway tunnels to other public hosts, on ports 443 and 80",
     ),
     several(
         SettingKey::AllowHost,
         "allow-host",
         ValueKind::HostGlob,
         DefaultValue::Absent("none"),
-        "Other hosts that the gateway tunnels to, on ports 443 and 80 or the one that is named",
+        "Hosts that the gateway tunnels to, on ports 443 and 80 or the given port",
     ),
     one(
         SettingKey::CaCertFile,
         "ca-cert",
         ValueKind::Path,
-        DefaultValue::Absent("one of the gateway's own"),
-        "PEM file of the authority that the gateway's certificates are signed by, and what leads to its root",
+        DefaultValue::Absent("a CA that Coldframe creates"),
+        "PEM file of the gateway's CA certificate and its chain to the root",
     ),
     one(
         SettingKey::CaKeyFile,
         "ca-key",
         ValueKind::Path,
-        DefaultValue::Absent("the gateway's own"),
-        "PEM file of that authority's key",
+        DefaultValue::Absent("the key of the created CA"),
+        "PEM file of the private key for `ca-cert`",
     ),
     one(
         SettingKey::GatewayUsers,
         "gateway-users",
         ValueKind::Path,
-        DefaultValue::Absent("everybody"),
-        "File of those who may use the gateway, `name:$argon2id$…` a line, as `coldframe user add` writes it",
+        DefaultValue::Absent("all clients"),
+        "File of gateway users, `name:$argon2id$…` per line; see `coldframe user add`",
     ),
     one(
-        SettingKey::ExplainTo,
-        "explain-to",
-        ValueKind::Word(EXPLAIN_TO),
+        SettingKey::ExplainAccess,
+        "explain-access",
+        ValueKind::Word(EXPLAIN_ACCESS),
         DefaultValue::Value("loopback"),
-        "Whose questions `/-/coldframe/explain` and `/-/coldframe/check` answer: clients on this machine, or everybody's",
+        "Who may use `/-/coldframe/explain` and `check`: this machine or all clients",
     ),
     one(
         SettingKey::AdminTokenFile,
         "admin-token-file",
         ValueKind::Path,
         DefaultValue::Absent("none"),
-        "File of tokens, one a line, that open `/-/coldframe/` beyond health where others than this machine reach it; `check --server` sends the first",
+        "Admin tokens for `/-/coldframe/`, one per line; `check --server` sends one",
     ),
     one(
         SettingKey::PackumentTtl,
         "packument-ttl",
         ValueKind::Duration,
         DefaultValue::Value("5m"),
-        "How long a packument is used before upstream is asked whether it changed",
+        "How long a packument is served before upstream is asked for changes",
     ),
     one(
         SettingKey::MaxStale,
         "max-stale",
         ValueKind::Duration,
         DefaultValue::Value("24h"),
-        "How long the last packument is served while upstream cannot be asked",
+        "How long a stale packument is served while upstream is unavailable",
     ),
     one(
         SettingKey::CacheSize,
         "cache-size",
         ValueKind::Size,
         DefaultValue::Value("10GB"),
-        "Disk for tarballs and packuments; the least recently used go first",
+        "Disk space for tarballs and packuments; least recently used are evicted",
     ),
     one(
         SettingKey::Memory,
@@ -322,105 +318,105 @@ pub static SETTINGS: [Setting; 56] = [
         "packument-memory",
         ValueKind::Size,
         DefaultValue::Value("128MB"),
-        "Memory for packuments that are fetched and read; a large one waits for it, at last alone",
+        "Memory for fetching and parsing packuments; large ones wait until it is free",
     ),
     one(
-        SettingKey::FetchAhead,
-        "fetch-ahead",
+        SettingKey::Prefetch,
+        "prefetch",
         ValueKind::Number,
         DefaultValue::Value("8"),
-        "Packuments of dependencies fetched at once from each registry before a client asks for them; 0 turns it off",
+        "Parallel prefetches of dependencies' packuments per registry; 0 disables",
     ),
     one(
         SettingKey::AbsentNames,
         "absent-names",
         ValueKind::Number,
         DefaultValue::Value("20000"),
-        "Package names that one client may ask for in a day though upstream does not have them; each is recorded",
+        "Unknown package names that one client may request per day; all are recorded",
     ),
     one(
         SettingKey::PackumentLimit,
         "packument-limit",
         ValueKind::Size,
         DefaultValue::Value("200MB"),
-        "The largest packument taken from upstream, unpacked",
+        "Maximum size of a packument from upstream, uncompressed",
     ),
     one(
         SettingKey::TarballLimit,
         "tarball-limit",
         ValueKind::Size,
         DefaultValue::Value("500MB"),
-        "The largest tarball taken from upstream",
+        "Maximum size of a tarball from upstream",
     ),
     several(
         SettingKey::TarballHost,
         "tarball-host",
         ValueKind::HostGlob,
-        DefaultValue::Absent("upstream's own"),
-        "Other hosts that packuments may name as the place of a tarball",
+        DefaultValue::Absent("upstream's host"),
+        "Further hosts that packuments may use in tarball URLs",
     ),
     several(
         SettingKey::RedirectHost,
         "redirect-host",
         ValueKind::HostGlob,
-        DefaultValue::Absent("upstream's own"),
-        "Other hosts that upstream may redirect a tarball to; the registry's credentials do not go there",
+        DefaultValue::Absent("upstream's host"),
+        "Further hosts upstream may redirect tarballs to; they get no credentials",
     ),
     several(
         SettingKey::UpstreamTime,
         "upstream-time",
         ValueKind::TimeMode,
         DefaultValue::Absent("checked"),
-        "How publish times count: checked against what was seen, from when a version was first seen, or as upstream states them",
+        "Publish times: checked against first sight, taken from it, or trusted",
     ),
     several(
         SettingKey::UpstreamCa,
         "upstream-ca",
         ValueKind::Path,
-        DefaultValue::Absent("the system's"),
-        "PEM files of further authorities that upstream's certificate may be signed by",
+        DefaultValue::Absent("the system's CAs"),
+        "PEM files of further CAs to trust for upstream connections",
     ),
     one(
         SettingKey::UpstreamTimeout,
         "upstream-timeout",
         ValueKind::Duration,
         DefaultValue::Value("30s"),
-        "How long upstream may be silent before a request to it is given up",
+        "How long upstream may be silent before a request fails",
     ),
     one(
         SettingKey::Patience,
-        "upstream-patience",
+        "stale-wait",
         ValueKind::Duration,
         DefaultValue::Value("3s"),
-        "How long upstream may delay a stale answer",
+        "How long to wait for upstream before a stale packument is served",
     ),
     one(
         SettingKey::MaxConnections,
         "max-connections",
         ValueKind::Count,
         DefaultValue::Value("4096"),
-        "How many clients may be connected at once; idle ones make way for the next, which waits",
+        "Maximum open connections; at the limit, new ones wait and idle ones close",
     ),
     one(
-        SettingKey::HeadTimeout,
-        "head-timeout",
+        SettingKey::HeaderTimeout,
+        "header-timeout",
         ValueKind::Duration,
         DefaultValue::Value("20s"),
-        "How long a request's first line and headers may take to arrive",
+        "Time limit for a request's first line and headers",
     ),
     one(
-        SettingKey::HeadLimit,
-        "head-limit",
+        SettingKey::HeaderLimit,
+        "header-limit",
         ValueKind::Size,
         DefaultValue::Value("32KiB"),
-        "The largest first line and headers together; from `8KiB` to `1MiB`",
+        "Maximum size of the first line and headers, from `8KiB` to `1MiB`",
     ),
     one(
-        SettingKey::HeadLines,
-        "head-lines",
+        SettingKey::MaxHeaders,
+        "max-headers",
         ValueKind::Count,
         DefaultValue::Value("100"),
-        "The most headers a request may have; at most 1000",
+        "Maximum number of headers in a request, up to 1000",
     ),
     one(
         SettingKey::IdleTimeout,
@@ -434,105 +430,105 @@ pub static SETTINGS: [Setting; 56] = [
         "body-timeout",
         ValueKind::Duration,
         DefaultValue::Value("2m"),
-        "How long a request's body may take to arrive",
+        "Time limit for a request's body",
     ),
     one(
         SettingKey::BodyLimit,
         "body-limit",
         ValueKind::Size,
         DefaultValue::Value("16MB"),
-        "The largest body of an audit, packed or unpacked",
+        "Maximum size of an audit request's body, compressed or not",
     ),
     one(
         SettingKey::WriteLimit,
         "write-limit",
         ValueKind::Size,
         DefaultValue::Value("250MB"),
-        "The largest body of a publish or another write",
+        "Maximum body size of a publish or another write",
     ),
     one(
         SettingKey::SendTimeout,
         "send-timeout",
         ValueKind::Duration,
         DefaultValue::Value("60s"),
-        "How long a client may take less than 512 bytes a second of its answer",
+        "How long a client may read its response below 512 bytes per second",
     ),
     one(
         SettingKey::DrainTimeout,
         "drain-timeout",
         ValueKind::Duration,
         DefaultValue::Value("10s"),
-        "How long running requests may take after a signal to stop",
+        "How long running requests may take after a stop signal",
     ),
     one(
         SettingKey::LogFormat,
         "log-format",
         ValueKind::Word(LOG_FORMATS),
         DefaultValue::Value("human"),
-        "How log lines are written",
+        "Format of log lines",
     ),
     one(
         SettingKey::LogLevel,
         "log-level",
         ValueKind::Word(LOG_LEVELS),
         DefaultValue::Value("info"),
-        "Which log lines are written",
+        "Minimum level of logged lines",
     ),
     one(
         SettingKey::SummaryInterval,
         "summary-interval",
         ValueKind::Duration,
         DefaultValue::Value("1h"),
-        "How often one log line says how much was served, if anything was; `0s` turns it off",
+        "Interval of the log line that sums up what was served; `0s` disables it",
     ),
     one(
         SettingKey::LedgerRetention,
         "ledger-retention",
         ValueKind::Duration,
         DefaultValue::Value("400d"),
-        "How long the ledger remembers who got what",
+        "How long the ledger records who downloaded what",
     ),
     several(
         SettingKey::Feed,
         "feed",
         ValueKind::Feed,
         DefaultValue::Absent("none"),
-        "Advisories to follow: OSV records as a directory, a zip or a URL of either, or a plain list; what they name as malware is refused",
+        "Malware advisories: OSV directory or zip, URL of either, or a plain list",
     ),
     one(
         SettingKey::FeedInterval,
         "feed-interval",
         ValueKind::Duration,
         DefaultValue::Value("5m"),
-        "How often it is looked whether a feed changed, unless its table says otherwise",
+        "How often a feed is checked for changes, unless its table sets `interval`",
     ),
     one(
         SettingKey::FeedExpiry,
         "feed-expiry",
         ValueKind::Duration,
         DefaultValue::Value("24h"),
-        "How long a feed may go unconfirmed before it counts as stale, unless its table says otherwise",
+        "When an unconfirmed feed becomes stale, unless its table sets `expiry`",
     ),
     one(
         SettingKey::FeedReadiness,
         "feed-readiness",
         ValueKind::Truth,
         DefaultValue::Value("false"),
-        "Count as not ready while a feed is stale",
+        "Report not ready while a feed is stale",
     ),
     one(
         SettingKey::FeedMayBeEmpty,
         "feed-may-be-empty",
         ValueKind::Truth,
         DefaultValue::Value("false"),
-        "Accept a local feed without any record, such as a directory of your own that begins empty",
+        "Accept a local feed without records, such as a new directory of your own",
     ),
     one(
         SettingKey::UnsafeServeWithoutFeed,
         "unsafe-serve-without-feed",
         ValueKind::Truth,
         DefaultValue::Value("false"),
-        "Serve although a feed could not be read at all yet, instead of refusing everything",
+        "Serve before every feed has been read, instead of refusing everything",
     ),
 ];
 
@@ -544,7 +540,7 @@ const fn several(key: SettingKey, name: &'static str, kind: ValueKind, default: 
     Setting { key, name, kind, several: true, default, help }
 }
 
-/// The table as README shows it.
+/// Renders the table as Markdown for the documentation.
 #[must_use]
 pub fn table_markdown() -> String {
     let mut table = "| file | flag | environment | default | what it does |\n|---|---|---|---|---|\n".to_owned();
@@ -555,7 +551,7 @@ pub fn table_markdown() -> String {
             DefaultValue::Absent(words) => words.to_owned(),
         };
         let placeholder = setting.kind.placeholder();
-        // A value of these flags is behind `=`: without one they are set.
+        // The value of a boolean flag follows `=` and may be omitted.
         let value = if setting.kind == ValueKind::Truth { format!("[={placeholder}]") } else { format!(" {placeholder}") };
         let row = format!(
             "| `{}` | `{}{value}`{several} | `{}` | {default} | {} |",
@@ -575,7 +571,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_lists_the_keys_in_their_order_and_no_name_twice() {
+    fn settings_are_in_key_order_with_unique_names() {
         let mut names = std::collections::HashSet::new();
         for (row, setting) in SETTINGS.iter().enumerate() {
             assert_eq!(setting.key as usize, row, "{}", setting.name);
@@ -586,18 +582,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_spelled_for_flag_and_environment() {
+    fn flag_and_variable_are_derived_from_the_name() {
         let setting = SettingKey::MinReleaseAge.setting();
         assert_eq!((setting.flag().as_str(), setting.variable().as_str()), ("--min-release-age", "COLDFRAME_MIN_RELEASE_AGE"));
     }
 
     #[test]
-    fn every_setting_has_a_row_in_readme() {
+    fn every_setting_has_a_table_row() {
         let table = table_markdown();
         assert_eq!(table.lines().count(), SETTINGS.len() + 2);
         assert!(table.contains(
-            "| `min-release-age` | `--min-release-age DURATION` | `COLDFRAME_MIN_RELEASE_AGE` | the policy's, `72h` | How old a release must be \
-             before it is served, in place of the policy's; `0s` removes every age |"
+            "| `min-release-age` | `--min-release-age DURATION` | `COLDFRAME_MIN_RELEASE_AGE` | the policy's, `72h` | Minimum release age, \
+             instead of the policy's; `0s` removes all age limits |"
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! What is in force, as TOML that could be saved: each value with where it came from. Shows no credentials.
+//! Renders the active settings as valid TOML, each with its origin. Credentials are masked.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::config::settings::{DefaultValue, SETTINGS, Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::blot_credentials;
 
-/// Every setting, a line each; where nothing was written, what `config` found out.
+/// Renders one setting per line. Discovered values are taken from `config`.
 #[must_use]
 pub fn show(written: &RawConfig, config: &Config) -> String {
     let lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, &written.values(setting.key), config)).collect();
@@ -24,7 +24,7 @@ pub fn show(written: &RawConfig, config: &Config) -> String {
     out
 }
 
-/// The setting, and where it comes from. What is not set is commented out, so that the whole stays TOML.
+/// Renders a setting and its origin. A setting without a value is commented out to keep the output valid TOML.
 fn line(setting: &Setting, values: &[RawValue], config: &Config) -> (String, String) {
     if let Some(first) = values.first() {
         let texts: Vec<_> = values.iter().map(|value| entry(setting.kind, value)).collect();
@@ -40,7 +40,7 @@ fn line(setting: &Setting, values: &[RawValue], config: &Config) -> (String, Str
     }
 }
 
-/// One value: by itself, or with what stands beside it.
+/// Renders one value, as an inline table if it has table keys.
 fn entry(kind: ValueKind, value: &RawValue) -> String {
     if value.fields.is_empty() {
         return literal(kind, &value.text);
@@ -50,7 +50,7 @@ fn entry(kind: ValueKind, value: &RawValue) -> String {
     format!("{{ {} }}", fields.join(", "))
 }
 
-/// What holds though nobody wrote it, and where from.
+/// Returns a discovered value and its origin.
 fn found(key: SettingKey, config: &Config) -> Option<(String, String)> {
     match key {
         SettingKey::Upstream => {

@@ -1,16 +1,38 @@
-//! What somebody may have meant who spelt a setting otherwise. Refuses to take it for meant.
+//! Suggests the setting that a misspelt name may stand for.
 
 use crate::config::settings::SETTINGS;
 use crate::diagnostics::suggest;
 
-/// The name of the table that comes nearest to `wrong`, if one comes near.
+/// Settings and commands that had another name before the first release: old and new name.
+const RENAMED: &[(&str, &str)] = &[
+    ("fetch-ahead", "prefetch"),
+    ("others", "default-egress"),
+    ("explain-to", "explain-access"),
+    ("upstream-patience", "stale-wait"),
+    ("head-timeout", "header-timeout"),
+    ("head-limit", "header-limit"),
+    ("head-lines", "max-headers"),
+    ("observe", "break-glass"),
+];
+
+/// Returns the present name of a setting or a command that was renamed, however it is spelled.
+#[must_use]
+pub fn renamed(name: &str) -> Option<&'static str> {
+    let name = plain(name);
+    RENAMED.iter().find(|(old, _)| plain(old) == name).map(|(_, new)| *new)
+}
+
+/// Returns the setting whose name is closest to `wrong`, if one is close.
 #[must_use]
 pub fn nearest(wrong: &str) -> Option<&'static str> {
+    if let Some(new) = renamed(wrong) {
+        return Some(new);
+    }
     let wrong = plain(wrong);
     suggest::nearest(&wrong, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
 }
 
-/// A name without what people mix up: case, `-`, `_`, and the long form of `min`.
+/// Normalizes a name: drops case, `-` and `_`, and shortens `minimum`.
 fn plain(name: &str) -> String {
     let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     letters.to_ascii_lowercase().replace("minimum", "min")
@@ -21,7 +43,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_what_was_meant() {
+    fn a_renamed_setting_is_found_in_every_spelling() {
+        for spelling in ["fetch-ahead", "FETCH_AHEAD", "fetchAhead"] {
+            assert_eq!((renamed(spelling), nearest(spelling)), (Some("prefetch"), Some("prefetch")), "{spelling}");
+        }
+        assert_eq!(renamed("prefetch"), None);
+        let is_setting = |name: &str| SETTINGS.iter().any(|setting| setting.name == name);
+        assert!(RENAMED.iter().all(|(old, new)| !is_setting(old) && (is_setting(new) || *new == "break-glass")));
+    }
+
+    #[test]
+    fn misspelt_names_get_a_suggestion() {
         for (wrong, meant) in [
             ("min_release_age", Some("min-release-age")),
             ("minimumReleaseAge", Some("min-release-age")),

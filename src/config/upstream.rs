@@ -1,5 +1,5 @@
-//! Which registries stand behind us: the one that is named, else the one that npm on this machine uses, with npm's scoped
-//! registries, credentials, authorities and proxies. Refuses one that is Coldframe itself.
+//! Resolves the upstream registries: the configured one, or else the one that npm on this machine uses. Adds npm's scoped
+//! registries, credentials, CAs and proxies. A registry that is Coldframe itself is rejected.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -15,15 +15,13 @@ use crate::net::{Deadlines, ProxySettings};
 use crate::upstream::{self, CredentialRules, NpmConfig, NpmEnvironment, RegistryConfig, npmrc};
 use crate::{net, tls};
 
-/// What is known of ourselves: enough to recognise a registry that is us.
+/// The addresses of this server, to detect an upstream that points back at it.
 pub(crate) struct OwnAddresses<'a> {
-    /// Where we listen.
     pub(crate) listen: &'a [SocketAddr],
-    /// How clients reach us.
     pub(crate) public_url: Option<&'a Url>,
 }
 
-/// The registries, and what people should know of npm's configuration; `None` when something is wrong, which is noted.
+/// Resolves the registries. Returns `None` after it has noted an error.
 pub(crate) fn choose(
     reader: &mut SettingsReader<'_>,
     machine: &DefaultsFrom<'_>,
@@ -31,15 +29,15 @@ pub(crate) fn choose(
     limits: (Option<u64>, Option<u64>),
 ) -> Option<UpstreamSettings> {
     let named = reader.one(SettingKey::Upstream, parse::url);
-    if named.as_ref().is_some_and(|url| ourselves.answer_at(url)) {
-        reader.object(SettingKey::Upstream, "`upstream` is coldframe itself", "the registry that packages come from");
+    if named.as_ref().is_some_and(|url| ourselves.contains(url)) {
+        reader.object(SettingKey::Upstream, "`upstream` is Coldframe itself", "a registry other than this server");
     }
     let marked = reader.several(SettingKey::ClientCredentials, parse::public_url);
     let tarball_hosts = reader.several(SettingKey::TarballHost, parse::host_glob);
     let redirect_hosts = reader.several(SettingKey::RedirectHost, parse::host_glob);
     let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
     let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
-    let timeout = reader.one(SettingKey::UpstreamTimeout, parse::some_duration);
+    let timeout = reader.one(SettingKey::UpstreamTimeout, parse::nonzero_duration);
     let npm = npm(reader, machine, ourselves);
     let default = match (named, &npm) {
         (Some(url), npm) => named_registry(reader, url, npm.as_ref()),
@@ -47,7 +45,7 @@ pub(crate) fn choose(
         (None, None) => {
             let missing = matches!(machine, DefaultsFrom::Apart) && reader.is_absent(SettingKey::Upstream);
             if missing {
-                reader.object(SettingKey::Upstream, "no upstream is named", SettingKey::Upstream.setting().kind.allowed());
+                reader.object(SettingKey::Upstream, "no upstream is configured", SettingKey::Upstream.setting().kind.allowed());
             }
             None
         }
@@ -72,8 +70,8 @@ pub(crate) fn choose(
                 if let Some(registry) = scoped.get_mut(scope) {
                     registry.time_mode = *mode;
                 } else {
-                    let problem = format!("`{scope}` has no registry of its own");
-                    reader.object(SettingKey::UpstreamTime, problem, "a scope that npm's configuration gives a registry");
+                    let problem = format!("no registry is configured for the scope `{scope}`");
+                    reader.object(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration");
                 }
             }
         }
@@ -94,24 +92,23 @@ pub(crate) fn choose(
     Some(UpstreamSettings { upstream: config, tls: tls::Config { extra_roots }, warnings })
 }
 
-/// What stands behind us.
+/// The resolved upstream.
 pub(crate) struct UpstreamSettings {
-    /// The registries.
     pub(crate) upstream: upstream::Config,
-    /// Whom they are trusted by.
+    /// The CAs that are trusted for upstream.
     pub(crate) tls: tls::Config,
-    /// What people should know of npm's configuration.
+    /// Warnings about npm's configuration.
     pub(crate) warnings: Vec<String>,
 }
 
-/// npm's configuration, and what it was read from.
+/// npm's configuration and the environment it was read from.
 struct NpmDefaults {
     found: NpmConfig,
     environment: NpmEnvironment,
 }
 
 impl NpmDefaults {
-    /// The files of authorities that npm would trust.
+    /// Returns the CA files that npm is configured to trust.
     fn extra_roots(&self) -> impl Iterator<Item = PathBuf> {
         [&self.found.cafile, &self.found.extra_ca].into_iter().flatten().map(|(path, _)| path.clone())
     }
@@ -120,7 +117,7 @@ impl NpmDefaults {
 fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &OwnAddresses<'_>) -> Option<NpmDefaults> {
     let DefaultsFrom::Here(surroundings) = machine else { return None };
     let environment = surroundings.of_npm();
-    match npmrc::discover(&environment, &|url| ourselves.answer_at(url)) {
+    match npmrc::discover(&environment, &|url| ourselves.contains(url)) {
         Ok(found) => Some(NpmDefaults { found, environment }),
         Err(wrong) => {
             reader.note(tell(&wrong));
@@ -129,11 +126,11 @@ fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &
     }
 }
 
-/// The registry that a setting names, with the credentials that npm has for it unless it brings its own.
+/// Returns the registry that a setting names. npm's credentials for it are used unless the URL contains some.
 fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDefaults>) -> Option<RegistryConfig> {
     let setting = upstream::SettingOrigin::Setting(reader.origin(SettingKey::Upstream).to_string());
     let brings_own = !url.username().is_empty() || url.password().is_some();
-    // Those of npm are found by the URL that is fetched; they are read here so that one that cannot be sent is a mistake.
+    // npm's credentials are looked up by URL at each fetch. They are read here to report unusable ones as errors.
     if let Some(Err(wrong)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
         reader.note(tell(&wrong));
         return None;
@@ -141,7 +138,7 @@ fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDef
     Some(RegistryConfig::new(url, setting))
 }
 
-/// Notes which of the `marked` addresses belong to no registry: a misspelled one would silently receive nothing.
+/// Notes an error for each `marked` URL that is no registry. A misspelt URL would silently receive no credentials.
 fn check_marked(
     reader: &mut SettingsReader<'_>,
     marked: &[Url],
@@ -156,13 +153,13 @@ fn check_marked(
         let allowed = known.iter().map(|url| format!("`{url}`")).collect::<Vec<_>>().join(", ");
         reader.object(
             SettingKey::ClientCredentials,
-            format!("`client-credentials` names no registry that packages come from: `{address}`"),
+            format!("`client-credentials` is not a configured registry: `{address}`"),
             allowed,
         );
     }
 }
 
-/// A mistake in npm's configuration: its text says where it stands.
+/// Converts an error in npm's configuration, whose text contains its location.
 fn tell(wrong: &dyn Error) -> Diagnostic {
     let mut problem = wrong.to_string();
     let mut source = wrong.source();
@@ -178,9 +175,9 @@ fn deadlines(timeout: std::time::Duration) -> net::Deadlines {
 }
 
 impl OwnAddresses<'_> {
-    /// Whether a request to `url` would come back to us. Names other than `localhost` are not looked up: starting asks
-    /// nobody anything.
-    fn answer_at(&self, url: &Url) -> bool {
+    /// Checks whether a request to `url` would reach this server. Names other than `localhost` are not resolved, because startup
+    /// makes no network requests.
+    fn contains(&self, url: &Url) -> bool {
         if self.public_url.is_some_and(|public| same_place(public, url)) {
             return true;
         }
@@ -198,9 +195,9 @@ impl OwnAddresses<'_> {
     }
 }
 
-/// Whether a listener at `listening` takes connections to `ip`.
+/// Checks whether a listener at `listening` accepts connections to `ip`.
 fn takes(listening: IpAddr, ip: IpAddr) -> bool {
-    // Only an address of this machine can be bound.
+    // Binding succeeds only for addresses of this machine.
     listening == ip || (listening.is_unspecified() && (ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()))
 }
 
@@ -209,7 +206,7 @@ fn same_place(left: &Url, right: &Url) -> bool {
     left.origin() == right.origin() && path(left) == path(right)
 }
 
-/// Returns the paths of all registries that have one, without a slash at their end, the longest first.
+/// Returns the non-empty paths of all registries without a trailing slash, the longest first.
 pub(crate) fn prefixes(upstream: &upstream::Config) -> Vec<Box<str>> {
     let all = std::iter::once(&upstream.default).chain(upstream.scoped.values());
     let paths = all.map(|registry| registry.address().path().trim_end_matches('/').to_owned());
@@ -224,11 +221,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn we_recognise_ourselves_by_address_and_by_public_url() {
+    fn own_addresses_are_recognised_by_listener_and_public_url() {
         let public = Url::parse("https://npm.example/registry/").unwrap();
         let listen = ["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:80".parse().unwrap()];
         let ourselves = OwnAddresses { listen: &listen, public_url: Some(&public) };
-        let answers = |url| ourselves.answer_at(&Url::parse(url).unwrap());
+        let answers = |url| ourselves.contains(&Url::parse(url).unwrap());
         for ours in [
             "http://127.0.0.1:4873/",
             "http://localhost:4873/deep/",

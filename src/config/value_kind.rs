@@ -1,17 +1,17 @@
-//! What the values of settings look like, and what is allowed, in words. Refuses to know which setting has which.
+//! Kinds of setting values, with their placeholders and descriptions.
 
-/// What a value looks like.
+/// The kind of a setting's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueKind {
     /// An IP address and a port.
     Address,
-    /// An IP address and a port, and the policy of whoever comes there.
+    /// An IP address and a port, and optionally the policy for its clients.
     Listener,
     /// A policy: the name of a shipped one, or a path.
     Policy,
     /// An `http` or `https` URL.
     Url,
-    /// A span of time with its unit.
+    /// A duration with its unit.
     Duration,
     /// A number of bytes with its unit.
     Size,
@@ -21,7 +21,7 @@ pub enum ValueKind {
     HostGlob,
     /// A host name.
     HostName,
-    /// A path of the file system.
+    /// A file system path.
     Path,
     /// A path or a URL of a feed.
     Feed,
@@ -33,14 +33,14 @@ pub enum ValueKind {
     Count,
     /// A whole number.
     Number,
-    /// How publish times count, for all registries or one scope's.
+    /// How publish times are determined, for all registries or for one scope's.
     TimeMode,
-    /// One of a few words.
+    /// One of a fixed set of words.
     Word(&'static [&'static str]),
 }
 
 impl ValueKind {
-    /// How a value is named in a usage line.
+    /// Returns the placeholder of a value in usage lines.
     #[must_use]
     pub fn placeholder(self) -> &'static str {
         match self {
@@ -62,13 +62,13 @@ impl ValueKind {
         }
     }
 
-    /// What is allowed, for the one who wrote something else.
+    /// Describes the allowed values, for error messages.
     #[must_use]
     pub fn allowed(self) -> String {
         match self {
-            Self::Address => "an IP address and a port, such as `127.0.0.1:8080`; port 0 takes a free one".to_owned(),
+            Self::Address => "an IP address and a port, such as `127.0.0.1:8080`; port 0 picks a free one".to_owned(),
             Self::Listener => {
-                "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 takes a free one; a policy \
+                "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 picks a free one; a policy \
                  may follow, as in `127.0.0.1:4874=strict`"
                     .to_owned()
             }
@@ -77,7 +77,7 @@ impl ValueKind {
             }
             Self::Url => "an `http` or `https` URL without query, such as `https://registry.example/npm/`".to_owned(),
             Self::Duration => {
-                "numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is none".to_owned()
+                "numbers with a unit of s, m, h, d or w, such as `45s`, `90m`, `72h`, `7d`, `1d12h`; `0s` is zero".to_owned()
             }
             Self::Size => {
                 "a number with a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as `512MB` or `10GiB`".to_owned()
@@ -92,9 +92,9 @@ impl ValueKind {
             Self::Network => "an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`".to_owned(),
             Self::Truth => "`true` or `false`".to_owned(),
             Self::Count => "a whole number of at least 1".to_owned(),
-            Self::Number => "a whole number; 0 is none".to_owned(),
+            Self::Number => "a whole number, 0 or more".to_owned(),
             Self::TimeMode => {
-                "`checked`, `first-seen` or `trust`; for the registry of a scope alone as in `@acme=trust`".to_owned()
+                "`checked`, `first-seen` or `trust`; for one scope's registry, as in `@acme=trust`".to_owned()
             }
             Self::Word(words) => {
                 let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();

@@ -103,7 +103,7 @@ async fn a_rotation_is_taken_up_by_a_running_server() {
     let name = rustls_pki_types::DnsName::try_from(crate::gate::REGISTRY).unwrap();
     let default = coldframe::upstream::npmrc::built_in();
     let default = rustls_pki_types::DnsName::try_from(default.host_str().unwrap().to_owned()).unwrap();
-    let keeping = coldframe::tls::CaStore::in_data_dir(scene.data());
+    let keeping = coldframe::tls::CaStore::new(scene.data());
     let now = coldframe::clock::Clock::now(&scene.clock);
     keeping.rotate(&[name, default], std::time::Duration::ZERO, now).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -123,7 +123,7 @@ async fn there_is_none_to_print_before_it_is_made_and_half_of_one_is_no_setting(
     let (code, printed, errors) = place.ca(&["export"]);
     assert!(code == 1 && printed.is_empty() && errors.contains("coldframe ca init"), "{code} {errors}");
     let (code, told) = place.refused(&["--ca-cert", "ca.pem"]);
-    assert!(code == 2 && told.contains("`ca-cert` lacks its key"), "{code} {told}");
+    assert!(code == 2 && told.contains("`ca-cert` without `ca-key`"), "{code} {told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +136,7 @@ async fn a_companys_intermediate_signs_what_it_may_and_no_more() {
     let given = ["--ca-cert", files[0].to_str().unwrap(), "--ca-key", files[1].to_str().unwrap()];
     // npm's default is intercepted too, and this authority may not vouch for it.
     let (code, told) = place.refused(&[&given[..], &["--intercept", "registry.example"]].concat());
-    assert!(code == 2 && told.contains("may not vouch for this host"), "{code} {told}");
+    assert!(code == 2 && told.contains("may not issue certificates for this host"), "{code} {told}");
     let (certificate, key) = intermediate("");
     std::fs::write(&files[0], &certificate).unwrap();
     std::fs::write(&files[1], &key).unwrap();
@@ -146,7 +146,7 @@ async fn a_companys_intermediate_signs_what_it_may_and_no_more() {
     assert_eq!(printed, certificate);
     std::fs::write(&files[1], intermediate("").1).unwrap();
     let (code, told) = place.refused(&given);
-    assert!(code == 2 && told.contains("its key is not the one of its certificate"), "{code} {told}");
+    assert!(code == 2 && told.contains("the private key does not match the certificate"), "{code} {told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,12 +214,12 @@ async fn rustls_openssl_node_and_curl_take_its_word_for_its_hosts_and_for_no_oth
     use coldframe::clock::Clock as _;
     let (data, clock) = (TempDir::new().unwrap(), machine_clock());
     let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
-    let kept = coldframe::tls::CaStore::in_data_dir(data.path()).read_or_make(&[name("registry.example")], clock.now()).unwrap();
+    let kept = coldframe::tls::CaStore::new(data.path()).load_or_create(&[name("registry.example")], clock.now()).unwrap();
     let roots = data.path().join("roots.pem");
     std::fs::write(&roots, coldframe::tls::ca::pem(kept.current.certificate())).unwrap();
     let key = coldframe::tls::ca::LeafKey::generate().unwrap();
     for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
-        let address = crate::chain::showing(kept.current.mint(&name(host), &key, clock.now()).unwrap()).await;
+        let address = crate::chain::showing(kept.current.issue(&name(host), &key, clock.now()).unwrap()).await;
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let rustls = crate::gate::secure(crate::gate::trusting(data.path(), &clock, &[]), host, stream).await;
         assert_eq!(rustls.is_ok(), expected, "rustls: {host}");

@@ -1,4 +1,4 @@
-//! The tables of the configuration file, `[[feed]]`: keys and texts. Refuses to judge what a key says beyond its TOML type.
+//! Reads `[[feed]]` tables of the configuration file as text fields. Checks only keys and TOML types.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::config::raw::{RawField, RawValue};
 use crate::diagnostics::SourceFile;
 use crate::diagnostics::suggest;
 
-/// The keys of a feed's table, and what each allows.
+/// The keys of a feed's table and their allowed values.
 pub(crate) const FEED: [(&str, &str); 6] = [
     ("source", "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`"),
     ("name", "lower case letters, digits, `-`, `_` and `.`, at most 64, such as `osv`"),
     ("trust", "`deny`, `hold`, `warn`"),
-    ("interval", "a span of time, such as `5m`"),
-    ("expiry", "a span of time, such as `24h`"),
+    ("interval", "a duration, such as `5m`"),
+    ("expiry", "a duration, such as `24h`"),
     ("key", "`ed25519:` and Base64, as `coldframe feed export` prints it"),
 ];
 
-/// Reads the table of one feed; what is wrong with it goes to `mistakes`, what is right is returned.
+/// Reads the table of one feed. Adds errors to `mistakes` and returns the valid fields.
 pub(crate) fn read(
     file: &Arc<SourceFile>,
     origin: Origin,

@@ -1,4 +1,4 @@
-//! The configuration file: TOML, flat, its keys those of the table. Refuses to judge values beyond their TOML type.
+//! Reads the configuration file: flat TOML with the names of settings as keys. Checks only keys and TOML types.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::files;
 
-/// A configuration file is never larger; what is larger is something else.
+/// The maximum size of a configuration file, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// Reads a file; what is wrong with it goes to `mistakes`, what is right is returned. `origin` is who named the file.
+/// Reads a file. Adds errors to `mistakes` and returns the valid settings. `origin` is the flag or variable that names the file.
 pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let text = match load(path) {
         Ok(text) => text,
@@ -34,21 +34,21 @@ pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Diagnostic>) 
     parse(path, text, mistakes)
 }
 
-/// Reads the text of a file that is called `path`; what is wrong with it goes to `mistakes`, what is right is returned.
+/// Parses `text` as a file with the path `path`. Adds errors to `mistakes` and returns the valid settings.
 pub(crate) fn parse(path: &Path, text: String, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let file = Arc::new(SourceFile { path: path.to_owned(), text });
     let (table, errors) = DeTable::parse_recoverable(&file.text);
     let readable = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min().unwrap_or(usize::MAX);
     note_syntax(&file, errors, mistakes);
     let mut values = BTreeMap::new();
-    // Behind the first error the parser guesses: what it finds there nobody wrote.
+    // After the first error the parser guesses, and its entries may not exist in the file.
     for (key, value) in table.get_ref().iter().filter(|(key, value)| key.span().end.max(value.span().end) <= readable) {
         read_entry(&file, key, value, &mut values, mistakes);
     }
     values
 }
 
-/// Notes the first syntax error of each line: the others on it follow from it.
+/// Notes the first syntax error of each line. Further errors on the same line follow from it.
 fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistakes: &mut Vec<Diagnostic>) {
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut last = 0;
@@ -69,7 +69,7 @@ fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistake
 }
 
 fn load(path: &Path) -> Result<String, String> {
-    files::read_once(path, LARGEST).and_then(files::text).map_err(|wrong| wrong.to_string())
+    files::read_pipe_bounded(path, LARGEST).and_then(files::text).map_err(|wrong| wrong.to_string())
 }
 
 pub(crate) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
@@ -116,8 +116,8 @@ fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Diagnostic {
     unknown(origin, "key", name)
 }
 
-/// The text of a value whose TOML type fits its setting. A bare number where a unit belongs is passed on: the one who
-/// reads it says best what is missing.
+/// Returns the text of a value whose TOML type fits its setting. A bare number for a setting with a unit is passed on, because
+/// its parser reports the missing unit best.
 fn text_of(setting: &Setting, value: &DeValue<'_>) -> Result<String, String> {
     match (setting.kind, value) {
         (ValueKind::Truth, DeValue::Boolean(truth)) => Ok(truth.to_string()),
@@ -132,7 +132,7 @@ fn mistyped(setting: &Setting, value: &DeValue<'_>) -> String {
     format!("`{}` cannot be of this type: {}", setting.name, value.type_str())
 }
 
-/// How a value of a setting is written in TOML.
+/// Describes how a value of a setting is written in TOML.
 fn shape(setting: &Setting) -> String {
     let allowed = setting.kind.allowed();
     match setting.kind {

@@ -1,4 +1,4 @@
-//! What is written, by whom: each setting's values as text, each with its origin. Refuses to know what a value means.
+//! Merges flags, environment and file into raw settings: text values with their origins.
 
 pub(crate) mod feed_table;
 pub(crate) mod file;
@@ -15,46 +15,41 @@ use crate::config::value_kind::ValueKind;
 use crate::diagnostics::blot_credentials;
 use crate::diagnostics::suggest::{suggested, suggestions};
 
-/// One value as it was written.
+/// One unparsed value.
 #[derive(Debug, Clone)]
 pub struct RawValue {
-    /// Its text.
     pub text: String,
-    /// Who wrote it.
     pub origin: Origin,
-    /// What stands beside it, where it was written as a table of the file.
+    /// The keys of its table, if it was written as one.
     pub fields: Vec<RawField>,
 }
 
-/// One key of a table and what it says.
+/// One key of a table and its value.
 #[derive(Debug, Clone)]
 pub struct RawField {
-    /// The key.
     pub name: String,
-    /// Its value.
     pub value: RawValue,
 }
 
 impl RawValue {
-    /// A value by itself.
+    /// Creates a value without table keys.
     #[must_use]
     pub fn new(text: impl Into<String>, origin: Origin) -> Self {
         Self { text: text.into(), origin, fields: Vec::new() }
     }
 }
 
-/// Every setting that somebody wrote. Who stands higher replaces the whole of a setting, lists too.
+/// All settings that are set. A source of higher precedence replaces the whole value of a setting, including lists.
 #[derive(Debug, Clone, std::default::Default)]
 pub struct RawConfig(BTreeMap<SettingKey, Vec<RawValue>>);
 
-/// The environment of the process, or a test's.
+/// Environment variables of the process or of a test.
 pub type EnvPairs = [(std::ffi::OsString, std::ffi::OsString)];
 
 impl RawConfig {
-    /// What a program or a test hands over: names and values; a name may come several times.
-    ///
+    /// Creates a configuration from names and values. Only names of settings that accept several values may repeat.
     /// # Errors
-    /// Unknown names, and one that comes several times though it stands for one value.
+    /// Returns an error for each unknown name and for each repeated name of a setting with one value.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
         let (mut written, mut mistakes) = (Self::default(), Vec::new());
         for (name, text) in pairs {
@@ -62,7 +57,7 @@ impl RawConfig {
             match SettingKey::named(name) {
                 None => mistakes.push(unknown(Origin::Given, "setting", name)),
                 Some(key) if written.0.contains_key(&key) && !key.setting().several => {
-                    mistakes.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "it once"));
+                    mistakes.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "one value"));
                 }
                 Some(key) => written.0.entry(key).or_default().push(value),
             }
@@ -70,18 +65,17 @@ impl RawConfig {
         Diagnostics::or(mistakes, Some(written))
     }
 
-    /// The text of a configuration file that is called `path`, which need not be there.
-    ///
+    /// Parses the text of a configuration file. `path` is used in errors and need not exist.
     /// # Errors
-    /// Every mistake that can be seen without knowing what a value means: broken TOML, unknown keys, wrong types.
+    /// Returns all errors of TOML syntax, keys and types. Values are not parsed.
     pub fn of_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
         let written = Self(file::parse(path, text.to_owned(), &mut mistakes));
         Diagnostics::or(mistakes, Some(written))
     }
 
-    /// Flags over the environment over the file. Reads the file that `file` names, else the one that the environment
-    /// names, else none. Mistakes of all three go to `mistakes`; what could be read is there all the same.
+    /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
+    /// Adds errors of all three to `mistakes` and keeps the valid settings.
     pub fn gather(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, mistakes: &mut Vec<Diagnostic>) -> Self {
         let mut written = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
@@ -89,17 +83,17 @@ impl RawConfig {
         if let Some((path, origin)) = file.map(|path| (path, Origin::Flag("--config".to_owned()))).or(named) {
             written.0.extend(file::read(path, origin, mistakes));
         }
-        written.0.extend(overlay(environment, mistakes));
+        written.0.extend(read_environment(environment, mistakes));
         written.0.extend(flags.0);
         written
     }
 
-    /// A file alone.
+    /// Reads a file without flags and environment.
     pub fn from_file(path: &Path, mistakes: &mut Vec<Diagnostic>) -> Self {
         Self(file::read(path, Origin::Flag("config check".to_owned()), mistakes))
     }
 
-    /// The values of a setting: what was written, else its default; nothing when there is neither.
+    /// Returns the values of a setting, or else its default, or else nothing.
     #[must_use]
     pub fn values(&self, key: SettingKey) -> Vec<RawValue> {
         match (self.0.get(&key), key.setting().default) {
@@ -109,12 +103,12 @@ impl RawConfig {
         }
     }
 
-    /// Takes another default than the table's for a setting that nobody wrote.
+    /// Sets a default other than the table's for a setting that is not set.
     pub(crate) fn default_to(&mut self, key: SettingKey, text: &str) {
         self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
     }
 
-    /// Takes over the settings of another process. What is written here goes before them only if `own_first`.
+    /// Takes over the settings of another process. With `own_first`, settings that are set here take precedence.
     pub(crate) fn take_over(&mut self, effective: &Effective, own_first: bool) {
         for (key, values) in effective.written() {
             if !own_first || !self.0.contains_key(&key) {
@@ -123,19 +117,19 @@ impl RawConfig {
         }
     }
 
-    /// How many settings somebody wrote.
+    /// Returns the number of settings that are set.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 }
 
-/// What stands on the command line.
+/// The settings given as flags.
 #[derive(Debug, Clone, std::default::Default)]
 pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
 
 impl FlagValues {
-    /// Takes out the first value of a flag that `is_meant`: for a command that has another use for it.
+    /// Removes and returns the first value of a flag that `is_meant` accepts, for a command with another use for it.
     pub fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let values = self.0.get_mut(&key)?;
         let at = values.iter().position(|value| is_meant(&value.text))?;
@@ -146,7 +140,7 @@ impl FlagValues {
         Some(taken.text)
     }
 
-    /// The flags of these settings as words of a command line, without credentials.
+    /// Returns the flags of these settings as command-line arguments, without credentials.
     #[must_use]
     pub fn words(&self, keys: &[SettingKey]) -> Vec<String> {
         let given = self.0.iter().filter(|(key, _)| keys.contains(key));
@@ -158,30 +152,31 @@ impl FlagValues {
         words.flat_map(spelled).collect()
     }
 
-    /// The flags that were given.
+    /// Returns the settings given as flags.
     pub fn keys(&self) -> impl Iterator<Item = SettingKey> {
         self.0.keys().copied()
     }
 
-    /// Notes one flag; again for each time it was given.
+    /// Adds one value of a flag.
     pub fn note(&mut self, key: SettingKey, text: String) {
         self.0.entry(key).or_default().push(RawValue::new(text, Origin::Flag(key.setting().flag())));
     }
 }
 
-/// A mistake for a name that is none of ours.
+/// Creates the error for an unknown name, with suggestions.
 pub(crate) fn unknown(origin: Origin, noun: &str, name: &str) -> Diagnostic {
     let nearest = suggest::nearest(name);
     let near = nearest.map_or_else(|| suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
-    let allowed = match suggested(&near) {
-        Some(suggested) => suggested,
-        None => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
+    let allowed = match (suggest::renamed(name), suggested(&near)) {
+        (Some(new), _) => format!("`{new}`, its new name"),
+        (None, Some(suggested)) => suggested,
+        (None, None) => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
     };
     Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }
 
-/// What the environment says. An empty variable counts as not set, as compose files and CI leave them.
-fn overlay(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
+/// Reads the settings in environment variables. An empty variable counts as not set, because compose files and CI pass those.
+fn read_environment(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let mut values = BTreeMap::new();
     for (name, value) in environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
@@ -207,13 +202,16 @@ fn overlay(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<S
 fn unknown_variable(origin: Origin, name: &str) -> Diagnostic {
     let nearest = suggest::nearest(name.trim_start_matches(PREFIX)).and_then(SettingKey::named);
     let allowed = match nearest {
+        Some(key) if suggest::renamed(name.trim_start_matches(PREFIX)).is_some() => {
+            format!("`{}`, its new name", key.setting().variable())
+        }
         Some(key) => format!("`{}`, if that was meant", key.setting().variable()),
         None => format!("`{FILE_VARIABLE}`, and `{PREFIX}` before the name of a setting"),
     };
     Diagnostic::new(origin, format!("unknown variable: `{name}`"), allowed)
 }
 
-/// Kubernetes puts these into every container beside a service that is called `coldframe`; nobody wrote them.
+/// Checks for a variable that Kubernetes adds to every container if a service is named `coldframe`.
 fn is_service_link(name: &str) -> bool {
     let rest = name.trim_start_matches(PREFIX);
     rest == "PORT"
@@ -254,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_stand_over_the_environment_over_the_file_over_the_default() {
+    fn precedence_is_flag_environment_file_default() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coldframe.toml");
         std::fs::write(&path, "memory = \"1GB\"\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nmax-stale = \"1h\"\n").unwrap();
@@ -277,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_variable_is_a_mistake_and_a_service_link_is_not() {
+    fn unknown_variable_is_an_error_except_kubernetes_service_links() {
         let variables = environment(&[
             ("COLDFRAME_MIN_AGE", "7d"),
             ("COLDFRAME_UPSTREAMS", "x"),
@@ -298,12 +296,12 @@ mod tests {
     }
 
     #[test]
-    fn a_list_in_a_variable_is_split_at_commas_outside_braces() {
+    fn variable_lists_are_split_at_commas_outside_braces() {
         assert_eq!(split("@acme/{a,b}, lodash,,"), ["@acme/{a,b}", "lodash"]);
     }
 
     #[test]
-    fn a_name_that_stands_for_one_value_is_given_once() {
+    fn single_valued_setting_must_not_repeat() {
         assert!(RawConfig::of(&[("listen", "127.0.0.1:1"), ("listen", "127.0.0.1:2")]).is_ok());
         assert!(RawConfig::of(&[("memory", "1GB"), ("memory", "2GB")]).is_err());
         assert!(RawConfig::of(&[("ports", "1")]).is_err());
