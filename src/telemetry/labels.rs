@@ -1,19 +1,18 @@
-//! The only values a metric's label can have. Refuses text that a client or upstream could choose.
+//! All values of metric labels. Clients and upstream cannot add label values.
 
 use crate::policy::RuleId;
 
-/// One label of a metric: its key and every value it can have.
+/// A label of a metric: its key and all its values.
 pub trait Label: Copy + PartialEq + Send + Sync + 'static {
-    /// The label's name.
     const KEY: &'static str;
-    /// Every value, so that each series exists from the start.
+    /// All values, so that each series exists from the start.
     const ALL: &'static [Self];
 
-    /// The value as it is written.
+    /// Returns the value as written in the metrics.
     fn value(self) -> &'static str;
 }
 
-/// Declares an enum whose values label a metric: the list of all of them cannot be incomplete.
+/// Declares an enum of label values. The list of all values is always complete.
 macro_rules! labels {
     ($(#[$about:meta])* $name:ident, $key:literal { $($(#[$doc:meta])* $variant:ident = $value:literal,)* }) => {
         $(#[$about])*
@@ -32,113 +31,102 @@ macro_rules! labels {
 }
 
 labels! {
-    /// What a request asked for.
+    /// The kind of a request.
     EndpointLabel, "endpoint" {
-        /// The root document.
+        /// The registry's root document.
         Root = "root",
-        /// A packument.
         Packument = "packument",
-        /// One manifest.
         Manifest = "manifest",
-        /// A tarball.
         Tarball = "tarball",
-        /// The dist-tags.
         DistTags = "dist_tags",
-        /// A search.
         Search = "search",
-        /// A ping.
         Ping = "ping",
-        /// Who am I.
+        /// The name of the logged-in user.
         Whoami = "whoami",
-        /// The signing keys.
         Keys = "keys",
-        /// Attestations.
         Attestations = "attestations",
-        /// An audit.
         Audit = "audit",
-        /// An account's own data.
+        /// Data of the client's own account.
         Account = "account",
-        /// A change of the registry.
+        /// A change of a package or account.
         Write = "write",
-        /// Our own health, numbers and pages.
+        /// Coldframe's own health, metrics and pages.
         Own = "own",
-        /// Nothing a registry knows.
+        /// Not a registry endpoint.
         Unknown = "unknown",
     }
 }
 
 labels! {
-    /// What kind a decision is: [`crate::policy::decisions::DecisionAction::kind`].
+    /// The kind of a decision: [`crate::policy::decisions::DecisionAction::kind`].
     DecisionLabel, "kind" {
-        /// Versions are allowed.
+        /// Allows versions.
         Approve = "approve",
-        /// Versions of lockfiles are allowed.
+        /// Allows the versions of lockfiles.
         Adopt = "adopt",
-        /// Versions are refused.
+        /// Refuses versions.
         Deny = "deny",
-        /// Later versions are hidden.
+        /// Hides later versions.
         Freeze = "freeze",
-        /// Break-glass: age and signals hold nothing back.
+        /// Break-glass: age and signals are not enforced.
         Observe = "observe",
     }
 }
 
 labels! {
-    /// What became of a request.
+    /// The outcome of a request.
     OutcomeLabel, "outcome" {
-        /// Bytes went out.
+        /// A response was sent.
         Served = "served",
-        /// The client had them already.
+        /// The client's cached response is current.
         NotModified = "not_modified",
-        /// The policy said no.
+        /// The policy refused it.
         Refused = "refused",
-        /// There is no such thing.
+        /// The object does not exist.
         NotFound = "not_found",
-        /// The request was wrong, or upstream wants other credentials.
+        /// The request is invalid, or upstream requires other credentials.
         ClientError = "client_error",
-        /// Upstream did not do its part.
+        /// Upstream failed.
         UpstreamError = "upstream_error",
-        /// We failed.
+        /// Coldframe failed.
         InternalError = "internal_error",
-        /// The client left before there was an answer.
+        /// The client disconnected before the response.
         Abandoned = "abandoned",
     }
 }
 
 labels! {
-    /// What upstream was asked for.
+    /// The kind of an upstream request.
     UpstreamWhat, "what" {
-        /// A packument.
         Packument = "packument",
-        /// A tarball.
         Tarball = "tarball",
-        /// Anything that is passed on.
+        /// A request that is passed through.
         Pass = "pass",
     }
 }
 
 labels! {
-    /// What upstream answered.
+    /// The outcome of an upstream request.
     UpstreamOutcome, "outcome" {
-        /// New bytes.
+        /// New content.
         Changed = "changed",
-        /// The same bytes as before.
+        /// The cached content is current.
         NotModified = "not_modified",
-        /// It is not there.
+        /// The object does not exist.
         NotFound = "not_found",
-        /// It wants other credentials than the client has.
+        /// Upstream requires credentials that the client does not have.
         Denied = "denied",
-        /// It did not do its part.
+        /// Upstream failed to answer correctly.
         Failed = "failed",
     }
 }
 
 labels! {
-    /// Which of our memories was asked.
+    /// A cache.
     CacheLabel, "cache" {
-        /// Ingested packuments.
+        /// Parsed packuments.
         Document = "document",
-        /// Answers made for a view.
+        /// Responses rendered for a view.
         Answer = "answer",
         /// Tarballs on disk.
         Blob = "blob",
@@ -146,67 +134,67 @@ labels! {
 }
 
 labels! {
-    /// What a memory had.
+    /// The outcome of a cache lookup.
     CacheOutcome, "outcome" {
-        /// What was asked, and fresh.
+        /// A fresh entry.
         Hit = "hit",
-        /// Nothing.
+        /// No entry.
         Miss = "miss",
-        /// What was asked, though upstream could not confirm it.
+        /// An entry that upstream could not confirm.
         Stale = "stale",
-        /// What was asked, confirmed by upstream just now.
+        /// An entry that upstream has just confirmed.
         Revalidated = "revalidated",
     }
 }
 
 labels! {
-    /// What an operator must hear of.
+    /// An incident that an operator should investigate.
     IncidentLabel, "kind" {
-        /// A version was seen with another integrity than before.
+        /// Upstream changed the integrity of a version.
         IntegrityChanged = "integrity_changed",
-        /// A tarball is not what its packument says.
+        /// A tarball does not match the integrity in its packument.
         IntegrityMismatch = "integrity_mismatch",
-        /// A version was taken down upstream.
+        /// Upstream took down a version.
         Takedown = "takedown",
-        /// A version went that was too old to be a takedown.
+        /// Upstream removed a version too old for a takedown.
         Unpublished = "unpublished",
-        /// Upstream strips what rules ask for.
+        /// Upstream strips metadata that rules need.
         MetadataStripped = "metadata_stripped",
-        /// The clocks disagree.
+        /// The local clock and upstream's differ.
         ClockSkew = "clock_skew",
-        /// Rows of the ledger were lost.
+        /// Ledger rows were lost.
         LedgerLost = "ledger_lost",
-        /// A version that was served turned out to be bad.
+        /// A client downloaded a flagged version or contacted an indicator.
         Exposure = "exposure",
-        /// An advisory marks every version of an established package.
+        /// An advisory covers every version of an established package.
         FeedOverbroad = "feed_overbroad",
-        /// A feed could not be read, or is not what it should be.
+        /// A feed could not be read or is not valid.
         FeedFailed = "feed_failed",
     }
 }
 
 labels! {
-    /// A task of ours.
+    /// A background task.
     TaskLabel, "task" {
         /// Work for a request.
         Request = "request",
-        /// Following a feed.
+        /// Reading a feed.
         Feed = "feed",
-        /// Reading what people decided.
+        /// Reading decisions.
         Decisions = "decisions",
-        /// Reading the policies again.
+        /// Reloading the policies.
         Policies = "policies",
-        /// Reading the gateway's files again.
+        /// Reloading the gateway's files.
         Gateway = "gateway",
-        /// Fetching ahead.
+        /// Prefetching.
         Prefetch = "prefetch",
         /// Pruning the ledger.
         Retention = "retention",
-        /// Writing what the ledger did not take.
+        /// Writing pending ledger rows.
         Ledger = "ledger",
         /// Answering `coldframe run`.
         Control = "control",
-        /// Saying how much was served.
+        /// Logging the summary of requests served.
         Summary = "summary",
         /// Accepting connections.
         Listener = "listener",
@@ -214,45 +202,45 @@ labels! {
 }
 
 labels! {
-    /// Why the gateway refused.
+    /// Why the gateway refused a connection.
     BarLabel, "reason" {
-        /// Nobody allowed the host.
+        /// The host is not allowed.
         Host = "host",
-        /// Nobody allowed the port.
+        /// The port is not allowed.
         Port = "port",
-        /// The address is one that was to be named.
+        /// The address must be allowed explicitly.
         Address = "address",
-        /// A feed lists it as what malware talks to.
+        /// A feed lists the target as an indicator.
         Indicator = "indicator",
-        /// It would come back to us.
+        /// The connection would lead back to Coldframe.
         Loop = "loop",
-        /// One host outside and another inside.
+        /// The host of the connection differs from the host inside TLS or HTTP.
         Mismatch = "mismatch",
-        /// What came is no request that a proxy takes.
+        /// Not a valid proxy request.
         Malformed = "malformed",
-        /// No TLS where it is spoken, or the other way around.
+        /// TLS was expected and is missing, or the reverse.
         Tls = "tls",
-        /// Nobody we know.
+        /// Missing or wrong credentials.
         Login = "login",
-        /// It could not be reached.
+        /// The target could not be reached.
         Unreached = "unreached",
     }
 }
 
 labels! {
-    /// What became of a policy that was read again.
+    /// The outcome of a policy reload.
     ReloadLabel, "outcome" {
-        /// It is in force.
+        /// The new policy is active.
         Adopted = "adopted",
-        /// It is broken, and the one before is in force.
+        /// The new policy is invalid; the previous one stays active.
         Broken = "broken",
     }
 }
 
 labels! {
-    /// Which rule refused: one of those that are built in, or any of a policy file, whose ids anybody may choose.
+    /// The rule that refused: a built-in rule, or `policy` for all rules of policy files, whose ids are free text.
     RuleLabel, "rule" {
-        /// A rule of a policy file.
+        /// Any rule of a policy file.
         Policy = "policy",
         /// See [`RuleId::IntegrityChanged`].
         IntegrityChanged = "integrity-changed",
@@ -274,8 +262,8 @@ labels! {
         Freeze = "freeze",
         /// See [`RuleId::Approved`].
         Approved = "approved",
-        /// See [`RuleId::Observed`].
-        Observed = "observed",
+        /// See [`RuleId::BreakGlass`].
+        BreakGlass = "break-glass",
         /// See [`RuleId::Advisory`].
         Advisory = "advisory",
         /// See [`RuleId::FeedMissing`].
@@ -297,7 +285,7 @@ impl From<&RuleId> for RuleLabel {
             RuleId::Denied => Self::Denied,
             RuleId::Freeze => Self::Freeze,
             RuleId::Approved => Self::Approved,
-            RuleId::Observed => Self::Observed,
+            RuleId::BreakGlass => Self::BreakGlass,
             RuleId::Advisory => Self::Advisory,
             RuleId::FeedMissing => Self::FeedMissing,
         }

@@ -1,4 +1,4 @@
-//! Where log lines go: to standard error, for people or as JSON. Refuses to know what is logged.
+//! Writes log lines to standard error, as text or JSON. Each event is one line, and control characters in values are escaped.
 
 use std::fmt::Debug;
 use std::io::{self, IsTerminal as _, Write};
@@ -13,22 +13,21 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use crate::telemetry::TelemetryError;
 use crate::text::{printable, single_line};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people; coloured on a terminal.
+    /// Text, coloured on a terminal.
     #[default]
     Human,
-    /// One JSON object a line, the event's fields at its top.
+    /// One JSON object per line, with the event's fields at the top level.
     Json,
 }
 
-/// How much is logged, and how.
+/// Settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How lines look.
     pub format: LogFormat,
-    /// A level, or directives such as `info,coldframe::upstream=debug`.
+    /// A level or directives such as `info,coldframe::upstream=debug`.
     pub filter: String,
 }
 
@@ -38,20 +37,20 @@ impl Default for Config {
     }
 }
 
-/// Starts logging to standard error. Where a process already logs, that stays as it is.
+/// Starts logging to standard error. Has no effect if the process already logs.
 ///
 /// # Errors
-/// When the filter cannot be read.
+/// Returns an error if the filter is invalid.
 pub fn start(config: &Config) -> Result<(), TelemetryError> {
     let unreadable = |_| TelemetryError::Filter(config.filter.escape_debug().to_string());
     let filter = EnvFilter::builder().parse(&config.filter).map_err(unreadable)?;
     let subscriber = subscriber(config.format, filter, io::stderr, io::stderr().is_terminal());
-    // An error means that another server of this process was first, as in a test binary that builds many.
+    // Fails if another server of this process has already set a subscriber, for example in a test binary.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
 }
 
-/// Writes events to `writer`, one per line: what a value holds neither ends its line nor acts on a terminal.
+/// Builds a subscriber that writes one line per event. Values can neither end a line nor control a terminal.
 fn subscriber<W>(format: LogFormat, filter: EnvFilter, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -69,7 +68,7 @@ where
     }
 }
 
-/// Writes a field of a line for people: the message alone, any other as `name=value`.
+/// Writes a field of a text line: the message as it is, any other field as `name=value`.
 fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     let value = format!("{value:?}");
     let value = single_line(&value);
@@ -80,7 +79,7 @@ fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::f
     }
 }
 
-/// Makes what JSON leaves as it is safe for a terminal: the document stays valid and means the same.
+/// Escapes characters that JSON permits but that can control a terminal. The JSON stays valid and keeps its meaning.
 struct Printable<W>(W);
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Printable<W> {
@@ -92,7 +91,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Printable<W> {
 }
 
 impl<W: Write> Write for Printable<W> {
-    /// An event arrives whole, in one call.
+    /// Expects a whole event per call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write_all(printable(&String::from_utf8_lossy(bytes)).as_bytes())?;
         Ok(bytes.len())
@@ -110,13 +109,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn starting_twice_is_no_accident() {
+    fn starting_twice_succeeds() {
         let config = Config { filter: "off".to_owned(), ..Config::default() };
         start(&config).unwrap();
         start(&config).unwrap();
     }
 
-    /// What is logged of one hostile event.
+    /// Logs one event with hostile values and returns the output.
     fn logged(format: LogFormat) -> String {
         #[derive(Clone, Default)]
         struct Kept(Arc<Mutex<Vec<u8>>>);
@@ -134,28 +133,28 @@ mod tests {
         let subscriber = subscriber(format, EnvFilter::new("info"), move || writer.clone(), false);
         let hostile = "a\n::error::b\r\u{1b}[2J\u{9b}\u{202e}\u{200b}##[add-mask]c";
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(display = %hostile, debug = ?hostile, plain = hostile, "it says {hostile}");
+            tracing::info!(display = %hostile, debug = ?hostile, plain = hostile, "hostile {hostile}");
         });
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_it_holds() {
+    fn event_is_one_line_with_escaped_values() {
         let safe = "a\\n::error::b\\r\\u001b[2J\\u009b\\u202e\\u200b\\u0023#[add-mask]c";
         let line = logged(LogFormat::Human);
-        assert!(line.contains(&format!(" it says {safe} display={safe} debug=\"a\\n")), "{line}");
+        assert!(line.contains(&format!(" hostile {safe} display={safe} debug=\"a\\n")), "{line}");
         let json = logged(LogFormat::Json);
         assert!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["display"].as_str().unwrap().starts_with("a\n::error"));
-        for told in [line, json] {
+        for output in [line, json] {
             let unsafe_letter = |letter: char| (letter.is_control() && letter != '\n') || "\u{202e}\u{200b}".contains(letter);
-            assert!(told.ends_with('\n') && told.lines().count() == 1, "{told}");
-            assert!(!told.contains(unsafe_letter) && !told.contains("##["), "{told}");
+            assert!(output.ends_with('\n') && output.lines().count() == 1, "{output}");
+            assert!(!output.contains(unsafe_letter) && !output.contains("##["), "{output}");
         }
     }
 
     #[test]
-    fn a_filter_nobody_can_read_is_told() {
-        let wrong = Config { filter: "coldframe=loud".to_owned(), ..Config::default() };
-        assert_eq!(start(&wrong).unwrap_err().to_string(), "not a log filter: `coldframe=loud`");
+    fn invalid_filter_is_an_error() {
+        let config = Config { filter: "coldframe=loud".to_owned(), ..Config::default() };
+        assert_eq!(start(&config).unwrap_err().to_string(), "invalid log filter: `coldframe=loud`");
     }
 }

@@ -1,6 +1,5 @@
-//! What Coldframe says about itself. One struct an event; `emit()` writes the log line and moves the counter.
-//!
-//! Refuses to know why something happened, and takes no label value that does not come from an enum.
+//! Logs and metrics. Each event is a struct whose `emit()` writes the log line and updates the metrics. Label values come only
+//! from enums, so the number of series is bounded.
 
 pub mod events;
 pub mod labels;
@@ -21,10 +20,10 @@ pub use labels::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel
 pub use logging::{Config, LogFormat};
 pub use metrics::{CallbackGauge, InFlight, Metrics, Served};
 
-/// What cannot be set up to tell about ourselves.
+/// An error while setting up logging.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The log filter has directives nobody can read.
-    #[error("not a log filter: `{0}`")]
+    /// The log filter contains an invalid directive.
+    #[error("invalid log filter: `{0}`")]
     Filter(String),
 }

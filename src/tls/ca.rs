@@ -1,5 +1,5 @@
-//! An authority: mints certificates for single hosts, and can vouch for no host outside its name constraints. Refuses to
-//! know where it is kept. Its key is in no text, log or error.
+//! The certificate authority (CA) of the gateway: issues leaf certificates for single hosts. Name constraints limit it to its
+//! hosts. Its key never appears in text, logs or errors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,34 +20,34 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::tls::TlsError;
 
-/// How long an authority lasts: long enough that nobody is surprised within a machine's life, not for ever.
+/// Validity of a new CA: 5 years, so that it rarely expires within the life of a machine.
 const LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 
-/// How long a leaf lasts. It is minted again at half of this, so a client's clock may be half of it off.
+/// Validity of a leaf. A leaf is reissued at half of this, so a client's clock may be off by up to half of it.
 pub const LEAF_LIFE: Duration = Duration::from_secs(48 * 3600);
 
-/// How far before now certificates begin: clients' clocks differ.
+/// How far before now certificates become valid. Tolerates client clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
-/// An authority that can sign.
+/// A CA certificate with its private key.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
-    /// The authority's own certificate, then those that lead to a root, if it is no root itself.
+    /// The CA certificate, followed by the chain to its root if it is an intermediate.
     chain: Vec<CertificateDer<'static>>,
     ends: Timestamp,
 }
 
-/// The key that all leaves of a process share: it never leaves the process.
+/// The key that all leaves of a process share. It is never stored.
 pub struct LeafKey {
     pair: KeyPair,
     signing: Arc<dyn rustls::sign::SigningKey>,
 }
 
 impl LeafKey {
-    /// A new key, ECDSA P-256.
+    /// Generates an ECDSA P-256 key.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// Returns an error if the system's random number generator fails.
     pub fn generate() -> Result<Self, TlsError> {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
@@ -62,19 +62,19 @@ impl fmt::Debug for LeafKey {
     }
 }
 
-/// What the names of authorities that are made here begin with.
+/// Common name prefix of the CAs that Coldframe generates.
 const NAME: &str = "Coldframe authority";
 
-/// A new authority for `hosts` alone, as PEM: its certificate and its key. ECDSA P-256, path length 0, critical name
-/// constraints: these DNS names and what lies below them, and no IP address.
+/// Generates a CA for `hosts` only, as PEM: certificate, then key. It uses ECDSA P-256 and path length 0. Critical name
+/// constraints permit these DNS names and their subdomains and exclude all IP addresses.
 ///
 /// # Errors
-/// When the system has no randomness.
+/// Returns an error if the system's random number generator fails.
 pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
     let serial = serial()?;
     let mut name = DistinguishedName::new();
-    // Two authorities of one machine are told apart by people and by clients that look issuers up by name.
+    // Users, and clients that look up issuers by name, must be able to distinguish two CAs of one machine.
     let mark = serial.to_bytes().iter().take(4).fold(0_u32, |mark, byte| (mark << 8) | u32::from(*byte));
     name.push(DnType::CommonName, format!("{NAME} {} {mark:08x}", now.strftime("%Y-%m-%d")));
     let mut parameters = CertificateParams::default();
@@ -84,7 +84,7 @@ pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError>
     (parameters.not_before, parameters.not_after) = (epoch + before(now), epoch + after(now, LIFE));
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // Constraints of DNS names say nothing of addresses, so those are excluded: all of them.
+    // DNS name constraints do not restrict IP addresses, so all addresses are excluded.
     parameters.name_constraints = Some(NameConstraints {
         permitted_subtrees: hosts.iter().map(|host| GeneralSubtree::DnsName(host.as_ref().to_ascii_lowercase())).collect(),
         excluded_subtrees: vec![
@@ -97,46 +97,46 @@ pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError>
 }
 
 impl CertificateAuthority {
-    /// Reads an authority from PEM: its certificate, then any that lead to a root; and its key, PKCS #8, PKCS #1 or SEC 1.
+    /// Parses a CA from PEM: the certificate followed by its chain, and the key as PKCS #8, PKCS #1 or SEC 1.
     ///
     /// # Errors
-    /// In words, what makes it unusable: never any part of the key.
+    /// Returns why the CA cannot be used. The text never contains any part of the key.
     pub fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
-        let chain = chain.map_err(|_| "its certificates are no PEM".to_owned())?;
-        let first = chain.first().ok_or("it holds no certificate")?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "it holds no private key".to_owned())?;
-        let key = KeyPair::try_from(&key).map_err(|_| "its private key is of no kind that is known here".to_owned())?;
-        let (_, parsed) = X509Certificate::from_der(first).map_err(|_| "its certificate cannot be read".to_owned())?;
+        let chain = chain.map_err(|_| "the certificates are not PEM".to_owned())?;
+        let first = chain.first().ok_or("it contains no certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "it contains no private key".to_owned())?;
+        let key = KeyPair::try_from(&key).map_err(|_| "the private key has an unsupported type".to_owned())?;
+        let (_, parsed) = X509Certificate::from_der(first).map_err(|_| "the certificate cannot be parsed".to_owned())?;
         if !parsed.is_ca() {
-            return Err("its certificate is not one of an authority".to_owned());
+            return Err("the certificate is not a CA certificate".to_owned());
         }
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
-            return Err("its key is not the one of its certificate".to_owned());
+            return Err("the private key does not match the certificate".to_owned());
         }
         let ends = Timestamp::from_second(parsed.validity().not_after.timestamp());
-        let ends = ends.map_err(|_| "its certificate ends at no time that can be reckoned with".to_owned())?;
-        let issuer = Issuer::from_ca_cert_der(first, key).map_err(|_| "its certificate cannot be read".to_owned())?;
+        let ends = ends.map_err(|_| "the certificate's end date is out of range".to_owned())?;
+        let issuer = Issuer::from_ca_cert_der(first, key).map_err(|_| "the certificate cannot be parsed".to_owned())?;
         Ok(Self { issuer, chain, ends })
     }
 
-    /// When it comes to its end.
+    /// Returns the end of the CA's validity.
     #[must_use]
     pub fn ends(&self) -> Timestamp {
         self.ends
     }
 
-    /// Its certificate, DER.
+    /// Returns the CA certificate as DER.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.chain[0]
     }
 
-    /// A certificate for exactly `host`, valid from a little before `now` for [`LEAF_LIFE`], with its chain.
+    /// Issues a certificate with chain for exactly `host`. It is valid from 24 hours before `now` until [`LEAF_LIFE`] after it.
     ///
     /// # Errors
-    /// When the system has no randomness.
-    pub fn mint(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> Result<CertifiedKey, TlsError> {
+    /// Returns an error if the system's random number generator fails.
+    pub fn issue(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> Result<CertifiedKey, TlsError> {
         let mut parameters = CertificateParams::default();
         parameters.serial_number = Some(serial()?);
         parameters.distinguished_name = DistinguishedName::new();
@@ -156,12 +156,12 @@ impl CertificateAuthority {
         Ok(CertifiedKey::new(chain, Arc::clone(&key.signing)))
     }
 
-    /// Whether clients that trust this authority accept its word for `host`: what the constraints say is what a client makes
-    /// of them, so a client is asked.
+    /// Checks whether clients that trust this CA accept its certificates for `host`. Runs a client's verifier on a real leaf,
+    /// because the client's reading of the constraints is what counts.
     #[must_use]
     pub fn covers(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
         let mut roots = RootCertStore::empty();
-        let (Ok(leaf), Ok(())) = (self.mint(host, key, now), roots.add(self.certificate().clone())) else { return false };
+        let (Ok(leaf), Ok(())) = (self.issue(host, key, now), roots.add(self.certificate().clone())) else { return false };
         let Ok(client) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() else { return false };
         let at = UnixTime::since_unix_epoch(since_epoch(now));
         let name = ServerName::DnsName(host.to_owned());
@@ -171,19 +171,19 @@ impl CertificateAuthority {
 
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Authority").field("ends", &self.ends).finish_non_exhaustive()
+        out.debug_struct("CertificateAuthority").field("ends", &self.ends).finish_non_exhaustive()
     }
 }
 
-/// Whether a certificate says of itself that it is an authority of a Coldframe's gateway, perhaps another machine's.
+/// Checks whether a certificate is named like a CA of a Coldframe gateway, on this machine or another.
 #[must_use]
-pub fn is_some_coldframes(certificate: &CertificateDer<'_>) -> bool {
+pub fn is_coldframe_ca(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let names = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
     parsed.is_ca() && names.into_iter().any(|name| name.starts_with(NAME))
 }
 
-/// A certificate as PEM.
+/// Encodes a certificate as PEM.
 #[must_use]
 pub fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;
@@ -203,7 +203,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// A serial number of 127 random bits: those of one issuer must differ, or clients take two certificates for one.
+/// Generates a serial number of 127 bits, all but the top one random. Clients may confuse certificates of one issuer with equal
+/// serial numbers.
 fn serial() -> Result<SerialNumber, TlsError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TlsError::Mint(rcgen::Error::RingUnspecified))?;
@@ -211,12 +212,12 @@ fn serial() -> Result<SerialNumber, TlsError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Since 1970, a little before `now`.
+/// Returns the Unix time of [`BACKDATE`] before `now`.
 fn before(now: Timestamp) -> Duration {
     since_epoch(now).saturating_sub(BACKDATE)
 }
 
-/// Since 1970, `by` after `now`.
+/// Returns the Unix time of `by` after `now`.
 fn after(now: Timestamp, by: Duration) -> Duration {
     since_epoch(now).saturating_add(by)
 }
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn it_vouches_for_its_hosts_and_for_no_other() {
+    fn ca_permits_only_its_hosts() {
         let authority = authority(&[name("registry.example"), name("Alias.example")]);
         let key = LeafKey::generate().unwrap();
         for (host, expected) in [
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_may_sign_stands_in_its_certificate_critical() {
+    fn ca_certificate_has_critical_name_constraints() {
         let authority = authority(&[name("registry.example")]);
         let (_, parsed) = X509Certificate::from_der(authority.certificate()).unwrap();
         let constraints = parsed.name_constraints().unwrap().unwrap();
@@ -274,32 +275,32 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_names_one_host_is_short_lived_and_like_no_other() {
+    fn leaf_names_one_host_and_has_short_life_and_unique_serial() {
         let authority = authority(&[name("registry.example")]);
         let key = LeafKey::generate().unwrap();
-        let mint = || authority.mint(&name("registry.example"), &key, noon()).unwrap();
-        let (one, other) = (mint(), mint());
-        let (_, one) = X509Certificate::from_der(&one.cert[0]).unwrap();
-        let (_, other) = X509Certificate::from_der(&other.cert[0]).unwrap();
-        assert_ne!(one.raw_serial(), other.raw_serial());
-        assert_eq!(one.validity().not_after.timestamp() - noon().as_second(), 48 * 3600);
-        let names = one.subject_alternative_name().unwrap().unwrap();
+        let mint = || authority.issue(&name("registry.example"), &key, noon()).unwrap();
+        let (first, second) = (mint(), mint());
+        let (_, first) = X509Certificate::from_der(&first.cert[0]).unwrap();
+        let (_, second) = X509Certificate::from_der(&second.cert[0]).unwrap();
+        assert_ne!(first.raw_serial(), second.raw_serial());
+        assert_eq!(first.validity().not_after.timestamp() - noon().as_second(), 48 * 3600);
+        let names = first.subject_alternative_name().unwrap().unwrap();
         assert_eq!(format!("{:?}", names.value.general_names), "[DNSName(\"registry.example\")]");
-        assert!(!one.is_ca());
+        assert!(!first.is_ca());
     }
 
     #[test]
-    fn what_is_no_authority_is_told_without_its_key() {
+    fn unusable_ca_is_explained_without_its_key() {
         let pem = create(&[name("registry.example")], noon()).unwrap();
         let other = create(&[name("registry.example")], noon()).unwrap();
         let read = |certificate: &str, key: &str| CertificateAuthority::read(certificate.as_bytes(), key.as_bytes()).unwrap_err();
-        assert_eq!(read("", &pem), "it holds no certificate");
-        assert_eq!(read(&pem, ""), "it holds no private key");
-        assert_eq!(read(&pem, &other), "its key is not the one of its certificate");
+        assert_eq!(read("", &pem), "it contains no certificate");
+        assert_eq!(read(&pem, ""), "it contains no private key");
+        assert_eq!(read(&pem, &other), "the private key does not match the certificate");
         let key = LeafKey::generate().unwrap();
-        let leaf = authority(&[name("registry.example")]).mint(&name("registry.example"), &key, noon()).unwrap();
+        let leaf = authority(&[name("registry.example")]).issue(&name("registry.example"), &key, noon()).unwrap();
         let leaf_pem = super::pem(&leaf.cert[0]);
-        assert_eq!(read(&leaf_pem, &key.pair.serialize_pem()), "its certificate is not one of an authority");
+        assert_eq!(read(&leaf_pem, &key.pair.serialize_pem()), "the certificate is not a CA certificate");
         assert!(!format!("{:?}", authority(&[name("a.example")])).contains("key"));
     }
 }

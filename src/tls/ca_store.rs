@@ -1,5 +1,4 @@
-//! Where an authority lies: in a folder of its own, readable by its owner alone, written whole or not at all. Refuses to
-//! know whom it vouches for and what it is used for.
+//! Stores the CA in a folder of its own that only its owner can read. Files are replaced atomically, so readers need no lock.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -13,47 +12,47 @@ use crate::files;
 use crate::tls::TlsError;
 use crate::tls::ca::{self, CertificateAuthority};
 
-/// How many authorities before the one in force may still sign.
+/// Maximum number of earlier CAs that may still sign.
 const MOST_RETIRING: usize = 8;
 
-/// The file of the authority in force: its certificate and its key.
+/// File name of the current CA: certificate and key.
 const CURRENT: &str = "authority.pem";
 
-/// The largest file of an authority, in bytes.
+/// Maximum size of a CA file, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// The folder of the authority.
+/// The folder of the CA.
 #[derive(Debug, Clone)]
 pub struct CaStore {
     folder: PathBuf,
 }
 
-/// What lies in the folder.
+/// The CAs in the folder.
 #[derive(Debug)]
 pub struct CaSet {
-    /// The one in force.
+    /// The current CA.
     pub current: CertificateAuthority,
-    /// Those before it, which sign for what they cover until they retire: the one that retires first stands first.
+    /// Earlier CAs with the time of their retirement, the first to retire first. Until then they sign for the hosts they permit.
     pub retiring: Vec<(CertificateAuthority, Timestamp)>,
 }
 
 impl CaStore {
-    /// The folder in a data directory. Touches nothing.
+    /// Returns the store in a data directory. Does not access the file system.
     #[must_use]
-    pub fn in_data_dir(data_dir: &Path) -> Self {
+    pub fn new(data_dir: &Path) -> Self {
         Self { folder: data_dir.join("ca") }
     }
 
-    /// The file of the authority in force.
+    /// Returns the path of the current CA.
     #[must_use]
     pub fn file(&self) -> PathBuf {
         self.folder.join(CURRENT)
     }
 
-    /// What lies there; `None` when there is nothing yet. Needs no lock: files are replaced whole.
+    /// Loads the CAs; `None` if none has been created.
     ///
     /// # Errors
-    /// When a file cannot be read, or holds no authority.
+    /// Returns an error if a file cannot be read or contains no usable CA.
     pub fn read(&self, now: Timestamp) -> Result<Option<CaSet>, TlsError> {
         let Some(current) = read_file(&self.file())? else { return Ok(None) };
         let mut retiring = Vec::new();
@@ -67,11 +66,12 @@ impl CaStore {
         Ok(Some(CaSet { current, retiring }))
     }
 
-    /// What lies there; made for `hosts` when there is nothing yet. Of two that make one at once, one wins for both.
+    /// Loads the CAs, or creates one for `hosts` if there is none. If two processes create one at the same time, both use the
+    /// first.
     ///
     /// # Errors
-    /// As [`CaStore::read`]; when it cannot be written.
-    pub fn read_or_make(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<CaSet, TlsError> {
+    /// Returns the errors of [`CaStore::read`], and an error if the CA cannot be written.
+    pub fn load_or_create(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<CaSet, TlsError> {
         if let Some(kept) = self.read(now)? {
             return Ok(kept);
         }
@@ -83,11 +83,11 @@ impl CaStore {
         self.read(now)?.ok_or_else(|| TlsError::Missing { folder: self.folder.clone() })
     }
 
-    /// Puts a new authority for `hosts` into force. The one before it signs on for what it covers until `overlap` has passed,
-    /// so that clients have that long to trust the new one.
+    /// Replaces the current CA by a new one for `hosts`. The previous CA keeps signing for the hosts it permits until `overlap`
+    /// has passed, so that clients have time to trust the new one.
     ///
     /// # Errors
-    /// When there is none yet, too many are retiring, or a file cannot be written.
+    /// Returns an error if there is no CA yet, too many are retiring, or a file cannot be written.
     pub fn rotate(&self, hosts: &[DnsName<'_>], overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
         let current = self.file();
         if read_file(&current)?.is_none() {
@@ -101,7 +101,7 @@ impl CaStore {
         let fresh = self.write(&ca::create(hosts, now)?)?;
         let until = now.as_second().saturating_add(i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX));
         let old = self.folder.join(format!("retiring-{until}.pem"));
-        // Killed between the two, it is in force and retiring at once, which is no harm.
+        // If the process is killed before the rename below, the CA is both current and retiring, which is harmless.
         match fs::hard_link(&current, &old) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(TlsError::disk("write", &old)(error)),
             _ => {}
@@ -110,7 +110,7 @@ impl CaStore {
         self.sync()
     }
 
-    /// The files of earlier authorities and until when they sign, the first to retire first.
+    /// Lists the files of earlier CAs with the end of their signing period, the first to retire first.
     fn retiring(&self) -> Result<Vec<(PathBuf, Timestamp)>, TlsError> {
         let mut found = Vec::new();
         let failed = |error| TlsError::disk("list", &self.folder)(error);
@@ -125,7 +125,7 @@ impl CaStore {
         Ok(found)
     }
 
-    /// A file that holds `text` and has no name yet. A temporary file is its owner's alone from its first moment.
+    /// Writes `text` to a temporary file in the folder. It is created readable only by its owner.
     fn write(&self, text: &str) -> Result<tempfile::NamedTempFile, TlsError> {
         make_private(&self.folder)?;
         let failed = || TlsError::disk("write", &self.folder);
@@ -135,7 +135,7 @@ impl CaStore {
         Ok(file)
     }
 
-    /// Has the names in the folder survive a loss of power.
+    /// Syncs the folder so that renames survive a power loss.
     fn sync(&self) -> Result<(), TlsError> {
         if cfg!(unix) {
             let synced = fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
@@ -145,11 +145,11 @@ impl CaStore {
     }
 }
 
-/// Reads an authority that others keep: a company's intermediate, say.
+/// Loads a CA that is managed outside Coldframe, for example a company's intermediate.
 ///
 /// # Errors
-/// When a file cannot be read, or they do not belong together.
-pub fn read_given(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
+/// Returns an error if a file cannot be read, or if certificate and key do not match.
+pub fn load_external(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
     let bytes = |path: &Path| files::read(path, LARGEST).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
     CertificateAuthority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
@@ -186,12 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn it_is_made_once_and_is_its_owners_alone() {
+    fn ca_is_created_once_and_readable_only_by_owner() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = CaStore::in_data_dir(data.path());
+        let keeping = CaStore::new(data.path());
         assert!(keeping.read(at(12)).unwrap().is_none());
-        let made = keeping.read_or_make(&hosts(&["registry.example"]), at(12)).unwrap();
-        let again = keeping.read_or_make(&hosts(&["other.example"]), at(13)).unwrap();
+        let made = keeping.load_or_create(&hosts(&["registry.example"]), at(12)).unwrap();
+        let again = keeping.load_or_create(&hosts(&["other.example"]), at(13)).unwrap();
         assert_eq!(made.current.certificate(), again.current.certificate());
         #[cfg(unix)]
         {
@@ -202,29 +202,29 @@ mod tests {
     }
 
     #[test]
-    fn the_one_before_signs_on_until_it_retires() {
+    fn previous_ca_signs_until_it_retires() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = CaStore::in_data_dir(data.path());
+        let keeping = CaStore::new(data.path());
         let hour = Duration::from_secs(3600);
         assert!(matches!(keeping.rotate(&hosts(&["a.example"]), hour, at(12)), Err(TlsError::Missing { .. })));
-        let first = keeping.read_or_make(&hosts(&["a.example"]), at(12)).unwrap().current;
+        let first = keeping.load_or_create(&hosts(&["a.example"]), at(12)).unwrap().current;
         keeping.rotate(&hosts(&["b.example"]), hour, at(12)).unwrap();
         let kept = keeping.read(at(12)).unwrap().unwrap();
         assert_ne!(kept.current.certificate(), first.certificate());
         assert_eq!((kept.retiring[0].0.certificate(), kept.retiring[0].1), (first.certificate(), at(13)));
         assert!(keeping.read(at(13)).unwrap().unwrap().retiring.is_empty());
-        // The next rotation clears away what has retired.
+        // The next rotation removes retired CAs.
         keeping.rotate(&hosts(&["b.example"]), hour, at(14)).unwrap();
         assert_eq!(fs::read_dir(data.path().join("ca")).unwrap().count(), 2);
     }
 
     #[test]
-    fn what_is_broken_is_named() {
+    fn broken_file_is_reported() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = CaStore::in_data_dir(data.path());
-        keeping.read_or_make(&hosts(&["a.example"]), at(12)).unwrap();
+        let keeping = CaStore::new(data.path());
+        keeping.load_or_create(&hosts(&["a.example"]), at(12)).unwrap();
         fs::write(keeping.file(), "nothing").unwrap();
-        let told = keeping.read(at(12)).unwrap_err().to_string();
-        assert!(told.starts_with("the authority in `") && told.ends_with("cannot be used: it holds no certificate"), "{told}");
+        let message = keeping.read(at(12)).unwrap_err().to_string();
+        assert!(message.starts_with("cannot use the CA in `") && message.ends_with(": it contains no certificate"), "{message}");
     }
 }

@@ -1,5 +1,5 @@
-//! The certificates of the hosts that the gateway answers for: minted when a host is first asked for, remembered, minted
-//! again before they end. Refuses to know what is said over the connections they secure.
+//! Issues and caches the leaf certificates of the hosts that the gateway intercepts. A leaf is issued at the first connection for
+//! its host and reissued before it expires.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,19 +16,19 @@ use crate::tls::TlsError;
 use crate::tls::ca::{CertificateAuthority, LEAF_LIFE, LeafKey, provider};
 use crate::tls::ca_store::CaSet;
 
-/// How many hosts' certificates are remembered; minting one takes microseconds.
+/// Maximum number of cached certificates. Issuing one takes microseconds.
 const REMEMBERED: usize = 64;
 
-/// Mints and remembers.
+/// Issues leaf certificates and caches them per host.
 pub struct LeafIssuer {
-    /// Those that retire, the first to retire first, then the one in force.
+    /// Retiring CAs in order of retirement, then the current one.
     authorities: Vec<IssuingCa>,
     key: LeafKey,
     clock: Arc<dyn Clock>,
     remembered: Mutex<HashMap<Box<str>, CachedLeaf>>,
 }
 
-/// An authority, until when it signs, and for which of our hosts.
+/// A CA, the end of its signing period, and the intercepted hosts it permits.
 struct IssuingCa {
     authority: CertificateAuthority,
     until: Option<Timestamp>,
@@ -37,16 +37,17 @@ struct IssuingCa {
 
 struct CachedLeaf {
     config: Arc<ServerConfig>,
-    /// When it is minted again.
+    /// When the leaf must be reissued.
     due: Timestamp,
 }
 
 impl LeafIssuer {
-    /// Leaves for `hosts`; the authority in force must cover each of `expected`. During a rotation a host goes on being signed
-    /// for by the oldest authority that covers it, which every client trusts already.
+    /// Creates an issuer for `hosts`. The current CA must permit each host of `expected`. During a rotation the oldest CA that
+    /// permits a host signs for it, because all clients already trust that one.
     ///
     /// # Errors
-    /// [`TlsError::Uncovered`] for the first expected host that is not covered; [`TlsError::Expired`].
+    /// Returns [`TlsError::Uncovered`] for the first expected host that the current CA does not permit, and [`TlsError::Expired`]
+    /// if the current CA has expired.
     pub fn new(
         kept: CaSet,
         hosts: &[DnsName<'static>],
@@ -72,11 +73,11 @@ impl LeafIssuer {
         Ok(Self { authorities, key, clock, remembered: Mutex::default() })
     }
 
-    /// What a connection for `host` is secured with: TLS 1.2 or newer, HTTP/2 or HTTP/1.1.
+    /// Returns the server configuration for a connection to `host`: TLS 1.2 or newer, HTTP/2 or HTTP/1.1.
     ///
     /// # Errors
-    /// [`TlsError::Uncovered`] for a host that is none of ours.
-    pub fn config_for(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
+    /// Returns [`TlsError::Uncovered`] for a host that no CA signs for.
+    pub fn server_config(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
         let now = self.clock.now();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = remembered.get(host.as_ref()).filter(|known| now < known.due) {
@@ -94,7 +95,7 @@ impl LeafIssuer {
         let signs = |signer: &&IssuingCa| signer.hosts.iter().any(|known| known.as_ref() == host.as_ref());
         let mut able = self.authorities.iter().filter(signs).filter(|signer| signer.until.is_none_or(|until| until > now));
         let signer = able.next().ok_or_else(|| TlsError::Uncovered { host: host.as_ref().to_owned() })?;
-        let leaf = signer.authority.mint(host, &self.key, now)?;
+        let leaf = signer.authority.issue(host, &self.key, now)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
@@ -107,7 +108,7 @@ impl LeafIssuer {
 
 impl fmt::Debug for LeafIssuer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Leaves").field("authorities", &self.authorities.len()).finish_non_exhaustive()
+        out.debug_struct("LeafIssuer").field("authorities", &self.authorities.len()).finish_non_exhaustive()
     }
 }
 
@@ -126,38 +127,38 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_is_remembered_until_half_its_life_has_passed() {
+    fn leaf_is_cached_for_half_its_life() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
-        let kept = CaStore::in_data_dir(data.path()).read_or_make(&[name("a.example")], clock.now()).unwrap();
+        let kept = CaStore::new(data.path()).load_or_create(&[name("a.example")], clock.now()).unwrap();
         let leaves = LeafIssuer::new(kept, &[name("a.example")], &[], Arc::new(clock.clone())).unwrap();
-        let first = leaves.config_for(&name("a.example")).unwrap();
-        assert!(Arc::ptr_eq(&first, &leaves.config_for(&name("a.example")).unwrap()));
+        let first = leaves.server_config(&name("a.example")).unwrap();
+        assert!(Arc::ptr_eq(&first, &leaves.server_config(&name("a.example")).unwrap()));
         clock.advance(LEAF_LIFE / 2);
-        assert!(!Arc::ptr_eq(&first, &leaves.config_for(&name("a.example")).unwrap()));
-        assert!(matches!(leaves.config_for(&name("b.example")), Err(TlsError::Uncovered { .. })));
+        assert!(!Arc::ptr_eq(&first, &leaves.server_config(&name("a.example")).unwrap()));
+        assert!(matches!(leaves.server_config(&name("b.example")), Err(TlsError::Uncovered { .. })));
     }
 
     #[test]
-    fn a_host_that_nobody_expects_may_be_left_out() {
+    fn ca_need_not_permit_unexpected_hosts() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
-        let kept = CaStore::in_data_dir(data.path()).read_or_make(&one, clock.now()).unwrap();
+        let kept = CaStore::new(data.path()).load_or_create(&one, clock.now()).unwrap();
         let leaves = LeafIssuer::new(kept, &both, &one, Arc::new(clock.clone())).unwrap();
-        assert!(leaves.config_for(&name("a.example")).is_ok());
-        assert!(matches!(leaves.config_for(&name("b.example")), Err(TlsError::Uncovered { .. })));
+        assert!(leaves.server_config(&name("a.example")).is_ok());
+        assert!(matches!(leaves.server_config(&name("b.example")), Err(TlsError::Uncovered { .. })));
     }
 
     #[test]
-    fn a_host_outside_the_constraints_asks_for_a_rotation() {
+    fn host_outside_constraints_requires_rotation() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
-        let keeping = CaStore::in_data_dir(data.path());
+        let keeping = CaStore::new(data.path());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
-        let kept = keeping.read_or_make(&one, clock.now()).unwrap();
-        let told = LeafIssuer::new(kept, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
-        assert!(told.contains("ca rotate") && told.ends_with("`b.example`"), "{told}");
+        let kept = keeping.load_or_create(&one, clock.now()).unwrap();
+        let message = LeafIssuer::new(kept, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
+        assert!(message.contains("ca rotate") && message.ends_with("`b.example`"), "{message}");
         let month = Duration::from_secs(30 * 24 * 3600);
         keeping.rotate(&both, month, clock.now()).unwrap();
         let kept = keeping.read(clock.now()).unwrap().unwrap();
@@ -168,7 +169,8 @@ mod tests {
                 |signer: &&IssuingCa| signer.hosts.contains(&host) && signer.until.is_none_or(|until| until > clock.now());
             leaves.authorities.iter().find(signs).unwrap().authority.certificate().clone()
         };
-        // Clients that know the old one alone go on; only the new one covers the new host.
+        // The old CA still signs for the old host, so clients that trust only it keep working. Only the new CA permits the new
+        // host.
         assert_eq!((issuer(name("a.example")), issuer(name("b.example"))), (old, new.clone()));
         clock.advance(month);
         assert_eq!(issuer(name("a.example")), new);

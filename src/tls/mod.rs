@@ -1,5 +1,5 @@
-//! TLS. Whom we trust when we ask others, and the authority that the gateway's clients trust. Refuses to know whom
-//! we ask and who asks us, and has no way to trust everybody.
+//! TLS: trusted roots for connections to upstream, and the certificate authority (CA) of the gateway. Certificate checks cannot
+//! be switched off.
 
 pub mod ca;
 pub mod ca_store;
@@ -11,89 +11,63 @@ use std::path::{Path, PathBuf};
 pub use ca::CertificateAuthority;
 pub use ca_store::{CaSet, CaStore};
 pub use leaf_issuer::LeafIssuer;
-pub use trust::{Config, TrustBundle, client_config, trusting_alone};
+pub use trust::{Config, TrustBundle, client_config, trust_only};
 
-/// What TLS could not be made of.
+/// An error while setting up TLS or the CA.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file of certificates cannot be read, or is no PEM.
-    #[error("cannot read the certificates in `{}`", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: rustls_pki_types::pem::Error,
-    },
-    /// A file of certificates holds none.
-    #[error("there is no PEM certificate in `{}`", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A certificate cannot be a root.
-    #[error("a certificate in `{}` cannot be trusted as an authority", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: rustls::Error,
-    },
-    /// The TLS library refuses its own defaults.
+    /// A certificate file cannot be read or is not PEM.
+    #[error("cannot read certificates from `{}`", path.display())]
+    File { path: PathBuf, source: rustls_pki_types::pem::Error },
+    /// A certificate file contains no certificate.
+    #[error("cannot find a PEM certificate in `{}`", path.display())]
+    Empty { path: PathBuf },
+    /// A certificate cannot be used as a root.
+    #[error("cannot trust a certificate as a root, from `{}`", path.display())]
+    Certificate { path: PathBuf, source: rustls::Error },
+    /// The TLS library rejected its configuration.
     #[error("cannot set up TLS")]
     Library(#[from] rustls::Error),
-    /// A certificate cannot be made.
-    #[error("cannot make a certificate")]
+    /// A key or certificate cannot be generated.
+    #[error("cannot generate a certificate")]
     Mint(#[source] rcgen::Error),
-    /// The file system refuses something of the authority's.
+    /// A file operation on the CA folder failed.
     #[error("cannot {action} `{}`", path.display())]
     Disk {
-        /// What was tried.
+        /// The verb of the failed operation, for example "read".
         action: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why not.
         source: std::io::Error,
     },
-    /// What lies there is no authority that certificates can be minted with.
-    #[error("the authority in `{}` cannot be used: {detail}", path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        detail: String,
-    },
-    /// The authority's name constraints leave a host out.
-    #[error(
-        "the authority's name constraints do not cover this host, `coldframe ca rotate` makes an authority whose constraints do: `{host}`"
-    )]
-    Uncovered {
-        /// The host.
-        host: String,
-    },
-    /// As [`TlsError::Uncovered`], of an authority that was given.
-    #[error("the authority in `{}` may not vouch for this host, whose clients would refuse it: `{host}`", path.display())]
+    /// The file does not contain a usable CA.
+    #[error("cannot use the CA in `{}`: {detail}", path.display())]
+    Unusable { path: PathBuf, detail: String },
+    /// The CA's name constraints do not permit a host.
+    #[error("the CA's name constraints do not permit this host; run `coldframe ca rotate` to create a CA that does: `{host}`")]
+    Uncovered { host: String },
+    /// Like [`TlsError::Uncovered`], for a CA that the operator supplied.
+    #[error("the CA in `{}` may not issue certificates for this host, clients would reject them: `{host}`", path.display())]
     NotVouched {
-        /// The host.
         host: String,
-        /// The file of the authority.
+        /// The certificate file of the CA.
         path: PathBuf,
     },
-    /// The authority has come to its end.
-    #[error("the authority has expired, `coldframe ca rotate` makes a new one")]
+    /// The current CA has expired.
+    #[error("the CA has expired; run `coldframe ca rotate` to create a new one")]
     Expired,
-    /// Too many rotations overlap.
-    #[error("{0} earlier authorities still sign: wait for one to retire, or remove its file")]
+    /// Too many retired CAs are still in their overlap period.
+    #[error("cannot rotate the CA, {0} earlier CAs still sign; wait for one to retire or remove its file")]
     TooMany(usize),
-    /// There is no authority yet.
-    #[error("there is no authority yet, `coldframe ca init` or a start with `--gateway` makes one: `{}`", folder.display())]
+    /// No CA has been created yet.
+    #[error("cannot find a CA in `{}`; run `coldframe ca init` or start with `--gateway` to create one", folder.display())]
     Missing {
-        /// Where it would lie.
+        /// The folder where a CA would be stored.
         folder: PathBuf,
     },
 }
 
 impl TlsError {
-    /// For `map_err`: what was tried with which file.
+    /// Returns a function for `map_err` that adds the operation and the file to an I/O error.
     pub(crate) fn disk(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Disk { action, path: path.to_owned(), source }
     }

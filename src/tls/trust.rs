@@ -1,4 +1,5 @@
-//! Whom we trust as a client: the system's roots, and the files that were added to them. Refuses to switch checking off.
+//! Trusted roots for outgoing connections: the system's roots and configured extra files. Certificate checks cannot be switched
+//! off.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -11,20 +12,21 @@ use crate::net::TlsTrust;
 use crate::tls::TlsError;
 use crate::tls::ca::pem;
 
-/// What is trusted beyond the system.
+/// Settings for trusted roots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// PEM files whose certificates are added to the system's roots.
+    /// PEM files with certificates that are trusted in addition to the system's roots.
     pub extra_roots: Vec<PathBuf>,
 }
 
-/// A client that trusts the system's roots (those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead, if set) and the extra ones.
+/// Builds a client configuration that trusts the system's roots and the extra ones. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace
+/// the system's roots if set.
 ///
 /// # Errors
-/// When an extra file cannot be read, holds no certificate, or one that cannot be a root. A system without roots is no error
-/// here: whoever asks plain HTTP servers does not miss them.
+/// Returns an error if an extra file cannot be read, contains no certificate, or contains one that cannot be a root. A system
+/// without roots is not an error, because plain HTTP upstreams do not need them.
 pub fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
-    // Reading the system's takes tens of milliseconds and its variables do not change while a process runs.
+    // Loading the system's roots takes tens of milliseconds, and its environment variables do not change while the process runs.
     static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();
     let (mut roots, trouble) = SYSTEM.get_or_init(system_roots).clone();
     for (nth, path) in config.extra_roots.iter().enumerate() {
@@ -38,9 +40,9 @@ pub fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
     Ok(TlsTrust { client: Arc::new(client), roots: count, trouble })
 }
 
-/// A client that trusts these authorities and nobody else; `None` where none of them can be a root.
+/// Builds a client configuration that trusts only `authorities`; `None` if none of them can be used as a root.
 #[must_use]
-pub fn trusting_alone(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
+pub fn trust_only(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(authorities.iter().cloned());
     if added == 0 {
@@ -56,20 +58,20 @@ fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error>
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// What a program has to trust that is to trust `first` beside everything that we do.
+/// The certificates that a child process must trust: a given certificate in addition to all roots that Coldframe trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustBundle {
-    /// `first`, then the certificates of the extra files, as PEM.
+    /// The given certificate, then those of the extra files, as PEM.
     pub added: String,
     /// The system's roots, as PEM.
     pub system: String,
 }
 
 impl TrustBundle {
-    /// Reads all of them.
+    /// Loads the bundle for the certificate `first`.
     ///
     /// # Errors
-    /// When an extra file cannot be read.
+    /// Returns an error if an extra file cannot be read.
     pub fn of(first: &CertificateDer<'_>, config: &Config) -> Result<Self, TlsError> {
         let mut added = pem(first);
         for path in &config.extra_roots {
@@ -83,11 +85,11 @@ impl TrustBundle {
     }
 }
 
-/// The system's roots, and what went wrong with them.
+/// Loads the system's roots, with the first error of loading them.
 fn system_roots() -> (RootCertStore, Option<String>) {
     let system = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Old machines hold roots that no longer parse; the rest of them is still right.
+    // Old systems have roots that no longer parse; the others are still valid.
     roots.add_parsable_certificates(system.certs);
     (roots, system.errors.first().map(ToString::to_string))
 }
@@ -120,11 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn every_extra_file_adds_its_roots() {
+    fn each_extra_file_adds_its_roots() {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.pem"));
         std::fs::write(&one, authority()).unwrap();
-        std::fs::write(&two, format!("# the old and the new one\n{}{}", authority(), authority())).unwrap();
+        std::fs::write(&two, format!("# two certificates\n{}{}", authority(), authority())).unwrap();
         let without = client_config(&Config::default()).unwrap().roots;
         let with = client_config(&Config { extra_roots: vec![one.clone(), two, one] }).unwrap();
         assert_eq!(with.roots, without + 3);
@@ -132,15 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_or_holds_nothing_is_named() {
+    fn missing_or_empty_file_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing.pem");
         let error = client_config(&Config { extra_roots: vec![missing.clone()] }).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot read the certificates in `{}`", missing.display()));
+        assert_eq!(error.to_string(), format!("cannot read certificates from `{}`", missing.display()));
         assert!(error.source().is_some());
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "no certificate\n").unwrap();
         let error = client_config(&Config { extra_roots: vec![empty.clone()] }).unwrap_err();
-        assert_eq!(error.to_string(), format!("there is no PEM certificate in `{}`", empty.display()));
+        assert_eq!(error.to_string(), format!("cannot find a PEM certificate in `{}`", empty.display()));
     }
 }

@@ -275,7 +275,7 @@ async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselve
     let (code, shown) = lines(&mut command, &["no PEM certificate", "answers at"]);
     assert_eq!(code, 0);
     expect![[r#"
-        warning  there is no PEM certificate in `empty.pem`
+        warning  cannot find a PEM certificate in `empty.pem`
                  why:  no Coldframe starts with it, and a client trusts nobody more for it
                  mend: name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one
         ok       Coldframe answers at http://coldframe/
@@ -292,9 +292,9 @@ async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
     let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
     let now = machine_clock().now();
     let showing = async |data: &Path| {
-        let kept = coldframe::tls::CaStore::in_data_dir(data).read_or_make(std::slice::from_ref(&name), now).unwrap();
+        let kept = coldframe::tls::CaStore::new(data).load_or_create(std::slice::from_ref(&name), now).unwrap();
         let key = coldframe::tls::ca::LeafKey::generate().unwrap();
-        let address = crate::chain::showing(kept.current.mint(&name, &key, now).unwrap()).await;
+        let address = crate::chain::showing(kept.current.issue(&name, &key, now).unwrap()).await;
         (address.port(), coldframe::tls::ca::pem(kept.current.certificate()))
     };
     let (port, _) = showing(place.data.path()).await;

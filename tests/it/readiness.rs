@@ -95,7 +95,7 @@ async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
     assert!(greeting.contains("not ready") && greeting.contains("feed-may-be-empty"), "{greeting}");
     program.signal("-TERM");
     let (_, errors) = program.ended().await;
-    assert!(errors.contains("ERROR") && errors.contains("feed was never read, everything is refused"), "{errors}");
+    assert!(errors.contains("ERROR") && errors.contains("feed has never been read"), "{errors}");
 }
 
 /// A clock that fails once when it is told to.

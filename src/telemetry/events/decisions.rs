@@ -1,39 +1,38 @@
-//! What becomes of decisions: each change is a line in the log, and the active ones are counted by their kind.
+//! Events of decisions: each change is logged, and active decisions are counted by kind.
 
 use crate::policy::decisions::{Decision, DecisionAction, DecisionState};
 use crate::telemetry::labels::{DecisionLabel, Label as _};
 use crate::telemetry::metrics::Metrics;
 
-/// What happened to a decision.
+/// A change of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionChange {
-    /// The server found it at its start.
+    /// The server loaded it at start.
     Loaded,
-    /// Someone took it.
+    /// An operator recorded it.
     Recorded,
-    /// A second person confirmed it.
+    /// A second operator confirmed it.
     Confirmed,
-    /// Someone revoked it.
+    /// An operator revoked it.
     Revoked,
-    /// Its time is over.
+    /// It reached its expiry.
     Expired,
 }
 
 /// A decision changed.
 #[derive(Debug, Clone, Copy)]
 pub struct DecisionChanged<'a> {
-    /// The decision as it is now.
+    /// The decision after the change.
     pub decision: &'a Decision,
-    /// What happened.
     pub change: DecisionChange,
-    /// Its state now.
+    /// Its state after the change.
     pub state: DecisionState,
 }
 
 impl DecisionChanged<'_> {
-    /// Logs it. Break-glass that is active is a warning.
+    /// Logs the change. Active break-glass is logged as a warning.
     pub fn emit(&self) {
-        /// Logs the fields of a decision under one of the messages.
+        /// Logs the fields of the decision with a message.
         macro_rules! log {
             ($level:ident, $message:literal) => {{
                 let Decision { id, proposal, second, revoked } = self.decision;
@@ -52,7 +51,7 @@ impl DecisionChanged<'_> {
                 )
             }};
         }
-        let is_break_glass = self.decision.proposal.act == DecisionAction::Observe && self.state == DecisionState::Active;
+        let is_break_glass = self.decision.proposal.act == DecisionAction::BreakGlass && self.state == DecisionState::Active;
         match self.change {
             _ if is_break_glass => log!(warn, "break-glass is active"),
             DecisionChange::Loaded => log!(info, "decision loaded"),
@@ -65,7 +64,7 @@ impl DecisionChanged<'_> {
 }
 
 impl Metrics {
-    /// Counts the active decisions of `decisions`, by their kind.
+    /// Sets the gauges of active decisions, by kind.
     pub fn set_active_decisions<'a>(&self, active: &(impl Iterator<Item = &'a Decision> + Clone)) {
         for label in DecisionLabel::ALL {
             let count = active.clone().filter(|decision| decision.proposal.act.kind() == label.value()).count();
@@ -94,7 +93,7 @@ mod tests {
             DecisionAction::Adopt { lockfiles: Vec::new(), versions: Vec::new() },
             DecisionAction::Deny { packages: "axios".to_owned(), range: None },
             DecisionAction::Freeze { at: Timestamp::UNIX_EPOCH, packages: Vec::new() },
-            DecisionAction::Observe,
+            DecisionAction::BreakGlass,
         ];
         let decisions = acts.map(|act| {
             let author = Signature { who: "ada".to_owned(), at: Timestamp::UNIX_EPOCH };

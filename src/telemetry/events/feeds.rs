@@ -1,102 +1,89 @@
-//! What comes of threat intelligence: feeds that change, fail or say too much, and who got what turned out to be bad. Refuses to
-//! decide what follows from it.
+//! Events of threat feeds: changes, failures, overbroad advisories, and clients exposed to flagged versions or indicators.
 
 use crate::npm::PackageName;
 use crate::telemetry::labels::IncidentLabel;
 use crate::telemetry::metrics::Metrics;
 
-/// Other records of a feed are in force.
+/// New records of a feed were applied.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedChanged<'a> {
-    /// The feed.
     pub feed: &'a str,
-    /// Records in force.
+    /// Active records.
     pub records: u64,
-    /// Documents that cannot be read.
+    /// Documents that could not be parsed.
     pub unreadable: u64,
-    /// JSON that is no record.
+    /// JSON documents that are not records.
     pub skipped: u64,
 }
 
 impl FeedChanged<'_> {
-    /// Logs it.
     pub fn emit(&self) {
         tracing::info!(
             feed.name = self.feed,
             feed.records = self.records,
             feed.unreadable = self.unreadable,
             feed.skipped = self.skipped,
-            "a feed is in force"
+            "feed applied"
         );
     }
 }
 
-/// A feed could not be read, or is not what it should be: the last good records stay in force.
+/// A feed could not be read or is not valid. Its last good records stay active.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedFailed<'a> {
-    /// The feed.
     pub feed: &'a str,
-    /// Why.
     pub detail: &'a str,
-    /// Whether there are records in force at all.
+    /// Whether the feed has active records. Without any, all packages are refused.
     pub has_records: bool,
 }
 
 impl FeedFailed<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::FeedFailed).inc();
         if self.has_records {
-            tracing::warn!(feed.name = self.feed, error = self.detail, "a feed is stale: its last good records stay in force");
+            tracing::warn!(feed.name = self.feed, error = self.detail, "feed is stale");
         } else {
-            tracing::error!(feed.name = self.feed, error = self.detail, "feed was never read, everything is refused");
+            tracing::error!(feed.name = self.feed, error = self.detail, "feed has never been read");
         }
     }
 }
 
-/// An advisory marks every version of an established package. It is obeyed for the versions it lists.
+/// An advisory covers every version of an established package. Only the versions it lists are refused until an operator
+/// decides.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedOverbroad<'a> {
-    /// The feed.
     pub feed: &'a str,
-    /// The advisory.
     pub advisory: &'a str,
-    /// The package.
     pub name: &'a PackageName,
 }
 
 impl FeedOverbroad<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::FeedOverbroad).inc();
         tracing::warn!(
             feed.name = self.feed,
             advisory.id = self.advisory,
             package.name = %self.name,
-            "an advisory marks every version of an established package: an operator must decide about it"
+            "advisory covers every version of an established package"
         );
     }
 }
 
-/// A client got a version that turned out to be bad.
+/// A client downloaded a version before an advisory flagged it.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientExposed<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The version.
     pub version: &'a str,
-    /// The advisory.
     pub advisory: &'a str,
-    /// The feed it stands in.
+    /// The feed that contains the advisory.
     pub feed: &'a str,
-    /// Who got it: address and tool.
+    /// The client: address and tool.
     pub client: &'a str,
-    /// How often.
+    /// Number of downloads.
     pub times: u64,
 }
 
 impl ClientExposed<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::Exposure).inc();
         tracing::warn!(
@@ -106,30 +93,29 @@ impl ClientExposed<'_> {
             feed.name = self.feed,
             client = self.client,
             times = self.times,
-            "a client got a version that turned out to be bad"
+            "client downloaded a flagged version"
         );
     }
 }
 
-/// Somebody asked the gateway for a place that a feed lists as what malware talks to.
+/// A client requested a connection to an indicator: a host or address that a feed lists as contacted by malware.
 #[derive(Debug, Clone, Copy)]
 pub struct IndicatorContacted<'a> {
-    /// The place: host and port.
+    /// The target: host and port.
     pub place: &'a str,
-    /// The record that lists it.
+    /// The record that lists the indicator.
     pub advisory: &'a str,
-    /// The feed it stands in.
+    /// The feed that contains the record.
     pub feed: &'a str,
-    /// The package that the record is about.
+    /// The package the record is about.
     pub package: &'a str,
-    /// Who asked: address, behind a name if they have one.
+    /// The client's address, preceded by its user name if it has one.
     pub client: &'a str,
-    /// Whether they were refused: the feed is followed that far.
+    /// Whether the connection was refused, as the feed's configured action decides.
     pub refused: bool,
 }
 
 impl IndicatorContacted<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::Exposure).inc();
         tracing::warn!(
@@ -139,7 +125,7 @@ impl IndicatorContacted<'_> {
             package.name = self.package,
             client = self.client,
             refused = self.refused,
-            "a client asked for a place that malware talks to"
+            "client contacted an indicator"
         );
     }
 }

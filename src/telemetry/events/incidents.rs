@@ -1,4 +1,4 @@
-//! What an operator must hear of: each is a warning in the log and a counter. Refuses to decide what follows from it.
+//! Incidents that an operator should investigate. Each is counted and logged.
 
 use std::time::Duration;
 
@@ -6,21 +6,18 @@ use crate::npm::PackageName;
 use crate::telemetry::labels::{IncidentLabel, Label as _, ReloadLabel, TaskLabel};
 use crate::telemetry::metrics::Metrics;
 
-/// A version was seen with another integrity than before.
+/// Upstream changed the integrity of a version.
 #[derive(Debug, Clone, Copy)]
 pub struct IntegrityChanged<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The version.
     pub version: &'a str,
-    /// What it was first seen with, as SRI.
+    /// The integrity first seen, as SRI.
     pub was: &'a str,
-    /// What upstream says now, as SRI.
+    /// The integrity that upstream states now, as SRI.
     pub now: &'a str,
 }
 
 impl IntegrityChanged<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::IntegrityChanged).inc();
         tracing::warn!(
@@ -28,48 +25,42 @@ impl IntegrityChanged<'_> {
             package.version = self.version,
             integrity.was = self.was,
             integrity.now = self.now,
-            "upstream changed the integrity of a version"
+            "version integrity changed"
         );
     }
 }
 
-/// A tarball is not what its packument says. Nothing of it was kept.
+/// A tarball does not match the integrity in its packument. It was discarded.
 #[derive(Debug, Clone, Copy)]
 pub struct IntegrityMismatch<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The version.
     pub version: &'a str,
-    /// What it should hash to and what it does.
+    /// The expected and the actual digest.
     pub detail: &'a str,
 }
 
 impl IntegrityMismatch<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::IntegrityMismatch).inc();
         tracing::warn!(
             package.name = %self.name,
             package.version = self.version,
             error = self.detail,
-            "a tarball is not what its packument says"
+            "tarball integrity mismatch"
         );
     }
 }
 
-/// A version left upstream's packument.
+/// Upstream removed a version from a packument.
 #[derive(Debug, Clone, Copy)]
 pub struct VersionRemoved<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The version.
     pub version: &'a str,
-    /// Whether it was young, or a security placeholder took its place.
+    /// Whether the version was below its minimum age or was replaced by a security placeholder.
     pub takedown: bool,
 }
 
 impl VersionRemoved<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         let kind = if self.takedown { IncidentLabel::Takedown } else { IncidentLabel::Unpublished };
         metrics.incidents.of(kind).inc();
@@ -77,80 +68,67 @@ impl VersionRemoved<'_> {
             package.name = %self.name,
             package.version = self.version,
             takedown = self.takedown,
-            "a version is gone upstream"
+            "version removed upstream"
         );
     }
 }
 
-/// Upstream strips what rules ask for.
+/// Upstream strips metadata that rules need.
 #[derive(Debug, Clone, Copy)]
 pub struct MetadataStripped<'a> {
-    /// The registry's address, without credentials.
     pub upstream: &'a str,
-    /// What is missing, in words.
+    /// The missing metadata, as text.
     pub missing: &'a str,
 }
 
 impl MetadataStripped<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::MetadataStripped).inc();
         tracing::warn!(upstream.address = self.upstream, missing = self.missing, "upstream strips metadata");
     }
 }
 
-/// Our clock and upstream's disagree by more than is healthy.
+/// The local clock and upstream's differ by more than the limit. Ages count by the earlier one.
 #[derive(Debug, Clone, Copy)]
 pub struct ClockSkew<'a> {
-    /// The registry's address, without credentials.
     pub upstream: &'a str,
-    /// Our clock minus upstream's.
+    /// The local clock minus upstream's, in seconds.
     pub seconds: i64,
 }
 
 impl ClockSkew<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::ClockSkew).inc();
-        tracing::warn!(
-            upstream.address = self.upstream,
-            clock.skew_s = self.seconds,
-            "the local clock and upstream's disagree: age counts by the earlier one"
-        );
+        tracing::warn!(upstream.address = self.upstream, clock.skew_s = self.seconds, "clock skew detected");
     }
 }
 
-/// Rows of the ledger were lost.
+/// Ledger rows were lost before they were written.
 #[derive(Debug, Clone, Copy)]
 pub struct LedgerRowsLost<'a> {
-    /// How many.
     pub rows: u64,
-    /// Why.
     pub detail: &'a str,
 }
 
 impl LedgerRowsLost<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.incidents.of(IncidentLabel::LedgerLost).inc();
         metrics.ledger_lost.inc_by(self.rows);
-        tracing::error!(ledger.rows = self.rows, error = self.detail, "rows of the ledger were lost");
+        tracing::error!(ledger.rows = self.rows, error = self.detail, "ledger rows lost");
     }
 }
 
-/// A task of ours panicked or was lost.
+/// A background task panicked or was lost.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskFailed<'a> {
-    /// Which.
     pub task: TaskLabel,
-    /// Why, as far as it said.
+    /// The panic message, if there is one.
     pub detail: &'a str,
-    /// When it is started again, if it is.
+    /// Delay until the task restarts; `None` if it does not.
     pub restart: Option<Duration>,
 }
 
 impl TaskFailed<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.task_failures.of(self.task).inc();
         let restart_ms = self.restart.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
@@ -158,19 +136,18 @@ impl TaskFailed<'_> {
     }
 }
 
-/// The policies were read again.
+/// The policies were reloaded.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyReloaded<'a> {
-    /// How many rules are in force now.
+    /// Number of active rules.
     pub rules: usize,
-    /// Whether they are others than before.
+    /// Whether the rules differ from those before.
     pub is_changed: bool,
-    /// Why they are not in force; then those before are.
+    /// Why the reload failed. The previous policies then stay active.
     pub mistake: Option<&'a str>,
 }
 
 impl PolicyReloaded<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         let Some(mistake) = self.mistake else {
             metrics.policy_reloads.of(ReloadLabel::Adopted).inc();
@@ -182,25 +159,23 @@ impl PolicyReloaded<'_> {
             return;
         };
         metrics.policy_reloads.of(ReloadLabel::Broken).inc();
-        tracing::error!(error = mistake, "the policy on disk is broken, the one before it stays in force");
+        tracing::error!(error = mistake, "policy reload failed");
     }
 }
 
-/// An answer went out that upstream could not confirm.
+/// A response was served that upstream could not confirm.
 #[derive(Debug, Clone, Copy)]
 pub struct ServedStale<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The registry's address, without credentials.
     pub upstream: &'a str,
-    /// How long ago upstream last confirmed it.
+    /// Time since upstream last confirmed it.
     pub age: Duration,
-    /// Whether this registry's last answers were told of a moment ago, so that this one is for those who look closely.
+    /// Whether a warning for this registry was logged recently. This event is then logged at debug level.
     pub again: bool,
 }
 
 impl ServedStale<'_> {
-    /// Counts and logs it: each one is in the counter.
+    /// Counts every event and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.stale.inc();
         let (name, age_s) = (self.name, self.age.as_secs());
@@ -211,7 +186,7 @@ impl ServedStale<'_> {
                 package.name = %name,
                 upstream.address = self.upstream,
                 age_s,
-                "upstream does not answer: last answers are served, marked as stale"
+                "served stale"
             );
         }
     }
@@ -222,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_takedown_and_a_left_pad_are_counted_apart() {
+    fn takedown_and_unpublish_are_counted_separately() {
         let metrics = Metrics::new();
         let name = PackageName::parse("axios").unwrap();
         VersionRemoved { name: &name, version: "1.14.1", takedown: true }.emit(&metrics);

@@ -1,4 +1,4 @@
-//! One struct per event; `emit()` writes its log line and counts it.
+//! One struct per event. `emit()` writes its log line and updates its metrics.
 
 pub mod decisions;
 pub mod feeds;

@@ -1,4 +1,4 @@
-//! What happens in the course of things: requests, questions to upstream, look-ups, refusals. Refuses to decide any of it.
+//! Events of normal operation: requests, upstream responses, cache lookups and refusals.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,33 +10,29 @@ use crate::telemetry::labels::{
 };
 use crate::telemetry::metrics::{Metrics, observe};
 
-/// A request came to its end: its last byte left, or its client did.
+/// A request ended: the last byte was sent or the client disconnected.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestEnded<'a> {
-    /// What it asked for.
     pub endpoint: EndpointLabel,
-    /// What became of it.
     pub outcome: OutcomeLabel,
-    /// The status it was answered with; 0 when there was no answer.
+    /// The response status; 0 if there was no response.
     pub status: u16,
-    /// From its head to its answer's last byte.
+    /// Time from the request head to the last byte of the response.
     pub duration: Duration,
-    /// Bytes of body sent.
+    /// Bytes of the response body that were sent.
     pub bytes: u64,
-    /// Who asked.
     pub client: IpAddr,
-    /// By what name, if they logged in.
+    /// The name of the authenticated user.
     pub user: Option<&'a str>,
-    /// With which tool, where that was read.
+    /// The client's tool; `None` if its header was not read.
     pub agent: Option<&'a UserAgent>,
-    /// The method.
     pub method: &'a str,
-    /// The path, without its query, which may hold what is nobody's business.
+    /// The path without its query, which may contain private data.
     pub path: &'a str,
 }
 
 impl RequestEnded<'_> {
-    /// Counts it, and logs it for those who look closely.
+    /// Counts the request and logs it at debug level.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.requests.of((self.endpoint, self.outcome)).inc();
         observe(metrics.request_seconds.of(self.endpoint), self.duration);
@@ -57,23 +53,20 @@ impl RequestEnded<'_> {
     }
 }
 
-/// Upstream answered a question, or failed to.
+/// Upstream answered a request or failed to.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamAnswered<'a> {
-    /// What it was asked for.
     pub what: UpstreamWhat,
-    /// What it answered.
     pub outcome: UpstreamOutcome,
-    /// How long that took.
     pub duration: Duration,
-    /// The package, if it was about one.
+    /// The package, if the request is about one.
     pub name: Option<&'a PackageName>,
-    /// What went wrong, in words, without credentials.
+    /// The error, without credentials.
     pub detail: Option<&'a str>,
 }
 
 impl UpstreamAnswered<'_> {
-    /// Counts it; a failure is logged as a warning, the rest for those who look closely.
+    /// Counts the response. A failure is logged as a warning, other outcomes at debug level.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.upstream.of((self.what, self.outcome)).inc();
         observe(metrics.upstream_seconds.of(self.what), self.duration);
@@ -88,43 +81,36 @@ impl UpstreamAnswered<'_> {
     }
 }
 
-/// One of our memories was asked.
+/// A cache was looked up.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheLookup {
-    /// Which one.
     pub cache: CacheLabel,
-    /// What it had.
     pub outcome: CacheOutcome,
 }
 
 impl CacheLookup {
-    /// Counts it. There are too many for a log.
+    /// Counts the lookup. Lookups are too frequent for the log.
     pub fn emit(self, metrics: &Metrics) {
         metrics.caches.of((self.cache, self.outcome)).inc();
     }
 }
 
-/// The policy refused something to a client.
+/// The policy refused a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestRefused<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The version, unless the whole package is kept back.
+    /// The version; `None` if the whole package is refused.
     pub version: Option<&'a str>,
-    /// The rule that decided.
     pub rule: &'a RuleId,
-    /// Who asked.
     pub client: IpAddr,
-    /// By what name, if they logged in.
+    /// The name of the authenticated user.
     pub user: Option<&'a str>,
-    /// With which tool.
     pub agent: &'a UserAgent,
-    /// What the client is told.
+    /// The refusal text sent to the client.
     pub text: &'a str,
 }
 
 impl RequestRefused<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.refusals.of(self.rule.into()).inc();
         tracing::info!(
@@ -135,35 +121,30 @@ impl RequestRefused<'_> {
             client.user = self.user,
             client.agent = %self.agent,
             reason = self.text,
-            "refused"
+            "request refused"
         );
     }
 }
 
-/// Something was served of which a rule warned, or that it would have refused if it did more than observe.
+/// A version was served despite a warning or an unenforced refusal.
 #[derive(Debug, Clone, Copy)]
 pub struct ServedWithWarning<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// The version.
     pub version: &'a str,
-    /// The rule.
     pub rule: &'a RuleId,
-    /// Whether it would have refused.
+    /// Whether the rule would have refused it if it were enforced.
     pub would_refuse: bool,
-    /// Who got it.
     pub client: IpAddr,
-    /// By what name, if they logged in.
+    /// The name of the authenticated user.
     pub user: Option<&'a str>,
-    /// Why, in words.
+    /// The reason, as text.
     pub detail: &'a str,
 }
 
 impl ServedWithWarning<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.observed.inc();
-        let told = if self.would_refuse { "would have refused" } else { "served with a warning" };
+        let message = if self.would_refuse { "refusal not enforced" } else { "served with warning" };
         tracing::info!(
             package.name = %self.name,
             package.version = self.version,
@@ -171,28 +152,25 @@ impl ServedWithWarning<'_> {
             client.address = %self.client,
             client.user = self.user,
             reason = self.detail,
-            "{told}"
+            "{message}"
         );
     }
 }
 
-/// The gateway refused to connect somebody, or to go on with a connection.
+/// The gateway refused a connection or closed it.
 #[derive(Debug, Clone, Copy)]
 pub struct EgressRefused<'a> {
-    /// Why.
     pub reason: BarLabel,
-    /// Who asked.
     pub client: IpAddr,
-    /// By what name, if they logged in.
+    /// The name of the authenticated user.
     pub user: Option<&'a str>,
-    /// What they wanted to go to: host and port as they wrote it, `-` where they named none.
+    /// The requested host and port as the client wrote them; `-` if it named none.
     pub target: &'a str,
-    /// Why, in words.
+    /// The reason, as text.
     pub text: &'a str,
 }
 
 impl EgressRefused<'_> {
-    /// Counts and logs it.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.gateway_refusals.of(self.reason).inc();
         tracing::info!(
@@ -201,46 +179,42 @@ impl EgressRefused<'_> {
             gateway.target = self.target,
             gateway.reason = self.reason.value(),
             reason = self.text,
-            "the gateway refused"
+            "egress refused"
         );
     }
 }
 
-/// A packument was assembled without some of its versions.
+/// A packument was rendered without some of its versions.
 #[derive(Debug, Clone, Copy)]
 pub struct VersionsHidden<'a> {
-    /// The package.
     pub name: &'a PackageName,
-    /// How many.
     pub count: u64,
-    /// Of how many.
     pub total: u64,
 }
 
 impl VersionsHidden<'_> {
-    /// Counts the versions, and logs them for those who look closely.
+    /// Counts the versions and logs them at debug level.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.hidden.inc_by(self.count);
         tracing::debug!(package.name = %self.name, versions.hidden = self.count, versions.total = self.total, "versions hidden");
     }
 }
 
-/// A package was fetched that no client had asked for yet.
+/// A packument was fetched before a client requested it.
 #[derive(Debug, Clone, Copy)]
 pub struct PackumentPrefetched<'a> {
-    /// The package.
     pub name: &'a PackageName,
 }
 
 impl PackumentPrefetched<'_> {
-    /// Counts it, and logs it for those who look closely.
+    /// Counts the fetch and logs it at debug level.
     pub fn emit(self, metrics: &Metrics) {
-        metrics.fetched_ahead.inc();
-        tracing::debug!(package.name = %self.name, "fetched ahead");
+        metrics.prefetched_packuments.inc();
+        tracing::debug!(package.name = %self.name, "packument prefetched");
     }
 }
 
-/// A duration as logs hold it.
+/// Converts a duration to milliseconds for the log.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
@@ -250,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_moves_its_counters() {
+    fn event_updates_its_metrics() {
         let metrics = Metrics::new();
         let ended = RequestEnded {
             endpoint: EndpointLabel::Tarball,

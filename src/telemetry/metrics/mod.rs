@@ -1,4 +1,4 @@
-//! The numbers, and how they are rendered for Prometheus. Refuses label values that are not an enum's.
+//! Counters, gauges and histograms, rendered for Prometheus.
 
 pub(crate) mod series;
 
@@ -20,27 +20,27 @@ use crate::telemetry::labels::{
 };
 use crate::telemetry::metrics::series::Series;
 
-/// A gauge whose reading somebody else supplies, each time the numbers are rendered.
+/// A callback that supplies a gauge's value when the metrics are rendered. It must not block.
 pub type GaugeCallback = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// The gauges that somebody else reads.
+/// The gauges whose values come from a [`GaugeCallback`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackGauge {
     /// Bytes of blobs on disk.
     BlobBytes,
-    /// Bytes of facts, deflated packuments and answers in memory.
+    /// Bytes of package facts, compressed packuments and responses in memory.
     MemoryBytes,
-    /// Rows noted for the ledger and not yet written.
+    /// Ledger rows not yet written.
     LedgerPending,
-    /// Upstream hosts that are left alone because they failed.
+    /// Upstream hosts with an open circuit.
     CircuitsOpen,
-    /// Advisories in force.
+    /// Active advisories.
     Advisories,
-    /// Feeds that are not fresh.
+    /// Feeds that are stale.
     FeedsStale,
 }
 
-/// Every counter, gauge and histogram of a process. Shared by `Arc`.
+/// All metrics of a process. Shared by `Arc`.
 pub struct Metrics {
     registry: Registry,
     started: Instant,
@@ -61,7 +61,7 @@ pub struct Metrics {
     pub(crate) observed: Counter,
     pub(crate) hidden: Counter,
     pub(crate) stale: Counter,
-    pub(crate) fetched_ahead: Counter,
+    pub(crate) prefetched_packuments: Counter,
     pub(crate) incidents: Series<IncidentLabel, Counter>,
     pub(crate) ledger_lost: Counter,
     pub(crate) decisions: Series<DecisionLabel, Gauge>,
@@ -69,73 +69,54 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All of them, at zero.
+    /// Creates all metrics, at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("coldframe");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which Coldframe this is", build);
+        registry.register("build", "Version of Coldframe", build);
         let held = &mut registry;
         Self {
             started: Instant::now(),
             uptime: gauge(held, "uptime_seconds", "Seconds since this process started"),
             resident: gauge(held, "resident_memory_bytes", "Resident memory of this process"),
-            in_flight: gauge(held, "requests_in_flight", "Requests whose answer has not fully left"),
+            in_flight: gauge(held, "requests_in_flight", "Requests whose response is not complete"),
             watched: [
                 gauge(held, "blob_bytes", "Bytes of tarballs and packuments on disk"),
-                gauge(held, "memory_cache_bytes", "Bytes of facts, deflated packuments and answers in memory"),
-                gauge(held, "ledger_pending_rows", "Rows noted for the ledger and not yet written"),
-                gauge(held, "upstream_circuits_open", "Upstream hosts that are left alone because they failed too often"),
-                gauge(held, "advisories", "Advisories in force"),
-                gauge(held, "feeds_stale", "Feeds whose last good records are not fresh"),
+                gauge(held, "memory_cache_bytes", "Bytes of package facts, compressed packuments and responses in memory"),
+                gauge(held, "ledger_pending_rows", "Ledger rows not yet written"),
+                gauge(held, "upstream_circuits_open", "Upstream hosts with an open circuit"),
+                gauge(held, "advisories", "Active advisories"),
+                gauge(held, "feeds_stale", "Feeds that are stale"),
             ],
             readings: Mutex::default(),
-            requests: Series::register(
-                held,
-                "requests",
-                "Requests, by what they asked for and what became of them",
-                Counter::default,
-            ),
+            requests: Series::register(held, "requests", "Requests by endpoint and outcome", Counter::default),
             request_seconds: Series::register(
                 held,
                 "request_duration_seconds",
-                "From a request's head to its answer's last byte",
+                "Time from the request head to the last byte of the response",
                 seconds,
             ),
-            bytes_sent: counter(held, "bytes_sent", "Bytes of bodies sent to clients"),
-            upstream: Series::register(
-                held,
-                "upstream_requests",
-                "Questions to upstream, by what was asked and answered",
-                Counter::default,
-            ),
-            upstream_seconds: Series::register(held, "upstream_duration_seconds", "How long upstream took to answer", seconds),
-            caches: Series::register(held, "cache_uses", "What each memory had when it was asked", Counter::default),
-            refusals: Series::register(held, "refusals", "Refusals by policy, by the rule that decided", Counter::default),
-            gateway_refusals: Series::register(held, "gateway_refusals", "What the gateway refused, by reason", Counter::default),
-            policy_reloads: Series::register(
-                held,
-                "policy_reloads",
-                "How often policies were read again, by what became of it",
-                Counter::default,
-            ),
-            observed: counter(
-                held,
-                "observed",
-                "Tarballs served though a rule warned of them, or would refuse them if it did more than observe",
-            ),
-            hidden: counter(held, "hidden_versions", "Versions kept out of packuments that were assembled"),
-            stale: counter(held, "stale_answers", "Answers served though upstream could not confirm them"),
-            fetched_ahead: counter(held, "fetched_ahead", "Packuments fetched before any client had asked for them"),
-            incidents: Series::register(held, "incidents", "What an operator should look into, by kind", Counter::default),
-            ledger_lost: counter(held, "ledger_lost_rows", "Rows that never reached the ledger"),
-            decisions: Series::register(held, "decisions_active", "Decisions that are active, by kind", Gauge::<i64>::default),
-            task_failures: Series::register(held, "task_failures", "Tasks of ours that panicked", Counter::default),
+            bytes_sent: counter(held, "bytes_sent", "Response body bytes sent to clients"),
+            upstream: Series::register(held, "upstream_requests", "Requests to upstream by kind and outcome", Counter::default),
+            upstream_seconds: Series::register(held, "upstream_duration_seconds", "Response time of upstream", seconds),
+            caches: Series::register(held, "cache_uses", "Cache lookups by cache and outcome", Counter::default),
+            refusals: Series::register(held, "refusals", "Refusals by policy rule", Counter::default),
+            gateway_refusals: Series::register(held, "gateway_refusals", "Gateway refusals by reason", Counter::default),
+            policy_reloads: Series::register(held, "policy_reloads", "Policy reloads by outcome", Counter::default),
+            observed: counter(held, "observed", "Tarballs served despite a warning or an unenforced refusal"),
+            hidden: counter(held, "hidden_versions", "Versions hidden from rendered packuments"),
+            stale: counter(held, "stale_answers", "Responses served without confirmation by upstream"),
+            prefetched_packuments: counter(held, "prefetched_packuments", "Packuments fetched before a client requested them"),
+            incidents: Series::register(held, "incidents", "Incidents an operator should investigate, by kind", Counter::default),
+            ledger_lost: counter(held, "ledger_lost_rows", "Ledger rows lost before they were written"),
+            decisions: Series::register(held, "decisions_active", "Active decisions by kind", Gauge::<i64>::default),
+            task_failures: Series::register(held, "task_failures", "Background tasks that panicked", Counter::default),
             registry,
         }
     }
 
-    /// Has `reading` asked for a gauge's value each time the numbers are rendered. It must not block.
+    /// Registers the callback that supplies the value of `gauge`. It must not block.
     pub fn watch(&self, gauge: CallbackGauge, reading: GaugeCallback) {
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).push((gauge, reading));
     }
@@ -147,7 +128,7 @@ impl Metrics {
         InFlight(self.in_flight.clone())
     }
 
-    /// Everything as `OpenMetrics` text; see [`Metrics::CONTENT_TYPE`].
+    /// Renders all metrics as `OpenMetrics` text; see [`Metrics::CONTENT_TYPE`].
     #[must_use]
     pub fn render(&self) -> String {
         self.uptime.set(self.started.elapsed().as_secs());
@@ -156,12 +137,12 @@ impl Metrics {
             self.watched[*gauge as usize].set(reading());
         }
         let mut text = String::with_capacity(32 * 1024);
-        // Writing into a String does not fail, and half the numbers are better than none.
+        // Writing to a String does not fail, and partial output is better than none.
         let _ = encode(&mut text, &self.registry);
         text
     }
 
-    /// How much was served to clients so far; our own pages do not count.
+    /// Returns the totals served to clients so far. Coldframe's own pages count only towards `bytes`.
     #[must_use]
     pub fn served(&self) -> Served {
         let is_ours = |endpoint: EndpointLabel| matches!(endpoint, EndpointLabel::Own | EndpointLabel::Unknown);
@@ -184,21 +165,20 @@ impl Metrics {
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 }
 
-/// How much was served.
+/// Totals of requests and bytes served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Served {
-    /// Requests of clients.
     pub requests: u64,
-    /// Tarballs that went out.
+    /// Tarballs served.
     pub tarballs: u64,
-    /// Requests that the policy refused.
+    /// Requests refused by policy.
     pub refused: u64,
-    /// Bytes of bodies, those of our own pages too.
+    /// Bytes of response bodies, including Coldframe's own pages.
     pub bytes: u64,
 }
 
 impl Served {
-    /// What came since `before`.
+    /// Returns the difference to the earlier totals `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
@@ -209,7 +189,7 @@ impl Served {
         }
     }
 
-    /// Logs it, if a client asked for anything.
+    /// Logs the totals if there was any request.
     pub fn emit(self, interval: Duration) {
         if self.requests == 0 {
             return;
@@ -220,7 +200,7 @@ impl Served {
             tarballs.served = self.tarballs,
             response.bytes = self.bytes,
             interval_s = interval.as_secs(),
-            "served"
+            "requests served"
         );
     }
 }
@@ -237,7 +217,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// One request in flight, until it is dropped.
+/// Counts a request as in flight until dropped.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 
@@ -262,17 +242,17 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     made
 }
 
-/// From half a millisecond, which a remembered answer takes, to the minute after which every deadline has passed.
+/// Creates a histogram with buckets from 0.5 ms, the time of a cached response, to 60 s, when all deadlines have passed.
 fn seconds() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
 }
 
-/// Adds a duration to a histogram.
+/// Records a duration in a histogram.
 pub(crate) fn observe(histogram: &Histogram, duration: Duration) {
     histogram.observe(duration.as_secs_f64());
 }
 
-/// Resident memory, where the kernel tells it as Linux does.
+/// Returns the resident memory in bytes. `None` where `/proc` does not provide it.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -303,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_in_flight_until_its_guard_goes() {
+    fn request_is_in_flight_until_its_guard_is_dropped() {
         let metrics = Metrics::new();
         let guard = metrics.begin_request();
         assert!(metrics.render().contains("coldframe_requests_in_flight 1\n"));
@@ -312,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_served_counts_clients_and_not_our_own_pages() {
+    fn served_totals_exclude_own_pages() {
         let metrics = Metrics::new();
         let before = metrics.served();
         for (endpoint, outcome, count) in [
@@ -330,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_gauge_is_read_when_the_numbers_are_rendered() {
+    fn callback_gauge_is_read_at_rendering() {
         let metrics = Metrics::new();
         metrics.watch(CallbackGauge::MemoryBytes, Box::new(|| 4711));
         assert!(metrics.render().contains("coldframe_memory_cache_bytes 4711\n"));

@@ -1,4 +1,4 @@
-//! Metrics with labels, every series of which exists from the start and is held: moving one looks nothing up by its text.
+//! Metrics with labels. All series exist from the start and are indexed by label value, so an update needs no lookup by text.
 
 use std::marker::PhantomData;
 
@@ -9,16 +9,16 @@ use prometheus_client::registry::Registry;
 
 use crate::telemetry::labels::Label;
 
-/// The labels of one series, as the encoder wants them.
+/// The labels of one series, in the encoder's form.
 type LabelPairs = Vec<(&'static str, &'static str)>;
 
-/// What tells the series of one metric apart: a label, or two of them.
+/// The labels that distinguish the series of one metric: one label or a pair.
 pub(crate) trait LabelSet: Copy {
-    /// Every combination, in the order of [`LabelSet::place`].
+    /// Returns all combinations, in the order of [`LabelSet::index`].
     fn all() -> Vec<LabelPairs>;
 
-    /// Where this combination stands in [`LabelSet::all`].
-    fn place(self) -> usize;
+    /// Returns the position of this combination in [`LabelSet::all`].
+    fn index(self) -> usize;
 }
 
 impl<L: Label> LabelSet for L {
@@ -26,7 +26,7 @@ impl<L: Label> LabelSet for L {
         L::ALL.iter().map(|label| vec![(L::KEY, label.value())]).collect()
     }
 
-    fn place(self) -> usize {
+    fn index(self) -> usize {
         L::ALL.iter().position(|label| *label == self).unwrap_or_default()
     }
 }
@@ -37,8 +37,8 @@ impl<A: Label, B: Label> LabelSet for (A, B) {
         A::ALL.iter().flat_map(pairs).collect()
     }
 
-    fn place(self) -> usize {
-        self.0.place() * B::ALL.len() + self.1.place()
+    fn index(self) -> usize {
+        self.0.index() * B::ALL.len() + self.1.index()
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Series<L, M> {
 }
 
 impl<L: LabelSet, M: Clone> Series<L, M> {
-    /// Registers a metric whose series are made by `make`, one for each combination of labels.
+    /// Registers a metric with one series, created by `make`, per combination of labels.
     pub(crate) fn register<F>(registry: &mut Registry, name: &str, about: &str, make: F) -> Self
     where
         M: EncodeMetric + TypedMetric + Send + Sync + std::fmt::Debug + 'static,
@@ -62,8 +62,8 @@ impl<L: LabelSet, M: Clone> Series<L, M> {
         Self { held, labels: PhantomData }
     }
 
-    /// The series of one combination.
+    /// Returns the series of one combination.
     pub(crate) fn of(&self, labels: L) -> &M {
-        &self.held[labels.place()]
+        &self.held[labels.index()]
     }
 }
