@@ -1,5 +1,5 @@
-//! Bodies: what goes out, in shared pieces of known length or as another server sends it; what comes in, bounded in bytes and
-//! time. Refuses to know what is in them.
+//! HTTP bodies. Outgoing bodies are shared chunks of known length or a forwarded upstream body. Incoming bodies are bounded in
+//! size and time.
 
 use std::fmt;
 use std::future::Future as _;
@@ -18,11 +18,12 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::net::chunked_buf::ChunkedBuf;
 use crate::net::memory_budget::{BudgetTimeout, Reservation};
 
-/// The most bytes handed to the socket at once, so that what was sent is known and a mapped file is read as it goes.
-const STRETCH: usize = 512 * 1024;
+/// The largest frame handed to the socket, in bytes. It keeps the count of sent bytes accurate and reads a mapped file piece by
+/// piece.
+const MAX_FRAME: usize = 512 * 1024;
 
-/// From this length on, a body that comes in gets the memory for all that it says it is, so that it is not copied again and again.
-/// Before that, its word alone costs nothing.
+/// An incoming body above this size reserves its declared length at once, which avoids repeated copies. Below it, a false
+/// `Content-Length` costs no memory.
 const SELF_GROWN: u64 = 1 << 20;
 
 /// A body to send.
@@ -32,16 +33,15 @@ pub struct Body {
     ending: Option<OnComplete>,
 }
 
-/// Called once with the bytes sent, when a body was sent or given up.
+/// Called once with the number of bytes sent, when the body was sent completely or dropped.
 type OnComplete = Box<dyn FnOnce(u64) + Send>;
 
-/// What is still to be sent.
 enum Remaining {
     Ours(ChunkedBuf),
     Passing(ForwardedBody),
 }
 
-/// A body that comes from another server as it goes out; silence of it is bounded.
+/// A body forwarded from another server while it arrives. Each wait for the next bytes is limited to `patience`.
 struct ForwardedBody {
     incoming: Incoming,
     patience: Duration,
@@ -60,7 +60,7 @@ impl ForwardedBody {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(error)))),
                 Poll::Ready(Some(Ok(frame))) => {
                     self.silence.as_mut().reset(Instant::now() + self.patience);
-                    // Trailers are not passed on.
+                    // Trailers are not forwarded.
                     if let Ok(data) = frame.into_data() {
                         return Poll::Ready(Some(Ok(data)));
                     }
@@ -71,39 +71,39 @@ impl ForwardedBody {
 }
 
 impl Body {
-    /// No bytes.
+    /// Returns a body without bytes.
     #[must_use]
     pub fn empty() -> Self {
         Self::from(Bytes::new())
     }
 
-    /// Pieces that others hold too.
+    /// Returns a body of shared chunks.
     #[must_use]
     pub fn shared(chunks: Arc<[Bytes]>) -> Self {
         Self::from(ChunkedBuf::of(chunks))
     }
 
-    /// What comes from another server, which may be silent for `patience` at a time. Its length may be unknown.
+    /// Returns a body forwarded from another server, which may pause for up to `patience`. Its length may be unknown.
     #[must_use]
-    pub fn passing(incoming: Incoming, patience: Duration) -> Self {
+    pub fn forwarded(incoming: Incoming, patience: Duration) -> Self {
         let silence = Box::pin(sleep(patience));
         Self { rest: Remaining::Passing(ForwardedBody { incoming, patience, silence }), sent: 0, ending: None }
     }
 
-    /// Has `ending` called with the bytes sent, when the last one left or the client did.
+    /// Calls `ending` with the number of bytes sent, when the body was sent completely or the client disconnected.
     #[must_use]
-    pub fn on_end(mut self, ending: impl FnOnce(u64) + Send + 'static) -> Self {
+    pub fn on_complete(mut self, ending: impl FnOnce(u64) + Send + 'static) -> Self {
         self.ending = Some(Box::new(ending));
         self
     }
 
-    /// Bytes still to be sent; zero where that is not known.
+    /// Returns the number of bytes still to be sent, or zero if it is unknown.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.size_hint().exact().unwrap_or(0)
     }
 
-    /// Whether nothing is to be sent.
+    /// Checks whether [`Body::len`] is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -135,7 +135,7 @@ impl http_body::Body for Body {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<ChunkedBuf>>>> {
         let stretch = match &mut self.rest {
             Remaining::Passing(passing) => ready!(passing.poll(context)).transpose()?.map(ChunkedBuf::from),
-            Remaining::Ours(rest) => rest.has_remaining().then(|| rest.split_to(STRETCH)),
+            Remaining::Ours(rest) => rest.has_remaining().then(|| rest.split_to(MAX_FRAME)),
         };
         let Some(stretch) = stretch else { return Poll::Ready(None) };
         self.sent += stretch.remaining() as u64;
@@ -165,33 +165,33 @@ impl Drop for Body {
     }
 }
 
-/// Why a body that came in was not taken.
+/// Why an incoming body was not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// More bytes than are taken.
-    #[error("the body is larger than {limit} bytes")]
+    /// The body exceeds the limit.
+    #[error("body larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
-    /// It did not arrive in time.
-    #[error("the body did not arrive within {} s", after.as_secs())]
+    /// The body did not arrive in time.
+    #[error("body not received within {} s", after.as_secs())]
     TooSlow {
         /// The deadline that passed.
         after: Duration,
     },
-    /// It broke off, or its framing or coding is wrong.
-    #[error("the body is broken: {0}")]
+    /// The body ended early, or its framing or encoding is invalid.
+    #[error("cannot read body: {0}")]
     Broken(String),
-    /// Other bodies took the memory there is for them.
-    #[error("no memory came free for the body within {} s: try again", .0.after.as_secs())]
+    /// Other bodies use the memory budget.
+    #[error("no memory available for the body within {} s; try again later", .0.after.as_secs())]
     NoRoom(#[from] BudgetTimeout),
 }
 
 /// Reads a whole body of at most `limit` bytes within `deadline`.
 ///
 /// # Errors
-/// When it is larger, slower, or breaks off.
+/// Returns an error if the body is larger, slower, or ends early.
 pub async fn collect<B>(body: B, limit: u64, deadline: Duration) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
@@ -201,10 +201,11 @@ where
     reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
 }
 
-/// Like [`collect`]; what comes counts against `share`, and waits in its socket where that may not grow.
+/// Like [`collect`], but counts the bytes against `share`. If the reservation cannot grow, the rest of the body waits in the
+/// socket.
 ///
 /// # Errors
-/// As [`collect`], and [`BodyError::NoRoom`] when it waited for too long.
+/// Returns the errors of [`collect`], and [`BodyError::NoRoom`] if it waited too long for memory.
 pub async fn collect_into<B>(body: B, limit: u64, deadline: Duration, share: &mut Reservation) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
@@ -224,7 +225,7 @@ where
         return Err(BodyError::TooLarge { limit });
     }
     let stated = body.size_hint().exact();
-    // The first piece is often all. Others are copied: a piece of one byte would hold more than thirty.
+    // The first chunk is often the whole body. Later chunks are copied: keeping a chunk of one byte would cost over thirty bytes.
     let (mut first, mut whole) = (None::<Bytes>, BytesMut::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
@@ -235,7 +236,7 @@ where
         }
         let reserved = stated.filter(|_| length > SELF_GROWN);
         if let Some(share) = share.as_deref_mut() {
-            // Twice, for what grows is copied.
+            // A growing buffer is copied, so it needs twice the memory.
             share.grow_to(if reserved.is_some() { length } else { 2 * length }).await?;
         }
         if whole.is_empty() && first.is_none() {
@@ -253,23 +254,23 @@ where
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-/// Inflates gzip, all its members, to at most `limit` bytes. Takes processor time: not for an async thread.
+/// Decompresses all gzip members, to at most `limit` bytes. CPU-bound: do not call it on an async thread.
 ///
 /// # Errors
-/// When it is larger inflated, or no gzip.
+/// Returns an error if the result is larger than `limit` or the input is not gzip.
 pub fn gunzip(bytes: &[u8], limit: u64) -> Result<Bytes, BodyError> {
     let mut inflated = Vec::new();
     gunzip_into(bytes, limit, &mut inflated)?;
     Ok(inflated.into())
 }
 
-/// Like [`gunzip`], into room that can be used again, in place of what was there.
+/// Like [`gunzip`], but reuses the buffer `inflated` and replaces its content.
 ///
 /// # Errors
-/// As [`gunzip`].
+/// Returns the errors of [`gunzip`].
 pub fn gunzip_into(bytes: &[u8], limit: u64, inflated: &mut Vec<u8>) -> Result<(), BodyError> {
     inflated.clear();
-    inflated.reserve(told_length(bytes).min(usize::try_from(limit).unwrap_or(usize::MAX)));
+    inflated.reserve(gzip_length_hint(bytes).min(usize::try_from(limit).unwrap_or(usize::MAX)));
     let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
     bounded.read_to_end(inflated).map_err(|error| BodyError::Broken(error.to_string()))?;
     if inflated.len() as u64 > limit {
@@ -278,23 +279,23 @@ pub fn gunzip_into(bytes: &[u8], limit: u64, inflated: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// Returns the length of gzip when it is inflated, without keeping what it inflates to. Blocks.
+/// Returns the decompressed length of gzip data without keeping the result. Blocks.
 ///
 /// # Errors
-/// If it is not gzip, or longer than `limit` bytes.
+/// Returns an error if the data is not gzip, or longer than `limit` bytes.
 pub fn gunzipped_length(bytes: &[u8], limit: u64) -> Result<u64, BodyError> {
     let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
     let length = std::io::copy(&mut bounded, &mut std::io::sink()).map_err(|error| BodyError::Broken(error.to_string()))?;
     if length > limit { Err(BodyError::TooLarge { limit }) } else { Ok(length) }
 }
 
-/// How long gzip says that it is inflated, and a byte more to find its end in; as far as that can be believed.
+/// Returns the decompressed length declared in the gzip trailer, capped at a plausible ratio, plus one byte to detect the end.
 #[must_use]
-pub fn told_length(bytes: &[u8]) -> usize {
-    /// Packuments shrink to a thirtieth at most; what claims more may grow as it comes.
+pub fn gzip_length_hint(bytes: &[u8]) -> usize {
+    /// Packuments compress at most 30:1. Data that claims a higher ratio grows its buffer as it is read.
     const BELIEVED: usize = 32;
-    let told = bytes.last_chunk::<4>().map_or(0, |told| u32::from_le_bytes(*told) as usize);
-    told.min(bytes.len().saturating_mul(BELIEVED)) + 1
+    let declared = bytes.last_chunk::<4>().map_or(0, |declared| u32::from_le_bytes(*declared) as usize);
+    declared.min(bytes.len().saturating_mul(BELIEVED)) + 1
 }
 
 #[cfg(test)]
@@ -310,31 +311,32 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn shared_pieces_go_out_whole_and_their_length_is_known() {
-        let large = Bytes::from(vec![7; STRETCH + 1]);
+    async fn shared_chunks_are_sent_completely_with_known_length() {
+        let large = Bytes::from(vec![7; MAX_FRAME + 1]);
         let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"ab"), Bytes::new(), large.clone()]);
         let sent = Arc::new(AtomicU64::new(0));
         let seen = sent.clone();
-        let body = Body::shared(chunks).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
-        assert_eq!(body.size_hint().exact(), Some(STRETCH as u64 + 3));
+        let body = Body::shared(chunks).on_complete(move |bytes| seen.store(bytes, Ordering::SeqCst));
+        assert_eq!(body.size_hint().exact(), Some(MAX_FRAME as u64 + 3));
         let whole = body.collect().await.unwrap().to_bytes();
         assert_eq!(whole, [&b"ab"[..], &large].concat());
-        assert_eq!(sent.load(Ordering::SeqCst), STRETCH as u64 + 3);
+        assert_eq!(sent.load(Ordering::SeqCst), MAX_FRAME as u64 + 3);
     }
 
     #[tokio::test]
-    async fn a_body_given_up_tells_what_was_sent() {
+    async fn dropped_body_reports_bytes_sent() {
         let sent = Arc::new(AtomicU64::new(99));
         let seen = sent.clone();
-        let mut body = Body::from(Bytes::from(vec![0; 2 * STRETCH])).on_end(move |bytes| seen.store(bytes, Ordering::SeqCst));
+        let mut body =
+            Body::from(Bytes::from(vec![0; 2 * MAX_FRAME])).on_complete(move |bytes| seen.store(bytes, Ordering::SeqCst));
         body.frame().await.unwrap().unwrap();
-        assert_eq!(body.len(), STRETCH as u64);
+        assert_eq!(body.len(), MAX_FRAME as u64);
         drop(body);
-        assert_eq!(sent.load(Ordering::SeqCst), STRETCH as u64);
+        assert_eq!(sent.load(Ordering::SeqCst), MAX_FRAME as u64);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_comes_in_has_a_limit_and_a_deadline() {
+    async fn incoming_body_is_limited_in_size_and_time() {
         let deadline = Duration::from_secs(5);
         let take = |bytes: &'static [u8], limit| collect(Full::new(Bytes::from_static(bytes)), limit, deadline);
         assert_eq!(take(b"abc", 3).await.unwrap(), "abc");
@@ -345,7 +347,7 @@ mod tests {
         assert_eq!(collect(Never, 3, deadline).await, Err(BodyError::TooSlow { after: deadline }));
     }
 
-    /// A body that does not know its length.
+    /// A body of unknown length.
     struct Pieces(Vec<Bytes>);
 
     impl http_body::Body for Pieces {
@@ -357,7 +359,7 @@ mod tests {
         }
     }
 
-    /// A body that never comes.
+    /// A body that never arrives.
     struct Never;
 
     impl http_body::Body for Never {
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_stopped_at_the_limit() {
+    fn gzip_bomb_is_stopped_at_the_limit() {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&vec![0; 1 << 20]).unwrap();
         let bomb = encoder.finish().unwrap();

@@ -1,25 +1,24 @@
-//! What goes to a socket at once: a stretch of pieces that others hold too, handed over together and never copied into one.
-//! Refuses to know what is in them.
+//! A buffer of shared chunks, sent with one vectored write and never copied into one buffer.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-/// Bytes to send, in one piece or in several that others hold too.
+/// Bytes to send, in one chunk or in several shared chunks.
 #[derive(Debug, Clone, Default)]
 pub struct ChunkedBuf {
-    /// What is left of the piece that is being sent; empty only when nothing is left.
+    /// The rest of the chunk being sent. Empty only at the end.
     current: Bytes,
-    /// The pieces, from `next` on those behind `current`.
+    /// All chunks; those from `next` on follow `current`.
     pieces: Option<Arc<[Bytes]>>,
     next: usize,
-    /// How many bytes there are in all: the last piece may reach further.
+    /// The total number of bytes left. The last chunk may be longer.
     left: usize,
 }
 
 impl ChunkedBuf {
-    /// All of `pieces`.
+    /// Returns a buffer over all of `pieces`.
     #[must_use]
     pub fn of(pieces: Arc<[Bytes]>) -> Self {
         let left = pieces.iter().map(Bytes::len).sum();
@@ -28,14 +27,14 @@ impl ChunkedBuf {
         stretch
     }
 
-    /// Takes the first `most` bytes, or as many as there are.
+    /// Splits off the first `most` bytes, or all if there are fewer.
     pub(crate) fn split_to(&mut self, most: usize) -> Self {
         let first = Self { left: self.left.min(most), ..self.clone() };
         self.advance(first.left);
         first
     }
 
-    /// Goes on to the next piece that is not empty, when the current one is sent.
+    /// Moves to the next non-empty chunk if the current one is sent.
     fn settle(&mut self) {
         while self.current.is_empty() && self.left > 0 {
             let Some(piece) = self.pieces.as_ref().and_then(|pieces| pieces.get(self.next)) else { return };
@@ -76,9 +75,9 @@ impl Buf for ChunkedBuf {
     }
 
     /// # Panics
-    /// As [`Buf::advance`], when there are fewer bytes.
+    /// Panics if fewer than `count` bytes are left, like [`Buf::advance`].
     fn advance(&mut self, mut count: usize) {
-        assert!(count <= self.left, "only {} bytes are left, not {count}", self.left);
+        assert!(count <= self.left, "cannot advance by {count} bytes: only {} left", self.left);
         while count > 0 {
             let step = count.min(self.current.len());
             self.current.advance(step);
@@ -96,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_it_is_cut_and_read_the_bytes_are_those_of_the_pieces(
+        fn split_and_vectored_reads_yield_the_bytes_of_all_chunks(
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..8),
             cuts in prop::collection::vec(1_usize..30, 0..8),
             steps in prop::collection::vec(1_usize..9, 1..8),

@@ -1,5 +1,5 @@
-//! A limit on work that many clients share and that no client can use up alone: beyond what all share, each client has a few permits
-//! of its own. Knows nothing of the work.
+//! A concurrency limit shared by many clients. One client may use all shared permits, but each other client still has a few
+//! permits of its own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,21 +7,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The clients that are remembered before those that hold nothing are forgotten.
+/// Above this number of clients, those without permits are removed from the table.
 const MAX_IDLE_CLIENTS: usize = 1_024;
 
-/// How many permits there are.
+/// The numbers of permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Those that all clients share; one client may hold all of them.
+    /// Permits shared by all clients. One client may hold all of them.
     pub shared: usize,
-    /// Those that each client has beyond these.
+    /// Permits each client has in addition.
     pub own: usize,
-    /// All of them together: the limit on what many clients can cost.
+    /// The total number of permits for all clients together.
     pub most: usize,
 }
 
-/// A limit that many clients share.
+/// A concurrency limit shared by many clients.
 #[derive(Debug)]
 pub struct FairLimit {
     sizes: Sizes,
@@ -30,7 +30,7 @@ pub struct FairLimit {
     clients: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
 }
 
-/// A permit to work, given back when dropped.
+/// A permit, returned when dropped.
 #[derive(Debug)]
 pub struct FairPermit {
     _shared: Option<OwnedSemaphorePermit>,
@@ -38,7 +38,6 @@ pub struct FairPermit {
 }
 
 impl FairLimit {
-    /// A limit of `sizes`.
     #[must_use]
     pub fn new(sizes: Sizes) -> Arc<Self> {
         let beyond = sizes.most.saturating_sub(sizes.shared);
@@ -50,7 +49,7 @@ impl FairLimit {
         })
     }
 
-    /// Waits for a permit: one of those that all share, or one of the client's own.
+    /// Waits for a shared permit or one of the client's own.
     pub async fn acquire(&self, client: IpAddr) -> FairPermit {
         if let Ok(permit) = Arc::clone(&self.shared).try_acquire_owned() {
             return FairPermit { _shared: Some(permit), _own: None };
@@ -68,7 +67,7 @@ impl FairLimit {
         }
     }
 
-    /// A permit if there is one now.
+    /// Returns a permit if one is free now.
     #[must_use]
     pub fn try_acquire(&self, client: IpAddr) -> Option<FairPermit> {
         if let Ok(permit) = Arc::clone(&self.shared).try_acquire_owned() {
@@ -79,7 +78,7 @@ impl FairLimit {
         Some(FairPermit { _shared: Some(beyond), _own: Some(own) })
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until all permits are returned.
     pub async fn settle(&self) {
         let all = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let _shared = self.shared.acquire_many(all(self.sizes.shared)).await;
@@ -101,7 +100,8 @@ impl FairLimit {
     }
 }
 
-/// What counts as one client: of IPv6 the network, since one host has all of its addresses.
+/// Returns the key under which a client is counted. An IPv6 client counts as its /64 network, since one host owns all its
+/// addresses.
 #[must_use]
 pub fn network_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_client_takes_what_all_share_and_leaves_others_their_own() {
+    async fn one_client_may_use_all_shared_permits_but_not_those_of_others() {
         let limit = FairLimit::new(SIZES);
         let mut greedy = take(&limit, client(1), 6).await;
         assert!(timeout(A_WHILE, limit.acquire(client(1))).await.is_err() && limit.try_acquire(client(1)).is_none());
         let other = take(&limit, client(2), 2).await;
         assert!(timeout(A_WHILE, limit.acquire(client(2))).await.is_err());
-        // All together have a limit too.
+        // The total is limited too.
         let third = take(&limit, client(3), 1).await;
         assert!(timeout(A_WHILE, limit.acquire(client(3))).await.is_err());
         greedy.truncate(3);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn addresses_of_one_network_are_one_client_and_idle_ones_are_forgotten() {
+    async fn one_network_counts_as_one_client_and_idle_clients_are_removed() {
         let limit = FairLimit::new(SIZES);
         let of = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
         let taken = take(&limit, of(1), 6).await;

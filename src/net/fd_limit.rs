@@ -1,20 +1,20 @@
-//! How many files, sockets among them, this process may hold open. Refuses to know what they are for.
+//! The process's limit on open files, which includes sockets.
 
-/// The most that is asked for: who may have more has no use for it.
+/// The highest limit requested. More would have no use.
 #[cfg(unix)]
 const MOST: u64 = 1 << 20;
 
-/// What a process may hold open; `None` is without a limit, or unknown.
+/// The limit on open files. `None` means no limit, or unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdLimit {
-    /// When it was started.
+    /// At process start.
     pub before: Option<u64>,
-    /// From now on.
+    /// After [`FdLimit::raise`].
     pub now: Option<u64>,
 }
 
 impl FdLimit {
-    /// Raises this process' limit as far as it may without asking anybody. Where it cannot, it stays as it is.
+    /// Raises the soft limit as far as the hard limit allows. Leaves it unchanged on failure.
     #[cfg(unix)]
     #[must_use]
     pub fn raise() -> Self {
@@ -29,7 +29,7 @@ impl FdLimit {
         Self { before, now: if raised.is_ok() { Some(wanted) } else { before } }
     }
 
-    /// There is no such limit here.
+    /// Returns no limit: the platform has none.
     #[cfg(not(unix))]
     #[must_use]
     pub fn raise() -> Self {

@@ -1,11 +1,11 @@
-//! Headers that need thought: negotiation, conditions, ranges, and text that fits on one line. Refuses to know what is served.
+//! Header parsing: content negotiation, conditional requests, ranges, and values of at most one line.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// All lines of a list header as one list; `None` when there is none. Lines that are not ASCII are passed over.
+/// Joins all lines of a list header. Returns `None` if there is none, and skips lines that are not ASCII.
 #[must_use]
 pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -13,21 +13,21 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str
     Some(lines.fold(first, |joined, line| joined + "," + line))
 }
 
-/// A header that may stand there once.
+/// Returns the value of a header that may occur once.
 ///
 /// # Errors
-/// When it stands there more often, or is not visible ASCII.
+/// Returns an error if the header occurs more than once, or is not visible ASCII.
 pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, String> {
     let mut lines = headers.get_all(name).iter();
     let Some(line) = lines.next() else { return Ok(None) };
     if lines.next().is_some() {
-        return Err(format!("more than one `{name}` header"));
+        return Err(format!("duplicate `{name}` header"));
     }
-    line.to_str().map(Some).map_err(|_| format!("the `{name}` header is not ASCII"))
+    line.to_str().map(Some).map_err(|_| format!("`{name}` header is not ASCII"))
 }
 
-/// Which of the `offered` media types an `Accept` header likes best: the highest quality, then the most exact match, then
-/// the first offered. The first when the header is missing or likes none: an answer nobody asked for beats none at all.
+/// Returns the index of the `offered` media type that an `Accept` header prefers: highest quality, then most specific match, then
+/// first offered. Returns 0 if the header is missing or accepts none, since a response in another form is better than none.
 #[must_use]
 pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
     let Some(accept) = accept else { return 0 };
@@ -38,8 +38,8 @@ pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
             _ if range.eq_ignore_ascii_case(media) => Some(3),
             _ => range.strip_suffix("/*").filter(|wanted| wanted.eq_ignore_ascii_case(main)).map(|_| 2),
         };
-        // The most exact range decides the quality, whatever a wilder one says.
-        let ranges = accept.split(',').map(weigh);
+        // The most specific range decides the quality, even if a wildcard has a higher one.
+        let ranges = accept.split(',').map(parse_quality);
         let matching = ranges.filter_map(|(range, quality)| exactness(range).map(|exact| (exact, quality)));
         matching.max_by_key(|(exact, _)| *exact).map_or((0, 0), |(exact, quality)| (quality, exact))
     };
@@ -53,14 +53,14 @@ pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
     best.0
 }
 
-/// Which of the `offered` codings an `Accept-Encoding` header likes best: the highest quality, then the first offered. `None`
-/// when it takes none, or likes the bytes as they are better. Only what it names is chosen; `*` stands for gzip alone, which is
-/// all that everybody reads.
+/// Returns the index of the `offered` coding that an `Accept-Encoding` header prefers: highest quality, then first offered.
+/// Returns `None` if it accepts none or prefers `identity`. A coding is chosen only if it is named. `*` counts only for gzip,
+/// which every client can decode.
 #[must_use]
 pub fn best_coding(accept_encoding: Option<&str>, offered: &[&str]) -> Option<usize> {
     let accept = accept_encoding?;
     let quality = |wanted: &str| {
-        let mut codings = accept.split(',').map(weigh);
+        let mut codings = accept.split(',').map(parse_quality);
         codings.find(|(coding, _)| coding.eq_ignore_ascii_case(wanted)).map(|(_, quality)| quality)
     };
     let score = |coding: &str| match coding {
@@ -78,8 +78,8 @@ pub fn best_coding(accept_encoding: Option<&str>, offered: &[&str]) -> Option<us
     best.map(|(at, _)| at)
 }
 
-/// One element of a list with its quality in thousandths; an unreadable quality counts as none, so that it is not preferred.
-fn weigh(element: &str) -> (&str, u16) {
+/// Splits a list element into its value and its quality in thousandths. An invalid quality counts as 0, so it is never preferred.
+fn parse_quality(element: &str) -> (&str, u16) {
     let mut parts = element.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
     let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
@@ -98,7 +98,7 @@ fn thousandths(quality: &str) -> u16 {
     }
 }
 
-/// Whether `If-None-Match` names `etag` (quotes included): weakly compared, since caches between weaken tags.
+/// Checks whether `If-None-Match` contains `etag` (with quotes). Uses weak comparison, since caches on the way weaken tags.
 #[must_use]
 pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
     let Some(condition) = list(headers, &http::header::IF_NONE_MATCH) else { return false };
@@ -107,7 +107,7 @@ pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
     if rest == "*" {
         return true;
     }
-    // A tag may hold commas, so the list is walked from quote to quote.
+    // A tag may contain commas, so the list is scanned from quote to quote.
     while let Some(start) = rest.find('"') {
         let Some(length) = rest[start + 1..].find('"') else { return false };
         let (tag, after) = rest[start..].split_at(length + 2);
@@ -119,24 +119,19 @@ pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
     false
 }
 
-/// Which bytes of a body are wanted.
+/// The requested part of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByteRange {
-    /// All of them.
+    /// The whole body.
     Whole,
-    /// From `first` to `last`, both included.
-    Part {
-        /// The first byte.
-        first: u64,
-        /// The last byte.
-        last: u64,
-    },
-    /// Bytes that are not there.
+    /// From `first` to `last`, inclusive.
+    Part { first: u64, last: u64 },
+    /// The range is beyond the end.
     Unsatisfiable,
 }
 
-/// Reads `Range` and `If-Range` for a body of `length` bytes whose strong tag is `etag`. Several ranges, other units and
-/// whatever cannot be read are answered whole, as RFC 9110 allows.
+/// Parses `Range` and `If-Range` for a body of `length` bytes with the strong tag `etag`. Returns `Whole` for several ranges,
+/// other units and invalid values, as RFC 9110 allows.
 #[must_use]
 pub fn span(headers: &HeaderMap, length: u64, etag: &str) -> ByteRange {
     let Ok(Some(range)) = single(headers, &http::header::RANGE) else { return ByteRange::Whole };
@@ -167,13 +162,13 @@ fn digits(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// An instant as HTTP writes it.
+/// Formats an instant as an HTTP date.
 #[must_use]
 pub fn date(instant: SystemTime) -> HeaderValue {
     HeaderValue::try_from(httpdate::fmt_http_date(instant)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
-/// Whether `text` is a host with an optional port, as a `Host` header holds it: `files.example`, `127.0.0.1:4873`, `[::1]:80`.
+/// Checks whether `text` is a host with an optional port, as in a `Host` header: `files.example`, `127.0.0.1:4873`, `[::1]:80`.
 #[must_use]
 pub fn is_host(text: &str) -> bool {
     let (name, port) = split_host(text);
@@ -186,7 +181,7 @@ pub fn is_host(text: &str) -> bool {
     !name.is_empty() && text.len() <= 255 && well_formed && fits
 }
 
-/// A host without its port, and the port.
+/// Splits a host into its name and port.
 #[must_use]
 pub fn split_host(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
@@ -207,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn each_client_gets_the_form_it_asks_for() {
+    fn preferred_media_type_is_chosen() {
         let best = |accept| [FULL, SHORT][best_media_type(accept, &[FULL, SHORT])];
         assert_eq!(best(Some("application/vnd.short-v1+json; q=1.0, application/json; q=0.8, */*")), SHORT);
         assert_eq!(best(Some("application/json; q=1.0, */*")), FULL);
@@ -229,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_goes_to_those_who_take_it() {
+    fn gzip_is_chosen_only_if_accepted() {
         for yes in [
             "gzip",
             "gzip,deflate,br",
@@ -250,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn each_client_gets_the_best_coding_that_it_names() {
+    fn preferred_named_coding_is_chosen() {
         for (accept, best) in [
             // npm and yarn 1; pnpm 9 and 10, yarn 4; bun; pnpm 12; deno's first request.
             ("gzip", "gzip"),
@@ -273,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entity_tag_is_compared_weakly_and_in_lists() {
+    fn etags_are_compared_weakly_within_lists() {
         let holds = |value| none_match(&headers(&[(http::header::IF_NONE_MATCH, value)]), "\"a,b\"");
         assert!(holds("\"a,b\"") && holds("W/\"a,b\"") && holds("\"x\", \"a,b\"") && holds("*") && holds("\"x\",W/\"a,b\" "));
         assert!(!holds("\"a\"") && !holds("a,b") && !holds("\"a,b") && !holds("") && !holds("\"x\", *"));
@@ -281,45 +276,46 @@ mod tests {
     }
 
     #[test]
-    fn one_range_is_answered_and_the_rest_is_whole() {
-        let told = |range| span(&headers(&[(http::header::RANGE, range)]), 10, "\"t\"");
+    fn single_range_is_served_and_other_ranges_get_the_whole_body() {
+        let parse = |range| span(&headers(&[(http::header::RANGE, range)]), 10, "\"t\"");
         let part = |first, last| ByteRange::Part { first, last };
-        assert_eq!(told("bytes=0-3"), part(0, 3));
-        assert_eq!(told("bytes=4-"), part(4, 9));
-        assert_eq!(told("bytes=-3"), part(7, 9));
-        assert_eq!(told("bytes=-30"), part(0, 9));
-        assert_eq!(told("bytes=5-100"), part(5, 9));
-        assert_eq!(told("bytes=9-99999999999999999999999"), part(9, 9));
+        assert_eq!(parse("bytes=0-3"), part(0, 3));
+        assert_eq!(parse("bytes=4-"), part(4, 9));
+        assert_eq!(parse("bytes=-3"), part(7, 9));
+        assert_eq!(parse("bytes=-30"), part(0, 9));
+        assert_eq!(parse("bytes=5-100"), part(5, 9));
+        assert_eq!(parse("bytes=9-99999999999999999999999"), part(9, 9));
         assert_eq!(
-            (told("bytes=10-"), told("bytes=10-12"), told("bytes=-0")),
+            (parse("bytes=10-"), parse("bytes=10-12"), parse("bytes=-0")),
             (ByteRange::Unsatisfiable, ByteRange::Unsatisfiable, ByteRange::Unsatisfiable)
         );
         for whole in
             ["bytes=0-1,3-4", "bytes=3-2", "lines=1-2", "bytes=", "bytes=-", "bytes=a-b", "bytes=+1-2", "bytes=--3", "0-1"]
         {
-            assert_eq!(told(whole), ByteRange::Whole, "{whole}");
+            assert_eq!(parse(whole), ByteRange::Whole, "{whole}");
         }
         let empty = headers(&[(http::header::RANGE, "bytes=0-")]);
         assert_eq!(span(&empty, 0, "\"t\""), ByteRange::Unsatisfiable);
     }
 
     #[test]
-    fn a_range_of_other_bytes_is_answered_whole() {
-        let told = |tag| span(&headers(&[(http::header::RANGE, "bytes=0-3"), (http::header::IF_RANGE, tag)]), 10, "\"t\"");
-        assert_eq!(told("\"t\""), ByteRange::Part { first: 0, last: 3 });
+    fn range_with_stale_if_range_gets_the_whole_body() {
+        let parse = |tag| span(&headers(&[(http::header::RANGE, "bytes=0-3"), (http::header::IF_RANGE, tag)]), 10, "\"t\"");
+        assert_eq!(parse("\"t\""), ByteRange::Part { first: 0, last: 3 });
         assert_eq!(
-            (told("\"u\""), told("W/\"t\""), told("Thu, 01 Jan 1970 00:00:00 GMT")),
+            (parse("\"u\""), parse("W/\"t\""), parse("Thu, 01 Jan 1970 00:00:00 GMT")),
             (ByteRange::Whole, ByteRange::Whole, ByteRange::Whole)
         );
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
+    fn host_is_a_name_or_address_with_an_optional_port() {
         for right in ["files.example", "localhost:4873", "127.0.0.1:1", "[::1]", "[::1]:4873", "under_score"] {
             assert!(is_host(right), "{right}");
         }
-        for wrong in ["", ":80", "a:0", "a:70000", "a:x", "a:", "a/b", "a b", "user@a", "[::1", "[::x]", "::1", "a\"b", "a:+1"] {
-            assert!(!is_host(wrong), "{wrong}");
+        for invalid in ["", ":80", "a:0", "a:70000", "a:x", "a:", "a/b", "a b", "user@a", "[::1", "[::x]", "::1", "a\"b", "a:+1"]
+        {
+            assert!(!is_host(invalid), "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Hosts that an operator allows besides the registry: `*.storage.example`, `files.example:8443`. Refuses to know for what.
+//! Host patterns that an operator allows besides the registry, such as `*.storage.example` or `files.example:8443`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -9,27 +9,27 @@ use url::Url;
 
 use crate::net::client::dial::AddressScope;
 
-/// A host, or a pattern of hosts in which `*` stands for any characters, dots included; with a port, that port only.
+/// A host, or a pattern in which `*` matches any characters including dots. With a port, it matches only that port.
 ///
-/// A host that is written out may have any address, private ones too: whoever named it meant it. What a pattern matches
-/// must have a public address, because then it is upstream that names the host.
+/// An exact host may have any address, also a private one, since the operator named it. A host matched by a pattern must have a
+/// public address, since upstream chose the host.
 #[derive(Debug, Clone)]
 pub struct HostPattern {
     written: Box<str>,
-    /// `None` for a host that is written out.
+    /// `None` for an exact host.
     pattern: Option<GlobMatcher>,
     host: Box<str>,
     port: Option<u16>,
 }
 
-/// What is wrong with a host or pattern.
+/// Why a host or pattern is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostPatternError {
-    /// A URL, a path, a character that no host has, or nothing.
-    #[error("expected a host such as `files.example`, `*.files.example` or `files.example:8443`: `{0}`")]
+    /// A URL, a path, an invalid character or an empty value.
+    #[error("invalid host, expected for example `files.example`, `*.files.example` or `files.example:8443`: `{0}`")]
     Host(String),
-    /// Not a port.
-    #[error("a port is a number from 1 to 65535: `{0}`")]
+    /// Not a port number.
+    #[error("invalid port, expected a number from 1 to 65535: `{0}`")]
     Port(String),
 }
 
@@ -38,8 +38,8 @@ impl FromStr for HostPattern {
 
     fn from_str(text: &str) -> Result<Self, HostPatternError> {
         let written = text.trim();
-        let wrong = || HostPatternError::Host(written.escape_debug().to_string());
-        let (host, port) = split(written).ok_or_else(wrong)?;
+        let invalid = || HostPatternError::Host(written.escape_debug().to_string());
+        let (host, port) = split(written).ok_or_else(invalid)?;
         let port = match port {
             None => None,
             Some(digits) => Some(
@@ -52,18 +52,21 @@ impl FromStr for HostPattern {
         };
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let v6 = host.starts_with('[');
-        let right = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
-        if host.is_empty() || !(v6 || host.bytes().all(right)) {
-            return Err(wrong());
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
+        if host.is_empty() || !(v6 || host.bytes().all(is_valid)) {
+            return Err(invalid());
         }
-        let pattern =
-            if host.contains('*') { Some(GlobBuilder::new(&host).build().map_err(|_| wrong())?.compile_matcher()) } else { None };
+        let pattern = if host.contains('*') {
+            Some(GlobBuilder::new(&host).build().map_err(|_| invalid())?.compile_matcher())
+        } else {
+            None
+        };
         Ok(Self { written: written.into(), pattern, host: host.into(), port })
     }
 }
 
 impl HostPattern {
-    /// How far a request to `url` may reach, if this allows its host.
+    /// Returns the addresses that a request to `url` may reach, if the pattern matches its host.
     #[must_use]
     pub fn reach(&self, url: &Url) -> Option<AddressScope> {
         let host = bare_host(url)?;
@@ -76,19 +79,19 @@ impl HostPattern {
         }
     }
 
-    /// The one port that is allowed, if one is named.
+    /// Returns the only allowed port, if one is named.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// The host as it is written out, lower case; `None` for a pattern.
+    /// Returns the exact host in lower case, or `None` for a pattern.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.pattern.is_none().then_some(&*self.host)
     }
 
-    /// How far a request to `url` may reach by the most generous of `globs`.
+    /// Returns the widest scope that any of `globs` allows for `url`.
     pub(crate) fn reach_of(globs: &[Self], url: &Url) -> Option<AddressScope> {
         let mut found = None;
         for reach in globs.iter().filter_map(|glob| glob.reach(url)) {
@@ -115,12 +118,12 @@ impl PartialEq for HostPattern {
 
 impl Eq for HostPattern {}
 
-/// The host of a URL in one spelling: lower case (the parser sees to that), no dot at its end, IPv6 in brackets.
+/// Returns the host of a URL in canonical form: lower case (by the parser), no trailing dot, IPv6 in brackets.
 pub(crate) fn bare_host(url: &Url) -> Option<String> {
     url.host_str().map(|host| host.trim_end_matches('.').to_owned()).filter(|host| !host.is_empty())
 }
 
-/// Host and port; an IPv6 address keeps its brackets, and needs them.
+/// Splits host and port. An IPv6 address must have brackets and keeps them.
 fn split(text: &str) -> Option<(String, Option<&str>)> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_written_out_may_be_private_and_a_pattern_may_not() {
+    fn exact_host_may_be_private_and_pattern_may_not() {
         assert_eq!(reach("Files.example", "https://files.example./x"), Some(AddressScope::Anywhere));
         assert_eq!(reach("*.files.example", "https://a.b.files.example/x"), Some(AddressScope::Public));
         assert_eq!(reach("*.files.example", "https://files.example/x"), None);
@@ -154,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_named_must_match() {
+    fn named_port_must_match() {
         assert_eq!(reach("files.example:443", "https://files.example/"), Some(AddressScope::Anywhere));
         assert_eq!(reach("files.example:8443", "https://files.example/"), None);
         assert_eq!(reach("files.example", "https://files.example:8443/"), Some(AddressScope::Anywhere));
     }
 
     #[test]
-    fn the_most_generous_of_several_wins() {
+    fn widest_scope_wins() {
         let globs: Vec<HostPattern> = ["*.files.example", "a.files.example"].iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(HostPattern::reach_of(&globs, &Url::parse("https://a.files.example/").unwrap()), Some(AddressScope::Anywhere));
         assert_eq!(HostPattern::reach_of(&globs, &Url::parse("https://b.files.example/").unwrap()), Some(AddressScope::Public));
@@ -169,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_not_a_host() {
-        for wrong in [
+    fn url_is_not_a_host() {
+        for invalid in [
             "",
             "https://files.example",
             "files.example/x",
@@ -183,7 +186,7 @@ mod tests {
             "{a,b}.example",
             "é.example",
         ] {
-            assert!(wrong.parse::<HostPattern>().is_err(), "{wrong:?}");
+            assert!(invalid.parse::<HostPattern>().is_err(), "{invalid:?}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! An allowance of memory, in bytes, that many share: whoever needs more than is left waits for others to give back theirs.
-//! Refuses to know what it is for.
+//! A memory budget in bytes, shared by many reservations. A reservation that needs more than is left waits for others to shrink.
 //!
-//! A share that waits holds what it has. So that they never all wait for each other, the oldest of each lane grows whatever is left:
-//! at most the allowance and one share per lane are taken, and small ones besides. A lane is what must not wait for others, such as
-//! one registry. Where strangers can make any number of lanes, there is a second limit, beyond which only the oldest of all grows.
+//! A waiting reservation keeps its bytes. To prevent deadlock, the oldest reservation of each lane may grow beyond the budget.
+//! Usage is thus bounded by the budget, one reservation per lane, and small reservations. A lane groups work that must not wait
+//! for other lanes, such as one registry. If clients can create any number of lanes, a second limit applies: beyond it, only the
+//! oldest reservation of all may grow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,16 +15,16 @@ use tokio::time::timeout;
 
 use crate::net::fair_limit::network_of;
 
-/// What never waits, in bytes, though it counts: most of what is asked for is smaller.
+/// Reservations up to this size never wait, but count. Most requests are smaller.
 const SMALL: u64 = 1 << 20;
 
-/// Memory that many share.
+/// A memory budget shared by many reservations.
 #[derive(Debug)]
 pub struct MemoryBudget {
     bytes: u64,
-    /// What the oldest of each lane may take all of them to, in bytes.
+    /// The total that the oldest reservations of all lanes may reach, in bytes.
     most: u64,
-    /// What never waits, in bytes, though it counts.
+    /// Reservations up to this size never wait, but count. In bytes.
     small: u64,
     patience: Duration,
     taken: Mutex<BudgetState>,
@@ -34,12 +34,12 @@ pub struct MemoryBudget {
 #[derive(Debug, Default)]
 struct BudgetState {
     bytes: u64,
-    /// The numbers of the shares that are not small, by lane, in the order in which they ceased to be.
+    /// The ids of large reservations by lane, in the order in which they became large.
     large: BTreeMap<Arc<str>, BTreeSet<u64>>,
     next: u64,
 }
 
-/// A part of an allowance, given back when dropped.
+/// A part of a budget, returned when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     of: Arc<MemoryBudget>,
@@ -48,52 +48,53 @@ pub struct Reservation {
     number: Option<u64>,
 }
 
-/// Nobody gave back enough in time.
+/// Too little memory was returned in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no memory came free within {} s", after.as_secs())]
+#[error("no memory available within {} s", after.as_secs())]
 pub struct BudgetTimeout {
-    /// How long it was waited for.
+    /// How long the reservation waited.
     pub after: Duration,
 }
 
 impl MemoryBudget {
-    /// An allowance of `bytes`, for which a share waits for at most `patience` each time.
+    /// Returns a budget of `bytes`. A reservation waits at most `patience` each time it grows.
     #[must_use]
     pub fn of(bytes: u64, patience: Duration) -> Arc<Self> {
         Self::with_small(bytes, SMALL, patience)
     }
 
-    /// Like [`MemoryBudget::of`], where shares of up to `small` bytes never wait.
+    /// Like [`MemoryBudget::of`], but reservations of up to `small` bytes never wait.
     #[must_use]
     pub fn with_small(bytes: u64, small: u64, patience: Duration) -> Arc<Self> {
         Self::for_clients(bytes, u64::MAX, small, patience)
     }
 
-    /// Like [`MemoryBudget::with_small`], where each client has a lane: the oldest shares of all of them take up to `most` bytes.
+    /// Like [`MemoryBudget::with_small`], but with a lane per client. The oldest reservations of all lanes may use up to `most`
+    /// bytes.
     #[must_use]
     pub fn for_clients(bytes: u64, most: u64, small: u64, patience: Duration) -> Arc<Self> {
         Arc::new(Self { bytes, most, small, patience, taken: Mutex::default(), given_back: Notify::new() })
     }
 
-    /// A share, empty so far.
+    /// Returns an empty reservation.
     #[must_use]
     pub fn share(self: &Arc<Self>) -> Reservation {
         self.share_in(&Arc::default())
     }
 
-    /// A share in a lane of its own, empty so far.
+    /// Returns an empty reservation in `lane`.
     #[must_use]
     pub fn share_in(self: &Arc<Self>, lane: &Arc<str>) -> Reservation {
         Reservation { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }
 
-    /// A share in the lane of a client, empty so far.
+    /// Returns an empty reservation in the lane of a client.
     #[must_use]
     pub fn share_for(self: &Arc<Self>, client: IpAddr) -> Reservation {
         self.share_in(&network_of(client).to_string().into())
     }
 
-    /// How many bytes are taken.
+    /// Returns the number of reserved bytes.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.lock().bytes
@@ -105,17 +106,17 @@ impl MemoryBudget {
 }
 
 impl BudgetState {
-    /// Whether this is the oldest of all shares that are not small.
+    /// Checks whether `number` is the oldest large reservation of all lanes.
     fn is_oldest(&self, number: Option<u64>) -> bool {
         number == self.large.values().filter_map(BTreeSet::first).min().copied()
     }
 }
 
 impl Reservation {
-    /// Takes `bytes` in all, if they are not taken already; waits while they are not left.
+    /// Grows the reservation to `bytes` in total. Waits until they are available.
     ///
     /// # Errors
-    /// When it had to wait for too long. It still holds what it had.
+    /// Returns an error if it waited too long. The reservation keeps its size.
     pub async fn grow_to(&mut self, bytes: u64) -> Result<(), BudgetTimeout> {
         if self.try_grow_to(bytes) {
             return Ok(());
@@ -123,7 +124,7 @@ impl Reservation {
         let (of, after) = (Arc::clone(&self.of), self.of.patience);
         let waiting = async {
             loop {
-                // Listens before it looks, so that nothing is given back in between.
+                // Registers before checking, so that memory returned in between is not missed.
                 let given_back = of.given_back.notified();
                 if self.try_grow_to(bytes) {
                     return;
@@ -134,14 +135,14 @@ impl Reservation {
         timeout(after, waiting).await.map_err(|_| BudgetTimeout { after })
     }
 
-    /// Takes `bytes` in all, whatever is left: for what turned out to be larger than it said, where it cannot wait.
-    pub fn overdraw_to(&mut self, bytes: u64) {
+    /// Grows the reservation to `bytes` in total beyond any limit. For data that is larger than declared and cannot wait.
+    pub fn force_grow_to(&mut self, bytes: u64) {
         let mut taken = self.of.lock();
         taken.bytes += bytes.saturating_sub(self.bytes);
         self.bytes = self.bytes.max(bytes);
     }
 
-    /// Gives back all but `bytes`.
+    /// Returns all but `bytes` to the budget.
     pub fn shrink_to(&mut self, bytes: u64) {
         self.of.lock().bytes -= self.bytes.saturating_sub(bytes);
         self.bytes = self.bytes.min(bytes);
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_fit_waits_until_enough_is_given_back_and_small_ones_never_do() {
+    async fn large_reservation_waits_for_memory_and_small_one_does_not() {
         let allowance = MemoryBudget::of(100 * MB, PATIENCE);
         let (first, mut second, mut third) =
             (holding(&allowance, 60 * MB).await, holding(&allowance, 40 * MB).await, allowance.share());
@@ -225,18 +226,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_larger_than_all_there_is_goes_on_when_it_is_the_first() {
+    async fn oldest_reservation_may_exceed_the_budget() {
         let allowance = MemoryBudget::of(10 * MB, PATIENCE);
         let (first, mut second) = (holding(&allowance, 50 * MB).await, allowance.share());
         assert!(second.grow_to(50 * MB).await.is_err());
         drop(first);
         second.grow_to(50 * MB).await.unwrap();
-        second.overdraw_to(70 * MB);
+        second.force_grow_to(70 * MB);
         assert_eq!(allowance.taken(), 70 * MB);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_of_each_lane_goes_on_whatever_others_hold() {
+    async fn oldest_reservation_of_each_lane_never_waits() {
         let allowance = MemoryBudget::of(10 * MB, PATIENCE);
         let (one, other): (Arc<str>, Arc<str>) = ("https://one.example/".into(), "https://other.example/".into());
         let mut hanging = allowance.share_in(&one);
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_client_keeps_no_other_waiting_and_all_clients_have_a_limit() {
+    async fn clients_do_not_block_each_other_below_the_total_limit() {
         let allowance = MemoryBudget::for_clients(10 * MB, 30 * MB, 1_000, PATIENCE);
         let client = |number: u8| allowance.share_for(IpAddr::from([192, 0, 2, number]));
         let (mut greedy, mut more) = (client(1), client(1));
@@ -262,7 +263,7 @@ mod tests {
         other.grow_to(10 * MB).await.unwrap();
         assert!(third.grow_to(MB).await.is_err());
         client(4).grow_to(1_000).await.unwrap();
-        // The oldest goes on whatever is taken, so that one of them comes to its end.
+        // The oldest may always grow, so that one of them can finish.
         greedy.grow_to(40 * MB).await.unwrap();
         drop(greedy);
         third.grow_to(MB).await.unwrap();
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_that_grow_step_by_step_all_come_to_their_end_and_never_take_more_than_one_beyond() {
+    async fn growing_reservations_all_finish_and_exceed_the_budget_by_one_at_most() {
         let allowance = MemoryBudget::of(30 * MB, PATIENCE);
         let mut growing = JoinSet::new();
         for number in 0..20 {
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_leaves_while_it_waits_lets_the_next_go_on() {
+    async fn cancelled_wait_unblocks_the_next_reservation() {
         let allowance = MemoryBudget::of(10 * MB, PATIENCE);
         let (first, mut third) = (holding(&allowance, 10 * MB).await, allowance.share());
         let waiting = {

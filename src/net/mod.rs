@@ -1,7 +1,7 @@
-//! Sockets and HTTP. Refuses to know npm, and what is asked over them.
+//! Sockets and HTTP, without npm.
 //!
-//! The server half: bodies, headers, listeners with limits and deadlines. The client half: [`HttpClient`] asks other servers,
-//! within deadlines and limits, directly or through an outbound proxy.
+//! Server half: bodies, headers, and listeners with limits and deadlines. Client half: [`HttpClient`] sends requests to other
+//! servers with deadlines and limits, directly or through an outbound proxy.
 
 pub mod body;
 mod chunked_buf;
@@ -21,11 +21,11 @@ pub use body::{Body, BodyError};
 pub use chunked_buf::ChunkedBuf;
 pub use client::body::BodyStream;
 pub use client::deadlines::Deadlines;
-pub use client::dial::{AddressScope, addresses_of, are_permitted, dial_permitted, is_inward, is_our_own, is_public};
+pub use client::dial::{AddressScope, resolve_all, all_permitted, dial_permitted, is_internal, is_own_connection, is_public};
 pub use client::error::{ClientError, ConnectStage};
 pub use client::outbound_proxy::{OutboundProxy, ProxyConnection, TunnelStream};
 pub use client::proxy_settings::{ProxySettingError, ProxySettings};
-pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, dice, pause, pseudonym};
+pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, dice, backoff, via_pseudonym};
 pub use fair_limit::{FairLimit, FairPermit};
 pub use fd_limit::FdLimit;
 pub use listener::activity::RequestBody;

@@ -1,4 +1,4 @@
-//! A server for tests that says exactly what a test makes it say, right or wrong, over loopback. Refuses to be HTTP.
+//! A scripted loopback server for tests. It sends exact bytes, valid HTTP or not.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,25 +11,25 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::net::client::connector::ByteStream;
 
-/// What a server does with one request.
+/// What the server does with one request.
 pub(crate) enum ServerAction {
-    /// Says this and waits for the next request on the same connection.
+    /// Sends the bytes and waits for the next request on the connection.
     Say(Vec<u8>),
-    /// Says this and closes.
+    /// Sends the bytes and closes the connection.
     Close(Vec<u8>),
-    /// Closes so that the other side sees a reset.
+    /// Resets the connection.
     Reset,
-    /// Says this and nothing more, for as long as the other side likes.
+    /// Sends the bytes and keeps the connection open.
     Hang(Vec<u8>),
-    /// Says the first, then a byte of the second at a time.
+    /// Sends the first bytes, then the second one byte at a time.
     Drip(Vec<u8>, Vec<u8>, Duration),
-    /// Says the first, then the second again and again.
+    /// Sends the first bytes, then the second repeatedly.
     Flood(Vec<u8>, Vec<u8>, Duration),
-    /// Answers a `CONNECT` and joins the connection with one to this address.
+    /// Accepts a `CONNECT` and tunnels to this address.
     Tunnel(SocketAddr),
 }
 
-/// One request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedRequest {
     pub(crate) head: String,
@@ -48,13 +48,13 @@ impl ReceivedRequest {
     }
 }
 
-/// A running server; it ends with the test's runtime.
+/// A running server. It stops with the runtime of the test.
 pub(crate) struct ScriptedServer {
     pub(crate) address: SocketAddr,
     heard: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
-/// An answer with a length, so that the connection lives on.
+/// Formats a response with a length, which keeps the connection open.
 pub(crate) fn answer(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
     for header in headers {
@@ -66,12 +66,12 @@ pub(crate) fn answer(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
 }
 
 impl ScriptedServer {
-    /// Serves plain HTTP: `script` is given each request and how many came before it.
+    /// Serves plain HTTP. `script` receives each request and the number of requests before it.
     pub(crate) async fn plain(script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static) -> Self {
         Self::start(None, script).await
     }
 
-    /// Serves HTTP over TLS with the certificate of `identity`.
+    /// Serves HTTPS with the certificate of `identity`.
     pub(crate) async fn secure(
         identity: &TestIdentity,
         script: impl Fn(&ReceivedRequest, usize) -> ServerAction + Send + Sync + 'static,
@@ -96,7 +96,7 @@ impl ScriptedServer {
         Self { address, heard }
     }
 
-    /// Every request so far.
+    /// Returns all requests so far.
     pub(crate) fn heard(&self) -> Vec<ReceivedRequest> {
         self.heard.lock().unwrap().clone()
     }
@@ -115,7 +115,7 @@ async fn converse(
 ) {
     let mut stream: Box<dyn ByteStream> = match tls {
         None => Box::new(Resettable(stream)),
-        // A client that does not trust us ends it here, which is what some tests are about.
+        // Some tests use a client that does not trust the certificate and closes the connection here.
         Some(tls) => match tls.accept(stream).await {
             Ok(stream) => Box::new(stream),
             Err(_) => return,
@@ -181,7 +181,7 @@ async fn hear(stream: &mut Box<dyn ByteStream>) -> Option<ReceivedRequest> {
     Some(heard)
 }
 
-/// A plain connection that is reset when it is dropped without a shutdown.
+/// A plain connection that is reset if it is dropped without a shutdown.
 struct Resettable(TcpStream);
 
 impl Drop for Resettable {
@@ -233,17 +233,17 @@ pub(crate) struct TestIdentity {
 }
 
 impl TestIdentity {
-    /// Valid today.
+    /// Returns a certificate that is valid now.
     pub(crate) fn of(name: &str) -> Self {
         Self::until(name, 2200)
     }
 
-    /// Valid until the first day of `year`.
+    /// Returns a certificate that is valid until the first day of `year`.
     pub(crate) fn until(name: &str, year: i32) -> Self {
         let authority_key = rcgen::KeyPair::generate().unwrap();
         let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        // Two authorities of one name would be told apart by their signatures only.
+        // A unique common name, so that certificates of two authorities can be distinguished.
         let number = u64::from_le_bytes(authority_key.public_key_raw()[1..9].try_into().unwrap());
         authority.distinguished_name.push(rcgen::DnType::CommonName, format!("Trial authority {number:x}"));
         let authority = rcgen::CertifiedIssuer::self_signed(authority, authority_key).unwrap();
@@ -262,7 +262,7 @@ impl TestIdentity {
         TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(vec![self.chain.clone()], key).unwrap()))
     }
 
-    /// A client's settings that trust this authority and no other.
+    /// Returns a client config that trusts only this authority.
     pub(crate) fn trusted(&self) -> Arc<rustls::ClientConfig> {
         use rustls_pki_types::pem::PemObject as _;
         let mut roots = rustls::RootCertStore::empty();
@@ -270,7 +270,7 @@ impl TestIdentity {
         trusting(roots)
     }
 
-    /// A client's settings that trust nobody.
+    /// Returns a client config that trusts no authority.
     pub(crate) fn nobody() -> Arc<rustls::ClientConfig> {
         trusting(rustls::RootCertStore::empty())
     }

@@ -115,7 +115,7 @@ async fn idling_and_a_head_have_limits_of_their_own() {
     let mut idle = Kept::open(scene.coldframe.address).await;
     idle.get("/-/coldframe/healthz").await.expect("an answer");
     assert!(idle.is_closed().await);
-    let scene = Scene::open().set("head-timeout", "1s").await;
+    let scene = Scene::open().set("header-timeout", "1s").await;
     let mut silent = Kept::open(scene.coldframe.address).await;
     let mut slow = Kept::open(scene.coldframe.address).await;
     slow.0.write_all(b"GET /-/coldframe/healthz HTTP/1.1\r\nhost:").await.expect("an open connection");
@@ -127,7 +127,7 @@ async fn idling_and_a_head_have_limits_of_their_own() {
 
 #[tokio::test]
 async fn heads_have_a_limit_in_bytes_and_lines_that_is_a_setting() {
-    let scene = Scene::open().set("head-limit", "8KiB").set("head-lines", "10").set("head-timeout", "1h").await;
+    let scene = Scene::open().set("header-limit", "8KiB").set("max-headers", "10").set("header-timeout", "1h").await;
     let status = async |head: String| {
         let mut client = Kept::open(scene.coldframe.address).await;
         // What is refused early may be reset while it is still being sent.
@@ -278,7 +278,7 @@ mod of_the_process {
         program.get("/-/coldframe/healthz").await.is(200);
         program.signal("-TERM");
         let (code, errors) = program.ended().await;
-        assert!(code == 0 && errors.contains("cannot accept a connection"), "{code}: {errors}");
+        assert!(code == 0 && errors.contains("cannot accept connection"), "{code}: {errors}");
     }
 
     #[tokio::test]

@@ -1,5 +1,4 @@
-//! An answer's body as it comes: bounded silence, bounded size, and an end that is known to be the end. Refuses to know
-//! what is in it.
+//! Response bodies with limits on silence, size and duration. A body that ends early is an error.
 
 use std::time::Duration;
 
@@ -13,25 +12,25 @@ use crate::net::client::deadlines::Deadlines;
 use crate::net::client::error::ClientError;
 use crate::net::memory_budget::Reservation;
 
-/// What is reserved for a body that says how long it is, before any of it came.
+/// The largest buffer reserved from a declared length before any bytes arrive.
 const LARGEST_RESERVE: u64 = 1 << 20;
 
-/// A body on its way. Dropping it before its end closes the connection.
+/// A response body that is being received. Dropping it early closes the connection.
 #[derive(Debug)]
 pub struct BodyStream {
     incoming: Incoming,
-    /// Bytes that were waited for before the headers were handed out.
+    /// The first bytes, received before the headers were returned.
     ready: Option<Bytes>,
     length: Option<u64>,
     deadlines: Deadlines,
     begun: Instant,
-    /// How long we have waited, and for how many bytes, since the pace was last checked.
+    /// Time waited and bytes received since the rate was last checked.
     waited: Duration,
     brought: u64,
 }
 
 impl BodyStream {
-    /// Wraps a body and waits for its first bytes: a connection that is lost before them can be tried again.
+    /// Wraps a body and waits for its first bytes. A connection lost before them can be retried.
     pub(crate) async fn begin(incoming: Incoming, deadlines: Deadlines) -> Result<Self, ClientError> {
         let length = incoming.size_hint().exact();
         let mut stream =
@@ -40,16 +39,16 @@ impl BodyStream {
         Ok(stream)
     }
 
-    /// How many bytes the body has, if the headers say so.
+    /// Returns the declared length of the body.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The next bytes, `None` at a clean end.
+    /// Returns the next bytes, or `None` at a complete end.
     ///
     /// # Errors
-    /// When the connection is lost, stays silent, drips or goes on for too long, or the body is shorter than its headers said.
+    /// Returns an error if the connection is lost, silent, too slow or open too long, or if the body is shorter than declared.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         if let Some(ready) = self.ready.take() {
             return Ok(Some(ready));
@@ -66,29 +65,29 @@ impl BodyStream {
                 return Ok(None);
             };
             let frame = frame.map_err(|error| ClientError::of_http(&error))?;
-            // Trailers say nothing that is used here.
+            // Trailers are ignored.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            self.check_pace(asked.elapsed(), data.len() as u64)?;
+            self.check_rate(asked.elapsed(), data.len() as u64)?;
             if !data.is_empty() {
                 return Ok(Some(data));
             }
         }
     }
 
-    /// The whole body.
+    /// Reads the whole body.
     ///
     /// # Errors
-    /// [`ClientError::TooLarge`] as soon as it is known to be over `limit` bytes, and whatever [`BodyStream::next`] says.
+    /// Returns [`ClientError::TooLarge`] once the body exceeds `limit` bytes, and the errors of [`BodyStream::next`].
     pub async fn collect(self, limit: u64) -> Result<Bytes, ClientError> {
         self.gather(limit, None).await
     }
 
-    /// The whole body, which counts against `share` as it comes: where that may not grow, the body waits in its socket.
+    /// Reads the whole body and counts it against `share`. If the reservation cannot grow, the rest waits in the socket.
     ///
     /// # Errors
-    /// As [`BodyStream::collect`], and [`ClientError::NoRoom`] when it waited for too long.
+    /// Returns the errors of [`BodyStream::collect`], and [`ClientError::NoRoom`] if it waited too long for memory.
     pub async fn collect_into(self, limit: u64, share: &mut Reservation) -> Result<Bytes, ClientError> {
         self.gather(limit, Some(share)).await
     }
@@ -107,18 +106,18 @@ impl BodyStream {
             if let Some(share) = share.as_deref_mut() {
                 share.grow_to(come).await?;
             }
-            // One that keeps its word so far is given all its room at once: room that grows is held twice while it is copied.
+            // Beyond the first megabyte, reserves the declared length at once. Growing step by step would hold both copies.
             if whole.capacity() - whole.len() < bytes.len() {
-                let told = self.length.unwrap_or(0).saturating_sub(whole.len() as u64);
-                whole.reserve(usize::try_from(told).unwrap_or(0).max(bytes.len()));
+                let declared = self.length.unwrap_or(0).saturating_sub(whole.len() as u64);
+                whole.reserve(usize::try_from(declared).unwrap_or(0).max(bytes.len()));
             }
             whole.extend_from_slice(&bytes);
         }
         Ok(whole.freeze())
     }
 
-    /// Counts only the time we waited, so that a slow reader of ours is not held against the other server.
-    fn check_pace(&mut self, waited: Duration, brought: u64) -> Result<(), ClientError> {
+    /// Counts only the time spent waiting, so that a slow local reader is not attributed to the other server.
+    fn check_rate(&mut self, waited: Duration, brought: u64) -> Result<(), ClientError> {
         self.waited += waited;
         self.brought += brought;
         if self.waited < self.deadlines.idle {

@@ -1,5 +1,4 @@
-//! The client's connections: direct or through an outbound proxy, plain or TLS, all within one deadline. Refuses to know
-//! what is asked over them.
+//! Client connections: direct or through an outbound proxy, plain or TLS, with one deadline for all steps.
 
 use std::future::Future;
 use std::io;
@@ -26,10 +25,10 @@ use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::{ProxyAddress, ProxySettings};
 use crate::net::client::via;
 
-/// The most that a proxy's answer to `CONNECT` may weigh, in bytes.
+/// Maximum size of a proxy's response head to `CONNECT`, in bytes.
 const TUNNEL_HEADERS: usize = 16 << 10;
 
-/// Makes connections for one reach; clones share their settings.
+/// Opens connections for one address scope. Clones share their settings.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) reach: AddressScope,
@@ -39,14 +38,14 @@ pub(crate) struct Connector {
     pub(crate) deadline: Duration,
 }
 
-/// One connection.
+/// A client connection.
 pub(crate) struct ClientConnection {
     io: TokioIo<Box<dyn ByteStream>>,
-    /// Whether requests go to a proxy in absolute form.
+    /// Whether requests are sent to a proxy in absolute form.
     proxied: bool,
 }
 
-/// What TLS and HTTP run over, whatever lies below.
+/// The transport below TLS and HTTP.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
@@ -80,7 +79,7 @@ impl Connector {
             return Ok(ClientConnection { io: TokioIo::new(stream), proxied: false });
         };
         self.by(until, ConnectStage::Dns, dial::check_proxied(host, port, self.reach)).await?;
-        let stream = self.by(until, ConnectStage::Proxy, self.reach_proxy(&proxy)).await?;
+        let stream = self.by(until, ConnectStage::Proxy, self.connect_proxy(&proxy)).await?;
         if !secure {
             return Ok(ClientConnection { io: TokioIo::new(stream), proxied: true });
         }
@@ -89,7 +88,7 @@ impl Connector {
         Ok(ClientConnection { io: TokioIo::new(stream), proxied: false })
     }
 
-    /// Ends `step` at the deadline that all steps share, and says which one it was.
+    /// Limits `step` to the deadline shared by all steps. The error names the stage.
     async fn by<T>(
         &self,
         until: Instant,
@@ -101,12 +100,12 @@ impl Connector {
 
     async fn handshake(&self, host: &str, plain: Box<dyn ByteStream>) -> Result<Box<dyn ByteStream>, ClientError> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| ClientError::unreachable(ConnectStage::Tls, "the host is no name that a certificate could hold"))?;
+            .map_err(|_| ClientError::unreachable(ConnectStage::Tls, "host is not a valid certificate name"))?;
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, plain).await;
         Ok(Box::new(stream.map_err(|error| ClientError::of_handshake(&error))?))
     }
 
-    pub(crate) async fn reach_proxy(&self, proxy: &ProxyAddress) -> Result<Box<dyn ByteStream>, ClientError> {
+    pub(crate) async fn connect_proxy(&self, proxy: &ProxyAddress) -> Result<Box<dyn ByteStream>, ClientError> {
         let plain = self.reach_plain_proxy(proxy).await?;
         let UriTarget { host, secure, .. } = UriTarget::of(&proxy.uri)?;
         if !secure {
@@ -115,14 +114,14 @@ impl Connector {
         self.handshake(host, Box::new(plain)).await.map_err(|error| at_proxy(&error))
     }
 
-    /// A connection to a proxy, on which nothing was said yet.
+    /// Opens a connection to a proxy without sending bytes.
     pub(crate) async fn reach_plain_proxy(&self, proxy: &ProxyAddress) -> Result<TcpStream, ClientError> {
         let UriTarget { host, port, .. } = UriTarget::of(&proxy.uri)?;
-        // Whoever set the proxy chose its address, so a private one is right.
+        // The operator chose the proxy, so it may have a private address.
         dial::dial(host, port, AddressScope::Anywhere).await.map_err(|error| at_proxy(&error))
     }
 
-    /// Has the proxy connect us to `target`, so that the next byte is the first of a TLS handshake.
+    /// Opens a tunnel to `target` through the proxy. The next byte belongs to the TLS handshake.
     async fn tunnel(
         &self,
         stream: Box<dyn ByteStream>,
@@ -134,7 +133,7 @@ impl Connector {
     }
 }
 
-/// Has the proxy at the other end of `stream` connect us to `target`.
+/// Opens a tunnel to `target` through the proxy at the other end of `stream`.
 pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     stream: S,
     target: &Uri,
@@ -145,7 +144,7 @@ pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     let authority = format!("{}:{port}", target.host().unwrap_or_default());
     let mut request = Request::builder().method(Method::CONNECT).uri(authority.as_str()).header(header::HOST, authority.as_str());
     request = request.header(header::USER_AGENT, user_agent);
-    // A proxy that is this very process knows itself by it.
+    // If the proxy is this process, it detects the loop by this header.
     request = request.header(header::VIA, via());
     if let Some(authorization) = &proxy.authorization {
         request = request.header(header::PROXY_AUTHORIZATION, authorization);
@@ -162,17 +161,17 @@ pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     let answer = sender.send_request(request).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
     let status = answer.status();
     if status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-        return Err(ClientError::unreachable(ConnectStage::Proxy, "it wants other credentials (407)"));
+        return Err(ClientError::unreachable(ConnectStage::Proxy, "credentials not accepted (407)"));
     }
     if !status.is_success() {
-        return Err(ClientError::unreachable(ConnectStage::Proxy, format!("it refused the tunnel with {status}")));
+        return Err(ClientError::unreachable(ConnectStage::Proxy, format!("CONNECT refused: {status}")));
     }
     hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))
 }
 
-/// Where a URI points.
+/// The host and port of a URI.
 struct UriTarget<'a> {
-    /// Without the brackets of an IPv6 address.
+    /// Without IPv6 brackets.
     host: &'a str,
     port: u16,
     secure: bool,
@@ -181,15 +180,15 @@ struct UriTarget<'a> {
 impl<'a> UriTarget<'a> {
     fn of(uri: &'a Uri) -> Result<Self, ClientError> {
         let secure = uri.scheme_str() == Some("https");
-        let host = uri.host().ok_or_else(|| ClientError::broken("an address without a host"))?;
+        let host = uri.host().ok_or_else(|| ClientError::broken("URL has no host"))?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         Ok(Self { host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure })
     }
 }
 
-/// The same failure, but on the way to the proxy.
+/// Attributes an error to the proxy.
 fn at_proxy(error: &ClientError) -> ClientError {
-    ClientError::Unreachable { layer: ConnectStage::Proxy, detail: error.to_string().into(), passing: error.is_passing() }
+    ClientError::Unreachable { layer: ConnectStage::Proxy, detail: error.to_string().into(), passing: error.is_retryable() }
 }
 
 impl Connection for ClientConnection {

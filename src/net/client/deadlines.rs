@@ -1,26 +1,26 @@
-//! How long each part of an exchange with another server may take. Refuses to know what is exchanged.
+//! Deadlines for requests to other servers.
 
 use std::time::Duration;
 
-/// The deadlines of one exchange.
+/// The deadlines of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Name look-up, TCP, the outbound proxy's tunnel and TLS together.
+    /// For name lookup, TCP, proxy tunnel and TLS together.
     pub connect: Duration,
-    /// From the request, sent over an open connection, to the end of the answer's headers.
+    /// From sending the request on an open connection to the end of the response headers.
     pub headers: Duration,
-    /// The longest silence within a body. Also the window over which a body must bring at least
-    /// [`Deadlines::SLOWEST`] bytes a second, so that a drip does not count as life.
+    /// The longest silence within a body. Also the window in which a body must average [`Deadlines::SLOWEST`], so that single
+    /// bytes do not extend it.
     pub idle: Duration,
-    /// A whole body, however lively.
+    /// For a whole body at any rate.
     pub whole: Duration,
 }
 
 impl Deadlines {
-    /// The slowest body that is waited for, in bytes a second, averaged over [`Deadlines::idle`].
+    /// The minimum rate of a body in bytes per second, averaged over [`Deadlines::idle`].
     pub const SLOWEST: u64 = 512;
 
-    /// How many bytes a body must bring while it is waited for as long as [`Deadlines::idle`].
+    /// Returns the minimum number of bytes per [`Deadlines::idle`].
     pub(crate) fn least(&self) -> u64 {
         u64::try_from(self.idle.as_millis()).unwrap_or(u64::MAX).saturating_mul(Self::SLOWEST) / 1_000
     }
@@ -28,7 +28,7 @@ impl Deadlines {
 
 #[cfg(test)]
 impl Deadlines {
-    /// For tests in which something has to take too long; all others have seconds, however busy the machine is.
+    /// Returns short deadlines for tests of timeouts. Other tests use the defaults, so that a busy machine does not fail them.
     pub(crate) fn hasty() -> Self {
         let moment = Duration::from_millis(150);
         Self { connect: moment, headers: moment, idle: moment, whole: moment * 4 }

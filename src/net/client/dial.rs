@@ -1,4 +1,4 @@
-//! From a host name to a TCP connection, and which addresses may be dialled at all. Refuses to know what is said over it.
+//! Resolves host names, opens TCP connections, and checks which addresses may be dialed.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -12,39 +12,38 @@ use tokio::task::JoinSet;
 
 use crate::net::client::error::{ClientError, ConnectStage};
 
-/// How long one address may keep the next one waiting (RFC 8305 says 250 ms).
+/// Delay between connection attempts to the addresses of one host (RFC 8305 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// The most addresses of one name that are tried.
+/// Maximum number of addresses tried per name.
 const MOST_ADDRESSES: usize = 8;
 
-/// Where a request may go.
+/// The addresses that a request may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressScope {
-    /// To any address: the host was named by whoever runs this program.
+    /// Any address: the operator named the host.
     Anywhere,
-    /// To public addresses only: the host was named by a stranger, who must not make us ask our own network.
+    /// Public addresses only: the host comes from an untrusted source, which must not reach the internal network.
     Public,
 }
 
 impl AddressScope {
-    /// Whether `address` lies within.
+    /// Checks whether `address` is in scope.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         self == Self::Anywhere || is_public(address)
     }
 }
 
-/// Connects to `host`, a name or an IP address without brackets. The address that is checked is the one that is dialled.
+/// Connects to `host`, a name or an IP address without brackets. The checked address is the one that is dialed.
 pub(crate) async fn dial(host: &str, port: u16, reach: AddressScope) -> Result<TcpStream, ClientError> {
     connect(addresses(host, port, reach).await?).await
 }
 
-/// Connects to `host`, a name or an IP address without brackets, at an address that `permits`. Takes as long as the system
-/// lets it.
+/// Connects to `host`, a name or an IP address without brackets, at an address that `permits` accepts. Has no timeout of its own.
 ///
 /// # Errors
-/// As a layer: the name has no address, none is permitted, none answers.
+/// Returns an error with its stage if the name has no address, none is permitted, or none accepts the connection.
 pub async fn dial_permitted(
     host: &str,
     port: u16,
@@ -59,12 +58,13 @@ pub async fn dial_permitted(
     }
 }
 
-/// Whether every address that `host` has here is one that `permits`, for somebody else dials one of them; `false` when it has
-/// none here, and nothing can be said.
+/// Checks whether `permits` accepts every local address of `host`, for a host that another proxy dials. Returns `false` if the
+/// name does not resolve here.
 ///
 /// # Errors
+/// Returns [`ConnectStage::Reach`] if an address is not permitted.
 /// As [`ConnectStage::Reach`]: one is not permitted.
-pub async fn are_permitted(
+pub async fn all_permitted(
     host: &str,
     port: u16,
     permits: impl Fn(SocketAddr) -> Result<(), String>,
@@ -76,28 +76,28 @@ pub async fn are_permitted(
     }
 }
 
-/// The addresses that `host` has here; none where it has none, or nobody can say.
-pub async fn addresses_of(host: &str, port: u16) -> Vec<SocketAddr> {
+/// Resolves `host`. Returns no addresses if that fails.
+pub async fn resolve_all(host: &str, port: u16) -> Vec<SocketAddr> {
     resolve(host, port).await.unwrap_or_default()
 }
 
-/// Whether a connection from `peer`, which was to go to `original`, is one that this process opened a moment ago: sent back here
-/// by a packet filter.
+/// Checks whether a connection from `peer` to `original` was opened by this process within the last 5 seconds. If so, a packet
+/// filter redirected it back here.
 #[must_use]
-pub fn is_our_own(peer: SocketAddr, original: SocketAddr) -> bool {
+pub fn is_own_connection(peer: SocketAddr, original: SocketAddr) -> bool {
     let ends = (canonical(peer), canonical(original));
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     forget(&mut opened);
     opened.iter().any(|(known, _)| *known == ends)
 }
 
-/// The ends of connections that were opened a moment ago: ours, and the other.
+/// The local and remote addresses of recently opened connections.
 static OPENED: Mutex<VecDeque<((SocketAddr, SocketAddr), Instant)>> = Mutex::new(VecDeque::new());
 
-/// What comes back comes at once.
+/// A redirected connection arrives at once.
 const MOMENT: Duration = Duration::from_secs(5);
 
-/// As many connections as are opened within that time, and more.
+/// More connections than are opened within that time.
 const MOST_OPENED: usize = 4096;
 
 fn note(stream: &TcpStream) {
@@ -117,7 +117,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Addresses are tried in the order the resolver gave them, each 250 ms after the one before; the first to answer wins.
+/// Tries addresses in the resolver's order, starting one every 250 ms. The first connection wins.
 async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     let mut attempts = JoinSet::new();
     for (turn, address) in (0u32..).zip(addresses) {
@@ -131,14 +131,14 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
         match attempt {
             Ok(Ok(stream)) => {
                 note(&stream);
-                // Only latency is lost where the platform refuses this.
+                // A failure only costs latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
             Ok(Err(failure)) => {
                 first_failure.get_or_insert(failure);
             }
-            // An attempt that was cancelled or panicked has nothing to tell.
+            // A cancelled or panicked attempt has no error to report.
             Err(_) => {}
         }
     }
@@ -150,20 +150,20 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     }
 }
 
-/// Whether `host` may be asked through an outbound proxy, which resolves names itself and dials what it likes: an address
-/// must lie within `reach`, and so must what we resolve the name to, if we can resolve it.
+/// Checks whether a request to `host` may use an outbound proxy, which resolves names itself. An IP address must be within
+/// `reach`. A name must resolve to an address within it, if it resolves here.
 pub(crate) async fn check_proxied(host: &str, port: u16, reach: AddressScope) -> Result<(), ClientError> {
     if reach == AddressScope::Anywhere {
         return Ok(());
     }
     match addresses(host, port, reach).await {
-        // A network that needs a proxy often does not resolve outside names; then the proxy's own rules are what holds.
+        // Networks that need a proxy often cannot resolve external names. Then the proxy's own rules apply.
         Err(error) if error.layer() == Some(ConnectStage::Dns) => Ok(()),
         other => other.map(drop),
     }
 }
 
-/// The addresses of `host` within `reach`: at least one.
+/// Returns the addresses of `host` within `reach`, at least one.
 async fn addresses(host: &str, port: u16, reach: AddressScope) -> Result<Vec<SocketAddr>, ClientError> {
     let found = resolve(host, port).await?;
     let first = found.first().copied();
@@ -176,14 +176,14 @@ async fn addresses(host: &str, port: u16, reach: AddressScope) -> Result<Vec<Soc
     }
 }
 
-/// A look-up that is under way, or its result.
+/// A lookup in progress, or its result.
 type Lookup = OnceCell<Result<Vec<IpAddr>, ClientError>>;
 
-/// Look-ups under way by host: connections that need one name at once share one. A cold install opens dozens of connections to one
-/// host, and resolvers drop questions that come in bulk: then each takes 5 or 10 s.
+/// Lookups in progress by host, shared by all connections that need the name. A cold install opens dozens of connections to one
+/// host. Resolvers drop queries in bulk, and then each takes 5 or 10 s.
 static LOOKUPS: LazyLock<Mutex<HashMap<Box<str>, Weak<Lookup>>>> = LazyLock::new(Mutex::default);
 
-/// The first addresses of `host`: at least one.
+/// Returns the first addresses of `host`, at least one.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> {
     let found = match host.parse::<IpAddr>() {
         Ok(address) => vec![address],
@@ -192,7 +192,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> 
     Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-/// Looks `host` up by `asking`, or joins a look-up that is under way.
+/// Resolves `host` with `asking`, or joins a lookup in progress.
 async fn look_up(host: &str, asking: impl Future<Output = Result<Vec<IpAddr>, ClientError>>) -> Result<Vec<IpAddr>, ClientError> {
     let lookup = {
         let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,12 +212,12 @@ async fn ask_resolver(host: &str) -> Result<Vec<IpAddr>, ClientError> {
     let answer = answer.map_err(|error| ClientError::unreachable(layer(&error, ConnectStage::Dns), cause(&error)))?;
     let found: Vec<IpAddr> = answer.map(|address| address.ip()).take(MOST_ADDRESSES).collect();
     if found.is_empty() {
-        return Err(ClientError::unreachable(ConnectStage::Dns, "the name has no address"));
+        return Err(ClientError::unreachable(ConnectStage::Dns, "name has no address"));
     }
     Ok(found)
 }
 
-/// `layer`, unless this machine had nothing left to try it with.
+/// Returns `layer`, or [`ConnectStage::Machine`] if this machine ran out of resources.
 fn layer(error: &io::Error, layer: ConnectStage) -> ConnectStage {
     #[cfg(unix)]
     {
@@ -232,7 +232,7 @@ fn layer(error: &io::Error, layer: ConnectStage) -> ConnectStage {
     layer
 }
 
-/// The words for what the operating system said, without its number.
+/// Returns the text of an operating system error without its number.
 fn cause(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
@@ -240,8 +240,8 @@ fn cause(error: &io::Error) -> String {
     text.to_lowercase()
 }
 
-/// Whether `address` is one of the public internet's: not this machine, this network, a private or a reserved one, however
-/// an IPv6 address wraps it.
+/// Checks whether `address` is on the public internet: not loopback, local, private or reserved, even if embedded in an IPv6
+/// address.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
@@ -250,11 +250,11 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Whether `address` is this machine, this link, or where a cloud tells a machine its secrets, however an IPv6 address wraps
-/// it. Somebody else's name may point there; nobody means that.
+/// Checks whether `address` is this machine, this link or a cloud metadata service, even if embedded in an IPv6 address. An
+/// external name may point there, but never legitimately.
 #[must_use]
-pub fn is_inward(address: IpAddr) -> bool {
-    /// Azure's, Alibaba's and Oracle's; Amazon's and most others' is link-local.
+pub fn is_internal(address: IpAddr) -> bool {
+    /// Azure, Alibaba and Oracle. Amazon and most others use link-local addresses.
     const METADATA: [Ipv4Addr; 3] =
         [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
     match address {
@@ -262,22 +262,22 @@ pub fn is_inward(address: IpAddr) -> bool {
             let first = address.octets()[0];
             first == 0 || first >= 224 || address.is_loopback() || address.is_link_local() || METADATA.contains(&address)
         }
-        IpAddr::V6(address) => embedded_v4(address).map_or_else(|| is_inward_v6(address), |inner| is_inward(IpAddr::V4(inner))),
+        IpAddr::V6(address) => embedded_v4(address).map_or_else(|| is_inward_v6(address), |inner| is_internal(IpAddr::V4(inner))),
     }
 }
 
 fn is_inward_v6(address: Ipv6Addr) -> bool {
     let amazon = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    // Unspecified, loopback, and IPv4 addresses as they were written long ago.
+    // Unspecified, loopback, and deprecated IPv4-compatible addresses.
     let low = address.segments().starts_with(&[0; 6]);
     low || address.is_multicast() || address.is_unicast_link_local() || address == amazon
 }
 
-/// The IPv4 address that an IPv6 address stands for.
+/// Returns the IPv4 address embedded in an IPv6 address.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
-        // NAT64 carries it at its end, 6to4 right behind its prefix.
+        // NAT64 embeds it at the end, 6to4 after its prefix.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             Some(of(high, low))
         }
@@ -302,7 +302,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         // Protocol assignments with Teredo, and documentation.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // Global unicast; everything else is unspecified, loopback, unique local, link-local, multicast or reserved.
+        // Global unicast. Everything else is unspecified, loopback, unique local, link-local, multicast or reserved.
         [first, ..] => (0x2000..=0x3fff).contains(&first),
     }
 }
@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_that_need_one_name_at_once_share_a_lookup() {
+    async fn concurrent_connections_share_a_lookup() {
         let asked = Cell::new(0);
         let ask = async || {
             asked.set(asked.get() + 1);
@@ -323,7 +323,7 @@ mod tests {
         };
         let (first, second) = tokio::join!(look_up("shared.example", ask()), look_up("shared.example", ask()));
         assert_eq!((first.unwrap(), asked.get()), (second.unwrap(), 1));
-        // An answer is not kept: addresses change.
+        // Results are not cached, since addresses change.
         look_up("shared.example", ask()).await.unwrap();
         assert_eq!(asked.get(), 2);
     }
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_this_link_and_metadata_are_inward_however_they_are_wrapped() {
+    fn local_and_metadata_addresses_are_internal_even_if_embedded() {
         for text in [
             "127.0.0.1",
             "0.0.0.0",
@@ -364,15 +364,15 @@ mod tests {
             "ff02::1",
             "fd00:ec2::254",
         ] {
-            assert!(is_inward(text.parse().unwrap()), "{text}");
+            assert!(is_internal(text.parse().unwrap()), "{text}");
         }
         for text in ["10.0.0.1", "192.168.1.1", "1.1.1.1", "fd12::1", "2606:2800:220:1::1", "::ffff:10.0.0.1"] {
-            assert!(!is_inward(text.parse().unwrap()), "{text}");
+            assert!(!is_internal(text.parse().unwrap()), "{text}");
         }
     }
 
     #[test]
-    fn what_is_ours_or_reserved_is_not_public_however_it_is_wrapped() {
+    fn private_and_reserved_addresses_are_not_public_even_if_embedded() {
         let ours = [
             "0.0.0.0",
             "0.1.2.3",
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_cannot_make_us_dial_loopback() {
+    async fn untrusted_host_cannot_reach_loopback() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
@@ -430,11 +430,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_connection_is_tcps_fault_and_an_unknown_name_is_dnss() {
+    async fn connect_errors_name_their_stage() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let refused = dial("127.0.0.1", port, AddressScope::Anywhere).await.unwrap_err();
         assert_eq!(refused.to_string(), format!("TCP: 127.0.0.1:{port}: connection refused"));
-        // A label of 64 bytes never leaves the machine: the resolver refuses it by itself.
+        // A label of 64 bytes is invalid, so the resolver rejects it without a query.
         let unknown = dial(&format!("{}.invalid", "a".repeat(64)), port, AddressScope::Anywhere).await.unwrap_err();
         assert_eq!(unknown.layer(), Some(ConnectStage::Dns), "{unknown}");
     }

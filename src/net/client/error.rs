@@ -1,4 +1,4 @@
-//! Why an exchange with another server failed, told by layer. Refuses to know which server it was: the caller does.
+//! Errors of requests to other servers, by stage. The caller adds the name of the server.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,60 +10,59 @@ use rustls::CertificateError;
 
 use crate::net::memory_budget::BudgetTimeout;
 
-/// What the other server, or the way to it, did not do. Cheap to clone.
+/// Why a request to another server failed. Cheap to clone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
-    /// There is no connection.
+    /// No connection was made.
     #[error("{layer}: {detail}")]
     Unreachable {
-        /// Where it ended.
+        /// The stage that failed.
         layer: ConnectStage,
-        /// Why, in that layer's words.
+        /// The reason, in the words of that stage.
         detail: Arc<str>,
-        /// Whether another attempt could end differently.
+        /// Whether a retry could succeed.
         passing: bool,
     },
-    /// The headers or the next bytes of the body did not come in time.
-    #[error("no answer within {} s", after.as_secs_f32())]
+    /// The headers or the next bytes of the body did not arrive in time.
+    #[error("no response within {} s", after.as_secs_f32())]
     TimedOut {
         /// The deadline that passed.
         after: Duration,
     },
-    /// What came is not HTTP, or ended before it was complete.
+    /// The response is not HTTP, or ended early.
     #[error("{detail}")]
     Broken {
-        /// What is wrong with it.
         detail: Arc<str>,
-        /// Whether the connection was lost, rather than something wrong said over it.
+        /// Whether the connection was lost, instead of carrying invalid data.
         lost: bool,
     },
-    /// The body is larger than the caller takes.
-    #[error("more than {limit} bytes")]
+    /// The body exceeds the caller's limit.
+    #[error("body larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
-    /// There is no memory to take the body into.
+    /// No memory is available for the body.
     #[error(transparent)]
     NoRoom(#[from] BudgetTimeout),
 }
 
-/// A layer between us and the other server.
+/// A stage of connecting to another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectStage {
     /// The name has no address.
     Dns,
-    /// Its addresses may not be dialled.
+    /// Its addresses may not be dialed.
     Reach,
-    /// No connection.
+    /// No TCP connection.
     Tcp,
-    /// This machine has no file, port or memory left for another connection.
+    /// This machine has no file descriptor, port or memory left for another connection.
     Machine,
-    /// The outbound proxy refused, or could not be reached.
+    /// The outbound proxy refused or is unreachable.
     Proxy,
-    /// No handshake, or a certificate that is not valid.
+    /// The handshake failed, or the certificate is invalid.
     Tls,
-    /// A certificate whose issuer is not trusted: one more root would help.
+    /// The issuer of the certificate is not trusted. Another root certificate would help.
     Trust,
 }
 
@@ -81,7 +80,7 @@ impl fmt::Display for ConnectStage {
 }
 
 impl ClientError {
-    /// The layer that failed, when there is no connection.
+    /// Returns the stage that failed, if no connection was made.
     #[must_use]
     pub fn layer(&self) -> Option<ConnectStage> {
         match self {
@@ -90,25 +89,25 @@ impl ClientError {
         }
     }
 
-    /// Whether this is no answer at all: nothing listens, nothing comes, or the connection went. Not what was answered wrongly.
+    /// Checks whether the server is down: unreachable, silent or disconnected. An invalid response does not count.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => !self.is_ours(),
+            Self::Unreachable { .. } => !self.is_local(),
             Self::Broken { lost, .. } => *lost,
             Self::TimedOut { .. } => true,
             Self::TooLarge { .. } | Self::NoRoom(_) => false,
         }
     }
 
-    /// Whether it says nothing of the other server, which was not asked.
+    /// Checks whether the cause is local, so that it says nothing about the other server.
     #[must_use]
-    pub fn is_ours(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         matches!(self, Self::Unreachable { layer: ConnectStage::Reach | ConnectStage::Machine, .. } | Self::NoRoom(_))
     }
 
-    /// Whether another attempt could end differently. Deadlines are not tried again: they were the patience there is.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Checks whether a retry could succeed. Timeouts are not retried, since they used up the time limit.
+    pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { passing, .. } => *passing,
             Self::Broken { lost, .. } => *lost,
@@ -137,34 +136,33 @@ impl ClientError {
         Self::Broken { detail: detail.into(), lost: true }
     }
 
-    /// What a TLS handshake said: rustls hides its own error inside an I/O error.
+    /// Converts a TLS handshake error. rustls wraps its own error in an I/O error.
     pub(crate) fn of_handshake(error: &io::Error) -> Self {
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            return Self::unreachable(ConnectStage::Tls, format!("the connection ended during the handshake: {}", error.kind()));
+            return Self::unreachable(ConnectStage::Tls, format!("connection closed during the handshake: {}", error.kind()));
         };
         let rustls::Error::InvalidCertificate(certificate) = tls else {
             return Self::unreachable(ConnectStage::Tls, tls.to_string());
         };
         match certificate {
-            CertificateError::UnknownIssuer => Self::unreachable(
-                ConnectStage::Trust,
-                "the certificate was issued by an authority that this machine does not trust",
-            ),
+            CertificateError::UnknownIssuer => {
+                Self::unreachable(ConnectStage::Trust, "certificate issued by an untrusted authority")
+            }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                Self::unreachable(ConnectStage::Tls, "the certificate has expired")
+                Self::unreachable(ConnectStage::Tls, "certificate has expired")
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Self::unreachable(ConnectStage::Tls, "the certificate is not valid yet")
+                Self::unreachable(ConnectStage::Tls, "certificate is not valid yet")
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Self::unreachable(ConnectStage::Tls, "the certificate is for another name")
+                Self::unreachable(ConnectStage::Tls, "certificate is for another name")
             }
-            other => Self::unreachable(ConnectStage::Tls, format!("the certificate is not valid: {other}")),
+            other => Self::unreachable(ConnectStage::Tls, format!("invalid certificate: {other}")),
         }
     }
 
-    /// What hyper said while it connected, sent or waited: our own connector's error, if that is at the bottom of it.
-    pub(crate) fn of_exchange(error: &(dyn StdError + 'static)) -> Self {
+    /// Converts an error of the HTTP client. Returns the connector's own error if it is the cause.
+    pub(crate) fn from_exchange(error: &(dyn StdError + 'static)) -> Self {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(own) = error.downcast_ref::<Self>() {
@@ -178,20 +176,20 @@ impl ClientError {
         Self::broken(error.to_string())
     }
 
-    /// What hyper said of the answer.
+    /// Converts a hyper error.
     pub(crate) fn of_http(error: &hyper::Error) -> Self {
         if error.is_parse_too_large() {
-            return Self::broken("the headers are larger than is taken");
+            return Self::broken("response headers are too large");
         }
         let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
         if error.is_incomplete_message() || io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) {
-            return Self::lost("the connection ended before the answer was complete");
+            return Self::lost("connection closed before the response was complete");
         }
         if error.is_canceled() || error.is_closed() {
-            return Self::lost("the connection ended before the request was sent");
+            return Self::lost("connection closed before the request was sent");
         }
         if let Some(io) = io {
-            return Self::lost(format!("the connection was lost: {}", io.kind()));
+            return Self::lost(format!("connection lost: {}", io.kind()));
         }
         if error.is_parse() {
             return Self::broken(format!("not HTTP: {error}"));

@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client with a pool, deadlines, limits, retries and outbound proxies. Refuses to know what it asks for, to
-//! follow redirects and to judge a status: those are the caller's.
+//! An HTTP/1.1 client with a connection pool, deadlines, limits, retries and outbound proxies. It does not follow redirects, and
+//! returns every status to the caller.
 
 pub(crate) mod body;
 pub(crate) mod connector;
@@ -29,58 +29,56 @@ use crate::net::client::dial::AddressScope;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxySettings;
 
-/// The most that an answer's head may weigh, in bytes, and the most header lines in it.
+/// Limits of a response head: bytes and header lines.
 const HEAD_BYTES: usize = 128 << 10;
 const HEAD_LINES: usize = 128;
 
-/// How often a request that changes nothing is tried again, and how long before the first time; then twice as long.
+/// Retries of GET and HEAD, and the delay before the first. It doubles for each retry.
 const RETRIES: u32 = 2;
 const BACKOFF: Duration = Duration::from_millis(100);
 
-/// How long a connection is kept for the next request, and how many to one host.
+/// How long an idle connection is kept, and how many per host.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 const KEPT_PER_HOST: usize = 64;
 
-/// How this process names itself in `Via`, differently from every other one: a request that names it has been here before.
+/// Returns the name of this process in `Via`. It is random per process, so a request that already contains it is a loop.
 #[must_use]
-pub fn pseudonym() -> &'static str {
+pub fn via_pseudonym() -> &'static str {
     static PSEUDONYM: OnceLock<String> = OnceLock::new();
     PSEUDONYM.get_or_init(|| format!("coldframe-{:016x}", RandomState::new().build_hasher().finish()))
 }
 
-/// A `Via` with our pseudonym, for requests that pass another proxy: it may be this very process.
+/// Returns a `Via` header for requests to another proxy, which may be this process.
 pub(crate) fn via() -> HeaderValue {
-    HeaderValue::from_str(&format!("1.1 {}", pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
+    HeaderValue::from_str(&format!("1.1 {}", via_pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
 }
 
-/// Whom a client trusts.
+/// The certificates a client trusts.
 #[derive(Debug, Clone)]
 pub struct TlsTrust {
-    /// TLS 1.2 or 1.3, offering `http/1.1`.
+    /// The TLS config: TLS 1.2 or 1.3, ALPN `http/1.1`.
     pub client: Arc<rustls::ClientConfig>,
-    /// How many roots it trusts: 0 on a machine without any, where every handshake would fail.
+    /// The number of trusted roots. It is 0 on a machine without any, where every handshake would fail.
     pub roots: usize,
-    /// What went wrong with the system's roots, if something did.
+    /// An error from loading the system's roots, if any.
     pub trouble: Option<String>,
 }
 
-/// What a client is made of.
+/// The configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// How long things may take.
     pub deadlines: Deadlines,
-    /// Outbound proxies.
     pub proxies: ProxySettings,
-    /// Whom to trust, offering `http/1.1` only.
+    /// The TLS config, with ALPN `http/1.1` only.
     pub tls: Arc<rustls::ClientConfig>,
-    /// Sent with every request that brings none.
+    /// Sent with every request that has no `User-Agent`.
     pub user_agent: HeaderValue,
 }
 
-/// The client; clones share its pool.
+/// An HTTP client. Clones share its pools.
 #[derive(Clone)]
 pub struct HttpClient {
-    /// One pool a reach: a connection made for one must never serve the other.
+    /// One pool per address scope: a connection of one scope must never serve the other.
     anywhere: Pool,
     public: Pool,
     proxies: ProxySettings,
@@ -90,10 +88,10 @@ pub struct HttpClient {
 
 type Pool = legacy::Client<Connector, Full<Bytes>>;
 
-/// One request.
+/// A request.
 #[derive(Clone)]
 pub struct ClientRequest {
-    /// The method. Only GET and HEAD are ever tried again.
+    /// The method. Only GET and HEAD are retried.
     pub method: Method,
     /// An absolute `http` or `https` URL. Credentials in it are not sent.
     pub url: Url,
@@ -101,25 +99,22 @@ pub struct ClientRequest {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
-    /// Where it may go.
+    /// The addresses it may reach.
     pub reach: AddressScope,
 }
 
-/// The head of an answer, and its body on its way.
+/// The head of a response, and its body.
 #[derive(Debug)]
 pub struct ClientResponse {
-    /// The status, whatever it is.
     pub status: StatusCode,
-    /// The reason phrase, if it is not the usual one and can be read.
+    /// The reason phrase, if it is valid UTF-8 and not the standard one.
     pub reason: Option<String>,
-    /// All headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: BodyStream,
 }
 
 impl HttpClient {
-    /// A client of `settings`. Connects to nothing.
+    /// Creates a client from `settings` without connecting.
     #[must_use]
     pub fn new(settings: &ClientConfig) -> Self {
         let pool = |reach| {
@@ -147,26 +142,26 @@ impl HttpClient {
         }
     }
 
-    /// Sends `request` and waits for the head of the answer and the first bytes of its body. GET and HEAD are tried up to
-    /// twice more when there was no connection, or when it was lost before the body began.
+    /// Sends `request` and waits for the response head and the first bytes of the body. GET and HEAD are retried up to twice if
+    /// there was no connection, or if it was lost before the body began.
     ///
     /// # Errors
-    /// When there is no connection, no answer in time, or no HTTP in the answer.
+    /// Returns an error if there is no connection, no response in time, or the response is not HTTP.
     pub async fn send(&self, request: &ClientRequest) -> Result<ClientResponse, ClientError> {
         self.send_noting(request, &|| {}).await
     }
 
-    /// Like [`HttpClient::send`]; `heard` is called whenever the head of an answer came, before its body does.
+    /// Like [`HttpClient::send`], but calls `heard` for each response head, before its body arrives.
     ///
     /// # Errors
-    /// As [`HttpClient::send`].
+    /// Returns the errors of [`HttpClient::send`].
     pub async fn send_noting(&self, request: &ClientRequest, heard: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
         let retries = if matches!(request.method, Method::GET | Method::HEAD) { RETRIES } else { 0 };
         let mut attempt = 0;
         loop {
             match self.attempt(request, heard).await {
-                Err(error) if attempt < retries && error.is_passing() => {
-                    tokio::time::sleep(pause(attempt)).await;
+                Err(error) if attempt < retries && error.is_retryable() => {
+                    tokio::time::sleep(backoff(attempt)).await;
                     attempt += 1;
                 }
                 other => return other,
@@ -185,12 +180,12 @@ impl HttpClient {
         let answer = tokio::select! {
             biased;
             answer = pool.request(request) => answer,
-            error = self.impatience(connected) => return Err(error),
+            error = self.header_timeout(connected) => return Err(error),
         };
-        let answer = answer.map_err(|error| ClientError::of_exchange(&error))?;
+        let answer = answer.map_err(|error| ClientError::from_exchange(&error))?;
         heard();
         if absolute && answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return Err(ClientError::unreachable(ConnectStage::Proxy, "it wants other credentials (407)"));
+            return Err(ClientError::unreachable(ConnectStage::Proxy, "credentials not accepted (407)"));
         }
         let (head, incoming) = answer.into_parts();
         let reason = head.extensions.get::<hyper::ext::ReasonPhrase>();
@@ -199,8 +194,8 @@ impl HttpClient {
         Ok(ClientResponse { status: head.status, reason, headers: head.headers, body })
     }
 
-    /// Ends when the headers had their time. It runs from when there is a connection, which has a deadline of its own.
-    async fn impatience(&self, mut connected: CaptureConnection) -> ClientError {
+    /// Completes at the deadline for headers. It starts when the connection is open, since connecting has its own deadline.
+    async fn header_timeout(&self, mut connected: CaptureConnection) -> ClientError {
         drop(connected.wait_for_connection_metadata().await);
         tokio::time::sleep(self.deadlines.headers).await;
         ClientError::TimedOut { after: self.deadlines.headers }
@@ -208,11 +203,11 @@ impl HttpClient {
 
     fn prepare(&self, request: &ClientRequest) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut url = request.url.clone();
-        // Neither can fail for a URL that has a host, and one that has none does not parse below.
+        // These fail only for a URL without a host, which the parser below rejects.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_fragment(None);
-        let uri: Uri = url.as_str().parse().map_err(|_| ClientError::broken("an address that HTTP cannot carry"))?;
+        let uri: Uri = url.as_str().parse().map_err(|_| ClientError::broken("URL is not a valid request target"))?;
         let mut prepared = Request::new(Full::new(request.body.clone()));
         *prepared.method_mut() = request.method.clone();
         *prepared.headers_mut() = request.headers.clone();
@@ -230,21 +225,21 @@ impl HttpClient {
 
 impl fmt::Debug for HttpClient {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Client").field("proxies", &self.proxies).field("deadlines", &self.deadlines).finish_non_exhaustive()
+        out.debug_struct("HttpClient").field("proxies", &self.proxies).field("deadlines", &self.deadlines).finish_non_exhaustive()
     }
 }
 
-/// How long to wait after a failed attempt: between half and all of a doubling backoff, so that many do not return at once.
+/// Returns the delay before a retry: between half and all of a doubling backoff, so that clients do not retry in step.
 #[must_use]
-pub fn pause(attempt: u32) -> Duration {
+pub fn backoff(attempt: u32) -> Duration {
     let whole = BACKOFF * 2u32.saturating_pow(attempt);
     whole / 2 + whole.mul_f64(0.5 * dice())
 }
 
-/// A chance between 0 and 1, for what many should not do at the same moment. Not for secrets.
+/// Returns a random number between 0 and 1 for jitter. Not for secrets.
 #[must_use]
 pub fn dice() -> f64 {
-    // Freshly keyed hashers differ from call to call, which is all the chance that is needed.
+    // Each hasher has new random keys, which is random enough for jitter.
     f64::from(RandomState::new().build_hasher().finish().to_le_bytes()[0]) / 255.0
 }
 
@@ -289,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_serves_request_after_request() {
+    async fn connection_is_reused() {
         let server =
             ScriptedServer::plain(|_, before| ServerAction::Say(answer("200 OK", &[], before.to_string().as_bytes()))).await;
         let client = plain();
@@ -303,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_before_the_body_is_tried_again_and_for_a_write_it_is_not() {
+    async fn get_is_retried_after_a_reset_and_put_is_not() {
         let server = ScriptedServer::plain(|_, before| {
             if before < 2 { ServerAction::Reset } else { ServerAction::Say(answer("200 OK", &[], b"there")) }
         })
@@ -318,63 +313,63 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_breaks_before_its_first_byte_is_tried_again_and_later_it_is_not() {
+    async fn request_is_retried_until_the_first_body_byte() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
         let (error, asked) = failure(&plain(), move |_, _| ServerAction::Close(head.to_vec())).await;
-        assert_eq!((error.as_str(), asked), ("the connection ended before the answer was complete", 3));
+        assert_eq!((error.as_str(), asked), ("connection closed before the response was complete", 3));
         let part = [head.as_slice(), b"th"].concat();
         let (error, asked) = failure(&plain(), move |_, _| ServerAction::Close(part.clone())).await;
-        assert_eq!((error.as_str(), asked), ("the connection ended before the answer was complete", 1));
+        assert_eq!((error.as_str(), asked), ("connection closed before the response was complete", 1));
     }
 
     #[tokio::test]
-    async fn a_chunked_body_that_ends_early_is_broken() {
+    async fn truncated_chunked_body_is_an_error() {
         let part = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nth\r\n".to_vec();
         assert_eq!(failure(&plain(), move |_, _| ServerAction::Close(part.clone())).await.1, 1);
     }
 
     #[tokio::test]
-    async fn what_is_not_http_is_broken_and_not_tried_again() {
+    async fn invalid_http_is_not_retried() {
         let (error, asked) = failure(&plain(), |_, _| ServerAction::Close(b"220 mail.example ESMTP\r\n\r\n".to_vec())).await;
         assert!(error.starts_with("not HTTP: "), "{error}");
         assert_eq!(asked, 1);
     }
 
     #[tokio::test]
-    async fn headers_without_end_are_cut_off() {
+    async fn oversized_headers_are_rejected() {
         let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
         endless.extend(std::iter::repeat_n(b"x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".as_slice(), 6_000).flatten());
         let (error, asked) = failure(&plain(), move |_, _| ServerAction::Hang(endless.clone())).await;
-        assert_eq!((error.as_str(), asked), ("the headers are larger than is taken", 1));
+        assert_eq!((error.as_str(), asked), ("response headers are too large", 1));
     }
 
     #[tokio::test]
-    async fn silence_before_the_headers_and_within_the_body_ends_in_time() {
+    async fn silence_in_headers_and_body_times_out() {
         let (error, asked) = failure(&hasty(), |_, _| ServerAction::Hang(Vec::new())).await;
-        assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
+        assert_eq!((error.as_str(), asked), ("no response within 0.15 s", 1));
         let part = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nth";
         let (error, asked) = failure(&hasty(), |_, _| ServerAction::Hang(part.to_vec())).await;
-        assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
+        assert_eq!((error.as_str(), asked), ("no response within 0.15 s", 1));
     }
 
     #[tokio::test]
-    async fn a_drip_is_no_sign_of_life() {
+    async fn body_below_minimum_rate_times_out() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n";
         let (error, asked) =
             failure(&hasty(), |_, _| ServerAction::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
-        assert_eq!((error.as_str(), asked), ("no answer within 0.15 s", 1));
+        assert_eq!((error.as_str(), asked), ("no response within 0.15 s", 1));
     }
 
     #[tokio::test]
-    async fn a_lively_body_ends_in_time_too() {
+    async fn body_has_a_total_deadline() {
         let head = b"HTTP/1.1 200 OK\r\n\r\n";
         let lively =
             |_: &ReceivedRequest, _: usize| ServerAction::Flood(head.to_vec(), vec![b'x'; 1_000], Duration::from_millis(20));
-        assert_eq!(failure(&hasty(), lively).await, ("no answer within 0.6 s".to_owned(), 1));
+        assert_eq!(failure(&hasty(), lively).await, ("no response within 0.6 s".to_owned(), 1));
     }
 
     #[tokio::test]
-    async fn a_body_over_the_limit_is_refused_with_and_without_a_length() {
+    async fn oversized_body_is_rejected_with_and_without_a_length() {
         let head = "HTTP/1.1 200 OK\r\n\r\n";
         let server = ScriptedServer::plain(move |heard, _| match heard.line() {
             "GET /said HTTP/1.1" => ServerAction::Say(answer("200 OK", &[], &[b'x'; 100])),
@@ -390,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_certificate_has_to_be_trusted_in_time_and_for_the_name() {
+    async fn certificate_must_be_trusted_current_and_match_the_name() {
         let say = |_: &ReceivedRequest, _: usize| ServerAction::Say(answer("200 OK", &[], b"safe"));
         let identity = TestIdentity::of("localhost");
         let server = ScriptedServer::secure(&identity, say).await;
@@ -398,28 +393,28 @@ mod tests {
         assert_eq!(body(&client(identity.trusted(), ProxySettings::none()), &url("localhost")).await.unwrap(), "safe");
         let unknown = body(&plain(), &url("localhost")).await.unwrap_err();
         assert_eq!(unknown.layer(), Some(ConnectStage::Trust));
-        assert_eq!(unknown.to_string(), "TLS: the certificate was issued by an authority that this machine does not trust");
+        assert_eq!(unknown.to_string(), "TLS: certificate issued by an untrusted authority");
         let other = body(&client(identity.trusted(), ProxySettings::none()), &url("127.0.0.1")).await.unwrap_err();
-        assert_eq!(other.to_string(), "TLS: the certificate is for another name");
+        assert_eq!(other.to_string(), "TLS: certificate is for another name");
         let old = TestIdentity::until("localhost", 2002);
         let server = ScriptedServer::secure(&old, say).await;
         let expired =
             body(&client(old.trusted(), ProxySettings::none()), &format!("https://localhost:{}/", server.address.port()))
                 .await
                 .unwrap_err();
-        assert_eq!(expired.to_string(), "TLS: the certificate has expired");
+        assert_eq!(expired.to_string(), "TLS: certificate has expired");
     }
 
     #[tokio::test]
-    async fn a_server_that_speaks_no_tls_is_named_so() {
+    async fn server_without_tls_fails_at_the_tls_stage() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Close(Vec::new())).await;
-        // A plain server waits for the end of a head that never comes, so it is the deadline that ends this.
+        // A plain server waits for the end of a head, so this ends at the deadline.
         let error = body(&hasty(), &format!("https://{}/", server.address)).await.unwrap_err();
         assert_eq!(error.layer(), Some(ConnectStage::Tls), "{error}");
     }
 
     #[tokio::test]
-    async fn https_goes_through_the_proxys_tunnel_with_its_credentials() {
+    async fn https_uses_a_proxy_tunnel_with_credentials() {
         let identity = TestIdentity::of("registry.example");
         let server = ScriptedServer::secure(&identity, |_, _| ServerAction::Say(answer("200 OK", &[], b"far"))).await;
         let target = server.address;
@@ -436,14 +431,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http_goes_to_the_proxy_in_absolute_form() {
+    async fn http_uses_the_proxy_in_absolute_form() {
         let proxy = ScriptedServer::plain(|heard, _| match heard.header("proxy-authorization") {
             Some("Basic dXNlcjpw") => ServerAction::Say(answer("200 OK", &[], b"far")),
             _ => ServerAction::Say(answer("407 Proxy Authentication Required", &[], b"")),
         })
         .await;
         for (user, expected) in
-            [("user:p@", Ok("far".to_owned())), ("", Err("outbound proxy: it wants other credentials (407)".to_owned()))]
+            [("user:p@", Ok("far".to_owned())), ("", Err("outbound proxy: credentials not accepted (407)".to_owned()))]
         {
             let address = format!("http://{user}{}", proxy.address);
             let proxies = ProxySettings::new(None, Some(("HTTP_PROXY", &address)), Some("direct.example")).unwrap();
@@ -455,10 +450,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_that_refuses_is_told_apart_from_the_server() {
+    async fn proxy_refusal_is_distinct_from_a_server_error() {
         for (status, expected) in [
-            ("407 Nope", "outbound proxy: it wants other credentials (407)"),
-            ("403 Forbidden", "outbound proxy: it refused the tunnel with 403 Forbidden"),
+            ("407 Nope", "outbound proxy: credentials not accepted (407)"),
+            ("403 Forbidden", "outbound proxy: CONNECT refused: 403 Forbidden"),
         ] {
             let proxy = ScriptedServer::plain(move |_, _| ServerAction::Say(answer(status, &[], b""))).await;
             let address = format!("http://{}", proxy.address);
@@ -470,7 +465,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_is_no_way_around_public_addresses_only() {
+    async fn proxy_does_not_bypass_the_public_address_check() {
         let proxy = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"inside"))).await;
         let address = format!("http://{}", proxy.address);
         let proxies = ProxySettings::new(None, Some(("HTTP_PROXY", &address)), None).unwrap();
@@ -481,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_made_for_the_operator_never_serves_a_stranger() {
+    async fn pools_are_separate_per_address_scope() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"there"))).await;
         let client = plain();
         assert_eq!(body(&client, &server.url()).await.unwrap(), "there");

@@ -1,5 +1,4 @@
-//! Connections to others through an outbound proxy of our own: its parent, for a proxy. Refuses to know who asks for them, and
-//! whether they may.
+//! Connections through the outbound proxy, which is the parent of this proxy. Access checks are done by the caller.
 
 use std::sync::Arc;
 
@@ -15,11 +14,11 @@ use crate::net::client::dial::AddressScope;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxyAddress;
 
-/// Who connects for us, to whom.
+/// The outbound proxy settings for tunnels.
 #[derive(Clone)]
 pub struct OutboundProxy(Option<Connector>);
 
-/// A proxy before one place.
+/// The proxy for one target.
 pub struct ProxiedTarget<'a> {
     connector: &'a Connector,
     proxy: ProxyAddress,
@@ -30,21 +29,21 @@ pub struct ProxiedTarget<'a> {
 /// The far end of a tunnel.
 pub struct TunnelStream {
     pub(crate) stream: TunnelIo,
-    /// What it said before it was asked.
+    /// Bytes received before the first request.
     pub(crate) early: Bytes,
 }
 
-/// What leads there.
+/// The transport of a tunnel.
 pub(crate) enum TunnelIo {
     Plain(TcpStream),
-    /// The proxy itself is spoken to in TLS.
+    /// TLS to the proxy itself.
     Secured(Box<dyn ByteStream>),
 }
 
-/// A connection to a proxy that passes requests in absolute form on.
+/// A connection to a proxy for requests in absolute form.
 pub struct ProxyConnection {
     pub(crate) stream: Box<dyn ByteStream>,
-    /// What it knows us by.
+    /// The `Proxy-Authorization` header for the proxy.
     pub authorization: Option<HeaderValue>,
 }
 
@@ -55,7 +54,7 @@ impl From<TcpStream> for TunnelStream {
 }
 
 impl ProxyConnection {
-    /// The connection, as HTTP is spoken over it.
+    /// Returns the connection for use with hyper.
     #[must_use]
     pub fn into_io(self) -> impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static {
         TokioIo::new(self.stream)
@@ -63,13 +62,13 @@ impl ProxyConnection {
 }
 
 impl OutboundProxy {
-    /// Nobody: everything is connected to directly.
+    /// Returns settings without a proxy: all connections are direct.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// As `settings` name proxies, whom they trust, and how long they wait.
+    /// Uses the proxies, trusted certificates and deadlines of `settings`.
     #[must_use]
     pub fn new(settings: &ClientConfig) -> Self {
         let connector = || Connector {
@@ -82,13 +81,13 @@ impl OutboundProxy {
         Self((!settings.proxies.is_none()).then(connector))
     }
 
-    /// Whether everything is connected to directly.
+    /// Checks whether all connections are direct.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Who stands before `host`, a name or an address without brackets; `None` where it is connected to directly.
+    /// Returns the proxy for `host`, a name or an address without brackets. Returns `None` for a direct connection.
     #[must_use]
     pub fn before(&self, host: &str, port: u16) -> Option<ProxiedTarget<'_>> {
         let connector = self.0.as_ref()?;
@@ -101,37 +100,37 @@ impl OutboundProxy {
 }
 
 impl ProxiedTarget<'_> {
-    /// A tunnel to the place.
+    /// Opens a tunnel to the target.
     ///
     /// # Errors
-    /// When the proxy cannot be reached or refuses.
+    /// Returns an error if the proxy is unreachable or refuses.
     pub async fn tunnel(&self) -> Result<TunnelStream, ClientError> {
         self.in_time(self.open()).await
     }
 
-    /// A connection for requests in plain HTTP, in absolute form.
+    /// Opens a connection for plain HTTP requests in absolute form.
     ///
     /// # Errors
-    /// When the proxy cannot be reached.
-    pub async fn relayed(self) -> Result<ProxyConnection, ClientError> {
-        let stream = self.in_time(self.connector.reach_proxy(&self.proxy)).await?;
+    /// Returns an error if the proxy is unreachable.
+    pub async fn connect_plain(self) -> Result<ProxyConnection, ClientError> {
+        let stream = self.in_time(self.connector.connect_proxy(&self.proxy)).await?;
         Ok(ProxyConnection { stream, authorization: self.proxy.authorization })
     }
 
     async fn open(&self) -> Result<TunnelStream, ClientError> {
         if self.proxy.uri.scheme_str() == Some("https") {
-            let (stream, early) = self.ask(self.connector.reach_proxy(&self.proxy).await?).await?;
+            let (stream, early) = self.ask(self.connector.connect_proxy(&self.proxy).await?).await?;
             return Ok(TunnelStream { stream: TunnelIo::Secured(stream), early });
         }
         let (stream, early) = self.ask(self.connector.reach_plain_proxy(&self.proxy).await?).await?;
         Ok(TunnelStream { stream: TunnelIo::Plain(stream), early })
     }
 
-    /// Has the proxy connect us; what it read too far comes along.
+    /// Sends CONNECT. Returns the stream and the bytes read beyond the response.
     async fn ask<S: ByteStream + 'static>(&self, stream: S) -> Result<(S, Bytes), ClientError> {
         let upgraded = open_tunnel(stream, &self.target, self.port, &self.proxy, &self.connector.user_agent).await?;
-        // It is what was handed over a moment ago.
-        let parts = upgraded.downcast::<TokioIo<S>>().map_err(|_| ClientError::broken("another connection than was opened"))?;
+        // The type is that of the stream passed in.
+        let parts = upgraded.downcast::<TokioIo<S>>().map_err(|_| ClientError::broken("unexpected connection type"))?;
         Ok((parts.io.into_inner(), parts.read_buf))
     }
 
@@ -143,6 +142,6 @@ impl ProxiedTarget<'_> {
 
 impl std::fmt::Debug for OutboundProxy {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Parent").field("is_none", &self.is_none()).finish_non_exhaustive()
+        out.debug_struct("OutboundProxy").field("is_none", &self.is_none()).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,4 @@
-//! Which outbound proxy a request goes through: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` as other programs
-//! read them. Refuses to know how a proxy is spoken to.
+//! Selects the outbound proxy of a request from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, with the usual rules.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,66 +7,64 @@ use std::sync::Arc;
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 
-/// The outbound proxies in force; clones share them.
+/// The outbound proxies. Clones share them.
 ///
-/// Loopback is never proxied: on the far side of a proxy it would be another machine.
+/// Loopback is never proxied, since a proxy would resolve it to another machine.
 #[derive(Clone, Default)]
 pub struct ProxySettings(Option<Arc<Matcher>>);
 
-/// One proxy, for one request.
+/// The proxy for one request.
 pub(crate) struct ProxyAddress {
     /// `http://host:port/` or `https://host:port/`.
     pub(crate) uri: Uri,
-    /// Its `Proxy-Authorization`, if its address held credentials.
+    /// The `Proxy-Authorization` header, if the proxy URL contained credentials.
     pub(crate) authorization: Option<HeaderValue>,
 }
 
-/// What is wrong with a proxy setting. Never holds the value: that may hold a password.
+/// Why a proxy setting is invalid. Never contains the value, which may include a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxySettingError {
-    /// Neither a URL nor `host:port`.
-    #[error("the value of `{setting}` is not the address of a proxy")]
+    #[error("invalid proxy address in `{setting}`, expected a URL or `host:port`")]
     Address {
-        /// The variable or the key.
+        /// The variable or key.
         setting: String,
     },
-    /// Something else than an HTTP proxy.
-    #[error("`{setting}` names a `{scheme}` proxy; http and https ones are spoken to")]
+    /// Not an HTTP proxy.
+    #[error("unsupported proxy scheme in `{setting}`, expected `http` or `https`: `{scheme}`")]
     Scheme {
-        /// The variable or the key.
+        /// The variable or key.
         setting: String,
-        /// The scheme.
         scheme: String,
     },
 }
 
-/// A setting and where it came from: its variable, or its key.
+/// The name of a variable or key, and its value.
 type NamedValue<'a> = Option<(&'a str, &'a str)>;
 
 impl ProxySettings {
-    /// No proxy at all.
+    /// Returns settings without a proxy.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Whether there is none for anything.
+    /// Checks whether no proxy is configured.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// As the variables say that `variable` looks up: upper case first, then lower case; empty is as good as missing.
+    /// Reads the proxy variables with `variable`: upper case first, then lower case. An empty value is treated as missing.
     ///
     /// # Errors
-    /// When a variable holds something that is not an HTTP proxy: going direct instead would surprise.
+    /// Returns an error if a variable is not an HTTP proxy. Connecting directly instead would be unexpected.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxySettingError> {
         let read = |upper: &str| {
             let lower = upper.to_lowercase();
             let found = variable(upper).filter(|value| !value.trim().is_empty()).map(|value| (upper.to_owned(), value));
             found.or_else(|| variable(&lower).filter(|value| !value.trim().is_empty()).map(|value| (lower, value)))
         };
-        // A CGI server hands a request's `Proxy` header to its programs as `HTTP_PROXY`.
+        // A CGI server passes the `Proxy` request header to programs as `HTTP_PROXY`.
         let http = if variable("REQUEST_METHOD").is_some() { None } else { read("HTTP_PROXY") };
         let (https, all, no) = (read("HTTPS_PROXY"), read("ALL_PROXY"), read("NO_PROXY"));
         let https = https.or_else(|| all.clone());
@@ -75,11 +72,11 @@ impl ProxySettings {
         Self::new(borrow(https.as_ref()), borrow(http.as_ref()), no.as_ref().map(|(_, value)| value.as_str()))
     }
 
-    /// The proxies for `https` and `http` requests, each with the name of its setting, and the hosts that are asked
-    /// directly: names with their subdomains, addresses and networks, comma-separated; `*` is every host.
+    /// Creates settings from the proxies for `https` and `http` requests, each with the name of its setting, and the direct
+    /// hosts. `direct` is a comma-separated list of names (with subdomains), addresses and networks. `*` matches every host.
     ///
     /// # Errors
-    /// When a value is not an HTTP proxy.
+    /// Returns an error if a value is not an HTTP proxy.
     pub fn new(https: NamedValue<'_>, http: NamedValue<'_>, direct: Option<&str>) -> Result<Self, ProxySettingError> {
         if https.is_none() && http.is_none() {
             return Ok(Self::none());
@@ -92,7 +89,7 @@ impl ProxySettings {
         Ok(Self(Some(Arc::new(matcher))))
     }
 
-    /// The proxy of a request to `target`, if it has one.
+    /// Returns the proxy for a request to `target`, if any.
     pub(crate) fn of(&self, target: &Uri) -> Option<ProxyAddress> {
         let matcher = self.0.as_deref()?;
         if target.host().is_none_or(is_loopback) {
@@ -116,7 +113,7 @@ fn borrow(named: Option<&(String, String)>) -> NamedValue<'_> {
     named.map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
-/// The matcher drops what it does not understand; whoever set it meant something.
+/// Rejects a value that the matcher would ignore silently.
 fn check(setting: &str, value: &str) -> Result<(), ProxySettingError> {
     let matcher = Matcher::builder().all(value.to_owned()).build();
     let probe = Uri::from_static("https://registry.example/");
@@ -147,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_proxy_and_all_proxy_fills_in() {
+    fn all_proxy_applies_to_schemes_without_a_proxy() {
         let found = proxies(&[("https_proxy", "http://a.example:1"), ("ALL_PROXY", "b.example:2")]).unwrap();
         assert_eq!(through(&found, "https://registry.example/x").as_deref(), Some("http://a.example:1/"));
         assert_eq!(through(&found, "http://registry.example/x").as_deref(), Some("http://b.example:2/"));
     }
 
     #[test]
-    fn no_proxy_and_loopback_go_direct() {
+    fn no_proxy_and_loopback_connect_directly() {
         let found = proxies(&[("HTTPS_PROXY", "http://a.example:1"), ("NO_PROXY", "corp.example, 10.0.0.0/8")]).unwrap();
         for direct in [
             "https://registry.corp.example/",
@@ -171,15 +168,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_proxy_is_a_mistake_told_without_its_value() {
+    fn invalid_proxy_error_omits_the_value() {
         let socks = proxies(&[("ALL_PROXY", "socks5://user:hunter2@a.example:1")]).unwrap_err();
-        assert_eq!(socks.to_string(), "`ALL_PROXY` names a `socks5` proxy; http and https ones are spoken to");
-        let wrong = proxies(&[("https_proxy", "http://user:hunter2@")]).unwrap_err();
-        assert_eq!(wrong.to_string(), "the value of `https_proxy` is not the address of a proxy");
+        assert_eq!(socks.to_string(), "unsupported proxy scheme in `ALL_PROXY`, expected `http` or `https`: `socks5`");
+        let error = proxies(&[("https_proxy", "http://user:hunter2@")]).unwrap_err();
+        assert_eq!(error.to_string(), "invalid proxy address in `https_proxy`, expected a URL or `host:port`");
     }
 
     #[test]
-    fn credentials_reach_the_header_and_nothing_else() {
+    fn credentials_appear_only_in_the_header() {
         let found = proxies(&[("HTTPS_PROXY", "http://user:p%40ss@a.example:1")]).unwrap();
         let proxy = found.of(&Uri::from_static("https://registry.example/")).unwrap();
         assert_eq!(proxy.authorization.unwrap(), "Basic dXNlcjpwQHNz");
@@ -188,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgi_request_cannot_set_the_proxy() {
+    fn cgi_request_cannot_set_the_proxy() {
         let found = proxies(&[("HTTP_PROXY", "http://evil.example:1"), ("REQUEST_METHOD", "GET")]).unwrap();
         assert_eq!(through(&found, "http://registry.example/"), None);
     }

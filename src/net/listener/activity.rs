@@ -1,4 +1,4 @@
-//! Whose turn it is on a connection: the client's, to ask or to send a body, or ours. Refuses to know for how long.
+//! Tracks which side of a connection has to act: the client (next request, request body) or the server. It measures no time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,25 +9,26 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// Says that nobody waits for a client to ask.
+/// Value of `idle_from` while a request is in progress.
 const BUSY: u64 = u64::MAX;
 
-/// What the socket and the service of one connection tell each other. Both run in one task, so no order is needed.
+/// State shared by the socket and the service of one connection. Both run in one task, so relaxed ordering suffices.
 #[derive(Debug)]
 pub(crate) struct ConnectionActivity {
-    /// A head was read since the socket last looked.
+    /// A request head was read since the socket last checked.
     asked: AtomicBool,
-    /// A request's body is still to come.
+    /// The rest of a request body is pending.
     body: AtomicBool,
-    /// Since when nothing is asked, in milliseconds since the room was opened.
+    /// Start of the idle time, in milliseconds since the epoch of the
+    /// [`ConnectionLimit`](super::connection_limit::ConnectionLimit).
     idle_from: AtomicU64,
-    /// Several requests may be under way at once, and what comes need not begin one.
+    /// Multiplexed: several requests may run at once, and incoming bytes need not start a request.
     framed: bool,
-    /// How many requests are under way, where that is counted.
+    /// The number of requests in progress, if multiplexed.
     asking: AtomicUsize,
-    /// How many of them wait for the client to take their answer.
+    /// The number of those whose response waits for the client to read.
     sending: AtomicUsize,
-    /// Moves with each piece of a body, either way.
+    /// Incremented for each response body frame.
     progress: AtomicU64,
 }
 
@@ -46,35 +47,35 @@ impl Default for ConnectionActivity {
 }
 
 impl ConnectionActivity {
-    /// Of a connection that carries several requests at once, as HTTP/2 does.
-    pub(crate) fn framed() -> Self {
+    /// Returns the state of a connection with concurrent requests, as in HTTP/2.
+    pub(crate) fn multiplexed() -> Self {
         Self { framed: true, ..Self::default() }
     }
 
-    /// Whether it carries several requests at once.
+    /// Checks whether the connection carries concurrent requests.
     pub(crate) fn is_framed(&self) -> bool {
         self.framed
     }
 
-    /// Whether requests are under way that are counted.
+    /// Checks whether counted requests are in progress.
     pub(crate) fn is_busy(&self) -> bool {
         self.asking.load(Ordering::Relaxed) > 0
     }
 
-    /// How far bodies have come, if clients have to move for anything to go on; `None` while we are to move, or nothing is
-    /// under way.
-    pub(crate) fn awaited(&self) -> Option<u64> {
+    /// Returns the progress counter if every request waits for the client to read. Returns `None` while the server has to act or
+    /// no request is in progress.
+    pub(crate) fn client_progress(&self) -> Option<u64> {
         let (asking, sending) = (self.asking.load(Ordering::Relaxed), self.sending.load(Ordering::Relaxed));
         (asking > 0 && asking == sending).then(|| self.progress.load(Ordering::Relaxed))
     }
 
-    /// Notes that one of several requests is under way, until what is returned is dropped.
+    /// Counts a request of a multiplexed connection until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> StreamGuard {
         self.asking.fetch_add(1, Ordering::Relaxed);
         StreamGuard { turn: Arc::clone(self), sends: false }
     }
 
-    /// Notes that a head was read, and whether a body follows.
+    /// Records that a request head was read, and whether a body follows.
     pub(crate) fn ask(self: &Arc<Self>, body: Incoming) -> RequestBody {
         self.asked.store(true, Ordering::Relaxed);
         self.idle_from.store(BUSY, Ordering::Relaxed);
@@ -85,29 +86,29 @@ impl ConnectionActivity {
         RequestBody { body, turn }
     }
 
-    /// Whether a head was read since this was last called.
+    /// Checks whether a head was read since the last call.
     pub(crate) fn was_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether somebody waits for a body.
+    /// Checks whether the server waits for a request body.
     pub(crate) fn awaits_body(&self) -> bool {
         self.body.load(Ordering::Relaxed)
     }
 
-    /// Notes since when nothing is asked; `None` when something is.
+    /// Records the start of the idle time, or `None` while a request is in progress.
     pub(crate) fn idle(&self, since: Option<u64>) {
         self.idle_from.store(since.unwrap_or(BUSY), Ordering::Relaxed);
     }
 
-    /// Whether nothing was asked for `long` before `now`, all in milliseconds.
+    /// Checks whether the connection has been idle for `long` milliseconds at `now`.
     pub(crate) fn idles(&self, now: u64, long: u64) -> bool {
         let since = self.idle_from.load(Ordering::Relaxed);
         since != BUSY && now.saturating_sub(since) >= long
     }
 }
 
-/// One of several requests that are under way on a connection.
+/// One of several requests in progress on a connection.
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
     turn: Arc<ConnectionActivity>,
@@ -115,7 +116,7 @@ pub(crate) struct StreamGuard {
 }
 
 impl StreamGuard {
-    /// From here on the client has to take its answer.
+    /// Wraps the response body. From here on the client has to read.
     pub(crate) fn send<B>(mut self, body: B) -> TrackedBody<B> {
         self.sends = true;
         self.turn.sending.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +133,7 @@ impl Drop for StreamGuard {
     }
 }
 
-/// A body of which it is noted how far it has come.
+/// A body that records its progress.
 #[derive(Debug)]
 pub(crate) struct TrackedBody<B> {
     body: B,
@@ -157,7 +158,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for TrackedBody<B> {
     }
 }
 
-/// The body of a request as it arrives. Given up before its end, what is left of it is not waited for.
+/// An incoming request body. If it is dropped early, the rest is not awaited.
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,

@@ -1,5 +1,4 @@
-//! One connection and its place: what is spoken on it, HTTP/1.1 or HTTP/2, or whatever it is handed over to. Refuses to accept
-//! connections, and to know what is asked.
+//! Serves one accepted connection: HTTP/1.1, HTTP/2, or the protocol it is upgraded to.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -29,36 +28,36 @@ use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal}
 use crate::net::listener::io_timeouts::{IoTimeouts, TimedStream};
 use crate::net::listener::tunnel;
 
-/// The header lines that hyper allows by itself, and has room for on the stack; any other number costs each request an allocation.
+/// hyper's default limit on header lines, which it keeps on the stack. Any other limit costs an allocation per request.
 const HYPERS_LINES: usize = 100;
 
-/// Bytes that are read ahead, or copied to be sent together, on one HTTP/1.1 connection at most; a head may be larger.
+/// Read and write buffer limit of an HTTP/1.1 connection, in bytes. A larger head limit raises it.
 const BUFFERED: usize = 32 * 1024;
 
-/// Requests under way at once on one HTTP/2 connection.
+/// Concurrent requests per HTTP/2 connection.
 const STREAMS: u32 = 100;
 
-/// Bytes that are read at once where they are looked at before they are read: more than most first messages of TLS.
+/// Bytes read at once while peeking. Larger than most TLS client hellos.
 const PEEKED: usize = 4 << 10;
 
-/// What is buffered of one HTTP/2 answer, in bytes, besides the piece that is being sent.
+/// Send buffer per HTTP/2 stream, in bytes, without the frame being sent.
 const STREAM_BUFFER: usize = 64 << 10;
 
-/// Bytes of an answer that the system takes over before it can send them. A reader never waits for so many; by itself the system
-/// would take megabytes for each of a thousand slow readers, and those who read in small pieces would wait for one another: with it,
-/// the 99th percentile of 4.4 MB tarballs under `wrk` falls from about 1,000 ms to 120 (`just bench`).
+/// Unsent bytes that the kernel buffers per connection. No reader waits for that many. By default the kernel buffers megabytes
+/// for each of a thousand slow readers, and readers of small chunks wait for each other. With this limit, the 99th percentile of
+/// 4.4 MB tarballs under `wrk` falls from about 1,000 ms to 120 ms (`just bench`).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 128 << 10;
 
-/// What a connection is handed over to.
+/// Takes over an upgraded connection.
 type UpgradeHandler = Box<dyn FnOnce(UpgradedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
-/// Put into the extensions of a response to CONNECT: once that is sent, the connection is somebody else's.
+/// A response extension for CONNECT: after the response, the connection is passed to the handler.
 #[derive(Clone)]
 pub struct Upgrade(Arc<Mutex<Option<UpgradeHandler>>>);
 
 impl Upgrade {
-    /// Hands the connection over to `next`.
+    /// Passes the connection to `next`.
     #[must_use]
     pub fn to<F>(next: impl FnOnce(UpgradedConnection) -> F + Send + 'static) -> Self
     where
@@ -74,33 +73,33 @@ impl Upgrade {
 
 impl fmt::Debug for Upgrade {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("HandOver")
+        out.write_str("Upgrade")
     }
 }
 
-/// A connection that was handed over, with its place.
+/// An upgraded connection and its permit.
 pub struct UpgradedConnection {
-    /// The connection, from the first byte behind the request.
+    /// The stream, from the first byte after the request.
     pub stream: PeekedStream<TcpStream>,
-    /// Its place.
+    /// The permit and limits.
     pub seat: Connection,
 }
 
 impl UpgradedConnection {
-    /// A connection on which nothing was said yet.
+    /// Returns a connection from which no bytes were read yet.
     pub(crate) fn fresh(stream: TcpStream, seat: Connection) -> Self {
         prepare(&stream);
         Self { stream: PeekedStream { inner: stream, early: Bytes::new(), allowance: None }, seat }
     }
 
-    /// Where it was to go before the packet filter sent it here; `None` where it was to come here.
+    /// Returns the original destination if a packet filter redirected the connection here.
     #[must_use]
     pub fn redirected_from(&self) -> Option<SocketAddr> {
         let original = crate::net::listener::original_dst::destination(&self.stream.inner)?;
         (Some(original) != self.local()).then_some(original)
     }
 
-    /// The port it came to; 0 where the system does not say.
+    /// Returns the local port, or 0 if the system does not report it.
     #[must_use]
     pub fn local_port(&self) -> u16 {
         self.local().map_or(0, |address| address.port())
@@ -111,34 +110,34 @@ impl UpgradedConnection {
         Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
-    /// Passes bytes between the client and `other` until both have ended, one breaks, or nothing comes for
-    /// [`ConnectionLimits::idle_timeout`]; returns how many went to `other` and how many came back.
+    /// Copies bytes between the client and `other` until both ends close, one fails, or no bytes arrive for
+    /// [`ConnectionLimits::idle_timeout`]. Returns the bytes sent to `other` and the bytes received from it.
     pub async fn relay(self, other: TunnelStream) -> (u64, u64) {
         let Self { stream, mut seat } = self;
-        tunnel::relay(stream.inner, stream.early, other, &seat.limits, &mut seat.guest).await
+        tunnel::run_tunnel(stream.inner, stream.early, other, &seat.limits, &mut seat.guest).await
     }
 }
 
 impl fmt::Debug for UpgradedConnection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Taken").field("peer", &self.seat.peer).finish_non_exhaustive()
+        out.debug_struct("UpgradedConnection").field("peer", &self.seat.peer).finish_non_exhaustive()
     }
 }
 
-/// A stream some of whose first bytes were read already.
+/// A stream with some first bytes already read.
 #[derive(Debug)]
 pub struct PeekedStream<S> {
     inner: S,
     early: Bytes,
-    /// How many bytes may still be read; `None` is any number.
+    /// How many bytes may still be read. `None` means no limit.
     allowance: Option<usize>,
 }
 
 impl<S: AsyncRead + Unpin> PeekedStream<S> {
-    /// The first byte, which stays to be read; `None` when the stream ends before it.
+    /// Returns the first byte without consuming it, or `None` if the stream ended.
     ///
     /// # Errors
-    /// What the stream says.
+    /// Returns the error of the stream.
     pub async fn first(&mut self) -> io::Result<Option<u8>> {
         if self.early.is_empty() {
             let mut byte = [0];
@@ -150,10 +149,11 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
         Ok(self.early.first().copied())
     }
 
-    /// Reads on, until so many bytes are held at most; all of them stay to be read. No more than before are the end of the stream,
-    /// or as many as may be held.
+    /// Reads more bytes without consuming them, up to `most` in total. If the length did not grow, the stream ended or `most` is
+    /// reached.
     ///
     /// # Errors
+    /// Returns the error of the stream.
     /// What the stream says.
     pub async fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
         let mut held = self.early.to_vec();
@@ -167,7 +167,7 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
         Ok(&self.early)
     }
 
-    /// Has reading fail behind so many more bytes; `None` lifts that.
+    /// Makes reads fail after `bytes` more bytes. `None` removes the limit.
     pub fn allow(&mut self, bytes: Option<usize>) {
         self.allowance = bytes;
     }
@@ -224,7 +224,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // A record of TLS comes alone, and is sent as such, which costs the system less.
+        // A single TLS record avoids the more expensive vectored system call.
         if let [piece] = pieces {
             return self.poll_write(context, piece);
         }
@@ -232,7 +232,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
     }
 }
 
-/// A connection's place among all, its peer, and what it may cost.
+/// The permit of a connection, with its peer and limits.
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
@@ -245,38 +245,38 @@ impl Connection {
         Self { peer, limits, guest }
     }
 
-    /// Who is at the other end.
+    /// Returns the address of the client.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// What the connection may cost.
+    /// Returns the limits.
     #[must_use]
     pub fn limits(&self) -> &ConnectionLimits {
         &self.limits
     }
 
-    /// Serves HTTP/1.1 on `stream` to its end.
+    /// Serves HTTP/1.1 on `stream` until it closes.
     pub async fn http1<S, H, F>(&mut self, stream: S, handler: H)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send,
     {
-        // There is nobody left to hand it over to.
-        drop(self.speak_http1(stream, handler).await);
+        // Upgrades are not supported on a wrapped stream.
+        drop(self.serve_http1(stream, handler).await);
     }
 
-    /// Serves HTTP/2 on `stream` to its end. Time is measured as for HTTP/1.1, but of the connection: it ends when the client
-    /// takes nothing of any answer for [`ConnectionLimits::send_timeout`].
+    /// Serves HTTP/2 on `stream` until it closes. The timeouts of HTTP/1.1 apply to the connection. It ends when the client reads
+    /// nothing of any response for [`ConnectionLimits::send_timeout`].
     pub async fn http2<S, H, F>(&mut self, stream: S, handler: H)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let turn = Arc::new(ConnectionActivity::framed());
+        let turn = Arc::new(ConnectionActivity::multiplexed());
         let socket = TimedStream::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
         let (peer, limits, noted) = (self.peer, &self.limits, &turn);
         let service = service_fn(move |request: Request<Incoming>| {
@@ -295,7 +295,7 @@ impl Connection {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
                 () = stalled.as_mut() => return,
-                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.makes_way(&turn) {
+                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.should_close(&turn) {
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         ended = connection.as_mut() => break ended,
@@ -305,12 +305,12 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(client.address = %peer.ip(), error = %error, "a connection broke");
+            tracing::debug!(client.address = %peer.ip(), error = %error, "connection failed");
         }
     }
 
-    /// Serves HTTP/1.1 on `stream`; returns what it was handed over to, if it was, with what was read too far.
-    async fn speak_http1<S, H, F>(&mut self, stream: S, handler: H) -> Option<(UpgradeHandler, S, Bytes)>
+    /// Serves HTTP/1.1 on `stream`. Returns the upgrade handler if there is one, with the stream and the bytes read too far.
+    async fn serve_http1<S, H, F>(&mut self, stream: S, handler: H) -> Option<(UpgradeHandler, S, Bytes)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
@@ -330,25 +330,25 @@ impl Connection {
                 Ok::<_, Infallible>(response)
             }
         });
-        // The socket measures time.
+        // `TimedStream` enforces the timeouts.
         let mut builder = http1::Builder::new();
         builder.header_read_timeout(None).max_header_size(limits.head_bytes).half_close(true);
         builder.max_buf_size(limits.head_bytes.max(BUFFERED));
-        if limits.head_lines != HYPERS_LINES {
-            builder.max_headers(limits.head_lines);
+        if limits.max_headers != HYPERS_LINES {
+            builder.max_headers(limits.max_headers);
         }
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
         let ended = loop {
             tokio::select! {
                 ended = &mut connection => break ended,
-                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.makes_way(&turn) {
+                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.should_close(&turn) {
                     Pin::new(&mut connection).graceful_shutdown();
                     break (&mut connection).await;
                 },
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(client.address = %peer.ip(), error = %error, "a connection broke");
+            tracing::debug!(client.address = %peer.ip(), error = %error, "connection failed");
             return None;
         }
         let next = handed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
@@ -357,40 +357,40 @@ impl Connection {
     }
 
     fn pace(&self) -> IoTimeouts {
-        let ConnectionLimits { idle_timeout: idle, head_timeout: head, send_timeout: write, .. } = self.limits;
+        let ConnectionLimits { idle_timeout: idle, header_timeout: head, send_timeout: write, .. } = self.limits;
         IoTimeouts { idle, head, write }
     }
 }
 
-/// Serves one accepted connection to its end, and whatever it is handed over to.
-pub(crate) async fn converse<H, F>(stream: TcpStream, mut seat: Connection, handler: H)
+/// Serves an accepted connection until it closes, including any upgrade.
+pub(crate) async fn serve_connection<H, F>(stream: TcpStream, mut seat: Connection, handler: H)
 where
     H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
     F: Future<Output = Response<Body>> + Send,
 {
     prepare(&stream);
-    // Boxed, so that a connection that was handed over does not go on holding the room this took.
-    let spoken = Box::pin(seat.speak_http1(stream, handler)).await;
+    // Boxed, so that an upgraded connection does not keep the memory of this future.
+    let spoken = Box::pin(seat.serve_http1(stream, handler)).await;
     if let Some((next, inner, early)) = spoken {
         next(UpgradedConnection { stream: PeekedStream { inner, early, allowance: None }, seat }).await;
     }
 }
 
-/// Sets what an accepted socket is to do. Where one of it cannot be had, it is only slower.
+/// Sets socket options. Failures are ignored, since they only cost speed.
 fn prepare(stream: &TcpStream) {
-    // An answer's last packet must not wait for an acknowledgement.
+    // The last packet of a response must not wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
 }
 
-/// Ends when, from one look to the next, clients had to move and did not.
+/// Completes when the client had to read and made no progress for `patience`.
 async fn stalled(turn: &ConnectionActivity, patience: Duration) {
     let mut before = None;
     loop {
-        // Never resolves: only the time passes.
+        // Never ready: only the timeout ends it.
         let _ = timeout(patience, std::future::pending::<()>()).await;
-        let now = turn.awaited();
+        let now = turn.client_progress();
         if now.is_some() && now == before {
             return;
         }
@@ -406,7 +406,7 @@ mod tests {
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[tokio::test]
-    async fn the_system_takes_over_little_of_an_answer_before_it_can_be_sent() {
+    async fn kernel_send_buffer_is_limited() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();

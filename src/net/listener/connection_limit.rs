@@ -1,5 +1,5 @@
-//! Limits open connections across all listeners of a process. At the limit, new connections wait and idle ones are closed. One client
-//! may hold most of the connections and never all of them. Does not accept or serve connections.
+//! Limits open connections across all listeners. At the limit, new connections wait and idle ones are closed. One client may hold
+//! most of the connections, but never all.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,40 +12,41 @@ use tokio::time::Instant;
 use crate::net::fair_limit::{FairLimit, FairPermit, Sizes};
 use crate::net::listener::activity::ConnectionActivity;
 
-/// From this number of connections on, a part of them is kept from a client that takes all it can get.
+/// From this limit on, a part is reserved for other clients.
 const DIVISIBLE: usize = 16;
 
-/// How long a connection must have idled before it makes way, in milliseconds: who has just been answered will ask again.
+/// Minimum idle time before a connection is closed for another, in milliseconds. A client that was just served is likely to send
+/// another request.
 const IDLE: u64 = 1_000;
 
-/// How seldom the same trouble is told.
+/// Minimum interval between identical log messages.
 const SELDOM: Duration = Duration::from_secs(10);
 
-/// Places for connections.
+/// The connection limit of a process.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     places: Arc<FairLimit>,
-    /// How many idle connections shall go when they are asked to make way: some at a time, not all.
+    /// How many idle connections close per signal: a part of them, not all.
     share: usize,
-    /// How many of them have not gone yet.
+    /// How many of them have not closed yet.
     leaving: Arc<AtomicUsize>,
     orders: watch::Sender<ConnectionSignal>,
     epoch: Instant,
     told: Mutex<LogThrottle>,
 }
 
-/// What connections are asked to do.
+/// The signal sent to all connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionSignal {
-    /// Nothing yet.
+    /// Keep running.
     Stay,
-    /// Close if idle: somebody waits for a place.
+    /// Close if idle, since another connection waits.
     MakeWay,
-    /// Close after the answer that is being sent.
+    /// Close after the response in progress.
     Close,
 }
 
-/// A connection that has its place; leaves it when dropped.
+/// The permit of an open connection, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     orders: watch::Receiver<ConnectionSignal>,
@@ -55,11 +56,11 @@ pub(crate) struct ConnectionPermit {
 }
 
 impl ConnectionLimit {
-    /// Room for so many connections; at least one.
+    /// Returns a limit of `connections`, at least one.
     #[must_use]
     pub fn of(connections: usize) -> Arc<Self> {
         let connections = connections.clamp(1, Semaphore::MAX_PERMITS);
-        // A quarter is for clients that find the others taken, a sixteenth of it for each.
+        // A quarter is reserved for clients that find the rest in use. Each may hold a sixteenth of it.
         let (reserve, own) = if connections < DIVISIBLE { (0, 0) } else { (connections / 4, (connections / 64).max(1)) };
         Arc::new(Self {
             places: FairLimit::new(Sizes { shared: connections - reserve, own, most: connections }),
@@ -71,17 +72,17 @@ impl ConnectionLimit {
         })
     }
 
-    /// Takes a connection of `client` in, if it need not wait.
+    /// Returns a permit for a connection of `client` if one is free.
     pub(crate) fn try_enter(&self, client: IpAddr) -> Option<ConnectionPermit> {
         self.places.try_acquire(client).map(|place| self.guest(place))
     }
 
-    /// Waits until a connection of `client` can be taken in. The caller has idle ones closed meanwhile.
-    pub(crate) async fn enter(&self, client: IpAddr) -> ConnectionPermit {
+    /// Waits for a permit for a connection of `client`. The caller closes idle connections meanwhile.
+    pub(crate) async fn acquire(&self, client: IpAddr) -> ConnectionPermit {
         self.guest(self.places.acquire(client).await)
     }
 
-    /// Logs that connections wait.
+    /// Logs that connections wait, at most once per interval.
     pub(crate) fn tell_full(&self, client: IpAddr) {
         if self.told.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
             tracing::warn!(client.address = %client, "connection waits: `max-connections` reached");
@@ -92,8 +93,8 @@ impl ConnectionLimit {
         ConnectionPermit { orders: self.orders.subscribe(), leaving: Arc::clone(&self.leaving), epoch: self.epoch, _place: place }
     }
 
-    /// Has some of the connections that idle close.
-    pub(crate) fn make_way(&self) {
+    /// Signals some idle connections to close.
+    pub(crate) fn close_idle(&self) {
         self.leaving.store(self.share, Ordering::Relaxed);
         self.orders.send_if_modified(|order| {
             let open = *order != ConnectionSignal::Close;
@@ -104,26 +105,26 @@ impl ConnectionLimit {
         });
     }
 
-    /// Has every connection close after the answer that is being sent.
+    /// Signals every connection to close after the response in progress.
     pub(crate) fn close(&self) {
         self.orders.send_replace(ConnectionSignal::Close);
     }
 }
 
 impl ConnectionPermit {
-    /// What idle milliseconds are counted from.
+    /// Returns the instant from which idle milliseconds are counted.
     pub(crate) fn epoch(&self) -> Instant {
         self.epoch
     }
 
-    /// Waits for the next order.
+    /// Waits for the next signal.
     pub(crate) async fn next_order(&mut self) -> ConnectionSignal {
-        // An error means that the room is gone, which is an end too.
+        // An error means that the limit was dropped, so the connection closes too.
         self.orders.changed().await.map_or(ConnectionSignal::Close, |()| *self.orders.borrow_and_update())
     }
 
-    /// Whether the connection makes way: it has idled long enough, and no others have gone in its stead.
-    pub(crate) fn makes_way(&self, turn: &ConnectionActivity) -> bool {
+    /// Checks whether the connection must close: it was idle long enough, and not enough others have closed.
+    pub(crate) fn should_close(&self, turn: &ConnectionActivity) -> bool {
         let now = Instant::now().saturating_duration_since(self.epoch).as_millis();
         let one_less = |left: usize| left.checked_sub(1);
         turn.idles(u64::try_from(now).unwrap_or(u64::MAX - 1), IDLE)
@@ -131,12 +132,12 @@ impl ConnectionPermit {
     }
 }
 
-/// Says whether it is time to tell again what keeps happening.
+/// Limits the rate of a repeated log message.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle(Option<Instant>);
 
 impl LogThrottle {
-    /// Whether it is; then not again for a while.
+    /// Checks whether the message is due. If it is, starts the next interval.
     pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= SELDOM);

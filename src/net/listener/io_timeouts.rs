@@ -1,5 +1,5 @@
-//! A socket whose peer must go on: it ends when a client asks nothing for too long, takes too long over a head, or does not
-//! take its answer. Refuses to limit how long a body may take to arrive: whoever reads it does.
+//! Read and write timeouts of a server socket: idle between requests, slow heads, and clients that do not read the response. The
+//! time of a request body is limited by its reader.
 
 use std::io;
 use std::pin::Pin;
@@ -13,62 +13,62 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::net::client::deadlines::Deadlines;
 use crate::net::listener::activity::ConnectionActivity;
 
-/// Bytes that a connection hands over before the others of its thread have their turn.
+/// Bytes written before a connection yields to other tasks.
 const QUANTUM: usize = 1 << 20;
 
-/// How long a peer may take.
+/// Timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IoTimeouts {
     /// Between two requests.
     pub(crate) idle: Duration,
-    /// Over a head, from its first byte; on a new connection, from the start.
+    /// For a head, from its first byte. On a new connection, from the start.
     pub(crate) head: Duration,
-    /// To take [`Deadlines::SLOWEST`] bytes a second of its answer, averaged over this.
+    /// For the client to read at least [`Deadlines::SLOWEST`] bytes per second of a response, on average.
     pub(crate) write: Duration,
 }
 
-/// Wraps a socket; what takes too long fails with [`io::ErrorKind::TimedOut`].
+/// Wraps a socket. A timeout fails with [`io::ErrorKind::TimedOut`].
 pub(crate) struct TimedStream<S> {
     inner: S,
     pace: IoTimeouts,
     turn: Arc<ConnectionActivity>,
-    /// What idle milliseconds are counted from.
+    /// The instant from which idle milliseconds are counted.
     epoch: Instant,
     stage: RequestStage,
     reading: LazyTimer,
     writing: LazyTimer,
-    /// The bytes that were taken since a write had to wait.
+    /// Bytes written since a write had to wait.
     taken: u64,
-    /// The bytes that were taken since others had their turn.
+    /// Bytes written since the last yield.
     quantum: usize,
 }
 
-/// How far the next request is.
+/// The progress of the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestStage {
-    /// Nothing came since the last one.
+    /// No byte of it arrived.
     Between,
-    /// Its head is coming.
+    /// Its head is arriving.
     Head,
 }
 
 impl<S> TimedStream<S> {
-    /// Wraps `inner`, whose service notes in `turn` what it was asked.
+    /// Wraps `inner`. The service records its requests in `turn`.
     pub(crate) fn new(inner: S, pace: IoTimeouts, turn: Arc<ConnectionActivity>, epoch: Instant) -> Self {
         let (reading, writing) = (LazyTimer::default(), LazyTimer::default());
         Self { inner, pace, turn, epoch, stage: RequestStage::Head, reading, writing, taken: 0, quantum: 0 }
     }
 
-    /// What it wraps.
+    /// Returns the wrapped socket.
     pub(crate) fn into_inner(self) -> S {
         self.inner
     }
 
-    /// Bytes came.
+    /// Handles received bytes.
     fn came(&mut self) {
         self.settle();
         if self.turn.is_framed() {
-            // What comes need not begin a request: only silence counts.
+            // Bytes need not start a request here, so only silence counts.
             self.reading.clear();
             return;
         }
@@ -79,10 +79,10 @@ impl<S> TimedStream<S> {
         }
     }
 
-    /// Nothing came: fails once that has lasted too long.
+    /// Handles a read without bytes. Fails at the timeout.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.settle();
-        // A client that is sending its body, or still taking its answer, does not idle.
+        // A client that sends a body or still reads the response is not idle.
         if self.turn.is_busy() || self.turn.awaits_body() || (self.stage == RequestStage::Between && self.writing.is_set()) {
             self.reading.clear();
             return Poll::Pending;
@@ -97,7 +97,7 @@ impl<S> TimedStream<S> {
         self.reading.poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// A head that was read ends its stage.
+    /// Ends the head stage if a head was read.
     fn settle(&mut self) {
         if self.turn.was_asked() {
             self.stage = RequestStage::Between;
@@ -105,8 +105,7 @@ impl<S> TimedStream<S> {
         }
     }
 
-    /// Whether it is the others' turn: a peer on a quick line takes megabytes as fast as they are handed over, and whoever shares
-    /// its thread waits.
+    /// Checks whether to yield. A fast client can take megabytes at once while other tasks on the thread wait.
     fn yields(&mut self, context: &Context<'_>) -> bool {
         let yields = self.quantum >= QUANTUM;
         if yields {
@@ -116,7 +115,7 @@ impl<S> TimedStream<S> {
         yields
     }
 
-    /// Passes progress on; while there is too little of it, lets the clock run.
+    /// Counts written bytes. While a write waits, enforces the minimum rate.
     fn watch(&mut self, progress: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match &progress {
             Poll::Ready(Ok(taken)) => {
@@ -134,7 +133,7 @@ impl<S> TimedStream<S> {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
                 self.begin_watch();
-                // Registers the waker with the new alarm, which cannot have gone off.
+                // Registers the waker with the new deadline, which cannot have passed.
                 let _ = self.writing.poll(context);
             }
         }
@@ -169,7 +168,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Whoever flushes has handed everything over.
+        // A flush means that the whole response was written.
         self.writing.clear();
         Pin::new(&mut self.inner).poll_flush(context)
     }
@@ -187,7 +186,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // One piece is sent as such, which costs the system less.
+        // A single buffer avoids the more expensive vectored system call.
         if let [piece] = pieces {
             return self.poll_write(context, piece);
         }
@@ -199,7 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     }
 }
 
-/// A timer that is moved often and goes off seldom: moving it later costs nothing until it would have gone off.
+/// A timer that is often moved and rarely fires. Moving it later costs nothing until the old deadline passes.
 #[derive(Default)]
 struct LazyTimer {
     due: Option<Instant>,
@@ -219,7 +218,7 @@ impl LazyTimer {
         self.due.is_some()
     }
 
-    /// Ready once it has gone off, which clears it.
+    /// Returns ready and clears the timer once the deadline passed.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.due else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_stops_reading_is_left() {
+    async fn stalled_reader_times_out() {
         let (mut socket, mut far, _) = pair(8);
         socket.write_all(b"12345678").await.unwrap();
         let started = Instant::now();
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_everything_at_once_lets_the_others_have_their_turn() {
+    async fn fast_reader_yields_to_other_tasks() {
         let (mut socket, _far, _) = pair(8 * QUANTUM);
         let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counting = Arc::clone(&turns);
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drip_is_no_progress_and_a_slow_reader_is_waited_for() {
+    async fn reader_below_minimum_rate_times_out_and_slow_reader_does_not() {
         for (bytes_a_second, stays) in [(Deadlines::SLOWEST / 4, false), (Deadlines::SLOWEST * 4, true)] {
             let (mut socket, mut far, _) = pair(64);
             let reader = tokio::spawn(async move {
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_still_takes_an_answer_does_not_idle() {
+    async fn client_reading_a_response_is_not_idle() {
         let (mut socket, mut far, _) = pair(64);
         (socket.stage, socket.pace.write) = (RequestStage::Between, Duration::from_hours(1));
         let read = |socket: &mut TimedStream<DuplexStream>| {
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_has_its_time_from_its_first_byte_however_it_drips() {
+    async fn head_timeout_runs_from_first_byte() {
         let (mut socket, mut far, _) = pair(64);
         let started = Instant::now();
         let dripping = tokio::spawn(async move {

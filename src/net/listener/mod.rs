@@ -1,5 +1,4 @@
-//! Accepts connections and serves HTTP/1.1 on them, within limits and deadlines, until told to drain. Refuses to know what
-//! is asked.
+//! Accepts connections and serves HTTP/1.1 on them with limits and timeouts, until shutdown.
 
 pub(crate) mod activity;
 pub(crate) mod connection;
@@ -24,37 +23,37 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 use crate::net::body::Body;
 use crate::net::fair_limit::network_of;
 use crate::net::listener::activity::RequestBody;
-use crate::net::listener::connection::{Connection, UpgradedConnection, converse};
+use crate::net::listener::connection::{Connection, UpgradedConnection, serve_connection};
 use crate::net::listener::connection_limit::{ConnectionLimit, ConnectionPermit, LogThrottle};
 
-/// How long to wait when the system has no more files or memory for a connection.
+/// Wait after `accept` fails for lack of file descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How long a connection waits before idle ones are closed again.
+/// Interval at which idle connections are closed while others wait.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Connections that wait for others to end, and those of one client among them. What is beyond the first waits in the system's
-/// backlog; what is beyond the second is closed, since it would keep the connections of other clients in the backlog.
+/// Accepted connections that wait for a permit, in total and per client. Beyond the total, connections stay in the kernel's
+/// backlog. Beyond the limit per client they are closed, so that they do not block other clients in the backlog.
 const MAX_WAITING: usize = 1_024;
 const MAX_WAITING_PER_CLIENT: usize = 256;
 
-/// What connections may cost.
+/// Limits and timeouts of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections served at once, over all listeners that share a [`ConnectionLimit`]. The next ones wait, and those that idle make
-    /// way for them.
+    /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are
+    /// closed.
     pub connections: usize,
-    /// How long a request's head may take, from its first byte; on a new connection, from the start.
-    pub head_timeout: Duration,
-    /// How long a connection may idle between requests.
+    /// Time for a request head, from its first byte. On a new connection, from the start.
+    pub header_timeout: Duration,
+    /// Time between requests.
     pub idle_timeout: Duration,
-    /// The largest head, in bytes; at least 8192.
+    /// The largest request head in bytes, at least 8192.
     pub head_bytes: usize,
-    /// The most header lines.
-    pub head_lines: usize,
-    /// How long a client may take less of an answer than [`crate::net::client::deadlines::Deadlines::SLOWEST`] asks for.
+    /// The maximum number of header lines.
+    pub max_headers: usize,
+    /// How long a client may read slower than [`crate::net::client::deadlines::Deadlines::SLOWEST`].
     pub send_timeout: Duration,
-    /// How long requests in flight may go on once draining began.
+    /// Time for requests in progress to finish at shutdown.
     pub drain: Duration,
 }
 
@@ -62,26 +61,26 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            head_timeout: Duration::from_secs(20),
+            header_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(75),
             head_bytes: 32 * 1024,
-            head_lines: 100,
+            max_headers: 100,
             send_timeout: Duration::from_mins(1),
             drain: Duration::from_secs(20),
         }
     }
 }
 
-/// How draining went.
+/// The result of draining.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainReport {
-    /// Connections that were cut because their deadline had passed.
+    /// Connections closed at the drain deadline.
     pub cut: usize,
 }
 
-/// Serves `listener` with `handler` until `stop` resolves; then accepts no more, lets requests in flight finish for
-/// [`ConnectionLimits::drain`], and cuts what is left. Listeners that share a room drain together. A response may hand its connection
-/// over to somebody else ([`crate::net::listener::connection::Upgrade`]), who then has its place.
+/// Serves `listener` with `handler` until `stop` resolves. Then it accepts no more, lets requests finish for
+/// [`ConnectionLimits::drain`], and closes the rest. Listeners that share a limit drain together. A response may upgrade its
+/// connection ([`crate::net::listener::connection::Upgrade`]), which keeps its permit.
 pub async fn serve<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
@@ -93,10 +92,10 @@ where
     H: Fn(SocketAddr, Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    hold(listener, limits, room, move |stream, seat| converse(stream, seat, handler.clone()), stop).await
+    hold(listener, limits, room, move |stream, seat| serve_connection(stream, seat, handler.clone()), stop).await
 }
 
-/// As [`serve`], for connections on which no HTTP is spoken at first: `handler` has each from its first byte.
+/// Like [`serve`], but `handler` receives each connection before any byte is read.
 pub async fn serve_raw<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
@@ -139,14 +138,14 @@ where
             (stream, peer) = accept(&listener, room, &mut told), if !waiting.is_full() => {
                 let Some(guest) = room.try_enter(peer.ip()) else {
                     room.tell_full(peer.ip());
-                    room.make_way();
+                    room.close_idle();
                     waiting.add(room, stream, peer);
                     continue;
                 };
                 (stream, peer, guest)
             }
             _ = impatience.tick(), if !waiting.is_empty() => {
-                room.make_way();
+                room.close_idle();
                 continue;
             }
         };
@@ -163,12 +162,12 @@ where
     let cut = connections.len();
     connections.shutdown().await;
     if finished.is_err() {
-        tracing::warn!(connections.cut = cut, "the drain deadline passed");
+        tracing::warn!(connections.cut = cut, "drain deadline passed");
     }
     DrainReport { cut }
 }
 
-/// Connections that were accepted and wait for others to end.
+/// Accepted connections that wait for a permit.
 #[derive(Default)]
 struct Waiting {
     entering: JoinSet<(TcpStream, SocketAddr, ConnectionPermit)>,
@@ -184,7 +183,7 @@ impl Waiting {
         self.entering.len() >= MAX_WAITING
     }
 
-    /// Has a connection wait, or closes it where its client has too many waiting.
+    /// Queues a connection, or closes it if its client has too many waiting.
     fn add(&mut self, room: &Arc<ConnectionLimit>, stream: TcpStream, peer: SocketAddr) {
         let count = self.of_clients.entry(network_of(peer.ip())).or_default();
         if *count >= MAX_WAITING_PER_CLIENT {
@@ -193,12 +192,12 @@ impl Waiting {
         *count += 1;
         let room = Arc::clone(room);
         self.entering.spawn(async move {
-            let guest = room.enter(peer.ip()).await;
+            let guest = room.acquire(peer.ip()).await;
             (stream, peer, guest)
         });
     }
 
-    /// The next one that need not wait any longer.
+    /// Returns the next connection that received a permit.
     async fn next(&mut self) -> Option<(TcpStream, SocketAddr, ConnectionPermit)> {
         let entered = self.entering.join_next().await?.ok()?;
         if let Entry::Occupied(mut count) = self.of_clients.entry(network_of(entered.1.ip())) {
@@ -211,14 +210,14 @@ impl Waiting {
     }
 }
 
-/// Logs that the task of a connection panicked: its client was left without an answer.
+/// Logs a panic of a connection task.
 fn tell_lost(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(error = %error, "connection task failed");
     }
 }
 
-/// The next connection. Without files or memory for it, those that idle make way, and it is tried again until there are.
+/// Accepts the next connection. Without file descriptors or memory, closes idle connections and retries.
 async fn accept(listener: &TcpListener, room: &ConnectionLimit, told: &mut LogThrottle) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
@@ -226,16 +225,16 @@ async fn accept(listener: &TcpListener, room: &ConnectionLimit, told: &mut LogTh
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
                 if told.is_due() {
-                    tracing::warn!(error = %error, "cannot accept a connection, trying again");
+                    tracing::warn!(error = %error, "cannot accept connection");
                 }
-                room.make_way();
+                room.close_idle();
                 sleep(BACK_OFF).await;
             }
         }
     }
 }
 
-/// Whether an error of `accept` belongs to one connection that is gone already.
+/// Checks whether an error of `accept` concerns only a connection that is already gone.
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -250,14 +249,14 @@ mod tests {
     use super::*;
     use crate::net::body;
 
-    /// A server on a port of its own, which answers each request with its method, path and body.
+    /// A server that responds with the method, path and body of the request.
     struct Server {
         address: SocketAddr,
         stop: oneshot::Sender<()>,
         drained: tokio::task::JoinHandle<DrainReport>,
-        /// Lets requests for `/slow` go on.
+        /// Lets requests for `/slow` continue.
         gate: Arc<Notify>,
-        /// Told when a request for `/slow` came.
+        /// Notified when a request for `/slow` arrives.
         arrived: Arc<Notify>,
     }
 
@@ -296,13 +295,13 @@ mod tests {
 
     async fn read_all(stream: &mut TcpStream) -> String {
         let mut answer = Vec::new();
-        // A reset after the answer ends it as well as a close does.
+        // A reset after the response ends it like a close.
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8(answer).unwrap()
     }
 
     #[tokio::test]
-    async fn a_client_that_stops_sending_still_gets_its_answer() {
+    async fn half_closed_client_still_gets_its_response() {
         let server = serve_with(ConnectionLimits::default()).await;
         let answer = exchange(server.address, b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("GET /a "), "{answer}");
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn framing_that_could_be_read_twice_is_refused_or_read_once() {
+    async fn ambiguous_framing_is_rejected_or_read_once() {
         let server = serve_with(ConnectionLimits::default()).await;
         for wrong in [
             "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
@@ -339,11 +338,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_has_limits_in_bytes_lines_and_time() {
+    async fn head_is_limited_in_bytes_lines_and_time() {
         let limits = ConnectionLimits {
             head_bytes: 8192,
-            head_lines: 10,
-            head_timeout: Duration::from_millis(100),
+            max_headers: 10,
+            header_timeout: Duration::from_millis(100),
             ..ConnectionLimits::default()
         };
         let server = serve_with(limits).await;
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_room_for_so_many_connections_and_the_next_one_waits() {
+    async fn connection_above_the_limit_waits() {
         let server = serve_with(ConnectionLimits { connections: 1, ..ConnectionLimits::default() }).await;
         let mut first = TcpStream::connect(server.address).await.unwrap();
         first.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -371,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn draining_finishes_what_is_in_flight_and_closes_what_idles() {
+    async fn drain_finishes_requests_and_closes_idle_connections() {
         let server = serve_with(ConnectionLimits::default()).await;
         let mut fresh = TcpStream::connect(server.address).await.unwrap();
         let mut busy = TcpStream::connect(server.address).await.unwrap();
@@ -387,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_finish_in_time_is_cut() {
+    async fn connection_is_closed_at_the_drain_deadline() {
         let server = serve_with(ConnectionLimits { drain: Duration::from_millis(50), ..ConnectionLimits::default() }).await;
         let mut busy = TcpStream::connect(server.address).await.unwrap();
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

@@ -1,19 +1,20 @@
-//! Where a connection was to go before the packet filter sent it elsewhere. Refuses to know who asks.
+//! The original destination of a redirected connection.
 
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-/// That place, which is where it came to when nobody redirected it; `None` where the system cannot say.
+/// Returns the destination before a packet filter redirected the connection, or the local address if it was not redirected.
+/// Returns `None` if the system does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn destination(stream: &TcpStream) -> Option<SocketAddr> {
     use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
-    // A socket for both may hold a connection of either.
+    // A dual-stack socket may hold an IPv4 connection.
     let is_v4 = stream.local_addr().ok()?.ip().to_canonical().is_ipv4();
     if is_v4 { ip_original_dst(stream).ok().map(SocketAddr::V4) } else { ipv6_original_dst(stream).ok().map(SocketAddr::V6) }
 }
 
-/// Elsewhere packet filters tell it in other ways, or not at all.
+/// Returns `None`: other systems report it differently, or not at all.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn destination(_stream: &TcpStream) -> Option<SocketAddr> {
     None

@@ -1,4 +1,4 @@
-//! Bytes between two sockets, as they come. Refuses to look at them. A pair of sockets that is silent holds no buffer.
+//! Copies bytes between two sockets in both directions. An idle tunnel holds no buffer, except behind TLS.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,13 @@ use crate::net::listener::ConnectionLimits;
 use crate::net::listener::activity::ConnectionActivity;
 use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
 
-/// What is read at once, in bytes.
+/// Bytes read at once.
 const PIECE: usize = 16 << 10;
 
-/// How long a pair that is silent may go on once everybody is asked to leave.
+/// How long a silent tunnel may stay open during shutdown.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What both directions note: when bytes last moved.
+/// The time of the last copied bytes, shared by both directions.
 struct TunnelActivity<'a> {
     turn: &'a ConnectionActivity,
     epoch: Instant,
@@ -40,7 +40,7 @@ impl TunnelActivity<'_> {
         self.epoch + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
-    /// Ends when nothing has moved for `patience`.
+    /// Completes when no bytes were copied for `patience`.
     async fn silence(&self, patience: Duration) {
         loop {
             let due = self.last() + patience;
@@ -52,9 +52,10 @@ impl TunnelActivity<'_> {
     }
 }
 
-/// Passes bytes both ways, `early` first, until both have ended, one breaks, both are silent for
-/// [`ConnectionLimits::idle_timeout`], or somebody needs their place; returns how many went to `other` and how many came back.
-pub(crate) async fn relay(
+/// Copies bytes both ways, `early` first. Ends when both sides close, one fails, both are silent for
+/// [`ConnectionLimits::idle_timeout`], or another connection needs the permit. Returns the bytes sent to `other` and the bytes
+/// received from it.
+pub(crate) async fn run_tunnel(
     mut client: TcpStream,
     early: Bytes,
     other: TunnelStream,
@@ -84,13 +85,13 @@ pub(crate) async fn relay(
         loop {
             match guest.next_order().await {
                 ConnectionSignal::Close => return moved.silence(FAREWELL).await,
-                ConnectionSignal::MakeWay if guest.makes_way(&turn) => return,
+                ConnectionSignal::MakeWay if guest.should_close(&turn) => return,
                 ConnectionSignal::MakeWay | ConnectionSignal::Stay => {}
             }
         }
     };
     tokio::select! {
-        // A direction that breaks ends both.
+        // A failed direction ends both.
         _ = pass => {}
         () = moved.silence(limits.idle_timeout) => {}
         () = orders => {}
@@ -98,7 +99,7 @@ pub(crate) async fn relay(
     (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
 }
 
-/// One direction.
+/// One direction of a tunnel.
 struct TunnelDirection<'a> {
     early: Bytes,
     moved: &'a TunnelActivity<'a>,
@@ -111,7 +112,7 @@ impl<'a> TunnelDirection<'a> {
         Self { early, moved, patience: limits.send_timeout, count }
     }
 
-    /// Passes bytes on until they end, then says so.
+    /// Copies bytes until the source ends, then shuts down the destination.
     async fn pass(&mut self, mut from: impl TunnelSource, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
         let early = std::mem::take(&mut self.early);
         self.write(&mut to, &early).await?;
@@ -130,7 +131,7 @@ impl<'a> TunnelDirection<'a> {
     async fn write(&self, to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
         let sent = async {
             to.write_all(bytes).await?;
-            // TLS may have kept some of it back.
+            // TLS may have buffered some bytes.
             to.flush().await
         };
         timeout(self.patience, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
@@ -139,9 +140,9 @@ impl<'a> TunnelDirection<'a> {
     }
 }
 
-/// Where bytes come from.
+/// A source of tunnel bytes.
 trait TunnelSource {
-    /// Waits for some, in place of what the buffer holds; none is the end.
+    /// Waits for bytes and replaces the content of the buffer. Returns 0 at the end.
     fn fill(&mut self, buffer: &mut Vec<u8>) -> impl Future<Output = io::Result<usize>> + Send;
 }
 
@@ -149,7 +150,7 @@ impl TunnelSource for ReadHalf<'_> {
     async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             buffer.clear();
-            // Only while there is something to pass.
+            // Allocated only while there are bytes to copy.
             buffer.reserve(PIECE);
             match self.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => *buffer = Vec::new(),
@@ -160,7 +161,7 @@ impl TunnelSource for ReadHalf<'_> {
     }
 }
 
-/// TLS keeps buffers of its own, so this keeps one too.
+/// Keeps its buffer, since the TLS stream keeps buffers too.
 impl<S: AsyncRead + Send> TunnelSource for tokio::io::ReadHalf<S> {
     async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         buffer.clear();
