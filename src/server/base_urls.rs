@@ -1,5 +1,5 @@
-//! Base URLs whose answers are cached: our own, and a few that clients named in `Host`. A client fills only its own share of them,
-//! so junk `Host` headers replace no address that other clients use.
+//! The base URLs whose responses are cached: the server's own, and some that clients sent in `Host`. Each client has a limited
+//! share of them, so invalid `Host` headers do not evict URLs that other clients use.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// How many base URLs that are neither ours nor configured have their answers cached.
+/// Maximum number of cached base URLs that are neither our own nor configured.
 const MAX_NAMED: usize = 8;
 
-/// After this time without a request, an entry no longer counts as used by anyone. Long enough for a lunch break.
+/// A base URL without requests for this time counts as unused. Long enough for a lunch break.
 const IDLE_WINDOW: Duration = Duration::from_hours(1);
 
-/// The base URLs. A known one costs a read lock and, once per client and window, an atomic write.
+/// The base URLs. A known URL costs a read lock, and one atomic write per client and window.
 #[derive(Debug)]
 pub(crate) struct BaseUrls {
     own: Box<[Arc<str>]>,
     named: RwLock<Named>,
-    /// Counts the insertions, which date the last use of each entry.
+    /// Counts insertions. It dates the last use of each entry.
     generation: AtomicU64,
-    /// Random, so that a client cannot choose to look like another one.
+    /// Randomly keyed, so that a client cannot choose an address that collides with another client.
     hashing: RandomState,
 }
 
@@ -33,21 +33,21 @@ struct Named {
 #[derive(Debug)]
 struct Entry {
     text: Arc<str>,
-    /// The clients that used it in this window, as a set of 64 hash values: their number is what counts.
+    /// The clients that used it in this window, as a bit set of 64 hash values. Only their number matters.
     clients: AtomicU64,
-    /// The same of the window before.
+    /// The clients of the previous window.
     earlier: u64,
     last_used: AtomicU64,
 }
 
 impl BaseUrls {
-    /// Creates a set in which `own` stay permanently.
+    /// Creates a set in which `own` are permanent.
     pub(crate) fn new(own: Vec<Arc<str>>) -> Self {
         let named = Named { entries: Vec::with_capacity(MAX_NAMED), window_start: Instant::now() };
         Self { own: own.into(), named: RwLock::new(named), generation: AtomicU64::new(0), hashing: RandomState::new() }
     }
 
-    /// Returns the base URL that `parts` make together, and whether answers for it are cached.
+    /// Returns the base URL joined from `parts`, and whether responses for it are cached.
     pub(crate) fn resolve(&self, parts: &[&str; 4], client: IpAddr) -> (Arc<str>, bool) {
         if let Some(text) = self.own.iter().find(|text| is_joined(text, parts)) {
             return (Arc::clone(text), true);
@@ -77,7 +77,7 @@ impl BaseUrls {
         (text, true)
     }
 
-    /// Returns a set of one client. This machine has many addresses, and an IPv6 host as many as it wants: its network counts.
+    /// Returns the bit of a client. All loopback addresses count as one client, and so does each IPv6 /64 network.
     fn client_bit(&self, client: IpAddr) -> u64 {
         let hash = match client.to_canonical() {
             address if address.is_loopback() => self.hashing.hash_one(Ipv4Addr::LOCALHOST),
@@ -87,7 +87,6 @@ impl BaseUrls {
         1 << (hash % 64)
     }
 
-    /// Returns how many there are.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.own.len() + self.named.read().unwrap().entries.len()
@@ -95,7 +94,7 @@ impl BaseUrls {
 }
 
 impl Named {
-    /// Forgets who used what longer than a window ago.
+    /// Moves to the current window and drops uses that are older than the previous one.
     fn turn(&mut self, now: Instant) {
         let windows = now.saturating_duration_since(self.window_start).as_secs() / IDLE_WINDOW.as_secs();
         if windows == 0 {
@@ -108,8 +107,8 @@ impl Named {
         }
     }
 
-    /// Returns the entry that one of `client` replaces: an idle one, else the least recently used of the client that alone uses more
-    /// of them than this one does. What several clients use is not replaced while they use it.
+    /// Returns the entry to evict for `client`: an unused one, else the least recently used entry of the client with the most
+    /// entries of its own. An entry that several clients use is never evicted.
     fn victim(&self, client: u64) -> Option<usize> {
         let users: Vec<u64> = self.entries.iter().map(Entry::users).collect();
         let share = |user: u64| users.iter().filter(|other| **other == user).count();
@@ -142,7 +141,7 @@ impl Entry {
     }
 }
 
-/// Checks whether `text` is `parts` one after the other.
+/// Checks whether `text` is the concatenation of `parts`.
 fn is_joined(text: &str, parts: &[&str; 4]) -> bool {
     parts.iter().try_fold(text, |rest, part| rest.strip_prefix(part)).is_some_and(str::is_empty)
 }
@@ -151,7 +150,7 @@ fn is_joined(text: &str, parts: &[&str; 4]) -> bool {
 mod tests {
     use super::*;
 
-    /// Base URLs, and two clients that have different bits.
+    /// Returns base URLs and two clients with different bits.
     fn with_two_clients(own: &[&str]) -> (BaseUrls, [IpAddr; 2]) {
         let urls = BaseUrls::new(own.iter().map(|text| (*text).into()).collect());
         let first = IpAddr::from([10, 0, 0, 1]);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_names_junk_replaces_its_own_junk_alone() {
+    fn junk_hosts_evict_only_entries_of_the_same_client() {
         let (urls, [people, junk]) = with_two_clients(&["http://own"]);
         assert!(resolve(&urls, "box", people));
         for number in 0..1_000 {
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_named_after_the_junk_is_cached() {
+    fn new_host_is_cached_after_junk_hosts() {
         let (urls, [people, junk]) = with_two_clients(&[]);
         for number in 0..100 {
             resolve(&urls, &format!("junk-{number}"), junk);
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_the_junk_names_too_stays_while_others_use_it() {
+    fn host_shared_with_a_junk_client_is_not_evicted() {
         let (urls, [people, junk]) = with_two_clients(&[]);
         resolve(&urls, "box", junk);
         resolve(&urls, "box", people);
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_client_uses_often_outlasts_what_it_used_before() {
+    fn frequently_used_host_is_not_evicted() {
         let (urls, [people, _]) = with_two_clients(&[]);
         for number in 0..100 {
             resolve(&urls, &format!("strange-{number}"), people);
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_shared_addresses_are_replaced_when_they_are_idle() {
+    fn shared_hosts_are_evicted_when_idle() {
         let (urls, [people, junk]) = with_two_clients(&[]);
         for number in 0..MAX_NAMED {
             resolve(&urls, &format!("shared-{number}"), junk);
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_client_and_so_is_this_machine() {
+    fn ipv6_network_and_loopback_each_count_as_one_client() {
         let urls = BaseUrls::new(Vec::new());
         let bit = |text: &str| urls.client_bit(text.parse().unwrap());
         assert_eq!(bit("2001:db8::1"), bit("2001:db8::ffff:2"));

@@ -1,4 +1,4 @@
-//! Who asks and where they reached us, read off one request. Refuses to believe a header that anybody could have sent.
+//! Identifies the client of a request and the base URL it used. A forwarding header is trusted only from a trusted proxy.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -18,41 +18,41 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-/// What npm says it was told to do.
+/// The command that npm runs.
 const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 
-/// Resolves askers: knows our addresses and the base URLs that were seen.
+/// Resolves requests to clients. Holds our own URLs and the base URLs seen.
 #[derive(Debug)]
 pub struct ClientResolver {
     public: Option<PublicUrl>,
     trusted: Vec<ipnet::IpNet>,
-    /// Base URLs whose answers are cached.
+    /// The base URLs whose responses are cached.
     known: BaseUrls,
 }
 
-/// The public URL, taken apart.
+/// The public URL and its parts.
 #[derive(Debug)]
 struct PublicUrl {
     text: Arc<str>,
     host: String,
     prefix: String,
-    /// Whether it names one of our own listeners, with no proxy between.
+    /// Whether it names one of our own listeners, without a proxy in between.
     direct: bool,
 }
 
-/// Where one request came from, as far as headers and the peer tell.
+/// The origin of a request according to its headers and peer.
 struct RequestOrigin<'a> {
     address: IpAddr,
-    /// The host the client named, if it had to name one, in lower case.
+    /// The host named by the client, in lower case.
     host: Option<Cow<'a, str>>,
-    /// Whether a trusted proxy said who the client is.
+    /// Whether a trusted proxy reported the client.
     vouched: bool,
-    /// Whether the request passed a proxy that is not trusted.
+    /// Whether the request passed an untrusted proxy.
     strange: bool,
 }
 
 impl ClientResolver {
-    /// Reads the configuration; `listeners` are the addresses we are bound to.
+    /// Creates a resolver. `listeners` are the bound addresses.
     #[must_use]
     pub fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
         let ports: Vec<u16> = listeners.iter().map(SocketAddr::port).collect();
@@ -72,31 +72,31 @@ impl ClientResolver {
         Self { public, trusted: config.trusted_proxies.clone(), known: BaseUrls::new(known) }
     }
 
-    /// Who asks.
+    /// Returns the client of a request.
     ///
     /// # Errors
-    /// What is wrong with the headers that say so, for the client.
+    /// Returns a text for the client if a header is missing, duplicate or invalid.
     pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
-        self.meet(peer, head).map(|(asker, _)| asker)
+        self.resolve_with_locality(peer, head).map(|(asker, _)| asker)
     }
 
-    /// Who asks us, not the registry, if they are on this machine, or if `all` are welcome. What credentials they bring may be an
-    /// operator's token: that is for nobody upstream.
+    /// Returns the client of an admin request if it is on this machine or `all` may access. Its `Authorization` may be an admin
+    /// token, so it is not kept for upstream.
     #[must_use]
-    pub fn visitor(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Client> {
-        let (asker, is_here) = self.meet(peer, head).ok()?;
+    pub fn admin_client(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Client> {
+        let (asker, is_here) = self.resolve_with_locality(peer, head).ok()?;
         let authorization = if is_here { Authorization::Lent } else { Authorization::None };
         (all || is_here).then_some(Client { authorization, ..asker })
     }
 
-    /// Who asks, and whether they are on this machine.
-    fn meet(&self, peer: IpAddr, head: &Parts) -> Result<(Client, bool), String> {
+    /// Returns the client and whether it is on this machine.
+    fn resolve_with_locality(&self, peer: IpAddr, head: &Parts) -> Result<(Client, bool), String> {
         let peer = peer.to_canonical();
         let trusted = self.trusted.iter().any(|net| net.contains(&peer));
         let origin = self.origin(peer, trusted, head)?;
         let base = self.base(&origin, trusted, &head.headers)?;
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let is_here = self.may_borrow(peer, trusted, &origin);
+        let is_here = self.may_use_configured_credentials(peer, trusted, &origin);
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
             Some(own) => {
                 Authorization::Own(OwnCredentials { header: own.into(), addressed: Addressed::Coldframe, borrows: is_here })
@@ -108,7 +108,7 @@ impl ClientResolver {
         let asker = Client {
             address: origin.address,
             user: None,
-            resolves: resolves(&agent, &head.headers),
+            is_installing: resolves(&agent, &head.headers),
             agent,
             authorization,
             addressed: Addressed::Coldframe,
@@ -118,12 +118,12 @@ impl ClientResolver {
         Ok((asker, is_here))
     }
 
-    /// Who asks under `base`, an address that is not ours: the peer itself, whatever proxies may say, by the name it logged in with.
-    /// `addressed` says which registries its credentials are for.
+    /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
+    /// the user name it authenticated as. `addressed` names the registries its credentials are meant for.
     ///
     /// # Errors
-    /// As [`ClientResolver::resolve`].
-    pub fn resolve_under(
+    /// Returns the errors of [`ClientResolver::resolve`].
+    pub fn resolve_intercepted(
         peer: IpAddr,
         user: Option<Arc<str>>,
         head: &Parts,
@@ -139,10 +139,10 @@ impl ClientResolver {
         };
         let agent = UserAgent::parse(agent);
         let resolves = resolves(&agent, &head.headers);
-        Ok(Client { address, user, agent, resolves, authorization, addressed, base, profile: Profile::default() })
+        Ok(Client { address, user, agent, is_installing: resolves, authorization, addressed, base, profile: Profile::default() })
     }
 
-    /// The path below the public URL's prefix: requests come with and without it, as a proxy before us strips it or not.
+    /// Removes the prefix of the public URL from a path. A proxy in front may have removed it already.
     #[must_use]
     pub fn strip<'a>(&self, path: &'a str) -> &'a str {
         let Some(public) = self.public.as_ref().filter(|public| !public.prefix.is_empty()) else { return path };
@@ -153,7 +153,7 @@ impl ClientResolver {
         }
     }
 
-    /// Whether answers name the host they were asked under.
+    /// Checks whether responses depend on the `Host` header.
     #[must_use]
     pub fn depends_on_host(&self) -> bool {
         self.public.is_none()
@@ -167,8 +167,8 @@ impl ClientResolver {
         let forwarded = if trusted { first(&head.headers, &FORWARDED_HOST) } else { None };
         let host = forwarded.map(Cow::Owned).or(named.map(Cow::Borrowed)).map(to_lower_case);
         match &host {
-            Some(host) if !is_host(host) => return Err("the `host` header is no host".to_owned()),
-            None if self.public.is_none() => return Err("the `host` header is missing".to_owned()),
+            Some(host) if !is_host(host) => return Err("invalid `host` header".to_owned()),
+            None if self.public.is_none() => return Err("missing `host` header".to_owned()),
             _ => {}
         }
         if !trusted {
@@ -178,8 +178,8 @@ impl ClientResolver {
         Ok(RequestOrigin { address: client.unwrap_or(peer), host, vouched: client.is_some(), strange: false })
     }
 
-    /// The client in an `X-Forwarded-For`: from the right, the first hop that is not a trusted proxy; the farthest when all
-    /// are. What stands left of something unreadable is not believed.
+    /// Returns the client in `X-Forwarded-For`: from the right, the first hop that is not a trusted proxy, or the leftmost if all
+    /// are. Hops to the left of an unreadable one are ignored.
     fn client_of(&self, hops: &str) -> Option<IpAddr> {
         let mut farthest = None;
         for hop in hops.rsplit(',') {
@@ -194,7 +194,7 @@ impl ClientResolver {
 
     fn base(&self, origin: &RequestOrigin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
         if let Some(public) = &self.public {
-            return Ok(BaseUrl { text: public.text.clone(), remembered: true, explains: true, intercepted: None });
+            return Ok(BaseUrl { text: public.text.clone(), cacheable: true, serves_admin: true, intercepted: None });
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
@@ -203,26 +203,26 @@ impl ClientResolver {
         let scheme = match first(headers, &FORWARDED_PROTO).as_deref() {
             None | Some("http") => "http",
             Some("https") => "https",
-            Some(_) => return Err("the `x-forwarded-proto` header is neither `http` nor `https`".to_owned()),
+            Some(_) => return Err("invalid `x-forwarded-proto` header, expected `http` or `https`".to_owned()),
         };
         let prefix = first(headers, &FORWARDED_PREFIX).unwrap_or_default();
         if !is_prefix(&prefix) {
-            return Err("the `x-forwarded-prefix` header is no path".to_owned());
+            return Err("invalid `x-forwarded-prefix` header, expected a path".to_owned());
         }
         Ok(self.remember([scheme, "://", host, prefix.trim_end_matches('/')], origin.address))
     }
 
-    /// The base URL of these parts, which `client` used.
+    /// Returns the base URL joined from `parts`, used by `client`.
     fn remember(&self, parts: [&str; 4], client: IpAddr) -> BaseUrl {
         let (text, remembered) = self.known.resolve(&parts, client);
-        BaseUrl { text, remembered, explains: true, intercepted: None }
+        BaseUrl { text, cacheable: remembered, serves_admin: true, intercepted: None }
     }
 
-    /// Whether Coldframe's own credentials may be lent: to clients on this machine, and to nobody who only seems to be.
+    /// Checks whether Coldframe's configured credentials may be used: only for clients on this machine.
     ///
-    /// A web page whose name resolves to loopback names its own host; a proxy on this machine that passes strangers on either
-    /// adds its headers or, when it is trusted, must say who the client is.
-    fn may_borrow(&self, peer: IpAddr, trusted: bool, origin: &RequestOrigin<'_>) -> bool {
+    /// A web page whose name resolves to loopback (DNS rebinding) sends its own host. A local proxy that forwards remote clients
+    /// either adds its headers or, if trusted, must report the client.
+    fn may_use_configured_credentials(&self, peer: IpAddr, trusted: bool, origin: &RequestOrigin<'_>) -> bool {
         if !peer.is_loopback() || !origin.address.is_loopback() || origin.strange || (trusted && !origin.vouched) {
             return false;
         }
@@ -236,18 +236,18 @@ fn to_lower_case(host: Cow<'_, str>) -> Cow<'_, str> {
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host }
 }
 
-/// Whether a request came from another proxy, as far as it says so.
+/// Checks whether a header shows that the request passed a proxy.
 fn is_passed_on(headers: &HeaderMap) -> bool {
     [FORWARDED_FOR, FORWARDED, VIA, FORWARDED_HOST].iter().any(|name| headers.contains_key(name))
 }
 
-/// The first element of a list header: what the proxy nearest to the client said.
+/// Returns the first element of a list header, which the proxy nearest to the client added.
 fn first(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let list = list(headers, name)?;
     list.split(',').next().map(|first| first.trim().to_owned()).filter(|first| !first.is_empty())
 }
 
-/// One hop of `X-Forwarded-For`: an address, bare, in brackets, or with a port.
+/// Parses a hop of `X-Forwarded-For`: an address, bare, in brackets, or with a port.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
     let bare = hop.trim_matches('"');
     let address = bare.parse().or_else(|_| bare.parse::<SocketAddr>().map(|address| address.ip()));
@@ -255,20 +255,20 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
     address.ok().or_else(bracketed).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Whether `text` may stand between an authority and a package's path.
+/// Checks whether `text` is a valid path prefix.
 fn is_prefix(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.' | b'~');
     text.is_empty()
         || (text.starts_with('/') && text.len() <= 200 && text.bytes().all(plain) && !text.contains("//") && !text.contains(".."))
 }
 
-/// Whether a host, without its port, can only mean this machine.
+/// Checks whether a host without port is this machine.
 fn is_loopback_host(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse::<IpAddr>();
     address.map_or(host == "localhost" || host.ends_with(".localhost"), |address| address.to_canonical().is_loopback())
 }
 
-/// Whether a client resolves a tree of packages: the tools that install do, and npm says when it does something else.
+/// Checks whether a client resolves a dependency tree: an install tool, unless npm reports another command.
 fn resolves(agent: &UserAgent, headers: &HeaderMap) -> bool {
     let command = headers.get(NPM_COMMAND).and_then(|command| command.to_str().ok());
     agent.tool != Tool::Other
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_base_is_the_public_url_else_the_host() {
+    fn base_is_the_public_url_or_the_host() {
         assert_eq!(base(&askers(None, &[]), FAR, &[("host", "Box:4873")]), "http://box:4873");
         let public = askers(Some("https://npm.example/registry/"), &[]);
         assert_eq!(base(&public, FAR, &[("host", "whatever")]), "https://npm.example/registry");
@@ -320,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_none_is_refused() {
-        for wrong in [
+    fn invalid_host_is_refused() {
+        for header in [
             &[][..],
             &[("host", "a b")],
             &[("host", "")],
@@ -329,12 +329,12 @@ mod tests {
             &[("host", "user@a")],
             &[("host", "a/b")],
         ] {
-            assert!(resolve(&askers(None, &[]), FAR, wrong).is_err(), "{wrong:?}");
+            assert!(resolve(&askers(None, &[]), FAR, header).is_err(), "{header:?}");
         }
     }
 
     #[test]
-    fn only_a_trusted_peer_forwards() {
+    fn forwarding_headers_need_a_trusted_peer() {
         let sent = [
             ("host", "inner:4873"),
             ("x-forwarded-for", "192.0.2.7, 10.9.9.9"),
@@ -347,18 +347,18 @@ mod tests {
         assert_eq!((&*asker.base.text, asker.address), ("https://npm.example/registry", IpAddr::from([192, 0, 2, 7])));
         let asker = resolve(&askers(None, &[]), FAR, &sent).unwrap();
         assert_eq!((&*asker.base.text, asker.address), ("http://inner:4873", IpAddr::from(FAR)));
-        for wrong in [
+        for header in [
             ("x-forwarded-proto", "gopher"),
             ("x-forwarded-host", "a b"),
             ("x-forwarded-prefix", "/a/../b"),
             ("x-forwarded-prefix", "a"),
         ] {
-            assert!(resolve(&trusting, FAR, &[("host", "a"), wrong]).is_err(), "{wrong:?}");
+            assert!(resolve(&trusting, FAR, &[("host", "a"), header]).is_err(), "{header:?}");
         }
     }
 
     #[test]
-    fn the_client_is_the_nearest_hop_nobody_vouches_for() {
+    fn client_is_the_nearest_untrusted_hop() {
         let trusting = askers(None, &["10.0.0.0/8"]);
         let client = |hops| resolve(&trusting, FAR, &[("host", "a"), ("x-forwarded-for", hops)]).unwrap().address.to_string();
         assert_eq!(client("1.1.1.1, 192.0.2.7, 10.0.0.1"), "192.0.2.7");
@@ -370,9 +370,9 @@ mod tests {
     }
 
     #[test]
-    fn eight_strange_hosts_are_cached_and_our_own_addresses_always() {
+    fn unknown_hosts_are_limited_and_own_urls_always_cached() {
         let askers = askers(None, &[]);
-        let remembered = |client: [u8; 4], host: &str| resolve(&askers, client, &[("host", host)]).unwrap().base.remembered;
+        let remembered = |client: [u8; 4], host: &str| resolve(&askers, client, &[("host", host)]).unwrap().base.cacheable;
         assert!((0..100).all(|at| remembered(FAR, &format!("strange-{at}"))));
         assert!(remembered([10, 1, 2, 4], "box.example:4873") && remembered(FAR, "localhost:4873"));
         assert_eq!(askers.known.len(), 8 + 2);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_lent_to_this_machine_alone() {
+    fn configured_credentials_are_for_this_machine_only() {
         let plain = askers(None, &[]);
         for host in ["127.0.0.1:4873", "localhost:4873", "[::1]:4873", "npm.localhost"] {
             assert!(lent(&plain, LOCAL, &[("host", host)]), "{host}");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_on_this_machine_must_say_who_asks() {
+    fn trusted_local_proxy_must_report_the_client() {
         let trusting = askers(Some("https://npm.example"), &["127.0.0.0/8"]);
         assert!(!lent(&trusting, LOCAL, &[("host", "127.0.0.1:4873")]));
         assert!(!lent(&trusting, LOCAL, &[("host", "npm.example"), ("x-forwarded-for", "192.0.2.7")]));
@@ -409,13 +409,13 @@ mod tests {
     }
 
     #[test]
-    fn the_public_urls_host_counts_only_where_it_is_a_listener_of_ours() {
+    fn public_host_is_local_only_if_it_is_a_listener() {
         assert!(lent(&askers(Some("http://devbox:4873"), &[]), LOCAL, &[("host", "devbox:4873")]));
         assert!(!lent(&askers(Some("https://npm.example"), &[]), LOCAL, &[("host", "npm.example")]));
     }
 
     #[test]
-    fn a_clients_own_authorization_goes_before_a_lent_one() {
+    fn client_authorization_takes_precedence() {
         let asker = resolve(&askers(None, &[]), LOCAL, &[("host", "localhost:4873"), ("authorization", "Bearer t")]).unwrap();
         assert!(matches!(asker.authorization, Authorization::Own(own) if &*own.header == "Bearer t"));
         let twice = [("host", "localhost"), ("authorization", "Bearer a"), ("authorization", "Bearer b")];
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_may_be_there_or_not() {
+    fn public_prefix_is_optional() {
         let prefixed = askers(Some("https://npm.example/registry/"), &[]);
         assert_eq!(prefixed.strip("/registry/axios"), "/axios");
         assert_eq!(prefixed.strip("/axios"), "/axios");

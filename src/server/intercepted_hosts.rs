@@ -1,4 +1,4 @@
-//! The hosts that the gateway answers for itself, and which place on them is the registry. Refuses to know any other host.
+//! The hosts that the gateway intercepts, and the registry paths on them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,48 +9,44 @@ use crate::firewall::BaseUrl;
 use crate::npm::tarball_address::{Intercepted, Origins, below};
 use crate::upstream::{Addressed, npmrc};
 
-/// The hosts.
+/// The intercepted hosts.
 #[derive(Debug, Clone, Default)]
 pub struct InterceptedHosts {
     hosts: Vec<Arc<InterceptedHost>>,
-    /// Every port of them, made when the first is looked for.
+    /// All ports of all hosts, built at first use.
     aims: OnceLock<Vec<InterceptTarget>>,
 }
 
-/// One host.
+/// An intercepted host.
 #[derive(Debug, Clone)]
 pub struct InterceptedHost {
-    /// Its name, lower case, or its address, as a URL spells it.
+    /// The name in lower case or the address, as in a URL.
     pub host: Box<str>,
-    /// The name that certificates are minted for. An address has none, and neither has this machine: in plain HTTP alone they
-    /// are answered for.
+    /// The name for certificates. Addresses and loopback names have none and are intercepted only in plain HTTP.
     pub name: Option<DnsName<'static>>,
-    /// Whether nobody configured it: an authority that leaves it out will do.
+    /// Whether it was added automatically. The CA need not cover it.
     is_alias: bool,
-    /// Whether the operator named it as one more name of upstream or of Coldframe.
+    /// Whether the operator named it as another name of upstream or Coldframe.
     is_named: bool,
-    /// Ports, besides 443 and 80 of a name, and whether TLS is spoken there.
+    /// Ports besides 443 and 80 of a name, and whether they use TLS.
     ports: Vec<(u16, bool)>,
-    /// The paths below which it is a registry, without the slash at their end; the longest first, empty for all of it.
+    /// The registry paths without trailing slash, longest first. An empty path is the whole host.
     prefixes: Vec<Box<str>>,
 }
 
-/// One port of one host: what a connection was opened to.
+/// A port of an intercepted host, as the target of a connection.
 #[derive(Debug, Clone)]
 pub struct InterceptTarget {
-    /// The host.
     pub target: Arc<InterceptedHost>,
-    /// The port.
     pub port: u16,
-    /// Whether TLS is spoken there.
+    /// Whether the port uses TLS.
     pub secure: bool,
-    /// The addresses of its registries, one for each of the target's prefixes.
+    /// The base URLs of the registries, one per prefix of the host.
     bases: Arc<[BaseUrl]>,
 }
 
 impl InterceptedHosts {
-    /// Adds the host of a registry. One whose host is an address or this machine is no target: its clients are asked to go to
-    /// it directly.
+    /// Adds the host of a registry. Ignores addresses and loopback names: clients must connect to those directly.
     pub fn add_registry(&mut self, url: &Url) {
         let Some(Host::Domain(name)) = url.host() else { return };
         let Ok(host) = DnsName::try_from(name) else { return };
@@ -62,14 +58,14 @@ impl InterceptedHosts {
         self.entry(host.as_ref(), Some(&host)).extend(port, url);
     }
 
-    /// Adds a registry whose host is an address or this machine, in plain HTTP: for a gateway whose clients cannot be asked to
-    /// go there directly, because they must not. No certificate can be minted for one, so of `https` nothing is added.
-    pub fn add_unnamed(&mut self, url: &Url) {
+    /// Adds a plain HTTP registry with an address or loopback name, for clients that cannot connect directly. Ignores `https`,
+    /// since no certificate can be issued for it.
+    pub fn add_plain_http(&mut self, url: &Url) {
         let (Some(host), Some(port), "http") = (url.host_str(), url.port_or_known_default(), url.scheme()) else { return };
         self.entry(host, None).extend(Some((port, false)), url);
     }
 
-    /// Adds another name of a registry that is there already, which some client uses by itself.
+    /// Adds another name of a known registry that some client uses by default.
     pub fn add_alias(&mut self, host: &DnsName<'static>) {
         let known = self.hosts.len();
         self.entry(host.as_ref(), Some(host)).take_root();
@@ -78,7 +74,7 @@ impl InterceptedHosts {
         }
     }
 
-    /// Notes that the host of `url`, which is there already, is one more name of Coldframe.
+    /// Marks the known host of `url` as another name of Coldframe.
     pub fn name(&mut self, url: &Url) {
         self.aims = OnceLock::new();
         let named = self.hosts.iter_mut().find(|target| Some(&*target.host) == url.host_str());
@@ -87,7 +83,7 @@ impl InterceptedHosts {
         }
     }
 
-    /// Adds a host that is a registry from its root on, unless it is one already.
+    /// Adds a host that is a registry at its root, unless it is already known as one.
     pub fn add_host(&mut self, host: &DnsName<'static>) {
         let target = self.entry(host.as_ref(), Some(host));
         target.is_alias = false;
@@ -95,38 +91,38 @@ impl InterceptedHosts {
         target.take_root();
     }
 
-    /// The names that the operator named.
+    /// Returns the names that the operator added.
     #[must_use]
     pub fn named_hosts(&self) -> Vec<DnsName<'static>> {
         self.hosts.iter().filter(|target| target.is_named).filter_map(|target| target.name.clone()).collect()
     }
 
-    /// The names of all hosts that have one.
+    /// Returns all names.
     #[must_use]
     pub fn hosts(&self) -> Vec<DnsName<'static>> {
         self.hosts.iter().filter_map(|target| target.name.clone()).collect()
     }
 
-    /// The names that an authority has to cover.
+    /// Returns the names that the CA must cover.
     #[must_use]
     pub fn expected(&self) -> Vec<DnsName<'static>> {
         self.hosts.iter().filter(|target| !target.is_alias).filter_map(|target| target.name.clone()).collect()
     }
 
-    /// Every place that is ours, as `https://registry.example` or `http://127.0.0.1:4873`.
+    /// Returns all intercepted origins, such as `https://registry.example` or `http://127.0.0.1:4873`.
     #[must_use]
     pub fn origins(&self) -> Vec<String> {
         self.hosts.iter().flat_map(|target| target.all_ports().map(|(port, secure)| origin(&target.host, port, secure))).collect()
     }
 
-    /// What a connection to `port` of `host`, lower case, is opened to, if that is ours.
+    /// Returns the target of a connection to `port` of `host`, in lower case, if it is intercepted.
     #[must_use]
     pub fn find(&self, host: &str, port: u16) -> Option<InterceptTarget> {
         let aims = self.aims.get_or_init(|| self.aims());
         aims.iter().find(|aim| aim.port == port && *aim.target.host == *host).cloned()
     }
 
-    /// Makes every port of every host.
+    /// Builds the targets of all ports of all hosts.
     fn aims(&self) -> Vec<InterceptTarget> {
         let every = || self.hosts.iter().flat_map(|target| target.all_ports().map(move |(port, secure)| (target, port, secure)));
         let mut origins = Origins::default();
@@ -138,8 +134,8 @@ impl InterceptedHosts {
             let bases = target.prefixes.iter().map(|prefix| {
                 let base: Arc<str> = format!("{}{prefix}", origin(&target.host, port, secure)).into();
                 let intercepted = Intercepted { origins: Arc::clone(&origins), view: format!("{base} {text}").into() };
-                // There are as many of these as the configuration names.
-                BaseUrl { text: base, remembered: true, explains: false, intercepted: Some(Arc::new(intercepted)) }
+                // Cacheable, since the configuration bounds their number.
+                BaseUrl { text: base, cacheable: true, serves_admin: false, intercepted: Some(Arc::new(intercepted)) }
             });
             InterceptTarget { target: Arc::clone(target), port, secure, bases: bases.collect() }
         };
@@ -164,25 +160,25 @@ impl InterceptedHosts {
 }
 
 impl InterceptedHost {
-    /// The ports that a name has by itself.
+    /// Returns the default ports of a name.
     fn usual(&self) -> &'static [(u16, bool)] {
         if self.name.is_some() { &[(443, true), (80, false)] } else { &[] }
     }
 
-    /// A registry from its root on, unless it is one already.
+    /// Makes the root a registry, unless the host has one already.
     fn take_root(&mut self) {
         if self.prefixes.is_empty() {
             self.prefixes.push("".into());
         }
     }
 
-    /// Its ports, each once, and whether TLS is spoken there.
+    /// Returns each port once, and whether it uses TLS.
     fn all_ports(&self) -> impl Iterator<Item = (u16, bool)> {
         let usual = self.usual().iter().filter(|(port, _)| !self.ports.iter().any(|(known, _)| known == port));
         self.ports.iter().chain(usual).copied()
     }
 
-    /// Adds a port, and the place of a registry.
+    /// Adds a port and a registry path.
     fn extend(&mut self, port: Option<(u16, bool)>, registry: &Url) {
         self.ports.extend(port.filter(|port| !self.ports.contains(port)));
         let prefix: Box<str> = registry.path().trim_end_matches('/').into();
@@ -194,35 +190,35 @@ impl InterceptedHost {
 }
 
 impl InterceptTarget {
-    /// The path below the registry's own, and the address that stands before it; `None` for a path that is not the registry's.
+    /// Returns the path below the registry and the registry's base URL. Returns `None` if the path is outside all registries.
     #[must_use]
     pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
         let of_prefix = |(prefix, base)| Some((below(std::slice::from_ref(prefix), path)?, base));
         self.target.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
     }
 
-    /// The address of the registry that is nearest to the root of the host: that of paths which are no registry's.
+    /// Returns the base URL nearest to the root, used for paths outside all registries.
     #[must_use]
     pub fn outermost(&self) -> Option<&BaseUrl> {
         self.bases.last()
     }
 
-    /// What a client addressed that wrote `base` before its paths. yarn's name for npm's default registry stands for that one.
+    /// Returns what a client addressed with `base`. Yarn's alias stands for npm's default registry.
     #[must_use]
     pub fn addressed(&self, base: &Arc<str>) -> Addressed {
         if self.target.is_named {
             return Addressed::Named(Arc::clone(base));
         }
-        let default = self.target.is_alias.then(npmrc::built_in);
+        let default = self.target.is_alias.then(npmrc::npm_default_registry);
         match default.as_ref().and_then(Url::host_str) {
             Some(host) => Addressed::Host(origin(host, self.port, self.secure).into()),
             None => Addressed::Host(Arc::clone(base)),
         }
     }
 
-    /// Whether `host`, as a `Host` header or an absolute target spells it, means this.
+    /// Checks whether `host`, from a `Host` header or an absolute target, is this host and port.
     #[must_use]
-    pub fn is_named_by(&self, host: &str) -> bool {
+    pub fn matches_host(&self, host: &str) -> bool {
         let (name, port) = crate::net::headers::split_host(host);
         let usual = if self.secure { 443 } else { 80 };
         let port = port.map_or(Some(usual), |port| port.parse().ok());
@@ -230,7 +226,7 @@ impl InterceptTarget {
     }
 }
 
-/// What a client writes before a path.
+/// Formats an origin without the default port.
 fn origin(host: &str, port: u16, secure: bool) -> String {
     let (scheme, usual) = if secure { ("https", 443) } else { ("http", 80) };
     if port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{port}") }
@@ -252,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_or_an_address_is_never_a_target() {
+    fn loopback_and_addresses_are_not_intercepted() {
         let targets = targets(
             &[
                 "http://127.0.0.1:4000/",
@@ -268,10 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn where_it_is_asked_for_an_address_is_answered_for_in_plain_http() {
+    fn address_can_be_intercepted_in_plain_http() {
         let mut targets = InterceptedHosts::default();
         for url in ["http://127.0.0.1:4000/npm/", "http://[::1]:4000/", "http://localhost/", "https://10.0.0.1/"] {
-            targets.add_unnamed(&Url::parse(url).unwrap());
+            targets.add_plain_http(&Url::parse(url).unwrap());
         }
         let place = |host, port, path| {
             targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{} {rest}", base.text)))
@@ -285,11 +281,11 @@ mod tests {
         }
         assert_eq!(targets.origins(), ["http://127.0.0.1:4000", "http://[::1]:4000", "http://localhost"]);
         let aim = targets.find("[::1]", 4000).unwrap();
-        assert!(aim.is_named_by("[::1]:4000") && !aim.is_named_by("[::1]") && !aim.is_named_by("127.0.0.1:4000"));
+        assert!(aim.matches_host("[::1]:4000") && !aim.matches_host("[::1]") && !aim.matches_host("127.0.0.1:4000"));
     }
 
     #[test]
-    fn a_registry_is_answered_for_at_its_ports_and_below_its_paths() {
+    fn registry_is_intercepted_at_its_ports_and_paths() {
         let targets = targets(
             &["https://Corp.example:8443/api/npm/a/", "https://corp.example:8443/api/npm/a/b/", "https://registry.example/"],
             &["corp.example", "alias.example"],
@@ -319,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_is_a_registry_that_no_authority_has_to_cover() {
+    fn alias_need_not_be_covered_by_the_ca() {
         let mut targets = targets(&["https://registry.example/"], &["named.example"]);
         for name in ["alias.example", "registry.example"] {
             targets.add_alias(&DnsName::try_from(name).unwrap());
@@ -328,13 +324,13 @@ mod tests {
         assert_eq!(names(targets.hosts()), ["registry.example", "named.example", "alias.example"]);
         assert_eq!(names(targets.expected()), ["registry.example", "named.example"]);
         assert!(targets.find("alias.example", 443).unwrap().place("/a").is_some());
-        // Named by whoever runs it, it is like any other.
+        // A host named by the operator is no longer an alias.
         targets.add_host(&DnsName::try_from("alias.example").unwrap());
         assert_eq!(targets.expected().len(), 3);
     }
 
     #[test]
-    fn what_a_client_addressed_is_a_registry_unless_the_operator_named_the_host() {
+    fn client_addresses_a_registry_unless_the_operator_named_the_host() {
         let mut targets = targets(&["https://registry.example/npm/"], &["named.example"]);
         targets.add_alias(&DnsName::try_from("alias.example").unwrap());
         let addressed = |host: &str, path: &str| {
@@ -344,11 +340,11 @@ mod tests {
         };
         assert_eq!(addressed("registry.example", "/npm/a"), Addressed::Host("https://registry.example/npm".into()));
         assert_eq!(addressed("named.example", "/a"), Addressed::Named("https://named.example".into()));
-        let default = npmrc::built_in();
+        let default = npmrc::npm_default_registry();
         assert_eq!(addressed("alias.example", "/a"), Addressed::Host(default.as_str().trim_end_matches('/').into()));
         let mut ours = InterceptedHosts::default();
         let url = Url::parse("http://127.0.0.1:4873/").unwrap();
-        ours.add_unnamed(&url);
+        ours.add_plain_http(&url);
         ours.name(&url);
         let aim = ours.find("127.0.0.1", 4873).unwrap();
         let (_, base) = aim.place("/a").unwrap();
@@ -357,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_header_names_it_with_or_without_the_usual_port() {
+    fn host_header_matches_with_or_without_the_default_port() {
         let targets = targets(&["https://registry.example/"], &[]);
         let aim = targets.find("registry.example", 443).unwrap();
         for (host, expected) in [
@@ -369,7 +365,7 @@ mod tests {
             ("other.example", false),
             ("registry.example.other", false),
         ] {
-            assert_eq!(aim.is_named_by(host), expected, "{host}");
+            assert_eq!(aim.matches_host(host), expected, "{host}");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! HTTP for the firewall. Doors let requests in, [`service`] turns them into questions, [`response`] answers.
+//! The HTTP server in front of the firewall. [`registry`] and [`gateway`] accept requests, [`service`] calls the firewall, and
+//! [`response`] builds HTTP responses.
 //!
-//! Refuses to judge and to remember: what may be served is the firewall's to say.
+//! No policy is evaluated here.
 
 pub mod admin;
 pub mod auth;
@@ -37,28 +38,28 @@ pub use intercepted_hosts::{InterceptTarget, InterceptedHosts};
 pub use registry::handler::{EntryPoint, RegistryHandler};
 pub use service::RegistryService;
 
-/// How the doors behave.
+/// Settings of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The address clients know us by: `http` or `https`, without credentials, query and fragment. Its path is our prefix.
+    /// The URL that clients use: `http` or `https`, without credentials, query and fragment. Its path is the server's prefix.
     pub public_url: Option<Url>,
-    /// Peers whose `X-Forwarded-*` headers are believed.
+    /// Networks of proxies whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// The paths of upstream's registries, without a slash at their end, the longest first. Clients may put them before a path.
+    /// The paths of the upstream registries without trailing slash, longest first. Clients may prepend them to a path.
     pub upstream_prefixes: Vec<Box<str>>,
-    /// Whether what changes the registry is passed on.
+    /// Whether writes are forwarded to the registry.
     pub allow_writes: bool,
-    /// Whether questions about packages below `/-/coldframe/` are answered to clients on other machines too.
+    /// Whether the package pages below `/-/coldframe/` are open to clients on other machines.
     pub explains_to_all: bool,
-    /// The file of the tokens by which operators are known; `None` where nobody is.
+    /// The file of admin tokens, if any.
     pub admin_tokens: Option<PathBuf>,
-    /// The largest body of an audit that is taken, in bytes, as it comes and inflated.
+    /// The largest audit request body in bytes, both compressed and decompressed.
     pub body_limit: u64,
-    /// The largest body of a write, in bytes: a publish holds its tarball.
+    /// The largest body of a write in bytes. A publish contains its tarball.
     pub write_limit: u64,
-    /// How long a body may take to arrive.
+    /// Time limit for a request body.
     pub body_timeout: Duration,
-    /// What connections may cost.
+    /// Limits of connections.
     pub limits: crate::net::ConnectionLimits,
 }
 
@@ -79,84 +80,81 @@ impl Default for Config {
     }
 }
 
-/// How the gateway behaves.
+/// Settings of the gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// The hosts it answers for itself.
+    /// The intercepted hosts.
     pub targets: InterceptedHosts,
-    /// Other hosts that it tunnels to.
+    /// Other hosts that clients may reach.
     pub allowed: Vec<HostPattern>,
-    /// Whether it tunnels to hosts that nobody named.
+    /// Whether clients may reach any other host (`default-egress`).
     pub tunnels_others: bool,
-    /// The file of those who may use it; `None` where everybody may.
+    /// The file of gateway users. `None` disables authentication.
     pub users: Option<PathBuf>,
 }
 
-/// Why a request is not answered with what it asks for. [`response`] gives each its status.
+/// Why a request is refused or failed. [`response`] maps each case to a status.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// It asks for nothing a registry knows.
+    /// Not a registry endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// Its headers do not say where it came from, or say it twice.
+    /// Missing, duplicate or invalid headers.
     #[error("{0}")]
     Headers(String),
-    /// A web page of another site made a browser send it.
+    /// A browser sent it from a page of another site.
     #[error("coldframe answers this only to its own pages and to programs: {0}")]
     CrossSite(&'static str),
-    /// Its body was not taken.
+    /// The body could not be read.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// Its body is coded in a way that nobody here reads.
-    #[error("the body's content encoding is neither `gzip` nor `identity`")]
+    /// Unsupported content encoding of the body.
+    #[error("unsupported content encoding, expected `gzip` or `identity`")]
     Coding,
-    /// Its body came in a transfer coding that nobody here undoes.
-    #[error("the body's transfer encoding is not `chunked` alone")]
+    /// Unsupported transfer encoding of the body.
+    #[error("unsupported transfer encoding, expected only `chunked`")]
     Transfer,
-    /// The firewall says no, or could not say.
+    /// The firewall refused the request or failed.
     #[error(transparent)]
     Rejected(#[from] FirewallError),
-    /// It would change the registry, and that is not passed on.
-    #[error("coldframe passes on no writes: publish to the registry itself, or start coldframe with --allow-writes")]
-    WritesAreOff,
-    /// It reads a packument in order to send it back changed, and nobody says who does.
-    #[error("reading a packument to change it needs credentials of your own")]
+    /// A write, and writes are disabled.
+    #[error("coldframe does not forward writes; publish to the registry directly, or start coldframe with `--allow-writes`")]
+    WritesDisabled,
+    /// A packument read for a later write, without credentials of the client.
+    #[error("reading a packument for a write requires your own credentials")]
     NeedsCredentials,
-    /// One of our own pages, asked for by nobody we know.
+    /// An admin page without a valid token.
     #[error(
-        "coldframe shows this to its operators: `Authorization: Bearer` with a token of its `admin-token-file` \
-         (`coldframe check --server` takes it from a file that `--admin-token-file` names)"
+        "admin token required; send `Authorization: Bearer` with a token from `admin-token-file` \
+         (for `coldframe check --server`, set `--admin-token-file`)"
     )]
-    NotAnOperator,
-    /// As [`RequestError::NotAnOperator`], where there is no token that would do.
+    AdminTokenRequired,
+    /// An admin page on a server without admin tokens.
     #[error(
-        "coldframe shows this page to its operators alone, by a token of the file that `admin-token-file` names, and none is named; \
-         `explain-to` opens `check` and `explain`"
+        "this page requires an admin token, and `admin-token-file` is not set; \
+         `explain-access` opens `check` and `explain`"
     )]
-    NoOperators,
-    /// A gateway that knows its clients by name does not know this one.
-    #[error(
-        "this gateway asks for a name and a password it knows: write them into the proxy's address, as in `http://name:password@host:port`"
-    )]
-    Stranger,
-    /// The gateway does not go there: why, for those who count and in words.
+    AdminDisabled,
+    /// Missing or invalid gateway credentials.
+    #[error("gateway authentication required; add a user name and password to the proxy URL: `http://name:password@host:port`")]
+    ProxyAuthRequired,
+    /// The gateway refuses the destination. Holds the metric label and the reason.
     #[error("{1}")]
-    Barred(BarLabel, String),
-    /// It names another host than the connection it came over.
+    EgressDenied(BarLabel, String),
+    /// The `Host` differs from the host of the connection.
     #[error("{0}")]
-    Misdirected(String),
-    /// On a host that the gateway answers for, that is no place of the registry's.
+    HostMismatch(String),
+    /// An intercepted host, but not a registry path.
     #[error("{0}")]
-    NoPlace(String),
-    /// The gateway could not get there.
+    NotARegistryPath(String),
+    /// The gateway could not connect.
     #[error("cannot reach `{place}`: {cause}")]
-    Unreached {
+    Unreachable {
         /// Host and port.
         place: String,
-        /// Why not.
         cause: ClientError,
     },
-    /// A task of ours died over it.
-    #[error("coldframe failed to read the body")]
-    Died,
+    /// A background task panicked.
+    #[error("cannot read request body: internal error")]
+    TaskFailed,
 }

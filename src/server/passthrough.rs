@@ -1,4 +1,4 @@
-//! Requests that are passed on, and their answers: which headers go with them. Refuses to pass on what belongs to one hop.
+//! Selects the headers of forwarded requests and their responses. Hop-by-hop headers are dropped.
 
 use bytes::Bytes;
 use http::Method;
@@ -7,10 +7,10 @@ use http::request::Parts;
 
 use crate::upstream::PassthroughRequest;
 
-/// Headers of a request that upstream needs to read it. Credentials go another way.
+/// Request headers that upstream needs. Credentials are added separately.
 const PASSED_ON: [HeaderName; 4] = [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::USER_AGENT];
 
-/// Headers of an answer that say something about the connection or the coding it came over, not about the answer.
+/// Response headers that describe the connection or encoding, not the content.
 const KEPT_BACK: [HeaderName; 14] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -28,8 +28,8 @@ const KEPT_BACK: [HeaderName; 14] = [
     header::SET_COOKIE,
 ];
 
-/// The request as it is passed on; `path` is encoded, below our prefix. HEAD is asked as GET: an answer that is filtered or
-/// told about has to be there first, and its body stays here.
+/// Builds the forwarded request. `path` is encoded and without our prefix. HEAD is sent as GET: a filtered response must be
+/// complete before its headers are known.
 #[must_use]
 pub fn of(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     let below = path.trim_start_matches('/');
@@ -44,14 +44,14 @@ pub fn of(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     PassthroughRequest { method, path, headers, body, for_account: false }
 }
 
-/// The headers of upstream's answer that a client is given.
+/// Returns the upstream response headers for the client.
 #[must_use]
-pub fn returned(headers: HeaderMap) -> HeaderMap {
-    beyond_one_hop(headers, &KEPT_BACK)
+pub fn response_headers(headers: HeaderMap) -> HeaderMap {
+    end_to_end_headers(headers, &KEPT_BACK)
 }
 
-/// Headers without `kept_back` and without those that `Connection` names.
-pub(crate) fn beyond_one_hop(mut headers: HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
+/// Removes `kept_back` and the headers named in `Connection`.
+pub(crate) fn end_to_end_headers(mut headers: HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
     let named: Vec<HeaderName> =
         headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok()).flat_map(names).collect();
     for name in kept_back.iter().chain(&named) {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_and_hop_headers_stay_here() {
+    fn credentials_and_hop_by_hop_headers_are_dropped() {
         let request = http::Request::post("/-/npm/v1/security/audits?x=1")
             .header("authorization", "Bearer secret")
             .header("cookie", "a=b")
@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_loses_what_belongs_to_its_connection() {
+    fn response_loses_connection_headers() {
         let mut headers = HeaderMap::new();
         for (name, value) in
             [("connection", "close, x-hop"), ("x-hop", "1"), ("content-length", "7"), ("set-cookie", "a"), ("etag", "\"e\"")]
         {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let names: Vec<String> = returned(headers).keys().map(ToString::to_string).collect();
+        let names: Vec<String> = response_headers(headers).keys().map(ToString::to_string).collect();
         assert_eq!(names, ["etag"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Watches one request from its head to its answer's last byte, and tells telemetry how it ended, however it did.
+//! Records a request from its head to the last byte of its response. Metrics and the log receive every outcome.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,32 +11,30 @@ use crate::npm::UserAgent;
 use crate::server::response::Reply;
 use crate::telemetry::{EndpointLabel, InFlight, Metrics, OutcomeLabel, RequestEnded};
 
-/// One request being watched. Dropped before there was an answer, it tells that its client left.
+/// The record of a request. If it is dropped before a response, the request counts as abandoned by the client.
 pub(crate) struct RequestLog {
     metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
     uri: Uri,
-    /// Who asked: the peer, until a trusted proxy's word is read.
+    /// The peer, or the client reported by a trusted proxy.
     pub(crate) client: IpAddr,
-    /// By what name, if they logged in.
+    /// The authenticated user.
     pub(crate) user: Option<Arc<str>>,
-    /// With which tool, once that is read.
     pub(crate) agent: Option<UserAgent>,
-    /// What it asked for, once that is read.
     pub(crate) endpoint: EndpointLabel,
-    /// Whether the path may hold a credential, as that of `npm token revoke` does.
+    /// Whether the path may contain a credential, as in `npm token revoke`.
     pub(crate) is_private: bool,
     is_forgotten: bool,
     outcome: OutcomeLabel,
     status: u16,
     bytes: u64,
-    /// Held for its end: counts the request as in flight.
+    /// Counts the request as in flight until it is dropped.
     _in_flight: InFlight,
 }
 
 impl RequestLog {
-    /// Starts watching.
+    /// Starts recording.
     pub(crate) fn begin(metrics: &Arc<Metrics>, client: IpAddr, method: &Method, uri: &Uri) -> Self {
         Self {
             metrics: metrics.clone(),
@@ -56,25 +54,25 @@ impl RequestLog {
         }
     }
 
-    /// The path as a log may hold it.
+    /// Returns the path for the log.
     fn shown_path(&self) -> &str {
         let path = self.uri.path();
-        // What was not understood could be a misspelt way to name a token.
+        // An unknown path could be a misspelled URL with a token.
         let suspicious = self.endpoint == EndpointLabel::Unknown && path.to_ascii_lowercase().contains("token");
         if self.is_private || suspicious { "(withheld)" } else { path }
     }
 
-    /// Somebody else watches this request: tells nothing.
+    /// Discards the record, because another one covers the request.
     pub(crate) fn forget(mut self) {
         self.is_forgotten = true;
     }
 
-    /// There is an answer: goes on watching until its body is sent or given up.
+    /// Records the response. The record is emitted when the body is sent or dropped.
     pub(crate) fn answered(mut self, reply: Reply) -> Response<Body> {
         self.outcome = reply.outcome;
         self.status = reply.response.status().as_u16();
         reply.response.map(|body| {
-            body.on_end(move |bytes| {
+            body.on_complete(move |bytes| {
                 self.bytes = bytes;
                 drop(self);
             })
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_may_hold_a_token_stays_out_of_the_log() {
+    fn path_with_a_token_is_withheld_from_the_log() {
         let watch =
             |path: &'static str| RequestLog::begin(&Arc::default(), [127, 0, 0, 1].into(), &Method::GET, &Uri::from_static(path));
         assert_eq!(watch("/axios").shown_path(), "/axios");

@@ -1,4 +1,4 @@
-//! The one mouth: turns answers, refusals and failures into HTTP. The only place that knows status codes.
+//! Builds HTTP responses. Status codes are chosen here and nowhere else.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ use crate::telemetry::OutcomeLabel;
 use crate::text::{ascii_line, single_line};
 use crate::upstream::{PassthroughResponse, UpstreamError};
 
-/// As many headers as most answers have.
+/// The number of headers of most responses.
 const HEADERS: usize = 10;
 
 const NPM_NOTICE: HeaderName = HeaderName::from_static("npm-notice");
@@ -29,25 +29,23 @@ const WARNING: HeaderName = HeaderName::from_static("warning");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const ABBREVIATED: HeaderValue = HeaderValue::from_static("application/vnd.npm.install-v1+json");
 const TGZ: HeaderValue = HeaderValue::from_static("application/octet-stream");
-/// Asked again each time, for which the entity tag makes it cheap: a denial or an approval arrives at once.
+/// Clients must revalidate, so that a denial or approval applies at once. The entity tag makes that cheap.
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, user-agent, authorization");
 const BY_CREDENTIALS: HeaderValue = HeaderValue::from_static("authorization");
 const VARY_BY_HOST: HeaderValue = HeaderValue::from_static("accept, accept-encoding, user-agent, authorization, host");
 
-/// What `Content-Encoding` says of each coding, the one we like best first. zstd is packed in a fifth of gzip's time and is smaller
-/// (61 beside 321 ms, 7.3 beside 8.0 MB: the abbreviated packuments of an application). gzip comes before brotli: brotli takes as
-/// long and saves 8 %, but an answer that changes is packed anew, where gzip's is joined, and npm asks for gzip anyhow.
+/// The `Content-Encoding` names, most preferred first. For the abbreviated packuments of an application, zstd takes 61 ms and 7.3
+/// MB against 321 ms and 8.0 MB for gzip. gzip precedes brotli, which is as slow and saves 8 %: changed responses must be
+/// recompressed with brotli, while gzip members are joined. npm requests gzip anyway.
 pub(crate) const CODINGS: [(&str, ContentCoding); 3] =
     [("zstd", ContentCoding::Zstd), ("gzip", ContentCoding::Gzip), ("br", ContentCoding::Brotli)];
 
-/// A response, and what became of the request, for those who count.
+/// A response, and the outcome for metrics.
 #[derive(Debug)]
 pub struct Reply {
-    /// What goes out.
     pub response: Response<Body>,
-    /// What became of the request.
     pub outcome: OutcomeLabel,
 }
 
@@ -55,7 +53,7 @@ impl Reply {
     fn new(status: StatusCode, body: Body, outcome: OutcomeLabel) -> Self {
         let mut response = Response::new(body);
         *response.status_mut() = status;
-        // Room for all that is ever sent, so that it does not grow on the way.
+        // Reserves all headers at once to avoid reallocation.
         response.headers_mut().reserve(HEADERS);
         Self { response, outcome }
     }
@@ -73,7 +71,8 @@ impl Reply {
     }
 }
 
-/// A packument, or that the client has it: its entity tag says all there is to say then. `If-Modified-Since` is not looked at: a date cannot tell two views apart.
+/// Returns a packument, or 304 if `If-None-Match` matches. `If-Modified-Since` is ignored, since a date cannot distinguish two
+/// views.
 #[must_use]
 pub fn packument(answer: &PackumentResponse, head: &Parts, by_host: bool) -> Reply {
     let mut reply = if none_match(&head.headers, &answer.etag) {
@@ -98,7 +97,7 @@ pub fn packument(answer: &PackumentResponse, head: &Parts, by_host: bool) -> Rep
         .with(header::VARY, if by_host { VARY_BY_HOST } else { VARY })
 }
 
-/// A manifest or dist-tags: JSON whose entity tag is its hash.
+/// Returns a manifest or dist-tags: JSON with its hash as entity tag.
 #[must_use]
 pub fn json(bytes: Bytes, head: &Parts, by_host: bool) -> Reply {
     let hash = Digest::of(Algorithm::Sha256, &bytes).to_hex();
@@ -108,8 +107,8 @@ pub fn json(bytes: Bytes, head: &Parts, by_host: bool) -> Reply {
     reply.with_text(header::ETAG, &etag).with(header::CACHE_CONTROL, NO_CACHE).with(header::VARY, vary)
 }
 
-/// A tarball, a part of it, or that the client has it. Never `immutable`: what is denied later must not be kept between us
-/// and the client. Never with a content coding: it would be undone before the integrity is checked.
+/// Returns a tarball, a range of it, or 304. Never `immutable`: a version that is denied later must not stay in caches. Never
+/// with a content encoding, which clients would decode before the integrity check.
 #[must_use]
 pub fn tarball(tarball: &TarballResponse, head: &Parts) -> Reply {
     let mut etag = String::with_capacity(LONGEST_SRI + 2);
@@ -123,7 +122,7 @@ pub fn tarball(tarball: &TarballResponse, head: &Parts) -> Reply {
         ByteRange::Whole => served(Body::from(tarball.bytes.clone()), TGZ),
         ByteRange::Part { first, last } => part(&tarball.bytes, first, last).with(header::CONTENT_TYPE, TGZ),
         ByteRange::Unsatisfiable => {
-            let text = format!("the tarball has {length} bytes");
+            let text = format!("range beyond the tarball of {length} bytes");
             let reply = failure(StatusCode::RANGE_NOT_SATISFIABLE, &text, OutcomeLabel::ClientError);
             return reply.with_text(header::CONTENT_RANGE, &format!("bytes */{length}"));
         }
@@ -142,7 +141,7 @@ fn part(bytes: &Bytes, first: u64, last: u64) -> Reply {
     Reply::new(StatusCode::PARTIAL_CONTENT, body, OutcomeLabel::Served).with_text(header::CONTENT_RANGE, &range)
 }
 
-/// What upstream answered to a request that was passed on. `private` answers are kept by nobody; `notice` is for npm to print.
+/// Returns a forwarded upstream response. A `private` response is not stored by caches. npm prints `notice`.
 #[must_use]
 pub fn passed(passed: PassthroughResponse, notice: Option<&str>, private: bool) -> Reply {
     let outcome = match passed.status.as_u16() {
@@ -152,19 +151,20 @@ pub fn passed(passed: PassthroughResponse, notice: Option<&str>, private: bool) 
         400..500 => OutcomeLabel::ClientError,
         _ => OutcomeLabel::UpstreamError,
     };
-    // A failure that explains itself in no way npm reads gets the form of ours.
+    // An error body that npm cannot read is replaced with our own format.
     let mute = !passed.status.is_success() && passed.status != StatusCode::NOT_MODIFIED && !is_json(&passed.body);
     let mut reply = if mute {
-        let mut reply = failure(passed.status, &format!("upstream answered {}", passed.status), outcome);
-        let kept = passthrough::returned(passed.headers).remove(header::WWW_AUTHENTICATE);
-        // npm ends each install with an audit: what upstream lacks is no news then, and stands in the body for who asked.
+        let mut reply = failure(passed.status, &format!("upstream returned {}", passed.status), outcome);
+        let kept = passthrough::response_headers(passed.headers).remove(header::WWW_AUTHENTICATE);
+        // npm runs an audit after each install. A notice about a missing upstream endpoint would be noise, and the body still has
+        // it.
         reply.response.headers_mut().remove(&NPM_NOTICE);
         reply.response.headers_mut().extend(kept.map(|value| (header::WWW_AUTHENTICATE, value)));
         reply
     } else {
         let mut reply = Reply::new(passed.status, Body::from(passed.body), outcome);
-        *reply.response.headers_mut() = passthrough::returned(passed.headers);
-        // npm prints it.
+        *reply.response.headers_mut() = passthrough::response_headers(passed.headers);
+        // npm prints it, so it is reduced to one ASCII line.
         if let Some(notice) = reply
             .response
             .headers()
@@ -182,12 +182,12 @@ pub fn passed(passed: PassthroughResponse, notice: Option<&str>, private: bool) 
     reply.with(header::CACHE_CONTROL, if private { NO_STORE } else { NO_CACHE })
 }
 
-/// Whether a body is an object in JSON, as far as its first byte tells; a coded one is taken for it.
+/// Checks whether a body is a JSON object, by its first byte. A compressed body counts as one.
 fn is_json(body: &[u8]) -> bool {
     body.trim_ascii_start().first().is_some_and(|first| *first == b'{' || !first.is_ascii())
 }
 
-/// Adds to what npm prints; upstream's own word stays first.
+/// Appends to the notice that npm prints, after that of upstream.
 fn with_notice(reply: Reply, notice: &str) -> Reply {
     let before = reply.response.headers().get(&NPM_NOTICE).and_then(|value| value.to_str().ok());
     let notice = ascii_line(notice, LONGEST_LINE);
@@ -197,13 +197,13 @@ fn with_notice(reply: Reply, notice: &str) -> Reply {
     reply.with_text(NPM_NOTICE, &notice)
 }
 
-/// The root document: who answers here.
+/// Returns the root document with the version.
 #[must_use]
 pub fn root(head: &Parts) -> Reply {
     json(Bytes::from_static(concat!(r#"{"coldframe":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes()), head, false)
 }
 
-/// One of our own pages.
+/// Returns an admin page.
 #[must_use]
 pub fn own(page: Response<Bytes>) -> Reply {
     let outcome = match page.status().as_u16() {
@@ -215,7 +215,7 @@ pub fn own(page: Response<Bytes>) -> Reply {
     Reply { response: page.map(Body::from), outcome }
 }
 
-/// A tunnel begins: what follows on the connection is somebody else's.
+/// Returns the response that starts a tunnel. The connection is then passed to `next`.
 #[must_use]
 pub fn connected(next: Upgrade) -> Reply {
     let mut reply = Reply::new(StatusCode::OK, Body::empty(), OutcomeLabel::Served);
@@ -224,7 +224,7 @@ pub fn connected(next: Upgrade) -> Reply {
     reply
 }
 
-/// What another server answered, passed on as it comes.
+/// Returns the streamed response of another server.
 #[must_use]
 pub fn forwarded(response: Response<Body>) -> Reply {
     let outcome = match response.status().as_u16() {
@@ -236,46 +236,46 @@ pub fn forwarded(response: Response<Body>) -> Reply {
     Reply { response, outcome }
 }
 
-/// A reply behind which the connection is closed.
+/// Closes the connection after the reply.
 #[must_use]
 pub fn last(reply: Reply) -> Reply {
     reply.with(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
-/// Why there is no answer.
+/// Returns the response for an error.
 #[must_use]
 pub fn failed(error: &RequestError) -> Reply {
     let text = error.to_string();
     match error {
-        RequestError::Endpoint(error) => misdirected(error, &text),
+        RequestError::Endpoint(error) => endpoint_error(error, &text),
         RequestError::Headers(_) | RequestError::Coding | RequestError::Transfer => {
             failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError)
         }
         RequestError::Body(error) => body_not_taken(error, &text),
         RequestError::Rejected(rejection) => rejected(rejection, &text),
-        RequestError::WritesAreOff | RequestError::Barred(..) | RequestError::CrossSite(_) => {
+        RequestError::WritesDisabled | RequestError::EgressDenied(..) | RequestError::CrossSite(_) => {
             failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
         }
-        RequestError::Misdirected(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
-        RequestError::NoPlace(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
-        RequestError::Unreached { cause, .. } => match cause {
+        RequestError::HostMismatch(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
+        RequestError::NotARegistryPath(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
+        RequestError::Unreachable { cause, .. } => match cause {
             ClientError::Unreachable { layer: ConnectStage::Reach, .. } => {
                 failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
             }
             ClientError::TimedOut { .. } => failure(StatusCode::GATEWAY_TIMEOUT, &text, OutcomeLabel::UpstreamError),
             _ => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
         },
-        RequestError::Stranger => failure(StatusCode::PROXY_AUTHENTICATION_REQUIRED, &text, OutcomeLabel::ClientError)
+        RequestError::ProxyAuthRequired => failure(StatusCode::PROXY_AUTHENTICATION_REQUIRED, &text, OutcomeLabel::ClientError)
             .with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\"")),
-        RequestError::NoOperators => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
-        RequestError::NotAnOperator => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
+        RequestError::AdminDisabled => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
+        RequestError::AdminTokenRequired => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\"")),
         RequestError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
-        RequestError::Died => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
+        RequestError::TaskFailed => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
     }
 }
 
-fn misdirected(error: &EndpointError, text: &str) -> Reply {
+fn endpoint_error(error: &EndpointError, text: &str) -> Reply {
     match error {
         EndpointError::BadRequest(_) => failure(StatusCode::BAD_REQUEST, text, OutcomeLabel::ClientError),
         EndpointError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
@@ -298,7 +298,7 @@ fn body_not_taken(error: &BodyError, text: &str) -> Reply {
 
 fn rejected(rejection: &FirewallError, text: &str) -> Reply {
     match rejection {
-        // 403 and nothing else: it is the one status that no client asks again for.
+        // 403 only: it is the one status that no client retries.
         FirewallError::Refused(refusal) => told(StatusCode::FORBIDDEN, text, refusal.within(LONGEST_LINE), OutcomeLabel::Refused),
         FirewallError::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
         FirewallError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
@@ -310,7 +310,7 @@ fn rejected(rejection: &FirewallError, text: &str) -> Reply {
     }
 }
 
-/// Upstream's failures as ours: those that pass keep a status that clients try again, those that last get one they do not.
+/// Maps upstream errors: transient ones get a status that clients retry, permanent ones a status that they do not.
 fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
     let (status, outcome) = match error {
         UpstreamError::NotFound | UpstreamError::MissingPage { .. } => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
@@ -322,9 +322,9 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
         UpstreamError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError),
         UpstreamError::Status { status: 429, .. } => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::UpstreamError),
         UpstreamError::Status { status: 503, .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
-        UpstreamError::NoRoom { .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::InternalError),
-        // The same outage has the same status whether or not it was tried again for this client.
-        UpstreamError::Resting { .. }
+        UpstreamError::BudgetTimeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::InternalError),
+        // An outage has the same status with an open or closed circuit.
+        UpstreamError::CircuitOpen { .. }
         | UpstreamError::Unreachable { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::TooLarge { .. }
@@ -332,7 +332,7 @@ fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
     };
     let reply = failure(status, text, outcome);
     match error {
-        // Being asked to wait is worth passing on only where the client will come back.
+        // `Retry-After` is useful only for a status that clients retry.
         UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. } => reply.with_text(header::RETRY_AFTER, wait),
         _ => reply,
     }
@@ -346,14 +346,14 @@ fn not_modified() -> Reply {
     Reply::new(StatusCode::NOT_MODIFIED, Body::empty(), OutcomeLabel::NotModified)
 }
 
-/// A failure told in every channel that some client shows: reason phrase, body and notice.
+/// Returns an error in every form that some client prints: reason phrase, body and notice.
 fn failure(status: StatusCode, text: &str, outcome: OutcomeLabel) -> Reply {
     told(status, text, ascii_line(text, LONGEST_LINE), outcome)
 }
 
-/// A failure told so in the body, and in `line` where only a line has room.
+/// Returns an error with `text` in the body and `line` in the headers and reason phrase.
 fn told(status: StatusCode, text: &str, line: String, outcome: OutcomeLabel) -> Reply {
-    // Clients print it.
+    // Clients print it, so it must be one line.
     let body = serde_json::json!({ "error": single_line(text) }).to_string();
     let mut reply = Reply::new(status, Body::from(Bytes::from(body)), outcome)
         .with(header::CONTENT_TYPE, JSON)
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_packument_says_what_it_depends_on() {
+    async fn packument_has_validators_and_vary() {
         let reply = packument(&answer(), &head("GET", &[]), true);
         assert_eq!((status(&reply), header(&reply, "etag")), (200, Some("\"e\"")));
         assert_eq!(header(&reply, "content-type"), Some("application/vnd.npm.install-v1+json"));
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_entity_tag_gets_a_not_modified() {
+    fn not_modified_requires_an_etag() {
         let conditional = |headers: &[(&str, &str)]| packument(&answer(), &head("GET", headers), false);
         let reply = conditional(&[("if-none-match", "W/\"e\""), ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")]);
         assert_eq!((status(&reply), reply.outcome, header(&reply, "etag")), (304, OutcomeLabel::NotModified, Some("\"e\"")));
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_packument_says_so() {
+    fn stale_packument_has_age_and_warning() {
         let reply =
             packument(&PackumentResponse { stale: Some(Duration::from_secs(3601)), ..answer() }, &head("GET", &[]), false);
         assert_eq!((header(&reply, "age"), header(&reply, "warning")), (Some("3601"), Some("110 - \"Response is Stale\"")));
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tarball_goes_out_whole_or_in_part() {
+    async fn tarball_is_served_whole_or_in_part() {
         let reply = tarball(&a_tarball(), &head("GET", &[("accept-encoding", "gzip")]));
         assert_eq!((status(&reply), header(&reply, "content-type")), (200, Some("application/octet-stream")));
         assert_eq!((header(&reply, "accept-ranges"), header(&reply, "cache-control")), (Some("bytes"), Some("no-cache")));
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_speaks_in_every_channel() {
+    async fn refusal_is_in_phrase_notice_and_body() {
         let text = "axios@1.14.1 was published 2026-03-31 00:21 UTC, minimum-age: opens 2026-04-03 00:21 UTC";
         let refusal = Refusal {
             name: PackageName::parse("axios").unwrap(),
@@ -488,17 +488,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_upstream_wrote_cannot_break_a_line() {
+    async fn upstream_text_is_kept_on_one_line() {
         let text = format!("bad\r\nx-evil: 1 {}", "\u{1f4a5}".repeat(500));
         let reply = failed(&FirewallError::NotFound(text.as_str().into()).into());
         assert!(phrase(&reply).starts_with("bad  x-evil: 1 ?") && phrase(&reply).len() <= 200);
         assert_eq!(Some(phrase(&reply)), header(&reply, "npm-notice"));
         let parsed: serde_json::Value = serde_json::from_str(&body(reply).await).unwrap();
-        assert_eq!(parsed["error"], text.replace("\r\n", "\\r\\n"), "npm prints it: one line");
+        assert_eq!(parsed["error"], text.replace("\r\n", "\\r\\n"), "must be one line for npm");
     }
 
     #[test]
-    fn each_failure_of_upstream_has_its_status() {
+    fn upstream_errors_map_to_statuses() {
         let host: Arc<str> = "registry.example:443".into();
         let detail: Arc<str> = "tcp: connection refused".into();
         let answered = |status| UpstreamError::Status { host: host.clone(), status, retry_after: Some("7".into()) };
@@ -508,11 +508,11 @@ mod tests {
             (denied(401), 401),
             (denied(403), 403),
             (UpstreamError::Unreachable { host: host.clone(), detail: detail.clone() }, 502),
-            (UpstreamError::Resting { host: host.clone(), why: detail.clone(), wait: Duration::from_secs(6) }, 502),
+            (UpstreamError::CircuitOpen { host: host.clone(), why: detail.clone(), wait: Duration::from_secs(6) }, 502),
             (UpstreamError::TimedOut { host: host.clone(), after: Duration::from_secs(30) }, 504),
             (UpstreamError::Broken { host: host.clone(), detail: detail.clone() }, 502),
             (UpstreamError::TooLarge { host: host.clone(), limit: 1 }, 502),
-            (UpstreamError::NoRoom { after: Duration::from_secs(300) }, 503),
+            (UpstreamError::BudgetTimeout { after: Duration::from_secs(300) }, 503),
             (UpstreamError::Redirected { host: host.clone(), to: host.clone(), detail }, 403),
             (UpstreamError::TarballHost { to: host.clone() }, 403),
             (answered(429), 429),
@@ -523,14 +523,14 @@ mod tests {
             let told = error.to_string();
             let reply = failed(&FirewallError::Upstream(error).into());
             assert_eq!((status(&reply), phrase(&reply)), (expected, told.as_str()));
-            // Only upstream says how long.
+            // Only an upstream response has a `Retry-After`.
             let waits = (matches!(expected, 429 | 503) && told.starts_with("upstream")).then_some("7");
             assert_eq!(header(&reply, "retry-after"), waits, "{told}");
         }
     }
 
     #[test]
-    fn a_notice_is_added_to_upstreams_own() {
+    fn notice_is_appended_to_that_of_upstream() {
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::from_static("be kind"));
         let from = PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() };

@@ -1,4 +1,4 @@
-//! What the service asks of the firewall, as a trait: so that HTTP is tested without a registry, a ledger and a disk.
+//! The part of the firewall that the server uses, as a trait. Tests implement it without a registry, ledger or disk.
 
 use bytes::Bytes;
 
@@ -7,9 +7,8 @@ use crate::npm::PackumentForm;
 use crate::npm::{Address, PackageName};
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
-/// The firewall's answers; see the methods of [`Firewall`] that have the same names.
+/// The operations of the firewall. See the methods of [`Firewall`] with the same names.
 pub trait RegistryService: Send + Sync + 'static {
-    /// A packument.
     fn packument(
         &self,
         asker: &Client,
@@ -18,7 +17,6 @@ pub trait RegistryService: Send + Sync + 'static {
         coding: ContentCoding,
     ) -> impl Future<Output = Result<PackumentResponse, FirewallError>> + Send;
 
-    /// One manifest.
     fn manifest(
         &self,
         asker: &Client,
@@ -26,10 +24,8 @@ pub trait RegistryService: Send + Sync + 'static {
         wanted: &str,
     ) -> impl Future<Output = Result<Bytes, FirewallError>> + Send;
 
-    /// The dist-tags.
     fn dist_tags(&self, asker: &Client, name: &PackageName) -> impl Future<Output = Result<Bytes, FirewallError>> + Send;
 
-    /// A tarball.
     fn tarball(
         &self,
         asker: &Client,
@@ -37,24 +33,23 @@ pub trait RegistryService: Send + Sync + 'static {
         version: &str,
     ) -> impl Future<Output = Result<TarballResponse, FirewallError>> + Send;
 
-    /// The package and the version whose tarball is at an address.
+    /// Returns the package and version of a tarball address.
     fn locate(
         &self,
         asker: &Client,
         address: &Address,
     ) -> impl Future<Output = Result<Option<(PackageName, Box<str>)>, FirewallError>> + Send;
 
-    /// Why somebody may not go to a place beside the registry.
+    /// Returns the reason if a host outside the registry must not be reached.
     fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String>;
 
-    /// Search results.
     fn search(
         &self,
         asker: &Client,
         passage: PassthroughRequest,
     ) -> impl Future<Output = Result<PassthroughResponse, FirewallError>> + Send;
 
-    /// An audit, and what is to be told of it.
+    /// Forwards an audit. Also returns a notice for the client, if any.
     fn audit(
         &self,
         asker: &Client,
@@ -63,7 +58,6 @@ pub trait RegistryService: Send + Sync + 'static {
         bulk: bool,
     ) -> impl Future<Output = Result<(PassthroughResponse, Option<String>), FirewallError>> + Send;
 
-    /// Attestations.
     fn attestations(
         &self,
         asker: &Client,
@@ -72,7 +66,7 @@ pub trait RegistryService: Send + Sync + 'static {
         passage: PassthroughRequest,
     ) -> impl Future<Output = Result<PassthroughResponse, FirewallError>> + Send;
 
-    /// Anything else.
+    /// Forwards any other read.
     fn pass(
         &self,
         asker: &Client,
@@ -80,7 +74,7 @@ pub trait RegistryService: Send + Sync + 'static {
         passage: PassthroughRequest,
     ) -> impl Future<Output = Result<PassthroughResponse, FirewallError>> + Send;
 
-    /// What changes a package, or the registry.
+    /// Forwards a write to a package or the registry.
     fn write(
         &self,
         asker: &Client,

@@ -82,7 +82,7 @@ async fn private_bytes_of_the_store_go_to_who_may_have_them_by_the_gateway_too()
 async fn yarns_name_for_npms_registry_is_answered_for_though_nobody_named_it() {
     let scene = Scene::open().set("gateway", "127.0.0.1:0").await;
     publish(&scene);
-    let alias = coldframe::upstream::npmrc::yarns_alias().unwrap();
+    let alias = coldframe::upstream::npmrc::yarn_registry_host().unwrap();
     let (head, stream) = connect(at(&scene), &format!("{alias}:443"), "").await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     let inside = secure(trusting(scene.data(), &scene.clock, &[]), alias, stream).await.unwrap();
@@ -137,19 +137,19 @@ async fn plain_http_registries_are_answered_for_in_absolute_form_and_in_a_tunnel
 async fn whoever_is_not_named_is_refused_with_the_reason_and_what_would_allow_it() {
     let scene = gateway().await;
     let (line, body) = refused(at(&scene), "other.example:443").await;
-    assert!(line.starts_with("HTTP/1.1 403 coldframe does not connect to this host"), "{line}");
+    assert!(line.starts_with("HTTP/1.1 403 egress refused by coldframe, host not allowed"), "{line}");
     let told: serde_json::Value = serde_json::from_str(&body).unwrap();
     let told = told["error"].as_str().unwrap();
     assert!(told.contains("`--allow-host other.example`") && told.contains("`--intercept other.example`"), "{told}");
     let (line, _) = refused(at(&scene), "registry.example:22").await;
     assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("ports 443 and 80"), "{line}");
     let answer = raw(at(&scene), b"GET http://other.example/ HTTP/1.1\r\nhost: other.example\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 403 coldframe does not connect to this host"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 403 egress refused by coldframe, host not allowed"), "{answer}");
 }
 
 #[tokio::test]
 async fn no_spelling_of_this_machine_or_this_network_is_a_way_in() {
-    let scene = gateway().set("others", "tunnel").await;
+    let scene = gateway().set("default-egress", "tunnel").await;
     for target in [
         "127.0.0.1:443",
         "127.0.0.1:80",
@@ -178,7 +178,7 @@ async fn no_spelling_of_this_machine_or_this_network_is_a_way_in() {
         "168.63.129.16:80",
     ] {
         let (line, body) = refused(at(&scene), target).await;
-        assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("which nobody named"), "{target}: {line}");
+        assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("not named by `--allow-host`"), "{target}: {line}");
         assert!(body.contains("\"error\""), "{target}: {body}");
     }
     let answer = raw(at(&scene), b"GET http://169.254.169.254/latest HTTP/1.1\r\nhost: 169.254.169.254\r\n\r\n").await;
@@ -241,9 +241,9 @@ async fn nothing_leads_through_us_back_to_us() {
     let scene = Scene::open().set("gateway", &free).set("allow-host", &free).set("allow-host", "127.0.0.1").await;
     let (line, _) = refused(at(&scene), &free).await;
     assert!(line.contains("is coldframe itself"), "{line}");
-    let been = format!("via: 1.1 elsewhere, 1.1 {}\r\n", coldframe::net::pseudonym());
+    let been = format!("via: 1.1 elsewhere, 1.1 {}\r\n", coldframe::net::via_pseudonym());
     let (head, _) = connect(at(&scene), "registry.example:443", &been).await;
-    assert!(head.starts_with("HTTP/1.1 403 this request has been through this coldframe before"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 403 request loop: coldframe already handled this request"), "{head}");
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn one_host_outside_and_another_inside_is_refused() {
     assert!(other.to_string().contains("UnrecognisedName"), "{other}");
     // In `Host`, and in an absolute target.
     let host = ask(inside(&scene).await, "/left-pad", "other.example").await.is(421);
-    assert!(host.reason.contains("opened to another host: `registry.example:443`"), "{host:?}");
+    assert!(host.reason.contains("differs from the host of the connection: `registry.example:443`"), "{host:?}");
     ask(inside(&scene).await, "/left-pad", "registry.example:8443").await.is(421);
     ask(inside(&scene).await, "https://other.example/left-pad", REGISTRY).await.is(421);
     ask(inside(&scene).await, "https://other.example/left-pad", "other.example").await.is(421);
@@ -284,7 +284,7 @@ async fn what_is_no_tls_is_refused_where_tls_is_spoken() {
     let scene = gateway().await;
     let (_, stream) = connect(at(&scene), "registry.example:443", "").await;
     let plain = ask(stream, "/left-pad", REGISTRY).await.is(400);
-    assert!(plain.reason.contains("plain HTTP where TLS is spoken"), "{plain:?}");
+    assert!(plain.reason.contains("plain HTTP on a TLS port"), "{plain:?}");
     // TLS where plain HTTP is spoken.
     let (_, stream) = connect(at(&scene), "registry.example:80", "").await;
     assert!(secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.is_err());
@@ -323,7 +323,7 @@ async fn handshakes_and_tunnels_that_do_not_go_on_leave_nothing_behind() {
     let server = echo().await;
     let scene = gateway()
         .set("allow-host", &server.to_string())
-        .set("head-timeout", "1s")
+        .set("header-timeout", "1s")
         .set("idle-timeout", "1s")
         .set("max-connections", "4")
         .await;

@@ -152,13 +152,13 @@ async fn a_parent_that_is_asked_over_tls_is_one_that_we_trust() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_checked_here_is_refused_unless_it_is_allowed_by_name() {
     let parent = Parent::start("HTTP/1.1 200 OK\r\n\r\n").await;
-    let gate = behind(&parent, &["--others", "tunnel", "--allow-host", "near.example", "--log-level", "info"]).await;
+    let gate = behind(&parent, &["--default-egress", "tunnel", "--allow-host", "near.example", "--log-level", "info"]).await;
     // No resolver knows the name.
     let (line, _) = refused(gate.gateway, "nowhere.invalid:443").await;
     assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("another proxy would connect to it"), "{line}");
     for target in ["10.0.0.1:443", "169.254.169.254:80", "[fd00::1]:443", "127.0.0.1:443", "localhost:443"] {
         let (line, _) = refused(gate.gateway, target).await;
-        assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("which nobody named"), "{target}: {line}");
+        assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("not named by `--allow-host`"), "{target}: {line}");
     }
     // It is connected to directly, and is not there.
     let (line, _) = refused(gate.gateway, "near.example:443").await;

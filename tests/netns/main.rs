@@ -109,7 +109,7 @@ fn what_is_redirected_is_answered_for_or_spliced_and_never_comes_back() {
     assert!(doctor[1].contains("bypass   npm asks registry.example directly"), "{told}");
     // As a user that is not exempted, what it opens is sent back to it: once, and it knows itself.
     assert!(line("loop").contains("curl: ("), "{told}");
-    let own = told.matches("this connection is coldframe's own").count();
+    let own = told.matches("redirected connection is from coldframe itself").count();
     assert_eq!(own, 1, "{told}");
 }
 

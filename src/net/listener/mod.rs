@@ -92,7 +92,7 @@ where
     H: Fn(SocketAddr, Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    hold(listener, limits, room, move |stream, seat| serve_connection(stream, seat, handler.clone()), stop).await
+    accept_until_drained(listener, limits, room, move |stream, seat| serve_connection(stream, seat, handler.clone()), stop).await
 }
 
 /// Like [`serve`], but `handler` receives each connection before any byte is read.
@@ -107,10 +107,10 @@ where
     H: Fn(UpgradedConnection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    hold(listener, limits, room, |stream, seat| handler(UpgradedConnection::fresh(stream, seat)), stop).await
+    accept_until_drained(listener, limits, room, |stream, seat| handler(UpgradedConnection::fresh(stream, seat)), stop).await
 }
 
-async fn hold<H, F>(
+async fn accept_until_drained<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
     room: &Arc<ConnectionLimit>,

@@ -1,4 +1,5 @@
-//! Checks requests below `/-/coldframe/`: who may ask for which page, and how large a body may be. The pages are in `response` and `packages`.
+//! Access checks for `/-/coldframe/`: which client may request which page, and the body limit. The pages are in `response` and
+//! `packages`.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -21,53 +22,54 @@ use crate::server::client::ClientResolver;
 use crate::server::{Config, RequestError};
 use crate::upstream::Authorization;
 
-/// The pages that probes ask for, who bring nothing that would tell them apart.
-const FOR_ALL: [&str; 2] = ["healthz", "readyz"];
+/// Pages for health probes, which send no credentials.
+const PUBLIC_PAGES: [&str; 2] = ["healthz", "readyz"];
 
-/// The pages that `explain-to` may open to everybody.
-const EXPLAINING: [&str; 3] = ["check", "explain", "client-config"];
+/// The pages that `explain-access` may open to everybody.
+const EXPLAIN_PAGES: [&str; 3] = ["check", "explain", "client-config"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// The largest body of a question to us: 500 versions with all that a lockfile says of them take a tenth of it.
+/// The largest request body. A request for 500 versions with all lockfile data uses a tenth of it.
 const LARGEST_BODY: u64 = 2 << 20;
 
-/// Answers `/-/coldframe/…`.
+/// Handles `/-/coldframe/…`.
 pub type Own = Arc<dyn Fn(AdminRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
 
-/// Who may ask what.
+/// Checks access to admin pages.
 #[derive(Debug)]
 pub(crate) struct AdminAccess {
     tokens: ArcSwapOption<AdminTokens>,
 }
 
-/// A request for one of our own pages, before anybody was looked at.
+/// A request for an admin page before the access check.
 pub(crate) struct UncheckedRequest<B> {
     pub(crate) peer: IpAddr,
     pub(crate) head: Parts,
     pub(crate) page: String,
     pub(crate) body: B,
-    /// It came to an address that is reached from this machine alone.
-    pub(crate) at_home: bool,
+    /// Whether it arrived at a loopback listener.
+    pub(crate) on_loopback: bool,
 }
 
 impl AdminAccess {
-    /// Creates a check that knows operators by `tokens`.
+    /// Creates a check with the admin `tokens`.
     pub(crate) fn new(tokens: Option<AdminTokens>) -> Self {
         Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
     }
 
-    /// Knows operators by other tokens from now on.
+    /// Replaces the admin tokens.
     pub(crate) fn renew(&self, tokens: Option<AdminTokens>) {
         self.tokens.store(tokens.map(Arc::new));
     }
 
-    /// Takes a request. Whatever it calls us, a probe is let through; a body is read only from those who may ask.
+    /// Checks a request. Health probes always pass. A body is read only after the check.
     ///
     /// # Errors
-    /// [`ProxyError::NotAnOperator`] and [`ProxyError::NoOperators`]; when the body is not taken.
+    /// Returns [`RequestError::AdminTokenRequired`], [`RequestError::AdminDisabled`], [`RequestError::CrossSite`], or the error
+    /// of reading the body.
     pub(crate) async fn take<B>(
         &self,
         askers: &ClientResolver,
@@ -79,17 +81,17 @@ impl AdminAccess {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let UncheckedRequest { peer, head, page, body, at_home } = unchecked;
+        let UncheckedRequest { peer, head, page, body, on_loopback: at_home } = unchecked;
         let query = head.uri.query().map(str::to_owned);
-        if FOR_ALL.contains(&page.as_str()) {
+        if PUBLIC_PAGES.contains(&page.as_str()) {
             return Ok(AdminRequest { method: head.method, page, query, ..AdminRequest::default() });
         }
         refuse_other_sites(&head)?;
-        let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAINING.contains(&first));
+        let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
         let visitor = match self.operator(askers, peer, &head).await {
             Ok(operator) => operator,
-            // A page whose name was made to lead to this machine is no visitor: its `host` header is not ours.
-            Err(stranger) => askers.visitor(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
+            // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
+            Err(stranger) => askers.admin_client(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
         };
         let body = if head.method == Method::POST {
             body::collect_into(body, config.body_limit.min(LARGEST_BODY), config.body_timeout, share).await?
@@ -101,43 +103,45 @@ impl AdminAccess {
         Ok(AdminRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
     }
 
-    /// Who asks, if they bring a token of an operator's.
+    /// Returns the client if the request has a valid admin token.
     async fn operator(&self, askers: &ClientResolver, peer: IpAddr, head: &Parts) -> Result<Client, RequestError> {
-        let tokens = self.tokens.load_full().ok_or(RequestError::NoOperators)?;
+        let tokens = self.tokens.load_full().ok_or(RequestError::AdminDisabled)?;
         if !tokens.admit(&head.headers).await {
-            return Err(RequestError::NotAnOperator);
+            return Err(RequestError::AdminTokenRequired);
         }
         let asker = askers.resolve(peer, head).map_err(RequestError::Headers)?;
-        // The token is ours, and nobody upstream shall see it; whoever brings it has authenticated to us.
+        // The token must not be sent upstream. An authenticated admin may use the configured credentials.
         Ok(Client { authorization: Authorization::Lent, ..asker })
     }
 }
 
-/// Refuses what a page of another site makes a browser send: it would ask with the rights of the machine it runs on.
+/// Rejects requests that a page of another site made a browser send. They would run with the rights of that machine.
 ///
 /// # Errors
-/// [`ProxyError::CrossSite`].
+/// Returns [`RequestError::CrossSite`].
 fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
     let word = |name: &HeaderName| head.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     let reads = matches!(head.method, Method::GET | Method::HEAD);
-    // A link to an explanation may be followed from anywhere: the page is shown, and the other site learns nothing of it.
+    // A link to an explanation may be followed from any site: the page is displayed, and the other site cannot read it.
     let is_followed_link =
         reads && word(&SEC_FETCH_MODE).as_deref() == Some("navigate") && word(&SEC_FETCH_DEST).as_deref() == Some("document");
     let is_own = word(&SEC_FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none");
     if !is_own && !is_followed_link {
-        return Err(RequestError::CrossSite("a page of another site asks (`sec-fetch-site`)"));
+        return Err(RequestError::CrossSite("`sec-fetch-site` names another site"));
     }
     if word(&ORIGIN).is_some_and(|origin| !is_same_host(&origin, head)) {
-        return Err(RequestError::CrossSite("a page of another site asks (`origin`)"));
+        return Err(RequestError::CrossSite("`origin` names another site"));
     }
-    // A form of another site can send three types without asking first. Programs may name none; browsers send an `origin` then.
+    // A form of another site can send three content types without a preflight. Programs may omit the type. Browsers then send
+    // `Origin`.
     if head.method == Method::POST && head.headers.contains_key(CONTENT_TYPE) && !is_json(&head.headers) {
-        return Err(RequestError::CrossSite("the body's `content-type` is not `application/json`"));
+        return Err(RequestError::CrossSite("`content-type` is not `application/json`"));
     }
     Ok(())
 }
 
-/// Whether an origin, `https://coldframe.example:4873`, is the host that is asked. The scheme may be another one behind a proxy.
+/// Checks whether an origin, such as `https://coldframe.example:4873`, is the requested host. The scheme may differ behind a
+/// proxy.
 fn is_same_host(origin: &str, head: &Parts) -> bool {
     let asked = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
     let Some((scheme, host)) = origin.split_once("://") else { return false };
@@ -162,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_site_is_refused() {
+    fn cross_site_request_is_refused() {
         const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
         assert!(asked("POST", &[JSON]) && asked("POST", &[]) && asked("GET", &[]));
         assert!(asked("POST", &[JSON, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:4873")]));

@@ -1,5 +1,4 @@
-//! An explanation laid out: for a terminal, for a browser. What upstream and people wrote into it stays text in both.
-//! Refuses to say anything that the explanation does not.
+//! Renders an explanation for a terminal or a browser. Text from upstream and users is escaped in both.
 
 use std::fmt::Write as _;
 
@@ -7,14 +6,14 @@ use crate::firewall::Explanation;
 use crate::text::TextTable;
 use crate::text::{html as html_escaped, single_line};
 
-/// The looks of the page: nothing is fetched.
+/// The style of the page, which loads no other resources.
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0;overflow-wrap:anywhere}th{font-weight:600;white-space:nowrap}\
-.decides{font-weight:600}.unread,.differs{color:#666}\
-@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}.unread,.differs{color:#999}}";
+.decides{font-weight:600}.not-reached,.no-match{color:#666}\
+@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}.not-reached,.no-match{color:#999}}";
 
-/// For a terminal.
+/// Renders plain text.
 #[must_use]
 pub fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
@@ -34,7 +33,7 @@ pub fn text(explanation: &Explanation) -> String {
     format!("{}\n{verdict}{rules}{facts}", single_line(&explanation.headline()))
 }
 
-/// For a browser.
+/// Renders HTML.
 #[must_use]
 pub fn html(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>| {
@@ -51,7 +50,7 @@ pub fn html(explanation: &Explanation) -> String {
             [step.rule.as_str(), &step.action, outcome, &step.detail].map(|cell| format!("<td>{}</td>", html_escaped(cell)));
         let _ = writeln!(rules, "<tr class=\"{}\">{}</tr>", outcome.replace(' ', "-"), cells.concat());
     }
-    let head = "<tr><th>rule</th><th>does</th><th>outcome</th><th>why</th></tr>";
+    let head = "<tr><th>rule</th><th>action</th><th>outcome</th><th>detail</th></tr>";
     let body = format!(
         "<table>\n{}</table>\n<h2>Rules, first to last</h2>\n<table>\n{head}\n{rules}</table>\n<h2>Facts</h2>\n<table>\n{}</table>",
         pairs(explanation.rows()),
@@ -60,9 +59,9 @@ pub fn html(explanation: &Explanation) -> String {
     document(&explanation.headline(), &body)
 }
 
-/// A page that says one thing.
+/// Renders a page with one message.
 #[must_use]
-pub fn html_of_one_line(title: &str, line: &str) -> String {
+pub fn message_page(title: &str, line: &str) -> String {
     document(title, &format!("<p>{}</p>", html_escaped(line)))
 }
 
@@ -121,8 +120,8 @@ mod tests {
         Explanation {
             asked: Some(RequestedSpec { text: "^1".into(), given: Some("1.14.0".into()) }),
             steps: vec![
-                step("built-in", "deny", StepOutcome::Differs, "it agrees with itself"),
-                step("minimum-age", "hold 72 h", StepOutcome::Decides, &detail),
+                step("built-in", "deny", StepOutcome::NoMatch, "it agrees with itself"),
+                step("minimum-age", "hold 72 h", StepOutcome::Decided, &detail),
             ],
             tags: vec![DistTagChange { tag: "latest".into(), upstream: "1.14.1".into(), shown: Some("1.14.0".into()) }],
             seen: ExplainedFacts {
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_version_is_explained_in_full() {
+    fn held_version_is_explained_in_full() {
         expect![[r#"
             axios@1.14.1 is held
               asked        `^1` means 1.14.1 upstream, gives axios@1.14.0 here
@@ -147,8 +146,8 @@ mod tests {
               upstream     https://registry.example/ (asked 2026-03-31 04:00 UTC)
               dist-tag     latest points to 1.14.0 here, to 1.14.1 upstream
               rules, first to last
-                built-in     deny       differs  it agrees with itself
-                minimum-age  hold 72 h  decides  published 2026-03-31 00:20 UTC, minimum release age 72 h
+                built-in     deny       no match  it agrees with itself
+                minimum-age  hold 72 h  decides   published 2026-03-31 00:20 UTC, minimum release age 72 h
               facts
                 publisher    <script>alert(1)</script>
                 maintainers  ada\u001b[2J
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_version_needs_few_words() {
+    fn allowed_version_has_a_short_explanation() {
         expect![[r#"
             axios@1.14.1 is allowed
               published    2026-03-31 00:20 UTC
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_text_on_the_page() {
+    fn external_text_is_escaped_in_html() {
         let page = html(&held());
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"), "{page}");
         assert!(!page.contains('\u{1b}') && page.contains("<tr class=\"decides\">"), "{page}");
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn json_names_every_part() {
+    fn json_has_verdict_rule_and_opening_time() {
         let told = explanation(Verdict::deny(RuleId::Takedown, "gone")).json();
         assert_eq!(
             (&told["verdict"], &told["rule"], &told["opens"]),

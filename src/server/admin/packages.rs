@@ -1,5 +1,5 @@
-//! The pages that judge packages. They send requests upstream and name packages, so `access` lets only clients on this machine and
-//! operators ask for them, unless a setting says otherwise.
+//! Admin pages about packages. They send requests upstream and name packages, so `access` limits them to local clients and
+//! admins, unless a setting opens them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,25 +18,25 @@ use crate::net::headers::best_media_type;
 use crate::npm::PackageSpec;
 use crate::policy::Policy;
 use crate::server::admin::explanation;
-use crate::server::admin::response::{AdminRequest, page, text};
+use crate::server::admin::response::{AdminRequest, json_response, text_response};
 use crate::upstream::UpstreamError;
 
-/// The most versions that one request may ask about.
-pub const MOST_LOCKED: usize = 500;
+/// Maximum number of versions per check request.
+pub const MAX_CHECKED: usize = 500;
 
-/// The most ranges of one version, and the most bytes of one: no lockfile has a package that is asked for in more ways.
+/// Maximum number of ranges per version, and their maximum length in bytes. No lockfile needs more.
 pub const MOST_RANGES: usize = 1_000;
 const LONGEST_RANGE: usize = 1_024;
 
-/// An answer that takes its time.
+/// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Who judges packages.
+/// Evaluates packages for the admin pages.
 pub trait PackageInspector: Send + Sync {
-    /// One outcome for each of `locked`, in their order.
+    /// Returns one outcome for each of `locked`, in the same order.
     fn check<'a>(&'a self, asker: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
 
-    /// What is to be said of one version, as of `at` where it is given.
+    /// Explains one version, as of `at` if given.
     fn explain<'a>(
         &'a self,
         asker: &'a Client,
@@ -44,44 +44,44 @@ pub trait PackageInspector: Send + Sync {
         at: Option<Timestamp>,
     ) -> BoxFuture<'a, Result<Explanation, FirewallError>>;
 
-    /// What clients are to agree with.
+    /// Returns the policy that clients should be configured with.
     fn terms(&self, asker: &Client) -> ClientPolicy;
 
-    /// Where packages come from, without credentials.
+    /// Returns the upstream URLs without credentials.
     fn upstreams(&self) -> Vec<String>;
 }
 
-/// Who judges packages, shared.
+/// A shared inspector.
 pub type SharedInspector = Arc<dyn PackageInspector>;
 
-/// The body of a request for `check`.
+/// The body of a `check` request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CheckRequest {
-    /// The versions, at most [`MOST_LOCKED`].
+    /// The versions, at most [`MAX_CHECKED`].
     pub packages: Vec<LockedVersion>,
 }
 
-/// The body of its answer.
+/// The body of a `check` response.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CheckResponse {
-    /// What came out for each, in the order of the request.
+    /// The outcomes, in the order of the request.
     pub packages: Vec<CheckedVersion>,
-    /// Where packages come from, without credentials.
+    /// The upstream URLs without credentials.
     pub upstreams: Vec<String>,
 }
 
-/// What clients are to agree with, so that they do not choose what is refused.
+/// The client settings that match the policy, so that clients do not select versions that are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientPolicy {
-    /// How old a release must be before it is served, in seconds; zero where none needs to be.
+    /// The minimum age of a release in seconds. Zero means none.
     pub minimum_release_age_seconds: u64,
-    /// Globs of packages whose releases need not be.
+    /// Globs of packages without a minimum age.
     pub exclude: Vec<String>,
 }
 
 impl ClientPolicy {
-    /// Those of a policy.
+    /// Returns the settings for a policy.
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
         let age = policy.minimum_age();
@@ -89,7 +89,7 @@ impl ClientPolicy {
         Self { minimum_release_age_seconds: seconds, exclude: policy.excluded().iter().map(ToString::to_string).collect() }
     }
 
-    /// How old a release must be.
+    /// Returns the minimum age.
     #[must_use]
     pub fn age(&self) -> Duration {
         Duration::from_secs(self.minimum_release_age_seconds)
@@ -98,30 +98,30 @@ impl ClientPolicy {
 
 pub(crate) fn terms(judge: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
     match &request.visitor {
-        Some(asker) => page(StatusCode::OK, &json!(judge.terms(asker))),
-        None => not_here(),
+        Some(asker) => json_response(StatusCode::OK, &json!(judge.terms(asker))),
+        None => refuse_remote(),
     }
 }
 
 pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
-    let Some(asker) = request.visitor else { return not_here() };
+    let Some(asker) = request.visitor else { return refuse_remote() };
     let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
-        Ok(wanted) if wanted.packages.len() <= MOST_LOCKED => wanted,
-        Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("at most {MOST_LOCKED} packages are judged at once")),
-        Err(wrong) => return refused(StatusCode::BAD_REQUEST, &format!("the body does not list packages: {wrong}")),
+        Ok(wanted) if wanted.packages.len() <= MAX_CHECKED => wanted,
+        Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("too many packages, expected at most {MAX_CHECKED}")),
+        Err(wrong) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {wrong}")),
     };
     let is_beyond =
         |one: &LockedVersion| one.ranges.len() > MOST_RANGES || one.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
     if let Some(one) = wanted.packages.iter().find(|one| is_beyond(one)) {
         let name = crate::firewall::error::one_line(&one.name);
-        let told = format!("at most {MOST_RANGES} ranges of {LONGEST_RANGE} bytes are taken of one version: `{name}`");
+        let told = format!("too many or too long ranges, expected at most {MOST_RANGES} of {LONGEST_RANGE} bytes: `{name}`");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, &told);
     }
     let checked = CheckResponse { packages: judge.check(&asker, &wanted.packages).await, upstreams: judge.upstreams() };
-    page(StatusCode::OK, &json!(checked))
+    json_response(StatusCode::OK, &json!(checked))
 }
 
-/// Explains the version that `wanted` names, in the way that whoever asks reads.
+/// Explains the version that `wanted` names, in the format that the client accepts.
 pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: AdminRequest) -> Response<Bytes> {
     let reader = ResponseFormat::of(&request);
     let Some(asker) = request.visitor else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
@@ -135,9 +135,9 @@ pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: Admi
     };
     match judge.explain(&asker, &spec, at).await {
         Ok(explained) => match reader {
-            ResponseFormat::Program => page(StatusCode::OK, &explained.json()),
-            ResponseFormat::Terminal => text(StatusCode::OK, PLAIN, explanation::text(&explained)),
-            ResponseFormat::Browser => browsed(StatusCode::OK, explanation::html(&explained)),
+            ResponseFormat::Program => json_response(StatusCode::OK, &explained.json()),
+            ResponseFormat::Terminal => text_response(StatusCode::OK, PLAIN, explanation::text(&explained)),
+            ResponseFormat::Browser => html_response(StatusCode::OK, explanation::html(&explained)),
         },
         Err(rejection) => reader.refusal(status(&rejection), &rejection.to_string()),
     }
@@ -145,13 +145,13 @@ pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: Admi
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// What a browser may do for a page of ours: nothing but draw it.
+/// The content security policy: no resources and no scripts.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const NOT_HERE: &str = "asked from another machine: coldframe answers this there only with `explain-to = \"everybody\"`; \
-    on the machine where it runs, `coldframe explain` does";
+const NOT_HERE: &str = "not available to other machines; set `explain-access = \"all\"`; \
+    or run `coldframe explain` on the server";
 
-/// Who reads an answer.
+/// The format of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseFormat {
     Program,
@@ -160,8 +160,8 @@ enum ResponseFormat {
 }
 
 impl ResponseFormat {
-    /// What the request says of it: a browser asks for HTML, a program for JSON. Who takes anything is a program, unless
-    /// it is known to print what it gets.
+    /// Selects the format: HTML for a browser, JSON for a program. A client that accepts anything gets JSON, unless it is a known
+    /// command-line tool.
     fn of(request: &AdminRequest) -> Self {
         let prints = ["curl/", "Wget/", "HTTPie/", "xh/"].iter().any(|tool| request.agent.starts_with(tool));
         let mut offered = [("application/json", Self::Program), ("text/plain", Self::Terminal), ("text/html", Self::Browser)];
@@ -174,28 +174,28 @@ impl ResponseFormat {
     fn refusal(self, status: StatusCode, why: &str) -> Response<Bytes> {
         match self {
             Self::Program => refused(status, why),
-            Self::Terminal => text(status, PLAIN, format!("{}\n", crate::text::single_line(why))),
-            Self::Browser => browsed(status, explanation::html_of_one_line("no explanation", why)),
+            Self::Terminal => text_response(status, PLAIN, format!("{}\n", crate::text::single_line(why))),
+            Self::Browser => html_response(status, explanation::message_page("cannot explain", why)),
         }
     }
 }
 
-/// A page for a browser, which is to fetch nothing for it, run nothing in it, and show it in no frame.
-fn browsed(status: StatusCode, html: String) -> Response<Bytes> {
-    let mut response = text(status, "text/html; charset=utf-8", html);
+/// Returns an HTML page that loads no resources, runs no scripts and cannot be framed.
+fn html_response(status: StatusCode, html: String) -> Response<Bytes> {
+    let mut response = text_response(status, "text/html; charset=utf-8", html);
     for (name, value) in [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")] {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
 }
 
-/// The instant of `?at=`, where there is one.
+/// Parses the instant in `?at=`, if present.
 fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let Some((_, text)) = pairs.find(|(name, _)| name == "at") else { return Ok(None) };
-    // A `+` that nobody escaped is a blank in a query.
+    // An unescaped `+` is decoded as a space.
     let parsed = text.replace(' ', "+").parse();
-    parsed.map(Some).map_err(|_| "`at` is no instant with its offset; allowed: such as `2026-03-31T01:00Z`")
+    parsed.map(Some).map_err(|_| "invalid `at`, expected an instant with offset such as `2026-03-31T01:00Z`")
 }
 
 fn status(rejection: &FirewallError) -> StatusCode {
@@ -211,19 +211,19 @@ fn status(rejection: &FirewallError) -> StatusCode {
     }
 }
 
-fn not_here() -> Response<Bytes> {
+fn refuse_remote() -> Response<Bytes> {
     refused(StatusCode::FORBIDDEN, NOT_HERE)
 }
 
 fn refused(status: StatusCode, why: &str) -> Response<Bytes> {
-    page(status, &json!({ "error": why }))
+    json_response(status, &json!({ "error": why }))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
-    /// Judges nothing.
+    /// An inspector without packages.
     pub(in crate::server::admin) struct Nobody;
 
     impl PackageInspector for Nobody {
@@ -250,7 +250,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_answer_is_in_the_words_of_its_reader() {
+    fn response_format_follows_the_client() {
         let reader = |accept: Option<&str>, agent: &str| {
             ResponseFormat::of(&AdminRequest {
                 accept: accept.map(str::to_owned),
@@ -268,7 +268,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_instant_has_an_offset() {
+    fn instant_requires_an_offset() {
         assert_eq!(instant(None), Ok(None));
         assert_eq!(instant(Some("x=1")), Ok(None));
         let noon = Ok(Some("2026-03-31T12:00:00Z".parse().unwrap()));

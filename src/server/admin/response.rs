@@ -1,5 +1,5 @@
-//! The pages below `/-/coldframe/`. Neither health nor numbers hold names, addresses or credentials. What is about packages is
-//! in `packages`, and `access` decides who may ask for what.
+//! The admin pages below `/-/coldframe/`. Health and metrics contain no names, addresses or credentials. Pages about packages are
+//! in `packages`, and access checks in `access`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,16 +16,16 @@ use crate::server::admin::packages::{self, SharedInspector};
 use crate::telemetry::Metrics;
 use crate::text::printable;
 
-/// How long one check may take before its part counts as not ready.
+/// Time limit of a health check. A check that exceeds it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What stands before the version that is to be explained.
+/// The path before the version to explain.
 const EXPLAIN: &str = "explain/";
 
-/// Looks whether a part of the process works, and says what does not. May block; sends nothing upstream.
+/// Checks a part of the process and returns the problem, if any. May block. Sends no upstream requests.
 pub type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Answers for health and numbers.
+/// Serves the admin pages.
 pub struct Admin {
     metrics: Arc<Metrics>,
     checks: Vec<(&'static str, HealthCheck)>,
@@ -35,28 +35,27 @@ pub struct Admin {
     patience: Duration,
 }
 
-/// A request for a page, which `access` let through.
+/// A request that passed the access check.
 #[derive(Default)]
 pub struct AdminRequest {
-    /// The method.
     pub method: Method,
     /// The decoded path below `/-/coldframe/`.
     pub page: String,
-    /// Everything behind the `?`.
+    /// The raw query string.
     pub query: Option<String>,
-    /// The media types that the client takes.
+    /// The `Accept` header.
     pub accept: Option<String>,
-    /// What the client calls itself.
+    /// The `User-Agent` header.
     pub agent: String,
-    /// Who asks; `None` where everybody may.
+    /// The client, or `None` on public pages.
     pub visitor: Option<Client>,
-    /// What they sent; empty where everybody may ask.
+    /// The body. Empty on public pages.
     pub body: Bytes,
 }
 
 impl Admin {
-    /// Pages over `metrics`; it is ready when every one of the named `checks` passes. What `remarks` say is told beside them, and
-    /// takes nobody out of service: with upstream down, what is cached is served. `judge` answers for packages.
+    /// Creates the pages. The server is ready when all `checks` pass. Problems from `remarks` are listed, but do not affect
+    /// readiness: with upstream down, cached packages are still served. `judge` evaluates packages.
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
@@ -67,28 +66,28 @@ impl Admin {
         Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: PATIENCE }
     }
 
-    /// From now on we are not ready: whoever balances load sends the next requests elsewhere.
+    /// Reports not ready from now on, so that load balancers use other instances.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The page that is asked for.
+    /// Returns the requested page.
     pub async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         match &*request.page {
-            "healthz" | "readyz" | "metrics" | "client-config" if !reads => only("GET, HEAD"),
-            "healthz" => page(StatusCode::OK, &json!({ "status": "ok" })),
+            "healthz" | "readyz" | "metrics" | "client-config" if !reads => method_not_allowed("GET, HEAD"),
+            "healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "readyz" => self.readiness().await,
-            "metrics" => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
+            "metrics" => text_response(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
             "client-config" => packages::terms(&self.judge, &request),
-            "check" if request.method != Method::POST => only("POST"),
+            "check" if request.method != Method::POST => method_not_allowed("POST"),
             "check" => packages::check(&self.judge, request).await,
-            explain if explain.starts_with(EXPLAIN) && !reads => only("GET, HEAD"),
+            explain if explain.starts_with(EXPLAIN) && !reads => method_not_allowed("GET, HEAD"),
             explain if explain.starts_with(EXPLAIN) => {
                 let wanted = explain[EXPLAIN.len()..].to_owned();
                 packages::explain(&self.judge, &wanted, request).await
             }
-            _ => page(StatusCode::NOT_FOUND, &json!({ "error": "coldframe has no such page" })),
+            _ => json_response(StatusCode::NOT_FOUND, &json!({ "error": "page not found" })),
         }
     }
 
@@ -103,32 +102,33 @@ impl Admin {
             let found = match looked {
                 Ok(Ok(Ok(()))) => "ok".to_owned(),
                 Ok(Ok(Err(wrong))) => wrong,
-                Ok(Err(lost)) => format!("the check failed: {lost}"),
-                Err(_) => format!("no answer within {} ms", self.patience.as_millis()),
+                Ok(Err(lost)) => format!("check failed: {lost}"),
+                Err(_) => format!("check did not finish within {} ms", self.patience.as_millis()),
             };
             ready &= found == "ok" || !counts;
-            // What takes us out of service comes first, and a remark of the same name does not replace it.
+            // A failed check comes first, and a remark of the same name does not replace it.
             if told.get(*name).is_none_or(|known| known == "ok") {
                 told.insert((*name).to_owned(), Value::String(found));
             }
         }
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        page(status, &json!({ "ready": ready, "draining": draining, "checks": told }))
+        json_response(status, &json!({ "ready": ready, "draining": draining, "checks": told }))
     }
 }
 
-/// The answer to a method that is not `allowed` on a page.
-fn only(allowed: &'static str) -> Response<Bytes> {
-    let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": format!("allowed here: {allowed}") }));
+/// Returns 405 with the `allowed` methods.
+fn method_not_allowed(allowed: &'static str) -> Response<Bytes> {
+    let mut refused =
+        json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": format!("method not allowed, expected {allowed}") }));
     refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     refused
 }
 
-pub(crate) fn page(status: StatusCode, json: &Value) -> Response<Bytes> {
-    text(status, "application/json", printable(&json.to_string()).into_owned())
+pub(crate) fn json_response(status: StatusCode, json: &Value) -> Response<Bytes> {
+    text_response(status, "application/json", printable(&json.to_string()).into_owned())
 }
 
-pub(crate) fn text(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {
+pub(crate) fn text_response(status: StatusCode, media_type: &'static str, text: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_ready_when_every_check_passes() {
+    async fn ready_when_all_checks_pass() {
         let well = admin(Ok(()));
         assert_eq!(get(&well, "readyz").await, (200, r#"{"checks":{"ledger":"ok"},"draining":false,"ready":true}"#.to_owned()));
         let broken = admin(Err("the disk is full".to_owned()));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_it_drains_it_is_alive_and_not_ready() {
+    async fn draining_server_is_alive_but_not_ready() {
         let admin = admin(Ok(()));
         admin.begin_drain();
         assert_eq!(get(&admin, "readyz").await, (503, r#"{"checks":{"ledger":"ok"},"draining":true,"ready":false}"#.to_owned()));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_check_that_hangs_is_not_waited_for() {
+    async fn hanging_check_times_out() {
         let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
         let hangs: HealthCheck = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
@@ -178,11 +178,11 @@ mod tests {
         admin.patience = Duration::from_millis(20);
         let (status, told) = get(&admin, "readyz").await;
         drop(release);
-        assert!(status == 503 && told.contains("no answer within 20 ms"), "{told}");
+        assert!(status == 503 && told.contains("check did not finish within 20 ms"), "{told}");
     }
 
     #[tokio::test]
-    async fn pages_are_read_only_and_the_rest_is_not_there() {
+    async fn pages_are_read_only_and_unknown_pages_not_found() {
         let admin = admin(Ok(()));
         let (status, numbers) = get(&admin, "metrics").await;
         assert!(status == 200 && numbers.contains("coldframe_requests_total"), "{numbers}");

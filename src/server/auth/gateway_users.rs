@@ -1,6 +1,5 @@
-//! Who uses the gateway: a name and a password, checked against a file of argon2 hashes. What was checked is remembered for a
-//! while, since a client shows it with each connection. Refuses to say which of the two was wrong, and to hash for everybody at
-//! once.
+//! Users of the gateway: names and passwords, checked against a file of argon2 hashes. Results are cached, since clients send the
+//! password with each connection. Concurrent hashing is limited.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,48 +24,48 @@ use crate::net::fair_limit::Sizes;
 use crate::net::headers::single;
 use crate::server::auth::password_file::{self, PasswordFileError, PasswordHashes};
 
-/// How many passwords are hashed at once: each takes a core for some 20 ms, and 19 MiB. A client without a password fills one of
-/// them and waits in turn with the others for the second, so it keeps no other client from logging in.
+/// Limit on concurrent hashing: each takes a core for about 20 ms, and 19 MiB. A client that guesses passwords can use one permit
+/// fully and takes turns for the second, so it does not prevent other clients from logging in.
 const AT_ONCE: Sizes = Sizes { shared: 1, own: 1, most: 2 };
 
-/// How long a password that was right stays so without being hashed again.
+/// How long a correct password is cached.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
-/// How long one that was wrong stays so: a client that has an old one shows it dozens of times.
+/// How long a wrong password is cached. A client with an old password sends it dozens of times.
 const REFUSED: Duration = Duration::from_secs(10);
 
-/// How many are remembered at most.
+/// Maximum number of cached results.
 const MOST: usize = 10_000;
 
-/// The users of a file, and who of them was here.
+/// The users in a file, and the cached results.
 pub struct GatewayAuth {
     path: PathBuf,
     book: ArcSwap<CredentialCache>,
-    /// Marks name and password in memory, where neither stands in clear.
+    /// Keys the cache, so that names and passwords are not in memory in plain text.
     key: hmac::Key,
     hashing: Arc<FairLimit>,
 }
 
-/// What the file held when it was read; what was checked since is forgotten with it.
+/// The content of the file and the results checked against it. Both are replaced together.
 struct CredentialCache {
     users: PasswordHashes,
     checked: Mutex<HashMap<[u8; 32], CachedCheck>>,
 }
 
-/// What came of a name and a password, and until when that holds.
+/// The result of a check, and its expiry.
 struct CachedCheck {
     user: Option<Arc<str>>,
     until: Instant,
 }
 
-/// Who it is, or that it is nobody.
+/// The authenticated user, or `None` if refused.
 struct AuthResult(Option<Arc<str>>);
 
 impl GatewayAuth {
-    /// The users in the file at `path`.
+    /// Loads the users in the file at `path`.
     ///
     /// # Errors
-    /// When it cannot be read, or a line of it is wrong.
+    /// Returns an error if the file cannot be read or has an invalid line.
     pub fn open(path: &Path) -> Result<Self, PasswordFileError> {
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| PasswordFileError::Hash)?;
@@ -79,16 +78,15 @@ impl GatewayAuth {
         })
     }
 
-    /// The file.
     #[must_use]
     pub fn path(&self) -> &PathBuf {
         &self.path
     }
 
-    /// Reads the file again; how many users there are now. Blocks.
+    /// Reloads the file and returns the number of users. Blocks.
     ///
     /// # Errors
-    /// When it cannot be read now: those known before stay so.
+    /// Returns an error if the file cannot be read. The previous users stay active.
     pub fn reread(&self) -> Result<usize, PasswordFileError> {
         let book = CredentialCache::read(&self.path)?;
         let count = book.users.len();
@@ -96,7 +94,7 @@ impl GatewayAuth {
         Ok(count)
     }
 
-    /// Returns the user that `client` names in `Proxy-Authorization`; `None` if the name or the password is wrong.
+    /// Returns the user authenticated by `Proxy-Authorization`, or `None` if the name or password is wrong.
     pub(crate) async fn admit(&self, client: IpAddr, headers: &HeaderMap) -> Option<Arc<str>> {
         let shown = single(headers, &PROXY_AUTHORIZATION).ok()??;
         let (name, password) = basic(shown)?;
@@ -106,16 +104,16 @@ impl GatewayAuth {
             return known;
         }
         let turn = self.hashing.acquire(client).await;
-        // Its client may have shown it a dozen times at once.
+        // The client may have sent the same password several times at once.
         if let Some(AuthResult(known)) = book.recall(&mark) {
             return known;
         }
         let user = book.users.get_key_value(name.as_str()).map(|(user, hash)| (Arc::clone(user), hash.clone()));
-        // Somebody who is not there takes as long as somebody who is.
+        // An unknown user takes as long to check as a known one.
         let hash = user.as_ref().map(|(_, hash)| hash).or_else(|| book.users.values().next())?.clone();
         let checking = tokio::task::spawn_blocking(move || is_right(&password, &hash));
         let right = checking.await.unwrap_or_else(|lost| {
-            tracing::error!(error = %lost, "a task that checks a password was lost");
+            tracing::error!(error = %lost, "password check task failed");
             false
         });
         drop(turn);
@@ -125,7 +123,7 @@ impl GatewayAuth {
     }
 
     fn mark(&self, name: &str, password: &str) -> [u8; 32] {
-        // A name holds no NUL, so no two pairs are the same text.
+        // A name contains no NUL, so the pair is unambiguous.
         let tag = hmac::sign(&self.key, format!("{name}\0{password}").as_bytes());
         let mut mark = [0; 32];
         mark.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
@@ -135,7 +133,7 @@ impl GatewayAuth {
 
 impl fmt::Debug for GatewayAuth {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Login").field("path", &self.path).finish_non_exhaustive()
+        out.debug_struct("GatewayAuth").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -144,7 +142,7 @@ impl CredentialCache {
         Ok(Self { users: password_file::read(path)?, checked: Mutex::default() })
     }
 
-    /// What came of it, if that still holds.
+    /// Returns the cached result, if it has not expired.
     fn recall(&self, mark: &[u8; 32]) -> Option<AuthResult> {
         let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         checked.get(mark).filter(|checked| Instant::now() < checked.until).map(|checked| AuthResult(checked.user.clone()))
@@ -168,7 +166,7 @@ fn is_right(password: &str, hash: &PasswordHash) -> bool {
     Argon2::default().verify_password(password.as_bytes(), hash).is_ok()
 }
 
-/// The name and the password of a header of the scheme `Basic`.
+/// Parses name and password from a `Basic` header.
 pub(crate) fn basic(header: &str) -> Option<(String, String)> {
     let (scheme, coded) = header.split_once(' ')?;
     let text = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(coded.trim()))?.ok()?;
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_checked_is_not_hashed_again_until_it_is_old_or_the_file_changes() {
+    async fn checked_password_is_cached_until_it_expires() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
@@ -206,7 +204,7 @@ mod tests {
             assert_eq!(login.admit(CLIENT, &shown(wrong)).await, None, "{wrong}");
         }
         assert_eq!(login.admit(CLIENT, &HeaderMap::new()).await, None);
-        // Nothing can be hashed for this client any more.
+        // All permits are in use, so nothing can be hashed for this client.
         let taken = [login.hashing.acquire(CLIENT).await, login.hashing.acquire(CLIENT).await];
         assert_eq!(login.admit(CLIENT, &shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
         tokio::time::advance(REMEMBERED).await;
@@ -215,12 +213,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_tries_many_passwords_keeps_no_other_client_waiting() {
+    async fn password_guessing_does_not_block_other_clients() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
         let login = Arc::new(GatewayAuth::open(&path).unwrap());
-        // What the passwords of one client take in all is ten times as long as the other client waits at most.
+        // The guesses of one client take ten times as long in total as the other client may wait.
         let guess = async |login: Arc<GatewayAuth>| {
             let _turn = login.hashing.acquire(CLIENT).await;
             tokio::time::sleep(A_WHILE / 100).await;
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_read_again_is_in_force_and_a_broken_one_is_not() {
+    async fn reloaded_file_is_active_and_invalid_one_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "one")).unwrap();

@@ -1,5 +1,4 @@
-//! The file of those who may use the gateway: a line each, `name:$argon2id$…`. Refuses to hold a password longer than it takes
-//! to hash it, and to know who asks for what.
+//! The file of gateway users, one `name:$argon2id$…` per line. Only hashes are stored.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,50 +18,47 @@ const LONGEST_NAME: usize = 64;
 /// The largest file, in bytes.
 const LARGEST: u64 = 4 << 20;
 
-/// What a hash may cost at most: KiB of memory, passes over it, lanes. A file that asks for more would have strangers take it all.
-const DEAREST: (u32, u32, u32) = (128 << 10, 16, 8);
+/// Maximum cost of a hash: KiB of memory, passes and lanes. A costlier hash would let any client exhaust the server.
+const MAX_HASH_COST: (u32, u32, u32) = (128 << 10, 16, 8);
 
-/// Everybody in a file.
+/// The users in a file.
 pub(crate) type PasswordHashes = HashMap<Arc<str>, PasswordHash>;
 
-/// Why a file of users is of no use, or cannot be changed. Never holds a password or a hash.
+/// Why a user file cannot be read or changed. Never contains a password or hash.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordFileError {
-    /// It cannot be read or written.
-    #[error("cannot {action} the users in `{}`", path.display())]
+    /// The file cannot be read or written.
+    #[error("cannot {action} gateway users: `{}`", path.display())]
     File {
-        /// What was tried.
+        /// `read` or `write`.
         action: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
-    /// A line is none.
+    /// A line is invalid.
     #[error("line {line} of `{}` {why}", path.display())]
     Line {
-        /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         why: &'static str,
     },
-    /// A name is none.
-    #[error("a user's name is 1 to {LONGEST_NAME} letters, digits and `.`, `_`, `-`, `+`, `@`, not: `{0}`")]
+    /// A name is invalid.
+    #[error("invalid user name, expected 1 to {LONGEST_NAME} letters, digits or `.`, `_`, `-`, `+`, `@`: `{0}`")]
     Name(String),
-    /// A password is none.
-    #[error("a password is at least one character")]
+    /// A password is empty.
+    #[error("password is empty")]
     Empty,
-    /// It cannot be hashed.
-    #[error("cannot hash a password")]
+    /// Hashing failed.
+    #[error("cannot hash password")]
     Hash,
 }
 
-/// Everybody in the file at `path`. Blank lines and those that begin with `#` say nothing.
+/// Reads the users in the file at `path`. Ignores blank lines and those that start with `#`.
 ///
 /// # Errors
-/// The first line that is wrong; when it cannot be read.
+/// Returns an error if the file cannot be read, or for the first invalid line.
 pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
     let text = load(path).map_err(failed("read", path))?;
     let mut users = PasswordHashes::new();
@@ -72,16 +68,16 @@ pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
         }
         let (name, hash) = entry(text).map_err(|why| PasswordFileError::Line { path: path.to_owned(), line, why })?;
         if users.insert(name.into(), hash).is_some() {
-            return Err(PasswordFileError::Line { path: path.to_owned(), line, why: "names a user again" });
+            return Err(PasswordFileError::Line { path: path.to_owned(), line, why: "has a duplicate user name" });
         }
     }
     Ok(users)
 }
 
-/// The line for `name` with `password`.
+/// Returns the line for `name` with `password`.
 ///
 /// # Errors
-/// When either is none; when the system has no randomness.
+/// Returns an error if either is invalid, or if the system has no randomness.
 pub fn line(name: &str, password: &str) -> Result<String, PasswordFileError> {
     if !is_name(name) {
         return Err(PasswordFileError::Name(name.escape_debug().to_string()));
@@ -96,11 +92,11 @@ pub fn line(name: &str, password: &str) -> Result<String, PasswordFileError> {
     Ok(format!("{name}:{hash}"))
 }
 
-/// Writes `line` into the file at `path` in place of the one that `name` has there, or takes that out; whether there was one. The
-/// file is replaced whole, and is its owner's alone where it was not there before. Other lines stay as they are.
+/// Replaces the line of `name` in the file at `path`, or removes it if `line` is `None`. Returns whether there was one. Other
+/// lines are unchanged. The file is replaced atomically, and a new file is readable only by its owner.
 ///
 /// # Errors
-/// When it cannot be read or written.
+/// Returns an error if the file cannot be read or written.
 pub fn put(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
     let before = match load(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -139,21 +135,21 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Passwo
 fn entry(text: &str) -> Result<(&str, PasswordHash), &'static str> {
     let (name, hash) = text.split_once(':').ok_or("is not `name:$argon2id$…`")?;
     if !is_name(name) {
-        return Err("names nobody");
+        return Err("has an invalid user name");
     }
-    let hash = PasswordHash::new(hash).map_err(|_| "holds no hash of a password")?;
+    let hash = PasswordHash::new(hash).map_err(|_| "has an invalid password hash")?;
     if !hash.algorithm.as_str().starts_with("argon2") || hash.salt.is_none() || hash.hash.is_none() {
-        return Err("holds no argon2 hash");
+        return Err("has a hash that is not argon2");
     }
-    let costs = Params::try_from(&hash).map_err(|_| "holds an argon2 hash whose parameters are none")?;
-    let (memory, passes, lanes) = DEAREST;
+    let costs = Params::try_from(&hash).map_err(|_| "has an argon2 hash with invalid parameters")?;
+    let (memory, passes, lanes) = MAX_HASH_COST;
     if costs.m_cost() > memory || costs.t_cost() > passes || costs.p_cost() > lanes {
-        return Err("holds a hash that takes more than 128 MiB, 16 passes or 8 lanes to check");
+        return Err("has a hash that needs more than 128 MiB, 16 passes or 8 lanes");
     }
     Ok((name, hash))
 }
 
-/// Names stand in the ledger before an address, and in lists.
+/// Checks a user name. Names appear in the ledger before an address, and in lists.
 fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+@".contains(&byte);
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(plain)
@@ -163,7 +159,7 @@ fn is_name(text: &str) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// A line whose hash takes next to nothing to check.
+    /// Returns a line with a hash that is cheap to check.
     pub(in crate::server) fn cheap(name: &str, password: &str) -> String {
         let argon2 = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, Params::new(64, 1, 1, None).unwrap());
         let hash: PasswordHash = argon2.hash_password_with_salt(password.as_bytes(), b"salt and pepper!").unwrap();
@@ -171,7 +167,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_line_is_replaced_or_taken_out_and_the_others_stay() {
+    fn line_is_replaced_or_removed_and_others_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         assert!(!put(&path, "ada", Some(&line("ada", "one").unwrap())).unwrap());
@@ -190,17 +186,17 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_line_and_shows_no_hash() {
+    fn invalid_line_error_has_its_number_and_no_hash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         let good = cheap("ada", "one");
         for (text, told) in [
             ("ada", "line 2 of `users` is not `name:$argon2id$…`"),
-            ("a,b:$argon2id$", "line 2 of `users` names nobody"),
-            ("eve:plain", "line 2 of `users` holds no hash of a password"),
-            ("eve:$2b$12$abcdefghijklmnopqrstuv", "line 2 of `users` holds no"),
-            (&good.replace("ada:", "eve:").replace("m=64", "m=999999"), "line 2 of `users` holds a hash that takes more than"),
-            (&good, "line 2 of `users` names a user again"),
+            ("a,b:$argon2id$", "line 2 of `users` has an invalid user name"),
+            ("eve:plain", "line 2 of `users` has an invalid password hash"),
+            ("eve:$2b$12$abcdefghijklmnopqrstuv", "line 2 of `users` has a"),
+            (&good.replace("ada:", "eve:").replace("m=64", "m=999999"), "line 2 of `users` has a hash that needs more than"),
+            (&good, "line 2 of `users` has a duplicate user name"),
         ] {
             fs::write(&path, format!("{good}\n{text}\n")).unwrap();
             let wrong = read(&path).unwrap_err().to_string().replace(&path.display().to_string(), "users");

@@ -1,5 +1,5 @@
-//! What lets one person through a gateway that was made for them: a password that nobody chose, which ends with the gateway.
-//! Refuses to hash: it cannot be guessed, and lies on no disk.
+//! The password of a gateway session for one user: random, in memory only, and valid as long as the gateway runs. It needs no
+//! hashing, since it cannot be guessed.
 
 use std::fmt;
 
@@ -13,39 +13,39 @@ use crate::net::headers::single;
 use crate::server::auth::gateway_users::basic;
 use crate::server::auth::password_file::PasswordFileError;
 
-/// The name beside it. Who somebody is, the gateway knows without it.
+/// The user name sent with it. The gateway does not need it to identify the user.
 const NAME: &str = "run";
 
-/// How many random bytes it is made of: those of a number.
+/// The number of random bytes.
 const LENGTH: usize = size_of::<u128>();
 
-/// A password, in characters that need no escape in a URL.
+/// A password without characters that need escaping in a URL.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionPassword(String);
 
 impl SessionPassword {
-    /// One that nobody has had before.
+    /// Returns a random password.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// Returns an error if the system has no randomness.
     pub fn random() -> Result<Self, PasswordFileError> {
         let mut bytes = [0; LENGTH];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| PasswordFileError::Hash)?;
         Ok(Self(format!("{:032x}", u128::from_ne_bytes(bytes))))
     }
 
-    /// A gateway's address with it, as clients take it.
+    /// Returns a gateway URL with the password, for client settings.
     #[must_use]
     pub fn within(&self, gateway: &Url) -> Url {
         let mut url = gateway.clone();
-        // An address of a gateway has a host, so it can have these.
+        // A gateway URL has a host, so setting both cannot fail.
         let _ = url.set_username(NAME).and_then(|()| url.set_password(Some(&self.0)));
         url
     }
 
-    /// Whether a request shows it by `Proxy-Authorization`.
-    pub(crate) fn is_shown_in(&self, headers: &HeaderMap) -> bool {
+    /// Checks whether `Proxy-Authorization` contains it.
+    pub(crate) fn matches(&self, headers: &HeaderMap) -> bool {
         let shown = single(headers, &PROXY_AUTHORIZATION).ok().flatten().and_then(basic);
         shown.is_some_and(|(name, shown)| name == NAME && verify_slices_are_equal(shown.as_bytes(), self.0.as_bytes()).is_ok())
     }
@@ -53,7 +53,7 @@ impl SessionPassword {
 
 impl fmt::Debug for SessionPassword {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Pass")
+        out.write_str("SessionPassword")
     }
 }
 
@@ -66,11 +66,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_another_each_time_and_only_itself_will_do() {
+    fn session_password_is_random_and_must_match() {
         let (pass, other) = (SessionPassword::random().unwrap(), SessionPassword::random().unwrap());
         let shows = |pair: &str| {
             let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).unwrap();
-            pass.is_shown_in(&HeaderMap::from_iter([(PROXY_AUTHORIZATION, value)]))
+            pass.matches(&HeaderMap::from_iter([(PROXY_AUTHORIZATION, value)]))
         };
         let url = pass.within(&Url::parse("http://127.0.0.1:4711/").unwrap());
         assert_eq!(url.as_str(), format!("http://run:{}@127.0.0.1:4711/", pass.0));
@@ -78,7 +78,7 @@ mod tests {
         for wrong in [format!("run:{}", other.0), format!("eve:{}", pass.0), format!("run:{}", &pass.0[1..]), "run:".to_owned()] {
             assert!(!shows(&wrong), "{wrong}");
         }
-        assert!(!pass.is_shown_in(&HeaderMap::new()));
-        assert_eq!(format!("{pass:?}"), "Pass");
+        assert!(!pass.matches(&HeaderMap::new()));
+        assert_eq!(format!("{pass:?}"), "SessionPassword");
     }
 }

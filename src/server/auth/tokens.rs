@@ -1,5 +1,4 @@
-//! The tokens by which operators are known on addresses that others reach too: a file of them, read anew for each request that
-//! brings one, so that one that is taken out opens nothing any more. Refuses to know what operators may see.
+//! Admin tokens in a file. The file is read for each request with a token, so a removed token is invalid at once.
 
 use std::path::{Path, PathBuf};
 
@@ -11,54 +10,45 @@ use http::header::AUTHORIZATION;
 use crate::files;
 use crate::net::headers::single;
 
-/// The fewest characters of a token: fewer can be guessed.
+/// Minimum length of a token, to prevent guessing.
 const SHORTEST: usize = 16;
 
 /// The largest file of tokens, in bytes.
 const LARGEST: u64 = 64 << 10;
 
-/// The file of operators' tokens.
+/// A file of admin tokens.
 #[derive(Debug, Clone)]
 pub struct AdminTokens(PathBuf);
 
-/// Why a file of tokens is of no use. Never holds any of them.
+/// Why a token file is invalid. Never contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminTokenError {
-    /// It cannot be read.
-    #[error("cannot read the tokens in `{}`", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A line is no token.
-    #[error("a token is one line of at least {SHORTEST} visible characters, which line {line} of `{}` is not", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read admin tokens: `{}`", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    /// A line is not a token.
+    #[error("line {line} of `{}` is not a token; a token has at least {SHORTEST} visible ASCII characters", path.display())]
     Line {
-        /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
     },
-    /// There is none.
-    #[error("there is no token in `{}`", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    /// The file has no token.
+    #[error("no admin token in file: `{}`", path.display())]
+    Empty { path: PathBuf },
 }
 
 impl AdminTokens {
-    /// The tokens in `path`, one a line; lines that begin with `#` are remarks.
+    /// Opens the tokens in `path`, one per line. Lines that start with `#` are comments.
     ///
     /// # Errors
-    /// When they cannot be used as they are now.
+    /// Returns an error if the file cannot be read or is invalid.
     pub fn open(path: &Path) -> Result<Self, AdminTokenError> {
         read(path)?;
         Ok(Self(path.to_owned()))
     }
 
-    /// Whether a request brings one of them as its bearer token.
+    /// Checks whether a request has a valid bearer token.
     pub(crate) async fn admit(&self, headers: &HeaderMap) -> bool {
         let Ok(Some(authorization)) = single(headers, &AUTHORIZATION) else { return false };
         let Some((scheme, token)) = authorization.split_once(' ') else { return false };
@@ -74,24 +64,24 @@ impl AdminTokens {
                 known.iter().any(same)
             }
             Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "no operator can be known");
+                tracing::error!(error = &error as &dyn std::error::Error, "admin tokens cannot be read");
                 false
             }
-            // No operator is known then.
+            // The request is refused.
             Err(lost) => {
-                tracing::error!(error = %lost, "a task that reads the admin tokens was lost");
+                tracing::error!(error = %lost, "admin token task failed");
                 false
             }
         }
     }
 }
 
-/// The first token in `path`: what a client of another Coldframe says.
+/// Returns the first token in `path`, for use as a client.
 ///
 /// # Errors
-/// As [`AdminTokens::open`].
+/// Returns the errors of [`AdminTokens::open`].
 pub fn first(path: &Path) -> Result<String, AdminTokenError> {
-    parse(path, files::read_once(path, LARGEST))?
+    parse(path, files::read_pipe_bounded(path, LARGEST))?
         .into_iter()
         .next()
         .ok_or_else(|| AdminTokenError::Empty { path: path.to_owned() })
@@ -122,7 +112,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_whole_token_that_is_there_now_is_known() {
+    async fn token_must_match_the_current_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         assert!(AdminTokens::open(&path).is_err());

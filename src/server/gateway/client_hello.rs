@@ -1,5 +1,4 @@
-//! The name in the first message of a TLS connection, which stays to be read. Refuses to answer, and to wait for longer or read more
-//! than an honest client needs.
+//! Reads the server name of a TLS connection without consuming bytes. Time and size are bounded.
 
 use std::time::Duration;
 
@@ -10,24 +9,24 @@ use tokio::time::timeout;
 use crate::net::PeekedStream;
 use crate::server::gateway::intercept::{HANDSHAKE, LARGEST_HELLO};
 
-/// Why there is no name.
+/// Why no server name was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ClientHelloError {
-    /// It takes too long, or ended.
-    #[error("no ClientHello came in time")]
+    /// Too slow, or the connection ended.
+    #[error("no ClientHello received in time")]
     Slow,
-    /// The first byte is not TLS'.
-    #[error("plaintext where TLS is spoken")]
+    /// The first byte is not TLS.
+    #[error("plaintext on a TLS port")]
     Plaintext,
-    /// It is none, or too large.
-    #[error("no ClientHello that is read here")]
+    /// Invalid or too large.
+    #[error("invalid ClientHello")]
     Unreadable,
-    /// It names no host, so that nobody can tell where it leads.
-    #[error("the ClientHello names no host")]
+    /// No server name, so the destination is unknown.
+    #[error("ClientHello has no server name")]
     Nameless,
 }
 
-/// The name that a connection begins with, in lower case.
+/// Returns the server name of a connection in lower case.
 pub(crate) async fn name(stream: &mut PeekedStream<TcpStream>, patience: Duration) -> Result<String, ClientHelloError> {
     timeout(patience, read(stream)).await.unwrap_or(Err(ClientHelloError::Slow))
 }
@@ -45,7 +44,7 @@ async fn read(stream: &mut PeekedStream<TcpStream>) -> Result<String, ClientHell
         let mut fresh = &held[seen..];
         seen = held.len();
         while !fresh.is_empty() {
-            // It stops taking when it has what it needs, or more than it holds.
+            // The acceptor stops reading when the message is complete or its buffer is full.
             if acceptor.read_tls(&mut fresh).map_err(|_| ClientHelloError::Unreadable)? == 0 {
                 break;
             }

@@ -1,4 +1,4 @@
-//! A host and a port that a client wants to be connected to, in one spelling however it was written. Refuses to judge it.
+//! The destination of a proxy request in canonical form.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,44 +9,43 @@ use url::Host;
 use crate::net::headers::split_host;
 use crate::server::RequestError;
 
-/// Where a client wants to go.
+/// A host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// A name in lower case without a dot at its end, or an address, however that was written: in decimal or hexadecimal, with
-    /// fewer parts.
+    /// A name in lower case without trailing dot, or an address. Decimal, hexadecimal and short forms of an address are
+    /// normalized.
     pub(crate) host: Host,
-    /// The port.
     pub(crate) port: u16,
 }
 
 impl Destination {
-    /// Reads the target of a request; `usual` is the port where none is written.
+    /// Parses the target of a request. `usual` is the default port.
     ///
     /// # Errors
-    /// When it is no host, brings credentials, or has no port though it needs one.
+    /// Returns an error if the host is invalid, the target contains credentials, or a required port is missing.
     pub(crate) fn of(authority: &Authority, usual: Option<u16>) -> Result<Self, RequestError> {
         let text = authority.as_str();
         let wrong = |detail: &str| RequestError::Headers(format!("{detail}: `{}`", text.escape_debug()));
         if text.contains(['@', '%']) {
-            return Err(wrong("the target holds more than a host and a port"));
+            return Err(wrong("target is not just a host and port"));
         }
         let (name, port) = split_host(text);
         let port = match port {
-            None => usual.ok_or_else(|| wrong("the target lacks a port"))?,
+            None => usual.ok_or_else(|| wrong("target has no port"))?,
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("the target's port is none"))?
+                digits.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("invalid target port"))?
             }
-            Some(_) => return Err(wrong("the target's port is none")),
+            Some(_) => return Err(wrong("invalid target port")),
         };
-        let host = Host::parse(name.strip_suffix('.').unwrap_or(name)).map_err(|_| wrong("the target is no host"))?;
-        // Two dots at the end would be another name than ours for us, and the same one for a resolver that is kind.
+        let host = Host::parse(name.strip_suffix('.').unwrap_or(name)).map_err(|_| wrong("invalid target host"))?;
+        // A name with two trailing dots would bypass our comparison, but a lenient resolver would accept it.
         match &host {
-            Host::Domain(name) if name.ends_with('.') || name.is_empty() => Err(wrong("the target is no host")),
+            Host::Domain(name) if name.ends_with('.') || name.is_empty() => Err(wrong("invalid target host")),
             _ => Ok(Self { host, port }),
         }
     }
 
-    /// The name, if it is one.
+    /// Returns the name, unless the host is an address.
     pub(crate) fn name(&self) -> Option<&str> {
         match &self.host {
             Host::Domain(name) => Some(name),
@@ -54,7 +53,7 @@ impl Destination {
         }
     }
 
-    /// The address, if it is one.
+    /// Returns the address, if the host is one.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         match &self.host {
             Host::Domain(_) => None,
@@ -63,8 +62,8 @@ impl Destination {
         }
     }
 
-    /// Name or address as a resolver takes it: without brackets.
-    pub(crate) fn dialled(&self) -> String {
+    /// Returns the host for a resolver, without brackets.
+    pub(crate) fn dial_host(&self) -> String {
         self.address().map_or_else(|| self.name().unwrap_or_default().to_owned(), |address| address.to_string())
     }
 }
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_one_however_it_is_written() {
+    fn address_forms_are_normalized() {
         for text in
             ["127.0.0.1:443", "2130706433:443", "0x7f000001:443", "0x7f.1:443", "127.1:443", "0177.0.0.1:443", "127.0.0.1.:443"]
         {
@@ -96,15 +95,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_place_is_told() {
+    fn invalid_targets_are_refused() {
         for (text, told) in [
-            ("registry.example", "the target lacks a port: `registry.example`"),
-            ("registry.example:0", "the target's port is none: `registry.example:0`"),
-            ("registry.example:99999", "the target's port is none: `registry.example:99999`"),
-            ("user@registry.example:443", "the target holds more than a host and a port: `user@registry.example:443`"),
+            ("registry.example", "target has no port: `registry.example`"),
+            ("registry.example:0", "invalid target port: `registry.example:0`"),
+            ("registry.example:99999", "invalid target port: `registry.example:99999`"),
+            ("user@registry.example:443", "target is not just a host and port: `user@registry.example:443`"),
             ("[::1:443", "not even an authority"),
-            ("registry.example..:443", "the target is no host: `registry.example..:443`"),
-            ("256.256.256.256:443", "the target is no host: `256.256.256.256:443`"),
+            ("registry.example..:443", "invalid target host: `registry.example..:443`"),
+            ("256.256.256.256:443", "invalid target host: `256.256.256.256:443`"),
         ] {
             assert_eq!(read(text), Err(told.to_owned()), "{text}");
         }

@@ -1,5 +1,4 @@
-//! Hosts that the gateway does not answer for: to which of them it goes, at which addresses, and through whom. Refuses to know
-//! what is said there.
+//! Egress of the gateway: which other hosts and addresses clients may reach, and through which proxy.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,59 +9,59 @@ use url::Url;
 
 use crate::net::HostPattern;
 use crate::net::{
-    ClientError, ConnectStage, Deadlines, OutboundProxy, ProxyConnection, TunnelStream, addresses_of, are_permitted,
-    dial_permitted, is_inward, is_public,
+    ClientError, ConnectStage, Deadlines, OutboundProxy, ProxyConnection, TunnelStream, all_permitted, dial_permitted,
+    is_internal, is_public, resolve_all,
 };
 use crate::server::gateway::destination::Destination;
 use crate::server::{GatewayConfig, RequestError};
 use crate::telemetry::BarLabel;
 
-/// What may be reached.
+/// The hosts that clients may reach.
 #[derive(Debug)]
 pub struct EgressPolicy {
     allowed: Vec<HostPattern>,
-    /// Addresses that are written out, each with its port if one is.
+    /// Allowed literal addresses, each with its port if one is given.
     addresses: Vec<(IpAddr, Option<u16>)>,
     tunnels: bool,
     way: Arc<EgressContext>,
 }
 
-/// How others are reached.
+/// The network context of egress connections.
 #[derive(Debug)]
 pub struct EgressContext {
-    /// Where this process listens: nothing leads there.
+    /// The addresses of our own listeners, which are never dialed.
     pub ours: Vec<SocketAddr>,
-    /// Who connects for us, where somebody does.
+    /// The outbound proxy, if any.
     pub parent: OutboundProxy,
 }
 
-/// Leave to go to one place; which of its addresses may be dialled is another question.
+/// Permission to reach one host. Its resolved addresses are checked separately.
 pub(crate) struct EgressGrant<'a> {
     others: &'a EgressPolicy,
-    /// The host is written out, so that a private address of it is meant.
+    /// The host is named exactly, so it may have a private address.
     named: bool,
-    /// The host is this machine by its name.
+    /// The host is a loopback name.
     local: bool,
-    /// Somebody allowed the host, by its name or by a pattern.
+    /// The host matches `--allow-host`, exactly or by a pattern.
     listed: bool,
     warned: &'a IndicatorCheck<'a>,
-    /// The last reason for which an address was not permitted; that of an address which nobody named, at first.
+    /// The reason for the last refused address. Initially [`BarLabel::Address`].
     why: Mutex<BarLabel>,
 }
 
-/// Why nobody may go to a name or an address, by what feeds say of it.
+/// Returns the reason if a feed indicator matches a name or address.
 pub(crate) type IndicatorCheck<'a> = dyn Fn(&str) -> Option<String> + Send + Sync + 'a;
 
-/// What leads to a place that is asked in plain HTTP.
+/// The connection for a plain HTTP request.
 pub(crate) enum HttpUpstreamRoute {
-    /// The place itself.
+    /// To the host itself.
     Direct(TcpStream),
-    /// A proxy that asks it.
+    /// To a proxy, for a request in absolute form.
     Relayed(ProxyConnection),
 }
 
 impl EgressPolicy {
-    /// As the gateway is configured.
+    /// Creates the policy from the gateway settings.
     #[must_use]
     pub fn new(gateway: &GatewayConfig, way: Arc<EgressContext>) -> Self {
         let address = |glob: &HostPattern| {
@@ -73,109 +72,113 @@ impl EgressPolicy {
         Self { allowed: gateway.allowed.clone(), addresses, tunnels: gateway.tunnels_others, way }
     }
 
-    /// How others are reached.
+    /// Returns the network context.
     pub(crate) fn way(&self) -> Arc<EgressContext> {
         Arc::clone(&self.way)
     }
 
-    /// A connection to `place`, if that is allowed.
+    /// Connects to `place`, if allowed.
     ///
     /// # Errors
-    /// [`ProxyError::Barred`] and [`ProxyError::Unreached`].
+    /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
     pub(crate) async fn reach(&self, place: &Destination, warned: &IndicatorCheck<'_>) -> Result<TunnelStream, RequestError> {
-        let leave = self.admit(place, warned)?;
-        let Some(before) = self.way.parent.before(&place.dialled(), place.port) else {
+        let leave = self.authorize(place, warned)?;
+        let Some(before) = self.way.parent.before(&place.dial_host(), place.port) else {
             return self.dial(place, &leave).await.map(TunnelStream::from);
         };
-        self.check_unseen(place, &leave).await?;
+        self.check_remote_resolution(place, &leave).await?;
         before.tunnel().await.map_err(|cause| leave.unreached(place, cause))
     }
 
-    /// A connection to `place` for somebody whose own was to go to `original` before it was sent here. It goes there where the
-    /// place has that address here or none at all; where it has others, those are what its name stands for.
+    /// Connects to `place` for a client whose connection to `original` was redirected here. Dials `original` if the name resolves
+    /// to it, or not at all. Otherwise dials the addresses of the name, so that a false server name does not open other
+    /// addresses.
     ///
     /// # Errors
-    /// As [`Others::reach`].
-    pub(crate) async fn splice(
+    /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
+    pub(crate) async fn connect_original(
         &self,
         place: &Destination,
         original: Option<SocketAddr>,
         warned: &IndicatorCheck<'_>,
     ) -> Result<TunnelStream, RequestError> {
         let Some(original) = original else { return self.reach(place, warned).await };
-        if self.way.parent.before(&place.dialled(), place.port).is_some() {
+        if self.way.parent.before(&place.dial_host(), place.port).is_some() {
             return self.reach(place, warned).await;
         }
-        let leave = self.admit(place, warned)?;
-        let known = timeout(Deadlines::default().connect, addresses_of(&place.dialled(), place.port)).await.unwrap_or_default();
+        let leave = self.authorize(place, warned)?;
+        let known = timeout(Deadlines::default().connect, resolve_all(&place.dial_host(), place.port)).await.unwrap_or_default();
         let is_its = known.iter().any(|address| address.ip().to_canonical() == original.ip());
         if !known.is_empty() && !is_its {
             return self.dial(place, &leave).await.map(TunnelStream::from);
         }
         if known.is_empty() && !leave.named {
             let told = format!(
-                "this name has no address here that could be checked, so that anybody could call it that: `--allow-host {}` allows \
-                 it: `{place}`",
+                "egress refused by coldframe, name does not resolve here, so its address cannot be checked: `{place}`; \
+                 allow it with `--allow-host {}`",
                 place.host
             );
-            return Err(RequestError::Barred(BarLabel::Address, told));
+            return Err(RequestError::EgressDenied(BarLabel::Address, told));
         }
         self.dial_at(&original.ip().to_string(), place, &leave).await.map(TunnelStream::from)
     }
 
-    /// A connection for plain HTTP to `place`, if that is allowed.
+    /// Connects to `place` for plain HTTP, if allowed.
     ///
     /// # Errors
-    /// As [`Others::reach`].
-    pub(crate) async fn reach_for_http(
+    /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
+    pub(crate) async fn connect_http(
         &self,
         place: &Destination,
         warned: &IndicatorCheck<'_>,
     ) -> Result<HttpUpstreamRoute, RequestError> {
-        let leave = self.admit(place, warned)?;
-        let Some(before) = self.way.parent.before(&place.dialled(), 80) else {
+        let leave = self.authorize(place, warned)?;
+        let Some(before) = self.way.parent.before(&place.dial_host(), 80) else {
             return self.dial(place, &leave).await.map(HttpUpstreamRoute::Direct);
         };
-        self.check_unseen(place, &leave).await?;
-        before.relayed().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| leave.unreached(place, cause))
+        self.check_remote_resolution(place, &leave).await?;
+        before.connect_plain().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| leave.unreached(place, cause))
     }
 
     async fn dial(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
-        self.dial_at(&place.dialled(), place, leave).await
+        self.dial_at(&place.dial_host(), place, leave).await
     }
 
-    /// Dials `host`, a name or an address, on the way to `place`.
+    /// Dials `host`, a name or an address, for a connection to `place`.
     async fn dial_at(&self, host: &str, place: &Destination, leave: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
         let deadline = Deadlines::default().connect;
         let dialling = timeout(deadline, dial_permitted(host, place.port, |address| leave.permits(address))).await;
         dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline })).map_err(|cause| leave.unreached(place, cause))
     }
 
-    /// Checks a place that somebody else dials: every address that it has here has to be permitted, and one that has none here,
-    /// about which nothing can be said, has to be allowed by its name.
-    async fn check_unseen(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<(), RequestError> {
-        let (deadline, host) = (Deadlines::default().connect, place.dialled());
-        let looked = timeout(deadline, are_permitted(&host, place.port, |address| leave.permits(address))).await;
+    /// Checks a destination that another proxy dials. All its local addresses must be permitted. If it does not resolve here, its
+    /// name must be allowed.
+    async fn check_remote_resolution(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<(), RequestError> {
+        let (deadline, host) = (Deadlines::default().connect, place.dial_host());
+        let looked = timeout(deadline, all_permitted(&host, place.port, |address| leave.permits(address))).await;
         let is_known = looked.unwrap_or(Ok(false)).map_err(|cause| leave.unreached(place, cause))?;
         if is_known || leave.listed {
             return Ok(());
         }
         let told = format!(
-            "this name has no address here that could be checked, and another proxy would connect to it: `--allow-host {}` allows \
-             that: `{place}`",
+            "egress refused by coldframe, name does not resolve here, so the outbound proxy's target cannot be checked: \
+             `{place}`; allow it with `--allow-host {}`",
             place.host
         );
-        Err(RequestError::Barred(BarLabel::Address, told))
+        Err(RequestError::EgressDenied(BarLabel::Address, told))
     }
 
-    /// Leave to go to `place`.
+    /// Authorizes a connection to `place`.
     ///
     /// # Errors
-    /// [`ProxyError::Barred`], in words.
-    fn admit<'a>(&'a self, place: &Destination, warned: &'a IndicatorCheck<'a>) -> Result<EgressGrant<'a>, RequestError> {
-        // Before anything else: whoever is refused for another reason would go unnoticed.
-        if let Some(why) = warned(&place.dialled()) {
-            return Err(RequestError::Barred(BarLabel::Indicator, format!("coldframe does not connect there, {why}: `{place}`")));
+    /// Returns [`RequestError::EgressDenied`].
+    fn authorize<'a>(&'a self, place: &Destination, warned: &'a IndicatorCheck<'a>) -> Result<EgressGrant<'a>, RequestError> {
+        // Checked first, since a refusal for another reason would hide the hit.
+        if let Some(why) = warned(&place.dial_host()) {
+            return Err(RequestError::EgressDenied(
+                BarLabel::Indicator,
+                format!("egress refused by coldframe, {why}: `{place}`"),
+            ));
         }
         let usual = matches!(place.port, 443 | 80);
         let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, place) && (usual || glob.port().is_some()));
@@ -188,27 +191,29 @@ impl EgressPolicy {
         let host = &place.host;
         if usual {
             let told = format!(
-                "coldframe does not connect to this host, `--allow-host {host}` has it do so and `--intercept {host}` has it answer \
-                 from upstream: `{place}`"
+                "egress refused by coldframe, host not allowed: `{place}`; allow it with `--allow-host {host}`, or serve it from \
+                 upstream with `--intercept {host}`"
             );
-            return Err(RequestError::Barred(BarLabel::Host, told));
+            return Err(RequestError::EgressDenied(BarLabel::Host, told));
         }
-        let told = format!("coldframe connects to ports 443 and 80 only, `--allow-host {place}` allows another: `{place}`");
-        Err(RequestError::Barred(BarLabel::Port, told))
+        let told = format!(
+            "egress refused by coldframe, only ports 443 and 80 are allowed: `{place}`; allow it with `--allow-host {place}`"
+        );
+        Err(RequestError::EgressDenied(BarLabel::Port, told))
     }
 
     fn allows(glob: &HostPattern, place: &Destination) -> bool {
-        // Such a URL has no other port than the one that is written.
+        // An `http` URL keeps every port but 80, which is its default.
         Url::parse(&format!("http://{place}/")).is_ok_and(|url| glob.reach(&url).is_some())
     }
 
-    /// Whether a connection to `address` would come back to us.
-    fn is_ours(&self, address: SocketAddr) -> bool {
+    /// Checks whether a connection to `address` would reach our own listener.
+    fn is_own_listener(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         let takes = |listening: &SocketAddr| {
             listening.port() == address.port()
                 && (listening.ip().to_canonical() == ip
-                    // Only an address of this machine can be bound.
+                    // Only a local address can be bound.
                     || (listening.ip().is_unspecified() && (ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok())))
         };
         self.way.ours.iter().any(takes)
@@ -220,20 +225,20 @@ impl EgressGrant<'_> {
         match cause {
             ClientError::Unreachable { layer: ConnectStage::Reach, detail, .. } => {
                 let label = *self.why.lock().unwrap_or_else(PoisonError::into_inner);
-                RequestError::Barred(label, format!("coldframe does not connect there, {detail}: `{place}`"))
+                RequestError::EgressDenied(label, format!("egress refused by coldframe, {detail}: `{place}`"))
             }
-            cause => RequestError::Unreached { place: place.to_string(), cause },
+            cause => RequestError::Unreachable { place: place.to_string(), cause },
         }
     }
 
-    /// Whether `address`, which the place was resolved to, may be dialled.
+    /// Checks whether `address`, to which the host resolved, may be dialed.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the reason if it must not.
     pub(crate) fn permits(&self, address: SocketAddr) -> Result<(), String> {
         let ip = address.ip().to_canonical();
         let note = |label: BarLabel| *self.why.lock().unwrap_or_else(PoisonError::into_inner) = label;
-        if self.others.is_ours(address) {
+        if self.others.is_own_listener(address) {
             note(BarLabel::Loop);
             return Err(format!("`{address}` is coldframe itself"));
         }
@@ -246,9 +251,9 @@ impl EgressGrant<'_> {
             return Ok(());
         }
         let permitted =
-            if self.named { !is_inward(ip) || (self.local && ip.is_loopback()) } else { is_public(ip) && !is_inward(ip) };
-        let whose = if is_inward(ip) { "this machine's, this link's or a cloud's own" } else { "a private or reserved" };
-        if permitted { Ok(()) } else { Err(format!("`{ip}` is {whose} address, which nobody named")) }
+            if self.named { !is_internal(ip) || (self.local && ip.is_loopback()) } else { is_public(ip) && !is_internal(ip) };
+        let whose = if is_internal(ip) { "loopback, link-local or cloud metadata" } else { "private or reserved" };
+        if permitted { Ok(()) } else { Err(format!("`{ip}` is a {whose} address not named by `--allow-host`")) }
     }
 }
 
@@ -266,23 +271,23 @@ mod tests {
 
     fn leads(others: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
         let place = Destination::of(&place.parse().unwrap(), None).unwrap();
-        let leave = others.admit(&place, &|_| None).map_err(|error| error.to_string())?;
+        let leave = others.authorize(&place, &|_| None).map_err(|error| error.to_string())?;
         leave.permits(SocketAddr::new(address.parse().unwrap(), place.port))
     }
 
     #[test]
-    fn a_host_that_nobody_allowed_is_refused_with_what_allows_it() {
+    fn refusal_names_the_setting_that_allows_the_host() {
         let told = leads(&others(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
-        assert!(told.contains("`--allow-host other.test`") && told.ends_with("`other.test:443`"), "{told}");
+        assert!(told.contains("`--allow-host other.test`") && told.contains("`other.test:443`"), "{told}");
         let told = leads(&others(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
-        assert!(told.contains("ports 443 and 80 only") && told.contains("`--allow-host git.example:22`"), "{told}");
+        assert!(told.contains("only ports 443 and 80") && told.contains("`--allow-host git.example:22`"), "{told}");
         assert!(leads(&others(&["git.example:22"], false), "git.example:22", "1.1.1.1").is_ok());
         assert!(leads(&others(&["git.example:22"], false), "git.example:443", "1.1.1.1").is_err());
         assert!(leads(&others(&[], true), "any.test:80", "1.1.1.1").is_ok());
     }
 
     #[test]
-    fn the_address_that_is_dialled_decides() {
+    fn dialed_address_is_checked() {
         let open = others(&["named.example", "*.pattern.example"], true);
         for (place, address, expected) in [
             ("any.test:443", "10.0.0.1", false),
@@ -309,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_back_to_us() {
+    fn own_listeners_are_refused() {
         let all = others(&["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"], true);
         for place in ["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"] {
             let told = leads(&all, place, "127.0.0.1").unwrap_err();

@@ -1,5 +1,5 @@
-//! Connections to hosts that the gateway answers for: TLS ends here, with a certificate minted for the host, and what is
-//! asked inside goes the way of every other question. Refuses whoever names one host outside and another inside.
+//! Connections to intercepted hosts: terminates TLS with a certificate issued for the host, and passes requests to the registry
+//! handler. A request must name the host of its connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use crate::server::request_log::RequestLog;
 use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
-/// The first byte of a TLS connection.
+/// The content type of a TLS handshake record, the first byte of a connection.
 pub(crate) const HANDSHAKE: u8 = 22;
 
-/// The largest `ClientHello` that is read, in bytes, record headers included. The largest that clients send are under 3 KiB.
+/// Maximum size of a `ClientHello` in bytes, with record headers. The largest of real clients are under 3 KiB.
 pub(crate) const LARGEST_HELLO: usize = 16 << 10;
 
-/// A fatal TLS alert, record and all.
+/// A fatal TLS alert, as a complete record.
 pub(crate) const fn alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
 }
@@ -40,7 +40,7 @@ const DECODE_ERROR: u8 = 50;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Serves a connection that was opened to `aim`, by a client of this name if it has one, to its end.
+/// Serves a connection to `aim` until it closes. `user` is the authenticated gateway user.
 pub(crate) async fn serve<A: RegistryService>(
     gateway: Arc<Forward<A>>,
     aim: InterceptTarget,
@@ -48,25 +48,25 @@ pub(crate) async fn serve<A: RegistryService>(
     taken: UpgradedConnection,
 ) {
     let UpgradedConnection { mut stream, mut seat } = taken;
-    let (peer, patience) = (seat.peer(), seat.limits().head_timeout);
+    let (peer, patience) = (seat.peer(), seat.limits().header_timeout);
     let Ok(Ok(Some(first))) = timeout(patience, stream.first()).await else { return };
     let aim = Arc::new(aim);
     match (aim.secure, first == HANDSHAKE) {
         (true, true) => {}
-        (false, false) => return seat.http1(stream, answering(gateway, aim, user)).await,
-        (true, false) => return seat.http1(stream, refusing(gateway, aim, "plain HTTP where TLS is spoken")).await,
-        (false, true) => return tell(&gateway, peer, &aim, BarLabel::Tls, "TLS where plain HTTP is spoken"),
+        (false, false) => return seat.http1(stream, handle_intercepted(gateway, aim, user)).await,
+        (true, false) => return seat.http1(stream, refuse_all(gateway, aim, "plain HTTP on a TLS port")).await,
+        (false, true) => return log_refusal(&gateway, peer, &aim, BarLabel::Tls, "TLS on a plain HTTP port"),
     }
     let Some(secured) = secure(&gateway, &aim, stream, peer, patience).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
-        seat.http2(secured, answering(gateway, aim, user)).await;
+        seat.http2(secured, handle_intercepted(gateway, aim, user)).await;
     } else {
-        seat.http1(secured, answering(gateway, aim, user)).await;
+        seat.http1(secured, handle_intercepted(gateway, aim, user)).await;
     }
 }
 
-/// The TLS handshake; `None` when there is none, which is logged.
+/// Performs the TLS handshake. Returns `None` if it fails, which is logged.
 async fn secure<A: RegistryService>(
     gateway: &Forward<A>,
     aim: &InterceptTarget,
@@ -79,27 +79,27 @@ async fn secure<A: RegistryService>(
     let mut start = match timeout(patience, &mut acceptor).await {
         Ok(Ok(start)) => start,
         Ok(Err(error)) => {
-            tell(gateway, peer, aim, BarLabel::Tls, &format!("no ClientHello that is read here: {error}"));
+            log_refusal(gateway, peer, aim, BarLabel::Tls, &format!("invalid ClientHello: {error}"));
             if let Some(mut stream) = acceptor.take_io() {
-                // Whoever sends nonsense may not read what it gets.
+                // A broken client may not read the alert.
                 let _ = timeout(patience, stream.write_all(&alert(DECODE_ERROR))).await;
             }
             return None;
         }
         Err(_) => {
-            tell(gateway, peer, aim, BarLabel::Tls, "no ClientHello came in time");
+            log_refusal(gateway, peer, aim, BarLabel::Tls, "no ClientHello received in time");
             return None;
         }
     };
     let host = &*aim.target.host;
     let config = match (start.client_hello().server_name(), &aim.target.name) {
         (Some(name), _) if !name.eq_ignore_ascii_case(host) => {
-            tell(gateway, peer, aim, BarLabel::Mismatch, &format!("TLS for another host: `{name}`"));
+            log_refusal(gateway, peer, aim, BarLabel::Mismatch, &format!("TLS server name is another host: `{name}`"));
             Err(UNRECOGNIZED_NAME)
         }
         (_, None) => Err(UNRECOGNIZED_NAME),
-        (_, Some(name)) => gateway.leaves().config_for(name).map_err(|error| {
-            tracing::error!(gateway.target = host, error = %error, "cannot mint a certificate");
+        (_, Some(name)) => gateway.leaves().server_config(name).map_err(|error| {
+            tracing::error!(gateway.target = host, error = %error, "cannot issue certificate");
             INTERNAL_ERROR
         }),
     };
@@ -114,15 +114,15 @@ async fn secure<A: RegistryService>(
     match timeout(patience, start.into_stream(config)).await {
         Ok(Ok(secured)) => Some(secured),
         Ok(Err(error)) => {
-            tracing::debug!(client.address = %peer.ip(), gateway.target = host, error = %error, "no TLS handshake");
+            tracing::debug!(client.address = %peer.ip(), gateway.target = host, error = %error, "TLS handshake failed");
             None
         }
         Err(_) => None,
     }
 }
 
-/// Answers what is asked on a connection to `aim`.
-fn answering<A: RegistryService>(
+/// Returns the handler for requests on a connection to `aim`.
+fn handle_intercepted<A: RegistryService>(
     gateway: Arc<Forward<A>>,
     aim: Arc<InterceptTarget>,
     user: Option<Arc<str>>,
@@ -140,8 +140,8 @@ fn answering<A: RegistryService>(
     }
 }
 
-/// Refuses whatever is asked on a connection to `aim`.
-fn refusing<A: RegistryService>(
+/// Returns a handler that refuses all requests on a connection to `aim`.
+fn refuse_all<A: RegistryService>(
     gateway: Arc<Forward<A>>,
     aim: Arc<InterceptTarget>,
     why: &'static str,
@@ -162,31 +162,34 @@ fn turn_away<A: RegistryService>(
     let watch = RequestLog::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
     let mut reply = refuse(gateway, client, &head.uri, error);
     if head.version == http::Version::HTTP_2 {
-        // HTTP/2 knows no such header.
+        // HTTP/2 has no `Connection` header.
         reply.response.headers_mut().remove(http::header::CONNECTION);
     }
     watch.answered(reply)
 }
 
-/// Refuses a request that names another host than its connection was opened to, in any of the places where it may name one.
+/// Rejects a request whose target or `Host` differs from the host of its connection.
 fn check(aim: &InterceptTarget, head: &Parts) -> Result<(), RequestError> {
     if head.method == Method::CONNECT {
-        return Err(RequestError::Headers("no tunnel inside a tunnel".to_owned()));
+        return Err(RequestError::Headers("CONNECT is not allowed inside a tunnel".to_owned()));
     }
     let host = single(&head.headers, &HOST).map_err(RequestError::Headers)?;
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     let same_scheme = |uri: &Uri| uri.scheme_str().is_none_or(|scheme| (scheme == "https") == aim.secure);
     let named = [host, authority];
     if named.iter().all(Option::is_none) {
-        return Err(RequestError::Headers("the `host` header is missing".to_owned()));
+        return Err(RequestError::Headers("missing `host` header".to_owned()));
     }
-    if same_scheme(&head.uri) && named.iter().flatten().all(|host| aim.is_named_by(host)) {
+    if same_scheme(&head.uri) && named.iter().flatten().all(|host| aim.matches_host(host)) {
         return Ok(());
     }
-    Err(RequestError::Misdirected(format!("this connection was opened to another host: `{}:{}`", aim.target.host, aim.port)))
+    Err(RequestError::HostMismatch(format!(
+        "request host differs from the host of the connection: `{}:{}`",
+        aim.target.host, aim.port
+    )))
 }
 
-fn tell<A: RegistryService>(gateway: &Forward<A>, peer: SocketAddr, aim: &InterceptTarget, reason: BarLabel, text: &str) {
+fn log_refusal<A: RegistryService>(gateway: &Forward<A>, peer: SocketAddr, aim: &InterceptTarget, reason: BarLabel, text: &str) {
     let target = format!("{}:{}", aim.target.host, aim.port);
     gateway.note_refusal((peer, None), &target, reason, text);
 }

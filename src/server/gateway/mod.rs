@@ -1,5 +1,5 @@
-//! The gateway's door: an HTTP/1.1 proxy. Hosts that are registries are answered for, others are connected to where that is
-//! allowed, everything else is refused with the reason. Refuses to look into what it tunnels.
+//! The gateway: an HTTP/1.1 proxy. It intercepts registry hosts, tunnels to other hosts if allowed, and refuses the rest with the
+//! reason. Tunneled bytes are not inspected.
 
 pub(crate) mod client_hello;
 pub(crate) mod destination;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::firewall::{EgressRequest, Profile};
 use crate::net::headers::{list, single};
-use crate::net::{Body, ConnectionLimit, DrainReport, RequestBody, Upgrade, listener, pseudonym};
+use crate::net::{Body, ConnectionLimit, DrainReport, RequestBody, Upgrade, listener, via_pseudonym};
 use crate::npm::Endpoint;
 use crate::server::admin::access::UncheckedRequest;
 use crate::server::auth::gateway_users::GatewayAuth;
@@ -37,35 +37,35 @@ use crate::server::{GatewayConfig, RequestError};
 use crate::telemetry::{BarLabel, EgressRefused};
 use crate::tls::LeafIssuer;
 
-/// The gateway, ready to serve. One a process, behind an `Arc`.
+/// The gateway, one per process.
 pub struct Forward<A> {
     pub(crate) service: Arc<RegistryHandler<A>>,
     leaves: ArcSwap<LeafIssuer>,
     pub(crate) targets: InterceptedHosts,
     others: ArcSwap<EgressPolicy>,
     login: Option<Arc<GatewayAuth>>,
-    /// Whom it was made for, where it was made for one, and what they show.
+    /// The only user and its password, in a gateway for one session.
     guest: Option<(Arc<str>, SessionPassword)>,
     turned_away: Mutex<BTreeMap<String, RefusedDestination>>,
 }
 
-/// What became of requests to a place that the gateway does not go to, or could not get to.
+/// Refused or failed requests to one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedDestination {
-    /// How many.
+    /// The number of requests.
     pub times: u64,
-    /// Why the first of them was.
+    /// The reason for the first.
     pub reason: String,
 }
 
-/// Places that are remembered as refused: clients name as many as they like.
+/// Maximum number of recorded destinations, since clients choose them.
 const MOST_TURNED_AWAY: usize = 100;
 
 impl<A: RegistryService> Forward<A> {
-    /// A gateway that hands what it intercepts to `service`, and goes to others that `way`.
+    /// Creates a gateway that passes intercepted requests to `service` and connects to other hosts with `way`.
     ///
     /// # Errors
-    /// When the file of those who may use it is of no use.
+    /// Returns an error if the user file is invalid.
     pub fn new(
         service: Arc<RegistryHandler<A>>,
         gateway: &GatewayConfig,
@@ -84,16 +84,16 @@ impl<A: RegistryService> Forward<A> {
         })
     }
 
-    /// The same for one person alone: other users of this machine reach its port, and have not got `pass`.
+    /// Restricts the gateway to one user with the password `pass`, since other users of the machine can reach its port.
     #[must_use]
-    pub fn known_as(mut self, guest: Arc<str>, pass: SessionPassword) -> Self {
+    pub fn for_single_user(mut self, guest: Arc<str>, pass: SessionPassword) -> Self {
         self.guest = Some((guest, pass));
         self
     }
 
-    /// The places that were asked for and refused, as clients spelled them; the first hundred.
+    /// Returns the first hundred refused destinations, as clients wrote them.
     #[must_use]
-    pub fn turned_away(&self) -> BTreeMap<String, RefusedDestination> {
+    pub fn refused_destinations(&self) -> BTreeMap<String, RefusedDestination> {
         self.turned_away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -105,17 +105,17 @@ impl<A: RegistryService> Forward<A> {
         }
     }
 
-    /// What connections that are opened from now on are secured with.
-    pub fn renew(&self, leaves: LeafIssuer) {
+    /// Replaces the issuer of certificates for new connections.
+    pub fn set_leaf_issuer(&self, leaves: LeafIssuer) {
         self.leaves.store(Arc::new(leaves));
     }
 
-    /// Goes to the hosts that `gateway` allows from now on; connections that are open stay.
+    /// Replaces the egress policy for new connections.
     pub fn renew_others(&self, gateway: &GatewayConfig) {
         self.others.rcu(|others| EgressPolicy::new(gateway, others.way()));
     }
 
-    /// The hosts that it goes to.
+    /// Returns the egress policy.
     pub(crate) fn others(&self) -> Arc<EgressPolicy> {
         self.others.load_full()
     }
@@ -124,15 +124,14 @@ impl<A: RegistryService> Forward<A> {
         self.leaves.load()
     }
 
-    /// Those who may use it; `None` where everybody may.
+    /// Returns the users, or `None` if no authentication is required.
     #[must_use]
     pub fn login(&self) -> Option<&Arc<GatewayAuth>> {
         self.login.as_ref()
     }
 
-    /// Says of names and addresses on the way to `place` why nobody may go there, by what feeds say; that somebody wants to is
-    /// an event then.
-    pub(crate) fn warner<'a>(
+    /// Returns a check that matches names and addresses against feed indicators and records each hit.
+    pub(crate) fn indicator_check<'a>(
         &'a self,
         peer: SocketAddr,
         user: Option<&'a str>,
@@ -146,7 +145,7 @@ impl<A: RegistryService> Forward<A> {
 
     /// Counts and logs a refusal.
     pub(crate) fn note_refusal(&self, (peer, user): (SocketAddr, Option<&str>), target: &str, reason: BarLabel, text: &str) {
-        // Who did not say who they are is a stranger, or a client that waits to be asked, such as git.
+        // Without credentials, this is an unknown client or one that waits for a challenge, such as git.
         if reason != BarLabel::Login {
             self.remember(target, text);
         }
@@ -154,25 +153,25 @@ impl<A: RegistryService> Forward<A> {
         EgressRefused { reason, client, user, target, text }.emit(self.service.metrics());
     }
 
-    /// Who asks for something of others, by name; `None` where everybody may and nobody is known.
+    /// Authenticates a request to another host. Returns `None` if no authentication is required.
     async fn admit(&self, peer: SocketAddr, head: &mut Parts) -> Result<Option<Arc<str>>, RequestError> {
-        // What is for us is a page of ours, or a mistake, which is nobody's but the guest's to make.
-        if !is_for_others(head) && (self.guest.is_none() || own_page(head).is_ok()) {
+        // A request to the gateway itself is for an admin page or a mistake. Only the session user may make it in a session.
+        if !is_for_others(head) && (self.guest.is_none() || admin_page(head).is_ok()) {
             return Ok(None);
         }
         let user = match (&self.guest, &self.login) {
-            (Some((guest, pass)), _) => Some(guest).filter(|_| pass.is_shown_in(&head.headers)).cloned(),
+            (Some((guest, pass)), _) => Some(guest).filter(|_| pass.matches(&head.headers)).cloned(),
             (None, Some(login)) => login.admit(peer.ip(), &head.headers).await,
             (None, None) => return Ok(None),
         };
-        let user = user.ok_or(RequestError::Stranger)?;
-        // It has said what it had to, and is for nobody behind us.
+        let user = user.ok_or(RequestError::ProxyAuthRequired)?;
+        // The credentials are for this gateway and must not be forwarded.
         head.headers.remove(PROXY_AUTHORIZATION);
         Ok(Some(user))
     }
 }
 
-/// Serves a bound listener until `stop` resolves, then drains. `room` is shared by all listeners of a process.
+/// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `room`.
 pub async fn serve<A: RegistryService>(
     listener: TcpListener,
     room: &Arc<ConnectionLimit>,
@@ -188,7 +187,7 @@ pub async fn serve<A: RegistryService>(
     listener::serve(listener, &limits, room, handler, stop).await
 }
 
-/// Answers one request to the proxy.
+/// Handles one proxy request.
 async fn answer<A: RegistryService>(
     gateway: &Arc<Forward<A>>,
     peer: SocketAddr,
@@ -201,18 +200,18 @@ async fn answer<A: RegistryService>(
     watch.user.clone_from(user.as_ref().unwrap_or(&None));
     let reply = match user.and_then(|user| route(gateway, &head, user)) {
         Ok(GatewayRoute::Intercepted(door)) => {
-            // It is watched there.
+            // The registry handler records the request.
             watch.forget();
             return handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await;
         }
         Ok(GatewayRoute::Own(page)) => {
-            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, at_home: false };
-            gateway.service.own_page(Profile::default(), unchecked).await
+            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: false };
+            gateway.service.admin_page(Profile::default(), unchecked).await
         }
         Ok(GatewayRoute::Opened(next)) => Ok(response::connected(next)),
         Ok(GatewayRoute::Tunnel(place)) => tunnel(gateway, place, peer, watch.user.as_deref()).await,
         Ok(GatewayRoute::Onward(place)) => {
-            let way = gateway.others().reach_for_http(&place, &gateway.warner(peer, watch.user.as_deref(), &place)).await;
+            let way = gateway.others().connect_http(&place, &gateway.indicator_check(peer, watch.user.as_deref(), &place)).await;
             match way {
                 Ok(way) => plain_http::forward(way, &place, head, body).await,
                 Err(error) => Err(error),
@@ -224,21 +223,21 @@ async fn answer<A: RegistryService>(
     watch.answered(reply.unwrap_or_else(|error| refuse(gateway, (peer, user.as_deref()), &target, &error)))
 }
 
-/// What becomes of a request.
+/// The route of a request.
 enum GatewayRoute {
-    /// It is for a registry, in plain HTTP.
+    /// A plain HTTP request to an intercepted host.
     Intercepted(EntryPoint),
-    /// A connection to a registry opens.
+    /// CONNECT to an intercepted host.
     Opened(Upgrade),
-    /// It is for us.
+    /// A request for an admin page.
     Own(String),
-    /// A connection to another host is asked for.
+    /// CONNECT to another host.
     Tunnel(Destination),
-    /// A request to another host, in plain HTTP.
+    /// A plain HTTP request to another host.
     Onward(Destination),
 }
 
-/// Whether a request names a host, so that it is not for us.
+/// Checks whether a request names another host, and is thus not for the gateway itself.
 fn is_for_others(head: &Parts) -> bool {
     head.uri.authority().is_some() && (head.method == Method::CONNECT || head.uri.scheme().is_some())
 }
@@ -248,17 +247,20 @@ fn route<A: RegistryService>(
     head: &Parts,
     user: Option<Arc<str>>,
 ) -> Result<GatewayRoute, RequestError> {
-    if list(&head.headers, &VIA).is_some_and(|hops| hops.contains(pseudonym())) {
-        return Err(RequestError::Barred(BarLabel::Loop, "this request has been through this coldframe before".to_owned()));
+    if list(&head.headers, &VIA).is_some_and(|hops| hops.contains(via_pseudonym())) {
+        return Err(RequestError::EgressDenied(
+            BarLabel::Loop,
+            "request loop: coldframe already handled this request".to_owned(),
+        ));
     }
     let connect = head.method == Method::CONNECT;
     let Some(authority) = head.uri.authority().filter(|_| is_for_others(head)) else {
-        return own_page(head);
+        return admin_page(head);
     };
     let place = Destination::of(authority, (!connect).then_some(80))?;
     let host = single(&head.headers, &HOST).map_err(RequestError::Headers)?;
     let aim = gateway.targets.find(&place.host.to_string(), place.port);
-    // A CONNECT has one target, and Node's own client names the proxy in `Host`; RFC 9112 has it ignored.
+    // A CONNECT has one target. Node's own client names the proxy in `Host`, and RFC 9112 says to ignore it.
     if connect {
         return Ok(match aim {
             Some(aim) => {
@@ -269,27 +271,27 @@ fn route<A: RegistryService>(
         });
     }
     if host.is_some_and(|host| !names(host, &place)) {
-        return Err(RequestError::Headers(format!("the `host` header names another host than the target: `{place}`")));
+        return Err(RequestError::Headers(format!("`host` header differs from the target: `{place}`")));
     }
     if head.uri.scheme_str() != Some("http") {
-        return Err(RequestError::Headers("a proxy is asked for `https` with CONNECT".to_owned()));
+        return Err(RequestError::Headers("`https` requests to a proxy must use CONNECT".to_owned()));
     }
     match aim {
-        Some(aim) if aim.secure => Err(RequestError::Headers(format!("TLS is spoken there, not plain HTTP: `{place}`"))),
+        Some(aim) if aim.secure => Err(RequestError::Headers(format!("plain HTTP on a TLS port: `{place}`"))),
         Some(aim) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted(aim, user))),
         None => Ok(GatewayRoute::Onward(place)),
     }
 }
 
-/// A request that names no host is for us, who are no registry here.
-fn own_page(head: &Parts) -> Result<GatewayRoute, RequestError> {
+/// Routes a request to the gateway itself: admin pages only, since it is not a registry.
+fn admin_page(head: &Parts) -> Result<GatewayRoute, RequestError> {
     match Endpoint::parse(head.method.as_str(), head.uri.path(), None) {
-        Ok(Endpoint::Own(page)) => Ok(GatewayRoute::Own(page)),
-        _ => Err(RequestError::Headers("this is coldframe's gateway: name it as a proxy, not as a registry".to_owned())),
+        Ok(Endpoint::Admin(page)) => Ok(GatewayRoute::Own(page)),
+        _ => Err(RequestError::Headers("this is a coldframe gateway; configure it as a proxy, not as a registry".to_owned())),
     }
 }
 
-/// Whether a `Host` header means `place`, whose usual port may be left out.
+/// Checks whether a `Host` header names `place`. The default port may be omitted.
 fn names(host: &str, place: &Destination) -> bool {
     host.parse().is_ok_and(|authority| Destination::of(&authority, Some(80)).is_ok_and(|named| named == *place))
 }
@@ -300,7 +302,7 @@ async fn tunnel<A: RegistryService>(
     peer: SocketAddr,
     user: Option<&str>,
 ) -> Result<Reply, RequestError> {
-    let far = gateway.others().reach(&place, &gateway.warner(peer, user, &place)).await?;
+    let far = gateway.others().reach(&place, &gateway.indicator_check(peer, user, &place)).await?;
     Ok(response::connected(Upgrade::to(move |taken| async move {
         let (sent, received) = taken.relay(far).await;
         tracing::debug!(
@@ -308,12 +310,12 @@ async fn tunnel<A: RegistryService>(
             tunnel.target = %place,
             tunnel.sent = sent,
             tunnel.received = received,
-            "a tunnel ended"
+            "tunnel closed"
         );
     })))
 }
 
-/// Says why not, to the client and in the log; what follows on the connection may be anything, so it ends.
+/// Returns and logs a refusal. Closes the connection, since the bytes that follow may be anything.
 pub(crate) fn refuse<A: RegistryService>(
     gateway: &Forward<A>,
     (peer, user): (SocketAddr, Option<&str>),
@@ -325,13 +327,13 @@ pub(crate) fn refuse<A: RegistryService>(
     response::last(response::failed(error))
 }
 
-/// Why, for those who count.
+/// Returns the metric label of an error.
 pub(crate) fn reason(error: &RequestError) -> BarLabel {
     match error {
-        RequestError::Barred(label, _) => *label,
-        RequestError::Misdirected(_) => BarLabel::Mismatch,
-        RequestError::Stranger | RequestError::NotAnOperator | RequestError::NoOperators => BarLabel::Login,
-        RequestError::Unreached { .. } => BarLabel::Unreached,
+        RequestError::EgressDenied(label, _) => *label,
+        RequestError::HostMismatch(_) => BarLabel::Mismatch,
+        RequestError::ProxyAuthRequired | RequestError::AdminTokenRequired | RequestError::AdminDisabled => BarLabel::Login,
+        RequestError::Unreachable { .. } => BarLabel::Unreached,
         _ => BarLabel::Malformed,
     }
 }

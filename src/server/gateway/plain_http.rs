@@ -1,5 +1,4 @@
-//! Plain HTTP requests to other hosts, passed on as they are but for what belongs to one hop. Refuses to keep or to read
-//! what is said.
+//! Forwards plain HTTP requests to other hosts, without hop-by-hop headers. Nothing is stored or parsed.
 
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use crate::net::{Body, ClientError, Deadlines, RequestBody, pseudonym};
+use crate::net::{Body, ClientError, Deadlines, RequestBody, via_pseudonym};
 use crate::server::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::egress::HttpUpstreamRoute;
 use crate::server::passthrough;
 use crate::server::response::{self, Reply};
 
-/// Headers that belong to the hop between the client and us.
+/// Hop-by-hop headers.
 const OF_ONE_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     header::PROXY_AUTHORIZATION,
@@ -29,7 +28,7 @@ const OF_ONE_HOP: [HeaderName; 8] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Sends a request by `way` to `place`, and answers with what comes back.
+/// Sends a request to `place` over `way` and returns the response.
 pub(crate) async fn forward(
     way: HttpUpstreamRoute,
     place: &Destination,
@@ -38,52 +37,52 @@ pub(crate) async fn forward(
 ) -> Result<Reply, RequestError> {
     match way {
         HttpUpstreamRoute::Direct(stream) => {
-            exchange(TokioIo::new(stream), place, request(place, head, body, TargetForm::Origin)?).await
+            send(TokioIo::new(stream), place, request(place, head, body, TargetForm::Origin)?).await
         }
         HttpUpstreamRoute::Relayed(mut relayed) => {
             let request = request(place, head, body, TargetForm::Absolute(relayed.authorization.take()))?;
-            exchange(relayed.into_io(), place, request).await
+            send(relayed.into_io(), place, request).await
         }
     }
 }
 
-async fn exchange<S>(stream: S, place: &Destination, request: Request<RequestBody>) -> Result<Reply, RequestError>
+async fn send<S>(stream: S, place: &Destination, request: Request<RequestBody>) -> Result<Reply, RequestError>
 where
     S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
     let deadlines = Deadlines::default();
-    let unreached = |cause| RequestError::Unreached { place: place.to_string(), cause };
+    let unreached = |cause| RequestError::Unreachable { place: place.to_string(), cause };
     let broken = |error: hyper::Error| {
         unreached(ClientError::Broken { detail: error.to_string().into(), lost: error.is_incomplete_message() })
     };
     let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
-    // Ends with the answer's body, whose silence is bounded.
+    // Ends with the response body, whose silence is bounded.
     tokio::spawn(connection);
     let sent = timeout(deadlines.headers, sender.send_request(request)).await;
     let answer = sent.map_err(|_| unreached(ClientError::TimedOut { after: deadlines.headers }))?.map_err(broken)?;
     let (mut head, body) = answer.into_parts();
-    head.headers = passthrough::beyond_one_hop(head.headers, &OF_ONE_HOP);
+    head.headers = passthrough::end_to_end_headers(head.headers, &OF_ONE_HOP);
     head.headers.append(header::VIA, via());
     let patience: Duration = deadlines.idle;
-    Ok(response::forwarded(http::Response::from_parts(head, Body::passing(body, patience))))
+    Ok(response::forwarded(http::Response::from_parts(head, Body::forwarded(body, patience))))
 }
 
-/// How a request names its target.
+/// The form of a request target.
 enum TargetForm {
-    /// As a server is asked.
+    /// Origin form, for a server.
     Origin,
-    /// As a proxy is asked, with what it knows us by.
+    /// Absolute form, for a proxy, with its credentials.
     Absolute(Option<HeaderValue>),
 }
 
-/// The request with one `Host`.
+/// Builds the request with exactly one `Host` header.
 fn request(place: &Destination, head: Parts, body: RequestBody, form: TargetForm) -> Result<Request<RequestBody>, RequestError> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let host = if place.port == 80 { place.host.to_string() } else { place.to_string() };
     let target = if matches!(form, TargetForm::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
-    let uri: Uri = target.parse().map_err(|_| RequestError::Headers("the target's path is none".to_owned()))?;
-    let host = HeaderValue::from_str(&host).map_err(|_| RequestError::Headers("the target is no host".to_owned()))?;
-    let mut headers: HeaderMap = passthrough::beyond_one_hop(head.headers, &OF_ONE_HOP);
+    let uri: Uri = target.parse().map_err(|_| RequestError::Headers("invalid target path".to_owned()))?;
+    let host = HeaderValue::from_str(&host).map_err(|_| RequestError::Headers("invalid target host".to_owned()))?;
+    let mut headers: HeaderMap = passthrough::end_to_end_headers(head.headers, &OF_ONE_HOP);
     headers.insert(header::HOST, host);
     headers.append(header::VIA, via());
     if let TargetForm::Absolute(Some(authorization)) = form {
@@ -97,5 +96,5 @@ fn request(place: &Destination, head: Parts, body: RequestBody, form: TargetForm
 }
 
 fn via() -> HeaderValue {
-    HeaderValue::from_str(&format!("1.1 {}", pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
+    HeaderValue::from_str(&format!("1.1 {}", via_pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
 }

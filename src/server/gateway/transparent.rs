@@ -1,6 +1,6 @@
-//! The door for connections that were sent here on their way to somebody else: by a redirect of the packet filter, or by a name
-//! that was pointed here. Where to is read from the first message of TLS, and what holds for CONNECT holds for it. Refuses what names
-//! no host, and to believe a name about an address that is not its.
+//! Transparent mode: serves connections redirected here by a packet filter or a DNS entry. The destination is the TLS server
+//! name, with the same checks as for CONNECT. Connections without a server name are refused, and the name is checked against the
+//! original address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use url::Host;
 
-use crate::net::{ConnectionLimit, DrainReport, TunnelStream, UpgradedConnection, is_our_own, listener};
+use crate::net::{ConnectionLimit, DrainReport, TunnelStream, UpgradedConnection, is_own_connection, listener};
 use crate::server::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::{Forward, reason};
@@ -18,10 +18,10 @@ use crate::server::gateway::{client_hello, intercept};
 use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
-/// What TLS calls "you may not".
+/// The TLS alert `access_denied`.
 const ACCESS_DENIED: u8 = 49;
 
-/// Serves a bound listener until `stop` resolves, then drains. `room` is shared by all listeners of a process.
+/// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `room`.
 pub async fn serve<A: RegistryService>(
     listener: TcpListener,
     room: &Arc<ConnectionLimit>,
@@ -30,12 +30,12 @@ pub async fn serve<A: RegistryService>(
 ) -> DrainReport {
     let limits = gateway.service.config().limits.clone();
     let gateway = Arc::clone(gateway);
-    listener::serve_raw(listener, &limits, room, move |taken| meet(Arc::clone(&gateway), taken), stop).await
+    listener::serve_raw(listener, &limits, room, move |taken| handle_connection(Arc::clone(&gateway), taken), stop).await
 }
 
-/// One connection, to its end.
-async fn meet<A: RegistryService>(gateway: Arc<Forward<A>>, mut taken: UpgradedConnection) {
-    let (peer, patience, original) = (taken.seat.peer(), taken.seat.limits().head_timeout, taken.redirected_from());
+/// Serves one connection until it closes.
+async fn handle_connection<A: RegistryService>(gateway: Arc<Forward<A>>, mut taken: UpgradedConnection) {
+    let (peer, patience, original) = (taken.seat.peer(), taken.seat.limits().header_timeout, taken.redirected_from());
     let named = client_hello::name(&mut taken.stream, patience).await;
     let name = match named {
         Ok(name) => name,
@@ -48,7 +48,7 @@ async fn meet<A: RegistryService>(gateway: Arc<Forward<A>>, mut taken: UpgradedC
     let find = |port| gateway.targets.find(name.trim_end_matches('.'), port).filter(|aim| aim.secure);
     let aim = ports.into_iter().find_map(find);
     let place = Destination { host: Host::Domain(name), port: aim.as_ref().map_or(ports[1], |aim| aim.port) };
-    let far = match leads_back(peer, original, &place) {
+    let far = match check_loop(peer, original, &place) {
         Err(error) => Err(error),
         Ok(()) => match aim {
             Some(aim) => return intercept::serve(gateway, aim, None, taken).await,
@@ -61,18 +61,20 @@ async fn meet<A: RegistryService>(gateway: Arc<Forward<A>>, mut taken: UpgradedC
         }
         Err(error) => {
             gateway.note_refusal((peer, None), &place.to_string(), reason(&error), &error.to_string());
-            // Whoever sends nonsense may not read what it gets.
+            // A broken client may not read the alert.
             let _ = timeout(patience, taken.stream.write_all(&intercept::alert(ACCESS_DENIED))).await;
         }
     }
 }
 
-/// Refuses a connection that is our own, on its way to somebody else.
-fn leads_back(peer: SocketAddr, original: Option<SocketAddr>, place: &Destination) -> Result<(), RequestError> {
-    match original.filter(|original| is_our_own(peer, *original)) {
-        Some(_) => Err(RequestError::Barred(
+/// Refuses a connection that this process opened itself and that was redirected back.
+fn check_loop(peer: SocketAddr, original: Option<SocketAddr>, place: &Destination) -> Result<(), RequestError> {
+    match original.filter(|original| is_own_connection(peer, *original)) {
+        Some(_) => Err(RequestError::EgressDenied(
             BarLabel::Loop,
-            format!("this connection is coldframe's own: exempt its user from the redirect: `{place}`"),
+            format!(
+                "connection loop, redirected connection is from coldframe itself: `{place}`; exempt its user from the redirect"
+            ),
         )),
         None => Ok(()),
     }
@@ -84,14 +86,14 @@ async fn reach<A: RegistryService>(
     original: Option<SocketAddr>,
     peer: SocketAddr,
 ) -> Result<TunnelStream, RequestError> {
-    let Host::Domain(name) = &place.host else { return Err(RequestError::Headers("no host".to_owned())) };
-    // As a target of CONNECT would be read.
+    let Host::Domain(name) = &place.host else { return Err(RequestError::Headers("target has no host".to_owned())) };
+    // Normalized like the target of a CONNECT.
     let read = Destination::of(
         &format!("{name}:{}", place.port)
             .parse()
-            .map_err(|_| RequestError::Headers(format!("the target is no host: `{place}`")))?,
+            .map_err(|_| RequestError::Headers(format!("invalid target host: `{place}`")))?,
         None,
     )?;
-    let warned = gateway.warner(peer, None, &read);
-    gateway.others().splice(&read, original, &warned).await
+    let warned = gateway.indicator_check(peer, None, &read);
+    gateway.others().connect_original(&read, original, &warned).await
 }

@@ -1,4 +1,4 @@
-//! The hallway: one straight line from a request to its response, whichever door it came through.
+//! Handles one request from its head to its response, for registry and gateway listeners.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -28,18 +28,18 @@ use crate::server::{Config, RequestError, passthrough};
 use crate::telemetry::{EndpointLabel, Metrics};
 use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse};
 
-/// Memory for bodies of requests while they come and are passed on. One that needs more comes when its turn does. Beyond it, the
-/// oldest body of each client takes up to the second limit, so that a client whose bodies drip keeps no other from publishing.
+/// Memory for request bodies until they are forwarded. Above it, bodies wait, except that the oldest body of each client may grow
+/// up to the second limit. Thus a client with slow bodies does not prevent others from publishing.
 const BODY_MEMORY: u64 = 64 << 20;
 const MAX_BODY_MEMORY: u64 = 512 << 20;
 
-/// A body of so many bytes never waits for memory: npm's audits are smaller, and a connection may buffer more than that anyway.
+/// Bodies up to this size never wait for memory. npm audits are smaller, and a connection may buffer more anyway.
 const SMALL_BODY: u64 = 256 << 10;
 
-/// How long a body waits for memory: less than a client waits for its answer.
+/// How long a body waits for memory. Shorter than clients wait for a response.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A body that was read, with its permit: there are as many at once as there are permits.
+/// A decompressed body with its permit. The permits limit how many exist at once.
 struct Permitted {
     bytes: Bytes,
     _permit: FairPermit,
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for Permitted {
     }
 }
 
-/// What every request needs. One a process, behind an `Arc`.
+/// The shared state of all requests, one per process.
 pub struct RegistryHandler<A> {
     answers: Arc<A>,
     askers: ClientResolver,
@@ -59,17 +59,17 @@ pub struct RegistryHandler<A> {
     own: Own,
     access: AdminAccess,
     metrics: Arc<Metrics>,
-    /// Memory for bodies of requests.
+    /// Memory for request bodies.
     bodies: Arc<MemoryBudget>,
-    /// Bodies that are inflated and read at once.
+    /// Limits bodies being decompressed and parsed.
     readers: Arc<FairLimit>,
 }
 
 impl<A: RegistryService> RegistryHandler<A> {
-    /// A service that asks `answers`; `listeners` are the addresses that were bound.
+    /// Creates a handler that uses `answers`. `listeners` are the bound addresses.
     ///
     /// # Errors
-    /// When operators are to be known by tokens that cannot be read.
+    /// Returns an error if the admin tokens cannot be read.
     pub fn new(
         answers: Arc<A>,
         config: Config,
@@ -85,52 +85,50 @@ impl<A: RegistryService> RegistryHandler<A> {
         Ok(Self { answers, askers, config, own, access, metrics, bodies, readers })
     }
 
-    /// Knows operators by the tokens of another file from now on.
+    /// Replaces the admin tokens with those in another file.
     ///
     /// # Errors
-    /// When it cannot be read: then those before it stay.
+    /// Returns an error if the file cannot be read. The previous tokens stay active.
     pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), AdminTokenError> {
         self.access.renew(path.map(AdminTokens::open).transpose()?);
         Ok(())
     }
 
-    /// One of our own pages, by the policy of `profile`.
-    pub(crate) async fn own_page<B>(&self, profile: Profile, unchecked: UncheckedRequest<B>) -> Result<Reply, RequestError>
+    /// Returns an admin page, under the policy of `profile`.
+    pub(crate) async fn admin_page<B>(&self, profile: Profile, unchecked: UncheckedRequest<B>) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        // Held until the answer is made: what is made of a body may be larger.
+        // Held until the response exists, since parsing may need more memory than the body.
         let mut share = self.bodies.share_for(unchecked.peer);
         let mut request = self.access.take(&self.askers, &self.config, unchecked, &mut share).await?;
         request.visitor = request.visitor.map(|asker| Client { profile, ..asker });
         Ok(response::own((self.own)(request).await))
     }
 
-    /// Who is asked.
+    /// Returns the firewall.
     pub(crate) fn answers(&self) -> &A {
         &self.answers
     }
 
-    /// What is counted.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// How the doors behave.
+    /// Returns the server settings.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 }
 
-/// Which door a request came through.
+/// How a request arrived.
 #[derive(Debug, Clone)]
 pub enum EntryPoint {
-    /// The client named us as its registry, at a listener with this policy; whether only this machine reaches that.
+    /// The client uses Coldframe as its registry, at a listener with this policy. The flag tells if the listener is on loopback.
     Registry(Profile, bool),
-    /// The client named a host that we answer for, and knows nothing of us: the default policy holds. With the name by which it
-    /// logged in, if it did.
+    /// The client addressed an intercepted host, under the default policy. With the gateway user, if authenticated.
     Intercepted(InterceptTarget, Option<Arc<str>>),
 }
 
@@ -143,7 +141,7 @@ impl EntryPoint {
     }
 }
 
-/// Answers one request that came from `peer`.
+/// Handles a request from `peer`.
 pub async fn handle<A, B>(
     service: &RegistryHandler<A>,
     door: &EntryPoint,
@@ -177,17 +175,17 @@ where
     };
     watch.endpoint = asked.label();
     watch.is_private = matches!(asked, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
-    if let Asked::Endpoint(Endpoint::Own(page)) = asked {
-        // Whoever asks the registry did not ask us.
+    if let Asked::Endpoint(Endpoint::Admin(page)) = asked {
+        // Admin pages are not served on intercepted hosts.
         let &EntryPoint::Registry(profile, at_home) = door else { return watch.answered(response::failed(&no_registry())) };
-        let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, at_home };
-        let reply = Box::pin(service.own_page(profile, unchecked)).await;
+        let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: at_home };
+        let reply = Box::pin(service.admin_page(profile, unchecked)).await;
         return watch.answered(reply.unwrap_or_else(|error| response::failed(&error)));
     }
     let asker = match (base, door) {
         (Some(base), EntryPoint::Intercepted(aim, user)) => {
             let addressed = aim.addressed(&base.text);
-            ClientResolver::resolve_under(peer.ip(), user.clone(), &head, (base.clone(), addressed))
+            ClientResolver::resolve_intercepted(peer.ip(), user.clone(), &head, (base.clone(), addressed))
         }
         _ => service.askers.resolve(peer.ip(), &head),
     };
@@ -216,10 +214,10 @@ where
     watch.answered(reply.unwrap_or_else(|error| response::failed(&error)))
 }
 
-/// What a path says that is asked for.
+/// What the path of a request names.
 enum Asked {
     Endpoint(Endpoint),
-    /// What a registry may have there, and why there is no endpoint.
+    /// A possible tarball address, and why the path is no known endpoint.
     Address(Address, RequestError),
 }
 
@@ -232,8 +230,8 @@ impl Asked {
     }
 }
 
-/// Reads a path, as it is and, where that is none of a registry's, below one of `prefixes`: clients that replace the host of a lockfile's
-/// addresses leave upstream's own path in them. Returns the path that was read too.
+/// Parses a path, if necessary below one of `prefixes`. Clients that replace only the host of lockfile URLs keep upstream's path.
+/// Returns the parsed path too.
 fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, RequestError>) {
     let parse = |path: &str| Endpoint::parse(head.method.as_str(), path, head.uri.query());
     let error = match parse(path) {
@@ -257,29 +255,29 @@ fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Res
     }
 }
 
-/// Returns the address at which a tarball may be, if the request reads one.
+/// Returns the possible tarball address of a read request.
 fn address(head: &Parts, path: &str) -> Option<Address> {
     let is_read = matches!(head.method, Method::GET | Method::HEAD);
     Address::of_request(path, head.uri.query()).ok().filter(|_| is_read)
 }
 
 fn no_registry() -> RequestError {
-    RequestError::NoPlace("coldframe answers for the registry on this host, and this path is none of the registry's".to_owned())
+    RequestError::NotARegistryPath("not a registry path; coldframe intercepts only the registry on this host".to_owned())
 }
 
-/// One request whose asker is known.
+/// A request of a known client.
 struct RequestScope<'a, A> {
     service: &'a RegistryHandler<A>,
     head: &'a Parts,
-    /// The path that the client asked for, below our own prefix.
+    /// The requested path, below our own prefix.
     whole: &'a str,
-    /// The path below the registry's address.
+    /// The path below the registry's base URL.
     path: &'a str,
     asker: &'a Client,
 }
 
 impl<A: RegistryService> RequestScope<'_, A> {
-    /// The reply with the tarball that is at an address of the registry's own, if one is.
+    /// Returns the tarball at a registry-specific address, if there is one.
     async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, RequestError> {
         let answers = &*self.service.answers;
         let Some((name, version)) = answers.locate(self.asker, address).await? else { return Ok(None) };
@@ -287,7 +285,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
         Ok(Some(response::tarball(&tarball, self.head)))
     }
 
-    /// The reply to a request whose path could be a package's or a version's and ends as a tarball's does.
+    /// Handles a path that looks like a package or version but has the extension of a tarball.
     async fn answer_file<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -303,7 +301,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
         }
     }
 
-    /// The reply to a request for a version that its package does not have: the path may be that of another one.
+    /// Handles a tarball path whose version is missing: the path may be the address of another version.
     async fn answer_elsewhere(&self, missing: FirewallError) -> Result<Reply, RequestError> {
         let reply = match address(self.head, self.whole) {
             Some(address) => self.answer_at(&address).await?,
@@ -312,7 +310,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
         reply.ok_or_else(|| missing.into())
     }
 
-    /// The reply, or the one that says why there is none.
+    /// Handles an endpoint.
     async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -320,7 +318,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
     {
         let (answers, asker, by_host) = (&*self.service.answers, self.asker, self.service.askers.depends_on_host());
         match endpoint {
-            Endpoint::Root | Endpoint::Own(_) => Ok(response::root(self.head)),
+            Endpoint::Root | Endpoint::Admin(_) => Ok(response::root(self.head)),
             Endpoint::Packument(name) => {
                 let (form, coding) = self.wanted();
                 let answer = answers.packument(asker, &name, form, coding).await?;
@@ -338,13 +336,13 @@ impl<A: RegistryService> RequestScope<'_, A> {
                 Err(missing @ FirewallError::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
                 tarball => Ok(response::tarball(&tarball?, self.head)),
             },
-            // Aside, because they are large and seldom: a request is moved as a whole, with room for the largest of these.
-            passed_on => Box::pin(self.pass_on(passed_on, body)).await,
+            // Boxed: these futures are large and rare, and would enlarge the future of every request.
+            passed_on => Box::pin(self.pass_through(passed_on, body)).await,
         }
     }
 
-    /// The reply to what upstream is asked for each time.
-    async fn pass_on<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
+    /// Handles endpoints that are forwarded to upstream.
+    async fn pass_through<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -366,12 +364,12 @@ impl<A: RegistryService> RequestScope<'_, A> {
                 let passage = PassthroughRequest { for_account, ..self.passage(Bytes::new()) };
                 Ok(private(answers.pass(asker, None, passage).await?))
             }
-            // Ping and keys; the others were answered before.
+            // Ping and keys. The other endpoints are handled above.
             _ => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
         }
     }
 
-    /// The form and coding of a packument that the client likes best.
+    /// Returns the preferred packument form and coding.
     fn wanted(&self) -> (PackumentForm, ContentCoding) {
         let accept = list(&self.head.headers, &ACCEPT);
         let forms = ["application/json", "application/vnd.npm.install-v1+json"];
@@ -385,12 +383,12 @@ impl<A: RegistryService> RequestScope<'_, A> {
         passthrough::of(self.head, self.path, body)
     }
 
-    /// The request as it is passed on to a registry that the client's own credentials are for, and to no other.
+    /// Returns the forwarded request, restricted to a registry that the client's own credentials are for.
     fn account_passage(&self, body: Bytes) -> PassthroughRequest {
         PassthroughRequest { for_account: true, ..self.passage(body) }
     }
 
-    /// Passes an audit on as it came, and says what was held back of the packages in it.
+    /// Forwards an audit unchanged, and adds a notice about its held packages.
     async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -405,7 +403,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
         Ok(response::passed(passed, notice.as_deref(), true))
     }
 
-    /// Refuses a body that came in a transfer coding beyond chunks: it would be taken for what it codes.
+    /// Rejects transfer encodings other than `chunked`, whose payload would be misread.
     fn check_transfer(&self) -> Result<(), RequestError> {
         match list(&self.head.headers, &TRANSFER_ENCODING) {
             Some(coding) if !coding.trim().eq_ignore_ascii_case("chunked") => Err(RequestError::Transfer),
@@ -413,7 +411,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
         }
     }
 
-    /// The body as its sender wrote it. Few are inflated at once, and each counts until its last reader drops it.
+    /// Decompresses a body. Limits how many are decompressed at once, each until its last reader drops it.
     async fn inflate(&self, bytes: Bytes) -> Result<Bytes, RequestError> {
         let limit = self.service.config.body_limit;
         let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
@@ -428,12 +426,12 @@ impl<A: RegistryService> RequestScope<'_, A> {
             Ok(Bytes::from_owner(Permitted { bytes, _permit: permit }))
         });
         reading.await.map_err(|lost| {
-            tracing::error!(error = %lost, "a task that inflates a body was lost");
-            RequestError::Died
+            tracing::error!(error = %lost, "decompression task failed");
+            RequestError::TaskFailed
         })?
     }
 
-    /// Passes a write on where that is enabled, with the client's own credentials and no others.
+    /// Forwards a write if enabled, with the client's own credentials only.
     async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -441,16 +439,16 @@ impl<A: RegistryService> RequestScope<'_, A> {
     {
         let config = &self.service.config;
         if !config.allow_writes {
-            return Err(RequestError::WritesAreOff);
+            return Err(RequestError::WritesDisabled);
         }
         let own = own_credentials_only(self.asker);
         let reads = matches!(self.head.method, Method::GET | Method::HEAD);
-        // Such a packument holds hidden versions too: whoever may write there could see them anyway, nobody else shall.
+        // This packument includes hidden versions. Only clients with write credentials may read it.
         if reads && own.authorization == Authorization::None {
             return Err(RequestError::NeedsCredentials);
         }
         self.check_transfer()?;
-        // Without credentials it can only be a login, and a stranger's body is not worth the memory of a publish.
+        // A write without credentials is a login, which needs no body limit of a publish.
         let limit =
             if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
         let mut share = self.service.bodies.share_for(self.asker.address);
@@ -467,7 +465,7 @@ fn private(passed: PassthroughResponse) -> Reply {
     response::passed(passed, None, true)
 }
 
-/// The asker without what was lent to it.
+/// Returns the client without configured credentials.
 fn own_credentials_only(asker: &Client) -> Client {
     let authorization = match &asker.authorization {
         Authorization::Own(own) => Authorization::Own(own.clone()),
@@ -491,7 +489,7 @@ fn label(endpoint: &Endpoint) -> EndpointLabel {
         Endpoint::Audit { .. } => EndpointLabel::Audit,
         Endpoint::Account(_) => EndpointLabel::Account,
         Endpoint::Write(_) => EndpointLabel::Write,
-        Endpoint::Own(_) => EndpointLabel::Own,
+        Endpoint::Admin(_) => EndpointLabel::Own,
     }
 }
 
@@ -512,7 +510,7 @@ mod tests {
     use crate::policy::RuleId;
     use crate::server::registry;
 
-    /// Stands in for the firewall: answers everything, refuses `young`, and writes down what it was asked.
+    /// A firewall stub: serves every request, refuses `young`, and records the calls.
     #[derive(Default)]
     struct Stub(Mutex<Vec<String>>);
 
@@ -651,7 +649,7 @@ mod tests {
         service(Config { allow_writes: true, ..Config::default() })
     }
 
-    /// Sends one request from this machine and returns status, headers and body.
+    /// Sends a request from this machine and returns status, headers and body.
     async fn send(
         service: &RegistryHandler<Stub>,
         method: &str,
@@ -674,7 +672,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_path_becomes_its_question() {
+    async fn paths_map_to_firewall_calls() {
         let service = service(Config::default());
         for (path, asked) in [
             ("/axios", "packument axios Full Identity http://127.0.0.1:4873 for lent"),
@@ -697,7 +695,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_asks_for_nothing_is_told_so_in_json() {
+    async fn unknown_paths_return_json_errors() {
         let service = service(Config::default());
         for (method, path, expected) in
             [("GET", "/_x", 400), ("GET", "/-/x", 404), ("POST", "/-/ping", 405), ("PATCH", "/a", 405)]
@@ -725,7 +723,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writes_are_refused_unless_they_are_enabled() {
+    async fn writes_are_refused_unless_enabled() {
         let closed = service(Config::default());
         let (status, headers, body) = send(&closed, "PUT", "/axios", &[("authorization", "Bearer t")], b"{}").await;
         assert!(
@@ -742,7 +740,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_packument_to_be_sent_back_is_a_write() {
+    async fn packument_read_for_a_write_is_a_write() {
         assert_eq!(get(&service(Config::default()), "/axios?write=true").await, 403);
         let open = writable();
         assert_eq!(get(&open, "/axios?write=true").await, 401);
@@ -752,7 +750,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_audit_is_read_inflated_and_passed_on_as_it_came() {
+    async fn audit_is_parsed_decompressed_and_forwarded_unchanged() {
         let service = service(Config { body_limit: 64, ..Config::default() });
         let path = "/-/npm/v1/security/advisories/bulk";
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -770,7 +768,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_request_is_counted_by_what_became_of_it() {
+    async fn requests_are_counted_by_outcome() {
         let service = service(Config::default());
         get(&service, "/axios").await;
         get(&service, "/young").await;
@@ -787,7 +785,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_before_its_answer_is_counted_too() {
+    async fn disconnected_client_is_counted_as_abandoned() {
         let service = service(Config::default());
         let asked = tokio::time::timeout(std::time::Duration::from_secs(1), get(&service, "/hangs")).await;
         assert!(asked.is_err());
@@ -797,7 +795,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn over_a_socket_the_reason_is_in_the_first_line_and_head_has_no_body() {
+    async fn socket_response_has_reason_phrase_and_head_has_no_body() {
         let service = service(Config::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! The registry-mode door: clients name us as their registry. Binds nothing itself.
+//! The listener for clients that use Coldframe as their registry.
 
 pub mod handler;
 
@@ -11,7 +11,8 @@ use crate::net::{ConnectionLimit, DrainReport, listener};
 use crate::server::registry::handler::{EntryPoint, RegistryHandler, handle};
 use crate::server::service::RegistryService;
 
-/// Serves a bound listener until `stop` resolves, then drains, by the policy of `profile`. `room` is shared by all listeners of a process.
+/// Serves a bound listener under the policy of `profile` until `stop` resolves, then drains. All listeners of a process share
+/// `room`.
 pub async fn serve<A: RegistryService>(
     listener: TcpListener,
     room: &Arc<ConnectionLimit>,
@@ -21,7 +22,7 @@ pub async fn serve<A: RegistryService>(
 ) -> DrainReport {
     let limits = service.config().limits.clone();
     let service = service.clone();
-    // One whose address cannot be told is taken for one that others reach.
+    // An unknown local address is treated as public.
     let at_home = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let handler = move |peer, request| {
         let service = service.clone();
