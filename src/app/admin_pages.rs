@@ -1,4 +1,4 @@
-//! Hands requests below `/-/coldframe/` to the pages, and questions of the pages to the firewall.
+//! Connects the admin pages below `/-/coldframe/` to the firewall.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::npm::PackageSpec;
 use crate::server::Own;
 use crate::server::admin::{Admin, BoxFuture, ClientPolicy, PackageInspector};
 
-/// Hands what lies below `/-/coldframe/` to `admin`.
+/// Returns a handler that passes requests below `/-/coldframe/` to `admin`.
 pub(crate) fn own(admin: &Arc<Admin>) -> Own {
     let admin = Arc::clone(admin);
     Arc::new(move |request| {

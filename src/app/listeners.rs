@@ -1,4 +1,4 @@
-//! The addresses of a server: the first must be free, a further one that is not is told and done without.
+//! Binds the addresses of a server. Only the first one is required; failures of the others are logged.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,26 +11,25 @@ use tokio::time::timeout;
 use crate::app::AppError;
 use crate::firewall::Profile;
 
-/// How long the program that holds an address may take to say what it is.
+/// How long the process on an occupied address may take to identify itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest answer to that question, in bytes.
+/// The maximum size of its response, in bytes.
 const PROBE_BYTES: u64 = 8 << 10;
 
-/// A listener and where it really listens.
+/// A bound listener.
 pub(crate) struct BoundListener {
-    /// The socket.
     pub(crate) listener: TcpListener,
-    /// Its address, with the port it got where 0 was asked for.
+    /// The address, with the assigned port if port 0 was configured.
     pub(crate) address: SocketAddr,
-    /// Which policy it answers by.
+    /// The policy for its clients.
     pub(crate) profile: Profile,
 }
 
-/// Binds the addresses, in their order; each answers by the policy that `profiles` names at its place, else by the first.
+/// Binds the addresses in order. `profiles` has the policy of each address; the default is the first policy.
 ///
 /// # Errors
-/// When the first one cannot be had.
+/// Returns an error if the first address cannot be bound.
 pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
@@ -43,17 +42,17 @@ pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result
             }
             Err(error) => {
                 let error = explained(*address, "--listen", error).await;
-                tracing::error!(server.address = %address, error = %error, "cannot listen here, serving on the other addresses");
+                tracing::error!(server.address = %address, error = %error, "listener not opened");
             }
         }
     }
     Ok(bound)
 }
 
-/// Binds addresses that have all to be had, with the first policy; `flag` names others.
+/// Binds addresses that are all required, with the first policy. `flag` is the flag to name in errors.
 ///
 /// # Errors
-/// For the first that cannot be had.
+/// Returns an error for the first address that cannot be bound.
 pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
     for address in addresses {
@@ -65,7 +64,7 @@ pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec
     Ok(bound)
 }
 
-/// Adds to an address in use which program has it, where that is another Coldframe, and the flag that names another address.
+/// Adds to an error for an occupied address whether another Coldframe has it, and the flag to choose another one.
 async fn explained(address: SocketAddr, flag: &str, error: io::Error) -> io::Error {
     if error.kind() != io::ErrorKind::AddrInUse {
         return error;
@@ -74,10 +73,10 @@ async fn explained(address: SocketAddr, flag: &str, error: io::Error) -> io::Err
         Ok(Some(version)) => format!("another Coldframe (version {version})"),
         Ok(None) | Err(_) => "another program".to_owned(),
     };
-    io::Error::new(error.kind(), format!("it is in use by {holder}; stop that, or choose another address with `{flag}`"))
+    io::Error::new(error.kind(), format!("address in use by {holder}; stop it or choose another address with `{flag}`"))
 }
 
-/// The version of the Coldframe that answers at `address`, if one does.
+/// Asks the server at `address` for its Coldframe version. Returns `None` if it is not a Coldframe.
 async fn version_at(address: SocketAddr) -> Option<String> {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -92,7 +91,7 @@ async fn version_at(address: SocketAddr) -> Option<String> {
     version_in(&String::from_utf8_lossy(&answer)).map(str::to_owned)
 }
 
-/// The version in the root document of a Coldframe.
+/// Extracts the version from the root document of a Coldframe.
 fn version_in(answer: &str) -> Option<&str> {
     let (version, _) = answer.split_once("{\"coldframe\":\"")?.1.split_once('"')?;
     let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '+');
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn another_coldframe_is_known_by_its_root() {
+    fn other_coldframe_is_identified_by_its_root_document() {
         assert_eq!(version_in("HTTP/1.1 200 OK\r\n\r\n{\"coldframe\":\"0.1.0-rc.1\"}"), Some("0.1.0-rc.1"));
         for other in ["", "{\"other\":\"1\"}", "{\"coldframe\":\"a\u{1b}[2J\"}", "{\"coldframe\":\"1"] {
             assert_eq!(version_in(other), None, "{other:?}");

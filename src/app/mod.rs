@@ -1,6 +1,5 @@
-//! The only composition root. Takes a configuration and a clock, makes the rooms and joins them.
-//!
-//! Refuses to read flags, files or the environment, and to decide what a client gets.
+//! The composition root: builds all components from a configuration and a clock, connects them, and runs the server.
+//! Reads no flags, configuration files or environment variables.
 
 mod admin_pages;
 pub mod ca;
@@ -28,12 +27,12 @@ use url::Url;
 
 pub use operations::{Description, Explained};
 pub use remote::client_policy::terms;
-pub use remote::health::health;
+pub use remote::health::check_readiness;
 pub use remote::{Owner, RemoteServer};
 pub use run::RunSession;
 pub use run::temp_dir::RunTempDir;
 pub use standalone::check::Checker;
-pub use standalone::policy_diff::difference;
+pub use standalone::policy_diff::diff_policies;
 pub use standalone::{IndicatorHitSummary, contacts, explain, exposure};
 pub use tasks::config_reload::ReadConfig;
 
@@ -62,102 +61,98 @@ use crate::telemetry::{CallbackGauge, Metrics, TaskLabel};
 use crate::tls::{self, TlsError};
 use crate::upstream::{AllCircuits, Registries, UpstreamConfigError};
 
-/// Why there is no server, or no answer.
+/// Why a server cannot start or run, or why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The first address to listen on cannot be had.
+    /// A required address cannot be bound.
     #[error("cannot listen on `{address}`")]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// Why not.
         source: std::io::Error,
     },
-    /// The data directory cannot be had.
+    /// The data directory cannot be opened.
     #[error("cannot use the data directory")]
     DataDir(#[source] StoreError),
-    /// A file of certificates is wrong.
-    #[error("cannot decide whom to trust")]
+    /// A certificate file cannot be read.
+    #[error("cannot load trusted certificates")]
     Tls(#[from] TlsError),
-    /// The gateway has no authority that vouches for its hosts.
-    #[error("cannot set up the gateway's authority")]
+    /// The gateway has no CA that covers its hosts.
+    #[error("cannot set up the gateway's CA")]
     Authority(#[source] TlsError),
-    /// Operators cannot be known by their tokens.
-    #[error("cannot tell operators from others")]
+    /// The admin tokens cannot be read.
+    #[error("cannot load admin tokens")]
     Tokens(#[from] AdminTokenError),
-    /// The gateway's clients cannot be known by their names.
-    #[error("cannot tell who may use the gateway")]
+    /// The file of gateway users cannot be read.
+    #[error("cannot load gateway users")]
     Users(#[from] PasswordFileError),
-    /// Upstream cannot be set up: an address, a proxy.
+    /// An upstream address or a proxy is invalid.
     #[error("cannot set up upstream")]
     Upstream(#[from] UpstreamConfigError),
-    /// There is no place for what a question needs for a moment.
-    #[error("cannot make a temporary directory")]
+    /// A temporary directory cannot be created.
+    #[error("cannot create a temporary directory")]
     Scratch(#[source] std::io::Error),
-    /// Some of what was noted did not reach the disk.
-    #[error("requests that are missing in the ledger: {0}")]
+    /// Some ledger rows were not written to disk.
+    #[error("requests missing from the ledger: {0}")]
     LedgerLost(u64),
-    /// A decision that would cover nothing.
-    #[error("upstream has no version of `{name}` that fits: {asked}")]
+    /// No version matches a decision.
+    #[error("upstream has no version of `{name}` that matches: {asked}")]
     NothingFits {
-        /// The package.
         name: PackageName,
-        /// What was asked for.
+        /// The requested version, range or dist-tag.
         asked: String,
     },
-    /// A decision that cannot be confirmed or taken back.
+    /// A decision cannot be confirmed or revoked.
     #[error("decision {id} {why}")]
     Undecidable {
-        /// Its number.
+        /// The number of the decision.
         id: i64,
-        /// Why not.
         why: &'static str,
     },
-    /// No feed that is followed has such an advisory.
-    #[error("no feed that is followed has an advisory of this id or alias, name the version as `PACKAGE@VERSION` instead: `{0}`")]
+    /// No configured feed has this advisory.
+    #[error("no configured feed has an advisory with this id or alias: `{0}`; name the version as `PACKAGE@VERSION` instead")]
     NoAdvisory(String),
-    /// A feed cannot be written.
-    #[error("cannot export")]
+    /// A feed cannot be exported.
+    #[error("cannot export the feed")]
     Feed(#[from] crate::feed::FeedError),
-    /// A Coldframe elsewhere could not be asked, or did not answer.
-    #[error("cannot ask the coldframe at `{server}`: {detail}")]
+    /// A remote server cannot be queried, or did not answer.
+    #[error("cannot query the coldframe at `{server}`: {detail}")]
     Server {
         /// Its address.
         server: Box<str>,
         /// Why.
         detail: String,
     },
-    /// The server that runs on the data directory could not be asked, or could not answer.
-    #[error("the coldframe that runs on `{}`: {detail}", data_dir.display())]
+    /// The running server on the data directory cannot be queried, or failed.
+    #[error("cannot query the running coldframe on `{}`: {detail}", data_dir.display())]
     Control {
         /// The data directory.
         data_dir: PathBuf,
         /// Why not.
         detail: String,
     },
-    /// A question got no answer.
+    /// The firewall returned an error.
     #[error(transparent)]
     Rejected(#[from] FirewallError),
 }
 
-/// How long a data directory that is in use is tried again.
+/// How long to retry opening a data directory that is in use.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long what clients no longer wait for may go on beyond the drain deadline, which clients may have used up.
+/// How long background fetches may take after the drain deadline, which clients may have used up.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// The gateway, bound.
+/// The gateway with its bound listeners.
 struct GatewayListeners {
     bound: Vec<BoundListener>,
     addresses: Vec<SocketAddr>,
-    /// For connections that were to go elsewhere.
+    /// Listeners for transparently redirected connections.
     transparent: Vec<BoundListener>,
     transparent_addresses: Vec<SocketAddr>,
     door: Arc<Forward<Firewall>>,
     followed: GatewayFileWatcher,
 }
 
-/// A server that is bound and not yet running. Nothing was sent upstream.
+/// A server that is bound but not running. No request was sent to upstream.
 pub struct App {
     bound: Vec<BoundListener>,
     addresses: Vec<SocketAddr>,
@@ -170,12 +165,12 @@ pub struct App {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ledger_retention: Duration,
-    /// The revision of the decisions that are applied, and what was logged of them.
+    /// The revision of the applied decisions, and their log state.
     decided: (u64, crate::app::tasks::decision_reload::Log),
     feeds: Arc<FeedScheduler>,
-    /// The background tasks; those of the feeds run already.
+    /// The background tasks. Those of the feeds are already running.
     tasks: Supervisor,
-    /// Those of feeds that are added while it runs.
+    /// Tasks of feeds that are added at runtime.
     feed_tasks: Supervisor,
     summary_interval: Duration,
     policies: Arc<PolicyReloader>,
@@ -184,18 +179,18 @@ pub struct App {
     settings: Effective,
     read: Option<ReadConfig>,
     reload_asked: Arc<Notify>,
-    /// Why the configuration that was read last is not active, or not all of it.
+    /// Why the last configuration that was read is not fully active.
     reload_trouble: Arc<Mutex<Option<String>>>,
     #[cfg(unix)]
     control: Option<crate::app::session::control_socket::ControlSocket>,
 }
 
 impl App {
-    /// Opens the data directory and takes its lock, makes the rooms, and binds the addresses. Blocks for as long as the
-    /// disk takes.
+    /// Opens and locks the data directory, builds all components and binds the addresses. Blocks on disk I/O.
     ///
     /// # Errors
-    /// When the data directory is in use or cannot be used, upstream cannot be set up, or the first address is not free.
+    /// Returns an error if the data directory is in use or unusable, if upstream cannot be set up, or if a required address
+    /// cannot be bound.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let data_dir = open_data_dir(&config.store.data_dir).await.map_err(AppError::DataDir)?;
         #[cfg(unix)]
@@ -215,7 +210,7 @@ impl App {
         let watched = circuits.clone();
         metrics.watch(CallbackGauge::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
-        ledger.put_in_force(decided).map_err(AppError::DataDir)?;
+        ledger.set_applied_revision(decided).map_err(AppError::DataDir)?;
         let decided = (
             decided,
             crate::app::tasks::decision_reload::Log::begin(decisions.clone(), Arc::clone(&metrics), Arc::clone(&clock)),
@@ -231,11 +226,12 @@ impl App {
             decisions,
             config: config.firewall,
         }));
-        // Weakly: the firewall holds the numbers, and a circle would keep the data directory owned for ever.
+        // A weak reference, because the firewall holds the metrics. A cycle would keep the data directory locked.
         let weighed = Arc::downgrade(&firewall);
-        let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.weight());
+        let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.memory_bytes());
         metrics.watch(CallbackGauge::MemoryBytes, Box::new(weight));
-        // Bound first: who asks meanwhile waits in the backlog, and is then told what is not read yet.
+        // Bound before the feeds are loaded: clients wait in the backlog meanwhile, and then get an answer that names the unread
+        // feeds.
         let bound = crate::app::listeners::bind(&config.listen, &config.listener_policies).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let feeds = FeedScheduler::open(crate::app::tasks::feeds::FeedSchedulerDeps {
@@ -261,7 +257,7 @@ impl App {
         let policies = PolicyReloader::new(config.policies);
         let judge = Arc::clone(&firewall) as SharedInspector;
         let (mut checks, mut remarks) =
-            (checks(&ledger, &firewall), vec![("upstream", remark(circuits)), ("policy", policies.remark())]);
+            (health_checks(&ledger, &firewall), vec![("upstream", upstream_warning(circuits)), ("policy", policies.reload_warning())]);
         let reload_trouble = Arc::default();
         remarks.push(("configuration", crate::app::tasks::config_reload::remark(Arc::clone(&reload_trouble))));
         checks.extend([
@@ -270,7 +266,7 @@ impl App {
             ("tasks", feed_tasks.check()),
         ]);
         remarks.extend([("tasks", tasks.remark()), ("tasks", feed_tasks.remark())]);
-        if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", crate::app::outbound::freshness(&feeds)));
+        if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", crate::app::outbound::freshness_check(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
         let public_url = config.proxy.public_url.clone();
@@ -320,53 +316,53 @@ impl App {
         })
     }
 
-    /// The addresses at which it is a proxy, with their real ports.
+    /// Returns the gateway's addresses, with their real ports.
     #[must_use]
     pub fn gateways(&self) -> &[SocketAddr] {
         self.gateway.as_ref().map_or(&[], |gate| &gate.addresses)
     }
 
-    /// The addresses at which it takes connections that were to go elsewhere, with their real ports.
+    /// Returns the addresses for transparently redirected connections, with their real ports.
     #[must_use]
     pub fn transparent(&self) -> &[SocketAddr] {
         self.gateway.as_ref().map_or(&[], |gate| &gate.transparent_addresses)
     }
 
-    /// The addresses that clients can connect to, with their real ports; the first one is the first of the configuration.
+    /// Returns the registry addresses with their real ports, in the order of the configuration.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The firewall behind them.
+    /// Returns the firewall.
     #[must_use]
     pub fn firewall(&self) -> &Arc<Firewall> {
         &self.firewall
     }
 
-    /// Has the configuration read again, with `read`, when it is notified.
+    /// Registers `read` for reloads. Returns a handle that triggers a reload when it is notified.
     pub fn reload_with(&mut self, read: ReadConfig) -> Arc<Notify> {
         self.read = Some(read);
         Arc::clone(&self.reload_asked)
     }
 
-    /// What people should know before they use it: one line each.
+    /// Returns notices for the operator at startup, one per line.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
         self.feeds.lacking().err().into_iter().map(|lacking| format!("not ready: {lacking}")).collect()
     }
 
-    /// Waits until each feed was looked at once, for `patience` at most: for a command that cannot ask again later.
+    /// Waits until each feed was checked once, at most for `patience`. For commands, which do not retry refused requests.
     pub async fn until_feeds_are_read(&self, patience: Duration) {
         self.feeds.until_looked_at(patience).await;
     }
 
-    /// Has `coldframe run` lead its commands here, through a socket in the data directory.
+    /// Opens the control socket in the data directory, through which `coldframe run` and other commands use this server.
     ///
     /// # Errors
-    /// When there can be no such socket.
+    /// Returns an error if the socket cannot be created.
     #[cfg(unix)]
-    pub fn take_commands(&mut self) -> std::io::Result<()> {
+    pub fn open_control_socket(&mut self) -> std::io::Result<()> {
         DataDir::mark_server(&self.data_dir)?;
         let ours = [self.addresses(), self.gateways(), self.transparent()].concat();
         let parts = crate::app::session::control_socket::ControlContext {
@@ -383,11 +379,11 @@ impl App {
         Ok(())
     }
 
-    /// Serves until `shutdown` resolves; then takes no more requests, lets those in flight finish until the drain deadline,
-    /// and writes the ledger.
+    /// Serves until `shutdown` resolves. Then accepts no more requests, lets running ones finish until the drain deadline, and
+    /// writes the ledger.
     ///
     /// # Errors
-    /// When some of what was served or refused could not be written to the ledger.
+    /// Returns an error if some requests could not be written to the ledger.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let stop = watch::Sender::new(false);
         let room = ConnectionLimit::of(self.service.config().limits.connections);
@@ -398,7 +394,7 @@ impl App {
             let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());
             doors.spawn(async move {
                 let stopped = async move {
-                    // An error means that the sender is gone, and with it whoever could ask for more.
+                    // An error means that the sender is gone.
                     let _ = stopped.wait_for(|stop| *stop).await;
                 };
                 let _ended = registry::serve(listener, &room, &service, profile, stopped).await;
@@ -422,7 +418,7 @@ impl App {
                 let (door, room, mut stopped) = (Arc::clone(&door), Arc::clone(&room), stop.subscribe());
                 doors.spawn(async move {
                     let stopped = async move {
-                        // As above.
+                        // An error means that the sender is gone.
                         let _ = stopped.wait_for(|stop| *stop).await;
                     };
                     let _ended = if is_transparent {
@@ -497,10 +493,10 @@ impl App {
         }
         tasks.shutdown().await;
         summary.tell();
-        // What clients no longer wait for goes on for a while, and holds the store open.
+        // Fetches without waiting clients continue for a while and keep the store open.
         let settled = tokio::time::timeout_at(deadline, self.firewall.settle()).await;
         if settled.is_err() {
-            tracing::warn!("fetches from upstream were cut off");
+            tracing::warn!("upstream fetches aborted");
         }
         let lost = flush(self.ledger).await;
         #[cfg(unix)]
@@ -513,7 +509,7 @@ impl App {
 }
 
 impl GatewayListeners {
-    /// Finds or makes the authority, and binds every address.
+    /// Loads or creates the CA, and binds all addresses.
     async fn open(
         config: &config::GatewaySettings,
         data_dir: &Path,
@@ -521,10 +517,11 @@ impl GatewayListeners {
         (registry, parent): (&[SocketAddr], OutboundProxy),
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        // Made where there is none; then looked at before it is read: what changes meanwhile is read again.
-        crate::app::ca::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
+        // Creates the CA if there is none. The files are stamped before they are read, so that a change in between is noticed
+        // later.
+        crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let looks = (FileStamps::at(&config.door.users), FileStamps::at(&crate::app::ca::files(config, data_dir)));
-        let kept = crate::app::ca::in_force(config, data_dir, clock.now()).map_err(AppError::Authority)?;
+        let kept = crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = crate::app::ca::leaves(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (
             crate::app::listeners::bind_all(&config.listen, "--gateway").await?,
@@ -545,7 +542,7 @@ impl GatewayListeners {
     }
 }
 
-/// What a server says of itself: `bound` are its addresses as a registry and as a gateway, `names` its policies.
+/// Describes a server to other processes. `bound` and `gateways` are its addresses, `names` its policies.
 fn describe(
     settings: &Settings,
     (bound, gateways): (&[BoundListener], &[SocketAddr]),
@@ -576,8 +573,7 @@ fn describe(
     }
 }
 
-/// Opens the data directory. One that is in use is tried again for a moment: the process that had it was killed just now, and
-/// its lock goes when the last of it does.
+/// Opens the data directory. Retries for a while if it is locked, because a killed process keeps its lock until it is fully gone.
 async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -588,8 +584,9 @@ async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
     }
 }
 
-/// What readiness looks at. Upstream is not among it: a cache that can serve is ready, and asking would send something.
-fn checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static str, HealthCheck)> {
+/// Returns the readiness checks. Upstream is not among them: a server that can serve its cache is ready, and a check would send
+/// requests.
+fn health_checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static str, HealthCheck)> {
     let (ledger, firewall) = (Arc::clone(ledger), Arc::clone(firewall));
     let reads = move || {
         let name = PackageName::parse("coldframe").map_err(|wrong| wrong.to_string())?;
@@ -598,23 +595,23 @@ fn checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static
     vec![("ledger", Arc::new(reads)), ("clock", Arc::new(move || firewall.check_clock()))]
 }
 
-/// Whether upstream is asked at all.
-fn remark(circuits: AllCircuits) -> HealthCheck {
+/// Returns a warning while circuits to upstream hosts are open.
+fn upstream_warning(circuits: AllCircuits) -> HealthCheck {
     Arc::new(move || match circuits.open() {
         0 => Ok(()),
-        open => Err(format!("{open} upstream host(s) failed too often and are left alone for a while; what is cached is served")),
+        open => Err(format!("circuit open for {open} upstream host(s) after repeated failures; cached packages are served")),
     })
 }
 
-/// Writes what the ledger was told and has not yet written; says how much of it was lost since the start.
+/// Writes the pending ledger rows. Returns how many rows were lost since the start.
 async fn flush(ledger: Arc<SqliteLedger>) -> u64 {
     let flushed = tokio::task::spawn_blocking(move || {
         ledger.flush();
         ledger.lost()
     });
     flushed.await.unwrap_or_else(|error| {
-        tracing::error!(error = %error, "the ledger's last rows were lost");
-        // An unknown number, which is at least one.
+        tracing::error!(error = %error, "ledger flush failed");
+        // The number is unknown, but at least one.
         1
     })
 }
@@ -625,7 +622,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[tokio::test]
-    async fn a_data_directory_is_owned_by_one_app_until_that_has_gone() {
+    async fn data_directory_is_locked_until_the_app_is_gone() {
         let home = tempfile::tempdir().unwrap();
         let data_dir = home.path().to_str().unwrap();
         let config =

@@ -1,5 +1,5 @@
-//! What a running server answers over its control socket: the operations behind `explain`, `check`, `approve`, `adopt` and others,
-//! by its own policy, feeds, decisions and cache. Bounded: few questions are worked on at once.
+//! Operations that a running server executes for `explain`, `check`, `approve`, `adopt` and other commands over its control
+//! socket. They use the server's policy, feeds, decisions and cache. Parallelism is bounded.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,39 +23,39 @@ use crate::server::admin::{CheckResponse, ClientPolicy, explanation};
 use crate::store::{BlobStore, Ledger, SqliteLedger, StoreError};
 use crate::units::timestamp;
 
-/// Questions that are worked on at once: each may ask upstream for hundreds of packuments.
+/// The maximum number of operations in parallel. Each may fetch hundreds of packuments from upstream.
 const MAX_QUESTIONS: usize = 4;
 
-/// The most entries of one question: packages, or tarballs.
+/// The maximum number of entries of one request: packages or tarballs.
 pub(crate) const MAX_ENTRIES: usize = 500;
 
-/// What a server is asked.
+/// A request to a running server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Question {
-    /// Who it is: a [`Description`].
+    /// Describes the server; the answer is a [`Description`].
     Describe,
-    /// To write down what it has noted so far.
+    /// Writes pending ledger rows.
     Flush,
-    /// Whether a version would be served, and why: an [`Explained`].
+    /// Explains the verdict on a version; the answer is an [`Explained`].
     Explain { spec: String, at: Option<Timestamp>, profile: usize },
-    /// What would become of locked versions: a [`Checked`].
+    /// Checks locked versions; the answer is a [`CheckResponse`].
     Check { packages: Vec<LockedVersion>, profile: usize },
-    /// What an approval would cover: an [`ApprovalPlan`].
+    /// Plans an approval; the answer is an [`ApprovalPlan`].
     Expand { spec: String, records: Vec<String>, profile: usize },
-    /// What of lockfiles would be adopted: an [`Adoption`].
+    /// Plans the adoption of lockfile entries; the answer is an [`Adoption`].
     Adopt { wanted: WantedVersions, profile: usize },
-    /// To take tarballs, by their digests, out of the store, and what is remembered of packages: a [`Purged`].
+    /// Removes tarballs by digest and cached packuments by package; the answer is a [`Purged`].
     Purge { integrities: Vec<String>, packages: Vec<String> },
 }
 
-/// What it answers.
+/// The answer to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// This.
+    /// The result.
     Done(Value),
-    /// It cannot, for this reason.
+    /// The operation failed, for this reason.
     Failed(String),
-    /// It does not speak this program's language.
+    /// The server does not support this request.
     Refused(String),
 }
 
@@ -64,63 +64,60 @@ pub(crate) enum Answer {
 pub struct ListenerDescription {
     /// The address, with its real port.
     pub address: SocketAddr,
-    /// The policy that answers there: its place among the policies.
+    /// The index of its policy.
     pub profile: usize,
 }
 
 /// One policy of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyDescription {
-    /// Its name, or its path.
+    /// The name or path.
     pub name: String,
-    /// What clients are to agree with.
+    /// The settings that clients should use.
     pub terms: ClientPolicy,
 }
 
-/// A server that runs.
+/// A running server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// Its version.
     pub version: String,
-    /// Where it listens as a registry.
+    /// The registry addresses.
     pub listeners: Vec<ListenerDescription>,
-    /// Where it listens as a gateway.
+    /// The gateway addresses.
     pub gateways: Vec<SocketAddr>,
-    /// The address under which clients reach it, if it is configured.
+    /// The configured public URL.
     pub public_url: Option<Url>,
-    /// Its policies.
     pub policies: Vec<PolicyDescription>,
-    /// Where packages come from, without credentials.
+    /// The upstream registries, without credentials.
     pub upstreams: Vec<String>,
-    /// Its settings.
     pub settings: Effective,
 }
 
-/// What is said of one version.
+/// The explanation of the verdict on one version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Explained {
-    /// For people.
+    /// The explanation as text.
     pub text: String,
-    /// For programs.
+    /// The explanation as JSON.
     pub json: Value,
-    /// Whether it would be served.
+    /// Whether the version would be served.
     pub is_allowed: bool,
-    /// What it says in one line.
+    /// The verdict in one line.
     pub verdict: String,
-    /// The verdicts of the other policies that are not like it, each with its profile.
+    /// The differing verdicts of other policies, with their profiles.
     pub others: Vec<(usize, String)>,
 }
 
-/// What left the store.
+/// What was removed from the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Purged {
-    /// Tarballs.
+    /// The number of tarballs.
     pub tarballs: u64,
-    /// Remembered packuments.
+    /// The number of cached packuments.
     pub packuments: u64,
 }
 
-/// What questions are answered by.
+/// Executes operations on a running server.
 pub(crate) struct Operations {
     firewall: Arc<Firewall>,
     ledger: Arc<SqliteLedger>,
@@ -151,7 +148,7 @@ impl Operations {
         }
     }
 
-    /// Answers a question.
+    /// Executes one operation.
     pub(crate) async fn answer(&self, question: Question) -> Answer {
         match self.work(question).await {
             Ok(answer) => Answer::Done(answer),
@@ -211,11 +208,11 @@ impl Operations {
         }
     }
 
-    /// Replaces the settings, which were read again.
+    /// Updates the description after a reload of the configuration.
     pub(crate) fn reloaded(&self, names: &[String], settings: Effective) {
         let mut description = self.description.lock().unwrap_or_else(PoisonError::into_inner);
         let mut settings = settings;
-        // The addresses that are open stay as they are.
+        // Open addresses do not change at runtime.
         for key in OF_PLACES {
             settings.keep(&description.settings, *key);
         }
@@ -225,7 +222,7 @@ impl Operations {
         }
     }
 
-    /// The addresses that are listened on as a registry.
+    /// Returns the registry addresses.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let description = self.description.lock().unwrap_or_else(PoisonError::into_inner);
         description.listeners.iter().map(|listener| listener.address).collect()
@@ -266,11 +263,11 @@ impl Operations {
     }
 }
 
-/// What a verdict says, in a line.
+/// Renders a verdict in one line.
 #[must_use]
 pub fn verdict_line(verdict: &Verdict) -> String {
     let reason = verdict.reason().map(|reason| format!(": {} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
-    let opens = verdict.opens().map(|opens| format!("; opens {}", timestamp::tell_opening(opens))).unwrap_or_default();
+    let opens = verdict.opens().map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
     let word = match verdict {
         Verdict::Allow => "allowed",
         Verdict::Hold { .. } => "held",
@@ -279,7 +276,7 @@ pub fn verdict_line(verdict: &Verdict) -> String {
     format!("{word}{reason}{opens}")
 }
 
-/// Works out what an approval of `spec` that names `records` covers.
+/// Plans an approval of `spec` that names `records`.
 pub(crate) async fn expand(
     firewall: &Firewall,
     asker: &Client,
@@ -294,14 +291,14 @@ fn of_profile(profile: usize) -> Client {
 }
 
 fn bounded(entries: usize) -> Result<(), String> {
-    if entries <= MAX_ENTRIES { Ok(()) } else { Err(format!("at most {MAX_ENTRIES} entries are taken at once")) }
+    if entries <= MAX_ENTRIES { Ok(()) } else { Err(format!("too many entries, at most {MAX_ENTRIES} per request")) }
 }
 
 fn read_spec(text: &str) -> Result<PackageSpec, String> {
     PackageSpec::parse(text).map_err(|wrong| wrong.to_string())
 }
 
-/// An error and its causes in one line.
+/// Renders an error and its causes in one line.
 pub(crate) fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -312,10 +309,10 @@ pub(crate) fn told(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Takes tarballs out of a store, and what is remembered of packages; what was there. Blocks.
+/// Removes tarballs and cached packuments, and returns how many there were. Blocks.
 ///
 /// # Errors
-/// When the ledger cannot be read, or something cannot be removed.
+/// Returns an error if the ledger cannot be read, or if a file cannot be removed.
 pub(crate) fn purge(
     ledger: &SqliteLedger,
     integrities: &[Integrity],
@@ -334,7 +331,7 @@ pub(crate) fn purge(
     Ok(purged)
 }
 
-/// Packages that one question names, with the versions and digests that lockfiles hold of them.
+/// Splits packages into parts that fit into one request.
 pub(crate) fn parts_of(wanted: WantedVersions) -> Vec<WantedVersions> {
     let mut parts = vec![WantedVersions::new()];
     for (name, versions) in wanted {

@@ -1,4 +1,4 @@
-//! Joins the feeds to the rest: who asks for them, where their numbers and their freshness show. Refuses to look at them.
+//! Connects the feeds to the HTTP client, the metrics and the health checks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::server::admin::HealthCheck;
 use crate::telemetry::{CallbackGauge, Metrics};
 use crate::upstream;
 
-/// Asks for feeds as upstream is asked: through the same proxies, trusting the same authorities, within the same deadlines.
+/// Creates the HTTP client for feeds, with the proxies, CAs and deadlines of upstream.
 pub(crate) fn client(upstream: &upstream::Config, trust: &net::TlsTrust) -> HttpClient {
     HttpClient::new(&settings(upstream, trust))
 }
 
-/// Who connects the gateway to others, where upstream is asked through somebody too.
+/// Returns the outbound proxy of the gateway: the one that upstream is reached through, if any.
 pub(crate) fn parent(upstream: &upstream::Config, trust: &net::TlsTrust) -> OutboundProxy {
     OutboundProxy::new(&settings(upstream, trust))
 }
@@ -34,13 +34,13 @@ fn settings(upstream: &upstream::Config, trust: &net::TlsTrust) -> ClientConfig 
     }
 }
 
-/// What the feeds say, for a question that is asked once: paths are read, of addresses what is kept counts. Blocks; asks nobody.
-pub(crate) fn glance(feeds: &FeedSettings, data_dir: &Path, scratch: &Path, now: Timestamp) -> Advisories {
+/// Loads the advisories for a single command: paths are read, URLs are taken from the cache. Blocks; makes no network requests.
+pub(crate) fn load_feeds_once(feeds: &FeedSettings, data_dir: &Path, scratch: &Path, now: Timestamp) -> Advisories {
     let (shelf, aside) = (FeedStore::of(data_dir), FeedStore::of(scratch));
     let (mut found, mut lacking) = (Vec::new(), None);
     for feed in &feeds.followed {
-        let read = feed::read_path(feed, &aside, &shelf, now).or_else(|wrong| {
-            tracing::warn!(feed.name = feed.name, error = %wrong, "a feed cannot be read, its last good records count");
+        let read = feed::load_path_once(feed, &aside, &shelf, now).or_else(|wrong| {
+            tracing::warn!(feed.name = feed.name, error = %wrong, "feed not read");
             Ok(None)
         });
         let kept = |read: Option<LoadedFeed>| read.map_or_else(|| feed::load(feed, &shelf), |read| Ok(Some(read)));
@@ -53,9 +53,9 @@ pub(crate) fn glance(feeds: &FeedSettings, data_dir: &Path, scratch: &Path, now:
     Advisories::of_feeds(found).lacking(lacking)
 }
 
-/// Has the numbers of the feeds read whenever they are rendered.
+/// Registers the gauges of the feeds.
 pub(crate) fn watch(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>, metrics: &Metrics) {
-    // Weakly: the feeds hold the numbers.
+    // Weak references, because the feeds hold the metrics.
     let (counted, aged) = (Arc::downgrade(feeds), Arc::downgrade(feeds));
     let advisories = move || counted.upgrade().map_or(0, |feeds| feeds.advisories());
     metrics.watch(CallbackGauge::Advisories, Box::new(advisories));
@@ -63,14 +63,14 @@ pub(crate) fn watch(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>, metric
     metrics.watch(CallbackGauge::FeedsStale, Box::new(stale));
 }
 
-/// Whether every feed that is to be obeyed was read.
+/// Checks whether every required feed was read.
 pub(crate) fn lacking(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>) -> HealthCheck {
     let feeds = Arc::clone(feeds);
     Arc::new(move || feeds.lacking())
 }
 
-/// Whether every feed is fresh.
-pub(crate) fn freshness(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>) -> HealthCheck {
+/// Checks whether every feed is fresh.
+pub(crate) fn freshness_check(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>) -> HealthCheck {
     let feeds = Arc::clone(feeds);
     Arc::new(move || feeds.freshness())
 }

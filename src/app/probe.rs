@@ -1,5 +1,5 @@
-//! Looks at what surrounds an installation: does a Coldframe answer, whose clock is right, is the way around open, and does
-//! upstream send what rules ask for. Within seconds, whatever answers. Refuses to judge what it sees.
+//! Probes the surroundings of an installation: the server, clock skew, egress around the server, and the metadata that upstream
+//! sends. Every probe ends within seconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,42 +23,41 @@ use crate::npm::packument::parse::ingest;
 use crate::tls;
 use crate::upstream::{self, RegistryConfig};
 
-/// How long each question may take in all.
+/// The time limit of each request.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// How long a connection may take.
+/// The time limit of a connection attempt.
 const CONNECTING: Duration = Duration::from_secs(3);
 
-/// What is seen.
+/// The results of the probes.
 #[derive(Debug, Clone)]
 pub struct ProbeReport {
-    /// Whether the Coldframe that clients are to use answers, and our clock minus its.
+    /// The local clock minus the clock of the server that clients use, or why the server did not answer.
     pub server: Result<Option<SignedDuration>, String>,
-    /// The same of upstream.
+    /// The local clock minus upstream's clock, or why upstream did not answer.
     pub upstream: Result<Option<SignedDuration>, String>,
-    /// The places of registries, and whether a connection opens to them from here, past everything.
+    /// Registries by host and port, and whether a direct connection to each succeeds.
     pub egress: Vec<(String, bool)>,
-    /// What the packument that was looked at lacks; `None` when there was none to look at.
+    /// The metadata that the sample packument lacks; `None` without a sample.
     pub stripped: Option<MissingMetadata>,
 }
 
-/// What upstream sent of one package.
+/// The metadata that upstream omits for one package.
 #[derive(Debug, Clone)]
 pub struct MissingMetadata {
-    /// The package.
     pub name: PackageName,
-    /// What is missing, in npm's words; or why nothing could be read.
+    /// The missing fields by their npm names, or why the packument could not be read.
     pub missing: Result<Vec<&'static str>, String>,
 }
 
-/// Places, and the certificates that are shown there.
+/// Hosts with ports, and the certificate chains presented there.
 pub type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
 
-/// Looks, at everything at once. `server` is where clients are to go, `around` are the registries that they would go to without
-/// it; `sample` is a package to look at.
+/// Runs all probes in parallel. `server` is the URL that clients use, `around` has the registries that they must not reach
+/// directly, and `sample` is a package to fetch.
 ///
 /// # Errors
-/// When a file of certificates is wrong.
+/// Returns an error if a certificate file cannot be read.
 pub async fn look(
     config: &Config,
     (server, around): (&Url, &[Url]),
@@ -83,10 +82,10 @@ pub async fn look(
 async fn health(client: &HttpClient, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
     let url = below(server, "-/coldframe/healthz");
     let ProbeReply { is_well, status, headers, .. } = ask(client, url, HeaderMap::new(), 0).await?;
-    if is_well { Ok(skew(&headers, clock)) } else { Err(format!("it answers {status}, which no Coldframe does")) }
+    if is_well { Ok(skew(&headers, clock)) } else { Err(format!("not a Coldframe response: {status}")) }
 }
 
-/// Any answer has a date, a refusal too.
+/// Returns upstream's clock skew. Any response has a date, including errors.
 async fn date(client: &HttpClient, config: &upstream::Config, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
     let upstream = &config.default;
     let url = below(&upstream.address(), "-/ping");
@@ -95,12 +94,12 @@ async fn date(client: &HttpClient, config: &upstream::Config, clock: &dyn Clock)
     Ok(skew(&answer.headers, clock))
 }
 
-/// All at once: each may take as long as a connection may.
+/// Checks all registries in parallel, because each may take the full connection timeout.
 async fn egress(around: &[Url]) -> Vec<(String, bool)> {
     let mut opening = tokio::task::JoinSet::new();
     for url in around {
         let url = url.clone();
-        opening.spawn(async move { opens(&url).await });
+        opening.spawn(async move { can_connect(&url).await });
     }
     let mut found: Vec<_> = opening.join_all().await.into_iter().flatten().collect();
     found.sort();
@@ -108,18 +107,18 @@ async fn egress(around: &[Url]) -> Vec<(String, bool)> {
     found
 }
 
-/// The place of a registry, and whether a connection opens to it. Nothing is sent.
-async fn opens(url: &Url) -> Option<(String, bool)> {
+/// Checks whether a direct connection to a registry succeeds. Sends nothing.
+async fn can_connect(url: &Url) -> Option<(String, bool)> {
     let (host, port) = (url.host_str()?, url.port_or_known_default()?);
     let dialled = host.trim_start_matches('[').trim_end_matches(']');
     let opened = timeout(CONNECTING, dial_permitted(dialled, port, |_| Ok(()))).await;
     Some((format!("{host}:{port}"), matches!(opened, Ok(Ok(_)))))
 }
 
-/// The places, host and port, of registries to which a connection from here ends at a gateway of one of these authorities, and
-/// of which: by the packet filter, or by a name that points there. Nothing is asked there.
-pub async fn redirected(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
-    let Some(trusting) = tls::trusting_alone(authorities) else { return RedirectedHosts::new() };
+/// Finds registries to which a connection from here ends at a gateway with one of these CAs, because of a packet filter or DNS.
+/// Returns the hosts with ports and the presented certificates. Sends no request.
+pub async fn probe_redirects(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
+    let Some(trusting) = tls::trust_only(authorities) else { return RedirectedHosts::new() };
     let mut opening = tokio::task::JoinSet::new();
     for url in registries.iter().filter(|url| url.scheme() == "https") {
         let (Some(Host::Domain(host)), Some(port)) = (url.host(), url.port_or_known_default()) else { continue };
@@ -156,17 +155,17 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
 }
 
-/// What came back.
+/// The response to a probe.
 struct ProbeReply {
-    /// Whether it is what was asked for.
+    /// Whether the status is a success.
     is_well: bool,
-    /// Its status, for people.
+    /// The status as text.
     status: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// Asks once; of the body, `limit` bytes at most are read, none where that is 0.
+/// Sends one request. Reads at most `limit` bytes of the body, and none if it is 0.
 async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> Result<ProbeReply, String> {
     let outgoing = ClientRequest { method: Method::GET, url, headers, body: Bytes::new(), reach: AddressScope::Anywhere };
     let asking = async {
@@ -192,7 +191,7 @@ fn below(base: &Url, path: &str) -> Url {
     url
 }
 
-/// Our clock minus the one that answered.
+/// Returns the local clock minus the server's.
 fn skew(headers: &HeaderMap, clock: &dyn Clock) -> Option<SignedDuration> {
     let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
     Some(clock.now().duration_since(Timestamp::try_from(date).ok()?))

@@ -11,7 +11,7 @@ use crate::config::mistake::Origin;
 use crate::config::raw::{RawConfig, RawField, RawValue};
 use crate::config::settings::{DefaultValue, SETTINGS, SettingKey};
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::blot_credentials;
+use crate::diagnostics::redact_credentials;
 use crate::policy::presets;
 use crate::units::quantity;
 
@@ -154,7 +154,7 @@ impl Effective {
                 DefaultValue::Absent(words) => words.to_owned(),
             };
         }
-        values.iter().map(|value| blot_credentials(&value.text)).collect::<Vec<_>>().join(", ")
+        values.iter().map(|value| redact_credentials(&value.text)).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the values of a setting as text.

@@ -7,7 +7,7 @@ use crate::config::parse::{self, SettingsReader};
 use crate::config::raw::feed_table;
 use crate::config::raw::{RawField, RawValue};
 use crate::config::settings::SettingKey;
-use crate::diagnostics::blot_credentials;
+use crate::diagnostics::redact_credentials;
 use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, FeedSource, PublicKey};
 use crate::policy::FeedTrust;
@@ -27,9 +27,9 @@ pub struct FeedSettings {
 pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
     let interval = reader.one(SettingKey::FeedInterval, parse::nonzero_duration);
     let expiry = reader.one(SettingKey::FeedExpiry, parse::nonzero_duration);
-    let readiness = reader.one(SettingKey::FeedReadiness, parse::truth);
-    let may_be_empty = reader.one(SettingKey::FeedMayBeEmpty, parse::truth);
-    let serve_without = reader.one(SettingKey::UnsafeServeWithoutFeed, parse::truth);
+    let readiness = reader.one(SettingKey::FeedReadiness, parse::boolean);
+    let may_be_empty = reader.one(SettingKey::FeedMayBeEmpty, parse::boolean);
+    let serve_without = reader.one(SettingKey::UnsafeServeWithoutFeed, parse::boolean);
     let mut followed: Vec<FeedConfig> = Vec::new();
     let mut whole = true;
     for value in reader.values(SettingKey::Feed) {
@@ -46,7 +46,7 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
                 ));
                 continue;
             }
-            feed.name = free(&followed, &feed.name);
+            feed.name = unique_name(&followed, &feed.name);
         }
         followed.push(feed);
     }
@@ -60,7 +60,7 @@ fn one(
     (interval, expiry): (Duration, Duration),
     may_be_empty: bool,
 ) -> Option<FeedConfig> {
-    let source = tell(reader, field(value, "source").unwrap_or(value), "source", FeedSource::parse);
+    let source = parse_field(reader, field(value, "source").unwrap_or(value), "source", FeedSource::parse);
     let name =
         named(
             reader,
@@ -96,11 +96,11 @@ fn named<T>(
 ) -> Option<Option<T>> {
     match field(value, name) {
         None => Some(None),
-        Some(value) => tell(reader, value, name, parse).map(Some),
+        Some(value) => parse_field(reader, value, name, parse).map(Some),
     }
 }
 
-fn tell<T>(
+fn parse_field<T>(
     reader: &mut SettingsReader<'_>,
     value: &RawValue,
     name: &str,
@@ -109,7 +109,7 @@ fn tell<T>(
     let allowed = feed_table::FEED.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     let parsed = parse(&value.text).map_err(|flaw| {
-        let text = blot_credentials(&value.text).escape_debug().to_string();
+        let text = redact_credentials(&value.text).escape_debug().to_string();
         reader.note(Diagnostic::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
     });
     parsed.ok()
@@ -120,7 +120,7 @@ fn field<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
 }
 
 /// Returns a name that no other feed has.
-fn free(followed: &[FeedConfig], name: &str) -> String {
+fn unique_name(followed: &[FeedConfig], name: &str) -> String {
     let is_free = |name: &String| followed.iter().all(|other| other.name != *name);
     (2..=followed.len() + 2).map(|number| format!("{name}-{number}")).find(is_free).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-pub use crate::diagnostics::{SourceFile, SourceSpan, blot_credentials};
+pub use crate::diagnostics::{SourceFile, SourceSpan, redact_credentials};
 use crate::text::{printable, single_line};
 
 /// Where a value or an error comes from.
@@ -77,6 +77,7 @@ pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
     /// Returns `value` if there are no errors and it is present.
+    ///
     /// # Errors
     /// Returns the sorted errors otherwise.
     pub(crate) fn or<T>(mut mistakes: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {

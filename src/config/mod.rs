@@ -1,4 +1,5 @@
 //! Merges file, environment and flags into one [`Config`].
+//!
 //! [`RawConfig`] holds values as text with their origins. [`Config`] holds parsed values, which are not validated again.
 //! Precedence is flag, environment, file, default. All errors are reported together.
 
@@ -64,7 +65,7 @@ impl ProcessEnvironment {
 
     /// Returns the environment for reading npm's configuration. Variables that are not UTF-8 are left out.
     #[must_use]
-    pub fn of_npm(&self) -> crate::upstream::NpmEnvironment {
+    pub fn npm_environment(&self) -> crate::upstream::NpmEnvironment {
         let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
         crate::upstream::NpmEnvironment {
             vars: self.variables.iter().filter_map(text).collect(),
@@ -134,6 +135,7 @@ pub struct Config {
 impl Config {
     /// Creates a configuration from names and values, without the environment or npm's configuration. For programs that embed
     /// Coldframe and for tests.
+    ///
     /// # Errors
     /// Returns all errors. `data-dir` and `upstream` are required.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
@@ -141,6 +143,7 @@ impl Config {
     }
 
     /// Creates a configuration from raw settings, without the environment or npm's configuration.
+    ///
     /// # Errors
     /// Returns all errors. `data-dir` and `upstream` are required.
     pub fn from_raw(written: &RawConfig) -> Result<Self, Diagnostics> {
@@ -150,6 +153,7 @@ impl Config {
     }
 
     /// Loads the configuration from flags, environment and file. npm's configuration fills in what they leave open.
+    ///
     /// # Errors
     /// Returns all errors in all sources.
     pub fn gather(sources: ConfigSources<'_>) -> Result<Self, Diagnostics> {
@@ -157,6 +161,7 @@ impl Config {
     }
 
     /// Loads the configuration with `defaults` for settings that are not set.
+    ///
     /// # Errors
     /// Returns all errors in all sources.
     pub fn gather_with(sources: ConfigSources<'_>, defaults: &[(SettingKey, &str)]) -> Result<Self, Diagnostics> {
@@ -171,6 +176,7 @@ impl Config {
 
     /// Loads the configuration with the settings `of_server` of a running server. With `own_first`, settings that are set here
     /// take precedence. Credentials, CAs and proxies are those of this process.
+    ///
     /// # Errors
     /// Returns all errors in all sources.
     pub fn gather_like(sources: ConfigSources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Diagnostics> {
@@ -212,7 +218,7 @@ impl Config {
         let feeds = crate::config::feeds::read(&mut reader);
         let profiles = crate::config::policy::choose(&mut reader, named, (min_release_age, fix_lane), exclude);
         let ourselves = OwnAddresses { listen: &listen, public_url: public_url.as_ref() };
-        let behind = crate::config::upstream::choose(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
+        let behind = crate::config::upstream::resolve(&mut reader, machine, &ourselves, (packument_limit, tarball_limit));
         let gateway = crate::config::server::gateway(&mut reader, behind.as_ref().map(|behind| &behind.upstream));
         let UpstreamSettings { upstream, tls, mut warnings } = behind?;
         let upstream_prefixes = crate::config::upstream::prefixes(&upstream);
@@ -258,6 +264,7 @@ impl Config {
 }
 
 /// Checks a file alone and returns how many settings it has.
+///
 /// # Errors
 /// Returns all errors in it.
 pub fn check(path: &Path) -> Result<usize, Diagnostics> {
@@ -268,6 +275,7 @@ pub fn check(path: &Path) -> Result<usize, Diagnostics> {
 }
 
 /// Renders the active settings with their origins as TOML.
+///
 /// # Errors
 /// Returns all errors in all sources.
 pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
@@ -279,6 +287,7 @@ pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics>
 }
 
 /// Returns the data directory, for commands that only read it.
+///
 /// # Errors
 /// Returns all errors except those in npm's configuration.
 pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
@@ -289,6 +298,7 @@ pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
 }
 
 /// Returns the file of gateway users, if one is configured.
+///
 /// # Errors
 /// Returns all errors except those in npm's configuration.
 pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {

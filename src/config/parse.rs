@@ -12,7 +12,7 @@ use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::SettingKey;
 use crate::config::{DefaultsFrom, platform_dirs};
-use crate::diagnostics::blot_credentials;
+use crate::diagnostics::redact_credentials;
 use crate::net::HostPattern;
 use crate::policy::PackageGlob;
 use crate::units::quantity;
@@ -90,7 +90,7 @@ impl<'a> SettingsReader<'a> {
     fn parse<T>(&mut self, key: SettingKey, value: &RawValue, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let setting = key.setting();
         let parsed = parse(&value.text).map_err(|flaw| {
-            let text = blot_credentials(&value.text).escape_debug().to_string();
+            let text = redact_credentials(&value.text).escape_debug().to_string();
             let problem = format!("`{}` {flaw}: `{text}`", setting.name);
             self.mistakes.push(Diagnostic::new(value.origin.clone(), problem, setting.kind.allowed()));
         });
@@ -198,7 +198,7 @@ fn at_most(number: usize, most: usize) -> Result<usize, String> {
     if number > most { Err(format!("must be at most {most}")) } else { Ok(number) }
 }
 
-pub(crate) fn truth(text: &str) -> Result<bool, String> {
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     text.trim().parse().map_err(|_| "is not a boolean".to_owned())
 }
 

@@ -35,6 +35,7 @@ pub enum PolicyLoadError {
 
 /// Loads and compiles a policy: a shipped one by its name, a file, or the `*.toml` files of a directory in the order of their
 /// names.
+///
 /// # Errors
 /// Returns an error if the policy cannot be read, or all errors in it.
 pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
@@ -49,6 +50,7 @@ pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
 }
 
 /// Loads the test cases of a policy: `x.cases` for `x.toml`, or all `*.cases` files of a directory.
+///
 /// # Errors
 /// Returns an error if a file cannot be read, or if there is none.
 pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
@@ -90,6 +92,7 @@ pub struct LoadedPolicies {
 
 impl PolicyFiles {
     /// Loads another policy, with the same ages and exclusions.
+    ///
     /// # Errors
     /// Returns an error if the policy cannot be loaded.
     pub fn other(&self, name: &str) -> Result<Policy, PolicyLoadError> {
@@ -112,6 +115,7 @@ impl PolicyFiles {
     }
 
     /// Reads all policies and applies the configured ages and exclusions.
+    ///
     /// # Errors
     /// Returns the error of the first policy that cannot be read.
     pub fn read(&self) -> Result<LoadedPolicies, PolicyLoadError> {

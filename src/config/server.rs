@@ -46,7 +46,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     for registry in std::iter::once(&registries.default).chain(registries.scoped.values()) {
         targets.add_registry(&registry.url);
     }
-    targets.add_registry(&npmrc::built_in());
+    targets.add_registry(&npmrc::npm_default_registry());
     if let Some(alias) = npmrc::yarn_registry_host().and_then(|name| DnsName::try_from(name).ok()) {
         targets.add_alias(&alias);
     }
@@ -60,7 +60,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
 /// Reads the server settings. Returns `None` after it has noted an error.
 pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> Option<server::Config> {
     let trusted_proxies = reader.several(SettingKey::TrustedProxy, parse::network);
-    let allow_writes = reader.one(SettingKey::AllowWrites, parse::truth);
+    let allow_writes = reader.one(SettingKey::AllowWrites, parse::boolean);
     let explain_access = reader.one(SettingKey::ExplainAccess, parse::word(settings::EXPLAIN_ACCESS));
     let admin_tokens = reader.one(SettingKey::AdminTokenFile, parse::path);
     let limits = limits(reader);

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::config::raw::{RawConfig, RawField, RawValue};
 use crate::config::settings::{DefaultValue, SETTINGS, Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::blot_credentials;
+use crate::diagnostics::redact_credentials;
 
 /// Renders one setting per line. Discovered values are taken from `config`.
 #[must_use]
@@ -31,7 +31,7 @@ fn line(setting: &Setting, values: &[RawValue], config: &Config) -> (String, Str
         let right = if setting.several { format!("[{}]", texts.join(", ")) } else { texts.concat() };
         return (format!("{} = {right}", setting.name), first.origin.to_string());
     }
-    if let Some((text, origin)) = found(setting.key, config) {
+    if let Some((text, origin)) = discovered_value(setting.key, config) {
         return (format!("{} = {}", setting.name, literal(setting.kind, &text)), origin);
     }
     match setting.default {
@@ -51,7 +51,7 @@ fn entry(kind: ValueKind, value: &RawValue) -> String {
 }
 
 /// Returns a discovered value and its origin.
-fn found(key: SettingKey, config: &Config) -> Option<(String, String)> {
+fn discovered_value(key: SettingKey, config: &Config) -> Option<(String, String)> {
     match key {
         SettingKey::Upstream => {
             let default = &config.upstream.default;
@@ -65,6 +65,6 @@ fn found(key: SettingKey, config: &Config) -> Option<(String, String)> {
 fn literal(kind: ValueKind, text: &str) -> String {
     match kind {
         ValueKind::Truth | ValueKind::Count => text.to_owned(),
-        _ => toml::Value::String(blot_credentials(text)).to_string(),
+        _ => toml::Value::String(redact_credentials(text)).to_string(),
     }
 }

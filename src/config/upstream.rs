@@ -22,7 +22,7 @@ pub(crate) struct OwnAddresses<'a> {
 }
 
 /// Resolves the registries. Returns `None` after it has noted an error.
-pub(crate) fn choose(
+pub(crate) fn resolve(
     reader: &mut SettingsReader<'_>,
     machine: &DefaultsFrom<'_>,
     ourselves: &OwnAddresses<'_>,
@@ -116,7 +116,7 @@ impl NpmDefaults {
 
 fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &OwnAddresses<'_>) -> Option<NpmDefaults> {
     let DefaultsFrom::Here(surroundings) = machine else { return None };
-    let environment = surroundings.of_npm();
+    let environment = surroundings.npm_environment();
     match npmrc::discover(&environment, &|url| ourselves.contains(url)) {
         Ok(found) => Some(NpmDefaults { found, environment }),
         Err(wrong) => {

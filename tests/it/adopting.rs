@@ -46,15 +46,15 @@ async fn young_versions_of_a_lockfile_are_adopted_until_they_would_have_opened()
     for part in [
         "adopted: left-pad@1.1.0 until",
         "adopted: @acme/ui@2.0.0 until",
-        "left out: axios@1.14.1: the lockfile holds other bytes than upstream",
+        "left out: axios@1.14.1: the lockfile's integrity differs from upstream's",
         "left out: never@9.9.9:",
-        "2 young, 2 left out, 1 allowed anyway, 1 from no registry",
+        "2 adopted, 2 left out, 1 already allowed, 1 not from a registry",
     ] {
         assert!(told.contains(part), "{part:?} is missing:\n{told}");
     }
     program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     let (code, told, errors) = adopt(&[]);
-    assert!(code == 0 && told.contains("the running server has it"), "{told}{errors}");
+    assert!(code == 0 && told.contains("applied by the running server"), "{told}{errors}");
     program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
     program.get("/@acme%2fui/-/ui-2.0.0.tgz").await.is(200);
     program.get("/axios/-/axios-1.14.1.tgz").await.is(403);
@@ -102,7 +102,7 @@ async fn without_a_registry_adopt_says_once_that_nothing_could_be_checked() {
     for part in [
         "unchecked: 1 version: ",
         "adopted: left-pad@1.0.0 until",
-        "1 young, 0 left out, 1 allowed anyway, 1 could not be checked",
+        "1 adopted, 0 left out, 1 already allowed, 1 could not be checked",
     ] {
         assert!(told.contains(part), "{part:?} is missing:\n{told}");
     }

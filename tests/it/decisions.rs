@@ -240,11 +240,11 @@ async fn an_hour_of_observation_waives_age_and_reverts_itself() {
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
     scene.get("/axios").await.is(403);
-    decide(&scene, DecisionAction::Observe, Some(hours(1)), false).await;
+    decide(&scene, DecisionAction::BreakGlass, Some(hours(1)), false).await;
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     let (rule, times) = served_by(&scene, "left-pad");
-    assert_eq!((rule.as_deref(), times), (Some("observed"), 1), "what it let through is in the ledger");
+    assert_eq!((rule.as_deref(), times), (Some("break-glass"), 1), "what it let through is in the ledger");
     scene.later(hours(1));
     scene.get("/axios").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
@@ -282,7 +282,7 @@ async fn an_hour_of_observation_opens_nothing_that_an_advisory_a_rule_or_a_perso
     decide(&scene, deny("denied", None), None, false).await;
     let before = DecisionAction::Freeze { at: "2026-04-03T10:00:00Z".parse().unwrap(), packages: vec!["frozen".to_owned()] };
     decide(&scene, before, Some(days(2)), false).await;
-    decide(&scene, DecisionAction::Observe, Some(hours(1)), false).await;
+    decide(&scene, DecisionAction::BreakGlass, Some(hours(1)), false).await;
     scene.get("/young/-/young-1.0.0.tgz").await.is(200);
     for (path, rule) in [
         ("/holed/-/holed-1.0.0.tgz", "critical-vulnerability"),
@@ -300,7 +300,7 @@ async fn an_hour_of_observation_opens_nothing_that_an_advisory_a_rule_or_a_perso
         let steps = told["rules"].as_array().unwrap();
         steps.iter().find(|step| step["rule"] == rule).map(|step| step["outcome"].clone())
     };
-    assert_eq!((outcome("observed"), outcome("no-ui")), (Some(json!("differs")), Some(json!("differs"))), "{told}");
+    assert_eq!((outcome("break-glass"), outcome("no-ui")), (Some(json!("no match")), Some(json!("no match"))), "{told}");
     assert_eq!(outcome("critical-vulnerability"), Some(json!("decides")), "{told}");
 }
 
@@ -322,7 +322,7 @@ async fn a_changed_integrity_opens_only_to_an_approval_that_names_it_and_two_peo
         tokio::task::spawn_blocking(move || decide::confirm(&data, id, &by))
     };
     let alone = confirm("ada").await.unwrap().unwrap_err().to_string();
-    assert!(alone.contains("needs another person than its author"), "{alone}");
+    assert!(alone.contains("must be confirmed by another system user"), "{alone}");
     confirm("grace").await.unwrap().unwrap();
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(200);
 }
@@ -333,7 +333,7 @@ async fn active_decisions_are_counted_by_kind_until_they_end() {
     let active = async |scene: &Scene, kind: &str| scene.metric("coldframe_decisions_active", &format!("\"{kind}\"")).await;
     assert!(active(&scene, "deny").await.abs() < 0.1);
     let denied = decide(&scene, deny("lodash", None), None, false).await;
-    decide(&scene, DecisionAction::Observe, Some(hours(1)), false).await;
+    decide(&scene, DecisionAction::BreakGlass, Some(hours(1)), false).await;
     decide(&scene, freeze(&scene, &[]), None, true).await;
     for (kind, count) in [("deny", 1.0), ("observe", 1.0), ("freeze", 0.0), ("approve", 0.0)] {
         assert!((active(&scene, kind).await - count).abs() < 0.1, "{kind}");
@@ -362,7 +362,7 @@ async fn no_variable_makes_its_author_a_second_person() {
     assert_ne!(author, "bob");
     let by = signature(&scene, &author);
     let proposal = DecisionProposal {
-        act: DecisionAction::Observe,
+        act: DecisionAction::BreakGlass,
         reason: "INC-7".to_owned(),
         author: by,
         expires: None,

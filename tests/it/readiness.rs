@@ -138,11 +138,11 @@ async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
     until(
         || get("/-/coldframe/readyz"),
         "it is not ready again",
-        |page| page.status == 200 && page.text().contains("was started again"),
+        |page| page.status == 200 && page.text().contains("was restarted"),
     )
     .await;
     let page = get("/-/coldframe/readyz").await.is(200).text();
-    assert!(page.contains("was started again: 1 failures") && page.contains("the clock broke"), "{page}");
+    assert!(page.contains("was restarted: 1 failures") && page.contains("the clock broke"), "{page}");
     let numbers = get("/-/coldframe/metrics").await.is(200).text();
     let failures = numbers.lines().filter(|line| line.starts_with("coldframe_task_failures_total{") && line.ends_with(" 1"));
     assert_eq!(failures.count(), 1, "{numbers}");

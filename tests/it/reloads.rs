@@ -88,7 +88,7 @@ async fn a_configuration_with_mistakes_changes_nothing_and_all_of_them_are_liste
         let told = program.get("/-/coldframe/readyz").await.is(200).text();
         told.contains("3 mistakes").then_some(told)
     });
-    assert!(told.await.contains("the configuration before it is active"));
+    assert!(told.await.contains("the previous configuration is active"));
     assert_eq!(program.get("/left-pad").await.versions().len(), 2);
     place.edit(&program, "min-release-age = \"1h\"\n");
     until("the end of it", async || {

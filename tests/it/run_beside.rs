@@ -88,7 +88,7 @@ async fn nobody_else_asks_the_running_server_in_the_name_of_whoever_runs_a_comma
     running.end();
     server.signal("-TERM");
     let (_, log) = server.ended().await;
-    assert!(log.contains("a command is led here") && !log.contains(&password), "{log}");
+    assert!(log.contains("session opened") && !log.contains(&password), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn a_run_that_asks_for_another_policy_or_another_upstream_is_not_led_to_it
     let running = Running::start(command.arg(place.data.path()).args(["--", "sh", "-c", "env; echo; exec cat >/dev/null"]));
     assert_eq!(running.ask(&format!("{}/left-pad", other.url)).await.versions(), ["3.0.0"]);
     let (_, errors) = running.end();
-    assert!(errors.contains("its upstream for packages is `") && errors.contains(&other.url), "{errors}");
+    assert!(errors.contains("the server's upstream for packages is `") && errors.contains(&other.url), "{errors}");
     assert!(place.is_left_clean());
     drop(server);
 }
@@ -178,12 +178,12 @@ async fn a_server_that_stops_or_dies_during_a_run_does_not_stop_its_summary() {
     assert_eq!(code, 0, "{errors}");
     assert!(!is_open(&running));
     let (code, errors) = running.end();
-    assert!(code == 0 && errors.contains("1 package") && errors.contains("was stopped before the command had ended"), "{errors}");
+    assert!(code == 0 && errors.contains("1 package") && errors.contains("stopped before the command ended"), "{errors}");
     let server = serve(&place, &[]);
     let running = place.start(&[]);
     server.kill();
     let (code, errors) = running.end();
-    assert!(code == 0 && errors.contains("what it served and refused is not known here"), "{errors}");
+    assert!(code == 0 && errors.contains("exited without a report"), "{errors}");
     // The socket that it left misleads nobody.
     let running = place.start(&[]);
     running.ask(&place.at("/left-pad")).await.is(200);
@@ -220,7 +220,7 @@ async fn two_runs_at_once_without_a_server_do_not_need_each_other() {
     assert!(code == 0 && errors.contains("1 package"), "{errors}");
     second.ask(&place.at("/left-pad")).await.is(200);
     let (code, errors) = second.end();
-    assert!(code == 0 && errors.contains("the running coldframe does not answer: it takes in no commands"), "{errors}");
+    assert!(code == 0 && errors.contains("the running coldframe does not answer: the server accepts no commands"), "{errors}");
     assert!(place.is_left_clean());
 }
 
@@ -232,7 +232,7 @@ async fn where_there_can_be_no_socket_a_server_serves_all_the_same() {
     server.get("/left-pad").await.is(200);
     server.signal("-TERM");
     let (code, errors) = server.ended().await;
-    assert!(code == 0 && errors.contains("`coldframe run` cannot be led here"), "{errors}");
+    assert!(code == 0 && errors.contains("control socket unavailable"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

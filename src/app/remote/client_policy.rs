@@ -1,4 +1,4 @@
-//! What clients are to agree with, asked of a Coldframe that runs somewhere.
+//! Fetches the client policy of a remote server.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::config::Config;
 use crate::net::{AddressScope, ClientRequest, Deadlines};
 use crate::server::admin::ClientPolicy;
 
-/// How long it may take: whoever asks waits before a prompt.
+/// The time limit; it is short, because a user waits at a prompt.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The longest answer that is read, in bytes.
+/// The maximum size of a response, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The terms of the Coldframe at `server`.
+/// Fetches the client policy of the server at `server`.
 ///
 /// # Errors
-/// When it cannot be asked, or does not answer as a Coldframe does.
+/// Returns an error if the server cannot be queried, or is not a Coldframe.
 pub async fn terms(server: &Url, config: &Config) -> Result<ClientPolicy, AppError> {
     let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
     let client = client(config, deadlines)?;

@@ -1,4 +1,4 @@
-//! Whether the server that runs here is ready, asked over the socket as a probe from outside would.
+//! Queries the readiness of a local server over HTTP, like an external probe.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::config::Config;
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, ProxySettings};
 use crate::tls;
 
-/// How long it may take in all: what starts containers gives up soon after.
+/// The total time limit. It is shorter than the timeouts of container runtimes.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The longest answer that is read, in bytes.
+/// The maximum size of a response, in bytes.
 const LONGEST: u64 = 1 << 16;
 
-/// Asks the server at `address` for its readiness, directly, whatever proxies there are.
+/// Queries the readiness of the server at `address`, without a proxy.
 ///
 /// # Errors
-/// When it cannot be asked, or says that it is not ready; the text tells which check failed.
-pub async fn health(address: SocketAddr, config: &Config) -> Result<(), AppError> {
+/// Returns an error if the server cannot be queried or is not ready. The text names the failed check.
+pub async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(), AppError> {
     let client = HttpClient::new(&ClientConfig {
         deadlines: Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines },
         proxies: ProxySettings::none(),
@@ -46,13 +46,13 @@ pub async fn health(address: SocketAddr, config: &Config) -> Result<(), AppError
     answered.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))).map_err(failed)
 }
 
-/// Reads the page of readiness. Something else that answers there is not a Coldframe that is ready.
+/// Parses the readiness page. A response of any other server is an error.
 fn read(status: &str, is_well: bool, body: &[u8]) -> Result<(), String> {
     let told = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     match told["ready"].as_bool() {
         Some(true) if is_well => Ok(()),
-        Some(_) => Err(format!("it is not ready: {told}")),
-        None => Err(format!("{status}: it does not answer as a Coldframe does")),
+        Some(_) => Err(format!("not ready: {told}")),
+        None => Err(format!("not a Coldframe response: {status}")),
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_coldframe_that_says_so_is_ready() {
+    fn only_a_ready_coldframe_passes() {
         assert_eq!(read("200 OK", true, br#"{"ready":true,"draining":false,"checks":{"store":"ok"}}"#), Ok(()));
         let not_ready = br#"{"ready":false,"draining":false,"checks":{"store":"the disk is gone"}}"#;
         let told = read("503 Service Unavailable", false, not_ready).unwrap_err();

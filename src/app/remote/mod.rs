@@ -1,5 +1,5 @@
-//! Operations against the server that runs on a data directory, over its control socket. The server is asked who it is before anything
-//! else, and every wait has an end.
+//! Client for the server that runs on a data directory, over its control socket. The server is asked for its description first.
+//! All waits are bounded.
 
 pub mod client_policy;
 pub(crate) mod health;
@@ -33,16 +33,16 @@ use crate::npm::{Integrity, PackageName, PackageSpec};
 use crate::server::admin::{CheckResponse, ClientPolicy};
 use crate::units::timestamp;
 
-/// How long the server may take to say who it is.
+/// How long the server may take to describe itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it may take over anything else: longer than it takes to give a question up itself.
+/// How long the server may take for other requests. Longer than its own limit.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(6);
 
-/// Parts of a lockfile that are asked about at once: the packuments of one are fetched while those of another are judged.
+/// How many parts of a lockfile are checked in parallel: the server fetches packuments of one while it evaluates another.
 const PARTS_AT_ONCE: usize = 3;
 
-/// What one question holds of names, versions and ranges, in bytes: as JSON it fits in a request.
+/// The maximum size of names, versions and ranges in one request, in bytes. As JSON it fits in the request limit.
 const MAX_PART_BYTES: usize = 2 << 20;
 
 /// The server that runs on a data directory.
@@ -52,23 +52,23 @@ pub struct RemoteServer {
     description: Description,
 }
 
-/// Who has a data directory.
+/// The process that owns a data directory.
 #[derive(Debug, Clone)]
 pub enum Owner {
-    /// A server, which answers.
+    /// A server that answers requests.
     Server(Box<RemoteServer>),
-    /// No process.
+    /// No process owns it.
     NoProcess,
-    /// A process that answers no questions: `coldframe run` on its own.
+    /// A process without a control socket, such as a standalone `coldframe run`.
     Silent,
 }
 
 impl RemoteServer {
-    /// Finds out who has a data directory.
+    /// Finds the owner of a data directory.
     ///
     /// # Errors
-    /// When a server is there that cannot be asked: another version, one that hangs or stops, or a socket that another user put there.
-    /// To go by other settings than its own would be wrong then.
+    /// Returns an error if a server owns it that cannot be queried: another version, one that hangs or stops, or a socket of
+    /// another user. A command must not fall back to its own settings then.
     pub async fn find(data_dir: &Path) -> Result<Owner, AppError> {
         let connected = match connect(data_dir).await {
             Connected::NoProcess => return Ok(Owner::NoProcess),
@@ -81,25 +81,25 @@ impl RemoteServer {
         }
     }
 
-    /// What it says of itself.
+    /// Returns the description of the server.
     #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
     }
 
-    /// The policy of its first address.
+    /// Returns the policy of its first address.
     #[must_use]
     pub fn first_profile(&self) -> usize {
         self.description.listeners.first().map(|listener| listener.profile).unwrap_or_default()
     }
 
-    /// The policy of this name, if it is one of the server's.
+    /// Finds a policy by its name.
     #[must_use]
     pub fn profile_named(&self, name: &str) -> Option<usize> {
         self.description.policies.iter().position(|policy| policy.name == name)
     }
 
-    /// The policy of the address that `url` names, if it is one of this server's.
+    /// Returns the policy of the address in `url`, if the server listens there.
     #[must_use]
     pub fn profile_at(&self, url: &Url) -> Option<usize> {
         if self.description.public_url.as_ref().is_some_and(|public| public.as_str() == url.as_str()) {
@@ -115,47 +115,47 @@ impl RemoteServer {
         self.description.listeners.iter().find(|listener| is_here(&listener.address)).map(|listener| listener.profile)
     }
 
-    /// The address that clients name as their registry.
+    /// Returns the URL that clients use as their registry.
     #[must_use]
     pub fn url(&self) -> Option<Url> {
         self.description.public_url.clone().or_else(|| self.url_of(self.first_profile()))
     }
 
-    /// The first address that answers by a policy.
+    /// Returns the URL of the first address with a policy.
     #[must_use]
     pub fn url_of(&self, profile: usize) -> Option<Url> {
         let listener = self.description.listeners.iter().find(|listener| listener.profile == profile)?;
         Url::parse(&format!("http://{}/", reachable(listener.address))).ok()
     }
 
-    /// What clients of a policy are to agree with.
+    /// Returns the settings that clients of a policy should use.
     #[must_use]
     pub fn terms(&self, profile: usize) -> Option<&ClientPolicy> {
         self.description.policies.get(profile).map(|policy| &policy.terms)
     }
 
-    /// A policy in words: its name and its age.
+    /// Describes a policy by its name and its minimum release age.
     #[must_use]
     pub fn policy_words(&self, profile: usize) -> String {
         let Some(policy) = self.description.policies.get(profile) else { return "unknown".to_owned() };
         match policy.terms.age() {
             age if age.is_zero() => format!("{}, no minimum release age", policy.name),
-            age => format!("{}, minimum release age {}", policy.name, timestamp::tell_age(age)),
+            age => format!("{}, minimum release age {}", policy.name, timestamp::format_duration(age)),
         }
     }
 
-    /// Whether a version would be served, and why.
+    /// Explains the verdict on a version.
     ///
     /// # Errors
-    /// When there is no such version, or the server or upstream cannot be asked.
+    /// Returns an error if there is no such version, or if the server or upstream cannot be queried.
     pub async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
         self.ask(&Question::Explain { spec: written(spec), at, profile }).await
     }
 
-    /// One outcome for each of `locked`, in their order.
+    /// Returns one outcome for each of `locked`, in the same order.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// Returns an error if the server cannot be queried.
     pub async fn check(&self, locked: &[LockedVersion], profile: usize) -> Result<CheckResponse, AppError> {
         let parts = parts(locked).into_iter().map(<[LockedVersion]>::to_vec).collect();
         let asked = ask_in_parts(parts, |packages| {
@@ -169,18 +169,18 @@ impl RemoteServer {
         Ok(checked)
     }
 
-    /// What an approval of `spec` that names `records` covers.
+    /// Plans an approval of `spec` that names `records`.
     ///
     /// # Errors
-    /// When nothing fits, or the server or upstream cannot be asked.
+    /// Returns an error if no version matches, or if the server or upstream cannot be queried.
     pub async fn expand(&self, spec: &PackageSpec, records: &[String], profile: usize) -> Result<ApprovalPlan, AppError> {
         self.ask(&Question::Expand { spec: written(spec), records: records.to_vec(), profile }).await
     }
 
-    /// Works out what of lockfiles is adopted.
+    /// Plans the adoption of lockfile entries.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// Returns an error if the server cannot be queried.
     pub async fn adopt(&self, lockfiles: &[Lockfile], profile: usize) -> Result<Adoption, AppError> {
         let (mut adoption, wanted) = adopt::wanted(lockfiles);
         for wanted in parts_of(wanted) {
@@ -189,7 +189,7 @@ impl RemoteServer {
         Ok(adoption)
     }
 
-    /// Has it write down what it has noted, so that the ledger can be asked. One that does not is asked for no more.
+    /// Makes the server write its pending ledger rows, so that the ledger can be read. Failures are logged.
     pub async fn flush(&self) {
         let flushed: Result<Option<()>, _> = self.ask(&Question::Flush).await;
         if let Err(error) = flushed {
@@ -197,10 +197,10 @@ impl RemoteServer {
         }
     }
 
-    /// Has it take tarballs out of its store, and forget what it remembers of packages; what was there.
+    /// Removes tarballs and cached packuments from the server's store, and returns how many there were.
     ///
     /// # Errors
-    /// When the server cannot be asked, or something cannot be removed.
+    /// Returns an error if the server cannot be queried, or if a file cannot be removed.
     pub async fn purge(&self, integrities: &[Integrity], packages: &[PackageName]) -> Result<Purged, AppError> {
         let mut purged = Purged::default();
         let (mut integrities, mut packages) = (integrities.chunks(MAX_ENTRIES), packages.chunks(MAX_ENTRIES));
@@ -222,7 +222,7 @@ impl RemoteServer {
     }
 }
 
-/// Asks about each of `parts`, a few at once, and joins the answers in their order.
+/// Checks `parts` with limited parallelism and joins the results in order.
 pub(crate) async fn ask_in_parts<F>(
     parts: Vec<Vec<LockedVersion>>,
     ask: impl Fn(Vec<LockedVersion>) -> F,
@@ -244,7 +244,7 @@ where
         let (at, answer) = answer.map_err(|lost| lost.to_string())?;
         let answer = answer?;
         if answer.packages.len() != lengths[at] {
-            return Err(format!("it judged {} of {} packages", answer.packages.len(), lengths[at]));
+            return Err(format!("the server checked {} of {} packages", answer.packages.len(), lengths[at]));
         }
         answers.insert(at, answer);
     }
@@ -256,7 +256,7 @@ where
     Ok(checked)
 }
 
-/// Locked versions in parts that one question takes: neither too many nor too long.
+/// Splits locked versions into parts that fit into one request.
 fn parts(locked: &[LockedVersion]) -> Vec<&[LockedVersion]> {
     let length = |one: &LockedVersion| {
         let ranges: usize = one.ranges.iter().map(String::len).sum();
@@ -277,7 +277,7 @@ fn parts(locked: &[LockedVersion]) -> Vec<&[LockedVersion]> {
     parts
 }
 
-/// An address that a client on this machine can use: no client connects to "any".
+/// Returns an address that local clients can connect to: loopback instead of an unspecified address.
 #[must_use]
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
@@ -299,20 +299,20 @@ fn written(spec: &PackageSpec) -> String {
     }
 }
 
-/// Asks one question, over a connection of its own.
+/// Sends one request over a connection of its own.
 async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_most: Duration) -> Result<T, String> {
     let (lines, mut asking) = match connected {
         Connected::To(lines, asking) => (lines, asking),
         Connected::Refused(why) => return Err(why),
-        Connected::NoProcess | Connected::Without => return Err("it went away".to_owned()),
+        Connected::NoProcess | Connected::Without => return Err("the server exited".to_owned()),
     };
     let asking = async {
         protocol::write(&mut asking, &Request::new(What::Ask(Box::new(question.clone())))).await;
         protocol::read::<Answer>(&mut BufReader::new(lines), LONGEST_END).await
     };
-    let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s: it hangs", at_most.as_secs()))?;
-    match answer.ok_or("it went away without an answer")? {
-        Answer::Done(value) => serde_json::from_value(value).map_err(|wrong| format!("its answer cannot be read: {wrong}")),
+    let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s", at_most.as_secs()))?;
+    match answer.ok_or("the server closed the connection without an answer")? {
+        Answer::Done(value) => serde_json::from_value(value).map_err(|wrong| format!("cannot parse the server's answer: {wrong}")),
         Answer::Failed(why) | Answer::Refused(why) => Err(why),
     }
 }
@@ -322,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_versions_and_long_ranges_are_asked_about_in_parts_and_none_is_lost() {
+    fn requests_are_split_by_entries_and_bytes_without_loss() {
         let locked = |length: usize| LockedVersion {
             name: "left-pad".to_owned(),
             version: "1.0.0".to_owned(),

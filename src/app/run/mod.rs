@@ -1,6 +1,5 @@
-//! One command behind a Coldframe: the one that runs on the data directory, else one that lives in this process as long as the
-//! command runs. Either way it is reached through a gateway of the command's own, and says at its end what became of what was
-//! asked. Refuses to know the command.
+//! Runs one command behind a Coldframe: the server on the data directory, or else a firewall in this process. The command gets a
+//! gateway of its own, and a report of its requests at the end.
 
 pub(crate) mod remote_session;
 pub mod temp_dir;
@@ -32,69 +31,69 @@ use crate::tls;
 /// How long a command waits for feeds that were never read.
 const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A Coldframe that runs.
+/// An open session for one command.
 pub struct RunSession {
     apart: Option<DataDirFallback>,
     answering: RunBackend,
 }
 
-/// Who answers.
+/// Where the firewall of a session runs.
 enum RunBackend {
-    /// This process.
+    /// In this process.
     Own { session: LocalSession, stop: watch::Sender<bool>, app: JoinHandle<Result<(), AppError>>, _scratch: Option<RunTempDir> },
-    /// The one that runs on the data directory.
+    /// In the server on the data directory.
     Running(RemoteSession),
 }
 
-/// What a command needs beyond the configuration.
+/// Options of a session beyond the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Who runs it, as the ledger shall name them.
+    /// The user name for the ledger.
     pub user: String,
-    /// Why a Coldframe that runs already is not to answer, if it is not.
+    /// Why a running server must not be used, if so.
     pub alone: Option<String>,
-    /// What the project wants, by package: for the summary alone.
+    /// The project's dependencies by package, for the summary.
     pub wants: Vec<(String, Want)>,
 }
 
-/// The way that a client has to go.
+/// What a client needs to connect through the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyEndpoint {
-    /// The gateway.
+    /// The URL of the gateway.
     pub proxy: Url,
-    /// What it asks clients for.
+    /// The password for the gateway.
     pub pass: SessionPassword,
-    /// The registry that clients are to name: the one they would name without us, where the gateway can answer for it.
+    /// The registry URL for clients: upstream's own, if the gateway can intercept it.
     pub registry: Url,
 }
 
-/// Why the data directory is not the configured one.
+/// Why a data directory other than the configured one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirFallback {
-    /// Another Coldframe has it, and does not answer, for this reason. What that one decided and keeps of feeds was taken over;
-    /// tarballs are not shared.
+    /// Another Coldframe owns it and cannot be used, for this reason. Its decisions and feeds were copied; tarballs are not
+    /// shared.
     InUse(String),
-    /// It cannot be used.
+    /// It cannot be used, for this reason.
     Unusable(String),
 }
 
-/// What became of the command's requests.
+/// The report of a command's requests.
 #[derive(Debug, Clone, Default)]
 pub struct RunReport {
-    /// What was asked of us.
+    /// The recorded requests.
     pub noted: RecordedRequests,
-    /// The places beside the registries that were asked for and refused.
+    /// Refused requests for other hosts, by host and port.
     pub turned_away: BTreeMap<String, RefusedDestination>,
-    /// What went wrong at the end.
+    /// An error at the end of the session.
     pub trouble: Option<String>,
 }
 
 impl RunSession {
-    /// Starts one: at the Coldframe that runs on the data directory, else here, where the data directory is the configured one,
-    /// or one for the occasion.
+    /// Opens a session at the server on the data directory, or else in this process, with the configured data directory or a
+    /// temporary one.
     ///
     /// # Errors
-    /// As [`App::build`]; when there is neither a data directory nor place for a temporary one.
+    /// Returns the errors of [`App::build`], or an error if no temporary directory can be created.
     pub async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let door = &config.gateway.door;
         let wish = SessionRequest {
@@ -115,41 +114,41 @@ impl RunSession {
         Self::open_here(config, &wish, why, clock).await
     }
 
-    /// `why` is why no other answers, should there be one.
+    /// Opens a session in this process. `why` is the reason why a running server cannot be used, if there is one.
     async fn open_here(mut config: Config, wish: &SessionRequest, why: String, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let (apart, scratch) = settle_down(&mut config, why)?;
+        let (apart, scratch) = choose_data_dir(&mut config, why)?;
         let premises = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
-        // Its own pages and its registry's door are nobody's here.
+        // The registry listener and the configured gateway are not needed here.
         config.listen.clear();
         config.listener_policies.clear();
         config.gateway.listen.clear();
         config.gateway.transparent.clear();
         let app = App::build(config, Arc::clone(&clock)).await?;
-        // A command is refused what it asks for before the feeds are read, and does not ask again.
+        // Without feeds, requests are refused, and the command does not retry them.
         app.until_feeds_are_read(FEEDS_TIMEOUT).await;
         let session = LocalSession::open(app.firewall(), (&premises, &[]), wish, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
         let app = tokio::spawn(app.run(async move {
-            // An error means that the sender is gone, and with it whoever could ask for more.
+            // An error means that the sender is gone.
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         Ok(Self { apart, answering: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
-    /// The way that clients have to go.
+    /// Returns what clients need to connect.
     #[must_use]
     pub fn way(&self) -> &ProxyEndpoint {
         &self.lead().way
     }
 
-    /// Whether a request for an address is answered, or let through.
+    /// Checks whether the gateway intercepts or tunnels requests for a URL.
     #[must_use]
     pub fn takes(&self, url: &Url) -> bool {
         self.lead().reach.takes(url)
     }
 
-    /// The addresses that are answered for, those of this machine left out; and whether a registry is on this machine.
+    /// Returns the intercepted origins without loopback ones, and whether a registry is on loopback.
     #[must_use]
     pub fn registries(&self) -> (Vec<Url>, bool) {
         let reach = &self.lead().reach;
@@ -157,13 +156,13 @@ impl RunSession {
         (origins.filter(|url| !is_loopback(url)).collect(), reach.on_loopback)
     }
 
-    /// The certificate that clients have to trust.
+    /// Returns the certificate that clients must trust.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.lead().certificate
     }
 
-    /// The policy by which it answers, in words.
+    /// Returns a description of the policy.
     #[must_use]
     pub fn policy(&self) -> &str {
         &self.lead().policy
@@ -176,19 +175,19 @@ impl RunSession {
         }
     }
 
-    /// Whether the Coldframe that runs on the data directory answers.
+    /// Checks whether the session is at the server on the data directory.
     #[must_use]
-    pub fn is_running_ones(&self) -> bool {
+    pub fn is_remote(&self) -> bool {
         matches!(self.answering, RunBackend::Running(_))
     }
 
-    /// Why the data directory is not the configured one, if it is not.
+    /// Returns why another data directory is used, if so.
     #[must_use]
     pub fn apart(&self) -> Option<&DataDirFallback> {
         self.apart.as_ref()
     }
 
-    /// Lets what is under way finish, has the ledger written, and says what became of everything.
+    /// Lets running requests finish, flushes the ledger, and returns the report.
     pub async fn close(self) -> RunReport {
         match self.answering {
             RunBackend::Running(guest) => guest.leave().await,
@@ -198,7 +197,7 @@ impl RunSession {
                 let trouble = match app.await {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some("a task of coldframe's died".to_owned()),
+                    Err(_) => Some("a coldframe task panicked".to_owned()),
                 };
                 RunReport { trouble: sum.trouble.or(trouble), ..sum }
             }
@@ -206,8 +205,8 @@ impl RunSession {
     }
 }
 
-/// Sees to a data directory: the configured one, else one for the occasion.
-fn settle_down(config: &mut Config, why: String) -> Result<(Option<DataDirFallback>, Option<RunTempDir>), AppError> {
+/// Chooses the data directory: the configured one, or else a temporary one.
+fn choose_data_dir(config: &mut Config, why: String) -> Result<(Option<DataDirFallback>, Option<RunTempDir>), AppError> {
     let configured = config.store.data_dir.clone();
     let apart = match DataDir::open(&configured) {
         Ok(_) => return Ok((None, None)),
@@ -218,7 +217,7 @@ fn settle_down(config: &mut Config, why: String) -> Result<(Option<DataDirFallba
     let scratch = RunTempDir::make().map_err(AppError::Scratch)?;
     let here = scratch.path().join("data");
     if matches!(apart, DataDirFallback::InUse(_)) {
-        // What people decided and when releases were first seen holds here too, and what feeds said last.
+        // Copies the decisions, the first-seen times and the last state of the feeds, which apply here too.
         fs::create_dir_all(&here).map_err(AppError::Scratch)?;
         SqliteLedger::copy(&configured, &here).map_err(AppError::DataDir)?;
         copy_folder(&configured.join("feeds"), &here.join("feeds")).map_err(AppError::Scratch)?;
@@ -227,7 +226,7 @@ fn settle_down(config: &mut Config, why: String) -> Result<(Option<DataDirFallba
     Ok((Some(apart), Some(scratch)))
 }
 
-/// Copies what lies in a folder, if there is one.
+/// Copies a directory recursively, if it exists.
 fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     let entries = match fs::read_dir(from) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

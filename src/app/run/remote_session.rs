@@ -1,5 +1,4 @@
-//! A command's process at the Coldframe that runs on the data directory: asks it for a way, and for what became of everything.
-//! Refuses to know any other server.
+//! Client side of a session at the server on the data directory: opens it, and receives the report when it is closed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,13 +16,13 @@ use crate::app::session::protocol::{
 };
 use crate::app::session::{SessionInfo, SessionRequest};
 
-/// How long it may take to open a way.
+/// The time limit for opening a session.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long it may take to end one: requests that nobody waits for any more may go on until its drain deadline.
+/// The time limit for closing a session. Requests that the command no longer waits for may run until the server's drain deadline.
 const LEAVING: Duration = Duration::from_mins(2);
 
-/// A way that is open.
+/// An open session.
 pub(crate) struct RemoteSession {
     pub(crate) lead: SessionInfo,
     lines: Box<dyn AsyncBufRead + Send + Unpin>,
@@ -31,17 +30,16 @@ pub(crate) struct RemoteSession {
     asking: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
-/// Why there is none.
+/// Why no session was opened.
 pub(crate) struct OpenRefused(pub(crate) String);
 
-/// Asks the Coldframe that runs on a data directory, if one does, for a way. `registries` are those that the command would ask
-/// without it.
+/// Opens a session at the server on a data directory. `registries` are those that the command would use without it.
 pub(crate) async fn open(
     data_dir: &Path,
     wish: &SessionRequest,
     registries: &BTreeMap<String, String>,
 ) -> Result<RemoteSession, OpenRefused> {
-    let silent = || OpenRefused("it takes in no commands".to_owned());
+    let silent = || OpenRefused("the server accepts no commands".to_owned());
     let (lines, mut asking) = match timeout(PATIENCE, connect(data_dir)).await {
         Ok(Connected::To(lines, asking)) => (lines, asking),
         Ok(Connected::Refused(why)) => return Err(OpenRefused(why)),
@@ -58,21 +56,21 @@ pub(crate) async fn open(
     };
     let lead = opened.read().ok_or_else(silent)?;
     let port = lead.way.proxy.socket_addrs(|| None).unwrap_or_default();
-    // A container shares its files with us, and has a loopback of its own.
+    // A container may share the data directory but has a loopback interface of its own.
     match timeout(PATIENCE, TcpStream::connect(port.as_slice())).await {
         Ok(Ok(_)) => Ok(RemoteSession { lead, lines, asking: Box::new(asking) }),
-        _ => Err(OpenRefused(format!("its gateway at `{}` cannot be reached from here", lead.way.proxy))),
+        _ => Err(OpenRefused(format!("cannot reach the server's gateway: `{}`", lead.way.proxy))),
     }
 }
 
-/// Where there are no such sockets, no Coldframe can be asked.
+/// Without Unix sockets there is no control socket.
 #[cfg(not(unix))]
 pub(crate) async fn connect(_data_dir: &Path) -> Connected {
     Connected::NoProcess
 }
 
 #[cfg(not(unix))]
-#[expect(dead_code, reason = "elsewhere there is more than one outcome")]
+#[expect(dead_code, reason = "the other variants are used on Unix")]
 pub(crate) enum Connected {
     To(tokio::io::Empty, tokio::io::Sink),
     NoProcess,
@@ -81,14 +79,14 @@ pub(crate) enum Connected {
 }
 
 impl RemoteSession {
-    /// Closes the way; what became of everything.
+    /// Closes the session and returns its report.
     pub(crate) async fn leave(mut self) -> RunReport {
-        // Whoever is gone does not miss it.
+        // An error means that the server is gone, which the read below reports.
         let _ = self.asking.shutdown().await;
         match timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, LONGEST_END)).await.ok().flatten() {
             Some(told) => told.read(),
             None => RunReport {
-                trouble: Some("the running coldframe went away: what it served and refused is not known here".to_owned()),
+                trouble: Some("the running coldframe exited without a report; served and refused versions are unknown".to_owned()),
                 ..RunReport::default()
             },
         }

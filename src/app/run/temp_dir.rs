@@ -1,5 +1,4 @@
-//! A folder for the occasion: gone with whoever made it. A process that was killed leaves its own behind, and the next one sweeps
-//! it. Refuses to know what lies inside.
+//! A temporary directory that is deleted with its owner. A killed process leaves its own behind; the next one deletes it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -7,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// What the names of such folders begin with.
+/// The prefix of the directory names.
 const PREFIX: &str = "coldframe-run-";
 
-/// How often a folder is made anew that another process swept before it was locked.
+/// How often to retry if another process deletes a new directory before it is locked.
 const TRIES: usize = 8;
 
-/// The folder. While it lives, the system holds a lock in it that goes with the process, however that ends.
+/// A temporary directory. The process holds a file lock in it, which the operating system releases however the process ends.
 #[derive(Debug)]
 pub struct RunTempDir {
     folder: TempDir,
@@ -21,24 +20,24 @@ pub struct RunTempDir {
 }
 
 impl RunTempDir {
-    /// Sweeps what killed processes left, and makes a folder that is this user's alone.
+    /// Deletes the directories of killed processes, and creates one that only this user can access.
     ///
     /// # Errors
-    /// When there is no place for it.
+    /// Returns an error if the directory cannot be created.
     pub fn make() -> io::Result<Self> {
         for _ in 0..TRIES {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
             if let Some(beside) = folder.path().parent() {
-                sweep(beside, folder.path());
+                remove_stale(beside, folder.path());
             }
             if let Some(lock) = lock(folder.path())? {
                 return Ok(Self { folder, _lock: lock });
             }
         }
-        Err(io::Error::other("other processes sweep every temporary folder that is made"))
+        Err(io::Error::other("other processes delete every new temporary directory"))
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -49,7 +48,7 @@ fn lock_of(folder: &Path) -> PathBuf {
     folder.join("alive")
 }
 
-/// Takes the lock of a new folder; `None` where a sweeper was faster.
+/// Locks a new directory. Returns `None` if another process deleted it first.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
     let path = lock_of(folder);
     let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
@@ -63,8 +62,8 @@ fn lock(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes the folders of processes that are gone. What cannot be removed is another user's.
-fn sweep(beside: &Path, own: &Path) {
+/// Deletes the directories of processes that are gone. Directories of other users cannot be deleted and are skipped.
+fn remove_stale(beside: &Path, own: &Path) {
     let Ok(entries) = fs::read_dir(beside) else { return };
     for entry in entries.flatten() {
         let (name, path) = (entry.file_name(), entry.path());
@@ -74,12 +73,12 @@ fn sweep(beside: &Path, own: &Path) {
         }
         let alive = OpenOptions::new().write(true).open(lock_of(&path));
         match alive {
-            // Its maker has not come as far, and makes another if this one goes, or was killed before it did.
+            // The owner has not locked it yet, or was killed before. An owner that finds its directory deleted creates another.
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_dir(&path)),
             Err(_) => {}
             Ok(file) => {
                 if file.try_lock().is_ok() {
-                    // The rest stays for the next sweep.
+                    // What remains is deleted by the next process.
                     let _ = fs::remove_dir_all(&path);
                 }
             }
@@ -91,7 +90,7 @@ fn sweep(beside: &Path, own: &Path) {
 mod tests {
     use super::*;
 
-    /// A folder as `make` leaves it when its process is killed, or one that lives.
+    /// Creates a directory like `make`. Dropping the file simulates a killed process.
     fn folder(beside: &Path, name: &str) -> (PathBuf, Option<File>) {
         let path = beside.join(name);
         fs::create_dir(&path).unwrap();
@@ -102,24 +101,24 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_is_swept_and_what_lives_stays() {
+    fn directories_of_killed_processes_are_deleted_and_live_ones_stay() {
         let home = tempfile::tempdir().unwrap();
         let (dead, file) = folder(home.path(), "coldframe-run-dead");
         drop(file);
         let (alive, _file) = folder(home.path(), "coldframe-run-alive");
-        let (own, other) = (home.path().join("coldframe-run-own"), home.path().join("somebody-elses"));
+        let (own, other) = (home.path().join("coldframe-run-own"), home.path().join("another-program"));
         fs::create_dir(&own).unwrap();
         fs::create_dir(&other).unwrap();
         fs::create_dir(home.path().join("coldframe-run-empty")).unwrap();
         fs::create_dir_all(home.path().join("coldframe-run-strange/inside")).unwrap();
-        sweep(home.path(), &own);
+        remove_stale(home.path(), &own);
         assert!(!dead.exists() && !home.path().join("coldframe-run-empty").exists());
         assert!(alive.join("data/ledger").exists() && own.exists() && other.exists());
-        assert!(home.path().join("coldframe-run-strange/inside").exists(), "nothing says that it was ours");
+        assert!(home.path().join("coldframe-run-strange/inside").exists(), "a directory without a lock file is not deleted with contents");
     }
 
     #[test]
-    fn a_folder_that_was_swept_before_it_was_locked_is_made_anew() {
+    fn directory_deleted_before_locking_is_detected() {
         let home = tempfile::tempdir().unwrap();
         assert!(lock(&home.path().join("gone")).unwrap().is_none());
         let (path, file) = folder(home.path(), "coldframe-run-taken");
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_gone_with_its_maker() {
+    fn directory_is_deleted_on_drop() {
         let scratch = RunTempDir::make().unwrap();
         let path = scratch.path().to_owned();
         assert!(path.exists());

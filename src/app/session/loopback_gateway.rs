@@ -1,5 +1,4 @@
-//! A gateway for one command: on a loopback port of its own, with an authority that lives in memory and dies with it. Refuses
-//! to know who answers behind it.
+//! A gateway for one command: on a loopback port of its own, with a CA that exists only in memory.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,10 +19,10 @@ use crate::server::{
 use crate::telemetry::Metrics;
 use crate::tls::{CaSet, CertificateAuthority, LeafIssuer, TlsError, ca};
 
-/// Where the gateway listens: any port that is free, on this machine alone.
+/// The address of the gateway: any free loopback port.
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// The gateway, bound.
+/// The bound gateway.
 pub(crate) struct LoopbackGateway<A> {
     bound: BoundListener,
     door: Arc<Forward<A>>,
@@ -31,11 +30,11 @@ pub(crate) struct LoopbackGateway<A> {
 }
 
 impl<A: RegistryService> LoopbackGateway<A> {
-    /// Makes an authority for the hosts it answers for, and binds a port. Who shows the pass is `guest`, and nobody else gets
-    /// through; nothing leads to what is `ours`.
+    /// Creates a CA for the intercepted hosts and binds a port. Clients need the password and are recorded as one user.
+    /// Connections to addresses in `ours` are denied.
     ///
     /// # Errors
-    /// When the system has no randomness, or no port.
+    /// Returns an error if the system has no randomness or no free port.
     pub(crate) async fn open(
         answers: Arc<A>,
         (service, gateway, parent): (server::Config, &server::GatewayConfig, OutboundProxy),
@@ -55,28 +54,28 @@ impl<A: RegistryService> LoopbackGateway<A> {
         let service = Arc::new(RegistryHandler::new(answers, service, &[], pages(), metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
         let way = EgressContext { ours, parent };
-        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.known_as(guest, pass));
+        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(guest, pass));
         Ok(Self { bound, door, certificate })
     }
 
-    /// Where it listens.
+    /// Returns the address of the gateway.
     pub(crate) fn address(&self) -> SocketAddr {
         self.bound.address
     }
 
-    /// What clients have to trust.
+    /// Returns the certificate that clients must trust.
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Serves until `stop` resolves; the places that were asked for and refused.
+    /// Serves until `stop` resolves. Returns the refused destinations.
     pub(crate) async fn serve(self, connections: usize, stop: impl Future<Output = ()>) -> BTreeMap<String, RefusedDestination> {
         gateway::serve(self.bound.listener, &ConnectionLimit::of(connections), &self.door, stop).await;
-        self.door.turned_away()
+        self.door.refused_destinations()
     }
 }
 
-/// A gateway shows its health and nothing else of itself.
+/// Returns a handler that answers all admin pages with a health response.
 fn pages() -> Own {
     Arc::new(|_| Box::pin(std::future::ready(Response::new(Bytes::from_static(b"ok\n")))))
 }

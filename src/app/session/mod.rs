@@ -1,5 +1,4 @@
-//! One command's way through a firewall that runs: a gateway before it for that command alone, and what became of what was asked
-//! there. Refuses to know the command.
+//! Sessions: a gateway before a running firewall for one command, and a record of its requests.
 
 #[cfg(unix)]
 pub(crate) mod control_socket;
@@ -30,61 +29,61 @@ use crate::telemetry::Metrics;
 use crate::units::timestamp;
 use crate::upstream::npmrc;
 
-/// What such gateways are made of, by the configuration.
+/// What all sessions of a process share.
 pub(crate) struct SessionTemplate {
     gateway: GatewayConfig,
-    /// The hosts that ways which are opened from now on lead to, and whether to all others too.
+    /// The hosts that new sessions may tunnel to, and whether to all others too.
     others: Mutex<(Vec<HostPattern>, bool)>,
     registry: Url,
-    /// The addresses of upstream: the default one, and those of scopes.
+    /// The URLs of upstream: the default one, and those of scopes.
     registries: BTreeMap<String, String>,
-    /// Where this very Coldframe is reached.
+    /// The URLs of this server.
     itself: Vec<Url>,
-    /// Whether one of upstream's registries is on this machine.
+    /// Whether an upstream registry is on loopback.
     on_loopback: bool,
     policies: String,
     service: server::Config,
     parent: OutboundProxy,
 }
 
-/// What a command needs beyond that.
+/// What a command adds to the template.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SessionRequest {
-    /// Who runs it, as the ledger shall name them.
+    /// The user name for the ledger.
     pub(crate) user: String,
-    /// Further hosts that are answered for from upstream.
+    /// Further hosts to intercept.
     pub(crate) hosts: Vec<DnsName<'static>>,
-    /// The addresses of a Coldframe that lockfiles and `.npmrc` files name.
+    /// The URLs of a Coldframe that lockfiles and `.npmrc` files may contain.
     pub(crate) itself: Vec<Url>,
-    /// Further hosts that are gone to.
+    /// Further hosts to tunnel to.
     pub(crate) allowed: Vec<HostPattern>,
-    /// Whether hosts that nobody named are.
+    /// Whether to tunnel to all other hosts.
     pub(crate) tunnels_others: bool,
-    /// What its project wants, by package.
+    /// The project's dependencies by package.
     pub(crate) wants: Vec<(String, Want)>,
 }
 
-/// Which places a gateway takes requests for: it answers for them, or goes there.
+/// The hosts that a gateway intercepts or tunnels to.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ProxiedHosts {
     pub(crate) origins: BTreeSet<String>,
     pub(crate) allowed: Vec<HostPattern>,
     pub(crate) tunnels_others: bool,
-    /// Whether a registry is on this machine: then nothing on it may be reached without the gateway.
+    /// Whether a registry is on loopback. Then all loopback requests must use the gateway.
     pub(crate) on_loopback: bool,
 }
 
-/// What a command has to know of the gateway that it is led to.
+/// What a command needs to know about its gateway.
 pub(crate) struct SessionInfo {
     pub(crate) way: ProxyEndpoint,
     pub(crate) reach: ProxiedHosts,
-    /// The certificate that it has to trust.
+    /// The certificate that it must trust.
     pub(crate) certificate: CertificateDer<'static>,
-    /// The policy, in words.
+    /// The description of the policy.
     pub(crate) policy: String,
 }
 
-/// A gateway that runs.
+/// An open session in this process.
 pub(crate) struct LocalSession {
     pub(crate) lead: SessionInfo,
     stop: watch::Sender<bool>,
@@ -92,15 +91,15 @@ pub(crate) struct LocalSession {
 }
 
 impl SessionTemplate {
-    /// Those of a configuration.
+    /// Creates the template from the configuration.
     pub(crate) fn of(config: &Config, trust: &TlsTrust) -> Self {
         let mut gateway = config.gateway.door.clone();
         for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
-            if is_unnamed(&registry.url) {
-                gateway.targets.add_unnamed(&registry.address());
+            if has_no_dns_name(&registry.url) {
+                gateway.targets.add_plain_http(&registry.address());
             }
         }
-        // Commands are led there by a pass of their own.
+        // Sessions have a password of their own.
         gateway.users = None;
         let mut all = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
         let on_loopback = all.any(|registry| is_loopback(&registry.address()));
@@ -117,14 +116,14 @@ impl SessionTemplate {
         }
     }
 
-    /// The same of a Coldframe that listens there.
+    /// Adds the URLs of a server with these listeners.
     pub(crate) fn at(mut self, listeners: &[SocketAddr]) -> Self {
         self.itself = itself(listeners, self.service.public_url.as_ref());
         self.itself.iter().for_each(|url| add(&mut self.gateway.targets, url));
         self
     }
 
-    /// Has ways that are opened from now on lead to other hosts.
+    /// Changes the hosts that new sessions may tunnel to.
     pub(crate) fn renew_others(&self, allowed: &[HostPattern], tunnels_others: bool) {
         *self.others.lock().unwrap_or_else(PoisonError::into_inner) = (allowed.to_vec(), tunnels_others);
     }
@@ -134,12 +133,12 @@ impl SessionTemplate {
         GatewayConfig { allowed, tunnels_others, ..self.gateway.clone() }
     }
 
-    /// Why a command that would ask these registries is not led here: another one would answer it.
-    pub(crate) fn differ(&self, wanted: &BTreeMap<String, String>) -> Option<String> {
+    /// Returns why a command with these registries cannot use this server, because another upstream would answer it.
+    pub(crate) fn registry_mismatch(&self, wanted: &BTreeMap<String, String>) -> Option<String> {
         let differs = |(scope, url): (&String, &String)| match self.registries.get(scope) {
             Some(known) if known == url || self.itself.iter().any(|itself| itself.as_str() == url) => None,
-            Some(known) => Some(format!("its upstream for {scope} is `{known}`, here it is `{url}`")),
-            None => Some(format!("it knows no upstream for {scope}, here it is `{url}`")),
+            Some(known) => Some(format!("the server's upstream for {scope} is `{known}`, here it is `{url}`")),
+            None => Some(format!("the server has no upstream for {scope}, here it is `{url}`")),
         };
         wanted.iter().find_map(differs)
     }
@@ -147,19 +146,19 @@ impl SessionTemplate {
     fn words(&self, firewall: &Firewall) -> String {
         match firewall.world().policy(Profile::default()).minimum_age() {
             age if age.is_zero() => self.policies.clone(),
-            age => format!("{}, minimum release age {}", self.policies, timestamp::tell_age(age)),
+            age => format!("{}, minimum release age {}", self.policies, timestamp::format_duration(age)),
         }
     }
 }
 
-/// The addresses of upstream, by scope; `packages` for those without one.
+/// Returns the URLs of upstream by scope, and under `packages` for packages without a scope.
 pub(crate) fn registries(config: &Config) -> BTreeMap<String, String> {
     let scoped = config.upstream.scoped.iter().map(|(scope, registry)| (scope.clone(), registry));
     let all = std::iter::once(("packages".to_owned(), &config.upstream.default)).chain(scoped);
     all.map(|(scope, registry)| (scope, registry.address().to_string())).collect()
 }
 
-/// The addresses of a Coldframe that listens there: lockfiles and `.npmrc` files name those.
+/// Returns the URLs under which lockfiles and `.npmrc` files may name a server with these listeners.
 pub(crate) fn itself(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url> {
     let mut found = Vec::new();
     for listener in listeners {
@@ -171,24 +170,24 @@ pub(crate) fn itself(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url>
     found
 }
 
-/// Adds what a gateway has its clients go to directly, which these must not.
+/// Adds a URL of this server, which clients would otherwise connect to directly.
 fn add(targets: &mut InterceptedHosts, url: &Url) {
     targets.add_registry(url);
-    if is_unnamed(url) {
-        targets.add_unnamed(url);
+    if has_no_dns_name(url) {
+        targets.add_plain_http(url);
     }
     targets.name(url);
 }
 
-/// The registry that clients name: upstream's own address where the gateway can answer for it, so that lockfiles come out as
-/// they do without us; else npm's default, which is answered from upstream all the same.
+/// Returns the registry URL for clients: upstream's own if the gateway can intercept it, so that lockfiles do not change; else
+/// npm's default, which is answered from upstream too.
 fn registry_for(config: &Config) -> Url {
     let upstream = config.upstream.default.address();
-    if is_unnamed(&upstream) && upstream.scheme() != "http" { npmrc::built_in() } else { upstream }
+    if has_no_dns_name(&upstream) && upstream.scheme() != "http" { npmrc::npm_default_registry() } else { upstream }
 }
 
-/// Whether no authority can vouch for it: an address, or a name of this machine.
-fn is_unnamed(url: &Url) -> bool {
+/// Checks whether no certificate can be issued for the host: it is an IP address or a name of this machine.
+fn has_no_dns_name(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(host)) => is_localhost(host),
         _ => true,
@@ -199,7 +198,7 @@ fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// Checks whether an address is this machine's own.
+/// Checks whether the host is this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     let is_this_machine = |address: IpAddr| address.is_loopback() || address.is_unspecified();
     match url.host() {
@@ -226,7 +225,7 @@ impl ProxiedHosts {
         Self { origins, allowed: gateway.allowed.clone(), tunnels_others: gateway.tunnels_others, on_loopback }
     }
 
-    /// Whether a request for an address is answered, or let through.
+    /// Checks whether a request for a URL is intercepted or tunneled.
     pub(crate) fn takes(&self, url: &Url) -> bool {
         let answered = self.origins.contains(&url.origin().ascii_serialization());
         answered || self.tunnels_others || self.allowed.iter().any(|glob| glob.reach(url).is_some())
@@ -234,10 +233,10 @@ impl ProxiedHosts {
 }
 
 impl LocalSession {
-    /// Opens a gateway before `firewall`, on a port of its own. Nothing leads from it to the addresses that are `ours`.
+    /// Opens a gateway before `firewall` on a port of its own. Connections to addresses in `ours` are denied.
     ///
     /// # Errors
-    /// When there is no port, or no authority can be made.
+    /// Returns an error if no port can be bound, or if no CA can be created.
     pub(crate) async fn open(
         firewall: &Arc<Firewall>,
         (premises, ours): (&SessionTemplate, &[SocketAddr]),
@@ -259,7 +258,7 @@ impl LocalSession {
         let mut stopped = stop.subscribe();
         let front = tokio::spawn(async move {
             let stopped = async move {
-                // An error means that the sender is gone, and with it whoever could ask for more.
+                // An error means that the sender is gone.
                 let _ = stopped.wait_for(|stop| *stop).await;
             };
             let turned_away = front.serve(connections, stopped).await;
@@ -273,12 +272,12 @@ impl LocalSession {
         Ok(Self { lead, stop, front })
     }
 
-    /// Lets what is under way finish, and says what became of everything.
+    /// Lets running requests finish, and returns the report.
     pub(crate) async fn close(self) -> RunReport {
         self.stop.send_replace(true);
         match self.front.await {
             Ok((noted, turned_away)) => RunReport { noted, turned_away, trouble: None },
-            Err(_) => RunReport { trouble: Some("a task of coldframe's died".to_owned()), ..RunReport::default() },
+            Err(_) => RunReport { trouble: Some("a coldframe task panicked".to_owned()), ..RunReport::default() },
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What a command's process and the Coldframe that runs say to each other: a line of JSON each way at the start, one at the end.
-//! Refuses to carry anything else.
+//! The control protocol: one line of JSON in each direction, and one more at the end of a session.
 
 use std::collections::BTreeMap;
 
@@ -21,16 +20,16 @@ use crate::policy::RuleId;
 use crate::server::{RefusedDestination, SessionPassword};
 use crate::units::timestamp;
 
-/// What both have to speak; another number is another language.
+/// The protocol version, which must be equal on both sides.
 pub(crate) const PROTOCOL: u32 = 3;
 
-/// The longest request, in bytes: hundreds of locked versions with their ranges.
+/// The maximum size of a request, in bytes: hundreds of locked versions with their ranges.
 pub(crate) const MAX_REQUEST_BYTES: u64 = 16 << 20;
 
-/// The longest line at the start, in bytes.
+/// The maximum size of the reply that opens a session, in bytes.
 pub(crate) const LONGEST_START: u64 = 1 << 20;
 
-/// The longest line at the end: of the hundred thousand packages that are noted at most.
+/// The maximum size of a report or an answer, in bytes. A report has at most 100,000 packages per kind.
 pub(crate) const LONGEST_END: u64 = 256 << 20;
 
 /// The first line of a connection.
@@ -40,26 +39,26 @@ pub(crate) struct Request {
     pub(crate) what: What,
 }
 
-/// What a connection is for.
+/// The kind of a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum What {
-    /// A command that is to be led through the server.
+    /// Opens a session for a command.
     Session(Box<OpenRequest>),
-    /// A question that the server answers.
+    /// Executes an operation.
     Ask(Box<Question>),
 }
 
 impl Request {
-    /// A request in the language of this program.
+    /// Creates a request with this protocol version.
     pub(crate) fn new(what: What) -> Self {
         Self { protocol: PROTOCOL, what }
     }
 }
 
-/// What a command asks for.
+/// A request to open a session.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct OpenRequest {
-    /// The registries that it would ask without us, by scope.
+    /// The registries that the command would use without the server, by scope.
     pub(crate) registries: BTreeMap<String, String>,
     user: String,
     hosts: Vec<String>,
@@ -70,16 +69,16 @@ pub(crate) struct OpenRequest {
     wants: Vec<(String, Want)>,
 }
 
-/// What it gets.
+/// The reply to a request to open a session.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum OpenReply {
-    /// A way.
+    /// The session is open.
     Open(Box<OpenedMessage>),
-    /// None, for this reason.
+    /// The session was refused, for this reason.
     Refused(String),
 }
 
-/// A way: what [`Lead`] has.
+/// The wire form of [`SessionInfo`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct OpenedMessage {
     proxy: Url,
@@ -90,12 +89,12 @@ pub(crate) struct OpenedMessage {
     origins: Vec<String>,
     allowed: Vec<String>,
     tunnels_others: bool,
-    /// Missing where an older server answers.
+    /// Older servers do not send it.
     #[serde(default)]
     on_loopback: Option<bool>,
 }
 
-/// What became of everything: what [`RunReport`] has.
+/// The wire form of [`RunReport`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ReportMessage {
     served: Vec<(String, String, bool)>,
@@ -143,14 +142,14 @@ struct HeldMessage {
     nearest: Option<String>,
 }
 
-/// Reads one line of at most so many bytes; `None` at the end of what comes, or for a line that is none of ours.
+/// Reads one line of at most `longest` bytes. Returns `None` at the end of the stream, or if the line is invalid or too long.
 pub(crate) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin), longest: u64) -> Option<T> {
     let mut line = Vec::new();
     from.take(longest).read_until(b'\n', &mut line).await.ok()?;
     serde_json::from_slice(line.strip_suffix(b"\n")?).ok()
 }
 
-/// Writes one line. Whoever is gone does not miss it.
+/// Writes one line. Errors are ignored, because they mean that the peer is gone.
 pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serialize) {
     let Ok(mut line) = serde_json::to_vec(what) else { return };
     line.push(b'\n');
@@ -170,7 +169,7 @@ impl OpenRequest {
         }
     }
 
-    /// What it asks for; what makes no sense is left out, as if nobody had asked.
+    /// Converts the request. Invalid entries are left out.
     pub(crate) fn wish(&self) -> SessionRequest {
         SessionRequest {
             user: self.user.clone(),
@@ -199,7 +198,7 @@ impl OpenedMessage {
         }
     }
 
-    /// The same on the other side; `None` when the certificate is none.
+    /// Converts the message. Returns `None` if the certificate is invalid.
     pub(crate) fn read(self) -> Option<SessionInfo> {
         let certificate = CertificateDer::from(STANDARD.decode(self.certificate).ok()?);
         let reach = ProxiedHosts {
@@ -317,7 +316,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_became_of_everything_comes_over_whole() {
+    async fn report_survives_the_wire_format() {
         let name = PackageName::parse("@acme/ui").unwrap();
         let opens = Some(Timestamp::UNIX_EPOCH + Duration::from_millis(1_500));
         let kept = |version: &str, nearest: Option<&str>| HeldVersion {
@@ -355,7 +354,7 @@ mod tests {
             },
             turned_away: [(
                 "files.example:443".to_owned(),
-                RefusedDestination { times: 2, reason: "nobody named it".to_owned() },
+                RefusedDestination { times: 2, reason: "it is not allowed".to_owned() },
             )]
             .into(),
             trouble: Some("the disk is full".to_owned()),
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_that_is_too_long_or_has_no_end_is_none() {
+    async fn long_or_unterminated_lines_are_rejected() {
         assert!(read::<u32>(&mut &b"12\n"[..], 3).await.is_some());
         assert!(read::<u32>(&mut &b"123\n"[..], 3).await.is_none());
         assert!(read::<u32>(&mut &b"12"[..], 9).await.is_none());

@@ -1,4 +1,4 @@
-//! Notes what one command asked for and what became of it, on its way to whoever answers. Refuses to change an answer.
+//! Records the requests of one command and their outcomes. Responses pass unchanged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,35 +14,35 @@ use crate::npm::{Address, PackageName};
 use crate::server::RegistryService;
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
-/// What was noted.
+/// The recorded requests of a command.
 #[derive(Debug, Clone, Default)]
 pub struct RecordedRequests {
-    /// Each tarball that was served, and whether it was here already.
+    /// The served tarballs, and whether each was cached.
     pub served: BTreeMap<(PackageName, Box<str>), bool>,
-    /// The bytes of all of them, as often as they were served.
+    /// The total bytes of all served tarballs, including repeated ones.
     pub bytes: u64,
-    /// Each version that was refused, or whole package.
+    /// The refused versions and packages.
     pub refused: BTreeMap<(PackageName, Option<Box<str>>), Refusal>,
-    /// What could not be answered, by package: why.
+    /// The failed requests: the error by package.
     pub failed: BTreeMap<PackageName, String>,
-    /// What packuments were answered without.
+    /// The versions hidden from packuments.
     pub hidden: BTreeMap<PackageName, HiddenVersions>,
 }
 
-/// Packages that are noted of a kind: a command names as many as it likes.
+/// The maximum number of entries per kind. A command may request any number of packages.
 const MOST: usize = 100_000;
 
-/// Notes while it passes on.
+/// A registry service that records requests and passes them on.
 pub(crate) struct RequestRecorder<A> {
     inner: Arc<A>,
-    /// What the project wants, by package.
+    /// The project's dependencies by package.
     wants: HashMap<PackageName, Vec<Want>>,
     noted: Arc<Mutex<RecordedRequests>>,
 }
 
-/// Who can tell what a packument was answered without.
+/// A service that knows the hidden versions of packages.
 pub(crate) trait Hides {
-    /// What is hidden of a package from `asker`, and what of it is wanted.
+    /// Returns the versions of a package that are hidden from `asker`, and which of them are wanted.
     fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions>;
 }
 
@@ -53,11 +53,11 @@ impl Hides for Firewall {
 }
 
 impl<A: RegistryService + Hides> RequestRecorder<A> {
-    /// A witness before `inner` for a project that wants these packages.
+    /// Creates a recorder before `inner` for a project with these dependencies.
     pub(crate) fn before(inner: Arc<A>, wants: &[(String, Want)]) -> Self {
         let mut by_package: HashMap<PackageName, Vec<Want>> = HashMap::new();
         for (name, want) in wants {
-            // Words of a command that name no package are left out.
+            // Arguments of a command that are not package names are skipped.
             if let Ok(name) = PackageName::parse(name) {
                 by_package.entry(name).or_default().push(want.clone());
             }
@@ -65,7 +65,7 @@ impl<A: RegistryService + Hides> RequestRecorder<A> {
         Self { inner, wants: by_package, noted: Arc::default() }
     }
 
-    /// What has been noted until now.
+    /// Returns what was recorded so far.
     pub(crate) fn noted(&self) -> RecordedRequests {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -74,7 +74,7 @@ impl<A: RegistryService + Hides> RequestRecorder<A> {
         change(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Notes why there is no answer; that there is no such package is an answer.
+    /// Records an error. A missing package is a valid answer and not recorded.
     fn note_rejection(&self, name: &PackageName, rejection: &FirewallError) {
         match rejection {
             FirewallError::Refused(refusal) => {
@@ -105,7 +105,7 @@ impl<A: RegistryService + Hides> RequestRecorder<A> {
     }
 }
 
-/// Notes a value, the latest of a key, while there is room.
+/// Records the latest value of a key, up to the limit of entries.
 fn keep<K: Ord, V>(kept: &mut BTreeMap<K, V>, key: K, value: impl FnOnce() -> V) {
     if kept.len() < MOST || kept.contains_key(&key) {
         kept.insert(key, value());
@@ -141,7 +141,7 @@ impl<A: RegistryService + Hides> RegistryService for RequestRecorder<A> {
             self.note(|noted| {
                 noted.bytes += tarball.bytes.len() as u64;
                 noted.failed.remove(name);
-                // What was fetched for this command lies in the store when it is asked for again.
+                // A repeated download is always cached, so the first one counts.
                 let key = (name.clone(), version.into());
                 if !noted.served.contains_key(&key) {
                     keep(&mut noted.served, key, || tarball.kept);

@@ -1,5 +1,5 @@
-//! The first morning of a team whose lockfiles hold young versions: each is approved by its exact version and bytes, until it
-//! would have opened anyway. Refuses to adopt what is held back for more than its age.
+//! Plans the adoption of lockfiles with young versions: each is approved by exact version and integrity until it reaches its
+//! minimum age. Versions that are refused for other reasons are left out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::app::AppError;
-use crate::app::standalone::decide::may_be_approved;
+use crate::app::standalone::decide::is_approvable;
 use crate::app::standalone::{asker_of, firewall};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -21,37 +21,37 @@ use crate::npm::packument::index::without_build;
 use crate::npm::{DigestComparison, Integrity, PackageName};
 use crate::policy::decisions::{AdoptedVersion, ApprovedVersion};
 
-/// Packages asked for at once.
+/// The maximum number of packages inspected in parallel.
 const AT_ONCE: usize = 16;
 
-/// What of some lockfiles is adopted.
+/// The plan for adopting lockfiles.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
-    /// Young versions, each until it would have opened anyway.
+    /// Versions to approve, each until it would be allowed anyway.
     pub versions: Vec<AdoptedVersion>,
-    /// Entries that are kept back and stay so, and why: `axios@1.14.1`.
+    /// Entries that stay refused, with reasons: `axios@1.14.1`.
     pub left_out: Vec<(String, String)>,
-    /// Entries that nothing could be said of, and why: the registry cannot be asked.
+    /// Entries that could not be checked, with reasons, such as an unavailable registry.
     #[serde(default)]
     pub unchecked: Vec<(String, String)>,
-    /// Versions that are allowed already.
+    /// The number of versions that are already allowed.
     pub allowed: usize,
-    /// Entries that come from no registry: nothing here concerns them.
+    /// The number of entries that do not come from a registry.
     pub elsewhere: usize,
 }
 
 impl Adoption {
-    /// When the last of them would have opened.
+    /// Returns when the last approval ends.
     #[must_use]
     pub fn ends(&self) -> Option<Timestamp> {
         self.versions.iter().filter_map(|adopted| adopted.approved.until).max()
     }
 }
 
-/// Works out what of `lockfiles` is adopted.
+/// Plans the adoption of `lockfiles`.
 ///
 /// # Errors
-/// When upstream cannot be set up, or the data directory cannot be read.
+/// Returns an error if upstream cannot be set up, or if the data directory cannot be read.
 pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
     let (mut adoption, wanted) = wanted(lockfiles);
     let asker = asker_of(&config);
@@ -60,7 +60,7 @@ pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]
     Ok(adoption)
 }
 
-/// Works out what of `wanted` is adopted.
+/// Plans the adoption of `wanted`.
 pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Client, wanted: WantedVersions) -> Adoption {
     let mut adoption = Adoption::default();
     let (places, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
@@ -90,10 +90,10 @@ pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Client, wante
     adoption
 }
 
-/// The versions that lockfiles hold of each package, with the digests they state.
+/// The versions in lockfiles by package, with their integrity values.
 pub(crate) type WantedVersions = BTreeMap<String, BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>>;
 
-/// What lockfiles hold of registries, and what is known of them without asking.
+/// Collects the registry entries of lockfiles. Other entries go to the plan directly.
 pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
     let (mut adoption, mut wanted) = (Adoption::default(), WantedVersions::new());
     for entry in lockfiles.iter().flat_map(|lockfile| &lockfile.entries) {
@@ -113,7 +113,7 @@ pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
 }
 
 impl Adoption {
-    /// Adds another part.
+    /// Adds another part of the plan.
     pub(crate) fn add(&mut self, other: Self) {
         self.versions.extend(other.versions);
         self.left_out.extend(other.left_out);
@@ -134,14 +134,14 @@ impl Adoption {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
             let found = match inspected {
-                Ok(inspection) => same(&inspection.versions, version).ok_or("upstream does not have it".to_owned()),
+                Ok(inspection) => same(&inspection.versions, version).ok_or("unknown to upstream".to_owned()),
                 Err(FirewallError::NotFound(why)) => Err(why.to_string()),
                 Err(rejection) => {
                     self.unchecked.push((spec, rejection.to_string()));
                     continue;
                 }
             };
-            match found.and_then(|one| judged(one, digests)) {
+            match found.and_then(|one| is_adoptable(one, digests)) {
                 Ok(None) => self.allowed += 1,
                 Ok(Some(approved)) => self.versions.push(AdoptedVersion { package: name.to_owned(), approved }),
                 Err(why) => self.left_out.push((spec, why)),
@@ -150,28 +150,29 @@ impl Adoption {
     }
 }
 
-/// The version that a lockfile names, whatever build metadata it has.
+/// Finds the version of a lockfile entry. Build metadata is ignored if there is no exact match.
 fn same<'i>(versions: &'i [InspectedVersion], wanted: &str) -> Option<&'i InspectedVersion> {
     let exact = versions.iter().find(|one| *one.key == *wanted);
     exact.or_else(|| versions.iter().find(|one| without_build(&one.key) == without_build(wanted)))
 }
 
-/// Whether a version is adopted: not when it is allowed anyway, and not when it is held back for more than its age.
-fn judged(one: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<ApprovedVersion>, String> {
-    let Some(integrity) = &one.integrity else { return Err("upstream states no integrity for it".to_owned()) };
+/// Checks whether a version is adopted. Returns `None` if it is already allowed, and an error if it is refused for another reason
+/// than its age.
+fn is_adoptable(one: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<ApprovedVersion>, String> {
+    let Some(integrity) = &one.integrity else { return Err("upstream has no integrity for this version".to_owned()) };
     let other = digests.iter().flatten().find(|text| {
         let stated = Integrity::parse(Some(text), None).or_else(|| Integrity::parse(None, Some(text)));
-        stated.is_none_or(|stated| stated.agreement(integrity) == DigestComparison::Different)
+        stated.is_none_or(|stated| stated.compare(integrity) == DigestComparison::Different)
     });
     if let Some(other) = other {
-        return Err(format!("the lockfile holds other bytes than upstream: {other}"));
+        return Err(format!("the lockfile's integrity differs from upstream's: {other}"));
     }
     if one.verdict.allows() {
         return Ok(None);
     }
     let why = one.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
     match one.verdict.opens() {
-        Some(opens) if one.records.is_empty() && may_be_approved(&one.verdict) => {
+        Some(opens) if one.records.is_empty() && is_approvable(&one.verdict) => {
             Ok(Some(ApprovedVersion { version: one.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
         }
         _ => Err(why),

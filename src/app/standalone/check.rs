@@ -1,4 +1,4 @@
-//! Judging what lockfiles lock: here, by a temporary firewall, or by asking a Coldframe that runs somewhere.
+//! Checks the versions in lockfiles: with a standalone firewall, a remote server, or the server on the data directory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Client, LockedVersion};
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient};
-use crate::server::admin::{CheckRequest, CheckResponse, MOST_LOCKED};
+use crate::server::admin::{CheckRequest, CheckResponse, MAX_CHECKED};
 use crate::server::auth::tokens;
 use crate::tls;
 
-/// How long a server may take over one request: it may have hundreds of packuments to fetch first.
+/// The time limit of one request, which may fetch hundreds of packuments.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// The longest answer that is read, in bytes.
+/// The maximum size of a response, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// Who judges what lockfiles lock.
+/// Checks locked versions at one of several targets.
 pub struct Checker(CheckTarget);
 
 enum CheckTarget {
@@ -34,44 +34,44 @@ enum CheckTarget {
     Running(Box<RemoteServer>, usize),
 }
 
-/// A Coldframe that is asked over the network.
+/// A remote server.
 struct Distant {
     client: HttpClient,
     server: Url,
-    /// What it knows an operator by, if it wants to.
+    /// The admin token, if one is configured.
     token: Option<HeaderValue>,
 }
 
 impl Checker {
-    /// One that judges by `config`, by what its data directory knows, and by what upstream says now. Writes nothing down.
+    /// Creates a checker from `config`, the data directory and upstream's current state. It writes nothing.
     ///
     /// # Errors
-    /// When upstream cannot be set up, or the ledger is there and cannot be read.
+    /// Returns an error if upstream cannot be set up, or if an existing ledger cannot be read.
     pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let asker = Box::new(standalone::asker_of(&config));
         Ok(Self(CheckTarget::Here(standalone::firewall(config, clock)?, asker)))
     }
 
-    /// The server that runs on the data directory, by one of its policies.
+    /// Creates a checker that uses the server on the data directory, with one of its policies.
     #[must_use]
     pub fn running(server: RemoteServer, profile: usize) -> Self {
         Self(CheckTarget::Running(Box::new(server), profile))
     }
 
-    /// The Coldframe that runs at `server`. Connects to nothing yet.
+    /// Creates a checker that uses the remote server at `server`. Does not connect yet.
     ///
     /// # Errors
-    /// When a file of certificates or of tokens is wrong.
+    /// Returns an error if the certificates or admin tokens cannot be read.
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
         let client = client(config, deadlines)?;
         Ok(Self(CheckTarget::There(Arc::new(Distant { client, server, token: bearer(config)? }))))
     }
 
-    /// One outcome for each of `locked`, in their order. What upstream could not say of a package is an outcome of that.
+    /// Returns one outcome for each of `locked`, in the same order. A failed lookup is the outcome of its package.
     ///
     /// # Errors
-    /// When a server cannot be asked, or does not answer as a Coldframe does.
+    /// Returns an error if a server cannot be queried, or is not a Coldframe.
     pub async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
         match &self.0 {
             CheckTarget::Running(server, profile) => server.check(locked, *profile).await,
@@ -88,7 +88,7 @@ impl Checker {
 
 impl Distant {
     async fn check(self: &Arc<Self>, locked: &[LockedVersion]) -> Result<CheckResponse, String> {
-        let parts = locked.chunks(MOST_LOCKED).map(<[LockedVersion]>::to_vec).collect();
+        let parts = locked.chunks(MAX_CHECKED).map(<[LockedVersion]>::to_vec).collect();
         ask_in_parts(parts, |part| {
             let this = Arc::clone(self);
             async move { this.ask(part).await }
@@ -109,7 +109,7 @@ impl Distant {
     }
 }
 
-/// A client that asks a Coldframe elsewhere.
+/// Creates an HTTP client for remote servers.
 pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<HttpClient, AppError> {
     Ok(HttpClient::new(&ClientConfig {
         deadlines,
@@ -119,7 +119,7 @@ pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<HttpClient
     }))
 }
 
-/// What an operator of a Coldframe elsewhere brings along: the first token of the file that `config` names.
+/// Returns the header value of the first admin token in the configured file.
 pub(crate) fn bearer(config: &Config) -> Result<Option<HeaderValue>, AppError> {
     let token = config.proxy.admin_tokens.as_deref().map(tokens::first).transpose()?;
     let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
@@ -129,19 +129,19 @@ pub(crate) fn bearer(config: &Config) -> Result<Option<HeaderValue>, AppError> {
     Ok(value)
 }
 
-/// The address of a page of the Coldframe at `server`.
+/// Returns the URL of an admin page at `server`.
 pub(crate) fn page(server: &Url, name: &str) -> Url {
     let mut url = server.clone();
     url.set_path(&format!("{}/-/coldframe/{name}", server.path().trim_end_matches('/')));
     url
 }
 
-/// Reads an answer, or what it says instead.
+/// Parses a response, or the error in it.
 pub(crate) fn read<T: DeserializeOwned>(status: &str, is_well: bool, body: &Bytes) -> Result<T, String> {
     if !is_well {
         let told = serde_json::from_slice::<serde_json::Value>(body).ok();
-        let told = told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("it gives no reason");
+        let told = told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("no reason given");
         return Err(format!("{status}: {told}"));
     }
-    serde_json::from_slice(body).map_err(|wrong| format!("it does not answer as a Coldframe does: {wrong}"))
+    serde_json::from_slice(body).map_err(|wrong| format!("not a Coldframe response: {wrong}"))
 }

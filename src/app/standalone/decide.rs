@@ -1,5 +1,5 @@
-//! Decisions as people ask for them: worked out against what upstream has now, written down, and waited for until they are
-//! in force. Refuses to decide by itself: every decision has an author and a reason.
+//! Records decisions of operators: plans them against upstream's current versions, writes them to the ledger, and waits until
+//! they apply.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,42 +18,41 @@ use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, Decisi
 use crate::store::sqlite::decision_writer::ApplyStatus;
 use crate::store::{DecisionWriter, StoreError};
 
-/// How long a decision waits for the running server to take it in.
+/// How long to wait for the running server to apply a decision.
 const AT_MOST: Duration = Duration::from_secs(5);
 
-/// A decision that was written down.
+/// A recorded decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedDecision {
-    /// It, as the ledger has it.
+    /// The decision in the ledger.
     pub decision: Decision,
-    /// Whether it is in force.
+    /// Whether it is applied.
     pub effect: ApplyStatus,
 }
 
-/// What an approval would cover, worked out against upstream.
+/// What an approval would cover, by upstream's current versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalPlan {
-    /// The package.
     pub name: String,
-    /// What was asked for.
+    /// The requested version, range or dist-tag.
     pub asked: String,
-    /// Versions that are kept back now and would be approved.
+    /// The refused versions that would be approved.
     pub approved: Vec<ApprovedVersion>,
-    /// Versions that an approval cannot open, and why.
+    /// The versions that an approval cannot allow, with reasons.
     pub left_out: Vec<(String, String)>,
-    /// Versions in what was asked for that are allowed already.
+    /// The number of matching versions that are already allowed.
     pub allowed: usize,
-    /// Records that the approval has to name, and does not.
+    /// Advisory records that the approval must name, but does not.
     pub unnamed: Vec<String>,
-    /// Whether a second person has to confirm it.
+    /// Whether a second person must confirm it.
     pub needs_second: bool,
 }
 
-/// Works out what an approval of `spec` that names `records` covers: the versions there are now, with their bytes' digests.
+/// Plans an approval of `spec` that names `records`: the current versions with their integrity.
 ///
 /// # Errors
-/// When upstream cannot be asked, or has nothing that fits.
-pub async fn expand(
+/// Returns an error if upstream cannot be queried, or has no matching version.
+pub async fn plan_approval(
     config: Config,
     clock: Arc<dyn Clock>,
     spec: &PackageSpec,
@@ -64,10 +63,10 @@ pub async fn expand(
 }
 
 impl ApprovalPlan {
-    /// What an approval of `spec` that names `records` covers of a package that looks like this.
+    /// Plans an approval of `spec` that names `records` for an inspected package.
     pub(crate) fn of(inspection: &PackageInspection, spec: &PackageSpec, records: &[String]) -> Result<Self, AppError> {
         let asked = spec.wanted.clone().unwrap_or_else(|| "latest".to_owned());
-        let fitting = fitting(inspection, &asked);
+        let fitting = matching_versions(inspection, &asked);
         if fitting.is_empty() {
             return Err(AppError::NothingFits { name: spec.name.clone(), asked });
         }
@@ -91,7 +90,7 @@ impl ApprovalPlan {
             self.allowed += 1;
             return;
         }
-        let Some(integrity) = one.integrity.as_ref().filter(|_| may_be_approved(&one.verdict)) else {
+        let Some(integrity) = one.integrity.as_ref().filter(|_| is_approvable(&one.verdict)) else {
             let why = one.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule));
             self.left_out.push((one.key.to_string(), why.unwrap_or_default()));
             return;
@@ -105,79 +104,79 @@ impl ApprovalPlan {
         self.approved.push(ApprovedVersion { version: one.key.to_string(), integrity: integrity.to_sri(), until: None });
     }
 
-    /// The decision this leads to.
+    /// Converts the plan to a decision.
     #[must_use]
     pub fn into_act(self, records: Vec<String>) -> DecisionAction {
         DecisionAction::Approve { package: self.name, asked: self.asked, versions: self.approved, records }
     }
 }
 
-/// Whether an approval can open what was kept back by this verdict.
+/// Checks whether an approval can override a verdict.
 #[must_use]
-pub fn may_be_approved(verdict: &Verdict) -> bool {
+pub fn is_approvable(verdict: &Verdict) -> bool {
     verdict.reason().is_none_or(|reason| reason.rule.may_be_approved())
 }
 
-/// Writes a decision down and waits until it is in force. Blocks.
+/// Records a decision and waits until it applies. Blocks.
 ///
 /// # Errors
-/// When the data directory or its ledger cannot be used.
+/// Returns an error if the data directory or its ledger cannot be used.
 pub fn decide(data_dir: &Path, proposal: &DecisionProposal) -> Result<RecordedDecision, AppError> {
     let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
     let (id, revision) = desk.decide(proposal).map_err(AppError::DataDir)?;
     taken(&desk, id, revision)
 }
 
-/// Adds a second person's name to decision `id`, and waits until it is in force. Blocks.
+/// Confirms decision `id` as a second person and waits until it applies. Blocks.
 ///
 /// # Errors
-/// When it awaits nobody, or `by` is its author; when the ledger cannot be used.
+/// Returns an error if the decision awaits no confirmation, if `by` is its author, or if the ledger cannot be used.
 pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecision, AppError> {
     let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
     let confirmed = desk.confirm(id, by).map_err(AppError::DataDir)?;
     match confirmed {
         Some(revision) => taken(&desk, id, revision),
-        None => Err(why_not(&desk, id, "awaits no second person")),
+        None => Err(conflict_error(&desk, id, "awaits no confirmation")),
     }
 }
 
-/// Takes decision `id` back, and waits until it is out of force. Blocks.
+/// Revokes decision `id` and waits until the change applies. Blocks.
 ///
 /// # Errors
-/// When there is none to take back; when the ledger cannot be used.
+/// Returns an error if there is no such active decision, or if the ledger cannot be used.
 pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<RecordedDecision, AppError> {
     let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
     let revoked = desk.revoke(id, by, why).map_err(AppError::DataDir)?;
     match revoked {
         Some(revision) => taken(&desk, id, revision),
-        None => Err(why_not(&desk, id, "was taken back already")),
+        None => Err(conflict_error(&desk, id, "is already revoked")),
     }
 }
 
-/// Every decision in the ledger of a data directory, oldest first; none where there is no ledger yet.
+/// Returns all decisions in the ledger of a data directory, oldest first. A missing ledger counts as empty.
 ///
 /// # Errors
-/// When the ledger is there and cannot be read.
+/// Returns an error if an existing ledger cannot be read.
 pub fn decisions(data_dir: &Path) -> Result<Vec<Decision>, AppError> {
     use crate::store::Ledger as _;
-    let ledger = crate::app::standalone::glimpse(data_dir)?;
+    let ledger = crate::app::standalone::open_read_only(data_dir)?;
     Ok(ledger.decisions().map_err(AppError::DataDir)?.1)
 }
 
 fn taken(desk: &DecisionWriter, id: i64, revision: u64) -> Result<RecordedDecision, AppError> {
-    let effect = desk.await_effect(revision, AT_MOST).map_err(AppError::DataDir)?;
+    let effect = desk.wait_applied(revision, AT_MOST).map_err(AppError::DataDir)?;
     let decision = desk.find(id).map_err(AppError::DataDir)?;
     let decision =
-        decision.ok_or_else(|| AppError::DataDir(StoreError::Damaged("a decision is not where it was written".into())))?;
+        decision.ok_or_else(|| AppError::DataDir(StoreError::Damaged("a recorded decision is missing".into())))?;
     Ok(RecordedDecision { decision, effect })
 }
 
-fn why_not(desk: &DecisionWriter, id: i64, else_: &'static str) -> AppError {
+fn conflict_error(desk: &DecisionWriter, id: i64, else_: &'static str) -> AppError {
     match desk.find(id) {
         Ok(Some(decision)) if decision.proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() => {
             AppError::Undecidable {
                 id,
-                why: "needs another person than its author: another user of this system, whatever `SUDO_USER` says",
+                why: "must be confirmed by another system user than its author; `SUDO_USER` is ignored",
             }
         }
         Ok(Some(_)) => AppError::Undecidable { id, why: else_ },
@@ -186,8 +185,8 @@ fn why_not(desk: &DecisionWriter, id: i64, else_: &'static str) -> AppError {
     }
 }
 
-/// What `asked` means over everything upstream has: one version, a dist-tag's target, or all that a range takes.
-fn fitting<'a>(inspection: &'a PackageInspection, asked: &str) -> Vec<&'a InspectedVersion> {
+/// Returns the versions that `asked` matches: one version, the target of a dist-tag, or all versions in a range.
+fn matching_versions<'a>(inspection: &'a PackageInspection, asked: &str) -> Vec<&'a InspectedVersion> {
     let of_key = |key: &str| inspection.versions.iter().find(|one| *one.key == *key);
     if let Some(one) = of_key(asked) {
         return vec![one];

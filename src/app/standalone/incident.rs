@@ -1,5 +1,5 @@
-//! Questions and commands about threat intelligence: look at feeds, say how they stand, who was exposed, what to do about an
-//! advisory, export what is denied. Refuses to decide by itself: what is decided has an author.
+//! Threat intelligence commands: sync feeds and report their status, find exposures, plan and execute incident responses, and
+//! export denials.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::app::operations::{self, Purged};
 use crate::app::standalone::decide;
-use crate::app::standalone::{firewall, glimpse};
+use crate::app::standalone::{firewall, open_read_only};
 use crate::app::{AppError, outbound};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -29,26 +29,25 @@ use crate::store::{Ledger, SqliteLedger};
 use crate::tls;
 use crate::units::timestamp;
 
-/// How long a feed that another process is syncing is waited for.
+/// How long to wait for a feed that another process is syncing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How one feed stands.
+/// The status of one feed.
 #[derive(Debug, Clone)]
 pub struct FeedStatus {
-    /// The feed.
     pub feed: FeedConfig,
-    /// How it stands.
+    /// The state of the last sync.
     pub state: FeedState,
-    /// Why it is not fresh, if it is not.
+    /// Why it is stale, if it is.
     pub staleness: Option<String>,
-    /// Its records that mark every version of an established package and wait for a decision, as the ledger has them.
+    /// Its records that affect every version of an established package and await a decision, by the ledger.
     pub overbroad: Vec<String>,
 }
 
-/// Looks at every feed now; what changed is kept, and a running server takes it up.
+/// Syncs all feeds and stores the changes, which a running server then loads.
 ///
 /// # Errors
-/// When there is nobody to ask with.
+/// Returns an error if no HTTP client can be created.
 pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<FeedStatus>, AppError> {
     let client = outbound::client(&config.upstream, &tls::client_config(&config.tls)?);
     let shelf = FeedStore::of(&config.store.data_dir);
@@ -66,7 +65,7 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
     Ok(status(&config, clock.now()))
 }
 
-/// How every feed stands, by what is kept.
+/// Returns the status of every feed from the stored state.
 #[must_use]
 pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
     let (shelf, mistakes) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
@@ -80,44 +79,44 @@ pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
     config.feeds.followed.iter().map(stand).collect()
 }
 
-/// Everything that was seen here and that an advisory of this id, or with it as an alias, names. Blocks.
+/// Returns the affected versions that were seen here, for an advisory with this id or alias. Blocks.
 ///
 /// # Errors
-/// When there is no ledger, or no feed that is followed has such an advisory.
-pub fn exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
+/// Returns an error if there is no ledger, or if no configured feed has such an advisory.
+pub fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
     plan(config, clock, id).map(|plan| plan.findings)
 }
 
-/// What is to be done about an advisory, or about versions that a person names.
+/// The plan for an advisory, or for versions named by an operator.
 #[derive(Debug, Clone)]
 pub struct IncidentPlan {
-    /// The advisory's own id; else the versions as they were named.
+    /// The advisory's id, or the versions as they were named.
     pub id: String,
-    /// The feed it stands in, if there is one.
+    /// The feed of the advisory, if there is one.
     pub feed: Option<String>,
-    /// What it says.
+    /// The summary of the advisory.
     pub summary: String,
-    /// The packages it names.
+    /// The affected packages.
     pub subjects: Vec<AffectedPackage>,
-    /// What of it was seen here.
+    /// The affected versions that were seen here.
     pub findings: Vec<ExposedVersion>,
-    /// How many of their tarballs the store holds now.
+    /// The number of their tarballs in the store.
     pub stored: usize,
 }
 
-/// One package of an advisory.
+/// An affected package.
 #[derive(Debug, Clone)]
 pub struct AffectedPackage {
-    /// The package.
     pub name: String,
-    /// The versions it names here; none where it means every version.
+    /// The affected versions; empty if all versions are affected.
     pub versions: Vec<String>,
-    /// The instant after which nothing of it is shown: before the first bad version that was seen here, at most 14 days ago.
+    /// The instant of the freeze, after which releases are hidden: before the first affected version that was seen here, at most
+    /// 14 days ago.
     pub freeze_at: Timestamp,
 }
 
 impl IncidentPlan {
-    /// What the tarballs hash to that are to go.
+    /// Returns the integrity values of the tarballs to remove.
     #[must_use]
     pub fn integrities(&self) -> Vec<Integrity> {
         let mut found: Vec<Integrity> = Vec::new();
@@ -129,7 +128,7 @@ impl IncidentPlan {
         found
     }
 
-    /// The packages whose remembered documents must go.
+    /// Returns the packages whose cached documents must be removed.
     #[must_use]
     pub fn packages(&self) -> Vec<PackageName> {
         self.subjects.iter().filter_map(|subject| PackageName::parse(&subject.name).ok()).collect()
@@ -142,17 +141,17 @@ impl IncidentPlan {
     }
 }
 
-/// When a freeze begins: before the first bad version that was seen here was published, and not years back, for what has been out for
-/// long is not what is being published now.
+/// Returns the instant of the freeze: just before the first affected version that was seen here was published, but at most
+/// [`TAKEDOWN_AGE`] ago, because older versions are not part of an ongoing incident.
 fn freeze_at(findings: &[&ExposedVersion], now: Timestamp) -> Timestamp {
     let first = findings.iter().filter_map(|finding| finding.published).min();
     first.map_or(now, |first| timestamp::before(first, Duration::from_secs(1))).max(timestamp::before(now, TAKEDOWN_AGE))
 }
 
-/// Works out what is to be done about exact versions of a package that no feed names. Blocks; changes nothing.
+/// Plans the response for exact versions of a package that no feed names. Blocks; changes nothing.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// Returns an error if the ledger cannot be read.
 pub fn plan_versions(
     data_dir: &Path,
     now: Timestamp,
@@ -160,23 +159,23 @@ pub fn plan_versions(
     versions: &[String],
     named: &str,
 ) -> Result<IncidentPlan, AppError> {
-    let findings = exposure::find_versions(&glimpse(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
+    let findings = exposure::find_versions(&open_read_only(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
     let freeze_at = freeze_at(&findings.iter().collect::<Vec<_>>(), now);
     let subject = AffectedPackage { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
     let summary = "named by a person, in no feed".to_owned();
     Ok(IncidentPlan { id: named.to_owned(), feed: None, summary, subjects: vec![subject], findings, stored: 0 }.counted(data_dir))
 }
 
-/// Works out what is to be done about an advisory. Blocks; changes nothing.
+/// Plans the response to an advisory. Blocks; changes nothing.
 ///
 /// # Errors
-/// When no feed that is followed has such an advisory, or the ledger cannot be read.
+/// Returns an error if no configured feed has such an advisory, or if the ledger cannot be read.
 pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
     let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
     let world = firewall(config, clock)?.value.world();
-    let found: Vec<_> = world.advisories.called(id).collect();
+    let found: Vec<_> = world.advisories.with_id(id).collect();
     let Some(first) = found.first() else { return Err(AppError::NoAdvisory(id.to_owned())) };
-    let ledger = glimpse(&data_dir)?;
+    let ledger = open_read_only(&data_dir)?;
     let findings = exposure::find(&world, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
     let mut subjects: Vec<AffectedPackage> = Vec::new();
     for advisory in &found {
@@ -199,21 +198,21 @@ pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentP
     Ok(IncidentPlan { id, feed, summary, subjects, findings, stored: 0 }.counted(&data_dir))
 }
 
-/// What was done.
+/// The result of an incident response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncidentResult {
-    /// The decisions that were taken.
+    /// The numbers of the recorded decisions.
     pub decisions: Vec<i64>,
-    /// What left the store.
+    /// What was removed from the store.
     pub purged: Purged,
-    /// Whether the server that runs had not taken a decision in yet when the tarballs went: one may be fetched again.
+    /// Whether the running server had not applied a decision when the tarballs were removed, so that one may be fetched again.
     pub is_pending: bool,
 }
 
-/// Denies and freezes in the author's name. Blocks.
+/// Records the denials and freezes of a plan in the author's name. Blocks.
 ///
 /// # Errors
-/// When the ledger does not take it; what was decided until then stands.
+/// Returns an error if the ledger cannot be written. Decisions recorded before the error stay.
 pub fn decide(
     data_dir: &Path,
     plan: &IncidentPlan,
@@ -238,20 +237,20 @@ pub fn decide(
     Ok(done)
 }
 
-/// Takes the tarballs of a plan out of the store where no server can be asked to, and what is remembered of its packages. Blocks.
+/// Removes the tarballs and cached documents of a plan from the store, if no server runs that could do it. Blocks.
 ///
 /// # Errors
-/// When the store does not let them go.
+/// Returns an error if a file cannot be removed.
 pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
-    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::discard(data_dir, digest));
+    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
     purged.map_err(AppError::DataDir)
 }
 
-/// Writes what people denied here as a signed feed; and which decisions cannot be told as records. Blocks.
+/// Exports the denials of operators as a signed feed. Also returns the decisions that cannot be expressed as records. Blocks.
 ///
 /// # Errors
-/// When the ledger cannot be read, or the directory does not take it.
+/// Returns an error if the ledger cannot be read, or if the directory cannot be written.
 pub fn export(
     data_dir: &Path,
     directory: &Path,
@@ -259,7 +258,7 @@ pub fn export(
     now: Timestamp,
     expires: Duration,
 ) -> Result<(ExportSummary, PublicKey, Vec<String>), AppError> {
-    let ledger = glimpse(data_dir)?;
+    let ledger = open_read_only(data_dir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
     let (mut records, mut left) = (Vec::new(), Vec::new());
     for decision in &decisions {
@@ -267,7 +266,7 @@ pub fn export(
             Some(record) => records.push(record),
             None if is_denial(decision, now) => {
                 left.push(format!(
-                    "decision {}, {}: no package that it means is known here",
+                    "decision {}, {}: matches no known package",
                     decision.id,
                     decision.proposal.act.subject()
                 ));
@@ -280,13 +279,13 @@ pub fn export(
     Ok((exported, signer.public_key(), left))
 }
 
-/// Whether it is a denial that is in force.
+/// Checks for an active denial.
 fn is_denial(decision: &Decision, now: Timestamp) -> bool {
     matches!(decision.proposal.act, DecisionAction::Deny { .. })
         && decision.state(now) == crate::policy::decisions::DecisionState::Active
 }
 
-/// A denial as a record; one that was taken back or ended is withdrawn. `None` for other decisions.
+/// Converts a denial to a record. A revoked or expired one is marked as withdrawn. Returns `None` for other decisions.
 fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timestamp) -> Result<Option<OsvRecord>, AppError> {
     use crate::policy::decisions::DecisionState;
     let DecisionAction::Deny { packages, range } = &decision.proposal.act else { return Ok(None) };
@@ -300,13 +299,13 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
     let mut affected = Vec::new();
     for name in names(ledger, packages)? {
         let (versions, ranges) = match range {
-            // Readers do not obey a record whole that marks every version of an established package without listing them.
+            // Consumers do not fully trust a record that affects every version of an established package without a list.
             None => (versions(ledger, &name, None)?, osv_ranges("*")),
-            // Versions that are named one by one need no range.
+            // Exact versions need no range.
             Some(range) if range.split("||").all(|part| Version::parse(part.trim()).is_some()) => {
                 (versions(ledger, &name, Some(range))?, Vec::new())
             }
-            // What is known here is listed, and what will be published within the range is denied there as it is here.
+            // Known versions are listed. The range also covers future versions, which are denied here too.
             Some(range) => (versions(ledger, &name, Some(range))?, osv_ranges(range)),
         };
         if versions.is_empty() && ranges.is_empty() {
@@ -330,7 +329,7 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
     }))
 }
 
-/// A range of npm's as OSV's events.
+/// Converts an npm range to OSV events.
 fn osv_ranges(text: &str) -> Vec<OsvRange> {
     let intervals = Range::parse(text).map(|range| VersionInterval::of(&range)).unwrap_or_default();
     let range = |interval: VersionInterval| {
@@ -345,7 +344,7 @@ fn osv_ranges(text: &str) -> Vec<OsvRange> {
     intervals.into_iter().map(range).collect()
 }
 
-/// The packages that a glob names: itself where it is a name, else those the ledger knows.
+/// Returns the packages that a glob matches: the name itself if it is one, or else matching packages in the ledger.
 fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
     if crate::npm::PackageName::parse(packages).is_ok() && !packages.contains('*') {
         return Ok(vec![packages.to_owned()]);
@@ -356,7 +355,7 @@ fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
     Ok(names.iter().map(|name| name.as_str().to_owned()).filter(|name| matcher.is_match(name)).collect())
 }
 
-/// The versions that a range means, or every one: those that it names exactly, and those the ledger knows.
+/// Returns the versions in a range, or all versions: exact versions of the range, and versions in the ledger.
 fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<String>, AppError> {
     let named = range.into_iter().flat_map(|text| text.split("||")).map(str::trim);
     let mut versions: Vec<String> = named.filter(|part| Version::parse(part).is_some()).map(str::to_owned).collect();
@@ -374,19 +373,19 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
     Ok(versions)
 }
 
-/// The id of a record that marks every version of a package, by its id or an alias. Blocks.
+/// Returns the id of a record that affects every version of a package, by its id or an alias. Blocks.
 ///
 /// # Errors
-/// When no feed that is followed has such a record.
+/// Returns an error if no configured feed has such a record.
 pub fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<String, AppError> {
     let world = firewall(config, clock)?.value.world();
-    let mut found = world.advisories.called(id).filter(|advisory| advisory.is_wholesale());
+    let mut found = world.advisories.with_id(id).filter(|advisory| advisory.affects_every_version());
     found.next().map(|advisory| advisory.id.to_owned()).ok_or_else(|| AppError::NoAdvisory(id.to_owned()))
 }
 
-/// The ledger's records that mark every version of an established package, without those that are decided.
+/// Returns the undecided records in the ledger that affect every version of an established package.
 fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
-    // Where there is no ledger yet nothing was noticed.
+    // Without a ledger there are no records.
     let Ok(ledger) = SqliteLedger::read_only(data_dir) else { return Vec::new() };
     let decisions = ledger.decisions().map(|(_, decisions)| decisions).unwrap_or_default();
     let active = decisions.iter().filter(|decision| decision.state(now) == crate::policy::decisions::DecisionState::Active);

@@ -1,4 +1,4 @@
-//! Questions that are answered once, without a server: beside a running one or on a bare machine. They change nothing.
+//! Operations without a server, for single commands. They do not change the data directory.
 
 pub mod adopt;
 pub mod check;
@@ -24,11 +24,10 @@ use crate::telemetry::Metrics;
 use crate::tls;
 use crate::upstream::{Addressed, Authorization, Registries};
 
-/// Says whether a version would be served, by `config`, by what its data directory knows, and by what upstream says now;
-/// as of `at` where it is given.
+/// Explains the verdict on a version, by `config`, the data directory and upstream's current state; as of `at` if it is given.
 ///
 /// # Errors
-/// When there is no such version, upstream cannot be asked, or the ledger is there and cannot be read.
+/// Returns an error if there is no such version, if upstream cannot be queried, or if an existing ledger cannot be read.
 pub async fn explain(
     config: Config,
     clock: Arc<dyn Clock>,
@@ -40,30 +39,30 @@ pub async fn explain(
     Ok(firewall.value.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await?)
 }
 
-/// A firewall for one question, and the place where it keeps what it fetches meanwhile.
+/// A firewall for a single operation, and the temporary directory for its cache.
 pub(crate) struct StandaloneFirewall {
     pub(crate) value: Arc<Firewall>,
     _folder: tempfile::TempDir,
 }
 
-/// A firewall that judges by `config` and by what its data directory knows, and writes nothing down.
+/// Creates a firewall from `config` and the data directory. It writes nothing there.
 pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<StandaloneFirewall, AppError> {
     let further = config.further_policies.clone();
-    firewall_of(config, clock, further)
+    firewall_with_policies(config, clock, further)
 }
 
-/// Such a firewall with further policies, those of profile 1, 2, …
-pub(crate) fn firewall_of(
+/// Creates a standalone firewall with further policies: profile 1, 2, …
+pub(crate) fn firewall_with_policies(
     config: Config,
     clock: Arc<dyn Clock>,
     further_policies: Vec<Policy>,
 ) -> Result<StandaloneFirewall, AppError> {
-    let ledger = glimpse(&config.store.data_dir)?;
+    let ledger = open_read_only(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
     let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
     let blobs = DiskBlobs::open_temporary(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
     let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
-    let advisories = outbound::glance(&config.feeds, &config.store.data_dir, scratch.path(), clock.now());
+    let advisories = outbound::load_feeds_once(&config.feeds, &config.store.data_dir, scratch.path(), clock.now());
     let firewall = Firewall::new(FirewallDeps {
         registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
         ledger: Arc::new(ledger) as Arc<dyn Ledger>,
@@ -79,19 +78,19 @@ pub(crate) fn firewall_of(
     Ok(StandaloneFirewall { value: Arc::new(firewall), _folder: scratch })
 }
 
-/// Who asked for a package and what became of it, by the ledger in `data_dir`.
+/// Returns which clients requested a package and with what outcome, by the ledger in `data_dir`.
 ///
 /// # Errors
-/// When there is no ledger, or it cannot be read.
+/// Returns an error if there is no ledger, or if it cannot be read.
 pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
     ledger.exposure(&spec.name, spec.wanted.as_deref()).map_err(AppError::DataDir)
 }
 
-/// Who asked for places that feeds list as what malware talks to, by the ledger in `data_dir`: oldest first, equal ones counted.
+/// Returns the clients that contacted indicators of feeds, by the ledger in `data_dir`: oldest first, repeated hits counted.
 ///
 /// # Errors
-/// When there is no ledger, or it cannot be read.
+/// Returns an error if there is no ledger, or if it cannot be read.
 pub fn contacts(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
@@ -110,21 +109,19 @@ pub fn contacts(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     Ok(contacts)
 }
 
-/// Somebody asked for a place that a feed lists, so many times.
+/// Repeated hits of one client on one indicator.
 #[derive(Debug, Clone)]
 pub struct IndicatorHitSummary {
-    /// Who, for what.
+    /// The client and the indicator.
     pub contact: IndicatorHit,
-    /// How often.
+    /// The number of hits.
     pub times: u64,
-    /// The first time.
     pub first: Timestamp,
-    /// The last time.
     pub last: Timestamp,
 }
 
-/// The ledger of a data directory, or none where nothing was kept yet.
-pub(crate) fn glimpse(data_dir: &Path) -> Result<ReadOnlyLedger, AppError> {
+/// Opens the ledger of a data directory read-only. A missing ledger counts as empty.
+pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError> {
     match SqliteLedger::read_only(data_dir) {
         Ok(ledger) => Ok(ReadOnlyLedger(Some(ledger))),
         Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(ReadOnlyLedger(None)),
@@ -132,21 +129,21 @@ pub(crate) fn glimpse(data_dir: &Path) -> Result<ReadOnlyLedger, AppError> {
     }
 }
 
-/// The same before the policy that the first address of a configuration answers by.
+/// Returns the local client with the policy of the first configured address.
 pub(crate) fn asker_of(config: &Config) -> Client {
     Client { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..asker() }
 }
 
-/// The one who sits at this machine, to whom its own credentials are lent.
+/// Returns the local client, which may use the configured credentials.
 pub(crate) fn asker() -> Client {
     Client {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         user: None,
         agent: UserAgent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
-        resolves: false,
+        is_installing: false,
         authorization: Authorization::Lent,
         addressed: Addressed::Coldframe,
-        base: BaseUrl { text: "http://127.0.0.1".into(), remembered: false, explains: false, intercepted: None },
+        base: BaseUrl { text: "http://127.0.0.1".into(), cacheable: false, serves_admin: false, intercepted: None },
         profile: Profile::default(),
     }
 }

@@ -1,5 +1,5 @@
-//! What another policy would have changed of what was asked for: by the ledger, as of when each client asked first, and by what upstream
-//! says of it. Changes nothing.
+//! Compares policies on past downloads: by the ledger, as of each client's first request, and by upstream's metadata. Changes
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::app::AppError;
-use crate::app::standalone::{asker, firewall_of};
+use crate::app::standalone::{asker, firewall_with_policies};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Client, Profile};
@@ -15,42 +15,40 @@ use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
 use crate::store::{DownloadSummary, SqliteLedger};
 
-/// A tarball that was asked for, of which the two policies say different things.
+/// A requested tarball with different verdicts of the two policies.
 #[derive(Debug, Clone)]
 pub struct ChangedVerdict {
-    /// The package.
     pub name: String,
-    /// The version.
     pub version: String,
-    /// Who asked for it while that was so.
+    /// The clients that requested it while the verdicts differed.
     pub clients: Vec<String>,
-    /// How often, by all of them.
+    /// The number of their requests.
     pub times: u64,
-    /// When the first of them asked.
+    /// The first request.
     pub first: Timestamp,
-    /// What the policy in force says.
+    /// The verdict of the active policy.
     pub now: Verdict,
-    /// What the other one would say.
+    /// The verdict of the other policy.
     pub then: Verdict,
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyDiff {
-    /// Tarballs that were asked for and looked at.
+    /// The number of compared tarballs.
     pub asked: usize,
-    /// Those of them that would change.
+    /// The tarballs with different verdicts.
     pub changed: Vec<ChangedVerdict>,
-    /// Packages that could not be looked at, and why.
+    /// Packages that could not be compared, with reasons.
     pub unknown: Vec<(String, String)>,
 }
 
-/// Compares the policy of `config` with `candidate` over every tarball in the ledger: what was young when somebody asked for it is young
-/// here, however old it is by now.
+/// Compares the policy of `config` with `candidate` for every tarball in the ledger. Each verdict is as of the request, so a
+/// version that was young then is young here.
 ///
 /// # Errors
-/// When the ledger cannot be read, or upstream cannot be set up.
-pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
+/// Returns an error if the ledger cannot be read, or if upstream cannot be set up.
+pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir).map_err(AppError::DataDir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
     for asked in ledger.asked().map_err(AppError::DataDir)? {
@@ -58,12 +56,12 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
     }
     drop(ledger);
     let mut config = config;
-    // The policy of the first address is the one in force.
+    // The policy of the first address is the active one.
     let first = config.listener_policies.first().and_then(|at| at.checked_sub(1));
     if let Some(policy) = first.and_then(|at| config.further_policies.get(at)) {
         config.policy = policy.clone();
     }
-    let firewall = firewall_of(config, clock, vec![candidate])?;
+    let firewall = firewall_with_policies(config, clock, vec![candidate])?;
     let mut difference = PolicyDiff::default();
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
@@ -74,11 +72,11 @@ pub async fn difference(config: Config, clock: Arc<dyn Clock>, candidate: Policy
             Err(wrong) => Err(wrong),
         };
         match looked {
-            Ok((now, then)) => difference.take(asked, now, then),
-            Err(wrong) => difference.unknown.push((name, wrong.to_string())),
+            Ok((now, then)) => diff_policies.take(asked, now, then),
+            Err(wrong) => diff_policies.unknown.push((name, wrong.to_string())),
         }
     }
-    Ok(difference)
+    Ok(diff_policies)
 }
 
 impl PolicyDiff {
@@ -86,7 +84,7 @@ impl PolicyDiff {
         let mut last = None;
         for (asked, verdicts) in asked.into_iter().zip(now.into_iter().zip(then)) {
             let (Some(now), Some(then)) = verdicts else { continue };
-            // They come by version.
+            // The rows are ordered by version.
             if last.as_ref() != Some(&asked.version) {
                 self.asked += 1;
                 last = Some(asked.version.clone());

@@ -1,5 +1,5 @@
-//! Reads the configuration again when the process is asked to: what can change while it runs does, what cannot is named, and a
-//! configuration with mistakes changes nothing.
+//! Reloads the configuration on request. Settings that can change at runtime are applied, others are reported. An invalid
+//! configuration changes nothing.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,16 +18,15 @@ use crate::server::{Forward, RegistryHandler};
 use crate::telemetry::TaskLabel;
 use crate::upstream::Renewed;
 
-/// Reads the configuration as the process did at its start.
+/// Reads the configuration from the same sources as at startup.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 
 /// Settings of the policies.
 const OF_POLICIES: &[SettingKey] = &[SettingKey::Policy, SettingKey::MinReleaseAge, SettingKey::FixLane, SettingKey::Exclude];
 
-/// Settings of the hosts that the gateway goes to.
-const OF_HOSTS: &[SettingKey] = &[SettingKey::AllowHost, SettingKey::Others];
+/// Settings of the hosts that the gateway tunnels to.
+const OF_HOSTS: &[SettingKey] = &[SettingKey::AllowHost, SettingKey::DefaultEgress];
 
-/// Settings of the feeds.
 const OF_FEEDS: &[SettingKey] = &[
     SettingKey::Feed,
     SettingKey::FeedInterval,
@@ -39,18 +38,18 @@ const OF_FEEDS: &[SettingKey] = &[
 /// Settings of the hosts that tarballs come from.
 const OF_TARBALLS: &[SettingKey] = &[SettingKey::TarballHost, SettingKey::RedirectHost];
 
-/// What is reloaded.
+/// Reloads the configuration of a running server.
 pub(crate) struct Reloader {
     asked: Arc<Notify>,
     trouble: Arc<Mutex<Option<String>>>,
-    /// The settings that the process runs with.
+    /// The active settings.
     running: Mutex<Effective>,
-    /// For each address, the policy that it answers by.
+    /// The policy of each address.
     by_listener: Vec<usize>,
     parts: Parts,
 }
 
-/// What takes new settings.
+/// The components that accept new settings.
 pub(crate) struct Parts {
     pub(crate) policies: Arc<PolicyReloader>,
     pub(crate) firewall: Arc<Firewall>,
@@ -59,15 +58,15 @@ pub(crate) struct Parts {
     pub(crate) premises: Arc<SessionTemplate>,
     pub(crate) operations: Arc<Operations>,
     pub(crate) feeds: Arc<FeedScheduler>,
-    /// The tasks of feeds that came while the process ran.
+    /// Tasks of feeds that were added at runtime.
     pub(crate) feed_tasks: Mutex<Supervisor>,
 }
 
-/// Names of settings, for a log line.
+/// Formats the names of settings for logs.
 struct Names<'a>(&'a [SettingKey]);
 
 impl Reloader {
-    /// A reloader of what runs with these settings.
+    /// Creates a reloader for a server with these settings.
     pub(crate) fn new(
         asked: Arc<Notify>,
         trouble: Arc<Mutex<Option<String>>>,
@@ -89,19 +88,19 @@ impl Reloader {
                         config.origin = %mistake.origin,
                         config.mistake = mistake.problem,
                         config.allowed = mistake.allowed,
-                        "mistake in the configuration"
+                        "configuration error"
                     );
                 }
                 tracing::error!(config.mistakes = count, "configuration not reloaded");
-                Some(format!("{count} mistakes, the configuration before it is active"))
+                Some(format!("{count} errors, the previous configuration is active"))
             }
         };
-        // The files of the policies may have changed where the settings have not.
+        // Policy files may have changed even if no setting has.
         self.parts.policies.asked().notify_one();
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    /// Applies what can be applied; what is wrong then, if anything is.
+    /// Applies what can change at runtime. Returns the problems, if there are any.
     fn apply(&self, config: &Config) -> Option<String> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = config.settings.effective().clone();
@@ -111,19 +110,19 @@ impl Reloader {
         let mut notes = Vec::new();
         let renewed = self.parts.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "upstream credentials not reloaded");
-            notes.push("upstream's credentials cannot be used".to_owned());
+            notes.push("cannot use upstream's credentials".to_owned());
             Renewed::default()
         });
         if renewed.credentials {
             tracing::info!("upstream credentials reloaded");
         }
         if renewed.needs_restart {
-            tracing::warn!("whether upstream has credentials changed, which needs a restart");
-            notes.push("whether upstream has credentials changed, which needs a restart".to_owned());
+            tracing::warn!("upstream credentials added or removed, restart needed");
+            notes.push("upstream credentials added or removed, restart needed".to_owned());
         }
         for key in changed {
             let is_applied = match key {
-                // The same addresses: what differs are their policies.
+                // The addresses are the same and only their policies differ.
                 SettingKey::Listen if !listens => true,
                 key if OF_POLICIES.contains(&key) => true,
                 key if OF_HOSTS.contains(&key) || OF_FEEDS.contains(&key) => true,
@@ -186,7 +185,7 @@ impl Reloader {
             told.push(format!("these settings need a restart: {}", Names(&waiting)));
         }
         if !failed.is_empty() {
-            told.push(format!("these settings cannot be used: {}", Names(&failed)));
+            told.push(format!("cannot apply these settings: {}", Names(&failed)));
         }
         (!told.is_empty()).then(|| told.join("; "))
     }
@@ -201,7 +200,7 @@ impl Reloader {
         }
     }
 
-    /// Whether the configuration asks for other addresses than those that are listened on. A port 0 is any.
+    /// Checks whether the configuration has other addresses than the open ones. Port 0 matches any port.
     fn listens_elsewhere(&self, config: &Config) -> bool {
         let running = self.running_addresses();
         let is_same = |(wanted, bound): (&std::net::SocketAddr, &std::net::SocketAddr)| {
@@ -215,11 +214,11 @@ impl Reloader {
     }
 }
 
-/// The names of the policies, by profile, after the configuration was read again: each address keeps its profile. `None` where two
-/// addresses of one profile are to have different policies, which they cannot get while they are open.
+/// Returns the policy names by profile after a reload. Each address keeps its profile. Returns `None` if two addresses of one
+/// profile have different policies now, which needs a restart.
 fn renamed(running: &[String], by_listener: &[usize], fresh: &[String], fresh_by_listener: &[usize]) -> Option<Vec<String>> {
     let mut names = running.to_vec();
-    // Clients of the gateway, and addresses that name no policy.
+    // Profile 0 is for the gateway and for addresses without a policy of their own.
     names.first_mut()?.clone_from(fresh.first()?);
     if by_listener.len() != fresh_by_listener.len() {
         return (fresh.first() == running.first()).then_some(names);
@@ -244,12 +243,12 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// Whether the configuration that was read last is active.
+/// Returns a warning if the last configuration that was read is not fully active.
 pub(crate) fn remark(trouble: Arc<Mutex<Option<String>>>) -> HealthCheck {
     Arc::new(move || trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err))
 }
 
-/// Reads the configuration again whenever the process is asked to, until it is dropped.
+/// Reloads the configuration on request until it is dropped.
 pub(crate) async fn follow(reloader: Arc<Reloader>, read: ReadConfig) -> TaskEnd {
     loop {
         reloader.asked.notified().await;
@@ -267,21 +266,21 @@ mod tests {
     }
 
     #[test]
-    fn each_address_keeps_its_profile_under_other_names() {
+    fn addresses_keep_their_profile_when_policies_change() {
         let renamed =
             |running: &[&str], old: &[usize], fresh: &[&str], new: &[usize]| renamed(&names(running), old, &names(fresh), new);
         assert_eq!(renamed(&["default"], &[0], &["strict"], &[0]), Some(names(&["strict"])));
         assert_eq!(renamed(&["default", "ci"], &[0, 1], &["strict", "ci"], &[0, 1]), Some(names(&["strict", "ci"])));
-        // The second address names the policy that is now the general one as well.
+        // The second address has the policy that is now the general one too.
         assert_eq!(renamed(&["default", "ci"], &[0, 1], &["ci"], &[0, 0]), Some(names(&["ci", "ci"])));
         assert_eq!(renamed(&["default", "ci"], &[0, 1], &["default", "strict"], &[0, 1]), Some(names(&["default", "strict"])));
     }
 
     #[test]
-    fn two_addresses_of_one_profile_are_not_given_two_policies() {
+    fn addresses_of_one_profile_cannot_get_different_policies() {
         let (running, fresh) = (names(&["ci"]), names(&["default", "ci"]));
         assert_eq!(renamed(&running, &[0, 0], &fresh, &[0, 1]), None);
-        // The only address names its policy, and the general one is another now: the gateway's clients have that.
+        // The only address has its own policy, and the general one has changed, which the gateway uses.
         assert_eq!(renamed(&running, &[0], &fresh, &[1]), None);
         assert_eq!(renamed(&running, &[0], &names(&["strict"]), &[0, 0]), None, "another address and another policy");
     }

@@ -1,5 +1,4 @@
-//! Applies what people decide while the server runs: other processes write it into the ledger. Logs each change and counts the
-//! active decisions.
+//! Applies decisions that other processes write to the ledger. Logs each change and counts the active decisions.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +13,10 @@ use crate::policy::decisions::{Decision, DecisionState};
 use crate::store::{Ledger as _, SqliteLedger, StoreError};
 use crate::telemetry::{DecisionChange, DecisionChanged, Metrics};
 
-/// How often the ledger is read: the command that decides waits for it.
+/// The interval of ledger reads. The command that records a decision waits for the next one.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The decisions as they were logged and counted last.
+/// The decisions and their last logged states.
 pub(crate) struct Log {
     decisions: Vec<Decision>,
     states: BTreeMap<i64, (DecisionState, bool)>,
@@ -26,7 +25,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Logs the decisions that matter at the server's start: those that are active, or await a second person.
+    /// Logs the decisions that are active or await a second person at startup.
     pub(crate) fn begin(decisions: Vec<Decision>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         let mut log = Self { decisions, states: BTreeMap::new(), metrics, clock };
         let now = log.clock.now();
@@ -40,7 +39,7 @@ impl Log {
         log
     }
 
-    /// Logs what changed since the last time, by `decisions` and by the clock.
+    /// Logs the changes since the last call, caused by new `decisions` or by the clock.
     fn update(&mut self, decisions: Option<Vec<Decision>>) {
         let now = self.clock.now();
         let is_new = decisions.is_some();
@@ -65,7 +64,7 @@ impl Log {
     }
 }
 
-/// Returns what happened to a decision that was in the state `before`, and had a second name or none.
+/// Returns the change of a decision since `before`, which has its state and whether it had a second signature.
 fn change(before: Option<(DecisionState, bool)>, decision: &Decision, state: DecisionState) -> Option<DecisionChange> {
     let Some((was, had_second)) = before else { return Some(DecisionChange::Recorded) };
     if decision.second.is_some() && !had_second {
@@ -80,7 +79,7 @@ fn change(before: Option<(DecisionState, bool)>, decision: &Decision, state: Dec
     }
 }
 
-/// Applies decisions until it is dropped; `known` is the revision that is applied already.
+/// Applies decisions until it is dropped. `known` is the revision that is already applied.
 pub(crate) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut known: u64, log: Arc<Mutex<Log>>) -> TaskEnd {
     let mut failing = false;
     loop {
@@ -100,7 +99,7 @@ pub(crate) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, m
     }
 }
 
-/// Applies what was decided since `known`; returns the revision that is applied then. Blocks.
+/// Applies the decisions after revision `known` and returns the new revision. Blocks.
 fn apply(ledger: &SqliteLedger, firewall: &Firewall, known: u64, log: &mut Log) -> Result<u64, StoreError> {
     if ledger.decided()? == known {
         log.update(None);
@@ -110,8 +109,8 @@ fn apply(ledger: &SqliteLedger, firewall: &Firewall, known: u64, log: &mut Log) 
     let count = decisions.len();
     firewall.decide(decisions.clone());
     log.update(Some(decisions));
-    // The command that decided waits for this: what it asks the server next shows all of it.
-    ledger.put_in_force(revision)?;
+    // The command that recorded the decision waits for this. Its next request must see the decision.
+    ledger.set_applied_revision(revision)?;
     tracing::info!(decisions = count, revision, "decisions reloaded");
     Ok(revision)
 }
@@ -125,12 +124,12 @@ mod tests {
     fn decision(needs_second: bool, expires: Option<Timestamp>) -> Decision {
         let author = Signature { who: "ada".to_owned(), at: Timestamp::UNIX_EPOCH };
         let proposal =
-            DecisionProposal { act: DecisionAction::Observe, reason: "INC-7".to_owned(), author, expires, needs_second };
+            DecisionProposal { act: DecisionAction::BreakGlass, reason: "INC-7".to_owned(), author, expires, needs_second };
         Decision { id: 7, proposal, second: None, revoked: None }
     }
 
     #[test]
-    fn each_change_of_a_decision_has_a_name() {
+    fn changes_of_a_decision_are_classified() {
         let now = Timestamp::UNIX_EPOCH + Duration::from_secs(60);
         let plain = decision(false, None);
         assert_eq!(change(None, &plain, DecisionState::Active), Some(DecisionChange::Recorded));
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_active_decisions_follows_the_clock() {
+    fn active_decisions_are_counted_by_the_clock() {
         let (metrics, clock) = (Arc::new(Metrics::new()), ManualClock::at(Timestamp::UNIX_EPOCH));
         let ends = Timestamp::UNIX_EPOCH + Duration::from_secs(60);
         let mut log = Log::begin(vec![decision(false, Some(ends))], Arc::clone(&metrics), Arc::new(clock.clone()));

@@ -1,5 +1,5 @@
-//! Looks after the feeds, each in a task of its own, so that one that is slow delays no other: loads what is kept, looks at the
-//! sources, applies what changed and has what was served judged again. Does not know how a feed is read.
+//! Keeps the feeds up to date, each in a task of its own, so that a slow one delays no other. Loads stored feeds, syncs them with
+//! their sources, applies changes, and rescans past downloads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,61 +18,58 @@ use crate::store::{BlobStore, Ledger, LedgerEvent};
 use crate::telemetry::{FeedChanged, FeedFailed, Metrics};
 use crate::units::timestamp;
 
-/// How often it is seen to whether a feed is due, or was synced by another process.
+/// How often each task checks whether its feed is due or was synced by another process.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How often a path is looked at, whatever the interval: it costs nothing but a look. One that takes long is looked at less often.
+/// The maximum interval for paths, because a check costs little. A slow check is repeated less often: it may take at most 1/20 of
+/// the time.
 const PATH_EVERY: Duration = Duration::from_secs(2);
 const PATH_COST: u32 = 20;
 
-/// How long one look may take in all, however lively its server: OSV's archive needs a minute on a slow line.
+/// The total time limit of one sync. OSV's archive takes a minute on a slow connection.
 const DEADLINE: Duration = Duration::from_secs(10 * 60);
 
-/// How long the start waits for the feeds, so that those that are read at once are applied before the first request.
+/// How long startup waits for the feeds, so that feeds that load fast apply to the first request.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What looks after feeds is made of.
+/// The dependencies of a [`FeedScheduler`].
 pub struct FeedSchedulerDeps {
-    /// The feeds.
     pub followed: Vec<FeedConfig>,
-    /// Whether it is served although a feed could not be read at all yet.
+    /// Whether the server serves before every feed has been read once.
     pub serve_without: bool,
-    /// Where they are kept.
+    /// The store of the feeds.
     pub shelf: FeedStore,
-    /// Who asks servers.
+    /// The HTTP client.
     pub client: HttpClient,
-    /// Where they are put in force.
+    /// The firewall that applies the advisories.
     pub firewall: Arc<Firewall>,
-    /// What was served.
+    /// The ledger with past downloads.
     pub ledger: Arc<dyn Ledger>,
-    /// What is cached.
+    /// The cache, from which malicious tarballs are removed.
     pub blobs: Arc<dyn BlobStore>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The time.
     pub clock: Arc<dyn Clock>,
 }
 
-/// The feeds that are followed. One a process.
+/// Schedules the syncs of all feeds. One per process.
 pub struct FeedScheduler {
     parts: FeedSchedulerDeps,
-    /// Those that were ever followed: what is followed no longer keeps its number.
+    /// All feeds since the start. A removed feed keeps its number.
     followed: Mutex<Vec<ScheduledFeed>>,
     serve_without: AtomicBool,
-    /// How many were looked at for the first time.
+    /// The number of feeds that were checked for the first time.
     begun: watch::Sender<usize>,
-    /// Held while what was served is judged again: once at a time, however many feeds change.
+    /// Held during a rescan of past downloads, so that only one runs.
     judging: tokio::sync::Mutex<()>,
 }
 
-/// How one feed stands.
+/// The status of one feed.
 #[derive(Debug, Clone)]
 pub struct FeedStatus {
-    /// The feed.
     pub feed: FeedConfig,
-    /// How it stands.
+    /// The state of the last sync.
     pub state: FeedState,
-    /// Why it is not fresh, if it is not.
+    /// Why it is stale, if it is.
     pub staleness: Option<String>,
 }
 
@@ -80,22 +77,23 @@ struct ScheduledFeed {
     feed: FeedConfig,
     state: FeedState,
     advisories: Option<Arc<FeedAdvisories>>,
-    /// When its source was last looked at, by the clock and by a watch that nobody sets.
+    /// When its source was last checked, by the wall clock and by a monotonic one.
     looked: Option<(Timestamp, Instant)>,
     took: Duration,
-    /// Whether its first look is over, whatever came of it.
+    /// Whether its first check is complete, with any result.
     has_begun: bool,
-    /// Whether it was added while everything was served: until it is read, nothing is refused for want of it.
+    /// Whether it was added while requests were served. Then requests are not refused until it is read.
     is_added: bool,
-    /// Whether it is followed no longer.
+    /// Whether it was removed.
     is_dropped: bool,
-    /// Of one that is followed no longer: the numbers of those that were added when it went. Its records stay in force until each of
-    /// them was read, so that another address or key of a feed opens nothing meanwhile.
+    /// For a removed feed, the feeds that were added with its removal. Its records stay active until all of them are read, so
+    /// that a changed address or key exposes nothing meanwhile.
     successors: Vec<usize>,
 }
 
 impl FeedScheduler {
-    /// The feeds of `parts`, all of them unread: until each was read, nothing is known to be good. [`FeedScheduler::follow`] reads them.
+    /// Creates a scheduler. All feeds are unread, and no version is known to be good until they are read.
+    /// [`FeedScheduler::follow`] reads them.
     #[must_use]
     pub fn open(parts: FeedSchedulerDeps) -> Arc<Self> {
         let followed = parts.followed.iter().map(|feed| ScheduledFeed {
@@ -122,17 +120,17 @@ impl FeedScheduler {
         feeds
     }
 
-    /// The names of the feeds, by their numbers.
+    /// Returns the names of the feeds by number.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.lock().iter().map(|one| one.feed.name.clone()).collect()
     }
 
-    /// Replaces the feeds. Those that are followed already keep what was read of them. Returns the numbers of the others, for
+    /// Replaces the feeds. Unchanged feeds keep their records. Returns the numbers of the added feeds, to be passed to
     /// [`FeedScheduler::follow`].
     pub fn replace(&self, feeds: &[FeedConfig], serve_without: bool) -> Vec<usize> {
         let mut followed = self.lock();
-        // Where everything is refused for want of a feed, one in its stead is needed as well.
+        // If requests are refused because of an unread feed, its replacement is required too.
         let is_added = !followed.iter().any(|one| self.is_lacking(one));
         self.serve_without.store(serve_without, Ordering::Relaxed);
         let is_same = |one: &ScheduledFeed, feed: &FeedConfig| {
@@ -181,28 +179,28 @@ impl FeedScheduler {
         self.lock()[at].is_dropped
     }
 
-    /// Waits until each feed was looked at once, for a short time at most.
+    /// Waits for a short time until each feed was checked once.
     pub async fn first_looks(&self) {
         self.until_looked_at(PATIENCE).await;
     }
 
-    /// Waits until each feed was looked at once, for `patience` at most.
+    /// Waits until each feed was checked once, at most for `patience`.
     pub async fn until_looked_at(&self, patience: Duration) {
         let mut begun = self.begun.subscribe();
         let every = begun.wait_for(|begun| *begun >= self.parts.followed.len());
         if tokio::time::timeout(patience, every).await.is_err() {
             for FeedStatus { feed, .. } in
-                self.standings().into_iter().zip(self.unread()).filter_map(|(one, unread)| unread.then_some(one))
+                self.statuses().into_iter().zip(self.unread()).filter_map(|(one, unread)| unread.then_some(one))
             {
                 tracing::warn!(feed.name = feed.name, "feed not read yet");
             }
         }
     }
 
-    /// Looks at one feed whenever it is due, until it is dropped.
+    /// Checks one feed whenever it is due, until it is removed.
     ///
     /// # Errors
-    /// When reading it, or judging by it, panicked.
+    /// Returns an error if a sync or a rescan panicked.
     pub async fn follow(self: Arc<Self>, at: usize) -> Result<(), JoinError> {
         if !self.lock()[at].has_begun {
             let begun = self.begin(at).await;
@@ -210,8 +208,8 @@ impl FeedScheduler {
             self.begun.send_modify(|begun| *begun += 1);
             begun?;
         }
-        // It may have changed while no one was here to judge.
-        self.judge_again().await?;
+        // The feed may have changed while the server was down.
+        self.rescan_exposure().await?;
         while !self.is_dropped(at) {
             if self.is_due(at) {
                 self.look(at).await?;
@@ -223,9 +221,9 @@ impl FeedScheduler {
         Ok(())
     }
 
-    /// How every feed stands now.
+    /// Returns the status of every feed.
     #[must_use]
-    pub fn standings(&self) -> Vec<FeedStatus> {
+    pub fn statuses(&self) -> Vec<FeedStatus> {
         let now = self.parts.clock.now();
         let tell = |followed: &ScheduledFeed| FeedStatus {
             feed: followed.feed.clone(),
@@ -235,46 +233,47 @@ impl FeedScheduler {
         self.lock().iter().filter(|one| !one.is_dropped).map(tell).collect()
     }
 
-    /// Which feeds are not fresh and why, in one line.
+    /// Checks that all feeds are fresh.
     ///
     /// # Errors
-    /// That line, when there is such a feed.
+    /// Returns one line with the stale feeds and the reasons.
     pub fn freshness(&self) -> Result<(), String> {
         let stale: Vec<_> = self
-            .standings()
+            .statuses()
             .into_iter()
             .filter_map(|standing| Some(format!("`{}` is stale: {}", standing.feed.name, standing.staleness?)))
             .collect();
         if stale.is_empty() { Ok(()) } else { Err(stale.join("; ")) }
     }
 
-    /// Which feeds were never read, so that everything is refused, and why, in one line.
+    /// Checks that all required feeds have been read.
     ///
     /// # Errors
-    /// That line, when there is such a feed.
+    /// Returns one line with the unread feeds and the reasons.
     pub fn lacking(&self) -> Result<(), String> {
         let followed = self.lock();
         let lacking = followed.iter().filter(|one| self.is_lacking(one)).map(|one| {
-            let why = one.state.failure.as_ref().map_or("it is being read", |failure| failure.why.as_str());
+            let why = one.state.failure.as_ref().map_or("still loading", |failure| failure.why.as_str());
             format!("`{}` was never read, so everything is refused: {why}", one.feed.name)
         });
         let lacking: Vec<String> = lacking.collect();
         if lacking.is_empty() { Ok(()) } else { Err(lacking.join("; ")) }
     }
 
-    /// How many advisories are in force.
+    /// Returns the number of active advisories.
     #[must_use]
     pub fn advisories(&self) -> u64 {
         self.lock().iter().filter_map(|followed| followed.advisories.as_ref()).map(|index| index.count() as u64).sum()
     }
 
-    /// How many feeds are not fresh.
+    /// Returns the number of stale feeds.
     #[must_use]
     pub fn stale(&self) -> u64 {
-        self.standings().iter().filter(|standing| standing.staleness.is_some()).count() as u64
+        self.statuses().iter().filter(|standing| standing.staleness.is_some()).count() as u64
     }
 
-    /// The first look at a feed: at a path itself; of an address what is kept counts, and it is asked where nothing is.
+    /// Checks a feed for the first time. A path is read; for a URL the stored records are loaded, and it is fetched only if there
+    /// are none.
     async fn begin(&self, at: usize) -> Result<(), JoinError> {
         let is_path = matches!(self.feed(at).source, FeedSource::Path(_));
         let mut changed = is_path && self.sync(at).await;
@@ -294,7 +293,7 @@ impl FeedScheduler {
     async fn look(&self, at: usize) -> Result<(), JoinError> {
         if self.sync(at).await {
             self.apply(&mut self.lock());
-            self.judge_again().await?;
+            self.rescan_exposure().await?;
         }
         Ok(())
     }
@@ -302,12 +301,12 @@ impl FeedScheduler {
     async fn reload(&self, at: usize) -> Result<(), JoinError> {
         if self.load(at).await? {
             self.apply(&mut self.lock());
-            self.judge_again().await?;
+            self.rescan_exposure().await?;
         }
         Ok(())
     }
 
-    /// Looks at the source; whether there is something else to apply.
+    /// Syncs a feed with its source. Returns whether there are changes to apply.
     async fn sync(&self, at: usize) -> bool {
         let (feed, now, begun) = (self.feed(at), self.parts.clock.now(), Instant::now());
         let syncing = feed::sync(&feed, &self.parts.shelf, &self.parts.client, now, false);
@@ -333,14 +332,14 @@ impl FeedScheduler {
             }
             SyncOutcome::Unchanged(state) => {
                 let recovered = followed.state.failure.is_some();
-                // Somebody else may have synced it just now: then what is kept is loaded with the next tick.
+                // Another process may have synced it. The next tick loads the stored records then.
                 followed.state = FeedState { generation: followed.state.generation, ..state };
                 if recovered {
-                    tracing::info!(feed.name = feed.name, "a feed is fresh again");
+                    tracing::info!(feed.name = feed.name, "feed recovered");
                 }
                 false
             }
-            // Whoever is at it will be done soon.
+            // Another process is syncing it.
             SyncOutcome::Failed(_, FeedError::Busy) => false,
             SyncOutcome::Failed(state, wrong) => {
                 let known = followed.state.failure.as_ref().map(|failure| failure.why.clone());
@@ -353,7 +352,7 @@ impl FeedScheduler {
         }
     }
 
-    /// Loads what is kept; whether there is something to apply.
+    /// Loads the stored records. Returns whether there are changes to apply.
     async fn load(&self, at: usize) -> Result<bool, JoinError> {
         let (feed, shelf) = (self.feed(at), self.parts.shelf.clone());
         let loading = feed.clone();
@@ -366,7 +365,6 @@ impl FeedScheduler {
                     return Ok(false);
                 }
                 Self::tell_changed(feed, &state);
-                // A failure that was found a moment ago is newer than what is kept.
                 followed[at].state = state;
                 followed[at].advisories = Some(advisories);
                 Ok(true)
@@ -379,7 +377,7 @@ impl FeedScheduler {
         }
     }
 
-    /// Replaces what the firewall follows, whole; while it is held, so that of two that change at once the later one stays.
+    /// Replaces all advisories of the firewall. The lock is held, so that the later of two parallel changes wins.
     fn apply(&self, followed: &mut [ScheduledFeed]) {
         let is_read: Vec<bool> = followed.iter().map(|one| one.advisories.is_some()).collect();
         for one in followed.iter_mut().filter(|one| one.is_dropped && one.successors.iter().all(|at| is_read[*at])) {
@@ -390,26 +388,26 @@ impl FeedScheduler {
         self.parts.firewall.follow(&advisories.lacking(lacking));
     }
 
-    /// Whether nothing is known to be good for want of this feed.
+    /// Checks whether requests are refused because this feed is unread.
     fn is_lacking(&self, one: &ScheduledFeed) -> bool {
         let counts = !one.is_dropped && !one.is_added && one.feed.trust != FeedTrust::Warn;
         one.advisories.is_none() && counts && !self.serve_without.load(Ordering::Relaxed)
     }
 
-    /// For each feed, whether it was never read.
+    /// Returns for each feed whether it was never read.
     fn unread(&self) -> Vec<bool> {
         self.lock().iter().filter(|one| !one.is_dropped).map(|one| one.advisories.is_none()).collect()
     }
 
-    async fn judge_again(&self) -> Result<(), JoinError> {
+    async fn rescan_exposure(&self) -> Result<(), JoinError> {
         let _once = self.judging.lock().await;
         let (firewall, ledger, blobs) =
             (Arc::clone(&self.parts.firewall), Arc::clone(&self.parts.ledger), Arc::clone(&self.parts.blobs));
         let (metrics, now) = (Arc::clone(&self.parts.metrics), self.parts.clock.now());
         let judging =
-            tokio::task::spawn_blocking(move || crate::firewall::judge_again(&firewall.world(), &ledger, &blobs, &metrics, now));
+            tokio::task::spawn_blocking(move || crate::firewall::rescan(&firewall.world(), &ledger, &blobs, &metrics, now));
         if let Err(wrong) = judging.await? {
-            tracing::error!(error = &wrong as &dyn std::error::Error, "what was served cannot be judged again");
+            tracing::error!(error = &wrong as &dyn std::error::Error, "exposure rescan failed");
         }
         Ok(())
     }
@@ -436,7 +434,7 @@ impl FeedScheduler {
     fn tell_failed(&self, feed: &FeedConfig, why: &str, has_records: bool) {
         FeedFailed { feed: &feed.name, detail: why, has_records }.emit(&self.parts.metrics);
         let incident = LedgerEvent { kind: "feed_failed", name: None, version: None, detail: format!("`{}`: {why}", feed.name) };
-        self.parts.ledger.record_incident(incident, self.parts.clock.now());
+        self.parts.ledger.record_event(incident, self.parts.clock.now());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<ScheduledFeed>> {

@@ -1,5 +1,4 @@
-//! Follows the gateway's files while it serves: who may use it, and the authority that signs for it. One that is broken changes
-//! nothing, and says so. They are looked at as policies are, and for the same reasons.
+//! Reloads the gateway's user file and CA files when they change. Invalid files are logged and change nothing.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +7,12 @@ use crate::app::ca;
 use crate::app::tasks::TaskEnd;
 use crate::clock::Clock;
 use crate::config;
-use crate::files::{EVERY, FilePoller, FileStamps};
+use crate::files::{POLL_INTERVAL, FilePoller, FileStamps};
 use crate::firewall::Firewall;
 use crate::server::Forward;
 use crate::tls::{LeafIssuer, TlsError};
 
-/// What is followed.
+/// Watches the files of the gateway.
 pub(crate) struct GatewayFileWatcher {
     gateway: Arc<Forward<Firewall>>,
     config: config::GatewaySettings,
@@ -24,7 +23,7 @@ pub(crate) struct GatewayFileWatcher {
 }
 
 impl GatewayFileWatcher {
-    /// The files of a gateway, which were read after they looked like this: its users', and its authority's.
+    /// Creates a watcher. The stamps of the user file and the CA files were taken before the files were read.
     pub(crate) fn new(
         gateway: &Arc<Forward<Firewall>>,
         config: &config::GatewaySettings,
@@ -38,50 +37,50 @@ impl GatewayFileWatcher {
 
     fn users(&mut self) {
         let Some(login) = self.gateway.login() else { return };
-        if !self.users.are_due(FileStamps::at([login.path()])) {
+        if !self.users.changed(FileStamps::at([login.path()])) {
             return;
         }
         match login.reread() {
-            Ok(count) => tracing::info!(users = count, "took in who may use the gateway"),
+            Ok(count) => tracing::info!(users = count, "gateway users reloaded"),
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the file of those who may use the gateway is broken: those before it stay"
+                "gateway users not reloaded"
             ),
         }
     }
 
     fn authority(&mut self) {
         let look = FileStamps::at(&ca::files(&self.config, &self.data_dir));
-        let is_lacking = look.lacks_any();
-        if !self.authority.are_due(look) {
+        let is_lacking = look.any_missing();
+        if !self.authority.changed(look) {
             return;
         }
         if is_lacking {
-            tracing::error!("a file of the authority is gone: it signs on until the end of this process");
+            tracing::error!("gateway CA file missing");
             return;
         }
         match self.sign() {
             Ok(leaves) => {
-                self.gateway.renew(leaves);
-                tracing::info!("another authority signs for the gateway");
+                self.gateway.set_leaf_issuer(leaves);
+                tracing::info!("gateway CA reloaded");
             }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the authority's files changed and cannot be used: the one before them signs on"
+                "gateway CA not reloaded"
             ),
         }
     }
 
     fn sign(&self) -> Result<LeafIssuer, TlsError> {
-        let kept = ca::in_force(&self.config, &self.data_dir, self.clock.now())?;
+        let kept = ca::active_ca(&self.config, &self.data_dir, self.clock.now())?;
         ca::leaves(&self.config, kept, &self.clock)
     }
 }
 
-/// Looks whether they changed, until it is dropped. Fails when a look at them panicked.
+/// Checks the files until it is dropped. Returns an error if a check panicked.
 pub(crate) async fn follow(followed: Arc<Mutex<GatewayFileWatcher>>) -> TaskEnd {
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let followed = Arc::clone(&followed);
         let looking = tokio::task::spawn_blocking(move || {
             let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);

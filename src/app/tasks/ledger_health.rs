@@ -1,5 +1,4 @@
-//! Writes what the ledger did not take at first, and says so when rows of it were lost: whoever reads the ledger must know
-//! that something is missing.
+//! Retries failed ledger writes and reports lost rows, so that readers of the ledger know that it is incomplete.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,17 +10,17 @@ use crate::telemetry::{LedgerRowsLost, Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks every few seconds whether more rows were lost than were `told`, until it is dropped. Fails when that panicked.
+/// Reports lost rows beyond `told` every few seconds, until it is dropped. Returns an error if a write panicked.
 pub(crate) async fn tell(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told: Arc<AtomicU64>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
         let owing = Arc::clone(&ledger);
-        // One that still refuses has said so in the log, and is asked again.
+        // A failed write is already logged and is retried in the next round.
         let _refused = tokio::task::spawn_blocking(move || owing.settle().is_err()).await?;
         let lost = ledger.lost();
         let before = told.swap(lost, Ordering::Relaxed);
         if lost > before {
-            LedgerRowsLost { rows: lost - before, detail: "the disk did not take them in time" }.emit(&metrics);
+            LedgerRowsLost { rows: lost - before, detail: "not written to disk in time" }.emit(&metrics);
         }
     }
 }

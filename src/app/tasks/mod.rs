@@ -1,5 +1,5 @@
-//! Runs the background tasks. One that panics is logged, counted and started again after a pause that grows; readiness shows those that
-//! do not run, and remarks on those that had to be started again. Owns the tasks: dropped, it ends them.
+//! Supervises the background tasks. A task that panics is logged, counted and restarted after a growing delay. Readiness fails
+//! while a task is down and warns about restarted ones. Dropping the supervisor ends all tasks.
 
 pub(crate) mod config_reload;
 pub(crate) mod decision_reload;
@@ -21,39 +21,38 @@ use tokio::time::Instant;
 use crate::server::admin::HealthCheck;
 use crate::telemetry::{Metrics, TaskFailed, TaskLabel};
 
-/// How long it takes at first until a task is started again, and at most. One that ran for that long begins with the first again.
+/// The first and the maximum delay before a restart. A task that ran for the maximum delay starts with the first one again.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How a background task ends: when it has nothing more to do, or by the panic of something that it waited for.
+/// The end of a background task: it is done, or a task that it awaited panicked.
 pub(crate) type TaskEnd = Result<(), JoinError>;
 
-/// The background tasks of a process.
 pub(crate) struct Supervisor {
     tasks: JoinSet<()>,
     states: States,
     metrics: Arc<Metrics>,
 }
 
-/// How each task stands, by its number.
+/// The states of the tasks by number.
 #[derive(Clone, Default)]
 struct States(Arc<Mutex<Vec<State>>>);
 
 struct State {
     name: String,
     failures: u32,
-    /// How it failed last.
+    /// The last error.
     error: String,
     is_running: bool,
 }
 
 impl Supervisor {
-    /// One without tasks.
+    /// Creates a supervisor without tasks.
     pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
         Self { tasks: JoinSet::new(), states: States::default(), metrics: Arc::clone(metrics) }
     }
 
-    /// Runs what `start` makes, again whenever it fails. `name` tells tasks of one kind apart.
+    /// Runs the task that `start` returns, and restarts it whenever it fails. `name` distinguishes tasks with the same label.
     pub(crate) fn spawn<F>(&mut self, label: TaskLabel, name: impl Into<String>, start: impl Fn() -> F + Send + 'static)
     where
         F: Future<Output = TaskEnd> + Send + 'static,
@@ -63,7 +62,7 @@ impl Supervisor {
             let mut pause = SHORTEST_PAUSE;
             loop {
                 let begun = Instant::now();
-                // In a set of its own, so that it ends with this task and a panic of it does not end this one.
+                // A set of its own ends the task with this one, and isolates this one from its panics.
                 let mut running = JoinSet::new();
                 running.spawn(start());
                 let error = match running.join_next().await {
@@ -82,26 +81,25 @@ impl Supervisor {
         });
     }
 
-    /// Notes that something ended that cannot be started again.
+    /// Records the failure of a task that cannot be restarted.
     pub(crate) fn note_lost(&self, label: TaskLabel, name: &str, error: &JoinError) {
         let error = error.to_string();
         TaskFailed { task: label, detail: &error, restart: None }.emit(&self.metrics);
         self.states.fail(self.states.add(name.to_owned()), error);
     }
 
-    /// Fails while a task does not run.
+    /// Returns a check that fails while a task is down.
     pub(crate) fn check(&self) -> HealthCheck {
         let states = self.states.clone();
-        Arc::new(move || states.tell(|state| !state.is_running, "does not run and is started again soon"))
+        Arc::new(move || states.tell(|state| !state.is_running, "is down and will be restarted"))
     }
 
-    /// Tells which tasks had to be started again, and run.
+    /// Returns a warning that lists the restarted tasks.
     pub(crate) fn remark(&self) -> HealthCheck {
         let states = self.states.clone();
-        Arc::new(move || states.tell(|state| state.failures > 0 && state.is_running, "was started again"))
+        Arc::new(move || states.tell(|state| state.failures > 0 && state.is_running, "was restarted"))
     }
 
-    /// Ends all of them.
     pub(crate) async fn shutdown(mut self) {
         self.tasks.shutdown().await;
     }
@@ -124,7 +122,7 @@ impl States {
         let states = self.lock();
         let told = states.iter().filter(|state| which(state)).map(|state| {
             let State { name, failures, error, .. } = state;
-            format!("task `{name}` {what}: {failures} failures, the last: {error}")
+            format!("task `{name}` {what}: {failures} failures, last error: {error}")
         });
         let told: Vec<String> = told.collect();
         if told.is_empty() { Ok(()) } else { Err(told.join("; ")) }
@@ -141,13 +139,13 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for the runtime to come to rest in paused time, and for nothing else.
+    /// Sleeps in paused time, which lets the runtime become idle.
     async fn moment(length: Duration) {
         tokio::time::sleep(length).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_started_again_counted_and_shown() {
+    async fn panicking_task_is_restarted_counted_and_reported() {
         let (metrics, runs) = (Arc::new(Metrics::new()), Arc::new(AtomicU32::new(0)));
         let mut supervisor = Supervisor::new(&metrics);
         let (check, remark) = (supervisor.check(), supervisor.remark());
@@ -157,7 +155,7 @@ mod tests {
             async move {
                 match counted.fetch_add(1, Ordering::Relaxed) {
                     0 => panic!("out of range"),
-                    // A panic of what it waits for is one of its own.
+                    // A panic in an awaited task counts as a panic of this one.
                     1 => tokio::task::spawn_blocking(|| panic!("on the blocking pool")).await,
                     _ => std::future::pending().await,
                 }
@@ -166,17 +164,17 @@ mod tests {
         assert_eq!((check(), remark()), (Ok(()), Ok(())));
         moment(SHORTEST_PAUSE / 2).await;
         let told = check().unwrap_err();
-        assert!(told.contains("task `feed osv` does not run") && told.contains("out of range"), "{told}");
+        assert!(told.contains("task `feed osv` is down") && told.contains("out of range"), "{told}");
         moment(SHORTEST_PAUSE * 10).await;
         assert_eq!((runs.load(Ordering::Relaxed), check()), (3, Ok(())));
-        assert!(remark().unwrap_err().contains("2 failures, the last: "), "{:?}", remark());
+        assert!(remark().unwrap_err().contains("2 failures, last error: "), "{:?}", remark());
         let numbers = metrics.render();
         assert!(numbers.contains("coldframe_task_failures_total{task=\"feed\"} 2\n"), "{numbers}");
         supervisor.shutdown().await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_fails_at_once_is_started_less_and_less_often_and_one_that_is_done_is_left() {
+    async fn restarts_back_off_and_finished_tasks_are_not_restarted() {
         let (metrics, runs) = (Arc::new(Metrics::new()), Arc::new(AtomicU32::new(0)));
         let mut supervisor = Supervisor::new(&metrics);
         let counted = Arc::clone(&runs);

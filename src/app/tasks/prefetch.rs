@@ -1,5 +1,4 @@
-//! Fetches ahead what clients will ask for next, so that they need not wait for upstream once for each package. Refuses to guess: the
-//! firewall knows what belongs together.
+//! Prefetches packuments that clients will probably request next, as chosen by the firewall.
 
 use std::sync::Arc;
 
@@ -8,10 +7,10 @@ use tokio::task::{JoinError, JoinSet};
 use crate::firewall::Firewall;
 use crate::telemetry::{Metrics, PackumentPrefetched, TaskFailed, TaskLabel};
 
-/// Follows the firewall's leads, as many at once as it has slots for, until it is dropped.
+/// Executes the firewall's prefetch requests until it is dropped, in parallel up to `prefetch`.
 ///
 /// # Errors
-/// None: one that panics is counted, and is no reason to stop.
+/// Returns no error. A panic is counted and does not stop the task.
 pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(), JoinError> {
     if firewall.follows_at_once() == 0 {
         return Ok(());
@@ -25,7 +24,7 @@ pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(),
                 }
                 continue;
             }
-            // Whatever it was about to return stays where it is when this is dropped.
+            // Cancel safe: a request stays queued if this future is dropped.
             lead = firewall.next_lead() => lead,
         };
         let (firewall, metrics) = (Arc::clone(&firewall), Arc::clone(&metrics));

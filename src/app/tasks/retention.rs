@@ -1,4 +1,4 @@
-//! Keeps the ledger within its retention, once a day.
+//! Prunes the ledger once a day.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use crate::clock::Clock;
 use crate::store::SqliteLedger;
 use crate::units::timestamp;
 
-/// The first clients after a start should not wait for a clean-up.
+/// The delay of the first run, so that it does not slow down the first clients.
 const FIRST: Duration = Duration::from_secs(60);
 
 const DAILY: Duration = Duration::from_secs(24 * 3600);
 
-/// Prunes what is older than `retention`, daily, until it is dropped.
+/// Deletes rows older than `retention` daily, until it is dropped.
 pub(crate) async fn keep(ledger: Arc<SqliteLedger>, clock: Arc<dyn Clock>, retention: Duration) -> TaskEnd {
     tokio::time::sleep(FIRST).await;
     loop {
         let (ledger, before) = (Arc::clone(&ledger), timestamp::before(clock.now(), retention));
         match tokio::task::spawn_blocking(move || ledger.prune(before)).await? {
             Ok(0) => {}
-            Ok(rows) => tracing::info!(ledger.rows = rows, "pruned the ledger"),
-            Err(error) => tracing::warn!(error = %error, "cannot prune the ledger, trying again tomorrow"),
+            Ok(rows) => tracing::info!(ledger.rows = rows, "ledger pruned"),
+            Err(error) => tracing::warn!(error = %error, "ledger not pruned"),
         }
         tokio::time::sleep(DAILY).await;
     }

@@ -1,5 +1,4 @@
-//! Says how much was served, one line per interval and one at the end: the answer to whether anyone uses this server. Says nothing
-//! where nothing was.
+//! Logs how much was served, once per interval and at shutdown. Nothing is logged if nothing was served.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::app::tasks::TaskEnd;
 use crate::telemetry::{Metrics, Served};
 
-/// What was served, and how much of it was told.
+/// The state of the summary log line.
 pub(crate) struct Summary {
     metrics: Arc<Metrics>,
     interval: Duration,
@@ -15,12 +14,12 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// A line each `interval`, none at zero.
+    /// Creates a summary that is logged once per `interval`; zero disables it.
     pub(crate) fn new(metrics: &Arc<Metrics>, interval: Duration) -> Arc<Self> {
         Arc::new(Self { metrics: Arc::clone(metrics), interval, told: Mutex::new((metrics.served(), Instant::now())) })
     }
 
-    /// Tells it each interval, until it is dropped.
+    /// Logs the summary once per interval, until it is dropped.
     pub(crate) async fn follow(self: Arc<Self>) -> TaskEnd {
         if self.interval.is_zero() {
             return Ok(());
@@ -31,7 +30,7 @@ impl Summary {
         }
     }
 
-    /// Logs what was served since it was last told.
+    /// Logs what was served since the last summary.
     pub(crate) fn tell(&self) {
         if self.interval.is_zero() {
             return;

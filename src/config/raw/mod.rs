@@ -12,7 +12,7 @@ use crate::config::mistake::{Diagnostic, Diagnostics, Origin};
 use crate::config::settings::{DefaultValue, FILE_VARIABLE, PREFIX, SETTINGS, SettingKey};
 use crate::config::suggest;
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::blot_credentials;
+use crate::diagnostics::redact_credentials;
 use crate::diagnostics::suggest::{suggested, suggestions};
 
 /// One unparsed value.
@@ -48,6 +48,7 @@ pub type EnvPairs = [(std::ffi::OsString, std::ffi::OsString)];
 
 impl RawConfig {
     /// Creates a configuration from names and values. Only names of settings that accept several values may repeat.
+    ///
     /// # Errors
     /// Returns an error for each unknown name and for each repeated name of a setting with one value.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
@@ -66,6 +67,7 @@ impl RawConfig {
     }
 
     /// Parses the text of a configuration file. `path` is used in errors and need not exist.
+    ///
     /// # Errors
     /// Returns all errors of TOML syntax, keys and types. Values are not parsed.
     pub fn of_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
@@ -144,7 +146,7 @@ impl FlagValues {
     #[must_use]
     pub fn words(&self, keys: &[SettingKey]) -> Vec<String> {
         let given = self.0.iter().filter(|(key, _)| keys.contains(key));
-        let words = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), blot_credentials(&value.text))));
+        let words = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), redact_credentials(&value.text))));
         let spelled = |(setting, text): (&crate::config::settings::Setting, String)| match setting.kind {
             ValueKind::Truth => vec![format!("{}={text}", setting.flag())],
             _ => vec![setting.flag(), text],
