@@ -1,5 +1,5 @@
-//! What every backend of the store must hold, whatever it is made of: `blob_laws!` and `ledger_laws!` write the tests of
-//! one. Refuses to know any backend: it gets a home, and the way to open the store in it.
+//! Conformance tests for all backends of the store. `blob_laws!` and `ledger_laws!` generate the tests of one backend from a home
+//! folder and a function that opens the store in it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,44 +17,44 @@ use crate::store::ledger::{
     PackageRecord, Release, TagSighting, TarballSource,
 };
 
-/// Opens a store in the home it was made for. Opening again is a restart: what was opened before must be dropped.
+/// Opens a store in its home folder. Opening again simulates a restart; the previous store must be dropped first.
 pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
 
-/// Tests of one backend of [`Blobs`]. `$home` makes a place to keep things in, `$open` opens the store in it.
+/// Generates the tests of a backend of [`BlobStore`]. `$home` creates a home folder, `$open` opens the store in it.
 macro_rules! blob_laws {
     ($home:expr, $open:expr) => {
         $crate::store::conformance::laws!($home, $open; crate::store::blobs::BlobStore;
-            what_is_written_is_read,
-            a_restart_keeps_every_blob,
-            bytes_that_are_not_what_was_expected_are_not_kept,
-            a_blob_that_was_not_finished_is_not_there,
-            an_empty_blob_is_a_blob,
-            the_race_to_the_same_bytes_has_no_loser,
-            every_digest_is_checked_and_sha512_names_a_tarball,
+            written_blob_is_read,
+            blobs_survive_a_restart,
+            mismatching_bytes_are_discarded,
+            unfinished_blob_is_missing,
+            empty_blob_is_stored,
+            concurrent_writes_of_the_same_bytes_succeed,
+            all_digests_are_checked_and_sha512_names_a_tarball,
         );
     };
 }
 
-/// Tests of one backend of [`Ledger`]. `$home` makes a place to keep things in, `$open` opens the ledger in it.
+/// Generates the tests of a backend of [`Ledger`]. `$home` creates a home folder, `$open` opens the ledger in it.
 macro_rules! ledger_laws {
     ($home:expr, $open:expr) => {
         $crate::store::conformance::laws!($home, $open; crate::store::ledger::Ledger;
-            a_package_never_seen_is_an_empty_record,
-            what_is_recorded_is_read_before_and_after_a_restart,
-            what_was_set_once_stays,
-            one_version_with_two_integrities_is_two_releases,
-            digests_of_a_release_only_grow,
-            a_manifest_digest_moves_with_its_release,
+            unknown_package_has_an_empty_record,
+            recorded_package_is_read_before_and_after_a_restart,
+            fields_set_once_do_not_change,
+            version_with_two_integrities_is_two_releases,
+            digests_of_a_release_are_only_added,
+            manifest_digest_is_updated_with_its_release,
             tarballs_are_recorded_by_address_for_all_views,
             addresses_of_the_same_bytes_are_bounded,
-            the_same_name_on_two_registries_is_two_packages,
-            instants_out_of_range_keep_their_order,
-            equal_downloads_are_counted_and_told_one_line_a_client,
-            exposure_tells_tarballs_and_not_what_was_hidden,
-            what_is_noted_outlives_a_restart,
-            forgotten_tags_are_gone,
-            absences_are_recorded_and_are_no_packages,
-            any_changes_lead_where_the_model_leads,
+            same_name_on_two_registries_is_two_packages,
+            out_of_range_instants_keep_their_order,
+            equal_downloads_are_counted_per_client,
+            exposure_lists_tarballs_and_not_hidden_versions,
+            queued_rows_survive_a_restart,
+            forgotten_tags_are_deleted,
+            absences_are_recorded_but_are_not_packages,
+            changes_match_the_model,
         );
     };
 }
@@ -80,38 +80,38 @@ pub(crate) fn put(blobs: &Arc<dyn BlobStore>, bytes: &[u8]) -> Digest {
     digest
 }
 
-/// Starts a tarball that must hash to `digest`.
+/// Starts a tarball that must match `digest`.
 pub(crate) fn begin(blobs: &Arc<dyn BlobStore>, digest: &Digest) -> Result<Box<dyn PendingBlob>, StoreError> {
     Arc::clone(blobs).begin(BlobKind::Tarball, Hasher::for_tarball(Integrity::single(digest.clone()), false))
 }
 
-/// The bytes filed under `digest`.
+/// Opens the blob `digest`.
 pub(crate) fn opened(blobs: &dyn BlobStore, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(blobs.open(digest))
 }
 
-pub(crate) fn what_is_written_is_read(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn written_blob_is_read(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"unknown")).unwrap(), None);
     let bytes = Bytes::from("0123456789".repeat(5000));
     let digest = put(&blobs, &bytes);
-    assert!(blobs.is_warm(&digest));
+    assert!(blobs.is_verified(&digest));
     assert_eq!(opened(&*blobs, &digest).unwrap(), Some(bytes));
 }
 
-pub(crate) fn a_restart_keeps_every_blob(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn blobs_survive_a_restart(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let digests: Vec<_> = (0..20_u8).map(|fill| put(&blobs, &vec![fill; usize::from(fill) * 777])).collect();
     drop(blobs);
     let blobs = open();
     for (fill, digest) in (0..20_u8).zip(&digests) {
-        assert!(!blobs.is_warm(digest));
+        assert!(!blobs.is_verified(digest));
         assert_eq!(opened(&*blobs, digest).unwrap().unwrap(), vec![fill; usize::from(fill) * 777]);
-        assert!(blobs.is_warm(digest));
+        assert!(blobs.is_verified(digest));
     }
 }
 
-pub(crate) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn mismatching_bytes_are_discarded(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let digest = Digest::of(Algorithm::Sha512, b"tarball");
     let mut pending = begin(&blobs, &digest).unwrap();
@@ -121,7 +121,7 @@ pub(crate) fn bytes_that_are_not_what_was_expected_are_not_kept(open: Open<'_, d
     assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, b"tampered")).unwrap(), None);
 }
 
-pub(crate) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn unfinished_blob_is_missing(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let digest = Digest::of(Algorithm::Sha512, b"tarball");
     let mut pending = begin(&blobs, &digest).unwrap();
@@ -133,12 +133,12 @@ pub(crate) fn a_blob_that_was_not_finished_is_not_there(open: Open<'_, dyn BlobS
     assert_eq!(opened(&*open(), &digest).unwrap(), None);
 }
 
-pub(crate) fn an_empty_blob_is_a_blob(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn empty_blob_is_stored(open: Open<'_, dyn BlobStore>) {
     let digest = put(&open(), b"");
     assert_eq!(opened(&*open(), &digest).unwrap(), Some(Bytes::new()));
 }
 
-pub(crate) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn concurrent_writes_of_the_same_bytes_succeed(open: Open<'_, dyn BlobStore>) {
     let (blobs, bytes) = (open(), vec![7; 50_000]);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -155,7 +155,7 @@ pub(crate) fn the_race_to_the_same_bytes_has_no_loser(open: Open<'_, dyn BlobSto
     });
 }
 
-pub(crate) fn every_digest_is_checked_and_sha512_names_a_tarball(open: Open<'_, dyn BlobStore>) {
+pub(crate) fn all_digests_are_checked_and_sha512_names_a_tarball(open: Open<'_, dyn BlobStore>) {
     let blobs = open();
     let strong = Digest::of(Algorithm::Sha512, b"tarball");
     let both =
@@ -168,17 +168,17 @@ pub(crate) fn every_digest_is_checked_and_sha512_names_a_tarball(open: Open<'_, 
     let put_tarball = |integrity| put(BlobKind::Tarball, Hasher::for_tarball(integrity, false));
     assert!(matches!(put_tarball(both(b"another")), Err(StoreError::Mismatch(_))));
     assert_eq!(opened(&*blobs, &strong).unwrap(), None);
-    // Whatever is stated of it, it is filed under its SHA-512 and nothing else.
+    // A tarball is stored under its SHA-512 only, regardless of the stated digest.
     let weak = Digest::of(Algorithm::Sha1, b"tarball");
     let raw = Digest::of(Algorithm::Sha256, b"tarball");
     let committed = put_tarball(Integrity::single(weak.clone())).unwrap();
     assert_eq!(
-        [Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1].map(|one| committed.digests.digest(one).is_some()),
+        [Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1].map(|algorithm| committed.digests.digest(algorithm).is_some()),
         [true; 3]
     );
     assert_eq!(opened(&*blobs, &strong).unwrap().unwrap(), &b"tarball"[..]);
     assert_eq!((opened(&*blobs, &weak).unwrap(), opened(&*blobs, &raw).unwrap()), (None, None));
-    // Raw packuments are apart from tarballs, under their SHA-256.
+    // Raw packuments are stored separately, under their SHA-256.
     put(BlobKind::Document, Hasher::new(Integrity::single(raw.clone()))).unwrap();
     assert_eq!(opened(&*blobs, &raw).unwrap().unwrap(), &b"tarball"[..]);
     assert!(matches!(put(BlobKind::Tarball, Hasher::new(Integrity::single(weak))), Err(StoreError::Unnamed)));
@@ -248,11 +248,11 @@ fn change(releases: &[Release]) -> PackageChange {
     PackageChange { releases: releases.to_vec(), ..PackageChange::default() }
 }
 
-pub(crate) fn a_package_never_seen_is_an_empty_record(open: Open<'_, dyn Ledger>) {
+pub(crate) fn unknown_package_has_an_empty_record(open: Open<'_, dyn Ledger>) {
     assert_eq!(open().package(&key("axios")).unwrap(), PackageRecord::default());
 }
 
-pub(crate) fn what_is_recorded_is_read_before_and_after_a_restart(open: Open<'_, dyn Ledger>) {
+pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_, dyn Ledger>) {
     let unknown = Release {
         integrity: None,
         published: None,
@@ -280,7 +280,7 @@ pub(crate) fn what_is_recorded_is_read_before_and_after_a_restart(open: Open<'_,
     assert_eq!(open().package(&key("@acme/ui")).unwrap(), record);
 }
 
-pub(crate) fn what_was_set_once_stays(open: Open<'_, dyn Ledger>) {
+pub(crate) fn fields_set_once_do_not_change(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
     let seen = PackageChange { document: Some(document()), ..change(std::slice::from_ref(&first)) };
@@ -298,12 +298,12 @@ pub(crate) fn what_was_set_once_stays(open: Open<'_, dyn Ledger>) {
     let record = ledger.package(&axios).unwrap();
     assert_eq!(record.document, Some(StoredPackument { first_seen: at(0), ..moved }));
     assert_eq!(record.releases, [Release { gone: Some(at(93)), replaced: true, ..first.clone() }]);
-    // It came back: only its going is forgotten, not when it was first seen.
+    // The release returned: `gone` is cleared and `first_seen` is kept.
     ledger.record_package(&axios, &change(&[Release { effective: at(200), ..first.clone() }])).unwrap();
     assert_eq!(ledger.package(&axios).unwrap().releases, [first]);
 }
 
-pub(crate) fn one_version_with_two_integrities_is_two_releases(open: Open<'_, dyn Ledger>) {
+pub(crate) fn version_with_two_integrities_is_two_releases(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
     let second = Release { first_seen: at(50), effective: at(49), ..release("1.14.1", b"tampered") };
@@ -313,7 +313,7 @@ pub(crate) fn one_version_with_two_integrities_is_two_releases(open: Open<'_, dy
     assert_eq!(ledger.package(&axios).unwrap().releases, [first, second, unstated]);
 }
 
-pub(crate) fn digests_of_a_release_only_grow(open: Open<'_, dyn Ledger>) {
+pub(crate) fn digests_of_a_release_are_only_added(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
     ledger.record_package(&axios, &change(std::slice::from_ref(&first))).unwrap();
@@ -327,18 +327,18 @@ pub(crate) fn digests_of_a_release_only_grow(open: Open<'_, dyn Ledger>) {
     let sha1 = digest(Algorithm::Sha1, b"axios");
     let both = first.integrity.clone().unwrap().union(&sha1).unwrap();
     assert_eq!(learn("1.14.1", sha1), both);
-    // What contradicts them is not added, and a row that is missing is passed over.
+    // Contradicting digests are not added, and missing rows are skipped.
     assert_eq!(learn("1.14.1", digest(Algorithm::Sha1, b"tampered")), both);
     assert_eq!(learn("2.0.0", digest(Algorithm::Sha256, b"axios")), both);
     let all = both.union(&digest(Algorithm::Sha256, b"axios")).unwrap();
     assert_eq!(learn("1.14.1", digest(Algorithm::Sha256, b"axios")), all);
-    // A row that is written again keeps them.
+    // An updated row keeps its digests.
     ledger.record_package(&axios, &change(&[Release { gone: Some(at(9)), ..first }])).unwrap();
     drop(ledger);
     assert_eq!(open().package(&axios).unwrap().releases[0].known_digests(), Some(all));
 }
 
-pub(crate) fn a_manifest_digest_moves_with_its_release(open: Open<'_, dyn Ledger>) {
+pub(crate) fn manifest_digest_is_updated_with_its_release(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
     let manifest = Some(ManifestDigest::new([7; 32], PackumentForm::Full, true).with_install_scripts(Some([7; 16])));
@@ -367,7 +367,7 @@ pub(crate) fn tarballs_are_recorded_by_address_for_all_views(open: Open<'_, dyn 
     assert_eq!(ledger.tarballs(&axios, "1.0.0").unwrap(), [one.clone(), two.clone()]);
     assert_eq!(ledger.tarballs(&axios, "1.0.1").unwrap(), []);
     assert_eq!(ledger.tarballs(&other, "1.0.0").unwrap(), []);
-    // Found to be public once, it stays so.
+    // A tarball found to be public stays public.
     let public = TarballSource { public: true, ..one.clone() };
     record(&axios, &public);
     record(&own, &one);
@@ -385,7 +385,7 @@ pub(crate) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>
     assert!(kept.len() < 20 && kept.contains(&other) && kept.contains(&tarballs[100]), "{}", kept.len());
 }
 
-pub(crate) fn forgotten_tags_are_gone(open: Open<'_, dyn Ledger>) {
+pub(crate) fn forgotten_tags_are_deleted(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let sighting =
         |version: &str| TagSighting { tag: "latest".into(), version: version.into(), first_seen: at(0), last_seen: at(1) };
@@ -395,7 +395,7 @@ pub(crate) fn forgotten_tags_are_gone(open: Open<'_, dyn Ledger>) {
     assert_eq!(ledger.package(&axios).unwrap().tags, [two]);
 }
 
-pub(crate) fn absences_are_recorded_and_are_no_packages(open: Open<'_, dyn Ledger>) {
+pub(crate) fn absences_are_recorded_but_are_not_packages(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     let absent = StoredPackument { content: None, length: 0, etag: None, modified: None, ..document() };
     assert!(ledger.record_absence(&key("axios"), &absent, at(0)).unwrap());
@@ -403,7 +403,7 @@ pub(crate) fn absences_are_recorded_and_are_no_packages(open: Open<'_, dyn Ledge
     let ledger = open();
     assert_eq!(ledger.package(&key("axios")).unwrap().document, Some(absent));
     assert_eq!(ledger.names().unwrap(), []);
-    // Seen at last, it is a package whose first look was before.
+    // Seen later, it is a package whose first lookup was earlier.
     let seen = StoredPackument { first_seen: at(40), looked: at(40), ..document() };
     ledger.record_package(&key("axios"), &PackageChange { document: Some(seen), ..change(&[release("1.0.0", b"")]) }).unwrap();
     let record = ledger.package(&key("axios")).unwrap();
@@ -411,7 +411,7 @@ pub(crate) fn absences_are_recorded_and_are_no_packages(open: Open<'_, dyn Ledge
     assert_eq!(ledger.names().unwrap(), [PackageName::parse("axios").unwrap()]);
 }
 
-pub(crate) fn the_same_name_on_two_registries_is_two_packages(open: Open<'_, dyn Ledger>) {
+pub(crate) fn same_name_on_two_registries_is_two_packages(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     let other = PackageKey { upstream: "https://other.example/".into(), ..key("axios") };
     ledger.record_package(&key("axios"), &change(&[release("1.0.0", b"one")])).unwrap();
@@ -421,7 +421,7 @@ pub(crate) fn the_same_name_on_two_registries_is_two_packages(open: Open<'_, dyn
     assert_eq!(ledger.package(&key("Axios")).unwrap(), PackageRecord::default());
 }
 
-pub(crate) fn instants_out_of_range_keep_their_order(open: Open<'_, dyn Ledger>) {
+pub(crate) fn out_of_range_instants_keep_their_order(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     let early = Release { published: Some(Timestamp::MIN), effective: Timestamp::MIN, ..release("1.0.0", b"") };
     let late = Release { published: Some(Timestamp::MAX), effective: Timestamp::MAX, ..release("2.0.0", b"") };
@@ -432,7 +432,7 @@ pub(crate) fn instants_out_of_range_keep_their_order(open: Open<'_, dyn Ledger>)
     assert_eq!(read[2], exact);
 }
 
-pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<'_, dyn Ledger>) {
+pub(crate) fn equal_downloads_are_counted_per_client(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     for second in [3, 1, 2] {
         ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(second));
@@ -477,7 +477,7 @@ pub(crate) fn equal_downloads_are_counted_and_told_one_line_a_client(open: Open<
     assert_eq!(ledger.exposure(&PackageName::parse("axio").unwrap(), None).unwrap(), []);
 }
 
-pub(crate) fn exposure_tells_tarballs_and_not_what_was_hidden(open: Open<'_, dyn Ledger>) {
+pub(crate) fn exposure_lists_tarballs_and_not_hidden_versions(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     let hidden: Arc<[Box<str>]> = Arc::new(["1.14.1".into()]);
     ledger.record_download(
@@ -488,16 +488,15 @@ pub(crate) fn exposure_tells_tarballs_and_not_what_was_hidden(open: Open<'_, dyn
     assert_eq!(ledger.exposure(&PackageName::parse("axios").unwrap(), None).unwrap(), []);
 }
 
-pub(crate) fn what_is_noted_outlives_a_restart(open: Open<'_, dyn Ledger>) {
+pub(crate) fn queued_rows_survive_a_restart(open: Open<'_, dyn Ledger>) {
     let ledger = open();
     ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(1));
-    ledger
-        .record_incident(LedgerEvent { kind: "clock_skew", name: None, version: None, detail: "six minutes".to_owned() }, at(1));
+    ledger.record_event(LedgerEvent { kind: "clock_skew", name: None, version: None, detail: "six minutes".to_owned() }, at(1));
     drop(ledger);
     assert_eq!(open().exposure(&PackageName::parse("axios").unwrap(), None).unwrap().len(), 1);
 }
 
-/// The ledger as the trait's words describe it, in memory.
+/// An in-memory model of the ledger, as the trait documents it.
 #[derive(Default)]
 struct LedgerModel(PackageRecord);
 
@@ -529,8 +528,8 @@ impl LedgerModel {
     }
 }
 
-/// Orders what the trait leaves open: rows that were first seen at the same instant.
-fn settled(mut record: PackageRecord) -> PackageRecord {
+/// Sorts rows with equal `first_seen`, whose order the trait does not define.
+fn in_defined_order(mut record: PackageRecord) -> PackageRecord {
     assert!(record.releases.is_sorted_by_key(|release| release.first_seen) && record.tags.is_sorted_by_key(|tag| tag.first_seen));
     let sri = |release: &Release| release.integrity.as_ref().map(Integrity::to_sri);
     record.releases.sort_by_key(|release| (release.first_seen, release.version.clone(), sri(release)));
@@ -588,8 +587,8 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         .prop_map(|(document, releases, tags)| PackageChange { document, releases, tags, ..PackageChange::default() })
 }
 
-pub(crate) fn any_changes_lead_where_the_model_leads(open: Open<'_, dyn Ledger>) {
-    // Cases share a ledger, each with a package of its own: opening one a case would be most of the test.
+pub(crate) fn changes_match_the_model(open: Open<'_, dyn Ledger>) {
+    // Cases share a ledger and use one package each, because opening a ledger per case would dominate the test.
     let count = std::cell::Cell::new(0);
     let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(changes in proptest::collection::vec(some_change(), 1..6))| {
@@ -602,8 +601,8 @@ pub(crate) fn any_changes_lead_where_the_model_leads(open: Open<'_, dyn Ledger>)
         }
         model.0.releases.sort_by_key(|release| release.first_seen);
         model.0.tags.sort_by_key(|tag| tag.first_seen);
-        prop_assert_eq!(settled(ledger.package(&key).unwrap()), settled(model.0.clone()));
+        prop_assert_eq!(in_defined_order(ledger.package(&key).unwrap()), in_defined_order(model.0.clone()));
         drop(ledger);
-        prop_assert_eq!(settled(open().package(&key).unwrap()), settled(model.0));
+        prop_assert_eq!(in_defined_order(open().package(&key).unwrap()), in_defined_order(model.0));
     });
 }

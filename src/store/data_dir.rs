@@ -1,4 +1,4 @@
-//! The data directory: made, owned by one process, swept. Refuses to know what lies in the files it names.
+//! The data directory: creation, exclusive ownership by one process, and cleanup of temporary files.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -7,27 +7,26 @@ use std::sync::Arc;
 
 use crate::store::StoreError;
 
-/// A data directory that this process owns for as long as this value, or a store opened in it, lives.
+/// A data directory owned by this process. Ownership lasts until this value and all stores opened in it are dropped.
 ///
-/// The lock is the operating system's, so a killed process leaves none behind.
+/// It is an operating system lock, so a killed process does not leave a stale lock.
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
     ownership: DataDirLock,
 }
 
-/// The line of the lock's file that says that a server owns the directory.
+/// The line in the lock file that marks the owner as a server.
 const SERVER: &str = "server";
 
-/// Keeps the data directory this process's own while it is held.
+/// Keeps the data directory locked until dropped.
 pub(crate) type DataDirLock = Arc<File>;
 
 impl DataDir {
-    /// Makes the directory when it is missing (readable by its owner alone), takes its lock, and removes what a killed
-    /// process left half-written.
+    /// Creates the directory if missing, readable only by its owner, locks it, and removes temporary files of a killed process.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process owns it; otherwise what the file system refused.
+    /// Returns [`StoreError::Locked`] if another process owns it, and an error if a file operation fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         make_private(path)?;
         let ownership = Arc::new(lock(path)?);
@@ -38,61 +37,59 @@ impl DataDir {
         Ok(opened)
     }
 
-    /// Whether another process owns the directory at `path` now. Makes nothing and takes nothing: the lock that it tries is shared and
-    /// given back at once.
+    /// Checks whether another process owns the directory at `path`. Creates nothing: it tries a shared lock and releases it at
+    /// once.
     #[must_use]
     pub fn is_owned(path: &Path) -> bool {
         let Ok(file) = File::open(path.join("lock")) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
-    /// Whether this process may find out who owns the directory at `path`. One that is not there has no owner.
+    /// Checks whether this process can determine the owner of the directory at `path`. A missing directory has no owner.
     #[must_use]
     pub fn is_readable(path: &Path) -> bool {
         !File::open(path.join("lock")).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
 
-    /// Notes that the process that owns the directory at `path`, this one, is a server.
+    /// Marks this process, which must own the directory at `path`, as a server.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// Returns an error if the lock file cannot be written.
     pub fn mark_server(path: &Path) -> io::Result<()> {
         fs::write(path.join("lock"), format!("{}\n{SERVER}\n", std::process::id()))
     }
 
-    /// Whether the process that owns the directory at `path` noted that it is a server.
+    /// Checks whether the process that owns the directory at `path` is marked as a server.
     #[must_use]
     pub fn is_server(path: &Path) -> bool {
         Self::is_owned(path) && fs::read_to_string(path.join("lock")).is_ok_and(|text| text.lines().any(|line| line == SERVER))
     }
 
-    /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
     }
 
-    /// Where the ledger of the data directory `root` lies, whether or not this process owns it.
+    /// Returns the path of the ledger in the data directory `root`. Does not require ownership.
     pub(crate) fn ledger_in(root: &Path) -> PathBuf {
         root.join("ledger.sqlite")
     }
 
-    /// Where the blobs lie.
     pub(crate) fn blobs(&self) -> PathBuf {
         Self::blobs_in(&self.root)
     }
 
-    /// Where the blobs of the data directory `root` lie, whether or not this process owns it.
+    /// Returns the path of the blobs in the data directory `root`. Does not require ownership.
     pub(crate) fn blobs_in(root: &Path) -> PathBuf {
         root.join("blobs")
     }
 
-    /// Where blobs land until they are verified. On the same file system as the blobs, so that a rename is atomic.
+    /// Returns the folder of unverified blobs. It is on the same file system as the blobs, so that a rename is atomic.
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
 
-    /// A share of the ownership, for a store that may outlive this value.
+    /// Returns a shared handle to the lock, for a store that may outlive this value.
     pub(crate) fn ownership(&self) -> DataDirLock {
         Arc::clone(&self.ownership)
     }
@@ -120,7 +117,7 @@ fn lock(root: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: root.to_owned() }),
         Err(TryLockError::Error(source)) => return Err(StoreError::file("lock", path)(source)),
     }
-    // For people who look; nothing reads it back, so a disk too full for it is no reason to stay closed.
+    // The process id is informational, so a full disk must not prevent the start.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
@@ -141,12 +138,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_owner_is_refused_until_the_first_has_gone() {
+    fn second_owner_is_rejected_until_the_first_ends() {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("deep/data");
         let first = DataDir::open(&root).unwrap();
         let refused = DataDir::open(&root).unwrap_err();
-        assert_eq!(refused.to_string(), format!("`{}` is in use by another coldframe", root.display()));
+        assert_eq!(refused.to_string(), format!("`{}` is in use by another Coldframe", root.display()));
         assert_eq!(fs::read_to_string(root.join("lock")).unwrap(), format!("{}\n", std::process::id()));
         assert!(DataDir::is_owned(&root) && !DataDir::is_server(&root));
         DataDir::mark_server(&root).unwrap();
@@ -158,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_keeps_the_directory_owned_after_the_directory_value_went() {
+    fn store_keeps_the_directory_locked() {
         let home = tempfile::tempdir().unwrap();
         let blobs = crate::store::blobs::disk::DiskBlobs::open(&DataDir::open(home.path()).unwrap(), 1 << 20).unwrap();
         assert!(matches!(DataDir::open(home.path()), Err(StoreError::Locked { .. })));
@@ -167,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_half_written_is_swept() {
+    fn temporary_files_of_a_killed_process_are_removed() {
         let home = tempfile::tempdir().unwrap();
         let temporary = DataDir::open(home.path()).unwrap().temporary();
         fs::write(temporary.join("half"), b"half a tarball").unwrap();
@@ -177,7 +174,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn nobody_else_may_look_into_it() {
+    fn directory_is_private() {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("data");
@@ -186,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_its_place_is_a_clear_error() {
+    fn file_instead_of_directory_is_an_error() {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("data");
         fs::write(&root, b"").unwrap();

@@ -1,31 +1,32 @@
-//! Who wanted to go where a feed says that malware calls home, as the ledger keeps it. Refuses to know whether they got there.
+//! Connections that clients requested to indicators, stored as events in the ledger. A hit does not say whether the connection
+//! was made.
 
 use crate::npm::PackageName;
 use crate::store::ledger::LedgerEvent;
 
-/// The kind of incident that this is one of, see [`LedgerEvent::kind`].
+/// The kind of these events, see [`LedgerEvent::kind`].
 pub const KIND: &str = "exposure";
 
-/// Between the client and the place.
+/// Separates client and target in the event's detail.
 const ASKED_FOR: &str = " asked for ";
 
-/// Somebody asked for a place that a record lists.
+/// A client's request for a connection to an indicator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndicatorHit {
-    /// The record.
+    /// The id of the record.
     pub advisory: String,
-    /// The feed it stands in.
+    /// The feed that contains the record.
     pub feed: String,
-    /// Who: an address, behind a name if they have one.
+    /// The client's address, preceded by its user name if it has one.
     pub client: String,
-    /// Where to: host and port.
+    /// The target: host and port.
     pub place: String,
-    /// The package that the record is about.
+    /// The package the record is about.
     pub package: Option<PackageName>,
 }
 
 impl IndicatorHit {
-    /// The event of it.
+    /// Converts the hit to an event.
     #[must_use]
     pub fn incident(&self) -> LedgerEvent {
         let Self { advisory, feed, client, place, package } = self;
@@ -33,11 +34,11 @@ impl IndicatorHit {
         LedgerEvent { kind: KIND, name: package.clone(), version: None, detail }
     }
 
-    /// Reads an event's detail; `None` for an event that is none of these.
+    /// Parses the detail of an event; `None` if the event is not an indicator hit.
     #[must_use]
     pub fn read(package: Option<&str>, detail: &str) -> Option<Self> {
         let (advisory, rest) = detail.split_once(" of the feed `")?;
-        // A feed's name is one of letters, digits and dashes.
+        // The name of a feed has only letters, digits and dashes.
         let (feed, rest) = rest.split_once("`: ")?;
         let (client, place) = rest.split_once(ASKED_FOR)?;
         Some(Self {
@@ -55,16 +56,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
-        let contact = IndicatorHit {
+    fn hit_survives_the_round_trip_through_an_event() {
+        let hit = IndicatorHit {
             advisory: "MAL-2026-2307".to_owned(),
             feed: "osv".to_owned(),
             client: "ada@10.0.0.1".to_owned(),
             place: "evil.example:443".to_owned(),
             package: PackageName::parse("axios").ok(),
         };
-        let incident = contact.incident();
-        assert_eq!(IndicatorHit::read(Some("axios"), &incident.detail), Some(contact));
+        let incident = hit.incident();
+        assert_eq!(IndicatorHit::read(Some("axios"), &incident.detail), Some(hit));
         assert_eq!(IndicatorHit::read(None, "MAL-1 of the feed `osv`: 10.0.0.1 (npm/11.21.2)"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The ledger: the durable record of what was seen upstream and of what was served and refused.
+//! The ledger: the durable record of what upstream published and of what was served and refused.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -10,139 +10,136 @@ use crate::npm::{Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::policy::decisions::Decision;
 use crate::store::StoreError;
 
-/// Which package of which registry: the same name on two registries is two packages.
+/// A package of a registry. The same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PackageKey {
     /// The registry's address without credentials, ending in `/`.
     pub upstream: std::sync::Arc<str>,
-    /// The package.
     pub name: PackageName,
 }
 
 impl PackageKey {
-    /// The registry's address without the view: tarballs are recorded under it.
+    /// Returns the registry's address without the view. Tarballs are recorded under it.
     #[must_use]
     pub fn registry(&self) -> &str {
         self.upstream.split_once('#').map_or(&*self.upstream, |(registry, _)| registry)
     }
 }
 
-/// One version as it was first seen, and when it was gone.
+/// A (version, integrity) pair as first seen, with its later history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
     /// The key in `versions`, as upstream wrote it.
     pub version: Box<str>,
-    /// What its tarball hashed to when it was first seen; `None` when upstream said nothing usable.
+    /// The integrity of its tarball when first seen; `None` if upstream stated none that is usable.
     pub integrity: Option<Integrity>,
-    /// The publish time upstream gave when it was first seen; `None` when missing or unparsable.
+    /// The publish time that upstream stated when it was first seen; `None` if missing or invalid.
     pub published: Option<Timestamp>,
     /// The effective publish time, set once (DESIGN §4).
     pub effective: Timestamp,
-    /// When it was first seen.
     pub first_seen: Timestamp,
-    /// When it was last seen, if the newest packument no longer has it.
+    /// When it was last seen, if the newest packument no longer contains it.
     pub gone: Option<Timestamp>,
-    /// Whether it went because a security placeholder took its package's place.
+    /// Whether it disappeared because a security placeholder replaced the package.
     pub replaced: bool,
-    /// Every digest that was ever stated or computed for these bytes, those of `integrity` included; only grows.
+    /// All digests ever stated or computed for these bytes, including `integrity`. Digests are only added.
     pub digests: Option<Integrity>,
-    /// What clients resolve by, as it was last seen; `None` until a packument with it was seen.
+    /// Digest of the manifest fields that clients resolve by, as last seen; `None` before the first such packument.
     pub manifest: Option<ManifestDigest>,
-    /// When that last changed: the release counts from then at the earliest.
+    /// When `manifest` last changed. The age counts from then at the earliest.
     pub manifest_changed: Option<Timestamp>,
-    /// The last look that did not have it when it was first seen, by our clock; `None` where the package's first look had it.
+    /// The last lookup before `first_seen` that did not contain it, by the local clock; `None` if the package's first lookup
+    /// contained it.
     pub absent: Option<Timestamp>,
-    /// The last look of another view that did not have it and could not be asked again: it counts from then at the earliest, until
-    /// that view answers.
+    /// The last lookup of another view that did not contain it, if that view could not be asked again. The age counts from then
+    /// at the earliest until that view answers.
     pub held_since: Option<Timestamp>,
-    /// Where its age counts from instead of `effective`: it returned, or its publish time became known later.
+    /// Start of its age instead of `effective`: set when it returned or its publish time became known later.
     pub moved: Option<Timestamp>,
-    /// Whether a document without it was seen since it went, as opposed to a package that was not found.
+    /// Whether a document without it was seen since it disappeared, as opposed to a package that was not found.
     pub dropped: bool,
-    /// Whether another view was asked about it and disagrees: this view has a history of its own of it.
+    /// Whether another view was asked about it and disagrees. This view then keeps its own history of it.
     pub parted: bool,
-    /// The first look that did not have it when it last went; kept when it returns. `None` where it never went.
+    /// The first lookup without it at its last disappearance. Kept when it returns; `None` if it never disappeared.
     pub missing_since: Option<Timestamp>,
 }
 
-/// A tarball that a full download from `address` once yielded, with what its bytes hash to.
+/// A tarball that was downloaded in full from `address`, with its digests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TarballSource {
     /// The key in `versions`.
     pub version: Box<str>,
-    /// The address that was asked, as the packument states it.
+    /// The tarball URL, as the packument states it.
     pub address: Box<str>,
-    /// The SHA-512 that names the blob, and every other digest that was computed of its bytes.
+    /// The SHA-512 that names the blob, and all other computed digests.
     pub digests: Integrity,
-    /// The length of the bytes.
+    /// The length in bytes.
     pub length: u64,
-    /// Whether the registry gave it to a request without credentials.
+    /// Whether the registry served it to a request without credentials.
     pub public: bool,
 }
 
-/// Digests that were learned of a release: (`version`, `integrity`) names the row.
+/// New digests of the release that (`version`, `integrity`) identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedDigests {
     /// The key in `versions`.
     pub version: Box<str>,
-    /// The release's integrity as it was first seen.
+    /// The release's integrity as first seen.
     pub integrity: Option<Integrity>,
-    /// What is known now: added to what the row has, as far as it does not contradict that.
+    /// Digests to add to the row, unless they contradict those it has.
     pub digests: Integrity,
 }
 
-/// A dist-tag and a version it was seen to point to.
+/// A dist-tag and a version it pointed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagSighting {
-    /// The dist-tag.
     pub tag: Box<str>,
-    /// The version it pointed to.
     pub version: Box<str>,
-    /// When it was first seen to.
+    /// When the tag was first seen pointing to the version.
     pub first_seen: Timestamp,
-    /// When it was last seen to.
+    /// When the tag was last seen pointing to the version.
     pub last_seen: Timestamp,
 }
 
-/// The newest packument of a package: where its raw bytes lie and how to ask upstream whether it changed.
+/// The newest packument of a package: the digest of its raw bytes and the validators for revalidation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredPackument {
-    /// When upstream was first asked for this package at all.
+    /// When upstream was first asked for this package.
     pub first_seen: Timestamp,
     /// When upstream last confirmed these bytes, by the earlier of the two clocks.
     pub validated: Timestamp,
-    /// When these bytes first came.
+    /// When these bytes were first received.
     pub changed: Timestamp,
-    /// The last look, by our clock: when upstream was last asked and showed the package, or said that there is none.
+    /// The last lookup, by the local clock, that returned the package or that it does not exist.
     pub looked: Timestamp,
-    /// When the package was modified, as its documents say: the latest that was seen, and never later than our clock then. An older
-    /// copy says nothing.
+    /// The latest modification time that its documents stated, capped at the local clock. Older copies of a document do not lower
+    /// it.
     pub modified: Option<Timestamp>,
-    /// SHA-256 of the decoded document: the raw blob's name. `None` when upstream said the package is not there.
+    /// SHA-256 of the decoded document, which names the raw blob. `None` if upstream answered that the package does not exist.
     pub content: Option<[u8; 32]>,
     /// The length of the decoded document, in bytes.
     pub length: u64,
-    /// Upstream's `ETag`, as it came.
+    /// Upstream's `ETag`, verbatim.
     pub etag: Option<Box<str>>,
-    /// Upstream's Last-Modified, as it came.
+    /// Upstream's `Last-Modified`, verbatim.
     pub last_modified: Option<Box<str>>,
-    /// The form that upstream was asked for; `None` in ledgers that did not note it yet.
+    /// The form that upstream was asked for; `None` if an older version wrote the row.
     pub form: Option<PackumentForm>,
 }
 
-/// Everything the ledger knows of one package.
+/// The ledger's record of one package.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PackageRecord {
-    /// The newest packument; `None` when the package was never seen.
+    /// The newest packument; `None` if upstream was never asked.
     pub document: Option<StoredPackument>,
-    /// Every (version, integrity) ever seen, in the order of `first_seen`.
+    /// All (version, integrity) pairs ever seen, ordered by `first_seen`.
     pub releases: Vec<Release>,
-    /// Where its dist-tags pointed, oldest first.
+    /// Past and present targets of its dist-tags, oldest first.
     pub tags: Vec<TagSighting>,
 }
 
 impl PackageRecord {
-    /// Makes of this record what a ledger that holds it becomes by `change`.
+    /// Applies `change` to this record, with the same result as a write to the ledger.
     pub fn apply(&mut self, change: &PackageChange) {
         if change.document.is_some() {
             self.document.clone_from(&change.document);
@@ -188,7 +185,7 @@ impl PackageRecord {
 }
 
 impl Release {
-    /// Takes over what may change of a row that exists.
+    /// Copies the fields that may change in an existing row.
     fn update(&mut self, newer: &Self) {
         (self.gone, self.replaced) = (newer.gone, newer.replaced);
         (self.manifest, self.manifest_changed) = (newer.manifest, newer.manifest_changed);
@@ -196,14 +193,13 @@ impl Release {
         (self.dropped, self.parted, self.missing_since) = (newer.dropped, newer.parted, newer.missing_since);
     }
 
-    /// The effective publish time as it is now: fixed at first sight, moved by a return, and no earlier than the look of another
-    /// view that still holds it back.
+    /// Returns the time from which its age counts: `moved` or `effective`, but not before `held_since`.
     #[must_use]
     pub fn counts_from(&self) -> Timestamp {
         self.moved.unwrap_or(self.effective).max(self.held_since.unwrap_or(Timestamp::MIN))
     }
 
-    /// Adds digests to those that are known of its bytes. Digests that contradict them are of other bytes and are not added.
+    /// Adds digests of its bytes. Digests that contradict known ones belong to other bytes and are not added.
     pub fn learn(&mut self, digests: &Integrity) {
         self.digests = match self.known_digests() {
             None => Some(digests.clone()),
@@ -211,7 +207,7 @@ impl Release {
         };
     }
 
-    /// Every digest that its bytes must match.
+    /// Returns all digests that its bytes must match.
     #[must_use]
     pub fn known_digests(&self) -> Option<Integrity> {
         self.digests.clone().or_else(|| self.integrity.clone())
@@ -219,7 +215,7 @@ impl Release {
 }
 
 impl PackageRecord {
-    /// Adds the digests that `newer`, a record of the same package, has of the same releases.
+    /// Adds the digests of the same releases from `newer`, a record of the same package.
     pub fn learn_from(&mut self, newer: &Self) {
         let grown = newer.releases.iter().filter(|release| release.digests.is_some());
         let grown: HashMap<_, _> = grown.map(|release| ((&release.version, &release.integrity), &release.digests)).collect();
@@ -234,71 +230,66 @@ impl PackageRecord {
     }
 }
 
-/// What one validation of a packument changes. Written in one transaction.
+/// The changes from one validation of a packument. Written in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct PackageChange {
-    /// The document as it now stands.
+    /// The current document, if it changed or was revalidated.
     pub document: Option<StoredPackument>,
-    /// Releases that are new or changed; (version, integrity) names the row. Of a row that exists `gone`,
-    /// `replaced`, `manifest`, `manifest_changed`, `held_since`, `moved`, `dropped`, `parted` and `missing_since` are written: the rest was
-    /// set once.
+    /// New or changed releases, identified by (version, integrity). In an existing row only `gone`, `replaced`, `manifest`,
+    /// `manifest_changed`, `held_since`, `moved`, `dropped`, `parted` and `missing_since` are updated; the other fields are set
+    /// once.
     pub releases: Vec<Release>,
-    /// Digests that were learned of releases. Applied after `releases`; a row that does not exist is passed over.
+    /// New digests of releases. Applied after `releases`; entries without a row are skipped.
     pub digests: Vec<LearnedDigests>,
-    /// Tarballs that were downloaded, or were found to be public.
+    /// Tarballs that were downloaded or found to be public.
     pub tarballs: Vec<TarballSource>,
-    /// Sightings that are new, or whose `last_seen` moved; (tag, version, `first_seen`) names the row.
+    /// New sightings, or sightings with a new `last_seen`. (tag, version, `first_seen`) identifies the row.
     pub tags: Vec<TagSighting>,
-    /// Sightings that are forgotten, because there are too many. Applied before `tags`.
+    /// Sightings to delete because there are too many. Applied before `tags`.
     pub forgotten_tags: Vec<TagSighting>,
 }
 
-/// What became of a request, as the ledger keeps it.
+/// The outcome of a request in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DownloadOutcome {
-    /// Bytes went out.
+    /// The response was sent.
     Served,
-    /// Refused by a rule.
     Refused,
 }
 
-/// What kind of request it was.
+/// The kind of a request in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DownloadKind {
-    /// A tarball: `version` and `integrity` say which.
+    /// A tarball, identified by `version` and `integrity`.
     Tarball,
-    /// A packument or a manifest: `hidden` says what was kept back.
+    /// A packument or a manifest; `hidden` lists the hidden versions.
     Packument,
 }
 
-/// Who got what: one served or refused request. Equal ones within one batch are written as one row with a count.
+/// One served or refused request. Equal events within a batch are written as one row with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DownloadEvent {
-    /// Tarball or packument.
     pub kind: DownloadKind,
-    /// The package.
     pub name: PackageName,
     /// The version, for a tarball or a manifest.
     pub version: Option<Box<str>>,
     /// The strongest digest, for a tarball whose version is known.
     pub integrity: Option<Digest>,
-    /// Served or refused.
     pub outcome: DownloadOutcome,
-    /// The rule that refused; of what was served, the first that warned or only observed.
+    /// The rule that refused. If served, the first rule that warned or was not enforced.
     pub rule: Option<Box<str>>,
-    /// Versions that the answer hid, shared with the remembered answer.
+    /// Versions hidden in the response, shared with the cached response.
     pub hidden: std::sync::Arc<[Box<str>]>,
     /// The client's address.
     pub client: IpAddr,
     /// The client's name, if it logged in.
     pub user: Option<std::sync::Arc<str>>,
-    /// The tool's name.
     pub tool: &'static str,
-    /// The tool's version, as it says.
+    /// The tool's version from its user agent.
     pub tool_version: std::sync::Arc<str>,
 }
 
-/// Who asked for a version, summed over the ledger: one line a client and tool.
+/// The requests of one client and tool for a version, summed over the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposure {
     /// The client's address, as text.
@@ -309,112 +300,108 @@ pub struct Exposure {
     pub tool_version: String,
     /// The version asked for.
     pub version: String,
-    /// The digest of the bytes that went out, as SRI, where one was known.
+    /// The digest of the bytes served, as SRI, if known.
     pub integrity: Option<String>,
-    /// Served or refused.
     pub outcome: DownloadOutcome,
-    /// The rule that refused.
     pub rule: Option<String>,
-    /// How often.
+    /// Number of requests.
     pub times: u64,
-    /// The first time.
     pub first: Timestamp,
-    /// The last time.
     pub last: Timestamp,
 }
 
-/// An event that an operator must be able to find again. Equal ones within one batch are written as one row with a count.
+/// An event that operators can query later. Equal events within a batch are written as one row with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LedgerEvent {
-    /// A stable word: `integrity_changed`, `integrity_mismatch`, `version_gone`, `metadata_stripped`, `clock_skew`, …
+    /// A stable identifier: `integrity_changed`, `integrity_mismatch`, `version_gone`, `metadata_stripped`, `clock_skew`, …
     pub kind: &'static str,
     /// The package, if it is about one.
     pub name: Option<PackageName>,
     /// The version, if it is about one.
     pub version: Option<Box<str>>,
-    /// What happened, one line.
+    /// A description of one line.
     pub detail: String,
 }
 
-/// The ledger as the firewall uses it.
+/// Access to the ledger.
 pub trait Ledger: Send + Sync {
-    /// Everything known of a package.
+    /// Returns the record of a package.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError>;
 
-    /// Whether a packument or a release of a package was ever seen. Costs little, however many there are.
+    /// Checks whether a packument or a release of a package was ever seen. The cost does not depend on the number of releases.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn was_seen(&self, key: &PackageKey) -> Result<bool, StoreError> {
         let record = self.package(key)?;
         Ok(record.document.is_some_and(|document| document.content.is_some()) || !record.releases.is_empty())
     }
 
-    /// The tarballs of one version that were downloaded, with the addresses that yielded them, oldest first: whatever credentials
-    /// they were asked with, since all views of a registry share them.
+    /// Returns the downloaded tarballs of one version with their addresses, oldest first. All views of a registry share them, so
+    /// the credentials of the download do not matter.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError>;
 
-    /// Writes what one validation changed; durable against a kill of the process when it returns.
+    /// Writes the changes from one validation. They survive a kill of the process once this returns.
     ///
     /// # Errors
-    /// When the ledger cannot be written; then nothing was.
+    /// Returns an error if the ledger cannot be written. Nothing is written then.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError>;
 
-    /// Records that a package that was never seen is not there, as `document` says. The number of such packages is bounded: those
-    /// last looked for before `expired` are forgotten when it is reached. Returns whether it was recorded.
+    /// Records that a package does not exist upstream, if it was never seen. The number of such absences is bounded. At the
+    /// limit, those last looked up before `expired` are deleted. Returns whether the absence was recorded.
     ///
     /// # Errors
-    /// When the ledger cannot be written; then nothing was.
+    /// Returns an error if the ledger cannot be written. Nothing is written then.
     fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError>;
 
-    /// Notes who got what, off the request path: returns at once, written with the next batch.
+    /// Queues a download for the next batch. Does not block.
     fn record_download(&self, download: DownloadEvent, at: Timestamp);
 
-    /// Notes an event, off the request path.
-    fn record_incident(&self, incident: LedgerEvent, at: Timestamp);
+    /// Queues an event for the next batch. Does not block.
+    fn record_event(&self, incident: LedgerEvent, at: Timestamp);
 
-    /// Who asked for `name`, oldest first; `version` narrows it to one.
+    /// Returns the requests for tarballs of `name`, oldest first; only those of `version` if given.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError>;
 
-    /// Every decision that was ever taken, oldest first, and the revision they make together.
+    /// Returns the revision of the decisions, and all decisions ever recorded, oldest first.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError>;
 
-    /// Every package that was ever seen upstream or asked for.
+    /// Returns the names of all packages ever seen upstream or requested.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn names(&self) -> Result<Vec<PackageName>, StoreError>;
 
-    /// Every release ever seen of a package, of all registries.
+    /// Returns all releases of a package ever seen, of all registries.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError>;
 
-    /// Every tarball of a package that was downloaded, of all registries.
+    /// Returns all downloaded tarballs of a package, of all registries.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError>;
 
-    /// Whether an event like this was written already, whenever that was.
+    /// Checks whether an equal event was ever written.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError>;
 
-    /// Writes everything noted so far. Blocks until it is on disk.
+    /// Writes all queued rows. Blocks until one attempt is complete.
     fn flush(&self);
 }

@@ -1,7 +1,7 @@
-//! What outlives a process. Blobs (tarballs, raw packuments) by what they hash to, and the ledger.
+//! Persistent state: blobs (tarballs and raw packuments, stored by digest) and the ledger.
 //!
-//! It keeps and finds, and does not judge. Calls block, and callers on async threads go
-//! through `spawn_blocking`, except [`BlobStore::open`], which is a future, and [`BlobStore::mapped`], which is a look-up.
+//! Calls block; async callers use `spawn_blocking`. Exceptions are [`BlobStore::open`], a future, and [`BlobStore::mapped`], a
+//! lookup in memory.
 
 pub mod blobs;
 #[cfg(test)]
@@ -26,92 +26,80 @@ pub use sqlite::SqliteLedger;
 pub use sqlite::decision_writer::DecisionWriter;
 pub use sqlite::events::{DownloadSummary, RecordedEvent};
 
-/// Where things are kept and how much of the disk they may take.
+/// Settings of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The data directory: made when it is missing, owned by one process at a time.
+    /// The data directory. Created if missing, and owned by one process at a time.
     pub data_dir: PathBuf,
-    /// Bytes of disk for tarballs and raw packuments together. The ledger is not counted: its retention bounds it.
+    /// Maximum bytes on disk for tarballs and raw packuments. Excludes the ledger, which its retention bounds.
     pub cache_size: u64,
 }
 
-/// What the store could not do.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot {action} `{}`", path.display())]
     File {
-        /// What was tried: `open`, `write`, `rename`, …
+        /// The verb of the failed operation: `open`, `write`, `rename`, …
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: std::io::Error,
     },
-    /// The bytes are not what the packument said.
+    /// The bytes do not match the expected digests.
     #[error(transparent)]
     Mismatch(#[from] crate::npm::integrity::Mismatch),
-    /// Nothing that names a blob of its kind was computed of the bytes.
-    #[error("the bytes have no digest that names them")]
+    /// The digest that names a blob of this kind was not computed.
+    #[error("cannot name a blob without its digest")]
     Unnamed,
-    /// A task of the store ended without an answer.
-    #[error("a task of the store was lost: {0}")]
+    /// A background task ended without a result.
+    #[error("a store task ended unexpectedly: {0}")]
     Lost(String),
-    /// SQLite refused.
-    #[error("the ledger cannot {action}")]
-    Ledger {
-        /// What was tried.
-        action: &'static str,
-        /// Why not.
-        source: rusqlite::Error,
-    },
-    /// The ledger has not been written for so long that no more changes can wait.
-    #[error("too many changes wait for the ledger")]
+    /// An SQLite operation failed.
+    #[error("cannot {action} the ledger")]
+    Ledger { action: &'static str, source: rusqlite::Error },
+    /// The ledger could not be written for so long that the limit of pending changes is reached.
+    #[error("too many changes are pending for the ledger")]
     NoRoom,
-    /// The ledger holds something this version does not understand.
+    /// The ledger contains data that this version cannot read.
     #[error("the ledger is damaged: {0}")]
     Damaged(String),
-    /// The data directory was made by a newer Coldframe.
-    #[error("`{}` was written by a newer coldframe (schema {found}, this one knows {known})", path.display())]
+    /// A newer Coldframe wrote the ledger.
+    #[error("`{}` was written by a newer Coldframe (schema {found}, supported: {known}); upgrade Coldframe", path.display())]
     Newer {
-        /// The ledger's file.
         path: PathBuf,
-        /// Its schema.
+        /// The schema of the ledger.
         found: i64,
-        /// The newest schema this program knows.
+        /// The newest schema this program supports.
         known: i64,
     },
-    /// The ledger's schema is older and this handle may not change it.
-    #[error("`{}` was written by an older coldframe (schema {found}, this one reads {known}); `coldframe serve` brings it up to date", path.display())]
+    /// The ledger's schema is older, and this handle must not migrate it.
+    #[error("`{}` was written by an older Coldframe (schema {found}, required: {known}); run `coldframe serve` to migrate it", path.display())]
     Older {
-        /// The ledger's file.
         path: PathBuf,
-        /// Its schema.
+        /// The schema of the ledger.
         found: i64,
-        /// The schema this program reads.
+        /// The schema this program requires.
         known: i64,
     },
-    /// A write through a handle that only reads.
-    #[error("the ledger is open for reading only")]
+    /// A write through a read-only handle.
+    #[error("cannot write to the ledger, it is open read-only")]
     ReadOnly,
     /// Another process owns the data directory.
-    #[error("`{}` is in use by another coldframe", path.display())]
-    Locked {
-        /// The data directory.
-        path: PathBuf,
-    },
+    #[error("`{}` is in use by another Coldframe", path.display())]
+    Locked { path: PathBuf },
 }
 
 impl StoreError {
-    /// What `source` means when the ledger was asked to `action`: damage is told apart from an inability.
+    /// Returns a function for `map_err` that converts an error of `action`. Damage becomes [`StoreError::Damaged`].
     fn ledger(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| {
             if is_damage(&source) { Self::Damaged(source.to_string()) } else { Self::Ledger { action, source } }
         }
     }
 
-    /// Whether the same may succeed later: a full disk, another process' lock, a limit of the system.
-    fn may_pass(&self) -> bool {
+    /// Checks whether a retry may succeed: full disk, lock held by another process, system limit.
+    fn is_transient(&self) -> bool {
         use rusqlite::ErrorCode::{
             CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly, SystemIoFailure,
         };
@@ -131,13 +119,13 @@ impl StoreError {
         )
     }
 
-    /// What `source` means when `action` was tried on `path`.
+    /// Returns a function for `map_err` that adds the operation and the path.
     fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::File { action, path: path.into(), source }
     }
 }
 
-/// Whether the file holds something it should not, as opposed to a disk that is full or a lock that is held.
+/// Checks whether the file's content is invalid, as opposed to a full disk or a held lock.
 fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
@@ -160,29 +148,29 @@ mod tests {
 
     const CHILD: &str = "COLDFRAME_TEST_STORE";
 
-    /// Runs as a child of itself, which is killed while it writes. What it said it had done must be there afterwards.
+    /// Runs itself as a child that is killed while it writes. All writes that the child acknowledged must be there afterwards.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the child is told by a variable that it is one")]
-    fn killed_at_any_moment_it_keeps_what_it_promised_and_nothing_half_written() {
+    #[expect(clippy::disallowed_methods, reason = "an environment variable marks the child process")]
+    fn acknowledged_writes_survive_a_kill_and_partial_files_do_not() {
         if let Some(home) = std::env::var_os(CHILD) {
             return write_long(Path::new(&home));
         }
         let home = tempfile::tempdir().unwrap();
         for acknowledged in [1, 40, 97] {
-            let first = count_promises(home.path());
+            let first = count_acknowledged(home.path());
             write_until_killed(home.path(), first + acknowledged);
-            let (data_dir, promised) = (DataDir::open(home.path()).unwrap(), first + acknowledged);
+            let (data_dir, expected) = (DataDir::open(home.path()).unwrap(), first + acknowledged);
             assert_eq!(std::fs::read_dir(data_dir.temporary()).unwrap().count(), 0);
             let (ledger, blobs) = (SqliteLedger::open(&data_dir).unwrap(), DiskBlobs::open(&data_dir, 1 << 30).unwrap());
             let record = ledger.package(&key("axios")).unwrap();
-            for number in 0..promised {
+            for number in 0..expected {
                 let bytes = content(number);
                 assert_eq!(opened(&*blobs, &Digest::of(Algorithm::Sha512, &bytes)).unwrap().unwrap(), bytes, "{number}");
                 let version = format!("{number}.0.0");
                 assert!(record.releases.iter().any(|release| *release.version == *version), "{version}");
             }
             let blobs: Arc<dyn BlobStore> = blobs;
-            put(&blobs, b"and it goes on");
+            put(&blobs, b"one more tarball");
         }
         let seen = SqliteLedger::read_only(home.path()).unwrap().exposure(&PackageName::parse("axios").unwrap(), None).unwrap();
         assert!(!seen.is_empty());
@@ -192,12 +180,12 @@ mod tests {
         format!("tarball {number} ").repeat(3000 + number).into_bytes()
     }
 
-    fn count_promises(home: &Path) -> usize {
+    fn count_acknowledged(home: &Path) -> usize {
         SqliteLedger::read_only(home).map_or(0, |ledger| ledger.package(&key("axios")).unwrap().releases.len())
     }
 
-    fn write_until_killed(home: &Path, promised: usize) {
-        let test = "store::tests::killed_at_any_moment_it_keeps_what_it_promised_and_nothing_half_written";
+    fn write_until_killed(home: &Path, acknowledged: usize) {
+        let test = "store::tests::acknowledged_writes_survive_a_kill_and_partial_files_do_not";
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
             .env(CHILD, home)
@@ -205,11 +193,11 @@ mod tests {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let last = format!("promised {promised}");
-        let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).any(|line| line == last);
+        let last = format!("acknowledged {acknowledged}");
+        let is_acknowledged = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).any(|line| line == last);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(said, "the child ended by itself");
+        assert!(is_acknowledged, "the child ended before it was killed");
     }
 
     fn write_long(home: &Path) {
@@ -226,8 +214,8 @@ mod tests {
                 ledger.flush();
             }
             let mut out = std::io::stdout();
-            // The line starts anew: the harness may have written half of one.
-            writeln!(out, "\npromised {}", number + 1).unwrap();
+            // Starts on a new line, because the test harness may have written part of one.
+            writeln!(out, "\nacknowledged {}", number + 1).unwrap();
         }
     }
 }

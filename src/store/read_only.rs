@@ -1,4 +1,4 @@
-//! A ledger that is read and never written: for questions that must leave no trace and need no lock.
+//! A read-only ledger for queries that must not change anything. Needs no lock on the data directory.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::store::ledger::{
 };
 use crate::store::sqlite::SqliteLedger;
 
-/// What lies in a data directory, or nothing where there is none yet. Changes are dropped.
+/// The ledger of a data directory; empty if there is none yet. Writes are dropped.
 pub(crate) struct ReadOnlyLedger(pub(crate) Option<SqliteLedger>);
 
 impl Ledger for ReadOnlyLedger {
@@ -33,7 +33,7 @@ impl Ledger for ReadOnlyLedger {
 
     fn record_download(&self, _download: DownloadEvent, _at: Timestamp) {}
 
-    fn record_incident(&self, _incident: LedgerEvent, _at: Timestamp) {}
+    fn record_event(&self, _incident: LedgerEvent, _at: Timestamp) {}
 
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))

@@ -1,8 +1,8 @@
-//! Blobs as files: `blobs/<algorithm>/<two digits>/<hex>`, written aside, hashed as they land, renamed into place, never
-//! changed again. Documents lie in `sha256`, tarballs in `sha512`.
+//! Blobs as files at `blobs/<algorithm>/<two digits>/<hex>`: documents in `sha256`, tarballs in `sha512`. A file is hashed while
+//! it is written, renamed into place, and never changed.
 //!
-//! Killed at any instant, a name under `blobs/` holds the whole blob or nothing: its bytes are synced before they get it.
-//! The directory itself is not synced; a power cut may lose a name, which costs one fetch.
+//! After a kill at any instant, each name under `blobs/` has a whole blob, because the bytes are synced before the rename. The
+//! directory is not synced. A power cut may lose a name, which costs one fetch.
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
@@ -18,45 +18,45 @@ use tempfile::NamedTempFile;
 use crate::npm::{Algorithm, Digest, Hasher, Integrity};
 use crate::store::StoreError;
 use crate::store::blobs::index::{BlobIndex, OpenGuard, OpenState, STAMP_EVERY};
-use crate::store::blobs::mmap::{MappedFile, lend};
+use crate::store::blobs::mmap::{MappedFile, to_bytes};
 use crate::store::blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
 use crate::store::data_dir::{DataDir, DataDirLock};
 
-/// Blobs in a data directory, bounded in bytes: the least recently used goes first, never one that is in use.
+/// Blobs in a data directory, bounded in bytes. The least recently used are evicted first; blobs in use are never evicted.
 pub struct DiskBlobs {
     files: Arc<BlobFiles>,
     temporary: PathBuf,
-    /// Whether bytes are on the disk before they get their name.
+    /// Whether bytes are synced before the rename.
     syncs: bool,
     count: Option<JoinHandle<()>>,
     _ownership: DataDirLock,
 }
 
-/// What the disk holds now, and what was lost since this process started.
+/// Blobs on disk now, and blobs removed since this process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BlobStatistics {
-    /// Bytes on disk, each blob rounded up to blocks of 4 KiB. Grows until the count at start is done.
+    /// Bytes on disk, with each blob rounded up to blocks of 4 KiB. Incomplete until the scan at start is done.
     pub bytes: u64,
-    /// Blobs on disk.
+    /// Number of blobs on disk.
     pub blobs: u64,
-    /// Blobs that did not hash to their name and were deleted.
+    /// Number of blobs deleted because they did not match their digest.
     pub dropped: u64,
-    /// Blobs that made room for others.
+    /// Number of blobs evicted.
     pub evicted: u64,
 }
 
 impl DiskBlobs {
-    /// The blobs of a data directory, at most `cache_size` bytes of them. What lies there is counted on a thread of its
-    /// own; until that is done nothing is evicted.
+    /// Opens the blobs of a data directory, bounded to `cache_size` bytes. A separate thread scans existing files; eviction
+    /// starts when it is done.
     ///
     /// # Errors
-    /// When that thread cannot be started.
+    /// Returns an error if the thread cannot be started.
     pub fn open(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
         let root = data_dir.blobs();
         let files = Arc::new(BlobFiles {
             root: root.clone(),
             limit: cache_size,
-            shelf: Arc::new(BlobIndex::new()),
+            index: Arc::new(BlobIndex::new()),
             placing: Mutex::new(()),
             closing: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -66,16 +66,16 @@ impl DiskBlobs {
         let count = std::thread::Builder::new()
             .name("coldframe-blobs".to_owned())
             .spawn(move || counted.count())
-            .map_err(StoreError::file("start a thread that counts", root))?;
+            .map_err(StoreError::file("start the scan thread for", root))?;
         let temporary = data_dir.temporary();
         Ok(Arc::new(Self { files, temporary, syncs: true, count: Some(count), _ownership: data_dir.ownership() }))
     }
 
-    /// The same for a data directory that does not outlive its process: nothing waits for the disk. `check` of 229 packages
-    /// behind 200 ms took 2.4 s with its folder on a disk that syncs, and 1.4 s with it in memory.
+    /// Opens the blobs of a temporary data directory, which are not synced. `check` of 229 packages with 200 ms upstream latency
+    /// took 2.4 s with its folder on a disk that syncs and 1.4 s in memory.
     ///
     /// # Errors
-    /// As [`DiskBlobs::open`].
+    /// Returns the errors of [`DiskBlobs::open`].
     pub fn open_temporary(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
         let mut blobs = Self::open(data_dir, cache_size)?;
         if let Some(blobs) = Arc::get_mut(&mut blobs) {
@@ -84,12 +84,11 @@ impl DiskBlobs {
         Ok(blobs)
     }
 
-    /// What the disk holds now.
     #[must_use]
     pub fn statistics(&self) -> BlobStatistics {
         BlobStatistics {
-            bytes: self.files.shelf.bytes(),
-            blobs: self.files.shelf.len(),
+            bytes: self.files.index.bytes(),
+            blobs: self.files.index.len(),
             dropped: self.files.dropped.load(Ordering::Relaxed),
             evicted: self.files.evicted.load(Ordering::Relaxed),
         }
@@ -99,7 +98,7 @@ impl DiskBlobs {
 impl Drop for DiskBlobs {
     fn drop(&mut self) {
         self.files.closing.store(true, Ordering::Relaxed);
-        // Its panic, if it had one, was printed where it happened.
+        // A panic of the thread was already printed.
         let _ = self.count.take().map(JoinHandle::join);
     }
 }
@@ -109,11 +108,11 @@ impl BlobStore for DiskBlobs {
         let (files, digest) = (Arc::clone(&self.files), digest.clone());
         Box::pin(async move {
             loop {
-                match files.shelf.take(&digest) {
-                    OpenState::Mapped { mapping, stamp } => return Ok(Some(files.hand_out(&digest, mapping, stamp))),
-                    // It ends with an error, when the other is done.
+                match files.index.take(&digest) {
+                    OpenState::Mapped { mapping, stamp } => return Ok(Some(files.lend(&digest, mapping, stamp))),
+                    // Ends with an error when the other task is done and drops the sender.
                     OpenState::Elsewhere(mut ended) => _ = ended.changed().await,
-                    // Mapped again only: some microseconds.
+                    // Verified before, so this only maps the file, which takes microseconds.
                     OpenState::Opening(opening) if opening.verified => return files.open(&digest, &opening),
                     OpenState::Opening(opening) => {
                         let opened = tokio::task::spawn_blocking(move || files.open(&digest, &opening));
@@ -125,12 +124,12 @@ impl BlobStore for DiskBlobs {
     }
 
     fn mapped(&self, digest: &Digest) -> Option<Bytes> {
-        let (mapping, stamp) = self.files.shelf.at_hand(digest)?;
-        Some(self.files.hand_out(digest, mapping, stamp))
+        let (mapping, stamp) = self.files.index.mapped_and_due(digest)?;
+        Some(self.files.lend(digest, mapping, stamp))
     }
 
-    fn is_warm(&self, digest: &Digest) -> bool {
-        self.files.shelf.is_verified(digest)
+    fn is_verified(&self, digest: &Digest) -> bool {
+        self.files.index.is_verified(digest)
     }
 
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -138,7 +137,7 @@ impl BlobStore for DiskBlobs {
     }
 
     fn touch(&self, digest: &Digest) {
-        if self.files.shelf.touch(digest) {
+        if self.files.index.touch(digest) {
             self.files.stamp(digest);
         }
     }
@@ -149,7 +148,7 @@ impl BlobStore for DiskBlobs {
     }
 }
 
-/// A blob in its temporary file, which goes when this does.
+/// A blob in its temporary file, which is deleted on drop.
 struct PendingFile {
     kind: BlobKind,
     hasher: Hasher,
@@ -170,10 +169,10 @@ impl PendingBlob for PendingFile {
         let Self { kind, hasher, file, length, blobs } = *self;
         let digests = hasher.finish()?;
         let Some(digest) = digests.digest(kind.algorithm()).cloned() else { return Err(StoreError::Unnamed) };
-        let written = file.as_file().metadata().map_err(StoreError::file("look at", file.path()))?.len();
+        let written = file.as_file().metadata().map_err(StoreError::file("read the length of", file.path()))?.len();
         if written != length {
-            // A write that failed half-way was tried again: the hasher saw its bytes once, the file more often.
-            let source = io::Error::new(io::ErrorKind::InvalidData, format!("{written} bytes on disk instead of {length}"));
+            // A partly failed write was retried: the file contains bytes that the hasher saw only once.
+            let source = io::Error::new(io::ErrorKind::InvalidData, format!("expected {length} bytes on disk, found {written}"));
             return Err(StoreError::file("write", file.path())(source));
         }
         if blobs.syncs {
@@ -181,17 +180,17 @@ impl PendingBlob for PendingFile {
         }
         let mapping = MappedFile::of(file.as_file()).map_err(StoreError::file("map", file.path()))?;
         let mapping = blobs.files.place(&digest, file, Arc::new(mapping))?;
-        blobs.files.make_room();
-        Ok(Committed { digests, bytes: lend(mapping) })
+        blobs.files.evict();
+        Ok(Committed { digests, bytes: to_bytes(mapping) })
     }
 }
 
-/// The files and what is known of them; shared with the thread that counts.
+/// The blob files and their index. Shared with the scan thread.
 struct BlobFiles {
     root: PathBuf,
     limit: u64,
-    shelf: Arc<BlobIndex>,
-    /// Held while a name is given or taken, so that a file that just came is not removed for one that just went.
+    index: Arc<BlobIndex>,
+    /// Held while a file is renamed into place or removed, so that a new file is not removed in place of an old one.
     placing: Mutex<()>,
     closing: AtomicBool,
     dropped: AtomicU64,
@@ -199,64 +198,64 @@ struct BlobFiles {
 }
 
 impl BlobFiles {
-    /// Opens a file that is not mapped now; hashes it unless this process did so before.
+    /// Opens a file that is not mapped. Verifies it unless this process did so before.
     fn open(&self, digest: &Digest, opening: &OpenGuard) -> Result<Option<Bytes>, StoreError> {
         let path = self.path(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.strike_off(digest, opening);
-                return Ok(self.shelf.mapped(digest).map(lend));
+                self.forget_missing(digest, opening);
+                return Ok(self.index.mapped(digest).map(to_bytes));
             }
             Err(error) => return Err(StoreError::file("open", path)(error)),
         };
         if !opening.verified && !hashes_to(&file, digest).map_err(StoreError::file("read", &path))? {
             self.drop_damaged(digest, &path, opening)?;
-            return Ok(self.shelf.mapped(digest).map(lend));
+            return Ok(self.index.mapped(digest).map(to_bytes));
         }
         let mapping = Arc::new(MappedFile::of(&file).map_err(StoreError::file("map", &path))?);
-        self.shelf.put(digest, &mapping, note_use(&file));
-        Ok(Some(lend(mapping)))
+        self.index.put(digest, &mapping, note_use(&file));
+        Ok(Some(to_bytes(mapping)))
     }
 
-    /// Gives a verified blob its name, unless the same bytes have it and are in use: then those serve.
+    /// Renames a verified blob into place. If the same blob exists and is mapped, returns that one instead.
     fn place(&self, digest: &Digest, file: NamedTempFile, mapping: Arc<MappedFile>) -> Result<Arc<MappedFile>, StoreError> {
         let path = self.path(digest);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::file("create", parent))?;
         }
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = self.shelf.mapped(digest).filter(|_| path.exists()) {
+        if let Some(there) = self.index.mapped(digest).filter(|_| path.exists()) {
             return Ok(there);
         }
         file.persist(&path).map_err(|refused| StoreError::file("rename a finished file to", path)(refused.error))?;
-        self.shelf.put(digest, &mapping, machine_time());
+        self.index.put(digest, &mapping, machine_time());
         Ok(mapping)
     }
 
-    /// Gives up the least recently used blobs until the limit holds again, and a little more so as not to be back soon.
-    fn make_room(&self) {
+    /// If the limit is exceeded, evicts the least recently used blobs down to 95 % of it, so that evictions are less frequent.
+    fn evict(&self) {
         let goal = self.limit / 100 * 95;
-        for digest in self.shelf.surplus(self.limit, goal) {
-            if self.shelf.bytes() <= goal || self.closing.load(Ordering::Relaxed) {
+        for digest in self.index.eviction_candidates(self.limit, goal) {
+            if self.index.bytes() <= goal || self.closing.load(Ordering::Relaxed) {
                 return;
             }
             let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.shelf.forget_idle(&digest) {
+            if !self.index.forget_idle(&digest) {
                 continue;
             }
             let path = self.path(&digest);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    // It is counted again at the next start; until then the limit is off by this one file.
-                    tracing::warn!(file.path = %path.display(), error = %error, "cannot remove a blob to make room");
+                    // The file is counted again at the next start. Until then the limit is off by its size.
+                    tracing::warn!(file.path = %path.display(), error = %error, "blob eviction failed");
                 }
                 _ => _ = self.evicted.fetch_add(1, Ordering::Relaxed),
             }
         }
     }
 
-    /// Takes note of every file, then makes room if a smaller limit was set since.
+    /// Scans all files, then evicts blobs if the limit is smaller than before.
     fn count(&self) {
         self.sweep();
         for algorithm in [BlobKind::Document, BlobKind::Tarball].map(BlobKind::algorithm) {
@@ -267,15 +266,15 @@ impl BlobFiles {
                     }
                     let Some(digest) = file.file_name().to_str().and_then(|name| read_name(algorithm, name)) else { continue };
                     let Ok(metadata) = file.metadata() else { continue };
-                    self.shelf.count(&digest, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+                    self.index.count(&digest, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
                 }
             }
         }
-        self.shelf.counted();
-        self.make_room();
+        self.index.counted();
+        self.evict();
     }
 
-    /// Deletes tarballs that an older Coldframe named by what was stated of them, and not by their SHA-512: nothing leads to them.
+    /// Deletes tarballs that an older Coldframe named by another digest than SHA-512. They are unreachable.
     fn sweep(&self) {
         for algorithm in [Algorithm::Sha1, Algorithm::Sha384] {
             let folder = self.root.join(algorithm.as_str());
@@ -285,37 +284,37 @@ impl BlobFiles {
                         return;
                     }
                     if file.file_name().to_str().is_some_and(|name| read_name(algorithm, name).is_some()) {
-                        // What cannot be removed now is tried again at the next start.
+                        // A failed removal is retried at the next start.
                         let _ = fs::remove_file(file.path());
                     }
                 }
-                // Fails where something else lies there, which stays.
+                // Fails if the folder contains other files, which are kept.
                 let _ = fs::remove_dir(shard.path());
             }
             let _ = fs::remove_dir(folder);
         }
     }
 
-    /// Deletes a file that is not what its name says, unless it was replaced by one that is.
+    /// Deletes a file that does not match its digest, unless it was replaced by a verified one.
     fn drop_damaged(&self, digest: &Digest, path: &Path, opening: &OpenGuard) -> Result<(), StoreError> {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.shelf.is_verified(digest) != opening.verified {
+        if self.index.is_verified(digest) != opening.verified {
             return Ok(());
         }
-        self.shelf.forget(digest);
+        self.index.forget(digest);
         self.dropped.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(blob.digest = %digest.to_sri(), "dropped a blob that is not what its name says");
+        tracing::warn!(blob.digest = %digest.to_sri(), "damaged blob deleted");
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
             _ => Ok(()),
         }
     }
 
-    /// Removes a file for good. Whoever maps it keeps its bytes until he is done.
+    /// Removes a file. Existing mappings stay valid.
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         let path = self.path(digest);
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shelf.forget(digest);
+        self.index.forget(digest);
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -323,20 +322,20 @@ impl BlobFiles {
         }
     }
 
-    /// Strikes off a blob whose file is not there, unless it came while we looked.
-    fn strike_off(&self, digest: &Digest, opening: &OpenGuard) {
+    /// Removes a blob without a file from the index, unless the file was written meanwhile.
+    fn forget_missing(&self, digest: &Digest, opening: &OpenGuard) {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.shelf.is_verified(digest) == opening.verified && !self.path(digest).exists() {
-            self.shelf.forget(digest);
+        if self.index.is_verified(digest) == opening.verified && !self.path(digest).exists() {
+            self.index.forget(digest);
         }
     }
 
-    /// The bytes of a blob that is mapped; the file system learns of this use when it is to.
-    fn hand_out(&self, digest: &Digest, mapping: Arc<MappedFile>, stamp: bool) -> Bytes {
+    /// Returns the bytes of a mapped blob. Updates the file's modification time if `stamp` is set.
+    fn lend(&self, digest: &Digest, mapping: Arc<MappedFile>, stamp: bool) -> Bytes {
         if stamp {
             self.stamp(digest);
         }
-        lend(mapping)
+        to_bytes(mapping)
     }
 
     fn stamp(&self, digest: &Digest) {
@@ -350,18 +349,18 @@ impl BlobFiles {
     }
 }
 
-/// Whether a data directory holds a blob, also while another process owns it.
+/// Checks whether a data directory contains a blob. Works while another process owns it.
 #[must_use]
 pub fn holds(data_dir: &Path, digest: &Digest) -> bool {
     path_in(&DataDir::blobs_in(data_dir), digest).is_file()
 }
 
-/// Removes a blob from a data directory that another process may own, which finds out when it opens the file the next time.
-/// Whether it was there.
+/// Removes a blob from a data directory that another process may own. That process notices at its next opening of the file.
+/// Returns whether the blob existed.
 ///
 /// # Errors
-/// When the file is there and cannot be removed.
-pub fn discard(data_dir: &Path, digest: &Digest) -> Result<bool, StoreError> {
+/// Returns an error if the file exists and cannot be removed.
+pub fn remove_blob(data_dir: &Path, digest: &Digest) -> Result<bool, StoreError> {
     let path = path_in(&DataDir::blobs_in(data_dir), digest);
     match fs::remove_file(&path) {
         Ok(()) => Ok(true),
@@ -375,14 +374,14 @@ fn path_in(root: &Path, digest: &Digest) -> PathBuf {
     root.join(digest.algorithm().as_str()).join(&hex[..2]).join(hex)
 }
 
-/// The clock that stamps files, for it is compared with those stamps.
-#[expect(clippy::disallowed_methods, reason = "recency of files is the file system's own time; no verdict depends on it")]
+/// Returns the system time, which is compared with modification times of files.
+#[expect(clippy::disallowed_methods, reason = "recency of files uses file system time; no verdict depends on it")]
 fn machine_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// Lets the file system know of a use, so that recency outlives this process, unless it knows of one not long ago.
-/// Answers with what it knows now. Losing one is no loss.
+/// Records a use in the file's modification time, so that recency survives a restart, at most once per [`STAMP_EVERY`]. Returns
+/// the recorded time. Errors are ignored, because a lost update is harmless.
 fn note_use(file: &File) -> SystemTime {
     let now = machine_time();
     let known = file.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -393,7 +392,7 @@ fn note_use(file: &File) -> SystemTime {
     now
 }
 
-/// The digest a file is named after, if it is named after one.
+/// Parses the digest in a file name.
 fn read_name(algorithm: Algorithm, name: &str) -> Option<Digest> {
     if !name.len().is_multiple_of(2) || !name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
@@ -403,7 +402,7 @@ fn read_name(algorithm: Algorithm, name: &str) -> Option<Digest> {
     Digest::from_bytes(algorithm, &bytes?)
 }
 
-/// Hashes through reads and not through a map: a sector that cannot be read is then an error and not a signal.
+/// Verifies a file. Uses reads instead of a map, so that an unreadable sector is an error and not a signal.
 fn hashes_to(mut file: &File, digest: &Digest) -> io::Result<bool> {
     let mut hasher = Hasher::new(Integrity::single(digest.clone()));
     let mut buffer = vec![0; 256 << 10];
@@ -417,7 +416,7 @@ fn hashes_to(mut file: &File, digest: &Digest) -> io::Result<bool> {
     }
 }
 
-/// What lies in a directory; nothing when it is not there or cannot be read, since counting is no reason to fail.
+/// Lists a directory. Empty if it is missing or cannot be read, because the scan must not fail.
 fn list(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
     fs::read_dir(directory).into_iter().flatten().flatten()
 }
@@ -431,8 +430,8 @@ mod tests {
 
     blob_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| open(home.path(), 1 << 30));
 
-    /// The same of a store that does not wait for the disk.
-    mod that_does_not_sync {
+    /// The same tests for a store that does not sync.
+    mod without_sync {
         use super::*;
 
         blob_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| {
@@ -463,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_that_changed_on_disk_is_dropped_counted_and_never_served() {
+    fn changed_blob_is_deleted_counted_and_not_served() {
         let home = tempfile::tempdir().unwrap();
         let damages: [fn(&Path); 3] = [
             |path| fs::write(path, vec![9; 4096]).unwrap(),
@@ -475,7 +474,7 @@ mod tests {
             let blobs = open(home.path(), 1 << 20);
             let path = blobs.files.path(&digest);
             damage(&path);
-            assert!(!blobs.is_warm(&digest));
+            assert!(!blobs.is_verified(&digest));
             assert_eq!(opened(&*blobs, &digest).unwrap(), None);
             assert!(!path.exists());
             assert_eq!(opened(&*blobs, &digest).unwrap(), None);
@@ -486,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_first_and_never_one_in_use() {
+    fn least_recently_used_is_evicted_first_and_never_one_in_use() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 10 * 4096);
         let digests: Vec<_> = (0..10).map(|fill| put_block(&blobs, fill)).collect();
@@ -502,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_limit_lives_as_long_as_it_is_used() {
+    fn blob_above_the_limit_is_kept_while_in_use() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 4096);
         let shared: Arc<dyn BlobStore> = Arc::clone(&blobs) as _;
@@ -517,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn recency_and_the_limit_outlive_a_restart() {
+    fn recency_and_limit_survive_a_restart() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 1 << 20);
         let digests: Vec<_> = (0..4).map(|fill| put_block(&blobs, fill)).collect();
@@ -526,7 +525,7 @@ mod tests {
             File::open(blobs.files.path(digest)).unwrap().set_modified(then).unwrap();
         }
         drop(blobs);
-        // The one unused for longest is used now, and the next process knows.
+        // The least recently used blob is used now, and the next process must know.
         drop(opened(&*open(home.path(), 1 << 20), &digests[0]).unwrap());
         let blobs = open(home.path(), 2 * 4096 + 2048);
         let there: Vec<_> = digests.iter().map(|digest| blobs.files.path(digest).exists()).collect();
@@ -535,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_leaves_nothing_behind() {
+    fn failed_write_leaves_no_file() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 1 << 20);
         fs::write(home.path().join("blobs/sha512"), b"a file where a directory should be").unwrap();
@@ -552,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_write_is_neither_served_nor_left() {
+    fn interrupted_write_is_neither_served_nor_kept() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 1 << 20);
         let digest = Digest::of(Algorithm::Sha512, b"tarball");
@@ -565,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_deleted_behind_our_back_is_a_miss_and_can_come_again() {
+    fn deleted_file_is_a_miss_and_can_be_stored_again() {
         let home = tempfile::tempdir().unwrap();
         let digest = put_block(&open(home.path(), 1 << 20), 1);
         let blobs = open(home.path(), 1 << 20);
@@ -579,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_blobs_are_left_alone() {
+    fn other_files_are_kept() {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir_all(home.path().join("blobs/sha512/ab")).unwrap();
         fs::write(home.path().join("blobs/sha512/ab/notes.txt"), vec![0; 99_999]).unwrap();
@@ -592,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_readers_and_eviction_at_once_never_serve_a_wrong_byte() {
+    fn concurrent_writes_reads_and_evictions_never_serve_wrong_bytes() {
         let home = tempfile::tempdir().unwrap();
         let blobs = open(home.path(), 8 * 4096);
         std::thread::scope(|scope| {
@@ -618,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_by_a_weaker_digest_is_swept_at_the_start() {
+    fn blobs_named_by_weaker_digests_are_deleted_at_start() {
         let home = tempfile::tempdir().unwrap();
         let digest = Digest::of(Algorithm::Sha1, b"old");
         let path = path_in(&home.path().join("blobs"), &digest);
@@ -632,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn openers_of_one_blob_hash_it_once_and_block_no_thread() {
+    fn concurrent_opens_hash_once_without_blocking_threads() {
         let home = tempfile::tempdir().unwrap();
         let digest = put_block(&open(home.path(), 1 << 20), 1);
         let blobs = open(home.path(), 1 << 20);

@@ -1,5 +1,4 @@
-//! The shelf: which blobs lie on disk, how large, how lately used, which are mapped and which are lent out. In memory
-//! alone; refuses to touch the disk.
+//! The in-memory index of blobs: size, recency and mappings. It never accesses the disk and never blocks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -12,18 +11,18 @@ use crate::clock::{Clock, SystemClock};
 use crate::npm::Digest;
 use crate::store::blobs::mmap::MappedFile;
 
-/// What a file takes on disk is a multiple of this on every file system we met, and most tarballs are only a few of it.
+/// Disk space of a file is a multiple of this on common file systems, and most tarballs have only a few blocks.
 const BLOCK: u64 = 4096;
 
-/// Maps are kept after their last use up to these bounds. Mapping again costs about 8 us, so they need not be generous;
-/// pages of kept maps count as resident memory.
+/// Limits for maps that are kept after their last use. They are low, because mapping a file again costs about 8 us and the pages
+/// of kept maps count as resident memory.
 const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_MAPS: usize = 1024;
 
-/// How far back the recency on disk may lag behind the one in memory.
+/// How far recency on disk may lag behind recency in memory.
 pub(crate) const STAMP_EVERY: Duration = Duration::from_hours(1);
 
-/// Knows every blob. About 200 bytes a blob, so a hundred thousand of them cost 20 MB.
+/// The index of all blobs. It needs about 200 bytes per blob, so 20 MB for 100,000.
 pub(crate) struct BlobIndex {
     state: Mutex<State>,
 }
@@ -31,12 +30,12 @@ pub(crate) struct BlobIndex {
 #[derive(Default)]
 struct State {
     blobs: HashMap<Digest, BlobEntry>,
-    /// Being opened right now: others wait until the sender is gone, and eviction stays away.
+    /// Blobs that are being opened. Other tasks wait until the sender is dropped, and eviction skips them.
     opening: HashMap<Digest, watch::Sender<()>>,
     bytes: u64,
     kept: VecDeque<Digest>,
     kept_bytes: u64,
-    /// The last instant given out, so that no two uses share one.
+    /// The last instant used, so that no two uses have the same.
     latest: u64,
     counted: bool,
 }
@@ -45,38 +44,38 @@ struct BlobEntry {
     footprint: u64,
     /// When it was last used, in nanoseconds since 1970.
     used: u64,
-    /// The recency that the file system knows.
+    /// The recency recorded in the file system.
     stamped: u64,
-    /// Whether this process saw that it hashes to its name.
+    /// Whether this process has verified it.
     verified: bool,
-    /// Whether it was used since the kept maps were last gone through.
+    /// Whether it was used since the last pass over the kept maps.
     again: bool,
     kept: Option<Arc<MappedFile>>,
     lent: Weak<MappedFile>,
 }
 
-/// What became of asking for a blob.
+/// The result of a request for a blob.
 pub(crate) enum OpenState {
-    /// It was mapped already. `stamp` when the file system should learn of this use.
+    /// It is mapped. `stamp` is set if the use must be recorded in the file system.
     Mapped { mapping: Arc<MappedFile>, stamp: bool },
-    /// The caller is to open the file; everyone else waits until it lets go of this.
+    /// The caller must open the file. Other tasks wait until the guard is dropped.
     Opening(OpenGuard),
-    /// Another opens the file: asked again when this ends.
+    /// Another task is opening the file. Retry when the channel closes.
     Elsewhere(watch::Receiver<()>),
 }
 
-/// The right to open a blob, held by one task at a time.
+/// The exclusive right to open a blob.
 pub(crate) struct OpenGuard {
-    shelf: Arc<BlobIndex>,
+    index: Arc<BlobIndex>,
     digest: Digest,
-    /// Whether it need not be hashed again.
+    /// Whether the blob was verified before.
     pub(crate) verified: bool,
 }
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        // Those that wait are woken by the end of the sender.
-        let ended = self.shelf.lock().opening.remove(&self.digest);
+        // Dropping the sender wakes the waiting tasks.
+        let ended = self.index.lock().opening.remove(&self.digest);
         drop(ended);
     }
 }
@@ -86,7 +85,7 @@ impl BlobIndex {
         Self { state: Mutex::default() }
     }
 
-    /// Asks for a blob. Does not block.
+    /// Requests a blob. Does not block.
     pub(crate) fn take(self: &Arc<Self>, digest: &Digest) -> OpenState {
         let mut state = self.lock();
         if let Some((mapping, stamp)) = state.mapped(digest) {
@@ -97,20 +96,20 @@ impl BlobIndex {
         }
         state.opening.insert(digest.clone(), watch::Sender::new(()));
         let verified = state.blobs.get(digest).is_some_and(|blob| blob.verified);
-        OpenState::Opening(OpenGuard { shelf: Arc::clone(self), digest: digest.clone(), verified })
+        OpenState::Opening(OpenGuard { index: Arc::clone(self), digest: digest.clone(), verified })
     }
 
-    /// The map of a blob, if it is mapped now. Counts as a use.
+    /// Returns the map of a blob if it is mapped now. Counts as a use.
     pub(crate) fn mapped(&self, digest: &Digest) -> Option<Arc<MappedFile>> {
-        self.at_hand(digest).map(|(mapping, _)| mapping)
+        self.mapped_and_due(digest).map(|(mapping, _)| mapping)
     }
 
-    /// The same, and whether the file system should learn of this use.
-    pub(crate) fn at_hand(&self, digest: &Digest) -> Option<(Arc<MappedFile>, bool)> {
+    /// Like [`BlobIndex::mapped`], and returns whether the use must be recorded in the file system.
+    pub(crate) fn mapped_and_due(&self, digest: &Digest) -> Option<(Arc<MappedFile>, bool)> {
         self.lock().mapped(digest)
     }
 
-    /// Notes a use of a blob that is not to be mapped; whether the file system should learn of it.
+    /// Records a use of a blob without mapping it. Returns whether the use must be recorded in the file system.
     pub(crate) fn touch(&self, digest: &Digest) -> bool {
         self.lock().note_use(digest).is_some_and(|(_, stamp)| stamp)
     }
@@ -119,7 +118,7 @@ impl BlobIndex {
         self.lock().blobs.get(digest).is_some_and(|blob| blob.verified)
     }
 
-    /// Puts up a verified blob with its map. `stamped` is the recency its file has.
+    /// Inserts a verified blob with its map. `stamped` is the recency of its file.
     pub(crate) fn put(&self, digest: &Digest, mapping: &Arc<MappedFile>, stamped: SystemTime) {
         let mut state = self.lock();
         let used = state.tick();
@@ -131,28 +130,28 @@ impl BlobIndex {
         blob.lent = Arc::downgrade(mapping);
         let dropped = state.keep(digest, mapping);
         drop(state);
-        // Unmapping takes its time; nobody should wait for it.
+        // Unmapping is slow, so it happens outside the lock.
         drop(dropped);
     }
 
-    /// Takes note of a file found on disk, unless it is known already.
+    /// Adds a file found on disk, unless it is known.
     pub(crate) fn count(&self, digest: &Digest, length: u64, stamped: SystemTime) {
         let mut state = self.lock();
         if state.blobs.contains_key(digest) {
             return;
         }
-        // A clock that was wrong once must not keep a blob for ever.
+        // A file time in the future must not keep a blob permanently.
         let stamped = nanoseconds(stamped).min(state.tick());
         let blob = state.entry(digest, footprint(length));
         (blob.used, blob.stamped) = (stamped, stamped);
     }
 
-    /// All files on disk are known now: from here on, room is made when it is needed.
+    /// Marks the scan as complete. Evictions are possible from now on.
     pub(crate) fn counted(&self) {
         self.lock().counted = true;
     }
 
-    /// Strikes off a blob whose file is gone or wrong.
+    /// Removes a blob whose file is missing or damaged.
     pub(crate) fn forget(&self, digest: &Digest) {
         let mut state = self.lock();
         let gone = state.remove(digest);
@@ -160,7 +159,7 @@ impl BlobIndex {
         drop(gone);
     }
 
-    /// Strikes off a blob that nobody uses; `false` when someone does, or it is not there.
+    /// Removes a blob that is not in use. Returns `false` if it is in use or unknown.
     pub(crate) fn forget_idle(&self, digest: &Digest) -> bool {
         let mut state = self.lock();
         let idle = state.blobs.get(digest).is_some_and(BlobEntry::is_idle) && !state.opening.contains_key(digest);
@@ -169,9 +168,9 @@ impl BlobIndex {
         gone.is_some()
     }
 
-    /// The idle blobs to give up, least recently used first, so that at most `goal` bytes remain. Empty while no more
-    /// than `limit` lie there, and until everything was counted: before that nobody knows which is the oldest.
-    pub(crate) fn surplus(&self, limit: u64, goal: u64) -> Vec<Digest> {
+    /// Returns the idle blobs to evict so that at most `goal` bytes remain, least recently used first. Empty while the total is
+    /// within `limit`, and until the scan is complete, because the oldest blobs are unknown before.
+    pub(crate) fn eviction_candidates(&self, limit: u64, goal: u64) -> Vec<Digest> {
         let state = self.lock();
         if !state.counted || state.bytes <= limit {
             return Vec::new();
@@ -198,12 +197,10 @@ impl BlobIndex {
         old.into_iter().map(|(_, digest)| digest).collect()
     }
 
-    /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 
-    /// Blobs on disk.
     pub(crate) fn len(&self) -> u64 {
         self.lock().blobs.len() as u64
     }
@@ -260,7 +257,7 @@ impl State {
         Some(blob)
     }
 
-    /// Keeps a map beyond its use; answers with the maps that had to go for it.
+    /// Keeps a map after its use. Returns the maps to drop because of the limits.
     fn keep(&mut self, digest: &Digest, mapping: &Arc<MappedFile>) -> Vec<Arc<MappedFile>> {
         let mut gone = Vec::new();
         if mapping.len() > KEPT_BYTES {
@@ -313,7 +310,7 @@ fn nanoseconds(instant: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "any instants in order will do")]
+#[expect(clippy::disallowed_methods, reason = "only the order of the instants matters")]
 mod tests {
     use std::io::Write;
 
@@ -332,94 +329,94 @@ mod tests {
     }
 
     #[test]
-    fn kept_maps_are_bounded_in_number_and_the_hot_ones_stay() {
-        let shelf = BlobIndex::new();
+    fn kept_maps_are_bounded_in_number_and_used_ones_stay() {
+        let index = BlobIndex::new();
         let (shared, hot) = (mapping(10), mapping(10));
-        shelf.put(&digest(0), &hot, SystemTime::now());
+        index.put(&digest(0), &hot, SystemTime::now());
         let seen = Arc::downgrade(&hot);
         drop(hot);
         for number in 1..3000 {
-            shelf.put(&digest(number), &shared, SystemTime::now());
-            assert!(shelf.mapped(&digest(0)).is_some());
+            index.put(&digest(number), &shared, SystemTime::now());
+            assert!(index.mapped(&digest(0)).is_some());
         }
-        assert_eq!(shelf.lock().kept.len(), KEPT_MAPS);
-        assert_eq!(shelf.lock().kept_bytes, 10 * KEPT_MAPS as u64);
+        assert_eq!(index.lock().kept.len(), KEPT_MAPS);
+        assert_eq!(index.lock().kept_bytes, 10 * KEPT_MAPS as u64);
         for number in 3000..9000 {
-            shelf.put(&digest(number), &shared, SystemTime::now());
+            index.put(&digest(number), &shared, SystemTime::now());
         }
-        assert!(seen.upgrade().is_none(), "nobody used it for long");
-        assert!(shelf.is_verified(&digest(0)), "it need not be hashed again");
+        assert!(seen.upgrade().is_none(), "an unused map is dropped");
+        assert!(index.is_verified(&digest(0)), "the blob stays verified");
     }
 
     #[test]
     fn kept_maps_are_bounded_in_bytes() {
-        let shelf = BlobIndex::new();
+        let index = BlobIndex::new();
         for number in 0..10 {
-            shelf.put(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
+            index.put(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
         }
-        assert_eq!(shelf.lock().kept.len(), 4);
-        assert_eq!(shelf.lock().kept_bytes, KEPT_BYTES);
+        assert_eq!(index.lock().kept.len(), 4);
+        assert_eq!(index.lock().kept_bytes, KEPT_BYTES);
         let large = mapping(KEPT_BYTES + 1);
-        shelf.put(&digest(99), &large, SystemTime::now());
+        index.put(&digest(99), &large, SystemTime::now());
         assert_eq!(Arc::strong_count(&large), 1);
     }
 
     #[test]
-    fn nothing_is_surplus_before_everything_was_counted() {
-        let shelf = BlobIndex::new();
+    fn no_eviction_before_the_scan_is_complete() {
+        let index = BlobIndex::new();
         for number in 0..4 {
-            shelf.count(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
+            index.count(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
-        assert_eq!(shelf.bytes(), 4 * 8192);
-        assert!(shelf.surplus(8192, 8192).is_empty());
-        shelf.counted();
-        assert_eq!(shelf.surplus(3 * 8192, 2 * 8192), [digest(0), digest(1)]);
-        assert!(shelf.surplus(4 * 8192, 0).is_empty());
+        assert_eq!(index.bytes(), 4 * 8192);
+        assert!(index.eviction_candidates(8192, 8192).is_empty());
+        index.counted();
+        assert_eq!(index.eviction_candidates(3 * 8192, 2 * 8192), [digest(0), digest(1)]);
+        assert!(index.eviction_candidates(4 * 8192, 0).is_empty());
     }
 
     #[test]
-    fn a_use_is_to_be_stamped_once_an_hour() {
-        let shelf = Arc::new(BlobIndex::new());
+    fn use_is_stamped_once_an_hour() {
+        let index = Arc::new(BlobIndex::new());
         let map = mapping(1);
-        let stamps = |shelf: &Arc<BlobIndex>| matches!(shelf.take(&digest(1)), OpenState::Mapped { stamp: true, .. });
-        shelf.put(&digest(1), &map, SystemTime::now());
-        assert!(!stamps(&shelf));
-        shelf.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
-        assert!(stamps(&shelf));
-        assert!(!stamps(&shelf));
+        let stamps = |index: &Arc<BlobIndex>| matches!(index.take(&digest(1)), OpenState::Mapped { stamp: true, .. });
+        index.put(&digest(1), &map, SystemTime::now());
+        assert!(!stamps(&index));
+        index.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
+        assert!(stamps(&index));
+        assert!(!stamps(&index));
     }
 
     #[test]
-    fn what_is_used_without_being_opened_stays() {
-        let shelf = BlobIndex::new();
+    fn touched_blob_is_not_evicted() {
+        let index = BlobIndex::new();
         for number in 0..3 {
-            shelf.count(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
+            index.count(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
-        shelf.counted();
-        assert!(shelf.touch(&digest(0)), "the file system knows of a use long ago");
-        assert!(!shelf.touch(&digest(0)) && !shelf.touch(&digest(9)));
-        assert_eq!(shelf.surplus(2 * 4096, 2 * 4096), [digest(1)]);
+        index.counted();
+        assert!(index.touch(&digest(0)), "the recorded use is old");
+        assert!(!index.touch(&digest(0)) && !index.touch(&digest(9)));
+        assert_eq!(index.eviction_candidates(2 * 4096, 2 * 4096), [digest(1)]);
     }
 
     #[test]
-    fn a_clock_that_was_wrong_once_keeps_no_blob_for_ever() {
-        let shelf = BlobIndex::new();
-        shelf.count(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
-        shelf.put(&digest(2), &mapping(1), SystemTime::now());
-        shelf.counted();
-        assert_eq!(shelf.surplus(4096, 4096), [digest(1)]);
+    fn file_time_in_the_future_does_not_keep_a_blob() {
+        let index = BlobIndex::new();
+        index.count(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
+        index.put(&digest(2), &mapping(1), SystemTime::now());
+        index.counted();
+        assert_eq!(index.eviction_candidates(4096, 4096), [digest(1)]);
     }
 
     #[tokio::test]
-    async fn who_asks_for_what_is_being_opened_is_woken_when_that_ends() {
-        let shelf = Arc::new(BlobIndex::new());
-        let OpenState::Opening(opening) = shelf.take(&digest(1)) else { panic!("nobody opens it") };
-        let OpenState::Elsewhere(mut ended) = shelf.take(&digest(1)) else { panic!("it is being opened") };
+    async fn waiting_task_is_woken_when_the_open_ends() {
+        let index = Arc::new(BlobIndex::new());
+        let OpenState::Opening(opening) = index.take(&digest(1)) else { panic!("not being opened") };
+        let OpenState::Elsewhere(mut ended) = index.take(&digest(1)) else { panic!("being opened") };
         let waiting = tokio::spawn(async move { ended.changed().await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(opening);
-        assert!(waiting.await.unwrap().is_err(), "the sender is gone");
-        assert!(matches!(shelf.take(&digest(1)), OpenState::Opening(_)));
+        assert!(waiting.await.unwrap().is_err(), "the sender is dropped");
+        assert!(matches!(index.take(&digest(1)), OpenState::Opening(_)));
     }
 }

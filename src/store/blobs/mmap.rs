@@ -1,4 +1,4 @@
-//! Mapped files as bytes. The one place of the store with `unsafe`; refuses to know which file it maps.
+//! Memory-mapped files as `Bytes`. The only module of the store with `unsafe` code.
 
 use std::fs::File;
 use std::io;
@@ -7,34 +7,34 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-/// A mapped file. Whoever holds bytes lent from it holds it open, also after the file lost its name.
+/// A memory-mapped file. Bytes from it keep it mapped, even after the file is removed.
 pub(crate) struct MappedFile(Mmap);
 
 impl MappedFile {
     /// Maps a whole file, which may be empty.
     ///
     /// # Errors
-    /// When the operating system does not map it: out of address space, or not a regular file.
+    /// Returns an error if the operating system cannot map it: out of address space, or not a regular file.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         #[expect(
             unsafe_code,
-            reason = "mapping is what makes a hit cost no copy, and memmap2 cannot promise what the file system does"
+            reason = "a mapping avoids a copy per cache hit, and memmap2 cannot guarantee that the file does not change"
         )]
-        // SAFETY: a map is sound while nobody writes to or truncates the file. Blobs are written under a temporary name
-        // by us alone, mapped when they are complete, and from then on only renamed and unlinked, which leaves the
-        // mapped inode as it is. The directory is 0700 and locked by this process.
+        // SAFETY: a map is sound while the file is neither written nor truncated. Only this process writes blobs, under a
+        // temporary name. It maps complete files and afterwards only renames or unlinks them, which does not change the mapped
+        // inode. The directory has mode 0700 and is locked by this process.
         let map = unsafe { Mmap::map(file) }?;
         Ok(Self(map))
     }
 
-    /// How many bytes are mapped.
+    /// Returns the number of mapped bytes.
     pub(crate) fn len(&self) -> u64 {
         self.0.len() as u64
     }
 }
 
-/// Bytes that keep `mapping` in use for as long as a clone or a slice of them lives.
-pub(crate) fn lend(mapping: Arc<MappedFile>) -> Bytes {
+/// Returns bytes that keep `mapping` alive while any clone or slice of them exists.
+pub(crate) fn to_bytes(mapping: Arc<MappedFile>) -> Bytes {
     struct Lent(Arc<MappedFile>);
     impl AsRef<[u8]> for Lent {
         fn as_ref(&self) -> &[u8] {

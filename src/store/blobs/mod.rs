@@ -1,4 +1,4 @@
-//! Blobs: immutable bytes filed under what they hash to, documents and tarballs apart.
+//! Blobs: immutable bytes stored by digest. Documents and tarballs have separate name spaces.
 
 pub mod disk;
 pub(crate) mod index;
@@ -13,21 +13,20 @@ use bytes::Bytes;
 use crate::npm::{Algorithm, Digest, Hasher, Integrity};
 use crate::store::StoreError;
 
-/// The bytes of a blob that is being opened: `None` where it is missing.
+/// A future that opens a blob; `None` if the blob is missing.
 pub type OpenBlob = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
 
-/// What a blob holds. The two have name spaces of their own: a document is named by its SHA-256, a tarball by its SHA-512, so that
-/// no statement about a tarball leads to a document.
+/// The kind of a blob. A document is named by its SHA-256 and a tarball by its SHA-512, so that an integrity of a tarball can
+/// never name a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
-    /// A packument as it came over the wire.
+    /// The raw bytes of a packument.
     Document,
-    /// A tarball.
     Tarball,
 }
 
 impl BlobKind {
-    /// The algorithm whose digest names a blob of this kind.
+    /// Returns the algorithm whose digest names a blob of this kind.
     #[must_use]
     pub fn algorithm(self) -> Algorithm {
         match self {
@@ -37,55 +36,57 @@ impl BlobKind {
     }
 }
 
-/// A blob that was written.
+/// A blob that was stored.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// Every digest that was computed of its bytes; the one of its kind's algorithm is its name.
+    /// All computed digests. The one of the kind's algorithm is its name.
     pub digests: Integrity,
-    /// The bytes, mapped.
+    /// The memory-mapped bytes.
     pub bytes: Bytes,
 }
 
-/// A place for immutable bytes.
+/// Stores immutable bytes by digest.
 pub trait BlobStore: Send + Sync {
-    /// The bytes filed under `digest`, mapped. Verified at its first opening by this process, on a thread of the blocking pool;
-    /// one that fails is dropped, counted, and `None`. While it is opened by another, the future waits and no thread does.
+    /// Opens the blob `digest` and maps its bytes. The first opening by this process verifies it on the blocking pool. A damaged
+    /// blob is deleted and counted, and the result is `None`. If another task is opening the blob, the future waits without a
+    /// thread.
     fn open(&self, digest: &Digest) -> OpenBlob;
 
-    /// The bytes filed under `digest` if they are mapped now. Does not block.
+    /// Returns the bytes of `digest` if they are mapped now. Does not block.
     fn mapped(&self, digest: &Digest) -> Option<Bytes>;
 
-    /// Whether `digest` is there and was verified by this process: then [`BlobStore::open`] hashes nothing.
-    fn is_warm(&self, digest: &Digest) -> bool;
+    /// Checks whether this process has verified `digest`. If so, [`BlobStore::open`] does not hash it.
+    fn is_verified(&self, digest: &Digest) -> bool;
 
-    /// Removes a blob, whoever uses it: bytes that are on their way to a client go on. Whether it was there.
+    /// Removes a blob, even one in use: running responses keep their mapped bytes. Returns whether it existed.
     ///
     /// # Errors
-    /// When the file is there and cannot be removed.
+    /// Returns an error if the file exists and cannot be removed.
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
 
-    /// Notes a use of `digest` that did not open it: what stands in memory must not be the first to go from the disk.
+    /// Records a use of `digest` without opening it, so that a blob whose content is cached in memory is not evicted from disk
+    /// first.
     fn touch(&self, digest: &Digest);
 
-    /// Starts a blob that must match what `hasher` expects, and is filed under the digest of its kind's algorithm. Dropping it keeps
-    /// nothing.
+    /// Starts a blob that must match the digests `hasher` expects. It is named by the digest of its kind's algorithm. Dropping it
+    /// discards the bytes.
     ///
     /// # Errors
-    /// When no temporary file can be made.
+    /// Returns an error if no temporary file can be created.
     fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError>;
 }
 
-/// Bytes on their way into the store.
+/// A blob that is being written.
 pub trait PendingBlob: Send {
-    /// Takes the next bytes: hashed and written to the temporary file.
+    /// Hashes the next bytes and writes them to the temporary file.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// Returns an error if they cannot be written.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// Checks every digest, syncs, and renames into place. Losing the race to the same bytes is success.
+    /// Checks all digests, syncs the file and renames it into place. Succeeds also if another task stored the same bytes first.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] when the bytes are not what was expected: nothing is kept. Otherwise the disk's.
+    /// Returns [`StoreError::Mismatch`] and keeps nothing if the bytes do not match. Returns an error if a file operation fails.
     fn commit(self: Box<Self>) -> Result<Committed, StoreError>;
 }

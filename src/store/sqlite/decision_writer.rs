@@ -1,5 +1,5 @@
-//! Where decisions are written down: by a process of its own, beside a running server or without one. On disk before it
-//! returns, power cuts included. Refuses to judge them, and to touch anything else of the ledger.
+//! Records decisions in the ledger from a separate process, with or without a running server. Writes are synced to disk, so they
+//! survive a power cut.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,101 +11,101 @@ use crate::store::StoreError;
 use crate::store::data_dir::DataDir;
 use crate::store::sqlite::{self, decisions, schema};
 
-/// How often it is looked whether the server has taken a decision in.
+/// Interval between checks whether the server has applied a decision.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The decisions of a data directory, to read and to add to.
+/// Reads and records the decisions of a data directory.
 pub struct DecisionWriter {
     root: PathBuf,
     connection: Connection,
-    /// The ownership, where no server has it.
+    /// The ownership of the data directory, if no server has it.
     owned: Option<DataDir>,
 }
 
-/// Whether a decision is in force.
+/// Whether a decision is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplyStatus {
-    /// The running server judges by it.
+    /// The running server applies it.
     InForce,
-    /// No server runs: the next one will.
+    /// No server runs. The next one applies it at start.
     AtNextStart,
-    /// A server runs and has not taken it in within the time it was given.
+    /// The running server did not apply it within the time limit.
     Pending,
 }
 
 impl DecisionWriter {
-    /// The desk of the data directory at `root`, which is made when it is missing.
+    /// Opens the ledger of the data directory at `root`. Creates the directory if missing.
     ///
     /// # Errors
-    /// When the directory or its ledger cannot be used, or another version of the program wrote it and a server runs.
+    /// Returns an error if the directory or its ledger cannot be used, or if a server runs and the schema is not this program's.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(root);
         let (owned, connection) = match DataDir::open(root) {
             Ok(data_dir) => (Some(data_dir), sqlite::open_writer(&path)?),
             Err(StoreError::Locked { .. }) => (None, open_beside(&path)?),
-            Err(wrong) => return Err(wrong),
+            Err(error) => return Err(error),
         };
-        connection.pragma_update(None, "synchronous", "full").map_err(StoreError::ledger("be opened"))?;
+        connection.pragma_update(None, "synchronous", "full").map_err(StoreError::ledger("open"))?;
         Ok(Self { root: root.to_owned(), connection, owned })
     }
 
-    /// Every decision that was ever taken, oldest first.
+    /// Returns all decisions ever recorded, oldest first.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn all(&self) -> Result<Vec<Decision>, StoreError> {
-        decisions::read(&self.connection).map(|(_, decisions)| decisions).map_err(StoreError::ledger("be read"))
+        decisions::read(&self.connection).map(|(_, decisions)| decisions).map_err(StoreError::ledger("read"))
     }
 
-    /// One decision.
+    /// Returns one decision.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn find(&self, id: i64) -> Result<Option<Decision>, StoreError> {
-        decisions::find(&self.connection, id).map_err(StoreError::ledger("be read"))
+        decisions::find(&self.connection, id).map_err(StoreError::ledger("read"))
     }
 
-    /// Writes a proposal down: its number, and the revision to wait for.
+    /// Records a proposal. Returns its id and the revision to wait for.
     ///
     /// # Errors
-    /// When the ledger cannot be written; then nothing was.
+    /// Returns an error if the ledger cannot be written. Nothing is written then.
     pub fn decide(&mut self, proposal: &DecisionProposal) -> Result<(i64, u64), StoreError> {
-        decisions::decide(&mut self.connection, proposal).map_err(StoreError::ledger("be written"))
+        decisions::decide(&mut self.connection, proposal).map_err(StoreError::ledger("write"))
     }
 
-    /// Adds a second name to a decision that awaits one; `None` when that cannot be: there is no such decision, it awaits
-    /// nobody, or `by` is its author.
+    /// Confirms a decision as the second operator. Returns `None` if there is no such decision, it needs no confirmation, or `by`
+    /// is its author.
     ///
     /// # Errors
-    /// When the ledger cannot be written; then nothing was.
+    /// Returns an error if the ledger cannot be written. Nothing is written then.
     pub fn confirm(&mut self, id: i64, by: &Signature) -> Result<Option<u64>, StoreError> {
-        decisions::confirm(&mut self.connection, id, by).map_err(StoreError::ledger("be written"))
+        decisions::confirm(&mut self.connection, id, by).map_err(StoreError::ledger("write"))
     }
 
-    /// Takes a decision back; `None` when there is none to take back.
+    /// Revokes a decision. Returns `None` if it does not exist or is revoked already.
     ///
     /// # Errors
-    /// When the ledger cannot be written; then nothing was.
+    /// Returns an error if the ledger cannot be written. Nothing is written then.
     pub fn revoke(&mut self, id: i64, by: &Signature, why: &str) -> Result<Option<u64>, StoreError> {
-        decisions::revoke(&mut self.connection, id, by, why).map_err(StoreError::ledger("be written"))
+        decisions::revoke(&mut self.connection, id, by, why).map_err(StoreError::ledger("write"))
     }
 
-    /// Waits, at most so long, until the running server judges by everything up to `revision`. Blocks.
+    /// Waits at most `at_most` until the running server applies all decisions up to `revision`. Blocks.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
-    pub fn await_effect(&self, revision: u64, at_most: Duration) -> Result<ApplyStatus, StoreError> {
+    /// Returns an error if the ledger cannot be read.
+    pub fn wait_applied(&self, revision: u64, at_most: Duration) -> Result<ApplyStatus, StoreError> {
         if self.owned.is_some() {
             return Ok(ApplyStatus::AtNextStart);
         }
         let deadline = Instant::now() + at_most;
         loop {
-            let (_, in_force) = decisions::revision(&self.connection).map_err(StoreError::ledger("be read"))?;
+            let (_, in_force) = decisions::revision(&self.connection).map_err(StoreError::ledger("read"))?;
             if in_force >= revision {
                 return Ok(ApplyStatus::InForce);
             }
             if Instant::now() >= deadline {
-                // Whoever held the lock may have been no server, or one that went.
+                // The lock may have been held by a process other than a server, or by a server that has ended.
                 let gone = DataDir::open(&self.root).is_ok();
                 return Ok(if gone { ApplyStatus::AtNextStart } else { ApplyStatus::Pending });
             }
@@ -115,10 +115,10 @@ impl DecisionWriter {
     }
 }
 
-/// The ledger of a server that runs: it must be of this program's schema, for it is the server that brings it up to date.
+/// Opens the ledger of a running server. It must have this program's schema, because only the server may migrate it.
 fn open_beside(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = sqlite::connect(path, flags).map_err(StoreError::ledger("be opened"))?;
+    let connection = sqlite::connect(path, flags).map_err(StoreError::ledger("open"))?;
     schema::expect_known(&connection, path)?;
     Ok(connection)
 }
@@ -142,42 +142,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decided_beside_a_server_is_read_by_it_and_acknowledged() {
+    fn running_server_reads_and_acknowledges_decisions() {
         let home = tempfile::tempdir().unwrap();
         let ledger = SqliteLedger::open(&DataDir::open(home.path()).unwrap()).unwrap();
-        let mut desk = DecisionWriter::open(home.path()).unwrap();
-        let (id, revision) = desk.decide(&proposal(false)).unwrap();
-        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), ApplyStatus::Pending);
+        let mut writer = DecisionWriter::open(home.path()).unwrap();
+        let (id, revision) = writer.decide(&proposal(false)).unwrap();
+        assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::Pending);
         let (seen, decisions) = ledger.decisions().unwrap();
         assert_eq!((seen, ledger.decided().unwrap(), decisions.len()), (revision, revision, 1));
         assert_eq!((decisions[0].id, &decisions[0].proposal), (id, &proposal(false)));
-        ledger.put_in_force(seen).unwrap();
-        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), ApplyStatus::InForce);
+        ledger.set_applied_revision(seen).unwrap();
+        assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::InForce);
     }
 
     #[test]
-    fn without_a_server_it_waits_for_the_next_start() {
+    fn decision_without_a_server_applies_at_next_start() {
         let home = tempfile::tempdir().unwrap();
-        let mut desk = DecisionWriter::open(&home.path().join("new")).unwrap();
-        let (_, revision) = desk.decide(&proposal(false)).unwrap();
-        assert_eq!(desk.await_effect(revision, Duration::ZERO).unwrap(), ApplyStatus::AtNextStart);
-        drop(desk);
+        let mut writer = DecisionWriter::open(&home.path().join("new")).unwrap();
+        let (_, revision) = writer.decide(&proposal(false)).unwrap();
+        assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::AtNextStart);
+        drop(writer);
         let ledger = SqliteLedger::open(&DataDir::open(&home.path().join("new")).unwrap()).unwrap();
         assert_eq!(ledger.decisions().unwrap().1.len(), 1);
     }
 
     #[test]
-    fn a_second_name_is_another_person_and_counts_once() {
+    fn confirmation_needs_another_operator_and_counts_once() {
         let home = tempfile::tempdir().unwrap();
-        let mut desk = DecisionWriter::open(home.path()).unwrap();
-        let (id, _) = desk.decide(&proposal(true)).unwrap();
-        assert_eq!(desk.find(id).unwrap().unwrap().state(Timestamp::UNIX_EPOCH), DecisionState::AwaitsSecond);
-        assert_eq!(desk.confirm(id, &signature("ada")).unwrap(), None);
-        assert!(desk.confirm(id, &signature("grace")).unwrap().is_some());
-        assert_eq!(desk.confirm(id, &signature("alan")).unwrap(), None);
-        assert_eq!(desk.find(id).unwrap().unwrap().signed(), "ada and grace");
-        assert!(desk.revoke(id, &signature("alan"), "a mistake").unwrap().is_some());
-        assert_eq!(desk.revoke(id, &signature("alan"), "again").unwrap(), None);
-        assert_eq!(desk.all().unwrap()[0].revoked.as_ref().unwrap().1, "a mistake");
+        let mut writer = DecisionWriter::open(home.path()).unwrap();
+        let (id, _) = writer.decide(&proposal(true)).unwrap();
+        assert_eq!(writer.find(id).unwrap().unwrap().state(Timestamp::UNIX_EPOCH), DecisionState::AwaitsSecond);
+        assert_eq!(writer.confirm(id, &signature("ada")).unwrap(), None);
+        assert!(writer.confirm(id, &signature("grace")).unwrap().is_some());
+        assert_eq!(writer.confirm(id, &signature("alan")).unwrap(), None);
+        assert_eq!(writer.find(id).unwrap().unwrap().signatories(), "ada and grace");
+        assert!(writer.revoke(id, &signature("alan"), "a mistake").unwrap().is_some());
+        assert_eq!(writer.revoke(id, &signature("alan"), "again").unwrap(), None);
+        assert_eq!(writer.all().unwrap()[0].revoked.as_ref().unwrap().1, "a mistake");
     }
 }

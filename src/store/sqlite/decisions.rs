@@ -1,4 +1,4 @@
-//! Decisions as rows of the ledger, and how far the server has taken them in. Refuses to know what a decision means.
+//! Reads and writes the decisions table, and the revision that the server applies.
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
 use crate::store::sqlite::packages::{from_column, to_column};
 
-/// Every decision that was ever taken, oldest first, and the revision they make together.
+/// Returns the revision of the decisions, and all decisions ever recorded, oldest first.
 pub(crate) fn read(connection: &Connection) -> rusqlite::Result<(u64, Vec<Decision>)> {
     let snapshot = connection.unchecked_transaction()?;
     let revision = revision(&snapshot)?.0;
@@ -18,21 +18,21 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<(u64, Vec<Decisi
     Ok((revision, decisions))
 }
 
-/// The revision of what was decided, and the one that the server has in force.
+/// Returns the revision of the recorded decisions and the one that the server applies.
 pub(crate) fn revision(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     let mut query = connection.prepare_cached("SELECT revision, in_force FROM decided")?;
     query.query_row([], |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs())))
 }
 
-/// Notes which revision the server has in force.
-pub(crate) fn put_in_force(connection: &Connection, revision: u64) -> rusqlite::Result<()> {
+/// Records the revision that the server applies.
+pub(crate) fn set_applied(connection: &Connection, revision: u64) -> rusqlite::Result<()> {
     let revision = i64::try_from(revision).unwrap_or(i64::MAX);
     connection.execute("UPDATE decided SET in_force = ?1 WHERE in_force IS NOT ?1", [revision]).map(drop)
 }
 
-/// Writes a proposal down; its number, and the revision that has it.
+/// Records a proposal. Returns its id and the revision that includes it.
 pub(crate) fn decide(connection: &mut Connection, proposal: &DecisionProposal) -> rusqlite::Result<(i64, u64)> {
-    let act = serde_json::to_string(&proposal.act).map_err(|wrong| rusqlite::Error::ToSqlConversionFailure(wrong.into()))?;
+    let act = serde_json::to_string(&proposal.act).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let transaction = connection.transaction()?;
     let id = transaction
         .prepare_cached(
@@ -51,8 +51,8 @@ pub(crate) fn decide(connection: &mut Connection, proposal: &DecisionProposal) -
     Ok((id, revision))
 }
 
-/// Adds a second name to a decision that awaits one. The revision that has it; `None` when there is no such decision, its
-/// author asks, or nothing is awaited any more.
+/// Confirms a decision as the second operator. Returns the revision that includes it. Returns `None` if there is no such
+/// decision, `by` is its author, or it needs no confirmation.
 pub(crate) fn confirm(connection: &mut Connection, id: i64, by: &Signature) -> rusqlite::Result<Option<u64>> {
     let transaction = connection.transaction()?;
     let changed = transaction.execute(
@@ -63,7 +63,7 @@ pub(crate) fn confirm(connection: &mut Connection, id: i64, by: &Signature) -> r
     finish(transaction, changed)
 }
 
-/// Takes a decision back. The revision that no longer has it; `None` when there is none to take back.
+/// Revokes a decision. Returns the revision without it; `None` if it does not exist or is revoked already.
 pub(crate) fn revoke(connection: &mut Connection, id: i64, by: &Signature, why: &str) -> rusqlite::Result<Option<u64>> {
     let transaction = connection.transaction()?;
     let changed = transaction.execute(
@@ -73,7 +73,7 @@ pub(crate) fn revoke(connection: &mut Connection, id: i64, by: &Signature, why: 
     finish(transaction, changed)
 }
 
-/// One decision.
+/// Returns one decision.
 pub(crate) fn find(connection: &Connection, id: i64) -> rusqlite::Result<Option<Decision>> {
     let mut query = connection.prepare_cached(
         "SELECT id, act, reason, author, made, expires, needs_second, second, confirmed, revoked_by, revoked, revoked_why
@@ -98,9 +98,9 @@ fn advance(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
 }
 
 fn read_one(row: &Row<'_>) -> rusqlite::Result<Decision> {
-    // An act that cannot be read is damage: to pass over a denial would open what it closed.
+    // An act that cannot be parsed is damage. Skipping a denial would allow what it denies.
     let act: DecisionAction = serde_json::from_str(row.get_ref(1)?.as_str()?)
-        .map_err(|wrong| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, wrong.into()))?;
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, error.into()))?;
     let signature = |who: usize, at: usize| -> rusqlite::Result<Option<Signature>> {
         let (who, at) = (row.get::<_, Option<String>>(who)?, row.get::<_, Option<i64>>(at)?);
         Ok(who.zip(at).map(|(who, at)| Signature { who, at: from_column(at) }))

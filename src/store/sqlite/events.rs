@@ -1,4 +1,4 @@
-//! Who got what, and what happened, as rows of the ledger. Refuses to know when they are written: `journal` does.
+//! Reads and writes downloads and events in the ledger.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,26 +11,24 @@ use crate::store::ledger::{DownloadEvent, DownloadKind, DownloadOutcome, Exposur
 use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, to_column};
 use crate::store::sqlite::write_behind::{Batch, RowTally};
 
-/// An event as the ledger keeps it: equal ones of one batch are one.
+/// An event as stored. Equal events of a batch are one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// A stable word, see [`LedgerEvent::kind`].
+    /// A stable identifier, see [`LedgerEvent::kind`].
     pub kind: String,
     /// The package, if it is about one.
     pub name: Option<String>,
     /// The version, if it is about one.
     pub version: Option<String>,
-    /// What happened, one line.
+    /// A description of one line.
     pub detail: String,
-    /// How often within the batch.
+    /// Number of occurrences in the batch.
     pub times: u64,
-    /// The first time.
     pub first: Timestamp,
-    /// The last time.
     pub last: Timestamp,
 }
 
-/// Writes a batch in one transaction, oldest first.
+/// Writes a batch in one transaction, oldest row first.
 pub(crate) fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     write_downloads(&transaction, &batch.downloads())?;
@@ -38,7 +36,7 @@ pub(crate) fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Res
     transaction.commit()
 }
 
-/// Who asked for tarballs of `name`, summed, oldest first.
+/// Returns the requests for tarballs of `name`, summed per client, oldest first.
 pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Option<&str>) -> rusqlite::Result<Vec<Exposure>> {
     let mut query = connection.prepare_cached(
         "SELECT clients.address, clients.tool, clients.tool_version, subjects.version, subjects.integrity, downloads.outcome,
@@ -67,22 +65,20 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
     rows.collect()
 }
 
-/// A tarball that one client asked for.
+/// The requests of one client for one tarball.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadSummary {
-    /// The package.
     pub name: String,
-    /// The version.
     pub version: String,
-    /// Who asked: an address, with a name before it where there is one.
+    /// The client's address, preceded by its user name if it has one.
     pub client: String,
-    /// How often.
+    /// Number of requests.
     pub times: u64,
-    /// When for the first time.
+    /// When it was first requested.
     pub first: Timestamp,
 }
 
-/// Every tarball that was asked for, served or refused, by name, version and client.
+/// Returns all tarball requests, served or refused, ordered by name, version and client.
 pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<DownloadSummary>> {
     let mut query = connection.prepare_cached(
         "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
@@ -105,7 +101,7 @@ pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<DownloadSum
     rows.collect()
 }
 
-/// Events that happened at or after `since`, oldest first.
+/// Returns the events at or after `since`, oldest first.
 pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedEvent>> {
     let mut query = connection.prepare_cached(
         "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
@@ -124,15 +120,16 @@ pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::
     rows.collect()
 }
 
-/// Whether an event like this is there already.
-pub(crate) fn has_incident(connection: &Connection, incident: &LedgerEvent) -> rusqlite::Result<bool> {
+/// Checks whether an equal event exists.
+pub(crate) fn has_event(connection: &Connection, incident: &LedgerEvent) -> rusqlite::Result<bool> {
     let mut query = connection
         .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;
     let name = incident.name.as_ref().map(PackageName::as_str);
     query.exists(params![incident.kind, name, incident.version, incident.detail])
 }
 
-/// Deletes at most [`PRUNED_AT_ONCE`] rows that ended before `before`; how many it were. Zero means there are no more.
+/// Deletes at most [`PRUNED_AT_ONCE`] rows per table that ended before `before`. Returns their number; zero means there are no
+/// more.
 pub(crate) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
     let mut gone = 0;
     for table in ["downloads", "incidents"] {
@@ -142,7 +139,7 @@ pub(crate) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite
     Ok(gone as u64)
 }
 
-/// Deletes what no download names any more.
+/// Deletes subjects and clients that no download refers to.
 pub(crate) fn sweep(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE subject = subjects.id);
@@ -150,7 +147,7 @@ pub(crate) fn sweep(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Gives some free pages back to the disk; whether there may be more.
+/// Returns some free pages to the disk. The result is whether there may be more.
 pub(crate) fn shrink_some(connection: &Connection) -> rusqlite::Result<bool> {
     // One step of this statement frees one page.
     let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PRUNED_AT_ONCE})"))?;
@@ -162,7 +159,7 @@ pub(crate) fn shrink_some(connection: &Connection) -> rusqlite::Result<bool> {
 const SERVED: &str = "served";
 const REFUSED: &str = "refused";
 
-/// Rows, or pages: few enough that nobody who waits for the writer notices.
+/// Maximum number of rows or pages per transaction. Small, so that other writers wait only briefly.
 const PRUNED_AT_ONCE: u32 = 5_000;
 
 fn write_downloads(connection: &Connection, rows: &[(&DownloadEvent, RowTally)]) -> rusqlite::Result<()> {
@@ -179,7 +176,7 @@ fn write_downloads(connection: &Connection, rows: &[(&DownloadEvent, RowTally)])
     let mut insert = connection.prepare_cached(
         "INSERT INTO downloads (subject, client, outcome, rule, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
-    // One install is one client and a thousand packages.
+    // One install has one client and about a thousand packages.
     let mut known = HashMap::new();
     for (row, tally) in rows {
         let client = match known.entry((row.client, &row.user, row.tool, &row.tool_version)) {
@@ -215,7 +212,7 @@ fn write_incidents(connection: &Connection, rows: &[(&LedgerEvent, RowTally)]) -
     Ok(())
 }
 
-/// Rows that are written once and then named by number.
+/// A table whose rows are inserted once and then referred to by id.
 struct InternTable<'a> {
     find: CachedStatement<'a>,
     insert: CachedStatement<'a>,
@@ -234,13 +231,13 @@ impl<'a> InternTable<'a> {
     }
 }
 
-/// A client as the ledger names it: its address, behind its name if it has one.
+/// Returns the client's address, preceded by its user name if it has one.
 fn named(row: &DownloadEvent) -> String {
     let address = row.client.to_canonical();
     row.user.as_ref().map_or_else(|| address.to_string(), |user| format!("{user}@{address}"))
 }
 
-/// Versions as a JSON array; nothing when there are none.
+/// Encodes versions as a JSON array; the empty string if there are none.
 fn list(versions: &[Box<str>]) -> String {
     if versions.is_empty() {
         return String::new();

@@ -1,8 +1,7 @@
-//! The ledger in SQLite: one file in the data directory, readable beside a running server. Refuses to know what the rows
-//! mean; `packages` and `downloads` say how they lie.
+//! The ledger in SQLite: one file in the data directory, readable while a server runs. Calls block.
 //!
-//! Write-ahead log, synced at checkpoints: a kill of the process at any instant loses nothing that was committed, a power
-//! cut may lose the last commits and never damages the file.
+//! The write-ahead log is synced at checkpoints. A kill of the process loses no commit. A power cut may lose the last commits but
+//! never damages the file.
 
 pub mod decision_writer;
 pub(crate) mod decisions;
@@ -34,19 +33,19 @@ use crate::store::sqlite::pending::PendingChanges;
 use crate::store::sqlite::read_pool::ReadPool;
 use crate::store::sqlite::write_behind::WriteBehindLog;
 
-/// How long a connection waits for another process's lock: `exposure` recovering the log of a killed server, a backup.
+/// How long a connection waits for another process's lock, for example a backup or `exposure` recovering the log of a killed
+/// server.
 const BUSY: Duration = Duration::from_secs(5);
-/// How long a write waits for it: somebody waits for the answer, and what cannot be written now is written later.
+/// How long a write waits for a lock. Shorter, because a client waits for the result and a failed write is retried later.
 const BUSY_WRITING: Duration = Duration::from_secs(2);
-/// Packages that were asked for and never seen: about 200 bytes of disk each. Absences older than any rule's age are forgotten first;
-/// while all are younger, clients that ask for more names that do not exist get an error.
+/// Maximum number of requested packages that do not exist, about 200 bytes on disk each. Absences older than any rule's age are
+/// deleted first. While all are younger, requests for further missing packages get an error.
 const MAX_ABSENCES: usize = 200_000;
-/// How often absences are counted while there are too many, in seconds: questions for names that do not exist must not keep the ledger
-/// from being written.
+/// Interval in seconds between counts of absences at the limit, so that requests for missing packages do not block ledger writes.
 const COUNT_INTERVAL: i64 = 60;
-/// Statements kept compiled by each connection.
+/// Prepared statements cached per connection.
 const STATEMENTS: usize = 32;
-/// What the write-ahead log is cut back to after a checkpoint, in bytes.
+/// Size limit of the write-ahead log after a checkpoint, in bytes.
 const LOG_SIZE: u32 = 16 << 20;
 
 /// The ledger of a data directory.
@@ -56,42 +55,42 @@ pub struct SqliteLedger {
     owner: Option<WriterHandle>,
 }
 
-/// What only the process that owns the data directory has. The journal goes first: it writes what is left.
+/// State of the process that owns the data directory. The journal is dropped first, because it writes the remaining rows.
 struct WriterHandle {
     journal: WriteBehindLog,
     writer: Arc<Mutex<Connection>>,
-    owed: Arc<PendingChanges>,
-    /// How many packages are recorded only as absent.
+    pending: Arc<PendingChanges>,
+    /// Number of packages recorded only as absent.
     absences: AtomicUsize,
-    /// Where nothing could be forgotten: from when on absences may be old enough, in seconds since 1970.
+    /// If no absence was old enough to delete: the Unix time in seconds of the next attempt.
     full_until: AtomicI64,
     _ownership: DataDirLock,
 }
 
 impl SqliteLedger {
-    /// The ledger of a data directory that this process owns; made when it is missing, brought up to date when it is older.
+    /// Opens the ledger of a data directory that this process owns. Creates it if missing and migrates it if older.
     ///
     /// # Errors
-    /// [`StoreError::Newer`] when a newer Coldframe wrote it, [`StoreError::Damaged`] when it is no ledger; otherwise what
-    /// SQLite refused.
+    /// Returns [`StoreError::Newer`] if a newer Coldframe wrote it, [`StoreError::Damaged`] if it is not a ledger, and otherwise
+    /// the error of SQLite.
     pub fn open(data_dir: &DataDir) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(data_dir.path());
         let writer = open_writer(&path).map_err(|error| name_damaged(error, &path))?;
-        writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("be opened"))?;
-        let absences = packages::count_absences(&writer).map_err(StoreError::ledger("be read"))?;
+        writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("open"))?;
+        let absences = packages::count_absences(&writer).map_err(StoreError::ledger("read"))?;
         let writer = Arc::new(Mutex::new(writer));
-        let owed = Arc::new(PendingChanges::default());
-        let (writing, owing) = (Arc::clone(&writer), Arc::clone(&owed));
+        let pending = Arc::new(PendingChanges::default());
+        let (writing, pending_in_writer) = (Arc::clone(&writer), Arc::clone(&pending));
         let journal = WriteBehindLog::start(move |batch| {
             let mut connection = writing.lock().unwrap_or_else(PoisonError::into_inner);
-            settle(&owing, &mut connection)?;
-            events::write(&mut connection, batch).map_err(StoreError::ledger("be written"))
+            settle(&pending_in_writer, &mut connection)?;
+            events::write(&mut connection, batch).map_err(StoreError::ledger("write"))
         })
-        .map_err(StoreError::file("start a thread that writes", &path))?;
+        .map_err(StoreError::file("start the writer thread for", &path))?;
         let owner = WriterHandle {
             journal,
             writer,
-            owed,
+            pending,
             absences: absences.into(),
             full_until: i64::MIN.into(),
             _ownership: data_dir.ownership(),
@@ -99,17 +98,17 @@ impl SqliteLedger {
         Ok(Self { path, readers: ReadPool::default(), owner: Some(owner) })
     }
 
-    /// The ledger of the data directory at `data_dir`, to read beside a running server, without one, or after one was
-    /// killed. Nothing is recorded through it: what is noted is dropped, and a change is an error.
+    /// Opens the ledger of the data directory at `data_dir` for reading, with or without a running server. Queued rows are
+    /// dropped, and changes return an error.
     ///
-    /// The file is opened for writing where that is allowed, since SQLite shares its index of the log through a file
-    /// next to it, and makes that when no server runs; `query_only` keeps the tables as they are.
+    /// The file is opened for writing if possible, because SQLite creates its shared index of the log next to it when no server
+    /// runs. `query_only` protects the tables.
     ///
     /// # Errors
-    /// When there is no ledger, or it is damaged, newer or older than what this program reads.
+    /// Returns an error if there is no ledger, if it is damaged, or if its schema is newer or older than this program's.
     pub fn read_only(data_dir: &Path) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(data_dir);
-        // SQLite would only say that it is unable to open a file.
+        // SQLite's own error for a missing file does not name it.
         std::fs::metadata(&path).map_err(StoreError::file("open", &path))?;
         let ledger = Self { path, readers: ReadPool::default(), owner: None };
         ledger
@@ -118,54 +117,54 @@ impl SqliteLedger {
         Ok(ledger)
     }
 
-    /// Copies the ledger of the data directory at `from`, as it stands, into the directory `into`, which has none; nothing
-    /// where there is none to copy. Works beside a running server.
+    /// Copies the ledger of the data directory `from` into the directory `into`, which must have none. Does nothing if there is
+    /// no ledger. Works while a server runs.
     ///
     /// # Errors
-    /// When it cannot be read, or the copy not be written.
+    /// Returns an error if the ledger cannot be read or the copy cannot be written.
     pub fn copy(from: &Path, into: &Path) -> Result<(), StoreError> {
         let (path, copy) = (DataDir::ledger_in(from), DataDir::ledger_in(into));
         if !path.exists() {
             return Ok(());
         }
-        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(StoreError::ledger("be opened"))?;
-        schema::copy_into(&connection, &copy).map_err(StoreError::ledger("be copied"))
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(StoreError::ledger("open"))?;
+        schema::copy_into(&connection, &copy).map_err(StoreError::ledger("copy"))
     }
 
-    /// Every tarball that was asked for, served or refused, by name and version.
+    /// Returns all tarball requests, served or refused, ordered by name and version.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn asked(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
-        self.read(|connection| events::asked(connection).map_err(StoreError::ledger("be read")))
+        self.read(|connection| events::asked(connection).map_err(StoreError::ledger("read")))
     }
 
-    /// The remembered documents of a package, of every registry and view: what each is stored under.
+    /// Returns the blob digests of a package's newest documents, of all registries and views.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn documents(&self, name: &PackageName) -> Result<Vec<Digest>, StoreError> {
         self.flush();
-        let contents = self.read(|connection| packages::contents(connection, name).map_err(StoreError::ledger("be read")))?;
+        let contents = self.read(|connection| packages::contents(connection, name).map_err(StoreError::ledger("read")))?;
         Ok(contents.iter().filter_map(|content| Digest::from_bytes(Algorithm::Sha256, content)).collect())
     }
 
-    /// Events that happened at or after `since`, oldest first.
+    /// Returns the events at or after `since`, oldest first.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn incidents(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
-        self.read(|connection| events::incidents(connection, since).map_err(StoreError::ledger("be read")))
+        self.read(|connection| events::incidents(connection, since).map_err(StoreError::ledger("read")))
     }
 
-    /// Deletes downloads and incidents that ended before `before`; how many rows it were. In small transactions, so that
-    /// whoever writes beside it does not wait; what was deleted when it fails stays deleted. Releases and dist-tags are
-    /// never pruned: verdicts rest on them.
+    /// Deletes downloads and events that ended before `before` and returns the number of rows. Uses small transactions so that
+    /// other writers do not wait; an error does not undo earlier ones. Releases and dist-tags are never pruned, because verdicts
+    /// depend on them.
     ///
     /// # Errors
-    /// When the ledger cannot be written.
+    /// Returns an error if the ledger cannot be written.
     pub fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut gone = 0;
         loop {
@@ -182,38 +181,38 @@ impl SqliteLedger {
         Ok(gone)
     }
 
-    /// Writes the changes that could not be written before, if there are any.
+    /// Writes the pending changes, if any.
     ///
     /// # Errors
-    /// When the ledger still does not take them; they are kept.
+    /// Returns an error if the ledger still cannot be written. The changes stay pending.
     pub fn settle(&self) -> Result<(), StoreError> {
-        let Some(owner) = self.owner.as_ref().filter(|owner| !owner.owed.is_empty()) else { return Ok(()) };
-        settle(&owner.owed, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
+        let Some(owner) = self.owner.as_ref().filter(|owner| !owner.pending.is_empty()) else { return Ok(()) };
+        settle(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How many requests and events were noted and are not, and will not be, in the ledger.
+    /// Returns the number of requests and events that were dropped before they were written.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }
 
-    /// The revision of what was decided; cheap enough to be asked several times a second.
+    /// Returns the revision of the recorded decisions. Cheap enough to poll several times a second.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// Returns an error if the ledger cannot be read.
     pub fn decided(&self) -> Result<u64, StoreError> {
-        self.read(|connection| decisions::revision(connection).map(|(made, _)| made).map_err(StoreError::ledger("be read")))
+        self.read(|connection| decisions::revision(connection).map(|(made, _)| made).map_err(StoreError::ledger("read")))
     }
 
-    /// Tells whoever waits for it that the decisions up to `revision` are in force.
+    /// Records that the server applies the decisions up to `revision`. Other processes wait for this.
     ///
     /// # Errors
-    /// When the ledger cannot be written.
-    pub fn put_in_force(&self, revision: u64) -> Result<(), StoreError> {
-        self.write(|connection| decisions::put_in_force(connection, revision))
+    /// Returns an error if the ledger cannot be written.
+    pub fn set_applied_revision(&self, revision: u64) -> Result<(), StoreError> {
+        self.write(|connection| decisions::set_applied(connection, revision))
     }
 
-    /// Forgets absences from before `expired`; whether there is room for others now.
+    /// Deletes absences from before `expired`. Returns whether the number of absences is below the limit now.
     fn forget_absences(&self, owner: &WriterHandle, expired: Timestamp) -> Result<bool, StoreError> {
         let full_until = owner.full_until.load(Ordering::Relaxed);
         if expired.as_second() < full_until {
@@ -231,80 +230,80 @@ impl SqliteLedger {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.readers.read(|| open_reader(&self.path).map_err(StoreError::ledger("be opened")), work)
+        self.readers.read(|| open_reader(&self.path).map_err(StoreError::ledger("open")), work)
     }
 
     fn write<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut connection = owner.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut connection).map_err(StoreError::ledger("be written"))
+        work(&mut connection).map_err(StoreError::ledger("write"))
     }
 }
 
 impl Ledger for SqliteLedger {
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
-        // Asked for first: what is written while this reads is then there twice, which changes nothing.
-        let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
-        let mut record = self.read(|connection| packages::read(connection, key).map_err(StoreError::ledger("be read")))?;
-        for change in &owed {
+        // Pending changes are fetched before the read. A change written in between is then applied twice, which has no effect.
+        let pending = self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default();
+        let mut record = self.read(|connection| packages::read(connection, key).map_err(StoreError::ledger("read")))?;
+        for change in &pending {
             record.apply(change);
         }
         Ok(record)
     }
 
     fn was_seen(&self, key: &PackageKey) -> Result<bool, StoreError> {
-        let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
+        let pending = self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default();
         let shows = |change: &PackageChange| {
             !change.releases.is_empty() || change.document.as_ref().is_some_and(|document| document.content.is_some())
         };
-        if owed.iter().any(|change| shows(change)) {
+        if pending.iter().any(|change| shows(change)) {
             return Ok(true);
         }
-        self.read(|connection| packages::was_seen(connection, key).map_err(StoreError::ledger("be read")))
+        self.read(|connection| packages::was_seen(connection, key).map_err(StoreError::ledger("read")))
     }
 
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
-        let owed = self.owner.as_ref().map(|owner| owner.owed.of(key)).unwrap_or_default();
+        let pending = self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default();
         let mut tarballs =
-            self.read(|connection| packages::tarballs(connection, key, version).map_err(StoreError::ledger("be read")))?;
-        let waiting = owed.iter().flat_map(|change| &change.tarballs).filter(|source| *source.version == *version);
+            self.read(|connection| packages::tarballs(connection, key, version).map_err(StoreError::ledger("read")))?;
+        let waiting = pending.iter().flat_map(|change| &change.tarballs).filter(|source| *source.version == *version);
         tarballs.extend(waiting.cloned());
         Ok(tarballs)
     }
 
-    /// While the disk or another process does not let the ledger be written, the change waits in memory, and those after it
-    /// with it: only the first waits for the lock.
+    /// If the disk is full or another process holds the lock, keeps this and later changes in memory. Only the first waits for
+    /// the lock.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
-        if owner.owed.is_empty() {
+        if owner.pending.is_empty() {
             let mut connection = owner.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            // Another one may have found out in the meantime.
-            if owner.owed.is_empty() {
-                match packages::write(&mut connection, key, change).map_err(StoreError::ledger("be written")) {
-                    Err(error) if error.may_pass() && owner.owed.push(key, change) => {
+            // Another thread's write may have failed in the meantime.
+            if owner.pending.is_empty() {
+                match packages::write(&mut connection, key, change).map_err(StoreError::ledger("write")) {
+                    Err(error) if error.is_transient() && owner.pending.push(key, change) => {
                         let cause = &error as &dyn std::error::Error;
-                        tracing::error!(package.name = %key.name, error = cause, "the ledger cannot be written, changes wait in memory");
+                        tracing::error!(package.name = %key.name, error = cause, "ledger write failed, changes are pending");
                         return Ok(());
                     }
                     written => return written,
                 }
             }
         }
-        if owner.owed.push(key, change) { Ok(()) } else { Err(StoreError::NoRoom) }
+        if owner.pending.push(key, change) { Ok(()) } else { Err(StoreError::NoRoom) }
     }
 
     fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         let is_full = owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES;
-        // One that is recorded takes no more than it does already.
+        // A recorded absence takes no additional space.
         let is_recorded = || {
-            let known = |connection: &Connection| packages::is_recorded(connection, key).map_err(StoreError::ledger("be read"));
-            Ok::<_, StoreError>(owner.owed.of(key).iter().any(|change| change.document.is_some()) || self.read(known)?)
+            let known = |connection: &Connection| packages::is_recorded(connection, key).map_err(StoreError::ledger("read"));
+            Ok::<_, StoreError>(owner.pending.of(key).iter().any(|change| change.document.is_some()) || self.read(known)?)
         };
         if is_full && !is_recorded()? && !self.forget_absences(owner, expired)? {
             return Ok(false);
         }
-        // A repeated absence is counted twice, so that the table is counted again a little early.
+        // A repeated absence is counted twice, so the table is recounted slightly early.
         owner.absences.fetch_add(1, Ordering::Relaxed);
         self.record_package(key, &PackageChange { document: Some(document.clone()), ..PackageChange::default() }).map(|()| true)
     }
@@ -315,37 +314,37 @@ impl Ledger for SqliteLedger {
         }
     }
 
-    fn record_incident(&self, incident: LedgerEvent, at: Timestamp) {
+    fn record_event(&self, incident: LedgerEvent, at: Timestamp) {
         if let Some(owner) = &self.owner {
             owner.journal.note_incident(incident, at);
         }
     }
 
-    /// Includes what was noted just now: it is written first.
+    /// Includes queued rows, which are written first.
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
         self.flush();
-        self.read(|connection| events::exposure(connection, name, version).map_err(StoreError::ledger("be read")))
+        self.read(|connection| events::exposure(connection, name, version).map_err(StoreError::ledger("read")))
     }
 
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
-        self.read(|connection| decisions::read(connection).map_err(StoreError::ledger("be read")))
+        self.read(|connection| decisions::read(connection).map_err(StoreError::ledger("read")))
     }
 
     fn names(&self) -> Result<Vec<PackageName>, StoreError> {
         self.flush();
-        self.read(|connection| packages::names(connection).map_err(StoreError::ledger("be read")))
+        self.read(|connection| packages::names(connection).map_err(StoreError::ledger("read")))
     }
 
     fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError> {
-        self.read(|connection| packages::releases(connection, name).map_err(StoreError::ledger("be read")))
+        self.read(|connection| packages::releases(connection, name).map_err(StoreError::ledger("read")))
     }
 
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
-        self.read(|connection| packages::downloaded(connection, name).map_err(StoreError::ledger("be read")))
+        self.read(|connection| packages::downloaded(connection, name).map_err(StoreError::ledger("read")))
     }
 
     fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError> {
-        self.read(|connection| events::has_incident(connection, incident).map_err(StoreError::ledger("be read")))
+        self.read(|connection| events::has_event(connection, incident).map_err(StoreError::ledger("read")))
     }
 
     fn flush(&self) {
@@ -353,18 +352,18 @@ impl Ledger for SqliteLedger {
             owner.journal.flush();
         }
         if let Err(error) = self.settle() {
-            tracing::error!(error = &error as &dyn std::error::Error, "changes to packages are not in the ledger yet");
+            tracing::error!(error = &error as &dyn std::error::Error, "pending package changes not written");
         }
     }
 }
 
-/// Writes what could not be written before.
-fn settle(owed: &PendingChanges, writer: &mut Connection) -> Result<(), StoreError> {
-    if owed.is_empty() {
+/// Writes the pending changes.
+fn settle(pending: &PendingChanges, writer: &mut Connection) -> Result<(), StoreError> {
+    if pending.is_empty() {
         return Ok(());
     }
-    owed.settle(|key, change| packages::write(writer, key, change)).map_err(StoreError::ledger("be written"))?;
-    tracing::info!("the ledger is written again, nothing was lost of what was seen");
+    pending.settle(|key, change| packages::write(writer, key, change)).map_err(StoreError::ledger("write"))?;
+    tracing::info!("pending package changes written");
     Ok(())
 }
 
@@ -372,23 +371,23 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     schema::make_private(path).map_err(StoreError::file("open", path))?;
     keep_private(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = connect(path, flags).map_err(StoreError::ledger("be opened"))?;
-    schema::refuse_newer(&connection, path)?;
+    let mut connection = connect(path, flags).map_err(StoreError::ledger("open"))?;
+    schema::reject_newer(&connection, path)?;
     let prepare = |connection: &Connection| {
-        // Before the first table, or it has no effect: what retention deletes is given back to the disk.
+        // Returns the space of pruned rows to the disk. Has no effect after the first table is created.
         connection.pragma_update(None, "auto_vacuum", "incremental")?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "normal")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "journal_size_limit", LOG_SIZE)
     };
-    prepare(&connection).map_err(StoreError::ledger("be opened"))?;
+    prepare(&connection).map_err(StoreError::ledger("open"))?;
     schema::migrate(&mut connection, path)?;
     Ok(connection)
 }
 
-/// Takes the ledger's files away from everyone but their owner, whatever the directory lets others do. SQLite gives its log and index
-/// the mode of the ledger itself, so those of a ledger that an older version made are narrowed too.
+/// Restricts the ledger's files to their owner, regardless of the directory's mode. Includes the log and index, because SQLite
+/// created them with the mode that older versions gave the ledger.
 #[cfg(unix)]
 fn keep_private(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
@@ -401,7 +400,8 @@ fn keep_private(path: &Path) {
             continue;
         }
         if let Err(error) = std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)) {
-            tracing::warn!(path = %Path::new(&file).display(), error = &error as &dyn std::error::Error, "ledger file stays readable for others");
+            let cause = &error as &dyn std::error::Error;
+            tracing::warn!(path = %Path::new(&file).display(), error = cause, "cannot restrict ledger file to its owner");
         }
     }
 }
@@ -412,7 +412,7 @@ fn keep_private(_path: &Path) {}
 fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.pragma_update(None, "query_only", true)?;
-    // Its log and the index of that are opened at the first look: whoever reads later needs no file for it.
+    // The first query opens the log and its index, so that later reads need no new file descriptor.
     connection.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional()?;
     Ok(connection)
 }
@@ -424,7 +424,7 @@ pub(crate) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     Ok(connection)
 }
 
-/// Says which file is damaged: at start, the person who reads it has to move it away.
+/// Adds the path to a damage error, because the operator must move the file away.
 fn name_damaged(error: StoreError, path: &Path) -> StoreError {
     match error {
         StoreError::Damaged(detail) => StoreError::Damaged(format!("`{}`: {detail}", path.display())),
@@ -456,20 +456,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_beside_the_writer_sees_what_was_flushed() {
+    fn concurrent_reader_sees_flushed_rows() {
         let home = tempfile::tempdir().unwrap();
         let ledger = open(home.path());
-        let beside = SqliteLedger::read_only(home.path()).unwrap();
-        assert_eq!(beside.exposure(&axios(), None).unwrap(), []);
+        let reader = SqliteLedger::read_only(home.path()).unwrap();
+        assert_eq!(reader.exposure(&axios(), None).unwrap(), []);
         ledger.record_download(download("1.14.1", [10, 0, 0, 1]), at(1));
         ledger.flush();
-        assert_eq!(beside.exposure(&axios(), Some("1.14.1")).unwrap().len(), 1);
+        assert_eq!(reader.exposure(&axios(), Some("1.14.1")).unwrap().len(), 1);
         drop(ledger);
-        assert_eq!(beside.exposure(&axios(), Some("1.14.1")).unwrap().len(), 1);
+        assert_eq!(reader.exposure(&axios(), Some("1.14.1")).unwrap().len(), 1);
     }
 
     #[test]
-    fn a_reader_without_a_writer_changes_nothing() {
+    fn read_only_ledger_changes_nothing() {
         let home = tempfile::tempdir().unwrap();
         let missing = SqliteLedger::read_only(home.path()).err().unwrap();
         assert_eq!(missing.to_string(), format!("cannot open `{}`", home.path().join("ledger.sqlite").display()));
@@ -484,25 +484,29 @@ mod tests {
         reader.flush();
         assert_eq!(reader.exposure(&axios(), None).unwrap()[0].times, 1);
         let refused =
-            reader.read(|connection| connection.execute_batch("DELETE FROM downloads").map_err(StoreError::ledger("be written")));
+            reader.read(|connection| connection.execute_batch("DELETE FROM downloads").map_err(StoreError::ledger("write")));
         assert!(refused.is_err());
     }
 
     #[test]
-    fn a_newer_schema_is_refused_and_left_as_it_is() {
+    fn newer_schema_is_rejected_and_unchanged() {
         let home = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(home.path()).unwrap();
         let path = DataDir::ledger_in(home.path());
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
-        let said = format!("`{}` was written by a newer coldframe (schema 99, this one knows {})", path.display(), schema::KNOWN);
-        assert_eq!(SqliteLedger::open(&data_dir).err().unwrap().to_string(), said);
-        assert_eq!(SqliteLedger::read_only(home.path()).err().unwrap().to_string(), said);
+        let expected = format!(
+            "`{}` was written by a newer Coldframe (schema 99, supported: {}); upgrade Coldframe",
+            path.display(),
+            schema::CURRENT
+        );
+        assert_eq!(SqliteLedger::open(&data_dir).err().unwrap().to_string(), expected);
+        assert_eq!(SqliteLedger::read_only(home.path()).err().unwrap().to_string(), expected);
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
-    fn an_older_schema_is_brought_up_to_date_by_its_owner_alone() {
+    fn only_the_owner_migrates_an_older_schema() {
         let home = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(home.path()).unwrap();
         std::fs::write(DataDir::ledger_in(home.path()), b"").unwrap();
@@ -512,19 +516,19 @@ mod tests {
     }
 
     #[test]
-    fn garbage_in_place_of_the_ledger_is_a_clear_error_and_is_kept() {
+    fn garbage_file_is_reported_and_kept() {
         let home = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(home.path()).unwrap();
         let path = DataDir::ledger_in(home.path());
         std::fs::write(&path, "garbage ".repeat(2000)).unwrap();
-        let said = format!("the ledger is damaged: `{}`: file is not a database", path.display());
-        assert_eq!(SqliteLedger::open(&data_dir).err().unwrap().to_string(), said);
-        assert_eq!(SqliteLedger::read_only(home.path()).err().unwrap().to_string(), said);
+        let expected = format!("the ledger is damaged: `{}`: file is not a database", path.display());
+        assert_eq!(SqliteLedger::open(&data_dir).err().unwrap().to_string(), expected);
+        assert_eq!(SqliteLedger::read_only(home.path()).err().unwrap().to_string(), expected);
         assert_eq!(std::fs::read(&path).unwrap(), "garbage ".repeat(2000).as_bytes());
     }
 
     #[test]
-    fn a_damaged_page_is_an_error_and_never_a_record_without_releases() {
+    fn damaged_page_is_an_error_and_not_an_empty_record() {
         let home = tempfile::tempdir().unwrap();
         let ledger = open(home.path());
         ledger.record_package(&key("axios"), &thousands()).unwrap();
@@ -539,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integrity_that_cannot_be_read_is_damage() {
+    fn invalid_integrity_is_damage() {
         let home = tempfile::tempdir().unwrap();
         let ledger = open(home.path());
         ledger
@@ -550,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_fails_leaves_no_part_of_itself() {
+    fn failed_change_is_rolled_back() {
         let home = tempfile::tempdir().unwrap();
         let ledger = open(home.path());
         ledger.write(|connection| connection.execute_batch("DROP TABLE sightings")).unwrap();
@@ -561,25 +565,25 @@ mod tests {
             last_seen: at(0),
         };
         let change = PackageChange { releases: vec![release("1.0.0", b"")], tags: vec![sighting], ..PackageChange::default() };
-        assert!(matches!(ledger.record_package(&key("axios"), &change), Err(StoreError::Ledger { action: "be written", .. })));
+        assert!(matches!(ledger.record_package(&key("axios"), &change), Err(StoreError::Ledger { action: "write", .. })));
         let rows =
             |table| ledger.read(|connection| Ok(connection.query_row(table, [], |row| row.get::<_, i64>(0)).unwrap())).unwrap();
         assert_eq!((rows("SELECT count(*) FROM releases"), rows("SELECT count(*) FROM packages")), (0, 0));
     }
 
     #[test]
-    fn a_package_of_thousands_is_written_and_read_in_no_time() {
+    fn package_with_thousands_of_releases_is_fast() {
         let home = tempfile::tempdir().unwrap();
         let (ledger, change) = (open(home.path()), thousands());
         let start = Instant::now();
         ledger.record_package(&key("axios"), &change).unwrap();
         assert_eq!(ledger.package(&key("axios")).unwrap().releases.len(), 3500);
-        // A hundredfold of what it takes; one transaction a release would take longer still.
+        // 100 times the usual duration. One transaction per release would exceed it.
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
 
     #[test]
-    fn retention_removes_what_ended_before_and_gives_the_disk_back() {
+    fn pruning_deletes_old_rows_and_frees_disk_space() {
         let home = tempfile::tempdir().unwrap();
         let ledger = open(home.path());
         for number in 0..12_000_u32 {
@@ -587,8 +591,8 @@ mod tests {
             ledger.record_download(download(&format!("{number}.0.0"), [10, high, low, end]), at(i64::from(number)));
         }
         let incident = LedgerEvent { kind: "clock_skew", name: Some(axios()), version: None, detail: "six minutes".to_owned() };
-        ledger.record_incident(incident.clone(), at(3));
-        ledger.record_incident(LedgerEvent { kind: "version_gone", ..incident }, at(20_000));
+        ledger.record_event(incident.clone(), at(3));
+        ledger.record_event(LedgerEvent { kind: "version_gone", ..incident }, at(20_000));
         assert_eq!(ledger.incidents(at(0)).unwrap().len(), 2);
         assert_eq!(ledger.prune(at(11_999)).unwrap(), 12_000);
         assert_eq!(ledger.prune(at(11_999)).unwrap(), 0);
@@ -606,19 +610,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_hidden_is_kept_as_json_once() {
+    fn hidden_versions_are_stored_once_as_json() {
         let home = tempfile::tempdir().unwrap();
         let ledger = open(home.path());
         let hidden: Arc<[Box<str>]> = Arc::new(["1.14.1".into(), "0.30.4".into()]);
         for client in 0..5 {
-            let asked = DownloadEvent {
+            let download = DownloadEvent {
                 kind: DownloadKind::Packument,
                 version: None,
                 integrity: None,
                 hidden: Arc::clone(&hidden),
                 ..download("", [10, 0, 0, client])
             };
-            ledger.record_download(asked, at(0));
+            ledger.record_download(download, at(0));
         }
         ledger.flush();
         let read = ledger.read(|connection| {

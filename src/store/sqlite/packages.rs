@@ -1,4 +1,4 @@
-//! Packages in the ledger: their newest document, every release and every dist-tag ever seen. Refuses to judge them.
+//! Reads and writes packages in the ledger: their newest document, and all releases and dist-tags ever seen.
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -9,20 +9,20 @@ use crate::store::ledger::{
     LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, StoredPackument, TagSighting, TarballSource,
 };
 
-/// How many addresses are remembered that yielded the same bytes. A registry that signs its addresses has another one each time;
-/// one that is forgotten costs a download.
+/// Maximum number of URLs stored for the same bytes. A registry that signs its URLs uses a new one each time; a deleted one costs
+/// a download.
 const MAX_ADDRESSES: u32 = 8;
 
-/// Everything known of a package, as of one moment: a change that is being written is seen whole or not at all.
+/// Returns the record of a package as a consistent snapshot.
 pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
     let snapshot = connection.unchecked_transaction()?;
     let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
     Ok(PackageRecord { document, releases: read_releases(&snapshot, id)?, tags: read_tags(&snapshot, id)? })
 }
 
-/// Writes what one validation changed, in one transaction.
+/// Writes the changes from one validation in one transaction.
 pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &PackageChange) -> rusqlite::Result<()> {
-    // At once for writing: one that has read before has to fail when another process writes, and could not wait for it.
+    // Immediate: a transaction that starts with a read fails instead of waiting when another process writes.
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let package = write_package(&transaction, key)?;
     if let Some(document) = &change.document {
@@ -39,26 +39,26 @@ pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
     transaction.commit()
 }
 
-/// Every package that was seen upstream or asked for. What is no package name any more is left out.
+/// Returns the names of all packages seen upstream or requested. Skips names that are no longer valid.
 pub(crate) fn names(connection: &Connection) -> rusqlite::Result<Vec<PackageName>> {
     let mut query = connection.prepare_cached("SELECT name FROM packages WHERE seen = 1 UNION SELECT name FROM subjects")?;
     let rows = query.query_map([], |row| row.get::<_, String>(0))?;
     rows.filter_map(|row| row.map(|name| PackageName::parse(&name).ok()).transpose()).collect()
 }
 
-/// What the newest documents of a package hash to, of all registries.
+/// Returns the SHA-256 of a package's newest documents, of all registries.
 pub(crate) fn contents(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Vec<u8>>> {
     let mut query = connection.prepare_cached("SELECT DISTINCT content FROM packages WHERE name = ?1 AND content IS NOT NULL")?;
     query.query_map([name.as_str()], |row| row.get(0))?.collect()
 }
 
-/// Whether something is recorded of a package, if only that it is absent.
+/// Checks whether a package has a row, including one that records its absence.
 pub(crate) fn is_recorded(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
     let mut query = connection.prepare_cached("SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2")?;
     query.exists(params![key.upstream, key.name.as_str()])
 }
 
-/// Whether a packument or a release of a package was seen.
+/// Checks whether a packument or a release of a package was seen.
 pub(crate) fn was_seen(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
     let mut query = connection.prepare_cached(
         "SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2
@@ -67,19 +67,19 @@ pub(crate) fn was_seen(connection: &Connection, key: &PackageKey) -> rusqlite::R
     query.exists(params![key.upstream, key.name.as_str()])
 }
 
-/// How many packages are recorded only as absent.
+/// Returns the number of packages recorded only as absent.
 pub(crate) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 = connection.query_row("SELECT count(*) FROM packages WHERE seen = 0", [], |row| row.get(0))?;
     Ok(usize::try_from(count).unwrap_or_default())
 }
 
-/// Forgets that packages were not there at an instant before `expired`, where nothing else is known of them.
+/// Deletes packages recorded only as absent that were last looked up before `expired`.
 pub(crate) fn forget_absences(connection: &Connection, expired: Timestamp) -> rusqlite::Result<()> {
     let mut delete = connection.prepare_cached("DELETE FROM packages WHERE seen = 0 AND looked < ?1")?;
     delete.execute([to_column(expired)]).map(drop)
 }
 
-/// Every release of a package, of all registries.
+/// Returns all releases of a package, of all registries.
 pub(crate) fn releases(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Release>> {
     let snapshot = connection.unchecked_transaction()?;
     let mut query = snapshot.prepare_cached("SELECT id FROM packages WHERE name = ?1")?;
@@ -91,23 +91,23 @@ pub(crate) fn releases(connection: &Connection, name: &PackageName) -> rusqlite:
     Ok(releases)
 }
 
-/// An instant as a column holds it: nanoseconds since 1970, at either end of what fits (the years 1677 and 2262) for one
-/// that lies beyond it. Hostile publish times do; their order with sane ones stays.
+/// Converts an instant to Unix time in nanoseconds. Instants outside of 1677 to 2262, which hostile publish times may be, are
+/// clamped, so their order is kept.
 pub(crate) fn to_column(instant: Timestamp) -> i64 {
     i64::try_from(instant.as_nanosecond()).unwrap_or(if instant < Timestamp::UNIX_EPOCH { i64::MIN } else { i64::MAX })
 }
 
-/// The instant a column holds. Every `i64` of nanoseconds is one.
+/// Converts a column to an instant. All values of `i64` are valid.
 pub(crate) fn from_column(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
 }
 
-/// A count as a column holds it.
+/// Converts a count to a column.
 pub(crate) fn count_to_column(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The count a column holds.
+/// Converts a column to a count.
 pub(crate) fn count_from_column(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
 }
@@ -248,7 +248,7 @@ fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -
     Ok(())
 }
 
-/// Adds digests to what the rows have: read and written in one transaction, so that no writer loses another's.
+/// Adds digests to rows. Must read and write in one transaction, so that concurrent writers do not lose digests.
 fn write_digests(connection: &Connection, package: i64, learned: &[LearnedDigests]) -> rusqlite::Result<()> {
     let mut query = connection
         .prepare_cached("SELECT integrity, digests FROM releases WHERE package = ?1 AND version = ?2 AND integrity = ?3")?;
@@ -260,7 +260,7 @@ fn write_digests(connection: &Connection, package: i64, learned: &[LearnedDigest
         let Some((stated, digests)) = query.query_row(params![package, learned.version, sri], row).optional()? else { continue };
         let known = match (stated, digests) {
             (Some(stated), Some(digests)) => stated.union(&digests).or(Some(stated)),
-            (one, other) => one.or(other),
+            (stated, digests) => stated.or(digests),
         };
         let grown = match known {
             Some(known) => known.union(&learned.digests).unwrap_or(known),
@@ -271,7 +271,7 @@ fn write_digests(connection: &Connection, package: i64, learned: &[LearnedDigest
     Ok(())
 }
 
-/// Where tarballs came from. Of addresses that yielded the same bytes the newest are kept: the bytes stay known by each of them.
+/// Writes the URLs of tarballs. Of the URLs with the same bytes, only the newest are kept.
 fn write_tarballs(connection: &Connection, key: &PackageKey, tarballs: &[TarballSource]) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
         "INSERT INTO tarballs (upstream, name, version, address, sha512, digests, length, public)
@@ -294,7 +294,7 @@ fn write_tarballs(connection: &Connection, key: &PackageKey, tarballs: &[Tarball
     Ok(())
 }
 
-/// The tarballs of one version that were downloaded.
+/// Returns the downloaded tarballs of one version.
 pub(crate) fn tarballs(connection: &Connection, key: &PackageKey, version: &str) -> rusqlite::Result<Vec<TarballSource>> {
     let mut query = connection.prepare_cached(
         "SELECT version, address, digests, length, public FROM tarballs
@@ -304,7 +304,7 @@ pub(crate) fn tarballs(connection: &Connection, key: &PackageKey, version: &str)
     rows.collect()
 }
 
-/// Every tarball of a package that was downloaded, of all registries.
+/// Returns all downloaded tarballs of a package, of all registries.
 pub(crate) fn downloaded(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<TarballSource>> {
     let mut query = connection
         .prepare_cached("SELECT version, address, digests, length, public FROM tarballs WHERE name = ?1 ORDER BY id")?;
@@ -354,7 +354,7 @@ fn form_to_column(form: PackumentForm) -> &'static str {
     }
 }
 
-/// Any other word is read as not known: the form is then decided again.
+/// Parses a form. Unknown values are read as `None`; the form is then chosen again.
 fn form_from_column(text: Option<&str>) -> Option<PackumentForm> {
     [PackumentForm::Full, PackumentForm::Abbreviated].into_iter().find(|form| text == Some(form_to_column(*form)))
 }
@@ -363,12 +363,13 @@ fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> 
     Ok(row.get::<_, Option<i64>>(column)?.map(from_column))
 }
 
-/// An integrity that cannot be read is damage and not "none": a release must not pass for one that was never checked.
+/// Reads an integrity. An invalid one is damage and not `None`, because the release would otherwise count as one without
+/// integrity.
 fn integrity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Integrity>> {
     let text = row.get_ref(column)?.as_str()?;
     if text.is_empty() {
         return Ok(None);
     }
-    let damaged = || rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("not an integrity: `{text}`").into());
+    let damaged = || rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("invalid integrity: `{text}`").into());
     Integrity::parse(Some(text), None).map(Some).ok_or_else(damaged)
 }

@@ -1,15 +1,15 @@
-//! Changes to packages that the ledger did not take, because the disk is full or another process holds it: kept in memory
-//! until it does, so that what was first seen meanwhile is not forgotten. Refuses to know how they are written.
+//! Keeps package changes in memory while the ledger cannot be written, for example when the disk is full or another process holds
+//! the lock. The number of rows is bounded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::ledger::{PackageChange, PackageKey};
 
-/// Rows of changes in memory, at about 250 bytes each. Beyond it, changes are refused.
+/// Maximum number of rows in memory, about 250 bytes each. Further changes are rejected.
 const MOST_ROWS: usize = 100_000;
 
-/// The changes that wait, by package and in their order.
+/// The pending changes, in order per package.
 #[derive(Default)]
 pub(crate) struct PendingChanges(Mutex<State>);
 
@@ -20,12 +20,11 @@ struct State {
 }
 
 impl PendingChanges {
-    /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().changes.is_empty()
     }
 
-    /// Lets a change wait; `false` when there is no room for it.
+    /// Adds a change. Returns `false` if the limit is reached.
     pub(crate) fn push(&self, key: &PackageKey, change: &PackageChange) -> bool {
         let mut state = self.lock();
         if state.rows + rows(change) > MOST_ROWS {
@@ -36,16 +35,17 @@ impl PendingChanges {
         true
     }
 
-    /// What waits for one package.
+    /// Returns the pending changes of one package.
     pub(crate) fn of(&self, key: &PackageKey) -> Vec<Arc<PackageChange>> {
         self.lock().changes.get(key).cloned().unwrap_or_default()
     }
 
-    /// Hands everything to `write` until it refuses one. One caller at a time; more may come to wait meanwhile.
+    /// Passes all changes to `write` and stops at the first error. Must have one caller at a time; others may add changes
+    /// meanwhile.
     pub(crate) fn settle<E>(&self, mut write: impl FnMut(&PackageKey, &PackageChange) -> Result<(), E>) -> Result<(), E> {
         while let Some((key, change)) = self.first() {
             write(&key, &change)?;
-            self.lock().strike_off(&key);
+            self.lock().drop_oldest(&key);
         }
         Ok(())
     }
@@ -62,8 +62,8 @@ impl PendingChanges {
 }
 
 impl State {
-    /// Forgets the oldest change of a package.
-    fn strike_off(&mut self, key: &PackageKey) {
+    /// Removes the oldest change of a package.
+    fn drop_oldest(&mut self, key: &PackageKey) {
         let Some(changes) = self.changes.get_mut(key) else { return };
         let written = changes.remove(0);
         if changes.is_empty() {
@@ -87,35 +87,36 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_handed_over_in_their_order_and_kept_when_they_are_refused() {
-        let owed = PendingChanges::default();
+    fn changes_are_written_in_order_and_kept_on_error() {
+        let pending = PendingChanges::default();
         for version in ["1.0.0", "1.1.0"] {
-            assert!(owed.push(&key("axios"), &change(version)));
+            assert!(pending.push(&key("axios"), &change(version)));
         }
-        let mut taken = Vec::new();
-        let refused = owed.settle(|_, change| {
-            if taken.len() == 1 {
+        let mut written = Vec::new();
+        let refused = pending.settle(|_, change| {
+            if written.len() == 1 {
                 return Err("full");
             }
-            taken.push(change.releases[0].version.clone());
+            written.push(change.releases[0].version.clone());
             Ok(())
         });
-        assert_eq!((refused, owed.of(&key("axios")).len(), owed.of(&key("other")).len()), (Err("full"), 1, 0));
-        owed.settle(|_, change| -> Result<(), ()> {
-            taken.push(change.releases[0].version.clone());
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(taken.iter().map(|version| &**version).collect::<Vec<_>>(), ["1.0.0", "1.1.0"]);
-        assert!(owed.is_empty() && owed.lock().rows == 0);
+        assert_eq!((refused, pending.of(&key("axios")).len(), pending.of(&key("other")).len()), (Err("full"), 1, 0));
+        pending
+            .settle(|_, change| -> Result<(), ()> {
+                written.push(change.releases[0].version.clone());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(written.iter().map(|version| &**version).collect::<Vec<_>>(), ["1.0.0", "1.1.0"]);
+        assert!(pending.is_empty() && pending.lock().rows == 0);
     }
 
     #[test]
-    fn what_waits_is_bounded() {
-        let owed = PendingChanges::default();
+    fn pending_rows_are_bounded() {
+        let pending = PendingChanges::default();
         let many = PackageChange { releases: vec![release("1.0.0", b""); MOST_ROWS / 2], ..PackageChange::default() };
-        assert!(owed.push(&key("axios"), &many));
-        assert!(!owed.push(&key("other"), &many));
-        assert!(owed.push(&key("other"), &change("1.0.0")));
+        assert!(pending.push(&key("axios"), &many));
+        assert!(!pending.push(&key("other"), &many));
+        assert!(pending.push(&key("other"), &change("1.0.0")));
     }
 }

@@ -1,22 +1,22 @@
-//! Connections that read the ledger: opened when they are needed, kept for the next, and waited for where the system gives no more
-//! files. Refuses to know what is read.
+//! A pool of read connections to the ledger, opened on demand. If no connection can be opened, for example when the process has
+//! no free file descriptor, a reader waits for another to finish.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-/// Connections kept for reading; more are opened when more threads read at once.
+/// Maximum number of idle connections. More are opened when more threads read at once.
 const KEPT: usize = 4;
 
-/// How long one that cannot be opened is waited for: a read takes less than a millisecond.
+/// How long to wait for a connection when none can be opened. A read takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connections of one ledger.
 #[derive(Default)]
 pub(crate) struct ReadPool {
     state: Mutex<State>,
-    /// Told when one is there again, or will not come back.
+    /// Notified when a connection is returned or closed.
     returned: Condvar,
 }
 
@@ -27,11 +27,11 @@ struct State {
 }
 
 impl ReadPool {
-    /// Reads through a connection that is free, or a new one. Where none can be opened, which a process without a free file sees,
-    /// it waits its turn.
+    /// Runs `work` with an idle connection or a new one. If none can be opened, waits for another reader.
     ///
     /// # Errors
-    /// Those of `open` when there is no other to wait for, and those of `work`, after which the connection is given up.
+    /// Returns the error of `open` if there is no other reader to wait for. Returns the error of `work` and closes the
+    /// connection.
     pub(crate) fn read<T, E>(
         &self,
         open: impl Fn() -> Result<Connection, E>,
@@ -51,7 +51,7 @@ impl ReadPool {
                 state.lent += 1;
                 return Ok(connection);
             }
-            // Counted before it is there, so that whoever finds none waits for it.
+            // Counted before it is opened, so that a reader without a connection waits for it.
             state.lent += 1;
             drop(state);
             let error = match open() {
@@ -70,7 +70,7 @@ impl ReadPool {
         }
     }
 
-    /// One is out no longer: it is kept, or there is nothing to keep.
+    /// Returns a connection to the pool, or counts it as closed if it is `None`.
     fn end(&self, connection: Option<Connection>) {
         let mut state = self.lock();
         state.lent -= 1;
@@ -83,7 +83,7 @@ impl ReadPool {
         };
         drop(state);
         self.returned.notify_one();
-        // Closing takes its time; nobody should wait for it.
+        // Closing is slow, so it happens outside the lock.
         drop(surplus);
     }
 
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_opened_is_waited_for_while_another_is_out() {
+    fn reader_without_a_connection_waits_for_another() {
         let readers = ReadPool::default();
         let out = readers.take(open).unwrap();
         let read = thread::scope(|scope| {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn with_none_out_it_is_told_at_once_and_a_failure_gives_the_connection_up() {
+    fn open_error_is_returned_at_once_and_failed_work_closes_the_connection() {
         let readers = ReadPool::default();
         assert_eq!(readers.read(full, |_| Ok(())), Err("no file is free"));
         let opened = Cell::new(0);

@@ -1,4 +1,4 @@
-//! The ledger's tables and how they came to be. Refuses to know who reads them.
+//! The ledger's schema and its migrations.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -10,10 +10,10 @@ use rusqlite::Connection;
 use crate::npm::{DigestComparison, Integrity};
 use crate::store::StoreError;
 
-/// What each schema adds to the one before it. Entries are never edited once released: ledgers made by them exist.
+/// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
 const MIGRATIONS: [&str; 6] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS];
 
-/// Instants are nanoseconds since 1970 UTC, so that a person needs only `datetime(x / 1e9, 'unixepoch')`.
+/// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
     CREATE TABLE packages (
         id INTEGER PRIMARY KEY,
@@ -29,7 +29,7 @@ const FIRST: &str = "
         UNIQUE (upstream, name)
     ) STRICT;
 
-    -- An integrity of '' is one that upstream did not state; a NULL would never equal itself.
+    -- An integrity of '' is one that upstream did not state. NULL cannot be used, because it never equals itself.
     CREATE TABLE releases (
         package INTEGER NOT NULL REFERENCES packages (id),
         version TEXT NOT NULL,
@@ -51,7 +51,7 @@ const FIRST: &str = "
         PRIMARY KEY (package, tag, version, first_seen)
     ) STRICT, WITHOUT ROWID;
 
-    -- Clients and what they ask for repeat a thousandfold; a download is then a row of numbers.
+    -- Clients and subjects repeat thousands of times, so a download refers to them by id.
     CREATE TABLE clients (
         id INTEGER PRIMARY KEY,
         address TEXT NOT NULL,
@@ -99,7 +99,8 @@ const FIRST: &str = "
     CREATE INDEX incidents_by_last ON incidents (last);
 ";
 
-/// What people decide. `act` is JSON, see `policy::decisions`; rows are never deleted, for they say who opened what.
+/// Decisions of operators. `act` is JSON, see `policy::decisions`. Rows are never deleted, because they document who allowed
+/// what.
 const DECISIONS: &str = "
     CREATE TABLE decisions (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -116,7 +117,7 @@ const DECISIONS: &str = "
         revoked_why TEXT
     ) STRICT;
 
-    -- One row: how often something was decided, and how much of that the server has in force.
+    -- One row: the revision of the recorded decisions, and the one that the server applies.
     CREATE TABLE decided (
         only INTEGER PRIMARY KEY CHECK (only = 1),
         revision INTEGER NOT NULL,
@@ -125,13 +126,13 @@ const DECISIONS: &str = "
     INSERT INTO decided (only, revision, in_force) VALUES (1, 0, 0);
 ";
 
-/// What bytes hash to. `digests` is SRI, '' where nothing is known beyond `integrity`; `manifest` is a `ManifestDigest`.
+/// Digests. `digests` is SRI, '' if nothing is known beyond `integrity`; `manifest` is a `ManifestDigest`.
 const DIGESTS: &str = "
     ALTER TABLE releases ADD COLUMN digests TEXT NOT NULL DEFAULT '';
     ALTER TABLE releases ADD COLUMN manifest BLOB;
     ALTER TABLE releases ADD COLUMN manifest_changed INTEGER;
 
-    -- What a full download yielded, by where it came from. upstream is the registry's address, without a view.
+    -- Downloaded tarballs by URL. upstream is the registry's address, without a view.
     CREATE TABLE tarballs (
         id INTEGER PRIMARY KEY,
         upstream TEXT NOT NULL,
@@ -146,14 +147,14 @@ const DIGESTS: &str = "
     ) STRICT;
 ";
 
-/// The form that upstream was asked for: 'full' or 'abbreviated', NULL where it was not noted yet.
+/// The form that upstream was asked for: 'full' or 'abbreviated', NULL in rows of older versions.
 const FORMS: &str = "
     ALTER TABLE packages ADD COLUMN form TEXT;
 ";
 
-/// What was seen when, by our own clock, and by which view. `looked` of a ledger from before is its `validated`: the best there is.
-/// `seen` is 0 for a package that is recorded only as absent. A release that was not there at the package's first look
-/// has an instant in `absent`.
+/// Lookups by the local clock and per view. For rows of older versions `looked` is set to `validated`, the closest known time.
+/// `seen` is 0 for a package recorded only as absent. `absent` is set for a release that the package's first lookup did not
+/// contain.
 const LOOKS: &str = "
     ALTER TABLE packages ADD COLUMN looked INTEGER;
     ALTER TABLE packages ADD COLUMN modified INTEGER;
@@ -173,30 +174,31 @@ const LOOKS: &str = "
         WHERE gone IS NOT NULL AND (SELECT content FROM packages WHERE packages.id = releases.package) IS NOT NULL;
 ";
 
-/// The first look that did not have a release that went. `manifest` of a release may be 49 bytes long from here on: install scripts
-/// are part of it.
+/// The first lookup without a release that disappeared. From this schema on, `manifest` may be 49 bytes long, because it includes
+/// install scripts.
 const RETURNS: &str = "
     ALTER TABLE releases ADD COLUMN missing_since INTEGER;
 ";
 
-/// The schema that begins with `LOOKS`: views that were two histories before are compared.
+/// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
-/// The newest schema this program knows: how many migrations there are.
-pub(crate) const KNOWN: i64 = 6;
+/// The newest schema this program supports: the number of migrations.
+pub(crate) const CURRENT: i64 = 6;
 
-/// Brings the ledger at `path` up to date, one transaction a step: killed in between, it goes on from there. An older ledger is copied
-/// first, into a file beside it that is never deleted.
+/// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
+/// to a file next to it, which is never deleted.
 ///
 /// # Errors
-/// [`StoreError::Newer`] when it is ahead of this program: nothing was touched then. Also when the copy cannot be made.
+/// Returns [`StoreError::Newer`] and changes nothing if the schema is newer than this program's. Also returns an error if the
+/// copy or a step fails.
 pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let found = version(connection, path)?;
-    if (1..KNOWN).contains(&found) {
+    if (1..CURRENT).contains(&found) {
         snapshot(connection, path, found)?;
     }
     for (step, sql) in (1_i64..).zip(MIGRATIONS).filter(|(step, _)| *step > found) {
-        let migrated = StoreError::ledger("be brought up to date");
+        let migrated = StoreError::ledger("migrate");
         let apply = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
             transaction.execute_batch(sql)?;
@@ -211,26 +213,26 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     Ok(())
 }
 
-/// Copies the ledger of schema `found` beside itself, as it is before its migration.
+/// Copies the ledger of schema `found` to a file next to it before the migration.
 fn snapshot(connection: &Connection, path: &Path, found: i64) -> Result<(), StoreError> {
     let copy = path.with_file_name(format!("ledger-schema-{found}.sqlite"));
     let part = path.with_file_name(format!("ledger-schema-{found}.sqlite.part"));
-    copy_into(connection, &part).map_err(StoreError::ledger("be copied before its migration"))?;
+    copy_into(connection, &part).map_err(StoreError::ledger("back up"))?;
     File::open(&part).and_then(|file| file.sync_all()).map_err(StoreError::file("sync", &part))?;
     fs::rename(&part, &copy).map_err(StoreError::file("rename", &part))?;
-    tracing::info!(path = %copy.display(), schema = found, "ledger copied before its migration");
+    tracing::info!(path = %copy.display(), schema = found, "ledger backed up before migration");
     Ok(())
 }
 
-/// Copies a ledger into the file `copy`, which its owner alone can read. What is there is replaced.
+/// Copies a ledger to the file `copy`, readable only by its owner. Replaces an existing file.
 pub(crate) fn copy_into(connection: &Connection, copy: &Path) -> rusqlite::Result<()> {
-    // SQLite takes an empty file for none, and would make one that all may read.
+    // SQLite treats an empty file as missing. Without one it would create a file that all users can read.
     let made = fs::remove_file(copy).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) });
     made.and_then(|()| make_private(copy)).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map(drop)
 }
 
-/// Makes an empty file for its owner alone, if there is none.
+/// Creates an empty file readable only by its owner, if there is none.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
@@ -239,7 +241,7 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Views of one package had a history each: they are one now, except for versions whose bytes they never saw alike.
+/// Merges the histories of a package's views. Versions whose bytes never matched between views are marked as `parted`.
 fn part_views(connection: &Connection) -> rusqlite::Result<()> {
     let mut names =
         connection.prepare("SELECT upstream, name FROM packages WHERE upstream LIKE '%#own' OR upstream LIKE '%#anonymous'")?;
@@ -265,14 +267,14 @@ fn part_views(connection: &Connection) -> rusqlite::Result<()> {
             }
             by_view.push((id, versions));
         }
-        for (place, (one, versions)) in by_view.iter().enumerate() {
-            for (other, others) in &by_view[place + 1..] {
+        for (position, (id, versions)) in by_view.iter().enumerate() {
+            for (other_id, others) in &by_view[position + 1..] {
                 for (version, digests) in versions {
                     let Some(others) = others.get(version) else { continue };
-                    let same = |digest: &Integrity| others.iter().any(|other| digest.agreement(other) == DigestComparison::Same);
+                    let same = |digest: &Integrity| others.iter().any(|other| digest.compare(other) == DigestComparison::Same);
                     if !digests.iter().any(same) {
-                        part.execute((one, version))?;
-                        part.execute((other, version))?;
+                        part.execute((id, version))?;
+                        part.execute((other_id, version))?;
                     }
                 }
             }
@@ -281,30 +283,30 @@ fn part_views(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Makes sure that the ledger at `path` can be read as it is.
+/// Checks that the ledger at `path` has the current schema.
 ///
 /// # Errors
-/// [`StoreError::Newer`] and [`StoreError::Older`] when it cannot.
+/// Returns [`StoreError::Newer`] or [`StoreError::Older`] if it does not.
 pub(crate) fn expect_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let found = version(connection, path)?;
-    if found < KNOWN {
-        return Err(StoreError::Older { path: path.to_owned(), found, known: KNOWN });
+    if found < CURRENT {
+        return Err(StoreError::Older { path: path.to_owned(), found, known: CURRENT });
     }
     Ok(())
 }
 
-/// Makes sure that this program may touch the ledger at `path`.
+/// Checks that the schema of the ledger at `path` is not newer than this program's.
 ///
 /// # Errors
-/// [`StoreError::Newer`] when it is ahead of this program.
-pub(crate) fn refuse_newer(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Returns [`StoreError::Newer`] if it is.
+pub(crate) fn reject_newer(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     version(connection, path).map(|_| ())
 }
 
 fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
-    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(StoreError::ledger("be opened"))?;
-    if found > KNOWN {
-        return Err(StoreError::Newer { path: path.to_owned(), found, known: KNOWN });
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(StoreError::ledger("open"))?;
+    if found > CURRENT {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known: CURRENT });
     }
     Ok(found)
 }
@@ -314,8 +316,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_migration_is_a_schema_of_its_own() {
-        assert_eq!(i64::try_from(MIGRATIONS.len()), Ok(KNOWN));
+    fn each_migration_is_one_schema() {
+        assert_eq!(i64::try_from(MIGRATIONS.len()), Ok(CURRENT));
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, Path::new("ledger")).unwrap();
         expect_known(&connection, Path::new("ledger")).unwrap();

@@ -1,5 +1,5 @@
-//! What is noted off the request path: gathered in memory, equal rows counted, written in batches by one thread. Refuses
-//! to know where they are written.
+//! Queues rows in memory and writes them in batches from one thread, off the request path. Equal rows are merged with a count.
+//! Memory is bounded; rows beyond the limit are dropped and counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,24 +14,24 @@ use jiff::Timestamp;
 use crate::store::StoreError;
 use crate::store::ledger::{DownloadEvent, DownloadKind, LedgerEvent};
 
-/// How long a row waits for others.
+/// How long a row waits for its batch.
 const BATCH_EVERY: Duration = Duration::from_millis(200);
-/// How many distinct rows do not wait.
+/// Number of distinct rows at which a batch is written at once.
 const BATCH_SIZE: usize = 5_000;
-/// How long after a failure the next attempt is made.
+/// Delay between a failed attempt and the next.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Distinct downloads in memory (about 300 bytes each) while they cannot be written. Beyond it, rows are lost.
+/// Maximum number of distinct downloads in memory, about 300 bytes each. Further rows are lost.
 const MOST_DOWNLOADS: usize = 100_000;
-/// Distinct incidents in memory.
+/// Maximum number of distinct events in memory.
 const MOST_INCIDENTS: usize = 10_000;
 
-/// The rows that are not written yet, and the thread that writes them.
+/// The queued rows and the thread that writes them.
 pub(crate) struct WriteBehindLog {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
 
-/// How often, and from when to when.
+/// How often a row occurred, and when first and last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowTally {
     pub(crate) times: u64,
@@ -48,10 +48,10 @@ pub(crate) struct Batch {
 }
 
 impl WriteBehindLog {
-    /// Starts the thread that hands batches to `write`. A batch that it refuses is kept and handed over again.
+    /// Starts the thread that passes batches to `write`. A failed batch is kept and retried.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// Returns an error if the thread cannot be started.
     pub(crate) fn start(write: impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static) -> std::io::Result<Self> {
         let shared =
             Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), done: Condvar::new(), lost: AtomicU64::new(0) });
@@ -68,7 +68,7 @@ impl WriteBehindLog {
         self.shared.note(|batch| batch.add_incident(incident, RowTally::once(at)));
     }
 
-    /// Blocks until everything noted before was handed over once, whether or not it could be written.
+    /// Blocks until all rows queued before were passed to `write` once, successfully or not.
     pub(crate) fn flush(&self) {
         let mut state = self.shared.lock();
         let rounds = state.started + u64::from(!state.pending.is_empty());
@@ -82,7 +82,7 @@ impl WriteBehindLog {
         }
     }
 
-    /// How many requests and events were noted and are not, and will not be, in the ledger.
+    /// Returns the number of requests and events that were dropped before they were written.
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
@@ -92,7 +92,7 @@ impl Drop for WriteBehindLog {
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.wake.notify_one();
-        // Its panic, if it had one, was printed where it happened.
+        // A panic of the thread was already printed.
         let _ = self.writer.take().map(JoinHandle::join);
     }
 }
@@ -107,12 +107,12 @@ struct Shared {
 #[derive(Default)]
 struct State {
     pending: Batch,
-    /// When the first of the pending rows came, or the last attempt failed.
+    /// When the first pending row was queued or the last attempt failed.
     since: Option<Instant>,
     failing: bool,
     urgent: bool,
     stopping: bool,
-    /// Batches handed over, and those of them that came back: all there will ever be once the thread is gone.
+    /// Batches passed to `write`, and batches that it returned from. `finished` is `u64::MAX` after the thread has ended.
     started: u64,
     finished: u64,
 }
@@ -148,7 +148,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a batch that is due. Empty when there will be none any more; `true` when there will be none after it.
+    /// Waits for a batch that is due. It is empty if there will be none. The flag is `true` for the last batch.
     fn next(&self) -> (Batch, bool) {
         let mut state = self.lock();
         loop {
@@ -175,19 +175,19 @@ impl Shared {
             if is_final {
                 lost = batch.times();
             } else {
-                lost = state.pending.take_back(batch);
+                lost = state.pending.requeue(batch);
                 state.since = Some(Instant::now());
             }
             drop(state);
             if is_final {
-                tracing::error!(error = %told(&error), lost, "the ledger could not be written before the end");
+                tracing::error!(error = %error_chain(&error), lost, "ledger rows lost at shutdown");
             } else if !was_failing {
-                tracing::error!(error = %told(&error), rows, "the ledger cannot be written, its rows wait in memory");
+                tracing::error!(error = %error_chain(&error), rows, "ledger write failed, rows are pending");
             }
         } else {
             drop(state);
             if was_failing {
-                tracing::info!(lost = self.lost.load(Ordering::Relaxed), "the ledger is written again");
+                tracing::info!(lost = self.lost.load(Ordering::Relaxed), "ledger writes resumed");
             }
         }
         self.lost.fetch_add(lost, Ordering::Relaxed);
@@ -200,8 +200,8 @@ impl Shared {
 }
 
 impl State {
-    /// `None` when the pending rows are due now; else how long to wait, `Some(None)` for until told.
-    #[expect(clippy::option_option, reason = "three answers: now, later, when told")]
+    /// Returns `None` if the pending rows are due now, else how long to wait. `Some(None)` waits for a notification.
+    #[expect(clippy::option_option, reason = "three cases: now, later, when notified")]
     fn wait(&self) -> Option<Option<Duration>> {
         if self.stopping {
             return None;
@@ -218,7 +218,7 @@ impl State {
     }
 }
 
-/// Frees whoever waits for the writer, should it panic.
+/// Wakes all threads that wait for the writer when it ends, even by a panic.
 struct WriterStopped<'a>(&'a Shared);
 
 impl Drop for WriterStopped<'_> {
@@ -241,12 +241,12 @@ impl RowTally {
 }
 
 impl Batch {
-    /// The downloads, in the order in which they first came.
+    /// Returns the downloads, ordered by their first occurrence.
     pub(crate) fn downloads(&self) -> Vec<(&DownloadEvent, RowTally)> {
         in_order(self.tarballs.iter().chain(&self.packuments).map(|(row, tally)| (&row.0, *tally)).collect())
     }
 
-    /// The incidents, in the order in which they first came.
+    /// Returns the events, ordered by their first occurrence.
     pub(crate) fn incidents(&self) -> Vec<(&LedgerEvent, RowTally)> {
         in_order(self.incidents.iter().map(|(incident, tally)| (incident, *tally)).collect())
     }
@@ -259,12 +259,12 @@ impl Batch {
         self.len() == 0
     }
 
-    /// How many requests and events these rows stand for.
+    /// Returns the number of requests and events in these rows.
     fn times(&self) -> u64 {
         self.tarballs.values().chain(self.packuments.values()).chain(self.incidents.values()).map(|tally| tally.times).sum()
     }
 
-    /// Adds a row; answers with how many requests had to be given up for it, or with it.
+    /// Adds a row. Returns the number of requests lost because of the limit.
     fn add_download(&mut self, row: DownloadKey, tally: RowTally) -> u64 {
         let full = self.tarballs.len() + self.packuments.len() >= MOST_DOWNLOADS;
         let of_tarball = row.0.kind == DownloadKind::Tarball;
@@ -273,11 +273,11 @@ impl Batch {
             known.join(tally);
             return 0;
         }
-        // Who got which bytes is what the ledger is for; what was hidden from whom is good to know.
+        // Downloads of tarballs matter most for incident response, so packument rows are dropped first.
         let lost = if !full {
             0
         } else if of_tarball && !self.packuments.is_empty() {
-            give_up_some(&mut self.packuments)
+            drop_some(&mut self.packuments)
         } else {
             return tally.times;
         };
@@ -296,8 +296,8 @@ impl Batch {
         0
     }
 
-    /// Takes rows back that could not be written.
-    fn take_back(&mut self, older: Self) -> u64 {
+    /// Adds the rows of a failed batch again. Returns the number of requests lost because of the limit.
+    fn requeue(&mut self, older: Self) -> u64 {
         let mut lost = 0;
         for (row, tally) in older.tarballs.into_iter().chain(older.packuments) {
             lost += self.add_download(row, tally);
@@ -309,8 +309,8 @@ impl Batch {
     }
 }
 
-/// A download as a key. What it hid is shared with the remembered answer and may be hundreds of versions long, so it is
-/// told apart by place first, and not hashed on the request path.
+/// A download as a key. The list of hidden versions may be long and is shared with the cached response. It is therefore compared
+/// by pointer first and not hashed on the request path.
 struct DownloadKey(DownloadEvent);
 
 impl Hash for DownloadKey {
@@ -323,18 +323,19 @@ impl Hash for DownloadKey {
 
 impl PartialEq for DownloadKey {
     fn eq(&self, other: &Self) -> bool {
-        let (one, two) = (&self.0, &other.0);
-        (one.kind, one.outcome, &one.rule, one.client, one.tool) == (two.kind, two.outcome, &two.rule, two.client, two.tool)
-            && (&one.name, &one.user) == (&two.name, &two.user)
-            && (&one.version, &one.integrity, &one.tool_version) == (&two.version, &two.integrity, &two.tool_version)
-            && (Arc::ptr_eq(&one.hidden, &two.hidden) || one.hidden == two.hidden)
+        let (left, right) = (&self.0, &other.0);
+        (left.kind, left.outcome, &left.rule, left.client, left.tool)
+            == (right.kind, right.outcome, &right.rule, right.client, right.tool)
+            && (&left.name, &left.user) == (&right.name, &right.user)
+            && (&left.version, &left.integrity, &left.tool_version) == (&right.version, &right.integrity, &right.tool_version)
+            && (Arc::ptr_eq(&left.hidden, &right.hidden) || left.hidden == right.hidden)
     }
 }
 
 impl Eq for DownloadKey {}
 
-/// Gives up a part of the rows, so that the next thousand need not look for one each.
-fn give_up_some(rows: &mut HashMap<DownloadKey, RowTally>) -> u64 {
+/// Drops many rows at once, so that the next ones need no search each. Returns the number of requests lost.
+fn drop_some(rows: &mut HashMap<DownloadKey, RowTally>) -> u64 {
     let (mut left, mut lost) = (rows.len().min(MOST_DOWNLOADS / 10), 0);
     rows.retain(|_, tally| {
         if left == 0 {
@@ -352,8 +353,8 @@ fn in_order<T>(mut rows: Vec<(T, RowTally)>) -> Vec<(T, RowTally)> {
     rows
 }
 
-/// An error and its causes on one line: `Display` does not repeat its source.
-fn told(error: &dyn std::error::Error) -> String {
+/// Joins an error and its sources in one line, because `Display` does not repeat the source.
+fn error_chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
@@ -364,7 +365,7 @@ mod tests {
 
     type Written = Arc<Mutex<Vec<(Vec<DownloadEvent>, Vec<u64>)>>>;
 
-    /// Writes into memory, and fails as often as `failures` says.
+    /// Returns a writer to memory that fails the first `failures` times.
     fn sink(written: &Written, failures: u32) -> impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static {
         let (written, mut left) = (Arc::clone(written), failures);
         move |batch| {
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_rows_are_one_row_and_rows_are_in_order() {
+    fn equal_rows_are_merged_and_rows_are_ordered() {
         let written = Written::default();
         let journal = WriteBehindLog::start(sink(&written, 0)).unwrap();
         journal.note_download(download("2.0.0", [10, 0, 0, 1]), at(5));
@@ -410,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_hidden_tells_rows_apart_wherever_it_lies() {
+    fn rows_differ_by_the_content_of_hidden_versions() {
         let mut batch = Batch::default();
         let list = |versions: &[&str]| -> Arc<[Box<str>]> { versions.iter().map(|version| Box::from(*version)).collect() };
         for hidden in [list(&["1.0.0"]), list(&["1.0.0"]), list(&["2.0.0"]), list(&[])] {
@@ -422,13 +423,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_makes_one_attempt_and_what_failed_is_kept_for_the_next() {
+    fn flush_makes_one_attempt_and_keeps_failed_rows() {
         let written = Written::default();
         let journal = WriteBehindLog::start(sink(&written, 2)).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(2));
-        // However many attempts the thread made by itself: after two more, both failures are behind.
+        // The thread may have made attempts of its own. After two more, both failures are used up.
         journal.flush();
         journal.flush();
         assert_eq!(written.lock().unwrap().iter().flat_map(|(_, tallies)| tallies).sum::<u64>(), 2);
@@ -436,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_writes_what_is_left_and_counts_what_it_cannot() {
+    fn drop_writes_remaining_rows_and_counts_lost_ones() {
         let written = Written::default();
         let journal = WriteBehindLog::start(sink(&written, 0)).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
@@ -450,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn packuments_are_given_up_before_tarballs_and_what_is_lost_is_counted() {
+    fn packument_rows_are_dropped_before_tarball_rows_and_counted() {
         let (mut batch, none) = (Batch::default(), Arc::from([]));
         let mut lost = 0;
         for client in 0..100_000 {
@@ -458,7 +459,7 @@ mod tests {
         }
         assert_eq!((batch.len(), lost), (MOST_DOWNLOADS, 0));
         assert_eq!(batch.add_download(DownloadKey(packument(200_000, &none)), RowTally::once(at(0))), 1);
-        assert_eq!(batch.add_download(DownloadKey(packument(1, &none)), RowTally::once(at(0))), 0, "it is counted in its row");
+        assert_eq!(batch.add_download(DownloadKey(packument(1, &none)), RowTally::once(at(0))), 0, "an equal row is merged");
         for client in 0..100_000 {
             let tarball = DownloadEvent { client: client_of(client), ..download("1.0.0", [0; 4]) };
             lost += batch.add_download(DownloadKey(tarball), RowTally::once(at(0)));
@@ -468,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_panics_holds_nobody_up() {
+    fn panic_of_the_writer_does_not_block_flush() {
         let journal = WriteBehindLog::start(|_| panic!("a defect")).unwrap();
         journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
