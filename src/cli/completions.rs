@@ -1,4 +1,4 @@
-//! `coldframe completions`: a shell's completion script.
+//! `coldframe completions`: prints a shell completion script.
 
 use clap::{Args, CommandFactory as _, ValueEnum};
 
@@ -6,12 +6,12 @@ use crate::cli::output::{self, CliError, Exit};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The shell.
+    /// Shell to print a script for.
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// The shells that have a script.
+/// The supported shells.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Shell {
     Bash,

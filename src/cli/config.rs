@@ -1,4 +1,4 @@
-//! `coldframe config`: checks a file, or shows what is in force and where each value came from.
+//! `coldframe config`: checks a configuration file, or shows the effective settings and their origins.
 
 use std::path::PathBuf;
 
@@ -14,15 +14,15 @@ use crate::text::single_line;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check a configuration file by itself; tells every mistake at once.
+    /// Check a configuration file and report all errors.
     Check(ConfigCheckArgs),
-    /// Show every value in force and where it came from, as TOML.
+    /// Show all effective settings and their origins, as TOML.
     Show(ConfigShowArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigCheckArgs {
-    /// The file.
+    /// Configuration file to check.
     file: PathBuf,
 }
 
@@ -37,16 +37,16 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Check(arguments) => {
             let count = config::check(&arguments.file)?;
             let noun = if count == 1 { "setting" } else { "settings" };
-            output::print(&format!("{}: {count} {noun}, no mistake\n", single_line(&arguments.file.to_string_lossy())))?;
+            output::print(&format!("{}: {count} {noun}, no errors\n", single_line(&arguments.file.to_string_lossy())))?;
         }
         Command::Show(arguments) => {
             let data_dir = arguments.settings.clone().read(config::data_dir)?;
-            // What is shown is what a server would start with; one that runs may have been started with something else.
+            // Shows what a server would start with now. A running server may have been started with other settings.
             if let Ok(Owner::Server(server)) = runtime()?.block_on(RemoteServer::find(&data_dir)) {
                 let place = server.url().map(|url| format!(" at {url}")).unwrap_or_default();
-                say(&format!("these are the settings of this command; the running server{place} goes by those of its own start"));
+                say(&format!("showing the settings of this command; the running server{place} uses its own"));
             }
-            output::print(&arguments.settings.read(config::show_in_force)?)?;
+            output::print(&arguments.settings.read(config::show_effective)?)?;
         }
     }
     Ok(Exit::Done)

@@ -1,5 +1,5 @@
-//! `coldframe explain`: whether a version would be served, and why. The server that runs on the data directory answers; without one
-//! the settings of this command do.
+//! `coldframe explain`: explains whether a version would be served. The server that runs on the data directory answers.
+//! Without a server, the settings of this command apply.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::server::admin::explanation;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A package and a version, a dist-tag or a range: `axios@1.14.1`, `axios@^1`, `axios`.
+    /// Package with a version, range or dist-tag: `axios@1.14.1`, `axios@^1`, `axios`.
     #[arg(value_name = "SPEC", value_parser = PackageSpec::parse)]
     spec: PackageSpec,
-    /// Judge as of another instant: `2026-03-31T01:00Z`.
+    /// Evaluate as of another instant: `2026-03-31T01:00Z`.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Timestamp>,
     /// Print JSON.
@@ -36,20 +36,20 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { spec, at, json, settings } = arguments;
-    let config = settings.clone().read(Config::gather)?;
+    let config = settings.clone().read(Config::load)?;
     let (text, is_allowed) = runtime()?.block_on(async {
         if let Some(running) = running_server::find(&config).await? {
             return ask(&running, &config, &settings, (&spec, at, json)).await;
         }
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
         let text = if json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
-        Ok::<_, CliError>((text, explained.verdict.allows()))
+        Ok::<_, CliError>((text, explained.verdict.is_allowed()))
     })?;
     output::print(&text)?;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })
 }
 
-/// Asks the running server; says what its other addresses and the settings of this command would make of it.
+/// Asks the running server. Also reports the verdicts of its other listeners and of the settings of this command.
 async fn ask(
     running: &Running,
     config: &Config,
@@ -60,19 +60,19 @@ async fn ask(
     let explained = running.server.explain(spec, at, running.profile).await?;
     for (profile, verdict) in &explained.others {
         let place = running.server.url_of(*profile).map(|url| url.to_string()).unwrap_or_default();
-        say(&format!("for clients of {place} ({}) it is {verdict}", running.server.policy_words(*profile)));
+        say(&format!("clients of {place} ({}): {verdict}", running.server.policy_words(*profile)));
     }
     if let Some(changed) = running.changed_config(settings, config) {
         match app::explain(changed, Arc::new(SystemClock), spec, at).await {
-            Ok(other) => say(&format!("with the settings of this command it would be {}", verdict_line(&other.verdict))),
-            Err(wrong) => say(&format!("what the settings of this command would make of it cannot be found out: {wrong}")),
+            Ok(other) => say(&format!("with the settings of this command: {}", verdict_line(&other.verdict))),
+            Err(error) => say(&format!("cannot evaluate with the settings of this command: {error}")),
         }
     }
     let text = if json { format!("{:#}\n", explained.json) } else { explained.text };
     Ok((text, explained.is_allowed))
 }
 
-/// An instant as people write it, always with its offset.
+/// Parses an instant with an offset.
 fn instant(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| "not an instant with its offset; allowed: such as `2026-03-31T01:00Z`".to_owned())
+    text.parse().map_err(|_| "expected an instant with an offset, such as `2026-03-31T01:00Z`".to_owned())
 }

@@ -1,5 +1,5 @@
-//! `coldframe exposure`: who asked for a package, and whether they got it; who got what an advisory names; who asked for a place that
-//! malware talks to.
+//! `coldframe exposure`: lists clients that requested a package, received versions of an advisory, or contacted hosts that
+//! feeds list as indicators.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,14 +26,13 @@ use crate::units::timestamp;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A package, or one version of it: `axios`, `axios@1.14.1`.
+    /// Package, or one version of it: `axios`, `axios@1.14.1`.
     #[arg(value_name = "PACKAGE[@VERSION]", value_parser = PackageSpec::parse, required_unless_present_any = ["advisory", "feed", "contacts"])]
     spec: Option<PackageSpec>,
-    /// Say who got what an advisory of the feeds names, by its id or an alias: `MAL-2026-2307`; `--feed` takes one too.
+    /// List clients that received versions of an advisory (id or alias).
     #[arg(long, value_name = "ID", conflicts_with = "spec")]
     advisory: Option<String>,
-    /// Say who asked the gateway for places that feeds list as what malware talks to; those that concern a package or an advisory are
-    /// told with it as well.
+    /// List clients that asked the gateway for indicators: hosts that malware uses.
     #[arg(long, conflicts_with_all = ["spec", "advisory"])]
     contacts: bool,
     /// Print JSON.
@@ -45,27 +44,27 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     if arguments.contacts {
-        let contacts = app::contacts(&flushed(&arguments.settings)?)?;
+        let contacts = app::indicator_hits(&flushed(&arguments.settings)?)?;
         let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { tell_contacts(&contacts) };
         output::print(&text)?;
         return Ok(Exit::Done);
     }
-    let named = arguments.settings.take_advisory();
+    let named = arguments.settings.take_advisory_id();
     let Some(spec) = arguments.spec else {
         let Some(id) = arguments.advisory.or(named) else {
-            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("name a package, or an advisory: `--feed MAL-2026-2307`")));
+            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("name a package or an advisory: `--feed MAL-2026-2307`")));
         };
         return run_by_advisory(&id, arguments.json, &arguments.settings);
     };
     let data_dir = flushed(&arguments.settings)?;
     let exposures = app::exposure(&data_dir, &spec)?;
-    let mut contacts = app::contacts(&data_dir)?;
+    let mut contacts = app::indicator_hits(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
     let grounds = Grounds::read(&data_dir);
     let text = if arguments.json {
         tell_json(&spec, &exposures, &contacts, &grounds)
     } else {
-        tell(&spec, &exposures, &grounds) + &beside(&contacts)
+        tell(&spec, &exposures, &grounds) + &format_hits_section(&contacts)
     };
     output::print(&text)?;
     Ok(Exit::Done)
@@ -74,42 +73,42 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
 fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
-    let findings = incident::exposed(config, Arc::new(SystemClock), id)?;
-    // Where nothing was kept yet nobody asked for anything.
-    let mut contacts = app::contacts(&data_dir).unwrap_or_default();
+    let findings = incident::find_exposed(config, Arc::new(SystemClock), id)?;
+    // Without a ledger there are no hits.
+    let mut contacts = app::indicator_hits(&data_dir).unwrap_or_default();
     contacts.retain(|known| known.contact.advisory == id);
     let grounds = Grounds::read(&data_dir);
     let text = match (findings_json(&findings, &grounds), contacts_json(&contacts)) {
         (Value::Array(findings), Value::Array(contacts)) if json => {
             format!("{:#}\n", Value::Array([findings, contacts].concat()))
         }
-        _ => tell_findings(&findings, &grounds) + &beside(&contacts),
+        _ => format_exposed(&findings, &grounds) + &format_hits_section(&contacts),
     };
     output::print(&text)?;
     Ok(Exit::Done)
 }
 
-/// The data directory, its ledger written as far as the running server has noted anything. The ledger counts either way.
+/// Returns the data directory after the running server has flushed its ledger. Without a flush, the ledger is read as is.
 fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, CliError> {
     let data_dir = settings.clone().read(config::data_dir)?;
     runtime()?.block_on(async {
         match RemoteServer::find(&data_dir).await {
             Ok(Owner::Server(server)) => server.flush().await,
             Ok(Owner::NoProcess | Owner::Silent) => {}
-            Err(wrong) => say(&format!("what was asked for in the last seconds may be missing: {wrong}")),
+            Err(error) => say(&format!("requests of the last seconds may be missing: {error}")),
         }
     });
     Ok(data_dir)
 }
 
-/// What was seen here of what an advisory names, and who got it.
-pub(crate) fn tell_findings(findings: &[ExposedVersion], grounds: &Grounds) -> String {
+/// Lists the versions of an advisory that were seen here, and the clients that received them.
+pub(crate) fn format_exposed(findings: &[ExposedVersion], grounds: &Grounds) -> String {
     if findings.is_empty() {
-        return "nothing that it names was ever seen here, as far as the ledger reaches back\n".to_owned();
+        return "none of its versions are in the ledger\n".to_owned();
     }
     let mut text = String::new();
     for finding in findings {
-        let who = if finding.clients.is_empty() { "nobody got it" } else { "who got it:" };
+        let who = if finding.clients.is_empty() { "no client received it" } else { "received by:" };
         push_line!(text, "{}@{} ({}): {who}", finding.name, finding.version, finding.advisory);
         if !finding.clients.is_empty() {
             text.push_str(&rows("  ", &finding.name, &finding.clients, grounds));
@@ -118,7 +117,7 @@ pub(crate) fn tell_findings(findings: &[ExposedVersion], grounds: &Grounds) -> S
     text
 }
 
-/// The same for programs.
+/// Like [`format_exposed`], as JSON.
 pub(crate) fn findings_json(findings: &[ExposedVersion], grounds: &Grounds) -> Value {
     let told = findings.iter().map(|finding| {
         json!({
@@ -157,14 +156,14 @@ fn contact_json(known: &IndicatorHitSummary) -> Value {
     })
 }
 
-/// What is told of contacts beside something else: nothing where there are none.
-fn beside(contacts: &[IndicatorHitSummary]) -> String {
-    if contacts.is_empty() { String::new() } else { format!("\nwho asked for what it talks to:\n{}", contact_rows(contacts)) }
+/// Returns a section with indicator hits, empty if there are none.
+fn format_hits_section(contacts: &[IndicatorHitSummary]) -> String {
+    if contacts.is_empty() { String::new() } else { format!("\nindicator hits:\n{}", contact_rows(contacts)) }
 }
 
 fn tell_contacts(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() {
-        return "nobody asked the gateway for a place that a feed lists, as far as the ledger reaches back\n".to_owned();
+        return "no indicator hits in the ledger\n".to_owned();
     }
     contact_rows(contacts)
 }
@@ -201,7 +200,7 @@ fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value
 fn tell(spec: &PackageSpec, exposures: &[Exposure], grounds: &Grounds) -> String {
     if exposures.is_empty() {
         let version = spec.wanted.as_deref().map(|wanted| format!("@{wanted}")).unwrap_or_default();
-        return format!("nobody asked for {}{version}, as far as the ledger reaches back\n", spec.name);
+        return format!("no requests for {}{version} in the ledger\n", spec.name);
     }
     rows("", &spec.name, exposures, grounds)
 }
@@ -222,7 +221,7 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
                     grounds.of(name, exposure).map(|decision| format!("{} {}", noun(decision), decision.id)).collect();
                 format!("served ({})", named.join(", "))
             }
-            Some(rule) if exposure.outcome == DownloadOutcome::Served => format!("served, noted by {rule}"),
+            Some(rule) if exposure.outcome == DownloadOutcome::Served => format!("served, recorded by {rule}"),
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
         };
@@ -239,19 +238,19 @@ fn outcome(exposure: &Exposure) -> &'static str {
     }
 }
 
-/// What people decided, to name what let a version through.
+/// Decisions of operators, to name the one that allowed a version.
 pub(crate) struct Grounds(Vec<Decision>);
 
 impl Grounds {
-    /// Reads the decisions of a data directory. What cannot be read is named by its rule alone.
+    /// Reads the decisions of a data directory. If that fails, output names only the rule.
     pub(crate) fn read(data_dir: &Path) -> Self {
         Self(decide::decisions(data_dir).unwrap_or_default())
     }
 
-    /// The decisions that let through what a row says was served.
+    /// Returns the decisions that allowed a served version.
     fn of<'g>(&'g self, name: &'g PackageName, row: &'g Exposure) -> impl Iterator<Item = &'g Decision> {
         let rule = row.rule.as_deref().filter(|_| row.outcome == DownloadOutcome::Served);
-        let (approved, observed) = (rule == Some(RuleId::Approved.as_str()), rule == Some(RuleId::Observed.as_str()));
+        let (approved, observed) = (rule == Some(RuleId::Approved.as_str()), rule == Some(RuleId::BreakGlass.as_str()));
         self.0.iter().filter(move |decision| {
             let names = match &decision.proposal.act {
                 DecisionAction::Approve { package, versions, .. } => {
@@ -260,7 +259,7 @@ impl Grounds {
                 DecisionAction::Adopt { versions, .. } => {
                     approved && versions.iter().any(|one| one.package == name.as_str() && one.approved.version == row.version)
                 }
-                DecisionAction::Observe => observed,
+                DecisionAction::BreakGlass => observed,
                 DecisionAction::Deny { .. } | DecisionAction::Freeze { .. } | DecisionAction::Record { .. } => false,
             };
             let ended = [decision.proposal.expires, decision.revoked.as_ref().map(|(by, _)| by.at)];
@@ -273,7 +272,7 @@ impl Grounds {
 fn noun(decision: &Decision) -> &'static str {
     match decision.proposal.act {
         DecisionAction::Adopt { .. } => "adoption",
-        DecisionAction::Observe => "observation",
+        DecisionAction::BreakGlass => "break-glass",
         _ => "approval",
     }
 }

@@ -1,4 +1,4 @@
-//! `coldframe feed`: look at the feeds now, say how they stand, export what this instance denies.
+//! `coldframe feed`: syncs advisory feeds, shows their status, exports the versions that this instance denies.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -24,21 +24,21 @@ use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Look at the feeds now; beside a running server, which takes up what changed, or without one.
+    /// Sync the feeds now; a running server loads the changes.
     Sync(FeedSyncArgs),
-    /// Say how the feeds stand: records, freshness, records that wait for a decision.
+    /// Show records, freshness, and records that need a decision.
     Status(FeedStatusArgs),
-    /// Obey a record whole that marks every version of an established package.
+    /// Apply a record that marks every version of an established package.
     Obey(Ruling),
-    /// Set a record aside that marks every version: only the versions that it lists are refused.
+    /// Refuse only the versions that such a record lists.
     SetAside(Ruling),
-    /// Write what people denied here as a signed feed of OSV records: neither what feeds say, nor what policies do.
+    /// Export denials of operators as a signed feed of OSV records.
     Export(FeedExportArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct FeedSyncArgs {
-    /// Take a feed also when most of its records are gone.
+    /// Accept a feed even if most of its records are gone.
     #[arg(long)]
     accept_shrunk: bool,
     /// Print JSON.
@@ -59,7 +59,7 @@ pub(crate) struct FeedStatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ruling {
-    /// The record: its id or an alias.
+    /// Id or alias of the record.
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
@@ -70,13 +70,13 @@ pub(crate) struct Ruling {
 
 #[derive(Debug, Args)]
 pub(crate) struct FeedExportArgs {
-    /// The directory to write to; called `osv-scanner`, it is what osv-scanner reads offline.
+    /// Directory to write to; osv-scanner reads one named `osv-scanner` offline.
     #[arg(value_name = "DIRECTORY")]
     directory: PathBuf,
-    /// What the ids of the records begin with.
+    /// Prefix of the record ids.
     #[arg(long, value_name = "PREFIX", default_value = "COLDFRAME", value_parser = prefix)]
     id_prefix: String,
-    /// How long readers may use it.
+    /// How long the export is valid.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
     expires: Duration,
     #[command(flatten)]
@@ -87,9 +87,9 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Sync(FeedSyncArgs { accept_shrunk, json, settings }) => {
             let config = of_server(&settings)?;
-            let standings = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), accept_shrunk))?;
-            let stale = standings.iter().any(|standing| standing.staleness.is_some());
-            say(&standings, json)?;
+            let statuses = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), accept_shrunk))?;
+            let stale = statuses.iter().any(|status| status.staleness.is_some());
+            say(&statuses, json)?;
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
         Command::Status(FeedStatusArgs { json, settings }) => {
@@ -116,9 +116,9 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     }
 }
 
-/// The configuration of the server that runs on the data directory, which says which feeds are followed; without one, of this command.
+/// Returns the configuration of the running server, which determines the feeds. Without a server, returns that of this command.
 pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliError> {
-    let config = settings.clone().read(Config::gather)?;
+    let config = settings.clone().read(Config::load)?;
     Ok(match runtime()?.block_on(running_server::find(&config))? {
         Some(running) => {
             running.announce(&config, OF_VERDICTS);
@@ -141,18 +141,18 @@ fn prefix(text: &str) -> Result<String, String> {
     if (1..=32).contains(&text.len()) && text.chars().all(plain) && !matches!(text, "MAL" | "GHSA" | "CVE" | "OSV") {
         Ok(text.to_owned())
     } else {
-        Err("a prefix of your own: upper case letters and digits, such as `ACME`".to_owned())
+        Err("expected a prefix of your own of upper-case letters and digits, such as `ACME`".to_owned())
     }
 }
 
-fn say(standings: &[FeedStatus], as_json: bool) -> Result<(), CliError> {
-    let text = if as_json { tell_json(standings) } else { tell(standings) };
+fn say(statuses: &[FeedStatus], as_json: bool) -> Result<(), CliError> {
+    let text = if as_json { tell_json(statuses) } else { tell(statuses) };
     Ok(output::print(&text)?)
 }
 
-fn tell_json(standings: &[FeedStatus]) -> String {
-    let told = standings.iter().map(|standing| {
-        let (feed, state) = (&standing.feed, &standing.state);
+fn tell_json(statuses: &[FeedStatus]) -> String {
+    let told = statuses.iter().map(|status| {
+        let (feed, state) = (&status.feed, &status.state);
         json!({
             "name": feed.name,
             "source": feed.source.to_string(),
@@ -168,21 +168,21 @@ fn tell_json(standings: &[FeedStatus]) -> String {
             "changed": state.changed.map(|at| at.to_string()),
             "serial": state.serial,
             "expires": state.expires.map(|at| at.to_string()),
-            "fresh": standing.staleness.is_none(),
-            "stale": standing.staleness,
-            "overbroad": standing.overbroad,
+            "fresh": status.staleness.is_none(),
+            "stale": status.staleness,
+            "overbroad": status.overbroad,
         })
     });
     format!("{:#}\n", told.collect::<Value>())
 }
 
-fn tell(standings: &[FeedStatus]) -> String {
-    if standings.is_empty() {
-        return "no feed is configured: `--feed PATH-or-URL`, or `[[feed]]` in the configuration file\n".to_owned();
+fn tell(statuses: &[FeedStatus]) -> String {
+    if statuses.is_empty() {
+        return "no feed is configured; set `--feed PATH-or-URL` or `[[feed]]` in the configuration file\n".to_owned();
     }
     let mut text = String::new();
-    for standing in standings {
-        let (feed, state, tally) = (&standing.feed, &standing.state, &standing.state.tally);
+    for status in statuses {
+        let (feed, state, tally) = (&status.feed, &status.state, &status.state.tally);
         let mut columns = TextTable::indented("  ");
         columns.row(["source", &feed.source.to_string()]);
         columns.row(["trust", feed.trust.as_str()]);
@@ -198,18 +198,18 @@ fn tell(standings: &[FeedStatus]) -> String {
         if let Some(trouble) = &tally.trouble {
             columns.row(["unreadable", trouble]);
         }
-        for mistake in &standing.overbroad {
-            columns.row(["to decide", mistake]);
+        for record in &status.overbroad {
+            columns.row(["to decide", record]);
         }
-        if let Some(staleness) = &standing.staleness {
+        if let Some(staleness) = &status.staleness {
             columns.row(["stale", staleness]);
         }
-        let word = match (state.is_good(), &standing.staleness) {
-            (false, _) => "was never read",
-            (true, Some(_)) => "is stale, its last good records are in force",
-            (true, None) => "is fresh",
+        let word = match (state.is_good(), &status.staleness) {
+            (false, _) => "never synced",
+            (true, Some(_)) => "stale, using its last good records",
+            (true, None) => "fresh",
         };
-        let _ = write!(text, "{} {word}\n{columns}", feed.name);
+        let _ = write!(text, "{}: {word}\n{columns}", feed.name);
     }
     text
 }
@@ -218,7 +218,7 @@ fn records(tally: &crate::feed::FeedCounts) -> String {
     let more = [
         (tally.withdrawn, "withdrawn"),
         (tally.foreign, "of other ecosystems"),
-        (tally.skipped, "skipped (no OSV record)"),
+        (tally.skipped, "skipped (not OSV records)"),
         (tally.unreadable, "unreadable"),
         (tally.unreadable_events, "unreadable events"),
     ];

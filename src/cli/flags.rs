@@ -1,4 +1,4 @@
-//! The flags of the table of settings, and the configuration they give together with environment and file.
+//! Command-line flags for all settings. Combines them with the environment and the configuration file.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,11 @@ use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{DefaultValue, SETTINGS, Setting};
 use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
 
-/// What a person asks a question with; the rest is accepted and not listed in their help.
-const ASKED: &[SettingKey] =
+/// The settings listed in the help of commands that answer a question. Those commands accept all others too.
+const LISTED_SETTINGS: &[SettingKey] =
     &[SettingKey::Upstream, SettingKey::MinReleaseAge, SettingKey::Exclude, SettingKey::DataDir, SettingKey::Feed];
 
-/// Every setting as a flag, and `--config`. `LISTED` says whether help shows all of them.
+/// Every setting as a flag, and `--config`. Help lists all of them if `LISTED` is set.
 #[derive(Debug, Clone)]
 pub(crate) struct SettingFlags<const LISTED: bool> {
     file: Option<PathBuf>,
@@ -21,8 +21,8 @@ pub(crate) struct SettingFlags<const LISTED: bool> {
 }
 
 impl<const LISTED: bool> SettingFlags<LISTED> {
-    /// Takes out of `--feed` what is the id of an advisory (`MAL-2026-2307`) and no file: for a question about that advisory.
-    pub(crate) fn take_advisory(&mut self) -> Option<String> {
+    /// Removes and returns the value of `--feed` that is an advisory id (`MAL-2026-2307`) and not an existing file.
+    pub(crate) fn take_advisory_id(&mut self) -> Option<String> {
         let is_id = |text: &str| {
             let prefix = text.split('-').next().unwrap_or_default();
             let named = prefix.len() < text.len() && prefix.starts_with(|letter: char| letter.is_ascii_uppercase());
@@ -31,8 +31,8 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.flags.take(SettingKey::Feed, is_id)
     }
 
-    /// What another command has to be given so that it answers as this one did, with a blank before it: the data directory and the file;
-    /// what verdicts are made by too, unless a server that runs says that.
+    /// Returns the flags that make another command answer like this one, with a leading space: data directory and file.
+    /// Includes the settings that verdicts depend on, unless a running server provides them.
     pub(crate) fn repeated(&self, is_servers: bool) -> String {
         let keys = if is_servers { &[SettingKey::DataDir][..] } else { &[OF_VERDICTS, &[SettingKey::DataDir]].concat() };
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
@@ -40,12 +40,12 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) }
     }
 
-    /// The first flag that was given and is not among `known`.
-    pub(crate) fn given_beyond(&self, known: &[SettingKey]) -> Option<String> {
+    /// Returns the first given flag that is not in `known`.
+    pub(crate) fn first_flag_outside(&self, known: &[SettingKey]) -> Option<String> {
         self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
     }
 
-    /// Hands what there is to read to `read`: the file, the environment of this process, the flags.
+    /// Calls `read` with the file, the environment of this process and the flags.
     pub(crate) fn read<T>(self, read: impl FnOnce(ConfigSources<'_>) -> Result<T, Diagnostics>) -> Result<T, Diagnostics> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
         let surroundings = ProcessEnvironment {
@@ -84,7 +84,7 @@ impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
         let command = command.next_help_heading("Settings").arg(file);
         SETTINGS
             .iter()
-            .fold(command, |command, setting| command.arg(flag(setting).hide(!LISTED && !ASKED.contains(&setting.key))))
+            .fold(command, |command, setting| command.arg(flag(setting).hide(!LISTED && !LISTED_SETTINGS.contains(&setting.key))))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -92,7 +92,7 @@ impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
     }
 }
 
-/// A word as a shell reads it.
+/// Quotes a word for a shell if needed.
 fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_repeated_is_one_word_each_to_a_shell() {
+    fn repeated_flags_are_quoted_for_a_shell() {
         let mut flags = FlagValues::default();
         flags.note(SettingKey::DataDir, "/data of ours".to_owned());
         flags.note(SettingKey::MinReleaseAge, "30d".to_owned());

@@ -1,5 +1,5 @@
-//! `coldframe healthcheck`: asks the server that runs on the data directory whether it is ready. Where no data directory is configured
-//! and none runs on the default one, it asks at the first address of `listen`. For images that hold no other program.
+//! `coldframe healthcheck`: checks whether the server on the data directory is ready. If no data directory is configured
+//! and no server runs on the default one, it asks the first address of `listen`. For images without a shell.
 
 use clap::Args;
 
@@ -17,27 +17,27 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-/// Silent when it is: what runs it every few seconds keeps what it says.
+/// Prints nothing on success: container engines call it every few seconds and keep the output.
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.read(Config::gather)?;
+    let config = arguments.settings.read(Config::load)?;
     let data_dir = &config.store.data_dir;
     runtime()?.block_on(async {
-        // One that runs and cannot be asked is not ready, whatever answers elsewhere.
+        // A running server that cannot be asked is not ready, even if another one answers on the address.
         let running = match RemoteServer::find(data_dir).await? {
             Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
-            // What answers at the address then is another server. Where the directory cannot be looked into, the address is all there is.
+            // Another server would answer on the address. If the directory is unreadable, only the address can be asked.
             Owner::NoProcess | Owner::Silent
                 if cfg!(unix) && config.settings.is_written(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
             {
-                let why = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
-                return Err(CliError::new(Exit::Failed, why));
+                let error = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
+                return Err(CliError::new(Exit::Failed, error));
             }
             Owner::NoProcess | Owner::Silent => None,
         };
         let Some(address) = running.or_else(|| config.listen.first().copied()) else {
-            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("there is no address that it would listen on")));
+            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("no address to ask; set `--listen`")));
         };
-        app::health(reachable(address), &config).await?;
+        app::check_readiness(reachable(address), &config).await?;
         Ok(Exit::Done)
     })
 }

@@ -1,5 +1,5 @@
-//! `coldframe incident`: everything that is to be done about one advisory, or about a version that no feed names yet, in one command:
-//! deny, freeze, purge, and who got it.
+//! `coldframe incident`: responds to an advisory, or to a version that no feed lists yet: denies, freezes and purges it, and
+//! lists the clients that received it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::units::timestamp;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The advisory's id, or an alias of it: `MAL-2026-2307`; or an exact version that no feed names: `axios@1.14.1`.
+    /// Advisory id or alias (`MAL-2026-2307`), or an exact version (`axios@1.14.1`).
     #[arg(value_name = "ID|PACKAGE@VERSION")]
     id: String,
-    /// Say what would be done, and do nothing.
+    /// Print what would be done, without doing it.
     #[arg(long)]
     dry_run: bool,
-    /// How long the packages stay frozen: what was published since the first bad version stays hidden.
+    /// How long releases since the first affected version stay hidden.
     #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = decisions::duration)]
     freeze_for: Duration,
     /// Print JSON.
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { id, dry_run, freeze_for, json, settings } = arguments;
-    let own = settings.clone().read(Config::gather)?;
+    let own = settings.clone().read(Config::load)?;
     let config = crate::cli::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let plan = match named(&id)? {
@@ -76,42 +76,42 @@ fn tell(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for
     for subject in &plan.subjects {
         let versions = if subject.versions.is_empty() { "every version".to_owned() } else { subject.versions.join(", ") };
         push_line!(text, "  {would}deny {}: {versions}", subject.name);
-        let (since, age) = (timestamp::tell(subject.freeze_at), timestamp::tell_age(freeze_for));
-        push_line!(text, "  {would}freeze {} for {age}: nothing published after {since} is shown", subject.name);
+        let (since, age) = (timestamp::tell(subject.freeze_at), timestamp::format_duration(freeze_for));
+        push_line!(text, "  {would}freeze {} for {age}: releases after {since} are hidden", subject.name);
     }
     let (stored, known) = (plan.stored, plan.integrities().len());
-    push_line!(text, "  {would}purge {} from the store, of {known} that are known", counted(stored, "tarball"));
+    push_line!(text, "  {would}purge {} from the store, of {known} known", counted(stored, "tarball"));
     let packages = plan.packages().len();
-    push_line!(text, "  {would}forget what is remembered of {}", counted(packages, "package"));
+    push_line!(text, "  {would}remove the cached data of {}", counted(packages, "package"));
     if let Some(done) = done {
         let (tarballs, packuments) = (done.purged.tarballs, done.purged.packuments);
         let removed = |count: u64, noun| counted(usize::try_from(count).unwrap_or(usize::MAX), noun);
         let (tarballs, packuments) = (removed(tarballs, "tarball"), removed(packuments, "packument"));
         push_line!(text, "decisions {}; {tarballs} and {packuments} removed", numbers(&done.decisions));
         if done.is_pending {
-            text.push_str("the running server has not taken them in, see its log; do this again when it has\n");
+            text.push_str("the running server has not applied them; see its log, then run this again\n");
         }
     }
-    text.push_str(&exposure::tell_findings(&plan.findings, grounds));
+    text.push_str(&exposure::format_exposed(&plan.findings, grounds));
     text
 }
 
-/// The plan for an advisory of the running server's feeds; else of those that this command names itself.
+/// Plans for an advisory in the feeds of the running server, else in the feeds given to this command.
 fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliError> {
     let has_own_feeds = own.settings.is_written(SettingKey::Feed);
-    match incident::plan(config, Arc::new(SystemClock), id) {
-        Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(incident::plan(own, Arc::new(SystemClock), id)?),
+    match incident::plan_incident(config, Arc::new(SystemClock), id) {
+        Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(incident::plan_incident(own, Arc::new(SystemClock), id)?),
         planned => Ok(planned?),
     }
 }
 
-/// The package and the exact version that are named, where it is no advisory's id.
+/// Parses a package with an exact version. Returns `None` for an advisory id.
 fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
     let Some((name, version)) = id.rsplit_once('@').filter(|(name, _)| !name.is_empty()) else { return Ok(None) };
-    let usage = |wrong: String| CliError::new(Exit::Usage, anyhow::anyhow!(wrong));
-    let name = PackageName::parse(name).map_err(|wrong| usage(wrong.to_string()))?;
+    let usage = |error: String| CliError::new(Exit::Usage, anyhow::anyhow!(error));
+    let name = PackageName::parse(name).map_err(|error| usage(error.to_string()))?;
     if Version::parse(version).is_none() {
-        return Err(usage(format!("an incident is about exact versions, `coldframe deny` takes ranges: `{version}`")));
+        return Err(usage(format!("expected an exact version; for ranges use `coldframe deny`: `{version}`")));
     }
     Ok(Some((name, version.to_owned())))
 }

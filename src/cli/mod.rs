@@ -1,6 +1,4 @@
-//! The command line. One file a subcommand; turns words into calls, outcomes into text and exit codes.
-//!
-//! Refuses to decide anything: what is allowed is said by `config`, what happens by `app`.
+//! The command line: one file per subcommand. Parses arguments, calls `app`, and turns results into text and exit codes.
 
 mod ca;
 mod check;
@@ -29,31 +27,34 @@ mod user;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
+
+use crate::config::suggest;
 
 pub use output::{CliError, Exit};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-   0  it did what it should; for `explain` and `check`: all is allowed
-   1  it failed while running; `check`: versions would be refused; `doctor`: installs go around
-   2  wrong flags or configuration
+   0  success; `explain`, `check`: everything is allowed
+   1  failure; `check`: versions would be refused; `doctor`: installs bypass Coldframe
+   2  invalid flags or configuration
    3  cannot listen on the first address
-   4  the data directory is in use by another coldframe
-   5  the data directory cannot be used
+   4  another coldframe uses the data directory
+   5  cannot use the data directory
   10  `explain`: the version is held or denied
-  69  `check`, `adopt`: the registry cannot be asked, so that nothing or not all could be checked
-  75  `check`: versions would be refused, and waiting alone cures that
- any  `run`: the command's own; 126: cannot be run; 127: not there; 128 + n: ended by signal n
+  69  `check`, `adopt`: some or all versions could not be checked
+  75  `check`: versions would be refused, but all of them open in time
+ any  `run`: exit code of the command; 126: cannot run it; 127: not found; 128 + n: killed by signal n
 
 Settings:
-  Each can be given as a flag (`--min-release-age 7d`), as an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in
-  a TOML file (`min-release-age = \"7d\"`) that `--config` or COLDFRAME_CONFIG names. A flag beats the environment, which
-  beats the file.";
+  Set each one with a flag (`--min-release-age 7d`), an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in the
+  TOML file named by `--config` or COLDFRAME_CONFIG (`min-release-age = \"7d\"`). Flags override the environment, and the
+  environment overrides the file.";
 
-/// An npm firewall: keeps young releases out, checks and caches tarballs, explains every refusal.
+/// An npm firewall: holds back new releases, verifies and caches tarballs, explains every refusal.
 #[derive(Debug, Parser)]
-#[command(name = "coldframe", version, after_long_help = EXIT_CODES, after_help = "More with `--help`.", max_term_width = 122)]
+#[command(name = "coldframe", version, after_long_help = EXIT_CODES, after_help = "See `--help` for more.", max_term_width = 122)]
 #[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
 struct Arguments {
     #[command(subcommand)]
@@ -62,72 +63,72 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve npm clients; needs no flag and no file.
+    /// Start the server for npm clients; works without any configuration.
     #[command(after_long_help = EXIT_CODES)]
     Serve(crate::cli::serve::Arguments),
-    /// Run one command, such as `npm ci`, behind a Coldframe of its own, and sum up what was held back.
+    /// Run one command, such as `npm ci`, through Coldframe and summarize refusals.
     #[command(after_long_help = EXIT_CODES)]
     Run(crate::cli::run::Arguments),
-    /// Say whether installs in this folder really pass through Coldframe, and what mends it where they do not.
+    /// Check whether installs in this directory go through Coldframe; suggest fixes.
     Doctor(crate::cli::doctor::Arguments),
-    /// Say whether a version would be served, and why; the running server answers, if there is one.
+    /// Explain whether a version would be served, by the running server if any.
     Explain(crate::cli::explain::Arguments),
-    /// Say which versions in lockfiles would be refused, before anybody installs them.
+    /// List the versions in lockfiles that would be refused.
     Check(crate::cli::check::Arguments),
-    /// Print the lines that send a client through Coldframe, with an age that agrees with ours.
+    /// Print client configuration for Coldframe, with a matching minimum age.
     ClientConfig(crate::cli::client_config::Arguments),
-    /// Say who asked for a package, from the ledger; works beside a running server and without one.
+    /// List the clients that requested a package, from the ledger.
     Exposure(crate::cli::exposure::Arguments),
-    /// Approve versions that are kept back, by their exact bytes, for a while; works beside a running server.
+    /// Approve held versions for a limited time, bound to their exact bytes.
     Approve(crate::cli::decisions::approve::Arguments),
-    /// Approve the young versions that lockfiles hold already, until they would have opened anyway.
+    /// Approve held versions that lockfiles already contain, until they open.
     Adopt(crate::cli::decisions::adopt::Arguments),
-    /// Confirm, as a second person, a decision that awaits one.
+    /// Confirm a decision that needs a second person.
     Confirm(crate::cli::decisions::confirm::Arguments),
-    /// Deny versions, whatever the rules say.
+    /// Deny versions regardless of the rules.
     Deny(crate::cli::decisions::deny::Arguments),
-    /// Take a decision back.
+    /// Revoke a decision.
     Revoke(crate::cli::decisions::revoke::Arguments),
-    /// Hide everything that was published after an instant, for a while.
+    /// Hide everything published after an instant, for a limited time.
     Freeze(crate::cli::decisions::freeze::Arguments),
-    /// Let age and signals hold nothing back for a while, and note what they would have.
-    Observe(crate::cli::decisions::break_glass::Arguments),
-    /// What people decided.
+    /// Record age and signal findings for a limited time instead of refusing.
+    BreakGlass(crate::cli::decisions::break_glass::Arguments),
+    /// Manage decisions of operators.
     #[command(subcommand)]
     Decisions(crate::cli::decisions::list::Command),
-    /// Check and try policies.
+    /// Check, test and compare policies.
     #[command(subcommand)]
     Policy(crate::cli::policy::Command),
-    /// Do everything that is to be done about an advisory: deny, freeze, purge, and say who got it.
+    /// Respond to an advisory: deny, freeze, purge, and list affected clients.
     Incident(crate::cli::incident::Arguments),
-    /// Look at the feeds of advisories now, say how they stand, or export what this instance denies.
+    /// Sync advisory feeds, show their status, or export denied versions.
     #[command(subcommand)]
     Feed(crate::cli::feed::Command),
-    /// Make, print, explain or replace the authority that the gateway's clients trust.
+    /// Create, export, install or rotate the gateway's CA certificate.
     #[command(subcommand)]
     Ca(crate::cli::ca::Command),
-    /// Say who may use the gateway, where `gateway-users` names a file of them.
+    /// Add or remove gateway users in the file of `gateway-users`.
     #[command(subcommand)]
     User(crate::cli::user::Command),
-    /// Ask the server of this configuration whether it is ready, directly; for containers and supervisors.
+    /// Check whether the server is ready; for containers and supervisors.
     Healthcheck(crate::cli::healthcheck::Arguments),
-    /// Check a configuration file, or show what is in force.
+    /// Check a configuration file, or show the effective settings.
     #[command(subcommand)]
     Config(crate::cli::config::Command),
-    /// Print a script that teaches a shell to complete coldframe's words.
+    /// Print a shell completion script.
     Completions(crate::cli::completions::Arguments),
 }
 
-/// Runs one command line, program name first. What went wrong stands on standard error when it returns.
+/// Runs one command line, program name first. Failures are printed on standard error before it returns.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(crate::cli::output::tell_panic));
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
-        Err(told) => return crate::cli::output::tell_usage(&told).into(),
+        Err(error) => return crate::cli::output::print_usage(&with_new_name(error)).into(),
     };
     let outcome = match arguments.command {
         Command::Serve(arguments) => crate::cli::serve::run(arguments),
-        Command::Run(arguments) => return crate::cli::run::run(arguments).unwrap_or_else(give_up),
+        Command::Run(arguments) => return crate::cli::run::run(arguments).unwrap_or_else(report_and_exit),
         Command::Doctor(arguments) => crate::cli::doctor::run(arguments),
         Command::Explain(arguments) => crate::cli::explain::run(arguments),
         Command::Check(arguments) => crate::cli::check::run(arguments),
@@ -139,7 +140,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Deny(arguments) => crate::cli::decisions::deny::run(arguments),
         Command::Revoke(arguments) => crate::cli::decisions::revoke::run(arguments),
         Command::Freeze(arguments) => crate::cli::decisions::freeze::run(arguments),
-        Command::Observe(arguments) => crate::cli::decisions::break_glass::run(arguments),
+        Command::BreakGlass(arguments) => crate::cli::decisions::break_glass::run(arguments),
         Command::Decisions(command) => crate::cli::decisions::list::run(command),
         Command::Policy(command) => crate::cli::policy::run(command),
         Command::Incident(arguments) => crate::cli::incident::run(arguments),
@@ -152,13 +153,24 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(exit) => exit.into(),
-        Err(failure) => give_up(failure),
+        Err(failure) => report_and_exit(failure),
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what is left of a command that failed")]
-fn give_up(failure: CliError) -> ExitCode {
-    crate::cli::output::complain(&failure);
+/// Adds the new name of a flag or a command that was renamed to the parser's error.
+fn with_new_name(mut error: clap::Error) -> clap::Error {
+    let wrong = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
+    let Some(ContextValue::String(wrong)) = wrong else { return error };
+    let Some(new) = suggest::renamed(wrong) else { return error };
+    let (dashes, name) = if wrong.starts_with("--") { ("--", wrong.trim_start_matches('-')) } else { ("", wrong.as_str()) };
+    let tip = format!("`{dashes}{name}` is now called `{dashes}{new}`");
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    error
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function in `unwrap_or_else`")]
+fn report_and_exit(failure: CliError) -> ExitCode {
+    crate::cli::output::print_error(&failure);
     failure.exit.into()
 }
 
@@ -169,8 +181,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_passes_clap_checks() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn old_names_of_flags_and_commands_lead_to_the_new_ones() {
+        for (line, tip) in [
+            ("serve --others tunnel", "`--others` is now called `--default-egress`"),
+            ("serve --head-lines=5", "`--head-lines` is now called `--max-headers`"),
+            ("observe --for 1h", "`observe` is now called `break-glass`"),
+        ] {
+            let error = Arguments::try_parse_from(["coldframe"].into_iter().chain(line.split(' '))).unwrap_err();
+            let text = with_new_name(error).render().to_string();
+            assert!(text.contains(tip), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
-//! Names the person at this terminal for the ledger: the user that owns this process, as the kernel has it. Variables such as
-//! `SUDO_USER` name no one, since everyone sets them. A process that may write the data directory may write any name into the
-//! ledger; the permissions of the directory decide which ones may.
+//! Names the user that runs a command, for the ledger: the kernel's owner of the process. Variables such as `SUDO_USER` are
+//! ignored because any user can set them. A process that can write the data directory can forge any name.
 
 use jiff::Timestamp;
 
@@ -21,15 +20,15 @@ pub(crate) fn name() -> String {
 
 /// Returns the name of the user that runs this program.
 #[cfg(not(unix))]
-#[expect(clippy::disallowed_methods, reason = "there is no other source here")]
+#[expect(clippy::disallowed_methods, reason = "the only source on this platform")]
 pub(crate) fn name() -> String {
     std::env::var("USERNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Returns why two users of this system are not two people, if they are not.
+/// Returns why two users of this system may be the same person, or `None` if they are distinct.
 pub(crate) fn not_told_apart() -> Option<&'static str> {
-    const CONTAINER: &str = "people cannot be told apart in a container: those who may start a command there pick its user";
-    const NAMESPACE: &str = "people cannot be told apart in a user namespace: those who open it pick its users";
+    const CONTAINER: &str = "users in a container do not identify people: who starts a command there also chooses its user";
+    const NAMESPACE: &str = "users in a user namespace do not identify people: who creates it also chooses its users";
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let is_marked = ["/.dockerenv", "/run/.containerenv"].iter().any(|path| std::path::Path::new(path).exists());
     if is_marked || has_root_of_container(&read("/proc/self/mountinfo")) {
@@ -48,14 +47,14 @@ fn name_of(known: &str, id: u32) -> Option<String> {
     })
 }
 
-/// Checks whether the root of the file system is a stack of layers, as container runtimes make it.
+/// Checks whether the root file system is a layered one, as container runtimes mount it.
 fn has_root_of_container(mounts: &str) -> bool {
     let root = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/"));
     let kind = |line: &str| line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next().map(str::to_owned));
     root.and_then(kind).is_some_and(|kind| matches!(kind.as_str(), "overlay" | "fuse.fuse-overlayfs" | "aufs"))
 }
 
-/// Checks whether a process sees the users of the system as they are.
+/// Checks whether the user ids of the process are those of the system.
 fn maps_all_users(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
@@ -65,14 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_named_as_the_system_does() {
+    fn user_name_comes_from_passwd() {
         let known = "root:x:0:0:root:/root:/bin/bash\nbroken\nada:x:1000:1000::/home/ada:/bin/sh\n";
         assert_eq!((name_of(known, 1000).as_deref(), name_of(known, 0).as_deref()), (Some("ada"), Some("root")));
         assert_eq!(name_of(known, 7), None);
     }
 
     #[test]
-    fn a_user_namespace_has_a_map_of_its_own() {
+    fn user_namespace_is_detected_by_its_map() {
         assert!(maps_all_users("         0          0 4294967295\n"));
         for own in ["0 1000 1", "0 0 1", "0 100000 65536", "0 0 4294967295\n5 5 1"] {
             assert!(!maps_all_users(own), "{own}");
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_has_a_root_of_layers() {
+    fn container_is_detected_by_its_layered_root() {
         let layered = "1 0 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a\n2 1 0:5 / /proc rw - proc proc rw\n";
         assert!(has_root_of_container(layered));
         let plain = "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n2 1 0:9 / /var/lib/docker/x rw - overlay overlay rw\n";

@@ -1,4 +1,4 @@
-//! Which addresses in a lockfile lead through Coldframe, or to where it would have asked itself. Refuses to dial any.
+//! Classifies addresses in lockfiles: through Coldframe, its upstream, or another host. Does not connect to any.
 
 use url::Url;
 
@@ -6,29 +6,29 @@ use crate::config::Config;
 use crate::npm::lockfile::LockfileFormat;
 use crate::upstream::npmrc;
 
-/// Hosts and ports.
+/// Known registry addresses, as `host:port`.
 pub(crate) struct RegistryHosts {
-    /// Coldframe's own.
+    /// Addresses of Coldframe.
     own: Vec<String>,
-    /// Where packages come from.
+    /// Addresses of its upstream registries.
     upstream: Vec<String>,
-    /// npm's built-in default.
+    /// The default registry of npm.
     public: Option<String>,
 }
 
-/// Where an address leads.
+/// How a client reaches an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressRoute {
     /// Through Coldframe.
     Through,
-    /// To a registry that Coldframe stands before, directly: whether the client goes there, its configuration does not say.
+    /// Directly to an upstream registry of Coldframe, regardless of the client's configuration.
     Spelled,
-    /// Elsewhere.
+    /// To another host.
     Around,
 }
 
 impl RegistryHosts {
-    /// The hosts of a configuration, and of the `server` that is asked.
+    /// Collects the addresses of a configuration and of the `server` to ask.
     pub(crate) fn of(config: &Config, server: Option<&Url>) -> Self {
         let listening = config.listen.iter().flat_map(|address| {
             let port = address.port();
@@ -39,21 +39,21 @@ impl RegistryHosts {
         Self {
             own: listening.chain(named).collect(),
             upstream: registries.filter_map(|registry| place(&registry.address())).collect(),
-            public: place(&npmrc::built_in()),
+            public: place(&npmrc::npm_default_registry()),
         }
     }
 
-    /// Adds the addresses of registries that a server names as its own upstreams.
+    /// Adds the upstream registries that a server reports.
     pub(crate) fn add(&mut self, upstreams: &[String]) {
         self.upstream.extend(upstreams.iter().filter_map(|text| place(&Url::parse(text).ok()?)));
     }
 
-    /// Whether an address is Coldframe's own.
+    /// Checks whether an address belongs to Coldframe.
     pub(crate) fn is_own(&self, url: &Url) -> bool {
         place(url).is_some_and(|place| self.own.contains(&place))
     }
 
-    /// Where `address` leads a client that reads it in a lockfile of this dialect.
+    /// Returns how a client reaches `address` from a lockfile in this format.
     pub(crate) fn way(&self, address: &str, dialect: LockfileFormat) -> AddressRoute {
         let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return AddressRoute::Around };
         if self.own.contains(&place) {
@@ -67,12 +67,12 @@ impl RegistryHosts {
     }
 }
 
-/// Host and port of an address, as far as it has them.
+/// Returns `host:port` of a URL if it has both.
 fn place(url: &Url) -> Option<String> {
     Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
 }
 
-/// Host, and port where it is not the usual one, for people; with the scheme where that is none that hides what is fetched.
+/// Formats an address for output: host, port if not the default, and the scheme if it is unencrypted.
 pub(crate) fn host(address: &str) -> String {
     let Ok(url) = Url::parse(address) else { return address.chars().take(100).collect() };
     let Some(name) = url.host_str() else { return address.chars().take(100).collect() };
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_leads_through_or_around() {
+    fn addresses_are_classified_by_host_and_port() {
         let config = Config::of(&[
             ("data-dir", "/data"),
             ("upstream", "https://npm.registry.example/all/"),
@@ -94,7 +94,7 @@ mod tests {
         ])
         .unwrap();
         let hosts = RegistryHosts::of(&config, Some(&Url::parse("http://10.0.0.1:4873/").unwrap()));
-        let public = npmrc::built_in();
+        let public = npmrc::npm_default_registry();
         for (address, dialect, way) in [
             ("http://localhost:4873/a/-/a-1.0.0.tgz", LockfileFormat::Npm, AddressRoute::Through),
             ("https://coldframe.example/npm/a/-/a-1.0.0.tgz", LockfileFormat::YarnClassic, AddressRoute::Through),

@@ -1,5 +1,5 @@
-//! The server that runs on the data directory, for commands that answer for it: finds it, says on standard error that it answers and by
-//! which policy, and where settings of this command would mean another one.
+//! Finds the server that runs on the data directory, for commands that ask it. Reports its policy and the settings that
+//! differ on standard error.
 
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
@@ -8,16 +8,16 @@ pub(crate) use crate::cli::output::say;
 use crate::config::effective::{Deviation, OF_VERDICTS};
 use crate::config::{Config, SettingKey};
 
-/// A server that runs, and which of its policies is meant.
+/// A running server and the index of the policy to ask.
 pub(crate) struct Running {
     pub(crate) server: RemoteServer,
     pub(crate) profile: usize,
 }
 
-/// Finds the server that runs on the data directory of `config`; `None` where none does.
+/// Finds the server that runs on the data directory of `config`.
 ///
 /// # Errors
-/// When there is one that cannot be asked.
+/// Returns an error if a server runs there but cannot be asked.
 pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
     match RemoteServer::find(&config.store.data_dir).await? {
         Owner::Server(server) => {
@@ -29,8 +29,7 @@ pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
         Owner::NoProcess => Ok(None),
         Owner::Silent => {
             say(&format!(
-                "another coldframe uses `{}` and answers no questions (a `coldframe run` of its own does not): the settings of this \
-                 command count",
+                "another coldframe, such as `coldframe run`, uses `{}` and cannot be asked; using the settings of this command",
                 config.store.data_dir.display()
             ));
             Ok(None)
@@ -39,36 +38,36 @@ pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
 }
 
 impl Running {
-    /// Says that the server answers, and which settings of this command it does not go by.
+    /// Reports that the server answers, and which settings of this command it does not use.
     pub(crate) fn announce(&self, config: &Config, keys: &[SettingKey]) {
-        self.announce_with(config, keys, "for the server, whose value counts");
+        self.announce_with(config, keys, "the value of the server applies");
     }
 
-    /// The same where the settings of this command count.
+    /// Like [`Self::announce`], for commands that use their own settings.
     pub(crate) fn announce_beside(&self, config: &Config, keys: &[SettingKey]) {
-        self.announce_with(config, keys, "for the server: this command goes by its own");
+        self.announce_with(config, keys, "the value of this command applies");
     }
 
-    fn announce_with(&self, config: &Config, keys: &[SettingKey], counts: &str) {
+    fn announce_with(&self, config: &Config, keys: &[SettingKey], applies: &str) {
         let server = &self.server;
         let place = server.url_of(self.profile).map(|url| format!(" at {url}")).unwrap_or_default();
-        say(&format!("the running server{place} answers, by its policy: {}", server.policy_words(self.profile)));
+        say(&format!("answered by the running server{place}, policy: {}", server.policy_words(self.profile)));
         for Deviation { key, origin, here, there } in self.deviations(config, keys) {
             let name = key.setting().name;
-            say(&format!("{origin}: `{name}` is {here} here and {there} {counts}"));
+            say(&format!("{origin}: `{name}` is {here} here and {there} on the server; {applies}"));
         }
         let others = server.description().policies.iter().enumerate().filter(|(at, _)| *at != self.profile);
         for (at, policy) in others {
             if let Some(url) = server.url_of(at) {
-                say(&format!("clients of {url} have another policy: --policy {}", policy.name));
+                say(&format!("clients of {url} use another policy; select it with --policy {}", policy.name));
             }
         }
     }
 
-    /// The settings of this command that the server does not go by.
+    /// Returns the settings of this command that differ from the server's.
     pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<Deviation> {
         let mut found = config.settings.deviations(&self.server.description().settings, keys);
-        // A policy that one of its addresses has is a choice among its policies.
+        // Naming a policy of one of its listeners only selects it.
         let chosen = config.settings.effective().texts(SettingKey::Policy);
         found.retain(|found| {
             found.key != SettingKey::Policy || chosen.first().and_then(|name| self.server.profile_named(name)).is_none()
@@ -76,20 +75,20 @@ impl Running {
         found
     }
 
-    /// The configuration of the server, with the credentials and authorities of this process; `config` where it cannot be read here.
+    /// Returns the server's configuration with the credentials and CAs of this process, or `config` if it cannot be read here.
     pub(crate) fn config(&self, settings: &SettingFlags<false>, config: Config) -> Config {
-        self.config_with(settings, false).unwrap_or_else(|wrong| {
-            say(&format!("the server's settings cannot be used here, those of this command count: {:#}", wrong.cause));
+        self.config_with(settings, false).unwrap_or_else(|error| {
+            say(&format!("cannot use the settings of the server, using those of this command: {:#}", error.cause));
             config
         })
     }
 
-    /// The server's configuration with the settings of this command before its own; `config` where it cannot be read here.
+    /// Returns the server's configuration with overrides from this command, or `config` if it cannot be read here.
     pub(crate) fn config_beside(&self, settings: &SettingFlags<false>, config: Config) -> Config {
         self.config_with(settings, true).unwrap_or(config)
     }
 
-    /// The configuration that the server would have with the settings of this command; `None` where they change no verdict.
+    /// Returns the server's configuration with overrides from this command, or `None` if they cannot change a verdict.
     pub(crate) fn changed_config(&self, settings: &SettingFlags<false>, config: &Config) -> Option<Config> {
         if self.deviations(config, OF_VERDICTS).is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! The asynchronous runtime of a command. Its end does not wait for work that no one needs any more.
+//! The tokio runtime of a command. Shutdown waits at most one second for blocking work.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::cli::output::CliError;
 
-/// How long a command waits at its end for blocking work. A look-up of a name may take 5 or 10 s more when the resolver is silent,
-/// while all that a command must write was awaited before.
+/// How long shutdown waits for blocking work. A DNS lookup may take 5 or 10 s longer if the resolver does not answer. All
+/// writes of a command are already complete.
 const LEFTOVER_WAIT: Duration = Duration::from_secs(1);
 
-/// A runtime that ends within [`LEFTOVER_WAIT`].
+/// A runtime that shuts down within [`LEFTOVER_WAIT`].
 pub(crate) struct CommandRuntime {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -23,7 +23,7 @@ pub(crate) fn runtime() -> Result<CommandRuntime, CliError> {
 }
 
 impl CommandRuntime {
-    /// Runs `future` to its end. May be called again.
+    /// Runs `future` to completion. May be called repeatedly.
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.handle.block_on(future)
     }

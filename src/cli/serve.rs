@@ -1,4 +1,4 @@
-//! `coldframe serve`: starts the server, says what it does, and ends it when asked to.
+//! `coldframe serve`: starts the server, prints its settings, and stops it on a signal.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,50 +26,50 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let settings = arguments.settings;
-    let mut config = settings.clone().read(Config::gather)?;
-    telemetry::logging::start(&config.telemetry).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
+    let mut config = settings.clone().read(Config::load)?;
+    telemetry::logging::start(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let connections = &mut config.proxy.limits.connections;
-    *connections = connections_within(FdLimit::raise(), *connections);
-    let told = StartupBanner::of(&config);
+    *connections = connections_for_fd_limit(FdLimit::raise(), *connections);
+    let banner = StartupBanner::of(&config);
     runtime()?.block_on(async {
-        // Before anything is opened, so that a signal during the start ends it in order.
-        let stop = stop_asked()?;
+        // Registered before anything is opened, so that a signal during startup stops it cleanly.
+        let stop = shutdown_requested()?;
         let mut app = App::build(config, Arc::new(SystemClock)).await?;
         #[cfg(unix)]
-        if let Err(wrong) = app.take_commands() {
-            tracing::warn!(error = %wrong, "no control socket: `coldframe run` cannot be led here, and `explain`, `check` and others cannot ask this server");
+        if let Err(error) = app.open_control_socket() {
+            tracing::warn!(error = %error, "control socket unavailable, other coldframe commands cannot reach this server");
         }
-        tell_of_hangups(app.reload_with(Arc::new(move || settings.clone().read(Config::gather))))?;
+        tell_of_hangups(app.reload_with(Arc::new(move || settings.clone().read(Config::load))))?;
         let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
-        output::print(&told.tell(app.addresses(), app.gateways(), app.transparent(), &notices.concat()))?;
+        output::print(&banner.tell(app.addresses(), app.gateways(), app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })
 }
 
-/// How many connections the limit of open files has room for, `wanted` at most. Each may need a file more for its socket to
-/// upstream and one for the tarball that lands meanwhile.
-fn connections_within(files: FdLimit, wanted: usize) -> usize {
-    const EACH: u64 = 3;
-    /// For the ledger, the store, the listeners and the runtime.
-    const BESIDE: u64 = 128;
+/// Returns the number of connections that the open file limit allows, at most `wanted`. Each connection may also need a
+/// socket to upstream and a file for a tarball download.
+fn connections_for_fd_limit(files: FdLimit, wanted: usize) -> usize {
+    const FILES_PER_CONNECTION: u64 = 3;
+    /// Files for the ledger, the store, the listeners and the runtime.
+    const RESERVED_FILES: u64 = 128;
     let Some(limit) = files.now else { return wanted };
     if files.before != files.now {
-        tracing::info!(files.before = files.before, files.now = limit, "raised the limit of open files");
+        tracing::info!(files.before = files.before, files.now = limit, "open file limit raised");
     }
-    let fitting = usize::try_from(limit.saturating_sub(BESIDE) / EACH).unwrap_or(usize::MAX).max(1);
+    let fitting = usize::try_from(limit.saturating_sub(RESERVED_FILES) / FILES_PER_CONNECTION).unwrap_or(usize::MAX).max(1);
     if fitting < wanted {
-        tracing::warn!(files.limit = limit, "`max-connections` is {fitting}, not {wanted}: the system allows too few open files");
+        tracing::warn!(files.limit = limit, "`max-connections` reduced from {wanted} to {fitting} to fit the open file limit");
     }
     fitting.min(wanted)
 }
 
 impl From<AppError> for CliError {
-    fn from(wrong: AppError) -> Self {
-        let exit = match &wrong {
+    fn from(error: AppError) -> Self {
+        let exit = match &error {
             AppError::Listen { .. } => Exit::Listen,
             AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
             AppError::DataDir(_) | AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
@@ -86,14 +86,14 @@ impl From<AppError> for CliError {
             | AppError::Feed(_)
             | AppError::Rejected(_) => Exit::Failed,
         };
-        Self::new(exit, wrong)
+        Self::new(exit, error)
     }
 }
 
-/// What a person is told at the start, as far as it is known before anything is bound.
+/// The text printed at startup, except for the bound addresses.
 struct StartupBanner {
     rows: Vec<(String, String)>,
-    /// The hosts that the gateway answers for.
+    /// The hosts that the gateway intercepts.
     intercepted: Vec<String>,
     public_url: Option<String>,
 }
@@ -106,8 +106,8 @@ impl StartupBanner {
             rows.push((scope.to_owned(), format!("{} (from {})", registry.address(), registry.origin)));
         }
         let age = match config.policy.minimum_age() {
-            age if age.is_zero() => "none: young releases are served".to_owned(),
-            age => format!("{} minimum release age", timestamp::tell_age(age)),
+            age if age.is_zero() => "none, new releases are served at once".to_owned(),
+            age => format!("{} minimum release age", timestamp::format_duration(age)),
         };
         rows.push(("policy".to_owned(), config.policies.names.join(", ")));
         rows.push(("age".to_owned(), age));
@@ -123,10 +123,10 @@ impl StartupBanner {
             columns.row(["listening", &format!("http://{address}/")]);
         }
         for address in gateways {
-            columns.row(["gateway", &format!("http://{address}/, answers for {}", self.intercepted.join(", "))]);
+            columns.row(["gateway", &format!("http://{address}/, intercepts {}", self.intercepted.join(", "))]);
         }
         for address in transparent {
-            columns.row(["transparent", &format!("{address}, answers for {}", self.intercepted.join(", "))]);
+            columns.row(["transparent", &format!("{address}, intercepts {}", self.intercepted.join(", "))]);
         }
         for (left, right) in self.rows {
             columns.row([left, right]);
@@ -136,16 +136,16 @@ impl StartupBanner {
         let trust = if gateways.is_empty() && transparent.is_empty() {
             ""
         } else {
-            "\nTo send clients through the gateway: coldframe ca trust\n"
+            "\nTo set up clients of the gateway, run: coldframe ca trust\n"
         };
         format!(
-            "coldframe {}\n{columns}{notices}{trust}\nTo use it, put this line into .npmrc:\n\nregistry={registry}\n",
+            "coldframe {}\n{columns}{notices}{trust}\nTo use it, add this line to .npmrc:\n\nregistry={registry}\n",
             env!("CARGO_PKG_VERSION")
         )
     }
 }
 
-/// Has the configuration read again when the process is told that its terminal hung up: what daemons take for "read your files".
+/// Reloads the configuration on SIGHUP, like other daemons.
 #[cfg(unix)]
 fn tell_of_hangups(reread: Arc<Notify>) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -158,27 +158,27 @@ fn tell_of_hangups(reread: Arc<Notify>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where there are no hangups, a changed file is enough.
+/// Does nothing: without SIGHUP, a changed file triggers the reload.
 #[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "elsewhere it can fail, and keeps it")]
+#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "same signature as on Unix")]
 fn tell_of_hangups(_reread: Arc<Notify>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Ends when the process is asked to stop; asked a second time, the process ends at once.
-fn stop_asked() -> std::io::Result<impl Future<Output = ()>> {
+/// Completes on the first stop signal. A second signal exits the process immediately.
+fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::listen()?;
     Ok(async move {
         signals.next().await;
         tokio::spawn(async move {
             let code = signals.next().await;
-            #[expect(clippy::disallowed_methods, clippy::exit, reason = "asked twice: whoever asks does not want to wait")]
+            #[expect(clippy::disallowed_methods, clippy::exit, reason = "a second signal must not wait for a clean stop")]
             std::process::exit(code)
         });
     })
 }
 
-/// The signals that ask a process to stop.
+/// The stop signals of a process.
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -192,7 +192,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next one; the exit code that shells give a process it ends.
+    /// Waits for the next signal. Returns the exit code that shells use for it.
     async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.terminate.recv() => 128 + 15,
@@ -201,20 +201,20 @@ impl Signals {
     }
 }
 
-/// The signals that ask a process to stop.
+/// The stop signals of a process.
 #[cfg(not(unix))]
 struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
     fn listen() -> std::io::Result<Self> {
         Ok(Self)
     }
 
-    /// Waits for the next one; the exit code that shells give a process it ends.
+    /// Waits for the next signal. Returns the exit code that shells use for it.
     async fn next(&mut self) -> i32 {
-        // Where no signal can be awaited, none will be.
+        // If signals cannot be received, wait forever.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -229,14 +229,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_fit_into_the_limit_of_open_files() {
-        let within = |now| connections_within(FdLimit { before: Some(now), now: Some(now) }, 4096);
+    fn connections_are_limited_by_open_files() {
+        let within = |now| connections_for_fd_limit(FdLimit { before: Some(now), now: Some(now) }, 4096);
         assert_eq!((within(1 << 20), within(1024), within(100)), (4096, 298, 1));
-        assert_eq!(connections_within(FdLimit { before: None, now: None }, 4096), 4096);
+        assert_eq!(connections_for_fd_limit(FdLimit { before: None, now: None }, 4096), 4096);
     }
 
     #[test]
-    fn the_start_says_where_which_upstream_how_old_and_what_to_write() {
+    fn banner_shows_addresses_upstream_age_and_npmrc_line() {
         let config = Config::of(&[
             ("listen", "0.0.0.0:4873"),
             ("upstream", "https://registry.example/npm"),
@@ -254,7 +254,7 @@ mod tests {
               age        7 d minimum release age
               data       /data
 
-            To use it, put this line into .npmrc:
+            To use it, add this line to .npmrc:
 
             registry=http://127.0.0.1:4873/
         "#]]

@@ -1,5 +1,5 @@
-//! `coldframe user`: who may use the gateway. Reads passwords from standard input alone: what stands on a command line, everybody on the
-//! machine can see.
+//! `coldframe user`: adds and removes gateway users. Reads passwords from standard input only, because all users of the
+//! machine can see command lines.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
@@ -12,20 +12,20 @@ use crate::server::PasswordFileError;
 use crate::server::auth::password_file;
 use crate::text::single_line;
 
-/// The longest password that is read, in bytes.
+/// The longest password, in bytes.
 const LONGEST: u64 = 4096;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Give a user a password, which is read from standard input: into the file of `gateway-users`, else print the line for it.
+    /// Add a user or change a password; reads the password from standard input.
     Add(Arguments),
-    /// Take a user out of the file of `gateway-users`.
+    /// Remove a user.
     Remove(Arguments),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The user's name.
+    /// Name of the user.
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]
@@ -33,12 +33,12 @@ pub(crate) struct Arguments {
 }
 
 impl From<PasswordFileError> for CliError {
-    fn from(wrong: PasswordFileError) -> Self {
-        let exit = match &wrong {
+    fn from(error: PasswordFileError) -> Self {
+        let exit = match &error {
             PasswordFileError::Name(_) | PasswordFileError::Empty | PasswordFileError::Line { .. } => Exit::Usage,
             PasswordFileError::File { .. } | PasswordFileError::Hash => Exit::Failed,
         };
-        Self::new(exit, wrong)
+        Self::new(exit, error)
     }
 }
 
@@ -46,29 +46,29 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Add(Arguments { name, settings }) => {
             let file = settings.read(config::gateway_users)?;
-            // Before anybody types a password for it.
+            // Check the name before the user types a password.
             password_file::line(&name, "any")?;
             let line = password_file::line(&name, &password()?)?;
             let Some(path) = file else { return say(&line) };
             let there = password_file::put(&path, &name, Some(&line))?;
-            let verb = if there { "has another password" } else { "may use the gateway" };
-            say(&format!("{name} {verb}, by {}", path.display()))
+            let verb = if there { "changed" } else { "added" };
+            say(&format!("{verb} {name} in {}", path.display()))
         }
         Command::Remove(Arguments { name, settings }) => {
             let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
             if !password_file::put(&path, &name, None)? {
                 return Err(CliError::new(
                     Exit::Failed,
-                    anyhow::anyhow!("there is no such user in `{}`: `{name}`", path.display()),
+                    anyhow::anyhow!("no such user in `{}`: `{name}`", path.display()),
                 ));
             }
-            say(&format!("{name} may no longer use the gateway, by {}", path.display()))
+            say(&format!("removed {name} from {}", path.display()))
         }
     }
 }
 
 fn no_file() -> CliError {
-    CliError::new(Exit::Usage, anyhow::anyhow!("say which file: `--gateway-users FILE`"))
+    CliError::new(Exit::Usage, anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`"))
 }
 
 fn say(text: &str) -> Result<Exit, CliError> {
@@ -76,7 +76,7 @@ fn say(text: &str) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The first line of standard input; at a terminal it is asked for, and not shown.
+/// Reads the first line of standard input. On a terminal, prompts and turns off echo.
 fn password() -> Result<String, CliError> {
     let input = io::stdin();
     let hidden = input.is_terminal().then(EchoOff::ask).transpose()?;
@@ -86,7 +86,7 @@ fn password() -> Result<String, CliError> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// A terminal that does not show what is typed, until this is dropped.
+/// Turns off terminal echo until dropped.
 struct EchoOff(#[cfg(unix)] rustix::termios::Termios);
 
 impl EchoOff {
@@ -106,7 +106,7 @@ impl EchoOff {
     }
 
     #[cfg(not(unix))]
-    #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
     fn hide() -> io::Result<Self> {
         Ok(Self())
     }
@@ -117,10 +117,10 @@ impl Drop for EchoOff {
         #[cfg(unix)]
         {
             use rustix::termios::{OptionalActions, tcsetattr};
-            // A terminal that is gone shows nothing any more.
+            // If the terminal is closed, there is no echo to restore.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
         }
-        // The line end that was typed was not shown either.
+        // The newline of the user was not echoed.
         output::note("\n");
     }
 }

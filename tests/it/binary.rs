@@ -314,7 +314,7 @@ async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_comma
     program.get(TARBALL).await.is(403);
     let (code, told, errors) = decide(&["approve", "left-pad@^1", "--reason", "INC-7"]);
     assert_eq!(code, 0, "{told}{errors}");
-    for part in ["decision 1: approve left-pad@1.0.0", "sha512-", "the running server has it"] {
+    for part in ["decision 1: approve left-pad@1.0.0", "sha512-", "applied by the running server"] {
         assert!(told.contains(part), "{part:?} is missing:\n{told}");
     }
     program.get(TARBALL).await.is(200);
@@ -324,7 +324,7 @@ async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_comma
     assert_eq!(decide(&["deny", "left-pad@<2", "--reason", "a RAT"]).0, 0);
     program.get(TARBALL).await.is(403);
     let (code, _, errors) = decide(&["approve", "left-pad@1.0.0", "--reason", "no"]);
-    assert!(code == 1 && errors.contains("no approval can open this"), "{errors}");
+    assert!(code == 1 && errors.contains("cannot be approved"), "{errors}");
     let (_, listed, _) = decide(&["decisions", "list"]);
     assert!(listed.contains("left-pad@<2") && listed.contains("a RAT") && listed.lines().count() == 3, "{listed}");
     assert_eq!(decide(&["revoke", "2", "--reason", "it was none"]).0, 0);
@@ -334,13 +334,13 @@ async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_comma
     assert_eq!(decide(&["deny", "left-pad"]).0, 2, "a decision has a reason");
     assert_eq!(decide(&["freeze", "yesterday", "--for", "1h", "--reason", "x"]).0, 2);
     let (code, _, errors) = decide(&["freeze", "2826-03-31T00:00Z", "--for", "1h", "--reason", "a slip of the hand"]);
-    assert!(code == 2 && errors.contains("it would hide nothing"), "{errors}");
-    let (code, _, errors) = decide(&["observe", "--for", "8d", "--reason", "x"]);
+    assert!(code == 2 && errors.contains("the freeze would hide nothing"), "{errors}");
+    let (code, _, errors) = decide(&["break-glass", "--for", "8d", "--reason", "x"]);
     assert!(code == 2 && errors.contains("at most `7d`"), "{errors}");
     program.signal("-TERM");
     assert_eq!(program.ended().await.0, 0);
     let (code, told, errors) = decide(&["freeze", "2026-03-31T00:00Z", "--for", "48h", "--scope", "@acme", "--reason", "x"]);
-    assert!(code == 0 && told.contains("the next one will have it"), "{told}{errors}");
+    assert!(code == 0 && told.contains("applies when one starts"), "{told}{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -497,7 +497,7 @@ async fn decisions_are_logged_with_who_what_why_and_until_when() {
     decide(&["deny", "axios@1.14.1", "--reason", "a RAT"]);
     let program = place.serve(&["--log-format", "json"]);
     decide(&["deny", "lodash@4.18.1", "--reason", "vendor \"mail\"", "--expires", "48h"]);
-    decide(&["observe", "--for", "1h", "--reason", "an outage"]);
+    decide(&["break-glass", "--for", "1h", "--reason", "an outage"]);
     decide(&["revoke", "2", "--reason", "a mistake"]);
     program.signal("-TERM");
     let (code, errors) = program.ended().await;

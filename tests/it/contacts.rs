@@ -40,7 +40,7 @@ async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() 
     let (_folder, path) = feed();
     let mut scene = gateway()
         .set("feed", &path)
-        .set("others", "tunnel")
+        .set("default-egress", "tunnel")
         .set("allow-host", "evil.example")
         .set("allow-host", "localhost")
         .await;
@@ -56,7 +56,7 @@ async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() 
         assert!(
             line.starts_with("HTTP/1.1 403 ")
                 && line.contains("MAL-2026-2307")
-                && body.contains("what malware of `axios` talks to"),
+                && body.contains("as contacted by malware in `axios`"),
             "{target}: {line}"
         );
     }
@@ -76,7 +76,7 @@ async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() 
     for part in ["127.0.0.1", "evil.example:443", "198.51.100.7:443", "localhost:443", "MAL-2026-2307", "axios"] {
         assert!(all.contains(part), "{part}:\n{all}");
     }
-    assert!(exposure(&scene, &["axios"]).contains("who asked for what it talks to:"));
+    assert!(exposure(&scene, &["axios"]).contains("indicator hits:"));
     assert!(exposure(&scene, &["--feed", &path, "--advisory", "MAL-2026-2307"]).contains("cdn.evil.example:443"));
     let told: Value = serde_json::from_str(&exposure(&scene, &["axios", "--json"])).unwrap();
     assert_eq!((&told[0]["client"], &told[0]["advisory"]), (&json!("127.0.0.1"), &json!("MAL-2026-2307")), "{told}");
@@ -89,7 +89,7 @@ async fn by_the_name_a_connection_begins_with_it_is_refused_and_is_an_exposure_t
     let mut scene = gateway()
         .set("transparent", "127.0.0.1:0")
         .set("feed", &path)
-        .set("others", "tunnel")
+        .set("default-egress", "tunnel")
         .set("allow-host", "evil.example")
         .set("allow-host", "localhost")
         .await;
@@ -114,9 +114,9 @@ async fn every_refusal_is_counted_by_its_reason() {
     refused(at(&scene), "other.example:443").await;
     refused(at(&scene), "registry.example:22").await;
     refused(at(&scene), "user@other.example:443").await;
-    let through = Scene::open().set("gateway", "127.0.0.1:0").set("others", "tunnel").await;
+    let through = Scene::open().set("gateway", "127.0.0.1:0").set("default-egress", "tunnel").await;
     refused(at(&through), "10.0.0.1:443").await;
-    let been = format!("via: 1.1 {}\r\n", coldframe::net::pseudonym());
+    let been = format!("via: 1.1 {}\r\n", coldframe::net::via_pseudonym());
     connect(at(&scene), "registry.example:443", &been).await;
     for reason in ["host", "port", "malformed", "loop"] {
         let count = scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;

@@ -420,7 +420,7 @@ mod of_the_process {
         assert!(measure(&program, "files") < 158);
         program.signal("-TERM");
         let (code, errors) = program.ended().await;
-        assert!(code == 0 && errors.contains("raised the limit of open files"), "{code}: {errors}");
+        assert!(code == 0 && errors.contains("open file limit raised"), "{code}: {errors}");
         assert!(errors.contains("`max-connections` is 10, not 4096"), "{errors}");
     }
 }

@@ -243,7 +243,7 @@ async fn a_hangup_has_the_policy_read_again() {
 fn a_policy_is_checked_tested_and_replayed_on_the_command_line() {
     let home = tempfile::tempdir().unwrap();
     let (code, told, _) = run(coldframe(home.path()).args(["policy", "check"]));
-    assert!(code == 0 && told.contains("default: 6 rules, no mistake"), "{told}");
+    assert!(code == 0 && told.contains("default: 6 rules, no errors"), "{told}");
     let own = home.path().join("own.toml");
     std::fs::write(&own, "include = \"default\"\n[[rule]]\nid = \"ours\"\nallow = true\nscopes = [\"@acme\"]\nreason = \"x\"\n")
         .unwrap();

@@ -70,42 +70,42 @@ fn overlap(text: &str) -> Result<Duration, String> {
 }
 
 impl From<TlsError> for CliError {
-    fn from(wrong: TlsError) -> Self {
-        let exit = match &wrong {
+    fn from(error: TlsError) -> Self {
+        let exit = match &error {
             TlsError::Disk { .. } => Exit::DataDir,
             _ => Exit::Failed,
         };
-        Self::new(exit, wrong)
+        Self::new(exit, error)
     }
 }
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Init(arguments) => init(&arguments.settings.read(Config::gather)?)?,
+        Command::Init(arguments) => init(&arguments.settings.read(Config::load)?)?,
         Command::Export(arguments) => {
-            let config = arguments.settings.read(Config::gather)?;
+            let config = arguments.settings.read(Config::load)?;
             let trusted = ca::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
             let certificates = trusted.iter().map(pem).collect::<String>();
             match arguments.to {
-                Some(file) => hand_out(&file, &certificates)
+                Some(file) => write_shared_file(&file, &certificates)
                     .with_context(|| format!("cannot write `{}`", file.display()))
-                    .map_err(|wrong| CliError::new(Exit::Failed, wrong))?,
+                    .map_err(|error| CliError::new(Exit::Failed, error))?,
                 None => output::print(&certificates)?,
             }
         }
         Command::Trust(arguments) => {
-            let config = arguments.settings.read(Config::gather)?;
+            let config = arguments.settings.read(Config::load)?;
             let trusted = ca::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
             let told = if arguments.apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) };
             output::print(&told)?;
         }
-        Command::Rotate(arguments) => rotate(&arguments.settings.read(Config::gather)?, arguments.overlap)?,
+        Command::Rotate(arguments) => rotate(&arguments.settings.read(Config::load)?, arguments.overlap)?,
     }
     Ok(Exit::Done)
 }
 
 /// A reader beside us, such as a container that shares the folder, sees the file of before or the new one.
-fn hand_out(file: &Path, text: &str) -> anyhow::Result<()> {
+fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut made = tempfile::Builder::new();
     #[cfg(unix)]
@@ -123,11 +123,11 @@ fn init(config: &Config) -> Result<(), CliError> {
         let given = anyhow::anyhow!("the authority is given by `ca-cert`: there is none to make");
         return Err(CliError::new(Exit::Usage, given));
     }
-    let (keeping, now) = (CaStore::in_data_dir(data_dir), SystemClock.now());
+    let (keeping, now) = (CaStore::new(data_dir), SystemClock.now());
     let made = keeping.read(now)?.is_none();
-    ca::in_force(&config.gateway, data_dir, now)?;
+    ca::active_ca(&config.gateway, data_dir, now)?;
     let verb = if made { "made" } else { "is there already:" };
-    output::print(&format!("the authority {verb} {}\n{}", keeping.file().display(), vouches(config)))?;
+    output::print(&format!("the authority {verb} {}\n{}", keeping.file().display(), describe_constraints(config)))?;
     Ok(())
 }
 
@@ -140,14 +140,14 @@ fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
     let text = format!(
         "a new authority is in force\n{}the one before signs on for {} for the hosts it covers\n\
          a running gateway takes it up; have clients trust it by then: coldframe ca export, coldframe ca trust\n",
-        vouches(config),
-        timestamp::tell_age(overlap),
+        describe_constraints(config),
+        timestamp::format_duration(overlap),
     );
     output::print(&text)?;
     Ok(())
 }
 
-fn vouches(config: &Config) -> String {
+fn describe_constraints(config: &Config) -> String {
     let hosts = config.gateway.door.targets.hosts();
     let hosts: Vec<_> = hosts.iter().map(AsRef::as_ref).collect();
     format!("it can vouch for these hosts alone: {}\n", hosts.join(", "))

@@ -79,8 +79,8 @@ pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, CliEr
     };
     let mut told = String::new();
     for certificate in certificates {
-        let path = put(store, certificate).map_err(|(path, wrong)| {
-            CliError::new(Exit::Failed, anyhow::Error::new(wrong).context(format!("cannot write `{}`", path.display())))
+        let path = install(store, certificate).map_err(|(path, error)| {
+            CliError::new(Exit::Failed, anyhow::Error::new(error).context(format!("cannot write `{}`", path.display())))
         })?;
         // Writing to a `String` cannot fail.
         push_line!(told, "wrote {}", path.display());
@@ -94,10 +94,10 @@ pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, CliEr
 }
 
 /// One certificate a file, named after what it is, so that none takes another's place.
-fn put(store: &SystemTrustStore, certificate: &CertificateDer<'_>) -> Result<PathBuf, (PathBuf, io::Error)> {
+fn install(store: &SystemTrustStore, certificate: &CertificateDer<'_>) -> Result<PathBuf, (PathBuf, io::Error)> {
     let mark = Digest::of(Algorithm::Sha256, certificate).to_hex();
     let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.ending));
     let written = fs::create_dir_all(store.folder).and_then(|()| fs::write(&path, pem(certificate)));
-    written.map_err(|wrong| (path.clone(), wrong))?;
+    written.map_err(|error| (path.clone(), error))?;
     Ok(path)
 }

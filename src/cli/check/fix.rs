@@ -1,5 +1,5 @@
-//! The overrides that make what is refused give way, in each client's own words, and what has to leave the lockfile for them to be
-//! heard. Refuses to write into any file.
+//! Overrides that replace refused versions, in the format of each client, and the lockfile entries to remove so that they
+//! take effect. Prints them only; files are not changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -11,16 +11,15 @@ use crate::npm::Range;
 use crate::npm::lockfile::LockfileFormat;
 use crate::text::{push_line, shell_word};
 
-/// What to change, and where.
 #[derive(Default)]
 struct Fix {
-    /// What is put where clients read overrides.
+    /// Overrides by key.
     overrides: BTreeMap<String, String>,
-    /// What the project itself asks for, and what to ask for instead: clients refuse an override against the project's own word.
+    /// Direct dependencies and their new versions. Clients reject an override that conflicts with a direct dependency.
     direct: BTreeMap<String, String>,
-    /// Entries that have to leave the lockfile: their keys, each with its line.
+    /// Keys and lines of the entries to remove from the lockfile.
     entries: Vec<(String, u32)>,
-    /// What cannot be written as an override, and why.
+    /// Why some versions have no override.
     left: BTreeSet<String>,
 }
 
@@ -42,7 +41,7 @@ pub(crate) fn json(report: &Report) -> Value {
             json!({
                 member(file.dialect): fix.overrides,
                 "dependencies": fix.direct,
-                "remove": if goes_whole(file.dialect) { json!("lockfile") } else { json!(entries) },
+                "remove": if must_delete_lockfile(file.dialect) { json!("lockfile") } else { json!(entries) },
                 "left": fix.left,
             }),
         );
@@ -53,31 +52,31 @@ pub(crate) fn json(report: &Report) -> Value {
 fn tell_file(file: &LockfileReport) -> String {
     let (fix, dialect) = (Fix::of(file), file.dialect);
     let mut steps: Vec<(String, Vec<String>)> = Vec::new();
-    if goes_whole(dialect) && fix.is_any() {
+    if must_delete_lockfile(dialect) && fix.is_any() {
         steps.push((
-            "remove it: deno reads no override against its lockfile".to_owned(),
+            "delete the lockfile: deno ignores overrides for locked versions".to_owned(),
             vec![format!("rm {}", shell_word(&file.path))],
         ));
     } else if !fix.entries.is_empty() {
         let lines = fix.entries.iter().map(|(key, line)| format!("line {line}: {key}")).collect();
-        steps.push((format!("take out of {}, so that it is resolved anew", file.path), lines));
+        steps.push((format!("remove from {}, so that it is resolved again", file.path), lines));
     }
     let direct = (!fix.direct.is_empty()).then(|| {
         let specs: Vec<_> = fix.direct.iter().map(|(name, spec)| shell_word(&format!("{name}@{spec}")).into_owned()).collect();
-        ("what the project itself asks for".to_owned(), vec![format!("{} {}", command(dialect), specs.join(" "))])
+        ("change direct dependencies".to_owned(), vec![format!("{} {}", command(dialect), specs.join(" "))])
     });
     let overrides = (!fix.overrides.is_empty()).then(|| {
         let text = if dialect == LockfileFormat::Pnpm9 { yaml(&fix.overrides) } else { nested(dialect, &fix.overrides) };
         (place(dialect).to_owned(), text.lines().map(str::to_owned).collect())
     });
-    // npm refuses an override against what the project still asks for; the others refuse to add while the old one is locked.
+    // npm rejects an override that conflicts with a direct dependency. The others cannot add while the old one is locked.
     let order = if dialect == LockfileFormat::Npm { [direct, overrides] } else { [overrides, direct] };
     steps.extend(order.into_iter().flatten());
     if fix.is_any() {
-        steps.push(("then, through Coldframe".to_owned(), vec![install(dialect).to_owned()]));
+        steps.push(("then install through Coldframe".to_owned(), vec![install(dialect).to_owned()]));
     }
     let mut text = String::new();
-    push_line!(text, "to cure {}:", file.path);
+    push_line!(text, "to fix {}:", file.path);
     for (head, lines) in steps {
         text.push('\n');
         push_line!(text, "  {head}:");
@@ -93,19 +92,19 @@ fn tell_file(file: &LockfileReport) -> String {
     text
 }
 
-/// Whether the lockfile has to go as a whole.
-fn goes_whole(dialect: LockfileFormat) -> bool {
+/// Checks whether the whole lockfile must be deleted.
+fn must_delete_lockfile(dialect: LockfileFormat) -> bool {
     dialect == LockfileFormat::Deno
 }
 
 fn place(dialect: LockfileFormat) -> &'static str {
     match dialect {
-        LockfileFormat::Pnpm9 => "into pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)",
-        _ => "into package.json",
+        LockfileFormat::Pnpm9 => "add to pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)",
+        _ => "add to package.json",
     }
 }
 
-/// The member that holds overrides.
+/// Returns the JSON member that contains overrides.
 fn member(dialect: LockfileFormat) -> &'static str {
     match dialect {
         LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => "resolutions",
@@ -140,7 +139,7 @@ fn nested(dialect: LockfileFormat, overrides: &BTreeMap<String, String>) -> Stri
 }
 
 fn yaml(overrides: &BTreeMap<String, String>) -> String {
-    // A string in JSON is one in YAML.
+    // A JSON string is also a YAML string.
     let quote = |text: &str| Value::from(text).to_string();
     overrides.iter().fold("overrides:\n".to_owned(), |mut text, (key, version)| {
         push_line!(text, "  {}: {}", quote(key), quote(version));
@@ -157,7 +156,7 @@ impl Fix {
         fix
     }
 
-    /// Whether there is anything to do.
+    /// Checks whether there is anything to change.
     fn is_any(&self) -> bool {
         !(self.overrides.is_empty() && self.direct.is_empty() && self.entries.is_empty())
     }
@@ -165,17 +164,17 @@ impl Fix {
     fn take(&mut self, dialect: LockfileFormat, finding: &RefusedVersion) {
         let name = finding.judged.name.as_str();
         let Some(instead) = finding.instead() else {
-            self.left.insert(format!("nothing of {name} is allowed"));
+            self.left.insert(format!("no version of {name} is allowed"));
             return;
         };
         if finding.judged.version == instead {
-            self.left.insert(format!("{} is allowed, but with other bytes: lock it anew", finding.what()));
+            self.left.insert(format!("{} is allowed, but its bytes differ; lock it again", finding.what()));
             return;
         }
-        // The project asks by the version itself: against its own range npm refuses an override, and yarn 1 warns.
+        // For direct dependencies: npm rejects an override that conflicts with the project's range, and yarn 1 warns.
         let (of_project, of_packages): (Vec<_>, Vec<_>) = finding.asks.iter().partition(|asked| asked.by.is_none());
         let by_command = |asked: &&Requester| match dialect {
-            // An override reaches every workspace, and changes nobody's package.json; but no alias and no dist-tag.
+            // An override covers every workspace and leaves package.json alone, but does not match aliases and dist-tags.
             LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => !asked.is_plain_range(),
             LockfileFormat::YarnBerry => false,
             LockfileFormat::Npm | LockfileFormat::YarnClassic | LockfileFormat::Bun | LockfileFormat::Deno => true,
@@ -184,7 +183,7 @@ impl Fix {
         self.direct.extend(commanded.iter().map(|asked| asked.replaced(name, instead)));
         let overridden: Vec<_> = overridden.into_iter().chain(of_packages).collect();
         if !commanded.is_empty() && overridden.is_empty() {
-            // Where another version is locked too, bun asks for what was locked before it takes what is added.
+            // If another version is locked too, bun first requests the locked version and only then the added one.
             if dialect == LockfileFormat::Bun && finding.has_siblings {
                 self.entries.extend(finding.places.iter().cloned());
             }
@@ -192,18 +191,18 @@ impl Fix {
         }
         match dialect {
             LockfileFormat::Npm => self.override_in_npm(finding, &overridden, instead),
-            // The key names which version gives way: others of the package stay.
+            // The key names the version to replace. Other versions of the package stay.
             LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => self.put(finding.what(), instead),
             LockfileFormat::YarnClassic => self.override_in_yarn_1(finding, &overridden, instead),
             LockfileFormat::YarnBerry => self.override_in_yarn(finding, &overridden, instead),
             LockfileFormat::Bun => self.override_in_bun(finding, &overridden, instead),
-            // Its lockfile does not say what packages ask for, and goes anyway: what is hidden is not taken again.
-            LockfileFormat::Deno if finding.has_siblings => self.leave(finding, "deno", "of deno.lock, once it is written anew"),
+            // deno.lock contains no ranges and is deleted anyway. Hidden versions are then not chosen again.
+            LockfileFormat::Deno if finding.has_siblings => self.remove_entry(finding, "deno", "deno.lock"),
             LockfileFormat::Deno => self.put(name.to_owned(), instead),
         }
     }
 
-    /// npm keeps to what is locked, override or not, unless its entry is gone.
+    /// npm keeps a locked version despite an override, unless its lockfile entry is removed.
     fn override_in_npm(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         let aliases = asked.iter().filter(|asked| asked.alias.is_some());
         let aliased = aliases.clone().count() == asked.len() && !asked.is_empty();
@@ -222,7 +221,7 @@ impl Fix {
         }
     }
 
-    /// Later yarns override by exactly what was asked for, each range of it.
+    /// yarn 2 and later match overrides by the exact requested range, so each range needs its own.
     fn override_in_yarn(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         let name = finding.judged.name.as_str();
         for asked in asked {
@@ -230,10 +229,10 @@ impl Fix {
             let key = match (&asked.range, &asked.alias) {
                 (Some(range), None) => format!("{name}@npm:{range}"),
                 (Some(range), Some(alias)) => format!("{alias}@npm:{name}@{range}"),
-                // A catalog's range stands elsewhere; without other versions the name alone will do.
+                // The lockfile has no range for a catalog. If no other version is locked, the name is enough.
                 (None, _) if !finding.has_siblings => as_name,
                 (None, _) => {
-                    self.leave(finding, "yarn", "of what asks for it by a catalog");
+                    self.remove_entry(finding, "yarn", "its entry for the catalog");
                     continue;
                 }
             };
@@ -241,10 +240,10 @@ impl Fix {
         }
     }
 
-    /// bun overrides by a package's name, whatever the version, and no alias.
+    /// bun matches overrides by package name for all versions, and does not match aliases.
     fn override_in_bun(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         if finding.has_siblings || asked.iter().any(|asked| asked.alias.is_some()) {
-            self.leave(finding, "bun", "out of bun.lock");
+            self.remove_entry(finding, "bun", "its entry in bun.lock");
             self.entries.extend(finding.places.iter().cloned());
         } else {
             self.put(finding.judged.name.clone(), instead);
@@ -255,23 +254,22 @@ impl Fix {
         self.overrides.insert(key, version.to_owned());
     }
 
-    fn leave(&mut self, finding: &RefusedVersion, client: &str, place: &str) {
+    fn remove_entry(&mut self, finding: &RefusedVersion, client: &str, place: &str) {
         let what = finding.what();
         let others = if finding.has_siblings { "one of several versions of a package" } else { "an alias" };
         self.left.insert(format!(
-            "{client} cannot override {others}, so there is no override for {what}: what Coldframe hides is not chosen again, once it \
-             is {place}"
+            "{client} cannot override {others}: remove {place} instead of {what}, which is hidden and not chosen again"
         ));
     }
 }
 
 impl Requester {
-    /// Whether it was asked for by its own name and a range: no alias, no dist-tag, no catalog.
+    /// Checks whether it is requested by its own name and a range: no alias, dist-tag or catalog.
     fn is_plain_range(&self) -> bool {
         self.alias.is_none() && self.range.as_deref().is_some_and(|range| Range::parse(range).is_some())
     }
 
-    /// The name it is asked for by, and what to ask for in its place.
+    /// Returns the name it is requested by, and what to request instead.
     fn replaced(&self, name: &str, instead: &str) -> (String, String) {
         match &self.alias {
             Some(alias) => (alias.clone(), format!("npm:{name}@{instead}")),

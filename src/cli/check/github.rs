@@ -1,4 +1,4 @@
-//! What `coldframe check` found, as workflow commands of GitHub: an annotation a version, on its line.
+//! The report of `coldframe check` as GitHub workflow commands: one annotation per version, on its line.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::cli::check::report::{RefusedVersion, Report};
 use crate::text::single_line;
 use crate::units::timestamp;
 
-/// Annotations for what could not be judged in one lockfile, one per reason.
+/// At most this many annotations per lockfile for versions that could not be checked, one per reason.
 const REASONS: usize = 10;
 
 pub(crate) fn tell(report: &Report) -> String {
@@ -25,23 +25,23 @@ pub(crate) fn tell(report: &Report) -> String {
             command(&mut text, "error", &file.path, finding.line, &title, &message(finding));
         }
         for bypass in &file.bypasses {
-            let title = format!("around Coldframe: {}", bypass.place);
+            let title = format!("bypasses Coldframe: {}", bypass.place);
             command(&mut text, "warning", &file.path, bypass.line, &title, &bypass.tell());
         }
         for note in &file.notes {
-            command(&mut text, "notice", &file.path, 1, "around Coldframe", note);
+            command(&mut text, "notice", &file.path, 1, "bypasses Coldframe", note);
         }
     }
     text
 }
 
-/// Why a version would be refused, until when, and what to take in its place: a sentence.
+/// Describes why a version would be refused, until when, and what to use instead.
 pub(crate) fn message(finding: &RefusedVersion) -> String {
     let judged = &finding.judged;
     let rule = judged.rule.as_deref().unwrap_or("no rule");
     let mut text = format!("{}: {} (rule {rule})", finding.what(), judged.reason.as_deref().unwrap_or("refused"));
-    if let Some(opens) = judged.opens.filter(|_| judged.outcome.is_cured_by_waiting()) {
-        let _ = write!(text, "; opens {}", timestamp::tell_opening(opens));
+    if let Some(opens) = judged.opens.filter(|_| judged.outcome.opens_by_waiting()) {
+        let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
     }
     match (&judged.fits, &judged.nearest) {
         (Some(fits), _) => {
@@ -61,7 +61,7 @@ fn command(text: &mut String, level: &str, file: &str, line: u32, title: &str, m
     text.push('\n');
 }
 
-/// Escapes what follows the second pair of colons.
+/// Escapes the message of a command.
 fn data(text: &str) -> String {
     single_line(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_a_name_ends_a_command() {
+    fn command_values_are_escaped() {
         let mut text = String::new();
         command(&mut text, "error", "a,line=9::b%.json", 3, "x\n::error::y", "100%\r\n::warning::z");
         let expected = "::error file=a%2Cline=9%3A%3Ab%25.json,line=3,title=x\\n%3A%3Aerror%3A%3Ay::100%25\\r\\n::warning::z\n";

@@ -1,5 +1,5 @@
-//! `coldframe check`: which versions in lockfiles would be refused, before they are installed. The server that runs on the data
-//! directory answers; without one the settings of this command do.
+//! `coldframe check`: lists the versions in lockfiles that would be refused. The server that runs on the data directory
+//! answers. Without a server, the settings of this command apply.
 
 pub(crate) mod fix;
 pub(crate) mod github;
@@ -28,52 +28,52 @@ use crate::npm::lockfile::NAMES;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Lockfiles, and folders to look into, but not below [default: the working directory].
+    /// Lockfiles, or directories that contain them [default: working directory].
     paths: Vec<PathBuf>,
-    /// Ask the Coldframe that runs there, instead of the one that runs on the data directory, or this command.
+    /// Ask the Coldframe server at this URL.
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
-    /// How to tell what was found.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = CheckFormat::Table)]
     format: CheckFormat,
-    /// Tell the overrides to add as well, so that what is refused makes way for what is allowed.
+    /// Also print overrides that replace refused versions with allowed ones.
     #[arg(long)]
     fix: bool,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-/// How to tell what was found.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CheckFormat {
-    /// For people.
+    /// Readable text.
     Table,
-    /// Everything, for programs.
+    /// Complete report as JSON.
     Json,
-    /// SARIF 2.1.0: a result for each version that is refused.
+    /// SARIF 2.1.0: one result per refused version.
     Sarif,
-    /// Workflow commands, which annotate a pull request.
+    /// GitHub workflow commands that annotate a pull request.
     Github,
 }
 
-/// Why no lockfile was read.
+/// Why no lockfile can be checked.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
-    #[error("no lockfile in: {}", .0.display())]
+    #[error("no lockfile in `{}`", .0.display())]
     NoLockfile(PathBuf),
-    #[error("`--fix` goes with `--format table` and `--format json`")]
+    #[error("`--fix` needs `--format table` or `--format json`")]
     FixNeedsTable,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let usage = |wrong: CheckError| CliError::new(Exit::Usage, wrong);
+    let usage = |error: CheckError| CliError::new(Exit::Usage, error);
     if arguments.fix && !matches!(arguments.format, CheckFormat::Table | CheckFormat::Json) {
         return Err(usage(CheckError::FixNeedsTable));
     }
-    let own = arguments.settings.clone().read(Config::gather)?;
+    let own = arguments.settings.clone().read(Config::load)?;
     let mut read = Vec::new();
     for path in find(arguments.paths).map_err(usage)? {
-        let lockfile = lockfiles::read(&path).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
+        let lockfile = lockfiles::read(&path).map_err(|error| CliError::new(Exit::Usage, error))?;
         read.push((shown(&path), lockfile));
     }
     let runtime = runtime()?;
@@ -98,13 +98,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         hosts.add(&judged.upstreams);
         let mut outcomes = judged.packages.into_iter();
         for file in &mut files {
-            file.conclude(&hosts, &mut outcomes);
+            file.apply_results(&hosts, &mut outcomes);
         }
-        // Those who asked for a version may have to give way themselves: then what they asked for binds nobody.
-        let again: Vec<_> = files.iter().flat_map(LockfileReport::unbound).collect();
+        // Packages that ask for a version may be replaced themselves. Their ranges then no longer count.
+        let again: Vec<_> = files.iter().flat_map(LockfileReport::unresolved).collect();
         let mut outcomes = checker.check(&again).await?.packages.into_iter();
         for file in &mut files {
-            file.fit(&mut outcomes);
+            file.apply_replacements(&mut outcomes);
         }
         Ok::<_, AppError>(Report { files })
     })?;
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         CheckFormat::Json => format!("{:#}\n", report.json(arguments.fix.then(|| fix::json(&report)))),
         CheckFormat::Sarif => format!("{:#}\n", sarif::tell(&report)),
         CheckFormat::Github => {
-            // Commands are to be obeyed; each value in one was escaped.
+            // The runner must interpret these commands. Each value in them is already escaped.
             output::print_verbatim(&github::tell(&report))?;
             return Ok(exit(&report));
         }
@@ -123,23 +123,23 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     Ok(exit(&report))
 }
 
-/// 75 is what mailers end with when it is worth trying again later, 69 where a service is away. A version that is refused for good is
-/// known to be, whatever could not be judged besides.
+/// Chooses the exit code. 75 and 69 are EX_TEMPFAIL and EX_UNAVAILABLE of sysexits. A version that never opens fails the
+/// check even if others could not be checked.
 fn exit(report: &Report) -> Exit {
-    let is_cured = |finding: &RefusedVersion| finding.judged.outcome.is_cured_by_waiting();
+    let opens = |finding: &RefusedVersion| finding.judged.outcome.opens_by_waiting();
     let mut refused = report.refused().peekable();
-    if report.unchecked() > 0 && report.refused().all(is_cured) {
+    if report.unchecked() > 0 && report.refused().all(opens) {
         Exit::Unchecked
     } else if refused.peek().is_none() {
         Exit::Done
-    } else if refused.all(is_cured) {
+    } else if refused.all(opens) {
         Exit::Later
     } else {
         Exit::Failed
     }
 }
 
-/// The lockfiles that `paths` mean, in their order.
+/// Returns the lockfiles in `paths`, in order.
 fn find(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
     if paths.is_empty() {
         paths.push(PathBuf::from("."));
@@ -159,14 +159,14 @@ fn find(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
     Ok(found)
 }
 
-/// A path as reports name it: relative as it was given, with forward slashes.
+/// Returns a path as reports show it: as given, with forward slashes.
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy().replace('\\', "/");
     text.strip_prefix("./").unwrap_or(&text).to_owned()
 }
 
 pub(crate) fn server(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|wrong| wrong.to_string())?;
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
     let usable = matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none();
-    if usable { Ok(url) } else { Err("expected the address of a Coldframe, such as http://127.0.0.1:4873/".to_owned()) }
+    if usable { Ok(url) } else { Err("expected the URL of a Coldframe server, such as http://127.0.0.1:4873/".to_owned()) }
 }

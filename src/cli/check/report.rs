@@ -1,4 +1,4 @@
-//! What `coldframe check` found in each lockfile. Refuses to know how it is told.
+//! The findings of `coldframe check` per lockfile, independent of the output format.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -9,73 +9,70 @@ use crate::firewall::{CheckOutcome, CheckedVersion, LockedVersion};
 use crate::npm::Lockfile;
 use crate::npm::lockfile::{EntrySource, LockfileEntry, LockfileFormat};
 
-/// Ranges that are sent for one version: nobody is asked for more.
+/// At most this many ranges are sent for one version.
 const RANGES: usize = 64;
 
-/// What was found in all lockfiles.
+/// The findings in all lockfiles.
 pub(crate) struct Report {
     pub(crate) files: Vec<LockfileReport>,
 }
 
-/// What was found in one lockfile.
+/// The findings in one lockfile.
 pub(crate) struct LockfileReport {
-    /// As it was given.
+    /// The path as given.
     pub(crate) path: String,
     pub(crate) dialect: LockfileFormat,
-    /// What it locks of registries: each name and version once, or once for each integrity it is locked with.
+    /// The locked versions from registries, one per name, version and integrity.
     packages: Vec<ReportedPackage>,
-    /// What comes from elsewhere.
+    /// Entries from git or plain URLs.
     strays: Vec<NonRegistryEntry>,
-    /// Entries that install nothing from a registry: how many, and the first of them with its line.
+    /// Entries that install nothing from a registry: their number, and the first one with its line.
     nothing: Option<(usize, String, u32)>,
-    /// What would be refused.
     pub(crate) findings: Vec<RefusedVersion>,
-    /// What could not be judged, by the reason: name and version, and the line.
+    /// Versions that could not be checked, by reason: name and version, and the line.
     pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
-    /// What a client would fetch from elsewhere than from Coldframe.
+    /// Packages that a client fetches without Coldframe.
     pub(crate) bypasses: Vec<Bypass>,
-    /// What people should know of it besides.
     pub(crate) notes: Vec<String>,
 }
 
-/// A version that a lockfile locks, and who asked for it.
+/// A locked version and the packages that request it.
 #[derive(Debug, Clone)]
 struct ReportedPackage {
     locked: LockedVersion,
     resolved: Option<String>,
     line: u32,
     asks: Requesters,
-    /// Each of its entries, and its line.
+    /// Its lockfile entries with their lines.
     places: Vec<(String, u32)>,
 }
 
-/// Who asked for a version: each once for each name and range.
+/// The requesters of a version, one per name and range.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requesters(BTreeSet<Requester>);
 
-/// Somebody who asked for a version.
+/// A package or the project that requests a version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Requester {
-    /// The package; `None` is the project.
+    /// The requesting package. `None` is the project.
     pub(crate) by: Option<String>,
-    /// The name it was asked for by, where that is not its own.
+    /// The requested name, if it is an alias.
     pub(crate) alias: Option<String>,
-    /// The range, where the lockfile has it.
+    /// The requested range, if the lockfile contains it.
     pub(crate) range: Option<String>,
 }
 
 impl Requesters {
-    /// Each who asked.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Requester> {
         self.0.iter()
     }
 
-    /// Whether the project itself did.
+    /// Checks whether the project requests it.
     pub(crate) fn is_direct(&self) -> bool {
         self.0.iter().any(|asked| asked.by.is_none())
     }
 
-    /// The ranges of those who are not among `leaving`.
+    /// Returns the ranges of requesters that are not in `leaving`.
     fn of_the_rest(&self, leaving: &HashSet<&str>) -> Vec<String> {
         let stays = |asked: &&Requester| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
         let mut ranges: Vec<_> = self.0.iter().filter(stays).filter_map(|asked| asked.range.clone()).collect();
@@ -86,7 +83,7 @@ impl Requesters {
     }
 }
 
-/// Something that comes from no registry.
+/// A lockfile entry that does not come from a registry.
 struct NonRegistryEntry {
     source: EntrySource,
     name: String,
@@ -97,25 +94,25 @@ struct NonRegistryEntry {
 /// A version that would be refused.
 pub(crate) struct RefusedVersion {
     pub(crate) judged: CheckedVersion,
-    /// Where it stands first.
+    /// The line of its first entry.
     pub(crate) line: u32,
-    /// What those who asked would take.
+    /// The requested ranges.
     pub(crate) ranges: Vec<String>,
     pub(crate) asks: Requesters,
-    /// Its entries in the lockfile, each with its line.
+    /// Its lockfile entries with their lines.
     pub(crate) places: Vec<(String, u32)>,
-    /// Whether the lockfile holds other versions of the package too.
+    /// Whether the lockfile contains other versions of the package.
     pub(crate) has_siblings: bool,
 }
 
-/// Packages that are fetched from one place elsewhere.
+/// Packages that are fetched from one host without Coldframe.
 pub(crate) struct Bypass {
     pub(crate) kind: BypassKind,
-    /// The host, or the address where that has none.
+    /// The host, or the address if it has none.
     pub(crate) place: String,
-    /// Where the first of them stands.
+    /// The line of the first package.
     pub(crate) line: u32,
-    /// All of them, with their lines.
+    /// All packages with their lines.
     pub(crate) packages: Vec<(String, u32)>,
 }
 
@@ -139,58 +136,58 @@ impl BypassKind {
     fn manner(self) -> &'static str {
         match self {
             Self::Git => "from a git repository",
-            Self::Http => "from an address that somebody wrote down",
-            Self::OtherHost => "from another host than the registry",
+            Self::Http => "from a URL",
+            Self::OtherHost => "from a host that is not the registry",
         }
     }
 }
 
 impl Bypass {
-    /// What goes around, in words.
+    /// Describes the packages and their source.
     pub(crate) fn tell(&self) -> String {
         let names: Vec<_> = self.packages.iter().take(3).map(|(name, _)| name.as_str()).collect();
         let more = self.packages.len() - names.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{}{more} come {}, around Coldframe: {}", names.join(", "), self.kind.manner(), self.place)
+        format!("{}{more}: fetched {}, not through Coldframe: {}", names.join(", "), self.kind.manner(), self.place)
     }
 }
 
 impl RefusedVersion {
-    /// `axios@1.14.1`.
+    /// Returns name and version: `axios@1.14.1`.
     pub(crate) fn what(&self) -> String {
         format!("{}@{}", self.judged.name, self.judged.version)
     }
 
-    /// Whether nothing that is allowed fits all who asked, as far as that is known.
-    fn is_unfit(&self) -> bool {
+    /// Checks whether no allowed version is known to match all requested ranges.
+    fn has_no_replacement(&self) -> bool {
         self.judged.fits.is_none() && self.judged.nearest.is_some() && self.asks.iter().any(|asked| asked.range.is_some())
     }
 
-    /// What to take in its place: what fits, else what is nearest.
+    /// Returns the version to use instead: one in range, else the nearest allowed one.
     pub(crate) fn instead(&self) -> Option<&str> {
         self.judged.fits.as_deref().or(self.judged.nearest.as_deref())
     }
 }
 
 impl Report {
-    /// Everything that would be refused.
+    /// Returns all versions that would be refused.
     pub(crate) fn refused(&self) -> impl Iterator<Item = &RefusedVersion> {
         self.files.iter().flat_map(|file| &file.findings)
     }
 
-    /// How many versions could not be judged.
+    /// Returns the number of versions that could not be checked.
     pub(crate) fn unchecked(&self) -> usize {
         self.files.iter().flat_map(|file| file.unchecked.values()).map(Vec::len).sum()
     }
 
-    /// Why nothing at all could be judged, where that is so.
+    /// Returns the reason if no version could be checked.
     pub(crate) fn why_nothing(&self) -> Option<&str> {
         let count: usize = self.files.iter().map(LockfileReport::count).sum();
         let reason = self.files.iter().find_map(|file| file.unchecked.keys().next())?;
         (self.unchecked() == count).then_some(reason)
     }
 
-    /// All of it, for programs.
+    /// Renders the report as JSON.
     pub(crate) fn json(&self, fix: Option<Value>) -> Value {
         let files: Vec<_> = self.files.iter().map(LockfileReport::json).collect();
         let mut told = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
@@ -202,7 +199,7 @@ impl Report {
 }
 
 impl LockfileReport {
-    /// Sorts what a lockfile holds; nothing is judged yet.
+    /// Collects the entries of a lockfile. No version is checked yet.
     pub(crate) fn of(path: String, lockfile: &Lockfile) -> Self {
         let mut packages: BTreeMap<(&str, &str, Option<&str>), ReportedPackage> = BTreeMap::new();
         let mut strays = Vec::new();
@@ -227,18 +224,18 @@ impl LockfileReport {
         Self { path, dialect: lockfile.dialect, packages, strays, nothing, findings, unchecked, bypasses, notes }
     }
 
-    /// How many versions it locks.
+    /// Returns the number of locked versions.
     pub(crate) fn count(&self) -> usize {
         self.packages.len()
     }
 
-    /// What is to be judged.
+    /// Returns the versions to check.
     pub(crate) fn locked(&self) -> impl Iterator<Item = LockedVersion> {
         self.packages.iter().map(|package| package.locked.clone())
     }
 
-    /// Takes what came out for each, in the order of [`LockfileReport::locked`].
-    pub(crate) fn conclude(&mut self, hosts: &RegistryHosts, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
+    /// Applies the outcomes, in the order of [`LockfileReport::locked`].
+    pub(crate) fn apply_results(&mut self, hosts: &RegistryHosts, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
         let mut around: BTreeMap<(BypassKind, String), Vec<(String, u32)>> = BTreeMap::new();
         let mut spelled: BTreeMap<String, usize> = BTreeMap::new();
         for stray in &self.strays {
@@ -261,7 +258,7 @@ impl LockfileReport {
                     around.entry((BypassKind::OtherHost, place)).or_default().push((what, package.line));
                 }
             }
-            // What comes from another registry need not be in this one.
+            // A package from another registry may be missing in this one.
             let is_elsewhere =
                 way == AddressRoute::Around && matches!(judged.outcome, CheckOutcome::Missing | CheckOutcome::Undecided);
             if judged.outcome == CheckOutcome::Allow || is_elsewhere {
@@ -295,10 +292,10 @@ impl LockfileReport {
         }));
     }
 
-    /// What is to be asked again, because nothing fits all who asked, of whom some give way themselves.
-    pub(crate) fn unbound(&self) -> impl Iterator<Item = LockedVersion> {
+    /// Returns versions to check again with the ranges of requesters that stay, because no version matched all of them.
+    pub(crate) fn unresolved(&self) -> impl Iterator<Item = LockedVersion> {
         let leaving = self.leaving();
-        let unfit = self.findings.iter().filter(|finding| finding.is_unfit()).map(move |finding| LockedVersion {
+        let unfit = self.findings.iter().filter(|finding| finding.has_no_replacement()).map(move |finding| LockedVersion {
             name: finding.judged.name.clone(),
             version: finding.judged.version.clone(),
             integrity: None,
@@ -307,24 +304,24 @@ impl LockfileReport {
         unfit.collect::<Vec<_>>().into_iter()
     }
 
-    /// Takes what came out for each, in the order of [`LockfileReport::unbound`].
-    pub(crate) fn fit(&mut self, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
+    /// Applies the outcomes, in the order of [`LockfileReport::unresolved`].
+    pub(crate) fn apply_replacements(&mut self, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
         let leaving: HashSet<String> = self.leaving().into_iter().map(str::to_owned).collect();
         let leaving = leaving.iter().map(String::as_str).collect();
-        for finding in self.findings.iter_mut().filter(|finding| finding.is_unfit()) {
+        for finding in self.findings.iter_mut().filter(|finding| finding.has_no_replacement()) {
             let Some(judged) = outcomes.next() else { break };
             finding.ranges = finding.asks.of_the_rest(&leaving);
-            // Where all who asked give way, anything goes.
+            // If all requesters are replaced, any version will do.
             finding.judged.fits = if finding.ranges.is_empty() { judged.nearest } else { judged.fits };
         }
     }
 
-    /// The packages that give way to another version.
+    /// Returns the packages that are replaced with another version.
     fn leaving(&self) -> HashSet<&str> {
         self.findings.iter().map(|finding| finding.judged.name.as_str()).collect()
     }
 
-    /// What a client does with addresses that it takes as they stand.
+    /// Describes entries whose address the client uses unchanged.
     fn note(&self, place: &str, count: usize) -> String {
         let client = match self.dialect {
             LockfileFormat::Npm => "npm",
@@ -335,7 +332,7 @@ impl LockfileReport {
             LockfileFormat::Deno => "deno",
         };
         let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
-        format!("{client} fetches {entries} from {place} directly, as the lockfile says, whatever registry is configured")
+        format!("{client} fetches {entries} directly from {place}, as locked, regardless of the configured registry")
     }
 
     fn json(&self) -> Value {

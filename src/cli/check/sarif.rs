@@ -1,4 +1,4 @@
-//! What `coldframe check` found, as SARIF 2.1.0: a result for each name and version, whatever number of lockfiles holds it.
+//! The report of `coldframe check` as SARIF 2.1.0: one result per name and version, across all lockfiles.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::cli::check::github::message;
 use crate::cli::check::report::{RefusedVersion, Report};
 use crate::text::single_line;
 
-/// What a path in a URI reference cannot hold as it is.
+/// Characters to escape in the path of a URI reference.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -28,7 +28,7 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'}')
     .add(b':');
 
-/// Places that are named for what goes around: beyond that they are counted in the message.
+/// At most this many locations per bypass, and notifications per run.
 const PLACES: usize = 10;
 
 pub(crate) fn tell(report: &Report) -> Value {
@@ -64,7 +64,7 @@ pub(crate) fn tell(report: &Report) -> Value {
         let what = if nothing { "nothing could".to_owned() } else { format!("{count} versions could not") };
         json!({ "level": "error", "message": { "text": plain(&format!("{what} be checked: {reason}")) } })
     };
-    // Of a registry that is away there is one reason; where each package has its own, a few say what is wrong.
+    // An unreachable registry has one reason. If each package has its own reason, a few are enough.
     let unchecked: Vec<Value> = reasons.into_iter().take(if nothing { 1 } else { PLACES }).map(notification).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -77,7 +77,7 @@ pub(crate) fn tell(report: &Report) -> Value {
     })
 }
 
-/// The rules that results name, in the order in which they came up.
+/// The rules of the results, in order of first use.
 #[derive(Default)]
 struct SarifRules(Vec<String>);
 
@@ -96,12 +96,12 @@ impl SarifRules {
 
 fn describe(rule: &str) -> String {
     match rule {
-        "minimum-age" => "the release is younger than the minimum release age".to_owned(),
-        "lockfile-integrity" => "the lockfile expects other bytes than the registry has".to_owned(),
+        "minimum-age" => "the release is below the minimum release age".to_owned(),
+        "lockfile-integrity" => "the lockfile and the registry have different integrity values".to_owned(),
         "not-found" => "the registry has no such package or version".to_owned(),
-        "undecided" => "nobody could say whether it is allowed".to_owned(),
-        "bypass-git" | "bypass-http" | "bypass-other-host" => "the package does not come through Coldframe".to_owned(),
-        other => format!("refused by the rule {other}"),
+        "undecided" => "the version could not be checked".to_owned(),
+        "bypass-git" | "bypass-http" | "bypass-other-host" => "the package is fetched without Coldframe".to_owned(),
+        other => format!("refused by rule {other}"),
     }
 }
 
@@ -116,7 +116,7 @@ fn result(rules: &mut SarifRules, rule: &str, level: &str, message: &str, locati
     })
 }
 
-/// A message in which nothing is a link: SARIF reads `[text](address)` as one.
+/// Breaks up link syntax: SARIF viewers render `[text](address)` as a link.
 fn plain(text: &str) -> String {
     single_line(text).replace("](", "] (")
 }

@@ -1,4 +1,4 @@
-//! What `coldframe check` found, for people.
+//! The report of `coldframe check` as readable text.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::text::TextTable;
 use crate::text::push_line;
 use crate::units::timestamp;
 
-/// Reasons that are told for one lockfile; each is of many packages, or something is broken that one of them tells.
+/// At most this many reasons are printed per lockfile.
 const REASONS: usize = 10;
 
 pub(crate) fn tell(report: &Report) -> String {
@@ -32,7 +32,7 @@ fn tell_file(file: &LockfileReport, is_told: bool) -> String {
         push_line!(text, "  unchecked: {}: {reason}", counted(packages.len()));
     }
     for bypass in &file.bypasses {
-        push_line!(text, "  around: {} (line {})", bypass.tell(), bypass.line);
+        push_line!(text, "  bypass: {} (line {})", bypass.tell(), bypass.line);
     }
     for note in &file.notes {
         push_line!(text, "  note: {note}");
@@ -51,10 +51,10 @@ fn summary(file: &LockfileReport) -> String {
     if unchecked > 0 {
         let _ = write!(summary, ", {unchecked} could not be checked");
     }
-    let opens = file.findings.iter().map(|finding| finding.judged.opens.filter(|_| finding.judged.outcome.is_cured_by_waiting()));
-    // Only where each of them opens by itself.
+    let opens = file.findings.iter().map(|finding| finding.judged.opens.filter(|_| finding.judged.outcome.opens_by_waiting()));
+    // Only if all of them open in time.
     if let Some(Some(last)) = opens.collect::<Option<Vec<_>>>().map(|opens| opens.into_iter().max()) {
-        let _ = write!(summary, "; all open by {}", timestamp::tell_opening(last));
+        let _ = write!(summary, "; all open by {}", timestamp::format_utc_ceil(last));
     }
     summary
 }
@@ -66,10 +66,10 @@ fn counted(versions: usize) -> String {
 fn outcome(finding: &RefusedVersion) -> String {
     match (finding.judged.outcome, finding.judged.opens) {
         (CheckOutcome::Allow, _) => "allowed".to_owned(),
-        (CheckOutcome::Hold, Some(opens)) => format!("held until {}", timestamp::tell_opening(opens)),
+        (CheckOutcome::Hold, Some(opens)) => format!("held until {}", timestamp::format_utc_ceil(opens)),
         (CheckOutcome::Hold, None) => "held".to_owned(),
         (CheckOutcome::Deny, _) => "denied".to_owned(),
-        (CheckOutcome::OtherBytes, _) => "other bytes".to_owned(),
+        (CheckOutcome::OtherBytes, _) => "different bytes".to_owned(),
         (CheckOutcome::Missing, _) => "not found".to_owned(),
         (CheckOutcome::Undecided, _) => "undecided".to_owned(),
     }
@@ -79,8 +79,8 @@ fn instead(finding: &RefusedVersion) -> String {
     match (&finding.judged.fits, &finding.judged.nearest) {
         (Some(fits), _) => format!("use {fits}"),
         (None, Some(nearest)) if finding.ranges.is_empty() => format!("use {nearest}"),
-        (None, Some(nearest)) => format!("none fits, nearest {nearest}"),
-        (None, None) => "nothing to use".to_owned(),
+        (None, Some(nearest)) => format!("none in range, nearest {nearest}"),
+        (None, None) => "no version allowed".to_owned(),
     }
 }
 

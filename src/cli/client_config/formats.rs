@@ -246,7 +246,7 @@ impl ClientConfigInput {
     }
 
     fn age(&self) -> String {
-        timestamp::tell_age(self.terms.age())
+        timestamp::format_duration(self.terms.age())
     }
 
     /// The packages whose ages are waived, as every format can hold them.

@@ -55,7 +55,7 @@ pub(crate) enum ConfigTarget {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.read(Config::gather)?;
+    let config = arguments.settings.read(Config::load)?;
     let means = runtime()?.block_on(means(arguments.url, &config))?;
     output::print(&formats::written(arguments.client, &means))?;
     Ok(Exit::Done)
@@ -87,14 +87,14 @@ async fn means(given: Option<Url>, config: &Config) -> Result<ClientConfigInput,
         format!(" (no server runs on `{}`)", config.store.data_dir.display())
     };
     let credentials = credentials(&config.upstream);
-    Ok(match app::terms(&url, config).await {
+    Ok(match app::fetch_client_policy(&url, config).await {
         Ok(terms) => ClientConfigInput { terms, source: format!("the policy in force at {url}{whose}"), url, credentials },
-        Err(wrong) => {
+        Err(error) => {
             let policy = config.listener_policies.first().and_then(|at| config.further_policies.get(at.checked_sub(1)?));
             let terms = ClientPolicy::of(policy.unwrap_or(&config.policy));
             ClientConfigInput {
                 terms,
-                source: format!("the settings here, for nobody could be asked: {wrong}"),
+                source: format!("the settings here, for nobody could be asked: {error}"),
                 url,
                 credentials,
             }
@@ -123,5 +123,5 @@ fn credentials(upstream: &upstream::Config) -> Option<String> {
 /// The first address that a server with this configuration listens on.
 fn own_url(config: &Config) -> Result<Url, CliError> {
     let address = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
-    Url::parse(&address.unwrap_or_default()).map_err(|wrong| CliError::new(Exit::Usage, wrong))
+    Url::parse(&address.unwrap_or_default()).map_err(|error| CliError::new(Exit::Usage, error))
 }

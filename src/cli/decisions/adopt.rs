@@ -1,4 +1,4 @@
-//! `coldframe adopt`: approves what lockfiles hold already, until it would have opened anyway.
+//! `coldframe adopt`: approves held versions that lockfiles already contain, until they would open anyway.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,19 +21,19 @@ use crate::policy::decisions::DecisionAction;
 use crate::text::push_line;
 use crate::units::timestamp;
 
-/// The most reasons that are printed.
+/// At most this many reasons are printed.
 const MAX_REASONS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Lockfiles: package-lock.json, npm-shrinkwrap.json, pnpm-lock.yaml, yarn.lock, bun.lock, deno.lock.
+    /// Lockfiles of npm, pnpm, yarn, bun or deno.
     #[arg(value_name = "LOCKFILE", required = true)]
     lockfiles: Vec<PathBuf>,
-    /// Say what would be approved, and approve nothing.
+    /// Print what would be approved, without approving it.
     #[arg(long)]
     dry_run: bool,
-    /// Why, for whoever reads it later.
-    #[arg(long, value_name = "TEXT", default_value = "in a lockfile when coldframe came", value_parser = decisions::reason)]
+    /// Reason to record: a ticket, an advisory, a sentence.
+    #[arg(long, value_name = "TEXT", default_value = "in a lockfile before coldframe", value_parser = decisions::reason)]
     reason: String,
     /// Print JSON.
     #[arg(long)]
@@ -44,10 +44,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { lockfiles: paths, dry_run, reason, json, settings } = arguments;
-    let config = settings.read(Config::gather)?;
+    let config = settings.read(Config::load)?;
     let data_dir = config.store.data_dir.clone();
     let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
-    let read = read.map_err(|wrong| CliError::new(Exit::Failed, wrong))?;
+    let read = read.map_err(|error| CliError::new(Exit::Failed, error))?;
     let adoption = runtime()?.block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
@@ -58,9 +58,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         })
     })?;
     if !json {
-        output::print(&tell(&adoption))?;
+        output::print(&format_text(&adoption))?;
     } else if dry_run || adoption.versions.is_empty() {
-        output::print(&tell_json(&adoption))?;
+        output::print(&format_json(&adoption))?;
     } else {
         for (why, count) in reasons(&adoption) {
             crate::cli::output::say(&format!("unchecked: {}: {why}", counted(count)));
@@ -74,10 +74,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let ends = adoption.ends();
     let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
     let act = DecisionAction::Adopt { lockfiles, versions: adoption.versions };
-    decisions::take_until(&data_dir, act, ReasonArgs { reason, json }, ends, false).map(or_unchecked)
+    decisions::submit_until(&data_dir, act, ReasonArgs { reason, json }, ends, false).map(or_unchecked)
 }
 
-/// Reasons why versions could not be checked, with how many each holds for; the most frequent first.
+/// Returns why versions could not be checked, with the number of versions per reason, most frequent first.
 fn reasons(adoption: &Adoption) -> Vec<(&str, usize)> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, why) in &adoption.unchecked {
@@ -93,7 +93,7 @@ fn counted(versions: usize) -> String {
     if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
 }
 
-fn tell(adoption: &Adoption) -> String {
+fn format_text(adoption: &Adoption) -> String {
     let mut text = String::new();
     let reasons = reasons(adoption);
     let is_nothing = adoption.versions.is_empty() && adoption.left_out.is_empty() && adoption.allowed == 0;
@@ -108,17 +108,17 @@ fn tell(adoption: &Adoption) -> String {
         push_line!(text, "left out: {spec}: {why}");
     }
     for adopted in &adoption.versions {
-        let until = adopted.approved.until.map(timestamp::tell_opening).unwrap_or_default();
+        let until = adopted.approved.until.map(timestamp::format_utc_ceil).unwrap_or_default();
         push_line!(text, "adopted: {}@{} until {until}", adopted.package, adopted.approved.version);
     }
-    let elsewhere = if adoption.elsewhere == 0 { String::new() } else { format!(", {} from no registry", adoption.elsewhere) };
-    let (young, out, unchecked) = (adoption.versions.len(), adoption.left_out.len(), adoption.unchecked.len());
+    let elsewhere = if adoption.elsewhere == 0 { String::new() } else { format!(", {} not from a registry", adoption.elsewhere) };
+    let (adopted, out, unchecked) = (adoption.versions.len(), adoption.left_out.len(), adoption.unchecked.len());
     let unchecked = if unchecked == 0 { String::new() } else { format!(", {unchecked} could not be checked") };
-    push_line!(text, "{young} young, {out} left out, {} allowed anyway{elsewhere}{unchecked}", adoption.allowed);
+    push_line!(text, "{adopted} adopted, {out} left out, {} already allowed{elsewhere}{unchecked}", adoption.allowed);
     text
 }
 
-fn tell_json(adoption: &Adoption) -> String {
+fn format_json(adoption: &Adoption) -> String {
     let left_out: Vec<_> = adoption.left_out.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
     let unchecked: Vec<_> = adoption.unchecked.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
     let told = json!({

@@ -1,4 +1,4 @@
-//! `coldframe approve`: opens versions that are kept back, by their exact versions and bytes, for a while.
+//! `coldframe approve`: approves exact versions, bound to their bytes, for a limited time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,15 @@ use crate::text::single_line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A package and a version, a dist-tag or a range: what of it is kept back now is approved, never what comes later.
+    /// Package with a version, range or dist-tag. Approves the versions held now, not later releases.
     #[arg(value_name = "PACKAGE@RANGE", value_parser = PackageSpec::parse)]
     spec: PackageSpec,
-    /// How long the approval lasts.
+    /// How long the approval applies.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
     expires: Duration,
-    /// What holds a version back and this approval overrides: a record by its id, `MAL-2026-2307`, a strong signal by its name, or
-    /// `integrity-changed`. Another person then has to confirm it.
+    /// Finding to override: an advisory id, a strong signal, or `integrity-changed`.
+    ///
+    /// A second person must confirm such an approval. Example: `--record MAL-2026-2307`.
     #[arg(long = "record", value_name = "ID")]
     records: Vec<String>,
     #[command(flatten)]
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { spec, expires, records, because, settings } = arguments;
-    let config = settings.read(Config::gather)?;
+    let config = settings.read(Config::load)?;
     let data_dir = config.store.data_dir.clone();
     let expansion = runtime()?.block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
                 running.announce(&config, OF_VERDICTS);
                 running.server.expand(&spec, &records, running.profile).await?
             }
-            None => decide::expand(config, Arc::new(SystemClock), &spec, &records).await?,
+            None => decide::plan_approval(config, Arc::new(SystemClock), &spec, &records).await?,
         })
     })?;
     if let Some(why) = refusal(&expansion) {
@@ -55,20 +56,20 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", expansion.name))))?;
     }
     if expansion.approved.is_empty() {
-        output::print(&format!("nothing to approve: {} allowed already\n", counted(expansion.allowed)))?;
+        output::print(&format!("nothing to approve: {} already allowed\n", counted(expansion.allowed)))?;
         return Ok(Exit::Done);
     }
     let needs_second = expansion.needs_second;
     decisions::take(&data_dir, expansion.into_act(records), because, Some(expires), needs_second)
 }
 
-/// Why nothing is approved.
+/// Returns why nothing can be approved.
 fn refusal(expansion: &ApprovalPlan) -> Option<String> {
     if !expansion.unnamed.is_empty() {
         let named: Vec<_> = expansion.unnamed.iter().map(|record| format!("--record {record}")).collect();
         let versions: Vec<_> = expansion.approved.iter().map(|approved| approved.version.as_str()).collect();
         return Some(format!(
-            "{}@{} is held back by more than age: name it, and have another person confirm it: {}",
+            "{}@{} is held by more than its age; name each finding and have a second person confirm: {}",
             expansion.name,
             versions.join(", "),
             named.join(" ")
@@ -78,7 +79,7 @@ fn refusal(expansion: &ApprovalPlan) -> Option<String> {
     only_left_out.then(|| {
         let told: Vec<_> =
             expansion.left_out.iter().map(|(version, why)| format!("{}@{version}: {why}", expansion.name)).collect();
-        format!("no approval can open this: {}", told.join("; "))
+        format!("cannot be approved: {}", told.join("; "))
     })
 }
 

@@ -1,4 +1,4 @@
-//! `coldframe observe`: break the glass. Age and signals hold nothing back for a while, and all that they would have is noted.
+//! `coldframe break-glass`: for a limited time, records age and signal findings instead of holding versions.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::policy::decisions::DecisionAction;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// How long it lasts, at most seven days; it reverts by itself.
-    #[arg(long = "for", value_name = "DURATION", value_parser = while_broken)]
+    /// How long it lasts, at most 7d; it ends automatically.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Duration,
     #[command(flatten)]
     because: ReasonArgs,
@@ -21,15 +21,15 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-/// The longest for which the glass stays broken: who wants more wants a policy.
+/// The longest duration. The policy `observe` is for longer periods.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-fn while_broken(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     let lasts = decisions::duration(text)?;
-    if lasts > LONGEST { Err("at most `7d`; for longer there is the policy `observe`".to_owned()) } else { Ok(lasts) }
+    if lasts > LONGEST { Err("at most `7d`; for longer periods use the policy `observe`".to_owned()) } else { Ok(lasts) }
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
-    decisions::take(&data_dir, DecisionAction::Observe, arguments.because, Some(arguments.lasts), false)
+    decisions::take(&data_dir, DecisionAction::BreakGlass, arguments.because, Some(arguments.lasts), false)
 }

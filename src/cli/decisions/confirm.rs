@@ -1,4 +1,4 @@
-//! `coldframe confirm`: puts a second person's name to a decision that awaits one.
+//! `coldframe confirm`: confirms a decision as its second person.
 
 use clap::Args;
 
@@ -11,7 +11,7 @@ use crate::config;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The decision's number.
+    /// Number of the decision.
     #[arg(value_name = "ID")]
     id: i64,
     /// Print JSON.
@@ -27,6 +27,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         let id = arguments.id;
         return Err(CliError::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
     }
-    let taken = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
-    decisions::say(&taken, arguments.json)
+    let recorded = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
+    decisions::say(&recorded, arguments.json)
 }

@@ -1,4 +1,4 @@
-//! `coldframe deny`: refuses versions from now on, whatever the rules say.
+//! `coldframe deny`: refuses versions regardless of the rules.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use crate::npm::{Range, Version};
 use crate::policy::PackageGlob;
 use crate::policy::decisions::DecisionAction;
 
-/// What is denied.
 #[derive(Debug, Clone)]
 struct DenyTarget {
     packages: String,
@@ -21,11 +20,12 @@ struct DenyTarget {
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A package or a glob over packages, and a range: `axios@1.14.1`, `lodash@<4.17.21`, `@acme/*`. Prereleases within the
-    /// range are denied too; without a range every version is.
+    /// Package or glob, with an optional range: `lodash@<4.17.21`, `@acme/*`.
+    ///
+    /// Prereleases within the range are denied too. Without a range, all versions are.
     #[arg(value_name = "PACKAGES[@RANGE]", value_parser = target)]
     target: DenyTarget,
-    /// How long the denial lasts; until it is revoked when this is missing.
+    /// How long the denial lasts [default: until revoked].
     #[arg(long, value_name = "DURATION", value_parser = decisions::duration)]
     expires: Option<Duration>,
     #[command(flatten)]
@@ -46,7 +46,7 @@ fn target(text: &str) -> Result<DenyTarget, String> {
     PackageGlob::parse(packages)?;
     let range = range.filter(|range| !range.is_empty());
     if let Some(range) = range.filter(|range| Range::parse(range).is_none() && Version::parse(range).is_none()) {
-        return Err(format!("npm knows no such range: `{range}`"));
+        return Err(format!("not a range that npm accepts: `{range}`"));
     }
     Ok(DenyTarget { packages: packages.to_owned(), range: range.map(str::to_owned) })
 }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scope_is_no_range() {
+    fn scope_is_not_read_as_a_range() {
         let read = |text: &str| target(text).map(|target| (target.packages, target.range));
         assert_eq!(read("@acme/*"), Ok(("@acme/*".to_owned(), None)));
         assert_eq!(read("@acme/ui@<2"), Ok(("@acme/ui".to_owned(), Some("<2".to_owned()))));

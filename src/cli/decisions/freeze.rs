@@ -1,4 +1,4 @@
-//! `coldframe freeze`: hides everything that was published after an instant, for a while.
+//! `coldframe freeze`: hides everything published after an instant, for a limited time.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::units::timestamp;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The instant after which nothing that was published is shown: `2026-03-31T00:00Z`, or `now`.
+    /// Hide what was published after this instant: `2026-03-31T00:00Z`, or `now`.
     #[arg(value_name = "INSTANT", value_parser = moment)]
     at: Timestamp,
-    /// How long it lasts; it thaws by itself.
+    /// How long it lasts; it ends automatically.
     #[arg(long = "for", value_name = "DURATION", value_parser = decisions::duration)]
     lasts: Duration,
-    /// Freeze only these packages: a name or a glob, such as `@acme/*`; may be repeated.
+    /// Freeze only these packages: name or glob (`@acme/*`); may be repeated.
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     scope: Vec<String>,
     #[command(flatten)]
@@ -34,24 +34,24 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { at, lasts, scope, because, settings } = arguments;
     if at >= timestamp::after(SystemClock.now(), lasts) {
-        let told = timestamp::tell(at);
-        let wrong = anyhow::anyhow!("it would hide nothing: it thaws before anything is published after {told}");
-        return Err(CliError::new(Exit::Usage, wrong));
+        let at = timestamp::tell(at);
+        let error = anyhow::anyhow!("the freeze would hide nothing: it ends before {at}");
+        return Err(CliError::new(Exit::Usage, error));
     }
     let data_dir = settings.read(config::data_dir)?;
     decisions::take(&data_dir, DecisionAction::Freeze { at, packages: scope }, because, Some(lasts), false)
 }
 
-/// An instant as people write it: to the minute, the second or finer, always with its offset.
+/// Parses an instant with an offset, to the minute or finer, or `now`.
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     if text == "now" {
         return Ok(SystemClock.now());
     }
-    text.parse().map_err(|_| "not an instant with its offset; allowed: such as `2026-03-31T00:00Z`, or `now`".to_owned())
+    text.parse().map_err(|_| "expected an instant with an offset, such as `2026-03-31T00:00Z`, or `now`".to_owned())
 }
 
 fn glob(text: &str) -> Result<String, String> {
-    // A whole scope, as people name it.
+    // `@acme` means the whole scope.
     let text = if text.starts_with('@') && !text.contains('/') { format!("{text}/*") } else { text.to_owned() };
     PackageGlob::parse(&text).map(|_| text)
 }
@@ -61,14 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_need_no_seconds_and_need_an_offset() {
+    fn instant_needs_an_offset_but_no_seconds() {
         assert_eq!(moment("2026-03-31T00:00Z").unwrap(), "2026-03-31T00:00:00Z".parse().unwrap());
         assert_eq!(moment("2026-03-31T02:00+02:00").unwrap(), "2026-03-31T00:00:00Z".parse().unwrap());
         assert!(moment("2026-03-31").is_err() && moment("2026-03-31T00:00").is_err() && moment("yesterday").is_err());
     }
 
     #[test]
-    fn a_scope_is_all_that_is_in_it() {
+    fn scope_expands_to_all_its_packages() {
         assert_eq!(glob("@acme"), Ok("@acme/*".to_owned()));
         assert_eq!(glob("axios"), Ok("axios".to_owned()));
     }

@@ -1,4 +1,4 @@
-//! `coldframe decisions list`: what people decided, who stands for it, and what holds of it now.
+//! `coldframe decisions list`: lists decisions with author, state and expiry.
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -16,13 +16,13 @@ use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List approvals, denials, freezes and hours of observation.
+    /// List approvals, denials, freezes and break-glass periods.
     List(Arguments),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Those that have ended too.
+    /// Include decisions that have ended.
     #[arg(long)]
     all: bool,
     /// Print JSON.
@@ -39,7 +39,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     let mut decisions = decide::decisions(&data_dir)?;
     decisions.retain(|decision| all || matches!(decision.state(now), DecisionState::Active | DecisionState::AwaitsSecond));
     let text = if json {
-        let told = decisions.iter().map(|decision| decisions::tell_json(decision, decision.state(now).as_str())).collect();
+        let told = decisions.iter().map(|decision| decisions::decision_json(decision, decision.state(now).as_str())).collect();
         format!("{:#}\n", Value::Array(told))
     } else {
         tell(&decisions, now)
@@ -50,19 +50,19 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
 
 fn tell(decisions: &[Decision], now: Timestamp) -> String {
     if decisions.is_empty() {
-        return "nothing that is in force was decided\n".to_owned();
+        return "no active decisions\n".to_owned();
     }
     let mut columns = TextTable::indented("");
     columns.row(["ID", "WHAT", "ABOUT", "STATE", "BY", "UNTIL", "REASON"]);
     for decision in decisions {
         let proposal = &decision.proposal;
-        let until = proposal.expires.map_or_else(|| "it is revoked".to_owned(), timestamp::tell);
+        let until = proposal.expires.map_or_else(|| "revoked".to_owned(), timestamp::tell);
         columns.row([
             decision.id.to_string(),
             proposal.act.kind().to_owned(),
             proposal.act.subject(),
             decision.state(now).as_str().to_owned(),
-            decision.signed(),
+            decision.signatories(),
             until,
             proposal.reason.clone(),
         ]);
@@ -78,7 +78,7 @@ mod tests {
     use crate::policy::decisions::{DecisionAction, DecisionProposal, Signature};
 
     #[test]
-    fn each_is_a_line() {
+    fn decisions_are_listed_one_per_line() {
         let at = |text| timestamp::parse(text).unwrap();
         let decision = |id, act, expires| Decision {
             id,
@@ -97,7 +97,7 @@ mod tests {
         let decisions = [decision(1, deny, None), decision(2, freeze, Some(at("2026-04-02T01:00:00Z")))];
         expect![[r#"
             ID  WHAT    ABOUT                                  STATE    BY   UNTIL                 REASON
-            1   deny    axios@1.14.1                           active   ada  it is revoked         INC-7
+            1   deny    axios@1.14.1                           active   ada  revoked               INC-7
             2   freeze  everything after 2026-03-31 00:00 UTC  expired  ada  2026-04-02 01:00 UTC  INC-7
         "#]]
         .assert_eq(&tell(&decisions, at("2026-04-05T00:00:00Z")));

@@ -1,5 +1,4 @@
-//! What the commands share that decide something: their reason, their end, and how they say what became of it. Refuses to
-//! decide anything itself.
+//! Shared by the commands that record decisions: reason, expiry and output.
 
 pub(crate) mod adopt;
 pub(crate) mod approve;
@@ -27,10 +26,9 @@ use crate::text::push_line;
 use crate::units::quantity;
 use crate::units::timestamp;
 
-/// Why something is decided.
 #[derive(Debug, Args)]
 pub(crate) struct ReasonArgs {
-    /// Why, for whoever reads it later: a ticket, an advisory, a sentence.
+    /// Reason to record: a ticket, an advisory, a sentence.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
     /// Print JSON.
@@ -38,27 +36,27 @@ pub(crate) struct ReasonArgs {
     pub(crate) json: bool,
 }
 
-/// The longest reason, in bytes: it goes into refusals, which are headers.
+/// The longest reason, in bytes. Reasons are sent in HTTP headers of refusals.
 const LONGEST: usize = 300;
 
 pub(crate) fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
-        return Err("somebody will ask why: say it".to_owned());
+        return Err("the reason is empty".to_owned());
     }
     if text.len() > LONGEST || text.chars().any(char::is_control) {
-        return Err(format!("a reason is one line of at most {LONGEST} bytes"));
+        return Err(format!("expected one line of at most {LONGEST} bytes"));
     }
     Ok(text.to_owned())
 }
 
-/// A duration of a flag.
+/// Parses a non-zero duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let duration = quantity::duration(text).map_err(|flaw| format!("it {flaw}; allowed: such as `90m`, `48h`, `7d`"))?;
-    if duration.is_zero() { Err("it is over at once; allowed: such as `90m`, `48h`, `7d`".to_owned()) } else { Ok(duration) }
+    let duration = quantity::duration(text).map_err(|flaw| format!("it {flaw}; expected a duration such as `90m`, `48h`, `7d`"))?;
+    if duration.is_zero() { Err("expected a duration above zero, such as `90m`, `48h`, `7d`".to_owned()) } else { Ok(duration) }
 }
 
-/// Takes a decision in the name of whoever runs this, and says what became of it.
+/// Records a decision, signed by the user that runs the command, and prints the result.
 pub(crate) fn take(
     data_dir: &Path,
     act: DecisionAction,
@@ -67,11 +65,11 @@ pub(crate) fn take(
     needs_second: bool,
 ) -> Result<Exit, CliError> {
     let expires = lasts.map(|lasts| timestamp::after(SystemClock.now(), lasts));
-    take_until(data_dir, act, because, expires, needs_second)
+    submit_until(data_dir, act, because, expires, needs_second)
 }
 
-/// The same, for a decision that ends at an instant.
-pub(crate) fn take_until(
+/// Like [`submit`], but with the instant of expiry.
+pub(crate) fn submit_until(
     data_dir: &Path,
     act: DecisionAction,
     because: ReasonArgs,
@@ -79,24 +77,24 @@ pub(crate) fn take_until(
     needs_second: bool,
 ) -> Result<Exit, CliError> {
     let author = operator::signature(SystemClock.now());
-    let taken = decide::decide(data_dir, &DecisionProposal { act, reason: because.reason, author, expires, needs_second })?;
-    say(&taken, because.json)
+    let recorded = decide::decide(data_dir, &DecisionProposal { act, reason: because.reason, author, expires, needs_second })?;
+    say(&recorded, because.json)
 }
 
-/// Says what became of a decision.
-pub(crate) fn say(taken: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
-    let text = if as_json { format!("{:#}\n", tell_json(&taken.decision, taken.decision_state())) } else { tell(taken) };
+/// Prints a recorded decision and whether it is applied.
+pub(crate) fn say(recorded: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
+    let text = if as_json { format!("{:#}\n", decision_json(&recorded.decision, recorded.decision_state())) } else { tell(recorded) };
     output::print(&text)?;
-    Ok(if taken.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })
+    Ok(if recorded.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(taken: &RecordedDecision) -> String {
-    let decision = &taken.decision;
+fn tell(recorded: &RecordedDecision) -> String {
+    let decision = &recorded.decision;
     let proposal = &decision.proposal;
     let end = match (&decision.revoked, proposal.expires) {
-        (Some((by, why)), _) => format!("taken back by {}: {why}", by.who),
+        (Some((by, why)), _) => format!("revoked by {}: {why}", by.who),
         (None, Some(end)) => format!("until {}", timestamp::tell(end)),
-        (None, None) => "until it is revoked".to_owned(),
+        (None, None) => "until revoked".to_owned(),
     };
     let mut text = String::new();
     push_line!(text, "decision {}: {} {}, {end}", decision.id, proposal.act.kind(), proposal.act.subject());
@@ -110,20 +108,20 @@ fn tell(taken: &RecordedDecision) -> String {
     }
     if proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() {
         match operator::not_told_apart() {
-            None => push_line!(text, "without effect until another user of this system runs: coldframe confirm {}", decision.id),
-            Some(why) => push_line!(text, "without effect, and it cannot be confirmed here: {why}"),
+            None => push_line!(text, "not active until another user of this system runs: coldframe confirm {}", decision.id),
+            Some(why) => push_line!(text, "not active, and cannot be confirmed here: {why}"),
         }
     }
-    text.push_str(match taken.effect {
-        ApplyStatus::InForce => "the running server has it\n",
-        ApplyStatus::AtNextStart => "no server runs on this data directory: the next one will have it\n",
-        ApplyStatus::Pending => "it is written down, but the running server has not taken it in: see its log\n",
+    text.push_str(match recorded.effect {
+        ApplyStatus::InForce => "applied by the running server\n",
+        ApplyStatus::AtNextStart => "no server runs on this data directory; applies when one starts\n",
+        ApplyStatus::Pending => "recorded, but the running server has not applied it; see its log\n",
     });
     text
 }
 
-/// A decision for programs; `state` is the word for what holds of it now.
-pub(crate) fn tell_json(decision: &Decision, state: &str) -> Value {
+/// Renders a decision as JSON with its current `state`.
+pub(crate) fn decision_json(decision: &Decision, state: &str) -> Value {
     let proposal = &decision.proposal;
     let instant = |at: Timestamp| at.to_string();
     json!({

@@ -1,4 +1,4 @@
-//! `coldframe revoke`: takes a decision back.
+//! `coldframe revoke`: revokes a decision.
 
 use clap::Args;
 
@@ -12,7 +12,7 @@ use crate::config;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The decision's number.
+    /// Number of the decision.
     #[arg(value_name = "ID")]
     id: i64,
     #[command(flatten)]
@@ -24,6 +24,6 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
     let by = operator::signature(SystemClock.now());
-    let taken = decide::revoke(&data_dir, arguments.id, &by, &arguments.because.reason)?;
-    decisions::say(&taken, arguments.because.json)
+    let recorded = decide::revoke(&data_dir, arguments.id, &by, &arguments.because.reason)?;
+    decisions::say(&recorded, arguments.because.json)
 }

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::cli::doctor::formats::{
-    ConfigLine, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, key_of_yarn, read_ini, read_toml,
+    ConfigLine, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, npm_key_from_yarn, read_ini, read_toml,
     read_yaml, read_yarnrc,
 };
 use crate::cli::registry_hosts::host;
@@ -17,7 +17,7 @@ use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::npm::Lockfile;
 use crate::npm::lockfile::{EntrySource, LONGEST, LockfileFormat, NAMES};
-use crate::tls::ca::is_some_coldframes;
+use crate::tls::ca::is_coldframe_ca;
 use crate::upstream::{SettingOrigin, npmrc};
 
 /// The largest file of settings that is read, in bytes.
@@ -77,7 +77,7 @@ impl SurveyedClient {
     }
 
     /// Whether it waits a day with new releases by itself.
-    pub(crate) fn waits_by_itself(self) -> bool {
+    pub(crate) fn has_builtin_age_gate(self) -> bool {
         matches!(self, Self::Pnpm11 | Self::Berry | Self::Deno)
     }
 }
@@ -128,10 +128,10 @@ impl SettingsSurvey {
     /// Looks around from the working directory.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
-        let environment = surroundings.of_npm();
+        let environment = surroundings.npm_environment();
         let mut trouble = Vec::new();
-        let lines = npmrc::lines(&environment).unwrap_or_else(|wrong| {
-            trouble.push(wrong.to_string());
+        let lines = npmrc::lines(&environment).unwrap_or_else(|error| {
+            trouble.push(error.to_string());
             Vec::new()
         });
         let npmrc = lines.into_iter().map(|line| {
@@ -151,17 +151,17 @@ impl SettingsSurvey {
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(folder) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let bytes = files::read(&path, LONGEST as u64).map_err(|wrong| wrong.to_string());
-            match bytes.and_then(|bytes| Lockfile::read(&name, &bytes).map_err(|wrong| wrong.to_string())) {
+            let bytes = files::read(&path, LONGEST as u64).map_err(|error| error.to_string());
+            match bytes.and_then(|bytes| Lockfile::read(&name, &bytes).map_err(|error| error.to_string())) {
                 Ok(lockfile) => drop(lockfiles.insert(name, lockfile)),
-                Err(wrong) => trouble.push(format!("`{}` cannot be read: {wrong}", path.display())),
+                Err(error) => trouble.push(format!("`{}` cannot be read: {error}", path.display())),
             }
         }
         let manager = upwards("package.json").iter().find_map(|path| package_manager(&files::read(path, LARGEST).ok()?));
         let clients = clients(&lockfiles, manager.as_deref(), &environment.vars);
         Self {
             npmrc,
-            yarnrc: all(with_home(".yarnrc"), read_yarnrc, key_of_yarn),
+            yarnrc: all(with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
             berry: all(with_home(".yarnrc.yml"), read_yaml, key_of_berry),
             bunfig: all(vec![folder.join("bunfig.toml")], read_toml, key_of_bun)
                 .into_iter()
@@ -258,7 +258,7 @@ impl SettingsSurvey {
             .filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
         let named = told.map(|said| said.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
         let mut found: Vec<Url> = Vec::new();
-        for url in named.chain([npmrc::built_in()]) {
+        for url in named.chain([npmrc::npm_default_registry()]) {
             if found.len() < MOST_REGISTRIES && found.iter().all(|known| known.origin() != url.origin()) {
                 found.push(url);
             }
@@ -280,11 +280,11 @@ impl SettingsSurvey {
         let files: BTreeSet<_> =
             told.filter(|said| matches!(said.key.as_str(), "cafile" | "extra-ca")).map(|said| said.value).collect();
         let read = files.into_iter().filter_map(|file| CertificateDer::pem_file_iter(folder.join(file)).ok());
-        read.flat_map(Iterator::flatten).filter(is_some_coldframes).collect()
+        read.flat_map(Iterator::flatten).filter(is_coldframe_ca).collect()
     }
 
     /// Scopes of clients that install here whose registry is not taken, each once, in words.
-    pub(crate) fn strays(&self, is_taken: impl Fn(&Url) -> bool) -> BTreeSet<String> {
+    pub(crate) fn unproxied_scopes(&self, is_taken: impl Fn(&Url) -> bool) -> BTreeSet<String> {
         let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
         let told = clients.flat_map(|(client, _)| self.told(*client)).filter(|said| said.key.starts_with('@'));
         let strays = told.filter_map(|said| {

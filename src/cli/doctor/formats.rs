@@ -73,7 +73,7 @@ fn bare(text: &str) -> String {
     text.split(" #").next().unwrap_or_default().trim().to_owned()
 }
 
-pub(crate) fn key_of_yarn(key: &str) -> Option<String> {
+pub(crate) fn npm_key_from_yarn(key: &str) -> Option<String> {
     let known = ["registry", "https-proxy", "proxy", "cafile", "strict-ssl"].contains(&key);
     (known || (key.starts_with('@') && key.ends_with(":registry"))).then(|| key.to_owned())
 }
@@ -156,7 +156,7 @@ mod tests {
     fn each_format_is_read_as_far_as_it_matters() {
         let yarnrc = "# mine\nregistry \"https://a.example/\"\n\"@acme:registry\" https://b.example\nlastUpdateCheck 1\n";
         assert_eq!(
-            keys(read_yarnrc(yarnrc), key_of_yarn),
+            keys(read_yarnrc(yarnrc), npm_key_from_yarn),
             ["2: registry = https://a.example/", "3: @acme:registry = https://b.example"]
         );
         let berry = "nodeLinker: node-modules\nnpmRegistryServer: 'https://a.example' # ours\nnpmScopes:\n  acme:\n    npmRegistryServer: \"https://b.example\"\n    npmAuthToken: s3cret\nnpmMinimalAgeGate: 0\n";

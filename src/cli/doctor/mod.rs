@@ -52,7 +52,7 @@ const SKEW: SignedDuration = SignedDuration::from_mins(5);
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let (mut config, surroundings) = arguments.settings.clone().read(|sources| {
         let surroundings = sources.surroundings.clone();
-        Ok((Config::gather(sources)?, surroundings))
+        Ok((Config::load(sources)?, surroundings))
     })?;
     let clock = Arc::new(SystemClock);
     let survey = SettingsSurvey::of(&surroundings);
@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let gateways: Vec<_> = config.gateway.listen.iter().flat_map(places).collect();
     let authority = ca::trusted(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
-    let redirected = runtime.block_on(probe::redirected(&survey.registries(), &known));
+    let redirected = runtime.block_on(probe::probe_redirects(&survey.registries(), &known));
     let age = match &running {
         Some(running) if is_ours => {
             let named = server_named.as_ref().and_then(|server| running.server.profile_at(server));
@@ -94,9 +94,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         age: age.unwrap_or_else(|| config.policy.minimum_age()),
     };
     let mut findings = judge.findings();
-    findings.extend(of_roots(&mut config.tls));
-    let seen = runtime.block_on(probe::look(&config, (&server, &judge.around(&config)), sample(&survey), &*clock))?;
-    findings.extend(of_surroundings(&seen, &server, &redirected));
+    findings.extend(root_findings(&mut config.tls));
+    let seen = runtime.block_on(probe::look(&config, (&server, &judge.direct_registries(&config)), sample(&survey), &*clock))?;
+    findings.extend(environment_findings(&seen, &server, &redirected));
     if seen.server.is_ok() && !is_ours {
         let data_dir = config.store.data_dir.display();
         let what = format!("what answers at {server} is not a server of the data directory `{data_dir}`");
@@ -104,10 +104,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         findings.push(
             DoctorFinding::new(FindingLevel::Note, "server", what)
                 .because(why)
-                .mended_by("coldframe doctor --data-dir DIR, with the server's"),
+                .with_fix("coldframe doctor --data-dir DIR, with the server's"),
         );
     }
-    findings.extend(of_feeds(&config, &*clock));
+    findings.extend(feed_findings(&config, &*clock));
     let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
     output::print(&if arguments.json { tell_json(&findings, bypassed) } else { tell(&findings, bypassed) })?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
@@ -132,32 +132,32 @@ fn sample(survey: &SettingsSurvey) -> Option<PackageName> {
 }
 
 /// The files of authorities that hold none: they are done without from here on.
-fn of_roots(trust: &mut tls::Config) -> Vec<DoctorFinding> {
+fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     trust.extra_roots.retain(|path| {
         let alone = tls::Config { extra_roots: vec![path.clone()] };
-        let Err(wrong) = tls::client_config(&alone) else { return true };
+        let Err(error) = tls::client_config(&alone) else { return true };
         let why = "no Coldframe starts with it, and a client trusts nobody more for it";
-        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", wrong.to_string()).because(why);
-        found.push(finding.mended_by("name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one"));
+        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", error.to_string()).because(why);
+        found.push(finding.with_fix("name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one"));
         false
     });
     found
 }
 
-fn of_surroundings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
+fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     match &seen.server {
         Ok(_) => found.push(DoctorFinding::new(FindingLevel::Well, "server", format!("Coldframe answers at {server}"))),
         Err(why) => found.push(
             DoctorFinding::new(FindingLevel::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
                 .because("clients that ask there cannot install")
-                .mended_by("coldframe serve"),
+                .with_fix("coldframe serve"),
         ),
     }
     if let Err(why) = &seen.upstream {
         let finding = DoctorFinding::new(FindingLevel::Warning, "upstream", format!("upstream does not answer: {why}"));
-        found.push(finding.because("only what is cached is served").mended_by("coldframe config show"));
+        found.push(finding.because("only what is cached is served").with_fix("coldframe config show"));
     }
     for (who, skew) in [("the server", &seen.server), ("upstream", &seen.upstream)] {
         let Ok(Some(skew)) = skew else { continue };
@@ -166,7 +166,7 @@ fn of_surroundings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHost
             let finding =
                 DoctorFinding::new(FindingLevel::Warning, "clock", format!("the clock here is {seconds} s {side} that of {who}"));
             let why = "a release's age is counted by the clock: too early opens what is young";
-            found.push(finding.because(why).mended_by("timedatectl set-ntp true"));
+            found.push(finding.because(why).with_fix("timedatectl set-ntp true"));
         } else {
             found.push(DoctorFinding::new(FindingLevel::Well, "clock", format!("the clock agrees with that of {who}")));
         }
@@ -179,7 +179,7 @@ fn of_surroundings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHost
                 .because(
                     "whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that",
                 )
-                .mended_by("coldframe run -- the command that installs; or allow egress to Coldframe alone")
+                .with_fix("coldframe run -- the command that installs; or allow egress to Coldframe alone")
         } else {
             DoctorFinding::new(FindingLevel::Well, "egress", format!("no connection to {place} opens from here"))
         });
@@ -197,7 +197,7 @@ fn of_surroundings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHost
                 format!("upstream sends no {} (looked at {})", missing.join(", "), stripped.name),
             )
             .because("rules that ask for it cannot decide: without `time` a release waits from when it was first seen")
-            .mended_by("coldframe serve --upstream, with the registry that the mirror copies"),
+            .with_fix("coldframe serve --upstream, with the registry that the mirror copies"),
             Err(why) => DoctorFinding::new(
                 FindingLevel::Note,
                 "metadata",
@@ -208,12 +208,12 @@ fn of_surroundings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHost
     found
 }
 
-fn of_feeds(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
+fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
     let standings = incident::status(config, clock.now());
     if standings.is_empty() {
         let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no feed of advisories is followed");
         return vec![
-            finding.because("known malware is held back by its age alone").mended_by("coldframe serve --feed PATH-or-URL"),
+            finding.because("known malware is held back by its age alone").with_fix("coldframe serve --feed PATH-or-URL"),
         ];
     }
     let tell = |standing: incident::FeedStatus| match standing.staleness {
@@ -221,7 +221,7 @@ fn of_feeds(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
         Some(why) => {
             DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", standing.feed.name))
                 .because("what was published as malware since then is not known here")
-                .mended_by("coldframe feed sync")
+                .with_fix("coldframe feed sync")
         }
     };
     standings.into_iter().map(tell).collect()

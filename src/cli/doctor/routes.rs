@@ -63,7 +63,7 @@ impl DoctorFinding {
         Self { why, ..self }
     }
 
-    pub(crate) fn mended_by(self, mend: impl Into<String>) -> Self {
+    pub(crate) fn with_fix(self, mend: impl Into<String>) -> Self {
         Self { mend: Some(mend.into()), ..self }
     }
 }
@@ -116,14 +116,14 @@ impl RouteAnalyzer<'_> {
             found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != FindingLevel::Note));
         }
         found.extend(self.lockfiles());
-        found.extend(self.survey.trouble.iter().map(|wrong| {
-            DoctorFinding::new(FindingLevel::Warning, "unreadable", wrong).because("what it says was not looked at")
+        found.extend(self.survey.trouble.iter().map(|error| {
+            DoctorFinding::new(FindingLevel::Warning, "unreadable", error).because("what it says was not looked at")
         }));
         found
     }
 
     /// The registries that clients here would go to without Coldframe: upstream, and what each of them names.
-    pub(crate) fn around(&self, config: &Config) -> Vec<Url> {
+    pub(crate) fn direct_registries(&self, config: &Config) -> Vec<Url> {
         let clients = self.survey.clients.iter().filter(|(_, is_of_project)| *is_of_project);
         let named = clients.map(|(client, _)| registry_of(&self.survey.told(*client)));
         let all = std::iter::once(config.upstream.default.address()).chain(named.flatten());
@@ -135,7 +135,7 @@ impl RouteAnalyzer<'_> {
         let said = find(told, "registry");
         let (url, origin) = match said {
             Some(said) => (Url::parse(&said.value), said.origin.as_str()),
-            None => (Ok(npmrc::built_in()), "its built-in default"),
+            None => (Ok(npmrc::npm_default_registry()), "its built-in default"),
         };
         let Ok(url) = url else {
             let what = format!("{name}: the registry from {origin} is no address");
@@ -159,13 +159,13 @@ impl RouteAnalyzer<'_> {
                 let mend = format!("take {} out of {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
                 DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
                     .because("nothing that it installs is judged")
-                    .mended_by(mend)
+                    .with_fix(mend)
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
                 let finding =
                     DoctorFinding::new(FindingLevel::Bypass, "registry", what).because("nothing that it installs is judged");
-                finding.mended_by(self.mend_registry(client, said))
+                finding.with_fix(self.mend_registry(client, said))
             }
         }
     }
@@ -222,7 +222,7 @@ impl RouteAnalyzer<'_> {
                 };
                 let finding =
                     DoctorFinding::new(FindingLevel::Bypass, "scope", what).because("packages of this scope are not judged");
-                found.push(finding.mended_by(mend));
+                found.push(finding.with_fix(mend));
             }
         }
         found
@@ -240,7 +240,7 @@ impl RouteAnalyzer<'_> {
             };
             let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
                 .because("whoever stands between answers in the registry's name");
-            found.push(finding.mended_by(mend));
+            found.push(finding.with_fix(mend));
         }
         let Some(url) = registry_of(told) else { return found };
         // Ours, or whose gateway it is that connections end at.
@@ -267,7 +267,7 @@ impl RouteAnalyzer<'_> {
         };
         let finding =
             DoctorFinding::new(FindingLevel::Warning, "ca", what).because("unless the system trusts it, installs fail at TLS");
-        found.push(finding.mended_by("coldframe ca trust"));
+        found.push(finding.with_fix("coldframe ca trust"));
         found
     }
 
@@ -287,7 +287,7 @@ impl RouteAnalyzer<'_> {
                 Some(
                     DoctorFinding::new(FindingLevel::Note, "age", what)
                         .because(why)
-                        .mended_by(format!("remove it from {}", said.origin)),
+                        .with_fix(format!("remove it from {}", said.origin)),
                 )
             }
             Some(said) => Some(DoctorFinding::new(
@@ -295,7 +295,7 @@ impl RouteAnalyzer<'_> {
                 "age",
                 format!("{name} has a minimum release age of its own ({})", said.origin),
             )),
-            None if client.waits_by_itself() || self.age.is_zero() => None,
+            None if client.has_builtin_age_gate() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
                 let why = "a second net below Coldframe, where an install goes around";
@@ -306,7 +306,7 @@ impl RouteAnalyzer<'_> {
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(DoctorFinding::new(FindingLevel::Note, "age", what).because(why).mended_by(mend))
+                Some(DoctorFinding::new(FindingLevel::Note, "age", what).because(why).with_fix(mend))
             }
         }
     }
@@ -321,7 +321,7 @@ impl RouteAnalyzer<'_> {
                 if !matches!(entry.source, EntrySource::Registry | EntrySource::Http | EntrySource::Git) {
                     continue;
                 }
-                let is_closed = self.is_taken(lockfile.dialect, address);
+                let is_closed = self.is_proxied(lockfile.dialect, address);
                 if self.hosts.way(address, lockfile.dialect) != AddressRoute::Through && !is_closed {
                     let is_registry = entry.source == EntrySource::Registry;
                     places.entry(host(address)).or_insert((0, &entry.name, is_registry)).0 += 1;
@@ -339,14 +339,14 @@ impl RouteAnalyzer<'_> {
                     "coldframe run -- the command that installs, which refuses such places"
                 };
                 let finding = DoctorFinding::new(FindingLevel::Bypass, "lockfile", what);
-                found.push(finding.because("a client fetches what a lockfile names, whatever its registry is").mended_by(mend));
+                found.push(finding.because("a client fetches what a lockfile names, whatever its registry is").with_fix(mend));
             }
         }
         found
     }
 
     /// Whether all clients of a dialect that install here come by the gateway with an address, which answers or refuses.
-    fn is_taken(&self, dialect: LockfileFormat, address: &str) -> bool {
+    fn is_proxied(&self, dialect: LockfileFormat, address: &str) -> bool {
         let Ok(url) = Url::parse(address) else { return false };
         let mut clients = self.survey.clients.iter().filter(|(client, _)| client.reads(dialect)).peekable();
         clients.peek().is_some()
@@ -374,7 +374,7 @@ impl RouteAnalyzer<'_> {
         // yarn from 2 on knows no exceptions; of the others some read one key, some the other.
         let exceptions = told.iter().filter(|said| matches!(said.key.as_str(), "noproxy" | "no-proxy"));
         let first = exceptions.filter(|said| client != SurveyedClient::Npm || said.key == "noproxy").take(1);
-        let hole = first.into_iter().find(|said| excepts(&said.value, url));
+        let hole = first.into_iter().find(|said| is_proxy_exempt(&said.value, url));
         match hole {
             None => ClientRoute::Gateway,
             Some(_) if is_redirected => ClientRoute::Redirected,
@@ -390,7 +390,7 @@ fn place(url: &Url) -> String {
 
 /// The registry of a client: what it is told, else npm's default; `None` where it is told nonsense.
 fn registry_of(told: &[ClientSetting]) -> Option<Url> {
-    find(told, "registry").map_or_else(|| Some(npmrc::built_in()), |said| Url::parse(&said.value).ok())
+    find(told, "registry").map_or_else(|| Some(npmrc::npm_default_registry()), |said| Url::parse(&said.value).ok())
 }
 
 fn find<'a>(told: &'a [ClientSetting], key: &str) -> Option<&'a ClientSetting> {
@@ -398,7 +398,7 @@ fn find<'a>(told: &'a [ClientSetting], key: &str) -> Option<&'a ClientSetting> {
 }
 
 /// Whether a list of exceptions has the host of `url`: by name, by a domain above it, or everything.
-fn excepts(list: &str, url: &Url) -> bool {
+fn is_proxy_exempt(list: &str, url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     list.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
         let (name, port) = entry.rsplit_once(':').map_or((entry, None), |(name, port)| (name, port.parse::<u16>().ok()));
@@ -499,7 +499,7 @@ mod tests {
             ("127.0.0.1,localhost", false),
             ("", false),
         ] {
-            assert_eq!(excepts(list, &url), expected, "{list}");
+            assert_eq!(is_proxy_exempt(list, &url), expected, "{list}");
         }
     }
 }

@@ -130,8 +130,8 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
 }
 
 impl From<PolicyLoadError> for CliError {
-    fn from(wrong: PolicyLoadError) -> Self {
-        Self::new(Exit::Usage, wrong)
+    fn from(error: PolicyLoadError) -> Self {
+        Self::new(Exit::Usage, error)
     }
 }
 
@@ -169,9 +169,9 @@ fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
         for case in cases {
             match case.run(&policy) {
                 Ok(()) => passed += 1,
-                Err(wrong) => {
+                Err(error) => {
                     failed += 1;
-                    let _ = write!(text, "{wrong}\n\n");
+                    let _ = write!(text, "{error}\n\n");
                 }
             }
         }
@@ -183,8 +183,8 @@ fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
 fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(&arguments.settings)?;
     let candidate = config.policies.other(&arguments.candidate)?;
-    let found = runtime()?.block_on(app::difference(config, Arc::new(SystemClock), candidate))?;
-    output::print(&if arguments.json { tell_diff_json(&found) } else { tell_diff(&arguments.candidate, &found) })?;
+    let found = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), candidate))?;
+    output::print(&if arguments.json { tell_diff_json(&found) } else { format_diff(&arguments.candidate, &found) })?;
     Ok(Exit::Done)
 }
 
@@ -210,18 +210,18 @@ fn tell_diff_json(found: &PolicyDiff) -> String {
     format!("{:#}\n", found.changed.iter().map(row).collect::<Value>())
 }
 
-fn tell_diff(candidate: &str, found: &PolicyDiff) -> String {
+fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
     let mut columns = TextTable::indented("");
     columns.row(["CHANGE", "VERSION", "RULE", "ASKED", "UNTIL", "TIMES", "CLIENTS"]);
     for ChangedVerdict { name, version, clients, times, first, now, then } in &found.changed {
-        let change = if then.allows() { "opens" } else { "breaks" };
+        let change = if then.is_allowed() { "opens" } else { "breaks" };
         let reason = then.reason().or(now.reason()).map_or("-", |reason| reason.rule.as_str());
-        let until = then.opens().map_or_else(|| "-".to_owned(), timestamp::tell_opening);
+        let until = then.opens().map_or_else(|| "-".to_owned(), timestamp::format_utc_ceil);
         let version = format!("{name}@{version}");
         let (asked, times, clients) = (timestamp::tell(*first), times.to_string(), clients.join(", "));
         columns.row([change.to_owned(), version, reason.to_owned(), asked, until, times, clients]);
     }
-    let breaks = found.changed.iter().filter(|one| !one.then.allows()).count();
+    let breaks = found.changed.iter().filter(|one| !one.then.is_allowed()).count();
     let rows = if found.changed.is_empty() { String::new() } else { format!("{columns}\n") };
     let mut text = format!(
         "{rows}{candidate}: of {} tarballs that were asked for, {breaks} would break, {} would open\n",
@@ -244,16 +244,16 @@ fn word(verdict: &Verdict) -> &'static str {
 
 fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     let policy = policy_files::load(&arguments.policy)?.policy;
-    let usage = |wrong: String| CliError::new(Exit::Usage, anyhow::anyhow!(wrong));
+    let usage = |error: String| CliError::new(Exit::Usage, anyhow::anyhow!(error));
     let (source, text) = match &arguments.incidents {
         None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
         Some(path) => {
-            let read = files::read_once(path, MAX_INCIDENT_BYTES).and_then(files::text);
-            (path.display().to_string(), read.map_err(|wrong| usage(format!("cannot read `{}`: {wrong}", path.display())))?)
+            let read = files::read_pipe_bounded(path, MAX_INCIDENT_BYTES).and_then(files::text);
+            (path.display().to_string(), read.map_err(|error| usage(format!("cannot read `{}`: {error}", path.display())))?)
         }
     };
     let incidents = PastIncident::read_all(&text)
-        .map_err(|wrong| usage(format!("`{source}` holds no incidents as policies/README.md describes them: {wrong}")))?;
+        .map_err(|error| usage(format!("`{source}` holds no incidents as policies/README.md describes them: {error}")))?;
     let signals = !arguments.without_signals;
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
     if arguments.json {
@@ -330,11 +330,11 @@ struct PolicySurvey {
 impl PolicySurvey {
     fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), CliError> {
         let unreadable =
-            |wrong: String| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display()));
-        let document = std::fs::read(path).map_err(|wrong| unreadable(wrong.to_string()))?;
-        let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|wrong| unreadable(wrong.to_string()))?;
-        let name = PackageName::parse(&named.name).map_err(|wrong| unreadable(wrong.to_string()))?;
-        let packument = parse::ingest(&name, &document).map_err(|wrong| unreadable(wrong.to_string()))?.packument;
+            |error: String| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {error}", path.display()));
+        let document = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+        let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|error| unreadable(error.to_string()))?;
+        let name = PackageName::parse(&named.name).map_err(|error| unreadable(error.to_string()))?;
+        let packument = parse::parse(&name, &document).map_err(|error| unreadable(error.to_string()))?.packument;
         self.packages += 1;
         let rules = policy.about(&name);
         for entry in &packument.entries {
@@ -391,7 +391,7 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
             continue;
         }
         let entries = std::fs::read_dir(path)
-            .map_err(|wrong| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {wrong}", path.display())))?;
+            .map_err(|error| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {error}", path.display())))?;
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| file.extension().is_some_and(|extension| extension == "json") && file.is_file());
         files.sort();

@@ -59,16 +59,16 @@ const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 
 /// Where nobody says otherwise: what is worth saying is in the summary.
-const QUIET: [(SettingKey, &str); 1] = [(SettingKey::LogLevel, "error")];
+const DEFAULTS: [(SettingKey, &str); 1] = [(SettingKey::LogLevel, "error")];
 
 /// Flags that a Coldframe which runs already can follow, or that say only where it is. Any other wants one that goes by it.
-const OF_ANY: &[SettingKey] = &[
+const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
     SettingKey::DataDir,
     SettingKey::Upstream,
     SettingKey::Listen,
     SettingKey::Intercept,
     SettingKey::AllowHost,
-    SettingKey::Others,
+    SettingKey::DefaultEgress,
     SettingKey::LogLevel,
     SettingKey::LogFormat,
 ];
@@ -76,13 +76,13 @@ const OF_ANY: &[SettingKey] = &[
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let Arguments { command, json, report, settings } = arguments;
     let (user, alone) =
-        (operator::name(), settings.given_beyond(OF_ANY).map(|flag| format!("`{flag}` asks for a coldframe of its own")));
+        (operator::name(), settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` asks for a coldframe of its own")));
     let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.surroundings.clone();
-        Ok((Config::gather_with(sources, &QUIET)?, surroundings))
+        Ok((Config::gather_with(sources, &DEFAULTS)?, surroundings))
     })?;
-    telemetry::logging::start(&config.telemetry).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
+    telemetry::logging::start(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
     for warning in &config.warnings {
         say(warning);
     }
@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         let session = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
         match session.apart() {
-            None if session.is_running_ones() => say(&format!("the running coldframe answers, by its policy: {}", session.policy())),
+            None if session.is_remote() => say(&format!("the running coldframe answers, by its policy: {}", session.policy())),
             None => {}
             Some(DataDirFallback::InUse(why)) => say(&format!(
                 "the running coldframe does not answer: {why}. What was decided there holds; the policy is this command's: {}; \
@@ -118,22 +118,22 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
                  `--intercept {host}` has it answer from upstream"
             ));
         }
-        for line in survey.strays(|url| session.takes(url)) {
+        for line in survey.unproxied_scopes(|url| session.takes(url)) {
             say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
         }
         let folder = RunTempDir::make()?;
-        let recipe = recipe(&session, &trust, &folder, no_proxy(&session, &project, &survey))?;
+        let recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?;
         let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
         let recipe = recipe.with_yarn_registry(project.names_yarn_registry);
-        let recipe = recipe.with_replaced(project.written_for(&session.way().registry, |url| session.takes(url)));
-        let (policy, is_servers) = (session.policy().to_owned(), session.is_running_ones());
-        let ended = child::run(prepared(&command, &recipe, &surroundings)).await;
+        let recipe = recipe.with_replaced(project.lockfile_registry_host(&session.way().registry, |url| session.takes(url)));
+        let (policy, is_servers) = (session.policy().to_owned(), session.is_remote());
+        let ended = child::run(build_command(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing down what was served");
         let sum = session.close().await;
         waiting.finish_and_clear();
         Ok::<_, CliError>((policy, is_servers, ended, sum))
     })?;
-    let ChildExit { code, left_some } = ended.unwrap_or_else(|wrong| not_started(&command, &wrong));
+    let ChildExit { code, left_some } = ended.unwrap_or_else(|error| spawn_failure(&command, &error));
     if left_some {
         say("ended what the command left running");
     }
@@ -145,9 +145,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let told = if json { format!("{}\n", summary.json()) } else { summary.text() };
     output::note(&told);
     if let Some(mut report) = report
-        && let Err(wrong) = report.write_all(summary.markdown().as_bytes())
+        && let Err(error) = report.write_all(summary.markdown().as_bytes())
     {
-        say(&format!("the report cannot be written: {wrong}"));
+        say(&format!("the report cannot be written: {error}"));
     }
     Ok(ExitCode::from(code))
 }
@@ -162,18 +162,18 @@ fn progress(what: &'static str) -> ProgressBar {
 
 fn open_report(path: &Path) -> Result<File, CliError> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|wrong| CliError::new(Exit::Usage, wrong))
+    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|error| CliError::new(Exit::Usage, error))
 }
 
 /// Writes down what has to be trusted, and leads there.
-fn recipe(
+fn build_environment(
     session: &RunSession,
     trust: &tls::Config,
     folder: &RunTempDir,
     no_proxy: String,
 ) -> Result<ClientEnvironment, CliError> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(|wrong| CliError::new(Exit::Usage, wrong))?;
+    let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(|error| CliError::new(Exit::Usage, error))?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
     Ok(ClientEnvironment::of(session.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
@@ -190,15 +190,15 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
             .chain(project.scoped_registries.clone())
             .chain(survey.scoped_registries())
             .chain(elsewhere)
-            .chain([npmrc::built_in()]),
+            .chain([npmrc::npm_default_registry()]),
     );
-    let alias = npmrc::yarns_alias().and_then(|host| Url::parse(&format!("https://{host}/")).ok());
+    let alias = npmrc::yarn_registry_host().and_then(|host| Url::parse(&format!("https://{host}/")).ok());
     registries.extend(alias);
     direct_hosts::no_proxy(&registries, on_loopback, project.exceptions.iter().cloned())
 }
 
 /// The command, with its input and output as they are here.
-fn prepared(words: &[OsString], recipe: &ClientEnvironment, surroundings: &ProcessEnvironment) -> tokio::process::Command {
+fn build_command(words: &[OsString], recipe: &ClientEnvironment, surroundings: &ProcessEnvironment) -> tokio::process::Command {
     let program = words.first().cloned().unwrap_or_default();
     let mut command = tokio::process::Command::new(program);
     command.args(words.iter().skip(1));
@@ -206,10 +206,10 @@ fn prepared(words: &[OsString], recipe: &ClientEnvironment, surroundings: &Proce
     command
 }
 
-fn not_started(words: &[OsString], wrong: &io::Error) -> ChildExit {
+fn spawn_failure(words: &[OsString], error: &io::Error) -> ChildExit {
     let program = words.first().map(|word| word.display().to_string()).unwrap_or_default();
-    say(&format!("cannot run `{program}`: {wrong}"));
-    let code = if wrong.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
+    say(&format!("cannot run `{program}`: {error}"));
+    let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
     ChildExit { code, left_some: false }
 }
 

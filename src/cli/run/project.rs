@@ -53,7 +53,7 @@ const YARN_AUTHORITY: [(&str, &str); 2] = [("httpsCaFilePath", "YARN_HTTPS_CA_FI
 impl ProjectFiles {
     /// Looks around: in the working directory, and upwards for lockfiles, as workspaces have theirs at the root.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
-        let lines = npmrc::lines(&surroundings.of_npm()).unwrap_or_default();
+        let lines = npmrc::lines(&surroundings.npm_environment()).unwrap_or_default();
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(&surroundings.working_directory) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -77,13 +77,13 @@ impl ProjectFiles {
 
     /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
     /// its registry's, and is told to take the one for the other. Of npm's default it does so by itself.
-    pub(crate) fn written_for(&self, registry: &Url, is_taken: impl Fn(&Url) -> bool) -> Option<String> {
+    pub(crate) fn lockfile_registry_host(&self, registry: &Url, is_taken: impl Fn(&Url) -> bool) -> Option<String> {
         let of_npm = self.lockfiles.values().filter(|lockfile| lockfile.dialect == LockfileFormat::Npm);
         let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == EntrySource::Registry);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
         let others = addresses.filter(|url| url.origin() != registry.origin() && is_taken(url));
         let others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
-        let default = npmrc::built_in();
+        let default = npmrc::npm_default_registry();
         let only = others.iter().next().filter(|host| others.len() == 1 && default.host_str() != Some(host.as_str()));
         only.cloned()
     }

@@ -104,7 +104,7 @@ impl RunSummary<'_> {
             "notReached": self.sum.turned_away.iter().map(|(place, turned)| {
                 json!({ "place": place, "times": turned.times, "reason": turned.reason })
             }).collect::<Vec<_>>(),
-            "notAskedFor": self.unasked().unwrap_or_default(),
+            "notAskedFor": self.not_requested().unwrap_or_default(),
             "whatToDo": self.advice(),
         })
     }
@@ -136,7 +136,7 @@ impl RunSummary<'_> {
         parts.extend((refused > 0).then(|| format!("{refused} refused")));
         parts.extend((failed > 0).then(|| format!("{failed} could not be had")));
         parts.extend((total > 0 && parts.len() == 1).then(|| "nothing was held back".to_owned()));
-        parts.extend(self.unasked().filter(|_| total == 0).map(|count| {
+        parts.extend(self.not_requested().filter(|_| total == 0).map(|count| {
             let lockfiles = self.lockfiles.join(", ");
             format!("{count} of {lockfiles} not judged, clients keep copies of their own")
         }));
@@ -144,7 +144,7 @@ impl RunSummary<'_> {
     }
 
     /// How many packages of lockfiles nobody asked for. Where the command failed, nobody may have come so far.
-    fn unasked(&self) -> Option<usize> {
+    fn not_requested(&self) -> Option<usize> {
         let served = &self.sum.noted.served;
         let asked = |(name, version): &&(String, String)| {
             served.keys().any(|(known, served)| known.as_str() == name && **served == **version)
@@ -298,7 +298,7 @@ impl<'a> Withheld<'a> {
 fn tell(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
     let HeldVersion { version, rule, detail, opens, nearest } = kept;
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-    let opens = opens.map(|opens| format!("; opens {}", timestamp::tell_opening(opens))).unwrap_or_default();
+    let opens = opens.map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
     let nearest = nearest.as_ref().map(|nearest| format!("; newest allowed: {nearest}")).unwrap_or_default();
     format!("{name}@{version}{more}: {detail} (rule {rule}){opens}{nearest}")
 }
