@@ -1,5 +1,5 @@
-//! Cases written beside a policy: a release in words, an instant, and what the policy must say then. Refuses to look anything up:
-//! what a case does not say, the release does not have.
+//! Test cases of a policy: a release, an instant, and the expected verdict. Nothing is looked up: the release has only the facts
+//! that the case states.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,34 +19,30 @@ use crate::policy::verdict::Verdict;
 use crate::units::timestamp;
 use crate::vetting::{Finding, Signal};
 
-/// What may stand in a case, for whoever wrote something else.
+/// Words that a case may contain, for error messages.
 pub const WORDS: &str = "`at`, `published`, `package` and a day, `fix` and an advisory, `publisher`, `maintainer`, `tag`, `signal`, `finding`, `advisory` \
     and `malware` or a severity, `feed`, `trust`, `part-of` and a day, `install-script`, `deprecated`, `git-dependency`, \
     `url-dependency`, `file-dependency`";
 
 const EXPECTED: &str = "`allow`, `deny by RULE`, `hold by RULE` or `hold by RULE until INSTANT`";
 
-/// One case.
 #[derive(Debug, Clone)]
 pub struct PolicyCase {
-    /// Where it is written.
     pub place: SourceSpan,
-    /// The line, as written.
     pub text: String,
-    told: CaseRelease,
+    release: CaseRelease,
     expected: ExpectedVerdict,
 }
 
-/// A case that did not come out as written.
+/// A case whose verdict differs from the expected one.
 #[derive(Debug, Clone)]
 pub struct CaseFailure {
-    /// The case.
     pub case: PolicyCase,
-    /// What the policy says instead.
+    /// The verdict of the policy.
     pub found: String,
 }
 
-/// What a case says of its release.
+/// The release that a case describes.
 #[derive(Debug, Clone)]
 struct CaseRelease {
     name: PackageName,
@@ -73,7 +69,6 @@ struct CaseAdvisory {
     trust: FeedTrust,
 }
 
-/// What the policy must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ExpectedVerdict {
     Allow,
@@ -81,10 +76,10 @@ enum ExpectedVerdict {
     Hold(String, Option<Timestamp>),
 }
 
-/// Reads the cases of a file: one a line, blank lines and those that begin with `#` aside.
+/// Parses the cases of a file, one per line. Blank lines and lines that begin with `#` are skipped.
 ///
 /// # Errors
-/// Every line that is no case.
+/// Returns an error for each line that is not a valid case.
 pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
     let (mut cases, mut mistakes) = (Vec::new(), Vec::new());
     let mut start = 0;
@@ -96,8 +91,8 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
             continue;
         }
         let place = SourceSpan { file: Arc::clone(file), span };
-        match read(text) {
-            Ok((told, expected)) => cases.push(PolicyCase { place, text: text.to_owned(), told, expected }),
+        match parse_case(text) {
+            Ok((release, expected)) => cases.push(PolicyCase { place, text: text.to_owned(), release, expected }),
             Err((problem, allowed)) => mistakes.push(Diagnostic::new(place, problem, allowed)),
         }
     }
@@ -105,12 +100,12 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
 }
 
 impl PolicyCase {
-    /// Whether the policy says what is written.
+    /// Runs the case against a policy.
     ///
     /// # Errors
-    /// What it says instead.
+    /// Returns the policy's verdict if it differs from the expected one.
     pub fn run(&self, policy: &Policy) -> Result<(), Box<CaseFailure>> {
-        let found = self.told.judge(policy);
+        let found = self.release.judge(policy);
         let fits = match (&self.expected, &found) {
             (ExpectedVerdict::Allow, Verdict::Allow) => true,
             (ExpectedVerdict::Deny(rule), Verdict::Deny { reason }) => *rule == reason.rule.as_str(),
@@ -119,7 +114,7 @@ impl PolicyCase {
             }
             _ => false,
         };
-        if fits { Ok(()) } else { Err(Box::new(CaseFailure { case: self.clone(), found: tell(&found) })) }
+        if fits { Ok(()) } else { Err(Box::new(CaseFailure { case: self.clone(), found: format_verdict(&found) })) }
     }
 }
 
@@ -133,7 +128,7 @@ impl fmt::Display for CaseFailure {
 impl CaseRelease {
     fn judge(&self, policy: &Policy) -> Verdict {
         let published = self.published.unwrap_or(self.at);
-        let feeds = self.advisories.iter().map(|advised| Arc::new(advised.index(&self.name, &self.version))).collect();
+        let feeds = self.advisories.iter().map(|advisory| Arc::new(advisory.index(&self.name, &self.version))).collect();
         let feeds = Advisories::of_feeds(feeds);
         let advisories = feeds.of(self.name.as_str()).among(std::iter::empty());
         let facts = Facts {
@@ -177,8 +172,8 @@ impl CaseAdvisory {
     }
 }
 
-/// A verdict in the words of a case.
-fn tell(verdict: &Verdict) -> String {
+/// Formats a verdict in the syntax of a case.
+fn format_verdict(verdict: &Verdict) -> String {
     let rule = verdict.reason().map(|reason| reason.rule.to_string()).unwrap_or_default();
     match verdict {
         Verdict::Allow => "allow".to_owned(),
@@ -187,33 +182,33 @@ fn tell(verdict: &Verdict) -> String {
     }
 }
 
-type Wrong = (String, String);
+type CaseError = (String, String);
 
-fn read(text: &str) -> Result<(CaseRelease, ExpectedVerdict), Wrong> {
+fn parse_case(text: &str) -> Result<(CaseRelease, ExpectedVerdict), CaseError> {
     let (release, expected) =
-        text.split_once("=>").ok_or_else(|| ("the case expects nothing".to_owned(), format!("`=>` and {EXPECTED}")))?;
-    Ok((told(release)?, expectation(expected)?))
+        text.split_once("=>").ok_or_else(|| ("the case has no expected verdict".to_owned(), format!("`=>` and {EXPECTED}")))?;
+    Ok((parse_release(release)?, parse_expected(expected)?))
 }
 
-fn expectation(text: &str) -> Result<ExpectedVerdict, Wrong> {
+fn parse_expected(text: &str) -> Result<ExpectedVerdict, CaseError> {
     let words: Vec<_> = text.split_whitespace().collect();
     match &*words {
         ["allow"] => Ok(ExpectedVerdict::Allow),
         ["deny", "by", rule] => Ok(ExpectedVerdict::Deny((*rule).to_owned())),
         ["hold", "by", rule] => Ok(ExpectedVerdict::Hold((*rule).to_owned(), None)),
-        ["hold", "by", rule, "until", until] => Ok(ExpectedVerdict::Hold((*rule).to_owned(), Some(moment(until)?))),
-        _ => Err((format!("no verdict: `{}`", text.trim().escape_debug()), EXPECTED.to_owned())),
+        ["hold", "by", rule, "until", until] => Ok(ExpectedVerdict::Hold((*rule).to_owned(), Some(parse_instant(until)?))),
+        _ => Err((format!("not a verdict: `{}`", text.trim().escape_debug()), EXPECTED.to_owned())),
     }
 }
 
-fn told(text: &str) -> Result<CaseRelease, Wrong> {
+fn parse_release(text: &str) -> Result<CaseRelease, CaseError> {
     let mut words = words(text).into_iter();
     let spec = words.next().unwrap_or_default();
-    let unnamed = || (format!("no release: `{}`", spec.escape_debug()), "`NAME@VERSION` first".to_owned());
+    let unnamed = || (format!("not a release: `{}`", spec.escape_debug()), "`NAME@VERSION` first".to_owned());
     let (name, version) = spec.rsplit_once('@').ok_or_else(unnamed)?;
     let name = PackageName::parse(name).map_err(|_| unnamed())?;
     let version = Version::parse(version).ok_or_else(unnamed)?;
-    let mut told = CaseRelease {
+    let mut release = CaseRelease {
         name,
         version,
         at: Timestamp::MIN,
@@ -230,41 +225,51 @@ fn told(text: &str) -> Result<CaseRelease, Wrong> {
         advisories: Vec::new(),
     };
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| (format!("`{word}` says nothing"), format!("a value behind `{word}`")));
+        let mut value = || words.next().ok_or_else(|| (format!("`{word}` has no value"), format!("a value after `{word}`")));
         match &*word {
-            "install-script" => told.traits.install_script = true,
-            "deprecated" => told.traits.deprecated = true,
-            "git-dependency" => told.traits.git_dependency = true,
-            "url-dependency" => told.traits.url_dependency = true,
-            "file-dependency" => told.traits.file_dependency = true,
-            "at" => told.at = moment(&value()?)?,
-            "published" => told.published = Some(moment(&value()?)?),
-            "package" => told.born = Some(moment(&value()?)?),
-            "part-of" => told.kin = Some(moment(&value()?)?),
-            "fix" => told.fix = Some(value()?),
-            "publisher" => told.publisher = Some(value()?),
-            "maintainer" => told.maintainers.push(value()?.into()),
-            "tag" => told.tags.push((value()?.into(), told.version.as_str().into())),
-            "signal" => told.signals.push(named(&value()?, "signal", Signal::parse, Signal::ALL.iter().map(|one| one.as_str()))?),
+            "install-script" => release.traits.install_script = true,
+            "deprecated" => release.traits.deprecated = true,
+            "git-dependency" => release.traits.git_dependency = true,
+            "url-dependency" => release.traits.url_dependency = true,
+            "file-dependency" => release.traits.file_dependency = true,
+            "at" => release.at = parse_instant(&value()?)?,
+            "published" => release.published = Some(parse_instant(&value()?)?),
+            "package" => release.born = Some(parse_instant(&value()?)?),
+            "part-of" => release.kin = Some(parse_instant(&value()?)?),
+            "fix" => release.fix = Some(value()?),
+            "publisher" => release.publisher = Some(value()?),
+            "maintainer" => release.maintainers.push(value()?.into()),
+            "tag" => release.tags.push((value()?.into(), release.version.as_str().into())),
+            "signal" => release.signals.push(parse_named(
+                &value()?,
+                "signal",
+                Signal::parse,
+                Signal::ALL.iter().map(|value| value.as_str()),
+            )?),
             "finding" => {
-                told.findings.push(named(&value()?, "finding", Finding::parse, Finding::ALL.iter().map(|one| one.as_str()))?);
+                release.findings.push(parse_named(
+                    &value()?,
+                    "finding",
+                    Finding::parse,
+                    Finding::ALL.iter().map(|value| value.as_str()),
+                )?);
             }
-            "advisory" => told.advisories.push(advised(&value()?)?),
-            "feed" => last_advised(&mut told)?.feed = value()?,
+            "advisory" => release.advisories.push(parse_advisory(&value()?)?),
+            "feed" => last_advisory(&mut release)?.feed = value()?,
             "trust" => {
-                let trust = named(&value()?, "trust", FeedTrust::parse, FeedTrust::ALL.iter().map(|one| one.as_str()))?;
-                last_advised(&mut told)?.trust = trust;
+                let trust = parse_named(&value()?, "trust", FeedTrust::parse, FeedTrust::ALL.iter().map(|value| value.as_str()))?;
+                last_advisory(&mut release)?.trust = trust;
             }
             unknown => return Err((format!("unknown word: `{}`", unknown.escape_debug()), WORDS.to_owned())),
         }
     }
-    if told.at == Timestamp::MIN {
-        return Err(("the case says no instant".to_owned(), "`at` and an instant, such as `at 2026-03-31T01:00Z`".to_owned()));
+    if release.at == Timestamp::MIN {
+        return Err(("the case has no instant".to_owned(), "`at` and an instant, such as `at 2026-03-31T01:00Z`".to_owned()));
     }
-    Ok(told)
+    Ok(release)
 }
 
-/// Words between blanks and commas; what stands in quotes is one.
+/// Splits text into words at blanks and commas. Quoted text is one word.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (at, part) in text.split('"').enumerate() {
@@ -278,36 +283,36 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-fn moment(text: &str) -> Result<Timestamp, Wrong> {
+fn parse_instant(text: &str) -> Result<Timestamp, CaseError> {
     let day = || text.parse::<Date>().ok().and_then(|day| timestamp::parse(&format!("{}Z", day.at(0, 0, 0, 0))));
     timestamp::parse(text).or_else(day).ok_or_else(|| {
         let allowed = "an instant or a day, such as `2026-03-31T01:00Z` or `2026-03-31`".to_owned();
-        (format!("no instant: `{}`", text.escape_debug()), allowed)
+        (format!("not an instant: `{}`", text.escape_debug()), allowed)
     })
 }
 
-fn named<T>(
+fn parse_named<T>(
     text: &str,
     what: &str,
     parse: impl Fn(&str) -> Option<T>,
     all: impl Iterator<Item = &'static str>,
-) -> Result<T, Wrong> {
+) -> Result<T, CaseError> {
     parse(text).ok_or_else(|| {
         let all: Vec<_> = all.map(|name| format!("`{name}`")).collect();
         (format!("unknown {what}: `{}`", text.escape_debug()), all.join(", "))
     })
 }
 
-fn advised(text: &str) -> Result<CaseAdvisory, Wrong> {
-    let advised = |kind, severity| CaseAdvisory { kind, severity, feed: "osv".to_owned(), trust: FeedTrust::Deny };
+fn parse_advisory(text: &str) -> Result<CaseAdvisory, CaseError> {
+    let advisory = |kind, severity| CaseAdvisory { kind, severity, feed: "osv".to_owned(), trust: FeedTrust::Deny };
     if text == "malware" {
-        return Ok(advised(AdvisoryKind::Malware, None));
+        return Ok(advisory(AdvisoryKind::Malware, None));
     }
-    let all = ["malware"].into_iter().chain(Severity::ALL.iter().map(|one| one.as_str()));
-    Ok(advised(AdvisoryKind::Vulnerability, Some(named(text, "advisory", Severity::parse, all)?)))
+    let all = ["malware"].into_iter().chain(Severity::ALL.iter().map(|value| value.as_str()));
+    Ok(advisory(AdvisoryKind::Vulnerability, Some(parse_named(text, "advisory", Severity::parse, all)?)))
 }
 
-fn last_advised(told: &mut CaseRelease) -> Result<&mut CaseAdvisory, Wrong> {
-    let allowed = "`feed` and `trust` behind `advisory`".to_owned();
-    told.advisories.last_mut().ok_or_else(|| ("there is no advisory before it".to_owned(), allowed))
+fn last_advisory(release: &mut CaseRelease) -> Result<&mut CaseAdvisory, CaseError> {
+    let allowed = "`feed` and `trust` after `advisory`".to_owned();
+    release.advisories.last_mut().ok_or_else(|| ("no `advisory` comes before it".to_owned(), allowed))
 }

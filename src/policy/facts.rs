@@ -1,5 +1,5 @@
-//! What rules ask about one version: borrowed from the index, the ledger and the feeds, made anew for each judgement. Refuses to
-//! know where a fact comes from.
+//! Facts about one version that rules test. They are borrowed from the index, the ledger and the feeds, and are built for each
+//! evaluation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,43 +13,37 @@ use crate::policy::decisions::CHANGED_INTEGRITY;
 use crate::policy::malware;
 use crate::vetting::{Findings, Signals};
 
-/// Whether the newest packument has the version, and if not, what the ledger says of its going.
+/// Whether the newest packument has the version. If not, what the ledger knows of its removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// It is there.
     Present,
-    /// It went.
     Gone {
-        /// When it was last seen; `None` when it never was.
+        /// When the version was last seen. `None` if it never was.
         last_seen: Option<Timestamp>,
-        /// Whether a security placeholder took its package's place.
+        /// Whether a security placeholder replaced the package.
         replaced: bool,
     },
 }
 
-/// What is not known of a version because the document it was read from does not carry it. An unknown fact is never "no", and never
-/// equal to another unknown one.
+/// Facts that are unknown because the document does not carry them. An unknown fact never counts as "no" and never equals another
+/// unknown fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct UnknownFacts {
-    /// Who published it.
     pub publisher: bool,
-    /// Who maintains it.
     pub maintainers: bool,
-    /// Whether it runs a script at install.
     pub install_script: bool,
-    /// Whether it is the fix that an advisory names: that hangs on publishers.
+    /// Whether the version is the fix that an advisory names. This depends on publishers.
     pub fix: bool,
 }
 
 impl UnknownFacts {
-    /// Everything is known.
     pub const NONE: Self = Self { publisher: false, maintainers: false, install_script: false, fix: false };
 
-    /// Nothing is known but what is in every document.
+    /// Only the facts that every document carries are known.
     pub const ALL: Self = Self { publisher: true, maintainers: true, install_script: true, fix: true };
 
-    /// Those that are unknown in either.
+    /// Returns the facts that are unknown in either of the two.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -61,63 +55,62 @@ impl UnknownFacts {
     }
 }
 
-/// What rules ask about one version.
+/// Facts about one version that rules test.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    /// The package.
     pub name: &'a PackageName,
     /// The key in `versions`.
     pub version: &'a str,
-    /// The key as a version; `None` when it is none.
+    /// The parsed key. `None` if it is not a valid version.
     pub parsed: Option<&'a Version>,
-    /// What upstream says, if it says anything usable.
+    /// The publish time from upstream, if it is usable.
     pub published: Option<Timestamp>,
     /// The effective publish time (DESIGN §4).
     pub effective: Timestamp,
-    /// When the package's oldest release was published; `None` when nobody knows: then no rule takes it for new.
+    /// When the package's oldest release was published. If it is unknown (`None`), no rule treats the package as new.
     pub born: Option<Timestamp>,
-    /// When the oldest release of the package was published that pins exactly this version as one of its own parts (same scope,
-    /// version and publisher: `esbuild` and `@esbuild/linux-x64`); `None` when none is known.
+    /// When the oldest release of the parent package was published. The parent pins exactly this version as its subpackage, with
+    /// the same scope, version and publisher (`esbuild` and `@esbuild/linux-x64`). `None` if no parent is known.
     pub kin: Option<Timestamp>,
-    /// Why its manifest cannot be believed, in words.
+    /// How the manifest contradicts its packument.
     pub flaw: Option<&'a str>,
     /// Whether the packument states a digest that can be checked.
     pub has_integrity: bool,
-    /// That digest, where it is known already: an approval is for these bytes.
+    /// The digest, if it is known already. An approval is valid for these bytes only.
     pub integrity: Option<&'a Integrity>,
-    /// Whether it was seen with another integrity before.
+    /// Whether this version was seen with a different integrity before.
     pub integrity_changed: bool,
-    /// Whether the newest packument has it.
     pub presence: Presence,
-    /// The longest age that any rule names: below it a version that went was taken down. Asked only of versions that went.
+    /// The longest age that any rule names. A removed version below this age counts as taken down. Used for removed versions
+    /// only.
     pub longest_age: Duration,
-    /// What its manifest says of itself: install scripts, dependencies from elsewhere, deprecation.
+    /// Traits from the manifest: install scripts, dependencies from outside a registry, deprecation.
     pub traits: ManifestTraits,
-    /// Who published it, by name; `None` where upstream does not say.
+    /// The publisher's name. `None` if upstream does not state it.
     pub publisher: Option<&'a str>,
-    /// Who maintains it, by name.
+    /// The maintainers' names.
     pub maintainers: &'a [Arc<str>],
-    /// The package's dist-tags, as upstream has them.
+    /// The package's dist-tags as upstream states them: tag, then version.
     pub tags: &'a [(Box<str>, Box<str>)],
-    /// Positions in `tags`, sorted by the version they point to; empty where they are not sorted.
+    /// Positions in `tags`, sorted by the version they point to. Empty if no sorted index exists.
     pub tags_by_target: &'a [u32],
-    /// The advisories on the package, beside all its versions.
+    /// The advisories that apply to the package, given all its versions.
     pub advisories: &'a ApplicableAdvisories<'a>,
-    /// The reviewed advisory of a vulnerability that names exactly this version as the fix, if whoever published it had published
-    /// the package before; `None` where nobody knows.
+    /// The id of a reviewed vulnerability advisory that names exactly this version as the fix. Set only if the publisher had
+    /// published the package before. `None` if unknown.
     pub fix: Option<&'a str>,
-    /// What the document does not carry.
+    /// Facts that the document does not carry.
     pub unknown: UnknownFacts,
-    /// What differs from its predecessors.
+    /// Differences from earlier releases.
     pub signals: Signals,
-    /// Signals that are neither found nor excluded.
+    /// Signals that are neither confirmed nor excluded yet.
     pub undecided: Signals,
-    /// What opening its tarball showed.
+    /// Findings from the contents of the tarball.
     pub findings: Findings,
 }
 
 impl<'a> Facts<'a> {
-    /// A version of which nothing else is known: present, honest, of a package of unknown age.
+    /// Returns facts for a present version without signals or advisories, in a package of unknown age.
     #[must_use]
     pub fn of(name: &'a PackageName, version: &'a str, effective: Timestamp) -> Self {
         Self {
@@ -148,15 +141,16 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What a packument says of one of its entries, whose effective publish time is `effective`.
+    /// Returns the facts that a packument states about one entry with the effective publish time `effective`.
     #[must_use]
     pub fn of_entry(packument: &'a Packument, entry: &'a VersionEntry, effective: Timestamp) -> Self {
         Self {
             parsed: entry.version.as_ref(),
             published: entry.published,
-            // Of a packument without any time nobody knows: what it holds waits as releases do, from when it was first seen.
+            // Without any publish time in the packument the package age is unknown. Its releases still wait, from when they were
+            // first seen.
             born: packument.oldest.map(|oldest| oldest.min(effective)),
-            flaw: entry.flaw.as_deref(),
+            flaw: entry.inconsistency.as_deref(),
             has_integrity: entry.integrity.is_some(),
             integrity: entry.integrity.as_ref(),
             traits: entry.traits,
@@ -168,26 +162,28 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What refuses it above all rules and yields to an approval that names it: advisories of malware, and a changed integrity.
+    /// Returns the records that refuse the version above all rules unless an approval names them: malware advisories and a
+    /// changed integrity.
     #[must_use]
     pub(crate) fn records(&self) -> Vec<&'a str> {
-        let advisories = malware::condemning(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
+        let advisories = malware::blocking_advisories(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
         self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
     }
 
-    /// The advisories that name this version, in the order of the feeds.
-    pub fn advised(&self) -> impl Iterator<Item = Advisory<'a>> {
+    /// Returns the advisories that affect this version, in the order of the feeds.
+    pub fn matching_advisories(&self) -> impl Iterator<Item = Advisory<'a>> {
         self.advisories.matching(self.version, self.parsed)
     }
 
-    /// The dist-tags that point to it: found by search, since a packument may have thousands of them and as many versions.
-    pub fn pointing(&self) -> impl Iterator<Item = &'a str> {
+    /// Returns the dist-tags that point to this version. Uses binary search, since a packument may have thousands of tags and
+    /// versions.
+    pub fn dist_tags(&self) -> impl Iterator<Item = &'a str> {
         let (tags, version) = (self.tags, self.version);
         let target = move |at: &u32| tags.get(*at as usize).map_or("", |(_, target)| &**target);
         let sorted = if self.tags_by_target.len() == tags.len() { self.tags_by_target } else { &[] };
         let first = sorted.partition_point(|at| target(at) < version);
         let found = sorted[first..].iter().take_while(move |at| target(at) == version).map(|at| *at as usize);
-        // Unsorted ones come from tests and from replays, which have few.
+        // Only tests and replays have unsorted tags, and few of them.
         let few = (0..if sorted.is_empty() { tags.len() } else { 0 }).filter(move |at| *tags[*at].1 == *version);
         found.chain(few).map(move |at| &*tags[at].0)
     }

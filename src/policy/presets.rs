@@ -1,11 +1,11 @@
-//! The policies that are shipped, compiled in: `default`, `strict`, `ci`, `observe`. Refuses to know which one is in force.
+//! The shipped policies, compiled in: `default`, `strict`, `ci`, `observe`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::diagnostics::SourceFile;
 
-/// A policy that is shipped, and the cases beside it.
+/// A shipped policy and its test cases.
 struct Preset {
     name: &'static str,
     text: &'static str,
@@ -24,28 +24,28 @@ macro_rules! shipped {
 
 const SHIPPED: &[Preset] = shipped!["default", "strict", "ci", "observe"];
 
-/// Incidents that happened, with their sources: what a policy is put before where no other file is named.
+/// Past incidents with their sources: the default input of `coldframe policy replay`.
 pub const INCIDENTS: &str = include_str!("../../policies/incidents.json");
 
-/// Where they are in the repository.
+/// The path of the incidents in the repository.
 pub const INCIDENTS_PATH: &str = "policies/incidents.json (shipped)";
 
-/// The names, in the order in which they are told.
+/// Returns the policy names in display order.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|shipped| shipped.name).collect()
 }
 
-/// The shipped policy of a name.
+/// Returns the shipped policy with this name.
 #[must_use]
 pub fn file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;
     Some(Arc::new(SourceFile { path: PathBuf::from(format!("policies/{name}.toml")), text: shipped.text.to_owned() }))
 }
 
-/// The cases that are shipped beside it.
+/// Returns the test cases of the shipped policy with this name.
 #[must_use]
-pub fn cases(name: &str) -> Option<Arc<SourceFile>> {
+pub fn case_file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;
     Some(Arc::new(SourceFile { path: PathBuf::from(format!("policies/{name}.cases")), text: shipped.cases.to_owned() }))
 }
@@ -56,19 +56,18 @@ mod tests {
     use crate::policy::cases;
     use crate::policy::rules::compose::compile;
 
-    /// The shipped policy of a name.
     fn policy(name: &str) -> crate::policy::rules::Policy {
-        let find = |_: &SourceFile, name: &str| file(name).ok_or_else(|| "there is none".to_owned());
+        let find = |_: &SourceFile, name: &str| file(name).ok_or_else(|| "not found".to_owned());
         let compiled = compile(&[file(name).unwrap()], &find).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         assert!(compiled.warnings.is_empty(), "{:?}", compiled.warnings);
         compiled.policy
     }
 
     #[test]
-    fn every_shipped_policy_answers_its_cases() {
+    fn every_shipped_policy_passes_its_cases() {
         for name in names() {
             let (policy, cases) =
-                (policy(name), cases::parse(&cases(name).unwrap()).unwrap_or_else(|mistakes| panic!("{mistakes}")));
+                (policy(name), cases::parse(&case_file(name).unwrap()).unwrap_or_else(|mistakes| panic!("{mistakes}")));
             assert!(cases.len() > 1, "{name}");
             for case in cases {
                 case.run(&policy).unwrap_or_else(|failed| panic!("{failed}"));
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shipped_rule_stands_below_the_attack_that_it_answers() {
+    fn every_shipped_rule_names_an_attack_in_its_comment() {
         for shipped in SHIPPED {
             let mut comment = String::new();
             for line in shipped.text.lines() {
@@ -85,8 +84,8 @@ mod tests {
                     Some(words) => comment += words,
                     None if line == "[[rule]]" => {
                         let known = comment.contains("(20") || comment.contains("`default`");
-                        let follows_suit = comment.is_empty() && shipped.name == "default";
-                        assert!(known || follows_suit, "{}: {comment:?}", shipped.name);
+                        let is_uncommented_default = comment.is_empty() && shipped.name == "default";
+                        assert!(known || is_uncommented_default, "{}: {comment:?}", shipped.name);
                         comment.clear();
                     }
                     None => {}

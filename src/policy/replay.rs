@@ -1,4 +1,4 @@
-//! Incidents that happened, put before a policy: what it would have stopped. Refuses to guess: an incident whose life is not known is
+//! Replays past incidents against a policy and reports which ones it would have stopped. An incident whose lifetime is unknown is
 //! undecidable.
 
 use jiff::civil::Date;
@@ -13,16 +13,15 @@ use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 use crate::vetting::{Finding, Signal, Signals};
 
-/// How old an established package is taken to be: old enough for every rule.
+/// Assumed age of an established package: old enough for every rule.
 const ESTABLISHED: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 
 /// A dependency younger than this counts as newborn.
 const NEWBORN_HOURS: f64 = 14.0 * 24.0;
 
-/// An incident, as far as a policy asks about it. What is missing, or is not what one would expect, is not known.
+/// A past incident: the facts that a policy tests. Missing fields and fields of an unexpected type count as unknown.
 #[derive(Debug, Clone, Default)]
 pub struct PastIncident {
-    /// What it is called.
     pub id: String,
     packages: Vec<PastRelease>,
     published_at: Option<String>,
@@ -38,7 +37,7 @@ struct PastRelease {
     version: Option<String>,
 }
 
-/// What the releases of an incident showed.
+/// Signals that the releases of an incident showed.
 #[derive(Debug, Clone, Default)]
 struct PastSignals {
     signals: Signals,
@@ -48,16 +47,16 @@ struct PastSignals {
 }
 
 impl PastIncident {
-    /// Reads a file of incidents: a list of them, or an object whose `incidents` is one.
+    /// Parses a file of incidents: a JSON list, or an object with a list `incidents`.
     ///
     /// # Errors
-    /// When it holds no such list, or one of them no `id`; in words.
+    /// Returns an error if there is no such list or if an incident has no `id`.
     pub fn read_all(text: &str) -> Result<Vec<Self>, String> {
-        let whole: Value = serde_json::from_str(text).map_err(|wrong| wrong.to_string())?;
+        let whole: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let listed = whole.as_array().or_else(|| whole.get("incidents")?.as_array());
-        let listed = listed.ok_or("neither a list, nor an object with a list `incidents`")?;
+        let listed = listed.ok_or("expected a list of incidents or an object with a list `incidents`")?;
         let read = |(number, value): (usize, &Value)| {
-            Self::read(value).ok_or_else(|| format!("the incident at place {number} has no `id`: {}", shortened(value)))
+            Self::read(value).ok_or_else(|| format!("incident {number} has no `id`: {}", shortened(value)))
         };
         listed.iter().enumerate().map(read).collect()
     }
@@ -78,7 +77,7 @@ impl PastIncident {
 }
 
 impl PastRelease {
-    /// `{"name": …, "versions": […]}`, or `name@version`.
+    /// Parses `{"name": …, "versions": […]}` or `name@version`.
     fn read(value: &Value) -> Option<Self> {
         if let Some(text) = value.as_str() {
             let at = text.rfind('@').filter(|at| *at > 0);
@@ -91,7 +90,7 @@ impl PastRelease {
     }
 }
 
-/// A number, also one in quotes.
+/// Returns a number, which may be quoted.
 fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
@@ -100,21 +99,20 @@ fn shortened(value: &Value) -> String {
     value.to_string().chars().take(60).collect()
 }
 
-/// What became of an incident under a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// Refused when it was published, and for good.
+    /// Refused permanently from the moment of publication.
     StoppedAtPublication,
-    /// Held until it was gone.
+    /// Held until it was removed from the registry.
     StoppedUntilDetection,
-    /// Served while it lived.
+    /// Served before it was removed.
     Missed,
-    /// Nobody knows how long it lived.
+    /// Its lifetime is unknown.
     Undecidable,
 }
 
 impl ReplayOutcome {
-    /// `stopped`, `missed` or `undecidable`.
+    /// Returns `stopped`, `missed` or `undecidable`.
     #[must_use]
     pub fn outcome(self) -> &'static str {
         match self {
@@ -125,21 +123,19 @@ impl ReplayOutcome {
     }
 }
 
-/// An incident under a policy.
+/// The outcome of one incident under a policy.
 #[derive(Debug, Clone)]
 pub struct ReplayResult {
-    /// The incident.
+    /// The id of the incident.
     pub id: String,
-    /// What became of it.
     pub fate: ReplayOutcome,
-    /// The rule that held it, for long enough or not.
+    /// The rule that refused or held it, even if not for long enough.
     pub rule: Option<RuleId>,
-    /// Until when; `None` where it is not held, or for good.
+    /// The end of the hold. `None` if it is not held, or refused permanently.
     pub until: Option<Timestamp>,
 }
 
-/// Puts an incident before a policy at the instant at which it was published. Without `signals` only ages and what a manifest says
-/// of itself count.
+/// Evaluates an incident at the instant of its publication. Without `signals`, only ages and manifest traits count.
 #[must_use]
 pub fn replay(policy: &Policy, incident: &PastIncident, signals: bool) -> ReplayResult {
     let published = incident.published();
@@ -181,16 +177,16 @@ impl PastIncident {
         policy.as_of(published).judge(&facts, published)
     }
 
-    /// When it was published, as exactly as is known: the beginning of a day or a month where no more is.
+    /// Returns the publish time. If only the day or month is known, returns its beginning.
     fn published(&self) -> Option<Timestamp> {
         let text = self.published_at.as_deref()?.trim();
         let midnight = |day: &str| timestamp::parse(&format!("{}Z", day.parse::<Date>().ok()?.at(0, 0, 0, 0)));
         timestamp::parse(text).or_else(|| midnight(text)).or_else(|| midnight(&format!("{text}-01")))
     }
 
-    /// When it was gone, at the latest, if that is known.
+    /// Returns the latest time of the removal, if it is known.
     fn removed(&self, published: Timestamp) -> Option<Timestamp> {
-        // A number of which nothing else is said is taken at its word.
+        // A number without a bound counts as exact.
         let bound = self.hours_live_bound.as_deref().unwrap_or("exact").to_ascii_lowercase();
         let is_known = ["exact", "approx", "upper"].iter().any(|known| bound.starts_with(known));
         let live = self.hours_live.filter(|hours| is_known && *hours >= 0.0)?;
@@ -237,37 +233,37 @@ mod tests {
     }
 
     #[test]
-    fn how_long_it_lived_decides_where_that_is_known_well_enough() {
-        let lived = |hours: &str, bound: &str| {
+    fn outcome_depends_on_lifetime_if_it_is_known() {
+        let outcome_after = |hours: &str, bound: &str| {
             fate(&format!(r#"{{"id":"a","published_at":"2026-03-31T00:21Z","hours_live":{hours},"hours_live_bound":{bound}}}"#))
         };
         for bound in [r#""exact""#, r#""approx""#, r#""approximate""#, r#""upper""#, r#""Upper bound""#, "null"] {
-            assert_eq!(lived("71.9", bound), ReplayOutcome::StoppedUntilDetection, "{bound}");
-            // What opens opens on upstream's word of then, which no longer has it.
-            assert_eq!(lived("72", bound), ReplayOutcome::StoppedUntilDetection, "{bound}");
-            assert_eq!(lived("72.1", bound), ReplayOutcome::Missed, "{bound}");
+            assert_eq!(outcome_after("71.9", bound), ReplayOutcome::StoppedUntilDetection, "{bound}");
+            // A hold that ends at the removal stops it: upstream is asked again then and no longer has the version.
+            assert_eq!(outcome_after("72", bound), ReplayOutcome::StoppedUntilDetection, "{bound}");
+            assert_eq!(outcome_after("72.1", bound), ReplayOutcome::Missed, "{bound}");
         }
         for bound in [r#""lower""#, r#""unknown""#, r#""not-applicable""#, r#""never-removed""#, r#""?""#] {
-            assert_eq!(lived("3", bound), ReplayOutcome::Undecidable, "{bound}");
+            assert_eq!(outcome_after("3", bound), ReplayOutcome::Undecidable, "{bound}");
         }
         for hours in ["null", r#""long""#, "-1", "1e300", "[]"] {
-            assert_eq!(lived(hours, r#""exact""#), ReplayOutcome::Undecidable, "{hours}");
+            assert_eq!(outcome_after(hours, r#""exact""#), ReplayOutcome::Undecidable, "{hours}");
         }
     }
 
     #[test]
-    fn what_is_missing_or_strange_is_not_known_and_the_others_are_read_all_the_same() {
+    fn missing_and_invalid_fields_count_as_unknown() {
         let text = r#"{"incidents":[{"id":"a"},{"id":"b","published_at":7,"packages":7,"signals":7,"kind":{}},
             {"id":"c","published_at":"2031-01","hours_live":"5","hours_live_bound":"exact","packages":["@a/b@1.2.3",7,{}],"new":1}]}"#;
         let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
         let fates: Vec<_> =
             PastIncident::read_all(text).unwrap().iter().map(|incident| replay(&policy, incident, true).fate).collect();
         assert_eq!(fates, [ReplayOutcome::Undecidable, ReplayOutcome::Undecidable, ReplayOutcome::StoppedUntilDetection]);
-        for (text, told) in [
-            ("{}", "neither a list, nor an object with a list `incidents`"),
-            ("[{\"name\":\"x\"}]", "the incident at place 0 has no `id`: {\"name\":\"x\"}"),
+        for (text, message) in [
+            ("{}", "expected a list of incidents or an object with a list `incidents`"),
+            ("[{\"name\":\"x\"}]", "incident 0 has no `id`: {\"name\":\"x\"}"),
         ] {
-            assert_eq!(PastIncident::read_all(text).unwrap_err(), told);
+            assert_eq!(PastIncident::read_all(text).unwrap_err(), message);
         }
     }
 }

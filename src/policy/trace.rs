@@ -1,5 +1,5 @@
-//! Every rule, and what it made of one version: what `coldframe explain` prints. Refuses to judge otherwise than
-//! `standing::judge`: it follows the same steps, aloud.
+//! Traces of an evaluation for `coldframe explain`: each rule and its outcome. The deciding step must match the verdict of
+//! `decisions::active`; a property test compares them.
 
 use std::sync::Arc;
 
@@ -14,118 +14,114 @@ use crate::policy::rules::describe;
 use crate::policy::rules::rule::{FactAges, Rule, RuleAction};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 
-/// What a rule made of a version.
+/// Outcome of a rule for a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepOutcome {
-    /// It decides: everything below is not read.
-    Decides,
-    /// It warns, or would refuse if it did not only observe; reading goes on.
-    Notes,
-    /// It is a hold whose time has passed; reading goes on.
+    /// The rule decides. Later rules are not evaluated.
+    Decided,
+    /// The rule warns, or would refuse but only observes. Evaluation continues.
+    Warned,
+    /// The hold has ended. Evaluation continues.
     Passed,
-    /// Its age is waived for the package, the glass is broken, or an approval names it; reading goes on.
+    /// The rule is waived by an exclusion, by break-glass or by an approval. Evaluation continues.
     Waived,
-    /// An advisory that is too broad to be obeyed whole; reading goes on.
-    SetAside,
-    /// It does not match.
-    Differs,
-    /// A rule above has decided.
-    Unread,
+    /// The advisory is too broad to apply to all versions. Evaluation continues.
+    Suppressed,
+    /// The rule does not match.
+    NoMatch,
+    /// An earlier rule decided.
+    NotReached,
 }
 
 impl StepOutcome {
-    /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Decides => "decides",
-            Self::Notes => "notes",
+            Self::Decided => "decides",
+            Self::Warned => "warned",
             Self::Passed => "passed",
             Self::Waived => "waived",
-            Self::SetAside => "set aside",
-            Self::Differs => "differs",
-            Self::Unread => "unread",
+            Self::Suppressed => "set aside",
+            Self::NoMatch => "no match",
+            Self::NotReached => "not reached",
         }
     }
 }
 
-/// One rule, and what it made of a version.
+/// One step of an evaluation: a rule and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceStep {
-    /// The rule.
     pub rule: RuleId,
-    /// What it does with what it matches: `deny`, `hold 14 d`, `approve, decision 7`.
+    /// What the rule does if it matches: `deny`, `hold 14 d`, `approve, decision 7`.
     pub action: String,
-    /// What it made of this version.
     pub outcome: StepOutcome,
-    /// Why, in words.
     pub detail: String,
 }
 
 impl Policy {
-    /// Everything that is asked about a version as of `at`, in its order, and what it made of it: what is built in, the
-    /// decisions about the package, what feeds call malware, and every rule.
+    /// Returns the steps of an evaluation as of `at`, in order: built-in rules, decisions about the package, malware advisories,
+    /// and the rules of the policy.
     #[must_use]
-    pub fn trace(&self, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
+    pub fn evaluate(&self, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
         let about = self.about(facts.name);
         let mut steps = vec![built_in_step(standing.approval(&about, facts), facts)];
         steps.extend(standing.steps(&about, facts, at));
-        let broken = standing.breaks_glass(&about, facts);
-        let left = if broken { about.behind_glass() } else { about };
+        let broken = standing.break_glass_applies(&about, facts);
+        let left = if broken { about.under_break_glass() } else { about };
         steps.extend(malware::steps(facts, &left.by_files(facts, at), at));
         let ages = FactAges::of(facts, at);
         for rule in self.in_force() {
             let (outcome, detail) = match self.step(rule, facts, ages) {
-                (StepOutcome::Decides, _) if broken && rule.rests_on_youth() => {
-                    (StepOutcome::Waived, "it rests on ages or signals, which are waived for the hour".to_owned())
+                (StepOutcome::Decided, _) if broken && rule.depends_on_age_or_signals() => {
+                    (StepOutcome::Waived, "break-glass waives rules on ages and signals".to_owned())
                 }
                 step => step,
             };
             let action = if rule.observe { format!("{}, observed", rule.action.tell()) } else { rule.action.tell() };
             steps.push(TraceStep { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail });
         }
-        let below = steps.iter().position(|step| step.outcome == StepOutcome::Decides).map_or(steps.len(), |at| at + 1);
-        // What is set aside is named wherever it stands: whoever reported it wants to know why it is not obeyed.
-        for step in steps[below..].iter_mut().filter(|step| step.outcome != StepOutcome::SetAside) {
-            (step.outcome, step.detail) = (StepOutcome::Unread, "a rule above has decided".to_owned());
+        let below = steps.iter().position(|step| step.outcome == StepOutcome::Decided).map_or(steps.len(), |at| at + 1);
+        // Suppressed advisories are always shown: their reporter wants to know why they do not apply.
+        for step in steps[below..].iter_mut().filter(|step| step.outcome != StepOutcome::Suppressed) {
+            (step.outcome, step.detail) = (StepOutcome::NotReached, "an earlier rule decided".to_owned());
         }
         steps
     }
 
     fn step(&self, rule: &Rule, facts: &Facts<'_>, ages: FactAges) -> (StepOutcome, String) {
-        let differs = rule.is_about(facts.name.as_str()).err().or_else(|| rule.differs(facts, ages));
+        let differs = rule.match_package(facts.name.as_str()).err().or_else(|| rule.unmet_condition(facts, ages));
         if let Some(differs) = differs {
-            return (StepOutcome::Differs, describe::difference(rule, facts, differs));
+            return (StepOutcome::NoMatch, describe::describe_mismatch(rule, facts, differs));
         }
         if let RuleAction::Hold { .. } = rule.action {
             if self.waives(rule, facts.name) {
                 return (StepOutcome::Waived, "ages are waived for the package".to_owned());
             }
             if !rule.holds(ages) {
-                return (StepOutcome::Passed, "the age has passed".to_owned());
+                return (StepOutcome::Passed, "the minimum age has passed".to_owned());
             }
         }
         let notes = rule.action == RuleAction::Warn || (rule.observe && rule.action != RuleAction::Allow);
         let detail =
-            if rule.action == RuleAction::Allow { describe::permission(rule, facts) } else { describe::refusal(rule, facts) };
-        (if notes { StepOutcome::Notes } else { StepOutcome::Decides }, detail)
+            if rule.action == RuleAction::Allow { describe::describe_allow(rule, facts) } else { describe::refusal(rule, facts) };
+        (if notes { StepOutcome::Warned } else { StepOutcome::Decided }, detail)
     }
 }
 
-/// What no file and no decision waives, as one step: what of it decides, or that nothing does.
+/// Returns one step for all built-in rules.
 fn built_in_step(approval: Option<&DecisionRef>, facts: &Facts<'_>) -> TraceStep {
     let action = "deny".to_owned();
     let refusal = invariants::verdict(facts);
     let Some(Reason { rule, detail }) = refusal.as_ref().and_then(Verdict::reason).cloned() else {
-        let detail = "it agrees with itself and with what was seen before".to_owned();
-        return TraceStep { rule: RuleId::File("built-in".into()), action, outcome: StepOutcome::Differs, detail };
+        let detail = "its manifest and integrity are consistent".to_owned();
+        return TraceStep { rule: RuleId::File("built-in".into()), action, outcome: StepOutcome::NoMatch, detail };
     };
     match approval.filter(|_| rule == RuleId::IntegrityChanged) {
         Some(ground) => {
             let detail = format!("{detail}; these bytes are approved {}", ground.tell());
             TraceStep { rule, action, outcome: StepOutcome::Waived, detail }
         }
-        None => TraceStep { rule, action, outcome: StepOutcome::Decides, detail },
+        None => TraceStep { rule, action, outcome: StepOutcome::Decided, detail },
     }
 }
 
@@ -155,7 +151,7 @@ mod tests {
         Timestamp::from_second(1_774_915_200 + hour * 3600).unwrap()
     }
 
-    /// More than 90 days before the records were known.
+    /// Returns an instant more than 90 days before the records were known.
     fn long_ago(count: usize) -> Timestamp {
         at(-24 * (100 + 40 * i64::try_from(count).unwrap()))
     }
@@ -163,7 +159,7 @@ mod tests {
     fn policy(shipped: usize) -> Policy {
         let text = format!("include = \"{}\"", presets::names()[shipped]);
         let file = Arc::new(SourceFile { path: "p.toml".into(), text });
-        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "there is none".to_owned());
+        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "not found".to_owned());
         compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
     }
 
@@ -193,7 +189,7 @@ mod tests {
             Just(deny("<1")),
             Just(deny("^1")),
             (-9..9_i64).prop_map(freeze),
-            Just(DecisionAction::Observe),
+            Just(DecisionAction::BreakGlass),
         ]
     }
 
@@ -204,7 +200,7 @@ mod tests {
         })
     }
 
-    /// A feed a record, the first one overbroad.
+    /// Builds one feed per record. The first record covers every version.
     fn advisories(trusts: &[(usize, bool)]) -> Advisories {
         let feeds = trusts.iter().enumerate().map(|(number, (trust, lists))| {
             let mut builder = FeedIndexBuilder::default();
@@ -221,7 +217,7 @@ mod tests {
                 cwes: Vec::new(),
                 package: "axios".into(),
                 versions: if *lists { vec!["1.14.1".into()] } else { Vec::new() },
-                spans: AffectedRange::of_events(&[RangeEvent::Introduced("0".into())]).0,
+                spans: AffectedRange::from_events(&[RangeEvent::Introduced("0".into())]).0,
                 indicators: Vec::new(),
             });
             Arc::new(builder.build("osv", FeedTrust::ALL[*trust]))
@@ -231,7 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_step_that_decides_is_the_verdicts_own(
+        fn the_deciding_step_matches_the_verdict(
             shipped in 0..4_usize,
             decisions in decisions(),
             trusts in prop::collection::vec((0..3_usize, any::<bool>()), 0..3),
@@ -258,13 +254,13 @@ mod tests {
                 ..Facts::of(&name, "1.14.1", at(0))
             };
             let verdict = judge(&policy.about(&name), &standing, &facts, at(hour));
-            let steps = policy.trace(&standing, &facts, at(hour));
-            let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == StepOutcome::Decides).collect();
+            let steps = policy.evaluate(&standing, &facts, at(hour));
+            let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == StepOutcome::Decided).collect();
             if let Some(reason) = verdict.reason() {
                 prop_assert_eq!(deciding.len(), 1);
                 prop_assert_eq!((&deciding[0].rule, &deciding[0].detail), (&reason.rule, &reason.detail));
             } else {
-                let opens = |rule: &RuleId| matches!(rule, RuleId::Approved | RuleId::Observed);
+                let opens = |rule: &RuleId| matches!(rule, RuleId::Approved | RuleId::BreakGlass);
                 let allows = |step: &&TraceStep| opens(&step.rule) || step.action.starts_with("allow");
                 prop_assert!(deciding.iter().all(allows), "{:?}", deciding);
             }
@@ -272,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn decisions_and_records_that_are_set_aside_are_steps() {
+    fn decisions_and_suppressed_records_appear_as_steps() {
         let (policy, name, version) = (policy(0), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
         let acts = [
             (DecisionAction::Deny { packages: "axios".to_owned(), range: Some("<1".to_owned()) }, false),
             (approval("1.14.0", BYTES, &[]), false),
             (approval("1.14.1", BYTES, &[]), true),
             (DecisionAction::Freeze { at: at(5), packages: vec!["@acme/*".to_owned(), "axios".to_owned()] }, false),
-            (DecisionAction::Observe, false),
+            (DecisionAction::BreakGlass, false),
         ];
         let decisions: Vec<_> =
             (1..).zip(acts).map(|(id, (act, needs_second))| decision(id, act, 1, Some(90), needs_second)).collect();
@@ -289,26 +285,26 @@ mod tests {
         let dated = others.iter().enumerate().map(|(count, version)| (version.as_str(), Some(version), long_ago(count)));
         let applicable = feeds.of("axios").among(dated);
         let facts = Facts { parsed: Some(&version), advisories: &applicable, ..Facts::of(&name, "1.14.1", at(0)) };
-        let steps = policy.trace(&standing, &facts, at(2));
+        let steps = policy.evaluate(&standing, &facts, at(2));
         let told: Vec<_> = steps
             .iter()
             .map(|step| format!("{} | {} | {} | {}", step.rule, step.action, step.outcome.as_str(), step.detail))
             .collect();
         expect_test::expect![[r#"
-            built-in | deny | differs | it agrees with itself and with what was seen before
-            denied | deny, decision 1 | differs | 1.14.1 does not lie in `<1`
-            freeze | freeze, decision 4 | differs | it is no newer than 2026-03-31 05:00 UTC
-            approved | approve, decision 2 | differs | it approves 1.14.0
-            approved | approve, decision 3 | differs | by ada, decision 3: INC-7; it awaits a second person
-            observed | observe, decision 5 | decides | let through by ada, decision 5: INC-7; else: published 2026-03-31 00:00 UTC, minimum release age 72 h (rule minimum-age)
-            advisory | deny | set aside | MAL-0 of the feed `osv`: malware; it marks every version of an established package, and this one was there long before it
-            advisory | deny | unread | a rule above has decided
-            malware-noted | warn | unread | a rule above has decided
-            new-package | hold 14 d of the package | unread | a rule above has decided
-            strong-signal | hold 14 d | unread | a rule above has decided
-            weak-signals | hold 7 d | unread | a rule above has decided
-            fix-lane | allow | unread | a rule above has decided
-            minimum-age | hold 72 h | unread | a rule above has decided"#]].assert_eq(&told.join("\n"));
+            built-in | deny | no match | its manifest and integrity are consistent
+            denied | deny, decision 1 | no match | 1.14.1 is not in `<1`
+            freeze | freeze, decision 4 | no match | it is not newer than 2026-03-31 05:00 UTC
+            approved | approve, decision 2 | no match | it approves 1.14.0
+            approved | approve, decision 3 | no match | by ada, decision 3: INC-7; it awaits a second person
+            break-glass | break-glass, decision 5 | decides | allowed by ada, decision 5: INC-7; otherwise: published 2026-03-31 00:00 UTC, minimum release age 72 h (rule minimum-age)
+            advisory | deny | set aside | MAL-0 of the feed `osv`: malware; it covers every version of an established package, and this version is much older than the advisory
+            advisory | deny | not reached | an earlier rule decided
+            malware-noted | warn | not reached | an earlier rule decided
+            new-package | hold 14 d of the package | not reached | an earlier rule decided
+            strong-signal | hold 14 d | not reached | an earlier rule decided
+            weak-signals | hold 7 d | not reached | an earlier rule decided
+            fix-lane | allow | not reached | an earlier rule decided
+            minimum-age | hold 72 h | not reached | an earlier rule decided"#]].assert_eq(&told.join("\n"));
         assert_eq!(timestamp::tell(at(90)), "2026-04-03 18:00 UTC");
     }
 }

@@ -1,11 +1,11 @@
-//! What a policy says of one version, and which rule said it. Refuses to know how a refusal is worded for a client.
+//! Verdicts on one version, with the rule that decided and its reason.
 
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// A rule that can keep a version back. The words are stable: people grep for them.
+/// A rule that can refuse a version or let it through. The ids are stable: users grep for them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleId {
     /// A rule of a policy file, by its id.
@@ -16,25 +16,25 @@ pub enum RuleId {
     IntegrityMismatch,
     /// The packument states neither `integrity` nor `shasum`, so nothing could be checked.
     IntegrityMissing,
-    /// The manifest contradicts its packument: other name, other version, repeated field, no tarball.
+    /// The manifest contradicts its packument: different name or version, repeated field, no tarball.
     SelfContradiction,
-    /// It was taken down upstream while young, or a security placeholder took its place.
+    /// The version was removed upstream while it was young, or a security placeholder replaced it.
     Takedown,
-    /// It is no longer in the packument and was not served by us before.
+    /// The version is no longer in the packument and was never seen by Coldframe.
     Unpublished,
-    /// Its tarball lies on a host that is not the upstream's.
+    /// The tarball is on a host that is not the upstream's.
     TarballHost,
-    /// Somebody denied it while Coldframe ran.
+    /// A `deny` decision covers the version.
     Denied,
-    /// Somebody froze what is newer than an instant.
+    /// A freeze covers the version.
     Freeze,
-    /// Somebody approved it: what of it was let through is noted.
+    /// An approval allows the version. What it waives is recorded under this id.
     Approved,
-    /// Somebody let everything through for a while: what that let through is noted.
-    Observed,
-    /// An advisory of a feed names it as malware.
+    /// Break-glass is active. What it waives is recorded under this id.
+    BreakGlass,
+    /// An advisory lists the version as malware.
     Advisory,
-    /// A feed that is to be followed could not be read at all yet.
+    /// A required feed has not been loaded yet.
     FeedMissing,
 }
 
@@ -50,12 +50,12 @@ impl RuleId {
         Self::Denied,
         Self::Freeze,
         Self::Approved,
-        Self::Observed,
+        Self::BreakGlass,
         Self::Advisory,
         Self::FeedMissing,
     ];
 
-    /// The rule's id as people read it.
+    /// Returns the id as users see it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -70,21 +70,21 @@ impl RuleId {
             Self::Denied => "denied",
             Self::Freeze => "freeze",
             Self::Approved => "approved",
-            Self::Observed => "observed",
+            Self::BreakGlass => "break-glass",
             Self::Advisory => "advisory",
             Self::FeedMissing => "feed-missing",
         }
     }
 
-    /// Reads an id that another process wrote.
+    /// Parses an id that another process wrote.
     #[must_use]
     pub fn read(text: &str) -> Self {
         let built_in = Self::BUILT_IN.into_iter().find(|rule| rule.as_str() == text);
         built_in.unwrap_or_else(|| Self::File(text.into()))
     }
 
-    /// Whether an approval can open what this rule keeps back. What upstream took down or cannot be believed stays shut, a denial is
-    /// taken back instead, and a missing feed is read.
+    /// Checks whether an approval can open what this rule refuses. It cannot open versions that were taken down or cannot be
+    /// verified. A denial must be revoked instead, and a missing feed must be loaded.
     #[must_use]
     pub fn may_be_approved(&self) -> bool {
         !matches!(
@@ -107,48 +107,40 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// Why a version is kept back.
+/// Why a version is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// The rule that decided.
     pub rule: RuleId,
-    /// The particulars in words, lower case, no full stop: what a person reads after the version's name.
+    /// The explanation that follows the version's name: lower case, no full stop.
     pub detail: String,
 }
 
-/// The outcome of a policy for one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Served.
     Allow,
     /// Refused until an instant.
     Hold {
-        /// The first instant at which it may open, if upstream is asked again then.
+        /// The first instant at which the version may open, if upstream is asked again then.
         until: Timestamp,
-        /// Why.
         reason: Reason,
     },
-    /// Refused.
     Deny {
-        /// Why.
         reason: Reason,
     },
 }
 
 impl Verdict {
-    /// A denial.
     #[must_use]
     pub fn deny(rule: RuleId, detail: impl Into<String>) -> Self {
         Self::Deny { reason: Reason { rule, detail: detail.into() } }
     }
 
-    /// Whether the version is served.
     #[must_use]
-    pub fn allows(&self) -> bool {
+    pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow)
     }
 
-    /// Why not, unless it is allowed.
+    /// Returns the reason, or `None` if the version is allowed.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
@@ -157,9 +149,9 @@ impl Verdict {
         }
     }
 
-    /// The same, for another reason; what is allowed needs none.
+    /// Replaces the reason of a hold or a denial.
     #[must_use]
-    pub(crate) fn because(self, reason: Reason) -> Self {
+    pub(crate) fn with_reason(self, reason: Reason) -> Self {
         match self {
             Self::Allow => self,
             Self::Hold { until, .. } => Self::Hold { until, reason },
@@ -167,9 +159,9 @@ impl Verdict {
         }
     }
 
-    /// The one of two verdicts that keeps the version back for longer.
+    /// Returns the verdict that refuses the version for longer.
     #[must_use]
-    pub fn longer(self, other: Self) -> Self {
+    pub fn stricter(self, other: Self) -> Self {
         match (&self, &other) {
             (Self::Deny { .. }, _) | (_, Self::Allow) => self,
             (_, Self::Deny { .. }) | (Self::Allow, _) => other,
@@ -183,7 +175,7 @@ impl Verdict {
         }
     }
 
-    /// The instant at which it opens, if it is held.
+    /// Returns the instant at which a held version opens.
     #[must_use]
     pub fn opens(&self) -> Option<Timestamp> {
         match self {

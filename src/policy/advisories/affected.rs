@@ -1,52 +1,51 @@
-//! Which versions an advisory means: OSV's events as spans of versions. Refuses to know packages, feeds and JSON.
+//! Affected versions of an advisory: OSV range events converted to spans of versions.
 
 use std::cmp::Ordering;
 
 use crate::npm::Version;
 
-/// One event of an OSV range, as it is written there.
+/// One event of an OSV range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeEvent {
-    /// Affected from this version on; `0` stands before every version.
+    /// Affected from this version on. `0` is before every version.
     Introduced(Box<str>),
-    /// No longer affected from this version on.
+    /// Not affected from this version on.
     Fixed(Box<str>),
     /// The last version that is affected.
     LastAffected(Box<str>),
-    /// Nothing from this version on is said anything of; `*` is no limit.
+    /// The range says nothing about this version and later ones. `*` is no limit.
     Limit(Box<str>),
 }
 
 /// Where a span of versions ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeEnd {
-    /// Nowhere: every later version is affected too.
+    /// No end: every later version is affected.
     Open,
-    /// Before this version, which is not affected: what a `fixed` event names.
+    /// Before this version, which is not affected (a `fixed` event).
     Before(Version),
-    /// With this version, which is the last one.
+    /// At this version, the last affected one.
     Through(Version),
 }
 
-/// Versions that follow each other by SemVer's precedence and are all affected.
+/// A span of affected versions in SemVer precedence order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AffectedRange {
-    /// The first one; `None` is before every version (`0`).
+    /// The first affected version. `None` is before every version (`0`).
     pub from: Option<Version>,
-    /// Where it ends.
     pub end: RangeEnd,
 }
 
 impl AffectedRange {
-    /// Every version there is or will be.
+    /// Every version, including future ones.
     pub const EVERYTHING: Self = Self { from: None, end: RangeEnd::Open };
 
-    /// The spans of one range: its events in their order, `0` first, as OSV evaluates them.
+    /// Converts the events of one range to spans, in version order with `0` first, as OSV evaluates them. Also returns the number
+    /// of unreadable events.
     ///
-    /// What cannot be read counts for the worse: an unreadable beginning is the beginning of everything, an unreadable end is
-    /// none. The number says how many events were unreadable.
+    /// Unreadable events count as the worse case: an unreadable `introduced` is `0`, an unreadable end is ignored.
     #[must_use]
-    pub fn of_events(events: &[RangeEvent]) -> (Vec<Self>, usize) {
+    pub fn from_events(events: &[RangeEvent]) -> (Vec<Self>, usize) {
         let mut unreadable = 0;
         let mut read = |text: &str| {
             parse(text).unwrap_or_else(|Unreadable| {
@@ -67,8 +66,8 @@ impl AffectedRange {
                 RangeEvent::Limit(text) => limits.push(read(text)),
             }
         }
-        // Stable, so that of two events at one version the one that stands first is heard first.
-        marks.sort_by(|(one, _), (other, _)| compare(one.as_ref(), other.as_ref()));
+        // Stable sort: events at the same version keep their order.
+        marks.sort_by(|(left, _), (right, _)| compare(left.as_ref(), right.as_ref()));
         let mut spans = connect(marks);
         if let Some(limit) = highest_limit(limits) {
             spans.retain(|span| compare(span.from.as_ref(), Some(&limit)) == Ordering::Less);
@@ -79,7 +78,7 @@ impl AffectedRange {
         (spans, unreadable)
     }
 
-    /// Whether a version lies within.
+    /// Checks whether a version is in the span.
     #[must_use]
     pub fn contains(&self, version: &Version) -> bool {
         let begun = self.from.as_ref().is_none_or(|from| from.precedence(version) != Ordering::Greater);
@@ -91,13 +90,13 @@ impl AffectedRange {
             }
     }
 
-    /// Whether every version lies within, those that are not published yet too.
+    /// Checks whether the span contains every version, including unpublished ones.
     #[must_use]
-    pub fn is_everything(&self) -> bool {
+    pub fn is_unbounded(&self) -> bool {
         self.end == RangeEnd::Open && self.from.as_ref().is_none_or(Version::is_lowest)
     }
 
-    /// As npm writes a range: `>=1.2.0 <1.2.9`, `*`.
+    /// Formats the span as an npm range: `>=1.2.0 <1.2.9`, `*`.
     #[must_use]
     pub fn to_range(&self) -> String {
         let from = self.from.as_ref().map(|from| format!(">={from}"));
@@ -131,7 +130,7 @@ enum RangeMark {
     LastAffected,
 }
 
-/// Reads events that are in order: affected or not changes at each of them.
+/// Connects sorted events to spans.
 fn connect(marks: Vec<(Option<Version>, RangeMark)>) -> Vec<AffectedRange> {
     let mut spans = Vec::new();
     let mut open: Option<Option<Version>> = None;
@@ -150,24 +149,24 @@ fn connect(marks: Vec<(Option<Version>, RangeMark)>) -> Vec<AffectedRange> {
     spans
 }
 
-/// The version from which on nothing is said, if there is one: of several limits the highest holds.
+/// Returns the highest limit. Returns `None` if there is none or one of them is `*`.
 fn highest_limit(limits: Vec<Option<Version>>) -> Option<Version> {
     let limits: Option<Vec<_>> = limits.into_iter().collect();
     limits?.into_iter().max_by(Version::precedence)
 }
 
-/// By precedence, with the beginning of everything first.
-fn compare(one: Option<&Version>, other: Option<&Version>) -> Ordering {
-    match (one, other) {
-        (Some(one), Some(other)) => one.precedence(other),
-        (one, other) => one.is_some().cmp(&other.is_some()),
+/// Compares by precedence. `None` (`0`) comes first.
+fn compare(left: Option<&Version>, right: Option<&Version>) -> Ordering {
+    match (left, right) {
+        (Some(left), Some(right)) => left.precedence(right),
+        (left, right) => left.is_some().cmp(&right.is_some()),
     }
 }
 
-/// The text of an event that is no version.
+/// The text of an event is not a version.
 struct Unreadable;
 
-/// A version as events write it; `None` is `0`, the beginning of everything. Some sources leave the last numbers out.
+/// Parses the version of an event. Returns `None` for `0`. Some sources omit trailing numbers (`1.4`).
 fn parse(text: &str) -> Result<Option<Version>, Unreadable> {
     let text = text.trim();
     if text == "0" {
@@ -193,11 +192,11 @@ mod tests {
             "limit" => RangeEvent::Limit((*version).into()),
             _ => RangeEvent::LastAffected((*version).into()),
         };
-        AffectedRange::of_events(&events.iter().map(event).collect::<Vec<_>>())
+        AffectedRange::from_events(&events.iter().map(event).collect::<Vec<_>>())
     }
 
     #[test]
-    fn events_are_read_in_the_order_of_versions_with_zero_first() {
+    fn events_are_evaluated_in_version_order_with_zero_first() {
         assert_eq!(spans(&[("introduced", "0")]), ["*"]);
         assert_eq!(spans(&[("fixed", "1.2.9"), ("introduced", "1.2.0")]), [">=1.2.0 <1.2.9"]);
         assert_eq!(spans(&[("introduced", "4.1.1"), ("last_affected", "4.1.2")]), [">=4.1.1 <=4.1.2"]);
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn prereleases_stand_where_semver_puts_them() {
+    fn prereleases_are_ordered_by_semver_precedence() {
         let (spans, _) = read(&[("introduced", "1.0.0"), ("fixed", "2.0.0")]);
         let within = |text: &str| spans[0].contains(&Version::parse(text).unwrap());
         assert!(within("1.0.0") && within("2.0.0-rc.1") && within("1.5.0-x"));
@@ -221,18 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_counts_for_the_worse() {
+    fn unreadable_events_count_as_the_worse_case() {
         let (spans, unreadable) = read(&[("introduced", "since ever"), ("fixed", "soon")]);
         assert_eq!((spans, unreadable), (vec![AffectedRange::EVERYTHING], 2));
         assert_eq!(self::spans(&[("introduced", "1"), ("fixed", "1.4")]), [">=1.0.0 <1.4.0"]);
     }
 
     #[test]
-    fn zero_by_any_spelling_is_the_beginning() {
+    fn every_spelling_of_zero_is_the_beginning() {
         for zero in ["0", "0.0.0", "0.0.0-0"] {
-            assert!(read(&[("introduced", zero)]).0[0].is_everything(), "{zero}");
+            assert!(read(&[("introduced", zero)]).0[0].is_unbounded(), "{zero}");
         }
-        assert!(!read(&[("introduced", "0.0.1")]).0[0].is_everything());
-        assert!(!read(&[("introduced", "0"), ("fixed", "9.0.0")]).0[0].is_everything());
+        assert!(!read(&[("introduced", "0.0.1")]).0[0].is_unbounded());
+        assert!(!read(&[("introduced", "0"), ("fixed", "9.0.0")]).0[0].is_unbounded());
     }
 }

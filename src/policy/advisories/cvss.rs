@@ -1,6 +1,6 @@
-//! The base score of a CVSS 3 vector. Refuses to guess: a vector of another version, or an incomplete one, has none.
+//! Base scores of CVSS 3 vectors.
 
-/// The base score of `CVSS:3.x/AV:…`, by FIRST's formula.
+/// Computes the base score of `CVSS:3.x/AV:…` by FIRST's formula. Returns `None` for other versions and incomplete vectors.
 #[must_use]
 pub fn base_score(vector: &str) -> Option<f64> {
     let metrics = vector.strip_prefix("CVSS:3.0/").or_else(|| vector.strip_prefix("CVSS:3.1/"))?;
@@ -47,7 +47,7 @@ pub fn base_score(vector: &str) -> Option<f64> {
     Some(round_up(if changed { 1.08 * whole } else { whole }.min(10.0)))
 }
 
-/// Up to the next tenth, as the standard words it: without what floating point adds far behind the comma.
+/// Rounds up to one decimal place as the standard defines it, without floating-point noise.
 fn round_up(score: f64) -> f64 {
     let hundred_thousandths = (score * 100_000.0).round();
     (hundred_thousandths / 10_000.0).ceil() / 10.0
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scores_are_those_of_the_standards_calculator() {
+    fn scores_match_the_first_calculator() {
         for (vector, score) in [
             ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H", Some(9.8)),
             ("CVSS:3.1/AV:N/AC:L/PR:N/UI:R/S:C/C:L/I:L/A:N", Some(6.1)),

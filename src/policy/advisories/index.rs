@@ -1,5 +1,5 @@
-//! The advisories of one feed in memory, and how they get there: text in one piece, rows by package, a table of names. Small,
-//! for there are hundreds of thousands. Refuses to know what a row means: `advisory` does.
+//! Compact in-memory index of the advisories of one feed, and its builder. A feed has hundreds of thousands of records: all text
+//! is in one string, rows are sorted by package, and a hash table maps package names to rows.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -11,14 +11,14 @@ use crate::policy::advisories::affected::AffectedRange;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::policy::advisories::{Advisory, AdvisoryKind, AdvisoryRecord, AdvisoryRow, FeedTrust, Severity};
 
-/// A piece of the text of an index.
+/// A slice of the text of an index.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TextRef {
     start: u32,
     length: u32,
 }
 
-/// One record on one package. Small, for there are hundreds of thousands.
+/// One record on one package. Kept small, since there are hundreds of thousands.
 #[derive(Debug)]
 pub(crate) struct IndexRow {
     pub(crate) package: TextRef,
@@ -27,9 +27,9 @@ pub(crate) struct IndexRow {
     pub(crate) summary: TextRef,
     pub(crate) cvss: TextRef,
     pub(crate) cwes: TextRef,
-    /// Seconds since 1970; the lowest number where it is not known.
+    /// Unix time in seconds. `i64::MIN` if unknown.
     modified: i64,
-    /// The same, of when it is known since.
+    /// Unix time in seconds since when the record is known. `i64::MIN` if unknown.
     known_since: i64,
     versions_start: u32,
     versions_count: u32,
@@ -38,7 +38,7 @@ pub(crate) struct IndexRow {
     kind: AdvisoryKind,
     severity: Option<Severity>,
     reviewed: bool,
-    /// Every version: then this span is not among the spans.
+    /// Whether the record covers every version. That span is not stored in `spans`.
     pub(crate) everything: bool,
 }
 
@@ -56,27 +56,27 @@ fn span(start: u32, count: u32) -> Range<usize> {
     start as usize..start as usize + count as usize
 }
 
-/// The advisories of one feed, never changed.
+/// The advisories of one feed. Immutable.
 #[derive(Debug)]
 pub struct FeedAdvisories {
     feed: Box<str>,
     trust: FeedTrust,
     pub(crate) has_vulnerabilities: bool,
     text: Box<str>,
-    /// Open addressing: the number of the package plus one, or nothing. A power of two long.
+    /// Hash table with open addressing: package number plus one, or 0 if free. The length is a power of two.
     slots: Box<[u32]>,
-    /// Where each package's rows begin, and their end.
+    /// Index of each package's first row, then the total number of rows.
     packages: Box<[u32]>,
-    /// By package.
+    /// Sorted by package.
     pub(crate) rows: Box<[IndexRow]>,
-    /// Of each row in order.
+    /// The listed versions of all rows, in order of the rows and sorted within each row.
     pub(crate) versions: Box<[TextRef]>,
     pub(crate) spans: Box<[AffectedRange]>,
-    /// In the order of their text.
+    /// Sorted by text.
     indicators: Box<[IndicatorRow]>,
 }
 
-/// A place that a record lists.
+/// An indicator that a record lists.
 #[derive(Debug, Clone, Copy)]
 struct IndicatorRow {
     listed: TextRef,
@@ -85,31 +85,29 @@ struct IndicatorRow {
 }
 
 impl FeedAdvisories {
-    /// The feed's name.
     #[must_use]
     pub fn feed(&self) -> &str {
         &self.feed
     }
 
-    /// How far it is followed.
     #[must_use]
     pub fn trust(&self) -> FeedTrust {
         self.trust
     }
 
-    /// How many advisories there are; a record on two packages counts twice.
+    /// Returns the number of advisories. A record on two packages counts twice.
     #[must_use]
     pub fn count(&self) -> usize {
         self.rows.len()
     }
 
-    /// How many packages they are about.
+    /// Returns the number of packages with advisories.
     #[must_use]
     pub fn packages(&self) -> usize {
         self.packages.len().saturating_sub(1)
     }
 
-    /// Bytes in memory, about.
+    /// Returns the approximate size in memory, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.text.len()
@@ -120,8 +118,8 @@ impl FeedAdvisories {
             + size_of_val(&*self.indicators)
     }
 
-    /// What is said of exactly this domain or address.
-    pub(crate) fn indication(&self, place: &str) -> Option<IndicatorMatch<'_>> {
+    /// Looks up exactly this domain or address.
+    pub(crate) fn find_indicator(&self, place: &str) -> Option<IndicatorMatch<'_>> {
         let at = self.indicators.binary_search_by(|known| self.text(known.listed).cmp(place)).ok()?;
         let IndicatorRow { listed, id, package } = self.indicators[at];
         Some(IndicatorMatch {
@@ -170,27 +168,27 @@ fn instant(seconds: i64) -> Option<Timestamp> {
     Timestamp::from_second(seconds).ok().filter(|instant| *instant > Timestamp::MIN)
 }
 
-/// Keyed the same in every process; whoever makes names collide makes look-ups of these names slower, nothing else.
+/// Hashes with the same key in every process. Crafted collisions only slow down lookups of the colliding names.
 fn hash(name: &str) -> usize {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
     usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
 }
 
-/// Gathers records into an index. Of two records with one id on one package the later one holds.
+/// Builds an index from records. Of two records with the same id on the same package, the later one wins.
 #[derive(Debug, Default)]
 pub struct FeedIndexBuilder {
     text: String,
-    /// Texts that repeat a thousandfold: versions, weaknesses, package names.
+    /// Interned texts that repeat often: versions, weaknesses, package names.
     known: HashMap<Box<str>, TextRef>,
     rows: Vec<IndexRow>,
     versions: Vec<TextRef>,
     spans: Vec<AffectedRange>,
-    /// Of each record that has any, by package and id.
+    /// Indicators by package and record id.
     indicators: HashMap<(Box<str>, Box<str>), Vec<IndicatorRow>>,
 }
 
 impl FeedIndexBuilder {
-    /// Adds a record. `false` when the index is full, at four thousand million bytes of text.
+    /// Adds a record. Returns `false` if the index is full (4 GiB of text or 2³² list entries).
     pub fn add(&mut self, record: &AdvisoryRecord) -> bool {
         let room = u32::MAX as usize - self.text.len().min(u32::MAX as usize);
         let lists = self.versions.len().max(self.spans.len()) + record.versions.len().max(record.spans.len());
@@ -230,7 +228,7 @@ impl FeedIndexBuilder {
         true
     }
 
-    /// Few records have any, so that there is next to nothing to look up for the others.
+    /// Stores the indicators of a malware record. Returns early for most records, since few have any.
     fn note_indicators(&mut self, record: &AdvisoryRecord, package: TextRef, id: TextRef) {
         if record.indicators.is_empty() && self.indicators.is_empty() {
             return;
@@ -245,16 +243,16 @@ impl FeedIndexBuilder {
         }
     }
 
-    /// The index of the feed called `feed`.
+    /// Builds the index for the feed named `feed`.
     #[must_use]
     pub fn build(self, feed: &str, trust: FeedTrust) -> FeedAdvisories {
         let Self { text, known, mut rows, versions, spans, indicators } = self;
         drop(known);
         let of = |piece: TextRef| text.get(span(piece.start, piece.length)).unwrap_or_default();
-        // Stable, so that of one id the later record stands behind.
-        rows.sort_by(|one, other| (of(one.package), of(one.id)).cmp(&(of(other.package), of(other.id))));
+        // Stable sort: of records with the same id, the later one stays last.
+        rows.sort_by(|left, right| (of(left.package), of(left.id)).cmp(&(of(right.package), of(right.id))));
         rows.reverse();
-        rows.dedup_by(|one, other| (of(one.package), of(one.id)) == (of(other.package), of(other.id)));
+        rows.dedup_by(|left, right| (of(left.package), of(left.id)) == (of(right.package), of(right.id)));
         let mut packages: Vec<u32> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             if at == 0 || of(rows[at - 1].package) != of(row.package) {
@@ -272,9 +270,9 @@ impl FeedIndexBuilder {
         }
         packages.push(narrow(rows.len()));
         let mut indicators: Vec<IndicatorRow> = indicators.into_values().flatten().collect();
-        // Of several records on one place the same one is named each time.
-        indicators.sort_unstable_by_key(|one| (of(one.listed), of(one.id), of(one.package)));
-        indicators.dedup_by_key(|one| of(one.listed));
+        // Deterministic choice if several records list the same indicator.
+        indicators.sort_unstable_by_key(|row| (of(row.listed), of(row.id), of(row.package)));
+        indicators.dedup_by_key(|row| of(row.listed));
         FeedAdvisories {
             feed: feed.into(),
             trust,
@@ -305,14 +303,14 @@ impl FeedIndexBuilder {
     }
 }
 
-/// The bytes of text in a record, at most.
+/// Returns an upper bound of the text size of a record, in bytes.
 fn weight(record: &AdvisoryRecord) -> usize {
     let lists =
         record.aliases.iter().chain(&record.cwes).chain(&record.versions).chain(&record.indicators).map(|text| text.len() + 1);
     lists.sum::<usize>() + record.id.len() + record.summary.len() + record.cvss.len() + record.package.len()
 }
 
-/// What [`Builder::add`] has made sure of.
+/// Converts to `u32`. [`FeedIndexBuilder::add`] guarantees that the number fits.
 fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

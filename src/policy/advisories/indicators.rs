@@ -1,29 +1,26 @@
-//! Indicators: domains and addresses that records of malware name as what it talks to. Refuses to know who wants to go there.
+//! Indicators: domains and addresses that malware contacts, according to malware records.
 
 use core::net::IpAddr;
 
 use crate::policy::advisories::FeedTrust;
 use crate::policy::advisories::index::FeedAdvisories;
 
-/// What a record says of a place.
+/// A match of a domain or address with an indicator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndicatorMatch<'a> {
-    /// The domain or address as the record lists it, in one spelling.
+    /// The listed domain or address, normalized.
     pub listed: &'a str,
-    /// The record's id.
     pub advisory: &'a str,
-    /// The package it is about; one of them, where it is about several.
+    /// The package of the record. If the record covers several packages, one of them.
     pub package: &'a str,
-    /// The feed it stands in.
     pub feed: &'a str,
-    /// How far the feed is followed.
     pub trust: FeedTrust,
 }
 
-/// The one spelling of a domain or an address that a record lists, with or without what people do to keep others from
-/// following it (`evil[.]example`); `None` for what is neither. A domain of one label would mean a whole registry's domains.
+/// Normalizes a listed domain or address, including defanged forms (`evil[.]example`). Returns `None` if the text is neither, or
+/// if the domain has only one label: it would cover a whole top-level domain.
 #[must_use]
-pub fn spelled(text: &str) -> Option<String> {
+pub fn normalize_indicator(text: &str) -> Option<String> {
     let plain = text.trim().replace("[.]", ".").replace("(.)", ".").to_ascii_lowercase();
     if let Ok(address) = plain.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Some(address.to_canonical().to_string());
@@ -38,19 +35,19 @@ pub fn spelled(text: &str) -> Option<String> {
     (is_name && !last.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.to_owned())
 }
 
-/// What the feeds say of a place: a name in lower case without a dot at its end, which is below every domain it ends with, or an
-/// address. Of several, what is followed furthest.
+/// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
+/// subdomains. If several feeds match, returns the one with the strictest trust level.
 pub(crate) fn of<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<IndicatorMatch<'a>> {
     let is_address = place.parse::<IpAddr>().is_ok();
     let spellings = || {
         let parents = std::iter::successors(Some(place), |name| name.split_once('.').map(|(_, rest)| rest));
-        // Behind a name no address is meant, whatever the name ends with.
+        // A suffix of a name is never an address.
         let is_meant = move |name: &&str| if is_address { true } else { name.contains('.') && name.parse::<IpAddr>().is_err() };
         parents.take(if is_address { 1 } else { usize::MAX }).filter(is_meant)
     };
-    let found = feeds.filter_map(|feed| spellings().find_map(|spelling| feed.indication(spelling)));
-    // The first of those that are followed as far.
-    found.reduce(|one, other| if rank(other.trust) > rank(one.trust) { other } else { one })
+    let found = feeds.filter_map(|feed| spellings().find_map(|spelling| feed.find_indicator(spelling)));
+    // On a tie the first feed wins.
+    found.reduce(|best, next| if rank(next.trust) > rank(best.trust) { next } else { best })
 }
 
 fn rank(trust: FeedTrust) -> u8 {
@@ -71,7 +68,7 @@ mod tests {
     use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord};
 
     fn record(id: &str, kind: AdvisoryKind, indicators: &[&str]) -> AdvisoryRecord {
-        let indicators = indicators.iter().filter_map(|text| spelled(text)).map(Into::into).collect();
+        let indicators = indicators.iter().filter_map(|text| normalize_indicator(text)).map(Into::into).collect();
         AdvisoryRecord { id: id.into(), kind, package: "axios".into(), indicators, ..crate::policy::advisories::tests::nothing() }
     }
 
@@ -82,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_means_what_lies_below_it_and_an_address_itself() {
+    fn domain_covers_subdomains_and_address_covers_itself() {
         let held = Advisories::of_feeds(vec![
             feed("notes", FeedTrust::Warn, &[record("MAL-1", AdvisoryKind::Malware, &["Evil.Example", "other.example"])]),
             feed(
@@ -96,12 +93,12 @@ mod tests {
                     ),
                     record("GHSA-1", AdvisoryKind::Vulnerability, &["fine.example"]),
                     record("MAL-3", AdvisoryKind::Malware, &["gone.example"]),
-                    // Of two records with one id the later holds.
+                    // Of two records with the same id, the later one wins.
                     record("MAL-3", AdvisoryKind::Malware, &[]),
                 ],
             ),
         ]);
-        let says = |place: &str| held.indicated(place).map(|found| (found.advisory.to_owned(), found.listed.to_owned()));
+        let says = |place: &str| held.match_indicator(place).map(|found| (found.advisory.to_owned(), found.listed.to_owned()));
         let evil = Some(("MAL-2".to_owned(), "evil.example".to_owned()));
         assert_eq!((says("evil.example"), says("a.b.evil.example")), (evil.clone(), evil));
         assert_eq!(says("other.example"), Some(("MAL-1".to_owned(), "other.example".to_owned())));

@@ -1,8 +1,7 @@
-//! Advisories by package: an index that is built once, never changed, and asked for every packument. Refuses to know where
-//! records come from, and what follows from one.
+//! Immutable index of advisories by package.
 //!
-//! How to use it: `advisories.of(name)` once a packument, `.among(keys)` for the guard against records that are too broad, then
-//! `.matching(key, version)` for each version. Of packages without records the first step is all there is.
+//! Look up the package once per packument, restrict the result with the package's versions (the guard against records that are
+//! too broad), then call [`ApplicableAdvisories::matching`] for each version.
 
 pub mod affected;
 pub mod cvss;
@@ -21,29 +20,28 @@ use crate::policy::advisories::index::{FeedAdvisories, IndexRow};
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::units::timestamp;
 
-/// A dated record that marks every version is not obeyed whole for an established package: one with so many versions that the record
-/// does not list.
+/// Minimum number of unlisted versions of an established package. A dated record that covers every version of an established
+/// package does not apply to its old versions.
 pub const ESTABLISHED_VERSIONS: usize = 10;
 
-/// How long the versions of an established package are spread.
+/// Minimum time between the first and the last of these versions.
 pub const ESTABLISHED_SPREAD: SignedDuration = SignedDuration::from_hours(365 * 24);
 
-/// How long before the record was known they were all there: versions can be published once it is.
+/// How long before the record these versions must have existed. An attacker can publish versions after it.
 pub const ESTABLISHED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How long before the record was known a version was there that is spared: what a takeover brought is younger.
+/// How long before the record a version must have existed to be spared. Versions from a takeover are younger.
 pub const SPARED_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// What an advisory says of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdvisoryKind {
-    /// It was made to do harm.
+    /// The package is malicious.
     Malware,
-    /// It has a flaw.
+    /// The package has a security flaw.
     Vulnerability,
 }
 
-/// How bad a vulnerability is, in npm's words.
+/// Severity of a vulnerability, in npm's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the words say it")]
 pub enum Severity {
@@ -53,30 +51,29 @@ pub enum Severity {
     Critical,
 }
 
-/// How far a feed is followed.
+/// Trust level of a feed: what a malware record in it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FeedTrust {
-    /// What it names is refused.
+    /// Listed versions are denied.
     Deny,
-    /// What it names is held until an age.
+    /// Listed versions are held until they reach an age.
     Hold,
-    /// What it names is noted.
+    /// Listed versions cause a warning only.
     Warn,
 }
 
 macro_rules! words {
     ($name:ident { $($variant:ident = $word:literal,)* }) => {
         impl $name {
-            /// Every value.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The word for it in files, logs and answers.
+            /// Returns the name used in files, logs and responses.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            /// The value of a word.
+            /// Parses a name.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == word)
@@ -86,7 +83,7 @@ macro_rules! words {
 }
 
 impl Severity {
-    /// The word for a CVSS score.
+    /// Returns the severity for a CVSS score.
     #[must_use]
     pub fn of_score(score: f64) -> Self {
         match score {
@@ -102,57 +99,55 @@ words! { AdvisoryKind { Malware = "malware", Vulnerability = "vulnerability", } 
 words! { Severity { Low = "low", Moderate = "moderate", High = "high", Critical = "critical", } }
 words! { FeedTrust { Deny = "deny", Hold = "hold", Warn = "warn", } }
 
-/// What one record says of one package: what an index is built from. Withdrawn records are not handed over.
+/// One record on one package, the input of an index. Withdrawn records must be left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdvisoryRecord {
     /// `MAL-2026-2307`, `GHSA-…`.
     pub id: Box<str>,
-    /// What others call it.
+    /// Other ids of the same advisory.
     pub aliases: Vec<Box<str>>,
-    /// Malware or vulnerability.
     pub kind: AdvisoryKind,
-    /// How bad, if it says so.
+    /// The severity, if stated.
     pub severity: Option<Severity>,
     /// Whether a person at the advisory database reviewed it (`github_reviewed`).
     pub reviewed: bool,
-    /// One line for people; may be empty.
+    /// One line for display. May be empty.
     pub summary: Box<str>,
-    /// When it was last changed, if it says so.
+    /// The time of the last change, if stated.
     pub modified: Option<Timestamp>,
-    /// Since when it is known: the earlier of when it was published and when it was first read here. `None` for a line without a date.
+    /// Since when the record is known: the earlier of its publication and its first import. `None` for an entry of a plain list.
     pub known_since: Option<Timestamp>,
-    /// Its CVSS vector; may be empty.
+    /// The CVSS vector. May be empty.
     pub cvss: Box<str>,
-    /// Its weaknesses, `CWE-79`.
+    /// Weaknesses: `CWE-79`.
     pub cwes: Vec<Box<str>>,
     /// The package's exact name.
     pub package: Box<str>,
-    /// The versions it lists, as they are written.
+    /// The listed versions, as written.
     pub versions: Vec<Box<str>>,
-    /// The ranges it gives.
+    /// The affected ranges.
     pub spans: Vec<AffectedRange>,
-    /// Domains and addresses that it lists as what malware talks to, as [`crate::policy::advisories::indicators::spelled`] spells them.
+    /// Domains and addresses that the malware contacts, normalized by [`indicators`].
     pub indicators: Vec<Box<str>>,
 }
 
 /// One advisory on one package, borrowed from the index.
 #[derive(Debug, Clone, Copy)]
 pub struct Advisory<'a> {
-    /// Its id: `MAL-2026-2307`, `GHSA-…`.
+    /// `MAL-2026-2307`, `GHSA-…`.
     pub id: &'a str,
-    /// The feed it stands in, by the name in the configuration.
+    /// The name of the feed in the configuration.
     pub feed: &'a str,
-    /// Malware or vulnerability.
     pub kind: AdvisoryKind,
-    /// How bad a vulnerability it is, if the record says so.
+    /// The severity of a vulnerability, if stated.
     pub severity: Option<Severity>,
-    /// How far its feed is followed.
+    /// The trust level of the feed.
     pub trust: FeedTrust,
-    /// One line for people; may be empty.
+    /// One line for display. May be empty.
     pub summary: &'a str,
-    /// When it was last changed, if the record says so.
+    /// The time of the last change, if stated.
     pub modified: Option<Timestamp>,
-    /// Since when it is known; `None` for a line without a date.
+    /// Since when the record is known. `None` for an entry of a plain list.
     pub known_since: Option<Timestamp>,
     /// Whether a person at the advisory database reviewed it.
     pub reviewed: bool,
@@ -166,59 +161,59 @@ pub(crate) struct AdvisoryRow<'a> {
 }
 
 impl<'a> Advisory<'a> {
-    /// What others call it.
+    /// Returns the other ids of the same advisory.
     pub fn aliases(self) -> impl Iterator<Item = &'a str> {
         self.row.index.text(self.row.row.aliases).split('\n').filter(|alias| !alias.is_empty())
     }
 
-    /// Whether it goes by this id, as its own or as an alias.
+    /// Checks whether the advisory has this id or alias.
     #[must_use]
     pub fn is_called(self, id: &str) -> bool {
         self.id == id || self.aliases().any(|alias| alias == id)
     }
 
-    /// Its CVSS vector; may be empty.
+    /// Returns the CVSS vector. May be empty.
     #[must_use]
     pub fn cvss(self) -> &'a str {
         self.row.index.text(self.row.row.cvss)
     }
 
-    /// Its weaknesses, `CWE-79`.
+    /// Returns the weaknesses: `CWE-79`.
     pub fn cwes(self) -> impl Iterator<Item = &'a str> {
         self.row.index.text(self.row.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
     }
 
-    /// The exact name of the package this entry is about.
+    /// Returns the exact name of the package.
     #[must_use]
     pub fn package(self) -> &'a str {
         self.row.index.text(self.row.row.package)
     }
 
-    /// Whether it affects a version, by OSV's rule and nothing else: the version is listed, or lies in a range. `version` is what
-    /// `key` is read as.
+    /// Checks whether the advisory affects a version by OSV's rule: the version is listed or in a range. `version` is the parsed
+    /// `key`.
     #[must_use]
     pub fn affects(self, key: &str, version: Option<&Version>) -> bool {
         self.names(key, version) || self.wholesale().any(|span| version.is_none_or(|version| span.contains(version)))
     }
 
-    /// Whether it marks every version there is (`introduced: 0` without an end).
+    /// Checks whether the advisory covers every version (`introduced: 0` without an end).
     #[must_use]
-    pub fn is_wholesale(self) -> bool {
+    pub fn affects_every_version(self) -> bool {
         self.wholesale().next().is_some()
     }
 
-    /// Whether one of its `fixed` events names exactly this version.
+    /// Checks whether a `fixed` event names exactly this version.
     #[must_use]
     pub fn is_fixed_in(self, version: &Version) -> bool {
         self.fixed_versions().any(|end| end.as_str() == version.as_str())
     }
 
-    /// The versions it lists, as they are written.
+    /// Returns the listed versions, as written.
     pub fn listed_versions(self) -> impl Iterator<Item = &'a str> {
         self.versions()
     }
 
-    /// The versions that its `fixed` events name.
+    /// Returns the versions that `fixed` events name.
     pub fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
         self.spans().iter().filter_map(|span| match &span.end {
             RangeEnd::Before(end) => Some(end),
@@ -226,7 +221,7 @@ impl<'a> Advisory<'a> {
         })
     }
 
-    /// What it affects, as an npm range.
+    /// Returns the affected versions as an npm range.
     #[must_use]
     pub fn vulnerable_versions(self) -> String {
         let spans = self.spans().iter().map(AffectedRange::to_range);
@@ -237,7 +232,7 @@ impl<'a> Advisory<'a> {
         parts.join(" || ")
     }
 
-    /// Whether the version is listed, or lies in a range that is not all there is.
+    /// Checks whether the version is listed or in a range that does not cover everything.
     fn names(self, key: &str, version: Option<&Version>) -> bool {
         let AdvisoryRow { index, row } = self.row;
         let listed = index.versions[row.versions()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
@@ -257,16 +252,16 @@ impl<'a> Advisory<'a> {
     fn wholesale(self) -> impl Iterator<Item = &'a AffectedRange> {
         let AdvisoryRow { index, row } = self.row;
         let everything = row.everything.then_some(&AffectedRange::EVERYTHING);
-        everything.into_iter().chain(index.spans[row.spans()].iter().filter(|span| span.is_everything()))
+        everything.into_iter().chain(index.spans[row.spans()].iter().filter(|span| span.is_unbounded()))
     }
 
     fn narrow(self) -> impl Iterator<Item = &'a AffectedRange> {
         let AdvisoryRow { index, row } = self.row;
-        index.spans[row.spans()].iter().filter(|span| !span.is_everything())
+        index.spans[row.spans()].iter().filter(|span| !span.is_unbounded())
     }
 }
 
-/// Every advisory of every feed. Cheap to clone; a feed that changes is replaced by [`Advisories::of_feeds`].
+/// All advisories of all feeds. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Advisories {
     feeds: Arc<[Arc<FeedAdvisories>]>,
@@ -274,41 +269,41 @@ pub struct Advisories {
     rulings: Arc<[(Box<str>, Ruling)]>,
 }
 
-/// What an operator decided about a record that marks every version.
+/// An operator's decision about an advisory that covers every version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ruling {
-    /// It is obeyed whole.
+    /// The advisory applies to all versions.
     Obeyed,
-    /// It is obeyed for the versions that it lists.
+    /// The advisory applies to listed versions only.
     SetAside,
 }
 
 impl Advisories {
-    /// Those of these feeds together.
+    /// Combines these feeds.
     #[must_use]
     pub fn of_feeds(feeds: Vec<Arc<FeedAdvisories>>) -> Self {
         Self { feeds: feeds.into(), lacking: None, rulings: Arc::default() }
     }
 
-    /// With the name of a feed that is to be followed and could not be read at all: then nothing is known to be good.
+    /// Sets the name of a required feed that is missing. Every version is refused then.
     #[must_use]
     pub fn lacking(self, feed: Option<&str>) -> Self {
         Self { lacking: feed.map(Into::into), ..self }
     }
 
-    /// With what operators decided about records, by id; of two rulings the later one counts.
+    /// Sets the rulings of operators by advisory id. Of two rulings, the later one wins.
     #[must_use]
     pub fn ruled(self, rulings: &[(Box<str>, Ruling)]) -> Self {
         Self { rulings: rulings.into(), ..self }
     }
 
-    /// The feeds.
     #[must_use]
     pub fn feeds(&self) -> &[Arc<FeedAdvisories>] {
         &self.feeds
     }
 
-    /// The advisories on the package of exactly this name: one look-up a feed. Nothing is allocated where there is none.
+    /// Returns the advisories on the package with exactly this name. Does one lookup per feed, without allocation if nothing is
+    /// found.
     #[must_use]
     pub fn of(&self, name: &str) -> PackageAdvisories<'_> {
         let mut found = Vec::new();
@@ -318,29 +313,28 @@ impl Advisories {
         PackageAdvisories { found, lacking: self.lacking.as_deref(), rulings: &self.rulings }
     }
 
-    /// What the feeds say of a place that somebody wants to go to: a name in lower case without a dot at its end, or an address.
+    /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot.
     #[must_use]
-    pub fn indicated(&self, place: &str) -> Option<IndicatorMatch<'_>> {
+    pub fn match_indicator(&self, place: &str) -> Option<IndicatorMatch<'_>> {
         indicators::of(self.feeds.iter().map(|feed| &**feed), place)
     }
 
-    /// Every advisory of an id or with it as an alias, one a package. Looks at all of them.
-    pub fn called<'a>(&'a self, id: &'a str) -> impl Iterator<Item = Advisory<'a>> {
+    /// Returns the advisories with this id or alias, one per package. Scans the whole index.
+    pub fn with_id<'a>(&'a self, id: &'a str) -> impl Iterator<Item = Advisory<'a>> {
         self.iter().filter(move |advisory| advisory.is_called(id))
     }
 
-    /// Every advisory.
     pub fn iter(&self) -> impl Iterator<Item = Advisory<'_>> {
         self.feeds.iter().flat_map(|index| index.rows.iter().map(|row| index.advisory(row)))
     }
 
-    /// Whether any of them is about a vulnerability: feeds of malware alone answer no audit.
+    /// Checks whether any advisory is about a vulnerability. Malware feeds alone cannot answer an audit.
     #[must_use]
     pub fn has_vulnerabilities(&self) -> bool {
         self.feeds.iter().any(|index| index.has_vulnerabilities)
     }
 
-    /// How many there are; a record on two packages counts twice.
+    /// Returns the number of advisories. A record on two packages counts twice.
     #[must_use]
     pub fn count(&self) -> usize {
         self.feeds.iter().map(|index| index.rows.len()).sum()
@@ -356,25 +350,23 @@ pub struct PackageAdvisories<'a> {
 }
 
 impl<'a> PackageAdvisories<'a> {
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = Advisory<'a>> {
         self.found.iter().copied()
     }
 
-    /// Whether one of them marks every version, so that it matters which versions there are.
+    /// Checks whether any advisory covers every version. Only then the versions of the package are needed.
     #[must_use]
     pub fn has_wholesale(&self) -> bool {
-        self.found.iter().any(|advisory| advisory.is_wholesale())
+        self.found.iter().any(|advisory| advisory.affects_every_version())
     }
 
-    /// The advisories that apply, given all versions of the packument and since when each counts. A dated record that marks
-    /// every version of an established package is obeyed for the versions that it lists and for the young ones.
+    /// Returns the advisories that apply, given all versions of the packument with their effective publish times. A dated record
+    /// that covers every version of an established package applies to listed and young versions only.
     #[must_use]
     pub fn among<'k>(
         self,
@@ -385,9 +377,9 @@ impl<'a> PackageAdvisories<'a> {
         ApplicableAdvisories { advisories, lacking: self.lacking }
     }
 
-    /// The versions that a record marks and that are not refused by it.
+    /// Returns the versions that a record covers but does not apply to.
     fn spared(&self, advisory: Advisory<'a>, versions: &[(&str, Option<&Version>, Timestamp)]) -> SparedVersions {
-        if !advisory.is_wholesale() {
+        if !advisory.affects_every_version() {
             return SparedVersions::None;
         }
         let ruling = self.rulings.iter().rev().find(|(id, _)| advisory.is_called(id)).map(|(_, ruling)| *ruling);
@@ -411,14 +403,13 @@ impl<'a> PackageAdvisories<'a> {
     }
 }
 
-/// Which versions a record that marks every version does not refuse.
+/// The versions to which a record that covers every version does not apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SparedVersions {
-    /// It is obeyed whole.
     None,
-    /// These, until an operator decides about it.
+    /// These versions, until an operator decides.
     Versions(HashSet<Box<str>>),
-    /// All that it does not list.
+    /// All unlisted versions.
     Unlisted,
 }
 
@@ -432,24 +423,24 @@ impl SparedVersions {
     }
 }
 
-/// The advisories on one package, each with what it does not refuse though it marks every version.
+/// The advisories on one package, each with the versions it spares.
 #[derive(Debug, Clone, Default)]
 pub struct ApplicableAdvisories<'a> {
     advisories: Vec<(Advisory<'a>, SparedVersions)>,
     lacking: Option<&'a str>,
 }
 
-/// No advisory at all.
+/// An empty set of advisories.
 pub static NO_ADVISORIES: ApplicableAdvisories<'static> = ApplicableAdvisories { advisories: Vec::new(), lacking: None };
 
 impl<'a> ApplicableAdvisories<'a> {
-    /// The feed that is to be followed and could not be read at all, if there is one.
+    /// Returns the required feed that is missing, if any.
     #[must_use]
     pub fn lacking(&self) -> Option<&'a str> {
         self.lacking
     }
 
-    /// Those that affect a version, in the order of the feeds. `version` is what `key` is read as, `None` if it is no version.
+    /// Returns the advisories that apply to a version, in the order of the feeds. `version` is the parsed `key`.
     pub fn matching<'s>(
         &'s self,
         key: &'s str,
@@ -461,13 +452,13 @@ impl<'a> ApplicableAdvisories<'a> {
         self.advisories.iter().filter(move |entry| affects(entry)).map(|(advisory, _)| *advisory)
     }
 
-    /// Those that mark every version of an established package, and about which no operator has decided yet.
+    /// Returns the advisories that cover every version of an established package and have no ruling yet.
     pub fn overbroad(&self) -> impl Iterator<Item = Advisory<'a>> {
         self.advisories.iter().filter(|(_, spared)| matches!(spared, SparedVersions::Versions(_))).map(|(advisory, _)| *advisory)
     }
 
-    /// Those of them that would affect a version if they were obeyed whole.
-    pub fn set_aside<'s>(
+    /// Returns the advisories that affect a version but do not apply to it, because they are too broad.
+    pub fn suppressed<'s>(
         &'s self,
         key: &'s str,
         version: Option<&'s Version>,
@@ -476,7 +467,7 @@ impl<'a> ApplicableAdvisories<'a> {
         aside.filter(move |advisory| advisory.affects(key, version) && !advisory.names(key, version))
     }
 
-    /// Those that name exactly this version as fixed.
+    /// Returns the advisories that name exactly this version as fixed.
     pub fn fixed_in<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
         self.advisories.iter().map(|(advisory, _)| *advisory).filter(|advisory| advisory.is_fixed_in(version))
     }
@@ -488,7 +479,7 @@ pub(crate) mod tests {
     use crate::policy::advisories::affected::RangeEvent;
     use crate::policy::advisories::index::FeedIndexBuilder;
 
-    /// A record that says nothing.
+    /// Returns an empty record.
     pub(in crate::policy) fn nothing() -> AdvisoryRecord {
         AdvisoryRecord {
             id: "".into(),
@@ -509,7 +500,7 @@ pub(crate) mod tests {
     }
 
     fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> AdvisoryRecord {
-        let events = |from: &&str| AffectedRange::of_events(&[RangeEvent::Introduced((*from).into())]).0;
+        let events = |from: &&str| AffectedRange::from_events(&[RangeEvent::Introduced((*from).into())]).0;
         AdvisoryRecord {
             id: id.into(),
             aliases: vec!["GHSA-1".into()],
@@ -531,7 +522,7 @@ pub(crate) mod tests {
         matching_aged(advisories, name, wanted, &all)
     }
 
-    /// Of versions that were there so many days before the record was known.
+    /// Like [`matching`], with versions that existed the given number of days before the record was known.
     fn matching_aged(advisories: &Advisories, name: &str, wanted: &str, all: &[(&str, i64)]) -> Vec<String> {
         let parsed: Vec<_> = all.iter().map(|(text, days)| (Version::parse(text).unwrap(), days_before(*days))).collect();
         let among = parsed.iter().map(|(version, effective)| (version.as_str(), Some(version), *effective));
@@ -549,7 +540,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_version_is_affected_when_it_is_listed_or_lies_in_a_range() {
+    fn version_is_affected_if_listed_or_in_a_range() {
         let held = index(&[
             record("MAL-1", "axios", &["1.14.1", "0.30.4"], &[]),
             record("MAL-2", "axios", &[], &["2.0.0"]),
@@ -560,10 +551,11 @@ pub(crate) mod tests {
         assert_eq!(matching(&held, "axios", "2.1.0", &["2.1.0"]), ["MAL-2"]);
         assert_eq!(matching(&held, "JSONStream", "1.0.0", &["1.0.0"]), ["MAL-3"]);
         assert!(held.of("jsonstream").is_empty() && held.of("").is_empty() && Advisories::default().of("axios").is_empty());
-        assert_eq!((held.count(), held.feeds()[0].packages(), held.called("GHSA-1").count()), (3, 2, 3));
+        assert_eq!((held.count(), held.feeds()[0].packages(), held.with_id("GHSA-1").count()), (3, 2, 3));
     }
 
-    /// Eleven versions, the first `first` days before the record was known, each `step` days after the one before.
+    /// Returns eleven versions. The first is `first` days older than the record, and each is `step` days newer than the one
+    /// before.
     fn eleven(first: i64, step: i64) -> Vec<(String, i64)> {
         (0..11).map(|patch| (format!("1.0.{patch}"), first - patch * step)).collect()
     }
@@ -578,15 +570,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_dated_record_that_marks_all_of_an_established_package_spares_what_was_there_long_before() {
+    fn dated_record_on_every_version_of_an_established_package_spares_old_versions() {
         let held = index(&[broad(Some(known()))]);
         let versions = eleven(500, 42);
         assert!(refused(&held, "1.0.3", &versions), "it is listed");
         assert!(!refused(&held, "1.0.4", &versions));
         assert!(!refused(&held, "1.0.9", &versions), "122 days before");
         assert!(refused(&held, "1.0.10", &versions), "80 days before");
-        assert!(refused(&held, "9.9.9", &versions), "one that is not among them");
-        assert!(refused(&held, "1.0.4", &eleven(500, 42)[..10]), "nine that it does not list");
+        assert!(refused(&held, "9.9.9", &versions), "an unknown version");
+        assert!(refused(&held, "1.0.4", &eleven(500, 42)[..10]), "nine unlisted versions");
         assert!(refused(&held, "1.0.4", &eleven(380, 36)), "ten within less than a year");
         assert!(refused(&held, "1.0.4", &eleven(440, 42)), "the tenth is 20 days old");
     }
@@ -596,7 +588,7 @@ pub(crate) mod tests {
         let held = index(&[broad(Some(known()))]);
         let mut versions = eleven(500, 42)[..9].to_vec();
         assert!(refused(&held, "1.0.0", &versions));
-        // Bought in advance on one day, or published once the record is known.
+        // Published in advance on one day, or after the record is known.
         for days in [40, 20, -1] {
             versions.extend((0..20).map(|patch| (format!("2.{}.{patch}", days + 1), days)));
             assert!(versions.iter().filter(|(version, _)| version.starts_with('2')).all(|(v, _)| refused(&held, v, &versions)));
@@ -606,7 +598,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_line_without_a_date_is_obeyed_whole_and_operators_decide_about_records() {
+    fn undated_record_applies_to_all_versions_and_rulings_override_dated_ones() {
         let versions = eleven(500, 42);
         assert!(refused(&index(&[broad(None)]), "1.0.4", &versions));
         let held = index(&[broad(Some(known()))]);
@@ -626,7 +618,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn of_two_records_with_one_id_the_later_holds() {
+    fn later_record_with_the_same_id_wins() {
         let held = index(&[record("MAL-1", "axios", &["1.0.0"], &[]), record("MAL-1", "axios", &["2.0.0"], &[])]);
         assert_eq!(held.count(), 1);
         assert_eq!(matching(&held, "axios", "1.0.0", &["1.0.0"]), [""; 0]);
@@ -634,7 +626,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_that_fill_the_table_are_all_found() {
+    fn all_names_in_a_full_table_are_found() {
         let records: Vec<_> = (0..5_000).map(|at| record(&format!("MAL-{at}"), &format!("p{at}"), &["1.0.0"], &[])).collect();
         let held = index(&records);
         let found =

@@ -1,5 +1,5 @@
-//! What the decisions in force at an instant say of a version: they stand above the rules. Pure; refuses to know the rules,
-//! and to read anything whose meaning is in doubt as an approval.
+//! Evaluates a version against the decisions that are active at an instant; decisions override rules. Pure. Unreadable decisions
+//! count as the stricter meaning and never approve anything.
 
 use std::collections::HashMap;
 
@@ -16,23 +16,23 @@ use crate::policy::rules::{PackageRules, Warning};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 use crate::units::timestamp;
 
-/// The decisions in force, ready to be asked.
+/// The active decisions, indexed for lookups.
 #[derive(Debug, Clone)]
 pub struct ActiveDecisions {
     pub(crate) approvals: HashMap<Box<str>, Vec<Approval>>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) freezes: Vec<Freeze>,
     pub(crate) observing: Option<DecisionRef>,
-    /// What was decided about records that mark every version, oldest first.
+    /// Rulings on advisories that cover every version, oldest first.
     rulings: Vec<(Box<str>, Ruling)>,
-    /// Approvals without effect until another person has confirmed them, and their packages.
+    /// Approvals that await a second person, with their packages.
     pub(crate) awaiting: Vec<(DecisionRef, Box<str>)>,
-    /// The next instant at which other decisions are in force; `None` when there is none.
+    /// When the set of active decisions next changes.
     until: Option<Timestamp>,
 }
 
-/// Judges one version as of `at`, the instant up to which upstream's word is known, never later than now: what nothing waives,
-/// then decisions, then rules.
+/// Evaluates one version: built-in rules first, then decisions, then rules. `at` is the instant up to which the upstream state is
+/// known, never later than now.
 #[must_use]
 pub fn judge(rules: &PackageRules<'_>, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Verdict {
     let approval = standing.approval(rules, facts);
@@ -49,41 +49,44 @@ pub fn judge(rules: &PackageRules<'_>, standing: &ActiveDecisions, facts: &Facts
         Some(_) => Verdict::Allow,
         None => standing.ruled(rules, facts, at),
     };
-    // An approval that was given in full knowledge of the freeze passes it.
+    // An approval that is newer than the freeze overrides it.
     let freeze = standing.freeze(facts, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
     freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
 }
 
-/// What a version that is allowed would be held back by, were it not for a decision, and which; `None` where it is refused.
+/// Returns what would refuse an allowed version without the decision that allows it. Returns `None` if the version is refused.
 #[must_use]
-pub fn waiver(rules: &PackageRules<'_>, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Option<Warning> {
+pub fn decision_warning(
+    rules: &PackageRules<'_>,
+    standing: &ActiveDecisions,
+    facts: &Facts<'_>,
+    at: Timestamp,
+) -> Option<Warning> {
     let approval = standing.approval(rules, facts);
     let (rule, ground) = match (approval, &standing.observing) {
         (Some(ground), _) => (RuleId::Approved, ground),
-        (None, Some(ground)) => (RuleId::Observed, ground),
+        (None, Some(ground)) => (RuleId::BreakGlass, ground),
         (None, None) => return None,
     };
-    if !judge(rules, standing, facts, at).allows() {
+    if !judge(rules, standing, facts, at).is_allowed() {
         return None;
     }
     let refusal = invariants::verdict(facts).unwrap_or_else(|| rules.verdict(facts, at));
     let Reason { rule: waived, detail } = refusal.reason()?;
-    let detail = format!("let through {}; else: {detail} (rule {waived})", ground.tell());
+    let detail = format!("allowed {}; otherwise: {detail} (rule {waived})", ground.tell());
     Some(Warning { reason: Reason { rule, detail }, would_refuse: true })
 }
 
-/// The decision that something rests on.
+/// A reference to a decision, for reasons and traces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecisionRef {
-    /// Its number.
     pub id: i64,
-    /// Who stands for it.
+    /// The author, and the second person if there is one.
     pub signed: String,
-    /// Why, in its author's words.
+    /// The author's reason.
     pub reason: String,
-    /// When it was taken.
+    /// When the decision took effect.
     pub made: Timestamp,
-    /// When it ends by itself.
     pub expires: Option<Timestamp>,
 }
 
@@ -98,13 +101,13 @@ pub(crate) struct Approval {
 #[derive(Debug, Clone)]
 pub(crate) struct Denial {
     pub ground: DecisionRef,
-    /// `None` for one that cannot be read: in doubt it is denied.
+    /// `None` for an unreadable glob, which then denies every package.
     packages: Option<GlobMatcher>,
-    /// `None` for every version.
+    /// `None` denies every version.
     pub within: Option<DeniedVersions>,
 }
 
-/// What a denial is about: versions in a range, and the one that is spelled like it.
+/// The versions that a denial covers: those in a range, and the version with exactly this text.
 #[derive(Debug, Clone)]
 pub(crate) struct DeniedVersions {
     pub text: Box<str>,
@@ -125,7 +128,7 @@ impl Default for ActiveDecisions {
 }
 
 impl ActiveDecisions {
-    /// Those of `decisions` that are in force at `now`.
+    /// Selects the `decisions` that are active at `now`.
     #[must_use]
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
         let mut standing = Self {
@@ -140,79 +143,80 @@ impl ActiveDecisions {
         for decision in decisions {
             match decision.state(now) {
                 DecisionState::Active => standing.add(decision, now),
-                // What it covered opens only when upstream has been asked again.
+                // Versions that the freeze covered open only after upstream has been asked again.
                 DecisionState::Expired => standing.add_freeze(decision),
-                DecisionState::AwaitsSecond => standing.await_second(decision),
+                DecisionState::AwaitsSecond => standing.add_unconfirmed(decision),
                 DecisionState::Revoked => {}
             }
         }
         standing
     }
 
-    /// The next instant at which other decisions are in force.
+    /// Returns when the set of active decisions next changes.
     #[must_use]
     pub fn until(&self) -> Option<Timestamp> {
         self.until
     }
 
-    /// What was decided about records that mark every version, oldest first.
+    /// Returns the rulings on advisories that cover every version, oldest first.
     #[must_use]
     pub fn rulings(&self) -> &[(Box<str>, Ruling)] {
         &self.rulings
     }
 
-    /// The denial that covers the version.
+    /// Returns the denial that covers the version.
     fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
         self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.ground)
     }
 
-    /// The freeze that covers the version as of `at`, the one that thaws last. A freeze that has thawed since then still
-    /// covers it: nothing opens on what upstream said before.
+    /// Returns the freeze that covers the version as of `at` and ends last. A freeze that has ended since `at` still covers it:
+    /// no version opens on an older upstream state.
     pub(crate) fn freeze(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Freeze> {
-        let covers = |freeze: &&Freeze| freeze.names(facts) && facts.effective > freeze.at && at < freeze.thaws();
-        self.freezes.iter().filter(covers).max_by_key(|freeze| freeze.thaws())
+        let covers = |freeze: &&Freeze| freeze.names(facts) && facts.effective > freeze.at && at < freeze.ends_at();
+        self.freezes.iter().filter(covers).max_by_key(|freeze| freeze.ends_at())
     }
 
-    /// Whether decisions may let through what rules would not.
+    /// Checks whether decisions may allow versions of the package that rules refuse.
     #[must_use]
-    pub fn waives_anything(&self, name: &PackageName) -> bool {
+    pub fn may_waive(&self, name: &PackageName) -> bool {
         self.observing.is_some() || self.approvals.contains_key(name.as_str())
     }
 
-    /// What the rules say of a version: while the glass is broken, those that do not rest on youth or signals.
+    /// Returns the verdict of the rules. Under break-glass, rules on ages or signals are waived.
     pub(crate) fn ruled(&self, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         let verdict = rules.verdict(facts, at);
-        if verdict.allows() || !self.breaks_glass(rules, facts) {
+        if verdict.is_allowed() || !self.break_glass_applies(rules, facts) {
             return verdict;
         }
-        // What still refuses is the reason; what is waived refuses again when the hour is over, so it opens no earlier.
-        match rules.behind_glass().verdict(facts, at).reason() {
-            Some(reason) => verdict.because(reason.clone()),
+        // The remaining refusal is the reason. The waived rules apply again after break-glass, so the version opens no earlier.
+        match rules.under_break_glass().verdict(facts, at).reason() {
+            Some(reason) => verdict.with_reason(reason.clone()),
             None => Verdict::Allow,
         }
     }
 
-    /// Whether youth and signals hold this version back no longer: an hour of observation runs, and nothing calls it malware.
-    pub(crate) fn breaks_glass(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> bool {
+    /// Checks whether rules on ages and signals are waived for this version: break-glass is active, and there are no blocking
+    /// records.
+    pub(crate) fn break_glass_applies(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> bool {
         self.observing.is_some() && rules.records(facts).is_empty()
     }
 
-    /// The approval of exactly these bytes that names all which an approval of them has to name.
+    /// Returns the approval of exactly these bytes that names all required overrides.
     pub(crate) fn approval(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> Option<&DecisionRef> {
         let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
-        let records = rules.overridden(facts);
+        let records = rules.required_overrides(facts);
         let fits = |approval: &&Approval| {
             *approval.version == *facts.version
-                && approval.integrity.agreement(integrity) == DigestComparison::Same
+                && approval.integrity.compare(integrity) == DigestComparison::Same
                 && records.iter().all(|record| approval.records.iter().any(|named| named == record))
         };
-        // A newer one may name more; whoever approved it last knew most.
+        // Newest first: a newer approval may name more overrides.
         approvals.iter().rev().find(fits).map(|approval| &approval.ground)
     }
 
-    /// The hour of observation that is running.
+    /// Returns the active break-glass decision.
     #[must_use]
-    pub fn observing(&self) -> Option<&DecisionRef> {
+    pub fn break_glass(&self) -> Option<&DecisionRef> {
         self.observing.as_ref()
     }
 
@@ -234,7 +238,7 @@ impl ActiveDecisions {
                 let within = range.as_deref().map(|text| DeniedVersions { text: text.into(), range: Range::parse(text) });
                 self.denials.push(Denial { ground, packages: compiled(packages), within });
             }
-            DecisionAction::Observe => self.observing = Some(ground),
+            DecisionAction::BreakGlass => self.observing = Some(ground),
             DecisionAction::Record { advisory, obey } => {
                 let ruling = if *obey { Ruling::Obeyed } else { Ruling::SetAside };
                 self.rulings.push((advisory.as_str().into(), ruling));
@@ -245,12 +249,12 @@ impl ActiveDecisions {
 
     fn add_freeze(&mut self, decision: &Decision) {
         let DecisionAction::Freeze { at, packages } = &decision.proposal.act else { return };
-        // Where none can be read, everything is frozen: in doubt it holds.
+        // If no glob is readable, all packages are frozen.
         let packages = packages.iter().filter_map(|glob| compiled(glob)).collect();
         self.freezes.push(Freeze { ground: DecisionRef::of(decision), at: *at, packages });
     }
 
-    /// Every digest that bytes of this version must match: those in `known`, and those of approvals that are about the same bytes.
+    /// Returns all digests that the bytes of this version must match: those in `known` and those of approvals for the same bytes.
     #[must_use]
     pub fn with_approved_digests(&self, name: &PackageName, version: &str, known: &Integrity) -> Integrity {
         let mut digests = known.clone();
@@ -258,7 +262,7 @@ impl ActiveDecisions {
             return digests;
         }
         for approval in self.approvals.get(name.as_str()).into_iter().flatten() {
-            if *approval.version == *version && approval.integrity.agreement(&digests) == DigestComparison::Same {
+            if *approval.version == *version && approval.integrity.compare(&digests) == DigestComparison::Same {
                 digests = digests.union(&approval.integrity).unwrap_or(digests);
             }
         }
@@ -270,14 +274,14 @@ impl ActiveDecisions {
             return;
         }
         self.ends(approved.until);
-        // What cannot be read approves nothing.
+        // An unreadable integrity approves nothing.
         let Some(integrity) = Integrity::parse(Some(&approved.integrity), None) else { return };
         let (version, records) = (approved.version.as_str().into(), records.to_vec());
         let approval = Approval { ground: ground.clone(), version, integrity, records };
         self.approvals.entry(package.into()).or_default().push(approval);
     }
 
-    fn await_second(&mut self, decision: &Decision) {
+    fn add_unconfirmed(&mut self, decision: &Decision) {
         if let DecisionAction::Approve { package, .. } = &decision.proposal.act {
             self.awaiting.push((DecisionRef::of(decision), package.as_str().into()));
         }
@@ -294,12 +298,12 @@ impl ActiveDecisions {
 impl DecisionRef {
     fn of(decision: &Decision) -> Self {
         let proposal = &decision.proposal;
-        // A second name makes it what it is: from then on it counts.
+        // A decision takes effect when the second person confirms it.
         let made = decision.second.as_ref().map_or(proposal.author.at, |second| second.at);
-        Self { id: decision.id, signed: decision.signed(), reason: proposal.reason.clone(), made, expires: proposal.expires }
+        Self { id: decision.id, signed: decision.signatories(), reason: proposal.reason.clone(), made, expires: proposal.expires }
     }
 
-    /// For people, as the end of "frozen …" or "denied …": `by ada, decision 7: why`.
+    /// Formats the decision as the end of "frozen …" or "denied …": `by ada, decision 7: why`.
     #[must_use]
     pub fn tell(&self) -> String {
         format!("by {}, decision {}: {}", self.signed, self.id, self.reason)
@@ -307,7 +311,7 @@ impl DecisionRef {
 }
 
 impl Denial {
-    /// Whether it is about the package.
+    /// Checks whether the denial covers the package.
     pub(crate) fn names(&self, facts: &Facts<'_>) -> bool {
         self.packages.as_ref().is_none_or(|glob| glob.is_match(facts.name.as_str()))
     }
@@ -322,7 +326,8 @@ impl Denial {
         }
         match (&within.range, facts.parsed) {
             (Some(range), Some(version)) => range.covers(version),
-            // Versions that npm reads loosely are no ranges, and name one version alone. In doubt, all are denied.
+            // A loosely written version is not a range and means one version only. Any other unreadable range denies all
+            // versions.
             (None, _) => Version::parse(&within.text).is_none(),
             (Some(_), None) => false,
         }
@@ -334,23 +339,23 @@ fn compiled(glob: &str) -> Option<GlobMatcher> {
 }
 
 impl Freeze {
-    /// Whether it is about the package.
+    /// Checks whether the freeze covers the package.
     pub(crate) fn names(&self, facts: &Facts<'_>) -> bool {
         self.packages.is_empty() || self.packages.iter().any(|glob| glob.is_match(facts.name.as_str()))
     }
 
-    pub(crate) fn thaws(&self) -> Timestamp {
+    pub(crate) fn ends_at(&self) -> Timestamp {
         self.ground.expires.unwrap_or(Timestamp::MAX)
     }
 
-    /// Held until it thaws, and as long as `verdict` holds it anyway.
+    /// Extends `verdict` until the freeze ends. A denial is kept.
     fn hold(&self, verdict: &Verdict) -> Verdict {
         let until = match verdict {
             Verdict::Deny { .. } => return verdict.clone(),
-            Verdict::Hold { until, .. } => self.thaws().max(*until),
-            Verdict::Allow => self.thaws(),
+            Verdict::Hold { until, .. } => self.ends_at().max(*until),
+            Verdict::Allow => self.ends_at(),
         };
-        let detail = format!("nothing published after {} is shown: frozen {}", timestamp::tell(self.at), self.ground.tell());
+        let detail = format!("versions published after {} are hidden: frozen {}", timestamp::tell(self.at), self.ground.tell());
         Verdict::Hold { until, reason: Reason { rule: RuleId::Freeze, detail } }
     }
 }

@@ -1,7 +1,5 @@
-//! Decisions that people take while Coldframe runs: approvals, denials, freezes, and hours of observation. Each has an
-//! author and a reason, most end by themselves.
-//!
-//! Refuses to know where they are kept, who may take one, and what they mean for a version: `standing` says that.
+//! Decisions of operators at run time: approvals, denials, freezes and break-glass. Each has an author and a reason, and most
+//! expire. [`active`] applies them to versions.
 
 pub mod active;
 pub(crate) mod trace;
@@ -9,130 +7,119 @@ pub(crate) mod trace;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The word by which an approval names a changed integrity, as it names an advisory by its id.
+/// The name of a changed integrity in the records of an approval, where advisories are named by id.
 pub const CHANGED_INTEGRITY: &str = "integrity-changed";
 
-/// What was decided.
+/// The content of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum DecisionAction {
-    /// Versions are allowed, whatever the rules say of their age and signals.
+    /// Allows versions regardless of the rules on ages and signals.
     Approve {
-        /// The package.
         package: String,
-        /// What was asked for, before it was expanded: for people.
+        /// The requested version or range before it was expanded, for display.
         asked: String,
-        /// The versions that this approves: what existed when it was given. Never what is published later.
+        /// The approved versions. They existed when the approval was given; later versions are never included.
         versions: Vec<ApprovedVersion>,
-        /// The records that this approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`].
+        /// The records that the approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`].
         records: Vec<String>,
     },
-    /// What lockfiles hold already is allowed until it would have opened anyway.
+    /// Allows versions that lockfiles already contain, until they would open anyway.
     Adopt {
-        /// The lockfiles, as they were named.
+        /// The lockfiles as named by the operator.
         lockfiles: Vec<String>,
-        /// Their young versions.
+        /// The held versions in the lockfiles.
         versions: Vec<AdoptedVersion>,
     },
-    /// Versions are refused.
+    /// Refuses versions.
     Deny {
         /// A glob over package names.
         packages: String,
-        /// A range, prereleases within it included; every version where it is missing.
+        /// A range, which includes prereleases. `None` means every version.
         range: Option<String>,
     },
-    /// Nothing that was published later than an instant is visible.
+    /// Hides versions that were published after an instant.
     Freeze {
-        /// The instant.
         at: Timestamp,
-        /// Globs over package names; every package where there are none.
+        /// Globs over package names. Empty means every package.
         packages: Vec<String>,
     },
-    /// Age and signals hold nobody back, and everything that they would have is noted. Malware and integrity still do.
-    Observe,
-    /// A record that marks every version of an established package is obeyed whole, or for what it lists alone.
+    /// Waives rules on ages and signals and records what they would have refused. Rules on malware and integrity still apply.
+    BreakGlass,
+    /// Rules on an advisory that covers every version of an established package: apply it to all versions, or only to listed
+    /// ones.
     Record {
-        /// Its id, or an alias.
+        /// The id of the advisory, or an alias.
         advisory: String,
-        /// Whether it is obeyed whole.
+        /// Whether the advisory applies to all versions.
         obey: bool,
     },
 }
 
-/// A version that is approved, by its bytes.
+/// An approved version, bound to its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovedVersion {
     /// The key in `versions`.
     pub version: String,
-    /// Its integrity when it was approved, as SRI: other bytes under this version are not approved.
+    /// The integrity at the time of approval, as SRI. Other bytes under this version are not approved.
     pub integrity: String,
-    /// When this version's approval ends, if before the decision's own end: the moment it would have opened anyway.
+    /// When the approval of this version ends, if before the end of the decision: the instant at which it would open anyway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
-/// A version of some package that is approved, by its bytes.
+/// An adopted version of a package, bound to its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptedVersion {
-    /// The package.
     pub package: String,
-    /// The version.
     #[serde(flatten)]
     pub approved: ApprovedVersion,
 }
 
-/// Somebody who put their name to something, and when.
+/// A person who signed a decision, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
-    /// The user of the operating system, or the owner of a token.
+    /// The operating system user or the owner of a token.
     pub who: String,
-    /// When.
     pub at: Timestamp,
 }
 
-/// A decision as it was asked for.
+/// A decision as submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecisionProposal {
-    /// What.
     pub act: DecisionAction,
-    /// Why, in the author's words.
+    /// The author's reason.
     pub reason: String,
-    /// Who, and since when.
     pub author: Signature,
-    /// When it ends by itself.
     pub expires: Option<Timestamp>,
-    /// Whether it is without effect until another person has confirmed it.
+    /// Whether the decision has no effect until a second person confirms it.
     pub needs_second: bool,
 }
 
-/// A decision that was taken, and what became of it.
+/// A recorded decision and its later changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Its number: what people call it by.
+    /// The number that operators use for it.
     pub id: i64,
-    /// What was asked for.
     pub proposal: DecisionProposal,
-    /// Who confirmed it.
+    /// The second person, who confirmed the decision.
     pub second: Option<Signature>,
-    /// Who took it back, and why.
+    /// Who revoked the decision, and why.
     pub revoked: Option<(Signature, String)>,
 }
 
-/// What holds of a decision at an instant.
+/// State of a decision at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionState {
-    /// It is in force.
     Active,
-    /// Another person has to confirm it.
+    /// A second person must confirm it.
     AwaitsSecond,
-    /// It ended by itself.
     Expired,
-    /// Somebody took it back.
     Revoked,
 }
 
 impl Decision {
-    /// What holds of it at `now`.
+    /// Returns the state at `now`.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> DecisionState {
         if self.revoked.is_some() {
@@ -147,7 +134,7 @@ impl Decision {
         DecisionState::Active
     }
 
-    /// The decision as it stood at an instant; `None` where it was not taken yet.
+    /// Returns the decision as of an instant. Returns `None` if it did not exist yet.
     #[must_use]
     pub fn as_of(&self, at: Timestamp) -> Option<Self> {
         let was = |signature: &Signature| signature.at <= at;
@@ -158,16 +145,15 @@ impl Decision {
         })
     }
 
-    /// Who stands for it: its author, and who confirmed it.
+    /// Returns the author and the second person, for display.
     #[must_use]
-    pub fn signed(&self) -> String {
+    pub fn signatories(&self) -> String {
         let author = &self.proposal.author.who;
         self.second.as_ref().map_or_else(|| author.clone(), |second| format!("{author} and {}", second.who))
     }
 }
 
 impl DecisionState {
-    /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -180,7 +166,7 @@ impl DecisionState {
 }
 
 impl DecisionAction {
-    /// The word for what kind it is.
+    /// Returns the kind, as in the JSON field `kind`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -188,12 +174,12 @@ impl DecisionAction {
             Self::Adopt { .. } => "adopt",
             Self::Deny { .. } => "deny",
             Self::Freeze { .. } => "freeze",
-            Self::Observe => "observe",
+            Self::BreakGlass => "observe",
             Self::Record { .. } => "record",
         }
     }
 
-    /// What it is about, in one line.
+    /// Describes the subject in one line.
     #[must_use]
     pub fn subject(&self) -> String {
         match self {
@@ -209,9 +195,9 @@ impl DecisionAction {
                 let scope = if packages.is_empty() { "everything".to_owned() } else { packages.join(", ") };
                 format!("{scope} after {}", crate::units::timestamp::tell(*at))
             }
-            Self::Observe => "age and signals".to_owned(),
-            Self::Record { advisory, obey: true } => format!("{advisory}, obeyed whole"),
-            Self::Record { advisory, obey: false } => format!("{advisory}, set aside"),
+            Self::BreakGlass => "age and signals".to_owned(),
+            Self::Record { advisory, obey: true } => format!("{advisory}, applied to all versions"),
+            Self::Record { advisory, obey: false } => format!("{advisory}, applied to listed versions only"),
         }
     }
 }
@@ -229,9 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_is_active_between_its_second_name_and_its_end() {
+    fn decision_is_active_between_confirmation_and_expiry() {
         let proposal = DecisionProposal {
-            act: DecisionAction::Observe,
+            act: DecisionAction::BreakGlass,
             reason: "an outage".to_owned(),
             author: signature("ada"),
             expires: Some(at(5)),
@@ -241,15 +227,15 @@ mod tests {
         assert_eq!(decision.state(at(1)), DecisionState::AwaitsSecond);
         decision.second = Some(signature("grace"));
         assert_eq!((decision.state(at(1)), decision.state(at(5))), (DecisionState::Active, DecisionState::Expired));
-        assert_eq!(decision.signed(), "ada and grace");
+        assert_eq!(decision.signatories(), "ada and grace");
         decision.revoked = Some((signature("ada"), "a mistake".to_owned()));
         assert_eq!(decision.state(at(1)), DecisionState::Revoked);
         assert_eq!(decision.as_of(at(1)), Some(decision.clone()));
-        assert_eq!(decision.as_of(at(-1)), None, "it was not taken yet");
+        assert_eq!(decision.as_of(at(-1)), None, "it did not exist yet");
     }
 
     #[test]
-    fn an_act_is_written_as_json_and_read_back() {
+    fn decision_action_round_trips_as_json() {
         let approved = ApprovedVersion { version: "1.14.1".to_owned(), integrity: "sha512-AA==".to_owned(), until: Some(at(3)) };
         for act in [
             DecisionAction::Approve {
@@ -264,7 +250,7 @@ mod tests {
             },
             DecisionAction::Deny { packages: "@acme/*".to_owned(), range: Some("<2".to_owned()) },
             DecisionAction::Freeze { at: at(0), packages: vec!["@acme/*".to_owned()] },
-            DecisionAction::Observe,
+            DecisionAction::BreakGlass,
             DecisionAction::Record { advisory: "MAL-2026-1".to_owned(), obey: true },
         ] {
             let text = serde_json::to_string(&act).unwrap();

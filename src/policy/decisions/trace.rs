@@ -1,5 +1,5 @@
-//! What the decisions about a package made of one of its versions, as steps of a trace. Refuses to judge otherwise than
-//! `standing::judge`, and to tell of decisions about other packages.
+//! Trace steps for the decisions about a package. They follow the evaluation in [`super::active`]; decisions about other packages
+//! are left out.
 
 use jiff::Timestamp;
 
@@ -11,12 +11,11 @@ use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
-/// Versions that are named of a decision about others.
+/// Maximum number of versions that a step lists for an approval of other versions.
 const NAMED: usize = 4;
 
 impl ActiveDecisions {
-    /// The decisions about the package in the order in which they are asked, each with what it made of the version as of
-    /// `at`; of approvals the newest first.
+    /// Returns the steps for all decisions about the package as of `at`, in order of evaluation. Newer approvals come first.
     pub(crate) fn steps(&self, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
         let denials = self.denials.iter().filter(|denial| denial.names(facts));
         let mut steps: Vec<TraceStep> = denials.map(|denial| denial_step(denial, facts)).collect();
@@ -24,11 +23,11 @@ impl ActiveDecisions {
         let without_freeze = approval.map_or_else(|| self.ruled(rules, facts, at), |_| Verdict::Allow);
         let freezes = self.freezes.iter().filter(|freeze| freeze.names(facts));
         steps.extend(freezes.map(|freeze| self.freeze_step(freeze, approval, facts, &without_freeze, at)));
-        steps.extend(self.approval_steps(&rules.overridden(facts), facts));
+        steps.extend(self.approval_steps(&rules.required_overrides(facts), facts));
         let awaiting = self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str());
         steps.extend(awaiting.map(|(ground, _)| {
             let detail = format!("{}; it awaits a second person", ground.tell());
-            step(RuleId::Approved, "approve", ground, StepOutcome::Differs, detail)
+            step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, detail)
         }));
         steps.extend(self.observing.as_ref().map(|ground| self.observing_step(ground, rules, facts, at)));
         steps
@@ -43,23 +42,23 @@ impl ActiveDecisions {
         at: Timestamp,
     ) -> TraceStep {
         let frozen = format!("frozen {}", freeze.ground.tell());
-        let told = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
+        let build = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
         if facts.effective <= freeze.at {
-            return told(StepOutcome::Differs, format!("it is no newer than {}", timestamp::tell(freeze.at)));
+            return build(StepOutcome::NoMatch, format!("it is not newer than {}", timestamp::tell(freeze.at)));
         }
-        if at >= freeze.thaws() {
-            return told(StepOutcome::Passed, format!("it thawed {}", timestamp::tell(freeze.thaws())));
+        if at >= freeze.ends_at() {
+            return build(StepOutcome::Passed, format!("the freeze ended {}", timestamp::tell(freeze.ends_at())));
         }
         if self.freeze(facts, at).is_some_and(|longest| !std::ptr::eq(longest, freeze)) {
-            return told(StepOutcome::Notes, format!("{frozen}; another freeze thaws later"));
+            return build(StepOutcome::Warned, format!("{frozen}; another freeze ends later"));
         }
         if let Some(approval) = approval.filter(|approval| approval.made >= freeze.ground.made) {
-            return told(StepOutcome::Waived, format!("approved in full knowledge of it {}", approval.tell()));
+            return build(StepOutcome::Waived, format!("approved after the freeze {}", approval.tell()));
         }
         if matches!(without, Verdict::Deny { .. }) {
-            return told(StepOutcome::Notes, format!("{frozen}; what is below refuses it for good"));
+            return build(StepOutcome::Warned, format!("{frozen}; a later step denies it"));
         }
-        told(StepOutcome::Decides, format!("nothing published after {} is shown: {frozen}", timestamp::tell(freeze.at)))
+        build(StepOutcome::Decided, format!("versions published after {} are hidden: {frozen}", timestamp::tell(freeze.at)))
     }
 
     fn approval_steps(&self, records: &[&str], facts: &Facts<'_>) -> Vec<TraceStep> {
@@ -75,52 +74,52 @@ impl ActiveDecisions {
                 others.push((&approval.ground, vec![&approval.version]));
             }
         }
-        let told = |(ground, versions): (&DecisionRef, Vec<&str>)| {
+        let build = |(ground, versions): (&DecisionRef, Vec<&str>)| {
             let more = if versions.len() > NAMED { format!(" and {} more", versions.len() - NAMED) } else { String::new() };
             let named = versions.iter().rev().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-            step(RuleId::Approved, "approve", ground, StepOutcome::Differs, format!("it approves {named}{more}"))
+            step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, format!("it approves {named}{more}"))
         };
-        steps.extend(others.into_iter().map(told));
+        steps.extend(others.into_iter().map(build));
         steps
     }
 
     fn observing_step(&self, ground: &DecisionRef, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> TraceStep {
-        let told = |outcome, detail| step(RuleId::Observed, "observe", ground, outcome, detail);
+        let build = |outcome, detail| step(RuleId::BreakGlass, "break-glass", ground, outcome, detail);
         let by_rules = rules.verdict(facts, at);
         let Some(reason) = by_rules.reason() else {
-            return told(StepOutcome::Differs, "nothing below holds it back".to_owned());
+            return build(StepOutcome::NoMatch, "no later step refuses it".to_owned());
         };
         if let Some(record) = rules.records(facts).first() {
-            return told(StepOutcome::Differs, format!("it waives nothing of what `{record}` names"));
+            return build(StepOutcome::NoMatch, format!("it does not waive `{record}`"));
         }
         let ruled = self.ruled(rules, facts, at);
         if let Some(left) = ruled.reason() {
-            return told(StepOutcome::Differs, format!("it waives ages and signals, and rule {} rests on neither", left.rule));
+            return build(StepOutcome::NoMatch, format!("it waives rules on ages and signals only, not rule {}", left.rule));
         }
-        told(StepOutcome::Decides, format!("let through {}; else: {} (rule {})", ground.tell(), reason.detail, reason.rule))
+        build(StepOutcome::Decided, format!("allowed {}; otherwise: {} (rule {})", ground.tell(), reason.detail, reason.rule))
     }
 }
 
 fn denial_step(denial: &Denial, facts: &Facts<'_>) -> TraceStep {
-    let told = |outcome, detail| step(RuleId::Denied, "deny", &denial.ground, outcome, detail);
+    let build = |outcome, detail| step(RuleId::Denied, "deny", &denial.ground, outcome, detail);
     match &denial.within {
         Some(within) if !denial.covers(facts) => {
-            told(StepOutcome::Differs, format!("{} does not lie in `{}`", facts.version, within.text))
+            build(StepOutcome::NoMatch, format!("{} is not in `{}`", facts.version, within.text))
         }
-        _ => told(StepOutcome::Decides, format!("denied {}", denial.ground.tell())),
+        _ => build(StepOutcome::Decided, format!("denied {}", denial.ground.tell())),
     }
 }
 
 fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> TraceStep {
-    let told = |outcome, detail| step(RuleId::Approved, "approve", &approval.ground, outcome, detail);
-    let same = facts.integrity.is_some_and(|integrity| approval.integrity.agreement(integrity) == DigestComparison::Same);
+    let build = |outcome, detail| step(RuleId::Approved, "approve", &approval.ground, outcome, detail);
+    let same = facts.integrity.is_some_and(|integrity| approval.integrity.compare(integrity) == DigestComparison::Same);
     if !same {
-        return told(StepOutcome::Differs, "it approves other bytes of this version".to_owned());
+        return build(StepOutcome::NoMatch, "it approves other bytes of this version".to_owned());
     }
     if let Some(record) = records.iter().find(|record| !approval.records.iter().any(|named| named == *record)) {
-        return told(StepOutcome::Differs, format!("it does not name `{record}`"));
+        return build(StepOutcome::NoMatch, format!("it does not name `{record}`"));
     }
-    told(StepOutcome::Decides, format!("approved {}", approval.ground.tell()))
+    build(StepOutcome::Decided, format!("approved {}", approval.ground.tell()))
 }
 
 fn step(rule: RuleId, action: &str, ground: &DecisionRef, outcome: StepOutcome, detail: String) -> TraceStep {

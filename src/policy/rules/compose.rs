@@ -1,5 +1,4 @@
-//! Policy files, composed: a file and what it includes become one list of rules. Refuses to open files: whoever compiles hands them
-//! over.
+//! Composes a policy file and its includes into one list of rules. Does no I/O: the caller resolves includes.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,48 +14,46 @@ use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction};
 use crate::policy::rules::toml_table::{TomlTable, quoted};
 use crate::policy::rules::{parse, shadowing};
 
-/// What may stand at the top of a file.
+/// Allowed top-level keys.
 const KEYS: &[&str] = &["include", "observe", "rule"];
 
-/// The most rules of a policy, so that judging has a bound.
+/// Maximum number of rules in a policy, which bounds the cost of an evaluation.
 const MOST_RULES: usize = 10_000;
 
-/// How deep files may include each other.
+/// Maximum include depth.
 const DEEPEST: usize = 16;
 
-/// A policy, and what is right but should not be.
+/// A compiled policy and its warnings.
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
-    /// The policy.
     pub policy: Policy,
-    /// Exemptions without an owner or an end.
+    /// Warnings on exemptions without an owner or an expiry.
     pub warnings: Vec<Diagnostic>,
-    /// The files it was made of, in the order in which they were read.
+    /// The source files in reading order.
     pub files: Vec<PathBuf>,
 }
 
 impl CompiledPolicy {
-    /// The rules that have ended at `now`, as mistakes where they stand: right once, and without effect.
+    /// Returns a diagnostic for each rule that has expired at `now` and has no effect.
     #[must_use]
     pub fn ended(&self, now: Timestamp) -> Vec<Diagnostic> {
         let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
         let told = |rule: &Rule| {
-            let problem = format!("the rule `{}` has ended, and does nothing", rule.id);
-            Some(Diagnostic::new(rule.place.clone()?, problem, "it gone, or a later `expires`"))
+            let problem = format!("the rule `{}` has expired and has no effect", rule.id);
+            Some(Diagnostic::new(rule.place.clone()?, problem, "the rule removed, or a later `expires`"))
         };
         ended.filter_map(told).collect()
     }
 }
 
-/// Finds the file that `from` includes by `name`: a path beside it, or the name of a shipped policy.
-///
-/// Errors are what is wrong with it, for a person.
+/// Finds the file that `from` includes as `name`: a path relative to it, or the name of a shipped policy. Errors are messages for
+/// the user.
 pub type IncludeResolver<'f> = dyn Fn(&SourceFile, &str) -> Result<Arc<SourceFile>, String> + 'f;
 
-/// Compiles files, in their order, with what they include: a file's own rules stand above those of the files it includes.
+/// Compiles files in order, with their includes. A file's own rules come before those of the files it includes.
 ///
 /// # Errors
-/// Every mistake in all of them.
+/// Returns every mistake in all files.
 pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<CompiledPolicy, Diagnostics> {
     let mut reading = Composer { find, rules: Vec::new(), mistakes: Vec::new(), files: Vec::new(), open: Vec::new() };
     for file in files {
@@ -81,13 +78,13 @@ struct Composer<'r> {
     rules: Vec<Rule>,
     mistakes: Vec<Diagnostic>,
     files: Vec<PathBuf>,
-    /// The files that are being read: one that is included again from here is a circle.
+    /// The files that are being read. Including one of them again is a cycle.
     open: Vec<PathBuf>,
 }
 
 impl Composer<'_> {
     fn file(&mut self, file: &Arc<SourceFile>) {
-        // Two files may include a third one: it counts where it stands first.
+        // Two files may include the same third file. It counts only at its first position.
         if self.files.contains(&file.path) {
             return;
         }
@@ -99,7 +96,7 @@ impl Composer<'_> {
             let place = SourceSpan { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
             self.mistakes.push(Diagnostic::new(place, format!("not TOML: {}", error.message()), ""));
         }
-        // Behind a syntax error the parser guesses: what it finds there nobody wrote.
+        // After a syntax error the parser guesses, so its results are ignored.
         if broken.is_none() {
             self.table(file, table.get_ref());
         }
@@ -108,9 +105,9 @@ impl Composer<'_> {
 
     fn table<'t>(&mut self, file: &'t Arc<SourceFile>, table: &'t DeTable<'t>) {
         let mut top = TomlTable { file, inside: table, mistakes: &mut self.mistakes };
-        top.refuse_unknown(KEYS);
-        let observe = top.truth("observe").unwrap_or(false);
-        let allowed = "paths of policy files beside this one, or names of shipped policies";
+        top.reject_unknown(KEYS);
+        let observe = top.boolean("observe").unwrap_or(false);
+        let allowed = "paths of policy files, relative to this one, or names of shipped policies";
         let includes = top.value("include").and_then(|_| top.texts("include", allowed));
         let first = self.rules.len();
         rules(&mut top, &mut self.rules);
@@ -132,7 +129,7 @@ impl Composer<'_> {
             }
             Ok(file) if self.open.contains(&file.path) || self.open.len() >= DEEPEST => {
                 let allowed = "files that do not include each other";
-                self.mistakes.push(Diagnostic::new(place, format!("includes go in a circle: `{name_told}`"), allowed));
+                self.mistakes.push(Diagnostic::new(place, format!("includes form a cycle: `{name_told}`"), allowed));
             }
             Ok(file) => self.file(&file),
         }
@@ -140,7 +137,7 @@ impl Composer<'_> {
 }
 
 fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
-    const ALLOWED: &str = "rules, each below a line `[[rule]]`";
+    const ALLOWED: &str = "rules, each below its own `[[rule]]` line";
     let Some(value) = top.value("rule") else { return };
     let DeValue::Array(items) = value.get_ref() else {
         top.note(value.span(), format!("`rule` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
@@ -157,7 +154,7 @@ fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
     }
 }
 
-/// Where a rule begins: its `[[rule]]`, or whatever stands there in an array that is written inline.
+/// Returns the span of the first line of a rule: its `[[rule]]` header or, in an inline array, its table.
 fn heading(text: &str, span: std::ops::Range<usize>) -> std::ops::Range<usize> {
     let end = text.get(span.start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |at| span.start + at);
     span.start..end.min(span.end).max(span.start)
@@ -169,19 +166,20 @@ fn check_ids(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
         let Some(place) = rule.place.clone() else { continue };
         if let Some(before) = first.insert(&rule.id, rule).and_then(|before| before.place.clone()) {
             let (line, _) = before.position();
-            let problem = format!("the id is taken by the rule at {}:{line}: `{}`", before.file.path.display(), rule.id);
-            mistakes.push(Diagnostic::new(place.clone(), problem, "an id for each rule"));
+            let problem = format!("the id is already used at {}:{line}: `{}`", before.file.path.display(), rule.id);
+            mistakes.push(Diagnostic::new(place.clone(), problem, "a unique id for each rule"));
         }
         // The setting `min-release-age` replaces its age.
         let is_minimum = matches!(rule.action, RuleAction::Hold { of: AgeSubject::Release, .. });
         if *rule.id == *MINIMUM_AGE && !is_minimum {
-            let problem = format!("a rule of this id is the minimum release age: `{MINIMUM_AGE}`");
-            mistakes.push(Diagnostic::new(place, problem, "`hold` with an age of the release, or another id"));
+            let problem = format!("a rule with this id must set the minimum release age: `{MINIMUM_AGE}`");
+            mistakes.push(Diagnostic::new(place, problem, "`hold` with a release age, or another id"));
         }
     }
 }
 
-/// An exemption that nobody owns, or that never ends, is forgotten. The lane of fixes is none: each release earns it anew.
+/// Warns about an exemption without an owner or an expiry: it tends to be forgotten. The fix lane is no exemption, since each
+/// release must qualify for it.
 fn warning(rule: &Rule) -> Option<Diagnostic> {
     let place = rule.place.clone().filter(|_| rule.action == RuleAction::Allow && !rule.asks.fixes)?;
     let missing: Vec<_> = [("owner", rule.owner.is_none()), ("expires", rule.expires.is_none())]
@@ -209,12 +207,12 @@ mod tests {
         Arc::new(SourceFile { path: path.into(), text: text.to_owned() })
     }
 
-    /// Compiles the first of these files; the others are there to be included.
+    /// Compiles the first of these files. It can include the others.
     fn compiled(files: &[(&str, &str)]) -> Result<CompiledPolicy, Diagnostics> {
         let sources: Vec<_> = files.iter().map(|(path, text)| source(path, text)).collect();
         let find = |_: &SourceFile, name: &str| {
             let beside = sources.iter().find(|file| file.path == Path::new(name)).cloned();
-            beside.or_else(|| presets::file(name)).ok_or_else(|| "there is none".to_owned())
+            beside.or_else(|| presets::file(name)).ok_or_else(|| "not found".to_owned())
         };
         compile(&sources[..1], &find)
     }
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once_each_with_its_place_and_what_is_allowed() {
+    fn all_mistakes_are_reported_with_position_and_allowed_values() {
         let text = r#"
 observ = true
 
@@ -266,12 +264,12 @@ dist-tags = []
                | ^^^^^^
                = allowed: `observe`, if that was meant
 
-            p.toml:4:1: the rule gives no reason
+            p.toml:4:1: the rule has no `reason`
              4 | [[rule]]
                | ^^^^^^^^
-               = allowed: `reason` with a sentence for those who meet the rule
+               = allowed: `reason` with a sentence for affected users
 
-            p.toml:5:6: `id` is none: `a rule`
+            p.toml:5:6: `id` is invalid: `a rule`
              5 | id = "a rule"
                |      ^^^^^^^^
                = allowed: letters, digits and hyphens, such as `minimum-age`
@@ -281,47 +279,47 @@ dist-tags = []
                |        ^^
                = allowed: numbers with a unit of s, m, h, d or w, such as `45s`, `72h`, `14d`, `1d12h`
 
-            p.toml:7:23: `packages` is no glob (unclosed character class; missing ']'): `[broken`
+            p.toml:7:23: `packages` is not a glob (unclosed character class; missing ']'): `[broken`
              7 | packages = ["lodash", "[broken"]
                |                       ^^^^^^^^^
                = allowed: package names or globs, such as `"lodash"`, `"@acme/*"` or `"eslint-*"`
 
-            p.toml:8:11: `scopes` is no scope: `acme`
+            p.toml:8:11: `scopes` is not a scope: `acme`
              8 | scopes = ["acme"]
                |           ^^^^^^
                = allowed: scopes, such as `"@acme"`
 
-            p.toml:9:12: `versions` is a range that no version lies in: `>2 <1`
+            p.toml:9:12: `versions` is a range that matches no version: `>2 <1`
              9 | versions = ">2 <1"
                |            ^^^^^^^
-               = allowed: a range as npm reads it, such as `"<2.0.0"`, `"1.x || >=2.5.0"` or `"1.14.1"`
+               = allowed: an npm range, such as `"<2.0.0"`, `"1.x || >=2.5.0"` or `"1.14.1"`
 
             p.toml:10:1: unknown key: `resaon`
              10 | resaon = "typo"
                 | ^^^^^^
                = allowed: `reason`, if that was meant
 
-            p.toml:15:1: the rule does two things, the second is: `warn`
+            p.toml:15:1: the rule has a second action: `warn`
              15 | warn = true
                 | ^^^^
                = allowed: exactly one of `allow = true`, `deny = true`, `hold = "14d"`, `warn = true`
 
-            p.toml:17:12: `versions` is no range: `not a range`
+            p.toml:17:12: `versions` is not a range: `not a range`
              17 | versions = "not a range"
                 |            ^^^^^^^^^^^^^
-               = allowed: a range as npm reads it, such as `"<2.0.0"`, `"1.x || >=2.5.0"` or `"1.14.1"`
+               = allowed: an npm range, such as `"<2.0.0"`, `"1.x || >=2.5.0"` or `"1.14.1"`
 
-            p.toml:18:12: `signals` is not known: `first-install-scripts`
+            p.toml:18:12: `signals` has an unknown value: `first-install-scripts`
              18 | signals = ["first-install-scripts"]
                 |            ^^^^^^^^^^^^^^^^^^^^^^^
                = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `new-publisher`, `newborn-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `tool-changed`, `shrinkwrap-added`
 
-            p.toml:19:12: `findings` is not known: `nothing`
+            p.toml:19:12: `findings` has an unknown value: `nothing`
              19 | findings = "nothing"
                 |            ^^^^^^^^^
                = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`
 
-            p.toml:21:21: `kind` is not known: `virus`
+            p.toml:21:21: `kind` has an unknown value: `virus`
              21 | advisory = { kind = "virus", feeds = "osv" }
                 |                     ^^^^^^^
                = allowed: `malware`, `vulnerability`
@@ -334,29 +332,29 @@ dist-tags = []
             p.toml:26:1: `observe` in a rule that refuses nothing
              26 | observe = true
                 | ^^^^^^^
-               = allowed: `observe` beside `deny` or `hold`
+               = allowed: `observe` together with `deny` or `hold`
 
-            p.toml:28:11: `expires` is no instant: `soon`
+            p.toml:28:11: `expires` is not an instant: `soon`
              28 | expires = "soon"
                 |           ^^^^^^
                = allowed: a day or an instant, such as `"2026-12-31"` or `"2026-12-31T12:00:00Z"`
 
-            p.toml:29:1: `siblings` says whom a hold spares, and this is none
+            p.toml:29:1: `siblings` in a rule that is not a hold
              29 | siblings = "spared"
                 | ^^^^^^^^
-               = allowed: `siblings` beside `hold`
+               = allowed: `siblings` together with `hold`
 
-            p.toml:29:12: `siblings` is not known: `spared`
+            p.toml:29:12: `siblings` has an unknown value: `spared`
              29 | siblings = "spared"
                 |            ^^^^^^^^
                = allowed: `exempt`
 
-            p.toml:30:16: `dependencies` is not known: `svn`
+            p.toml:30:16: `dependencies` has an unknown value: `svn`
              30 | dependencies = "svn"
                 |                ^^^^^
                = allowed: `git`, `url`, `file`
 
-            p.toml:31:1: `younger-than` in an `allow`: a version would close by itself
+            p.toml:31:1: `younger-than` in an `allow`: an open version would close over time
              31 | younger-than = "1d"
                 | ^^^^^^^^^^^^
                = allowed: `older-than`, `package-older-than`
@@ -368,7 +366,7 @@ dist-tags = []
     }
 
     #[test]
-    fn broken_toml_is_shown_where_it_breaks() {
+    fn syntax_error_is_reported_at_its_position() {
         expect![[r#"
             1 mistake in the policy
 
@@ -379,7 +377,7 @@ dist-tags = []
     }
 
     #[test]
-    fn rules_that_are_never_reached_and_ids_that_are_taken_are_mistakes() {
+    fn unreachable_rules_and_duplicate_ids_are_mistakes() {
         let text = r#"
 [[rule]]
 id = "ours"
@@ -417,30 +415,30 @@ reason = "behind a catch-all"
         expect![[r#"
             4 mistakes in the policy
 
-            p.toml:8:1: `one-of-ours` is never reached: `ours` on line 2 decides about all it matches
+            p.toml:8:1: `one-of-ours` is never reached: `ours` on line 2 decides everything it matches
              8 | [[rule]]
                | ^^^^^^^^
-               = allowed: it above the other one, or gone
+               = allowed: the rule moved above the other one, or removed
 
-            p.toml:19:1: the id is taken by the rule at p.toml:14: `age`
+            p.toml:19:1: the id is already used at p.toml:14: `age`
              19 | [[rule]]
                 | ^^^^^^^^
-               = allowed: an id for each rule
+               = allowed: a unique id for each rule
 
-            p.toml:19:1: `age` is never reached: `age` on line 14 decides about all it matches
+            p.toml:19:1: `age` is never reached: `age` on line 14 decides everything it matches
              19 | [[rule]]
                 | ^^^^^^^^
-               = allowed: it above the other one, or gone
+               = allowed: the rule moved above the other one, or removed
 
-            p.toml:29:1: `last` is never reached: `all` on line 24 decides about all it matches
+            p.toml:29:1: `last` is never reached: `all` on line 24 decides everything it matches
              29 | [[rule]]
                 | ^^^^^^^^
-               = allowed: it above the other one, or gone"#]]
+               = allowed: the rule moved above the other one, or removed"#]]
         .assert_eq(&mistakes(text));
     }
 
     #[test]
-    fn what_is_not_surely_out_of_reach_is_no_mistake() {
+    fn rules_that_may_be_reached_are_not_mistakes() {
         let text = r#"
 [[rule]]
 id = "narrow"
@@ -489,7 +487,7 @@ reason = "x"
     }
 
     #[test]
-    fn an_exemption_without_owner_or_end_is_a_warning() {
+    fn exemption_without_owner_or_expiry_is_a_warning() {
         let text = "[[rule]]\nid = \"ours\"\nallow = true\nscopes = [\"@acme\"]\nreason = \"ours\"\nowner = \"platform\"\n";
         let warnings = compiled(&[("p.toml", text)]).unwrap().warnings;
         expect![[r#"
@@ -501,21 +499,21 @@ reason = "x"
     }
 
     #[test]
-    fn a_rule_that_has_ended_is_a_warning_where_it_stands() {
+    fn expired_rule_is_a_warning() {
         let text = "\n[[rule]]\nid = \"for-now\"\nallow = true\npackages = [\"x\"]\nreason = \"x\"\nowner = \"a\"\nexpires = \"2026-04-01\"\n";
         let compiled = compiled(&[("p.toml", text)]).unwrap();
         assert!(compiled.warnings.is_empty() && compiled.ended("2026-04-01T23:59:59Z".parse().unwrap()).is_empty());
         let ended = compiled.ended("2026-04-02T00:00:00Z".parse().unwrap());
         expect![[r#"
-            p.toml:2:1: the rule `for-now` has ended, and does nothing
+            p.toml:2:1: the rule `for-now` has expired and has no effect
              2 | [[rule]]
                | ^^^^^^^^
-               = allowed: it gone, or a later `expires`"#]]
+               = allowed: the rule removed, or a later `expires`"#]]
         .assert_eq(&ended.iter().map(ToString::to_string).collect::<Vec<_>>().concat());
     }
 
     #[test]
-    fn own_rules_stand_above_what_a_file_includes() {
+    fn own_rules_come_before_included_rules() {
         let own =
             "include = [\"default\", \"b.toml\"]\n[[rule]]\nid = \"own\"\nhold = \"1d\"\nscopes = [\"@acme\"]\nreason = \"x\"\n";
         let other = "[[rule]]\nid = \"other\"\nwarn = true\ninstall-script = true\nreason = \"x\"\n";
@@ -526,17 +524,17 @@ reason = "x"
     }
 
     #[test]
-    fn includes_in_a_circle_and_of_nothing_are_mistakes() {
+    fn include_cycles_and_missing_includes_are_mistakes() {
         let circle = compiled(&[("a.toml", "include = \"b.toml\""), ("b.toml", "include = [\"a.toml\", \"c.toml\"]")]);
         expect![[r#"
             2 mistakes in the policy
 
-            b.toml:1:12: includes go in a circle: `a.toml`
+            b.toml:1:12: includes form a cycle: `a.toml`
              1 | include = ["a.toml", "c.toml"]
                |            ^^^^^^^^
                = allowed: files that do not include each other
 
-            b.toml:1:22: cannot include `c.toml`: there is none
+            b.toml:1:22: cannot include `c.toml`: not found
              1 | include = ["a.toml", "c.toml"]
                |                      ^^^^^^^^"#]]
         .assert_eq(&circle.unwrap_err().to_string());

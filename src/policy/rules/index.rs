@@ -1,4 +1,4 @@
-//! Which of many rules a version has to be asked of at all: those whose ranges it lies in, and those without one. Refuses to ask them.
+//! Selects the rules that may match a version: rules without a version range, and rules whose range contains it.
 
 use std::borrow::Cow;
 
@@ -6,29 +6,29 @@ use crate::npm::{PrereleaseMode, RangeTable};
 use crate::policy::facts::Facts;
 use crate::policy::rules::rule::{Rule, RuleAction};
 
-/// Rules in their order, and their ranges together.
+/// Rules in order, with a shared table of their version ranges.
 #[derive(Debug, Clone)]
 pub(crate) struct RuleIndex {
     all: Vec<Rule>,
     ranges: Option<RangeTable>,
-    /// Those that ask for a range.
+    /// The rules with a version range.
     ranged: RuleSet,
 }
 
-/// Some of the rules, as bits.
+/// A set of rules as a bit set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RuleSet(Box<[u64]>);
 
 impl RuleIndex {
     pub(crate) fn of(all: Vec<Rule>) -> Self {
         let ranged = all.iter().enumerate().filter_map(|(number, rule)| {
-            // Refusing and warning rules cover the prereleases of their range, allowing ones are as narrow as npm's.
+            // Refusing and warning rules also match prereleases in their range. Allowing rules match exactly as npm does.
             let prereleases = if rule.action == RuleAction::Allow { PrereleaseMode::Named } else { PrereleaseMode::Covered };
             Some((number, rule.asks.versions.clone()?, prereleases))
         });
         let ranges = RangeTable::of(all.len(), ranged.collect());
         let mut rules = Self { all, ranges, ranged: RuleSet::default() };
-        rules.ranged = rules.choose(|rule| rule.asks.versions.is_some());
+        rules.ranged = rules.select(|rule| rule.asks.versions.is_some());
         rules
     }
 
@@ -36,8 +36,8 @@ impl RuleIndex {
         &self.all
     }
 
-    /// Those that are wanted.
-    pub(crate) fn choose(&self, wanted: impl Fn(&Rule) -> bool) -> RuleSet {
+    /// Returns the rules for which `wanted` is true.
+    pub(crate) fn select(&self, wanted: impl Fn(&Rule) -> bool) -> RuleSet {
         let mut chosen = vec![0; self.all.len().div_ceil(64)];
         for (number, rule) in self.all.iter().enumerate() {
             chosen[number / 64] |= u64::from(wanted(rule)) << (number % 64);
@@ -45,17 +45,17 @@ impl RuleIndex {
         RuleSet(chosen.into())
     }
 
-    /// The chosen ones, in their order.
+    /// Iterates over the chosen rules in order.
     pub(crate) fn each<'a>(&'a self, chosen: &'a RuleSet) -> RuleIter<'a> {
         RuleIter { rules: &self.all, chosen, ranges: None, word: 0, left: chosen.0.first().copied().unwrap_or(0) }
     }
 
-    /// The chosen ones whose ranges the version may lie in, in their order.
-    pub(crate) fn answering<'a>(&'a self, chosen: &'a RuleSet, facts: &Facts<'_>) -> RuleIter<'a> {
-        // Of most packages no rule asks for a range: then nothing is looked up.
+    /// Iterates, in order, over the chosen rules whose range may contain the version.
+    pub(crate) fn candidates<'a>(&'a self, chosen: &'a RuleSet, facts: &Facts<'_>) -> RuleIter<'a> {
+        // For most packages no rule has a version range. Skip the lookup then.
         let asks = chosen.0.iter().zip(&self.ranged.0).any(|(chosen, ranged)| chosen & ranged != 0);
         let ranges =
-            self.ranges.as_ref().filter(|_| asks).zip(facts.parsed).and_then(|(ranges, version)| ranges.answering(version));
+            self.ranges.as_ref().filter(|_| asks).zip(facts.parsed).and_then(|(ranges, version)| ranges.candidates(version));
         let first = |bits: &[u64]| bits.first().copied().unwrap_or(0);
         let left = first(&chosen.0) & ranges.as_deref().map_or(u64::MAX, first);
         RuleIter { rules: &self.all, chosen, ranges, word: 0, left }
@@ -63,7 +63,7 @@ impl RuleIndex {
 }
 
 impl RuleSet {
-    /// Those of them that are wanted.
+    /// Keeps the rules for which `wanted` is true.
     pub(crate) fn narrowed(mut self, rules: &RuleIndex, wanted: impl Fn(&Rule) -> bool) -> Self {
         for (number, rule) in rules.all.iter().enumerate() {
             if self.has(number) && !wanted(rule) {
@@ -78,7 +78,7 @@ impl RuleSet {
     }
 }
 
-/// Walks the set bits.
+/// Iterates over the set bits.
 pub(crate) struct RuleIter<'a> {
     rules: &'a [Rule],
     chosen: &'a RuleSet,

@@ -1,6 +1,7 @@
-//! The rules in their order, and what they say of a version. Pure: the same facts, rules and instant make the same verdict.
+//! Ordered policy rules and their evaluation. Pure: the same facts, rules and instant give the same verdict.
 //!
-//! As time goes by a verdict only opens: refusing rules ask for youth, allowing ones for age, which `read` sees to.
+//! As time passes, a verdict can open but never close: refusing rules test for low ages, allowing rules for high ages. The parser
+//! enforces this.
 
 pub mod compose;
 pub(crate) mod describe;
@@ -29,57 +30,55 @@ use crate::policy::verdict::{Reason, RuleId, Verdict};
 use crate::npm::PackageName;
 use crate::vetting::{SignalStrength, Signals};
 
-/// The policy in force: rules in their order, below those that no file switches off.
+/// The active policy: an ordered list of rules. The built-in rules come before it.
 #[derive(Debug, Clone)]
 pub struct Policy {
     rules: Arc<RuleIndex>,
-    /// Packages for which ages are waived.
+    /// Packages whose age rules are waived.
     exclude: GlobSet,
-    /// The same as they were written.
+    /// The excluded globs as written.
     excluded: Arc<[Box<str>]>,
-    /// The rules in force are those that have not ended at this instant.
+    /// Rules that have expired at this instant are not active.
     as_of: Timestamp,
 }
 
-/// What a rule says without refusing anything: a warning, or the refusal of a rule that only observes.
+/// A warning of a rule, or the refusal of a rule that only observes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The rule, and why.
     pub reason: Reason,
-    /// Whether it would refuse if it did not only observe.
+    /// Whether the rule would refuse if it did not only observe.
     pub would_refuse: bool,
 }
 
-/// The rules of a policy that are about one package: chosen once, asked for each version.
+/// The rules of a policy that apply to one package. Selected once and evaluated for each version.
 #[derive(Debug, Clone)]
 pub struct PackageRules<'p> {
     policy: &'p Policy,
     rules: RuleSet,
-    /// Whether ages are waived for the package.
+    /// Whether age rules are waived for the package.
     waived: bool,
 }
 
 impl Policy {
-    /// A policy of these rules.
     #[must_use]
     pub fn of(rules: Vec<Rule>) -> Self {
         Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
 
-    /// A policy of a minimum release age (zero for none) that waives the age, and nothing else, for `exclude`.
+    /// Creates a policy with a minimum release age (zero for none). The age alone is waived for packages in `exclude`.
     ///
     /// # Errors
-    /// When the globs are too large together to be compiled.
+    /// Returns an error if the globs together are too large to compile.
     pub fn new(minimum_release_age: Duration, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
         Self::of(Vec::new()).with_minimum_age(minimum_release_age).excluding(exclude)
     }
 
-    /// The same policy with another minimum release age. Zero removes all rules of age, that of new packages too.
+    /// Replaces the minimum release age. Zero removes all rules that test ages only, including the one for new packages.
     #[must_use]
     pub fn with_minimum_age(self, age: Duration) -> Self {
         let mut rules = self.rules().to_vec();
         if age.is_zero() {
-            rules.retain(|rule| !rule.is_of_age());
+            rules.retain(|rule| !rule.tests_age_only());
         } else if let Some(rule) = rules.iter_mut().find(|rule| *rule.id == *MINIMUM_AGE) {
             rule.action = RuleAction::Hold { age, of: AgeSubject::Release };
         } else {
@@ -88,7 +87,7 @@ impl Policy {
         Self { rules: Arc::new(RuleIndex::of(rules)), ..self }
     }
 
-    /// The same policy, whose rules that open fixes early ask for another age. Zero removes them.
+    /// Replaces the age in the rules that open fixes early. Zero removes these rules.
     #[must_use]
     pub fn with_fix_lane(self, age: Duration) -> Self {
         let mut rules = self.rules().to_vec();
@@ -99,10 +98,10 @@ impl Policy {
         Self { rules: Arc::new(RuleIndex::of(rules)), ..self }
     }
 
-    /// The same policy, which waives ages, and nothing else, for `exclude`.
+    /// Waives age rules, and nothing else, for packages in `exclude`.
     ///
     /// # Errors
-    /// When the globs are too large together to be compiled.
+    /// Returns an error if the globs together are too large to compile.
     pub fn excluding(self, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
         let mut globs = GlobSetBuilder::new();
         for glob in exclude {
@@ -112,38 +111,38 @@ impl Policy {
         Ok(Self { exclude: globs.build()?, excluded, ..self })
     }
 
-    /// The rules in their order, those that have ended too.
+    /// Returns all rules in order, including expired ones.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         self.rules.all()
     }
 
-    /// The same policy as it is in force at `now`: a rule that has ended is no part of it.
+    /// Returns the policy that is active at `now`, without the rules that have expired by then.
     #[must_use]
     pub fn as_of(&self, now: Timestamp) -> Self {
         Self { as_of: now, ..self.clone() }
     }
 
-    /// When the next rule ends by itself.
+    /// Returns when the next rule expires.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.rules().iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
     }
 
-    /// The minimum release age for a package: zero where there is none, or it is waived.
+    /// Returns the minimum release age for a package. Zero if not found or it is waived.
     #[must_use]
     pub fn minimum_release_age(&self, name: &PackageName) -> Duration {
         if self.exclude.is_match(name.as_str()) {
             return Duration::ZERO;
         }
-        let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && rule.is_about(name.as_str()).is_ok());
+        let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && rule.match_package(name.as_str()).is_ok());
         match rule.map(|rule| rule.action) {
             Some(RuleAction::Hold { age, .. }) => age,
             _ => Duration::ZERO,
         }
     }
 
-    /// The minimum release age for packages in general, for people to read: zero where there is none.
+    /// Returns the general minimum release age, for display. Zero if not found.
     #[must_use]
     pub fn minimum_age(&self) -> Duration {
         match self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe).map(|rule| rule.action) {
@@ -152,7 +151,7 @@ impl Policy {
         }
     }
 
-    /// The longest age for which a rule holds that spares parts of established packages; `None` where none does.
+    /// Returns the longest hold of a rule that exempts subpackages of established packages. `None` if there is no such rule.
     #[must_use]
     pub fn spares_siblings(&self) -> Option<Duration> {
         let ages = self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| match rule.action {
@@ -162,26 +161,26 @@ impl Policy {
         ages.max()
     }
 
-    /// The longest age that a rule names, of a release or of a package.
+    /// Returns the longest age that a rule names, for releases or packages.
     #[must_use]
     pub fn longest_age(&self) -> Duration {
         self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
-    /// The rules about a package.
+    /// Selects the active rules that apply to a package.
     #[must_use]
     pub fn about(&self, name: &PackageName) -> PackageRules<'_> {
-        let rules = self.rules.choose(|rule| self.has_in_force(rule) && rule.is_about(name.as_str()).is_ok());
+        let rules = self.rules.select(|rule| self.has_in_force(rule) && rule.match_package(name.as_str()).is_ok());
         PackageRules { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
     }
 
-    /// Judges one version as of `at`: the instant up to which upstream's word is known, never later than now.
+    /// Evaluates one version as of `at`: the instant up to which the upstream state is known, never later than now.
     #[must_use]
     pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         self.about(facts.name).judge(facts, at)
     }
 
-    /// What the rules say beside their verdict, as of `at`.
+    /// Returns the warnings of the rules as of `at`.
     #[must_use]
     pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
         self.about(facts.name).notes(facts, at)
@@ -195,41 +194,41 @@ impl Policy {
         rule.expires.is_none_or(|expires| expires > self.as_of)
     }
 
-    /// The globs of packages for which ages are waived, as they were written.
+    /// Returns the globs of packages whose age rules are waived, as written.
     #[must_use]
     pub fn excluded(&self) -> &[Box<str>] {
         &self.excluded
     }
 
-    /// Whether ages are waived for a package.
+    /// Checks whether age rules are waived for a package.
     #[must_use]
     pub fn waives_ages(&self, name: &PackageName) -> bool {
         self.exclude.is_match(name.as_str())
     }
 
     pub(crate) fn waives(&self, rule: &Rule, name: &PackageName) -> bool {
-        rule.is_of_age() && self.exclude.is_match(name.as_str())
+        rule.tests_age_only() && self.exclude.is_match(name.as_str())
     }
 }
 
 impl PackageRules<'_> {
-    /// Leaves out the rules that none of these versions can match, however old it is: for packages of thousands.
+    /// Drops the rules that none of these versions can match at any age. For packages with thousands of versions.
     #[must_use]
-    pub fn narrowed<'f>(self, versions: impl Iterator<Item = Facts<'f>>) -> Self {
+    pub fn prefiltered<'f>(self, versions: impl Iterator<Item = Facts<'f>>) -> Self {
         let among = FactsUnion::of(versions);
-        let rules = self.rules.narrowed(&self.policy.rules, |rule| among.may_answer(rule));
+        let rules = self.rules.narrowed(&self.policy.rules, |rule| among.may_match(rule));
         Self { rules, ..self }
     }
 
-    /// The rules that are left where the glass is broken: what rests on youth or signals is waived.
-    pub(crate) fn behind_glass(&self) -> Self {
-        let rules = self.rules.clone().narrowed(&self.policy.rules, |rule| !rule.rests_on_youth());
+    /// Returns the rules that remain under break-glass: rules on ages or signals are waived.
+    pub(crate) fn under_break_glass(&self) -> Self {
+        let rules = self.rules.clone().narrowed(&self.policy.rules, |rule| !rule.depends_on_age_or_signals());
         Self { policy: self.policy, rules, waived: self.waived }
     }
 
-    /// What an approval has to name before it is one: the records, and strong signals by which rules refuse.
+    /// Returns what an approval must name to be valid: the blocking records, and the strong signals on which rules refuse.
     #[must_use]
-    pub fn overridden<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+    pub fn required_overrides<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut named: Vec<&'a str> = self.records(facts);
         let strong = facts.signals.and(Signals::of_strength(SignalStrength::Strong));
         if !strong.is_empty() {
@@ -242,8 +241,8 @@ impl PackageRules<'_> {
         named
     }
 
-    /// The records that nothing but an approval overrides, and the broken glass does not: a changed integrity, and advisories of
-    /// malware by which feeds or rules refuse.
+    /// Returns the records that only an approval overrides; break-glass does not. These are a changed integrity and the malware
+    /// advisories on which feeds or rules refuse.
     #[must_use]
     pub fn records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut records = facts.records();
@@ -251,7 +250,7 @@ impl PackageRules<'_> {
         if asks.is_empty() {
             return records;
         }
-        for advisory in facts.advised().filter(|advisory| advisory.kind == AdvisoryKind::Malware) {
+        for advisory in facts.matching_advisories().filter(|advisory| advisory.kind == AdvisoryKind::Malware) {
             if asks.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
                 records.push(advisory.id);
             }
@@ -259,19 +258,19 @@ impl PackageRules<'_> {
         records
     }
 
-    /// Whether any of the rules warns or only observes, so that there may be notes.
+    /// Checks whether any rule may produce warnings.
     #[must_use]
-    pub fn takes_notes(&self) -> bool {
+    pub fn may_warn(&self) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.asks.fixes)
     }
 
-    /// Whether any of the rules asks for one of these facts.
+    /// Checks whether any rule tests one of these facts.
     #[must_use]
     pub fn hangs_on(&self, unknown: UnknownFacts) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.hangs_on(unknown))
     }
 
-    /// Whether a fact that is not known could change what the rules say of the version, at `at` or as time goes by.
+    /// Checks whether an unknown fact could change the verdict on the version, at `at` or later.
     #[must_use]
     pub fn is_undecided(&self, facts: &Facts<'_>, at: Timestamp) -> bool {
         if !self.answering(facts).any(|rule| rule.hangs_on(facts.unknown)) {
@@ -282,7 +281,7 @@ impl PackageRules<'_> {
             for rule in self.answering(facts) {
                 match rule.answer(facts, ages) {
                     Answer::Undecided => return true,
-                    // Nothing below it is read.
+                    // Later rules are not evaluated.
                     Answer::Matches if !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages)) => {
                         return false;
                     }
@@ -291,42 +290,42 @@ impl PackageRules<'_> {
             }
             false
         };
-        let turns = || self.answering(facts).flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at);
+        let turns = || self.answering(facts).flat_map(|rule| rule.transition_times(facts)).filter(|turn| *turn > at);
         undecided_at(at) || turns().any(undecided_at)
     }
 
-    /// Judges one version of the package as of `at`.
+    /// Evaluates one version of the package as of `at`.
     #[must_use]
     pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         invariants::verdict(facts).unwrap_or_else(|| self.verdict(facts, at))
     }
 
-    /// What feeds and files say of one version of the package, as of `at`: malware as far as its feed is followed, then the rules.
+    /// Returns the verdict of feeds and policy files as of `at`: malware advisories by the trust of their feed, then the rules.
     #[must_use]
     pub fn verdict(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         match malware::judge(facts, at) {
             Some(refusal @ Verdict::Deny { .. }) => refusal,
-            Some(hold) => hold.longer(self.by_files(facts, at)),
+            Some(hold) => hold.stricter(self.by_files(facts, at)),
             None => self.by_files(facts, at),
         }
     }
 
     pub(crate) fn by_files(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        let Some(rule) = self.refusing(facts, at) else { return Verdict::Allow };
+        let Some(rule) = self.first_refusal(facts, at) else { return Verdict::Allow };
         let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::refusal(rule, facts) };
-        match self.opening(facts, at) {
+        match self.next_opening(facts, at) {
             Some(until) => Verdict::Hold { until, reason },
             None => Verdict::Deny { reason },
         }
     }
 
-    /// What the rules say beside their verdict, as of `at`.
+    /// Returns the warnings of the rules as of `at`.
     #[must_use]
     pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
         let ages = FactAges::of(facts, at);
         let mut notes = Vec::new();
         for rule in self.answering(facts) {
-            if rule.differs(facts, ages).is_some() {
+            if rule.unmet_condition(facts, ages).is_some() {
                 continue;
             }
             let refuses = self.refuses(rule, ages);
@@ -336,7 +335,7 @@ impl PackageRules<'_> {
             } else if refuses || rule.action == RuleAction::Allow {
                 let early = rule.asks.fixes.then(|| Reason {
                     rule: RuleId::File(Arc::clone(&rule.id)),
-                    detail: format!("opened early: {}", describe::permission(rule, facts)),
+                    detail: format!("opened early: {}", describe::describe_allow(rule, facts)),
                 });
                 notes.extend(early.map(|reason| Warning { reason, would_refuse: false }));
                 break;
@@ -345,46 +344,46 @@ impl PackageRules<'_> {
         notes
     }
 
-    /// The rules that have to be asked of a version.
+    /// Returns the rules that may match a version, in order.
     fn answering<'s>(&'s self, facts: &Facts<'_>) -> RuleIter<'s> {
-        self.policy.rules.answering(&self.rules, facts)
+        self.policy.rules.candidates(&self.rules, facts)
     }
 
-    /// Those of them that keep back what they match, however old it is.
+    /// Returns the candidate rules that refuse what they match, regardless of age.
     fn refusers<'s>(&'s self, facts: &Facts<'_>) -> impl Iterator<Item = &'s Rule> {
         self.answering(facts).filter(|rule| rule.action.refuses() && !rule.observe)
     }
 
-    /// The rule that refuses a version at an instant.
-    fn refusing(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Rule> {
+    /// Returns the rule that refuses a version at an instant.
+    fn first_refusal(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Rule> {
         let ages = FactAges::of(facts, at);
         let decides = |rule: &&Rule| !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages));
-        let first = self.answering(facts).filter(decides).find(|rule| rule.differs(facts, ages).is_none());
+        let first = self.answering(facts).filter(decides).find(|rule| rule.unmet_condition(facts, ages).is_none());
         first.filter(|rule| rule.action != RuleAction::Allow)
     }
 
-    /// Whether a rule refuses what it matches.
+    /// Checks whether a rule refuses a version that it matches.
     fn refuses(&self, rule: &Rule, ages: FactAges) -> bool {
         match rule.action {
             RuleAction::Deny => true,
-            RuleAction::Hold { .. } => rule.holds(ages) && !(self.waived && rule.is_of_age()),
+            RuleAction::Hold { .. } => rule.holds(ages) && !(self.waived && rule.tests_age_only()),
             RuleAction::Allow | RuleAction::Warn => false,
         }
     }
 
-    /// The first instant after `at` at which no rule refuses the version, if there is one.
-    fn opening(&self, facts: &Facts<'_>, at: Timestamp) -> Option<Timestamp> {
-        let mut turns: Vec<_> = self.answering(facts).flat_map(|rule| rule.turns(facts)).filter(|turn| *turn > at).collect();
+    /// Returns the first instant after `at` at which no rule refuses the version.
+    fn next_opening(&self, facts: &Facts<'_>, at: Timestamp) -> Option<Timestamp> {
+        let mut turns: Vec<_> = self.answering(facts).flat_map(|rule| rule.transition_times(facts)).filter(|turn| *turn > at).collect();
         turns.sort_unstable();
-        turns.into_iter().find(|turn| self.refusing(facts, *turn).is_none())
+        turns.into_iter().find(|turn| self.first_refusal(facts, *turn).is_none())
     }
 }
 
-/// The rule that a setting alone makes.
+/// Returns the rule for the setting `min-release-age` if no policy file has one.
 fn minimum_age(age: Duration) -> Rule {
     Rule {
         id: MINIMUM_AGE.into(),
-        reason: "young releases wait until somebody had time to look at them".into(),
+        reason: "new releases wait so that malicious ones can be found and removed first".into(),
         owner: None,
         expires: None,
         action: RuleAction::Hold { age, of: AgeSubject::Release },
@@ -405,7 +404,7 @@ mod tests {
     use crate::policy::advisories::index::FeedIndexBuilder;
     use crate::policy::advisories::{Advisories, Severity};
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
-    use crate::policy::decisions::active::{ActiveDecisions, judge, waiver};
+    use crate::policy::decisions::active::{ActiveDecisions, decision_warning, judge};
     use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::facts::Presence;
     use crate::policy::presets;
@@ -420,7 +419,7 @@ mod tests {
 
     fn compiled(text: &str) -> Policy {
         let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
-        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "there is none".to_owned());
+        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "not found".to_owned());
         compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
     }
 
@@ -442,32 +441,32 @@ mod tests {
     }
 
     #[test]
-    fn a_release_opens_when_its_age_has_passed_and_not_before() {
+    fn release_opens_at_its_minimum_age() {
         let (policy, axios) = (aged(72, &[]), axios());
         let verdict = policy.judge(&facts(&axios), at(71));
         assert_eq!(verdict.opens(), Some(at(72)));
         assert_eq!(verdict.reason().unwrap().detail, "published 2026-03-31 00:00 UTC, minimum release age 72 h");
-        assert!(policy.judge(&facts(&axios), at(72)).allows());
+        assert!(policy.judge(&facts(&axios), at(72)).is_allowed());
     }
 
     #[test]
-    fn an_exclusion_waives_age_and_nothing_else() {
+    fn exclusion_waives_age_rules_only() {
         let name = PackageName::parse("@acme/ui").unwrap();
         let exclude = [PackageGlob::parse("@acme/*").unwrap()];
         let policy = compiled("include = \"default\"").excluding(&exclude).unwrap();
         let newborn = Facts { born: Some(at(0)), ..facts(&name) };
-        assert!(policy.judge(&newborn, at(1)).allows());
+        assert!(policy.judge(&newborn, at(1)).is_allowed());
         let changed = Facts { integrity_changed: true, ..newborn };
         assert_eq!(rule(&policy.judge(&changed, at(1))), Some("integrity-changed"));
         let suspicious =
             Facts { signals: crate::vetting::Signals::of_strength(crate::vetting::SignalStrength::Strong), ..newborn };
         assert_eq!(rule(&policy.judge(&suspicious, at(1))), Some("strong-signal"));
         let other = PackageName::parse("@acme-evil/ui").unwrap();
-        assert!(!policy.judge(&facts(&other), at(1)).allows());
+        assert!(!policy.judge(&facts(&other), at(1)).is_allowed());
     }
 
     #[test]
-    fn a_setting_replaces_the_age_and_nothing_removes_it_with_that_of_new_packages() {
+    fn zero_minimum_age_also_removes_the_rule_for_new_packages() {
         let axios = axios();
         let opens = |policy: &Policy| policy.judge(&facts(&axios), at(1)).opens();
         let policy = compiled("include = \"default\"");
@@ -475,7 +474,7 @@ mod tests {
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(48 * HOUR))), Some(at(48)));
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(240 * HOUR))), Some(at(240)));
         let none = policy.with_minimum_age(Duration::ZERO);
-        assert!(none.judge(&Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).allows());
+        assert!(none.judge(&Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).is_allowed());
         assert_eq!(none.minimum_age(), Duration::ZERO);
         assert_eq!(opens(&compiled("").with_minimum_age(Duration::from_secs(HOUR * 5))), Some(at(5)));
     }
@@ -490,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_young_is_a_takedown_and_what_went_old_is_kept() {
+    fn young_removed_version_is_a_takedown_and_old_one_is_kept() {
         let (policy, axios) = (aged(72, &[]), axios());
         let gone = |last_seen, replaced| Facts { presence: Presence::Gone { last_seen, replaced }, ..facts(&axios) };
         let judged = |facts: Facts<'_>| rule(&policy.judge(&facts, at(24 * 400))).map(str::to_owned);
@@ -501,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_decides_decides_and_a_hold_reads_on_when_its_age_has_passed() {
+    fn first_deciding_rule_wins_and_expired_hold_continues() {
         let policy = compiled(
             r#"
 [[rule]]
@@ -525,28 +524,28 @@ reason = "x"
         let version = crate::npm::Version::parse("1.9.9-beta.1").unwrap();
         let scripted = ManifestTraits { install_script: true, ..ManifestTraits::default() };
         let facts = |name| Facts { parsed: Some(&version), traits: scripted, ..Facts::of(name, "1.9.9-beta.1", at(0)) };
-        assert!(policy.judge(&facts(&left), at(1)).allows());
-        // It is held for good: behind the hold stands a denial, which covers prereleases of its range.
+        assert!(policy.judge(&facts(&left), at(1)).is_allowed());
+        // It never opens: a denial follows the hold and covers prereleases of its range.
         let verdict = policy.judge(&facts(&axios), at(1));
         assert_eq!((rule(&verdict), verdict.opens()), (Some("scripts"), None));
         assert_eq!(rule(&policy.judge(&facts(&axios), at(49))), Some("bad"));
     }
 
     #[test]
-    fn an_allow_is_as_narrow_as_npms_range() {
+    fn allow_range_excludes_prereleases_as_npm_does() {
         let policy = compiled(
             "[[rule]]\nid = \"fine\"\nallow = true\nversions = \"<2.0.0\"\nreason = \"x\"\n[[rule]]\nid = \"rest\"\ndeny = true\nreason = \"x\"\n",
         );
         let (axios, stable, pre) = (axios(), crate::npm::Version::parse("1.9.9"), crate::npm::Version::parse("1.9.9-beta.1"));
-        assert!(policy.judge(&Facts { parsed: stable.as_ref(), ..facts(&axios) }, at(0)).allows());
-        assert!(!policy.judge(&Facts { parsed: pre.as_ref(), ..facts(&axios) }, at(0)).allows());
+        assert!(policy.judge(&Facts { parsed: stable.as_ref(), ..facts(&axios) }, at(0)).is_allowed());
+        assert!(!policy.judge(&Facts { parsed: pre.as_ref(), ..facts(&axios) }, at(0)).is_allowed());
     }
 
     #[test]
-    fn what_is_observed_or_warned_of_is_noted_and_refuses_nothing() {
+    fn observing_and_warning_rules_refuse_nothing() {
         let policy = compiled("include = \"observe\"\n[[rule]]\nid = \"look\"\nwarn = true\nreason = \"look at it\"\n");
         let axios = axios();
-        assert!(policy.judge(&facts(&axios), at(1)).allows() && policy.about(&axios).takes_notes());
+        assert!(policy.judge(&facts(&axios), at(1)).is_allowed() && policy.about(&axios).may_warn());
         let notes = policy.notes(&facts(&axios), at(1));
         let told: Vec<_> = notes.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
         assert_eq!(told, [("look", false), ("minimum-age", true)]);
@@ -554,37 +553,37 @@ reason = "x"
     }
 
     #[test]
-    fn a_rule_ends_by_itself() {
+    fn rule_has_no_effect_after_it_expires() {
         let policy = compiled(
             "[[rule]]\nid = \"for-now\"\nallow = true\nexpires = \"2026-04-01\"\nreason = \"x\"\n[[rule]]\nid = \"age\"\nhold = \"30d\"\nreason = \"x\"\n",
         );
         let (axios, ends) = (axios(), at(48));
         assert_eq!(policy.next_expiry(), Some(ends));
-        assert!(policy.as_of(at(47)).judge(&facts(&axios), at(47)).allows());
+        assert!(policy.as_of(at(47)).judge(&facts(&axios), at(47)).is_allowed());
         let ended = policy.as_of(ends);
-        assert!(!ended.judge(&facts(&axios), ends).allows() && ended.next_expiry().is_none());
+        assert!(!ended.judge(&facts(&axios), ends).is_allowed() && ended.next_expiry().is_none());
     }
 
     #[test]
-    fn a_trace_says_of_every_rule_what_it_made_of_the_version() {
+    fn trace_has_a_step_for_every_rule() {
         let (policy, axios) = (compiled("include = \"default\""), axios());
-        let steps = policy.trace(&ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
+        let steps = policy.evaluate(&ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
         let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
-            built-in differs: it agrees with itself and with what was seen before
-            advisory differs: no feed that is followed calls it malware
-            malware-noted differs: no such advisory names it
+            built-in no match: its manifest and integrity are consistent
+            advisory no match: no enforced feed lists it as malware
+            malware-noted no match: no matching advisory
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
-            strong-signal unread: a rule above has decided
-            weak-signals unread: a rule above has decided
-            fix-lane unread: a rule above has decided
-            minimum-age unread: a rule above has decided"#]].assert_eq(&told.join("\n"));
+            strong-signal not reached: an earlier rule decided
+            weak-signals not reached: an earlier rule decided
+            fix-lane not reached: an earlier rule decided
+            minimum-age not reached: an earlier rule decided"#]].assert_eq(&told.join("\n"));
         assert_eq!(steps.len(), policy.rules().len() + 2);
     }
 
-    /// What every rule below may ask for is there; which of them the broken glass waives.
+    /// The facts match every rule below. The flag says whether break-glass waives the rule.
     #[test]
-    fn the_broken_glass_waives_what_rests_on_youth_or_signals_and_nothing_else() {
+    fn break_glass_waives_only_rules_on_ages_or_signals() {
         let critical = Advisories::of_feeds(vec![Arc::new(advisory(
             "axios",
             AdvisoryKind::Vulnerability,
@@ -603,7 +602,7 @@ reason = "x"
             advisories: &advisories,
             ..facts(&name)
         };
-        let glass = broken_glass();
+        let glass = break_glass();
         for (rule, waived) in [
             ("hold = \"14d\"", true),
             ("hold = \"14d\"\nof = \"package\"", true),
@@ -627,70 +626,73 @@ reason = "x"
             ("deny = true\ndeprecated = true", false),
         ] {
             let policy = compiled(&format!("[[rule]]\nid = \"one\"\nreason = \"x\"\n{rule}\n"));
-            assert!(!policy.judge(&facts, at(1)).allows(), "{rule}");
-            assert_eq!(judge(&policy.about(&name), &glass, &facts, at(1)).allows(), waived, "{rule}");
+            assert!(!policy.judge(&facts, at(1)).is_allowed(), "{rule}");
+            assert_eq!(judge(&policy.about(&name), &glass, &facts, at(1)).is_allowed(), waived, "{rule}");
         }
     }
 
     #[test]
-    fn behind_the_broken_glass_reading_goes_on_and_what_refuses_is_told() {
+    fn under_break_glass_the_remaining_refusal_is_the_reason() {
         let policy = compiled(
             "include = \"default\"\n[[rule]]\nid = \"old\"\nhold = \"1d\"\nreason = \"x\"\n[[rule]]\nid = \"shut\"\nhold = \"2d\"\nadvisory = { kind = \"vulnerability\" }\nreason = \"x\"\n",
         );
         let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", AdvisoryKind::Vulnerability, None, FeedTrust::Warn))]);
         let advisories = feeds.of("axios").among(std::iter::empty());
-        let (name, glass) = (axios(), broken_glass());
+        let (name, glass) = (axios(), break_glass());
         let facts = Facts { advisories: &advisories, ..facts(&name) };
         let verdict = judge(&policy.about(&name), &glass, &facts, at(1));
-        assert_eq!((rule(&verdict), verdict.opens()), (Some("shut"), Some(at(72))), "the hour is over by then, and ages count");
-        assert_eq!(waiver(&policy.about(&name), &glass, &facts, at(1)), None, "nothing was let through");
-        let steps = policy.trace(&glass, &facts, at(1));
+        assert_eq!(
+            (rule(&verdict), verdict.opens()),
+            (Some("shut"), Some(at(72))),
+            "break-glass has ended by then, and ages count again"
+        );
+        assert_eq!(decision_warning(&policy.about(&name), &glass, &facts, at(1)), None, "nothing was waived");
+        let steps = policy.evaluate(&glass, &facts, at(1));
         let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
-            built-in differs: it agrees with itself and with what was seen before
-            observed differs: it waives ages and signals, and rule shut rests on neither
-            advisory differs: no feed that is followed calls it malware
-            old waived: it rests on ages or signals, which are waived for the hour
-            shut decides: published 2026-03-31 00:00 UTC, x, MAL-1 (osv), waits for an age of 48 h
-            malware-noted unread: a rule above has decided
-            new-package unread: a rule above has decided
-            strong-signal unread: a rule above has decided
-            weak-signals unread: a rule above has decided
-            fix-lane unread: a rule above has decided
-            minimum-age unread: a rule above has decided"#]]
+            built-in no match: its manifest and integrity are consistent
+            break-glass no match: it waives rules on ages and signals only, not rule shut
+            advisory no match: no enforced feed lists it as malware
+            old waived: break-glass waives rules on ages and signals
+            shut decides: published 2026-03-31 00:00 UTC, x, MAL-1 (osv), held until it is 48 h old
+            malware-noted not reached: an earlier rule decided
+            new-package not reached: an earlier rule decided
+            strong-signal not reached: an earlier rule decided
+            weak-signals not reached: an earlier rule decided
+            fix-lane not reached: an earlier rule decided
+            minimum-age not reached: an earlier rule decided"#]]
         .assert_eq(&told.join("\n"));
     }
 
-    /// Malware that only a rule refuses is approved by name all the same.
     #[test]
-    fn an_approval_names_the_malware_by_which_a_rule_refuses() {
+    fn approval_must_name_malware_on_which_a_rule_refuses() {
         let feeds = Advisories::of_feeds(vec![Arc::new(malware("axios", FeedTrust::Warn))]);
         let advisories = feeds.of("axios").among(std::iter::empty());
         let name = axios();
         let facts = Facts { advisories: &advisories, ..facts(&name) };
         assert_eq!(compiled("include = \"strict\"").about(&name).records(&facts), ["MAL-1"]);
-        assert!(compiled("include = \"default\"").about(&name).records(&facts).is_empty(), "it is noted, and refuses nothing");
+        assert!(compiled("include = \"default\"").about(&name).records(&facts).is_empty(), "it warns and refuses nothing");
     }
 
-    /// A strong signal that holds a version is named by whoever approves it, and the broken glass waives it all the same.
+    /// An approval must name a strong signal that holds a version, although break-glass waives it.
     #[test]
-    fn an_approval_names_the_strong_signals_by_which_a_rule_refuses() {
+    fn approval_must_name_strong_signals_on_which_a_rule_refuses() {
         let name = axios();
         let signals = [Signal::FirstInstallScript, Signal::Dormant].into_iter().collect();
         let facts = Facts { signals, ..facts(&name) };
         let policy = compiled("include = \"default\"");
-        assert_eq!(policy.about(&name).overridden(&facts), ["first-install-script"]);
+        assert_eq!(policy.about(&name).required_overrides(&facts), ["first-install-script"]);
         assert!(policy.about(&name).records(&facts).is_empty());
         let weak = Facts { signals: [Signal::Dormant].into_iter().collect(), ..facts };
-        assert!(policy.about(&name).overridden(&weak).is_empty(), "a weak one says too little");
-        assert!(compiled("").about(&name).overridden(&facts).is_empty(), "no rule asks for it");
+        assert!(policy.about(&name).required_overrides(&weak).is_empty(), "weak signals are not named");
+        assert!(compiled("").about(&name).required_overrides(&facts).is_empty(), "no rule tests it");
     }
 
-    /// An hour of observation.
-    fn broken_glass() -> ActiveDecisions {
+    /// Active break-glass.
+    fn break_glass() -> ActiveDecisions {
         let author = Signature { who: "ada".to_owned(), at: at(0) };
         let proposal = DecisionProposal {
-            act: DecisionAction::Observe,
+            act: DecisionAction::BreakGlass,
             reason: "an outage".to_owned(),
             author,
             expires: None,
@@ -726,17 +728,17 @@ reason = "x"
 
     proptest! {
         #[test]
-        fn time_only_opens(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, later in 0..2_000_u64, bits in 0..1024_u32) {
+        fn verdict_never_closes_as_time_passes(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, later in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let name = axios();
             let facts = varied(&name, born, bits);
             let (now, then) = (at(2_000 + age), at(2_000 + age + later));
             let (first, second) = (policy.judge(&facts, now), policy.judge(&facts, then));
-            prop_assert!(second.allows() || !first.allows());
+            prop_assert!(second.is_allowed() || !first.is_allowed());
             if let Some(opens) = first.opens() {
-                prop_assert!(opens > now && policy.judge(&facts, opens).allows());
+                prop_assert!(opens > now && policy.judge(&facts, opens).is_allowed());
                 let before = opens.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
-                prop_assert!(!policy.judge(&facts, before).allows());
+                prop_assert!(!policy.judge(&facts, before).is_allowed());
             }
         }
 
@@ -750,38 +752,38 @@ reason = "x"
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
             let now = at(2_000 + age);
-            prop_assert!(policy.judge(&without, now).allows() || !policy.judge(&with, now).allows());
+            prop_assert!(policy.judge(&without, now).is_allowed() || !policy.judge(&with, now).is_allowed());
         }
 
         #[test]
-        fn the_broken_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+        fn break_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let kind = if malicious { AdvisoryKind::Malware } else { AdvisoryKind::Vulnerability };
             let severity = if critical { Severity::Critical } else { Severity::High };
             let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), FeedTrust::ALL[trust]))]);
             let advisories = feeds.of("axios").among(std::iter::empty());
-            let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), broken_glass());
+            let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), break_glass());
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
-            let judged = |policy: &Policy, standing: &ActiveDecisions, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).allows();
+            let judged = |policy: &Policy, standing: &ActiveDecisions, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).is_allowed();
             let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
-            prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "an advisory more allows no more");
-            prop_assert!(judged(&policy, &glass, &with) || !judged(&policy, &whole, &with), "it closes nothing");
+            prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "another advisory opened the version");
+            prop_assert!(judged(&policy, &glass, &with) || !judged(&policy, &whole, &with), "break-glass closed the version");
         }
 
         #[test]
-        fn a_narrowed_selection_judges_alike(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+        fn prefiltered_rules_give_the_same_verdict(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let name = axios();
             let facts = varied(&name, born, bits);
             let now = at(2_000 + age);
-            let narrowed = policy.about(&name).narrowed(std::iter::once(facts));
+            let narrowed = policy.about(&name).prefiltered(std::iter::once(facts));
             prop_assert_eq!(narrowed.judge(&facts, now), policy.judge(&facts, now));
         }
     }
 
-    /// A release at hour 2,000 whose facts the bits choose.
+    /// Returns a release at hour 2,000 with facts chosen by the bits.
     fn varied(name: &PackageName, born: u64, bits: u32) -> Facts<'_> {
         let bit = |at: u32| bits & (1 << at) != 0;
         let signals = (0_u32..).zip(crate::vetting::Signal::ALL.iter().copied());

@@ -1,4 +1,4 @@
-//! One `[[rule]]`, read: its action, its matchers, and what makes no sense together. Refuses to know the rules beside it.
+//! Parses one `[[rule]]`: its action, its conditions, and combinations that are not allowed.
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
@@ -11,7 +11,7 @@ use crate::policy::rules::rule::{
 use crate::policy::rules::toml_table::{TomlTable, quoted};
 use crate::vetting::{Finding, Findings, Signal, SignalStrength, Signals};
 
-/// What may stand in a rule.
+/// Allowed keys of a rule.
 const KEYS: &[&str] = &[
     "id",
     "reason",
@@ -50,21 +50,21 @@ const ACTION: &str = "exactly one of `allow = true`, `deny = true`, `hold = \"14
 const ID: &str = "letters, digits and hyphens, such as `minimum-age`";
 const PACKAGES: &str = "package names or globs, such as `\"lodash\"`, `\"@acme/*\"` or `\"eslint-*\"`";
 const SCOPES: &str = "scopes, such as `\"@acme\"`";
-const PEOPLE: &str = "names as npm has them, or globs, such as `\"jasonsaayman\"` or `\"GitHub Actions\"`";
-const VERSIONS: &str = "a range as npm reads it, such as `\"<2.0.0\"`, `\"1.x || >=2.5.0\"` or `\"1.14.1\"`";
+const PEOPLE: &str = "names as npm shows them, or globs, such as `\"jasonsaayman\"` or `\"GitHub Actions\"`";
+const VERSIONS: &str = "an npm range, such as `\"<2.0.0\"`, `\"1.x || >=2.5.0\"` or `\"1.14.1\"`";
 
-/// Reads a rule; `None` when something is wrong, which is noted.
+/// Parses a rule. Reports mistakes and returns `None` if there are any.
 pub(crate) fn rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Option<Rule> {
     let before = table.mistakes.len();
-    table.refuse_unknown(KEYS);
+    table.reject_unknown(KEYS);
     let id = id(table, &place);
-    let reason = table.text("reason", "a sentence for those who meet the rule").map(|(text, _)| text.trim());
+    let reason = table.text("reason", "a sentence for affected users").map(|(text, _)| text.trim());
     if table.value("reason").is_none() || reason == Some("") {
-        table.note(place.span.clone(), "the rule gives no reason", "`reason` with a sentence for those who meet the rule");
+        table.note(place.span.clone(), "the rule has no `reason`", "`reason` with a sentence for affected users");
     }
     let owner = table.text("owner", "a person or a team").map(|(text, _)| text.into());
     let expires = table.instant("expires");
-    let observe = table.truth("observe").unwrap_or(false);
+    let observe = table.boolean("observe").unwrap_or(false);
     let action = action(table, &place);
     let asks = asks(table);
     if let Some(action) = action {
@@ -86,7 +86,7 @@ fn id<'t>(table: &mut TomlTable<'t, '_>, place: &SourceSpan) -> Option<&'t str> 
     };
     let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
     if id.is_empty() || id.len() > 64 || !id.chars().all(plain) {
-        table.note(span, format!("`id` is none: `{}`", id.escape_debug()), ID);
+        table.note(span, format!("`id` is invalid: `{}`", id.escape_debug()), ID);
         return None;
     }
     Some(id)
@@ -96,27 +96,27 @@ fn action(table: &mut TomlTable<'_, '_>, place: &SourceSpan) -> Option<RuleActio
     let written: Vec<_> = ACTIONS.iter().filter_map(|name| Some((*name, table.key(name)?))).collect();
     let name = match &*written {
         [] => {
-            table.note(place.span.clone(), "the rule does nothing", ACTION);
+            table.note(place.span.clone(), "the rule has no action", ACTION);
             return None;
         }
         [(name, _)] => *name,
         [_, (name, span), ..] => {
-            table.note(span.clone(), format!("the rule does two things, the second is: `{name}`"), ACTION);
+            table.note(span.clone(), format!("the rule has a second action: `{name}`"), ACTION);
             return None;
         }
     };
     let of = table.one("of", "`release` or `package`", |text| match text {
         "release" => Ok(AgeSubject::Release),
         "package" => Ok(AgeSubject::Package),
-        _ => Err("is not known".to_owned()),
+        _ => Err("has an unknown value".to_owned()),
     });
     if let Some(span) = table.key("of").filter(|_| name != "hold") {
-        table.note(span, "`of` says whose age a hold counts, and this is none", "`of` beside `hold`");
+        table.note(span, "`of` in a rule that is not a hold", "`of` together with `hold`");
     }
     if name == "hold" {
         return Some(RuleAction::Hold { age: table.duration("hold")?, of: of.unwrap_or(AgeSubject::Release) });
     }
-    if table.truth(name)? {
+    if table.boolean(name)? {
         return Some(match name {
             "allow" => RuleAction::Allow,
             "deny" => RuleAction::Deny,
@@ -124,14 +124,14 @@ fn action(table: &mut TomlTable<'_, '_>, place: &SourceSpan) -> Option<RuleActio
         });
     }
     let span = table.key(name).unwrap_or_default();
-    table.note(span, format!("`{name} = false` does nothing"), ACTION);
+    table.note(span, format!("`{name} = false` has no effect"), ACTION);
     None
 }
 
 fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
     let scopes = table.parsed("scopes", SCOPES, |text| {
         let named = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && !name.contains('/'));
-        if named { PackageGlob::parse(&format!("{text}/*")) } else { Err("is no scope".to_owned()) }
+        if named { PackageGlob::parse(&format!("{text}/*")) } else { Err("is not a scope".to_owned()) }
     });
     let packages = packages(table, "packages");
     let both = match (packages, scopes) {
@@ -152,8 +152,8 @@ fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
         package_older_than: table.duration("package-older-than"),
         publishers: people(table, "publishers"),
         maintainers: people(table, "maintainers"),
-        install_script: table.truth("install-script"),
-        deprecated: table.truth("deprecated"),
+        install_script: table.boolean("install-script"),
+        deprecated: table.boolean("deprecated"),
         dependencies: dependencies(table),
         tags: table
             .texts("dist-tags", "dist-tags, such as `\"latest\"`")
@@ -168,9 +168,9 @@ fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
 
 fn packages(table: &mut TomlTable<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
     let globs = table.parsed(name, PACKAGES, |text| {
-        let glob = PackageGlob::parse(text).map_err(|wrong| format!("is no glob ({wrong})"))?;
+        let glob = PackageGlob::parse(text).map_err(|error| format!("is not a glob ({error})"))?;
         let is_pattern = text.contains(['*', '?', '[', '{', '\\']);
-        if is_pattern || PackageName::parse(text).is_ok() { Ok(glob) } else { Err("names no package".to_owned()) }
+        if is_pattern || PackageName::parse(text).is_ok() { Ok(glob) } else { Err("is not a package name".to_owned()) }
     })?;
     Some(globs.into_iter().map(|(glob, _)| glob).collect())
 }
@@ -188,10 +188,11 @@ fn package_globs(table: &mut TomlTable<'_, '_>, name: &str, globs: &[PackageGlob
     compiled(table, name, &set, globs.iter().map(PackageGlob::as_str))
 }
 
-/// Names of people: globs too, in which a slash is a letter like any other.
+/// Parses names of publishers or maintainers. They may be globs, in which a slash is an ordinary character.
 fn people(table: &mut TomlTable<'_, '_>, name: &str) -> Option<GlobList> {
-    let globs = table
-        .parsed(name, PEOPLE, |text| GlobBuilder::new(text).build().map_err(|wrong| format!("is no glob ({})", wrong.kind())))?;
+    let globs = table.parsed(name, PEOPLE, |text| {
+        GlobBuilder::new(text).build().map_err(|error| format!("is not a glob ({})", error.kind()))
+    })?;
     let mut set = GlobSetBuilder::new();
     for (glob, _) in &globs {
         set.add(glob.clone());
@@ -207,9 +208,9 @@ fn compiled<'w>(
 ) -> Option<GlobList> {
     match set.build() {
         Ok(set) => Some(GlobList { set, words: words.map(Into::into).collect() }),
-        Err(wrong) => {
+        Err(error) => {
             let span = table.key(name).unwrap_or_default();
-            table.note(span, format!("`{name}` cannot be compiled: {}", wrong.kind()), "fewer or shorter globs");
+            table.note(span, format!("`{name}` cannot be compiled: {}", error.kind()), "fewer or shorter globs");
             None
         }
     }
@@ -217,8 +218,8 @@ fn compiled<'w>(
 
 fn versions(table: &mut TomlTable<'_, '_>) -> Option<Range> {
     table.one("versions", VERSIONS, |text| match Range::parse(text) {
-        None => Err("is no range".to_owned()),
-        Some(range) if range.is_impossible() => Err("is a range that no version lies in".to_owned()),
+        None => Err("is not a range".to_owned()),
+        Some(range) if range.is_impossible() => Err("is a range that matches no version".to_owned()),
         Some(range) => Ok(range),
     })
 }
@@ -226,7 +227,7 @@ fn versions(table: &mut TomlTable<'_, '_>) -> Option<Range> {
 fn dependencies(table: &mut TomlTable<'_, '_>) -> Option<Vec<DependencyKind>> {
     let allowed = quoted(DependencyKind::ALL.map(DependencyKind::as_str));
     let kinds = table.parsed("dependencies", &allowed, |text| {
-        DependencyKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "is not known".to_owned())
+        DependencyKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "has an unknown value".to_owned())
     })?;
     Some(kinds.into_iter().map(|(kind, _)| kind).collect())
 }
@@ -239,8 +240,8 @@ fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
         return None;
     };
     let mut inner = TomlTable { file: table.file, inside: inner, mistakes: &mut *table.mistakes };
-    inner.refuse_unknown(&["kind", "severity", "feed", "trust"]);
-    let unknown = || "is not known".to_owned();
+    inner.reject_unknown(&["kind", "severity", "feed", "trust"]);
+    let unknown = || "has an unknown value".to_owned();
     let kind = inner.one("kind", &quoted(AdvisoryKind::ALL.iter().map(|kind| kind.as_str())), |text| {
         AdvisoryKind::parse(text).ok_or_else(unknown)
     });
@@ -260,12 +261,12 @@ fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
     let written = table.parsed("signals", &allowed, |text| match text {
         "strong" => Ok(Signals::of_strength(SignalStrength::Strong)),
         "weak" => Ok(Signals::of_strength(SignalStrength::Weak)),
-        _ => Signal::parse(text).map(|signal| [signal].into_iter().collect()).ok_or_else(|| "is not known".to_owned()),
+        _ => Signal::parse(text).map(|signal| [signal].into_iter().collect()).ok_or_else(|| "has an unknown value".to_owned()),
     });
     let least = table.count("at-least");
     let Some(written) = written else {
         if let Some(span) = table.key("at-least") {
-            table.note(span, "`at-least` counts signals, and the rule names none", "`at-least` beside `signals`");
+            table.note(span, "`at-least` in a rule without `signals`", "`at-least` together with `signals`");
         }
         return None;
     };
@@ -273,44 +274,48 @@ fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
     let least = least.unwrap_or(1);
     if least > wanted.count() && !wanted.is_empty() {
         let (span, most) = (table.key("at-least").unwrap_or_default(), wanted.count());
-        table.note(span, format!("`at-least` is more than the signals that are named: `{least}`"), format!("at most {most}"));
+        table.note(span, format!("`at-least` exceeds the number of named signals: `{least}`"), format!("at most {most}"));
     }
     Some((wanted, least))
 }
 
 fn findings(table: &mut TomlTable<'_, '_>) -> Option<Findings> {
     let allowed = quoted(Finding::ALL.iter().map(|finding| finding.as_str()));
-    let named = table.parsed("findings", &allowed, |text| Finding::parse(text).ok_or_else(|| "is not known".to_owned()))?;
+    let named =
+        table.parsed("findings", &allowed, |text| Finding::parse(text).ok_or_else(|| "has an unknown value".to_owned()))?;
     Some(named.into_iter().map(|(finding, _)| finding).collect())
 }
 
 fn spares_siblings(table: &mut TomlTable<'_, '_>) -> bool {
-    let read = table.one("siblings", "`exempt`", |text| if text == "exempt" { Ok(()) } else { Err("is not known".to_owned()) });
+    let read =
+        table.one("siblings", "`exempt`", |text| if text == "exempt" { Ok(()) } else { Err("has an unknown value".to_owned()) });
     read.is_some()
 }
 
 fn fixes(table: &mut TomlTable<'_, '_>) -> bool {
-    let read = table.one("fix", "`reviewed`", |text| if text == "reviewed" { Ok(()) } else { Err("is not known".to_owned()) });
+    let read =
+        table.one("fix", "`reviewed`", |text| if text == "reviewed" { Ok(()) } else { Err("has an unknown value".to_owned()) });
     read.is_some()
 }
 
-/// What makes no sense together. Rules must open as time goes by and never close: an answer may be as old as upstream is away.
+/// Reports combinations that are not allowed. As time passes, a rule may open versions but never close them, because a stale
+/// verdict may be served while upstream is down.
 fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks: &RuleConditions) {
     let refuses = action.refuses();
-    let wrong: &[&str] = match action {
+    let disallowed: &[&str] = match action {
         RuleAction::Allow => &["younger-than", "package-younger-than"],
         RuleAction::Deny | RuleAction::Hold { .. } => &["older-than", "package-older-than"],
         RuleAction::Warn => &[],
     };
-    for name in wrong {
+    for name in disallowed {
         if let Some(span) = table.key(name) {
             let (problem, allowed) = if refuses {
                 (
-                    format!("`{name}` in a rule that refuses: a version would close by itself"),
+                    format!("`{name}` in a rule that refuses: an open version would close over time"),
                     "`younger-than`, `package-younger-than`",
                 )
             } else {
-                (format!("`{name}` in an `allow`: a version would close by itself"), "`older-than`, `package-older-than`")
+                (format!("`{name}` in an `allow`: an open version would close over time"), "`older-than`, `package-older-than`")
             };
             table.note(span, problem, allowed);
         }
@@ -318,8 +323,8 @@ fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks:
     if let Some(span) = table.key("advisory").filter(|_| action == RuleAction::Allow) {
         table.note(
             span,
-            "`advisory` in an `allow`: whoever writes an advisory could open the gate",
-            "`fix = \"reviewed\"` here, or `advisory` beside `deny`, `hold` or `warn`",
+            "`advisory` in an `allow`: the author of an advisory could open versions",
+            "`fix = \"reviewed\"` here, or `advisory` together with `deny`, `hold` or `warn`",
         );
     }
     let crossed = |least: Option<std::time::Duration>, most: Option<std::time::Duration>| {
@@ -330,16 +335,16 @@ fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks:
         ("package-younger-than", asks.package_older_than, asks.package_younger_than),
     ] {
         if let Some(span) = table.key(name).filter(|_| crossed(least, most)) {
-            table.note(span, format!("`{name}` leaves nothing of what is older"), "an age above the other one");
+            table.note(span, format!("`{name}` is too low: the rule would match nothing"), "an age above the lower limit");
         }
     }
     if let Some(span) = table.key("observe").filter(|_| observe && !refuses) {
-        table.note(span, "`observe` in a rule that refuses nothing", "`observe` beside `deny` or `hold`");
+        table.note(span, "`observe` in a rule that refuses nothing", "`observe` together with `deny` or `hold`");
     }
     if let Some(span) = table.key("fix").filter(|_| refuses) {
-        table.note(span, "`fix` in a rule that refuses", "`fix` beside `allow` or `warn`");
+        table.note(span, "`fix` in a rule that refuses", "`fix` together with `allow` or `warn`");
     }
     if let Some(span) = table.key("siblings").filter(|_| !matches!(action, RuleAction::Hold { .. })) {
-        table.note(span, "`siblings` says whom a hold spares, and this is none", "`siblings` beside `hold`");
+        table.note(span, "`siblings` in a rule that is not a hold", "`siblings` together with `hold`");
     }
 }

@@ -1,5 +1,4 @@
-//! What there is among all versions of a package: looked at once, so that rules which ask for something else are left out before the
-//! versions are judged one by one. Refuses to judge.
+//! Union of the facts of all versions of a package. Rules that no version can match are dropped before each version is evaluated.
 
 use std::collections::HashSet;
 
@@ -8,7 +7,7 @@ use crate::policy::facts::{Facts, UnknownFacts};
 use crate::policy::rules::rule::{DependencyKind, GlobList, Rule};
 use crate::vetting::{Findings, Signals};
 
-/// Facts of many versions, laid over each other.
+/// The union of the facts of many versions.
 #[derive(Default)]
 pub(crate) struct FactsUnion<'f> {
     traits: ManifestTraits,
@@ -23,7 +22,7 @@ pub(crate) struct FactsUnion<'f> {
 }
 
 impl<'f> FactsUnion<'f> {
-    /// What there is among these versions.
+    /// Collects the facts of these versions.
     pub(crate) fn of(versions: impl Iterator<Item = Facts<'f>>) -> Self {
         let mut among = Self::default();
         let (mut publisher, mut maintainers) = (None, [].as_slice());
@@ -35,11 +34,11 @@ impl<'f> FactsUnion<'f> {
             among.traits.file_dependency |= facts.traits.file_dependency;
             among.fixes |= facts.fix.is_some();
             among.unknown = among.unknown.or(facts.unknown);
-            among.advised |= facts.advised().next().is_some();
+            among.advised |= facts.matching_advisories().next().is_some();
             among.signals = among.signals.or(facts.signals);
             among.findings = among.findings.or(facts.findings);
             among.tags = facts.tags;
-            // Most versions have the people of the one before, in the same place of the memory.
+            // Most versions share publisher and maintainers with the previous one, by pointer.
             if !same(publisher, facts.publisher) {
                 among.publishers.extend(facts.publisher);
                 publisher = facts.publisher;
@@ -52,15 +51,15 @@ impl<'f> FactsUnion<'f> {
         among
     }
 
-    /// Whether any of the versions may answer what a rule asks for, apart from ages, ranges and what is rather there than not.
-    pub(crate) fn may_answer(&self, rule: &Rule) -> bool {
+    /// Checks whether any version may match a rule. Ignores ages, ranges and conditions that require a trait to be absent.
+    pub(crate) fn may_match(&self, rule: &Rule) -> bool {
         let asks = &rule.asks;
         let has = |kind: &DependencyKind| match kind {
             DependencyKind::Git => self.traits.git_dependency,
             DependencyKind::Url => self.traits.url_dependency,
             DependencyKind::File => self.traits.file_dependency,
         };
-        let anybody = |globs: &GlobList, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
+        let any_matches = |globs: &GlobList, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
         let unknown = self.unknown;
         (asks.install_script != Some(true) || self.traits.install_script || unknown.install_script)
             && (asks.deprecated != Some(true) || self.traits.deprecated)
@@ -69,15 +68,15 @@ impl<'f> FactsUnion<'f> {
             && (!asks.fixes || self.fixes || unknown.fix)
             && asks.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
             && asks.findings.is_none_or(|wanted| !self.findings.and(wanted).is_empty())
-            && asks.publishers.as_ref().is_none_or(|globs| unknown.publisher || anybody(globs, &self.publishers))
-            && asks.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || anybody(globs, &self.maintainers))
+            && asks.publishers.as_ref().is_none_or(|globs| unknown.publisher || any_matches(globs, &self.publishers))
+            && asks.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || any_matches(globs, &self.maintainers))
             && asks.tags.as_ref().is_none_or(|wanted| self.tags.iter().any(|(tag, _)| wanted.contains(tag)))
     }
 }
 
-fn same(one: Option<&str>, other: Option<&str>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => std::ptr::eq(one, other),
+fn same(left: Option<&str>, right: Option<&str>) -> bool {
+    match (left, right) {
+        (Some(left), Some(right)) => std::ptr::eq(left, right),
         (None, None) => true,
         _ => false,
     }

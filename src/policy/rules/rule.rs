@@ -1,4 +1,4 @@
-//! One rule, compiled: what it does, and what it asks of a version. Refuses to know in which order rules stand.
+//! Compiled rules: the action of a rule and its conditions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::policy::facts::{Facts, UnknownFacts};
 use crate::units::timestamp;
 use crate::vetting::{Findings, Signals};
 
-/// The id of the rule that is the minimum release age: the setting `min-release-age` replaces its age.
+/// Id of the rule for the minimum release age. The setting `min-release-age` replaces its age.
 pub const MINIMUM_AGE: &str = "minimum-age";
 
-/// A glob over package names: `lodash`, `@acme/*`, `eslint-*`. A `*` does not cross the slash of a scope.
+/// A glob over package names: `lodash`, `@acme/*`, `eslint-*`. A `*` does not match the slash of a scope.
 #[derive(Debug, Clone)]
 pub struct PackageGlob(pub(crate) Glob);
 
@@ -24,21 +24,20 @@ impl PackageGlob {
     /// Parses a glob.
     ///
     /// # Errors
-    /// What is wrong with it, for a person.
+    /// Returns a message if the glob is empty or invalid.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("a package glob cannot be empty".to_owned());
         }
-        GlobBuilder::new(text).literal_separator(true).build().map(Self).map_err(|wrong| wrong.kind().to_string())
+        GlobBuilder::new(text).literal_separator(true).build().map(Self).map_err(|error| error.kind().to_string())
     }
 
-    /// The glob, compiled.
     #[must_use]
     pub fn matcher(&self) -> GlobMatcher {
         self.0.compile_matcher()
     }
 
-    /// The glob as written.
+    /// Returns the glob as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.glob()
@@ -48,23 +47,19 @@ impl PackageGlob {
 /// What a rule does with a version that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleAction {
-    /// Serves it.
     Allow,
-    /// Refuses it.
     Deny,
-    /// Refuses it until an age; then reading goes on.
+    /// Refuses the version until it reaches an age. After that, evaluation continues with the next rule.
     Hold {
-        /// The age.
         age: Duration,
-        /// Of what.
         of: AgeSubject,
     },
-    /// Notes it; reading goes on.
+    /// Records a warning. Evaluation continues with the next rule.
     Warn,
 }
 
 impl RuleAction {
-    /// Whether it keeps back what a rule matches.
+    /// Checks whether the action can refuse a version.
     pub(crate) fn refuses(self) -> bool {
         matches!(self, Self::Deny | Self::Hold { .. })
     }
@@ -73,34 +68,31 @@ impl RuleAction {
 /// Whose age counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgeSubject {
-    /// The release's own.
+    /// The age of the release.
     Release,
-    /// That of the package's oldest release.
+    /// The age of the package's oldest release.
     Package,
 }
 
-/// A rule as it stands in force.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// Its id: what refusals, the ledger and people call it.
+    /// The id that refusals and the ledger show.
     pub id: Arc<str>,
-    /// Why, in the words of whoever wrote it.
+    /// The author's reason, shown in refusals.
     pub reason: Box<str>,
-    /// Whom to ask about it.
+    /// The person or team responsible for the rule.
     pub owner: Option<Box<str>>,
-    /// When it ends by itself.
+    /// When the rule stops applying.
     pub expires: Option<Timestamp>,
-    /// What it does.
     pub action: RuleAction,
-    /// Whether it is decided and recorded, and refuses nothing.
+    /// Whether the rule only records what it would refuse.
     pub observe: bool,
-    /// What it asks.
     pub(crate) asks: RuleConditions,
-    /// Where it is written; `None` for one that a setting made.
+    /// Where the rule is written. `None` for a rule that a setting created.
     pub(crate) place: Option<SourceSpan>,
 }
 
-/// What a rule asks of a version: all of it must hold. What is not asked is `None`.
+/// The conditions of a rule. All must hold; a condition that is `None` is not tested.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RuleConditions {
     pub packages: Option<GlobList>,
@@ -114,18 +106,18 @@ pub(crate) struct RuleConditions {
     pub maintainers: Option<GlobList>,
     pub install_script: Option<bool>,
     pub deprecated: Option<bool>,
-    /// Kinds of dependencies, as bits of [`crate::npm::packument::index::ManifestTraits`]; any of them.
+    /// Matches a version with a dependency of any of these kinds.
     pub dependencies: Option<Vec<DependencyKind>>,
     pub tags: Option<Vec<Box<str>>>,
     pub advisory: Option<AdvisoryCondition>,
     pub signals: Option<(Signals, u32)>,
     pub findings: Option<Findings>,
     pub spares_siblings: bool,
-    /// Whether a reviewed advisory must name the release as the fix of a hole, and nothing speak against it.
+    /// Whether a reviewed advisory must name the release as the fix of a vulnerability, without any signal on the release.
     pub fixes: bool,
 }
 
-/// Where a dependency comes from, if not from a registry.
+/// Source of a dependency from outside a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DependencyKind {
     Git,
@@ -145,18 +137,18 @@ impl DependencyKind {
     }
 }
 
-/// Globs, and their words as written.
+/// Compiled globs and their text as written.
 #[derive(Debug, Clone)]
 pub(crate) struct GlobList {
     pub set: GlobSet,
     pub words: Vec<Box<str>>,
 }
 
-/// What a rule asks of an advisory.
+/// The condition of a rule on advisories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AdvisoryCondition {
     pub kind: Option<AdvisoryKind>,
-    /// At least so severe.
+    /// The minimum severity.
     pub severity: Option<Severity>,
     pub feeds: Option<Vec<Box<str>>>,
     pub trust: Option<FeedTrust>,
@@ -171,7 +163,7 @@ impl AdvisoryCondition {
     }
 }
 
-/// What a version does not answer as a rule asks.
+/// The condition that a version does not meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnmetCondition {
     Package,
@@ -190,22 +182,22 @@ pub(crate) enum UnmetCondition {
     Findings,
     Sibling,
     Fix,
-    /// A fact that is not known decides; the rule lets nothing through on it.
+    /// The result depends on an unknown fact, and the rule neither allows nor warns on unknown facts.
     Unknown,
 }
 
-/// What a rule makes of a version.
+/// Result of testing a version against the conditions of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It answers all that the rule asks.
+    /// The version meets all conditions.
     Matches,
-    /// It does not.
+    /// The version does not meet this condition.
     Differs(UnmetCondition),
-    /// It answers all but for facts that are not known.
+    /// The version meets all conditions on known facts, but the rule also tests unknown facts.
     Undecided,
 }
 
-/// How old a version and its package are at an instant: subtracted once, compared often.
+/// Ages of a version, its package and its parent package at an instant. Computed once and used for all rules.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FactAges {
     pub release: SignedDuration,
@@ -221,7 +213,7 @@ impl FactAges {
 }
 
 impl Rule {
-    /// The longest age it names.
+    /// Returns the longest age that the rule names.
     pub(crate) fn longest_age(&self) -> Option<Duration> {
         let held = match self.action {
             RuleAction::Hold { age, .. } => Some(age),
@@ -231,10 +223,11 @@ impl Rule {
         [held, younger_than, older_than, package_younger_than, package_older_than].into_iter().flatten().max()
     }
 
-    /// What the version does not answer as this rule asks, apart from its name; `None` when it matches.
+    /// Returns the condition that the version does not meet. Returns `None` if the rule matches. Package names are not tested
+    /// here.
     ///
-    /// On a fact that is not known a rule refuses, and neither allows nor warns.
-    pub(crate) fn differs(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
+    /// If a condition depends on an unknown fact, refusing rules match; allowing and warning rules do not.
+    pub(crate) fn unmet_condition(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
         match self.answer(facts, ages) {
             Answer::Matches => None,
             Answer::Differs(differs) => Some(differs),
@@ -242,7 +235,7 @@ impl Rule {
         }
     }
 
-    /// What it makes of a version, apart from its name.
+    /// Tests a version against all conditions except those on the package name.
     pub(crate) fn answer(&self, facts: &Facts<'_>, ages: FactAges) -> Answer {
         match self.known_difference(facts, ages) {
             Some(differs) => Answer::Differs(differs),
@@ -251,7 +244,7 @@ impl Rule {
         }
     }
 
-    /// Whether it asks for one of these facts.
+    /// Checks whether the rule tests one of these facts.
     pub(crate) fn hangs_on(&self, unknown: UnknownFacts) -> bool {
         let asks = &self.asks;
         (asks.publishers.is_some() && unknown.publisher)
@@ -260,7 +253,7 @@ impl Rule {
             || (asks.fixes && unknown.fix)
     }
 
-    /// What the version is known not to answer as this rule asks.
+    /// Returns the first condition that the known facts do not meet.
     fn known_difference(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
         let asks = &self.asks;
         let (traits, unknown) = (facts.traits, facts.unknown);
@@ -284,7 +277,7 @@ impl Rule {
         if asks.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
             return Some(UnmetCondition::Findings);
         }
-        let fits = |ask: &AdvisoryCondition| facts.advised().any(|advisory| ask.fits(&advisory));
+        let fits = |ask: &AdvisoryCondition| facts.matching_advisories().any(|advisory| ask.fits(&advisory));
         if asks.advisory.as_ref().is_some_and(|ask| !fits(ask)) {
             return Some(UnmetCondition::Advisory);
         }
@@ -301,7 +294,7 @@ impl Rule {
         {
             return Some(UnmetCondition::PackageAge);
         }
-        if asks.versions.as_ref().is_some_and(|range| !self.takes(range, facts)) {
+        if asks.versions.as_ref().is_some_and(|range| !self.matches_range(range, facts)) {
             return Some(UnmetCondition::Version);
         }
         let published = |globs: &GlobList| facts.publisher.is_some_and(|name| globs.set.is_match(name));
@@ -312,7 +305,7 @@ impl Rule {
         if !unknown.maintainers && asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
             return Some(UnmetCondition::Maintainers);
         }
-        let pointed = |tags: &Vec<Box<str>>| facts.pointing().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
+        let pointed = |tags: &Vec<Box<str>>| facts.dist_tags().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
         if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
             return Some(UnmetCondition::Tags);
         }
@@ -320,11 +313,11 @@ impl Rule {
         if asks.fixes && !(is_fix && facts.signals.is_empty() && facts.undecided.is_empty()) {
             return Some(UnmetCondition::Fix);
         }
-        self.spares(ages).then_some(UnmetCondition::Sibling)
+        self.exempts_subpackage(ages).then_some(UnmetCondition::Sibling)
     }
 
-    /// Whether it is about a package at all.
-    pub(crate) fn is_about(&self, name: &str) -> Result<(), UnmetCondition> {
+    /// Tests the conditions on the package name.
+    pub(crate) fn match_package(&self, name: &str) -> Result<(), UnmetCondition> {
         if self.asks.packages.as_ref().is_some_and(|globs| !globs.set.is_match(name)) {
             return Err(UnmetCondition::Package);
         }
@@ -334,7 +327,7 @@ impl Rule {
         Ok(())
     }
 
-    /// Whether the age it holds for has not passed; an action that is no hold is not waited for.
+    /// Checks whether the rule is a hold that has not ended.
     pub(crate) fn holds(&self, ages: FactAges) -> bool {
         let RuleAction::Hold { age, of } = self.action else { return false };
         let passed = match of {
@@ -344,8 +337,8 @@ impl Rule {
         passed.is_some_and(|passed| passed < signed(age))
     }
 
-    /// Whether it asks for nothing but ages and names: an exclusion waives it.
-    pub(crate) fn is_of_age(&self) -> bool {
+    /// Checks whether the rule tests only ages and package names. An exclusion waives such rules.
+    pub(crate) fn tests_age_only(&self) -> bool {
         let asks = &self.asks;
         matches!(self.action, RuleAction::Hold { .. })
             && asks.versions.is_none()
@@ -360,9 +353,9 @@ impl Rule {
             && asks.findings.is_none()
     }
 
-    /// Whether it would refuse nothing if versions and packages were old and showed no signals: who breaks the glass waives it. One that
-    /// asks for an advisory, or for what a tarball showed, rests on that, however it waits.
-    pub(crate) fn rests_on_youth(&self) -> bool {
+    /// Checks whether the rule would refuse nothing if all versions were old and had no signals. Break-glass waives such rules. A
+    /// rule that tests advisories or findings never counts as one, even if it is a hold.
+    pub(crate) fn depends_on_age_or_signals(&self) -> bool {
         let asks = &self.asks;
         let young = asks.younger_than.is_some() || asks.package_younger_than.is_some();
         let rests = match self.action {
@@ -373,8 +366,8 @@ impl Rule {
         rests && asks.advisory.is_none() && asks.findings.is_none()
     }
 
-    /// The instants at which what it says of a version may change, as time goes by.
-    pub(crate) fn turns<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
+    /// Returns the instants at which the result of the rule for a version may change.
+    pub(crate) fn transition_times<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
         let asks = &self.asks;
         let (hold, of) = match self.action {
             RuleAction::Hold { age, of } => (Some(age), of),
@@ -394,29 +387,29 @@ impl Rule {
         .filter_map(|(since, age)| Some(timestamp::after(since?, age?)))
     }
 
-    /// Refusing and warning rules cover the prereleases of their range, allowing ones are as narrow as npm's.
-    fn takes(&self, range: &Range, facts: &Facts<'_>) -> bool {
+    /// Refusing and warning rules also match prereleases in their range. Allowing rules match exactly as npm does.
+    fn matches_range(&self, range: &Range, facts: &Facts<'_>) -> bool {
         let Some(version) = facts.parsed else { return false };
         if self.action == RuleAction::Allow { range.matches(version) } else { range.covers(version) }
     }
 
-    /// Whether the version is part of a package that is old enough itself.
-    fn spares(&self, ages: FactAges) -> bool {
+    /// Checks whether the version is exempt as a subpackage of a package that is older than the hold.
+    fn exempts_subpackage(&self, ages: FactAges) -> bool {
         let RuleAction::Hold { age, .. } = self.action else { return false };
         self.asks.spares_siblings && ages.kin.is_some_and(|kin| kin >= signed(age))
     }
 }
 
 impl RuleAction {
-    /// As it is told: `deny`, `hold 14 d`.
+    /// Formats the action: `deny`, `hold 14 d`.
     #[must_use]
     pub fn tell(self) -> String {
         match self {
             Self::Allow => "allow".to_owned(),
             Self::Deny => "deny".to_owned(),
             Self::Warn => "warn".to_owned(),
-            Self::Hold { age, of: AgeSubject::Release } => format!("hold {}", timestamp::tell_age(age)),
-            Self::Hold { age, of: AgeSubject::Package } => format!("hold {} of the package", timestamp::tell_age(age)),
+            Self::Hold { age, of: AgeSubject::Release } => format!("hold {}", timestamp::format_duration(age)),
+            Self::Hold { age, of: AgeSubject::Package } => format!("hold {} of the package", timestamp::format_duration(age)),
         }
     }
 }

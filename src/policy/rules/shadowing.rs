@@ -1,21 +1,21 @@
-//! Rules that can never be reached, because one above them decides about all that they match. Refuses to guess: what it names is
-//! surely out of reach, what it does not name may be.
+//! Finds rules that can never be reached because an earlier rule decides everything they match. Reports no reachable rule, but
+//! may miss unreachable ones.
 
 use crate::diagnostics::Diagnostic;
 use crate::policy::rules::rule::{AgeSubject, GlobList, Rule, RuleAction, RuleConditions};
 
-/// Notes every rule that one above it shadows.
+/// Reports every rule that an earlier rule shadows.
 pub(crate) fn check(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
     for (at, rule) in rules.iter().enumerate() {
         let Some(place) = rule.place.clone() else { continue };
         let Some(above) = rules[..at].iter().find(|above| shadows(above, rule)) else { continue };
         let line = above.place.as_ref().map(|place| place.position().0).unwrap_or_default();
-        let problem = format!("`{}` is never reached: `{}` on line {line} decides about all it matches", rule.id, above.id);
-        mistakes.push(Diagnostic::new(place, problem, "it above the other one, or gone"));
+        let problem = format!("`{}` is never reached: `{}` on line {line} decides everything it matches", rule.id, above.id);
+        mistakes.push(Diagnostic::new(place, problem, "the rule moved above the other one, or removed"));
     }
 }
 
-/// Whether `above` decides about everything that `rule` matches. One that ends by itself, or only observes, decides nothing for good.
+/// Checks whether `above` decides everything that `rule` matches. A rule that expires or only observes shadows nothing.
 fn shadows(above: &Rule, rule: &Rule) -> bool {
     if above.observe || above.expires.is_some() {
         return false;
@@ -25,13 +25,13 @@ fn shadows(above: &Rule, rule: &Rule) -> bool {
         (RuleAction::Hold { age, of }, RuleAction::Hold { age: later, of: whose }) => of == whose && age >= later,
         (RuleAction::Hold { .. } | RuleAction::Warn, _) => false,
     };
-    // An allowing rule's range is narrower than a refusing one's of the same words.
+    // The same range matches fewer versions in an allowing rule than in a refusing one.
     let as_wide = above.action != RuleAction::Allow || rule.action == RuleAction::Allow || above.asks.versions.is_none();
     let of_package = |rule: &Rule| matches!(rule.action, RuleAction::Hold { of: AgeSubject::Package, .. });
     decides && as_wide && of_package(above) <= of_package(rule) && implies(&rule.asks, &above.asks)
 }
 
-/// Whether what answers `narrow` surely answers `wide`.
+/// Checks whether every version that meets `narrow` also meets `wide`.
 fn implies(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
     let at_most = |narrow: Option<std::time::Duration>, wide: Option<std::time::Duration>| {
         wide.is_none_or(|wide| narrow.is_some_and(|narrow| narrow <= wide))
@@ -62,7 +62,7 @@ fn implies(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
         && (!wide.fixes || narrow.fixes)
 }
 
-/// Whether everything that the narrow globs match the wide ones match, as far as their words tell.
+/// Checks whether the wide globs match everything that the narrow ones match, as far as their text shows.
 fn globs(narrow: Option<&GlobList>, wide: Option<&GlobList>) -> bool {
     let Some(wide) = wide else { return true };
     let literal = |word: &str| !word.contains(['*', '?', '[', '{', '\\']);
@@ -71,7 +71,7 @@ fn globs(narrow: Option<&GlobList>, wide: Option<&GlobList>) -> bool {
     })
 }
 
-/// Whether the wide rule excepts nothing that the narrow one matches.
+/// Checks whether the wide rule excepts nothing that the narrow rule matches.
 fn excepts(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
     let Some(spared) = &wide.except else { return true };
     narrow.except.as_ref().is_some_and(|excepted| spared.words.iter().all(|word| excepted.words.contains(word)))
@@ -79,5 +79,5 @@ fn excepts(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
 
 fn among<T: PartialEq>(narrow: Option<&[T]>, wide: Option<&[T]>) -> bool {
     let Some(wide) = wide else { return true };
-    narrow.is_some_and(|narrow| narrow.iter().all(|one| wide.contains(one)))
+    narrow.is_some_and(|narrow| narrow.iter().all(|value| wide.contains(value)))
 }

@@ -1,4 +1,4 @@
-//! A TOML table whose values are read by name and type, each mistake noted where it stands. Refuses to know what the values mean.
+//! Typed access to the values of a TOML table. Each mistake is collected with its position in the file.
 
 use std::ops::Range as Bytes;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::units::quantity;
 use crate::units::timestamp;
 
-/// A table of one file, and the mistakes found so far.
+/// A table of a file and the mistakes found so far.
 pub(crate) struct TomlTable<'t, 'm> {
     pub file: &'t Arc<SourceFile>,
     pub inside: &'t DeTable<'t>,
     pub mistakes: &'m mut Vec<Diagnostic>,
 }
 
-/// A text and where it stands.
+/// A string and its position in the file.
 pub(crate) type SpannedText<'t> = (&'t str, Bytes<usize>);
 
 const DURATION: &str = "numbers with a unit of s, m, h, d or w, such as `45s`, `72h`, `14d`, `1d12h`";
 const INSTANT: &str = "a day or an instant, such as `\"2026-12-31\"` or `\"2026-12-31T12:00:00Z\"`";
 
 impl<'t> TomlTable<'t, '_> {
-    /// Notes keys that are none of `known`.
-    pub(crate) fn refuse_unknown(&mut self, known: &[&'static str]) {
+    /// Reports keys that are not in `known`.
+    pub(crate) fn reject_unknown(&mut self, known: &[&'static str]) {
         let table = self.inside;
         for (key, _) in table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref().as_ref();
@@ -42,7 +42,7 @@ impl<'t> TomlTable<'t, '_> {
         }
     }
 
-    /// Notes a mistake at some bytes of the file.
+    /// Reports a mistake at a byte range of the file.
     pub(crate) fn note(&mut self, span: Bytes<usize>, problem: impl Into<String>, allowed: impl Into<String>) {
         let place = self.place(span);
         self.mistakes.push(Diagnostic::new(place, problem, allowed));
@@ -52,7 +52,7 @@ impl<'t> TomlTable<'t, '_> {
         SourceSpan { file: Arc::clone(self.file), span }
     }
 
-    /// Where a key stands; `None` when it is not there.
+    /// Returns the position of a key, or `None` if it is missing.
     pub(crate) fn key(&self, name: &str) -> Option<Bytes<usize>> {
         self.inside.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(key, _)| key.span())
     }
@@ -62,7 +62,7 @@ impl<'t> TomlTable<'t, '_> {
         table.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(_, value)| value)
     }
 
-    /// A string.
+    /// Returns a string value.
     pub(crate) fn text(&mut self, name: &str, allowed: &str) -> Option<SpannedText<'t>> {
         let value = self.value(name)?;
         match value.get_ref() {
@@ -74,7 +74,7 @@ impl<'t> TomlTable<'t, '_> {
         }
     }
 
-    /// A string, or strings in brackets.
+    /// Returns a string or an array of strings.
     pub(crate) fn texts(&mut self, name: &str, allowed: &str) -> Option<Vec<SpannedText<'t>>> {
         let value = self.value(name)?;
         let items: Vec<_> = match value.get_ref() {
@@ -95,7 +95,7 @@ impl<'t> TomlTable<'t, '_> {
         Some(texts)
     }
 
-    /// Strings, each parsed; what is wrong with one follows its name.
+    /// Parses each of one or more strings. An error of `parse` is printed after the key name.
     pub(crate) fn parsed<T>(
         &mut self,
         name: &str,
@@ -113,7 +113,7 @@ impl<'t> TomlTable<'t, '_> {
         Some(parsed)
     }
 
-    /// One string, parsed.
+    /// Parses a string value. An error of `parse` is printed after the key name.
     pub(crate) fn one<T>(&mut self, name: &str, allowed: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let (text, span) = self.text(name, allowed)?;
         match parse(text) {
@@ -125,8 +125,8 @@ impl<'t> TomlTable<'t, '_> {
         }
     }
 
-    /// `true` or `false`.
-    pub(crate) fn truth(&mut self, name: &str) -> Option<bool> {
+    /// Returns a boolean value.
+    pub(crate) fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.value(name)?;
         match value.get_ref() {
             DeValue::Boolean(truth) => Some(*truth),
@@ -138,7 +138,7 @@ impl<'t> TomlTable<'t, '_> {
         }
     }
 
-    /// A whole number of at least one.
+    /// Returns a whole number of at least 1.
     pub(crate) fn count(&mut self, name: &str) -> Option<u32> {
         let value = self.value(name)?;
         let count = match value.get_ref() {
@@ -146,25 +146,25 @@ impl<'t> TomlTable<'t, '_> {
             _ => None,
         };
         if count.is_none() {
-            self.note(value.span(), format!("`{name}` is no count"), "a whole number of at least 1, without quotes");
+            self.note(value.span(), format!("`{name}` is not a count"), "a whole number of at least 1, without quotes");
         }
         count
     }
 
-    /// A span of time.
+    /// Returns a duration, which must not be zero.
     pub(crate) fn duration(&mut self, name: &str) -> Option<Duration> {
         if let Some(DeValue::Integer(number)) = self.value(name).map(Spanned::get_ref) {
             let (span, number) = (self.value(name).map_or(0..0, Spanned::span), number.to_string());
             self.note(span, format!("`{name}` lacks a unit: `{number}`"), DURATION);
             return None;
         }
-        self.one(name, DURATION, |text| match quantity::duration(text) {
-            Ok(duration) if duration.is_zero() => Err("cannot be nothing".to_owned()),
+        self.one(name, DURATION, |text| match quantity::parse_duration(text) {
+            Ok(duration) if duration.is_zero() => Err("cannot be zero".to_owned()),
             read => read.map_err(|flaw| flaw.to_string()),
         })
     }
 
-    /// An instant, or a day, which lasts until its end.
+    /// Returns an instant. A day means its end (UTC).
     pub(crate) fn instant(&mut self, name: &str) -> Option<Timestamp> {
         let value = self.value(name)?;
         let text = match value.get_ref() {
@@ -177,7 +177,7 @@ impl<'t> TomlTable<'t, '_> {
         };
         let read = timestamp::parse(&text).or_else(|| end_of_day(&text));
         if read.is_none() {
-            self.note(value.span(), format!("`{name}` is no instant: `{}`", text.escape_debug()), INSTANT);
+            self.note(value.span(), format!("`{name}` is not an instant: `{}`", text.escape_debug()), INSTANT);
         }
         read
     }
@@ -189,7 +189,7 @@ fn end_of_day(text: &str) -> Option<Timestamp> {
     timestamp::parse(&format!("{midnight}Z"))
 }
 
-/// Words in backticks, for what is allowed.
+/// Formats words in backticks, for lists of allowed values.
 pub(crate) fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
